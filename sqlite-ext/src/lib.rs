@@ -1,0 +1,1 @@
+//! `libpwal.so`: entry points only.

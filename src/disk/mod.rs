@@ -1,0 +1,137 @@
+//! The one door to the medium: the files of the log, and the database file as the log's
+//! replay and checkpoint see it. A real implementation, and a simulated one with a page
+//! cache, power cuts and injected faults.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// One open file of the log: a slot or a spill file. Shared by threads.
+pub trait LogFile: Send + Sync + Debug {
+    /// Reads at `offset` (bytes) until `buffer` is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// Any error of the medium; never for the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all `parts` one behind the other from `offset` (bytes) on.
+    ///
+    /// # Errors
+    /// Any error of the medium; some of the bytes may be written then.
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Makes the writes that returned before this call durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// A failure says that any unsynced write may be lost, and that a second sync proves nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The size of the file in bytes.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn bytes(&self) -> io::Result<u64>;
+}
+
+/// How [`LogDirectory::open`] opens a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenHow {
+    /// Create it; it must not exist. Read and write.
+    CreateNew,
+    /// It must exist. Read and write, through the page cache.
+    Existing,
+    /// It must exist; reads come from the medium, past what the page cache may hold
+    /// (`O_DIRECT`, or sync and drop the cached pages first). For recovery (`docs/format.md`).
+    PastCache,
+}
+
+/// The directory `<database>-pwal` beside a database file, and its parent.
+pub trait LogDirectory: Send + Sync + Debug {
+    /// The path, for messages.
+    fn path(&self) -> &Path;
+    /// Creates the directory with the mode and, where permitted, the owner of the database file; `Ok` if it is there.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn create(&self) -> io::Result<()>;
+    /// Whether the directory is there.
+    ///
+    /// # Errors
+    /// Any error of the medium; not for "is not there".
+    fn exists(&self) -> io::Result<bool>;
+    /// The names in it, sorted; empty if the directory is not there.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Opens the file `name` in it.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>>;
+    /// Deletes the file `name` in it; `Ok` if it is not there.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes the names in the directory durable.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes the names in the parent directory durable: the directory's own, the database's.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn sync_parent(&self) -> io::Result<()>;
+    /// Removes the directory; `Ok(false)` and untouched if it is not empty.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn remove_directory(&self) -> io::Result<bool>;
+    /// Renames the directory to `<database>-pwal.<suffix>` beside the database.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn rename(&self, suffix: &str) -> io::Result<()>;
+}
+
+/// What makes [`LogDirectory`]s: the real file system, or a simulated one.
+pub trait Disk: Send + Sync + Debug {
+    /// The log directory of the database file at `database` (absolute, symlinks resolved).
+    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory>;
+    /// A word for messages and the telemetry: the largest sector the medium tears at, in bytes
+    /// (at least 512); the log's block is `max(4096, this)`.
+    fn sector_bytes(&self, database: &Path) -> u32;
+}
+
+/// The database file, as replay, checkpoint and retirement see it. Implemented by the broker in
+/// `vfs` (through SQLite's base VFS) and by the simulated disk. All offsets and sizes in bytes.
+pub trait Database: Send + Debug {
+    /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// Any error of the medium; `StorageFull` for a full disk.
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Sets the size of the file.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()>;
+    /// Makes everything written durable.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn sync(&mut self) -> io::Result<()>;
+    /// The size of the file.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn bytes(&mut self) -> io::Result<u64>;
+}

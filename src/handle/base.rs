@@ -1,0 +1,105 @@
+//! What a handle needs of the shim below: implemented by `vfs`, and by fakes in tests.
+
+use crate::disk::Database;
+use crate::sqlite::Code;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+/// The locking level of a database file. Source: <https://www.sqlite.org/lockingv3.html>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockLevel {
+    /// No lock.
+    None,
+    /// May read.
+    Shared,
+    /// Will write.
+    Reserved,
+    /// Waits for readers to go.
+    Pending,
+    /// Writes.
+    Exclusive,
+}
+
+/// What `xShmLock` shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShmAction {
+    /// `SQLITE_SHM_LOCK | SQLITE_SHM_SHARED`
+    LockShared,
+    /// `SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE`
+    LockExclusive,
+    /// `SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED`
+    UnlockShared,
+    /// `SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE`
+    UnlockExclusive,
+}
+
+/// The answer to a pragma.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PragmaAnswer {
+    /// `SQLITE_OK` with this one row.
+    Row(String),
+    /// `SQLITE_ERROR` with this message.
+    Error(String),
+    /// `SQLITE_NOTFOUND`: SQLite (or the base) goes on.
+    NotMine,
+}
+
+/// What `xOpen(MAIN_DB)` knows.
+#[derive(Clone, Debug)]
+pub struct OpenFacts {
+    /// The path as SQLite gave it: absolute; symlinks may be in it.
+    pub path: PathBuf,
+    /// The out-flags say that the file is open for reading only.
+    pub read_only: bool,
+    /// URI parameters whose names begin with `parallel_wal_`, in their order.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// The connection's own handle of the base VFS on the database file.
+pub trait BaseFile {
+    /// `xRead`: behind the end of the file zeros, and `IOERR_SHORT_READ`.
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Code>;
+    /// `xWrite`.
+    fn write(&mut self, data: &[u8], offset: u64) -> Result<(), Code>;
+    /// `xTruncate`, to so many bytes.
+    fn truncate(&mut self, bytes: u64) -> Result<(), Code>;
+    /// `xSync`.
+    fn sync(&mut self, flags: i32) -> Result<(), Code>;
+    /// `xFileSize`, in bytes.
+    fn bytes(&mut self) -> Result<u64, Code>;
+    /// `xLock`.
+    fn lock(&mut self, level: LockLevel) -> Result<(), Code>;
+    /// `xUnlock`.
+    fn unlock(&mut self, level: LockLevel) -> Result<(), Code>;
+    /// `xCheckReservedLock`.
+    fn check_reserved_lock(&mut self) -> Result<bool, Code>;
+}
+
+/// The engine's own handle of the base VFS on the database file: opened apart from every
+/// connection, read-write where it can be. Closing it (dropping) frees its locks.
+pub trait Broker: Database {
+    /// `xLock`, from the level it has to this one.
+    fn lock(&mut self, level: LockLevel) -> Result<(), Code>;
+    /// `xUnlock`, down to this level.
+    fn unlock(&mut self, level: LockLevel) -> Result<(), Code>;
+    /// Whether it could only be opened for reading.
+    fn read_only(&self) -> bool;
+    /// The next syncs use these `SQLITE_SYNC_*` flags.
+    fn sync_flags(&mut self, flags: i32);
+}
+
+/// What one registration of the VFS offers its handles.
+pub trait Host: Send + Sync + Debug {
+    /// A new broker on this path.
+    fn open_broker(&self, path: &Path) -> Result<Box<dyn Broker>, Code>;
+    /// Settles what stock SQLite left beside a plain database file (a hot `-journal`, a non-empty `-wal`):
+    /// a private connection on the base VFS reads the schema, runs
+    /// `wal_checkpoint(TRUNCATE)` and closes. Called without any lock of ours on the file.
+    fn settle_leftovers(&self, path: &Path) -> Result<(), Code>;
+    /// `xAccess(SQLITE_ACCESS_EXISTS)` of the base.
+    fn exists(&self, path: &Path) -> Result<bool, Code>;
+    /// `sqlite3_log`.
+    fn log(&self, code: i32, text: &str);
+    /// The name of the base VFS.
+    fn base_name(&self) -> &str;
+}

@@ -1,0 +1,13 @@
+//! pwal replaces how SQLite stores its write-ahead log, without touching SQLite.
+#![deny(unsafe_code)]
+
+pub mod disk;
+pub mod handle;
+pub mod log;
+#[allow(unsafe_code)]
+pub mod shared;
+#[allow(unsafe_code)]
+pub mod sqlite;
+#[allow(unsafe_code)]
+pub mod vfs;
+pub mod view;

@@ -1,0 +1,112 @@
+//! The records of the log as values, and their codecs.
+
+/// What names one log; random, never 0, never used by a second incarnation.
+pub type LogId = u64;
+
+/// The block: every record starts and ends on a multiple of it, in bytes, unless the medium's
+/// sector is larger.
+pub const BLOCK_BYTES_MIN: u32 = 4096;
+
+/// Block 0 of a slot: what the slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotHeader {
+    /// The log that the slot belongs to.
+    pub log_id: LogId,
+    /// The block of this log in bytes.
+    pub block_bytes: u32,
+    /// The page of the database in bytes.
+    pub page_bytes: u32,
+    /// The slot, with its header, in bytes.
+    pub slot_bytes: u64,
+    /// The ordinal of the segment in the log, from 1.
+    pub ordinal: u64,
+    /// The first commit sequence that may lie in it.
+    pub first_sequence: u64,
+    /// The chain value before that commit.
+    pub chain: u64,
+}
+
+/// Where the image of a frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePlace {
+    /// In the batch, so many bytes behind the start of the batch.
+    Batch(u64),
+    /// In the spill file of this number, at this offset in bytes.
+    Spill {
+        /// The number in the file's name, `<log id>-<number>.spill`.
+        file: u32,
+        /// Bytes from its start.
+        offset: u64,
+    },
+}
+
+/// One frame of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The page number, from 1.
+    pub page: u32,
+    /// Where the image is.
+    pub place: ImagePlace,
+    /// `image_crc` of it.
+    pub crc: u32,
+}
+
+/// One commit, without its descriptors and images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// The log.
+    pub log_id: LogId,
+    /// The commit sequence.
+    pub sequence: u64,
+    /// The ordinal of the segment that the batch lies in.
+    pub ordinal: u64,
+    /// Its offset in the slot, in bytes.
+    pub offset: u64,
+    /// The whole batch with header, descriptors, images and padding, in bytes.
+    pub bytes: u64,
+    /// The number of descriptors.
+    pub frames: u32,
+    /// The size of the database after this commit, in pages.
+    pub database_pages: u32,
+    /// The lane that it was staged in.
+    pub lane: u16,
+    /// The commit wants durability (`synchronous` FULL or EXTRA).
+    pub wants_durable: bool,
+    /// The chain value before this commit.
+    pub chain: u64,
+    /// The certificate in it, if this batch is the last of an epoch and carries it itself.
+    pub certificate: Option<Certificate>,
+}
+
+/// The record that seals an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The log.
+    pub log_id: LogId,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The first commit that it covers.
+    pub lo: u64,
+    /// The last commit that it covers; `lo - 1` in a mark.
+    pub hi: u64,
+    /// D: commits up to here were durable when it was written.
+    pub durable: u64,
+    /// B: commits up to here are in the database file and synced there.
+    pub backfilled: u64,
+    /// The chain value behind commit `hi`.
+    pub chain: u64,
+    /// Batches in the epoch.
+    pub batches: u32,
+    /// Frames in the epoch.
+    pub frames: u64,
+    /// Distinct pages in the epoch, as far as the writer counted them.
+    pub distinct_pages: u64,
+    /// The size of the database after `hi`, in pages.
+    pub database_pages: u32,
+    /// The conservative path was active.
+    pub fallback: bool,
+    /// The log was closed cleanly behind this certificate.
+    pub clean_end: bool,
+    /// Frames of each lane.
+    pub lane_frames: Vec<u32>,
+}

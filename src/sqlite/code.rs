@@ -1,0 +1,95 @@
+//! SQLite's result codes as a type. Source: <https://www.sqlite.org/rescode.html>.
+
+use std::fmt;
+
+/// A result code of SQLite other than `SQLITE_OK`, primary or extended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code(i32);
+
+macro_rules! codes {
+    ($($name:ident = $value:expr;)*) => {
+        impl Code {
+            $(#[doc = concat!("`SQLITE_", stringify!($name), "`")] pub const $name: Code = Code($value);)*
+            fn name(self) -> Option<&'static str> {
+                $(if self.0 == $value { return Some(concat!("SQLITE_", stringify!($name))); })*
+                None
+            }
+        }
+    };
+}
+
+codes! {
+    ERROR = 1;
+    INTERNAL = 2;
+    PERM = 3;
+    BUSY = 5;
+    LOCKED = 6;
+    NOMEM = 7;
+    READONLY = 8;
+    IOERR = 10;
+    CORRUPT = 11;
+    NOTFOUND = 12;
+    FULL = 13;
+    CANTOPEN = 14;
+    PROTOCOL = 15;
+    MISUSE = 21;
+    NOTADB = 26;
+    BUSY_SNAPSHOT = 5 | (2 << 8);
+    BUSY_TIMEOUT = 5 | (3 << 8);
+    READONLY_RECOVERY = 8 | (1 << 8);
+    READONLY_DBMOVED = 8 | (4 << 8);
+    IOERR_READ = 10 | (1 << 8);
+    IOERR_SHORT_READ = 10 | (2 << 8);
+    IOERR_WRITE = 10 | (3 << 8);
+    IOERR_FSYNC = 10 | (4 << 8);
+    IOERR_DIR_FSYNC = 10 | (5 << 8);
+    IOERR_TRUNCATE = 10 | (6 << 8);
+    IOERR_FSTAT = 10 | (7 << 8);
+    IOERR_UNLOCK = 10 | (8 << 8);
+    IOERR_DELETE = 10 | (10 << 8);
+    IOERR_NOMEM = 10 | (12 << 8);
+    IOERR_ACCESS = 10 | (13 << 8);
+    IOERR_LOCK = 10 | (15 << 8);
+    IOERR_SHMOPEN = 10 | (18 << 8);
+    IOERR_SHMMAP = 10 | (21 << 8);
+    CANTOPEN_ISDIR = 14 | (2 << 8);
+}
+
+impl Code {
+    /// The number SQLite uses; never 0.
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+
+    /// The code without its extension: the low byte.
+    #[must_use]
+    pub const fn primary(self) -> Code {
+        Code(self.0 & 0xff)
+    }
+
+    /// `Ok` for `SQLITE_OK`, else the code.
+    ///
+    /// # Errors
+    /// The code itself, when it is not `SQLITE_OK`.
+    pub const fn check(number: i32) -> Result<(), Code> {
+        if number == 0 { Ok(()) } else { Err(Code(number)) }
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "{name} ({})", self.0),
+            None => write!(f, "SQLite result code {}", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Code {}

@@ -1,0 +1,1 @@
+//! The shim between SQLite and its base VFS: FFI and marshalling only.
