@@ -74,6 +74,12 @@ pub enum ReadError<E> {
     /// The spill file could not be read.
     #[error("spill file of the transaction: {0}")]
     Spill(#[source] io::Error),
+    /// There is no such frame; the buffer got zeros. As `SQLITE_IOERR_SHORT_READ`.
+    #[error("frame {frame} of the WAL is not there")]
+    BehindEnd {
+        /// The virtual frame.
+        frame: u64,
+    },
     /// The index has no page number for a frame of the snapshot: somebody overwrote its memory.
     #[error("the wal-index has no page for frame {frame}")]
     Index {

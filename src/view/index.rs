@@ -44,7 +44,7 @@ fn place(frame: u32) -> (usize, u32) {
     }
 }
 
-/// The word before the page number of a region's first frame's successor: `word of idx - idx`.
+/// Where the page numbers begin in a region.
 fn first_page_word(region: usize) -> usize {
     if region == 0 { PREFIX_WORDS } else { 0 }
 }
@@ -125,13 +125,16 @@ impl Index {
     /// `walIndexAppend`: frame `frame` has `page`; all frames before it are indexed.
     pub fn append(&mut self, frame: u32, page: u32) -> Result<(), Tangled> {
         let (number, idx) = place(frame);
-        let region = self.region(number, true).ok_or(Tangled)?;
+        if number == self.regions.len() {
+            self.regions.push(Region::zeroed());
+        }
+        let region = self.regions.get(number).ok_or(Tangled)?;
         if idx == 1 {
             for word in first_page_word(number)..REGION_WORDS {
                 region.set_word(word, 0);
             }
         } else if region.word(page_word(number, idx)) != 0 {
-            clean(&region, number, idx - 1);
+            clean(region, number, idx - 1);
         }
         let mut slot = page.wrapping_mul(HASH_FACTOR) & (SLOTS - 1);
         let mut collisions = idx;

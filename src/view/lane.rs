@@ -199,9 +199,7 @@ impl Lane {
             self.commit = Some((index, frame.database_pages));
         }
         self.entries.push(Entry { page: frame.page, crc: frame.crc(frame.page), sums: frame.sums });
-        if frame.salt != [0; 8] {
-            self.salt = frame.salt;
-        }
+        self.keep_salt(frame.salt);
         Ok(())
     }
 
@@ -237,11 +235,18 @@ impl Lane {
     }
 
     /// The header of the frame at `index` was written again, its image not.
-    pub(super) fn rewrite_header(&mut self, index: usize, page: u32, sums: [u8; 8]) {
+    pub(super) fn rewrite_header(&mut self, index: usize, page: u32, salt: [u8; 8], sums: [u8; 8]) {
         if let Some(entry) = self.entries.get_mut(index)
             && entry.page == page
         {
             entry.sums = sums;
+            self.keep_salt(salt);
+        }
+    }
+
+    fn keep_salt(&mut self, salt: [u8; 8]) {
+        if salt != [0; 8] {
+            self.salt = salt;
         }
     }
 

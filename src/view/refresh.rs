@@ -28,6 +28,9 @@ pub trait FrameTable {
 /// After a rebuild that could not meet its bound, so many more frames before the next one.
 const REBUILD_EVERY: u32 = 1000;
 
+/// The numbers of so many frames do not give their memory back.
+const NUMBERS_KEPT: usize = 65536;
+
 impl View {
     /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
     /// a second attempt (`WAL_RETRY`).
@@ -36,7 +39,8 @@ impl View {
     /// has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
     /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
     pub fn refresh(&mut self, table: &dyn FrameTable, to: Snapshot, bound: u32) -> bool {
-        if !self.lane.is_empty() || self.header_advanced() {
+        let hidden = self.writing.as_ref().is_some_and(|writing| writing.hidden.is_some());
+        if !self.lane.is_empty() || hidden {
             debug_assert!(false, "refresh of a view with staged frames");
             return false;
         }
@@ -85,6 +89,9 @@ impl View {
         if self.numbers.is_empty() {
             // Page 1 as it is in the database file.
             self.push(0, 1);
+        }
+        if self.numbers.capacity() > NUMBERS_KEPT {
+            self.numbers.shrink_to(NUMBERS_KEPT);
         }
         let frames = self.snapshot_frames();
         self.bound_floor = if frames > bound { frames.saturating_add(REBUILD_EVERY) } else { 0 };

@@ -105,7 +105,7 @@ impl View {
             if header.page == 0 {
                 return Err(ViewError::PageZero { frame });
             }
-            lane.rewrite_header(index, header.page, header.sums);
+            lane.rewrite_header(index, header.page, header.salt, header.sums);
             *pending = Some(header);
             return Ok(Written::Staged);
         }
@@ -130,12 +130,15 @@ impl View {
         Ok(Written::Staged)
     }
 
-    /// `xRead` on the virtual WAL file: fills `buffer` from `offset` bytes on; zeros behind the end.
+    /// `xRead` on the virtual WAL file: fills `buffer` from `offset` bytes on. `image` is called for frames of the
+    /// snapshot.
     ///
-    /// `image` is called for frames of the snapshot.
+    /// Behind the end are zeros. For frame headers that is all (SQLite 3.40 may read the checksum of one there
+    /// and goes on); an image there is an error, as the short read of a real file would be: the reader
+    /// believes in a frame that is gone.
     ///
     /// # Errors
-    /// What `image` or the spill file says.
+    /// What `image` or the spill file says; an image behind the end (the buffer is filled with zeros from there on).
     pub fn read<E>(&self, buffer: &mut [u8], offset: u64, image: &mut ReadImage<'_, E>) -> Result<(), ReadError<E>> {
         let mut rest = buffer;
         let mut offset = offset;
@@ -159,7 +162,10 @@ impl View {
             }
             let at = at - FRAME_HEADER_BYTES;
             let (part, behind) = rest.split_at_mut(rest.len().min(self.page_bytes as usize - at));
-            self.read_image(frame, at, part, image)?;
+            if let Err(error) = self.read_image(frame, at, part, image) {
+                behind.fill(0);
+                return Err(error);
+            }
             offset += part.len() as u64;
             rest = behind;
         }
@@ -193,7 +199,7 @@ impl View {
             Some(index) if index < self.lane.len() => self.lane.read_image(index, at, buffer).map_err(ReadError::Spill),
             Some(_) => {
                 buffer.fill(0);
-                Ok(())
+                Err(ReadError::BehindEnd { frame })
             }
             None => {
                 let (page, number) = self.committed(frame)?;
