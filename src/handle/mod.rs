@@ -17,6 +17,9 @@ pub struct Context {
     pub host: Box<dyn Host>,
     /// Where the files of the log are.
     pub disk: Arc<dyn Disk>,
+    /// What the environment sets, by the names of the URI parameters: `PWAL_MODE=auto` is
+    /// `("parallel_wal_mode", "auto")`. Read once, at registration.
+    pub defaults: Vec<(String, String)>,
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
