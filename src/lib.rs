@@ -11,3 +11,7 @@ pub mod sqlite;
 #[allow(unsafe_code)]
 pub mod vfs;
 pub mod view;
+
+pub use vfs::{Options, RegisterError, version};
+#[cfg(feature = "linked")]
+pub use vfs::{register, register_with};

@@ -30,9 +30,10 @@ pub struct Context {
     pub host: Box<dyn Host>,
     /// Where the files of the log are.
     pub disk: Arc<dyn Disk>,
-    /// Settings from the environment, as (pragma's name, value).
+    /// What the environment sets, by the names of the URI parameters: `PWAL_MODE=auto` is
+    /// `("parallel_wal_mode", "auto")`. Read once, at registration.
     pub defaults: Vec<(String, String)>,
-    /// The engines.
+    /// The databases that are open.
     pub registry: Registry,
 }
 
@@ -313,16 +314,11 @@ impl Handle {
     /// # Errors
     /// Why the transaction cannot go on or be prepared; SQLite rolls back.
     pub fn wal_write(&self, data: &[u8], offset: u64) -> Result<(), Code> {
-        let mut state = self.enter_wal();
+        let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.wal_write(&self.0, data, offset),
             Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_WRITE),
         }
-    }
-
-    /// As [`Handle::enter`], for the calls that come between prepare and the unlock of WRITE.
-    fn enter_wal(&self) -> parking_lot::MutexGuard<'_, State> {
-        self.enter()
     }
 
     /// `xTruncate` of the virtual WAL: it has no size of its own.
@@ -338,7 +334,7 @@ impl Handle {
     /// # Errors
     /// The conservative path's write or sync failed.
     pub fn wal_sync(&self, _flags: i32) -> Result<(), Code> {
-        let mut state = self.enter_wal();
+        let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.wal_sync(&self.0),
             Kind::Plain | Kind::Retired { .. } => Ok(()),
