@@ -7,7 +7,7 @@ use super::error::LogError;
 use super::follow::{ImageRef, OpenFile, ReadAhead, SlotReader, Spills, proven};
 use super::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, CERTIFICATE_BYTES, Certificate, FileName, FormatError, ImagePlace,
-    LogId, decode_batch, decode_batch_header, embedded_certificate,
+    LogId, Rule, decode_batch, decode_batch_header, embedded_certificate,
 };
 use crate::disk::{LogDirectory, OpenHow};
 use std::collections::{BTreeMap, BTreeSet};
