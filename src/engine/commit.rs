@@ -107,13 +107,12 @@ pub(crate) struct Lone {
     pub(crate) certificate: Certificate,
 }
 
-/// A batch of the conservative path: written, synced if durability is wanted, not published; whoever
-/// holds it holds LEADER and APPEND.
+/// A batch of the conservative path: written with its certificate, synced, not published; whoever holds it
+/// holds LEADER and APPEND.
 pub(crate) struct Early {
     append: HeldAppend,
     leader: Leader,
     written: Written,
-    synced: bool,
 }
 
 fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
@@ -234,7 +233,8 @@ impl Engine {
         let chain = format::chain_after(&header, &descriptors);
         append.counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
         if certificate {
-            header.certificate = Some(self.certificate(&append.counts, epoch, facts.sequence, chain, facts.database_pages));
+            header.certificate =
+                Some(self.certificate(&append.counts, epoch, facts.sequence, chain, facts.database_pages));
         }
         let head = match format::encode_batch(&header, &descriptors) {
             Ok(head) => head,
@@ -325,13 +325,18 @@ impl Engine {
         first_number
     }
 
-    /// Writes the batch and publishes it. The caller holds WRITE and has prepared.
+    /// Writes the batch and publishes it. The caller holds WRITE and has prepared. `may_lead`: it can flush right after.
     ///
     /// # Errors
     /// Nothing is published then, and the bytes are erased (or the engine is poisoned).
-    pub(crate) fn publish(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Published, EngineError> {
+    pub(crate) fn publish(
+        self: &Arc<Engine>,
+        lane: &Lane,
+        facts: CommitFacts,
+        may_lead: bool,
+    ) -> Result<Published, EngineError> {
         self.check_poison()?;
-        let lone = facts.wants_durable && !self.queue.contended() && self.flush_group.load(SeqCst) <= 1;
+        let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.flush_group.load(SeqCst) <= 1;
         let leader = if lone { self.try_lead() } else { None };
         let mut append = self.append.lock();
         self.check_poison()?;
@@ -351,8 +356,8 @@ impl Engine {
         Ok(Published { first_number, lone })
     }
 
-    /// The conservative path, first half: everything before it is made durable, then batch and certificate are written,
-    /// and synced if durability is wanted.
+    /// The conservative path, first half: everything before it is made durable, then batch and certificate are written
+    /// and synced.
     ///
     /// # Errors
     /// Nothing is published. A failed sync poisons.
@@ -361,22 +366,20 @@ impl Engine {
         let mut append = self.append.lock_arc();
         self.check_poison()?;
         let written = self.write_batch(&mut append, lane, facts, true)?;
-        if facts.wants_durable
-            && let Err(error) = self.sync_dirty(&mut append)
-        {
+        if let Err(error) = self.sync_dirty(&mut append) {
             append.unsealed.push(written.unsealed());
             self.poison(&mut append, &error.to_string());
             return Err(self.poisoned_as(error));
         }
-        Ok(Early { append, leader, written, synced: facts.wants_durable })
+        Ok(Early { append, leader, written })
     }
 
     /// The conservative path, second half.
     pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Published {
-        let Early { mut append, leader, written, synced } = early;
+        let Early { mut append, leader, written } = early;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written);
-        if synced && let Some(certificate) = certificate {
+        if let Some(certificate) = certificate {
             append.unsealed.clear();
             self.sealed(&certificate);
         }

@@ -125,7 +125,7 @@ impl Engine {
         let mut append = self.append.lock();
         self.check_poison()?;
         let hi = self.marks.published();
-        if append.slots.is_none() || (append.cut == hi && !mark) {
+        if append.slots.is_none() || (self.marks.durable() >= hi && !mark) {
             return Ok(());
         }
         let database_pages = self.frames.read().database_pages(hi);

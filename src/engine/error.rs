@@ -35,6 +35,9 @@ pub(crate) enum EngineError {
     /// The batch cannot be placed: prepare was not asked, or promised too little.
     #[error("no place in the log for a batch")]
     NoLog,
+    /// Some reader holds the checkpoint back where none should be.
+    #[error("not all commits could be brought into {file}; the log stays for the next open")]
+    NotBackfilled { file: PathBuf },
     /// All snapshot slots are taken.
     #[error("{connections} connections have {file} open: pwal takes no more")]
     TooManyConnections { connections: usize, file: PathBuf },
@@ -50,7 +53,11 @@ pub(crate) enum EngineError {
 }
 
 fn outcome(unknown: bool) -> &'static str {
-    if unknown { "the outcome of commits that were not answered is unknown" } else { "commits that were not durable were rolled back" }
+    if unknown {
+        "the outcome of commits that were not answered is unknown"
+    } else {
+        "commits that were not durable were rolled back"
+    }
 }
 
 impl EngineError {
@@ -70,6 +77,11 @@ impl EngineError {
         EngineError::Database { action, file: file.to_path_buf(), source }
     }
 
+    /// The result code for a failure of a spill file.
+    pub(crate) fn spill_code(source: &io::Error) -> Code {
+        full_or(source, Code::IOERR_WRITE)
+    }
+
     /// The result code of SQLite that its users expect.
     pub(crate) fn code(&self) -> Code {
         match self {
@@ -79,7 +91,7 @@ impl EngineError {
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
-            EngineError::TooManyConnections { .. } => Code::BUSY,
+            EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
             EngineError::Log(error) => log_code(error),
             EngineError::Format(_) => Code::CORRUPT,
             EngineError::Shared(_) => Code::IOERR,

@@ -161,7 +161,8 @@ impl view::FrameTable for Frames {
         }
         let (first, last) = (self.last_number(from), self.last_number(to));
         for number in first + 1..=last {
-            let Some(frame) = usize::try_from(number - self.base_number - 1).ok().and_then(|i| self.frames.get(i)) else {
+            let Some(frame) = usize::try_from(number - self.base_number - 1).ok().and_then(|i| self.frames.get(i))
+            else {
                 return false;
             };
             each(number, frame.page);

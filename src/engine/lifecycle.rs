@@ -9,9 +9,9 @@ use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
+use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
-use crate::log::retire;
 use crate::shared::{LOCK_NAME, LockFile};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::io::IoSlice;
@@ -61,7 +61,11 @@ impl Engine {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub(crate) fn start(context: &Arc<Context>, claimed: Claimed, settings: Settings) -> Result<Arc<Engine>, EngineError> {
+    pub(crate) fn start(
+        context: &Arc<Context>,
+        claimed: Claimed,
+        settings: Settings,
+    ) -> Result<Arc<Engine>, EngineError> {
         let Claimed { path, dir, lock, broker, header, page_bytes, database_bytes } = claimed;
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
@@ -213,7 +217,7 @@ impl Engine {
 
 fn new_log_id() -> Result<LogId, EngineError> {
     loop {
-        let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e)))?;
+        let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e.to_string())))?;
         if id != 0 {
             return Ok(id);
         }

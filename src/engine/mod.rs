@@ -17,6 +17,7 @@ mod poison;
 mod queue;
 mod settings;
 mod slots;
+mod spills;
 mod status;
 
 pub(crate) use commit::{CommitFacts, Early, Lone};
@@ -93,6 +94,8 @@ pub(crate) struct Engine {
     activating: Mutex<()>,
     retired: AtomicBool,
     poison: OnceLock<Poison>,
+    /// Commits behind the durable prefix that a failed flush took.
+    lost: AtomicU64,
     background: Background,
     /// What the database file was at the claim (A0).
     at_claim: lifecycle::AtClaim,
@@ -134,7 +137,11 @@ impl Engine {
     }
 
     /// The frame table, for a view.
-    pub(crate) fn with_frames<T>(&self, use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T, sequence: u64) -> T {
+    pub(crate) fn with_frames<T>(
+        &self,
+        use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
+        sequence: u64,
+    ) -> T {
         let frames = self.frames.read();
         let facts = SnapshotFacts {
             database_pages: frames.database_pages(sequence),

@@ -27,9 +27,11 @@ impl Mode {
     /// The list of what is accepted.
     pub(crate) fn parse(text: &str) -> Result<Mode, String> {
         let text = text.trim().trim_matches(|c| c == '\'' || c == '"').to_ascii_lowercase();
-        Mode::ALL.iter().find(|(_, name)| *name == text).map(|(mode, _)| *mode).ok_or_else(|| {
-            format!("parallel_wal_mode: '{text}' is not a mode; accepted: auto, conservative, off")
-        })
+        Mode::ALL
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(mode, _)| *mode)
+            .ok_or_else(|| format!("parallel_wal_mode: '{text}' is not a mode; accepted: auto, conservative, off"))
     }
 }
 
@@ -44,13 +46,7 @@ struct Number {
 
 const NUMBERS: [Number; 4] = [
     Number { name: "parallel_wal_lanes", unit: "lanes", least: 1, most: 64, default: 8 },
-    Number {
-        name: "parallel_wal_max_batch_bytes",
-        unit: "bytes",
-        least: 65_536,
-        most: 1 << 30,
-        default: 4 << 20,
-    },
+    Number { name: "parallel_wal_max_batch_bytes", unit: "bytes", least: 65_536, most: 1 << 30, default: 4 << 20 },
     Number { name: "parallel_wal_max_flush_delay_ms", unit: "milliseconds", least: 0, most: 100, default: 2 },
     Number { name: "parallel_wal_segment_bytes", unit: "bytes", least: 1 << 18, most: 1 << 30, default: 64 << 20 },
 ];

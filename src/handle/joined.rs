@@ -320,11 +320,7 @@ impl Joined {
             }
             self.run_checkpoint()?;
         }
-        if done(self) { Ok(()) } else { Err(self.refuse_readers()) }
-    }
-
-    fn refuse_readers(&self) -> Code {
-        Code::BUSY
+        if done(self) { Ok(()) } else { Err(Code::BUSY) }
     }
 
     fn end_checkpoint(&mut self) {
@@ -370,6 +366,7 @@ impl Joined {
         read.map_err(|error| match error {
             crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
             crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
             other => {
                 self.log(Code::IOERR_READ, &other.to_string());
                 Code::IOERR_READ
@@ -424,7 +421,8 @@ impl Joined {
         }
         // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.
         let keep_log = self.wal_open && !self.asked_exclusive;
-        if !keep_log && !self.engine.is_poisoned()
+        if !keep_log
+            && !self.engine.is_poisoned()
             && let Err(error) = self.engine.retire()
         {
             self.failed(&error);
@@ -435,8 +433,11 @@ impl Joined {
 }
 
 /// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum ReadFailure {
+    #[error("{0}")]
     Base(Code),
+    #[error(transparent)]
     Engine(EngineError),
 }
 

@@ -55,6 +55,8 @@ struct State {
     level: LockLevel,
     /// `parallel_wal_mode=off`: never joins.
     off: bool,
+    /// Settings of pragmas that came before the database was first read.
+    wishes: Vec<(String, String)>,
     kind: Kind,
 }
 
@@ -78,7 +80,7 @@ impl Handle {
     pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
         let identity = FileIdentity::of(&facts.path).ok();
         let off = control::opens_off(context, &facts);
-        let state = Mutex::new(State { level: LockLevel::None, off, kind: Kind::Plain });
+        let state = Mutex::new(State { level: LockLevel::None, off, wishes: Vec::new(), kind: Kind::Plain });
         let connection = AtomicUsize::new(0);
         Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
     }
@@ -112,10 +114,12 @@ impl Handle {
         if state.level >= level {
             return Ok(());
         }
+        let off = state.off;
         match &mut state.kind {
-            Kind::Plain if level == LockLevel::Shared && !state.off => {
+            Kind::Plain if level == LockLevel::Shared && !off => {
                 if let Some(joined) = claim::lock_shared(&self.0, base)? {
                     state.kind = Kind::Joined(Box::new(joined));
+                    control::apply_wishes(&self.0, &mut state);
                 }
             }
             Kind::Plain => base.lock(level)?,
@@ -257,13 +261,7 @@ impl Handle {
     ///
     /// # Errors
     /// `BUSY`, `BUSY_SNAPSHOT`, what a checkpoint met.
-    pub fn shm_lock(
-        &self,
-        _base: &mut dyn BaseFile,
-        first: u32,
-        _count: u32,
-        action: ShmAction,
-    ) -> Result<(), Code> {
+    pub fn shm_lock(&self, _base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.shm_lock(&self.0, first, action),

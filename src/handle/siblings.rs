@@ -56,7 +56,8 @@ pub(super) fn prepared_siblings(connection: usize, inner: &Inner) -> Vec<Arc<Inn
     PREPARED
         .try_with(|prepared| {
             let prepared = prepared.borrow();
-            let others = prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), inner));
+            let others =
+                prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), inner));
             others.filter_map(|(_, other)| other.upgrade()).collect()
         })
         .unwrap_or_default()

@@ -88,7 +88,7 @@ impl Joined {
         let connection = inner.connection.load(SeqCst);
         if let Err(error) = self.engine.prepare(self.view.lane()) {
             let code = self.failed(&error);
-            self.forget_transaction(inner, false);
+            self.forget_transaction(inner);
             self.view.rolled_back();
             reset_siblings(connection, inner);
             return Err(code);
@@ -101,11 +101,14 @@ impl Joined {
             lane: u16::try_from(self.me.slot as u64 % lanes).unwrap_or(0),
             spill,
         };
-        let early_path = self.engine.settings.mode() == Mode::Conservative || siblings::super_journal();
+        let super_journal = siblings::super_journal();
+        let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;
         let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false };
         self.transaction = Transaction::Prepared(Box::new(prepared));
         siblings::add_prepared(connection, inner);
-        Ok(())
+        // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
+        // not known yet.
+        if super_journal { self.wal_sync(inner) } else { Ok(()) }
     }
 
     /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
@@ -122,7 +125,7 @@ impl Joined {
             }
             Err(error) => {
                 let code = self.failed(&error);
-                self.forget_transaction(inner, false);
+                self.forget_transaction(inner);
                 self.view.rolled_back();
                 reset_siblings(inner.connection.load(SeqCst), inner);
                 Err(code)
@@ -212,15 +215,15 @@ impl Joined {
 
     /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
     pub(super) fn roll_back(&mut self, inner: &Arc<Inner>) {
-        self.forget_transaction(inner, true);
+        self.forget_transaction(inner);
         self.view.rolled_back();
         if self.holds_write {
             self.free_write(true);
         }
     }
 
-    /// Drops what is prepared; `tell`: a batch that cannot be erased is told to the log.
-    fn forget_transaction(&mut self, inner: &Arc<Inner>, _tell: bool) {
+    /// Drops what is staged or prepared; a batch that is written already is erased.
+    fn forget_transaction(&mut self, inner: &Arc<Inner>) {
         let transaction = std::mem::replace(&mut self.transaction, Transaction::None);
         let mut spill = None;
         match transaction {
@@ -259,7 +262,11 @@ fn reset_siblings(connection: usize, inner: &Inner) {
 impl Joined {
     /// Unprepared, its header as before; WRITE goes with SQLite's own unlock.
     fn reset_prepared(&mut self, inner: &Arc<Inner>) {
-        self.forget_transaction(inner, true);
+        if self.transaction.waits_for_phase_two() {
+            self.roll_back(inner);
+            return;
+        }
+        self.forget_transaction(inner);
         self.view.rolled_back();
     }
 }
