@@ -27,6 +27,9 @@ mod lane;
 mod refresh;
 mod wal_file;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{ReadError, ViewError};
 pub use lane::{Image, Lane, StagedFrame};
 pub use refresh::{FrameTable, Snapshot};
