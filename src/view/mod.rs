@@ -19,7 +19,6 @@
 //! uses the regions under the mutex of its connection, from one thread at a time; the atomics are
 //! there because the memory is shared with C, not for ordering.
 
-mod crc;
 mod error;
 mod header;
 mod index;

@@ -3,7 +3,7 @@
 use super::log::{Log, content, image};
 use super::{MemoryFile, no_spill};
 use crate::disk::LogFile;
-use crate::view::crc::image_crc;
+use crate::log::format::image_crc;
 use crate::view::{Image, View, ViewError, Written};
 use std::io;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use super::client::{Client, Savepoint};
 use super::log::{Content, Log, image};
 use super::{header_words, open_memory};
-use crate::view::crc::image_crc;
+use crate::log::format::image_crc;
 use crate::view::{Image, View};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
