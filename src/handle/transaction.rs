@@ -98,7 +98,7 @@ impl Joined {
             sequence: self.engine.marks.published() + 1,
             database_pages,
             wants_durable: false,
-            lane: u16::try_from(self.me.slot as u64 % lanes).unwrap_or(0),
+            lane: u16::try_from(self.me.id % lanes).unwrap_or(0),
             spill,
         };
         let super_journal = siblings::super_journal();
@@ -161,7 +161,7 @@ impl Joined {
         }
         let last = siblings::prepared_siblings(connection, inner).is_empty();
         let published = match early {
-            Some(early) => Ok(self.engine.publish_early(early)),
+            Some(early) => self.engine.publish_early(early),
             None => self.engine.publish(self.view.lane(), facts, last),
         };
         let published = match published {
