@@ -181,6 +181,20 @@ fn read_only_databases_are_read_and_not_written() {
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
 }
 
+#[test]
+fn a_file_that_the_base_could_only_open_for_reading_is_read_only() {
+    let pair = pair("out-flags", Shape::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.db");
+    open(&path, &pair.shim).execute_batch("CREATE TABLE t(x)").unwrap();
+    pair.recorder.opens_read_only.store(1, Ordering::SeqCst);
+    let connection = open(&path, &pair.shim);
+    assert!(connection.is_readonly("main").unwrap());
+    let error = connection.execute_batch("INSERT INTO t VALUES(2)").unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
+    assert_eq!(text(&connection, "SELECT count(*) FROM t"), "Integer(0)");
+}
+
 /// What a stock connection left in WAL mode and closed reads the same, immutable.
 #[test]
 fn immutable_wal_databases_are_read_without_locks() {

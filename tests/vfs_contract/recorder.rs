@@ -33,6 +33,8 @@ pub struct Recorder {
     fail: Mutex<Option<(&'static str, c_int)>>,
     /// A failed open leaves its methods in the file object, as the interface allows.
     pub methods_after_failed_open: AtomicI32,
+    /// Says in the out-flags of a main file that it is open for reading only.
+    pub opens_read_only: AtomicI32,
     /// File objects that are open.
     pub open_files: AtomicI32,
     methods: sqlite3_io_methods,
@@ -76,6 +78,7 @@ impl Recorder {
             events: Mutex::default(),
             fail: Mutex::default(),
             methods_after_failed_open: AtomicI32::new(0),
+            opens_read_only: AtomicI32::new(0),
             open_files: AtomicI32::new(0),
             methods: methods(shape),
         }));
@@ -184,6 +187,9 @@ unsafe extern "C" fn x_open(
             Some(code) => code,
             None => ((*recorder.below).xOpen.unwrap())(recorder.below, name, below(file), flags, out_flags),
         };
+        if recorder.opens_read_only.load(Ordering::SeqCst) != 0 && !out_flags.is_null() {
+            out_flags.write(flags & !ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_READONLY);
+        }
         if code == 0 || recorder.methods_after_failed_open.load(Ordering::SeqCst) != 0 {
             recorder.open_files.fetch_add(1, Ordering::SeqCst);
             (*file).pMethods = &raw const recorder.methods;
