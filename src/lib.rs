@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod disk;
+mod engine;
 pub mod handle;
 pub mod log;
 #[allow(unsafe_code)]

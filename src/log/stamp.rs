@@ -29,6 +29,48 @@ pub struct Stamp {
     pub backfill_target: u64,
 }
 
+/// What page 1 carries beside SQLite's bytes: versions, and the reserved bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// This stamp.
+    Stamp(Stamp),
+    /// What lies in the file, whole or torn, byte for byte.
+    AsFound {
+        /// Bytes 18..19.
+        versions: [u8; 2],
+        /// Bytes 72..91.
+        reserved: [u8; 20],
+    },
+    /// Those of a file in WAL mode without a log.
+    Plain,
+}
+
+impl Marks {
+    /// The marks that the header in `page1` (100 bytes at least, else plain) carries.
+    pub(crate) fn found(page1: &[u8]) -> Marks {
+        if page1.len() < DATABASE_HEADER_BYTES {
+            return Marks::Plain;
+        }
+        let (mut versions, mut reserved) = ([0; 2], [0; 20]);
+        versions.copy_from_slice(&page1[VERSIONS]);
+        reserved.copy_from_slice(&page1[RESERVED]);
+        Marks::AsFound { versions, reserved }
+    }
+
+    /// Puts them on page 1 (at least its first 100 bytes; shorter is left alone).
+    pub(crate) fn apply(&self, page1: &mut [u8]) {
+        match self {
+            Marks::Stamp(stamp) => stamp.apply(page1),
+            Marks::Plain => clear(page1),
+            Marks::AsFound { versions, reserved } if page1.len() >= DATABASE_HEADER_BYTES => {
+                page1[VERSIONS].copy_from_slice(versions);
+                page1[RESERVED].copy_from_slice(reserved);
+            }
+            Marks::AsFound { .. } => {}
+        }
+    }
+}
+
 /// What the header of a database file says about a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StampState {

@@ -35,6 +35,7 @@ codes! {
     PROTOCOL = 15;
     MISUSE = 21;
     NOTADB = 26;
+    NOTICE = 27;
     BUSY_SNAPSHOT = 5 | (2 << 8);
     BUSY_TIMEOUT = 5 | (3 << 8);
     READONLY_RECOVERY = 8 | (1 << 8);

@@ -15,6 +15,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` cut
+/// requests to 17 bits, so that one of 128 KiB writes nothing and is taken for a full disk.
+const CALL_BYTES_MAX: usize = 65536;
+
 /// A broker of SQLite's base VFS.
 #[derive(Debug)]
 pub(super) struct SqliteBroker {
@@ -95,18 +99,27 @@ impl Drop for SqliteBroker {
 
 impl Database for SqliteBroker {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self.base.read(buffer, offset) {
-            Ok(()) => Ok(buffer.len()),
-            Err(Code::IOERR_SHORT_READ) => {
-                let behind = self.base.bytes()?.saturating_sub(offset);
-                Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())))
+        let mut at = offset;
+        for piece in buffer.chunks_mut(CALL_BYTES_MAX) {
+            match self.base.read(piece, at) {
+                Ok(()) => at += piece.len() as u64,
+                Err(Code::IOERR_SHORT_READ) => {
+                    let behind = self.base.bytes()?.saturating_sub(offset);
+                    return Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())));
+                }
+                Err(code) => return Err(code.into()),
             }
-            Err(code) => Err(code.into()),
         }
+        Ok(buffer.len())
     }
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        Ok(self.base.write(data, offset)?)
+        let mut at = offset;
+        for piece in data.chunks(CALL_BYTES_MAX) {
+            self.base.write(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {

@@ -5,7 +5,7 @@ use super::base::BaseVfs;
 use super::broker::SqliteHost;
 use super::methods;
 use crate::disk::{Disk, RealDisk};
-use crate::handle::{Context, Handle};
+use crate::handle::{Context, Handle, Registry};
 use crate::sqlite::ffi::RawVfs;
 use crate::sqlite::{Api, ApiError};
 use parking_lot::Mutex;
@@ -234,6 +234,7 @@ fn build(
         host: Box::new(SqliteHost::new(api, base)),
         disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
         defaults: defaults_of_environment(),
+        registry: Registry::default(),
     };
     let registration = Box::leak(Box::new(Registration {
         vfs: UnsafeCell::new(methods::table(&base.table(), file_bytes)),

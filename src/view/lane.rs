@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::ViewError;
-use super::crc::image_crc;
+use crate::log::format::image_crc;
 
 /// Images are kept in pieces of so many bytes: one page of the largest size, 128 of the smallest.
 const CHUNK_BYTES: usize = 65536;

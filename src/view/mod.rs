@@ -19,13 +19,15 @@
 //! uses the regions under the mutex of its connection, from one thread at a time; the atomics are
 //! there because the memory is shared with C, not for ordering.
 
-mod crc;
 mod error;
 mod header;
 mod index;
 mod lane;
 mod refresh;
 mod wal_file;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{ReadError, ViewError};
 pub use lane::{Image, Lane, StagedFrame};

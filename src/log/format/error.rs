@@ -35,7 +35,7 @@ rules! {
     SlotMagic = "S1", "a slot header begins with \"pwalslot\"";
     SlotCrc = "S2", "the CRC of a slot header covers its bytes 0 to 63";
     SlotFields = "S3", "the fields of a slot header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, slot a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
-    SlotPlace = "S4", "a slot header names the log of its file name, and a slot no longer than its file";
+    SlotPlace = "S4", "a slot header names the log of its file name, a slot no longer than its file, and the page size of the log's other slots";
     BatchMagic = "B1", "a batch begins with \"pwalbtch\"";
     BatchLengths = "B2", "the lengths of a batch fit each other and the slot: at least one frame, head not longer than the batch, batch a multiple of the block that ends in the slot";
     BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
