@@ -15,10 +15,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` cut
-/// requests to 17 bits, so that one of 128 KiB writes nothing and is taken for a full disk.
-const CALL_BYTES_MAX: usize = 65536;
-
 /// A broker of SQLite's base VFS.
 #[derive(Debug)]
 pub(super) struct SqliteBroker {
@@ -99,27 +95,18 @@ impl Drop for SqliteBroker {
 
 impl Database for SqliteBroker {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut at = offset;
-        for piece in buffer.chunks_mut(CALL_BYTES_MAX) {
-            match self.base.read(piece, at) {
-                Ok(()) => at += piece.len() as u64,
-                Err(Code::IOERR_SHORT_READ) => {
-                    let behind = self.base.bytes()?.saturating_sub(offset);
-                    return Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())));
-                }
-                Err(code) => return Err(code.into()),
+        match self.base.read(buffer, offset) {
+            Ok(()) => Ok(buffer.len()),
+            Err(Code::IOERR_SHORT_READ) => {
+                let behind = self.base.bytes()?.saturating_sub(offset);
+                Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())))
             }
+            Err(code) => Err(code.into()),
         }
-        Ok(buffer.len())
     }
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for piece in data.chunks(CALL_BYTES_MAX) {
-            self.base.write(piece, at)?;
-            at += piece.len() as u64;
-        }
-        Ok(())
+        Ok(self.base.write(data, offset)?)
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
@@ -322,6 +309,13 @@ mod tests {
         broker.set_bytes(bytes + 4096).unwrap();
         assert_eq!(broker.bytes().unwrap(), bytes + 4096, "the size can also grow");
         broker.set_bytes(bytes + 4096).unwrap();
+        broker.set_bytes(bytes).unwrap();
+        // Longer than any request that SQLite makes itself.
+        let long: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        broker.write_at(&long, bytes).unwrap();
+        let mut back = vec![0; long.len()];
+        assert_eq!(broker.read_at(&mut back, bytes).unwrap(), long.len());
+        assert!(back == long);
         broker.set_bytes(bytes).unwrap();
         broker.sync_flags(2);
         broker.sync().unwrap();
