@@ -16,6 +16,7 @@ mod lock;
 mod owner;
 mod ring;
 mod snapshots;
+mod threads;
 mod words;
 
 pub use control::{CONTROL_NAME, Control, Observed};
@@ -24,6 +25,7 @@ pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK};
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use ring::{CommitEntry, Cut, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
+pub use threads::spawn_without_signals;
 pub use words::{
     COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SNAPSHOT_SLOTS,
     State, WORDS_BYTES, Words, boot_id, now_us,
