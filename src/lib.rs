@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod disk;
+mod engine;
 pub mod handle;
 pub mod log;
 #[allow(unsafe_code)]
@@ -11,3 +12,7 @@ pub mod sqlite;
 #[allow(unsafe_code)]
 pub mod vfs;
 pub mod view;
+
+pub use vfs::{Options, RegisterError, version};
+#[cfg(feature = "linked")]
+pub use vfs::{register, register_with};

@@ -2,6 +2,12 @@
 //! replay and checkpoint see it. A real implementation, and a simulated one with a page
 //! cache, power cuts and injected faults.
 
+pub mod fault;
+mod real;
+pub mod sim;
+
+pub use real::{RealDisk, RealLogDirectory};
+
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -41,7 +47,9 @@ pub enum OpenHow {
     CreateNew,
     /// It must exist. Read and write, through the page cache.
     Existing,
-    /// It must exist; reads come from the medium, past what the page cache may hold
+    /// It must exist. Only read, through the page cache: for looking at a log of another owner.
+    ReadOnly,
+    /// It must exist. Only read; reads come from the medium, past what the page cache may hold
     /// (`O_DIRECT`, or sync and drop the cached pages first). For recovery (`docs/format.md`).
     PastCache,
 }

@@ -1,4 +1,26 @@
 //! The records of the log as values, and their codecs.
+//!
+//! Decoding is total: any bytes give a value or an error. A value that a decoder returns has proven
+//! itself by its CRC and by the rules that need no other record.
+
+mod batch;
+mod bytes;
+mod certificate;
+mod error;
+mod name;
+mod slot;
+
+pub use batch::{
+    BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, batch_head_bytes, chain_after, decode_batch,
+    decode_batch_header, embedded_certificate, encode_batch, image_crc,
+};
+pub use certificate::{CERTIFICATE_BYTES, LANES_MAX};
+pub use error::{FormatError, Rule};
+pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, slot_name, spill_name};
+pub use slot::{SLOT_HEADER_BYTES, is_block_size, is_page_size};
+
+/// The version of the format that is written, and the newest that is read.
+pub const FORMAT_VERSION: u16 = 1;
 
 /// What names one log; random, never 0, never used by a second incarnation.
 pub type LogId = u64;
@@ -6,6 +28,12 @@ pub type LogId = u64;
 /// The block: every record starts and ends on a multiple of it, in bytes, unless the medium's
 /// sector is larger.
 pub const BLOCK_BYTES_MIN: u32 = 4096;
+/// The largest block, in bytes.
+pub const BLOCK_BYTES_MAX: u32 = 65536;
+/// The smallest page of SQLite, in bytes.
+pub const PAGE_BYTES_MIN: u32 = 512;
+/// The largest page of SQLite, in bytes.
+pub const PAGE_BYTES_MAX: u32 = 65536;
 
 /// Block 0 of a slot: what the slot holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

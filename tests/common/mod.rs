@@ -25,7 +25,10 @@ pub const STOCK: &str = "unix";
 /// The name of the VFS under test; registers pwal the first time.
 pub fn vfs() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| std::env::var("PWAL_TEST_VFS").unwrap_or_else(|_| String::from(STOCK)))
+    NAME.get_or_init(|| {
+        pwal::register().expect("pwal registers");
+        std::env::var("PWAL_TEST_VFS").unwrap_or_else(|_| String::from(PWAL))
+    })
 }
 
 /// Whether the VFS under test is pwal: for what pwal promises beyond stock.

@@ -1,0 +1,266 @@
+//! Reading batches back from a slot: the same code for recovery, for the tools, and for whoever follows a log
+//! that others write.
+//!
+//! Everything that comes out of here has proven itself by the rules of the format; an error of the medium is
+//! never taken for a record that does not.
+
+use super::error::LogError;
+use super::format::{
+    BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, Descriptor, FormatError,
+    ImagePlace, LogId, Rule, SlotHeader, decode_batch, decode_batch_header, image_crc,
+};
+use crate::disk::LogFile;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The spill files of a log by their number.
+pub type Spills = BTreeMap<u32, OpenFile>;
+
+/// A file of the log and its path, for messages.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    /// The path.
+    pub path: PathBuf,
+    /// The file.
+    pub file: Arc<dyn LogFile>,
+}
+
+impl OpenFile {
+    /// Reads until `buffer` is full or the file ends.
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, LogError> {
+        self.file.read_at(buffer, offset).map_err(|error| LogError::io("read", &self.path, error))
+    }
+
+    pub(crate) fn bytes(&self) -> Result<u64, LogError> {
+        self.file.bytes().map_err(|error| LogError::io("look at the size of", &self.path, error))
+    }
+}
+
+/// Reads ahead in a file that nobody writes meanwhile: a walk takes many small steps through it, and each
+/// read past the page cache is one of the disk.
+#[derive(Debug)]
+pub(crate) struct ReadAhead {
+    file: Arc<dyn LogFile>,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+    /// Where the last read ended: only one that goes on there fills the window.
+    last_end: u64,
+}
+
+const WINDOW_BYTES: usize = 256 << 10;
+
+impl ReadAhead {
+    pub(crate) fn new(file: Arc<dyn LogFile>) -> ReadAhead {
+        ReadAhead { file, window: Mutex::default() }
+    }
+}
+
+impl LogFile for ReadAhead {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut window = self.window.lock();
+        let inside = |window: &Window| {
+            let at = usize::try_from(offset.checked_sub(window.start)?).ok()?;
+            (at.checked_add(buffer.len())? <= window.bytes.len()).then_some(at)
+        };
+        let goes_on = offset.abs_diff(window.last_end) <= WINDOW_BYTES as u64 / 4;
+        window.last_end = offset.saturating_add(buffer.len() as u64);
+        if inside(&window).is_none() {
+            if !goes_on || buffer.len() > WINDOW_BYTES / 2 {
+                return self.file.read_at(buffer, offset);
+            }
+            window.bytes.resize(WINDOW_BYTES, 0);
+            window.start = offset;
+            let read = self.file.read_at(&mut window.bytes, offset);
+            window.bytes.truncate(*read.as_ref().unwrap_or(&0));
+            read?;
+        }
+        match inside(&window) {
+            Some(at) => {
+                buffer.copy_from_slice(&window.bytes[at..at + buffer.len()]);
+                Ok(buffer.len())
+            }
+            // The window ends with the file.
+            None => self.file.read_at(buffer, offset),
+        }
+    }
+
+    fn write_at(&self, _parts: &[IoSlice<'_>], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+}
+
+/// A slot whose header has proven itself.
+#[derive(Clone, Debug)]
+pub struct SlotReader {
+    /// The file.
+    pub open: OpenFile,
+    /// Its header.
+    pub header: SlotHeader,
+}
+
+impl SlotReader {
+    /// Reads the header of the slot file `open` of the log `log_id` (rules S1 to S4).
+    ///
+    /// # Errors
+    /// [`LogError::Record`] if it does not prove itself: the slot is free then. [`LogError::Newer`], or any error
+    /// of the medium.
+    pub fn new(open: OpenFile, log_id: LogId) -> Result<SlotReader, LogError> {
+        let mut bytes = [0; 512];
+        let read = open.read(&mut bytes, 0)?;
+        let header = SlotHeader::decode(&bytes[..read]).map_err(|error| LogError::record(&open.path, 0, error))?;
+        if header.log_id != log_id || header.slot_bytes > open.bytes()? {
+            return Err(LogError::record(&open.path, 0, Rule::SlotPlace.into()));
+        }
+        Ok(SlotReader { open, header })
+    }
+
+    /// The place `offset` (bytes) of this slot, for the decoders.
+    #[must_use]
+    pub fn place(&self, offset: u64) -> BatchPlace {
+        BatchPlace {
+            log_id: self.header.log_id,
+            ordinal: self.header.ordinal,
+            offset,
+            block_bytes: self.header.block_bytes,
+            page_bytes: self.header.page_bytes,
+            slot_bytes: self.header.slot_bytes,
+        }
+    }
+
+    /// What the bytes at `offset` claim, unproven: whether a batch that does not prove itself was begun there.
+    ///
+    /// # Errors
+    /// [`LogError::Record`] if they claim no batch, or any error of the medium.
+    pub fn claimed_at(&self, offset: u64) -> Result<ClaimedBatch, LogError> {
+        let mut bytes = [0; BATCH_HEADER_BYTES];
+        let read = self.open.read(&mut bytes, offset)?;
+        decode_batch_header(&bytes[..read], &self.place(offset)).map_err(|error| self.record(offset, error))
+    }
+
+    /// The batch at `offset`, its head proven (rules B1 to B7), its images not.
+    ///
+    /// # Errors
+    /// [`LogError::Record`] if there is none, [`LogError::Newer`], or any error of the medium.
+    pub fn head_at(&self, offset: u64) -> Result<Batch, LogError> {
+        let claimed = self.claimed_at(offset)?;
+        // The claim fits the slot, and the slot its file: the length is bounded by what is there.
+        let mut head = vec![0; claimed.head_bytes];
+        let read = self.open.read(&mut head, offset)?;
+        decode_batch(&head[..read], &self.place(offset)).map_err(|error| self.record(offset, error))
+    }
+
+    /// The batch at `offset`, proven with its images (rule B8).
+    ///
+    /// # Errors
+    /// As [`SlotReader::head_at`].
+    pub fn batch_at(&self, offset: u64, spills: &Spills) -> Result<Batch, LogError> {
+        let batch = self.head_at(offset)?;
+        self.check_images(&batch, spills)?;
+        Ok(batch)
+    }
+
+    /// Proves every image of `batch` (rule B8).
+    ///
+    /// # Errors
+    /// [`LogError::Record`] with the offset of the first image that does not prove itself, or any error of the medium.
+    pub fn check_images(&self, batch: &Batch, spills: &Spills) -> Result<(), LogError> {
+        let mut image = vec![0; self.header.page_bytes as usize];
+        batch.descriptors.iter().try_for_each(|descriptor| self.image(batch, descriptor, spills, &mut image))
+    }
+
+    /// Reads the image of one frame of `batch` into `image` (one page) and proves it.
+    ///
+    /// # Errors
+    /// As [`SlotReader::check_images`].
+    pub fn image(
+        &self,
+        batch: &Batch,
+        descriptor: &Descriptor,
+        spills: &Spills,
+        image: &mut [u8],
+    ) -> Result<(), LogError> {
+        let frame = ImageRef {
+            place: match descriptor.place {
+                ImagePlace::Batch(position) => ImagePlace::Batch(batch.header.offset + position),
+                spilled @ ImagePlace::Spill { .. } => spilled,
+            },
+            page: descriptor.page,
+            sequence: batch.header.sequence,
+            crc: descriptor.crc,
+        };
+        self.image_of(&frame, spills, image)
+    }
+
+    pub(crate) fn image_of(&self, frame: &ImageRef, spills: &Spills, image: &mut [u8]) -> Result<(), LogError> {
+        let (open, offset) = match frame.place {
+            ImagePlace::Batch(position) => (&self.open, position),
+            ImagePlace::Spill { file, offset } => match spills.get(&file) {
+                Some(open) => (open, offset),
+                None => {
+                    let name = super::format::spill_name(self.header.log_id, file);
+                    let path = self.open.path.with_file_name(name);
+                    return Err(LogError::record(&path, offset, Rule::ImageCrc.into()));
+                }
+            },
+        };
+        let read = open.read(image, offset)?;
+        let crc = image_crc(self.header.log_id, frame.page, frame.sequence, image);
+        if read == image.len() && crc == frame.crc {
+            Ok(())
+        } else {
+            Err(LogError::record(&open.path, offset, Rule::ImageCrc.into()))
+        }
+    }
+
+    /// The certificate in a block of its own at `offset`.
+    ///
+    /// # Errors
+    /// [`LogError::Record`] if there is none of this log, [`LogError::Newer`], or any error of the medium.
+    pub fn certificate_at(&self, offset: u64) -> Result<Certificate, LogError> {
+        let mut bytes = [0; CERTIFICATE_BYTES];
+        let read = self.open.read(&mut bytes, offset)?;
+        match Certificate::decode_block(&bytes[..read]) {
+            Ok(certificate) if certificate.log_id == self.header.log_id => Ok(certificate),
+            Ok(_) => Err(self.record(offset, Rule::CertificateFields.into())),
+            Err(error) => Err(self.record(offset, error)),
+        }
+    }
+
+    fn record(&self, offset: u64, error: FormatError) -> LogError {
+        LogError::record(&self.open.path, offset, error)
+    }
+}
+
+/// A frame in the log, with all that proves its image. A [`ImagePlace::Batch`] is an offset in the slot here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageRef {
+    pub(crate) place: ImagePlace,
+    pub(crate) page: u32,
+    pub(crate) sequence: u64,
+    pub(crate) crc: u32,
+}
+
+/// `Ok(None)` for a record that does not prove itself; every other error stays one.
+pub(crate) fn proven<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(LogError::Record { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,305 @@
+//! One commit: header with room for a certificate, descriptors; the images follow.
+
+use super::bytes::{put, u16_at, u32_at, u64_at};
+use super::certificate::CERTIFICATE_BYTES;
+use super::error::{FormatError, Rule, require};
+use super::{BatchHeader, Certificate, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
+
+const MAGIC: &[u8; 8] = b"pwalbtch";
+const VERSION: usize = 8;
+const FLAGS: usize = 10;
+const CRC: usize = 12;
+const CERTIFICATE: usize = 16;
+// What the chain value covers begins here and ends behind the last descriptor.
+const CHAINED: usize = CERTIFICATE + CERTIFICATE_BYTES;
+const CHAIN: usize = CHAINED;
+const LOG_ID: usize = CHAIN + 8;
+const SEQUENCE: usize = LOG_ID + 8;
+const ORDINAL: usize = SEQUENCE + 8;
+const OFFSET: usize = ORDINAL + 8;
+const BYTES: usize = OFFSET + 8;
+const FRAMES: usize = BYTES + 8;
+const DATABASE_PAGES: usize = FRAMES + 4;
+const LANE: usize = DATABASE_PAGES + 4;
+const RESERVED_2: usize = LANE + 2;
+const RESERVED_4: usize = RESERVED_2 + 2;
+/// The header of a batch, with the room for its certificate, in bytes.
+pub const BATCH_HEADER_BYTES: usize = RESERVED_4 + 4;
+/// A descriptor in bytes.
+pub const DESCRIPTOR_BYTES: usize = 24;
+// The whole header, and so what a torn tail is told by, lies in the first sector.
+const _: () = assert!(BATCH_HEADER_BYTES == 336 && BATCH_HEADER_BYTES <= 512);
+
+const FLAG_CERTIFICATE: u16 = 1;
+const FLAG_SPILL: u16 = 2;
+const FLAG_WANTS_DURABLE: u16 = 4;
+const FLAGS_KNOWN: u16 = FLAG_CERTIFICATE | FLAG_SPILL | FLAG_WANTS_DURABLE;
+
+const DESCRIPTOR_FLAG_SPILL: u16 = 1;
+
+/// The bytes of header and descriptors of a batch with `frames` frames, with or without a certificate;
+/// the first image lies there.
+#[must_use]
+pub fn batch_head_bytes(frames: usize) -> u64 {
+    (BATCH_HEADER_BYTES as u64).saturating_add((frames as u64).saturating_mul(DESCRIPTOR_BYTES as u64))
+}
+
+/// CRC-32C over log id, page number, commit sequence and image.
+#[must_use]
+pub fn image_crc(log_id: LogId, page: u32, sequence: u64, image: &[u8]) -> u32 {
+    let mut name = [0; 20];
+    put(&mut name, 0, log_id.to_le_bytes());
+    put(&mut name, 8, page.to_le_bytes());
+    put(&mut name, 12, sequence.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&name), image)
+}
+
+/// The chain value behind a commit: XXH3-64 over the chain value before it, its header without flags,
+/// CRC and certificate, and its descriptors. Before commit 1 the chain value is the log id.
+#[must_use]
+pub fn chain_after(header: &BatchHeader, descriptors: &[Descriptor]) -> u64 {
+    let mut head = vec![0; BATCH_HEADER_BYTES + descriptors.len() * DESCRIPTOR_BYTES];
+    put_chained(&mut head, header, descriptors);
+    chain_of(&head)
+}
+
+fn chain_of(head: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(&head[CHAINED..])
+}
+
+fn crc_of(head: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&head[..CRC]), &head[CERTIFICATE..])
+}
+
+fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]) {
+    put(head, CHAIN, header.chain.to_le_bytes());
+    put(head, LOG_ID, header.log_id.to_le_bytes());
+    put(head, SEQUENCE, header.sequence.to_le_bytes());
+    put(head, ORDINAL, header.ordinal.to_le_bytes());
+    put(head, OFFSET, header.offset.to_le_bytes());
+    put(head, BYTES, header.bytes.to_le_bytes());
+    put(head, FRAMES, header.frames.to_le_bytes());
+    put(head, DATABASE_PAGES, header.database_pages.to_le_bytes());
+    put(head, LANE, header.lane.to_le_bytes());
+    for (descriptor, bytes) in descriptors.iter().zip(head[BATCH_HEADER_BYTES..].chunks_exact_mut(DESCRIPTOR_BYTES)) {
+        let (flags, file, position) = match descriptor.place {
+            ImagePlace::Batch(position) => (0, 0, position),
+            ImagePlace::Spill { file, offset } => (DESCRIPTOR_FLAG_SPILL, file, offset),
+        };
+        put(bytes, 0, descriptor.page.to_le_bytes());
+        put(bytes, 4, flags.to_le_bytes());
+        put(bytes, 6, 0_u16.to_le_bytes());
+        put(bytes, 8, position.to_le_bytes());
+        put(bytes, 16, descriptor.crc.to_le_bytes());
+        put(bytes, 20, file.to_le_bytes());
+    }
+}
+
+/// Header, certificate and descriptors of a batch, unpadded, [`batch_head_bytes`] long. The images follow
+/// directly, and zeros to the end of the block.
+///
+/// # Errors
+/// The rule that the batch would violate.
+pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<Vec<u8>, FormatError> {
+    let head_bytes = batch_head_bytes(descriptors.len());
+    let lengths = !descriptors.is_empty()
+        && usize::try_from(header.frames) == Ok(descriptors.len())
+        && head_bytes <= header.bytes;
+    require(lengths, Rule::BatchLengths)?;
+    let possible = header.sequence != 0 && header.database_pages != 0 && header.log_id != 0 && header.ordinal != 0;
+    require(possible, Rule::BatchFields)?;
+    let mut head = vec![0; BATCH_HEADER_BYTES + descriptors.len() * DESCRIPTOR_BYTES];
+    let mut flags = if header.wants_durable { FLAG_WANTS_DURABLE } else { 0 };
+    for descriptor in descriptors {
+        require(descriptor.page != 0, Rule::BatchDescriptor)?;
+        match descriptor.place {
+            ImagePlace::Batch(position) => {
+                require(position >= head_bytes && position < header.bytes, Rule::BatchDescriptor)?;
+            }
+            ImagePlace::Spill { .. } => flags |= FLAG_SPILL,
+        }
+    }
+    put(&mut head, 0, *MAGIC);
+    put(&mut head, VERSION, FORMAT_VERSION.to_le_bytes());
+    put_chained(&mut head, header, descriptors);
+    if let Some(certificate) = &header.certificate {
+        flags |= FLAG_CERTIFICATE;
+        require(certificate_fits(certificate, header, chain_of(&head)), Rule::BatchCertificate)?;
+        put(&mut head, CERTIFICATE, certificate.encode());
+    }
+    put(&mut head, FLAGS, flags.to_le_bytes());
+    let crc = crc_of(&head);
+    put(&mut head, CRC, crc.to_le_bytes());
+    Ok(head)
+}
+
+fn certificate_fits(certificate: &Certificate, header: &BatchHeader, chain_after: u64) -> bool {
+    certificate.log_id == header.log_id && certificate.hi == header.sequence && certificate.chain == chain_after
+}
+
+/// Where a batch is looked for, as the header of its slot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPlace {
+    /// The log.
+    pub log_id: LogId,
+    /// The ordinal of the segment.
+    pub ordinal: u64,
+    /// The offset in the slot in bytes.
+    pub offset: u64,
+    /// The block in bytes.
+    pub block_bytes: u32,
+    /// The page in bytes.
+    pub page_bytes: u32,
+    /// The slot in bytes.
+    pub slot_bytes: u64,
+}
+
+/// What the first bytes at a place say of a batch there. Nothing of it is proven yet: no CRC was looked
+/// at, but the lengths fit the slot, and so bound what must be read to prove it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimedBatch {
+    /// The log.
+    pub log_id: LogId,
+    /// The commit sequence.
+    pub sequence: u64,
+    /// The ordinal of the segment.
+    pub ordinal: u64,
+    /// The offset in the slot in bytes.
+    pub offset: u64,
+    /// The whole batch in bytes.
+    pub bytes: u64,
+    /// The number of descriptors.
+    pub frames: u32,
+    /// Header and descriptors in bytes.
+    pub head_bytes: usize,
+}
+
+/// What the first [`BATCH_HEADER_BYTES`] at a place claim (rules B1, B2, B4).
+///
+/// # Errors
+/// The rule that does not hold.
+pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBatch, FormatError> {
+    let Some(bytes) = block.first_chunk::<BATCH_HEADER_BYTES>() else {
+        return Err(FormatError::Short { needed: BATCH_HEADER_BYTES, found: block.len() });
+    };
+    require(bytes.starts_with(MAGIC), Rule::BatchMagic)?;
+    let frames = u32_at(bytes, FRAMES);
+    let head_bytes = usize::try_from(frames).map(batch_head_bytes).unwrap_or(u64::MAX).min(usize::MAX as u64) as usize;
+    let claimed = ClaimedBatch {
+        log_id: u64_at(bytes, LOG_ID),
+        sequence: u64_at(bytes, SEQUENCE),
+        ordinal: u64_at(bytes, ORDINAL),
+        offset: u64_at(bytes, OFFSET),
+        bytes: u64_at(bytes, BYTES),
+        frames,
+        head_bytes,
+    };
+    let is_here = claimed.log_id == place.log_id && claimed.ordinal == place.ordinal && claimed.offset == place.offset;
+    require(is_here, Rule::BatchPlace)?;
+    let lengths = frames != 0
+        && head_bytes as u64 <= claimed.bytes
+        && claimed.bytes.is_multiple_of(u64::from(place.block_bytes))
+        && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.slot_bytes);
+    require(lengths, Rule::BatchLengths)?;
+    Ok(claimed)
+}
+
+/// A batch whose head is proven; its images are not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The header, with the certificate if there is one.
+    pub header: BatchHeader,
+    /// The frames.
+    pub descriptors: Vec<Descriptor>,
+    /// The chain value behind it.
+    pub chain_after: u64,
+}
+
+/// Proves the head of a batch (rules B1 to B7). `head` holds at least the bytes that
+/// [`decode_batch_header`] claimed.
+///
+/// # Errors
+/// The rule that does not hold; a newer version or unknown flags of a whole head by name.
+pub fn decode_batch(head: &[u8], place: &BatchPlace) -> Result<Batch, FormatError> {
+    let claimed = decode_batch_header(head, place)?;
+    let Some(head) = head.get(..claimed.head_bytes) else {
+        return Err(FormatError::Short { needed: claimed.head_bytes, found: head.len() });
+    };
+    require(u32_at(head, CRC) == crc_of(head), Rule::BatchCrc)?;
+    let (version, flags) = (u16_at(head, VERSION), u16_at(head, FLAGS));
+    if version > FORMAT_VERSION {
+        return Err(FormatError::NewerVersion(version));
+    }
+    if flags & !FLAGS_KNOWN != 0 {
+        return Err(FormatError::UnknownFlags(flags));
+    }
+    let chain_after = chain_of(head);
+    let mut header = BatchHeader {
+        log_id: claimed.log_id,
+        sequence: claimed.sequence,
+        ordinal: claimed.ordinal,
+        offset: claimed.offset,
+        bytes: claimed.bytes,
+        frames: claimed.frames,
+        database_pages: u32_at(head, DATABASE_PAGES),
+        lane: u16_at(head, LANE),
+        wants_durable: flags & FLAG_WANTS_DURABLE != 0,
+        chain: u64_at(head, CHAIN),
+        certificate: None,
+    };
+    let room = &head[CERTIFICATE..CHAINED];
+    let has_certificate = flags & FLAG_CERTIFICATE != 0;
+    let possible = version == FORMAT_VERSION
+        && header.sequence != 0
+        && header.database_pages != 0
+        && u16_at(head, RESERVED_2) == 0
+        && u32_at(head, RESERVED_4) == 0
+        && (has_certificate || room.iter().all(|&byte| byte == 0));
+    require(possible, Rule::BatchFields)?;
+    if has_certificate {
+        let certificate = Certificate::decode(room)?;
+        require(certificate_fits(&certificate, &header, chain_after), Rule::BatchCertificate)?;
+        header.certificate = Some(certificate);
+    }
+    let mut descriptors = Vec::with_capacity(head.len() / DESCRIPTOR_BYTES);
+    for bytes in head[BATCH_HEADER_BYTES..].chunks_exact(DESCRIPTOR_BYTES) {
+        descriptors.push(decode_descriptor(bytes, &claimed, place, flags & FLAG_SPILL != 0)?);
+    }
+    Ok(Batch { header, descriptors, chain_after })
+}
+
+fn decode_descriptor(
+    bytes: &[u8],
+    batch: &ClaimedBatch,
+    place: &BatchPlace,
+    may_spill: bool,
+) -> Result<Descriptor, FormatError> {
+    let (page, flags, position, file) = (u32_at(bytes, 0), u16_at(bytes, 4), u64_at(bytes, 8), u32_at(bytes, 20));
+    if flags & !DESCRIPTOR_FLAG_SPILL != 0 {
+        return Err(FormatError::UnknownFlags(flags));
+    }
+    let is_spilled = flags & DESCRIPTOR_FLAG_SPILL != 0;
+    let end = position.checked_add(u64::from(place.page_bytes));
+    let lies = if is_spilled {
+        may_spill && end.is_some_and(|end| end <= i64::MAX as u64)
+    } else {
+        file == 0 && position >= batch.head_bytes as u64 && end.is_some_and(|end| end <= batch.bytes)
+    };
+    require(lies && page != 0 && u16_at(bytes, 6) == 0, Rule::BatchDescriptor)?;
+    let image = if is_spilled { ImagePlace::Spill { file, offset: position } } else { ImagePlace::Batch(position) };
+    Ok(Descriptor { page, place: image, crc: u32_at(bytes, 16) })
+}
+
+/// The certificate in the head of a batch at these bytes, by its own CRC alone: what it says of D and B
+/// is true even where the batch around it is damaged. `None` if there is no batch or no certificate.
+#[must_use]
+pub fn embedded_certificate(block: &[u8]) -> Option<Result<Certificate, FormatError>> {
+    let bytes = block.first_chunk::<BATCH_HEADER_BYTES>()?;
+    if !bytes.starts_with(MAGIC) {
+        return None;
+    }
+    match Certificate::decode(&bytes[CERTIFICATE..CHAINED]) {
+        Err(FormatError::Violated(Rule::CertificateMagic)) => None,
+        other => Some(other),
+    }
+}

@@ -1,0 +1,147 @@
+//! The record that seals an epoch: in the header of the epoch's last batch, or in a block of its own.
+
+use super::bytes::{put, u16_at, u32_at, u64_at};
+use super::error::{FormatError, Rule, require};
+use super::{Certificate, FORMAT_VERSION};
+
+const MAGIC: &[u8; 8] = b"pwalcert";
+const VERSION: usize = 8;
+const FLAGS: usize = 10;
+const DATABASE_PAGES: usize = 12;
+const LOG_ID: usize = 16;
+const EPOCH: usize = 24;
+const LO: usize = 32;
+const HI: usize = 40;
+const DURABLE: usize = 48;
+const BACKFILLED: usize = 56;
+const CHAIN: usize = 64;
+const BATCHES: usize = 72;
+const LANE_COUNT: usize = 76;
+const RESERVED_2: usize = 78;
+const FRAMES: usize = 80;
+const DISTINCT_PAGES: usize = 88;
+const LANES: usize = 96;
+const RESERVED_END: usize = LANES + 4 * LANES_MAX;
+const CRC: usize = 252;
+/// A certificate in bytes.
+pub const CERTIFICATE_BYTES: usize = 256;
+/// The lanes that a certificate has room for.
+pub const LANES_MAX: usize = 32;
+const _: () = assert!(RESERVED_END <= CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
+
+const FLAG_FALLBACK: u16 = 1;
+const FLAG_MARK: u16 = 2;
+const FLAG_CLEAN_END: u16 = 4;
+const FLAGS_KNOWN: u16 = FLAG_FALLBACK | FLAG_MARK | FLAG_CLEAN_END;
+
+impl Certificate {
+    /// Whether this is an epoch without commits, there to carry D and B.
+    #[must_use]
+    pub fn is_mark(&self) -> bool {
+        self.hi < self.lo
+    }
+
+    /// The record; frames of lanes beyond [`LANES_MAX`] are added to the last lane.
+    #[must_use]
+    pub fn encode(&self) -> [u8; CERTIFICATE_BYTES] {
+        let mut bytes = [0; CERTIFICATE_BYTES];
+        let mut flags = 0;
+        for (is_set, flag) in
+            [(self.fallback, FLAG_FALLBACK), (self.is_mark(), FLAG_MARK), (self.clean_end, FLAG_CLEAN_END)]
+        {
+            flags |= if is_set { flag } else { 0 };
+        }
+        put(&mut bytes, 0, *MAGIC);
+        put(&mut bytes, VERSION, FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, FLAGS, flags.to_le_bytes());
+        put(&mut bytes, DATABASE_PAGES, self.database_pages.to_le_bytes());
+        put(&mut bytes, LOG_ID, self.log_id.to_le_bytes());
+        put(&mut bytes, EPOCH, self.epoch.to_le_bytes());
+        put(&mut bytes, LO, self.lo.to_le_bytes());
+        put(&mut bytes, HI, self.hi.to_le_bytes());
+        put(&mut bytes, DURABLE, self.durable.to_le_bytes());
+        put(&mut bytes, BACKFILLED, self.backfilled.to_le_bytes());
+        put(&mut bytes, CHAIN, self.chain.to_le_bytes());
+        put(&mut bytes, BATCHES, self.batches.to_le_bytes());
+        put(&mut bytes, FRAMES, self.frames.to_le_bytes());
+        put(&mut bytes, DISTINCT_PAGES, self.distinct_pages.to_le_bytes());
+        let mut lanes = [0_u32; LANES_MAX];
+        for (lane, frames) in self.lane_frames.iter().enumerate() {
+            let sum = &mut lanes[lane.min(LANES_MAX - 1)];
+            *sum = sum.saturating_add(*frames);
+        }
+        let count = u16::try_from(self.lane_frames.len().min(LANES_MAX)).unwrap_or(0);
+        put(&mut bytes, LANE_COUNT, count.to_le_bytes());
+        for (lane, frames) in lanes.iter().enumerate() {
+            put(&mut bytes, LANES + 4 * lane, frames.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes[..CRC]);
+        put(&mut bytes, CRC, crc.to_le_bytes());
+        bytes
+    }
+
+    /// The record as a block of its own, zero padded.
+    #[must_use]
+    pub fn encode_block(&self, block_bytes: u32) -> Vec<u8> {
+        let mut block = self.encode().to_vec();
+        block.resize(usize::try_from(block_bytes).unwrap_or(0).max(CERTIFICATE_BYTES), 0);
+        block
+    }
+
+    /// The certificate that the first bytes hold (rules C1 to C3).
+    ///
+    /// # Errors
+    /// The rule that does not hold; newer versions and unknown flags of a whole record by name.
+    pub fn decode(bytes: &[u8]) -> Result<Certificate, FormatError> {
+        let Some(bytes) = bytes.first_chunk::<CERTIFICATE_BYTES>() else {
+            return Err(FormatError::Short { needed: CERTIFICATE_BYTES, found: bytes.len() });
+        };
+        require(bytes.starts_with(MAGIC), Rule::CertificateMagic)?;
+        require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]), Rule::CertificateCrc)?;
+        let (version, flags) = (u16_at(bytes, VERSION), u16_at(bytes, FLAGS));
+        if version > FORMAT_VERSION {
+            return Err(FormatError::NewerVersion(version));
+        }
+        if flags & !FLAGS_KNOWN != 0 {
+            return Err(FormatError::UnknownFlags(flags));
+        }
+        let lanes = usize::from(u16_at(bytes, LANE_COUNT));
+        require(lanes <= LANES_MAX, Rule::CertificateFields)?;
+        let certificate = Certificate {
+            log_id: u64_at(bytes, LOG_ID),
+            epoch: u64_at(bytes, EPOCH),
+            lo: u64_at(bytes, LO),
+            hi: u64_at(bytes, HI),
+            durable: u64_at(bytes, DURABLE),
+            backfilled: u64_at(bytes, BACKFILLED),
+            chain: u64_at(bytes, CHAIN),
+            batches: u32_at(bytes, BATCHES),
+            frames: u64_at(bytes, FRAMES),
+            distinct_pages: u64_at(bytes, DISTINCT_PAGES),
+            database_pages: u32_at(bytes, DATABASE_PAGES),
+            fallback: flags & FLAG_FALLBACK != 0,
+            clean_end: flags & FLAG_CLEAN_END != 0,
+            lane_frames: (0..lanes).map(|lane| u32_at(bytes, LANES + 4 * lane)).collect(),
+        };
+        let possible = version == FORMAT_VERSION
+            && certificate.log_id != 0
+            && certificate.epoch != 0
+            && certificate.lo != 0
+            && certificate.hi >= certificate.lo - 1
+            && certificate.is_mark() == (flags & FLAG_MARK != 0)
+            && certificate.backfilled <= certificate.durable
+            && certificate.durable <= certificate.hi
+            && u16_at(bytes, RESERVED_2) == 0
+            && bytes[LANES + 4 * lanes..CRC].iter().all(|&byte| byte == 0);
+        require(possible, Rule::CertificateFields)?;
+        Ok(certificate)
+    }
+
+    /// The certificate in a block of its own.
+    ///
+    /// # Errors
+    /// As [`Certificate::decode`].
+    pub fn decode_block(block: &[u8]) -> Result<Certificate, FormatError> {
+        Certificate::decode(block)
+    }
+}

@@ -1,0 +1,109 @@
+//! What a record can violate. The numbers are those of `docs/format.md`.
+
+use std::fmt;
+use thiserror::Error;
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// The validity rules of the records, numbered as in the specification of the format.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Rule {
+            $(#[doc = concat!($number, ": ", $text)] $name,)*
+        }
+
+        impl Rule {
+            /// Every rule.
+            pub const ALL: &[Rule] = &[$(Rule::$name),*];
+
+            /// The number in the specification.
+            #[must_use]
+            pub const fn number(self) -> &'static str {
+                match self { $(Rule::$name => $number,)* }
+            }
+
+            /// The rule as a sentence.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Rule::$name => $text,)* }
+            }
+        }
+    };
+}
+
+rules! {
+    SlotMagic = "S1", "a slot header begins with \"pwalslot\"";
+    SlotCrc = "S2", "the CRC of a slot header covers its bytes 0 to 63";
+    SlotFields = "S3", "the fields of a slot header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, slot a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
+    SlotPlace = "S4", "a slot header names the log of its file name, a slot no longer than its file, and the page size of the log's other slots";
+    BatchMagic = "B1", "a batch begins with \"pwalbtch\"";
+    BatchLengths = "B2", "the lengths of a batch fit each other and the slot: at least one frame, head not longer than the batch, batch a multiple of the block that ends in the slot";
+    BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
+    BatchPlace = "B4", "a batch names the log, the segment and the offset where it lies";
+    BatchFields = "B5", "the fields of a batch are possible: commit and database size not 0, reserved bytes 0, no certificate's bytes without the flag";
+    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies behind the descriptors and ends in the batch, or in a spill file if the batch's flag says so";
+    BatchCertificate = "B7", "the certificate in a batch names the log and the commit of the batch, and the chain value behind it";
+    ImageCrc = "B8", "the CRC of an image covers log id, page number, commit and image";
+    CertificateMagic = "C1", "a certificate begins with \"pwalcert\"";
+    CertificateCrc = "C2", "the CRC of a certificate covers its bytes 0 to 251";
+    CertificateFields = "C3", "the fields of a certificate are possible: log id, epoch and lo not 0, hi at least lo (a mark: lo - 1), B <= D <= hi, at most 32 lanes, reserved bytes 0";
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.number(), self.text())
+    }
+}
+
+/// Bytes that are not the record they were read as, or a record that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The bytes are too few to hold the record.
+    #[error("{found} bytes where the record needs {needed}")]
+    Short {
+        /// Bytes that the record needs.
+        needed: usize,
+        /// Bytes that were there.
+        found: usize,
+    },
+    /// A rule of the format does not hold.
+    #[error("rule {0}")]
+    Violated(Rule),
+    /// The record proves itself but was written by a newer pwal.
+    #[error(
+        "format version {0}, this pwal reads up to {max}: open the database with the pwal that wrote it",
+        max = super::FORMAT_VERSION
+    )]
+    NewerVersion(u16),
+    /// The record proves itself but has flags that must be understood and are not.
+    #[error("unknown flags {0:#06x}: open the database with the pwal that wrote it")]
+    UnknownFlags(u16),
+}
+
+impl FormatError {
+    /// The record is whole, and this pwal is too old for it: nothing may be touched.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, FormatError::NewerVersion(_) | FormatError::UnknownFlags(_))
+    }
+
+    /// The rule that does not hold, if it is one.
+    #[must_use]
+    pub fn rule(&self) -> Option<Rule> {
+        match self {
+            FormatError::Violated(rule) => Some(*rule),
+            _ => None,
+        }
+    }
+}
+
+impl From<Rule> for FormatError {
+    fn from(rule: Rule) -> FormatError {
+        FormatError::Violated(rule)
+    }
+}
+
+pub(super) fn require(holds: bool, rule: Rule) -> Result<(), FormatError> {
+    if holds { Ok(()) } else { Err(rule.into()) }
+}

@@ -1,0 +1,340 @@
+//! Opening a database: what a crash or a clean close left is looked at, decided by the table in
+//! [`decide`](super::decide), and settled, so that the file is plain and no log lies beside it.
+//!
+//! Promises: everything is synced before it is read, and read past the page cache, so that no decision rests on bytes
+//! that a power cut could still take; each step may be repeated from the start; a refusal has touched nothing.
+
+use super::backfill::Backfill;
+use super::decide::{Action, LogFacts, Refusal, Situation, decide};
+use super::error::LogError;
+use super::format::{FileName, LogId};
+use super::found::{FoundLog, TornTail, Walk, log_ids};
+use super::retire::{delete_log, make_plain, retire_keeping_lock};
+use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
+use crate::disk::{Database, LogDirectory, OpenHow};
+use std::io;
+use std::path::PathBuf;
+
+/// What the opener knows beside the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenFacts {
+    /// Nothing may be written.
+    pub read_only: bool,
+    /// A hot journal of stock SQLite lies beside the database file.
+    pub hot_journal: bool,
+    /// A real `-wal` file lies beside the database file and is not empty.
+    pub real_wal_not_empty: bool,
+}
+
+/// What the opener does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The file is plain, no log lies beside it; the claim stands.
+    Ready,
+    /// Stock SQLite has to settle its journal or its `-wal` (a private connection on the base VFS, not under
+    /// the claim); then open again.
+    SettleStock,
+    /// The directory was moved away, and `lock` with it: claim again.
+    ClaimAgain,
+}
+
+/// Something that was done on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Logs that nothing needed any more were deleted.
+    DeletedLeftovers {
+        /// The logs.
+        log_ids: Vec<LogId>,
+    },
+    /// A log was replayed and retired.
+    Recovered(Recovered),
+    /// The log of another database file was moved away.
+    Orphaned {
+        /// One of the logs in it.
+        log_id: LogId,
+        /// The suffix behind `-pwal.` of its new name.
+        suffix: String,
+    },
+}
+
+/// What a recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The log.
+    pub log_id: LogId,
+    /// B: commits up to here were in the database file already.
+    pub backfilled: u64,
+    /// n: the last commit.
+    pub last: u64,
+    /// Pages that were written.
+    pub pages: u64,
+    /// A commit behind the last that was begun and is not whole: cut.
+    pub torn_tail: Option<TornTail>,
+}
+
+/// What an open came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// What was done.
+    pub done: Vec<Done>,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// Looks at the database file and its log directory, and settles what it finds. Under the claim: the caller holds
+/// `lock`, and the database file for writing (unless it is read-only).
+///
+/// # Errors
+/// A refusal of the decision table, with nothing touched; any error of the medium, after which the same call starts
+/// again from the beginning.
+pub fn open_database(
+    dir: &dyn LogDirectory,
+    database: &mut dyn Database,
+    facts: OpenFacts,
+) -> Result<Opened, LogError> {
+    let mut done = Vec::new();
+    // One round for the own log, one for what lies beside it; each takes at least one log away.
+    loop {
+        let look = Look::take(dir, database, facts)?;
+        match decide(&look.situation) {
+            Action::Open => return Ok(Opened { done, next: Next::Ready }),
+            Action::SettleStock => return Ok(Opened { done, next: Next::SettleStock }),
+            Action::DeleteAll => {
+                make_plain(database)?;
+                delete_log(dir, |_| true)?;
+                done.push(Done::DeletedLeftovers { log_ids: look.logs.iter().map(|found| found.log.log_id).collect() });
+            }
+            Action::DeleteOwn(own) => {
+                make_plain(database)?;
+                delete_log(dir, |id| id == own)?;
+                done.push(Done::DeletedLeftovers { log_ids: vec![own] });
+            }
+            Action::Orphan(log_id) => {
+                let suffix = move_away(dir, "orphan", log_id)?;
+                done.push(Done::Orphaned { log_id, suffix });
+                return Ok(Opened { done, next: Next::ClaimAgain });
+            }
+            Action::Recover(log_id) => done.push(Done::Recovered(look.recover(dir, database, log_id)?)),
+            Action::Refuse(refusal) => return Err(look.refuse(dir, refusal)),
+        }
+    }
+}
+
+/// One log with the chain of its batches.
+pub(crate) struct Chained {
+    pub(crate) log: FoundLog,
+    pub(crate) walk: Walk,
+}
+
+/// Everything that an opener has looked at.
+pub(crate) struct Look {
+    pub(crate) header: Vec<u8>,
+    pub(crate) situation: Situation,
+    pub(crate) logs: Vec<Chained>,
+}
+
+impl Look {
+    /// Syncs what lies there, and only then reads it.
+    pub(crate) fn take(
+        dir: &dyn LogDirectory,
+        database: &mut dyn Database,
+        facts: OpenFacts,
+    ) -> Result<Look, LogError> {
+        let names = list(dir)?;
+        let has_log = !log_ids(&names).is_empty();
+        if has_log && !facts.read_only {
+            sync_everything(dir, &names)?;
+        }
+        let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
+        Look::at(dir, database, facts, &names, how)
+    }
+
+    /// Looks only.
+    pub(crate) fn at(
+        dir: &dyn LogDirectory,
+        database: &mut dyn Database,
+        facts: OpenFacts,
+        names: &[String],
+        how: OpenHow,
+    ) -> Result<Look, LogError> {
+        let mut header = vec![0; DATABASE_HEADER_BYTES];
+        let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
+        header.truncate(read);
+        let mut look = Look {
+            situation: Situation {
+                header: stamp::read(&header),
+                logs: Vec::new(),
+                has_stock_leftovers: facts.hot_journal || facts.real_wal_not_empty,
+                is_read_only: facts.read_only,
+            },
+            header,
+            logs: Vec::new(),
+        };
+        for log_id in log_ids(names) {
+            let log = FoundLog::read(dir, names, log_id, how)?;
+            let walk = log.walk(log.backfilled)?;
+            look.situation.logs.push(look.facts_of(&log, &walk)?);
+            look.logs.push(Chained { log, walk });
+        }
+        Ok(look)
+    }
+
+    fn facts_of(&self, log: &FoundLog, walk: &Walk) -> Result<LogFacts, LogError> {
+        let page_bytes = stamp::page_bytes(&self.header);
+        Ok(LogFacts {
+            log_id: log.log_id,
+            // Of several markers the one that does not fit.
+            marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
+            has_commits: log.has_commits()?,
+            backfilled: log.backfilled,
+            durable: log.durable,
+            last: walk.last(),
+            page_size_fits: log.page_bytes().is_none_or(|bytes| Some(bytes) == page_bytes),
+            // Only asked for where the stamp is torn.
+            has_page_one: matches!(self.situation.header, StampState::BadStamp { .. })
+                && log.newest_images(walk)?.contains_key(&1),
+        })
+    }
+
+    pub(crate) fn own(&self, log_id: LogId) -> Option<(&Chained, &LogFacts)> {
+        self.logs.iter().zip(&self.situation.logs).find(|(found, _)| found.log.log_id == log_id)
+    }
+
+    /// Steps 7 and 8: replays the log to its n, and retires it.
+    fn recover(
+        &self,
+        dir: &dyn LogDirectory,
+        database: &mut dyn Database,
+        log_id: LogId,
+    ) -> Result<Recovered, LogError> {
+        let Some((found, _)) = self.own(log_id) else { return Err(self.unknown(dir)) };
+        let (log, walk) = (&found.log, &found.walk);
+        let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
+        let pages = replay(database, log, walk, page_bytes, Marks::found(&self.header))?;
+        retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
+        Ok(Recovered { log_id, backfilled: walk.base, last: walk.last(), pages, torn_tail: walk.torn.clone() })
+    }
+
+    fn unknown(&self, dir: &dyn LogDirectory) -> LogError {
+        LogError::UnknownHeader { directory: dir.path().to_path_buf() }
+    }
+
+    fn refuse(&self, dir: &dyn LogDirectory, refusal: Refusal) -> LogError {
+        let directory = dir.path().to_path_buf();
+        let target = match self.situation.header {
+            StampState::Stamped(stamp) => stamp.backfill_target,
+            _ => 0,
+        };
+        let of = |log_id| self.own(log_id).map(|(found, facts)| (found, *facts));
+        let error = match refusal {
+            Refusal::ReadOnly => Some(LogError::ReadOnly { directory }),
+            Refusal::StockLeftovers => Some(LogError::StockLeftovers { directory }),
+            Refusal::BareCopy(log_id) => Some(LogError::BareCopy { log_id, directory }),
+            Refusal::UnknownHeader => None,
+            Refusal::OldCopy(log_id) => {
+                of(log_id).map(|(_, facts)| LogError::OldCopy { log_id, target, backfilled: facts.backfilled })
+            }
+            Refusal::MarkerMismatch(log_id) => of(log_id).map(|(_, facts)| LogError::MarkerMismatch {
+                log_id,
+                marker: facts.marker.unwrap_or(0),
+                last: facts.last,
+            }),
+            Refusal::PageSize(log_id) => of(log_id).map(|(found, _)| LogError::PageSize {
+                log_id,
+                log_bytes: found.log.page_bytes().unwrap_or(0),
+                database_bytes: stamp::page_bytes(&self.header).unwrap_or(0),
+            }),
+            Refusal::Damaged(log_id) => of(log_id).map(|(found, facts)| found.damaged(directory, facts, target)),
+        };
+        error.unwrap_or_else(|| self.unknown(dir))
+    }
+}
+
+impl Chained {
+    /// Where and why the chain ends before it should.
+    fn damaged(&self, directory: PathBuf, facts: LogFacts, target: u64) -> LogError {
+        let missing = facts.last.saturating_add(1);
+        let (file, offset, reason) = if let Some(torn) = &self.walk.torn {
+            (torn.file.clone(), torn.offset, format!("commit {missing} does not prove itself ({})", torn.reason))
+        } else if let Some((slot, offset)) = self.walk.end {
+            let file = self.log.slots[slot].open.path.clone();
+            (file, offset, format!("commit {missing} is not there"))
+        } else if let Some(free) = self.log.slots.iter().find(|slot| slot.reader.is_none()) {
+            (
+                free.open.path.clone(),
+                0,
+                format!("commit {missing} is not there, and this slot's header does not prove itself"),
+            )
+        } else {
+            (directory, 0, format!("commit {missing} is in no slot"))
+        };
+        let LogFacts { log_id, last, durable, .. } = facts;
+        LogError::Damaged { file, offset, reason, log_id, last, durable, target }
+    }
+}
+
+/// Step 7: the newest image of each page up to the final size, page 1 with the marks that it has; the size; a
+/// sync. Returns the pages written.
+pub(crate) fn replay(
+    database: &mut dyn Database,
+    log: &FoundLog,
+    walk: &Walk,
+    page_bytes: u32,
+    marks: Marks,
+) -> Result<u64, LogError> {
+    if walk.batches.is_empty() {
+        // Everything is in the database file, as a certificate says; but what says so may have been read from a file that
+        // was never synced since.
+        database.sync().map_err(|error| LogError::database("sync", error))?;
+        return Ok(0);
+    }
+    let newest = log.newest_images(walk)?;
+    Backfill::with_marks(database, page_bytes, marks).run(
+        newest.keys().copied(),
+        walk.database_pages,
+        |page, image| match newest.get(&page).and_then(|(slot, frame)| Some((log.slots[*slot].reader.as_ref()?, frame)))
+        {
+            Some((reader, frame)) => reader.image_of(frame, &log.spills, image),
+            None => Err(LogError::database("replay", io::ErrorKind::NotFound.into())),
+        },
+    )?;
+    Ok(newest.len() as u64)
+}
+
+pub(crate) fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {
+    dir.list().map_err(|error| LogError::io("list", dir.path(), error))
+}
+
+/// Step 2: what a killed process left may vanish in a power cut that comes after the decision.
+fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<(), LogError> {
+    for name in names {
+        if let Some(FileName::Slot { .. } | FileName::Spill { .. }) = FileName::parse(name) {
+            let path = dir.path().join(name);
+            let file = dir.open(name, OpenHow::Existing).map_err(|error| LogError::io("open", &path, error))?;
+            file.sync().map_err(|error| LogError::io("sync", &path, error))?;
+        }
+    }
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
+    dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))
+}
+
+/// Moves the directory to `-pwal.<what>-<log id>`, with a number behind it if that name is taken.
+pub(crate) fn move_away(dir: &dyn LogDirectory, what: &str, log_id: LogId) -> Result<String, LogError> {
+    let mut number = 1;
+    loop {
+        let suffix = match number {
+            1 => format!("{what}-{log_id:016x}"),
+            _ => format!("{what}-{log_id:016x}-{number}"),
+        };
+        match dir.rename(&suffix) {
+            Ok(()) => {
+                dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))?;
+                return Ok(suffix);
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists if number < 1000 => number += 1,
+                _ => return Err(LogError::io("move away", dir.path(), error)),
+            },
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The end of a log: after it the database file is one plain SQLite file, and nothing lies beside it.
+//!
+//! The steps Z1 to Z4 of the specification; each may be the last before a power cut, and whoever opens the database
+//! next finds a row of the decision table for it.
+
+use super::backfill::write_marks;
+use super::error::LogError;
+use super::format::{CONTROL_NAME, FileName, LOCK_NAME, LogId, marker_name};
+use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
+use crate::disk::{Database, LogDirectory, OpenHow};
+use std::io;
+
+/// Retires a log at a clean close, and removes its directory with `lock`.
+///
+/// Z1 is the caller's: every commit up to `last_sequence` is in the database file, its size is final, and
+/// [`Backfill::run`](super::backfill::Backfill::run) said so. The caller holds the lock, knows that the path still
+/// names the file that `database` has open, and lets go of the lock after this.
+///
+/// # Errors
+/// Any error of the medium; the log is still there then, and the next open retires it. [`LogError::NotOurs`]
+/// if the file carries no stamp of this log.
+pub fn retire(
+    dir: &dyn LogDirectory,
+    database: &mut dyn Database,
+    log_id: LogId,
+    last_sequence: u64,
+    page_bytes: u32,
+) -> Result<(), LogError> {
+    retire_keeping_lock(dir, database, log_id, last_sequence, page_bytes)?;
+    remove_directory(dir)
+}
+
+/// As [`retire`], for whoever goes on owning the database: `lock` and the directory stay.
+///
+/// # Errors
+/// As [`retire`].
+pub fn retire_keeping_lock(
+    dir: &dyn LogDirectory,
+    database: &mut dyn Database,
+    log_id: LogId,
+    last_sequence: u64,
+    page_bytes: u32,
+) -> Result<(), LogError> {
+    let marker = marker_name(log_id, last_sequence);
+    let mut header = [0; DATABASE_HEADER_BYTES];
+    let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
+    let header = &header[..read];
+    let is_ours = match stamp::read(header) {
+        StampState::Stamped(stamp) => stamp.log_id == log_id && stamp::page_bytes(header) == Some(page_bytes),
+        // Recovery retires torn stamps too; it has decided that the log is this file's.
+        StampState::BadStamp { .. } | StampState::Leftover => true,
+        // A retirement that failed behind Z3, repeated.
+        StampState::Plain { .. } => list(dir)?.contains(&marker),
+    };
+    if !is_ours {
+        return Err(LogError::NotOurs { log_id });
+    }
+    match dir.open(&marker, OpenHow::CreateNew) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),
+    }
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
+    make_plain(database)?;
+    delete_log(dir, |id| id == log_id)
+}
+
+/// Z3: page 1 as SQLite would have it, durable. Also where it reads plain already: what reads plain may
+/// be in the cache only.
+pub(crate) fn make_plain(database: &mut dyn Database) -> Result<(), LogError> {
+    let mut header = [0; DATABASE_HEADER_BYTES];
+    let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
+    match stamp::read(&header[..read]) {
+        // Too short for a header, or in rollback mode: the same bytes again, so that the sync covers them.
+        StampState::Plain { wal: false } if read < DATABASE_HEADER_BYTES => {}
+        StampState::Plain { wal: false } => write_marks(database, Marks::found(&header))?,
+        _ => write_marks(database, Marks::Plain)?,
+    }
+    database.sync().map_err(|error| LogError::database("sync", error))
+}
+
+/// Z4 without the directory: deletes the files of the logs that `which` names, and `control`.
+pub(crate) fn delete_log(dir: &dyn LogDirectory, which: impl Fn(LogId) -> bool) -> Result<(), LogError> {
+    let names = list(dir)?;
+    let ours = |name: &&String| match FileName::parse(name) {
+        Some(FileName::Control) => true,
+        Some(parsed) => parsed.log_id().is_some_and(&which),
+        None => false,
+    };
+    let (markers, others): (Vec<&String>, Vec<&String>) =
+        names.iter().filter(ours).partition(|name| matches!(FileName::parse(name), Some(FileName::Marker { .. })));
+    remove_all(dir, &others)?;
+    // Unsynced deletions may come undone: a slot that came back without its marker would be replayed as the log of a
+    // replaced file.
+    if !markers.is_empty() {
+        dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
+    }
+    remove_all(dir, &markers)
+}
+
+fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {
+    dir.list().map_err(|error| LogError::io("list", dir.path(), error))
+}
+
+fn remove_all(dir: &dyn LogDirectory, names: &[&String]) -> Result<(), LogError> {
+    for name in names {
+        dir.remove(name).map_err(|error| LogError::io("delete", &dir.path().join(name.as_str()), error))?;
+    }
+    Ok(())
+}
+
+/// Removes what a database without a log leaves: `control`, `lock`, and the directory unless somebody else put
+/// something there. For whoever holds the lock and lets go of it after this.
+///
+/// # Errors
+/// Any error of the medium, but not for a directory that is not empty.
+pub fn remove_directory(dir: &dyn LogDirectory) -> Result<(), LogError> {
+    for name in [CONTROL_NAME, LOCK_NAME] {
+        dir.remove(name).map_err(|error| LogError::io("delete", &dir.path().join(name), error))?;
+    }
+    dir.remove_directory().map_err(|error| LogError::io("remove", dir.path(), error)).map(|_| ())
+}

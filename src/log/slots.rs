@@ -1,0 +1,96 @@
+//! Slots: how large they are, and how one is made so that a commit can rely on its space.
+
+use super::error::LogError;
+use crate::disk::{LogDirectory, LogFile, OpenHow};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// The first slot of a log in bytes.
+pub const SLOT_BYTES_FIRST: u64 = 1 << 20;
+/// The largest slot in bytes, but for one made for a batch that fits none.
+pub const SLOT_BYTES_MAX: u64 = 64 << 20;
+/// Zeros are written in pieces of at most so many bytes, so that commits beside them are not stalled.
+pub const ZERO_PIECE_BYTES: usize = 1 << 20;
+
+/// The size of the slot after one of `previous_bytes`: doubling up to `max_bytes`.
+#[must_use]
+pub fn next_slot_bytes(previous_bytes: u64, max_bytes: u64) -> u64 {
+    previous_bytes.saturating_mul(2).clamp(SLOT_BYTES_FIRST, max_bytes.max(SLOT_BYTES_FIRST))
+}
+
+/// The size of a slot that holds a batch of `batch_bytes` behind its header block: `usual_bytes` if it is
+/// enough, else the next multiple of [`SLOT_BYTES_FIRST`] that is.
+#[must_use]
+pub fn slot_bytes_for(batch_bytes: u64, block_bytes: u32, usual_bytes: u64) -> u64 {
+    // One more block, so that a certificate of its own has room behind the batch.
+    let needed = batch_bytes.saturating_add(2 * u64::from(block_bytes));
+    if needed <= usual_bytes { usual_bytes } else { needed.div_ceil(SLOT_BYTES_FIRST).saturating_mul(SLOT_BYTES_FIRST) }
+}
+
+/// Makes the slot file `name` of `bytes`: zero-written (space that is only allocated can still be
+/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6).
+///
+/// # Errors
+/// Any error of the medium; the file is removed again then, as far as that works.
+pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc<dyn LogFile>, LogError> {
+    create_slot_paced(dir, name, bytes, &mut || {})
+}
+
+/// As [`create_slot`]; `pause` is called between two pieces, for a background thread that leaves the disk to others.
+///
+/// # Errors
+/// As [`create_slot`].
+pub fn create_slot_paced(
+    dir: &dyn LogDirectory,
+    name: &str,
+    bytes: u64,
+    pause: &mut dyn FnMut(),
+) -> Result<Arc<dyn LogFile>, LogError> {
+    let file =
+        dir.open(name, OpenHow::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
+    match fill(dir, file.as_ref(), name, bytes, pause) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // Only for the space: a slot without a header is free, so a failure to remove it harms nothing.
+            let _ = dir.remove(name);
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    dir: &dyn LogDirectory,
+    file: &dyn LogFile,
+    name: &str,
+    bytes: u64,
+    pause: &mut dyn FnMut(),
+) -> Result<(), LogError> {
+    let path = dir.path().join(name);
+    let zeros = vec![0; ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES))];
+    let mut offset = 0;
+    while offset < bytes {
+        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_at(&[IoSlice::new(&zeros[..piece])], offset).map_err(|error| LogError::io("write", &path, error))?;
+        offset += piece as u64;
+        if offset < bytes {
+            pause();
+        }
+    }
+    file.sync().map_err(|error| LogError::io("sync", &path, error))?;
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_double_up_to_the_largest() {
+        assert_eq!(next_slot_bytes(0, SLOT_BYTES_MAX), SLOT_BYTES_FIRST);
+        assert_eq!(next_slot_bytes(SLOT_BYTES_FIRST, SLOT_BYTES_MAX), 2 * SLOT_BYTES_FIRST);
+        assert_eq!(next_slot_bytes(SLOT_BYTES_MAX, SLOT_BYTES_MAX), SLOT_BYTES_MAX);
+        assert_eq!(next_slot_bytes(u64::MAX, SLOT_BYTES_MAX), SLOT_BYTES_MAX);
+        assert_eq!(slot_bytes_for(8192, 4096, SLOT_BYTES_FIRST), SLOT_BYTES_FIRST);
+        assert_eq!(slot_bytes_for(SLOT_BYTES_FIRST - 4096, 4096, SLOT_BYTES_FIRST), 2 * SLOT_BYTES_FIRST);
+    }
+}
