@@ -95,9 +95,15 @@ impl Joined {
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
-        if self.transaction.waits_for_phase_two() {
+        if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
             self.roll_back(inner);
         }
+    }
+
+    /// # Errors
+    /// `IOERR`: the engine is a parent process's, or the process is exiting. Only `xClose` is left.
+    pub(super) fn check_mine(&self) -> Result<(), Code> {
+        if self.engine.is_mine() { Ok(()) } else { Err(Code::IOERR) }
     }
 
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
@@ -138,6 +144,7 @@ impl Joined {
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
     pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
         let behind = std::mem::replace(&mut self.behind, Behind::Nothing);
+        self.check_mine()?;
         match (action, first) {
             (ShmAction::LockShared, READ..) => self.begin_read(),
             (ShmAction::UnlockShared, READ..) => {
@@ -342,6 +349,7 @@ impl Joined {
 
     /// R5.3: a view that shows what was rolled back shows nothing.
     fn check_lost(&self) -> Result<(), Code> {
+        self.check_mine()?;
         if self.engine.is_poisoned() && self.view.sequence().unwrap_or(0) > self.engine.marks.visible() {
             return Err(Code::IOERR_READ);
         }
@@ -392,6 +400,7 @@ impl Joined {
     /// `BUSY`; what the retirement met: stamp and log stay.
     pub(super) fn retire_for_exclusive(&mut self) -> Result<Box<dyn Broker>, Code> {
         self.asked_exclusive = true;
+        self.check_mine()?;
         if self.reading || self.holds_write || !self.wal_open {
             return Err(Code::BUSY);
         }
@@ -414,6 +423,9 @@ impl Joined {
 
     /// The handle closes.
     pub(super) fn leave(mut self, inner: &Arc<Inner>) {
+        if self.check_mine().is_err() {
+            return;
+        }
         self.roll_back(inner);
         let mut of_entry = self.entry.engine.lock();
         if !self.engine.leave(self.me) {

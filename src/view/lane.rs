@@ -24,6 +24,8 @@ struct Entry {
     sums: [u8; 8],
 }
 
+const _: () = assert!(size_of::<Entry>() == 16);
+
 /// Where the image of a staged frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image<'a> {
