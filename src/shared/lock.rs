@@ -265,7 +265,7 @@ mod tests {
         // SAFETY: F_DUPFD_CLOEXEC takes an open descriptor and gives a new one.
         let duplicate = unsafe { libc::fcntl(parent.descriptor().unwrap(), libc::F_DUPFD_CLOEXEC, 0) };
         assert!(duplicate >= 0);
-        let child = LockFile { descriptor: AtomicI32::new(duplicate) };
+        let child = LockFile { descriptor: Arc::new(AtomicI32::new(duplicate)) };
         child.close_inherited();
         child.close_inherited();
         assert!(child.try_lock(WHOLE_LOCK).is_err());
