@@ -61,6 +61,7 @@ impl Engine {
     /// Before a clean close: to the last commit. Nobody reads or writes.
     pub(super) fn checkpoint_all(self: &Arc<Engine>) -> Result<(), EngineError> {
         let published = self.marks.published();
+        self.make_visible()?;
         self.checkpoint_on_request()?;
         if self.marks.backfilled() < published {
             return Err(EngineError::NotBackfilled { file: self.path.clone() });

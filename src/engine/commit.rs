@@ -99,7 +99,8 @@ pub(crate) struct Published {
 
 /// The epoch of a batch that carries its own certificate.
 pub(crate) struct Lone {
-    pub(crate) leader: Leader,
+    /// Held until the flush is over.
+    _leader: Leader,
     pub(crate) certificate: Certificate,
 }
 
@@ -383,7 +384,7 @@ impl Engine {
             self.tell_gathering_leader();
         }
         self.counters.commits.fetch_add(1, SeqCst);
-        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { leader, certificate });
+        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { _leader: leader, certificate });
         Ok(Published { first_number, lone })
     }
 

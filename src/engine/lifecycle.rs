@@ -12,13 +12,14 @@ use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id};
+use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::io::IoSlice;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Bytes 24..28 of the database header: the change counter.
 const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
@@ -113,6 +114,8 @@ impl Engine {
             active: AtomicBool::new(false),
             activating: Mutex::new(()),
             retired: AtomicBool::new(false),
+            generation: generation(),
+            over: AtomicBool::new(false),
             poison: OnceLock::new(),
             lost: AtomicU64::new(0),
             background: super::Background::default(),
@@ -207,6 +210,23 @@ impl Engine {
         self.retired.store(true, SeqCst);
         *self.lock.lock() = None;
         Ok(())
+    }
+
+    /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
+        let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
+        if quiet && let Err(error) = self.retire() {
+            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
+            self.context.host.log(error.code().number(), &text);
+        }
+        self.over.store(true, SeqCst);
+        self.abandon();
+    }
+
+    /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.generation == generation() && !self.over.load(SeqCst)
     }
 
     /// The end without a clean close: the log stays as it is, for the next open.

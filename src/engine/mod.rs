@@ -90,6 +90,10 @@ pub(crate) struct Engine {
     active: AtomicBool,
     activating: Mutex<()>,
     retired: AtomicBool,
+    /// The process that it belongs to.
+    generation: u32,
+    /// Closed by the exit of the process, with connections still open.
+    over: AtomicBool,
     poison: OnceLock<Poison>,
     /// Commits behind the durable prefix that a failed flush took.
     lost: AtomicU64,

@@ -53,6 +53,7 @@ impl Joined {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.behind = Behind::Nothing;
+        self.check_mine()?;
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
             Transaction::Prepared(prepared) => prepared.facts.spill,
@@ -113,6 +114,7 @@ impl Joined {
 
     /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
     pub(super) fn wal_sync(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
         if !prepared.early_path || prepared.early.is_some() {
@@ -155,6 +157,7 @@ impl Joined {
         };
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
+        self.check_mine()?;
         let Prepared { facts, early, hidden, .. } = *prepared;
         if hidden {
             self.view.restore_advance();

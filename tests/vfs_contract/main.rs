@@ -3,6 +3,7 @@
 //! Each test puts a recorder below the shim and compares what arrives there with what arrives
 //! when SQLite uses the recorder directly.
 
+mod joined;
 mod open;
 mod recorder;
 

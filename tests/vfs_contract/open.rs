@@ -79,47 +79,6 @@ fn a_wal_database_goes_back_to_a_rollback_journal_and_forth() {
     assert_eq!(text(&open(&path, "unix"), "SELECT group_concat(x) FROM t"), "0,1,2,3,4,5,6");
 }
 
-/// Pages that were mapped before the database became a WAL database must not be read from a
-/// mapping whose file may be cut behind it.
-#[test]
-fn a_mapped_database_can_become_a_wal_database_and_shrink() {
-    let pair = pair("mapped-wal", Shape::default());
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("test.db");
-    let connection = open(&path, &pair.shim);
-    connection.execute_batch("PRAGMA mmap_size = 100000000").unwrap();
-    connection.execute_batch(super::WORK).unwrap();
-    let _ = text(&connection, "SELECT sum(length(x)) FROM t");
-    assert_eq!(text(&connection, "PRAGMA journal_mode = wal"), "wal");
-    for _ in 0..3 {
-        connection.execute_batch("DELETE FROM t WHERE id > 5; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-        assert_eq!(text(&connection, "PRAGMA integrity_check"), "ok");
-        connection.execute_batch("INSERT INTO t(x) SELECT zeroblob(100000) FROM t").unwrap();
-        assert_eq!(text(&open(&path, &pair.shim), "PRAGMA integrity_check"), "ok");
-    }
-}
-
-/// A file is the WAL of a database of ours by the address of its name, never by its looks.
-#[test]
-fn a_file_that_only_has_the_name_of_a_wal_is_not_touched() {
-    let pair = pair("looks", Shape::default());
-    let directory = tempfile::tempdir().unwrap();
-    let connection = open(directory.path().join("test.db"), &pair.shim);
-    connection.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t(x)").unwrap();
-    let other = directory.path().join("other.db-wal");
-    std::fs::write(&other, "not empty").unwrap();
-    let name = CString::new(other.as_os_str().as_bytes()).unwrap();
-    let vfs = find(&pair.shim);
-    let mut exists: c_int = 0;
-    // SAFETY: a registered VFS and C strings.
-    unsafe {
-        assert_eq!((*vfs).xAccess.unwrap()(vfs, name.as_ptr(), 0, &raw mut exists), 0);
-        assert_eq!(exists, 1);
-        assert_eq!((*vfs).xDelete.unwrap()(vfs, name.as_ptr(), 0), 0);
-    }
-    assert!(!other.exists());
-}
-
 /// Another shim above: works as long as the shared memory is the base's, and is refused where it would
 /// have to be ours; never half.
 #[test]
