@@ -304,30 +304,28 @@ impl Joined {
         result
     }
 
-    /// What SQLite shall find in `WalCkptInfo`: everything is done, or so far (and then nothing for SQLite to
-    /// write: no reader's mark lies beyond).
-    fn show_backfilled(&mut self) {
+    /// What SQLite shall find in `WalCkptInfo`: everything is done (true), or so far, and then nothing for SQLite to
+    /// write: no reader's mark lies beyond.
+    fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
-        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
         let all = self.engine.marks.backfilled() >= sequence;
+        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
         let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
         self.view.set_checkpoint_info(frames, all);
+        all
     }
 
     /// EXCLUSIVE on READ_LOCK(1..): in a checkpoint granted when all is done, after one more attempt; outside, SQLite
-    /// moves a read mark.
+    /// moves a read mark. SQLite has copied the header by now, so the view stays as it is; the background thread may have
+    /// done more since SQLite was shown how much, and what is granted must be what is shown.
     fn exclude_readers(&mut self) -> Result<(), Code> {
-        if self.checkpointing == Checkpointing::No {
+        if self.checkpointing == Checkpointing::No || self.show_backfilled() {
             return Ok(());
         }
-        let done = |joined: &Joined| joined.engine.marks.backfilled() >= joined.view.sequence().unwrap_or(0);
-        if !done(self) {
-            if self.checkpointing == Checkpointing::Automatic {
-                return Err(Code::BUSY);
-            }
-            self.run_checkpoint()?;
+        if self.checkpointing == Checkpointing::Requested {
+            self.engine.checkpoint_on_request().map_err(|error| self.failed(&error))?;
         }
-        if done(self) { Ok(()) } else { Err(Code::BUSY) }
+        if self.show_backfilled() { Ok(()) } else { Err(Code::BUSY) }
     }
 
     fn end_checkpoint(&mut self) {

@@ -153,9 +153,14 @@ impl Connected {
     fn fail_siblings(&self) {
         let siblings = PREPARED.take();
         for sibling in siblings.iter().filter_map(Weak::upgrade).filter(|sibling| sibling.id != self.id) {
+            // Its frames go with SQLite's own unlock of WRITE, or with its next call if that came.
             let mut world = sibling.world.lock().unwrap();
             let mut state = sibling.state.lock().unwrap();
-            sibling.roll_back(&mut world, &mut state);
+            state.view.reset_header();
+            state.prepared = None;
+            if !state.writing {
+                sibling.roll_back(&mut world, &mut state);
+            }
         }
     }
 

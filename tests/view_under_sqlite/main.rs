@@ -236,6 +236,55 @@ fn attached_databases_commit_or_fail_together() {
     two.no_trouble();
 }
 
+/// SQLite saves the positions of open cursors before it undoes, and reads pages for that which it had spilled.
+#[test]
+fn an_open_cursor_survives_a_commit_that_fails() {
+    for (order, own) in [("a", false), ("b", false), ("b", true)] {
+        let (one, two) = (Database::new(512, 4096, SCHEMA), Database::new(512, 4096, SCHEMA));
+        let connection = one.connect();
+        connection.execute("ATTACH ?1 AS two", [two.name()]).unwrap();
+        connection.execute_batch("CREATE TABLE main.u(x); PRAGMA main.cache_size=5").unwrap();
+        connection
+            .execute_batch(
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<80)
+                 INSERT INTO main.t SELECT x, printf('%03d', x) || hex(zeroblob(700)) FROM n",
+            )
+            .unwrap();
+        let mut reader = connection.prepare(&format!("SELECT a, substr(b,1,3) FROM main.t ORDER BY {order}")).unwrap();
+        let mut rows = reader.query([]).unwrap();
+        let next = |rows: &mut rusqlite::Rows<'_>| -> Option<(i64, String)> {
+            rows.next().unwrap().map(|row| (row.get(0).unwrap(), row.get(1).unwrap()))
+        };
+        for a in 1..=10 {
+            assert_eq!(next(&mut rows), Some((a, format!("{a:03}"))));
+        }
+        connection
+            .execute_batch(
+                "BEGIN; UPDATE main.t SET b=substr(b,1,3)||'x'||substr(b,4) WHERE a>3; DELETE FROM main.t WHERE a%7=0;
+                 UPDATE main.t SET b=b||'y'; INSERT INTO two.t(b) VALUES(1);",
+            )
+            .unwrap();
+        // The cursor stands on a row of this transaction, whose overflow pages are spilled.
+        let here = next(&mut rows).unwrap().0;
+        connection
+            .execute_batch(
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<80)
+                 INSERT INTO main.u SELECT hex(zeroblob(300)) FROM n",
+            )
+            .unwrap();
+        let failing = if own { &one } else { &two };
+        failing.world(|world| world.fail_prepare = Some(ffi::SQLITE_FULL));
+        assert_eq!(code(connection.execute_batch("COMMIT")), ffi::SQLITE_FULL);
+        for a in here + 1..=80 {
+            assert_eq!(next(&mut rows), Some((a, format!("{a:03}"))), "{order}");
+        }
+        assert_eq!(next(&mut rows), None);
+        sound(&connection);
+        one.no_trouble();
+        two.no_trouble();
+    }
+}
+
 /// The same statements on two connections over views and on two connections over stock's own WAL: the same
 /// rows and the same codes.
 #[test]

@@ -197,6 +197,23 @@ fn memory_stays_for_the_next_transaction() {
 }
 
 #[test]
+fn another_limit_counts_from_the_next_transaction() {
+    let mut writer = Writer::new(512, 70_000);
+    for (limit, in_memory) in [(1024, 2), (140_000, 200), (0, 1), (512 * 130, 130)] {
+        writer.view.rolled_back();
+        writer.view.set_lane_bytes_max(limit);
+        writer.view.begin_write(5, 1);
+        for i in 0..200 {
+            writer.frame(i, 1 + i as u32, i).unwrap();
+            writer.view.set_lane_bytes_max(10_000_000);
+        }
+        assert_eq!(writer.view.lane().memory_frames(), in_memory);
+        let expected: Vec<(u32, u64)> = (0..200).map(|i| (1 + i as u32, i)).collect();
+        assert_eq!(writer.contents(), expected);
+    }
+}
+
+#[test]
 fn a_full_disk_ends_the_transaction() {
     let mut writer = Writer::new(512, 512);
     for i in 0..3 {
