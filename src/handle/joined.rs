@@ -368,7 +368,12 @@ impl Joined {
                 return Ok(());
             }
             let at = u64::from(page.saturating_sub(1)) * page_bytes + within;
-            base.read(part, at).map_err(ReadFailure::Base)?;
+            match base.read(part, at) {
+                // The file was cut to the size at the checkpoint's target: a page behind it is in no later commit of the
+                // snapshot. It reads as zeros, as a page behind the end of the database file does.
+                Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
+                Err(code) => return Err(ReadFailure::Base(code)),
+            }
             super::mask(part, at);
             Ok(())
         });
