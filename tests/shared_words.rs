@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 const ME: Owner = Owner { slot: 0, incarnation: 1 };
 const BLOCK: u64 = 4096;
@@ -313,27 +313,101 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
     assert!(ahead.load(SeqCst) > 0, "visible was never ahead of durable: the test has not tested");
 }
 
-/// Two published and never advanced alone: whoever comes last does it for both, however the stores interleave.
+/// Runs `one` and `other` at the same moment, `rounds` times, and `check` after each; it tells whether
+/// `one` came first, so that the next round can start them closer together.
+fn collide(rounds: u64, one: impl Fn(u64) + Sync, other: impl Fn(u64), mut check: impl FnMut(u64) -> bool) {
+    let wait = |turns: i64| (0..turns).for_each(|turn| _ = std::hint::black_box(turn));
+    /// Lets the other thread go when this one panics.
+    struct Let<'a>(&'a AtomicU64);
+    impl Drop for Let<'_> {
+        fn drop(&mut self) {
+            self.0.store(u64::MAX, SeqCst);
+        }
+    }
+    let (round, done, lead) = (AtomicU64::new(0), AtomicU64::new(0), AtomicI64::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let _go = Let(&done);
+            for n in 1..=rounds {
+                while round.load(SeqCst) < n {
+                    std::hint::spin_loop();
+                }
+                wait(lead.load(SeqCst));
+                one(n);
+                done.store(n, SeqCst);
+            }
+        });
+        let _go = Let(&round);
+        for n in 1..=rounds {
+            round.store(n, SeqCst);
+            wait(-lead.load(SeqCst));
+            other(n);
+            while done.load(SeqCst) < n {
+                std::hint::spin_loop();
+            }
+            lead.fetch_add(if check(n) { 1 } else { -1 }, SeqCst);
+        }
+    });
+}
+
+/// Whoever of `publish` and `certify` comes last moves visible for both, however they interleave.
 #[test]
 fn the_last_of_publish_and_certify_moves_visible() {
-    for _ in 0..2000 {
-        let control = Control::anonymous().unwrap();
-        let words = control.words();
-        words.publish(&commit(1, true)).unwrap();
-        words.store_cut(&cut(words, 1)).unwrap();
-        let start = std::sync::Barrier::new(2);
-        std::thread::scope(|threads| {
-            threads.spawn(|| {
-                start.wait();
-                words.publish(&commit(2, false)).unwrap();
-                words.advance_visible();
-            });
-            start.wait();
-            words.certify(1);
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.publish(&commit(1, true)).unwrap();
+    words.store_cut(&cut(words, 1)).unwrap();
+    collide(
+        20_000,
+        |round| {
+            words.publish(&commit(2 * round, false)).unwrap();
             words.advance_visible();
-        });
-        assert_eq!(words.visible(), 2);
-    }
+        },
+        |round| {
+            words.certify(round);
+            words.advance_visible();
+        },
+        |round| {
+            assert_eq!(words.visible(), 2 * round, "nobody is left to move visible");
+            words.publish(&commit(2 * round + 1, true)).unwrap();
+            words.store_cut(&cut(words, 2 * round + 1)).unwrap();
+            round.is_multiple_of(512) ^ (round / 512).is_multiple_of(2)
+        },
+    );
+}
+
+/// One of a reader that stores its snapshot and a checkpointer that announces sees the other.
+#[test]
+fn a_snapshot_and_a_target_do_not_pass_each_other() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let slot = words.claim_snapshot_slot(ME).unwrap();
+    let (taken, target) = (AtomicBool::new(false), AtomicU64::new(0));
+    let make_visible = |sequence| {
+        words.publish(&commit(sequence, true)).unwrap();
+        for _ in 0..2 {
+            words.store_cut(&cut(words, sequence)).unwrap();
+            words.certify(words.cuts());
+        }
+        words.advance_visible();
+    };
+    make_visible(1);
+    let mut both = [0u32; 2];
+    collide(
+        40_000,
+        |round| taken.store(words.take_snapshot(slot, round - 1, 1), SeqCst),
+        |_| target.store(words.choose_checkpoint_target(|_| true), SeqCst),
+        |round| {
+            let (taken, target) = (taken.load(SeqCst), target.load(SeqCst));
+            assert!(!taken || target < round, "snapshot {} is registered, the target is {target}", round - 1);
+            both[usize::from(taken)] += 1;
+            words.end_snapshot(slot);
+            words.set_backfilled(round);
+            make_visible(round + 1);
+            taken
+        },
+    );
+    println!("{both:?} refused and taken");
 }
 
 #[test]

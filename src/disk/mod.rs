@@ -2,7 +2,9 @@
 //! replay and checkpoint see it. A real implementation, and a simulated one with a page
 //! cache, power cuts and injected faults.
 
+pub mod fault;
 mod real;
+pub mod sim;
 
 pub use real::{RealDisk, RealLogDirectory};
 

@@ -40,7 +40,7 @@ impl Engine {
     pub(super) fn checkpoint_in_background(self: &Arc<Engine>) -> Result<(), EngineError> {
         let ckpt = self.checkpointing.lock();
         self.check_poison()?;
-        let target = self.certified_durable.load(SeqCst).min(self.marks.visible());
+        let target = self.marks.certified().0.min(self.marks.visible());
         if target <= self.marks.backfilled() {
             self.certify()?;
         }
@@ -61,6 +61,7 @@ impl Engine {
     /// Before a clean close: to the last commit. Nobody reads or writes.
     pub(super) fn checkpoint_all(self: &Arc<Engine>) -> Result<(), EngineError> {
         let published = self.marks.published();
+        self.make_visible()?;
         self.checkpoint_on_request()?;
         if self.marks.backfilled() < published {
             return Err(EngineError::NotBackfilled { file: self.path.clone() });
@@ -75,9 +76,9 @@ impl Engine {
         }
         let goal = self.marks.visible();
         self.wait_durable(goal)?;
-        if self.certified_durable.load(SeqCst) < goal {
+        if self.marks.certified().0 < goal {
             let leader = self.lead_waiting();
-            if self.certified_durable.load(SeqCst) < goal {
+            if self.marks.certified().0 < goal {
                 self.flush(&leader, true)?;
             }
         }
@@ -90,8 +91,7 @@ impl Engine {
             return Ok(());
         }
         let backfilled = self.marks.backfilled();
-        let at_most = self.certified_durable.load(SeqCst).min(self.marks.visible());
-        let target = self.marks.choose_target(at_most);
+        let target = self.marks.choose_target();
         if target > backfilled {
             match self.backfill(target) {
                 Ok(()) => ckpt.in_a_row = 0,
@@ -136,7 +136,7 @@ impl Engine {
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the retirement.
     fn delete_spills(&self) {
-        let backfilled = self.certified_backfilled.load(SeqCst);
+        let (_, backfilled) = self.marks.certified();
         let mut spills = self.spills.lock();
         spills.retain(|(sequence, number)| {
             if *sequence > backfilled {

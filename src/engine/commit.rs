@@ -6,14 +6,12 @@ use super::slots::{Place, Slot, Slots};
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::log::slots::create_slot;
+use crate::shared::{CommitEntry, Cut};
 use crate::view::{Image, Lane};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-
-/// Commits that may be published and not durable, before a writer has to lead a flush in prepare.
-const UNDURABLE_MAX: u64 = 8192;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
@@ -23,8 +21,6 @@ pub(crate) struct Append {
     pub(crate) slots: Option<Slots>,
     /// The chain value behind the last published commit.
     pub(crate) chain: u64,
-    /// The epoch of the last cut.
-    pub(crate) epoch: u64,
     /// The last commit that a certificate covers.
     pub(crate) cut: u64,
     /// The first blocks of the records that are not known to be durable (R5.1).
@@ -103,7 +99,8 @@ pub(crate) struct Published {
 
 /// The epoch of a batch that carries its own certificate.
 pub(crate) struct Lone {
-    pub(crate) leader: Leader,
+    /// Held until the flush is over.
+    _leader: Leader,
     pub(crate) certificate: Certificate,
 }
 
@@ -133,7 +130,7 @@ impl Engine {
             self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
         }
         self.make_room(batch_bytes(lane, self.page_bytes))?;
-        if self.marks.published() - self.marks.durable() >= UNDURABLE_MAX {
+        if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }
         Ok(())
@@ -158,7 +155,7 @@ impl Engine {
         let needed = match self.append.lock().slots.as_mut() {
             Some(slots) => {
                 let bytes = slots.bytes_for(0);
-                !slots.has_next() && !slots.take_free(bytes, self.certified_backfilled.load(SeqCst))
+                !slots.has_next() && !slots.take_free(bytes, self.marks.certified().1)
             }
             None => false,
         };
@@ -172,7 +169,7 @@ impl Engine {
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let bytes = slots.round_up(bytes);
         let slot_bytes = slots.bytes_for(bytes);
-        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.certified_backfilled.load(SeqCst)))
+        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.certified().1))
     }
 
     fn create_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
@@ -201,7 +198,7 @@ impl Engine {
         certificate: bool,
     ) -> Result<Written, EngineError> {
         let bytes = batch_bytes(lane, self.page_bytes);
-        let (chain, epoch) = (append.chain, append.epoch + 1);
+        let (chain, epoch) = (append.chain, self.marks.epoch() + 1);
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let place = slots.place(bytes, true, facts.sequence, chain).ok_or(EngineError::NoLog)?;
         let mut in_batch = format::batch_head_bytes(lane.len());
@@ -246,7 +243,7 @@ impl Engine {
         let parts: Vec<&[u8]> = std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect();
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         if let Some(below) = slots.recycles(&place) {
-            self.marks.raise_recycled_below(below);
+            self.marks.recycle_to(below);
         }
         if let Err(error) = slots.write(&place, &parts) {
             self.erase_unpublished(append, &place);
@@ -297,32 +294,67 @@ impl Engine {
     }
 
     /// The batch is everybody's: one store, of something complete.
-    fn finish(&self, append: &mut Append, written: Written) -> u64 {
-        let header = &written.header;
-        let batch_start = written.place.offset;
-        let frames = written.descriptors.iter().map(|descriptor| {
+    fn finish(&self, append: &mut Append, written: Written) -> Result<u64, EngineError> {
+        let Written { header, descriptors, place, chain, spill } = written;
+        let frames = descriptors.iter().map(|descriptor| {
             let (file, offset) = match descriptor.place {
-                ImagePlace::Batch(offset) => (FileId::Slot(written.place.index), batch_start + offset),
+                ImagePlace::Batch(offset) => (FileId::Slot(place.index), place.offset + offset),
                 ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
             };
             Frame { page: descriptor.page, file, offset, sequence: header.sequence }
         });
         let first_number = self.frames.write().append(header.database_pages, header.lane, frames);
-        append.chain = written.chain;
-        append.unsealed.push(written.unsealed());
+        append.chain = chain;
+        append.unsealed.push(Unsealed { sequence: header.sequence, slot: place.index, offset: place.offset });
         if let Some(slots) = append.slots.as_mut() {
-            slots.enter(&written.place, header.sequence);
+            slots.enter(&place, header.sequence);
         }
-        if let Some(certificate) = &header.certificate {
-            append.epoch = certificate.epoch;
-            append.cut = certificate.hi;
-            append.counts = EpochCounts::default();
-        }
-        if let Some(spill) = written.spill {
+        if let Some(spill) = spill {
             self.spills.lock().push((header.sequence, spill));
         }
-        self.marks.publish(header.sequence, header.wants_durable);
-        first_number
+        let entry = CommitEntry {
+            sequence: header.sequence,
+            wants_durable: header.wants_durable,
+            ordinal: place.ordinal,
+            file: place.index,
+            offset: place.offset,
+            end: place.offset + header.bytes,
+            frames: header.frames,
+            database_pages: header.database_pages,
+            has_certificate: header.certificate.is_some(),
+            has_spill: spill.is_some(),
+            writer: 0,
+            chain,
+            crc: 0,
+        };
+        let published = self.marks.publish(entry).map_err(EngineError::from).and_then(|()| match &header.certificate {
+            Some(certificate) => self.cut(append, certificate, &place),
+            None => Ok(()),
+        });
+        if let Err(error) = published {
+            // Against what prepare made sure of: the shared words are not what they were.
+            self.poison(append, &error.to_string());
+            return Err(self.poisoned_as(error));
+        }
+        Ok(first_number)
+    }
+
+    /// The certificate at `place` is written: its epoch is cut.
+    pub(crate) fn cut(&self, append: &mut Append, certificate: &Certificate, place: &Place) -> Result<(), EngineError> {
+        append.counts = EpochCounts::default();
+        append.cut = certificate.hi;
+        let cut = Cut {
+            epoch: certificate.epoch,
+            lo: certificate.lo,
+            hi: certificate.hi,
+            ordinal: place.ordinal,
+            file: place.index,
+            offset: place.offset,
+            durable: certificate.durable,
+            backfilled: certificate.backfilled,
+            chain: certificate.chain,
+        };
+        Ok(self.marks.store_cut(&cut)?)
     }
 
     /// Writes the batch and publishes it. The caller holds WRITE and has prepared. `may_lead`: it can flush right after.
@@ -342,7 +374,7 @@ impl Engine {
         self.check_poison()?;
         let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&mut append, written);
+        let first_number = self.finish(&mut append, written)?;
         let low = append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && !slots.has_next());
         drop(append);
         if low {
@@ -352,7 +384,7 @@ impl Engine {
             self.tell_gathering_leader();
         }
         self.counters.commits.fetch_add(1, SeqCst);
-        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { leader, certificate });
+        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { _leader: leader, certificate });
         Ok(Published { first_number, lone })
     }
 
@@ -375,18 +407,21 @@ impl Engine {
     }
 
     /// The conservative path, second half.
-    pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Published {
+    ///
+    /// # Errors
+    /// The shared words refuse: the engine is poisoned.
+    pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
         let Early { mut append, leader, written } = early;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&mut append, written);
+        let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
             append.unsealed.clear();
-            self.sealed(&certificate);
+            self.sealed(&certificate, self.marks.wanted());
         }
         drop(append);
         drop(leader);
         self.counters.commits.fetch_add(1, SeqCst);
-        Published { first_number, lone: None }
+        Ok(Published { first_number, lone: None })
     }
 
     /// The transaction rolls back after all: its batch is zeroed and the zeros synced.

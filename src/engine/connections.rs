@@ -1,17 +1,14 @@
 //! Who is joined to an engine.
 
-use super::marks::SNAPSHOT_SLOTS;
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
+use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     last_id: ConnectionId,
     joined: usize,
-    free: Vec<usize>,
-    /// Snapshot slots that were ever used.
-    used: usize,
 }
 
 /// A connection's place in the engine.
@@ -19,7 +16,7 @@ pub(super) struct Connections {
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     /// Its snapshot slot.
-    pub(crate) slot: usize,
+    slot: SnapshotSlot,
 }
 
 impl Engine {
@@ -28,18 +25,10 @@ impl Engine {
     /// # Errors
     /// All snapshot slots are taken.
     pub(crate) fn join(&self) -> Result<Connection, EngineError> {
-        let mut connections = self.connections.lock();
-        let slot = match connections.free.pop() {
-            Some(slot) => slot,
-            None if connections.used < SNAPSHOT_SLOTS => {
-                connections.used += 1;
-                connections.used - 1
-            }
-            None => {
-                let file = self.path.clone();
-                return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file });
-            }
+        let Some(slot) = self.marks.claim_snapshot_slot() else {
+            return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
         };
+        let mut connections = self.connections.lock();
         connections.last_id += 1;
         connections.joined += 1;
         Ok(Connection { id: connections.last_id, slot })
@@ -47,11 +36,10 @@ impl Engine {
 
     /// The connection goes; true: it was the last one.
     pub(crate) fn leave(&self, connection: Connection) -> bool {
-        self.marks.drop_snapshot(connection.slot);
+        self.marks.free_snapshot_slot(connection.slot);
         self.queue.forget(connection.id);
         let mut connections = self.connections.lock();
         connections.joined -= 1;
-        connections.free.push(connection.slot);
         connections.joined == 0
     }
 
@@ -68,6 +56,6 @@ impl Engine {
 
     /// The transaction is over.
     pub(crate) fn drop_snapshot(&self, connection: Connection) {
-        self.marks.drop_snapshot(connection.slot);
+        self.marks.end_snapshot(connection.slot);
     }
 }

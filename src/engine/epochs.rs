@@ -1,8 +1,8 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the others.
 
-use super::commit::{Append, EpochCounts, Lone, Unsealed};
-use super::slots::Slots;
+use super::commit::{Append, Lone, Unsealed};
+use super::slots::{Place, Slots};
 use super::{Engine, EngineError};
 use crate::log::format::Certificate;
 use std::sync::Arc;
@@ -129,21 +129,20 @@ impl Engine {
             return Ok(());
         }
         let database_pages = self.frames.read().database_pages(hi);
-        let epoch = append.epoch + 1;
+        let epoch = self.marks.epoch() + 1;
         let (chain, block_bytes) = (append.chain, self.block_bytes);
         let certificate = self.certificate(&append.counts, epoch, hi, chain, database_pages);
         let bytes = certificate.encode_block(block_bytes);
-        if let Err(error) = Self::write_certificate(&mut append, &bytes, hi) {
+        let cut = Self::write_certificate(&mut append, &bytes, hi)
+            .and_then(|place| self.cut(&mut append, &certificate, &place));
+        if let Err(error) = cut {
             self.poison(&mut append, &error.to_string());
             return Err(self.poisoned_as(error));
         }
-        append.epoch = epoch;
-        append.cut = hi;
-        append.counts = EpochCounts::default();
         self.sync_and_seal(append, &certificate)
     }
 
-    fn write_certificate(append: &mut Append, bytes: &[u8], hi: u64) -> Result<(), EngineError> {
+    fn write_certificate(append: &mut Append, bytes: &[u8], hi: u64) -> Result<Place, EngineError> {
         let chain = append.chain;
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let length = bytes.len() as u64;
@@ -151,7 +150,7 @@ impl Engine {
         append.unsealed.push(Unsealed { sequence: hi, slot: place.index, offset: place.offset });
         slots.write(&place, &[bytes])?;
         slots.enter(&place, hi);
-        Ok(())
+        Ok(place)
     }
 
     /// The certificate of an epoch whose last batch carries it is written: sync and seal.
@@ -171,6 +170,7 @@ impl Engine {
         certificate: &Certificate,
     ) -> Result<(), EngineError> {
         let dirty = append.slots.as_mut().map(Slots::take_dirty).unwrap_or_default();
+        let wanted = self.marks.wanted();
         drop(append);
         let began = Instant::now();
         for (name, file) in &dirty {
@@ -182,16 +182,14 @@ impl Engine {
         }
         self.measured_sync(began.elapsed());
         self.append.lock().unsealed.retain(|record| record.sequence > certificate.hi);
-        self.sealed(certificate);
+        self.sealed(certificate, wanted);
         Ok(())
     }
 
     /// The epoch of this certificate is durable, and with it what it says of D and B.
-    pub(crate) fn sealed(&self, certificate: &Certificate) {
+    pub(crate) fn sealed(&self, certificate: &Certificate, wanted: u64) {
         let group = self.marks.wanting();
-        self.certified_durable.store(certificate.durable, SeqCst);
-        self.certified_backfilled.store(certificate.backfilled, SeqCst);
-        self.marks.seal(certificate.hi);
+        self.marks.certify(certificate.epoch, wanted);
         self.flush_group.store(group, SeqCst);
         self.counters.flushes.fetch_add(1, SeqCst);
     }

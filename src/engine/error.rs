@@ -35,6 +35,9 @@ pub(crate) enum EngineError {
     /// The batch cannot be placed: prepare was not asked, or promised too little.
     #[error("no place in the log for a batch")]
     NoLog,
+    /// No memory for the shared words.
+    #[error("no memory for the shared words: {reason}")]
+    NoMemory { reason: String },
     /// Some reader holds the checkpoint back where none should be.
     #[error("not all commits could be brought into {file}; the log stays for the next open")]
     NotBackfilled { file: PathBuf },
@@ -77,6 +80,10 @@ impl EngineError {
         EngineError::Database { action, file: file.to_path_buf(), source }
     }
 
+    pub(crate) fn memory(source: &io::Error) -> EngineError {
+        EngineError::NoMemory { reason: source.to_string() }
+    }
+
     /// The result code for a failure of a spill file.
     pub(crate) fn spill_code(source: &io::Error) -> Code {
         full_or(source, Code::IOERR_WRITE)
@@ -93,6 +100,7 @@ impl EngineError {
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
             EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
             EngineError::Log(error) => log_code(error),
+            EngineError::NoMemory { .. } => Code::NOMEM,
             EngineError::Format(_) => Code::CORRUPT,
             EngineError::Shared(_) => Code::IOERR,
         }

@@ -12,12 +12,14 @@ use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{LOCK_NAME, LockFile};
+use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::io::IoSlice;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Bytes 24..28 of the database header: the change counter.
 const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
@@ -70,23 +72,27 @@ impl Engine {
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
         let log_id = new_log_id()?;
-        let append = Append {
-            slots: None,
-            chain: log_id,
-            epoch: 0,
-            cut: 0,
-            unsealed: Vec::new(),
-            counts: EpochCounts::default(),
+        let block_bytes = context.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN);
+        let file = std::fs::metadata(&path).map_err(|e| EngineError::database("look at", &path, e))?;
+        let identity = Identity {
+            boot_id: boot_id().unwrap_or(0),
+            log_id,
+            device: file.dev(),
+            inode: file.ino(),
+            generation: 1,
+            block_bytes: u64::from(block_bytes),
         };
+        let append =
+            Append { slots: None, chain: log_id, cut: 0, unsealed: Vec::new(), counts: EpochCounts::default() };
         Ok(Arc::new(Engine {
             context: Arc::clone(context),
-            block_bytes: context.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN),
+            block_bytes,
             path,
             dir,
             page_bytes,
             log_id,
             settings,
-            marks: Marks::new(),
+            marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
             queue: WriteQueue::default(),
             counters: Counters::default(),
             connections: Mutex::default(),
@@ -96,11 +102,9 @@ impl Engine {
             flushed: Condvar::new(),
             gathering: Mutex::new(()),
             gathered: Condvar::new(),
-            gather_goal: AtomicUsize::new(0),
-            flush_group: AtomicUsize::new(0),
+            gather_goal: AtomicU64::new(0),
+            flush_group: AtomicU64::new(0),
             sync_nanos: AtomicU64::new(0),
-            certified_durable: AtomicU64::new(0),
-            certified_backfilled: AtomicU64::new(0),
             creating: Mutex::new(()),
             spills: Mutex::default(),
             next_spill: AtomicU64::new(0),
@@ -110,6 +114,8 @@ impl Engine {
             active: AtomicBool::new(false),
             activating: Mutex::new(()),
             retired: AtomicBool::new(false),
+            generation: generation(),
+            over: AtomicBool::new(false),
             poison: OnceLock::new(),
             lost: AtomicU64::new(0),
             background: super::Background::default(),
@@ -150,6 +156,10 @@ impl Engine {
         // The first flush syncs it with the first batch: a stamp without either is an empty log.
         file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(|e| EngineError::write(&name, e))?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+
+        let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
+        let control = self.dir.path().join(CONTROL_NAME);
+        self.marks.map(&control, mode).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         broker.write_at(&first, 0).map_err(io("write"))?;
@@ -200,6 +210,23 @@ impl Engine {
         self.retired.store(true, SeqCst);
         *self.lock.lock() = None;
         Ok(())
+    }
+
+    /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
+        let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
+        if quiet && let Err(error) = self.retire() {
+            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
+            self.context.host.log(error.code().number(), &text);
+        }
+        self.over.store(true, SeqCst);
+        self.abandon();
+    }
+
+    /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.generation == generation() && !self.over.load(SeqCst)
     }
 
     /// The end without a clean close: the log stays as it is, for the next open.

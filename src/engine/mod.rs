@@ -38,7 +38,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use poison::Poison;
 use queue::WriteQueue;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 /// What is counted for `parallel_wal_status`.
@@ -72,14 +72,11 @@ pub(crate) struct Engine {
     gathering: Mutex<()>,
     gathered: Condvar,
     /// So many commits a gathering leader waits for; 0: nobody gathers.
-    gather_goal: AtomicUsize,
+    gather_goal: AtomicU64,
     /// The commits that the last flush released.
-    flush_group: AtomicUsize,
+    flush_group: AtomicU64,
     /// What a sync of the log costs here, averaged.
     sync_nanos: AtomicU64,
-    /// D and B of the last durable certificate.
-    certified_durable: AtomicU64,
-    certified_backfilled: AtomicU64,
     /// Held by whoever makes a slot.
     creating: Mutex<()>,
     /// Spill files that batches name: (commit, number).
@@ -93,6 +90,10 @@ pub(crate) struct Engine {
     active: AtomicBool,
     activating: Mutex<()>,
     retired: AtomicBool,
+    /// The process that it belongs to.
+    generation: u32,
+    /// Closed by the exit of the process, with connections still open.
+    over: AtomicBool,
     poison: OnceLock<Poison>,
     /// Commits behind the durable prefix that a failed flush took.
     lost: AtomicU64,
@@ -117,7 +118,7 @@ impl Engine {
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
         let read = file.read_at(buffer, frame.offset + offset).map_err(|e| EngineError::read(&self.path, e))?;
         // The slot may have been recycled meanwhile: then the image is in the database file.
-        if frame.sequence <= self.marks.recycled_below() {
+        if self.marks.recycled(frame.sequence) {
             return Ok(false);
         }
         if read < buffer.len() {

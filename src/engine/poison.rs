@@ -49,7 +49,7 @@ impl Engine {
         if self.poison.set(poison).is_err() {
             return;
         }
-        self.marks.fall_back_to_durable();
+        self.marks.poison();
         let error = EngineError::Poisoned { reason: reason.to_owned(), unknown };
         let text = format!("pwal: {}: {error} ({lost} commits behind the durable prefix)", self.path.display());
         self.context.host.log(error.code().number(), &text);

@@ -61,13 +61,13 @@ impl State {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct WriteQueue(Mutex<State>);
+pub(crate) struct WriteQueue(Mutex<State>, Condvar);
 
 impl WriteQueue {
     /// Takes WRITE if it is free and nobody has an older claim.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
         let mut state = self.0.lock();
-        if state.owner.is_some() {
+        if state.owner.is_some() || state.closed {
             return state.owner == Some(connection);
         }
         let now = Instant::now();
@@ -98,6 +98,9 @@ impl WriteQueue {
             return;
         }
         state.owner = None;
+        if state.closed {
+            self.1.notify_all();
+        }
         if state.waiters.is_empty() {
             return;
         }
@@ -204,6 +207,22 @@ impl WriteQueue {
         for waiter in &state.waiters {
             waiter.wake.notify_one();
         }
+    }
+
+    /// Closes the queue once nobody writes; false: somebody does, for longer than this.
+    pub(crate) fn close_when_free(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut state = self.0.lock();
+        state.closed = true;
+        for waiter in &state.waiters {
+            waiter.wake.notify_one();
+        }
+        while state.owner.is_some() {
+            if self.1.wait_until(&mut state, deadline).timed_out() {
+                return state.owner.is_none();
+            }
+        }
+        true
     }
 
     /// Connections that wait now.

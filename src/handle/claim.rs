@@ -4,18 +4,19 @@
 
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
-use super::{BaseFile, Broker, Inner, LockLevel, control};
+use super::{BaseFile, Broker, Context, Inner, LockLevel, control};
 use crate::disk::LogDirectory;
 use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{LOCK_NAME, LockFile, WHOLE_LOCK};
+use crate::shared::{LOCK_NAME, LockFile, WHOLE_LOCK, watch};
 use crate::sqlite::Code;
+use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
@@ -88,9 +89,28 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
         base.lock(LockLevel::Shared)?;
         return Ok(None);
     };
+    watch_exit(&inner.context);
     let joined = join(inner, &started, &entry)?;
     *engine = Some(started);
     Ok(Some(joined))
+}
+
+/// The contexts whose engines the exit of the process closes.
+static CONTEXTS: Mutex<Vec<Weak<Context>>> = Mutex::new(Vec::new());
+
+fn close_at_exit() {
+    let Some(contexts) = CONTEXTS.try_lock() else { return };
+    for context in contexts.iter().filter_map(Weak::upgrade) {
+        context.registry.close_all();
+    }
+}
+
+fn watch_exit(context: &Arc<Context>) {
+    watch(close_at_exit);
+    let mut contexts = CONTEXTS.lock();
+    if !contexts.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(context))) {
+        contexts.push(Arc::downgrade(context));
+    }
 }
 
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {

@@ -95,9 +95,15 @@ impl Joined {
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
-        if self.transaction.waits_for_phase_two() {
+        if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
             self.roll_back(inner);
         }
+    }
+
+    /// # Errors
+    /// `IOERR`: the engine is a parent process's, or the process is exiting. Only `xClose` is left.
+    pub(super) fn check_mine(&self) -> Result<(), Code> {
+        if self.engine.is_mine() { Ok(()) } else { Err(Code::IOERR) }
     }
 
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
@@ -138,6 +144,7 @@ impl Joined {
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
     pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
         let behind = std::mem::replace(&mut self.behind, Behind::Nothing);
+        self.check_mine()?;
         match (action, first) {
             (ShmAction::LockShared, READ..) => self.begin_read(),
             (ShmAction::UnlockShared, READ..) => {
@@ -297,30 +304,28 @@ impl Joined {
         result
     }
 
-    /// What SQLite shall find in `WalCkptInfo`: everything is done, or so far (and then nothing for SQLite to
-    /// write: no reader's mark lies beyond).
-    fn show_backfilled(&mut self) {
+    /// What SQLite shall find in `WalCkptInfo`: everything is done (true), or so far, and then nothing for SQLite to
+    /// write: no reader's mark lies beyond.
+    fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
-        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
         let all = self.engine.marks.backfilled() >= sequence;
+        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
         let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
         self.view.set_checkpoint_info(frames, all);
+        all
     }
 
     /// EXCLUSIVE on READ_LOCK(1..): in a checkpoint granted when all is done, after one more attempt; outside, SQLite
-    /// moves a read mark.
+    /// moves a read mark. SQLite has copied the header by now, so the view stays as it is; the background thread may have
+    /// done more since SQLite was shown how much, and what is granted must be what is shown.
     fn exclude_readers(&mut self) -> Result<(), Code> {
-        if self.checkpointing == Checkpointing::No {
+        if self.checkpointing == Checkpointing::No || self.show_backfilled() {
             return Ok(());
         }
-        let done = |joined: &Joined| joined.engine.marks.backfilled() >= joined.view.sequence().unwrap_or(0);
-        if !done(self) {
-            if self.checkpointing == Checkpointing::Automatic {
-                return Err(Code::BUSY);
-            }
-            self.run_checkpoint()?;
+        if self.checkpointing == Checkpointing::Requested {
+            self.engine.checkpoint_on_request().map_err(|error| self.failed(&error))?;
         }
-        if done(self) { Ok(()) } else { Err(Code::BUSY) }
+        if self.show_backfilled() { Ok(()) } else { Err(Code::BUSY) }
     }
 
     fn end_checkpoint(&mut self) {
@@ -342,6 +347,7 @@ impl Joined {
 
     /// R5.3: a view that shows what was rolled back shows nothing.
     fn check_lost(&self) -> Result<(), Code> {
+        self.check_mine()?;
         if self.engine.is_poisoned() && self.view.sequence().unwrap_or(0) > self.engine.marks.visible() {
             return Err(Code::IOERR_READ);
         }
@@ -392,6 +398,7 @@ impl Joined {
     /// `BUSY`; what the retirement met: stamp and log stay.
     pub(super) fn retire_for_exclusive(&mut self) -> Result<Box<dyn Broker>, Code> {
         self.asked_exclusive = true;
+        self.check_mine()?;
         if self.reading || self.holds_write || !self.wal_open {
             return Err(Code::BUSY);
         }
@@ -414,6 +421,9 @@ impl Joined {
 
     /// The handle closes.
     pub(super) fn leave(mut self, inner: &Arc<Inner>) {
+        if self.check_mine().is_err() {
+            return;
+        }
         self.roll_back(inner);
         let mut of_entry = self.entry.engine.lock();
         if !self.engine.leave(self.me) {

@@ -1,12 +1,17 @@
 //! Which engines live in this process: found by file identity, so that symlinks, relative and URI paths meet.
 
 use crate::engine::Engine;
+use crate::shared::generation;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long the exit of the process waits for each thing.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,9 +32,9 @@ pub(super) struct Entry {
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
 }
 
-/// The database files that handles of one registration have open.
+/// The database files that handles of one registration have open. A forked child finds none of its parent's.
 #[derive(Default)]
-pub struct Registry(Mutex<HashMap<FileIdentity, Weak<Entry>>>);
+pub struct Registry(Mutex<HashMap<(FileIdentity, u32), Weak<Entry>>>);
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,6 +45,7 @@ impl fmt::Debug for Registry {
 impl Registry {
     pub(super) fn entry(&self, identity: FileIdentity) -> Arc<Entry> {
         let mut entries = self.0.lock();
+        let identity = (identity, generation());
         if let Some(entry) = entries.get(&identity).and_then(Weak::upgrade) {
             return entry;
         }
@@ -49,9 +55,17 @@ impl Registry {
         entry
     }
 
-    /// The engines that live.
-    pub(crate) fn engines(&self) -> Vec<Arc<Engine>> {
-        let entries: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
-        entries.iter().filter_map(|entry| entry.engine.try_lock().and_then(|engine| engine.clone())).collect()
+    /// The process exits: closes every engine that is its own and that nobody is in the middle of. What cannot be
+    /// had in time is left to recovery.
+    pub(super) fn close_all(&self) {
+        let Some(entries) = self.0.try_lock_for(EXIT_WAIT) else { return };
+        let mine = entries.iter().filter(|((_, of), _)| *of == generation());
+        for entry in mine.filter_map(|(_, entry)| entry.upgrade()) {
+            if let Some(mut engine) = entry.engine.try_lock_for(EXIT_WAIT)
+                && let Some(engine) = engine.take()
+            {
+                engine.close_at_exit(EXIT_WAIT);
+            }
+        }
     }
 }

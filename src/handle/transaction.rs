@@ -53,6 +53,7 @@ impl Joined {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.behind = Behind::Nothing;
+        self.check_mine()?;
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
             Transaction::Prepared(prepared) => prepared.facts.spill,
@@ -98,7 +99,7 @@ impl Joined {
             sequence: self.engine.marks.published() + 1,
             database_pages,
             wants_durable: false,
-            lane: u16::try_from(self.me.slot as u64 % lanes).unwrap_or(0),
+            lane: u16::try_from(self.me.id % lanes).unwrap_or(0),
             spill,
         };
         let super_journal = siblings::super_journal();
@@ -113,6 +114,7 @@ impl Joined {
 
     /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
     pub(super) fn wal_sync(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
         if !prepared.early_path || prepared.early.is_some() {
@@ -155,13 +157,14 @@ impl Joined {
         };
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
+        self.check_mine()?;
         let Prepared { facts, early, hidden, .. } = *prepared;
         if hidden {
             self.view.restore_advance();
         }
         let last = siblings::prepared_siblings(connection, inner).is_empty();
         let published = match early {
-            Some(early) => Ok(self.engine.publish_early(early)),
+            Some(early) => self.engine.publish_early(early),
             None => self.engine.publish(self.view.lane(), facts, last),
         };
         let published = match published {

@@ -62,14 +62,17 @@ mod tests {
 
     #[test]
     fn all_are_woken() {
-        let event = Event(AtomicU64::new(u64::from(u32::MAX) - 1000));
+        const THREADS: u64 = 4;
+        // The count wraps in the half that the futex compares.
+        let event = Event(AtomicU64::new(u64::from(u32::MAX) - 201));
         let news = AtomicU64::new(0);
+        let seen = AtomicU64::new(0);
         let begin = Instant::now();
         std::thread::scope(|threads| {
-            let (event, news) = (&event, &news);
-            for _ in 0..4 {
+            let (event, news, seen) = (&event, &news, &seen);
+            for _ in 0..THREADS {
                 threads.spawn(move || {
-                    for wanted in 1..=2000u64 {
+                    for wanted in 1..=300u64 {
                         loop {
                             let ticket = event.ticket();
                             if news.load(SeqCst) >= wanted {
@@ -77,12 +80,19 @@ mod tests {
                             }
                             event.wait(ticket, Duration::from_secs(20));
                         }
+                        seen.fetch_add(1, SeqCst);
                     }
                 });
             }
-            for _ in 0..2000 {
+            for round in 1..=300u64 {
+                while event.0.load(SeqCst) & 1 == 0 && begin.elapsed() < Duration::from_secs(15) {
+                    std::thread::yield_now();
+                }
                 news.fetch_add(1, SeqCst);
                 event.notify_all();
+                while seen.load(SeqCst) < round * THREADS && begin.elapsed() < Duration::from_secs(15) {
+                    std::thread::yield_now();
+                }
             }
         });
         assert!(begin.elapsed() < Duration::from_secs(15), "a wake was lost");

@@ -10,6 +10,7 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
+use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Weak};
 
 /// The name in the log directory.
 pub const LOCK_NAME: &str = "lock";
@@ -34,7 +36,29 @@ const CLOSED: RawFd = -1;
 /// file go its locks.
 #[derive(Debug)]
 pub struct LockFile {
-    descriptor: AtomicI32,
+    descriptor: Arc<AtomicI32>,
+}
+
+/// Every lock file of this process, for a forked child.
+static OPEN: Mutex<Vec<Weak<AtomicI32>>> = Mutex::new(Vec::new());
+
+/// In a forked child: closes every inherited lock file, as [`LockFile::close_inherited`].
+pub(super) fn close_all_inherited() {
+    // Held only if another thread of the parent was opening a database: then its descriptor stays, and the
+    // child's own attempts to open that database are BUSY while the child lives.
+    if let Some(open) = OPEN.try_lock() {
+        for descriptor in open.iter().filter_map(Weak::upgrade) {
+            close(&descriptor);
+        }
+    }
+}
+
+fn close(descriptor: &AtomicI32) {
+    let descriptor = descriptor.swap(CLOSED, SeqCst);
+    if descriptor != CLOSED {
+        // SAFETY: the swap gave this call the only copy of an open descriptor.
+        unsafe { libc::close(descriptor) };
+    }
 }
 
 impl LockFile {
@@ -68,7 +92,11 @@ impl LockFile {
     }
 
     fn of(file: File) -> LockFile {
-        LockFile { descriptor: AtomicI32::new(file.into_raw_fd()) }
+        let descriptor = Arc::new(AtomicI32::new(file.into_raw_fd()));
+        let mut open = OPEN.lock();
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&descriptor));
+        LockFile { descriptor }
     }
 
     /// Takes `range` (bytes) for this open file. `Ok(false)`: another open file holds some of it.
@@ -113,11 +141,7 @@ impl LockFile {
     /// In a forked child: closes the inherited descriptor and never unlocks, since an unlock would
     /// take the parent's lock away. Safe between `fork` and `exec`: one atomic and one `close`.
     pub fn close_inherited(&self) {
-        let descriptor = self.descriptor.swap(CLOSED, SeqCst);
-        if descriptor != CLOSED {
-            // SAFETY: the swap gave this call the only copy of an open descriptor.
-            unsafe { libc::close(descriptor) };
-        }
+        close(&self.descriptor);
     }
 
     fn descriptor(&self) -> io::Result<RawFd> {
@@ -296,7 +320,7 @@ mod tests {
         // SAFETY: F_DUPFD_CLOEXEC takes an open descriptor and gives a new one.
         let duplicate = unsafe { libc::fcntl(parent.descriptor().unwrap(), libc::F_DUPFD_CLOEXEC, 0) };
         assert!(duplicate >= 0);
-        let child = LockFile { descriptor: AtomicI32::new(duplicate) };
+        let child = LockFile { descriptor: Arc::new(AtomicI32::new(duplicate)) };
         child.close_inherited();
         child.close_inherited();
         assert!(child.try_lock(WHOLE_LOCK).is_err());

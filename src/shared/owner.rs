@@ -218,6 +218,28 @@ mod tests {
     }
 
     #[test]
+    fn a_release_wakes_who_waits() {
+        let word = word();
+        let begin = std::time::Instant::now();
+        for _ in 0..200 {
+            assert!(word.try_acquire(A, false));
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    while !word.try_acquire(B, true) {
+                        word.wait(Duration::from_secs(20));
+                    }
+                    assert!(word.release(B));
+                });
+                while !word.is_waited_for() {
+                    std::thread::yield_now();
+                }
+                assert!(word.release(A));
+            });
+            assert!(begin.elapsed() < Duration::from_secs(15), "a wake was lost");
+        }
+    }
+
+    #[test]
     fn the_word_of_a_dead_owner_is_taken() {
         let word = word();
         assert!(word.try_acquire(A, false));

@@ -266,8 +266,9 @@ fn offset_of(offset: u64) -> Result<i64, Code> {
     i64::try_from(offset).map_err(|_| Code::IOERR)
 }
 
-/// The longest piece of one `xRead` or `xWrite` of ours, whose length is an `int`.
-const PIECE_BYTES_MAX: usize = 1 << 30;
+/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` cut
+/// requests to 17 bits, so that one of 128 KiB writes nothing and is taken for a full disk.
+const PIECE_BYTES_MAX: usize = 65536;
 
 impl BaseFile for RawBase {
     fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Code> {

@@ -15,10 +15,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` cut
-/// requests to 17 bits, so that one of 128 KiB writes nothing and is taken for a full disk.
-const CALL_BYTES_MAX: usize = 65536;
-
 /// A broker of SQLite's base VFS.
 #[derive(Debug)]
 pub(super) struct SqliteBroker {
@@ -99,27 +95,18 @@ impl Drop for SqliteBroker {
 
 impl Database for SqliteBroker {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut at = offset;
-        for piece in buffer.chunks_mut(CALL_BYTES_MAX) {
-            match self.base.read(piece, at) {
-                Ok(()) => at += piece.len() as u64,
-                Err(Code::IOERR_SHORT_READ) => {
-                    let behind = self.base.bytes()?.saturating_sub(offset);
-                    return Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())));
-                }
-                Err(code) => return Err(code.into()),
+        match self.base.read(buffer, offset) {
+            Ok(()) => Ok(buffer.len()),
+            Err(Code::IOERR_SHORT_READ) => {
+                let behind = self.base.bytes()?.saturating_sub(offset);
+                Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())))
             }
+            Err(code) => Err(code.into()),
         }
-        Ok(buffer.len())
     }
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for piece in data.chunks(CALL_BYTES_MAX) {
-            self.base.write(piece, at)?;
-            at += piece.len() as u64;
-        }
-        Ok(())
+        Ok(self.base.write(data, offset)?)
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
@@ -267,5 +254,181 @@ impl Host for SqliteHost {
 
     fn base_name(&self) -> &str {
         &self.base_name
+    }
+}
+
+#[cfg(all(test, feature = "linked"))]
+mod tests {
+    use super::*;
+    use rusqlite::{Connection, ErrorCode};
+
+    fn host() -> SqliteHost {
+        let api = Api::linked().unwrap();
+        // SAFETY: the platform's default VFS stays registered.
+        SqliteHost::new(api, unsafe { BaseVfs::new((api.vfs_find)(c"unix".as_ptr())) })
+    }
+
+    fn stock(path: &Path) -> Connection {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_CREATE;
+        let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix").unwrap();
+        connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+        connection
+    }
+
+    /// A directory with a stock database of three rows.
+    fn database() -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        stock(&path).execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)").unwrap();
+        (directory, path)
+    }
+
+    fn rows(path: &Path) -> i64 {
+        stock(path).query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn reads_writes_cuts_and_grows() {
+        let (_directory, path) = database();
+        let mut broker = host().open_broker(&path).unwrap();
+        assert!(!broker.read_only());
+        let bytes = broker.bytes().unwrap();
+        assert_eq!(bytes, std::fs::metadata(&path).unwrap().len());
+        let mut head = [0_u8; 16];
+        assert_eq!(broker.read_at(&mut head, 0).unwrap(), 16);
+        assert_eq!(&head, b"SQLite format 3\0");
+        let mut tail = [0xaa_u8; 64];
+        assert_eq!(broker.read_at(&mut tail, bytes - 10).unwrap(), 10, "only what is there counts");
+        assert!(tail[10..].iter().all(|byte| *byte == 0));
+        assert_eq!(broker.read_at(&mut tail, bytes + 1000).unwrap(), 0);
+
+        broker.write_at(b"hello", bytes + 100).unwrap();
+        assert_eq!(broker.bytes().unwrap(), bytes + 105);
+        broker.set_bytes(bytes).unwrap();
+        assert_eq!(broker.bytes().unwrap(), bytes);
+        broker.set_bytes(bytes + 4096).unwrap();
+        assert_eq!(broker.bytes().unwrap(), bytes + 4096, "the size can also grow");
+        broker.set_bytes(bytes + 4096).unwrap();
+        broker.set_bytes(bytes).unwrap();
+        // Longer than any request that SQLite makes itself.
+        let long: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        broker.write_at(&long, bytes).unwrap();
+        let mut back = vec![0; long.len()];
+        assert_eq!(broker.read_at(&mut back, bytes).unwrap(), long.len());
+        assert!(back == long);
+        broker.set_bytes(bytes).unwrap();
+        broker.sync_flags(2);
+        broker.sync().unwrap();
+        drop(broker);
+        assert_eq!(rows(&path), 3);
+    }
+
+    #[test]
+    fn exclusive_keeps_stock_out_while_other_handles_come_and_go() {
+        let (_directory, path) = database();
+        let host = host();
+        let mut broker = host.open_broker(&path).unwrap();
+        broker.lock(LockLevel::Shared).unwrap();
+        broker.lock(LockLevel::Exclusive).unwrap();
+        for _ in 0..3 {
+            let other = stock(&path);
+            let error = other.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap_err();
+            assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+            drop(other);
+            // POSIX locks are the process's: a second broker that comes and goes must not take them away.
+            let mut second = host.open_broker(&path).unwrap();
+            assert_eq!(second.lock(LockLevel::Shared), Err(Code::BUSY));
+            assert_eq!(second.read_at(&mut [0; 16], 0).unwrap(), 16, "reading needs no lock");
+        }
+        broker.unlock(LockLevel::Shared).unwrap();
+        assert_eq!(rows(&path), 3);
+        broker.lock(LockLevel::Exclusive).unwrap();
+        drop(broker);
+        assert_eq!(rows(&path), 3, "dropping frees the locks");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_opened_for_reading() {
+        // The kernel lets nobody write to a running program, not even root.
+        let program = std::env::current_exe().unwrap();
+        let mut broker = host().open_broker(&program).unwrap();
+        assert!(broker.read_only());
+        let mut magic = [0_u8; 4];
+        assert_eq!(broker.read_at(&mut magic, 0).unwrap(), 4);
+        let error = broker.write_at(&magic, 0).unwrap_err();
+        assert_eq!(Code::of(&error).map(Code::primary), Some(Code::IOERR), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_created() {
+        let (directory, path) = database();
+        let host = host();
+        let none = directory.path().join("none.db");
+        assert_eq!(host.open_broker(&none).err().map(Code::primary), Some(Code::CANTOPEN));
+        assert_eq!(host.settle_leftovers(&none).err().map(Code::primary), Some(Code::CANTOPEN));
+        assert_eq!(host.exists(&none), Ok(false));
+        assert_eq!(host.exists(&path), Ok(true));
+        assert!(!none.exists());
+    }
+
+    /// The files of a database as a crash would leave them: copied while a connection is in the middle.
+    fn crash(path: &Path, suffix: &str, work: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let connection = stock(path);
+        connection.execute_batch(work).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("copy.db");
+        let beside = |path: &Path| std::path::PathBuf::from(format!("{}{suffix}", path.display()));
+        assert!(std::fs::metadata(beside(path)).unwrap().len() > 0, "the work must leave {suffix}");
+        std::fs::copy(path, &copy).unwrap();
+        std::fs::copy(beside(path), beside(&copy)).unwrap();
+        (directory, copy)
+    }
+
+    #[test]
+    fn a_stock_wal_is_settled_into_the_database_file() {
+        let (_directory, path) = database();
+        let work = "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(4),(5)";
+        let (_copies, copy) = crash(&path, "-wal", work);
+        host().settle_leftovers(&copy).unwrap();
+        let wal = format!("{}-wal", copy.display());
+        assert!(!host().exists(Path::new(&wal)).unwrap(), "nothing is left beside it");
+        assert_eq!(rows(&copy), 5);
+    }
+
+    #[test]
+    fn a_hot_journal_is_settled_and_the_transaction_is_gone() {
+        let (_directory, path) = database();
+        let work = "PRAGMA cache_size=1; BEGIN; INSERT INTO t WITH RECURSIVE n(i) AS
+                    (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<500) SELECT zeroblob(1000) FROM n";
+        let (_copies, copy) = crash(&path, "-journal", work);
+        host().settle_leftovers(&copy).unwrap();
+        let journal = format!("{}-journal", copy.display());
+        assert!(!host().exists(Path::new(&journal)).unwrap());
+        assert_eq!(rows(&copy), 3);
+    }
+
+    #[test]
+    fn a_busy_database_is_not_settled() {
+        let (_directory, path) = database();
+        let connection = stock(&path);
+        connection
+            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(4)")
+            .unwrap();
+        let settled = host().settle_leftovers(&path);
+        assert_eq!(settled.err().map(Code::primary), Some(Code::BUSY));
+        assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(4));
+    }
+
+    #[test]
+    fn odd_paths_are_only_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["file:x?mode=memory", "with space%20.db", "ünïcode.db", "-wal"] {
+            let path = directory.path().join(name);
+            stock(&path).execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
+            let host = host();
+            assert!(host.open_broker(&path).unwrap().bytes().unwrap() > 0);
+            host.settle_leftovers(&path).unwrap();
+            assert_eq!(host.exists(&path), Ok(true));
+        }
     }
 }

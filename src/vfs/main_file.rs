@@ -15,7 +15,7 @@ use crate::view::{REGION_BYTES, Region};
 use parking_lot::Mutex;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 /// One open main database file.
 pub(super) struct MainFile {
@@ -26,8 +26,6 @@ pub(super) struct MainFile {
     shm: AtomicU8,
     /// The regions that SQLite may have pointers into, until `xShmUnmap`.
     regions: Mutex<Vec<Arc<Region>>>,
-    /// Pages that SQLite got by `xFetch` and has not given back.
-    fetched: AtomicI64,
     /// SQLite's name of the WAL: known to `Registration::names` as long as this lives.
     wal_name: *const c_char,
 }
@@ -55,15 +53,7 @@ impl MainFile {
         wal_name: *const c_char,
     ) -> MainFile {
         registration.names.add(wal_name, &handle);
-        MainFile {
-            registration,
-            handle,
-            base,
-            shm: AtomicU8::new(SHM_NONE),
-            regions: Mutex::new(Vec::new()),
-            fetched: AtomicI64::new(0),
-            wal_name,
-        }
+        MainFile { registration, handle, base, shm: AtomicU8::new(SHM_NONE), regions: Mutex::new(Vec::new()), wal_name }
     }
 
     pub(super) fn handle(&self) -> &Arc<Handle> {
@@ -129,24 +119,6 @@ impl MainFile {
         }
         self.shm.store(SHM_VIEW, Ordering::Release);
         Ok(pointer)
-    }
-
-    /// After a handle has joined: the base serves reads from its memory map, if it has one, and
-    /// the broker may cut the file under it (SIGBUS). `xFetch` never makes one for a joined handle.
-    fn drop_mapping(&self) {
-        if self.fetched.load(Ordering::Relaxed) == 0 {
-            // SAFETY: no page is out; a null page gives up the mapping (`sqlite3OsUnfetch`).
-            let _ = unsafe { self.base.unfetch(0, std::ptr::null_mut()) };
-        }
-    }
-
-    fn lock(&self, level: c_int) -> Result<(), Code> {
-        let was_joined = self.handle.joined();
-        let result = self.handle.lock(&mut self.base(), lock_level(level)?);
-        if !was_joined && self.handle.joined() {
-            self.drop_mapping();
-        }
-        result
     }
 }
 
@@ -247,7 +219,8 @@ unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
 unsafe extern "C" fn x_lock(file: *mut RawFile, level: c_int) -> c_int {
     guard(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file.
-        unsafe { opened(file) }?.lock(level)
+        let main = unsafe { opened(file) }?;
+        main.handle.lock(&mut main.base(), lock_level(level)?)
     })
 }
 
@@ -470,11 +443,7 @@ unsafe extern "C" fn x_fetch(file: *mut RawFile, offset: i64, bytes: c_int, out:
             return Ok(());
         }
         // SAFETY: the caller's variable.
-        unsafe { main.base.fetch(offset, bytes, page) }?;
-        if !page.is_null() {
-            main.fetched.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
+        unsafe { main.base.fetch(offset, bytes, page) }
     })
 }
 
@@ -482,9 +451,6 @@ unsafe extern "C" fn x_unfetch(file: *mut RawFile, offset: i64, page: *mut c_voi
     guard(Code::IOERR, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
-        if !page.is_null() {
-            main.fetched.fetch_sub(1, Ordering::Relaxed);
-        }
         // SAFETY: what `x_fetch` gave, or null.
         unsafe { main.base.unfetch(offset, page) }
     })

@@ -24,6 +24,8 @@ struct Entry {
     sums: [u8; 8],
 }
 
+const _: () = assert!(size_of::<Entry>() == 16);
+
 /// Where the image of a staged frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image<'a> {
@@ -66,9 +68,9 @@ pub struct Lane {
 impl Lane {
     pub(super) fn new(page_bytes: u32, lane_bytes_max: usize) -> Lane {
         let page_bytes = page_bytes as usize;
-        Lane {
+        let mut lane = Lane {
             page_bytes,
-            memory_frames_max: (lane_bytes_max / page_bytes).max(1),
+            memory_frames_max: 1,
             frames_per_chunk: (CHUNK_BYTES / page_bytes).max(1),
             chunks: Vec::new(),
             entries: Vec::new(),
@@ -76,6 +78,15 @@ impl Lane {
             spill_failed: false,
             salt: [0; 8],
             commit: None,
+        };
+        lane.set_bytes_max(lane_bytes_max);
+        lane
+    }
+
+    pub(super) fn set_bytes_max(&mut self, bytes: usize) {
+        if self.is_empty() {
+            self.memory_frames_max = (bytes / self.page_bytes).max(1);
+            self.chunks.truncate(self.memory_frames_max.div_ceil(self.frames_per_chunk));
         }
     }
 

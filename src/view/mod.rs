@@ -165,6 +165,12 @@ impl View {
         self.index.set_header(&header);
     }
 
+    /// The images that the lane keeps in memory before it spills (bytes, at least one page); while nothing is staged,
+    /// else without effect.
+    pub fn set_lane_bytes_max(&mut self, bytes: usize) {
+        self.lane.set_bytes_max(bytes);
+    }
+
     /// The frames of the snapshot.
     fn snapshot_frames(&self) -> u32 {
         u32::try_from(self.numbers.len()).unwrap_or(u32::MAX)
@@ -214,17 +220,26 @@ impl View {
         debug_assert_eq!(self.snapshot_frames(), self.max_frame(), "SQLite counts other frames than the lane");
     }
 
-    /// The transaction is gone; the lane is empty. If SQLite had advanced the live header, both copies go back to
+    /// The transaction is gone: [`View::reset_header`], and the lane is empty. Returns whether SQLite had advanced the
+    /// header. To be called when SQLite has rolled back (its unlock of WRITE), or is done with the frames anyway.
+    pub fn rolled_back(&mut self) -> bool {
+        let advanced = self.reset_header();
+        self.lane.clear();
+        self.writing = None;
+        advanced
+    }
+
+    /// The commit that is prepared will not be: if SQLite had advanced the live header, both copies go back to
     /// what they were at WRITE, with an `iChange` that neither had. Returns whether it had been advanced
     /// (hidden or not).
     ///
-    /// The index behind `mxFrame` stays as it is: `sqlite3WalUndo` may still have to read the page
-    /// numbers there to drop those pages from the cache. The next append cleans it.
-    pub fn rolled_back(&mut self) -> bool {
-        self.lane.clear();
-        let Some(writing) = self.writing.take() else { return false };
+    /// The lane stays readable until [`View::rolled_back`], and the index behind `mxFrame` stays as it is: before
+    /// `sqlite3WalUndo` comes, SQLite may read spilled pages to save its cursors, and `sqlite3WalUndo` reads
+    /// the page numbers there to drop those pages from the cache. The next append cleans the index.
+    pub fn reset_header(&mut self) -> bool {
+        let Some(writing) = &mut self.writing else { return false };
         let live = self.index.copies();
-        let advanced = writing.hidden.unwrap_or(live);
+        let advanced = writing.hidden.take().unwrap_or(live);
         if advanced == writing.saved {
             return false;
         }
@@ -235,6 +250,7 @@ impl View {
             header.change = header.change.wrapping_add(1);
         }
         self.index.set_header(&header);
+        writing.saved = self.index.copies();
         true
     }
 

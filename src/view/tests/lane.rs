@@ -141,6 +141,41 @@ fn a_header_alone_changes_nothing_but_the_header() {
 }
 
 #[test]
+fn headers_are_read_back_as_written() {
+    let mut writer = Writer::new(512, 1024);
+    let header = |writer: &Writer, index| {
+        let mut header = [0xaa; 24];
+        writer.view.read::<()>(&mut header, writer.offset(index), &mut |_, _, _, _| Ok(())).unwrap();
+        header
+    };
+    writer.frame(0, 10, 0).unwrap();
+    writer.header(1, 1, 44).unwrap();
+    writer.image(1, 1).unwrap();
+    // Refused, and more is spilled instead: the frame ends no commit any more.
+    writer.frame(1, 1, 1).unwrap();
+    assert_eq!(header(&writer, 1)[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
+    // Without sums at first (`iReCksum` is set), then rewritten with salt and sums.
+    assert_eq!(header(&writer, 0)[8..], [0; 16]);
+    let mut again = header(&writer, 0);
+    again[8..].copy_from_slice(b"saltsaltchecksum");
+    writer.view.write(&again, writer.offset(0), &mut no_spill).unwrap();
+    assert_eq!(header(&writer, 0), again);
+    assert_eq!(header(&writer, 1)[8..], [0; 16]);
+}
+
+#[test]
+fn a_header_belongs_to_the_image_of_its_frame_only() {
+    let mut writer = Writer::new(512, 1024);
+    for i in 0..3 {
+        writer.frame(i, 10 + i as u32, i).unwrap();
+    }
+    writer.header(2, 99, 44).unwrap();
+    assert_eq!(writer.image(1, 71).unwrap(), Written::Staged);
+    assert_eq!(writer.image(2, 72).unwrap(), Written::Staged);
+    assert_eq!(writer.contents(), [(10, 0), (11, 71), (12, 72)]);
+}
+
+#[test]
 fn memory_stays_for_the_next_transaction() {
     let mut writer = Writer::new(4096, 1 << 20);
     let place = |writer: &Writer, index| match writer.view.lane().frame(index).unwrap().image {
@@ -159,6 +194,23 @@ fn memory_stays_for_the_next_transaction() {
     assert_eq!([0, 16, 99].map(|index| place(&writer, index)), places);
     assert_eq!(writer.view.lane().memory_pieces().map(<[u8]>::len).sum::<usize>(), 100 * 4096);
     assert!(writer.contents().iter().all(|&frame| frame == (1, 7)));
+}
+
+#[test]
+fn another_limit_counts_from_the_next_transaction() {
+    let mut writer = Writer::new(512, 70_000);
+    for (limit, in_memory) in [(1024, 2), (140_000, 200), (0, 1), (512 * 130, 130)] {
+        writer.view.rolled_back();
+        writer.view.set_lane_bytes_max(limit);
+        writer.view.begin_write(5, 1);
+        for i in 0..200 {
+            writer.frame(i, 1 + i as u32, i).unwrap();
+            writer.view.set_lane_bytes_max(10_000_000);
+        }
+        assert_eq!(writer.view.lane().memory_frames(), in_memory);
+        let expected: Vec<(u32, u64)> = (0..200).map(|i| (1 + i as u32, i)).collect();
+        assert_eq!(writer.contents(), expected);
+    }
 }
 
 #[test]

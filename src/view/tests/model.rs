@@ -274,8 +274,12 @@ impl World {
         match kind {
             // The sibling rule: reset at once, then `sqlite3WalUndo`.
             0 => {
-                assert!(view.rolled_back());
+                assert!(view.reset_header());
+                for (page, content) in &pages.content {
+                    assert_eq!(client.read(view, &self.log, *page), *content);
+                }
                 assert_eq!(client.undo(view), staged);
+                assert!(!view.rolled_back());
             }
             // `sqlite3WalUndo` found the advanced header, then the reset.
             1 => {

@@ -75,6 +75,27 @@ fn a_reset_leaves_the_page_numbers_for_the_undo() {
 }
 
 #[test]
+fn a_reset_header_leaves_the_frames_until_the_rollback() {
+    for hidden in [false, true] {
+        let (mut view, mut client, log) = prepared();
+        if hidden {
+            view.hide_advance();
+        }
+        assert!(view.reset_header());
+        let reset = header_words(&mut view, 0);
+        assert!(!view.reset_header() && !view.header_advanced());
+        // SQLite's own header is the advanced one still: it reads what it wrote.
+        assert_eq!(client.read(&mut view, &log, 3), 33);
+        view.restore_advance();
+        assert_eq!(header_words(&mut view, 0), reset, "nothing is hidden any more");
+        assert_eq!(client.undo(&mut view), [3]);
+        assert!(!view.rolled_back());
+        assert_eq!(header_words(&mut view, 0), reset, "an open cursor may go on, and write again");
+        assert!(view.lane().is_empty());
+    }
+}
+
+#[test]
 fn the_change_counter_of_a_reset_wraps() {
     let log = Log::new(4);
     let mut view = View::new(1024, 1 << 20);

@@ -1,0 +1,291 @@
+//! Errors on purpose: a [`Disk`] around another one that fails the n-th operation of a kind on a file.
+//!
+//! What it promises: an operation that fails here fails as the kernel would let it. A failed write may have
+//! written a part; a failed sync is never passed on, so that what it should have covered stays unsynced.
+
+use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
+use parking_lot::Mutex;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The name that a [`Fault`] knows the database file by.
+pub const DATABASE_NAME: &str = "(database)";
+/// The name that a [`Fault`] knows the log directory by.
+pub const DIRECTORY_NAME: &str = "(directory)";
+/// The name that a [`Fault`] knows the directory's parent by.
+pub const PARENT_NAME: &str = "(parent)";
+
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A read of a file.
+    Read,
+    /// A write to a file.
+    Write,
+    /// A sync of a file or a directory.
+    Sync,
+    /// A change of a file's size.
+    SetBytes,
+    /// The opening of a file that is there.
+    Open,
+    /// The creation of a file or of the directory.
+    Create,
+    /// The deletion of a file or of the directory, or its renaming.
+    Remove,
+}
+
+/// How it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// An error of the medium (`EIO`), nothing done.
+    Error,
+    /// No space left (`ENOSPC`), nothing done.
+    NoSpace,
+    /// An error of the medium after so many bytes of the write.
+    Short(usize),
+    /// No space left after so many bytes of the write.
+    ShortNoSpace(usize),
+}
+
+impl Effect {
+    fn error(self) -> io::Error {
+        match self {
+            // As from the kernel: an error that says its number.
+            Effect::Error | Effect::Short(_) => io::Error::from_raw_os_error(libc::EIO),
+            Effect::NoSpace | Effect::ShortNoSpace(_) => io::Error::from_raw_os_error(libc::ENOSPC),
+        }
+    }
+}
+
+/// One planned failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What fails.
+    pub operation: Operation,
+    /// On files whose name contains this; the names above stand for the rest.
+    pub name_contains: String,
+    /// The how manieth of those operations, from 1, counted from when the fault was planned.
+    pub nth: u64,
+    /// How it fails.
+    pub effect: Effect,
+    /// All later ones fail as well.
+    pub goes_on: bool,
+}
+
+/// Failures that are planned, and the count of what happened. Shared by everything that one disk made.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    state: Arc<Mutex<Planned>>,
+}
+
+#[derive(Debug, Default)]
+struct Planned {
+    faults: Vec<(Fault, u64)>,
+    fired: u64,
+}
+
+impl Plan {
+    /// Plans one more failure.
+    pub fn add(&self, fault: Fault) {
+        self.state.lock().faults.push((fault, 0));
+    }
+
+    /// Plans nothing any more.
+    pub fn clear(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// How many operations have failed on purpose.
+    #[must_use]
+    pub fn fired(&self) -> u64 {
+        self.state.lock().fired
+    }
+
+    /// Counts an operation; `Some` if it has to fail.
+    pub(super) fn strike(&self, operation: Operation, name: &str) -> Option<Effect> {
+        let mut state = self.state.lock();
+        let mut effect = None;
+        for (fault, seen) in &mut state.faults {
+            if fault.operation == operation && name.contains(&fault.name_contains) {
+                *seen += 1;
+                if *seen == fault.nth || (fault.goes_on && *seen > fault.nth) {
+                    effect = Some(fault.effect);
+                }
+            }
+        }
+        state.fired += u64::from(effect.is_some());
+        effect
+    }
+
+    fn check(&self, operation: Operation, name: &str) -> io::Result<()> {
+        self.strike(operation, name).map_or(Ok(()), |effect| Err(effect.error()))
+    }
+
+    /// Passes `parts` on to `write`, all of them or as many bytes as the plan leaves.
+    fn write(
+        &self,
+        name: &str,
+        parts: &[IoSlice<'_>],
+        write: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(effect) = self.strike(Operation::Write, name) else { return write(parts) };
+        if let Effect::Short(bytes) | Effect::ShortNoSpace(bytes) = effect {
+            let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(bytes).collect();
+            write(&[IoSlice::new(&all)])?;
+        }
+        Err(effect.error())
+    }
+}
+
+/// A disk whose log files fail as planned.
+#[derive(Debug)]
+pub struct FaultDisk {
+    inner: Arc<dyn Disk>,
+    plan: Plan,
+}
+
+impl FaultDisk {
+    /// Around `inner`, failing what `plan` says.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Disk>, plan: Plan) -> FaultDisk {
+        FaultDisk { inner, plan }
+    }
+}
+
+impl Disk for FaultDisk {
+    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
+        Arc::new(FaultDirectory { inner: self.inner.log_directory(database), plan: self.plan.clone() })
+    }
+
+    fn sector_bytes(&self, database: &Path) -> u32 {
+        self.inner.sector_bytes(database)
+    }
+}
+
+#[derive(Debug)]
+struct FaultDirectory {
+    inner: Arc<dyn LogDirectory>,
+    plan: Plan,
+}
+
+impl LogDirectory for FaultDirectory {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn create(&self) -> io::Result<()> {
+        self.plan.check(Operation::Create, DIRECTORY_NAME)?;
+        self.inner.create()
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.plan.check(Operation::Read, DIRECTORY_NAME)?;
+        self.inner.list()
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        let operation = if how == OpenHow::CreateNew { Operation::Create } else { Operation::Open };
+        self.plan.check(operation, name)?;
+        Ok(Arc::new(FaultFile { inner: self.inner.open(name, how)?, name: name.to_owned(), plan: self.plan.clone() }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.plan.check(Operation::Remove, name)?;
+        self.inner.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.plan.check(Operation::Sync, DIRECTORY_NAME)?;
+        self.inner.sync()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        self.plan.check(Operation::Sync, PARENT_NAME)?;
+        self.inner.sync_parent()
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
+        self.inner.remove_directory()
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
+        self.inner.rename(suffix)
+    }
+}
+
+#[derive(Debug)]
+struct FaultFile {
+    inner: Arc<dyn LogFile>,
+    name: String,
+    plan: Plan,
+}
+
+impl LogFile for FaultFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.plan.check(Operation::Read, &self.name)?;
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.plan.write(&self.name, parts, &mut |parts| self.inner.write_at(parts, offset))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.plan.check(Operation::Sync, &self.name)?;
+        self.inner.sync()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}
+
+/// A database file that fails as planned, under the name [`DATABASE_NAME`].
+#[derive(Debug)]
+pub struct FaultDatabase<D> {
+    inner: D,
+    plan: Plan,
+}
+
+impl<D: Database> FaultDatabase<D> {
+    /// Around `inner`, failing what `plan` says.
+    #[must_use]
+    pub fn new(inner: D, plan: Plan) -> FaultDatabase<D> {
+        FaultDatabase { inner, plan }
+    }
+}
+
+impl<D: Database> Database for FaultDatabase<D> {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.plan.check(Operation::Read, DATABASE_NAME)?;
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let inner = &mut self.inner;
+        self.plan.write(DATABASE_NAME, &[IoSlice::new(data)], &mut |parts| {
+            parts.iter().try_for_each(|part| inner.write_at(part, offset))
+        })
+    }
+
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        self.plan.check(Operation::SetBytes, DATABASE_NAME)?;
+        self.inner.set_bytes(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.plan.check(Operation::Sync, DATABASE_NAME)?;
+        self.inner.sync()
+    }
+
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}

@@ -1,0 +1,265 @@
+//! One simulated file: what readers see, what the medium holds for certain, and the writes between the two.
+
+use super::{Dice, PowerCut};
+use std::collections::BTreeMap;
+
+/// What the medium writes at once.
+pub(super) const SECTOR_BYTES: usize = 512;
+/// What the page cache writes back at once: most power cuts leave one of these old or new as a whole.
+const CACHE_PAGE_SECTORS: u64 = 8;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// A file, with a clock on each unsynced write.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SimFile {
+    cache: Vec<u8>,
+    medium: Vec<u8>,
+    pending: BTreeMap<u64, Vec<(u64, Sector)>>,
+    pending_bytes: Vec<(u64, u64)>,
+    is_database: bool,
+}
+
+impl SimFile {
+    /// An empty database file.
+    pub(super) fn database() -> SimFile {
+        SimFile { is_database: true, ..SimFile::default() }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.cache.len() as u64
+    }
+
+    pub(super) fn cached(&self) -> &[u8] {
+        &self.cache
+    }
+
+    pub(super) fn medium(&self) -> &[u8] {
+        &self.medium
+    }
+
+    /// As if nothing had ever been otherwise: cache and medium alike.
+    pub(super) fn replace(&mut self, bytes: Vec<u8>) {
+        self.medium.clone_from(&bytes);
+        self.cache = bytes;
+        self.pending.clear();
+        self.pending_bytes.clear();
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64, past_cache: bool) -> usize {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.cache.len());
+        let length = buffer.len().min(self.cache.len() - start);
+        buffer[..length].copy_from_slice(&self.cache[start..start + length]);
+        if past_cache {
+            // A dirty sector is written first by the kernel, and reads as in the cache.
+            let mut at = start;
+            while at < start + length {
+                let end = (start + length).min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
+                if !self.pending.contains_key(&((at / SECTOR_BYTES) as u64)) {
+                    let held = self.medium.len().clamp(at, end);
+                    buffer[at - start..held - start].copy_from_slice(&self.medium.get(at..held).unwrap_or(&[]));
+                    buffer[held - start..end - start].fill(0);
+                }
+                at = end;
+            }
+        }
+        length
+    }
+
+    pub(super) fn write(&mut self, data: &[u8], offset: u64, clock: u64) {
+        if data.is_empty() {
+            return;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start + data.len();
+        if end > self.cache.len() {
+            self.cache.resize(end, 0);
+            self.pending_bytes.push((clock, end as u64));
+        }
+        self.cache[start..end].copy_from_slice(data);
+        for sector in start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES {
+            let now = sector_of(&self.cache, sector as u64);
+            self.pending.entry(sector as u64).or_default().push((clock, now));
+        }
+    }
+
+    pub(super) fn set_bytes(&mut self, bytes: u64, clock: u64) {
+        let new = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let old = self.cache.len();
+        self.cache.resize(new, 0);
+        self.pending_bytes.push((clock, bytes));
+        if new < old {
+            // What is cut off must not come back when the file grows again.
+            for sector in new / SECTOR_BYTES..=(old - 1) / SECTOR_BYTES {
+                let now = sector_of(&self.cache, sector as u64);
+                self.pending.entry(sector as u64).or_default().push((clock, now));
+            }
+        }
+    }
+
+    /// The writes up to `clock` reach the medium.
+    pub(super) fn sync(&mut self, clock: u64) {
+        self.settle(clock, &mut |_, values| values.len());
+    }
+
+    /// A write-back error: the pages count as clean now, and the medium has any of the values.
+    pub(super) fn sync_failed(&mut self, clock: u64, dice: &mut Dice) {
+        self.settle(clock, &mut |_, values| dice.index(values.len() + 1));
+    }
+
+    /// Takes the writes up to `clock` off the list; `choose` says how many of a sector's reached the medium.
+    fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(u64, &[(u64, Sector)]) -> usize) {
+        let covered = self.pending_bytes.partition_point(|(at, _)| *at <= clock);
+        if let Some((_, bytes)) = self.pending_bytes[..covered].last() {
+            self.medium.resize(usize::try_from(*bytes).unwrap_or(usize::MAX), 0);
+        }
+        self.pending_bytes.drain(..covered);
+        let mut chosen = Vec::new();
+        self.pending.retain(|sector, values| {
+            let covered = values.partition_point(|(at, _)| *at <= clock);
+            if covered > 0 {
+                let reached = choose(*sector, &values[..covered]);
+                if let Some((_, value)) = values[..reached].last() {
+                    chosen.push((*sector, *value));
+                }
+                values.drain(..covered);
+            }
+            !values.is_empty()
+        });
+        for (sector, value) in chosen {
+            put_sector(&mut self.medium, sector, &value);
+        }
+    }
+
+    /// What is unsynced survives old, new, in between, or torn.
+    pub(super) fn power_cut(&mut self, how: &PowerCut, dice: &mut Dice) {
+        if let Some((_, bytes)) = last_survivor(&self.pending_bytes, how, dice) {
+            self.medium.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let mut pages: BTreeMap<u64, Vec<(u64, Vec<(u64, Sector)>)>> = BTreeMap::new();
+        for (sector, values) in pending {
+            pages.entry(sector / CACHE_PAGE_SECTORS).or_default().push((sector, values));
+        }
+        for sectors in pages.into_values() {
+            self.power_cut_page(&sectors, how, dice);
+        }
+        self.pending_bytes.clear();
+        self.cache.clone_from(&self.medium);
+    }
+
+    fn power_cut_page(&mut self, sectors: &[(u64, Vec<(u64, Sector)>)], how: &PowerCut, dice: &mut Dice) {
+        let roll = dice.below(100);
+        let keep = u64::from(how.keep_percent);
+        let between = keep + (100 - keep) * 3 / 10;
+        let torn = between + (100 - keep) * 2 / 10;
+        // In between: the page as it was at one moment.
+        let clocks: Vec<u64> = sectors.iter().flat_map(|(_, values)| values.iter().map(|(clock, _)| *clock)).collect();
+        let moment = dice.pick(&clocks);
+        for (sector, values) in sectors {
+            let old = sector_of(&self.medium, *sector);
+            let last = values.last().map_or(old, |(_, value)| *value);
+            let is_header = self.is_database && *sector == 0;
+            let new = if roll < keep {
+                last
+            } else if roll < between {
+                values.iter().rev().find(|(clock, _)| *clock <= moment).map_or(old, |(_, value)| *value)
+            } else if roll < torn {
+                match dice.below(8) {
+                    0..4 => old,
+                    4..7 => last,
+                    _ if !how.tears_sectors => old,
+                    _ if is_header => torn_header(&old, &last, how, dice),
+                    // A drive may lose a sector to its own check even if the bytes were to stay the same.
+                    _ if last != old || how.tears_same_bytes => garbage(&old, &last, dice),
+                    _ => old,
+                }
+            } else {
+                old
+            };
+            put_sector(&mut self.medium, *sector, &new);
+        }
+        if sectors.is_empty() {
+            return;
+        }
+        // A header sector alone in its page is torn too seldom by the roll above for the rules about torn stamps.
+        if how.tears_header && self.is_database && sectors[0].0 == 0 && dice.percent(30) {
+            let values = &sectors[0].1;
+            let old = sector_of(&self.medium, 0);
+            let other = dice.pick(values).1;
+            put_sector(&mut self.medium, 0, &torn_header(&old, &other, how, dice));
+        }
+    }
+
+    /// Clean pages leave the cache: what a failed sync lost is read from the medium then.
+    pub(super) fn evict(&mut self, dice: &mut Dice) {
+        let sectors = self.cache.len().div_ceil(SECTOR_BYTES) as u64;
+        for sector in 0..sectors {
+            if !self.pending.contains_key(&sector) && dice.percent(50) {
+                let value = sector_of(&self.medium, sector);
+                put_sector(&mut self.cache, sector, &value);
+            }
+        }
+    }
+
+    /// Changes the file in the cache and on the medium alike, behind everybody's back.
+    pub(super) fn edit(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = self.cache.clone();
+        change(&mut bytes);
+        self.replace(bytes);
+    }
+}
+
+fn sector_of(bytes: &[u8], sector: u64) -> Sector {
+    let mut value = [0; SECTOR_BYTES];
+    let start = usize::try_from(sector).unwrap_or(usize::MAX).saturating_mul(SECTOR_BYTES).min(bytes.len());
+    let end = (start + SECTOR_BYTES).min(bytes.len());
+    value[..end - start].copy_from_slice(&bytes[start..end]);
+    value
+}
+
+/// Writes what of the sector lies inside the file.
+fn put_sector(bytes: &mut [u8], sector: u64, value: &Sector) {
+    let start = usize::try_from(sector).unwrap_or(usize::MAX).saturating_mul(SECTOR_BYTES).min(bytes.len());
+    let end = (start + SECTOR_BYTES).min(bytes.len());
+    bytes[start..end].copy_from_slice(&value[..end - start]);
+}
+
+fn garbage(old: &Sector, last: &Sector, dice: &mut Dice) -> Sector {
+    let mut value = *last;
+    if dice.percent(50) {
+        value.iter_mut().for_each(|byte| *byte = dice.below(256) as u8);
+    } else {
+        let cut = dice.index(SECTOR_BYTES);
+        value[cut..].copy_from_slice(&old[cut..]);
+        value[cut] ^= 0x55;
+    }
+    value
+}
+
+/// The sector of the database header: one atomic sector, or a disk without them that mixes the stamp's fields.
+fn torn_header(old: &Sector, last: &Sector, how: &PowerCut, dice: &mut Dice) -> Sector {
+    if !how.tears_header {
+        return *old;
+    }
+    let mut value = *old;
+    for field in [18..20, 72..80, 80..88, 88..92] {
+        if dice.percent(50) {
+            value[field.clone()].copy_from_slice(&last[field]);
+        }
+    }
+    value
+}
+
+/// Of writes that hang together in order (a size), the last that survives.
+pub(super) fn last_survivor<T: Clone>(pending: &[(u64, T)], how: &PowerCut, dice: &mut Dice) -> Option<(u64, T)> {
+    let keep = u64::from(how.keep_percent);
+    let roll = dice.below(100);
+    if roll < keep {
+        pending.last().cloned()
+    } else if roll < keep + (100 - keep) * 3 / 10 && !pending.is_empty() {
+        Some(pending[dice.index(pending.len())].clone())
+    } else {
+        None
+    }
+}

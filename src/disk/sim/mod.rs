@@ -1,0 +1,678 @@
+//! A simulated disk: files and directories in memory, with a page cache between them and a medium.
+//!
+//! It is for tests, of this crate and of whoever embeds it. What is not synced survives a power cut old, new, as it was at
+//! some moment between, or torn; a failed sync leaves pages that read as written and are not on the medium; names in
+//! directories need their own syncs. Everything is decided by one seed. The same traits are implemented by the real disk, so
+//! that the code under test is the code that users run.
+
+mod dice;
+mod file;
+
+pub use dice::Dice;
+
+use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, Plan};
+use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
+use file::{SECTOR_BYTES, SimFile, last_survivor};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a power cut does to what is not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerCut {
+    /// So many of 100 unsynced pages survive with their newest bytes.
+    pub keep_percent: u32,
+    /// A sector may come out as garbage (never that of the database header).
+    pub tears_sectors: bool,
+    /// Also one that was rewritten with the bytes that it had.
+    pub tears_same_bytes: bool,
+    /// The sector of the database header may come out mixed from its old and its new fields.
+    pub tears_header: bool,
+}
+
+type FileId = usize;
+
+/// A directory: names to files, with the changes that are not synced.
+#[derive(Clone, Debug, Default)]
+struct SimNames {
+    cache: BTreeMap<String, FileId>,
+    medium: BTreeMap<String, FileId>,
+    /// Changes that happen together or not at all.
+    pending: Vec<(u64, Vec<(String, Option<FileId>)>)>,
+}
+
+impl SimNames {
+    fn change(&mut self, clock: u64, changes: Vec<(String, Option<FileId>)>) {
+        apply(&mut self.cache, &changes);
+        self.pending.push((clock, changes));
+    }
+
+    fn sync(&mut self, clock: u64) {
+        let covered = self.pending.partition_point(|(at, _)| *at <= clock);
+        for (_, changes) in self.pending.drain(..covered) {
+            apply(&mut self.medium, &changes);
+        }
+    }
+
+    fn power_cut(&mut self, how: &PowerCut, dice: &mut Dice) {
+        for change in std::mem::take(&mut self.pending) {
+            if let Some((_, changes)) = last_survivor(&[change], how, dice) {
+                apply(&mut self.medium, &changes);
+            }
+        }
+        self.cache.clone_from(&self.medium);
+    }
+}
+
+fn apply(names: &mut BTreeMap<String, FileId>, changes: &[(String, Option<FileId>)]) {
+    for (name, file) in changes {
+        match file {
+            Some(file) => names.insert(name.clone(), *file),
+            None => names.remove(name),
+        };
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    File(SimFile),
+    Directory(SimNames),
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    nodes: Vec<Node>,
+    /// The directories that databases lie in; they exist from the start.
+    parents: BTreeMap<PathBuf, FileId>,
+    clock: u64,
+    dice: Dice,
+    operations: u64,
+    /// Operations that still work; at 0 the machine stops.
+    fuse: Option<u64>,
+    is_off: bool,
+    /// Handles of an earlier one belong to a dead process.
+    incarnation: u64,
+}
+
+/// The simulated disk; clones share it.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    plan: Plan,
+}
+
+/// A point in time; what was written before it is covered by the sync that took it.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncToken(u64);
+
+impl SimDisk {
+    /// An empty disk, whose dice start with `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> SimDisk {
+        let state = State {
+            nodes: Vec::new(),
+            parents: BTreeMap::new(),
+            clock: 0,
+            dice: Dice::new(seed),
+            operations: 0,
+            fuse: None,
+            is_off: false,
+            incarnation: 0,
+        };
+        SimDisk { state: Arc::new(Mutex::new(state)), plan: Plan::default() }
+    }
+
+    /// The failures that are planned for this disk.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The database file at `path`, made durably empty if it is not there.
+    #[must_use]
+    pub fn database(&self, path: &Path) -> SimDatabase {
+        let mut state = self.state.lock();
+        let parent = state.parent(path);
+        let name = name_of(path);
+        let file = match state.names(parent).cache.get(&name).copied() {
+            Some(file) => file,
+            None => {
+                state.nodes.push(Node::File(SimFile::database()));
+                let file = state.nodes.len() - 1;
+                let names = state.names(parent);
+                names.cache.insert(name.clone(), file);
+                names.medium.insert(name, file);
+                file
+            }
+        };
+        SimDatabase { handle: SimHandle { disk: self.clone(), file, incarnation: state.incarnation } }
+    }
+
+    /// How many operations that change something were done so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// The machine stops in the operation after so many more: it is done in part, and every later one fails, until
+    /// [`SimDisk::kill`] or [`SimDisk::power_cut`].
+    pub fn stop_after(&self, operations: u64) {
+        self.state.lock().fuse = Some(operations);
+    }
+
+    /// Whether the machine has stopped.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().is_off
+    }
+
+    /// The process dies: open handles fail from now on; the page cache stays.
+    pub fn kill(&self) {
+        self.state.lock().restart();
+    }
+
+    /// The power goes: open handles fail from now on; of what was not synced survives what the dice say.
+    pub fn power_cut(&self, how: &PowerCut) {
+        let mut state = self.state.lock();
+        state.restart();
+        let State { nodes, dice, .. } = &mut *state;
+        for node in nodes {
+            match node {
+                Node::File(file) => file.power_cut(how, dice),
+                Node::Directory(names) => names.power_cut(how, dice),
+            }
+        }
+    }
+
+    /// A copy of the whole disk as it is, with dice and failures of its own.
+    #[must_use]
+    pub fn deep_clone(&self, seed: u64) -> SimDisk {
+        let mut state = self.state.lock().clone();
+        state.dice = Dice::new(seed);
+        SimDisk { state: Arc::new(Mutex::new(state)), plan: Plan::default() }
+    }
+
+    /// Half of the clean pages leave the cache.
+    pub fn evict(&self) {
+        let mut state = self.state.lock();
+        let State { nodes, dice, .. } = &mut *state;
+        for node in nodes {
+            if let Node::File(file) = node {
+                file.evict(dice);
+            }
+        }
+    }
+
+    /// What readers see of the file at `path`, and what the medium holds of it for certain; `None` if there is none.
+    #[must_use]
+    pub fn contents(&self, path: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut state = self.state.lock();
+        let id = state.find(path)?;
+        match &state.nodes[id] {
+            Node::File(file) => Some((file.cached().to_vec(), file.medium().to_vec())),
+            Node::Directory(_) => None,
+        }
+    }
+
+    /// The names in the directory at `path` as readers see them; `None` if there is none.
+    #[must_use]
+    pub fn names(&self, path: &Path) -> Option<Vec<String>> {
+        let mut state = self.state.lock();
+        let id = state.find(path)?;
+        match &state.nodes[id] {
+            Node::Directory(names) => Some(names.cache.keys().cloned().collect()),
+            Node::File(_) => None,
+        }
+    }
+
+    /// Changes the file at `path` in the cache and on the medium alike, behind everybody's back.
+    pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.find(path)
+            && let Node::File(file) = &mut state.nodes[id]
+        {
+            file.edit(change);
+        }
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn off() -> io::Error {
+    io::Error::other("the simulated machine is off")
+}
+
+impl State {
+    fn parent(&mut self, path: &Path) -> FileId {
+        let parent = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        if let Some(id) = self.parents.get(&parent) {
+            return *id;
+        }
+        self.nodes.push(Node::Directory(SimNames::default()));
+        let id = self.nodes.len() - 1;
+        self.parents.insert(parent, id);
+        id
+    }
+
+    fn names(&mut self, id: FileId) -> &mut SimNames {
+        match &mut self.nodes[id] {
+            Node::Directory(names) => names,
+            Node::File(_) => unreachable!("a directory's number names a file"),
+        }
+    }
+
+    fn file(&mut self, id: FileId) -> &mut SimFile {
+        match &mut self.nodes[id] {
+            Node::File(file) => file,
+            Node::Directory(_) => unreachable!("a file's number names a directory"),
+        }
+    }
+
+    fn find(&mut self, path: &Path) -> Option<FileId> {
+        let directory = path.parent()?;
+        let id = match self.parents.get(directory) {
+            Some(id) => *id,
+            None => {
+                let parent = self.parent(directory);
+                *self.names(parent).cache.get(&name_of(directory))?
+            }
+        };
+        self.names(id).cache.get(&name_of(path)).copied()
+    }
+
+    fn restart(&mut self) {
+        self.incarnation += 1;
+        self.fuse = None;
+        self.is_off = false;
+    }
+
+    /// Whether a process of this incarnation can still do something.
+    fn check(&self, incarnation: u64) -> io::Result<()> {
+        if self.is_off || incarnation != self.incarnation { Err(off()) } else { Ok(()) }
+    }
+
+    /// Begins an operation that changes something; `Ok(false)`: it is the one that the machine stops in.
+    fn begin(&mut self, incarnation: u64) -> io::Result<bool> {
+        self.check(incarnation)?;
+        self.operations += 1;
+        self.clock += 1;
+        match &mut self.fuse {
+            Some(0) => {
+                self.is_off = true;
+                Ok(false)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(true)
+            }
+            None => Ok(true),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
+        Arc::new(self.directory(database))
+    }
+
+    fn sector_bytes(&self, _database: &Path) -> u32 {
+        SECTOR_BYTES as u32
+    }
+}
+
+impl SimDisk {
+    /// As [`Disk::log_directory`], with its own type.
+    #[must_use]
+    pub fn directory(&self, database: &Path) -> SimDirectory {
+        let mut state = self.state.lock();
+        let parent = state.parent(database);
+        let mut name = name_of(database);
+        name.push_str("-pwal");
+        SimDirectory {
+            disk: self.clone(),
+            path: database.with_file_name(&name),
+            parent,
+            name,
+            incarnation: state.incarnation,
+        }
+    }
+}
+
+/// The log directory of a database file on a [`SimDisk`].
+#[derive(Clone, Debug)]
+pub struct SimDirectory {
+    disk: SimDisk,
+    path: PathBuf,
+    parent: FileId,
+    name: String,
+    incarnation: u64,
+}
+
+impl SimDirectory {
+    fn id(&self, state: &mut State) -> Option<FileId> {
+        state.names(self.parent).cache.get(&self.name).copied()
+    }
+
+    fn own(&self, state: &mut State) -> io::Result<FileId> {
+        self.id(state).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// An operation on names: all of it, or, where the machine stops in it, all or nothing.
+    fn change(&self, state: &mut State, operation: Operation, name: &str) -> io::Result<()> {
+        state.check(self.incarnation)?;
+        strike(&self.disk.plan, operation, name)?;
+        if state.begin(self.incarnation)? || state.dice.percent(50) { Ok(()) } else { Err(off()) }
+    }
+
+    fn sync_names(&self, id: FileId, name: &str) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        strike(&self.disk.plan, Operation::Sync, name)?;
+        let runs = state.begin(self.incarnation)?;
+        let clock = state.clock;
+        if runs || state.dice.percent(50) {
+            state.names(id).sync(clock);
+        }
+        if runs { Ok(()) } else { Err(off()) }
+    }
+}
+
+fn strike(plan: &Plan, operation: Operation, name: &str) -> io::Result<()> {
+    match plan.strike(operation, name) {
+        Some(Effect::NoSpace | Effect::ShortNoSpace(_)) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        Some(Effect::Error | Effect::Short(_)) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        None => Ok(()),
+    }
+}
+
+impl LogDirectory for SimDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        if self.id(&mut state).is_some() {
+            return state.check(self.incarnation);
+        }
+        self.change(&mut state, Operation::Create, DIRECTORY_NAME)?;
+        state.nodes.push(Node::Directory(SimNames::default()));
+        let (id, clock) = (state.nodes.len() - 1, state.clock);
+        state.names(self.parent).change(clock, vec![(self.name.clone(), Some(id))]);
+        state.check(self.incarnation)
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        Ok(self.id(&mut state).is_some())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        strike(&self.disk.plan, Operation::Read, DIRECTORY_NAME)?;
+        let Some(id) = self.id(&mut state) else { return Ok(Vec::new()) };
+        Ok(state.names(id).cache.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(self.open_file(name, how)?))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let Some(id) = self.id(&mut state) else { return Ok(()) };
+        if !state.names(id).cache.contains_key(name) {
+            return Ok(());
+        }
+        self.change(&mut state, Operation::Remove, name)?;
+        let clock = state.clock;
+        state.names(id).change(clock, vec![(name.to_owned(), None)]);
+        state.check(self.incarnation)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let id = self.own(&mut self.disk.state.lock())?;
+        self.sync_names(id, DIRECTORY_NAME)
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        self.sync_names(self.parent, PARENT_NAME)
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let Some(id) = self.id(&mut state) else { return Ok(true) };
+        if !state.names(id).cache.is_empty() {
+            return Ok(false);
+        }
+        self.change(&mut state, Operation::Remove, DIRECTORY_NAME)?;
+        let clock = state.clock;
+        state.names(self.parent).change(clock, vec![(self.name.clone(), None)]);
+        state.check(self.incarnation)?;
+        Ok(true)
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let id = self.own(&mut state)?;
+        let to = format!("{}.{suffix}", self.name);
+        if let Some(taken) = state.names(self.parent).cache.get(&to).copied()
+            && !state.names(taken).cache.is_empty()
+        {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.change(&mut state, Operation::Remove, DIRECTORY_NAME)?;
+        let clock = state.clock;
+        state.names(self.parent).change(clock, vec![(self.name.clone(), None), (to, Some(id))]);
+        state.check(self.incarnation)
+    }
+}
+
+impl SimDirectory {
+    /// As [`LogDirectory::open`], with its own type.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_file(&self, name: &str, how: OpenHow) -> io::Result<SimLogFile> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let id = self.own(&mut state)?;
+        let known = state.names(id).cache.get(name).copied();
+        let file = match (known, how) {
+            (Some(_), OpenHow::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (None, OpenHow::CreateNew) => {
+                self.change(&mut state, Operation::Create, name)?;
+                state.nodes.push(Node::File(SimFile::default()));
+                let (file, clock) = (state.nodes.len() - 1, state.clock);
+                state.names(id).change(clock, vec![(name.to_owned(), Some(file))]);
+                state.check(self.incarnation)?;
+                file
+            }
+            (None, _) => return Err(io::ErrorKind::NotFound.into()),
+            (Some(file), _) => {
+                strike(&self.disk.plan, Operation::Open, name)?;
+                file
+            }
+        };
+        let handle = SimHandle { disk: self.disk.clone(), file, incarnation: self.incarnation };
+        Ok(SimLogFile { handle, name: name.to_owned(), how })
+    }
+}
+
+/// An open file, by its number.
+#[derive(Clone, Debug)]
+struct SimHandle {
+    disk: SimDisk,
+    file: FileId,
+    incarnation: u64,
+}
+
+impl SimHandle {
+    fn read(&self, name: &str, buffer: &mut [u8], offset: u64, past_cache: bool) -> io::Result<usize> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        strike(&self.disk.plan, Operation::Read, name)?;
+        Ok(state.file(self.file).read(buffer, offset, past_cache))
+    }
+
+    fn write(&self, name: &str, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let effect = self.disk.plan.strike(Operation::Write, name);
+        let runs = state.begin(self.incarnation)?;
+        let clock = state.clock;
+        let length = match effect {
+            Some(Effect::Short(bytes) | Effect::ShortNoSpace(bytes)) => bytes.min(data.len()),
+            Some(Effect::Error | Effect::NoSpace) => 0,
+            None if runs => data.len(),
+            // The process died in it, or the power went: whole sectors of it are there.
+            None => (state.dice.index(data.len() / SECTOR_BYTES + 2) * SECTOR_BYTES).min(data.len()),
+        };
+        state.file(self.file).write(&data[..length], offset, clock);
+        match effect {
+            Some(Effect::Short(_) | Effect::Error) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Some(Effect::ShortNoSpace(_) | Effect::NoSpace) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            None if runs => Ok(()),
+            None => Err(off()),
+        }
+    }
+
+    fn sync_begin(&self) -> SyncToken {
+        SyncToken(self.disk.state.lock().clock)
+    }
+
+    fn sync_end(&self, name: &str, token: SyncToken, fails: bool) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        let effect = self.disk.plan.strike(Operation::Sync, name);
+        let runs = state.begin(self.incarnation)?;
+        if effect.is_some() || fails {
+            let mut dice = state.dice.clone();
+            state.file(self.file).sync_failed(token.0, &mut dice);
+            state.dice = dice;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        if runs {
+            state.file(self.file).sync(token.0);
+            Ok(())
+        } else {
+            Err(off())
+        }
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        Ok(state.file(self.file).bytes())
+    }
+}
+
+/// A log file on a [`SimDisk`].
+#[derive(Clone, Debug)]
+pub struct SimLogFile {
+    handle: SimHandle,
+    name: String,
+    how: OpenHow,
+}
+
+impl SimLogFile {
+    /// The first half of a sync, for tests that let other things happen before its end.
+    #[must_use]
+    pub fn sync_begin(&self) -> SyncToken {
+        self.handle.sync_begin()
+    }
+
+    /// The second half: what was written before `token` is on the medium now; `fails`: any of it.
+    ///
+    /// # Errors
+    /// `EIO` if it fails, or if that is planned.
+    pub fn sync_end(&self, token: SyncToken, fails: bool) -> io::Result<()> {
+        self.handle.sync_end(&self.name, token, fails)
+    }
+}
+
+impl LogFile for SimLogFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.handle.read(&self.name, buffer, offset, self.how == OpenHow::PastCache)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if matches!(self.how, OpenHow::ReadOnly | OpenHow::PastCache) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.handle.write(&self.name, &data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let token = self.sync_begin();
+        self.sync_end(token, false)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.handle.bytes()
+    }
+}
+
+/// A database file on a [`SimDisk`].
+#[derive(Clone, Debug)]
+pub struct SimDatabase {
+    handle: SimHandle,
+}
+
+impl SimDatabase {
+    /// As [`SimLogFile::sync_begin`].
+    #[must_use]
+    pub fn sync_begin(&self) -> SyncToken {
+        self.handle.sync_begin()
+    }
+
+    /// As [`SimLogFile::sync_end`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync_end(&self, token: SyncToken, fails: bool) -> io::Result<()> {
+        self.handle.sync_end(DATABASE_NAME, token, fails)
+    }
+}
+
+impl Database for SimDatabase {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.handle.read(DATABASE_NAME, buffer, offset, false)
+    }
+
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.handle.write(DATABASE_NAME, data, offset)
+    }
+
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        let mut state = self.handle.disk.state.lock();
+        state.check(self.handle.incarnation)?;
+        strike(&self.handle.disk.plan, Operation::SetBytes, DATABASE_NAME)?;
+        if state.begin(self.handle.incarnation)? {
+            let clock = state.clock;
+            state.file(self.handle.file).set_bytes(bytes, clock);
+            Ok(())
+        } else {
+            Err(off())
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let token = self.sync_begin();
+        self.sync_end(token, false)
+    }
+
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.handle.bytes()
+    }
+}
