@@ -32,9 +32,7 @@ enum JournalMode {
 pub fn run(arguments: &Arguments) -> Done {
     let database = DatabaseFile::look(&arguments.database)?;
     let report = recover::recover(&database, How::Recover)?;
-    for line in recover::describe(&report) {
-        println!("{line}");
-    }
+    recover::print(&report);
     let wait = progress::spinner(format!("checking {}", database.name()));
     let checked = check(&database, arguments.journal_mode);
     wait.finish_and_clear();

@@ -23,9 +23,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Done {
     let database = DatabaseFile::look(&arguments.database)?;
     let report = recover(&database, How::Recover)?;
-    for line in describe(&report) {
-        println!("{line}");
-    }
+    print(&report);
     let after = DatabaseFile::look(&arguments.database)?;
     println!("{} is {}", after.name(), after.describe());
     Ok(())
@@ -64,6 +62,17 @@ fn refused(database: &DatabaseFile, error: &SettleError) -> Failure {
     failure
 }
 
+/// Says what was done.
+pub fn print(report: &Report) {
+    let lines = describe(report);
+    if lines.is_empty() {
+        println!("nothing to recover");
+    }
+    for line in lines {
+        println!("{line}");
+    }
+}
+
 /// What was done, a line each.
 pub fn describe(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
@@ -82,9 +91,6 @@ pub fn describe(report: &Report) -> Vec<String> {
             recovery::Done::Recovered(recovered) => lines.extend(describe_recovered(recovered)),
         }
     }
-    if lines.is_empty() {
-        lines.push("nothing to recover".to_owned());
-    }
     lines
 }
 
@@ -102,7 +108,7 @@ fn describe_recovered(recovered: &Recovered) -> Vec<String> {
     });
     if let Some(tail) = torn_tail {
         lines.push(format!(
-            "cut a torn tail: commit {} was begun at byte {} of {} and never finished ({})",
+            "cut a torn tail: commit {} was begun and is not whole, byte {} of {}: {}",
             last + 1,
             tail.offset,
             tail.file.display(),
