@@ -1,6 +1,7 @@
 //! What can be set, and how: pragmas, URI parameters, environment. A bad value changes nothing and is
 //! answered with what is accepted.
 
+use crate::log::slots::SLOT_BYTES_MAX;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -48,7 +49,13 @@ const NUMBERS: [Number; 4] = [
     Number { name: "parallel_wal_lanes", unit: "lanes", least: 1, most: 64, default: 8 },
     Number { name: "parallel_wal_max_batch_bytes", unit: "bytes", least: 65_536, most: 1 << 30, default: 4 << 20 },
     Number { name: "parallel_wal_max_flush_delay_ms", unit: "milliseconds", least: 0, most: 100, default: 2 },
-    Number { name: "parallel_wal_segment_bytes", unit: "bytes", least: 1 << 18, most: 1 << 30, default: 64 << 20 },
+    Number {
+        name: "parallel_wal_segment_bytes",
+        unit: "bytes",
+        least: 1 << 18,
+        most: 1 << 30,
+        default: SLOT_BYTES_MAX,
+    },
 ];
 
 /// The settings of one database.
@@ -140,7 +147,7 @@ mod tests {
         assert_eq!(settings.mode(), Mode::Auto);
         let error = settings.set("parallel_wal_segment_bytes", "1").unwrap_err();
         assert!(error.contains("262144 to 1073741824 bytes"), "{error}");
-        assert_eq!(settings.segment_bytes(), 64 << 20);
+        assert_eq!(settings.segment_bytes(), SLOT_BYTES_MAX);
         assert_eq!(settings.set("parallel_wal_mode", "'Conservative'"), Ok(true));
         assert_eq!(settings.mode(), Mode::Conservative);
         assert_eq!(settings.set("parallel_wal_lanes", "3"), Ok(true));

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 /// The first slot of a log in bytes.
 pub const SLOT_BYTES_FIRST: u64 = 1 << 20;
-/// The largest slot in bytes, but for one made for a batch that fits none.
-pub const SLOT_BYTES_MAX: u64 = 64 << 20;
+/// The largest slot in bytes, but for one made for a batch that fits none: two checkpoints' worth, so that the same few
+/// megabytes are written over and stay in the processor's cache. With 64 MiB, writers that outran the fill of a
+/// new slot waited 250 ms for it.
+pub const SLOT_BYTES_MAX: u64 = 16 << 20;
 /// Zeros are written in pieces of at most so many bytes, so that commits beside them are not stalled.
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
