@@ -37,4 +37,4 @@ pub mod view;
 
 pub use vfs::{Options, RegisterError, version};
 #[cfg(feature = "linked")]
-pub use vfs::{register, register_with};
+pub use vfs::{RecoverError, recover, register, register_with};
