@@ -40,8 +40,14 @@ fn random_sql_does_the_same_on_both() {
     }
 }
 
+/// What differed, and at which step; `None` for what shows at the end only.
+struct Difference {
+    step: Option<usize>,
+    text: String,
+}
+
 /// Runs a script on both sides; says what differs first.
-fn play(script: &Script) -> Result<(), String> {
+fn play(script: &Script) -> Result<(), Difference> {
     let scratch = Scratch::new();
     let mut tested = Side::new(scratch.file("tested"), common::vfs());
     let mut stock = Side::new(scratch.file("stock"), common::STOCK);
@@ -52,10 +58,11 @@ fn play(script: &Script) -> Result<(), String> {
         }
         let (got, expected) = (tested.take(step), stock.take(step));
         if got != expected && excuse(step, &got, &expected).is_none() {
-            return Err(format!("step {index}, {step}: {got} where stock says {expected}"));
+            let text = format!("step {index}, {step}: {got} where stock says {expected}");
+            return Err(Difference { step: Some(index), text });
         }
     }
-    finish(&mut tested, &mut stock)
+    finish(&mut tested, &mut stock).map_err(|text| Difference { step: None, text })
 }
 
 /// What must be the same when all is over.
@@ -121,28 +128,27 @@ fn numbers(row: &str) -> Option<[i64; 3]> {
     (row[1] >= 0).then_some(row)
 }
 
-/// Leaves steps out as long as it still fails: halves, quarters, ... single steps.
-fn shrink(mut script: Script, mut difference: String) -> (Script, String) {
+/// Leaves steps out as long as it still fails: all behind the failure, then halves, quarters, ... single steps.
+fn shrink(mut script: Script, mut difference: Difference) -> (Script, String) {
     let until = Instant::now() + Duration::from_secs(env_number("PWAL_TEST_SHRINK_SECONDS", 60));
+    script.steps.truncate(difference.step.map_or(usize::MAX, |step| step + 1));
     let mut size = script.steps.len().div_ceil(2);
     loop {
         let mut at = 0;
         let mut progress = false;
-        while at < script.steps.len() {
-            if Instant::now() > until {
-                return (script, difference);
-            }
+        while at < script.steps.len() && Instant::now() < until {
             let mut shorter = script.clone();
             shorter.steps.drain(at..(at + size).min(script.steps.len()));
             match play(&shorter) {
                 Err(still) => {
+                    shorter.steps.truncate(still.step.map_or(usize::MAX, |step| step + 1));
                     (script, difference, progress) = (shorter, still, true);
                 }
                 Ok(()) => at += size,
             }
         }
-        if size == 1 && !progress {
-            return (script, difference);
+        if Instant::now() >= until || size == 1 && !progress {
+            return (script, difference.text);
         }
         size = (size / 2).max(1);
     }

@@ -72,6 +72,29 @@ fn a_reader_of_an_old_snapshot_holds_the_checkpoint_back_and_keeps_its_rows() {
     assert_eq!(common::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "50|30000");
 }
 
+/// A page behind the end of the database may still have a frame in a writer's view; a checkpoint then
+/// cuts the file before that page, and the writer makes the database grow over it again.
+#[test]
+fn a_writer_may_take_pages_again_that_a_checkpoint_has_cut_off() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let (own, other) = (common::open(&path), common::open(&path));
+    common::run(&own, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA journal_mode=WAL");
+    common::run(
+        &own,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE TABLE u(x); INSERT INTO t(x) VALUES(zeroblob(33612))",
+    );
+    other.busy_timeout(Duration::ZERO).unwrap();
+    common::run(&own, "UPDATE t SET x=1; BEGIN");
+    common::run(
+        &own,
+        "INSERT INTO u WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<40) SELECT zeroblob(200) FROM n",
+    );
+    assert_eq!(row(&other, "TRUNCATE")[0], 1);
+    common::run(&own, "CREATE TABLE v(x); CREATE TABLE w(x); COMMIT");
+    common::assert_integrity(&other);
+}
+
 #[test]
 fn a_writer_in_the_middle_makes_all_but_passive_busy() {
     let scratch = Scratch::new();
