@@ -51,7 +51,7 @@ pub struct SettleError {
     /// What happened, and what the user can do.
     pub text: String,
     /// What was done before.
-    pub report: Report,
+    pub report: Box<Report>,
 }
 
 /// Settles the database file at `path`: afterwards it is one plain SQLite file.
@@ -63,7 +63,7 @@ pub fn settle(context: &Arc<Context>, path: &Path, how: How) -> Result<Report, S
     match try_settle(context, path, how, &mut report) {
         Ok(()) => Ok(report),
         Err(Refused { code, text }) => {
-            Err(SettleError { code, text: text.unwrap_or_else(|| code.to_string()), report })
+            Err(SettleError { code, text: text.unwrap_or_else(|| code.to_string()), report: Box::new(report) })
         }
     }
 }
