@@ -26,6 +26,7 @@ pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
 /// The URI parameters of a connection that joins.
 pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
     apply(inner, &engine.settings, &inner.facts.parameters);
+    engine.show_mode();
 }
 
 fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
@@ -71,7 +72,10 @@ fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
         (_, Some(Mode::Off)) if state.level != LockLevel::None => {
             return PragmaAnswer::Error("parallel_wal_mode: 'off' cannot be set inside a transaction".to_owned());
         }
-        (Kind::Joined(joined), Some(mode)) => joined.engine.settings.set_mode(mode),
+        (Kind::Joined(joined), Some(mode)) => {
+            joined.engine.settings.set_mode(mode);
+            joined.engine.show_mode();
+        }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
             state.wishes.retain(|(name, _)| name != "parallel_wal_mode");
@@ -130,6 +134,7 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
     if let Kind::Joined(joined) = &state.kind {
         apply(inner, &joined.engine.settings, &state.wishes);
+        joined.engine.show_mode();
         state.wishes.clear();
     }
 }
