@@ -16,6 +16,8 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+type EntryPoint = unsafe extern "C" fn(*mut ffi::sqlite3, *mut *mut c_char, *const ffi::sqlite3_api_routines) -> c_int;
+
 static GRABBED: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 unsafe extern "C" fn grab(
@@ -29,8 +31,9 @@ unsafe extern "C" fn grab(
 
 /// The table that SQLite hands to extensions.
 fn routines() -> *const c_void {
-    // SAFETY: `grab` has the type of an entry point.
-    let code = unsafe { ffi::sqlite3_auto_extension(Some(std::mem::transmute(grab as *const ()))) };
+    // SAFETY: `grab` has the type of an entry point, which the bindings give in a form of their own.
+    let code =
+        unsafe { ffi::sqlite3_auto_extension(Some(std::mem::transmute::<*const (), EntryPoint>(grab as *const ()))) };
     assert_eq!(code, 0);
     Connection::open_in_memory().unwrap();
     let routines = GRABBED.load(Ordering::SeqCst);

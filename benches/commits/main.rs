@@ -132,7 +132,7 @@ fn row(line: &Line, pairs: &[(Seen, Seen)]) -> (String, Vec<String>) {
         format!(" ({:.0} us)", median(&each(|seen| seen.extra_us).1))
     };
     let text = format!(
-        "| {}{extra} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {}{extra} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         line.name,
         spread(&stock, rate),
         spread(&ours, rate),
@@ -141,6 +141,7 @@ fn row(line: &Line, pairs: &[(Seen, Seen)]) -> (String, Vec<String>) {
         medians(|seen| seen.median_us, time),
         medians(|seen| seen.p99_us, time),
         highest(|seen| seen.max_us, time),
+        medians(|seen| seen.cpu_us, |us| format!("{us:.1} us")),
         highest(|seen| seen.locked, |value| format!("{value:.0}")),
     );
     (text, missed)
@@ -189,10 +190,10 @@ fn main() -> ExitCode {
         choice.pairs, choice.length_ms, choice.vfs
     );
     println!(
-        "| autocommit inserts | stock, 1/s | {}, 1/s | ratio | slowest / fastest thread | median | 99% below | longest | locked |",
+        "| autocommit inserts | stock, 1/s | {}, 1/s | ratio | slowest / fastest thread | median | 99% below | longest | CPU | locked |",
         choice.vfs
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut missed = Vec::new();
     for line in lines(&choice) {
         let mut pairs = Vec::new();

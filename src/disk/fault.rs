@@ -96,6 +96,11 @@ impl Plan {
         self.state.lock().faults.clear();
     }
 
+    /// Plans nothing any more, and counts from 0 again.
+    pub fn reset(&self) {
+        *self.state.lock() = Planned::default();
+    }
+
     /// How many operations have failed on purpose.
     #[must_use]
     pub fn fired(&self) -> u64 {

@@ -2,10 +2,14 @@
 //!
 //! It starts with the first wish and ends with the engine, which it does not keep alive.
 
-use super::Engine;
+use super::{Engine, EngineError};
 use parking_lot::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A log to which nobody commits for so long is idle: what a pass under load had to leave is finished then.
+const IDLE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct Wishes {
@@ -72,11 +76,17 @@ impl Background {
 }
 
 fn run(shared: &Shared, engine: &Weak<Engine>) {
+    // The commit after which an idle pass is due, and nobody has committed since.
+    let mut unfinished: Option<u64> = None;
     loop {
         let (slot, checkpoint) = {
             let mut wishes = shared.wishes.lock();
             while !wishes.slot && !wishes.checkpoint && !wishes.stop {
-                shared.wake.wait(&mut wishes);
+                if unfinished.is_none() {
+                    shared.wake.wait(&mut wishes);
+                } else if shared.wake.wait_for(&mut wishes, IDLE).timed_out() {
+                    break;
+                }
             }
             if wishes.stop {
                 return;
@@ -87,9 +97,22 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if slot {
             engine.prepare_next_slot();
         }
-        if checkpoint && let Err(error) = engine.checkpoint_in_background() {
-            let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());
-            engine.context.host.log(error.code().number(), &text);
+        let published = engine.marks.published();
+        let idle = !slot && !checkpoint && unfinished == Some(published);
+        unfinished = unfinished.map(|_| published);
+        if checkpoint {
+            tell(&engine, engine.checkpoint_in_background());
+            unfinished = Some(engine.marks.published());
+        } else if idle {
+            tell(&engine, engine.checkpoint_on_request());
+            unfinished = None;
         }
+    }
+}
+
+fn tell(engine: &Engine, result: Result<(), EngineError>) {
+    if let Err(error) = result {
+        let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());
+        engine.context.host.log(error.code().number(), &text);
     }
 }

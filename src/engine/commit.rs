@@ -69,6 +69,8 @@ pub(crate) struct Written {
     descriptors: Vec<Descriptor>,
     place: Place,
     chain: u64,
+    /// Of its head.
+    crc: u32,
     spill: Option<u32>,
 }
 
@@ -249,7 +251,7 @@ impl Engine {
             self.erase_unpublished(append, &place);
             return Err(error);
         }
-        Ok(Written { header, descriptors, place, chain, spill: facts.spill })
+        Ok(Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill })
     }
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
@@ -295,7 +297,7 @@ impl Engine {
 
     /// The batch is everybody's: one store, of something complete.
     fn finish(&self, append: &mut Append, written: Written) -> Result<u64, EngineError> {
-        let Written { header, descriptors, place, chain, spill } = written;
+        let Written { header, descriptors, place, chain, crc, spill } = written;
         let frames = descriptors.iter().map(|descriptor| {
             let (file, offset) = match descriptor.place {
                 ImagePlace::Batch(offset) => (FileId::Slot(place.index), place.offset + offset),
@@ -325,7 +327,7 @@ impl Engine {
             has_spill: spill.is_some(),
             writer: 0,
             chain,
-            crc: 0,
+            crc,
         };
         let published = self.marks.publish(entry).map_err(EngineError::from).and_then(|()| match &header.certificate {
             Some(certificate) => self.cut(append, certificate, &place),

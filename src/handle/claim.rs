@@ -1,12 +1,14 @@
 //! The first `xLock(SHARED)`: join the engine that lives, leave a plain rollback-mode file to the base, or claim a
 //! WAL database: take `lock`, then EXCLUSIVE through the broker, settle what stock SQLite or a crash left, start the engine.
+//! [`super::settle`] goes the same way, up to the engine.
 
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, control};
 use crate::disk::LogDirectory;
 use crate::engine::{Claimed, Engine, EngineError, Settings};
-use crate::log::recovery::{Done, Next, OpenFacts, open_database};
+use crate::log::LogError;
+use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{LOCK_NAME, LockFile, WHOLE_LOCK, watch};
 use crate::sqlite::Code;
@@ -20,6 +22,31 @@ use std::sync::{Arc, Weak};
 const ATTEMPTS: usize = 5;
 
 type Header = [u8; DATABASE_HEADER_BYTES];
+
+/// Why a database cannot be had, and what the user can do about it.
+pub(super) struct Refused {
+    pub(super) code: Code,
+    /// `None`: the code says all.
+    pub(super) text: Option<String>,
+}
+
+impl Refused {
+    pub(super) fn new(code: Code, text: impl Into<String>) -> Refused {
+        Refused { code, text: Some(text.into()) }
+    }
+}
+
+impl From<Code> for Refused {
+    fn from(code: Code) -> Refused {
+        Refused { code, text: None }
+    }
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Refused {
+        Refused::new(error.code(), error.to_string())
+    }
+}
 
 /// Joined, or `None`: the file is the base's, whose SHARED is held.
 ///
@@ -52,7 +79,13 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
     }
     // Another handle's SHARED, this one's too, makes the broker's EXCLUSIVE fail.
     base.unlock(LockLevel::None)?;
-    let Some(started) = claim(inner, identity)? else {
+    let claimed = claim(inner, identity).map_err(|refused| {
+        if let Some(text) = &refused.text {
+            say(inner, refused.code, text);
+        }
+        refused.code
+    })?;
+    let Some(started) = claimed else {
         base.lock(LockLevel::Shared)?;
         return Ok(None);
     };
@@ -120,33 +153,41 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// An engine, or `None`: the file is in rollback mode by now.
-fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Code> {
-    let path = real_path(inner);
-    if FileIdentity::of(&path).ok() != Some(identity) {
-        say(inner, Code::READONLY_DBMOVED, "another file has this name by now; close the connection and open it again");
-        return Err(Code::READONLY_DBMOVED);
-    }
+fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
+    let path = same_file(inner, identity)?;
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
-        let Some(lock) = take_lock(inner, &path, &*dir)? else { continue };
-        match claim_locked(inner, &path, &dir, lock)? {
-            Attempt::Again => {}
-            Attempt::RollbackMode => return Ok(None),
-            Attempt::Started(engine) => return Ok(Some(engine)),
-        }
+        let Some(lock) = take_lock(&path, &*dir)? else { continue };
+        let settled = settle_locked(inner, &path, &dir, lock, &mut |dir, database, facts| {
+            let opened = open_database(dir, database, facts)?;
+            for done in &opened.done {
+                say(inner, Code::NOTICE, &describe(done));
+            }
+            Ok(opened)
+        })?;
+        let Some(settled) = settled else { continue };
+        return start(inner, &path, &dir, settled);
     }
-    say(inner, Code::BUSY, "others keep opening and closing this database");
-    Err(Code::BUSY)
+    Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
+}
+
+/// The real path of the file that was opened.
+pub(super) fn same_file(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
+    let path = real_path(inner);
+    if FileIdentity::of(&path).ok() == Some(identity) {
+        return Ok(path);
+    }
+    let text = "another file has this name by now; close the connection and open it again";
+    Err(Refused::new(Code::READONLY_DBMOVED, text))
 }
 
 /// `<database>-pwal/lock`, before any lock on the database file; `None`: the directory went meanwhile.
-fn take_lock(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Code> {
+pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
     let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
     let failed = |error: io::Error| {
         let code = if error.kind() == io::ErrorKind::StorageFull { Code::FULL } else { Code::CANTOPEN };
-        say(inner, code, &format!("cannot take {}: {error}", lock_path.display()));
-        code
+        Refused::new(code, format!("cannot take {}: {error}", lock_path.display()))
     };
     dir.create().map_err(failed)?;
     let lock = match LockFile::open(&lock_path, mode) {
@@ -155,75 +196,91 @@ fn take_lock(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<Optio
         Err(error) => return Err(failed(error)),
     };
     if !lock.try_lock(WHOLE_LOCK).map_err(failed)? {
-        say(inner, Code::BUSY, "another process (or another copy of pwal in this one) has the database open");
-        return Err(Code::BUSY);
+        let text = "another process (or another copy of pwal in this one) has the database open";
+        return Err(Refused::new(Code::BUSY, text));
     }
     Ok(lock.is_same_as_path(&lock_path).map_err(failed)?.then_some(lock))
 }
 
-enum Attempt {
-    Started(Arc<Engine>),
-    RollbackMode,
-    Again,
+/// A database whose leftovers are settled: `lock` and EXCLUSIVE are held, the file is plain.
+pub(super) struct Settled {
+    // Dropped in this order: whoever gets `lock` next shall get EXCLUSIVE, too.
+    pub(super) broker: Box<dyn Broker>,
+    pub(super) lock: LockFile,
 }
 
-/// Holding `lock`: EXCLUSIVE, a second look, the engine. Whatever fails lets go of everything.
-fn claim_locked(inner: &Arc<Inner>, path: &Path, dir: &Arc<dyn LogDirectory>, lock: LockFile) -> Result<Attempt, Code> {
-    let give_up = |code: Code| {
+/// How what lies beside the database file is settled.
+type SettleBy<'a> = dyn FnMut(&dyn LogDirectory, &mut dyn Broker, OpenFacts) -> Result<Opened, LogError> + 'a;
+
+/// Holding `lock`: EXCLUSIVE, then `settle`. Whatever fails lets go of everything. `None`: claim again.
+pub(super) fn settle_locked(
+    inner: &Inner,
+    path: &Path,
+    dir: &Arc<dyn LogDirectory>,
+    lock: LockFile,
+    settle: &mut SettleBy<'_>,
+) -> Result<Option<Settled>, Refused> {
+    let give_up = |refused: Refused| {
         give_up_lock(&**dir);
-        Err(code)
+        Err(refused)
     };
     let mut broker = match exclusive_broker(inner, path) {
         Ok(broker) => broker,
-        Err(code) => return give_up(code),
+        Err(refused) => return give_up(refused),
     };
-    let mut header = [0; DATABASE_HEADER_BYTES];
     let facts = OpenFacts {
         read_only: broker.read_only(),
         hot_journal: has_hot_journal(path),
         real_wal_not_empty: bytes_at(&beside(path, "-wal")) > 0,
     };
-    let opened = open_database(&**dir, broker.as_mut(), facts);
-    match opened {
-        Ok(opened) => {
-            for done in &opened.done {
-                say(inner, Code::NOTICE, &describe(done));
-            }
-            match opened.next {
-                Next::Ready => {}
-                Next::ClaimAgain => return Ok(Attempt::Again),
-                Next::SettleStock => {
-                    drop(broker);
-                    let settled = inner.context.host.settle_leftovers(path);
-                    drop(lock);
-                    return settled.map(|()| Attempt::Again);
+    match settle(&**dir, broker.as_mut(), facts) {
+        Ok(opened) => match opened.next {
+            Next::Ready => Ok(Some(Settled { broker, lock })),
+            Next::ClaimAgain => Ok(None),
+            Next::SettleStock => {
+                drop(broker);
+                let settled = inner.context.host.settle_leftovers(path);
+                if settled.is_err() {
+                    give_up_lock(&**dir);
                 }
+                drop(lock);
+                settled?;
+                Ok(None)
             }
-        }
-        Err(error) => {
-            let error = EngineError::Log(error);
-            return give_up(tell(inner, &error));
-        }
+        },
+        Err(error) => give_up(EngineError::Log(error).into()),
     }
-    let database_bytes = broker.read_at(&mut header, 0).and_then(|_| broker.bytes());
-    let database_bytes = match database_bytes {
+}
+
+/// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it.
+fn start(
+    inner: &Arc<Inner>,
+    path: &Path,
+    dir: &Arc<dyn LogDirectory>,
+    settled: Settled,
+) -> Result<Option<Arc<Engine>>, Refused> {
+    let Settled { lock, mut broker } = settled;
+    let mut header = [0; DATABASE_HEADER_BYTES];
+    let database_bytes = match broker.read_at(&mut header, 0).and_then(|_| broker.bytes()) {
         Ok(bytes) => bytes,
-        Err(error) => return give_up(tell(inner, &EngineError::database("read", path, error))),
+        Err(error) => {
+            give_up_lock(&**dir);
+            return Err(EngineError::database("read", path, error).into());
+        }
     };
     let page_bytes = stamp::page_bytes(&header);
     let (StampState::Plain { wal: true }, Some(page_bytes)) = (stamp::read(&header), page_bytes) else {
-        // Another process switched it to rollback mode before we had it.
         give_up_lock(&**dir);
-        return Ok(Attempt::RollbackMode);
+        return Ok(None);
     };
     let settings = Settings::default();
     control::apply_defaults(inner, &settings);
     let claimed =
         Claimed { path: path.to_path_buf(), dir: Arc::clone(dir), lock, broker, header, page_bytes, database_bytes };
-    Engine::start(&inner.context, claimed, settings).map(Attempt::Started).map_err(|error| tell(inner, &error))
+    Ok(Some(Engine::start(&inner.context, claimed, settings)?))
 }
 
-fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Code> {
+fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refused> {
     let mut broker = inner.context.host.open_broker(path)?;
     if broker.read_only() {
         // EXCLUSIVE on a read-only descriptor is EBADF.
@@ -235,16 +292,16 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Code>
             if code.primary() == Code::BUSY {
                 let text = "a connection that is not on pwal, of this or another process, has the database open: \
                             close it, or open it with vfs=pwal (load pwal before the first connection)";
-                say(inner, code, text);
+                return Err(Refused::new(code, text));
             }
-            return Err(code);
+            return Err(code.into());
         }
     }
     Ok(broker)
 }
 
 /// Under `lock`: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.
-fn give_up_lock(dir: &dyn LogDirectory) {
+pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
     if dir.list().is_ok_and(|names| names == [LOCK_NAME]) {
         let _ = dir.remove(LOCK_NAME).and_then(|()| dir.remove_directory());
     }
@@ -262,7 +319,7 @@ fn has_hot_journal(path: &Path) -> bool {
         && first != [0]
 }
 
-fn describe(done: &Done) -> String {
+pub(super) fn describe(done: &Done) -> String {
     match done {
         Done::DeletedLeftovers { log_ids } => {
             format!("leftovers of a log that nothing needed were deleted ({} logs)", log_ids.len())

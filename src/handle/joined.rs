@@ -192,6 +192,10 @@ impl Joined {
         self.reading = true;
         self.read_pages = false;
         self.wrote = false;
+        if self.holds_write {
+            // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
+            self.start_transaction(sequence);
+        }
         Ok(())
     }
 

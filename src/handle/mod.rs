@@ -7,6 +7,7 @@ mod claim;
 mod control;
 mod joined;
 mod registry;
+pub mod settle;
 mod siblings;
 mod transaction;
 

@@ -19,6 +19,12 @@ pub(super) enum Transaction {
         spill: Option<u32>,
     },
     Prepared(Box<Prepared>),
+    /// Reported as failed. The lane stays until UNLOCK(WRITE): SQLite saves open cursors before `sqlite3WalUndo`, and
+    /// reads spilled pages for that.
+    Failed {
+        /// The number of its spill file.
+        spill: Option<u32>,
+    },
 }
 
 pub(super) struct Prepared {
@@ -44,7 +50,7 @@ impl Transaction {
                 prepared.unlocked = true;
                 true
             }
-            Transaction::None | Transaction::Staging { .. } => false,
+            Transaction::None | Transaction::Staging { .. } | Transaction::Failed { .. } => false,
         }
     }
 }
@@ -57,7 +63,7 @@ impl Joined {
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
             Transaction::Prepared(prepared) => prepared.facts.spill,
-            Transaction::None => return Err(Code::IOERR_WRITE),
+            Transaction::None | Transaction::Failed { .. } => return Err(Code::IOERR_WRITE),
         };
         let engine = &self.engine;
         let written = self.view.write(data, offset, &mut || {
@@ -89,8 +95,7 @@ impl Joined {
         let connection = inner.connection.load(SeqCst);
         if let Err(error) = self.engine.prepare(self.view.lane()) {
             let code = self.failed(&error);
-            self.forget_transaction(inner);
-            self.view.rolled_back();
+            self.fail_transaction(inner);
             reset_siblings(connection, inner);
             return Err(code);
         }
@@ -127,8 +132,7 @@ impl Joined {
             }
             Err(error) => {
                 let code = self.failed(&error);
-                self.forget_transaction(inner);
-                self.view.rolled_back();
+                self.fail_transaction(inner);
                 reset_siblings(inner.connection.load(SeqCst), inner);
                 Err(code)
             }
@@ -171,8 +175,10 @@ impl Joined {
             Ok(published) => published,
             Err(error) => {
                 let code = self.failed(&error);
-                // Dropped spill files are deleted at the next open.
                 self.view.rolled_back();
+                if let Some(number) = facts.spill {
+                    self.engine.remove_spill(number);
+                }
                 self.free_write(false);
                 reset_siblings(connection, inner);
                 let _not_reported_twice = self.acknowledge(connection, None);
@@ -216,26 +222,14 @@ impl Joined {
         self.engine.queue.release(self.me.id, keep_lease);
     }
 
-    /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
-    pub(super) fn roll_back(&mut self, inner: &Arc<Inner>) {
-        self.forget_transaction(inner);
-        self.view.rolled_back();
-        if self.holds_write {
-            self.free_write(true);
-        }
-    }
-
-    /// Drops what is staged or prepared; a batch that is written already is erased.
-    fn forget_transaction(&mut self, inner: &Arc<Inner>) {
-        let transaction = std::mem::replace(&mut self.transaction, Transaction::None);
-        let mut spill = None;
-        match transaction {
-            Transaction::None => {}
-            Transaction::Staging { spill: number } => spill = number,
+    /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
+    fn fail_transaction(&mut self, inner: &Arc<Inner>) {
+        let spill = match std::mem::replace(&mut self.transaction, Transaction::None) {
+            Transaction::None => return,
+            Transaction::Staging { spill } | Transaction::Failed { spill } => spill,
             Transaction::Prepared(mut prepared) => {
                 siblings::remove_prepared(inner);
                 siblings::set_super_journal(false);
-                spill = prepared.facts.spill;
                 if let Some(early) = prepared.early.take()
                     && let Err(error) = self.engine.abandon_early(early)
                 {
@@ -244,10 +238,32 @@ impl Joined {
                 if prepared.hidden {
                     self.view.restore_advance();
                 }
+                prepared.facts.spill
             }
-        }
-        if let Some(number) = spill {
+        };
+        self.view.reset_header();
+        self.transaction = Transaction::Failed { spill };
+    }
+
+    /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
+    pub(super) fn roll_back(&mut self, inner: &Arc<Inner>) {
+        self.fail_transaction(inner);
+        self.view.rolled_back();
+        if let Transaction::Failed { spill: Some(number) } = std::mem::replace(&mut self.transaction, Transaction::None)
+        {
             self.engine.remove_spill(number);
+        }
+        if self.holds_write {
+            self.free_write(true);
+        }
+    }
+
+    /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
+    fn reset_prepared(&mut self, inner: &Arc<Inner>) {
+        if self.transaction.waits_for_phase_two() {
+            self.roll_back(inner);
+        } else {
+            self.fail_transaction(inner);
         }
     }
 }
@@ -259,17 +275,5 @@ fn reset_siblings(connection: usize, inner: &Inner) {
         if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
             joined.reset_prepared(&sibling);
         }
-    }
-}
-
-impl Joined {
-    /// Unprepared, its header as before; WRITE goes with SQLite's own unlock.
-    fn reset_prepared(&mut self, inner: &Arc<Inner>) {
-        if self.transaction.waits_for_phase_two() {
-            self.roll_back(inner);
-            return;
-        }
-        self.forget_transaction(inner);
-        self.view.rolled_back();
     }
 }

@@ -14,6 +14,8 @@ pub struct LogFacts {
     pub marker: Option<u64>,
     /// It holds a batch that proves itself, or a certificate with D > 0.
     pub has_commits: bool,
+    /// The header of one of its slots proves itself. One does before a stamp is written.
+    pub has_header: bool,
     /// B of its certificates.
     pub backfilled: u64,
     /// D of its certificates.
@@ -80,7 +82,7 @@ pub enum Refusal {
     PageSize(LogId),
     /// Rule L1 does not hold: T < B.
     OldCopy(LogId),
-    /// Rule L2 or L3 does not hold: T > n, or D > n.
+    /// Rule L2 or L3 does not hold: T > n, or D > n; or no slot header is left.
     Damaged(LogId),
     /// Rule L4 does not hold: a marker names another n.
     MarkerMismatch(LogId),
@@ -168,9 +170,10 @@ impl Situation {
     }
 }
 
-/// A crash between A2 and the first batch.
+/// A crash between A2 and the first batch. The slot of A1 was synced before the stamp: without its header this is
+/// a log whose only header rotted, and commits may lie behind it.
 fn is_activation(log: &LogFacts, target: u64) -> bool {
-    target == 0 && !log.has_commits && log.marker.is_none()
+    target == 0 && !log.has_commits && log.marker.is_none() && log.has_header
 }
 
 fn is_old_copy(log: &LogFacts, target: u64) -> bool {
@@ -178,7 +181,7 @@ fn is_old_copy(log: &LogFacts, target: u64) -> bool {
 }
 
 fn is_damaged(log: &LogFacts, target: u64) -> bool {
-    target > log.last || log.durable > log.last
+    target > log.last || log.durable > log.last || !(log.has_header || log.marker.is_some())
 }
 
 fn is_marked_otherwise(log: &LogFacts) -> bool {

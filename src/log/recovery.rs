@@ -186,6 +186,7 @@ impl Look {
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
             has_commits: log.has_commits()?,
+            has_header: log.slots.iter().any(|slot| slot.reader.is_some()),
             backfilled: log.backfilled,
             durable: log.durable,
             last: walk.last(),

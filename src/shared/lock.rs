@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::AtomicI32;
@@ -152,6 +152,20 @@ impl LockFile {
     }
 }
 
+/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. Creates, takes and
+/// changes nothing, so that nobody is refused because somebody looked.
+///
+/// # Errors
+/// Any error of the file system.
+pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    os::is_held(file.as_raw_fd(), WHOLE_LOCK).map(Some)
+}
+
 impl Drop for LockFile {
     fn drop(&mut self) {
         self.close_inherited();
@@ -162,19 +176,33 @@ impl Drop for LockFile {
 mod os {
     use super::{Range, RawFd, io};
 
-    pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: bool) -> io::Result<()> {
+    fn describe(range: Range<u64>, kind: libc::c_int) -> io::Result<libc::flock> {
         let offset =
             |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
         // l_len 0 would mean "to the end of the file".
         if range.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: `flock` is plain data; F_OFD_SETLK wants its l_pid 0.
+        // SAFETY: `flock` is plain data; the calls on OFD locks want its l_pid 0.
         let mut what: libc::flock = unsafe { std::mem::zeroed() };
-        what.l_type = if take { libc::F_WRLCK } else { libc::F_UNLCK } as libc::c_short;
+        what.l_type = kind as libc::c_short;
         what.l_whence = libc::SEEK_SET as libc::c_short;
         what.l_start = offset(range.start)?;
         what.l_len = offset(range.end - range.start)?;
+        Ok(what)
+    }
+
+    pub(super) fn is_held(descriptor: RawFd, range: Range<u64>) -> io::Result<bool> {
+        let mut what = describe(range, libc::F_WRLCK)?;
+        // SAFETY: F_OFD_GETLK reads and writes one `flock` behind the pointer.
+        if unsafe { libc::fcntl(descriptor, libc::F_OFD_GETLK, &raw mut what) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(what.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: bool) -> io::Result<()> {
+        let what = describe(range, if take { libc::F_WRLCK } else { libc::F_UNLCK })?;
         loop {
             // SAFETY: F_OFD_SETLK reads one `flock` behind the pointer and does not wait.
             if unsafe { libc::fcntl(descriptor, libc::F_OFD_SETLK, &raw const what) } == 0 {
@@ -191,6 +219,19 @@ mod os {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod os {
     use super::{Range, RawFd, io};
+
+    /// `flock` has no question. On the systems that come here it shares its lock list with `fcntl`, which has.
+    pub(super) fn is_held(descriptor: RawFd, _range: Range<u64>) -> io::Result<bool> {
+        // SAFETY: `flock` is plain data.
+        let mut what: libc::flock = unsafe { std::mem::zeroed() };
+        what.l_type = libc::F_WRLCK as libc::c_short;
+        what.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: F_GETLK reads and writes one `flock` behind the pointer.
+        if unsafe { libc::fcntl(descriptor, libc::F_GETLK, &raw mut what) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(what.l_type != libc::F_UNLCK as libc::c_short)
+    }
 
     pub(super) fn lock(descriptor: RawFd, _range: Range<u64>, take: bool) -> io::Result<()> {
         let what = if take { libc::LOCK_EX | libc::LOCK_NB } else { libc::LOCK_UN };
@@ -225,6 +266,20 @@ mod tests {
         assert!(other.try_lock(WHOLE_LOCK).unwrap());
         drop(other);
         assert!(one.try_lock(WHOLE_LOCK).unwrap(), "a close frees");
+    }
+
+    #[test]
+    fn a_look_sees_the_lock_and_takes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        assert_eq!(lock_is_held(&path).unwrap(), None);
+        assert!(!path.exists());
+        let lock = LockFile::open(&path, 0o600).unwrap();
+        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+        assert!(lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
+        assert_eq!(lock_is_held(&path).unwrap(), Some(true));
+        drop(lock);
+        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
     }
 
     #[cfg(target_os = "linux")]

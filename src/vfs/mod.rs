@@ -17,11 +17,15 @@ mod guard;
 mod load;
 mod main_file;
 mod methods;
+#[cfg(feature = "linked")]
+mod recover;
 mod register;
 mod wal_file;
 
 pub use functions::version;
 pub use load::{load, report_panics};
+#[cfg(feature = "linked")]
+pub use recover::{RecoverError, recover};
 pub use register::{Options, RegisterError};
 #[cfg(feature = "linked")]
 pub use register::{register, register_with};

@@ -188,6 +188,14 @@ pub(super) fn register_api(api: Api, options: Options) -> Result<&'static Regist
     Ok(registration)
 }
 
+/// The linked SQLite, and what a VFS of ours would lie on.
+#[cfg(feature = "linked")]
+pub(super) fn linked_base() -> Result<(Api, BaseVfs), RegisterError> {
+    let api = Api::linked()?;
+    let base = find_base(&api, &REGISTRATIONS.lock(), None)?;
+    Ok((api, base))
+}
+
 fn same_base(registration: &Registration, options: &Options) -> Result<(), RegisterError> {
     match &options.base {
         Some(base) if *base != registration.base_name => {

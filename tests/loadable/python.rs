@@ -21,6 +21,16 @@ fn python_loads_chooses_and_writes_from_two_connections() {
     assert_eq!(place.files(), ["app.db"], "Python closes what is left at its end");
 }
 
+/// Two copies of SQLite in one process load the library: their POSIX locks do not see each other.
+#[cfg(target_os = "linux")]
+#[test]
+fn two_sqlite_libraries_in_one_process_do_not_overwrite_each_other() {
+    let place = Place::new();
+    let output = run(&place, &interpreter(), &[&script("two_libraries.py")], "");
+    assert_eq!(printed(&output), "ok", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.files(), ["app.db"]);
+}
+
 /// Kills a writer in the middle, twice, and looks at what it had been told.
 #[test]
 fn a_killed_python_loses_nothing_that_was_acknowledged() {

@@ -97,3 +97,49 @@ fn the_second_entry_point_does_not_become_the_default() {
     let status = r#"{"vfs":"unix","active":false,"reason":"opened on another VFS than pwal"}"#;
     assert_eq!(text, format!("unix\n{status}\npwal/unix\npwal/unix"));
 }
+
+/// Ends of the shell at which SQLite closes nothing: the exit hook does.
+#[test]
+fn an_end_without_a_close_leaves_one_plain_file() {
+    let open = ".load ./libpwal\n.open app.db\nPRAGMA journal_mode=wal;\nCREATE TABLE IF NOT EXISTS t(x);\n";
+    for (what, arguments, end, status) in [
+        (".exit", &[][..], ".exit 5\n", 5),
+        ("an error under -bail", &["-bail"][..], "SELECT nothing;\nSELECT 1;\n", 1),
+        (".quit", &[][..], ".quit\n", 0),
+    ] {
+        let place = Place::new();
+        let input = format!("{open}INSERT INTO t VALUES(1);\n{end}");
+        let output = shell(&place, arguments, &input);
+        assert_eq!(output.status.code(), Some(status), "{what}: {output:?}");
+        assert_eq!(place.files(), ["app.db"], "{what}");
+        let stock = ["app.db", "SELECT count(*) FROM t", "PRAGMA integrity_check"];
+        assert_eq!(printed(&shell(&place, &stock, "")), "1\nok", "{what}");
+    }
+}
+
+/// In the middle of a transaction the exit hook may leave the log to the next opener.
+#[test]
+fn an_end_inside_a_transaction_rolls_it_back() {
+    let place = Place::new();
+    let open = ".load ./libpwal\n.open app.db\nPRAGMA journal_mode=wal;\nCREATE TABLE IF NOT EXISTS t(x);\n";
+    let input = format!("{open}INSERT INTO t VALUES(1);\nBEGIN; INSERT INTO t VALUES(9);\n.exit 5\n");
+    assert_eq!(shell(&place, &[], &input).status.code(), Some(5));
+    let again = format!("{open}SELECT sum(x) FROM t; PRAGMA integrity_check;\n");
+    assert_eq!(printed(&shell(&place, &[], &again)), "wal\n1\nok");
+    assert_eq!(place.files(), ["app.db"]);
+    assert_eq!(printed(&shell(&place, &["app.db", "SELECT sum(x) FROM t"], "")), "1");
+}
+
+/// Loading comes after opening somewhere: then a stock connection keeps pwal out, and SQLite's log says why.
+#[test]
+fn a_stock_connection_that_is_open_is_named_as_the_reason() {
+    let place = Place::new();
+    printed(&shell(&place, &["app.db", "PRAGMA journal_mode=wal; CREATE TABLE t(x)"], ""));
+    let input = "PRAGMA journal_mode;\nSELECT * FROM t;\n.load ./libpwal\n.log stderr\n\
+                 .connection 1\n.open app.db\nSELECT * FROM t;\n";
+    let output = shell(&place, &["app.db"], input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("database is locked"), "{output:?}");
+    assert!(errors.contains("pwal"), "{output:?}");
+    assert!(errors.contains("app.db"), "{output:?}");
+}

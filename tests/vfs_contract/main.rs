@@ -164,6 +164,22 @@ fn attached_databases_commit_together_by_a_super_journal() {
         connection.execute_batch("BEGIN; INSERT INTO a VALUES(3); INSERT INTO b VALUES(4); ROLLBACK").unwrap();
         vec![text(&connection, "SELECT sum(x) FROM (SELECT x FROM a UNION ALL SELECT x FROM b)")]
     });
+
+    // A super-journal that announces a commit is created; one that is only read is not (`pager_delsuper`).
+    let directory = tempfile::tempdir().unwrap();
+    let connection = open(directory.path().join("test.db"), &pair.shim);
+    connection.execute("ATTACH ?1 AS second", [directory.path().join("second.db").to_str().unwrap()]).unwrap();
+    connection.execute_batch("CREATE TABLE a(x); CREATE TABLE second.b(x)").unwrap();
+    pair.recorder.take();
+    connection.execute_batch("BEGIN; INSERT INTO a VALUES(1); INSERT INTO b VALUES(2); COMMIT").unwrap();
+    let create = ffi::SQLITE_OPEN_SUPER_JOURNAL | ffi::SQLITE_OPEN_CREATE;
+    let opened = |event: &String| {
+        let flags = event.strip_prefix("vfs.open super-journal (random) flags=0x")?;
+        c_int::from_str_radix(flags, 16).ok()
+    };
+    let flags: Vec<c_int> = pair.recorder.take().iter().filter_map(opened).collect();
+    assert_eq!(flags.len(), 1);
+    assert_eq!(flags[0] & create, create);
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl SimDisk {
     #[must_use]
     pub fn names(&self, path: &Path) -> Option<Vec<String>> {
         let mut state = self.state.lock();
-        let id = state.find(path)?;
+        let id = state.parents.get(path).copied().or_else(|| state.find(path))?;
         match &state.nodes[id] {
             Node::Directory(names) => Some(names.cache.keys().cloned().collect()),
             Node::File(_) => None,

@@ -1,0 +1,194 @@
+//! The protocol of the log under random schedules, crashes, faults and rot, on the simulated disk: recovery is the project's,
+//! the writer is a small reference one whose every rule can be dropped.
+//!
+//! The number of runs for each world comes from `PWAL_MODEL_RUNS`; one run is shown with
+//! `PWAL_MODEL_TRACE=<world>:<seed>[:<dropped rule>] cargo test --test log_model -- one_run --nocapture`.
+
+#[path = "log_model/adapters.rs"]
+mod adapters;
+#[path = "log_model/world.rs"]
+mod world;
+#[path = "log_model/writer.rs"]
+mod writer;
+
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use world::{Conditions, Outcome, WORLDS, World};
+use writer::{Fate, Task, Writer};
+
+/// Polls one task alone, so many times at most; true if it ended.
+fn drive(mut task: Task, limit: u64) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    (0..limit).any(|_| task.as_mut().poll(&mut context).is_ready())
+}
+
+/// One life of a process: tasks in a random order until they are done or the budget is; then a crash.
+fn live(world: World) -> Result<World, (World, String)> {
+    let writer = Writer::new(world);
+    let mut violation = None;
+    let (mut left, mut budget, full_percent, fail_percent, always) = {
+        let dice = &mut writer.world.borrow_mut().dice;
+        let budget = match dice.below(3) {
+            0 => dice.below(31),
+            1 => dice.below(121),
+            _ => 1_000_000,
+        };
+        (dice.below(10), budget, dice.pick(&[0, 30, 50, 100]), dice.pick(&[0, 15]), budget == 1_000_000)
+    };
+    let mut tasks: Vec<Task> = Vec::new();
+    let mut context = Context::from_waker(Waker::noop());
+    while budget > 0 && (left > 0 || !tasks.is_empty()) && !writer.world.borrow().is_crashed {
+        budget -= 1;
+        if left > 0 && tasks.len() < 4 && writer.world.borrow_mut().dice.percent(30) {
+            left -= 1;
+            let (kind, full, fails, rolls_back) = {
+                let dice = &mut writer.world.borrow_mut().dice;
+                (dice.below(100), dice.percent(full_percent), dice.percent(fail_percent), dice.percent(50))
+            };
+            let fate = match (fails, rolls_back) {
+                (false, _) => Fate::Fine,
+                (true, true) => Fate::RollsBack,
+                (true, false) => Fate::WriteFails,
+            };
+            tasks.push(if kind < 25 {
+                Box::pin(Rc::clone(&writer).checkpoint(false))
+            } else {
+                Box::pin(Rc::clone(&writer).commit(full, fate))
+            });
+        }
+        if !tasks.is_empty() {
+            let index = writer.world.borrow_mut().dice.index(tasks.len());
+            if tasks[index].as_mut().poll(&mut context).is_ready() {
+                drop(tasks.swap_remove(index));
+            }
+        }
+        let mut world = writer.world.borrow_mut();
+        if world.conditions.restores && world.dice.percent(2) {
+            world.take_copy();
+        }
+        if always && budget < 900_000 {
+            violation = Some("no progress (hang)".to_owned());
+            break;
+        }
+    }
+    let closes = tasks.is_empty() && !writer.world.borrow().is_crashed && writer.world.borrow_mut().dice.percent(50);
+    drop(tasks);
+    if closes {
+        let limit = if writer.world.borrow_mut().dice.percent(50) {
+            writer.world.borrow_mut().dice.below(26)
+        } else {
+            1_000_000
+        };
+        drive(Box::pin(Rc::clone(&writer).close()), limit);
+    }
+    let mut world = Rc::into_inner(writer).expect("all tasks are gone").world.into_inner();
+    match violation {
+        Some(what) => Err((world, what)),
+        None => {
+            world.crash();
+            if world.conditions.rots && world.dice.percent(50) {
+                world.rot();
+            }
+            Ok(world)
+        }
+    }
+}
+
+/// One random run: up to three lives, each with its crashes and its recovery.
+fn run(seed: u64, conditions: Conditions, dropped: &'static str) -> (Vec<String>, Option<String>) {
+    let mut world = World::new(seed, conditions, dropped);
+    for _ in 0..1 + world.dice.below(3) {
+        world = match live(world) {
+            Ok(world) => world,
+            Err((world, what)) => return (world.events, Some(what)),
+        };
+        world.keep_files();
+        match world.open() {
+            Ok(()) => {}
+            Err(Outcome::Fine) => return (world.events, None),
+            Err(Outcome::Violation(what)) => return (world.events, Some(what)),
+        }
+    }
+    (world.events, None)
+}
+
+fn runs(default: u64) -> u64 {
+    std::env::var("PWAL_MODEL_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn no_world_violates_the_promises() {
+    for &conditions in WORLDS {
+        for seed in 0..runs(700) {
+            let (events, violation) = run(seed, conditions, "");
+            if let Some(what) = violation {
+                panic!("world {} seed {seed}: {what}\n  {}", conditions.name, events.join("\n  "));
+            }
+        }
+    }
+}
+
+/// Each rule, and how many runs of each world it takes at most until dropping it has been noticed.
+const RULES: &[&str] = &[
+    // Of the writer.
+    "new_log_id",
+    "a1_sync",
+    "a2_sync",
+    "slot_dir_sync",
+    "recycle_gate",
+    "rollback_zero",
+    "error_zero",
+    "rollback_sync",
+    "spill_sync",
+    "spill_dir_sync",
+    "spill_keep",
+    "wait_ack",
+    "visible",
+    "rotation_sync",
+    "r5_zero",
+    "t_under_d",
+    "log_before_data",
+    "b_after_sync",
+    "b_not_after_error",
+    "t_in_stamp",
+    "stamp_page1",
+    "marker",
+    "z3_sync",
+    "marker_last",
+    // Of recovery, at its door to the disk.
+    "replay_stamp",
+    "truncate",
+    "database_sync",
+    "directory_sync",
+    "marker_z2",
+    "sync_first",
+    "past_cache",
+];
+
+#[test]
+fn each_dropped_rule_is_noticed() {
+    let mut missed = Vec::new();
+    for &rule in RULES {
+        let noticed = (0..runs(20_000)).find_map(|seed| {
+            WORLDS
+                .iter()
+                .find_map(|&conditions| run(seed, conditions, rule).1.map(|what| (conditions.name, seed, what)))
+        });
+        match noticed {
+            Some((world, seed, what)) => println!("{rule:20} {world:8} seed {seed:6} {what}"),
+            None => missed.push(rule),
+        }
+    }
+    assert!(missed.is_empty(), "nobody noticed that these rules were dropped: {missed:?}");
+}
+
+#[test]
+fn one_run() {
+    let Ok(wanted) = std::env::var("PWAL_MODEL_TRACE") else { return };
+    let mut parts = wanted.split(':');
+    let (world, seed) = (parts.next().unwrap(), parts.next().unwrap().parse().unwrap());
+    let dropped = parts.next().map_or("", |name| RULES.iter().find(|rule| **rule == name).unwrap());
+    let conditions = *WORLDS.iter().find(|conditions| conditions.name == world).unwrap();
+    let (events, violation) = run(seed, conditions, dropped);
+    println!("{}\n-> {violation:?}", events.join("\n"));
+}

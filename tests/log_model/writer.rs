@@ -1,0 +1,855 @@
+//! A small reference writer: the protocol of the log, task by task, with a switch for each of its rules.
+//!
+//! Each `step().await` is a point where another task may run, the process may die, or the power may go.
+
+use crate::world::{PAGES_MAX, World, header_of};
+use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
+use pwal::disk::{Database, LogDirectory, LogFile, OpenHow};
+use pwal::log::LogError;
+use pwal::log::backfill::Backfill;
+use pwal::log::format::{
+    BatchHeader, Certificate, Descriptor, FileName, ImagePlace, SlotHeader, batch_head_bytes, chain_after,
+    encode_batch, image_crc, marker_name, slot_name, spill_name,
+};
+use pwal::log::retire::retire_keeping_lock;
+use pwal::log::stamp::{self, Stamp};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+const BLOCK: u64 = 4096;
+
+/// How a commit ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Fine,
+    /// It rolls back after it was written.
+    RollsBack,
+    /// A write fails.
+    WriteFails,
+}
+
+struct Slot {
+    file: SimLogFile,
+    ordinal: u64,
+    /// The last commit that needs it.
+    last: u64,
+    is_dirty: bool,
+}
+
+/// What a published commit left behind for the tasks after it.
+#[derive(Clone)]
+struct Published {
+    chain: u64,
+    pages: BTreeMap<u32, u64>,
+    database_pages: u32,
+    wants_durable: bool,
+    place: (usize, u64),
+}
+
+/// What one process holds for the database; lost in a crash.
+#[derive(Default)]
+pub struct Engine {
+    pub log_id: Option<u64>,
+    slots: Vec<Slot>,
+    pub published: u64,
+    durable: u64,
+    visible: u64,
+    pub backfilled: u64,
+    certified_durable: u64,
+    certified_backfilled: u64,
+    epoch: u64,
+    database_errors: u32,
+    write_held: bool,
+    append_held: bool,
+    leader_held: bool,
+    checkpoint_held: bool,
+    pub poisoned: bool,
+    /// After poisoning: whether what was not durable is gone for certain.
+    invalidated: Option<bool>,
+    slot: usize,
+    offset: u64,
+    spills: Vec<(u64, u32)>,
+    spill_count: u32,
+    commits: Vec<Published>,
+    certificates: Vec<(u64, usize, u64)>,
+}
+
+impl Engine {
+    fn chain(&self) -> u64 {
+        self.commits.last().map_or(self.log_id.unwrap_or(0), |commit| commit.chain)
+    }
+
+    fn commit(&self, sequence: u64) -> &Published {
+        &self.commits[sequence as usize - 1]
+    }
+}
+
+pub struct Writer {
+    pub world: RefCell<World>,
+    pub engine: RefCell<Engine>,
+    database: SimDatabase,
+    directory: SimDirectory,
+}
+
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Step(bool);
+
+impl Future for Step {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if self.0 {
+            return Poll::Ready(());
+        }
+        self.0 = true;
+        Poll::Pending
+    }
+}
+
+fn step() -> Step {
+    Step(false)
+}
+
+impl Writer {
+    pub fn new(world: World) -> Rc<Writer> {
+        let (database, directory) = (world.database(), world.directory());
+        Rc::new(Writer { world: RefCell::new(world), engine: RefCell::default(), database, directory })
+    }
+
+    fn keeps(&self, rule: &str) -> bool {
+        self.world.borrow().keeps(rule)
+    }
+
+    fn keeps_all(&self) -> bool {
+        self.world.borrow().dropped.is_empty()
+    }
+
+    fn percent(&self, percent: u32) -> bool {
+        self.world.borrow_mut().dice.percent(percent)
+    }
+
+    fn fault(&self, percent: u32) -> bool {
+        self.world.borrow_mut().fault(percent)
+    }
+
+    fn say(&self, event: String) {
+        self.world.borrow_mut().say(event);
+    }
+
+    async fn sync_file(&self, file: &SimLogFile, fails: bool) -> bool {
+        let token = file.sync_begin();
+        step().await;
+        let is_synced = file.sync_end(token, fails).is_ok();
+        if is_synced {
+            step().await;
+        }
+        is_synced
+    }
+
+    async fn sync_database(&self, fails: bool) -> bool {
+        let token = self.database.sync_begin();
+        step().await;
+        let is_synced = self.database.sync_end(token, fails).is_ok();
+        if is_synced {
+            step().await;
+        }
+        is_synced
+    }
+
+    async fn sync_directory(&self) {
+        self.directory.sync().unwrap();
+        step().await;
+    }
+
+    /// Writes one block of a slot.
+    fn put(&self, slot: usize, block: u64, bytes: &[u8]) {
+        let mut engine = self.engine.borrow_mut();
+        let slot = &mut engine.slots[slot];
+        slot.file.write_at(&[IoSlice::new(bytes)], block * BLOCK).unwrap();
+        slot.is_dirty = true;
+    }
+
+    fn put_zeros(&self, slot: usize, block: u64) {
+        self.put(slot, block, &[0; BLOCK as usize]);
+    }
+
+    fn slot_header(&self, ordinal: u64, first_sequence: u64, chain: u64) -> SlotHeader {
+        let world = self.world.borrow();
+        SlotHeader {
+            log_id: self.engine.borrow().log_id.unwrap(),
+            block_bytes: BLOCK as u32,
+            page_bytes: world.page_bytes,
+            slot_bytes: world.slot_blocks * BLOCK,
+            ordinal,
+            first_sequence,
+            chain,
+        }
+    }
+
+    /// A0 to A2.
+    async fn activate(&self) {
+        self.sync_database(false).await;
+        let log_id = {
+            let mut world = self.world.borrow_mut();
+            world.next_id = if world.keeps("new_log_id") { world.next_id + 1 } else { 1 };
+            world.next_id
+        };
+        self.engine.borrow_mut().log_id = Some(log_id);
+        self.directory.create().unwrap();
+        let slot = self.create_slot(true).await;
+        self.put(slot, 0, &self.slot_header(1, 1, log_id).encode());
+        {
+            let mut engine = self.engine.borrow_mut();
+            engine.slots[slot].ordinal = 1;
+            (engine.slot, engine.offset) = (slot, 1);
+        }
+        step().await;
+        if self.keeps("a1_sync") {
+            let file = self.engine.borrow().slots[slot].file.clone();
+            self.engine.borrow_mut().slots[slot].is_dirty = false;
+            self.sync_file(&file, false).await;
+            self.sync_directory().await;
+            self.directory.sync_parent().unwrap();
+            step().await;
+        }
+        self.write_header(|header| Stamp { log_id, backfill_target: 0 }.apply(header));
+        self.say(format!("A2 stamp {log_id}"));
+        step().await;
+        if self.keeps("a2_sync") {
+            self.sync_database(false).await;
+        }
+    }
+
+    fn write_header(&self, change: impl FnOnce(&mut [u8])) {
+        let mut database = self.database.clone();
+        let mut header = header_of(&mut database);
+        change(&mut header);
+        database.write_at(&header, 0).unwrap();
+    }
+
+    async fn create_slot(&self, is_first: bool) -> usize {
+        let index = self.engine.borrow().slots.len();
+        let name = slot_name(self.engine.borrow().log_id.unwrap(), index as u32);
+        let file = self.directory.open_file(&name, OpenHow::CreateNew).unwrap();
+        let bytes = {
+            let mut world = self.world.borrow_mut();
+            let zeros = vec![0; (world.slot_blocks * BLOCK) as usize];
+            // Without new log ids, files of an earlier life come again, too.
+            if world.pool.is_empty() { zeros } else { world.pool.remove(0) }
+        };
+        file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();
+        let slot = Slot { file: file.clone(), ordinal: 0, last: 0, is_dirty: false };
+        self.engine.borrow_mut().slots.push(slot);
+        self.sync_file(&file, false).await;
+        if !is_first && self.keeps("slot_dir_sync") {
+            self.sync_directory().await;
+        }
+        index
+    }
+
+    /// Room for so many blocks: the slot, the block in it, and the header to write first, if it is a new segment.
+    async fn place(&self, blocks: u64) -> (usize, u64, Option<SlotHeader>) {
+        let (slot, offset) = (self.engine.borrow().slot, self.engine.borrow().offset);
+        if offset + blocks <= self.world.borrow().slot_blocks {
+            return (slot, offset, None);
+        }
+        let free: Vec<usize> = {
+            let engine = self.engine.borrow();
+            let gate = if self.keeps("recycle_gate") { engine.certified_backfilled } else { engine.backfilled };
+            (0..engine.slots.len()).filter(|&index| index != slot && engine.slots[index].last <= gate).collect()
+        };
+        let next = if !free.is_empty() && self.percent(90) {
+            self.world.borrow_mut().dice.pick(&free)
+        } else {
+            self.create_slot(false).await
+        };
+        self.engine.borrow_mut().slots[next].last = 0;
+        let (ordinal, first, chain) = {
+            let engine = self.engine.borrow();
+            (engine.slots[slot].ordinal + 1, engine.published + 1, engine.chain())
+        };
+        self.say(format!("  rotate to slot {next} ordinal {ordinal}"));
+        (next, 1, Some(self.slot_header(ordinal, first, chain)))
+    }
+
+    fn enter(&self, slot: usize, offset: u64, header: Option<&SlotHeader>) {
+        let mut engine = self.engine.borrow_mut();
+        if let Some(header) = header {
+            engine.slots[slot].ordinal = header.ordinal;
+            let (left, published) = (engine.slot, engine.published);
+            engine.slots[left].last = engine.slots[left].last.max(published);
+            engine.slot = slot;
+        }
+        engine.offset = offset;
+    }
+
+    /// Prepare, publish, acknowledge.
+    pub async fn commit(self: Rc<Writer>, wants_durable: bool, fate: Fate) {
+        loop {
+            if self.engine.borrow().poisoned {
+                return;
+            }
+            if !self.engine.borrow().write_held && !self.engine.borrow().append_held {
+                break;
+            }
+            step().await;
+        }
+        {
+            let mut engine = self.engine.borrow_mut();
+            (engine.write_held, engine.append_held) = (true, true);
+        }
+        if self.engine.borrow().log_id.is_none() {
+            self.activate().await;
+        }
+        let log_id = self.engine.borrow().log_id.unwrap();
+        let sequence = self.engine.borrow().published + 1;
+        let (pages, value, state) = self.next_state(sequence, fate);
+        let database_pages = state.0;
+        let page_bytes = u64::from(self.world.borrow().page_bytes);
+        let inline: Vec<u32> = pages.iter().copied().take(2).collect();
+        let spilled: Vec<u32> = pages.iter().copied().skip(2).collect();
+        let crc_of = |page: u32| image_crc(log_id, page, sequence, &self.world.borrow().image(page, value));
+        let head_bytes = batch_head_bytes(pages.len());
+        let mut descriptors: Vec<Descriptor> = Vec::new();
+        for (index, &page) in inline.iter().enumerate() {
+            let place = ImagePlace::Batch(head_bytes + index as u64 * page_bytes);
+            descriptors.push(Descriptor { page, place, crc: crc_of(page) });
+        }
+        if !spilled.is_empty() {
+            let number = self.engine.borrow().spill_count;
+            self.engine.borrow_mut().spill_count += 1;
+            let file = self.directory.open_file(&spill_name(log_id, number), OpenHow::CreateNew).unwrap();
+            for (index, &page) in spilled.iter().enumerate() {
+                let offset = index as u64 * page_bytes;
+                let image = self.world.borrow().image(page, value);
+                file.write_at(&[IoSlice::new(&image)], offset).unwrap();
+                step().await;
+                let place = ImagePlace::Spill { file: number, offset };
+                descriptors.push(Descriptor { page, place, crc: crc_of(page) });
+            }
+            if self.keeps("spill_sync") {
+                self.sync_file(&file, false).await;
+            }
+            if self.keeps("spill_dir_sync") {
+                self.sync_directory().await;
+            }
+            self.engine.borrow_mut().spills.push((sequence, number));
+        }
+        let blocks = (head_bytes + inline.len() as u64 * page_bytes).div_ceil(BLOCK);
+        let (slot, offset, segment) = self.place(blocks).await;
+        let ordinal = segment.as_ref().map_or(self.engine.borrow().slots[slot].ordinal, |header| header.ordinal);
+        let mut header = BatchHeader {
+            log_id,
+            sequence,
+            ordinal,
+            offset: offset * BLOCK,
+            bytes: blocks * BLOCK,
+            frames: descriptors.len() as u32,
+            database_pages,
+            lane: 0,
+            wants_durable,
+            chain: self.engine.borrow().chain(),
+            certificate: None,
+        };
+        let chain = chain_after(&header, &descriptors);
+        let is_lone = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
+        if is_lone {
+            self.engine.borrow_mut().leader_held = true;
+            header.certificate = Some(self.next_certificate(sequence, chain, database_pages));
+        }
+        let mut bytes = encode_batch(&header, &descriptors).unwrap();
+        for &page in &inline {
+            bytes.extend(self.world.borrow().image(page, value));
+        }
+        bytes.resize((blocks * BLOCK) as usize, 0);
+        self.world.borrow_mut().doubt.push((sequence, state.clone()));
+        self.say(format!(
+            "prepare {sequence} {} slot {slot} block {offset}+{blocks} pages {pages:?} lone {is_lone} {fate:?}",
+            if wants_durable { "FULL" } else { "NORMAL" }
+        ));
+        if let Some(segment) = &segment {
+            self.put(slot, 0, &segment.encode());
+            step().await;
+        }
+        let stop = (fate == Fate::WriteFails).then(|| self.world.borrow_mut().dice.below(blocks + 1));
+        for (index, block) in bytes.chunks(BLOCK as usize).enumerate() {
+            if stop == Some(index as u64) {
+                break;
+            }
+            self.put(slot, offset + index as u64, block);
+            step().await;
+        }
+        if fate != Fate::Fine {
+            let rule = if fate == Fate::RollsBack { "rollback_zero" } else { "error_zero" };
+            if self.keeps(rule) {
+                self.put_zeros(slot, offset);
+                step().await;
+                if self.keeps("rollback_sync") {
+                    let file = self.engine.borrow().slots[slot].file.clone();
+                    self.engine.borrow_mut().slots[slot].is_dirty = false;
+                    self.sync_file(&file, false).await;
+                }
+            }
+            self.world.borrow_mut().doubt.retain(|doubtful| *doubtful != (sequence, state.clone()));
+            self.say(format!("  reported as rolled back {sequence}"));
+            let mut engine = self.engine.borrow_mut();
+            if is_lone {
+                engine.leader_held = false;
+            }
+            (engine.write_held, engine.append_held) = (false, false);
+            return;
+        }
+        self.enter(slot, offset + blocks, segment.as_ref());
+        {
+            let mut engine = self.engine.borrow_mut();
+            engine.commits.push(Published {
+                chain,
+                pages: pages.iter().map(|&page| (page, value)).collect(),
+                database_pages,
+                wants_durable,
+                place: (slot, offset),
+            });
+            engine.published = sequence;
+            engine.slots[slot].last = sequence;
+            let mut world = self.world.borrow_mut();
+            world.doubt.retain(|doubtful| *doubtful != (sequence, state.clone()));
+            world.history.push(state.clone());
+            world.ever.insert(state);
+        }
+        self.see();
+        {
+            let mut engine = self.engine.borrow_mut();
+            (engine.write_held, engine.append_held) = (false, false);
+        }
+        if !wants_durable {
+            if !self.engine.borrow().poisoned {
+                let mut world = self.world.borrow_mut();
+                world.must_kill = world.must_kill.max(sequence);
+            }
+            return;
+        }
+        step().await;
+        if is_lone {
+            let certificate = header.certificate.clone().unwrap();
+            self.seal(&certificate, slot).await;
+        }
+        while self.keeps("wait_ack") && self.engine.borrow().durable < sequence {
+            if self.engine.borrow().poisoned {
+                while self.engine.borrow().invalidated.is_none() {
+                    step().await;
+                }
+                return;
+            }
+            if self.engine.borrow().leader_held {
+                step().await;
+            } else {
+                self.flush(false).await;
+            }
+        }
+        self.say(format!("acknowledged {sequence}"));
+        let mut world = self.world.borrow_mut();
+        world.must_kill = world.must_kill.max(sequence);
+        world.must_power = world.must_power.max(sequence);
+    }
+
+    /// The pages that the next transaction writes, with what, and the state behind it.
+    fn next_state(&self, sequence: u64, fate: Fate) -> (BTreeSet<u32>, u64, (u32, Vec<Option<u64>>)) {
+        let mut world = self.world.borrow_mut();
+        let (size, old) = world.history.last().unwrap().clone();
+        let is_repeat = world.repeats && fate == Fate::Fine;
+        world.counter += 1;
+        let value = if is_repeat { sequence } else { 1000 + world.counter };
+        let mut dice = if is_repeat { Dice::new(sequence) } else { Dice::new(world.dice.next()) };
+        let new_size = 2 + dice.below(u64::from(PAGES_MAX) - 1) as u32;
+        let mut pages: BTreeSet<u32> = (1..=new_size).filter(|_| dice.percent(45)).collect();
+        pages.insert(1 + dice.below(u64::from(new_size)) as u32);
+        pages.extend(size + 1..=new_size);
+        let mut state: Vec<Option<u64>> = (0..new_size).map(|page| old.get(page as usize).copied().flatten()).collect();
+        for &page in &pages {
+            state[page as usize - 1] = Some(value);
+        }
+        (pages, value, (new_size, state))
+    }
+
+    fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32) -> Certificate {
+        let mut engine = self.engine.borrow_mut();
+        engine.epoch += 1;
+        Certificate {
+            log_id: engine.log_id.unwrap(),
+            epoch: engine.epoch,
+            lo: engine.durable + 1,
+            hi,
+            durable: engine.durable,
+            backfilled: engine.backfilled,
+            chain,
+            batches: (hi - engine.durable) as u32,
+            frames: 0,
+            distinct_pages: 0,
+            database_pages,
+            fallback: false,
+            clean_end: false,
+            lane_frames: vec![0],
+        }
+    }
+
+    /// visible: no commit that asked for durability and does not have it.
+    fn see(&self) {
+        let keeps = self.keeps("visible");
+        let mut engine = self.engine.borrow_mut();
+        let mut visible = engine.durable;
+        while visible < engine.published && !(engine.commit(visible + 1).wants_durable && keeps) {
+            visible += 1;
+        }
+        engine.visible = engine.visible.max(visible);
+        // Whoever saw a FULL commit may rely on it.
+        let mut world = self.world.borrow_mut();
+        for sequence in 1..=engine.visible {
+            if engine.commit(sequence).wants_durable {
+                world.must_power = world.must_power.max(sequence);
+            }
+        }
+    }
+
+    /// An epoch with a certificate in a block of its own.
+    async fn flush(&self, is_mark: bool) {
+        self.engine.borrow_mut().leader_held = true;
+        while self.engine.borrow().append_held {
+            step().await;
+        }
+        self.engine.borrow_mut().append_held = true;
+        let hi = self.engine.borrow().published;
+        let nothing = {
+            let engine = self.engine.borrow();
+            engine.poisoned || (hi == engine.durable && !is_mark) || engine.log_id.is_none()
+        };
+        if nothing {
+            let mut engine = self.engine.borrow_mut();
+            (engine.leader_held, engine.append_held) = (false, false);
+            return;
+        }
+        let (slot, offset, segment) = self.place(1).await;
+        if let Some(segment) = &segment {
+            self.put(slot, 0, &segment.encode());
+            step().await;
+        }
+        self.enter(slot, offset + 1, segment.as_ref());
+        let (chain, database_pages) = {
+            let mut engine = self.engine.borrow_mut();
+            engine.slots[slot].last = engine.slots[slot].last.max(hi);
+            (engine.chain(), engine.commits.last().map_or(0, |commit| commit.database_pages))
+        };
+        let certificate = self.next_certificate(hi, chain, database_pages);
+        self.say(format!(
+            "cut epoch {} {}..{hi} slot {slot} block {offset} D {} B {}",
+            certificate.epoch, certificate.lo, certificate.durable, certificate.backfilled
+        ));
+        self.engine.borrow_mut().append_held = false;
+        step().await;
+        self.put(slot, offset, &certificate.encode_block(BLOCK as u32));
+        self.engine.borrow_mut().certificates.push((certificate.epoch, slot, offset));
+        step().await;
+        self.seal(&certificate, slot).await;
+    }
+
+    /// Syncs every slot that holds part of the epoch, and moves `durable`.
+    async fn seal(&self, certificate: &Certificate, slot: usize) {
+        let mut files: Vec<(u64, usize)> = {
+            let engine = self.engine.borrow();
+            let ordinal = engine.slots[slot].ordinal;
+            let part = |&index: &usize| engine.slots[index].is_dirty && engine.slots[index].ordinal <= ordinal;
+            (0..engine.slots.len()).filter(part).map(|index| (engine.slots[index].ordinal, index)).collect()
+        };
+        files.sort_unstable();
+        if !self.keeps("rotation_sync") {
+            files = vec![(0, slot)];
+        }
+        for (_, index) in files {
+            let file = {
+                let mut engine = self.engine.borrow_mut();
+                engine.slots[index].is_dirty = false;
+                engine.slots[index].file.clone()
+            };
+            let fails = self.fault(15);
+            if !self.sync_file(&file, fails).await {
+                self.poison(certificate.epoch).await;
+                self.engine.borrow_mut().leader_held = false;
+                return;
+            }
+        }
+        {
+            let mut engine = self.engine.borrow_mut();
+            engine.durable = certificate.hi;
+            engine.certified_durable = certificate.durable;
+            engine.certified_backfilled = certificate.backfilled;
+        }
+        self.see();
+        self.say(format!("sealed {} D {} B {}", certificate.hi, certificate.durable, certificate.backfilled));
+        self.engine.borrow_mut().leader_held = false;
+    }
+
+    /// R5: everybody gets an answer; what was not durable goes from the disk.
+    async fn poison(&self, epoch: u64) {
+        if self.engine.borrow().poisoned {
+            return;
+        }
+        let durable = self.engine.borrow().durable;
+        self.say(format!("sync failed: poisoned, durable {durable}"));
+        self.engine.borrow_mut().poisoned = true;
+        {
+            let mut world = self.world.borrow_mut();
+            world.must_kill = world.must_kill.min(durable);
+        }
+        while self.engine.borrow().append_held {
+            step().await;
+        }
+        self.engine.borrow_mut().append_held = true;
+        let mut is_gone = true;
+        if self.keeps("r5_zero") {
+            let places: Vec<(usize, u64)> = {
+                let engine = self.engine.borrow();
+                let batches = engine.commits[durable as usize..].iter().map(|commit| commit.place);
+                let certificates = engine.certificates.iter().filter(|(at, _, _)| *at >= epoch);
+                batches.chain(certificates.map(|&(_, slot, offset)| (slot, offset))).collect()
+            };
+            for &(slot, offset) in &places {
+                self.put_zeros(slot, offset);
+                step().await;
+            }
+            for (slot, _) in places {
+                let file = self.engine.borrow().slots[slot].file.clone();
+                let fails = self.fault(30);
+                is_gone &= self.sync_file(&file, fails).await;
+            }
+        }
+        if is_gone {
+            self.world.borrow_mut().ceiling = Some(durable);
+        }
+        self.say(if is_gone { "  rolled back".to_owned() } else { "  outcome unknown".to_owned() });
+        let mut engine = self.engine.borrow_mut();
+        (engine.invalidated, engine.visible, engine.append_held) = (Some(is_gone), durable, false);
+    }
+
+    pub async fn checkpoint(self: Rc<Writer>, is_last: bool) {
+        {
+            let mut engine = self.engine.borrow_mut();
+            if engine.checkpoint_held || engine.poisoned || engine.log_id.is_none() {
+                return;
+            }
+            engine.checkpoint_held = true;
+        }
+        if is_last || self.percent(60) {
+            for is_mark in [false, true] {
+                let behind = {
+                    let engine = self.engine.borrow();
+                    engine.certified_durable < engine.published
+                };
+                if behind && self.keeps("t_under_d") {
+                    while self.engine.borrow().leader_held {
+                        step().await;
+                    }
+                    if is_mark || self.engine.borrow().durable < self.engine.borrow().published {
+                        self.flush(is_mark).await;
+                    }
+                }
+            }
+        }
+        let (target, base, is_poisoned) = {
+            let engine = self.engine.borrow();
+            let target = if !self.keeps("log_before_data") {
+                engine.visible
+            } else if !self.keeps("t_under_d") {
+                engine.durable
+            } else {
+                engine.certified_durable.min(engine.visible)
+            };
+            (target, engine.backfilled, engine.poisoned)
+        };
+        if target > base && !is_poisoned {
+            self.backfill(base, target).await;
+            if self.world.borrow().is_crashed {
+                return;
+            }
+        }
+        let gone: Vec<(u64, u32)> = {
+            let mut engine = self.engine.borrow_mut();
+            let gate = if self.keeps("spill_keep") { engine.certified_backfilled } else { engine.published };
+            let (gone, kept) = engine.spills.iter().partition(|(sequence, _)| *sequence <= gate);
+            engine.spills = kept;
+            gone
+        };
+        for (_, number) in gone {
+            self.directory.remove(&spill_name(self.engine.borrow().log_id.unwrap(), number)).unwrap();
+        }
+        self.engine.borrow_mut().checkpoint_held = false;
+    }
+
+    async fn backfill(&self, base: u64, target: u64) {
+        self.say(format!("checkpoint to {target} from {base}"));
+        let log_id = self.engine.borrow().log_id.unwrap();
+        let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
+        for sequence in base + 1..=target {
+            newest.extend(self.engine.borrow().commit(sequence).pages.clone());
+        }
+        let database_pages = self.engine.borrow().commit(target).database_pages;
+        if !self.keeps("b_after_sync") {
+            self.engine.borrow_mut().backfilled = target;
+        }
+        let stamp = Stamp { log_id, backfill_target: if self.keeps("t_in_stamp") { target } else { 0 } };
+        let is_synced = if self.keeps_all() && self.percent(50) {
+            self.real_backfill(&newest, database_pages, stamp)
+        } else {
+            self.step_backfill(&newest, database_pages, stamp).await
+        };
+        if self.world.borrow().is_crashed {
+            return;
+        }
+        if is_synced || !self.keeps("b_not_after_error") {
+            self.engine.borrow_mut().backfilled = target;
+            self.say(format!("backfilled {target}"));
+        } else {
+            self.say("database sync failed".to_owned());
+            let mut engine = self.engine.borrow_mut();
+            engine.database_errors += 1;
+            if engine.database_errors > 1 {
+                (engine.poisoned, engine.invalidated) = (true, Some(false));
+            }
+        }
+    }
+
+    /// The pass as the project does it, in which the machine may stop.
+    fn real_backfill(&self, newest: &BTreeMap<u32, u64>, database_pages: u32, stamp: Stamp) -> bool {
+        let (page_bytes, disk) = (self.world.borrow().page_bytes, self.world.borrow().disk.clone());
+        if self.percent(20) {
+            disk.stop_after(self.world.borrow_mut().dice.below(5));
+        }
+        if self.fault(15) {
+            let (operation, name_contains) = (Operation::Sync, DATABASE_NAME.to_owned());
+            disk.plan().add(Fault { operation, name_contains, nth: 1, effect: Effect::Error, goes_on: false });
+        }
+        let mut database = self.database.clone();
+        let result: Result<(), LogError> = Backfill::new(&mut database, page_bytes, stamp).run(
+            newest.keys().copied(),
+            database_pages,
+            |page, image| {
+                image.copy_from_slice(&self.world.borrow().image(page, newest[&page]));
+                Ok(())
+            },
+        );
+        disk.plan().clear();
+        if disk.is_off() {
+            self.world.borrow_mut().is_crashed = true;
+            self.say("stopped in the checkpoint".to_owned());
+        } else {
+            disk.stop_after(u64::MAX);
+        }
+        result.is_ok()
+    }
+
+    /// The pass in small steps, in which other tasks go on.
+    async fn step_backfill(&self, newest: &BTreeMap<u32, u64>, database_pages: u32, stamp: Stamp) -> bool {
+        for (&page, &value) in newest.iter().filter(|(page, _)| (2..=database_pages).contains(*page)) {
+            let image = self.world.borrow().image(page, value);
+            self.write_halves(page, &image).await;
+        }
+        if let Some(&value) = newest.get(&1) {
+            let mut image = self.world.borrow().image(1, value);
+            if self.keeps("stamp_page1") {
+                stamp.apply(&mut image);
+            }
+            self.write_halves(1, &image).await;
+        } else {
+            self.write_header(|header| stamp.apply(header));
+            step().await;
+        }
+        let bytes = u64::from(database_pages) * u64::from(self.world.borrow().page_bytes);
+        self.database.clone().set_bytes(bytes).unwrap();
+        step().await;
+        let fails = self.fault(15);
+        self.sync_database(fails).await
+    }
+
+    async fn write_halves(&self, page: u32, image: &[u8]) {
+        let start = u64::from(page - 1) * image.len() as u64;
+        let half = (image.len() / 2).max(512);
+        let mut halves: Vec<(usize, &[u8])> = image.chunks(half).enumerate().collect();
+        if self.percent(50) {
+            halves.reverse();
+        }
+        for (index, bytes) in halves {
+            self.database.clone().write_at(bytes, start + (index * half) as u64).unwrap();
+            step().await;
+        }
+    }
+
+    pub async fn close(self: Rc<Writer>) {
+        for _ in 0..2 {
+            self.clone().checkpoint(true).await;
+            if self.world.borrow().is_crashed {
+                return;
+            }
+        }
+        let is_complete = {
+            let engine = self.engine.borrow();
+            engine.log_id.is_some() && engine.backfilled == engine.published && !engine.poisoned
+        };
+        if !is_complete {
+            return;
+        }
+        self.say("close".to_owned());
+        if self.keeps_all() && self.percent(50) {
+            self.real_retire();
+        } else {
+            self.step_retire().await;
+        }
+    }
+
+    fn real_retire(&self) {
+        let (page_bytes, disk) = (self.world.borrow().page_bytes, self.world.borrow().disk.clone());
+        if self.percent(50) {
+            disk.stop_after(self.world.borrow_mut().dice.below(12));
+        }
+        let (log_id, last) = (self.engine.borrow().log_id.unwrap(), self.engine.borrow().published);
+        let result = retire_keeping_lock(&self.directory, &mut self.database.clone(), log_id, last, page_bytes);
+        self.say(format!("retired: {result:?}"));
+        if disk.is_off() {
+            self.world.borrow_mut().is_crashed = true;
+        } else {
+            disk.stop_after(u64::MAX);
+        }
+    }
+
+    async fn step_retire(&self) {
+        let (log_id, last) = (self.engine.borrow().log_id.unwrap(), self.engine.borrow().published);
+        if self.keeps("marker") {
+            drop(self.directory.open(&marker_name(log_id, last), OpenHow::CreateNew).unwrap());
+            step().await;
+            self.sync_directory().await;
+        }
+        self.write_header(stamp::clear);
+        step().await;
+        if self.keeps("z3_sync") {
+            let fails = self.fault(5);
+            if !self.sync_database(fails).await {
+                return;
+            }
+        }
+        let mut names = self.directory.list().unwrap();
+        names.sort_by_key(|name| matches!(FileName::parse(name), Some(FileName::Marker { .. })));
+        for name in names {
+            if name.starts_with("retired-") && self.keeps("marker_last") {
+                self.sync_directory().await;
+            }
+            self.directory.remove(&name).unwrap();
+            step().await;
+        }
+        self.directory.remove_directory().unwrap();
+        step().await;
+    }
+}

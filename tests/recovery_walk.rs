@@ -1,0 +1,271 @@
+//! The walk along the batches of a log: what recovery finds, where it ends, and what it does with it.
+
+mod log_support;
+
+use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
+use pwal::log::format::{BatchPlace, batch_head_bytes, decode_batch, slot_name};
+use pwal::log::recovery::{Done, OpenFacts, Recovered, open_database};
+use pwal::log::{ErrorKind, LogError};
+
+const ID: u64 = 0xabcd;
+
+fn recover_on(place: &dyn Place) -> Result<Recovered, LogError> {
+    let opened = open_database(&*place.directory(), &mut *place.database(), OpenFacts::default())?;
+    match opened.done.into_iter().next() {
+        Some(Done::Recovered(recovered)) => Ok(recovered),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Recovers the log under a stamp with `target`, and returns what was done and the database file behind it.
+fn recover(log: &LogBuilder, target: u64) -> Result<(Recovered, Vec<u8>), LogError> {
+    let files = Files::new(stamped(&[0; 3], log.page_bytes, ID, target)).with(&log.files);
+    let place = SimPlace::new(&files);
+    let recovered = recover_on(&place)?;
+    Ok((recovered, place.files().database))
+}
+
+#[track_caller]
+fn expect(log: &LogBuilder, target: u64, last: u64) -> Recovered {
+    let (recovered, database) = recover(log, target).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(recovered.last, last, "{recovered:?}");
+    assert!(database == database_of(&LogBuilder::values_after(last), log.page_bytes), "not the pages of commit {last}");
+    recovered
+}
+
+fn log(commits: u64) -> LogBuilder {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commits(commits);
+    log
+}
+
+#[test]
+fn every_page_size_and_block_is_recovered_on_real_files() {
+    for page_bytes in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
+        for block_bytes in [4096, 8192, 65536] {
+            let mut log = LogBuilder::with_blocks(ID, page_bytes, block_bytes, 12 * 65536 / u64::from(block_bytes));
+            log.commits(2);
+            log.certify(2, 0);
+            log.rotate(1);
+            log.commits(2);
+            let files = Files::new(stamped(&[0; 3], page_bytes, ID, 0)).with(&log.files);
+            let place = RealPlace::new(&files);
+            let recovered = recover_on(&place).unwrap();
+            assert_eq!((recovered.last, recovered.pages), (4, 3), "{page_bytes} {block_bytes}");
+            assert!(place.files().database == database_of(&LogBuilder::values_after(4), page_bytes));
+        }
+    }
+}
+
+#[test]
+fn batches_count_without_a_certificate() {
+    expect(&log(5), 0, 5);
+}
+
+#[test]
+fn any_number_of_certificates_and_one_lost_block_are_stepped_over() {
+    let mut between = log(2);
+    for _ in 0..5 {
+        between.certify(2, 0);
+    }
+    let mut lost_one = between.clone();
+    between.commits(2);
+    expect(&between, 0, 4);
+    // One certificate that the power cut took: the leader's, before its sync.
+    lost_one.put(&[0xee; 4096]);
+    lost_one.certify(2, 0);
+    let mut lost_two = lost_one.clone();
+    lost_one.commits(2);
+    expect(&lost_one, 0, 4);
+    lost_two.put(&[0xee; 4096]);
+    lost_two.commits(2);
+    expect(&lost_two, 0, 2);
+}
+
+#[test]
+fn the_walk_goes_on_in_later_segments_also_over_one_without_a_batch() {
+    let mut log = log(2);
+    log.rotate(1);
+    log.certify(2, 0);
+    log.rotate(2);
+    log.certify(2, 0);
+    log.rotate(3);
+    log.commits(2);
+    log.rotate(4);
+    expect(&log, 0, 4);
+}
+
+#[test]
+fn a_segment_that_a_dead_writer_began_does_not_end_the_walk() {
+    // Two slots with one ordinal: the first holds a header alone.
+    let mut log = log(2);
+    log.rotate(1);
+    log.ordinal -= 1;
+    log.rotate(2);
+    log.commits(1);
+    expect(&log, 0, 3);
+}
+
+#[test]
+fn a_batch_of_another_chain_is_not_taken() {
+    // Commit 3 of a history in which commit 2 was another one: whole, at the right place, and not ours.
+    let mut log = log(1);
+    let mut other = log.clone();
+    other.commit(&Commit { frames: &[(3, 7)], ..Commit::default() });
+    other.commits(1);
+    log.commits(1);
+    let (stale, at) = other.place(3);
+    let stale = stale[at..at + 4096].to_vec();
+    let clean = log.clone();
+    log.put(&stale);
+    assert_eq!(at as u64 + 4096, log.offset);
+    expect(&log, 0, 2);
+    // Also not in a later segment whose header says so.
+    let mut log = clean;
+    log.chain ^= 1;
+    log.rotate(1);
+    log.commits(1);
+    expect(&log, 0, 2);
+}
+
+#[test]
+fn commit_one_follows_the_log_id() {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.chain = 0x5555;
+    log.commits(1);
+    log.certify(1, 0);
+    assert_eq!(recover(&log, 1).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn stale_batches_behind_the_tail_of_a_recycled_slot_are_not_taken() {
+    let mut log = log(3);
+    log.certify(3, 0);
+    log.rotate(1);
+    log.commits(2);
+    log.certify(5, 3);
+    // Slot 0 again: commits 2 and 3 of its first life lie behind commit 6.
+    log.rotate(0);
+    log.commits(1);
+    let recovered = expect_from(&log, 3, 6);
+    assert_eq!(recovered.backfilled, 3);
+}
+
+/// As `expect`, on a database file that holds the pages of commit `target` already.
+#[track_caller]
+fn expect_from(log: &LogBuilder, target: u64, last: u64) -> Recovered {
+    let values = LogBuilder::values_after(target);
+    let place = SimPlace::new(&Files::new(stamped(&values, 1024, ID, target)).with(&log.files));
+    let recovered = recover_on(&place).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(recovered.last, last);
+    assert!(place.files().database == database_of(&LogBuilder::values_after(last), 1024));
+    recovered
+}
+
+#[test]
+fn certificates_behind_damage_and_in_headless_slots_count() {
+    let mut log = log(2);
+    log.rotate(1);
+    log.commits(1);
+    log.certify(3, 0);
+    let clean = log.clone();
+    // The header of slot 1 is gone, and with it commit 3; the certificate in it still says that it was durable.
+    log.files.get_mut(&slot_name(ID, 1)).unwrap()[..4096].fill(0);
+    let error = recover(&log, 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("whole up to commit 2, but was durable up to 3"), "{error}");
+    // As one in a batch whose images are damaged does.
+    let mut log = clean;
+    log.commit(&Commit { frames: &[(2, 9)], certificate: Some((3, 0)), ..Commit::default() });
+    for sequence in [3, 4] {
+        let (bytes, at) = log.place(sequence);
+        bytes[at + 1000] ^= 1;
+    }
+    assert_eq!(recover(&log, 0).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_failed_epoch_that_was_zeroed_is_gone() {
+    let mut log = log(4);
+    for sequence in [3, 4] {
+        let (bytes, at) = log.place(sequence);
+        bytes[at..at + 4096].fill(0);
+    }
+    expect(&log, 0, 2);
+}
+
+#[test]
+fn the_final_size_counts() {
+    let mut log = log(1);
+    log.commit(&Commit { frames: &[(4, 50), (5, 51)], database_pages: 5, ..Commit::default() });
+    let grown = log.clone();
+    log.commit(&Commit { frames: &[(1, 60)], database_pages: 2, ..Commit::default() });
+    let (recovered, database) = recover(&log, 0).unwrap();
+    assert_eq!(recovered.pages, 2);
+    assert!(database == database_of(&[60, 101], 1024));
+    let (_, database) = recover(&grown, 0).unwrap();
+    assert!(database == database_of(&[101, 101, 0, 50, 51], 1024));
+}
+
+#[test]
+fn the_last_image_of_a_page_in_a_batch_wins() {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commit(&Commit { frames: &[(2, 1), (3, 1), (2, 2)], ..Commit::default() });
+    assert!(recover(&log, 0).unwrap().1 == database_of(&[0, 2, 1], 1024));
+}
+
+#[test]
+fn spilled_images_are_read_proven_and_missed() {
+    let mut log = log(1);
+    let frames = [(1, 5), (2, 6), (3, 7)];
+    log.commit(&Commit { frames: &frames, spill_from: 1, ..Commit::default() });
+    let (recovered, database) = recover(&log, 0).unwrap();
+    assert!(database == database_of(&[5, 6, 7], 1024));
+    assert_eq!(recovered.last, 2);
+    let spill = log.files.keys().find(|name| name.ends_with(".spill")).unwrap().clone();
+    let mut rotten = log.clone();
+    rotten.files.get_mut(&spill).unwrap()[1500] ^= 1;
+    assert!(expect(&rotten, 0, 1).torn_tail.unwrap().file.ends_with(&spill));
+    let mut short = log.clone();
+    short.files.get_mut(&spill).unwrap().truncate(1500);
+    expect(&short, 0, 1);
+    log.files.remove(&spill);
+    assert!(expect(&log, 0, 1).torn_tail.unwrap().file.ends_with(&spill));
+    log.certify(2, 0);
+    assert_eq!(recover(&log, 2).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_thousand_frames_in_one_batch() {
+    let frames: Vec<(u32, u64)> = (1..=1000).map(|page| (page, u64::from(page) * 7)).collect();
+    let mut log = LogBuilder::with_blocks(ID, 512, 4096, 200);
+    log.commit(&Commit { frames: &frames, database_pages: 1000, ..Commit::default() });
+    let files = Files::new(stamped(&[0; 3], 512, ID, 0)).with(&log.files);
+    let place = RealPlace::new(&files);
+    assert_eq!(recover_on(&place).unwrap().pages, 1000);
+    let values: Vec<u64> = (1..=1000).map(|page| page * 7).collect();
+    assert!(place.files().database == database_of(&values, 512));
+}
+
+#[test]
+fn a_page_that_looks_like_a_record_of_this_log_is_none() {
+    // A database that stores a copy of its own log: the images are no places for batches.
+    let mut inner = LogBuilder::with_blocks(ID, 4096, 4096, 16);
+    inner.commit(&Commit { frames: &[(2, 1)], ..Commit::default() });
+    inner.commit(&Commit { frames: &[(2, 66)], ..Commit::default() });
+    let (bytes, at) = inner.place(2);
+    let head = bytes[at..at + batch_head_bytes(1) as usize].to_vec();
+    let place = BatchPlace {
+        log_id: ID,
+        ordinal: 1,
+        offset: at as u64,
+        block_bytes: 4096,
+        page_bytes: 4096,
+        slot_bytes: 16 * 4096,
+    };
+    assert!(decode_batch(&head, &place).is_ok());
+    assert!(decode_batch(&head, &BatchPlace { offset: at as u64 + 4096, ..place }).is_err());
+    assert!(decode_batch(&head, &BatchPlace { ordinal: 2, ..place }).is_err());
+    assert!(decode_batch(&head, &BatchPlace { log_id: ID + 1, ..place }).is_err());
+    assert_eq!(image(2, 66, 4096).len(), 4096);
+}
