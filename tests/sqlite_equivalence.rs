@@ -118,8 +118,11 @@ fn finish(tested: &mut Side, stock: &mut Side) -> Result<(), String> {
 
 /// The differences that pwal promises to have. Nothing else may differ.
 fn excuse(step: &Step, got: &str, expected: &str) -> Option<&'static str> {
-    let Step::Checkpoint { mode, .. } = step else {
-        return None;
+    let mode = match step {
+        Step::Checkpoint { mode, .. } => mode,
+        // Stock cannot change it while a cursor holds a mapped page; with an engine nothing is mapped.
+        Step::Sql { sql, .. } if sql.starts_with("PRAGMA mmap_size") => return Some("nothing is mapped"),
+        _ => return None,
     };
     let (got, expected) = (numbers(got)?, numbers(expected)?);
     let restarts = matches!(*mode, "RESTART" | "TRUNCATE");

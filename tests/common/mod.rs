@@ -8,6 +8,7 @@
 
 pub mod child;
 pub mod dump;
+pub mod library;
 pub mod shim;
 
 use rusqlite::types::ValueRef;
