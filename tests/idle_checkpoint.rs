@@ -44,3 +44,15 @@ fn nobody_checkpoints_unasked() {
     assert_eq!(status(&connection, "backfilled"), 0);
     assert_eq!(status(&connection, "published"), 41);
 }
+
+#[test]
+fn a_checkpoint_that_is_asked_for_behind_a_commit_works() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+    let rows = common::rows(&connection, "PRAGMA wal_checkpoint").unwrap();
+    assert_eq!(status(&connection, "backfilled"), 2, "{rows:?}");
+}

@@ -9,6 +9,7 @@ use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
+use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
@@ -203,6 +204,12 @@ impl Engine {
             retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)?;
             self.active.store(false, SeqCst);
         } else {
+            if self.dir.list().map_err(|e| EngineError::write("the log directory", e))? != [LOCK_NAME] {
+                // An activation that failed on the way: what it left is what a crash there leaves.
+                let mut broker = self.broker.lock();
+                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+                open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
+            }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
             let gone = self.dir.remove(LOCK_NAME).and_then(|()| self.dir.remove_directory());
             gone.map_err(|e| EngineError::write("the log directory", e))?;

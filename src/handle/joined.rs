@@ -59,6 +59,8 @@ pub(super) struct Joined {
     pub(super) seen: u64,
     checkpointing: Checkpointing,
     pub(super) behind: Behind,
+    /// What `behind` was before this call.
+    previous: Behind,
     pub(super) transaction: Transaction,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
     asked_exclusive: bool,
@@ -87,6 +89,7 @@ impl Joined {
             seen: 0,
             checkpointing: Checkpointing::No,
             behind: Behind::Nothing,
+            previous: Behind::Nothing,
             transaction: Transaction::None,
             asked_exclusive: false,
         })
@@ -95,6 +98,7 @@ impl Joined {
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
+        self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
         if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
             self.roll_back(inner);
         }
@@ -143,12 +147,11 @@ impl Joined {
 
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
     pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
-        let behind = std::mem::replace(&mut self.behind, Behind::Nothing);
         self.check_mine()?;
         match (action, first) {
             (ShmAction::LockShared, READ..) => self.begin_read(),
             (ShmAction::UnlockShared, READ..) => {
-                if behind == Behind::Commit {
+                if self.previous == Behind::Commit {
                     self.behind = Behind::CommitAndRead;
                 }
                 self.end_read();
@@ -159,7 +162,7 @@ impl Joined {
                 self.end_write(inner);
                 Ok(())
             }
-            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(behind == Behind::CommitAndRead),
+            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(self.previous == Behind::CommitAndRead),
             (ShmAction::UnlockExclusive, CHECKPOINT) => {
                 self.end_checkpoint();
                 Ok(())
@@ -344,7 +347,6 @@ impl Joined {
 
     /// A page is read from the database file, at this offset.
     pub(super) fn reads_page(&mut self, offset: u64) -> Result<(), Code> {
-        self.behind = Behind::Nothing;
         self.read_pages |= offset >= u64::from(self.engine.page_bytes);
         self.check_lost()
     }

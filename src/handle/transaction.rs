@@ -58,7 +58,6 @@ impl Transaction {
 impl Joined {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
-        self.behind = Behind::Nothing;
         self.check_mine()?;
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
