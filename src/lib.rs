@@ -1,7 +1,30 @@
 //! pwal replaces how SQLite stores its write-ahead log, without touching SQLite.
+//!
+//! Register the VFS once, then open databases through it; `PRAGMA journal_mode=WAL` is all that
+//! they need:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use rusqlite::{Connection, OpenFlags};
+//!
+//! pwal::register()?;
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("app.db");
+//! let connection = Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), "pwal")?;
+//! connection.pragma_update(None, "journal_mode", "wal")?;
+//! connection.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)")?;
+//! let mode: String = connection.query_row("PRAGMA parallel_wal_mode", [], |row| row.get(0))?;
+//! assert_eq!(mode, "auto");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`register_with`] makes it the default for databases that are opened without naming a VFS. Programs that
+//! cannot link it load `libpwal.so`, the package `pwal-sqlite-ext` of this workspace.
 #![deny(unsafe_code)]
 
 pub mod disk;
+mod engine;
 pub mod handle;
 pub mod log;
 #[allow(unsafe_code)]
@@ -11,3 +34,7 @@ pub mod sqlite;
 #[allow(unsafe_code)]
 pub mod vfs;
 pub mod view;
+
+pub use vfs::{Options, RegisterError, version};
+#[cfg(feature = "linked")]
+pub use vfs::{RecoverError, recover, register, register_with};

@@ -1,1 +1,48 @@
-//! `libpwal.so`: entry points only.
+//! `libpwal.so`: the entry points of the loadable library, and nothing else.
+//!
+//! `.load ./libpwal` (or `sqlite3_load_extension`) calls `sqlite3_pwal_init`: the VFS `pwal` becomes the
+//! default for databases that are opened afterwards. With the entry point `sqlite3_pwalvfs_init`
+//! the default stays as it is, and `?vfs=pwal` chooses. The library stays loaded.
+
+use pwal::sqlite::ffi::Connection;
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::Once;
+
+#[cfg(panic = "abort")]
+compile_error!("a panic must become an error code of SQLite, not the end of the host: build with panic = \"unwind\"");
+
+/// Panics of this library go to `sqlite3_log`: it has its own copy of the standard library, so the hook is its own.
+fn own_panic_hook() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(pwal::vfs::report_panics);
+}
+
+/// Loads pwal and makes it the default VFS.
+///
+/// # Safety
+/// Called by SQLite, as the entry point of an extension.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_pwal_init(
+    connection: *mut Connection,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    own_panic_hook();
+    // SAFETY: SQLite's arguments, passed on.
+    unsafe { pwal::vfs::load(connection, message, routines, true) }
+}
+
+/// Loads pwal without making it the default VFS.
+///
+/// # Safety
+/// Called by SQLite, as the entry point of an extension.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_pwalvfs_init(
+    connection: *mut Connection,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    own_panic_hook();
+    // SAFETY: SQLite's arguments, passed on.
+    unsafe { pwal::vfs::load(connection, message, routines, false) }
+}

@@ -3,173 +3,445 @@
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
 mod base;
+mod claim;
+mod control;
+mod joined;
+mod registry;
+pub mod settle;
+mod siblings;
+mod transaction;
 
 pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, PragmaAnswer, ShmAction};
+pub use registry::Registry;
 
 use crate::disk::Disk;
 use crate::sqlite::Code;
 use crate::view::Region;
+use joined::Joined;
+use parking_lot::Mutex;
+use registry::FileIdentity;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 /// What all handles of one registration of the VFS share.
+#[derive(Debug)]
 pub struct Context {
     /// What the shim offers.
     pub host: Box<dyn Host>,
     /// Where the files of the log are.
     pub disk: Arc<dyn Disk>,
+    /// What the environment sets, by the names of the URI parameters: `PWAL_MODE=auto` is
+    /// `("parallel_wal_mode", "auto")`. Read once, at registration.
+    pub defaults: Vec<(String, String)>,
+    /// The databases that are open.
+    pub registry: Registry,
+}
+
+/// What SQLite reads at byte 18 of a database in WAL mode: both versions.
+const VERSION_BYTES: std::ops::Range<u64> = 18..20;
+
+enum Kind {
+    /// Everything goes to the base.
+    Plain,
+    /// An engine lives behind it.
+    Joined(Box<Joined>),
+    /// The last handle got EXCLUSIVE and the log is retired: the broker's EXCLUSIVE stands for
+    /// this handle's. The view lives until `shm_unmap`.
+    Retired { broker: Box<dyn Broker>, view: Option<Box<crate::view::View>> },
+}
+
+struct State {
+    /// The level that SQLite believes to have.
+    level: LockLevel,
+    /// `parallel_wal_mode=off`: never joins.
+    off: bool,
+    /// Settings of pragmas that came before the database was first read.
+    wishes: Vec<(String, String)>,
+    kind: Kind,
+}
+
+/// A handle's inside, shared with the other handles of its connection.
+struct Inner {
+    context: Arc<Context>,
+    facts: OpenFacts,
+    /// What the file was when it was opened; `None`: it could not be looked at.
+    identity: Option<FileIdentity>,
+    /// The `sqlite3*`, as a number; 0: not known yet.
+    connection: AtomicUsize,
+    state: Mutex<State>,
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
-pub struct Handle {
-    _context: Arc<Context>,
-}
+pub struct Handle(Arc<Inner>);
 
 impl Handle {
     /// A handle that is not joined to an engine. Called in `xOpen(MAIN_DB)`, after the base opened the file.
     #[must_use]
-    pub fn open(context: &Arc<Context>, _facts: OpenFacts) -> Handle {
-        Handle { _context: Arc::clone(context) }
+    pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
+        let identity = FileIdentity::of(&facts.path).ok();
+        let off = control::opens_off(context, &facts);
+        let state = Mutex::new(State { level: LockLevel::None, off, wishes: Vec::new(), kind: Kind::Plain });
+        let connection = AtomicUsize::new(0);
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
     }
 
     /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
-    pub fn set_connection(&self, _connection: usize) {}
+    pub fn set_connection(&self, connection: usize) {
+        self.0.connection.store(connection, SeqCst);
+    }
+
+    /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
+    /// is rolled back.
+    fn enter(&self) -> parking_lot::MutexGuard<'_, State> {
+        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+            if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+                joined.hide_advance();
+            }
+        }
+        let mut state = self.0.state.lock();
+        if let Kind::Joined(joined) = &mut state.kind {
+            joined.called(&self.0);
+        }
+        state
+    }
 
     /// `xLock`. Inside the first `lock(Shared)` the database is claimed.
+    ///
+    /// # Errors
+    /// `BUSY`: somebody else has the file; what the claim met; what the base says.
     pub fn lock(&self, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
-        base.lock(level)
+        let mut state = self.enter();
+        if state.level >= level {
+            return Ok(());
+        }
+        let off = state.off;
+        match &mut state.kind {
+            Kind::Plain if level == LockLevel::Shared && !off => {
+                if let Some(joined) = claim::lock_shared(&self.0, base)? {
+                    state.kind = Kind::Joined(Box::new(joined));
+                    control::apply_wishes(&self.0, &mut state);
+                }
+            }
+            Kind::Plain => base.lock(level)?,
+            Kind::Retired { .. } => {}
+            Kind::Joined(joined) => match level {
+                LockLevel::None | LockLevel::Shared => {}
+                // SQLite takes these on a WAL database for journal_mode and for close only, and goes to EXCLUSIVE.
+                LockLevel::Reserved | LockLevel::Pending => return Err(Code::BUSY),
+                LockLevel::Exclusive => {
+                    let broker = joined.retire_for_exclusive()?;
+                    let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
+                        return Err(Code::INTERNAL);
+                    };
+                    state.kind = Kind::Retired { broker, view: Some(joined.into_view()) };
+                }
+            },
+        }
+        state.level = level;
+        Ok(())
     }
 
     /// `xUnlock`.
+    ///
+    /// # Errors
+    /// What the base says.
     pub fn unlock(&self, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
-        base.unlock(level)
+        let mut state = self.enter();
+        match &mut state.kind {
+            Kind::Plain => base.unlock(level)?,
+            Kind::Joined(joined) => {
+                if level == LockLevel::None {
+                    joined.unpin();
+                }
+            }
+            Kind::Retired { broker, .. } => {
+                // Another handle's SHARED makes EXCLUSIVE fail, and none may slip in between.
+                broker.unlock(level.min(LockLevel::Shared))?;
+                if level >= LockLevel::Shared {
+                    base.lock(LockLevel::Shared)?;
+                    broker.unlock(LockLevel::None)?;
+                }
+                state.kind = Kind::Plain;
+            }
+        }
+        state.level = level;
+        Ok(())
     }
 
     /// `xCheckReservedLock`.
+    ///
+    /// # Errors
+    /// What the base says.
     pub fn check_reserved_lock(&self, base: &mut dyn BaseFile) -> Result<bool, Code> {
-        base.check_reserved_lock()
+        match self.enter().kind {
+            Kind::Plain => base.check_reserved_lock(),
+            // No hot-journal playback beside a log.
+            Kind::Joined(_) | Kind::Retired { .. } => Ok(true),
+        }
     }
 
     /// `xRead` of the database file: fills `buffer`; behind the end of the file with zeros and
-    /// `IOERR_SHORT_READ`.
+    /// `IOERR_SHORT_READ`. A joined handle sees the header of a plain WAL database.
+    ///
+    /// # Errors
+    /// What the base says; a poisoned engine's `IOERR_READ`.
     pub fn read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
-        base.read(buffer, offset)
+        let mut state = self.enter();
+        let result = base.read(buffer, offset);
+        if let Kind::Joined(joined) = &mut state.kind {
+            joined.reads_page(offset)?;
+            mask(buffer, offset);
+        }
+        result
     }
 
     /// `xWrite` of the database file.
+    ///
+    /// # Errors
+    /// What the base says; `IOERR_WRITE` beside a log.
     pub fn write(&self, base: &mut dyn BaseFile, data: &[u8], offset: u64) -> Result<(), Code> {
-        base.write(data, offset)
+        match self.enter().kind {
+            Kind::Joined(_) => Err(Code::IOERR_WRITE),
+            Kind::Plain | Kind::Retired { .. } => base.write(data, offset),
+        }
     }
 
     /// `xTruncate` of the database file, to `bytes`.
+    ///
+    /// # Errors
+    /// What the base says; `IOERR_TRUNCATE` beside a log.
     pub fn truncate(&self, base: &mut dyn BaseFile, bytes: u64) -> Result<(), Code> {
-        base.truncate(bytes)
+        match self.enter().kind {
+            Kind::Joined(_) => Err(Code::IOERR_TRUNCATE),
+            Kind::Plain | Kind::Retired { .. } => base.truncate(bytes),
+        }
     }
 
     /// `xSync` of the database file.
+    ///
+    /// # Errors
+    /// What the base says.
     pub fn sync(&self, base: &mut dyn BaseFile, flags: i32) -> Result<(), Code> {
+        drop(self.enter());
         base.sync(flags)
     }
 
     /// `xFileSize` of the database file.
+    ///
+    /// # Errors
+    /// What the base says.
     pub fn bytes(&self, base: &mut dyn BaseFile) -> Result<u64, Code> {
+        drop(self.enter());
         base.bytes()
     }
 
-    /// Whether an engine lives behind this handle: then its `X-wal` does not exist for
+    /// Whether a log's view stands behind this handle: then its `X-wal` does not exist for
     /// `xAccess`, `xDelete` is OK without effect, `xOpen(WAL)` is virtual, shared memory is the
     /// view's, and `xFetch` answers null.
     #[must_use]
     pub fn joined(&self) -> bool {
-        false
+        matches!(self.0.state.lock().kind, Kind::Joined(_) | Kind::Retired { view: Some(_), .. })
     }
 
     /// `xShmMap` of a joined handle: the region of that index (32768 bytes); `None` if it is not there and
     /// `extend` is false. The region stays at its address until `shm_unmap`.
-    pub fn shm_map(&self, _index: u32, _extend: bool) -> Result<Option<Arc<Region>>, Code> {
-        Err(Code::IOERR_SHMMAP)
+    ///
+    /// # Errors
+    /// The handle is not joined.
+    pub fn shm_map(&self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
+        // Between prepare and PHASETWO SQLite maps regions for its own appends.
+        match &mut self.0.state.lock().kind {
+            Kind::Joined(joined) => joined.region(index, extend),
+            Kind::Retired { view: Some(view), .. } => Ok(view.region(index, extend)),
+            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_SHMMAP),
+        }
     }
 
     /// `xShmLock` of a joined handle: `count` locks from `first` on.
-    pub fn shm_lock(&self, _base: &mut dyn BaseFile, _first: u32, _count: u32, _action: ShmAction) -> Result<(), Code> {
-        Err(Code::IOERR_LOCK)
+    ///
+    /// # Errors
+    /// `BUSY`, `BUSY_SNAPSHOT`, what a checkpoint met.
+    pub fn shm_lock(&self, _base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
+        let mut state = self.enter();
+        match &mut state.kind {
+            Kind::Joined(joined) => joined.shm_lock(&self.0, first, action),
+            Kind::Retired { .. } => Ok(()),
+            Kind::Plain => Err(Code::IOERR_LOCK),
+        }
     }
 
     /// `xShmUnmap` of a joined handle.
-    pub fn shm_unmap(&self) {}
+    pub fn shm_unmap(&self) {
+        if let Kind::Retired { view, .. } = &mut self.enter().kind {
+            *view = None;
+        }
+    }
 
     /// `xOpen(WAL)` of a joined handle.
+    ///
+    /// # Errors
+    /// The handle is not joined.
     pub fn wal_open(&self) -> Result<(), Code> {
-        Err(Code::CANTOPEN)
+        match &mut self.enter().kind {
+            Kind::Joined(joined) => {
+                joined.wal_opened();
+                Ok(())
+            }
+            Kind::Plain | Kind::Retired { .. } => Err(Code::CANTOPEN),
+        }
     }
 
     /// `xClose` of the virtual WAL.
-    pub fn wal_close(&self) {}
+    pub fn wal_close(&self) {
+        drop(self.enter());
+    }
 
     /// `xRead` of the virtual WAL.
-    pub fn wal_read(&self, _base: &mut dyn BaseFile, _buffer: &mut [u8], _offset: u64) -> Result<(), Code> {
-        Err(Code::IOERR_READ)
+    ///
+    /// # Errors
+    /// What the medium says; a poisoned engine's `IOERR_READ`.
+    pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
+        match &mut self.0.state.lock().kind {
+            Kind::Joined(joined) => joined.wal_read(base, buffer, offset),
+            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_READ),
+        }
     }
 
     /// `xWrite` of the virtual WAL.
-    pub fn wal_write(&self, _data: &[u8], _offset: u64) -> Result<(), Code> {
-        Err(Code::IOERR_WRITE)
+    ///
+    /// # Errors
+    /// Why the transaction cannot go on or be prepared; SQLite rolls back.
+    pub fn wal_write(&self, data: &[u8], offset: u64) -> Result<(), Code> {
+        let mut state = self.enter();
+        match &mut state.kind {
+            Kind::Joined(joined) => joined.wal_write(&self.0, data, offset),
+            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_WRITE),
+        }
     }
 
-    /// `xTruncate` of the virtual WAL.
+    /// `xTruncate` of the virtual WAL: it has no size of its own.
+    ///
+    /// # Errors
+    /// None.
     pub fn wal_truncate(&self, _bytes: u64) -> Result<(), Code> {
         Ok(())
     }
 
     /// `xSync` of the virtual WAL.
+    ///
+    /// # Errors
+    /// The conservative path's write or sync failed.
     pub fn wal_sync(&self, _flags: i32) -> Result<(), Code> {
-        Ok(())
+        let mut state = self.enter();
+        match &mut state.kind {
+            Kind::Joined(joined) => joined.wal_sync(&self.0),
+            Kind::Plain | Kind::Retired { .. } => Ok(()),
+        }
     }
 
     /// `xFileSize` of the virtual WAL.
+    ///
+    /// # Errors
+    /// None.
     pub fn wal_bytes(&self) -> Result<u64, Code> {
-        Ok(0)
+        match &self.0.state.lock().kind {
+            Kind::Joined(joined) => Ok(joined.wal_bytes()),
+            Kind::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
+            Kind::Plain | Kind::Retired { .. } => Ok(0),
+        }
     }
 
-    /// `SQLITE_FCNTL_COMMIT_PHASETWO` on the database file.
+    /// `SQLITE_FCNTL_COMMIT_PHASETWO` on the database file: publishes and acknowledges.
+    ///
+    /// # Errors
+    /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
-        Ok(())
+        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+            if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+                joined.hide_advance();
+            }
+        }
+        match &mut self.0.state.lock().kind {
+            Kind::Joined(joined) => joined.commit_phase_two(&self.0),
+            Kind::Plain | Kind::Retired { .. } => {
+                siblings::set_super_journal(false);
+                Ok(())
+            }
+        }
     }
 
     /// `SQLITE_FCNTL_PRAGMA`: name in any case, value if there is one.
-    pub fn pragma(&self, _name: &str, _value: Option<&str>) -> PragmaAnswer {
-        PragmaAnswer::NotMine
+    pub fn pragma(&self, name: &str, value: Option<&str>) -> PragmaAnswer {
+        let mut state = self.enter();
+        control::pragma(&self.0, &mut state, name, value)
     }
 
     /// `xDeviceCharacteristics`: those of the base, and what a joined handle adds.
     #[must_use]
     pub fn characteristics(&self, of_base: i32) -> i32 {
-        of_base
+        /// `SQLITE_IOCAP_POWERSAFE_OVERWRITE`: `sqlite3WalOpen` asks the database file; without it
+        /// SQLite pads commits to the sector.
+        const POWERSAFE_OVERWRITE: i32 = 0x1000;
+        /// `SQLITE_IOCAP_SUBPAGE_READ` would read overflow pages past the view's accounting.
+        const SUBPAGE_READ: i32 = 0x8000;
+        match &self.0.state.lock().kind {
+            Kind::Joined(joined) if joined.wal_is_open() => (of_base | POWERSAFE_OVERWRITE) & !SUBPAGE_READ,
+            _ => of_base,
+        }
     }
 
     /// Anything else that SQLite asks of the database file (other file controls and so on): some
     /// states end with it.
-    pub fn other_call(&self) {}
+    pub fn other_call(&self) {
+        drop(self.enter());
+    }
 
     /// `xClose`, before the base is closed.
-    pub fn close(&self, _base: &mut dyn BaseFile) {}
+    pub fn close(&self, _base: &mut dyn BaseFile) {
+        let mut state = self.enter();
+        if let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) {
+            joined.leave(&self.0);
+        }
+        state.level = LockLevel::None;
+    }
+}
+
+/// Makes page 1 of the database file, read at `offset`, look as a plain WAL database does: 2,2 at byte 18, zeros in the
+/// reserved bytes.
+fn mask(buffer: &mut [u8], offset: u64) {
+    const RESERVED: std::ops::Range<u64> = 72..92;
+    for (range, value) in [(VERSION_BYTES, 2), (RESERVED, 0)] {
+        let end = offset + buffer.len() as u64;
+        let (from, to) = (range.start.max(offset), range.end.min(end));
+        if from < to
+            && let (Ok(from), Ok(to)) = (usize::try_from(from - offset), usize::try_from(to - offset))
+        {
+            buffer[from..to].fill(value);
+        }
+    }
 }
 
 /// `xOpen` of a super-journal on this thread (`SQLITE_OPEN_SUPER_JOURNAL`).
-pub fn super_journal_opened() {}
+pub fn super_journal_opened() {
+    siblings::set_super_journal(true);
+}
 
 /// First thing in every call of SQLite into the shim but `xSleep` (all rooms of the VFS): forgets
 /// who was refused on this thread.
-pub fn entered() {}
+pub fn entered() {
+    siblings::forget_refused();
+}
 
 /// `xSleep`: waits for what the connection that was refused on this thread needs, at most so
 /// long. `Some(microseconds)` as slept; `None`: nobody was refused, the base shall sleep.
 #[must_use]
-pub fn sleep(_microseconds: u32) -> Option<u32> {
-    None
+pub fn sleep(microseconds: u32) -> Option<u32> {
+    siblings::wait_for_refused(Duration::from_micros(u64::from(microseconds))).then_some(microseconds)
 }
 
 /// `pwal_status()`'s text (JSON) for a handle of this library.
 #[must_use]
-pub fn status_json(_handle: &Handle) -> String {
-    String::from("{}")
+pub fn status_json(handle: &Handle) -> String {
+    control::status_json(&handle.0, &handle.0.state.lock())
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 /// The first slot of a log in bytes.
 pub const SLOT_BYTES_FIRST: u64 = 1 << 20;
-/// The largest slot in bytes, but for one made for a batch that fits none.
-pub const SLOT_BYTES_MAX: u64 = 64 << 20;
+/// The largest slot in bytes, but for one made for a batch that fits none: two checkpoints' worth, so that the same few
+/// megabytes are written over and stay in the processor's cache. With 64 MiB, writers that outran the fill of a
+/// new slot waited 250 ms for it.
+pub const SLOT_BYTES_MAX: u64 = 16 << 20;
 /// Zeros are written in pieces of at most so many bytes, so that commits beside them are not stalled.
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
@@ -28,27 +30,15 @@ pub fn slot_bytes_for(batch_bytes: u64, block_bytes: u32, usual_bytes: u64) -> u
 }
 
 /// Makes the slot file `name` of `bytes`: zero-written (space that is only allocated can still be
-/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6).
+/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece is synced by
+/// itself: a flush beside it would wait for all that is dirty.
 ///
 /// # Errors
 /// Any error of the medium; the file is removed again then, as far as that works.
 pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc<dyn LogFile>, LogError> {
-    create_slot_paced(dir, name, bytes, &mut || {})
-}
-
-/// As [`create_slot`]; `pause` is called between two pieces, for a background thread that leaves the disk to others.
-///
-/// # Errors
-/// As [`create_slot`].
-pub fn create_slot_paced(
-    dir: &dyn LogDirectory,
-    name: &str,
-    bytes: u64,
-    pause: &mut dyn FnMut(),
-) -> Result<Arc<dyn LogFile>, LogError> {
     let file =
         dir.open(name, OpenHow::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
-    match fill(dir, file.as_ref(), name, bytes, pause) {
+    match fill(dir, file.as_ref(), name, bytes) {
         Ok(()) => Ok(file),
         Err(error) => {
             // Only for the space: a slot without a header is free, so a failure to remove it harms nothing.
@@ -58,25 +48,16 @@ pub fn create_slot_paced(
     }
 }
 
-fn fill(
-    dir: &dyn LogDirectory,
-    file: &dyn LogFile,
-    name: &str,
-    bytes: u64,
-    pause: &mut dyn FnMut(),
-) -> Result<(), LogError> {
+fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64) -> Result<(), LogError> {
     let path = dir.path().join(name);
     let zeros = vec![0; ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES))];
     let mut offset = 0;
     while offset < bytes {
         let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(zeros.len());
         file.write_at(&[IoSlice::new(&zeros[..piece])], offset).map_err(|error| LogError::io("write", &path, error))?;
+        file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         offset += piece as u64;
-        if offset < bytes {
-            pause();
-        }
     }
-    file.sync().map_err(|error| LogError::io("sync", &path, error))?;
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 

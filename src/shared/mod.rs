@@ -1,1 +1,70 @@
 //! The words that connections and processes share, and the lock file beside the log.
+//!
+//! One `#[repr(C)]` structure of atomics ([`Words`]) carries everything that decides what is
+//! published, durable and visible, who may write, and who still reads what. It lives in anonymous
+//! memory until the log is activated, then in the mapped file `<database>-pwal/control`
+//! ([`Control`]). [`LockFile`] is `<database>-pwal/lock`: what the kernel frees when a process dies.
+//!
+//! Promises of this room: each transition is one atomic store of something complete; all else
+//! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
+//! never a pointer, a pid or a thread; nothing that is read from the words can make it panic or loop.
+
+mod control;
+mod event;
+mod futex;
+mod lock;
+mod owner;
+mod process;
+mod ring;
+mod snapshots;
+mod threads;
+mod words;
+
+pub use control::{CONTROL_NAME, Control, Observed};
+pub use event::Event;
+pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK, lock_is_held};
+pub use owner::{Owner, OwnerWord, TIMED_WAIT};
+pub use process::{generation, watch};
+pub use ring::{CommitEntry, Cut, Tail};
+pub use snapshots::{Snapshot, SnapshotSlot};
+pub use threads::spawn_without_signals;
+pub use words::{
+    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SNAPSHOT_SLOTS,
+    State, WORDS_BYTES, Words, boot_id, now_us,
+};
+
+/// Why the shared words refuse a step, or a `control` file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SharedError {
+    /// A commit that is not the next one.
+    #[error("commit {offered} cannot be published: the last published commit is {published}")]
+    NotTheNextCommit {
+        /// The sequence that was to be published.
+        offered: u64,
+        /// The last one that is.
+        published: u64,
+    },
+    /// An epoch that is not the next one.
+    #[error("epoch {offered} cannot be cut: the last cut is of epoch {cuts}")]
+    NotTheNextEpoch {
+        /// The epoch that was to be cut.
+        offered: u64,
+        /// The last one that is.
+        cuts: u64,
+    },
+    /// The ring's oldest entry is still needed: something before it is not durable yet.
+    #[error("the ring of {ring} is full: commits or epochs that are not durable yet fill it; lead a flush first")]
+    RingFull {
+        /// "commits" or "cuts".
+        ring: &'static str,
+    },
+    /// A value that its place in the words cannot hold.
+    #[error("{what} {value} does not fit the shared words")]
+    TooLarge {
+        /// What it is.
+        what: &'static str,
+        /// The value.
+        value: u64,
+    },
+}

@@ -1,6 +1,7 @@
 //! SQLite's result codes as a type. Source: <https://www.sqlite.org/rescode.html>.
 
 use std::fmt;
+use std::io;
 
 /// A result code of SQLite other than `SQLITE_OK`, primary or extended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +35,7 @@ codes! {
     PROTOCOL = 15;
     MISUSE = 21;
     NOTADB = 26;
+    NOTICE = 27;
     BUSY_SNAPSHOT = 5 | (2 << 8);
     BUSY_TIMEOUT = 5 | (3 << 8);
     READONLY_RECOVERY = 8 | (1 << 8);
@@ -93,3 +95,38 @@ impl fmt::Display for Code {
 }
 
 impl std::error::Error for Code {}
+
+/// The code travels inside the error; [`Code::of`] takes it out again. `FULL` has the kind
+/// `StorageFull`, `NOMEM` the kind `OutOfMemory`.
+impl From<Code> for io::Error {
+    fn from(code: Code) -> io::Error {
+        let kind = match code {
+            Code::FULL => io::ErrorKind::StorageFull,
+            Code::NOMEM | Code::IOERR_NOMEM => io::ErrorKind::OutOfMemory,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, code)
+    }
+}
+
+impl Code {
+    /// The code inside an error that was made from one.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Code> {
+        error.get_ref()?.downcast_ref::<Code>().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_survives_the_way_through_an_io_error() {
+        for code in [Code::FULL, Code::NOMEM, Code::IOERR_FSYNC, Code::BUSY] {
+            assert_eq!(Code::of(&io::Error::from(code)), Some(code));
+        }
+        assert_eq!(io::Error::from(Code::FULL).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(Code::of(&io::Error::from_raw_os_error(5)), None);
+    }
+}

@@ -1,1 +1,31 @@
 //! The shim between SQLite and its base VFS: FFI and marshalling only.
+//!
+//! A registration is one `sqlite3_vfs` on top of another. A main database file is a file object
+//! of ours with the base's behind it in the same memory; each method is one call of
+//! [`Handle`](crate::handle::Handle), which decides. Every other kind of file, and the WAL of a
+//! main file that is not joined to an engine, is opened by the base directly in SQLite's file
+//! object: its methods are then called without us in between.
+//!
+//! Promises: the base's version, flags, sizes and file controls reach SQLite and back as
+//! they are, unless the handle says otherwise; no panic leaves a callback; a failed open leaves
+//! a null method table.
+
+mod base;
+mod broker;
+mod functions;
+mod guard;
+mod load;
+mod main_file;
+mod methods;
+#[cfg(feature = "linked")]
+mod recover;
+mod register;
+mod wal_file;
+
+pub use functions::version;
+pub use load::{load, report_panics};
+#[cfg(feature = "linked")]
+pub use recover::{RecoverError, recover};
+pub use register::{Options, RegisterError};
+#[cfg(feature = "linked")]
+pub use register::{register, register_with};

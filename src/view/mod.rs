@@ -1,10 +1,280 @@
 //! What one connection sees: its synthesised wal-index and its virtual WAL file.
+//!
+//! A [`View`] builds, in memory that SQLite maps, the wal-index that `wal.c` would have built if
+//! the frames of one snapshot lay in a real `-wal` file, and serves the bytes of that file: images
+//! of the snapshot through a callback, frames of the open transaction from the connection's
+//! [`Lane`].
+//!
+//! Promises:
+//! * The live header *stands for* one commit sequence. As long as that sequence is asked for, no
+//!   byte of the header changes, so SQLite keeps its page cache; any other snapshot gets an
+//!   `iChange` that this view never had before.
+//! * At least one frame is in it, so `mxFrame >= 1 > nBackfill = 0`: SQLite never enters
+//!   `READ_LOCK(0)`, never restarts the log and never writes a WAL header.
+//! * Virtual frame numbers are the view's own; each has a frame number of the log (0: the database
+//!   file), in log order.
+//! * Regions never move and never go while the view lives.
+//!
+//! It knows no files and no locks: whoever owns the view says when a snapshot may change. SQLite
+//! uses the regions under the mutex of its connection, from one thread at a time; the atomics are
+//! there because the memory is shared with C, not for ordering.
 
-use std::sync::atomic::AtomicU32;
+mod error;
+mod header;
+mod index;
+mod lane;
+mod refresh;
+mod wal_file;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ReadError, ViewError};
+pub use lane::{Image, Lane, StagedFrame};
+pub use refresh::{FrameTable, Snapshot};
+pub use wal_file::{ReadImage, Written};
+
+use header::Copies;
+use index::Index;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The size of one region of the wal-index, in bytes (`WALINDEX_PGSZ` of `wal.c`).
 pub const REGION_BYTES: usize = 32768;
 
+/// The 32-bit words of a region.
+const REGION_WORDS: usize = REGION_BYTES / 4;
+
 /// One region of a wal-index: SQLite's memory, so atomics only. Never moves.
 #[repr(C, align(8))]
-pub struct Region(pub(crate) [AtomicU32; REGION_BYTES / 4]);
+pub struct Region(pub(crate) [AtomicU32; REGION_WORDS]);
+
+impl Region {
+    fn zeroed() -> Arc<Region> {
+        Arc::new(Region([const { AtomicU32::new(0) }; REGION_WORDS]))
+    }
+
+    /// The word (native byte order) at `index`, counted in 4 bytes; 0 outside of the region.
+    #[must_use]
+    pub fn word(&self, index: usize) -> u32 {
+        self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn set_word(&self, index: usize, value: u32) {
+        if let Some(word) = self.0.get(index) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Region")
+    }
+}
+
+/// A write transaction: from WRITE to publish or rollback.
+#[derive(Debug)]
+struct Writing {
+    log_id: u64,
+    sequence: u64,
+    /// Both header copies as they were at WRITE.
+    saved: Copies,
+    /// Both header copies as SQLite advanced them, while [`View::hide_advance`] keeps them aside.
+    hidden: Option<Copies>,
+    /// The last header that was written, until something else is: a data write right behind it
+    /// appends (`walWriteOneFrame`), a header alone is a rewrite (`walRewriteChecksums`).
+    pending: Option<wal_file::FrameHeader>,
+}
+
+/// The synthesised wal-index and virtual WAL file of one connection, and its lane.
+#[derive(Debug)]
+pub struct View {
+    page_bytes: u32,
+    index: Index,
+    /// The number in the log of each virtual frame of the snapshot (virtual frame 1 first), rising;
+    /// 0: the image is the database file's.
+    numbers: Vec<u64>,
+    /// What the live header stands for.
+    sequence: Option<u64>,
+    /// A bound below this is not worth another rebuild: the last one could not meet its bound.
+    bound_floor: u32,
+    writing: Option<Writing>,
+    lane: Lane,
+}
+
+impl View {
+    /// A view without a header: [`View::refresh`] it before SQLite maps its first region.
+    ///
+    /// `page_bytes`: the page size of the database. `lane_bytes_max`: the images that the lane keeps
+    /// in memory before it spills (at least one page).
+    #[must_use]
+    pub fn new(page_bytes: u32, lane_bytes_max: usize) -> View {
+        View {
+            page_bytes,
+            index: Index::new(),
+            numbers: Vec::new(),
+            sequence: None,
+            bound_floor: 0,
+            writing: None,
+            lane: Lane::new(page_bytes, lane_bytes_max),
+        }
+    }
+
+    /// The region of that index, for `xShmMap`; it stays where it is. One that is not there is made if
+    /// `extend` says so and it is the next one (SQLite reaches them one by one), else `None`.
+    pub fn region(&mut self, index: u32, extend: bool) -> Option<Arc<Region>> {
+        self.index.region(usize::try_from(index).ok()?, extend)
+    }
+
+    /// The commit sequence that the live header stands for; `None` before the first refresh.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// `mxFrame` of the live header.
+    #[must_use]
+    pub fn max_frame(&self) -> u32 {
+        self.index.header().max_frame
+    }
+
+    /// Whether the live header says `mxFrame` = 0, as `walRestartHdr` leaves it after
+    /// `wal_checkpoint(TRUNCATE)`: SQLite then asks for `READ_LOCK(0)`, and the view wants a refresh.
+    #[must_use]
+    pub fn live_max_frame_is_zero(&self) -> bool {
+        self.max_frame() == 0
+    }
+
+    /// The page size in bytes.
+    #[must_use]
+    pub fn page_bytes(&self) -> u32 {
+        self.page_bytes
+    }
+
+    /// The lane: the frames that this write transaction has staged, in virtual frame order.
+    #[must_use]
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// The same content behind a header that SQLite has not seen: `iChange` + 1, both copies.
+    pub fn force_new_header(&mut self) {
+        let mut header = self.index.header();
+        header.change = header.change.wrapping_add(1);
+        self.index.set_header(&header);
+    }
+
+    /// The images that the lane keeps in memory before it spills (bytes, at least one page); while nothing is staged,
+    /// else without effect.
+    pub fn set_lane_bytes_max(&mut self, bytes: usize) {
+        self.lane.set_bytes_max(bytes);
+    }
+
+    /// The frames of the snapshot.
+    fn snapshot_frames(&self) -> u32 {
+        u32::try_from(self.numbers.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many virtual frames (a prefix) have a number in the log that is at most `number`.
+    #[must_use]
+    pub fn frames_up_to(&self, number: u64) -> u32 {
+        let prefix = self.numbers.partition_point(|&n| n <= number);
+        u32::try_from(prefix).unwrap_or(u32::MAX)
+    }
+
+    /// What `walCheckpoint` finds while it holds CKPT: `backfill` virtual frames are in the
+    /// database file, or all of them (`all_done`).
+    ///
+    /// Held back at k < `mxFrame`, `nBackfill` = k alone would make SQLite write the rest into the
+    /// database file itself; so mark 1 says that a reader is there, and the owner of the view answers BUSY
+    /// to `EXCLUSIVE READ_LOCK(1)`.
+    pub fn set_checkpoint_info(&mut self, backfill: u32, all_done: bool) {
+        let max_frame = self.max_frame();
+        let backfill = if all_done { max_frame } else { backfill.min(max_frame) };
+        self.index.set_checkpoint_info(backfill, backfill);
+    }
+
+    /// What every reader shall find: nothing backfilled, mark 1 at `mxFrame`.
+    pub fn reset_checkpoint_info(&mut self) {
+        let max_frame = self.max_frame();
+        self.index.set_checkpoint_info(0, max_frame);
+    }
+
+    /// WRITE was granted: remembers both header copies; the lane is empty; images get the CRC of
+    /// (`log_id`, page, `sequence`), where `sequence` is the one that the commit will have.
+    pub fn begin_write(&mut self, log_id: u64, sequence: u64) {
+        self.lane.clear();
+        let saved = self.index.copies();
+        self.writing = Some(Writing { log_id, sequence, saved, hidden: None, pending: None });
+    }
+
+    /// The lane's frames became the log's frames `first_frame_number` and following, in lane order; the view
+    /// stands for `sequence`. Header bytes stay as SQLite advanced them; the lane is empty.
+    pub fn published(&mut self, first_frame_number: u64, sequence: u64) {
+        self.restore_advance();
+        self.numbers.extend((first_frame_number..).take(self.lane.len()));
+        self.sequence = Some(sequence);
+        self.lane.clear();
+        self.writing = None;
+        debug_assert_eq!(self.snapshot_frames(), self.max_frame(), "SQLite counts other frames than the lane");
+    }
+
+    /// The transaction is gone: [`View::reset_header`], and the lane is empty. Returns whether SQLite had advanced the
+    /// header. To be called when SQLite has rolled back (its unlock of WRITE), or is done with the frames anyway.
+    pub fn rolled_back(&mut self) -> bool {
+        let advanced = self.reset_header();
+        self.lane.clear();
+        self.writing = None;
+        advanced
+    }
+
+    /// The commit that is prepared will not be: if SQLite had advanced the live header, both copies go back to
+    /// what they were at WRITE, with an `iChange` that neither had. Returns whether it had been advanced
+    /// (hidden or not).
+    ///
+    /// The lane stays readable until [`View::rolled_back`], and the index behind `mxFrame` stays as it is: before
+    /// `sqlite3WalUndo` comes, SQLite may read spilled pages to save its cursors, and `sqlite3WalUndo` reads
+    /// the page numbers there to drop those pages from the cache. The next append cleans the index.
+    pub fn reset_header(&mut self) -> bool {
+        let Some(writing) = &mut self.writing else { return false };
+        let live = self.index.copies();
+        let advanced = writing.hidden.take().unwrap_or(live);
+        if advanced == writing.saved {
+            return false;
+        }
+        let mut header = writing.saved.first();
+        let not_these = [header.change, live.first().change, advanced.first().change];
+        header.change = advanced.first().change;
+        while not_these.contains(&header.change) {
+            header.change = header.change.wrapping_add(1);
+        }
+        self.index.set_header(&header);
+        writing.saved = self.index.copies();
+        true
+    }
+
+    /// Whether SQLite has advanced the header since WRITE (also while the advance is hidden).
+    #[must_use]
+    pub fn header_advanced(&self) -> bool {
+        self.writing.as_ref().is_some_and(|w| w.hidden.is_some() || self.index.copies() != w.saved)
+    }
+
+    /// Puts the copies saved at WRITE back and keeps the advanced ones aside: should SQLite roll this database
+    /// back because a sibling failed, `sqlite3WalUndo` must find the old header.
+    pub fn hide_advance(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
+        let live = self.index.copies();
+        if writing.hidden.is_none() && live != writing.saved {
+            writing.hidden = Some(live);
+            self.index.set_copies(&writing.saved);
+        }
+    }
+
+    /// Puts back, byte for byte, what [`View::hide_advance`] kept aside.
+    pub fn restore_advance(&mut self) {
+        if let Some(advanced) = self.writing.as_mut().and_then(|w| w.hidden.take()) {
+            self.index.set_copies(&advanced);
+        }
+    }
+}

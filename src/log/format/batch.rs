@@ -154,6 +154,12 @@ pub struct BatchPlace {
     pub slot_bytes: u64,
 }
 
+/// The CRC in an encoded head ([`encode_batch`]); 0 if it is too short for one.
+#[must_use]
+pub fn head_crc(head: &[u8]) -> u32 {
+    if head.len() < BATCH_HEADER_BYTES { 0 } else { u32_at(head, CRC) }
+}
+
 /// What the first bytes at a place say of a batch there. Nothing of it is proven yet: no CRC was looked
 /// at, but the lengths fit the slot, and so bound what must be read to prove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

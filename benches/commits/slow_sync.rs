@@ -1,0 +1,142 @@
+//! A slower disk for everything in this process: each `fsync` and `fdatasync` takes so much longer.
+//!
+//! A seccomp filter stops the system call before the kernel has seen it and notifies a supervisor
+//! thread, which lets it go on when its time has come. It is below SQLite, pwal and libc; several
+//! delays run at the same time; the delayed thread sleeps in the kernel, as it does on a slow disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// Slows the syncs of the calling thread and of all that it spawns from now on. Returns what a sync
+/// that costs nothing takes longer, as measured.
+///
+/// # Errors
+/// The kernel has no user notification, or refuses it.
+pub fn install(extra: Duration) -> io::Result<Duration> {
+    // A sleep is to end when it is said to, not up to 50 us later; inherited by threads.
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let before = cost_of_nothing()?;
+    let (send, receive) = std::sync::mpsc::channel::<OwnedFd>();
+    let delay = Arc::new(AtomicU64::new(0));
+    let to_supervisor = Arc::clone(&delay);
+    // The supervisor comes before the filter, and so is outside it.
+    std::thread::Builder::new().name("slow-sync".into()).spawn(move || {
+        if let Ok(listener) = receive.recv() {
+            let nanos = || Duration::from_nanos(to_supervisor.load(SeqCst));
+            supervise(&listener, nanos);
+        }
+    })?;
+    send.send(filter()?).map_err(|_| io::ErrorKind::BrokenPipe)?;
+    // What the notification and the late end of a sleep cost is part of what is asked for.
+    let mut asleep = Duration::ZERO;
+    let mut longer = cost_of_nothing()?.saturating_sub(before);
+    for _ in 0..3 {
+        asleep = (asleep + extra).saturating_sub(longer);
+        delay.store(u64::try_from(asleep.as_nanos()).unwrap_or(u64::MAX), SeqCst);
+        longer = cost_of_nothing()?.saturating_sub(before);
+    }
+    Ok(longer)
+}
+
+/// The median of syncs of a file in memory.
+fn cost_of_nothing() -> io::Result<Duration> {
+    // SAFETY: a C string; the result is checked.
+    let descriptor = unsafe { libc::memfd_create(c"nothing".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let file = unsafe { File::from_raw_fd(descriptor) };
+    let mut each = Vec::new();
+    for _ in 0..201 {
+        let start = Instant::now();
+        file.sync_data()?;
+        each.push(start.elapsed());
+    }
+    each.sort_unstable();
+    Ok(each[each.len() / 2])
+}
+
+/// Installs the filter for this thread and gives the descriptor on which it notifies.
+fn filter() -> io::Result<OwnedFd> {
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        // Offset 0 of seccomp_data: the number of the system call.
+        step(load, 0, 0, 0),
+        step(equal, libc::SYS_fsync as u32, 2, 0),
+        step(equal, libc::SYS_fdatasync as u32, 1, 0),
+        step(answer, libc::SECCOMP_RET_ALLOW, 0, 0),
+        step(answer, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program and its header live through the call, which copies them.
+    let listener = unsafe {
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    };
+    if listener < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as i32) })
+}
+
+/// Lets each notified call go on `delay()` after it came; ends with the process.
+fn supervise(listener: &OwnedFd, delay: impl Fn() -> Duration) {
+    let descriptor = listener.as_raw_fd();
+    // As an interrupt would: it does not queue behind the threads that are measured. Where that is not
+    // permitted, delays are longer on a busy machine, on both sides.
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the call reads the parameter and changes this thread only.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
+    // The delay is the same for all, so the first that came is the first to go.
+    let mut waiting: VecDeque<(Instant, u64)> = VecDeque::new();
+    loop {
+        while let Some((due, id)) = waiting.front().copied() {
+            if Instant::now() < due {
+                break;
+            }
+            waiting.pop_front();
+            // SAFETY: all zero is a valid answer; the kernel reads it.
+            unsafe {
+                let mut go: libc::seccomp_notif_resp = std::mem::zeroed();
+                go.id = id;
+                go.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+                // Fails only for a thread that was killed meanwhile.
+                libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut go);
+            }
+        }
+        let rest = waiting.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        let timeout = rest
+            .map(|rest| libc::timespec { tv_sec: rest.as_secs() as libc::time_t, tv_nsec: rest.subsec_nanos().into() });
+        let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
+        let until = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one pollfd and, if there is one, a timeout, both alive through the call.
+        let ready = unsafe { libc::ppoll(&raw mut poll, 1, until, std::ptr::null()) };
+        if ready == 1 && poll.revents & libc::POLLIN != 0 {
+            // SAFETY: the kernel wants the structure zeroed and fills it.
+            let id = unsafe {
+                let mut what: libc::seccomp_notif = std::mem::zeroed();
+                (libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut what) == 0).then_some(what.id)
+            };
+            waiting.extend(id.map(|id| (Instant::now() + delay(), id)));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What the parts of a commit and of a snapshot cost in the processor: `cargo bench --bench parts`.
+//!
+//! A FULL commit of one page may cost some 10 us beside its sync before one thread falls behind stock;
+//! these are the parts of that which are pwal's own: checksum, chain and header of a one-page batch, the
+//! words it is published through, and bringing a reader's view up to date.
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use pwal::log::format::{BatchHeader, Descriptor, ImagePlace, chain_after, encode_batch, image_crc};
+use pwal::shared::{CommitEntry, Control, Cut, Owner};
+use pwal::view::{FrameTable, Snapshot, View};
+use std::hint::black_box;
+
+const PAGE_BYTES: u32 = 4096;
+
+fn batch(criterion: &mut Criterion) {
+    let image = vec![7; PAGE_BYTES as usize];
+    let mut group = criterion.benchmark_group("one-page batch");
+    group.throughput(Throughput::Bytes(u64::from(PAGE_BYTES)));
+    group.bench_function("image CRC", |bencher| bencher.iter(|| image_crc(9, 2, 5, black_box(&image))));
+    let descriptor = [Descriptor { page: 2, place: ImagePlace::Batch(1024), crc: 3 }];
+    let header = BatchHeader {
+        log_id: 9,
+        sequence: 5,
+        ordinal: 1,
+        offset: 8192,
+        bytes: 8192,
+        frames: 1,
+        database_pages: 3,
+        lane: 0,
+        wants_durable: true,
+        chain: 11,
+        certificate: None,
+    };
+    group.bench_function("header and chain", |bencher| {
+        bencher.iter(|| {
+            let head = encode_batch(black_box(&header), &descriptor).expect("a valid batch");
+            (head, chain_after(&header, &descriptor))
+        });
+    });
+    group.finish();
+}
+
+fn words(criterion: &mut Criterion) {
+    let control = Control::anonymous().expect("memory");
+    let words = control.words();
+    let me = words.attach(0, 1, "bench").expect("a process slot");
+    let slot = words.claim_snapshot_slot(me).expect("a snapshot slot");
+    let mut group = criterion.benchmark_group("shared words");
+    group.bench_function("commit: WRITE, APPEND, publish, cut, certify, visible", |bencher| {
+        bencher.iter(|| publish_one(&control, me));
+    });
+    group.bench_function("snapshot", |bencher| {
+        bencher.iter(|| {
+            let visible = words.advance_visible();
+            assert!(words.take_snapshot(slot, visible, 1));
+            words.end_snapshot(slot);
+        });
+    });
+    group.bench_function("checkpoint target over all snapshots", |bencher| {
+        bencher.iter(|| words.choose_checkpoint_target(|_| true));
+    });
+    group.finish();
+}
+
+fn publish_one(control: &Control, me: Owner) {
+    let words = control.words();
+    assert!(words.write().try_acquire(me, false));
+    words.append().acquire(me, |_| true);
+    let sequence = words.published() + 1;
+    let entry = CommitEntry {
+        sequence,
+        wants_durable: true,
+        ordinal: 1,
+        file: 0,
+        offset: 4096,
+        end: 8192,
+        frames: 1,
+        database_pages: 3,
+        has_certificate: true,
+        has_spill: false,
+        writer: 0,
+        chain: sequence,
+        crc: 1,
+    };
+    words.publish(&entry).expect("the next commit");
+    let (durable, epoch) = (words.durable(), words.cuts() + 1);
+    let cut = Cut {
+        epoch,
+        lo: durable + 1,
+        hi: sequence,
+        ordinal: 1,
+        file: 0,
+        offset: 4096,
+        durable,
+        backfilled: 0,
+        chain: 1,
+    };
+    words.store_cut(&cut).expect("the next epoch");
+    words.append().release(me);
+    words.write().release(me);
+    words.certify(epoch);
+    words.advance_visible();
+    words.durable_wake().notify_all();
+}
+
+/// One frame for each commit; 1000 pages in turns.
+struct Frames;
+
+impl FrameTable for Frames {
+    fn between(&self, from: u64, to: u64, each: &mut dyn FnMut(u64, u32)) -> bool {
+        (from + 1..=to).for_each(|number| each(number, (number % 1000) as u32 + 1));
+        true
+    }
+
+    fn newest(&self, to: u64, each: &mut dyn FnMut(u64, u32)) {
+        (to.saturating_sub(999).max(1)..=to).for_each(|number| each(number, (number % 1000) as u32 + 1));
+    }
+}
+
+fn view(criterion: &mut Criterion) {
+    let at = |sequence| Snapshot { sequence, database_pages: 1000 };
+    let begun = || {
+        let mut view = View::new(PAGE_BYTES, 1 << 22);
+        view.refresh(&Frames, at(5000), 3000);
+        view
+    };
+    let mut group = criterion.benchmark_group("view refresh");
+    for commits in [1, 10, 1000] {
+        group.bench_function(format!("{commits} commits behind"), |bencher| {
+            bencher.iter_batched_ref(
+                begun,
+                |view| view.refresh(&Frames, at(5000 + commits), 3000),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.bench_function("over the bound: 1000 newest pages", |bencher| {
+        bencher.iter_batched_ref(begun, |view| view.refresh(&Frames, at(5000 + 1500), 2000), BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(600))
+}
+
+criterion_group! { name = parts; config = short(); targets = batch, words, view }
+criterion_main!(parts);

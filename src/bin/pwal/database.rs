@@ -1,0 +1,83 @@
+//! The database file that a command is about, looked at from outside: a tool is a process of its own and holds no
+//! lock on it, so that plain file calls disturb nobody.
+
+use crate::failure::Failure;
+use pwal::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A database file and what its header says.
+pub struct DatabaseFile {
+    /// Absolute, symlinks resolved: the log lies beside the real file.
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub header: Vec<u8>,
+}
+
+impl DatabaseFile {
+    pub fn look(path: &Path) -> Result<DatabaseFile, Failure> {
+        let path = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
+        let failed = |error| Failure::io("read", &path, &error);
+        let file = File::open(&path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(Failure::cannot(format!("{} is not a file", path.display())));
+        }
+        let mut header = Vec::new();
+        file.take(DATABASE_HEADER_BYTES as u64).read_to_end(&mut header).map_err(failed)?;
+        if !header.is_empty() && !header.starts_with(b"SQLite format 3\0") {
+            let text = format!("{} is not a SQLite database: its first bytes are others", path.display());
+            return Err(Failure::cannot(text));
+        }
+        Ok(DatabaseFile { path, bytes: metadata.len(), header })
+    }
+
+    pub fn stamp(&self) -> StampState {
+        stamp::read(&self.header)
+    }
+
+    pub fn page_bytes(&self) -> Option<u32> {
+        stamp::page_bytes(&self.header)
+    }
+
+    /// `<database><suffix>`.
+    pub fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
+    /// The directory of the log, which may not be there.
+    pub fn log_directory(&self) -> PathBuf {
+        self.beside("-pwal")
+    }
+
+    /// The name for messages.
+    pub fn name(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
+    /// What the header says of the journal mode and of a log.
+    pub fn describe(&self) -> String {
+        match self.stamp() {
+            StampState::Plain { .. } if self.header.is_empty() => "empty: no database yet".to_owned(),
+            StampState::Plain { wal: true } => "plain, WAL mode".to_owned(),
+            StampState::Plain { wal: false } => "plain, rollback mode".to_owned(),
+            StampState::Stamped(stamp) => {
+                format!("stamped by log {:016x}, checkpointed to commit {}", stamp.log_id, stamp.backfill_target)
+            }
+            StampState::BadStamp { log_id } => format!("a stamp that is not whole (log {log_id:016x})"),
+            StampState::Leftover => "half of a stamp, or reserved bytes that are not zero".to_owned(),
+        }
+    }
+
+    /// Journals, logs and shared memory that lie beside the file, without moved-away directories.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        ["-pwal", "-wal", "-shm", "-journal"]
+            .iter()
+            .map(|suffix| self.beside(suffix))
+            .filter(|path| fs::symlink_metadata(path).is_ok())
+            .collect()
+    }
+}

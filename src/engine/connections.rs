@@ -1,0 +1,61 @@
+//! Who is joined to an engine.
+
+use super::queue::ConnectionId;
+use super::{Engine, EngineError};
+use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
+use std::sync::Arc;
+
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    last_id: ConnectionId,
+    joined: usize,
+}
+
+/// A connection's place in the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// Its snapshot slot.
+    slot: SnapshotSlot,
+}
+
+impl Engine {
+    /// One more connection.
+    ///
+    /// # Errors
+    /// All snapshot slots are taken.
+    pub(crate) fn join(&self) -> Result<Connection, EngineError> {
+        let Some(slot) = self.marks.claim_snapshot_slot() else {
+            return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
+        };
+        let mut connections = self.connections.lock();
+        connections.last_id += 1;
+        connections.joined += 1;
+        Ok(Connection { id: connections.last_id, slot })
+    }
+
+    /// The connection goes; true: it was the last one.
+    pub(crate) fn leave(&self, connection: Connection) -> bool {
+        self.marks.free_snapshot_slot(connection.slot);
+        self.queue.forget(connection.id);
+        let mut connections = self.connections.lock();
+        connections.joined -= 1;
+        connections.joined == 0
+    }
+
+    /// The number of connections.
+    pub(crate) fn joined(&self) -> usize {
+        self.connections.lock().joined
+    }
+
+    /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to
+    /// write the newest published state.
+    pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> u64 {
+        self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())
+    }
+
+    /// The transaction is over.
+    pub(crate) fn drop_snapshot(&self, connection: Connection) {
+        self.marks.end_snapshot(connection.slot);
+    }
+}

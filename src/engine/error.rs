@@ -1,0 +1,126 @@
+//! What goes wrong in the engine, and which result code of SQLite says it.
+
+use crate::log::format::FormatError;
+use crate::log::{ErrorKind, LogError};
+use crate::shared::SharedError;
+use crate::sqlite::Code;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum EngineError {
+    /// A write to the log failed.
+    #[error("cannot write {file}: {source}")]
+    Write { file: String, source: io::Error },
+    /// A sync of the log failed.
+    #[error("cannot sync {file}: {source}")]
+    Sync { file: String, source: io::Error },
+    /// A frame could not be read.
+    #[error("cannot read the log of {file}: {source}")]
+    Read { file: PathBuf, source: io::Error },
+    /// A slot is shorter than its frames.
+    #[error("the log in {file} ends before the image of page {page}: was it touched by somebody else?")]
+    ShortLog { file: PathBuf, page: u32 },
+    /// The database file could not be read, written or synced.
+    #[error("cannot {action} the database file {file}: {source}")]
+    Database { action: &'static str, file: PathBuf, source: io::Error },
+    /// The database file is not what it was when the engine claimed it.
+    #[error("{file} was changed by somebody who does not lock it; nothing was written")]
+    Changed { file: PathBuf },
+    /// An earlier write or sync failed: nothing goes on until the database is opened again.
+    #[error("{reason}; {}; close all connections and open the database again", outcome(*unknown))]
+    Poisoned { reason: String, unknown: bool },
+    /// The batch cannot be placed: prepare was not asked, or promised too little.
+    #[error("no place in the log for a batch")]
+    NoLog,
+    /// No memory for the shared words.
+    #[error("no memory for the shared words: {reason}")]
+    NoMemory { reason: String },
+    /// Some reader holds the checkpoint back where none should be.
+    #[error("not all commits could be brought into {file}; the log stays for the next open")]
+    NotBackfilled { file: PathBuf },
+    /// All snapshot slots are taken.
+    #[error("{connections} connections have {file} open: pwal takes no more")]
+    TooManyConnections { connections: usize, file: PathBuf },
+    /// The log said so.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A record cannot be encoded.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The shared words refuse.
+    #[error(transparent)]
+    Shared(#[from] SharedError),
+}
+
+fn outcome(unknown: bool) -> &'static str {
+    if unknown {
+        "the outcome of commits that were not answered is unknown"
+    } else {
+        "commits that were not durable were rolled back"
+    }
+}
+
+impl EngineError {
+    pub(crate) fn write(file: &str, source: io::Error) -> EngineError {
+        EngineError::Write { file: file.to_owned(), source }
+    }
+
+    pub(crate) fn sync(file: &str, source: io::Error) -> EngineError {
+        EngineError::Sync { file: file.to_owned(), source }
+    }
+
+    pub(crate) fn read(file: &Path, source: io::Error) -> EngineError {
+        EngineError::Read { file: file.to_path_buf(), source }
+    }
+
+    pub(crate) fn database(action: &'static str, file: &Path, source: io::Error) -> EngineError {
+        EngineError::Database { action, file: file.to_path_buf(), source }
+    }
+
+    pub(crate) fn memory(source: &io::Error) -> EngineError {
+        EngineError::NoMemory { reason: source.to_string() }
+    }
+
+    /// The result code for a failure of a spill file.
+    pub(crate) fn spill_code(source: &io::Error) -> Code {
+        full_or(source, Code::IOERR_WRITE)
+    }
+
+    /// The result code of SQLite that its users expect.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            EngineError::Write { source, .. } => full_or(source, Code::IOERR_WRITE),
+            EngineError::Sync { source, .. } => full_or(source, Code::IOERR_FSYNC),
+            EngineError::Read { .. } | EngineError::ShortLog { .. } => Code::IOERR_READ,
+            EngineError::Database { source, .. } => full_or(source, Code::IOERR),
+            EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
+            EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
+            EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
+            EngineError::Log(error) => log_code(error),
+            EngineError::NoMemory { .. } => Code::NOMEM,
+            EngineError::Format(_) => Code::CORRUPT,
+            EngineError::Shared(_) => Code::IOERR,
+        }
+    }
+}
+
+fn full_or(source: &io::Error, other: Code) -> Code {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::FULL,
+        _ => other,
+    }
+}
+
+/// The result code for an error of the log.
+pub(crate) fn log_code(error: &LogError) -> Code {
+    match error.kind() {
+        ErrorKind::Io => Code::IOERR,
+        ErrorKind::Full => Code::FULL,
+        ErrorKind::Corrupt => Code::CORRUPT,
+        ErrorKind::CannotOpen => Code::CANTOPEN,
+        ErrorKind::ReadOnly => Code::READONLY_RECOVERY,
+    }
+}

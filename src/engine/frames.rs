@@ -1,0 +1,188 @@
+//! The frame table of the process: what the published batches of the log hold, by frame number.
+//!
+//! Grows by one commit at a time, in commit order, and is dropped up to `backfilled`: a frame
+//! number below its base says that the database file holds that image.
+
+use super::commit::EpochCounts;
+use crate::disk::LogFile;
+use crate::view;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// A file that holds images, in the numbering of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum FileId {
+    /// A slot, by its number in the file name.
+    Slot(u32),
+    /// A spill file, by its number in the file name.
+    Spill(u32),
+}
+
+/// Where one image lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) page: u32,
+    pub(crate) file: FileId,
+    /// Bytes from the start of the file.
+    pub(crate) offset: u64,
+    pub(crate) sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    /// The number of its last frame.
+    last: u64,
+    database_pages: u32,
+    lane: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Frames {
+    /// The commit up to which frames have been dropped.
+    base_sequence: u64,
+    /// The number of the last frame that was dropped.
+    base_number: u64,
+    base_pages: u32,
+    commits: VecDeque<Commit>,
+    frames: VecDeque<Frame>,
+    files: HashMap<FileId, Arc<dyn LogFile>>,
+}
+
+impl Frames {
+    /// An empty log over a database of so many pages.
+    pub(crate) fn new(database_pages: u32) -> Frames {
+        Frames {
+            base_sequence: 0,
+            base_number: 0,
+            base_pages: database_pages,
+            commits: VecDeque::new(),
+            frames: VecDeque::new(),
+            files: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.base_sequence + self.commits.len() as u64
+    }
+
+    /// The number of the last frame of the commits up to `sequence`.
+    pub(crate) fn last_number(&self, sequence: u64) -> u64 {
+        match self.commit(sequence) {
+            Some(commit) => commit.last,
+            None => self.base_number,
+        }
+    }
+
+    /// Frames that are not dropped.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The size of the database behind commit `sequence`, in pages.
+    pub(crate) fn database_pages(&self, sequence: u64) -> u32 {
+        match self.commit(sequence) {
+            Some(commit) => commit.database_pages,
+            None => self.base_pages,
+        }
+    }
+
+    fn commit(&self, sequence: u64) -> Option<&Commit> {
+        let index = sequence.checked_sub(self.base_sequence + 1)?;
+        self.commits.get(usize::try_from(index).ok()?)
+    }
+
+    pub(crate) fn add_file(&mut self, id: FileId, file: Arc<dyn LogFile>) {
+        self.files.insert(id, file);
+    }
+
+    pub(crate) fn remove_file(&mut self, id: FileId) {
+        self.files.remove(&id);
+    }
+
+    /// Adds the next commit; returns the number of its first frame.
+    pub(crate) fn append(&mut self, database_pages: u32, lane: u16, frames: impl Iterator<Item = Frame>) -> u64 {
+        let first = self.base_number + self.frames.len() as u64 + 1;
+        self.frames.extend(frames);
+        let last = self.base_number + self.frames.len() as u64;
+        self.commits.push_back(Commit { last, database_pages, lane });
+        first
+    }
+
+    /// Where frame `number` lies; `None`: the database file holds it.
+    pub(crate) fn locate(&self, number: u64) -> Option<(Frame, Arc<dyn LogFile>)> {
+        let index = number.checked_sub(self.base_number + 1)?;
+        let frame = *self.frames.get(usize::try_from(index).ok()?)?;
+        let file = self.files.get(&frame.file)?;
+        Some((frame, Arc::clone(file)))
+    }
+
+    /// The newest image of each page of the commits up to `sequence`, in page order.
+    pub(crate) fn newest_by_page(&self, sequence: u64) -> BTreeMap<u32, (Frame, Arc<dyn LogFile>)> {
+        let mut newest = BTreeMap::new();
+        for frame in self.frames.iter().take_while(|frame| frame.sequence <= sequence) {
+            if let Some(file) = self.files.get(&frame.file) {
+                newest.insert(frame.page, (*frame, Arc::clone(file)));
+            }
+        }
+        newest
+    }
+
+    /// What a certificate says of the commits behind `sequence`.
+    pub(crate) fn counts_since(&self, sequence: u64) -> EpochCounts {
+        let mut counts = EpochCounts::default();
+        for at in sequence.max(self.base_sequence) + 1..=self.last_sequence() {
+            let (first, last) = (self.last_number(at - 1), self.last_number(at));
+            let index = |number: u64| usize::try_from(number - self.base_number).unwrap_or(usize::MAX);
+            let lane = self.commit(at).map_or(0, |commit| commit.lane);
+            counts.add(lane, self.frames.range(index(first)..index(last)).map(|frame| frame.page));
+        }
+        counts
+    }
+
+    /// Drops what is backfilled: the commits up to `sequence`.
+    pub(crate) fn drop_to(&mut self, sequence: u64) {
+        while self.base_sequence < sequence {
+            let Some(commit) = self.commits.pop_front() else { return };
+            let drop = commit.last - self.base_number;
+            for _ in 0..drop {
+                self.frames.pop_front();
+            }
+            self.base_sequence += 1;
+            self.base_number = commit.last;
+            self.base_pages = commit.database_pages;
+        }
+    }
+}
+
+impl view::FrameTable for Frames {
+    fn between(&self, from: u64, to: u64, each: &mut dyn FnMut(u64, u32)) -> bool {
+        if from < self.base_sequence || to > self.last_sequence() {
+            return false;
+        }
+        let (first, last) = (self.last_number(from), self.last_number(to));
+        for number in first + 1..=last {
+            let Some(frame) = usize::try_from(number - self.base_number - 1).ok().and_then(|i| self.frames.get(i))
+            else {
+                return false;
+            };
+            each(number, frame.page);
+        }
+        true
+    }
+
+    fn newest(&self, to: u64, each: &mut dyn FnMut(u64, u32)) {
+        let last = self.last_number(to);
+        let count = usize::try_from(last.saturating_sub(self.base_number)).unwrap_or(0).min(self.frames.len());
+        let mut seen = HashSet::new();
+        let mut found = Vec::new();
+        for index in (0..count).rev() {
+            let page = self.frames[index].page;
+            if seen.insert(page) {
+                found.push((self.base_number + 1 + index as u64, page));
+            }
+        }
+        for (number, page) in found.into_iter().rev() {
+            each(number, page);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The life of an engine: start on a claimed database, activation of the log, clean close.
+
+use super::commit::{Append, EpochCounts};
+use super::frames::{FileId, Frames};
+use super::marks::Marks;
+use super::queue::WriteQueue;
+use super::slots::{Slot, Slots};
+use super::{Counters, Engine, EngineError, Settings};
+use crate::disk::LogDirectory;
+use crate::handle::{Broker, Context};
+use crate::log::format::{self, LogId, SlotHeader};
+use crate::log::recovery::{OpenFacts, open_database};
+use crate::log::retire;
+use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
+use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
+use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::io::IoSlice;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Bytes 24..28 of the database header: the change counter.
+const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
+/// Bytes that are compared at activation.
+const HEADER_BYTES: usize = 100;
+
+/// A database that this process may use alone: `lock` is held, the broker has EXCLUSIVE, what stock
+/// SQLite or a crash left is settled, the file is plain and in WAL mode.
+pub(crate) struct Claimed {
+    pub(crate) path: PathBuf,
+    pub(crate) dir: Arc<dyn LogDirectory>,
+    pub(crate) lock: LockFile,
+    pub(crate) broker: Box<dyn Broker>,
+    /// The first bytes of the database file.
+    pub(crate) header: [u8; HEADER_BYTES],
+    pub(crate) page_bytes: u32,
+    pub(crate) database_bytes: u64,
+}
+
+/// What activation finds unchanged (A0).
+#[derive(Debug)]
+pub(super) struct AtClaim {
+    change_counter: [u8; 4],
+    bytes: u64,
+}
+
+fn change_counter(header: &[u8; HEADER_BYTES]) -> [u8; 4] {
+    let mut counter = [0; 4];
+    counter.copy_from_slice(&header[CHANGE_COUNTER]);
+    counter
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Engine {
+    /// An engine on a claimed database. Nothing is written before the first commit.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub(crate) fn start(
+        context: &Arc<Context>,
+        claimed: Claimed,
+        settings: Settings,
+    ) -> Result<Arc<Engine>, EngineError> {
+        let Claimed { path, dir, lock, broker, header, page_bytes, database_bytes } = claimed;
+        // Rounded up: the size that SQLite would take from the file.
+        let pages = database_bytes.div_ceil(u64::from(page_bytes));
+        let log_id = new_log_id()?;
+        let block_bytes = context.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN);
+        let file = std::fs::metadata(&path).map_err(|e| EngineError::database("look at", &path, e))?;
+        let identity = Identity {
+            boot_id: boot_id().unwrap_or(0),
+            log_id,
+            device: file.dev(),
+            inode: file.ino(),
+            generation: 1,
+            block_bytes: u64::from(block_bytes),
+        };
+        let append =
+            Append { slots: None, chain: log_id, cut: 0, unsealed: Vec::new(), counts: EpochCounts::default() };
+        Ok(Arc::new(Engine {
+            context: Arc::clone(context),
+            block_bytes,
+            path,
+            dir,
+            page_bytes,
+            log_id,
+            settings,
+            marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
+            queue: WriteQueue::default(),
+            counters: Counters::default(),
+            connections: Mutex::default(),
+            append: Arc::new(Mutex::new(append)),
+            frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),
+            leading: Mutex::new(false),
+            flushed: Condvar::new(),
+            gathering: Mutex::new(()),
+            gathered: Condvar::new(),
+            gather_goal: AtomicU64::new(0),
+            flush_group: AtomicU64::new(0),
+            sync_nanos: AtomicU64::new(0),
+            creating: Mutex::new(()),
+            spills: Mutex::default(),
+            next_spill: AtomicU64::new(0),
+            checkpointing: Mutex::default(),
+            broker: Mutex::new(Some(broker)),
+            lock: Mutex::new(Some(lock)),
+            active: AtomicBool::new(false),
+            activating: Mutex::new(()),
+            retired: AtomicBool::new(false),
+            generation: generation(),
+            over: AtomicBool::new(false),
+            poison: OnceLock::new(),
+            lost: AtomicU64::new(0),
+            background: super::Background::default(),
+            at_claim: AtClaim { change_counter: change_counter(&header), bytes: database_bytes },
+        }))
+    }
+
+    /// A0 to A2 of `docs/format.md`: the log exists from here on.
+    pub(super) fn activate(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if self.active.load(SeqCst) {
+            return Ok(());
+        }
+        let _one = self.activating.lock();
+        if self.active.load(SeqCst) {
+            return Ok(());
+        }
+        let mut broker = self.broker.lock();
+        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut first = self.nothing_changed(broker.as_mut())?;
+        let io = |action| move |e| EngineError::database(action, &self.path, e);
+        broker.sync().map_err(io("sync"))?;
+
+        self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
+        let name = format::slot_name(self.log_id, 0);
+        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
+        // A slot of an earlier try, whose stamp could not be written.
+        self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
+        let file = create_slot(&*self.dir, &name, bytes)?;
+        let header = SlotHeader {
+            log_id: self.log_id,
+            block_bytes: self.block_bytes,
+            page_bytes: self.page_bytes,
+            slot_bytes: bytes,
+            ordinal: 1,
+            first_sequence: 1,
+            chain: self.log_id,
+        };
+        // The first flush syncs it with the first batch: a stamp without either is an empty log.
+        file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(|e| EngineError::write(&name, e))?;
+        self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+
+        let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
+        let control = self.dir.path().join(CONTROL_NAME);
+        self.marks.map(&control, mode).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+
+        Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
+        broker.write_at(&first, 0).map_err(io("write"))?;
+        broker.sync().map_err(io("sync"))?;
+
+        self.frames.write().add_file(FileId::Slot(0), Arc::clone(&file));
+        let slot = Slot { index: 0, name, file, bytes, ordinal: 1, last_sequence: 0, dirty: true };
+        self.append.lock().slots = Some(Slots::new(self.log_id, self.block_bytes, self.page_bytes, slot));
+        self.active.store(true, SeqCst);
+        Ok(())
+    }
+
+    /// The first sector of a database file that nobody changed since the claim.
+    fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
+        let mut first = vec![0; STAMP_WRITE_BYTES];
+        let read = broker.read_at(&mut first, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
+        let real_wal = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |wal| wal.len());
+        let same = first.get(CHANGE_COUNTER) == Some(&self.at_claim.change_counter);
+        if read < STAMP_WRITE_BYTES || bytes != self.at_claim.bytes || !same || real_wal != 0 {
+            return Err(EngineError::Changed { file: self.path.clone() });
+        }
+        Ok(first)
+    }
+
+    /// A clean close, by the last connection: everything goes to the database file, the log is retired. What is left is
+    /// one plain SQLite file. The broker still holds EXCLUSIVE.
+    ///
+    /// # Errors
+    /// Stamp and log stay for the next open.
+    pub(crate) fn retire(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if self.is_retired() {
+            return Ok(());
+        }
+        self.background.stop();
+        self.check_poison()?;
+        if self.is_active() {
+            self.checkpoint_all()?;
+            let mut broker = self.broker.lock();
+            let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+            retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)?;
+            self.active.store(false, SeqCst);
+        } else {
+            if self.dir.list().map_err(|e| EngineError::write("the log directory", e))? != [LOCK_NAME] {
+                // An activation that failed on the way: what it left is what a crash there leaves.
+                let mut broker = self.broker.lock();
+                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+                open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
+            }
+            // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
+            let gone = self.dir.remove(LOCK_NAME).and_then(|()| self.dir.remove_directory());
+            gone.map_err(|e| EngineError::write("the log directory", e))?;
+        }
+        self.retired.store(true, SeqCst);
+        *self.lock.lock() = None;
+        Ok(())
+    }
+
+    /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
+        let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
+        if quiet && let Err(error) = self.retire() {
+            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
+            self.context.host.log(error.code().number(), &text);
+        }
+        self.over.store(true, SeqCst);
+        self.abandon();
+    }
+
+    /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.generation == generation() && !self.over.load(SeqCst)
+    }
+
+    /// The end without a clean close: the log stays as it is, for the next open.
+    pub(crate) fn abandon(&self) {
+        self.background.stop();
+        self.broker.lock().take();
+        self.lock.lock().take();
+    }
+
+    /// The broker of a retired engine, with its EXCLUSIVE.
+    pub(crate) fn take_broker(&self) -> Option<Box<dyn Broker>> {
+        self.broker.lock().take()
+    }
+}
+
+fn new_log_id() -> Result<LogId, EngineError> {
+    loop {
+        let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e.to_string())))?;
+        if id != 0 {
+            return Ok(id);
+        }
+    }
+}

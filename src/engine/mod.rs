@@ -1,0 +1,168 @@
+//! The engine: what one process holds for one open database. Commits, epochs, snapshots, the
+//! write queue, checkpoints.
+//!
+//! It promises the rules R1 to R9 of `docs/architecture.md`; it knows no SQLite but its result codes.
+//! Order of its locks: CKPT > WRITE > LEADER > APPEND.
+
+mod background;
+mod checkpoint;
+mod commit;
+mod connections;
+mod epochs;
+mod error;
+mod frames;
+mod lifecycle;
+mod marks;
+mod poison;
+mod queue;
+mod settings;
+mod slots;
+mod spills;
+mod status;
+
+pub(crate) use commit::{CommitFacts, Early, Lone};
+pub(crate) use connections::Connection;
+pub(crate) use error::EngineError;
+pub(crate) use lifecycle::Claimed;
+pub(crate) use settings::{Mode, Settings};
+
+use crate::disk::LogDirectory;
+use crate::handle::{Broker, Context};
+use crate::log::format::LogId;
+use background::Background;
+use commit::Append;
+use connections::Connections;
+use frames::Frames;
+use marks::Marks;
+use parking_lot::{Condvar, Mutex, RwLock};
+use poison::Poison;
+use queue::WriteQueue;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+
+/// What is counted for `parallel_wal_status`.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) spills: AtomicU64,
+}
+
+/// One open database.
+pub(crate) struct Engine {
+    pub(crate) context: Arc<Context>,
+    pub(crate) path: PathBuf,
+    pub(crate) dir: Arc<dyn LogDirectory>,
+    pub(crate) page_bytes: u32,
+    pub(crate) block_bytes: u32,
+    pub(crate) log_id: LogId,
+    pub(crate) settings: Settings,
+    pub(crate) marks: Marks,
+    pub(crate) queue: WriteQueue,
+    pub(crate) counters: Counters,
+    connections: Mutex<Connections>,
+    /// APPEND.
+    append: Arc<Mutex<Append>>,
+    frames: RwLock<Frames>,
+    /// LEADER, and who waits for a flush.
+    leading: Mutex<bool>,
+    flushed: Condvar,
+    gathering: Mutex<()>,
+    gathered: Condvar,
+    /// So many commits a gathering leader waits for; 0: nobody gathers.
+    gather_goal: AtomicU64,
+    /// The commits that the last flush released.
+    flush_group: AtomicU64,
+    /// What a sync of the log costs here, averaged.
+    sync_nanos: AtomicU64,
+    /// Held by whoever makes a slot.
+    creating: Mutex<()>,
+    /// Spill files that batches name: (commit, number).
+    spills: Mutex<Vec<(u64, u32)>>,
+    next_spill: AtomicU64,
+    /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
+    checkpointing: Mutex<checkpoint::Failures>,
+    broker: Mutex<Option<Box<dyn Broker>>>,
+    lock: Mutex<Option<crate::shared::LockFile>>,
+    /// The log exists: slot 0 is there and the stamp is on the database file.
+    active: AtomicBool,
+    activating: Mutex<()>,
+    retired: AtomicBool,
+    /// The process that it belongs to.
+    generation: u32,
+    /// Closed by the exit of the process, with connections still open.
+    over: AtomicBool,
+    poison: OnceLock<Poison>,
+    /// Commits behind the durable prefix that a failed flush took.
+    lost: AtomicU64,
+    background: Background,
+    /// What the database file was at the claim (A0).
+    at_claim: lifecycle::AtClaim,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Reads `buffer.len()` bytes at `offset` of the image of frame `number`. False: it is in the
+    /// database file, read it there.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub(crate) fn read_frame(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<bool, EngineError> {
+        let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
+        let read = file.read_at(buffer, frame.offset + offset).map_err(|e| EngineError::read(&self.path, e))?;
+        // The slot may have been recycled meanwhile: then the image is in the database file.
+        if self.marks.recycled(frame.sequence) {
+            return Ok(false);
+        }
+        if read < buffer.len() {
+            return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });
+        }
+        Ok(true)
+    }
+
+    /// The mode may have changed: puts it where `pwal status` looks.
+    pub(crate) fn show_mode(&self) {
+        self.marks.show_mode(self.settings.mode().number());
+    }
+
+    /// Whether the log has been activated and not been retired.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(SeqCst)
+    }
+
+    /// Whether the log was retired: the database is one plain file again and this engine is over.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(SeqCst)
+    }
+
+    /// The frame table, for a view.
+    pub(crate) fn with_frames<T>(
+        &self,
+        use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
+        sequence: u64,
+    ) -> T {
+        let frames = self.frames.read();
+        let facts = SnapshotFacts {
+            database_pages: frames.database_pages(sequence),
+            frames: frames.len(),
+            backfilled_number: frames.last_number(self.marks.backfilled().min(sequence)),
+        };
+        use_it(&*frames, &facts)
+    }
+}
+
+/// What a view needs to know of its snapshot beside the frames.
+pub(crate) struct SnapshotFacts {
+    pub(crate) database_pages: u32,
+    /// Frames that are not backfilled.
+    pub(crate) frames: usize,
+    /// The number of the last frame that is backfilled.
+    pub(crate) backfilled_number: u64,
+}

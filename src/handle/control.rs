@@ -1,0 +1,169 @@
+//! The control surface: pragmas, URI parameters, environment, status.
+
+use super::joined::Joined;
+use super::{Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State};
+use crate::engine::{Engine, Mode, Settings};
+use crate::sqlite::Code;
+use serde_json::json;
+use std::sync::Arc;
+
+const PREFIX: &str = "parallel_wal_";
+
+/// Whether URI or environment say `parallel_wal_mode=off` for this connection; the URI counts more.
+pub(super) fn opens_off(context: &Context, facts: &OpenFacts) -> bool {
+    let of = |pairs: &[(String, String)]| {
+        let value = pairs.iter().rev().find(|(name, _)| name == "parallel_wal_mode").map(|(_, value)| value.clone());
+        value.and_then(|value| Mode::parse(&value).ok())
+    };
+    of(&facts.parameters).or_else(|| of(&context.defaults)) == Some(Mode::Off)
+}
+
+/// The environment's settings, for a new engine.
+pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
+    apply(inner, settings, &inner.context.defaults);
+}
+
+/// The URI parameters of a connection that joins.
+pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
+    apply(inner, &engine.settings, &inner.facts.parameters);
+    engine.show_mode();
+}
+
+fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
+    for (name, value) in pairs {
+        if name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off) {
+            continue;
+        }
+        let told = match settings.set(name, value) {
+            Ok(true) => continue,
+            Ok(false) => format!("{name} is not a setting of pwal"),
+            Err(error) => error,
+        };
+        inner.context.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
+    }
+}
+
+/// `SQLITE_FCNTL_PRAGMA`. It comes when the statement is prepared, before the file was read, in a transaction, under
+/// the connection's mutexes.
+pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
+    let name = name.to_ascii_lowercase();
+    if !name.starts_with(PREFIX) {
+        return PragmaAnswer::NotMine;
+    }
+    match (name.as_str(), value) {
+        ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(inner, state)),
+        ("parallel_wal_mode", value) => mode(inner, state, value),
+        (name, value) => number(inner, state, name, value),
+    }
+}
+
+fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
+    let wanted = match value.map(Mode::parse).transpose() {
+        Ok(wanted) => wanted,
+        Err(error) => return PragmaAnswer::Error(error),
+    };
+    match (&state.kind, wanted) {
+        (_, None) => {}
+        (Kind::Joined(_), Some(Mode::Off)) => {
+            let text = "parallel_wal_mode: 'off' counts only before the database is first read; \
+                        open a new connection with parallel_wal_mode=off, or use journal_mode=DELETE";
+            return PragmaAnswer::Error(text.to_owned());
+        }
+        (_, Some(Mode::Off)) if state.level != LockLevel::None => {
+            return PragmaAnswer::Error("parallel_wal_mode: 'off' cannot be set inside a transaction".to_owned());
+        }
+        (Kind::Joined(joined), Some(mode)) => {
+            joined.engine.settings.set_mode(mode);
+            joined.engine.show_mode();
+        }
+        (_, Some(mode)) => {
+            state.off = mode == Mode::Off;
+            state.wishes.retain(|(name, _)| name != "parallel_wal_mode");
+            state.wishes.push(("parallel_wal_mode".to_owned(), mode.name().to_owned()));
+        }
+    }
+    PragmaAnswer::Row(actual_mode(inner, state).name().to_owned())
+}
+
+/// The mode that counts, or that will count when the database is first read.
+fn actual_mode(inner: &Inner, state: &State) -> Mode {
+    match &state.kind {
+        Kind::Joined(joined) => joined.engine.settings.mode(),
+        _ if state.off => Mode::Off,
+        _ => preview(inner, state).mode(),
+    }
+}
+
+/// What the settings would be if this connection's claim were the first.
+fn preview(inner: &Inner, state: &State) -> Settings {
+    let settings = Settings::default();
+    for (name, value) in inner.context.defaults.iter().chain(&inner.facts.parameters).chain(&state.wishes) {
+        // Bad values were told when they were first applied, or will be.
+        let _ = Mode::parse(value).map_or_else(
+            |_| settings.set(name, value),
+            |mode| {
+                if mode == Mode::Off { Ok(false) } else { settings.set(name, value) }
+            },
+        );
+    }
+    settings
+}
+
+fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
+    let scratch = preview(inner, state);
+    let settings = match &state.kind {
+        Kind::Joined(joined) => &joined.engine.settings,
+        _ => &scratch,
+    };
+    if let Some(value) = value {
+        match settings.set_number(name, value) {
+            None => return PragmaAnswer::NotMine,
+            Some(Err(error)) => return PragmaAnswer::Error(error),
+            Some(Ok(_)) => {}
+        }
+    }
+    let Some(now) = settings.number(name) else { return PragmaAnswer::NotMine };
+    if let (Some(value), false) = (value, matches!(state.kind, Kind::Joined(_))) {
+        state.wishes.retain(|(wish, _)| wish != name);
+        state.wishes.push((name.to_owned(), value.to_owned()));
+    }
+    PragmaAnswer::Row(now.to_string())
+}
+
+/// What was set before the database was first read counts from the join on.
+pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
+    if let Kind::Joined(joined) = &state.kind {
+        apply(inner, &joined.engine.settings, &state.wishes);
+        joined.engine.show_mode();
+        state.wishes.clear();
+    }
+}
+
+/// The state at a glance, as JSON.
+pub(super) fn status_json(inner: &Inner, state: &State) -> String {
+    let mode = actual_mode(inner, state).name();
+    let path = inner.facts.path.display().to_string();
+    match &state.kind {
+        Kind::Joined(joined) => joined_status(joined, mode),
+        Kind::Plain | Kind::Retired { .. } => {
+            let reason = if state.off {
+                "parallel_wal_mode=off"
+            } else if state.level == LockLevel::None {
+                "not read yet"
+            } else {
+                "not in WAL mode: PRAGMA journal_mode=WAL"
+            };
+            json!({ "vfs": "pwal", "active": false, "mode": mode, "path": path, "reason": reason }).to_string()
+        }
+    }
+}
+
+fn joined_status(joined: &Joined, mode: &str) -> String {
+    let mut status = joined.engine.status();
+    if let Some(fields) = status.as_object_mut() {
+        fields.insert("vfs".to_owned(), json!("pwal"));
+        fields.insert("active".to_owned(), json!(true));
+        fields.insert("mode".to_owned(), json!(mode));
+    }
+    status.to_string()
+}

@@ -1,0 +1,469 @@
+//! A handle behind which an engine lives: how SQLite's locks on the wal-index become snapshots, the write
+//! lock and checkpoints of the engine.
+
+use super::registry::Entry;
+use super::transaction::Transaction;
+use super::{BaseFile, Broker, Inner, ShmAction, siblings};
+use crate::engine::{Connection, Engine, EngineError};
+use crate::sqlite::Code;
+use crate::view::{Region, Snapshot, View};
+use std::sync::Arc;
+
+/// `WAL_WRITE_LOCK`
+const WRITE: u32 = 0;
+/// `WAL_CKPT_LOCK`
+const CHECKPOINT: u32 = 1;
+/// `WAL_READ_LOCK(0)`
+const READ: u32 = 3;
+/// A view is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook` and
+/// autocheckpoint get that number.
+const FRAMES_BEYOND_LOG: u32 = 1000;
+
+/// A checkpoint of this connection, between lock and unlock of CKPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checkpointing {
+    No,
+    /// An autocheckpoint inside COMMIT: the background thread works. Work starts here only if SQLite asks for more.
+    Automatic,
+    Requested,
+}
+
+/// Where the connection is behind its last commit: a checkpoint that follows at once is an autocheckpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    Nothing,
+    Commit,
+    CommitAndRead,
+}
+
+pub(super) struct Joined {
+    pub(super) engine: Arc<Engine>,
+    entry: Arc<Entry>,
+    pub(super) me: Connection,
+    pub(super) view: View,
+    wal_open: bool,
+    reading: bool,
+    /// The snapshot changed the header: SQLite unlocks and comes again (`WAL_RETRY`).
+    retry: bool,
+    /// Between the two: the snapshot is kept.
+    pinned: bool,
+    /// Pages other than page 1 that were read in this snapshot: something may have reached the application.
+    read_pages: bool,
+    pub(super) holds_write: bool,
+    /// WRITE was taken in this read transaction.
+    pub(super) wrote: bool,
+    /// The last transaction wrote, or wanted to: the next one gets the newest published state.
+    pub(super) likely_writer: bool,
+    refused: bool,
+    /// The newest commit that this connection has seen.
+    pub(super) seen: u64,
+    checkpointing: Checkpointing,
+    pub(super) behind: Behind,
+    /// What `behind` was before this call.
+    previous: Behind,
+    pub(super) transaction: Transaction,
+    /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
+    asked_exclusive: bool,
+}
+
+impl Joined {
+    /// # Errors
+    /// The engine takes no more connections.
+    pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, EngineError> {
+        let me = engine.join()?;
+        let lane_bytes = usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX);
+        Ok(Joined {
+            engine: Arc::clone(engine),
+            entry: Arc::clone(entry),
+            me,
+            view: View::new(engine.page_bytes, lane_bytes),
+            wal_open: false,
+            reading: false,
+            retry: false,
+            pinned: false,
+            read_pages: false,
+            holds_write: false,
+            wrote: false,
+            likely_writer: false,
+            refused: false,
+            seen: 0,
+            checkpointing: Checkpointing::No,
+            behind: Behind::Nothing,
+            previous: Behind::Nothing,
+            transaction: Transaction::None,
+            asked_exclusive: false,
+        })
+    }
+
+    /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
+    /// come is rolled back.
+    pub(super) fn called(&mut self, inner: &Arc<Inner>) {
+        self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
+        if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
+            self.roll_back(inner);
+        }
+    }
+
+    /// # Errors
+    /// `IOERR`: the engine is a parent process's, or the process is exiting. Only `xClose` is left.
+    pub(super) fn check_mine(&self) -> Result<(), Code> {
+        if self.engine.is_mine() { Ok(()) } else { Err(Code::IOERR) }
+    }
+
+    pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
+        if self.view.sequence().is_none() {
+            // Valid from the start, so that SQLite never runs its own recovery.
+            self.refresh_to_snapshot(false);
+            self.engine.drop_snapshot(self.me);
+        }
+        Ok(self.view.region(index, extend))
+    }
+
+    pub(super) fn wal_opened(&mut self) {
+        self.wal_open = true;
+    }
+
+    pub(super) fn wal_is_open(&self) -> bool {
+        self.wal_open
+    }
+
+    pub(super) fn wal_bytes(&self) -> u64 {
+        self.view.wal_bytes()
+    }
+
+    /// Registers a snapshot and brings the view to it; true: the header changed.
+    fn refresh_to_snapshot(&mut self, newest: bool) -> bool {
+        let sequence = self.engine.take_snapshot(self.me, newest);
+        let view = &mut self.view;
+        self.engine.with_frames(
+            |table, facts| {
+                let to = Snapshot { sequence, database_pages: facts.database_pages };
+                let bound = u32::try_from(facts.frames).unwrap_or(u32::MAX).saturating_add(FRAMES_BEYOND_LOG);
+                view.refresh(table, to, bound)
+            },
+            sequence,
+        )
+    }
+
+    /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
+    pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
+        self.check_mine()?;
+        match (action, first) {
+            (ShmAction::LockShared, READ..) => self.begin_read(),
+            (ShmAction::UnlockShared, READ..) => {
+                if self.previous == Behind::Commit {
+                    self.behind = Behind::CommitAndRead;
+                }
+                self.end_read();
+                Ok(())
+            }
+            (ShmAction::LockExclusive, WRITE) => self.begin_write(),
+            (ShmAction::UnlockExclusive, WRITE) => {
+                self.end_write(inner);
+                Ok(())
+            }
+            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(self.previous == Behind::CommitAndRead),
+            (ShmAction::UnlockExclusive, CHECKPOINT) => {
+                self.end_checkpoint();
+                Ok(())
+            }
+            (ShmAction::LockExclusive, READ..) => self.exclude_readers(),
+            // RECOVER never comes, since the header is always valid; unlocks of what was granted.
+            _ => Ok(()),
+        }
+    }
+
+    /// The moment of the snapshot (`walTryBeginRead`).
+    fn begin_read(&mut self) -> Result<(), Code> {
+        if std::mem::take(&mut self.pinned) {
+            self.reading = true;
+            return Ok(());
+        }
+        let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
+        let changed = self.refresh_to_snapshot(newest);
+        let sequence = self.view.sequence().unwrap_or(0);
+        if sequence < self.seen {
+            // R5.3: what this connection saw was rolled back with a flush that failed.
+            self.engine.drop_snapshot(self.me);
+            self.engine.queue.give_up_grant(self.me.id);
+            return Err(self.failed(&self.lost()));
+        }
+        if changed {
+            self.retry = true;
+        }
+        self.seen = sequence;
+        self.reading = true;
+        self.read_pages = false;
+        self.wrote = false;
+        if self.holds_write {
+            // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
+            self.start_transaction(sequence);
+        }
+        Ok(())
+    }
+
+    fn lost(&self) -> EngineError {
+        let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
+        self.engine.check_poison().err().unwrap_or(gone)
+    }
+
+    fn end_read(&mut self) {
+        if std::mem::take(&mut self.retry) {
+            self.reading = false;
+            self.pinned = true;
+            return;
+        }
+        if !std::mem::take(&mut self.reading) {
+            return;
+        }
+        let refused = std::mem::take(&mut self.refused);
+        // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
+        // fails, the next snapshot says so. Not for an attempt to write that was refused before it read anything.
+        if self.seen > self.engine.marks.visible() && (self.read_pages || !refused) {
+            let _reported_by_the_next_snapshot = self.engine.wait_visible(self.seen);
+        }
+        self.engine.drop_snapshot(self.me);
+        if !self.wrote && !refused {
+            self.likely_writer = false;
+        }
+        if refused {
+            siblings::arm_refused(&self.engine, self.me.id);
+        }
+    }
+
+    /// The second attempt did not come.
+    pub(super) fn unpin(&mut self) {
+        if std::mem::take(&mut self.pinned) {
+            self.engine.drop_snapshot(self.me);
+        }
+    }
+
+    fn refuse(&mut self, code: Code) -> Code {
+        self.likely_writer = true;
+        if self.reading {
+            self.refused = true;
+        } else {
+            siblings::arm_refused(&self.engine, self.me.id);
+        }
+        code
+    }
+
+    fn begin_write(&mut self) -> Result<(), Code> {
+        self.engine.check_poison().map_err(|error| self.failed(&error))?;
+        if !self.engine.queue.try_acquire(self.me.id) {
+            return Err(self.refuse(Code::BUSY));
+        }
+        let published = self.engine.marks.published();
+        if self.checkpointing != Checkpointing::No {
+            self.holds_write = true;
+            return self.run_checkpoint();
+        }
+        if self.reading && self.view.sequence() != Some(published) {
+            self.engine.queue.release(self.me.id, false);
+            return Err(self.refuse(Code::BUSY_SNAPSHOT));
+        }
+        self.holds_write = true;
+        if self.reading {
+            self.start_transaction(published);
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_transaction(&mut self, published: u64) {
+        self.wrote = true;
+        self.likely_writer = true;
+        self.view.begin_write(self.engine.log_id, published + 1);
+        self.transaction = Transaction::Staging { spill: None };
+    }
+
+    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will.
+    fn end_write(&mut self, inner: &Arc<Inner>) {
+        if !self.transaction.write_unlocked() {
+            self.roll_back(inner);
+        }
+    }
+
+    /// CKPT (`sqlite3WalCheckpoint`). `automatic`: as the first call behind a commit and its read unlock it is an autocheckpoint
+    /// inside COMMIT's own step, which shall not wait.
+    fn begin_checkpoint(&mut self, automatic: bool) -> Result<(), Code> {
+        self.engine.check_poison().map_err(|error| self.failed(&error))?;
+        if automatic {
+            self.checkpointing = Checkpointing::Automatic;
+            self.engine.wake_checkpoint();
+            self.show_backfilled();
+            return Ok(());
+        }
+        self.checkpointing = Checkpointing::Requested;
+        self.run_checkpoint().inspect_err(|_| self.end_checkpoint())
+    }
+
+    /// Brings the view to what is visible and the database file as near to it as readers allow.
+    fn run_checkpoint(&mut self) -> Result<(), Code> {
+        self.engine.make_visible().map_err(|error| self.failed(&error))?;
+        if !self.reading {
+            self.refresh_to_snapshot(false);
+        }
+        let result = self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        if !self.reading {
+            self.engine.drop_snapshot(self.me);
+        }
+        self.show_backfilled();
+        result
+    }
+
+    /// What SQLite shall find in `WalCkptInfo`: everything is done (true), or so far, and then nothing for SQLite to
+    /// write: no reader's mark lies beyond.
+    fn show_backfilled(&mut self) -> bool {
+        let sequence = self.view.sequence().unwrap_or(0);
+        let all = self.engine.marks.backfilled() >= sequence;
+        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
+        let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
+        self.view.set_checkpoint_info(frames, all);
+        all
+    }
+
+    /// EXCLUSIVE on READ_LOCK(1..): in a checkpoint granted when all is done, after one more attempt; outside, SQLite
+    /// moves a read mark. SQLite has copied the header by now, so the view stays as it is; the background thread may have
+    /// done more since SQLite was shown how much, and what is granted must be what is shown.
+    fn exclude_readers(&mut self) -> Result<(), Code> {
+        if self.checkpointing == Checkpointing::No || self.show_backfilled() {
+            return Ok(());
+        }
+        if self.checkpointing == Checkpointing::Requested {
+            self.engine.checkpoint_on_request().map_err(|error| self.failed(&error))?;
+        }
+        if self.show_backfilled() { Ok(()) } else { Err(Code::BUSY) }
+    }
+
+    fn end_checkpoint(&mut self) {
+        self.checkpointing = Checkpointing::No;
+        if self.view.live_max_frame_is_zero() {
+            // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew.
+            self.refresh_to_snapshot(false);
+            self.engine.drop_snapshot(self.me);
+        }
+        self.view.reset_checkpoint_info();
+    }
+
+    /// A page is read from the database file, at this offset.
+    pub(super) fn reads_page(&mut self, offset: u64) -> Result<(), Code> {
+        self.read_pages |= offset >= u64::from(self.engine.page_bytes);
+        self.check_lost()
+    }
+
+    /// R5.3: a view that shows what was rolled back shows nothing.
+    fn check_lost(&self) -> Result<(), Code> {
+        self.check_mine()?;
+        if self.engine.is_poisoned() && self.view.sequence().unwrap_or(0) > self.engine.marks.visible() {
+            return Err(Code::IOERR_READ);
+        }
+        Ok(())
+    }
+
+    pub(super) fn wal_read(&mut self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
+        self.check_lost()?;
+        let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
+        let mut other_page = false;
+        let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
+            other_page |= page != 1;
+            if number != 0 && engine.read_frame(number, within, part)? {
+                return Ok(());
+            }
+            let at = u64::from(page.saturating_sub(1)) * page_bytes + within;
+            match base.read(part, at) {
+                // The file was cut to the size at the checkpoint's target: a page behind it is in no later commit of the
+                // snapshot. It reads as zeros, as a page behind the end of the database file does.
+                Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
+                Err(code) => return Err(ReadFailure::Base(code)),
+            }
+            super::mask(part, at);
+            Ok(())
+        });
+        self.read_pages |= other_page;
+        read.map_err(|error| match error {
+            crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
+            crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
+            other => {
+                self.log(Code::IOERR_READ, &other.to_string());
+                Code::IOERR_READ
+            }
+        })
+    }
+
+    /// Tells `sqlite3_log`, and gives SQLite's code.
+    pub(super) fn failed(&self, error: &EngineError) -> Code {
+        let code = error.code();
+        self.log(code, &error.to_string());
+        code
+    }
+
+    pub(super) fn log(&self, code: Code, text: &str) {
+        let text = format!("pwal: {}: {text}", self.engine.path.display());
+        self.engine.context.host.log(code.number(), &text);
+    }
+
+    /// `xLock(EXCLUSIVE)`: only the last handle gets it, with its WAL open and no read lock. The log is retired then.
+    ///
+    /// # Errors
+    /// `BUSY`; what the retirement met: stamp and log stay.
+    pub(super) fn retire_for_exclusive(&mut self) -> Result<Box<dyn Broker>, Code> {
+        self.asked_exclusive = true;
+        self.check_mine()?;
+        if self.reading || self.holds_write || !self.wal_open {
+            return Err(Code::BUSY);
+        }
+        self.unpin();
+        let mut of_entry = self.entry.engine.lock();
+        if self.engine.joined() > 1 {
+            return Err(Code::BUSY);
+        }
+        self.engine.retire().map_err(|error| self.failed(&error))?;
+        *of_entry = None;
+        self.engine.leave(self.me);
+        self.view.set_checkpoint_info(self.view.max_frame(), true);
+        self.engine.take_broker().ok_or(Code::IOERR_LOCK)
+    }
+
+    /// The view of a handle whose engine is retired.
+    pub(super) fn into_view(self) -> Box<View> {
+        Box::new(self.view)
+    }
+
+    /// The handle closes.
+    pub(super) fn leave(mut self, inner: &Arc<Inner>) {
+        if self.check_mine().is_err() {
+            return;
+        }
+        self.roll_back(inner);
+        let mut of_entry = self.entry.engine.lock();
+        if !self.engine.leave(self.me) {
+            return;
+        }
+        // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.
+        let keep_log = self.wal_open && !self.asked_exclusive;
+        if !keep_log
+            && !self.engine.is_poisoned()
+            && let Err(error) = self.engine.retire()
+        {
+            self.failed(&error);
+        }
+        self.engine.abandon();
+        *of_entry = None;
+    }
+}
+
+/// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadFailure {
+    #[error("{0}")]
+    Base(Code),
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+impl From<EngineError> for ReadFailure {
+    fn from(error: EngineError) -> ReadFailure {
+        ReadFailure::Engine(error)
+    }
+}

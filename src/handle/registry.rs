@@ -1,0 +1,71 @@
+//! Which engines live in this process: found by file identity, so that symlinks, relative and URI paths meet.
+
+use crate::engine::Engine;
+use crate::shared::generation;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long the exit of the process waits for each thing.
+const EXIT_WAIT: Duration = Duration::from_secs(1);
+
+/// Device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FileIdentity(u64, u64);
+
+impl FileIdentity {
+    pub(super) fn of(path: &Path) -> io::Result<FileIdentity> {
+        // `stat` by path: opening and closing the file would drop the process's POSIX locks on it.
+        let stat = rustix::fs::stat(path)?;
+        Ok(FileIdentity(stat.st_dev as u64, stat.st_ino as u64))
+    }
+}
+
+/// One database file: its mutex, and the engine if one lives.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// Held for every join, claim, leave and retirement.
+    pub(super) engine: Mutex<Option<Arc<Engine>>>,
+}
+
+/// The database files that handles of one registration have open. A forked child finds none of its parent's.
+#[derive(Default)]
+pub struct Registry(Mutex<HashMap<(FileIdentity, u32), Weak<Entry>>>);
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    pub(super) fn entry(&self, identity: FileIdentity) -> Arc<Entry> {
+        let mut entries = self.0.lock();
+        let identity = (identity, generation());
+        if let Some(entry) = entries.get(&identity).and_then(Weak::upgrade) {
+            return entry;
+        }
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let entry = Arc::new(Entry::default());
+        entries.insert(identity, Arc::downgrade(&entry));
+        entry
+    }
+
+    /// The process exits: closes every engine that is its own and that nobody is in the middle of. What cannot be
+    /// had in time is left to recovery.
+    pub(super) fn close_all(&self) {
+        let Some(entries) = self.0.try_lock_for(EXIT_WAIT) else { return };
+        let mine = entries.iter().filter(|((_, of), _)| *of == generation());
+        for entry in mine.filter_map(|(_, entry)| entry.upgrade()) {
+            if let Some(mut engine) = entry.engine.try_lock_for(EXIT_WAIT)
+                && let Some(engine) = engine.take()
+            {
+                engine.close_at_exit(EXIT_WAIT);
+            }
+        }
+    }
+}

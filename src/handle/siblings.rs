@@ -1,0 +1,118 @@
+//! What one thread is in the middle of: databases of one transaction that are prepared and not published, a
+//! super-journal, and who was refused the write lock.
+//!
+//! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
+
+use super::Inner;
+use crate::engine::{Engine, EngineError};
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// A commit that is published and waits for the last database of its transaction.
+pub(super) struct Unacknowledged {
+    pub(super) engine: Arc<Engine>,
+    pub(super) sequence: u64,
+    pub(super) wants_durable: bool,
+}
+
+impl Unacknowledged {
+    /// R2: durable if that was wanted; else what it was based on is visible.
+    pub(super) fn wait(&self) -> Result<(), EngineError> {
+        if self.wants_durable {
+            self.engine.wait_durable(self.sequence)
+        } else {
+            self.engine.wait_visible(self.sequence)
+        }
+    }
+}
+
+struct Refused {
+    engine: Weak<Engine>,
+    connection: u64,
+}
+
+thread_local! {
+    static PREPARED: RefCell<Vec<(usize, Weak<Inner>)>> = const { RefCell::new(Vec::new()) };
+    static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
+    static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
+    static SUPER_JOURNAL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This handle of connection `connection` is prepared.
+pub(super) fn add_prepared(connection: usize, inner: &Arc<Inner>) {
+    let _ = PREPARED.try_with(|prepared| prepared.borrow_mut().push((connection, Arc::downgrade(inner))));
+}
+
+/// It is published, or rolled back.
+pub(super) fn remove_prepared(inner: &Inner) {
+    let _ = PREPARED.try_with(|prepared| {
+        prepared.borrow_mut().retain(|(_, other)| !std::ptr::eq(other.as_ptr(), inner));
+    });
+}
+
+/// The other handles of this connection that are prepared and not published.
+pub(super) fn prepared_siblings(connection: usize, inner: &Inner) -> Vec<Arc<Inner>> {
+    PREPARED
+        .try_with(|prepared| {
+            let prepared = prepared.borrow();
+            let others =
+                prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), inner));
+            others.filter_map(|(_, other)| other.upgrade()).collect()
+        })
+        .unwrap_or_default()
+}
+
+/// To be waited for by the last PHASETWO of this connection.
+pub(super) fn add_unacknowledged(connection: usize, commit: Unacknowledged) {
+    let _ = UNACKNOWLEDGED.try_with(|waiting| waiting.borrow_mut().push((connection, commit)));
+}
+
+/// What the last PHASETWO of this connection waits for.
+pub(super) fn take_unacknowledged(connection: usize) -> Vec<Unacknowledged> {
+    UNACKNOWLEDGED
+        .try_with(|waiting| {
+            let mut waiting = waiting.borrow_mut();
+            let (mine, others) = waiting.drain(..).partition(|(of, _)| *of == connection);
+            *waiting = others;
+            let mine: Vec<(usize, Unacknowledged)> = mine;
+            mine.into_iter().map(|(_, commit)| commit).collect()
+        })
+        .unwrap_or_default()
+}
+
+/// This connection was refused WRITE and has dropped its read lock: the thread's next `xSleep` is its busy handler's.
+pub(super) fn arm_refused(engine: &Arc<Engine>, connection: u64) {
+    let _ = REFUSED.try_with(|refused| {
+        *refused.borrow_mut() = Some(Refused { engine: Arc::downgrade(engine), connection });
+    });
+}
+
+/// Any call but `xSleep` came.
+pub(super) fn forget_refused() {
+    let _ = REFUSED.try_with(|refused| {
+        let mut refused = refused.borrow_mut();
+        if refused.is_some() {
+            *refused = None;
+        }
+    });
+}
+
+/// Waits in the write queue for the connection that was refused on this thread; false: nobody was.
+pub(super) fn wait_for_refused(at_most: Duration) -> bool {
+    let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
+    let Some(refused) = refused else { return false };
+    let Some(engine) = refused.engine.upgrade() else { return false };
+    engine.queue.wait(refused.connection, at_most);
+    true
+}
+
+/// A super-journal was opened on this thread: SQLite ignores the results of PHASETWO until the transaction ends.
+pub(super) fn set_super_journal(open: bool) {
+    let _ = SUPER_JOURNAL.try_with(|flag| flag.set(open));
+}
+
+/// Whether a super-journal is open.
+pub(super) fn super_journal() -> bool {
+    SUPER_JOURNAL.try_with(Cell::get).unwrap_or(false)
+}

@@ -1,0 +1,278 @@
+//! A write transaction of one handle, from WRITE to its last word.
+//!
+//! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a
+//! sibling. Only `COMMIT_PHASETWO` says commit; any other call behind UNLOCK(WRITE) says rollback.
+
+use super::joined::{Behind, Joined};
+use super::siblings::{self, Unacknowledged};
+use super::{Inner, Kind};
+use crate::engine::{CommitFacts, Early, EngineError, Lone, Mode};
+use crate::sqlite::Code;
+use crate::view::{ViewError, Written};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+pub(super) enum Transaction {
+    None,
+    Staging {
+        /// The number of its spill file.
+        spill: Option<u32>,
+    },
+    Prepared(Box<Prepared>),
+    /// Reported as failed. The lane stays until UNLOCK(WRITE): SQLite saves open cursors before `sqlite3WalUndo`, and
+    /// reads spilled pages for that.
+    Failed {
+        /// The number of its spill file.
+        spill: Option<u32>,
+    },
+}
+
+pub(super) struct Prepared {
+    facts: CommitFacts,
+    /// Written and synced before its last word: the conservative path, or a super-journal.
+    early_path: bool,
+    early: Option<Early>,
+    /// UNLOCK(WRITE) came: the next call is PHASETWO, or it is a rollback.
+    unlocked: bool,
+    /// A sibling is being called: the view's header shows the state before this commit.
+    hidden: bool,
+}
+
+impl Transaction {
+    pub(super) fn waits_for_phase_two(&self) -> bool {
+        matches!(self, Transaction::Prepared(prepared) if prepared.unlocked)
+    }
+
+    /// UNLOCK(WRITE): true if something is prepared.
+    pub(super) fn write_unlocked(&mut self) -> bool {
+        match self {
+            Transaction::Prepared(prepared) => {
+                prepared.unlocked = true;
+                true
+            }
+            Transaction::None | Transaction::Staging { .. } | Transaction::Failed { .. } => false,
+        }
+    }
+}
+
+impl Joined {
+    /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
+    pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
+        self.check_mine()?;
+        let mut spill = match &self.transaction {
+            Transaction::Staging { spill } => *spill,
+            Transaction::Prepared(prepared) => prepared.facts.spill,
+            Transaction::None | Transaction::Failed { .. } => return Err(Code::IOERR_WRITE),
+        };
+        let engine = &self.engine;
+        let written = self.view.write(data, offset, &mut || {
+            let (number, file) = engine.create_spill()?;
+            spill = Some(number);
+            Ok(file)
+        });
+        if let Transaction::Staging { spill: of_transaction } = &mut self.transaction {
+            *of_transaction = spill;
+        }
+        match written {
+            Ok(Written::Staged) => Ok(()),
+            Ok(Written::Commit { database_pages }) => self.prepare(inner, database_pages, spill),
+            Err(error) => Err(self.not_staged(&error)),
+        }
+    }
+
+    fn not_staged(&self, error: &ViewError) -> Code {
+        let code = match error {
+            ViewError::Spill(source) => EngineError::spill_code(source),
+            ViewError::ImageBytes { .. } => Code::CORRUPT,
+            _ => Code::IOERR_WRITE,
+        };
+        self.log(code, &error.to_string());
+        code
+    }
+
+    fn prepare(&mut self, inner: &Arc<Inner>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
+        let connection = inner.connection.load(SeqCst);
+        if let Err(error) = self.engine.prepare(self.view.lane()) {
+            let code = self.failed(&error);
+            self.fail_transaction(inner);
+            reset_siblings(connection, inner);
+            return Err(code);
+        }
+        let lanes = self.engine.settings.lanes().max(1);
+        let facts = CommitFacts {
+            sequence: self.engine.marks.published() + 1,
+            database_pages,
+            wants_durable: false,
+            lane: u16::try_from(self.me.id % lanes).unwrap_or(0),
+            spill,
+        };
+        let super_journal = siblings::super_journal();
+        let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;
+        let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false };
+        self.transaction = Transaction::Prepared(Box::new(prepared));
+        siblings::add_prepared(connection, inner);
+        // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
+        // not known yet.
+        if super_journal { self.wal_sync(inner) } else { Ok(()) }
+    }
+
+    /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
+    pub(super) fn wal_sync(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        self.check_mine()?;
+        let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
+        prepared.facts.wants_durable = true;
+        if !prepared.early_path || prepared.early.is_some() {
+            return Ok(());
+        }
+        match self.engine.write_early(self.view.lane(), prepared.facts) {
+            Ok(early) => {
+                prepared.early = Some(early);
+                Ok(())
+            }
+            Err(error) => {
+                let code = self.failed(&error);
+                self.fail_transaction(inner);
+                reset_siblings(inner.connection.load(SeqCst), inner);
+                Err(code)
+            }
+        }
+    }
+
+    /// Another file of this connection is called while this one is prepared: SQLite may still roll back and copies the
+    /// live header then (`sqlite3WalUndo`), which must be the one before this commit.
+    pub(super) fn hide_advance(&mut self) {
+        if let Transaction::Prepared(prepared) = &mut self.transaction
+            && !prepared.hidden
+            && self.view.header_advanced()
+        {
+            self.view.hide_advance();
+            prepared.hidden = true;
+        }
+    }
+
+    /// The last word: publish, free WRITE, acknowledge.
+    pub(super) fn commit_phase_two(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        let connection = inner.connection.load(SeqCst);
+        let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
+            // An empty transaction, or one of a file in rollback mode.
+            self.behind = Behind::Commit;
+            return self.acknowledge(connection, None);
+        };
+        siblings::remove_prepared(inner);
+        siblings::set_super_journal(false);
+        self.check_mine()?;
+        let Prepared { facts, early, hidden, .. } = *prepared;
+        if hidden {
+            self.view.restore_advance();
+        }
+        let last = siblings::prepared_siblings(connection, inner).is_empty();
+        let published = match early {
+            Some(early) => self.engine.publish_early(early),
+            None => self.engine.publish(self.view.lane(), facts, last),
+        };
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => {
+                let code = self.failed(&error);
+                self.view.rolled_back();
+                if let Some(number) = facts.spill {
+                    self.engine.remove_spill(number);
+                }
+                self.free_write(false);
+                reset_siblings(connection, inner);
+                let _not_reported_twice = self.acknowledge(connection, None);
+                return Err(code);
+            }
+        };
+        self.view.published(published.first_number, facts.sequence);
+        self.seen = facts.sequence;
+        self.free_write(!facts.wants_durable);
+        self.behind = Behind::Commit;
+        let commit = Unacknowledged {
+            engine: Arc::clone(&self.engine),
+            sequence: facts.sequence,
+            wants_durable: facts.wants_durable,
+        };
+        if !last {
+            siblings::add_unacknowledged(connection, commit);
+            return Ok(());
+        }
+        self.acknowledge(connection, Some((commit, published.lone)))
+    }
+
+    /// R2, for this commit and those of the siblings that were published before it.
+    fn acknowledge(&self, connection: usize, own: Option<(Unacknowledged, Option<Lone>)>) -> Result<(), Code> {
+        let mut result = Ok(());
+        if let Some((commit, lone)) = own {
+            let flushed = match lone {
+                Some(lone) => self.engine.flush_lone(lone),
+                None => Ok(()),
+            };
+            result = flushed.and_then(|()| commit.wait());
+        }
+        for commit in siblings::take_unacknowledged(connection) {
+            result = result.and(commit.wait());
+        }
+        result.map_err(|error| self.failed(&error))
+    }
+
+    fn free_write(&mut self, keep_lease: bool) {
+        self.holds_write = false;
+        self.engine.queue.release(self.me.id, keep_lease);
+    }
+
+    /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
+    fn fail_transaction(&mut self, inner: &Arc<Inner>) {
+        let spill = match std::mem::replace(&mut self.transaction, Transaction::None) {
+            Transaction::None => return,
+            Transaction::Staging { spill } | Transaction::Failed { spill } => spill,
+            Transaction::Prepared(mut prepared) => {
+                siblings::remove_prepared(inner);
+                siblings::set_super_journal(false);
+                if let Some(early) = prepared.early.take()
+                    && let Err(error) = self.engine.abandon_early(early)
+                {
+                    self.failed(&error);
+                }
+                if prepared.hidden {
+                    self.view.restore_advance();
+                }
+                prepared.facts.spill
+            }
+        };
+        self.view.reset_header();
+        self.transaction = Transaction::Failed { spill };
+    }
+
+    /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
+    pub(super) fn roll_back(&mut self, inner: &Arc<Inner>) {
+        self.fail_transaction(inner);
+        self.view.rolled_back();
+        if let Transaction::Failed { spill: Some(number) } = std::mem::replace(&mut self.transaction, Transaction::None)
+        {
+            self.engine.remove_spill(number);
+        }
+        if self.holds_write {
+            self.free_write(true);
+        }
+    }
+
+    /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
+    fn reset_prepared(&mut self, inner: &Arc<Inner>) {
+        if self.transaction.waits_for_phase_two() {
+            self.roll_back(inner);
+        } else {
+            self.fail_transaction(inner);
+        }
+    }
+}
+
+/// A prepare, a sync or a PHASETWO failed: every sibling that is prepared and unpublished is reset at
+/// once, before SQLite copies its header (`sqlite3WalUndo`).
+fn reset_siblings(connection: usize, inner: &Inner) {
+    for sibling in siblings::prepared_siblings(connection, inner) {
+        if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+            joined.reset_prepared(&sibling);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A word on which many wait for the same news (`durable_wake`): no owner, everybody is woken together.
+//!
+//! Bit 0: somebody waits. The rest counts the news; the futex is on the low half. A process that
+//! died while it waited leaves the bit set, which costs one needless wake.
+
+use super::futex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+/// News that many wait for. On a cache line of its own.
+#[repr(C, align(64))]
+pub struct Event(pub(super) AtomicU64);
+
+impl Event {
+    /// What to hand to [`wait`](Event::wait). Take it *before* looking whether the news is there.
+    #[must_use]
+    pub fn ticket(&self) -> u64 {
+        self.0.load(SeqCst) | 1
+    }
+
+    /// Waits until there was news after the ticket was taken, at most `timeout`.
+    pub fn wait(&self, ticket: u64, timeout: Duration) {
+        let before = ticket & !1;
+        match self.0.compare_exchange(before, ticket, SeqCst, SeqCst) {
+            Ok(_) => {}
+            Err(now) if now == ticket => {}
+            Err(_) => return,
+        }
+        futex::wait(&self.0, ticket as u32, timeout);
+    }
+
+    /// Tells the news: store it first, then call this. No system call if nobody waits.
+    pub fn notify_all(&self) {
+        let mut now = self.0.load(SeqCst);
+        loop {
+            match self.0.compare_exchange(now, (now | 1).wrapping_add(1), SeqCst, SeqCst) {
+                Ok(_) => break,
+                Err(other) => now = other,
+            }
+        }
+        if now & 1 != 0 {
+            futex::wake_all(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn news_after_the_ticket_is_not_missed() {
+        let event = Event(AtomicU64::new(0));
+        let ticket = event.ticket();
+        event.notify_all();
+        let begin = Instant::now();
+        event.wait(ticket, Duration::from_secs(20));
+        assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn all_are_woken() {
+        const THREADS: u64 = 4;
+        // The count wraps in the half that the futex compares.
+        let event = Event(AtomicU64::new(u64::from(u32::MAX) - 201));
+        let news = AtomicU64::new(0);
+        let seen = AtomicU64::new(0);
+        let begin = Instant::now();
+        std::thread::scope(|threads| {
+            let (event, news, seen) = (&event, &news, &seen);
+            for _ in 0..THREADS {
+                threads.spawn(move || {
+                    for wanted in 1..=300u64 {
+                        loop {
+                            let ticket = event.ticket();
+                            if news.load(SeqCst) >= wanted {
+                                break;
+                            }
+                            event.wait(ticket, Duration::from_secs(20));
+                        }
+                        seen.fetch_add(1, SeqCst);
+                    }
+                });
+            }
+            for round in 1..=300u64 {
+                while event.0.load(SeqCst) & 1 == 0 && begin.elapsed() < Duration::from_secs(15) {
+                    std::thread::yield_now();
+                }
+                news.fetch_add(1, SeqCst);
+                event.notify_all();
+                while seen.load(SeqCst) < round * THREADS && begin.elapsed() < Duration::from_secs(15) {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        assert!(begin.elapsed() < Duration::from_secs(15), "a wake was lost");
+    }
+}

@@ -1,0 +1,331 @@
+//! `<database>-pwal/lock`: what the kernel frees when its holder dies.
+//!
+//! Linux: byte ranges by OFD locks, which belong to the open file and so hold between two SQLite
+//! libraries in one process. Elsewhere: `flock`, on the whole file whatever the range. The system
+//! decides which, never a probe: the two do not exclude each other.
+//!
+//! | bytes | lock |
+//! |---|---|
+//! | 0 | INIT: attach, recovery, last close |
+//! | 16 + i | ALIVE(i): process slot i, i < 128 |
+
+use super::words::PROCESS_SLOTS;
+use parking_lot::Mutex;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Weak};
+
+/// The name in the log directory.
+pub const LOCK_NAME: &str = "lock";
+/// The byte of INIT.
+pub const INIT_BYTE: u64 = 0;
+/// The byte of ALIVE(0).
+pub const ALIVE_BYTE: u64 = 16;
+/// All locks: what the one process of a database holds.
+pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
+
+const CLOSED: RawFd = -1;
+
+/// The open lock file. Dropping it closes the descriptor, and with the last descriptor of this open
+/// file go its locks.
+#[derive(Debug)]
+pub struct LockFile {
+    descriptor: Arc<AtomicI32>,
+}
+
+/// Every lock file of this process, for a forked child.
+static OPEN: Mutex<Vec<Weak<AtomicI32>>> = Mutex::new(Vec::new());
+
+/// In a forked child: closes every inherited lock file, as [`LockFile::close_inherited`].
+pub(super) fn close_all_inherited() {
+    // Held only if another thread of the parent was opening a database: then its descriptor stays, and the
+    // child's own attempts to open that database are BUSY while the child lives.
+    if let Some(open) = OPEN.try_lock() {
+        for descriptor in open.iter().filter_map(Weak::upgrade) {
+            close(&descriptor);
+        }
+    }
+}
+
+fn close(descriptor: &AtomicI32) {
+    let descriptor = descriptor.swap(CLOSED, SeqCst);
+    if descriptor != CLOSED {
+        // SAFETY: the swap gave this call the only copy of an open descriptor.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
+impl LockFile {
+    /// Opens the file at `path`, or creates it with exactly the permission bits `mode`. Locks nothing.
+    ///
+    /// # Errors
+    /// Any error of the file system; `NotFound` if the directory is not there.
+    pub fn open(path: &Path, mode: u32) -> io::Result<LockFile> {
+        loop {
+            let mut options = OpenOptions::new();
+            // std opens with O_CLOEXEC.
+            options.read(true).write(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
+            match options.clone().create_new(true).open(path) {
+                Ok(file) => {
+                    // Past the umask: whoever may write the database must be able to lock.
+                    if file.metadata()?.permissions().mode() & 0o7777 != mode & 0o7777 {
+                        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
+                    }
+                    return Ok(LockFile::of(file));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            match options.open(path) {
+                Ok(file) => return Ok(LockFile::of(file)),
+                // Deleted between the two calls: a retirement.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn of(file: File) -> LockFile {
+        let descriptor = Arc::new(AtomicI32::new(file.into_raw_fd()));
+        let mut open = OPEN.lock();
+        open.retain(|other| other.strong_count() > 0);
+        open.push(Arc::downgrade(&descriptor));
+        LockFile { descriptor }
+    }
+
+    /// Takes `range` (bytes) for this open file. `Ok(false)`: another open file holds some of it.
+    ///
+    /// # Errors
+    /// Any error of the file system, for example that it has no locks; `EBADF` after
+    /// [`close_inherited`](LockFile::close_inherited).
+    pub fn try_lock(&self, range: Range<u64>) -> io::Result<bool> {
+        match os::lock(self.descriptor()?, range, true) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(code) if code == libc::EAGAIN || code == libc::EWOULDBLOCK || code == libc::EACCES => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Lets go of `range` (bytes).
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn unlock(&self, range: Range<u64>) -> io::Result<()> {
+        os::lock(self.descriptor()?, range, false)
+    }
+
+    /// Whether `path` still is this file: who took a lock asks, since the last holder may have
+    /// deleted the file in between; if not, start again.
+    ///
+    /// # Errors
+    /// Any error of the file system, but not "is not there", which is `Ok(false)`.
+    pub fn is_same_as_path(&self, path: &Path) -> io::Result<bool> {
+        // SAFETY: the descriptor is open as long as `self` is; `ManuallyDrop` keeps this `File` from closing it.
+        let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.descriptor()?) });
+        let mine = file.metadata()?;
+        match std::fs::symlink_metadata(path) {
+            Ok(there) => Ok(mine.dev() == there.dev() && mine.ino() == there.ino()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// In a forked child: closes the inherited descriptor and never unlocks, since an unlock would
+    /// take the parent's lock away. Safe between `fork` and `exec`: one atomic and one `close`.
+    pub fn close_inherited(&self) {
+        close(&self.descriptor);
+    }
+
+    fn descriptor(&self) -> io::Result<RawFd> {
+        match self.descriptor.load(SeqCst) {
+            CLOSED => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            descriptor => Ok(descriptor),
+        }
+    }
+}
+
+/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. Creates, takes and
+/// changes nothing, so that nobody is refused because somebody looked.
+///
+/// # Errors
+/// Any error of the file system.
+pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    os::is_held(file.as_raw_fd(), WHOLE_LOCK).map(Some)
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        self.close_inherited();
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod os {
+    use super::{Range, RawFd, io};
+
+    fn describe(range: Range<u64>, kind: libc::c_int) -> io::Result<libc::flock> {
+        let offset =
+            |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        // l_len 0 would mean "to the end of the file".
+        if range.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: `flock` is plain data; the calls on OFD locks want its l_pid 0.
+        let mut what: libc::flock = unsafe { std::mem::zeroed() };
+        what.l_type = kind as libc::c_short;
+        what.l_whence = libc::SEEK_SET as libc::c_short;
+        what.l_start = offset(range.start)?;
+        what.l_len = offset(range.end - range.start)?;
+        Ok(what)
+    }
+
+    pub(super) fn is_held(descriptor: RawFd, range: Range<u64>) -> io::Result<bool> {
+        let mut what = describe(range, libc::F_WRLCK)?;
+        // SAFETY: F_OFD_GETLK reads and writes one `flock` behind the pointer.
+        if unsafe { libc::fcntl(descriptor, libc::F_OFD_GETLK, &raw mut what) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(what.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: bool) -> io::Result<()> {
+        let what = describe(range, if take { libc::F_WRLCK } else { libc::F_UNLCK })?;
+        loop {
+            // SAFETY: F_OFD_SETLK reads one `flock` behind the pointer and does not wait.
+            if unsafe { libc::fcntl(descriptor, libc::F_OFD_SETLK, &raw const what) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod os {
+    use super::{Range, RawFd, io};
+
+    /// `flock` has no question. On the systems that come here it shares its lock list with `fcntl`, which has.
+    pub(super) fn is_held(descriptor: RawFd, _range: Range<u64>) -> io::Result<bool> {
+        // SAFETY: `flock` is plain data.
+        let mut what: libc::flock = unsafe { std::mem::zeroed() };
+        what.l_type = libc::F_WRLCK as libc::c_short;
+        what.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: F_GETLK reads and writes one `flock` behind the pointer.
+        if unsafe { libc::fcntl(descriptor, libc::F_GETLK, &raw mut what) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(what.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    pub(super) fn lock(descriptor: RawFd, _range: Range<u64>, take: bool) -> io::Result<()> {
+        let what = if take { libc::LOCK_EX | libc::LOCK_NB } else { libc::LOCK_UN };
+        loop {
+            // SAFETY: flock takes a descriptor and flags, no memory.
+            if unsafe { libc::flock(descriptor, what) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_open_files_of_one_process_exclude_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        let one = LockFile::open(&path, 0o600).unwrap();
+        let other = LockFile::open(&path, 0o600).unwrap();
+        assert!(one.try_lock(WHOLE_LOCK).unwrap());
+        assert!(one.try_lock(WHOLE_LOCK).unwrap(), "again by the same open file");
+        assert!(!other.try_lock(WHOLE_LOCK).unwrap());
+        assert!(!other.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
+        one.unlock(WHOLE_LOCK).unwrap();
+        assert!(other.try_lock(WHOLE_LOCK).unwrap());
+        drop(other);
+        assert!(one.try_lock(WHOLE_LOCK).unwrap(), "a close frees");
+    }
+
+    #[test]
+    fn a_look_sees_the_lock_and_takes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        assert_eq!(lock_is_held(&path).unwrap(), None);
+        assert!(!path.exists());
+        let lock = LockFile::open(&path, 0o600).unwrap();
+        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+        assert!(lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
+        assert_eq!(lock_is_held(&path).unwrap(), Some(true));
+        drop(lock);
+        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn ranges_are_separate() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        let one = LockFile::open(&path, 0o600).unwrap();
+        let other = LockFile::open(&path, 0o600).unwrap();
+        assert!(one.try_lock(ALIVE_BYTE..ALIVE_BYTE + 1).unwrap());
+        assert!(other.try_lock(ALIVE_BYTE + 1..ALIVE_BYTE + 2).unwrap());
+        assert!(!other.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).unwrap());
+        assert!(one.try_lock(5..5).is_err(), "an empty range is not the whole file");
+    }
+
+    #[test]
+    fn the_mode_is_exact_and_the_path_is_compared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        let lock = LockFile::open(&path, 0o666).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o666);
+        assert!(lock.is_same_as_path(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!lock.is_same_as_path(&path).unwrap());
+        let newer = LockFile::open(&path, 0o600).unwrap();
+        assert!(!lock.is_same_as_path(&path).unwrap());
+        assert!(newer.is_same_as_path(&path).unwrap());
+        assert!(LockFile::open(&directory.path().join("none/lock"), 0o600).is_err());
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_closed_without_unlocking() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        let parent = LockFile::open(&path, 0o600).unwrap();
+        assert!(parent.try_lock(WHOLE_LOCK).unwrap());
+        // A duplicate shares the open file, as a forked child's descriptor does.
+        // SAFETY: F_DUPFD_CLOEXEC takes an open descriptor and gives a new one.
+        let duplicate = unsafe { libc::fcntl(parent.descriptor().unwrap(), libc::F_DUPFD_CLOEXEC, 0) };
+        assert!(duplicate >= 0);
+        let child = LockFile { descriptor: Arc::new(AtomicI32::new(duplicate)) };
+        child.close_inherited();
+        child.close_inherited();
+        assert!(child.try_lock(WHOLE_LOCK).is_err());
+        assert!(child.unlock(WHOLE_LOCK).is_err());
+        let other = LockFile::open(&path, 0o600).unwrap();
+        assert!(!other.try_lock(WHOLE_LOCK).unwrap(), "the parent's lock stays");
+    }
+}

@@ -1,0 +1,249 @@
+//! A word that one process owns: WRITE, APPEND, LEADER, CKPT.
+//!
+//! 64 bits: owner slot + 1 in bits 0..16 (0: free), "somebody waits" in bit 31, the owner's
+//! incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
+//! process exclude each other by the same word, since it is held whoever holds it.
+
+use super::futex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+/// How long one wait on a word lasts at most, before the waiter looks whether the owner lives.
+pub const TIMED_WAIT: Duration = Duration::from_millis(5);
+
+const WAITS: u64 = 1 << 31;
+const SPINS: u32 = 64;
+
+/// A process slot and the incarnation of the process in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The process slot, from 0.
+    pub slot: u16,
+    /// Raised by each attach to that slot, before anything else.
+    pub incarnation: u32,
+}
+
+impl Owner {
+    /// As the words hold it; never 0.
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.incarnation) << 32 | (u64::from(self.slot) + 1)
+    }
+
+    /// What a word holds; `None` for a free word.
+    pub(super) fn unpack(word: u64) -> Option<Owner> {
+        let slot = u16::try_from((word & 0x1_ffff).checked_sub(1)?).ok()?;
+        Some(Owner { slot, incarnation: (word >> 32) as u32 })
+    }
+}
+
+/// A word that one process owns. On a cache line of its own.
+#[repr(C, align(64))]
+pub struct OwnerWord(pub(super) AtomicU64);
+
+impl OwnerWord {
+    /// Who owns it.
+    #[must_use]
+    pub fn holder(&self) -> Option<Owner> {
+        Owner::unpack(self.0.load(SeqCst))
+    }
+
+    /// Whether somebody waits, or did when the word was last taken.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.0.load(SeqCst) & WAITS != 0
+    }
+
+    /// Takes the word if it is free. `waited`: the caller has waited for it, so others may wait
+    /// still, and the word is taken with "somebody waits" set: without that a wake is lost, and
+    /// the next waiter sits out its [`TIMED_WAIT`].
+    pub fn try_acquire(&self, me: Owner, waited: bool) -> bool {
+        let taken = me.pack() | if waited { WAITS } else { 0 };
+        self.0.compare_exchange(0, taken, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Lets go of the word and wakes one that waits. False, and nothing changed, if `me` does not own it.
+    pub fn release(&self, me: Owner) -> bool {
+        let mut now = self.0.load(SeqCst);
+        loop {
+            if Owner::unpack(now) != Some(me) {
+                return false;
+            }
+            match self.0.compare_exchange(now, 0, SeqCst, SeqCst) {
+                Ok(_) => {
+                    if now & WAITS != 0 {
+                        futex::wake_one(&self.0);
+                    }
+                    return true;
+                }
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// Takes the word from `dead`, whose ALIVE byte the caller found free. Compares slot *and*
+    /// incarnation: a new process may have got slot and word since. False if it is not `dead`'s any more.
+    pub fn take_over(&self, dead: Owner, me: Owner) -> bool {
+        let mut now = self.0.load(SeqCst);
+        while Owner::unpack(now) == Some(dead) {
+            match self.0.compare_exchange(now, me.pack() | WAITS, SeqCst, SeqCst) {
+                Ok(_) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
+    }
+
+    /// Waits until the word may be free, at most `timeout`. Takes nothing.
+    pub fn wait(&self, timeout: Duration) {
+        let now = self.0.load(SeqCst);
+        if now == 0 {
+            return;
+        }
+        let waited = now | WAITS;
+        if now != waited && self.0.compare_exchange(now, waited, SeqCst, SeqCst).is_err() {
+            return;
+        }
+        futex::wait(&self.0, waited as u32, timeout);
+    }
+
+    /// Takes the word, however long that takes; for words that are held for microseconds, or by an
+    /// owner who certainly goes on. `alive` says whether the process of an owner lives; the word of a
+    /// dead one is taken over. Returns the dead owner it was taken from.
+    pub fn acquire(&self, me: Owner, mut alive: impl FnMut(Owner) -> bool) -> Option<Owner> {
+        for _ in 0..SPINS {
+            if self.try_acquire(me, false) {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+        loop {
+            self.wait(TIMED_WAIT);
+            if self.try_acquire(me, true) {
+                return None;
+            }
+            if let Some(holder) = self.holder()
+                && !alive(holder)
+                && self.take_over(holder, me)
+            {
+                return Some(holder);
+            }
+        }
+    }
+
+    /// Wakes all that wait, without letting go: they look at what else has changed (poison).
+    pub fn wake_all(&self) {
+        futex::wake_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    const A: Owner = Owner { slot: 0, incarnation: 1 };
+    const B: Owner = Owner { slot: 65535, incarnation: u32::MAX };
+
+    fn word() -> OwnerWord {
+        OwnerWord(AtomicU64::new(0))
+    }
+
+    #[test]
+    fn an_owner_survives_packing() {
+        for owner in [A, B, Owner { slot: 127, incarnation: 0 }] {
+            assert_eq!(Owner::unpack(owner.pack() | WAITS), Some(owner));
+            assert_eq!(owner.pack() & WAITS, 0);
+        }
+        assert_eq!(Owner::unpack(0), None);
+        assert_eq!(Owner::unpack(WAITS), None);
+    }
+
+    #[test]
+    fn one_owner_at_a_time() {
+        let word = word();
+        assert!(word.try_acquire(A, false));
+        assert!(!word.try_acquire(A, false), "also a second thread of the owner is refused");
+        assert!(!word.try_acquire(B, true));
+        assert!(!word.release(B));
+        assert_eq!(word.holder(), Some(A));
+        assert!(word.release(A));
+        assert!(!word.release(A));
+        assert_eq!(word.holder(), None);
+    }
+
+    #[test]
+    fn a_taker_compares_the_incarnation() {
+        let word = word();
+        let again = Owner { incarnation: 2, ..A };
+        assert!(word.try_acquire(again, false));
+        assert!(!word.take_over(A, B), "the word is the new process's");
+        assert!(word.take_over(again, B));
+        assert!(word.is_waited_for(), "who waited for the dead one must be woken by the taker");
+        assert!(word.release(B));
+    }
+
+    #[test]
+    fn who_waited_keeps_the_bit() {
+        let word = word();
+        assert!(word.try_acquire(A, false));
+        word.wait(Duration::from_micros(1));
+        assert!(word.is_waited_for());
+        assert!(word.release(A));
+        assert!(word.try_acquire(A, true));
+        assert!(word.is_waited_for());
+    }
+
+    #[test]
+    fn threads_exclude_each_other_and_none_starves_on_a_lost_wake() {
+        let word = word();
+        let count = AtomicU64::new(0);
+        let inside = AtomicU64::new(0);
+        std::thread::scope(|threads| {
+            for slot in 0..4 {
+                let (word, count, inside) = (&word, &count, &inside);
+                threads.spawn(move || {
+                    let me = Owner { slot, incarnation: 1 };
+                    for _ in 0..5000 {
+                        assert_eq!(word.acquire(me, |_| true), None);
+                        assert_eq!(inside.swap(1, Relaxed), 0);
+                        count.store(count.load(Relaxed) + 1, Relaxed);
+                        inside.store(0, Relaxed);
+                        assert!(word.release(me));
+                    }
+                });
+            }
+        });
+        assert_eq!(count.load(Relaxed), 20000);
+    }
+
+    #[test]
+    fn a_release_wakes_who_waits() {
+        let word = word();
+        let begin = std::time::Instant::now();
+        for _ in 0..200 {
+            assert!(word.try_acquire(A, false));
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    while !word.try_acquire(B, true) {
+                        word.wait(Duration::from_secs(20));
+                    }
+                    assert!(word.release(B));
+                });
+                while !word.is_waited_for() {
+                    std::thread::yield_now();
+                }
+                assert!(word.release(A));
+            });
+            assert!(begin.elapsed() < Duration::from_secs(15), "a wake was lost");
+        }
+    }
+
+    #[test]
+    fn the_word_of_a_dead_owner_is_taken() {
+        let word = word();
+        assert!(word.try_acquire(A, false));
+        assert_eq!(word.acquire(B, |owner| owner != A), Some(A));
+        assert_eq!(word.holder(), Some(B));
+    }
+}

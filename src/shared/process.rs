@@ -1,0 +1,49 @@
+//! This process as the kernel sees it: its forks and its exit.
+//!
+//! A forked child inherits memory and descriptors, but no engine is its own: it bears another generation, has closed the
+//! inherited lock files (never unlocked them), and touches nothing of its parent's. At a normal exit a hook runs,
+//! once, and never in a child for what is its parent's.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Once, OnceLock};
+
+static GENERATION: AtomicU32 = AtomicU32::new(1);
+static AT_EXIT: OnceLock<fn()> = OnceLock::new();
+
+/// Which process this is, in a line of forks: what was made in another generation is another process's.
+#[must_use]
+pub fn generation() -> u32 {
+    GENERATION.load(SeqCst)
+}
+
+/// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not
+/// for signals. Only the first call counts.
+pub fn watch(at_exit: fn()) {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        // Set by nobody else.
+        let _ = AT_EXIT.set(at_exit);
+        // SAFETY: both take a function that stays: the library is never unloaded (`-z nodelete`). Without memory
+        // for the entry they fail, and recovery at the next open does the hook's work.
+        unsafe {
+            libc::pthread_atfork(None, None, Some(in_child));
+            libc::atexit(exiting);
+        }
+    });
+}
+
+extern "C" fn in_child() {
+    GENERATION.fetch_add(1, SeqCst);
+    super::lock::close_all_inherited();
+}
+
+extern "C" fn exiting() {
+    if let Some(hook) = AT_EXIT.get() {
+        // No panic crosses into the C library; what the hook could not do, recovery does. The payload is
+        // forgotten: dropping it could panic again.
+        if let Err(payload) = std::panic::catch_unwind(hook) {
+            std::mem::forget(payload);
+        }
+    }
+}

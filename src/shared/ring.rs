@@ -1,0 +1,350 @@
+//! The two rings, what is published and durable by them, and what is visible.
+//!
+//! Commit ring, 64 bytes for each commit; cut ring, 64 bytes for each epoch. One writer at a time (the
+//! holder of APPEND) fills an entry and then stores the watermark that makes it count; an entry whose
+//! first word is not what the reader looks for is of another round, or being written over.
+
+use super::SharedError;
+use super::words::{COMMIT_RING, CUT_RING, ReadOnlyWords, Words};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
+
+/// 4096-byte units of a cut's offset: every block is a multiple of it.
+const OFFSET_UNIT: u64 = 4096;
+
+const HAS_CERTIFICATE: u64 = 1;
+const HAS_SPILL: u64 = 2;
+
+/// One entry of the commit ring.
+#[repr(C, align(64))]
+pub(super) struct CommitLine {
+    /// Sequence x 2 + "wants durability": one word, so that the walk over undurable commits is one load each.
+    tag: AtomicU64,
+    ordinal: AtomicU64,
+    offset: AtomicU64,
+    end: AtomicU64,
+    /// Slot file in the high half, frames in the low.
+    file_frames: AtomicU64,
+    /// Database pages in the high half, then flags and writer, 16 bits each.
+    pages_flags_writer: AtomicU64,
+    chain: AtomicU64,
+    crc: AtomicU64,
+}
+
+/// One entry of the cut ring.
+#[repr(C, align(64))]
+pub(super) struct CutLine {
+    epoch: AtomicU64,
+    lo: AtomicU64,
+    hi: AtomicU64,
+    ordinal: AtomicU64,
+    /// Slot file in the high half, offset in units of 4096 bytes in the low.
+    file_offset: AtomicU64,
+    durable: AtomicU64,
+    backfilled: AtomicU64,
+    chain: AtomicU64,
+}
+
+/// A published commit: where its batch lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitEntry {
+    /// The commit sequence, from 1, below 2^63.
+    pub sequence: u64,
+    /// `synchronous` FULL or EXTRA: not visible before it is durable.
+    pub wants_durable: bool,
+    /// The ordinal of its segment.
+    pub ordinal: u64,
+    /// The slot file, the number in its name.
+    pub file: u32,
+    /// Where the batch begins in the slot, in bytes.
+    pub offset: u64,
+    /// Where it ends, in bytes: the tail behind it.
+    pub end: u64,
+    /// Frames in the batch.
+    pub frames: u32,
+    /// The size of the database after it, in pages.
+    pub database_pages: u32,
+    /// The batch header carries the certificate of its epoch.
+    pub has_certificate: bool,
+    /// Descriptors point into a spill file.
+    pub has_spill: bool,
+    /// The process slot of its writer.
+    pub writer: u16,
+    /// The chain value behind it.
+    pub chain: u64,
+    /// The CRC of the batch's header.
+    pub crc: u32,
+}
+
+/// A cut epoch: all that its certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The first commit that it covers.
+    pub lo: u64,
+    /// The last one; `lo - 1` in a mark.
+    pub hi: u64,
+    /// The ordinal of the segment that its certificate lies in.
+    pub ordinal: u64,
+    /// The slot file that its certificate lies in.
+    pub file: u32,
+    /// Where the certificate's block begins in the slot, in bytes, a multiple of 4096; the batch's
+    /// own offset if the certificate is in the header of batch `hi`.
+    pub offset: u64,
+    /// D: commits up to here were durable when it was written.
+    pub durable: u64,
+    /// B: commits up to here were in the database file and synced there.
+    pub backfilled: u64,
+    /// The chain value behind commit `hi`.
+    pub chain: u64,
+}
+
+/// Where the next batch or certificate goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tail {
+    /// The ordinal of the segment.
+    pub ordinal: u64,
+    /// Bytes from the start of the slot.
+    pub offset: u64,
+    /// The slot file.
+    pub file: u32,
+}
+
+impl CommitLine {
+    fn store(&self, e: &CommitEntry) {
+        let flags = if e.has_certificate { HAS_CERTIFICATE } else { 0 } | if e.has_spill { HAS_SPILL } else { 0 };
+        self.tag.store(0, Relaxed);
+        fence(Release);
+        self.ordinal.store(e.ordinal, Relaxed);
+        self.offset.store(e.offset, Relaxed);
+        self.end.store(e.end, Relaxed);
+        self.file_frames.store(u64::from(e.file) << 32 | u64::from(e.frames), Relaxed);
+        self.pages_flags_writer.store(u64::from(e.database_pages) << 32 | flags << 16 | u64::from(e.writer), Relaxed);
+        self.chain.store(e.chain, Relaxed);
+        self.crc.store(u64::from(e.crc), Relaxed);
+        self.tag.store(e.sequence << 1 | u64::from(e.wants_durable), Release);
+    }
+
+    fn load(&self, sequence: u64) -> Option<CommitEntry> {
+        let tag = self.tag.load(Acquire);
+        if sequence == 0 || tag >> 1 != sequence {
+            return None;
+        }
+        let file_frames = self.file_frames.load(Relaxed);
+        let pages_flags_writer = self.pages_flags_writer.load(Relaxed);
+        let entry = CommitEntry {
+            sequence,
+            wants_durable: tag & 1 != 0,
+            ordinal: self.ordinal.load(Relaxed),
+            file: (file_frames >> 32) as u32,
+            offset: self.offset.load(Relaxed),
+            end: self.end.load(Relaxed),
+            frames: file_frames as u32,
+            database_pages: (pages_flags_writer >> 32) as u32,
+            has_certificate: pages_flags_writer >> 16 & HAS_CERTIFICATE != 0,
+            has_spill: pages_flags_writer >> 16 & HAS_SPILL != 0,
+            writer: pages_flags_writer as u16,
+            chain: self.chain.load(Relaxed),
+            crc: self.crc.load(Relaxed) as u32,
+        };
+        fence(Acquire);
+        (self.tag.load(Relaxed) == tag).then_some(entry)
+    }
+}
+
+impl CutLine {
+    fn store(&self, c: &Cut, file_offset: u64) {
+        self.epoch.store(0, Relaxed);
+        fence(Release);
+        self.lo.store(c.lo, Relaxed);
+        self.hi.store(c.hi, Relaxed);
+        self.ordinal.store(c.ordinal, Relaxed);
+        self.file_offset.store(file_offset, Relaxed);
+        self.durable.store(c.durable, Relaxed);
+        self.backfilled.store(c.backfilled, Relaxed);
+        self.chain.store(c.chain, Relaxed);
+        self.epoch.store(c.epoch, Release);
+    }
+
+    fn load(&self, epoch: u64) -> Option<Cut> {
+        if epoch == 0 || self.epoch.load(Acquire) != epoch {
+            return None;
+        }
+        let file_offset = self.file_offset.load(Relaxed);
+        let cut = Cut {
+            epoch,
+            lo: self.lo.load(Relaxed),
+            hi: self.hi.load(Relaxed),
+            ordinal: self.ordinal.load(Relaxed),
+            file: (file_offset >> 32) as u32,
+            offset: u64::from(file_offset as u32) * OFFSET_UNIT,
+            durable: self.durable.load(Relaxed),
+            backfilled: self.backfilled.load(Relaxed),
+            chain: self.chain.load(Relaxed),
+        };
+        fence(Acquire);
+        (self.epoch.load(Relaxed) == epoch).then_some(cut)
+    }
+}
+
+impl ReadOnlyWords {
+    fn commit_line(&self, sequence: u64) -> &CommitLine {
+        &self.commit_ring[(sequence % COMMIT_RING) as usize]
+    }
+
+    fn cut_line(&self, epoch: u64) -> &CutLine {
+        &self.cut_ring[(epoch % CUT_RING) as usize]
+    }
+
+    /// The published commit `sequence`; `None` if it is not published, or the ring has moved on (read
+    /// the slots then).
+    #[must_use]
+    pub fn commit(&self, sequence: u64) -> Option<CommitEntry> {
+        // A writer that died before it published may have left an entry behind `published`.
+        if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence) }
+    }
+
+    /// The cut of `epoch`; `None` if it is not cut, or the ring has moved on.
+    #[must_use]
+    pub fn cut(&self, epoch: u64) -> Option<Cut> {
+        if epoch > self.cuts() { None } else { self.cut_line(epoch).load(epoch) }
+    }
+
+    /// The cut of the last certified epoch; `None` before the first.
+    #[must_use]
+    pub fn certified_cut(&self) -> Option<Cut> {
+        let mut certified = self.certified();
+        loop {
+            let cut = self.cut_line(certified).load(certified);
+            let now = self.certified();
+            // An entry of another round while the watermark stands still is damage: as if nothing were certified.
+            if cut.is_some() || now == certified {
+                return cut;
+            }
+            certified = now;
+        }
+    }
+
+    /// Commits up to here are durable: `hi` of the last certified epoch.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.certified_cut().map_or(0, |cut| cut.hi)
+    }
+
+    /// Commits up to here are what readers may see. On a poisoned engine: what is durable.
+    #[must_use]
+    pub fn visible(&self) -> u64 {
+        let visible = self.visible.0.load(SeqCst);
+        if self.poisoned() == 0 { visible } else { visible.min(self.durable()) }
+    }
+
+    /// Whether `published` - durable or `cuts` - `certified` has reached half its ring: then prepare
+    /// leads or waits.
+    #[must_use]
+    pub fn ring_is_half_full(&self) -> bool {
+        // The lower watermarks first: the answer may be too low, never wrong by a wrap.
+        let (durable, certified) = (self.durable(), self.certified());
+        self.published().saturating_sub(durable) >= COMMIT_RING / 2
+            || self.cuts().saturating_sub(certified) >= CUT_RING / 2
+    }
+
+    /// Where the next batch or certificate goes: behind the last published batch and the last cut.
+    /// Under APPEND. `None` in a log that has neither.
+    #[must_use]
+    pub fn tail(&self) -> Option<Tail> {
+        let behind_commit =
+            self.commit(self.published()).map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
+        let block = self.identity().block_bytes;
+        // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
+        let behind_cut = self.cut(self.cuts()).map(|c| Tail {
+            ordinal: c.ordinal,
+            offset: c.offset.saturating_add(block),
+            file: c.file,
+        });
+        behind_commit.max(behind_cut)
+    }
+}
+
+impl Words {
+    /// Publishes the next commit, whose batch is written: the ring entry, then `published`. Under APPEND.
+    /// The caller then calls [`advance_visible`](Words::advance_visible).
+    ///
+    /// # Errors
+    /// It is not the next commit; the ring is full of commits that are not durable; a value does not fit.
+    /// Nothing has changed then.
+    pub fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
+        let published = self.published();
+        if entry.sequence != published.wrapping_add(1) {
+            return Err(SharedError::NotTheNextCommit { offered: entry.sequence, published });
+        }
+        if entry.sequence > u64::MAX >> 1 {
+            return Err(SharedError::TooLarge { what: "commit sequence", value: entry.sequence });
+        }
+        if published.saturating_sub(self.durable()) >= COMMIT_RING - 1 {
+            return Err(SharedError::RingFull { ring: "commits" });
+        }
+        self.commit_line(entry.sequence).store(entry);
+        self.published.0.store(entry.sequence, SeqCst);
+        Ok(())
+    }
+
+    /// Stores the cut of the next epoch, whose certificate is *written* already: the ring entry, then
+    /// `cuts`. Under LEADER and APPEND.
+    ///
+    /// # Errors
+    /// As [`publish`](Words::publish).
+    pub fn store_cut(&self, cut: &Cut) -> Result<(), SharedError> {
+        let cuts = self.cuts();
+        if cut.epoch != cuts.wrapping_add(1) {
+            return Err(SharedError::NotTheNextEpoch { offered: cut.epoch, cuts });
+        }
+        if cuts.saturating_sub(self.certified()) >= CUT_RING - 1 {
+            return Err(SharedError::RingFull { ring: "cuts" });
+        }
+        let units = u32::try_from(cut.offset / OFFSET_UNIT).ok().filter(|_| cut.offset.is_multiple_of(OFFSET_UNIT));
+        let Some(units) = units else {
+            return Err(SharedError::TooLarge { what: "offset of a certificate", value: cut.offset });
+        };
+        self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
+        self.cuts.0.store(cut.epoch, SeqCst);
+        Ok(())
+    }
+
+    /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor
+    /// beyond `cuts`. The caller then calls [`advance_visible`](Words::advance_visible) and tells
+    /// [`durable_wake`](Words::durable_wake).
+    pub fn certify(&self, epoch: u64) {
+        self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
+    }
+
+    /// Moves `visible` to the last commit before the first undurable one that wants durability, and
+    /// returns it. Runs after each publish, after each [`certify`](Words::certify), and in each snapshot:
+    /// whoever stores `published` or `certified` last sees the other's store and does what is left.
+    pub fn advance_visible(&self) -> u64 {
+        loop {
+            let certified = self.certified();
+            let published = self.published();
+            let durable = self.durable();
+            let visible = self.visible.0.load(SeqCst);
+            let mut candidate = durable.max(visible);
+            // Poisoned: nothing above the durable prefix becomes visible any more.
+            if self.poisoned() == 0 {
+                while candidate < published {
+                    let tag = self.commit_line(candidate + 1).tag.load(SeqCst);
+                    // Of another round: the watermarks moved, and the walk begins again below.
+                    if tag >> 1 != candidate + 1 || tag & 1 != 0 {
+                        break;
+                    }
+                    candidate += 1;
+                }
+            }
+            if candidate > visible {
+                self.visible.0.fetch_max(candidate, SeqCst);
+            }
+            if (certified, published) == (self.certified(), self.published()) {
+                return self.visible();
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Snapshot slots: what readers see, and the target of a checkpoint, which may not pass them.
+//!
+//! The two exclude each other without a lock: a reader stores its snapshot and then looks at the
+//! announced target; the checkpointer announces, and then looks at the snapshots. All of it is
+//! sequentially consistent, so at least one of them sees the other.
+
+use super::owner::Owner;
+use super::words::{ReadOnlyWords, SNAPSHOT_SLOTS, Words};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// The complement of "no snapshot" (all ones): zeroed memory is idle.
+const IDLE: u64 = 0;
+
+#[repr(C, align(64))]
+pub(super) struct SnapshotLine {
+    /// As in the owner words; 0: nobody's.
+    owner: AtomicU64,
+    /// The complement of the commit sequence.
+    complement: AtomicU64,
+    since_us: AtomicU64,
+}
+
+/// The snapshot slot of one connection.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+pub struct SnapshotSlot(u16);
+
+/// A registered snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The slot it is in.
+    pub slot: SnapshotSlot,
+    /// The process it belongs to.
+    pub owner: Owner,
+    /// The commit sequence up to which it sees the log.
+    pub sequence: u64,
+    /// When it was taken: microseconds, as [`now_us`](super::now_us).
+    pub since_us: u64,
+}
+
+impl ReadOnlyWords {
+    /// The registered snapshots.
+    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
+        self.snapshots.iter().zip(0u16..).filter_map(|(line, index)| {
+            let complement = line.complement.load(SeqCst);
+            let owner = Owner::unpack(line.owner.load(SeqCst))?;
+            (complement != IDLE).then(|| Snapshot {
+                slot: SnapshotSlot(index),
+                owner,
+                sequence: !complement,
+                since_us: line.since_us.load(Relaxed),
+            })
+        })
+    }
+}
+
+impl Words {
+    fn line(&self, slot: SnapshotSlot) -> &SnapshotLine {
+        // Slots come from `claim_snapshot_slot` only.
+        &self.snapshots[usize::from(slot.0) % SNAPSHOT_SLOTS]
+    }
+
+    /// A slot for a connection, for as long as it lives; `None`: all are taken.
+    #[must_use]
+    pub fn claim_snapshot_slot(&self, me: Owner) -> Option<SnapshotSlot> {
+        self.snapshots.iter().zip(0u16..).find_map(|(line, index)| {
+            (line.owner.load(Relaxed) == 0 && line.owner.compare_exchange(0, me.pack(), SeqCst, SeqCst).is_ok())
+                .then_some(SnapshotSlot(index))
+        })
+    }
+
+    /// Gives the slot back.
+    pub fn free_snapshot_slot(&self, slot: SnapshotSlot) {
+        let line = self.line(slot);
+        line.complement.store(IDLE, SeqCst);
+        line.owner.store(0, SeqCst);
+    }
+
+    /// Registers the snapshot `sequence`. False: a checkpoint has announced a target beyond it, and
+    /// nothing is registered; take a newer one (visible is never below an announced target).
+    /// `now_us` as [`now_us`](super::now_us).
+    #[must_use]
+    pub fn take_snapshot(&self, slot: SnapshotSlot, sequence: u64, now_us: u64) -> bool {
+        let line = self.line(slot);
+        line.since_us.store(now_us, Relaxed);
+        line.complement.store(!sequence, SeqCst);
+        if self.checkpoint_target() <= sequence && self.recycled_below() <= sequence.saturating_add(1) {
+            return true;
+        }
+        line.complement.store(IDLE, SeqCst);
+        false
+    }
+
+    /// Ends the snapshot of this slot.
+    pub fn end_snapshot(&self, slot: SnapshotSlot) {
+        self.line(slot).complement.store(IDLE, SeqCst);
+    }
+
+    /// The lowest registered snapshot; `None` if nobody reads. Slots whose process is dead (`alive`
+    /// says so) are cleared: under CKPT.
+    pub fn oldest_snapshot(&self, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
+        let mut oldest = None;
+        for line in &self.snapshots {
+            let complement = line.complement.load(SeqCst);
+            if complement == IDLE {
+                continue;
+            }
+            let word = line.owner.load(SeqCst);
+            if let Some(owner) = Owner::unpack(word)
+                && !alive(owner)
+            {
+                // Nobody can claim the slot before its owner is 0, so both stores meet the dead one's values.
+                line.complement.store(IDLE, SeqCst);
+                line.owner.store(0, SeqCst);
+                continue;
+            }
+            oldest = Some(oldest.unwrap_or(u64::MAX).min(!complement));
+        }
+        oldest
+    }
+
+    /// Chooses the target of a checkpoint and announces it: the lowest of D of the last durable
+    /// certificate, visible, and every registered snapshot; not below `backfilled`, which it equals
+    /// if there is nothing to do. Under CKPT.
+    pub fn choose_checkpoint_target(&self, alive: impl FnMut(Owner) -> bool) -> u64 {
+        let backfilled = self.backfilled();
+        let proven = self.certified_cut().map_or(0, |cut| cut.durable);
+        let limit = backfilled.max(proven.min(self.visible()));
+        self.checkpoint_target.0.store(limit, SeqCst);
+        let target = limit.min(backfilled.max(self.oldest_snapshot(alive).unwrap_or(u64::MAX)));
+        self.checkpoint_target.0.store(target, SeqCst);
+        target
+    }
+}

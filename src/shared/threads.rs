@@ -1,0 +1,27 @@
+//! Threads of our own in a host's process: they take no signal that the host waits for.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::thread::{Builder, JoinHandle};
+
+/// A thread in which every signal is blocked. (A thread inherits the mask of the one that makes it, so
+/// the mask is set around that.)
+///
+/// # Errors
+/// The system makes no more threads.
+pub fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are ours, large enough, and filled by the calls before they are read; a mask that
+    // cannot be set leaves `before` unread.
+    let masked = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0
+    };
+    let thread = Builder::new().name(name.to_owned()).spawn(run);
+    if masked {
+        // SAFETY: `before` was filled by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    }
+    thread
+}

@@ -1,0 +1,429 @@
+//! The layout of the shared words, and the plain reads and stores on them.
+//!
+//! Everything is 64-bit atomics in the machine's own byte order (a `control` never outlives a boot,
+//! and the magic tells the order). All zero is a valid beginning: nothing published, everything
+//! free, all snapshots idle. So opening a database maps fresh memory and touches a page or two.
+//!
+//! | offset | size | what |
+//! |---|---|---|
+//! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
+//! | 128 | 64 | state, poison reason, mode, fallback reason |
+//! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
+//! | 448 | 64 | `durable_wake` |
+//! | 512 | 64 | fairness stamp |
+//! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
+//! | 1024 | 128 x 64 | process slots: incarnation, pid, attached (us), command (40 bytes) |
+//! | 9216 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 140288 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
+//! | 1188864 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
+//!
+//! What several processors store all the time lies on a 64-byte line of its own.
+
+use super::event::Event;
+use super::owner::{Owner, OwnerWord};
+use super::ring::{CommitLine, CutLine};
+use super::snapshots::SnapshotLine;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// "pwalctl" and a byte that tells the byte order.
+pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
+/// Raised by each change of the layout or of what a word means.
+pub const LAYOUT_VERSION: u64 = 1;
+/// Processes that may share a database.
+pub const PROCESS_SLOTS: usize = 128;
+/// Connections that may read at the same time.
+pub const SNAPSHOT_SLOTS: usize = 2048;
+/// Entries of the commit ring.
+pub const COMMIT_RING: u64 = 16384;
+/// Entries of the cut ring.
+pub const CUT_RING: u64 = 1024;
+/// The size of the words, and of the file `control`.
+pub const WORDS_BYTES: usize = size_of::<Words>();
+
+pub(super) const COMMAND_WORDS: usize = 5;
+
+/// A word on a line of its own.
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) AtomicU64);
+
+#[repr(C, align(64))]
+struct IdentityLines {
+    magic: AtomicU64,
+    layout_version: AtomicU64,
+    boot_id: [AtomicU64; 2],
+    log_id: AtomicU64,
+    device: AtomicU64,
+    inode: AtomicU64,
+    generation: AtomicU64,
+    block_bytes: AtomicU64,
+}
+
+/// Rarely stored, read in every call.
+#[repr(C, align(64))]
+struct StateLine {
+    state: AtomicU64,
+    poison: AtomicU64,
+    mode: AtomicU64,
+    fallback: AtomicU64,
+}
+
+#[repr(C, align(64))]
+struct ProcessLine {
+    incarnation: AtomicU64,
+    pid: AtomicU64,
+    attached_us: AtomicU64,
+    command: [AtomicU64; COMMAND_WORDS],
+}
+
+/// The shared words as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
+#[repr(C)]
+pub struct ReadOnlyWords {
+    identity: IdentityLines,
+    state: StateLine,
+    pub(super) write: OwnerWord,
+    pub(super) append: OwnerWord,
+    pub(super) leader: OwnerWord,
+    pub(super) checkpoint: OwnerWord,
+    pub(super) durable_wake: Event,
+    pub(super) waiting_since_us: Line,
+    pub(super) published: Line,
+    pub(super) cuts: Line,
+    pub(super) certified: Line,
+    pub(super) visible: Line,
+    pub(super) backfilled: Line,
+    pub(super) checkpoint_target: Line,
+    pub(super) recycled_below: Line,
+    processes: [ProcessLine; PROCESS_SLOTS],
+    pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
+    pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
+    pub(super) cut_ring: [CutLine; CUT_RING as usize],
+}
+
+/// The shared words. Only ever behind a reference into a mapping ([`Control`](super::Control)).
+#[repr(transparent)]
+pub struct Words {
+    readable: ReadOnlyWords,
+}
+
+const _: () = {
+    assert!(offset_of!(ReadOnlyWords, identity) == 0);
+    assert!(offset_of!(ReadOnlyWords, state) == 128);
+    assert!(offset_of!(ReadOnlyWords, write) == 192);
+    assert!(offset_of!(ReadOnlyWords, append) == 256);
+    assert!(offset_of!(ReadOnlyWords, leader) == 320);
+    assert!(offset_of!(ReadOnlyWords, checkpoint) == 384);
+    assert!(offset_of!(ReadOnlyWords, durable_wake) == 448);
+    assert!(offset_of!(ReadOnlyWords, waiting_since_us) == 512);
+    assert!(offset_of!(ReadOnlyWords, published) == 576);
+    assert!(offset_of!(ReadOnlyWords, cuts) == 640);
+    assert!(offset_of!(ReadOnlyWords, certified) == 704);
+    assert!(offset_of!(ReadOnlyWords, visible) == 768);
+    assert!(offset_of!(ReadOnlyWords, backfilled) == 832);
+    assert!(offset_of!(ReadOnlyWords, checkpoint_target) == 896);
+    assert!(offset_of!(ReadOnlyWords, recycled_below) == 960);
+    assert!(offset_of!(ReadOnlyWords, processes) == 1024);
+    assert!(offset_of!(ReadOnlyWords, snapshots) == 9216);
+    assert!(offset_of!(ReadOnlyWords, commit_ring) == 140_288);
+    assert!(offset_of!(ReadOnlyWords, cut_ring) == 1_188_864);
+    assert!(WORDS_BYTES == 1_254_400);
+    assert!(size_of::<Line>() == 64 && size_of::<OwnerWord>() == 64 && size_of::<Event>() == 64);
+    assert!(size_of::<ProcessLine>() == 64 && size_of::<SnapshotLine>() == 64);
+    assert!(size_of::<CommitLine>() == 64 && size_of::<CutLine>() == 64);
+    // A slot index and an owner fit 16 bits, a ring index its mask.
+    assert!(SNAPSHOT_SLOTS <= 1 << 16 && PROCESS_SLOTS <= 1 << 15);
+    assert!(COMMIT_RING.is_power_of_two() && CUT_RING.is_power_of_two());
+};
+
+/// Whether the words are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They are being filled, or who filled them died.
+    Building,
+    /// They are complete.
+    Ready,
+}
+
+/// What the words belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The boot of the machine ([`boot_id`]): words of another one say nothing.
+    pub boot_id: u128,
+    /// The log.
+    pub log_id: u64,
+    /// The device of the database file.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Counts the logs of this database since the first of the processes opened it.
+    pub generation: u64,
+    /// The block of the log, in bytes.
+    pub block_bytes: u64,
+}
+
+/// One attached process, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its slot and incarnation.
+    pub owner: Owner,
+    /// Its process id in its own namespace. Never a proof of life.
+    pub pid: u32,
+    /// When it attached: microseconds, as [`now_us`].
+    pub attached_us: u64,
+    /// The beginning of its command, at most 40 bytes.
+    pub command: String,
+}
+
+impl ReadOnlyWords {
+    /// What the words belong to.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let i = &self.identity;
+        Identity {
+            boot_id: u128::from(i.boot_id[0].load(SeqCst)) << 64 | u128::from(i.boot_id[1].load(SeqCst)),
+            log_id: i.log_id.load(SeqCst),
+            device: i.device.load(SeqCst),
+            inode: i.inode.load(SeqCst),
+            generation: i.generation.load(SeqCst),
+            block_bytes: i.block_bytes.load(SeqCst),
+        }
+    }
+
+    /// The magic and the layout version, as stored.
+    pub(super) fn layout(&self) -> (u64, u64) {
+        (self.identity.magic.load(SeqCst), self.identity.layout_version.load(SeqCst))
+    }
+
+    /// Whether the words are complete.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if self.state.state.load(SeqCst) == 1 { State::Ready } else { State::Building }
+    }
+
+    /// Why the engine is poisoned; 0: it is not.
+    #[must_use]
+    pub fn poisoned(&self) -> u64 {
+        self.state.poison.load(SeqCst)
+    }
+
+    /// The mode of the database, as the engine numbers it.
+    #[must_use]
+    pub fn mode(&self) -> u64 {
+        self.state.mode.load(SeqCst)
+    }
+
+    /// Why the engine fell back to the conservative path, as the engine numbers it; 0: it did not.
+    #[must_use]
+    pub fn fallback(&self) -> u64 {
+        self.state.fallback.load(SeqCst)
+    }
+
+    /// The last published commit; 0: none.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.published.0.load(SeqCst)
+    }
+
+    /// The last epoch that was cut; 0: none.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.cuts.0.load(SeqCst)
+    }
+
+    /// The last epoch whose certificate is durable; 0: none.
+    #[must_use]
+    pub fn certified(&self) -> u64 {
+        self.certified.0.load(SeqCst)
+    }
+
+    /// Commits up to here are in the database file and synced there.
+    #[must_use]
+    pub fn backfilled(&self) -> u64 {
+        self.backfilled.0.load(SeqCst)
+    }
+
+    /// The announced target of the checkpoint.
+    #[must_use]
+    pub fn checkpoint_target(&self) -> u64 {
+        self.checkpoint_target.0.load(SeqCst)
+    }
+
+    /// Commits below this may be gone from the slots: read them from the database file.
+    #[must_use]
+    pub fn recycled_below(&self) -> u64 {
+        self.recycled_below.0.load(SeqCst)
+    }
+
+    /// Who owns WRITE, APPEND, LEADER and CKPT, in this order.
+    #[must_use]
+    pub fn holders(&self) -> [Option<Owner>; 4] {
+        [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerWord::holder)
+    }
+
+    /// Since when the longest waiter for WRITE waits: microseconds, as [`now_us`]; 0: nobody does.
+    #[must_use]
+    pub fn waiting_since_us(&self) -> u64 {
+        self.waiting_since_us.0.load(SeqCst)
+    }
+
+    /// The attached processes.
+    pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
+        self.processes.iter().zip(0u16..).filter_map(|(line, slot)| {
+            let attached_us = line.attached_us.load(SeqCst);
+            if attached_us == 0 {
+                return None;
+            }
+            let bytes: Vec<u8> = line.command.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            Some(Process {
+                owner: Owner { slot, incarnation: line.incarnation.load(SeqCst) as u32 },
+                pid: line.pid.load(Relaxed) as u32,
+                attached_us,
+                command: String::from_utf8_lossy(&bytes[..end]).into_owned(),
+            })
+        })
+    }
+}
+
+impl Deref for Words {
+    type Target = ReadOnlyWords;
+
+    fn deref(&self) -> &ReadOnlyWords {
+        &self.readable
+    }
+}
+
+impl Words {
+    /// WRITE: one writer, from the check of its snapshot to publish.
+    #[must_use]
+    pub fn write(&self) -> &OwnerWord {
+        &self.write
+    }
+
+    /// APPEND: the tail. Held for microseconds, never while waiting for a flush.
+    #[must_use]
+    pub fn append(&self) -> &OwnerWord {
+        &self.append
+    }
+
+    /// LEADER: cut, certificate, sync. Tried, not waited for.
+    #[must_use]
+    pub fn leader(&self) -> &OwnerWord {
+        &self.leader
+    }
+
+    /// CKPT: backfill and recycling.
+    #[must_use]
+    pub fn checkpoint(&self) -> &OwnerWord {
+        &self.checkpoint
+    }
+
+    /// Who waits for durability waits here; told after each [`certify`](Words::certify) and on poison.
+    #[must_use]
+    pub fn durable_wake(&self) -> &Event {
+        &self.durable_wake
+    }
+
+    /// Stores what the words belong to, with magic and layout version; before [`Control::create`](super::Control::create).
+    pub fn set_identity(&self, identity: &Identity) {
+        let i = &self.identity;
+        i.boot_id[0].store((identity.boot_id >> 64) as u64, SeqCst);
+        i.boot_id[1].store(identity.boot_id as u64, SeqCst);
+        i.log_id.store(identity.log_id, SeqCst);
+        i.device.store(identity.device, SeqCst);
+        i.inode.store(identity.inode, SeqCst);
+        i.generation.store(identity.generation, SeqCst);
+        i.block_bytes.store(identity.block_bytes, SeqCst);
+        i.layout_version.store(LAYOUT_VERSION, SeqCst);
+        i.magic.store(MAGIC, SeqCst);
+    }
+
+    /// Stores whether the words are complete.
+    pub fn set_state(&self, state: State) {
+        self.state.state.store(u64::from(state == State::Ready), SeqCst);
+    }
+
+    /// Poisons the engine for `reason` (0 counts as 1); the first reason stays. True if this call did it.
+    /// The caller then wakes: [`durable_wake`](Words::durable_wake) and the owner words.
+    pub fn poison(&self, reason: u64) -> bool {
+        self.state.poison.compare_exchange(0, reason.max(1), SeqCst, SeqCst).is_ok()
+    }
+
+    /// Sets the mode of the database.
+    pub fn set_mode(&self, mode: u64) {
+        self.state.mode.store(mode, SeqCst);
+    }
+
+    /// Sets the reason of the conservative path; 0: it is over.
+    pub fn set_fallback(&self, reason: u64) {
+        self.state.fallback.store(reason, SeqCst);
+    }
+
+    /// Commits up to `sequence` are in the database file and synced there. Under CKPT; never goes back.
+    pub fn set_backfilled(&self, sequence: u64) {
+        self.backfilled.0.fetch_max(sequence, SeqCst);
+    }
+
+    /// Slots with commits below `sequence` are about to be written over: stored *before* that, under
+    /// CKPT, and only when a durable certificate carries B >= `sequence` - 1. Never goes back.
+    pub fn set_recycled_below(&self, sequence: u64) {
+        self.recycled_below.0.fetch_max(sequence, SeqCst);
+    }
+
+    /// Sets since when the longest waiter for WRITE waits (microseconds, as [`now_us`]; 0: nobody).
+    pub fn set_waiting_since_us(&self, since_us: u64) {
+        self.waiting_since_us.0.store(since_us, SeqCst);
+    }
+
+    /// Attaches to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
+    /// first, then tells who it is. `None` if there is no such slot. The next thing to do is to take
+    /// over what the predecessor left in the owner words.
+    #[must_use]
+    pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
+        let line = self.processes.get(usize::from(slot))?;
+        let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
+        line.pid.store(u64::from(pid), Relaxed);
+        let mut bytes = [0; COMMAND_WORDS * 8];
+        let length = command.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&command.as_bytes()[..length]);
+        for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*part), Relaxed);
+        }
+        line.attached_us.store(now_us().max(1), SeqCst);
+        Some(Owner { slot, incarnation: incarnation as u32 })
+    }
+
+    /// Leaves the process slot.
+    pub fn detach(&self, me: Owner) {
+        if let Some(line) = self.processes.get(usize::from(me.slot))
+            && line.incarnation.load(SeqCst) as u32 == me.incarnation
+        {
+            line.attached_us.store(0, SeqCst);
+        }
+    }
+}
+
+/// Microseconds of the machine's monotonic clock, the same for all its processes.
+#[must_use]
+pub fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1000)
+}
+
+/// What names this boot of the machine; 0 where the system does not tell, which equals nothing.
+///
+/// # Errors
+/// `/proc` cannot be read, or holds something else.
+pub fn boot_id() -> io::Result<u128> {
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        u128::from_str_radix(&digits, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    } else {
+        Ok(0)
+    }
+}

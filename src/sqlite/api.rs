@@ -1,0 +1,189 @@
+//! The table of SQLite functions that pwal calls: one for each registration of the VFS.
+//!
+//! A loadable library must call the SQLite that loaded it, through the table that its entry
+//! point got (`sqlite3_api_routines`); a program with a linked SQLite calls that one. Both fill
+//! the same [`Api`]. The slots of `sqlite3_api_routines` never move, they only grow in number:
+//! the newest one used here came with 3.32.0, so the version is checked before any other slot
+//! is read. `tests/api_slots.rs` compares each slot with the linked function.
+//!
+//! No variadic function is called but `sqlite3_log`, and that always with the format `"%s"`.
+
+use super::ffi::{Connection, EntryPoint, FunctionCall, RawFile, RawVfs, SqlFunction};
+use std::ffi::{CString, c_char, c_int, c_void};
+
+/// The oldest version that has all slots: 3.32.0 brought `sqlite3_database_file_object`.
+const VERSION_MIN: c_int = 3_032_000;
+
+/// Why a table cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiError {
+    /// The entry point was called without a table.
+    #[error("SQLite handed over no table of functions (it was built without extension loading); link pwal instead")]
+    NoTable,
+    /// The host is too old.
+    #[error("pwal needs SQLite 3.32.0 or newer, this is {}.{}.{}", .0 / 1_000_000, .0 / 1_000 % 1_000, .0 % 1_000)]
+    TooOld(i32),
+    /// The host was built without a function.
+    #[error("this SQLite was built without {0}, which pwal needs")]
+    Missing(&'static str),
+}
+
+type LogFunction = unsafe extern "C" fn(c_int, *const c_char, ...);
+type Destructor = unsafe extern "C" fn(*mut c_void);
+type ExecCallback = unsafe extern "C" fn(*mut c_void, c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
+
+macro_rules! api {
+    ($($name:ident, $symbol:ident, $slot:literal: ($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        /// SQLite's functions.
+        #[derive(Clone, Copy)]
+        pub struct Api {
+            $(pub(crate) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            log: LogFunction,
+        }
+
+        /// The linked library's functions, declared with the types used here.
+        #[cfg(feature = "linked")]
+        mod linked {
+            use super::*;
+            // Makes the linker take the library.
+            use libsqlite3_sys as _;
+            unsafe extern "C" {
+                $(pub fn $symbol($(_: $argument),*) $(-> $result)?;)*
+                pub fn sqlite3_log(code: c_int, format: *const c_char, ...);
+            }
+        }
+
+        impl Api {
+            /// The table of the SQLite that called a library's entry point.
+            ///
+            /// # Safety
+            /// `routines` is null or the `sqlite3_api_routines*` that SQLite gave to an entry point.
+            ///
+            /// # Errors
+            /// The host is older than 3.32.0, or was built without a function that pwal needs.
+            pub unsafe fn from_host(routines: *const c_void) -> Result<Api, ApiError> {
+                let slots: *const *const c_void = routines.cast();
+                if slots.is_null() {
+                    return Err(ApiError::NoTable);
+                }
+                // SAFETY: `sqlite3_libversion_number` is in the table since 3.3.13, which brought extensions.
+                let version = unsafe {
+                    let function = slots.add(67).read();
+                    if function.is_null() {
+                        return Err(ApiError::Missing("sqlite3_libversion_number"));
+                    }
+                    std::mem::transmute::<*const c_void, unsafe extern "C" fn() -> c_int>(function)()
+                };
+                if version < VERSION_MIN {
+                    return Err(ApiError::TooOld(version));
+                }
+                let slot = |index: usize, name: &'static str| {
+                    // SAFETY: a table of 3.32.0 has 252 slots, and none of ours lies behind.
+                    let function = unsafe { slots.add(index).read() };
+                    if function.is_null() { Err(ApiError::Missing(name)) } else { Ok(function) }
+                };
+                // SAFETY: each slot holds the function of that name, whose C prototype is the type
+                // given here (`sqlite3ext.h`); null was refused.
+                unsafe {
+                    Ok(Api {
+                        $($name: std::mem::transmute::<*const c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>(
+                            slot($slot, stringify!($symbol))?,
+                        ),)*
+                        log: std::mem::transmute::<*const c_void, LogFunction>(slot(167, "sqlite3_log")?),
+                    })
+                }
+            }
+
+            /// The table of the SQLite that is linked into this program.
+            ///
+            /// # Errors
+            /// The linked library is older than 3.32.0.
+            #[cfg(feature = "linked")]
+            pub fn linked() -> Result<Api, ApiError> {
+                let api = Api { $($name: linked::$symbol,)* log: linked::sqlite3_log };
+                match api.version() {
+                    version if version < VERSION_MIN => Err(ApiError::TooOld(version)),
+                    _ => Ok(api),
+                }
+            }
+
+            /// Name and address of each function: for comparing two tables.
+            #[must_use]
+            pub fn addresses(&self) -> Vec<(&'static str, *const c_void)> {
+                vec![
+                    $((stringify!($symbol), self.$name as *const c_void),)*
+                    ("sqlite3_log", self.log as *const c_void),
+                ]
+            }
+        }
+    };
+}
+
+api! {
+    errmsg, sqlite3_errmsg, 53: (*mut Connection) -> *const c_char;
+    exec, sqlite3_exec, 55: (*mut Connection, *const c_char, Option<ExecCallback>, *mut c_void, *mut *mut c_char) -> c_int;
+    free, sqlite3_free, 58: (*mut c_void);
+    libversion_number, sqlite3_libversion_number, 67: () -> c_int;
+    result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
+    result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
+    user_data, sqlite3_user_data, 101: (*mut FunctionCall) -> *mut c_void;
+    file_control, sqlite3_file_control, 127: (*mut Connection, *const c_char, c_int, *mut c_void) -> c_int;
+    open_v2, sqlite3_open_v2, 135: (*const c_char, *mut *mut Connection, c_int, *const c_char) -> c_int;
+    vfs_find, sqlite3_vfs_find, 141: (*const c_char) -> *mut RawVfs;
+    vfs_register, sqlite3_vfs_register, 142: (*mut RawVfs, c_int) -> c_int;
+    threadsafe, sqlite3_threadsafe, 144: () -> c_int;
+    context_db_handle, sqlite3_context_db_handle, 149: (*mut FunctionCall) -> *mut Connection;
+    create_function_v2, sqlite3_create_function_v2, 162: (*mut Connection, *const c_char, c_int, c_int, *mut c_void, Option<SqlFunction>, Option<SqlFunction>, Option<unsafe extern "C" fn(*mut FunctionCall)>, Option<Destructor>) -> c_int;
+    extended_errcode, sqlite3_extended_errcode, 166: (*mut Connection) -> c_int;
+    close_v2, sqlite3_close_v2, 179: (*mut Connection) -> c_int;
+    uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;
+    wal_checkpoint_v2, sqlite3_wal_checkpoint_v2, 191: (*mut Connection, *const c_char, c_int, *mut c_int, *mut c_int) -> c_int;
+    auto_extension, sqlite3_auto_extension, 192: (Option<EntryPoint>) -> c_int;
+    malloc64, sqlite3_malloc64, 197: (u64) -> *mut c_void;
+    uri_key, sqlite3_uri_key, 245: (*const c_char, c_int) -> *const c_char;
+    filename_wal, sqlite3_filename_wal, 248: (*const c_char) -> *const c_char;
+    create_filename, sqlite3_create_filename, 249: (*const c_char, *const c_char, *const c_char, c_int, *mut *const c_char) -> *mut c_char;
+    free_filename, sqlite3_free_filename, 250: (*mut c_char);
+    database_file_object, sqlite3_database_file_object, 251: (*const c_char) -> *mut RawFile;
+}
+
+impl Api {
+    /// `sqlite3_libversion_number`: 3054001 for 3.54.1.
+    #[must_use]
+    pub fn version(&self) -> i32 {
+        // SAFETY: needs nothing, may be called at any time.
+        unsafe { (self.libversion_number)() }
+    }
+
+    /// `sqlite3_log(code, "%s", text)`.
+    pub fn write_log(&self, code: i32, text: &str) {
+        let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+        // SAFETY: the format takes one string, and `text` outlives the call.
+        unsafe { (self.log)(code, c"%s".as_ptr(), text.as_ptr()) }
+    }
+
+    /// A copy of `text` that SQLite frees by `sqlite3_free`; null if there is no memory.
+    #[must_use]
+    pub fn copy_text(&self, text: &str) -> *mut c_char {
+        // A NUL inside would end the text for SQLite; such a text comes only from foreign input.
+        let text = text.as_bytes().split(|byte| *byte == 0).next().unwrap_or_default();
+        // SAFETY: allocates any number of bytes; null is checked below.
+        let copy: *mut u8 = unsafe { (self.malloc64)(text.len() as u64 + 1) }.cast();
+        if copy.is_null() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: `copy` has room for the text and its NUL, and is new memory.
+        unsafe {
+            copy.copy_from_nonoverlapping(text.as_ptr(), text.len());
+            copy.add(text.len()).write(0);
+        }
+        copy.cast()
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Api(SQLite {})", self.version())
+    }
+}

@@ -1,0 +1,143 @@
+//! The SQL functions `pwal_version()` and `pwal_status()`, on every connection of a SQLite that has
+//! pwal, also on those that are not on it: there they say so.
+
+use super::guard::guard_value;
+use super::main_file::MainFile;
+use crate::handle;
+use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
+use crate::sqlite::{Api, Code};
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::OnceLock;
+
+/// pwal's version, with the revision it was built from where that is known.
+#[must_use]
+pub const fn version() -> &'static str {
+    env!("PWAL_VERSION")
+}
+
+/// When a connection was opened: what its functions are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// It loaded pwal itself, so it is older.
+    BeforePwal,
+    /// With pwal there to choose.
+    WithPwal,
+}
+
+/// A SQL function is told nothing from which it could find out which SQLite calls it, and one process
+/// can have several. So each gets functions of its own.
+const HOSTS_MAX: usize = 4;
+static HOSTS: [OnceLock<Api>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
+static FUNCTIONS: [(SqlFunction, SqlFunction); HOSTS_MAX] = [
+    (pwal_version::<0>, pwal_status::<0>),
+    (pwal_version::<1>, pwal_status::<1>),
+    (pwal_version::<2>, pwal_status::<2>),
+    (pwal_version::<3>, pwal_status::<3>),
+];
+
+/// The functions of the SQLite with this table; `None` if there are too many in this process.
+fn functions_of(api: &Api) -> Option<(SqlFunction, SqlFunction)> {
+    let same = |known: &Api| std::ptr::fn_addr_eq(known.vfs_find, api.vfs_find);
+    let at = HOSTS.iter().position(|host| same(host.get_or_init(|| *api)))?;
+    FUNCTIONS.get(at).copied()
+}
+
+/// Adds the functions to a connection.
+///
+/// # Safety
+/// `connection` is an open connection of the SQLite of `api`.
+pub(super) unsafe fn add_to(connection: *mut Connection, api: &Api, opened: Opened) -> Result<(), Code> {
+    let (version, status) = functions_of(api).ok_or(Code::ERROR)?;
+    let user_data = std::ptr::without_provenance_mut(usize::from(opened == Opened::BeforePwal));
+    let add = |name: &CStr, flags: c_int, function: SqlFunction| {
+        // SAFETY: the connection is open and the name a C string; the user data is only a number.
+        Code::check(unsafe {
+            let flags = ffi::UTF8 | flags;
+            (api.create_function_v2)(connection, name.as_ptr(), 0, flags, user_data, Some(function), None, None, None)
+        })
+    };
+    add(c"pwal_version", ffi::DETERMINISTIC | ffi::INNOCUOUS, version)?;
+    add(c"pwal_status", 0, status)
+}
+
+/// `SQLITE_TRANSIENT`: SQLite copies the text.
+const TRANSIENT: usize = usize::MAX;
+
+/// Answers `text()`; a panic is an error of the statement.
+///
+/// # Safety
+/// `call` is the call of a function that the SQLite of `api` makes just now.
+unsafe fn answer(call: *mut FunctionCall, api: &Api, text: impl FnOnce() -> String) {
+    match guard_value(None, || Some(text())) {
+        Some(text) => {
+            let bytes = c_int::try_from(text.len()).unwrap_or(0);
+            // SAFETY: SQLite copies so many bytes before the call returns.
+            unsafe { (api.result_text)(call, text.as_ptr().cast(), bytes, std::ptr::without_provenance(TRANSIENT)) }
+        }
+        // SAFETY: SQLite copies the C string.
+        None => unsafe { (api.result_error)(call, c"pwal: internal error, see SQLite's log".as_ptr(), -1) },
+    }
+}
+
+unsafe extern "C" fn pwal_version<const HOST: usize>(call: *mut FunctionCall, _: c_int, _: *mut *mut Value) {
+    if let Some(api) = HOSTS[HOST].get() {
+        // SAFETY: only the SQLite of this host has got this function.
+        unsafe { answer(call, api, || String::from(version())) };
+    }
+}
+
+unsafe extern "C" fn pwal_status<const HOST: usize>(call: *mut FunctionCall, _: c_int, _: *mut *mut Value) {
+    if let Some(api) = HOSTS[HOST].get() {
+        // SAFETY: only the SQLite of this host has got this function, and its connection is open
+        // while a statement of it runs.
+        unsafe { answer(call, api, || status(api, call)) };
+    }
+}
+
+/// The state of the main database, as JSON.
+///
+/// # Safety
+/// `call` is the call of a function that the SQLite of `api` makes just now.
+unsafe fn status(api: &Api, call: *mut FunctionCall) -> String {
+    // SAFETY: the file object lives as long as the connection, which runs a statement now.
+    unsafe {
+        let connection = (api.context_db_handle)(call);
+        let mut file: *mut RawFile = std::ptr::null_mut();
+        let out = (&raw mut file).cast();
+        let found = (api.file_control)(connection, c"main".as_ptr(), ffi::FCNTL_FILE_POINTER, out);
+        if found == ffi::OK
+            && let Some(main) = MainFile::of(file)
+        {
+            return handle::status_json(main.handle());
+        }
+        let reason = if file.is_null() || (*file).methods.is_null() {
+            "the main database is temporary or in memory"
+        } else if (api.user_data)(call).is_null() {
+            "opened on another VFS than pwal"
+        } else {
+            "opened before pwal was loaded"
+        };
+        let vfs = vfs_name(api, connection);
+        let vfs = serde_json::to_string(&vfs).unwrap_or_else(|_| String::from("null"));
+        format!(r#"{{"vfs":{vfs},"active":false,"reason":"{reason}"}}"#)
+    }
+}
+
+/// The name of the main database's VFS, as it says it itself.
+///
+/// # Safety
+/// `connection` is open.
+unsafe fn vfs_name(api: &Api, connection: *mut Connection) -> Option<String> {
+    let mut name: *mut c_char = std::ptr::null_mut();
+    // SAFETY: the file control takes a `char**` and leaves text made by `sqlite3_malloc`.
+    unsafe {
+        let out = (&raw mut name).cast();
+        (api.file_control)(connection, c"main".as_ptr(), ffi::FCNTL_VFSNAME, out);
+        if name.is_null() {
+            return None;
+        }
+        let text = CStr::from_ptr(name).to_string_lossy().into_owned();
+        (api.free)(name.cast());
+        Some(text)
+    }
+}

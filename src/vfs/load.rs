@@ -1,0 +1,133 @@
+//! What the entry points of the loadable library do, and the entry that SQLite calls for
+//! every connection it opens afterwards.
+
+use super::functions::{self, Opened};
+use super::guard::guard_value;
+use super::register::{self, Options, RegisterError, Registration};
+use crate::sqlite::ffi::{self, Connection, EntryPoint};
+use crate::sqlite::{Api, ApiError, Code};
+use std::ffi::{c_char, c_int, c_void};
+
+/// Registers the VFS `pwal` with the SQLite that loads the library, and adds the SQL functions to this and
+/// every later connection. Answers a result code; with `SQLITE_ERROR` there is a message.
+///
+/// # Safety
+/// Called by an entry point of the loadable library, with the arguments that SQLite gave it.
+pub unsafe fn load(
+    connection: *mut Connection,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+    make_default: bool,
+) -> c_int {
+    guard_value(Code::INTERNAL.number(), || {
+        // SAFETY: as SQLite promises to entry points.
+        let result = unsafe { Api::from_host(routines) }
+            .map_err(RegisterError::from)
+            // SAFETY: as above.
+            .and_then(|api| unsafe { load_with(api, connection, make_default) });
+        match result {
+            // The library keeps pointers in SQLite: it must not be unloaded with this connection.
+            Ok(()) => ffi::OK_LOAD_PERMANENTLY,
+            Err(error) => {
+                // SAFETY: as above.
+                unsafe { tell(&error, message, routines) };
+                Code::ERROR.number()
+            }
+        }
+    })
+}
+
+/// # Safety
+/// `connection` is the open connection that loads the library, of the SQLite of `api`.
+unsafe fn load_with(api: Api, connection: *mut Connection, make_default: bool) -> Result<(), RegisterError> {
+    let registration = register::register_api(api, Options { make_default, ..Options::default() })?;
+    add_functions_to_later(registration, for_later_connection)?;
+    // SAFETY: by the contract.
+    unsafe { functions::add_to(connection, &api, Opened::BeforePwal) }
+        .map_err(|code| RegisterError::Refused(code.number()))
+}
+
+fn add_functions_to_later(registration: &Registration, entry: EntryPoint) -> Result<(), RegisterError> {
+    // SAFETY: the entry is a function of a library that stays; registered twice, it counts once.
+    match unsafe { (registration.api.auto_extension)(Some(entry)) } {
+        ffi::OK => Ok(()),
+        code => Err(RegisterError::Refused(code)),
+    }
+}
+
+/// The SQL functions for every later connection of the linked SQLite.
+#[cfg(feature = "linked")]
+pub(super) fn add_functions_when_linked(registration: &Registration) -> Result<(), RegisterError> {
+    add_functions_to_later(registration, for_later_connection_when_linked)
+}
+
+/// Copies the error's text for SQLite, which frees it.
+///
+/// # Safety
+/// As [`load`].
+unsafe fn tell(error: &RegisterError, message: *mut *mut c_char, routines: *const c_void) {
+    if message.is_null() || routines.is_null() {
+        return;
+    }
+    let text = format!("pwal: {error}");
+    // SAFETY: `sqlite3_malloc` is in every table (slot 68); `sqlite3_malloc64`, which a host as old as the
+    // error may say has not, is not asked for. SQLite frees the message.
+    unsafe {
+        let slot = routines.cast::<*const c_void>().add(68).read();
+        if slot.is_null() {
+            return;
+        }
+        let malloc = std::mem::transmute::<*const c_void, unsafe extern "C" fn(c_int) -> *mut c_void>(slot);
+        let Ok(bytes) = c_int::try_from(text.len() + 1) else { return };
+        let copy: *mut u8 = malloc(bytes).cast();
+        if !copy.is_null() {
+            copy.copy_from_nonoverlapping(text.as_ptr(), text.len());
+            copy.add(text.len()).write(0);
+            message.write(copy.cast());
+        }
+    }
+}
+
+/// SQLite calls it for each connection that it opens (`sqlite3_auto_extension`).
+unsafe extern "C" fn for_later_connection(
+    connection: *mut Connection,
+    _message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    // SAFETY: SQLite passes its table.
+    unsafe { later(connection, || Api::from_host(routines)) }
+}
+
+/// The same for the linked SQLite, which passes no table where it was built without extensions.
+#[cfg(feature = "linked")]
+unsafe extern "C" fn for_later_connection_when_linked(
+    connection: *mut Connection,
+    _message: *mut *mut c_char,
+    _routines: *const c_void,
+) -> c_int {
+    // SAFETY: this entry is registered with the linked SQLite only.
+    unsafe { later(connection, Api::linked) }
+}
+
+/// # Safety
+/// `connection` is a connection that is being opened, of the SQLite of `api`.
+unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, ApiError>) -> c_int {
+    guard_value((), || {
+        if let Ok(api) = api() {
+            // A connection without the functions is still a good one: no error of its opening.
+            // SAFETY: by the contract.
+            let _ = unsafe { functions::add_to(connection, &api, Opened::WithPwal) };
+        }
+    });
+    ffi::OK
+}
+
+/// Sends the text of each panic of this library to `sqlite3_log` instead of standard error. For the
+/// loadable library, which has a panic hook of its own; a program's hook is the program's.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        if let Some(registration) = register::any() {
+            registration.api.write_log(Code::INTERNAL.number(), &format!("pwal: {panic}"));
+        }
+    }));
+}

@@ -1,0 +1,275 @@
+//! Registrations: one `sqlite3_vfs` of ours each, leaked, since SQLite and open connections
+//! keep pointers to it for the life of the process.
+
+use super::base::BaseVfs;
+use super::broker::SqliteHost;
+use super::methods;
+use crate::disk::{Disk, RealDisk};
+use crate::handle::{Context, Handle, Registry};
+use crate::sqlite::ffi::RawVfs;
+use crate::sqlite::{Api, ApiError};
+use parking_lot::Mutex;
+use std::cell::UnsafeCell;
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int};
+use std::sync::Arc;
+
+/// How to register the VFS.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of the VFS: `pwal`.
+    pub name: String,
+    /// The VFS below; `None` is the one that is SQLite's default now (or what lies below, if that is pwal).
+    pub base: Option<String>,
+    /// Whether databases that are opened without naming a VFS use this one.
+    pub make_default: bool,
+    /// Where the files of the log are; `None` is the file system.
+    pub disk: Option<Arc<dyn Disk>>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { name: String::from("pwal"), base: None, make_default: false, disk: None }
+    }
+}
+
+/// Why a registration failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// SQLite lacks something.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// `SQLITE_THREADSAFE=0`: the log is written and checkpointed by more than one thread.
+    #[error("this SQLite was built without thread safety (SQLITE_THREADSAFE=0), which pwal needs")]
+    NotThreadSafe,
+    /// The name belongs to somebody else, perhaps to another copy of pwal.
+    #[error("a VFS named {0:?} is registered already, by other code than this copy of pwal; load one copy only")]
+    NameTaken(String),
+    /// The name is registered on another base.
+    #[error("the VFS {name:?} is registered on {base:?} already")]
+    OtherBase {
+        /// The VFS.
+        name: String,
+        /// What it is on.
+        base: String,
+    },
+    /// The base is a VFS of ours.
+    #[error("{0:?} is a pwal VFS itself and cannot be the base of one")]
+    OwnBase(String),
+    /// The base is not there, or SQLite could not be initialised.
+    #[error("SQLite has no VFS {0}")]
+    NoBase(String),
+    /// A name cannot be used.
+    #[error("{0:?} cannot be the name of a VFS")]
+    BadName(String),
+    /// `sqlite3_vfs_register` or `sqlite3_auto_extension` failed.
+    #[error("SQLite refused the registration: result code {0}")]
+    Refused(i32),
+}
+
+/// One registration of the VFS.
+pub(super) struct Registration {
+    /// SQLite links it into its list of VFSes.
+    vfs: UnsafeCell<RawVfs>,
+    pub(super) api: Api,
+    pub(super) base: BaseVfs,
+    pub(super) names: WalNames,
+    pub(super) context: Arc<Context>,
+    name: CString,
+    base_name: String,
+}
+
+// SAFETY: after registration only SQLite touches `vfs`, under its own mutex; the rest is `Sync`.
+unsafe impl Sync for Registration {}
+// SAFETY: as above; its pointers are to static memory.
+unsafe impl Send for Registration {}
+
+impl Registration {
+    /// The name of the VFS.
+    pub(super) fn name(&self) -> std::borrow::Cow<'_, str> {
+        self.name.to_string_lossy()
+    }
+
+    fn is_of_host(&self, api: &Api) -> bool {
+        std::ptr::fn_addr_eq(self.api.vfs_find, api.vfs_find)
+    }
+}
+
+/// The WAL names of the open main files, by the address of SQLite's own copy: a file that merely has such a
+/// name is another's.
+#[derive(Default)]
+pub(super) struct WalNames(Mutex<HashMap<usize, Arc<Handle>>>);
+
+impl WalNames {
+    pub(super) fn add(&self, name: *const c_char, handle: &Arc<Handle>) {
+        if !name.is_null() {
+            self.0.lock().insert(name.addr(), Arc::clone(handle));
+        }
+    }
+
+    pub(super) fn remove(&self, name: *const c_char) {
+        let handle = self.0.lock().remove(&name.addr());
+        // Not under the lock: it may be the last one.
+        drop(handle);
+    }
+
+    pub(super) fn get(&self, name: *const c_char) -> Option<Arc<Handle>> {
+        self.0.lock().get(&name.addr()).map(Arc::clone)
+    }
+
+    /// Whether it is the WAL of a joined handle: there is no such file then.
+    pub(super) fn is_virtual(&self, name: *const c_char) -> bool {
+        self.get(name).is_some_and(|handle| handle.joined())
+    }
+}
+
+/// All registrations of this copy of pwal, of every SQLite in the process.
+static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new());
+
+/// The first registration, unless somebody is registering just now.
+pub(super) fn any() -> Option<&'static Registration> {
+    REGISTRATIONS.try_lock()?.first().copied()
+}
+
+/// Registers the VFS `pwal` with the linked SQLite, on its default VFS, without becoming the default.
+///
+/// Open databases with `?vfs=pwal`, `Connection::open_with_flags_and_vfs` or the like. Idempotent.
+///
+/// # Errors
+/// See [`RegisterError`].
+#[cfg(feature = "linked")]
+pub fn register() -> Result<(), RegisterError> {
+    register_with(Options::default())
+}
+
+/// Registers a VFS with the linked SQLite. A registration stays for the life of the process; a second
+/// one of the same name changes nothing but the default, and puts the default back after
+/// `sqlite3_shutdown`.
+///
+/// # Errors
+/// See [`RegisterError`].
+#[cfg(feature = "linked")]
+pub fn register_with(options: Options) -> Result<(), RegisterError> {
+    let registration = register_api(Api::linked()?, options)?;
+    super::load::add_functions_when_linked(registration)
+}
+
+/// Registers a VFS with the SQLite of this table.
+pub(super) fn register_api(api: Api, options: Options) -> Result<&'static Registration, RegisterError> {
+    // SAFETY: needs nothing.
+    if unsafe { (api.threadsafe)() } == 0 {
+        return Err(RegisterError::NotThreadSafe);
+    }
+    let bad_name = |_| RegisterError::BadName(options.name.clone());
+    let name = CString::new(options.name.as_bytes()).map_err(bad_name)?;
+    let mut registrations = REGISTRATIONS.lock();
+    // SAFETY: a C string; the call initialises SQLite if need be.
+    let present = unsafe { (api.vfs_find)(name.as_ptr()) };
+    if !present.is_null() {
+        let ours = registrations.iter().find(|registration| registration.vfs.get() == present);
+        let registration = *ours.ok_or_else(|| RegisterError::NameTaken(options.name.clone()))?;
+        same_base(registration, &options)?;
+        if options.make_default {
+            enlist(registration, true)?;
+        }
+        return Ok(registration);
+    }
+    let forgotten = registrations.iter().find(|known| known.is_of_host(&api) && known.name == name);
+    if let Some(registration) = forgotten.copied() {
+        same_base(registration, &options)?;
+        enlist(registration, options.make_default)?;
+        return Ok(registration);
+    }
+    let base = find_base(&api, &registrations, options.base.as_deref())?;
+    let registration = build(api, base, name, options.disk)?;
+    enlist(registration, options.make_default)?;
+    registrations.push(registration);
+    Ok(registration)
+}
+
+/// The linked SQLite, and what a VFS of ours would lie on.
+#[cfg(feature = "linked")]
+pub(super) fn linked_base() -> Result<(Api, BaseVfs), RegisterError> {
+    let api = Api::linked()?;
+    let base = find_base(&api, &REGISTRATIONS.lock(), None)?;
+    Ok((api, base))
+}
+
+fn same_base(registration: &Registration, options: &Options) -> Result<(), RegisterError> {
+    match &options.base {
+        Some(base) if *base != registration.base_name => {
+            Err(RegisterError::OtherBase { name: options.name.clone(), base: registration.base_name.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn enlist(registration: &'static Registration, make_default: bool) -> Result<(), RegisterError> {
+    // SAFETY: the table is complete, has its name, and lives for ever.
+    match unsafe { (registration.api.vfs_register)(registration.vfs.get(), c_int::from(make_default)) } {
+        0 => Ok(()),
+        code => Err(RegisterError::Refused(code)),
+    }
+}
+
+fn find_base(api: &Api, ours: &[&'static Registration], name: Option<&str>) -> Result<BaseVfs, RegisterError> {
+    let missing = || RegisterError::NoBase(name.map_or_else(|| String::from("at all"), |name| format!("{name:?}")));
+    let c_name = name.map(CString::new).transpose().map_err(|_| missing())?;
+    let pointer = c_name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
+    // SAFETY: null (the default) or a C string.
+    let found: *mut RawVfs = unsafe { (api.vfs_find)(pointer) };
+    if found.is_null() {
+        return Err(missing());
+    }
+    match (ours.iter().find(|registration| registration.vfs.get() == found), name) {
+        (Some(_), Some(name)) => Err(RegisterError::OwnBase(name.to_owned())),
+        (Some(registration), None) => Ok(registration.base),
+        // SAFETY: SQLite keeps a VFS registered while connections may use it.
+        (None, _) => Ok(unsafe { BaseVfs::new(found) }),
+    }
+}
+
+fn build(
+    api: Api,
+    base: BaseVfs,
+    name: CString,
+    disk: Option<Arc<dyn Disk>>,
+) -> Result<&'static Registration, RegisterError> {
+    let base_name = base.name();
+    let file_bytes = methods::file_bytes(base).ok_or_else(|| RegisterError::NoBase(format!("{base_name:?}")))?;
+    let context = Context {
+        host: Box::new(SqliteHost::new(api, base)),
+        disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
+        defaults: defaults_of_environment(),
+        registry: Registry::default(),
+    };
+    let registration = Box::leak(Box::new(Registration {
+        vfs: UnsafeCell::new(methods::table(&base.table(), file_bytes)),
+        api,
+        base,
+        names: WalNames::default(),
+        context: Arc::new(context),
+        name,
+        base_name,
+    }));
+    let app_data = std::ptr::from_mut(registration).cast();
+    // SAFETY: not registered yet, so nobody else sees it.
+    unsafe {
+        (*registration.vfs.get()).name = registration.name.as_ptr();
+        (*registration.vfs.get()).app_data = app_data;
+    }
+    Ok(registration)
+}
+
+/// `PWAL_MODE=auto` is `("parallel_wal_mode", "auto")`: read here, once.
+fn defaults_of_environment() -> Vec<(String, String)> {
+    let mut defaults: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            let name = name.to_str()?.strip_prefix("PWAL_")?.to_lowercase();
+            Some((format!("parallel_wal_{name}"), value.to_string_lossy().into_owned()))
+        })
+        .collect();
+    defaults.sort();
+    defaults
+}

@@ -1,0 +1,107 @@
+//! Bringing a view to another snapshot: by appending what lies between, or by building it anew
+//! from the newest frame of each page.
+
+use super::View;
+use super::header::Header;
+
+/// A place in the order of commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Commits up to here are seen.
+    pub sequence: u64,
+    /// The size of the database after them, in pages.
+    pub database_pages: u32,
+}
+
+/// What the engine knows of the frames of the log. Frame numbers are dense from 1 on, in log order;
+/// frames that are not in the table any more are backfilled.
+pub trait FrameTable {
+    /// Calls `each` with (frame number, page) of every frame of the commits `(from, to]`, in log order, and
+    /// answers true; false, without a call, if one of them is no longer in the table.
+    fn between(&self, from: u64, to: u64, each: &mut dyn FnMut(u64, u32)) -> bool;
+
+    /// Calls `each` with the newest frame of commits up to `to` of every page that has one in the table, in log
+    /// order.
+    fn newest(&self, to: u64, each: &mut dyn FnMut(u64, u32));
+}
+
+/// After a rebuild that could not meet its bound, so many more frames before the next one.
+const REBUILD_EVERY: u32 = 1000;
+
+/// The numbers of so many frames do not give their memory back.
+const NUMBERS_KEPT: usize = 65536;
+
+impl View {
+    /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
+    /// a second attempt (`WAL_RETRY`).
+    ///
+    /// A view that stands for `to` is left alone. Otherwise it gets what lies between, or, if the table
+    /// has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
+    /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
+    pub fn refresh(&mut self, table: &dyn FrameTable, to: Snapshot, bound: u32) -> bool {
+        let hidden = self.writing.as_ref().is_some_and(|writing| writing.hidden.is_some());
+        if !self.lane.is_empty() || hidden {
+            debug_assert!(false, "refresh of a view with staged frames");
+            return false;
+        }
+        // Not so after `walRestartHdr` (TRUNCATE), which leaves mxFrame = 0.
+        let intact = self.snapshot_frames() == self.max_frame();
+        let bound_met = bound.max(self.bound_floor);
+        let appended = match self.sequence {
+            Some(at) if intact && at == to.sequence && self.max_frame() <= bound_met => return false,
+            Some(at) if intact && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
+            _ => false,
+        };
+        if !appended {
+            self.rebuild(table, to.sequence, bound);
+        }
+        self.sequence = Some(to.sequence);
+        self.index.set_header(&Header {
+            change: self.index.header().change.wrapping_add(1),
+            page_bytes: self.page_bytes,
+            max_frame: self.snapshot_frames(),
+            // 0 would make SQLite take the size of the database file.
+            database_pages: to.database_pages.max(1),
+        });
+        self.reset_checkpoint_info();
+        // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
+        if let Some(writing) = &mut self.writing {
+            writing.saved = self.index.copies();
+        }
+        true
+    }
+
+    /// False if the view has to be rebuilt; its index is not to be used then.
+    fn append_between(&mut self, table: &dyn FrameTable, from: u64, to: u64, bound: u32) -> bool {
+        let mut fits = true;
+        let known = table.between(from, to, &mut |number, page| {
+            fits = fits && self.snapshot_frames() < bound && self.push(number, page);
+        });
+        known && fits
+    }
+
+    fn rebuild(&mut self, table: &dyn FrameTable, to: u64, bound: u32) {
+        self.numbers.clear();
+        table.newest(to, &mut |number, page| {
+            let pushed = self.push(number, page);
+            debug_assert!(pushed, "a region is emptied before its first frame");
+        });
+        if self.numbers.is_empty() {
+            // Page 1 as it is in the database file.
+            self.push(0, 1);
+        }
+        if self.numbers.capacity() > NUMBERS_KEPT {
+            self.numbers.shrink_to(NUMBERS_KEPT);
+        }
+        let frames = self.snapshot_frames();
+        self.bound_floor = if frames > bound { frames.saturating_add(REBUILD_EVERY) } else { 0 };
+    }
+
+    fn push(&mut self, number: u64, page: u32) -> bool {
+        let pushed = self.index.append(self.snapshot_frames() + 1, page).is_ok();
+        if pushed {
+            self.numbers.push(number);
+        }
+        pushed
+    }
+}

@@ -1,0 +1,170 @@
+//! SIGKILL at random moments: what was acknowledged is there, whole, and nothing else.
+//!
+//! A child process writes from several threads and reports each commit after `COMMIT` returned; the
+//! parent kills it, opens the database, and counts. Each kill uses the next of the combinations of
+//! mode and `synchronous`. Default 20 kills; the long form is `PWAL_TEST_KILLS=200 cargo test --test
+//! crash_recovery`. `PWAL_TEST_SEED` chooses the moments.
+
+mod common;
+#[path = "crashes/leftovers.rs"]
+mod leftovers;
+#[path = "crashes/workload.rs"]
+mod workload;
+
+use common::{Scratch, Watchdog, child, dump, env_number};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rusqlite::ffi;
+use std::path::Path;
+use std::time::Duration;
+use workload::{Reported, Workload};
+
+/// `parallel_wal_mode` and `synchronous`.
+const COMBINATIONS: [(&str, &str); 4] =
+    [("auto", "FULL"), ("auto", "NORMAL"), ("conservative", "FULL"), ("conservative", "NORMAL")];
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let kills = env_number("PWAL_TEST_KILLS", 20);
+    let first = env_number("PWAL_TEST_SEED", 1);
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    workload::create(&path);
+    for seed in first..first + kills {
+        let (mode, synchronous) = COMBINATIONS[usize::try_from(seed).unwrap() % COMBINATIONS.len()];
+        let _watchdog = Watchdog::new(&format!("the kill of seed {seed}"), Duration::from_secs(120));
+        println!("seed {seed}: {mode}, {synchronous}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let workload = Workload { path: &path, mode, synchronous, seed };
+        let reported = kill_at_random(&workload, &mut rng);
+        for _ in 0..rng.random_range(0..4) {
+            kill_while_opening(&path, &mut rng);
+        }
+        check(&path, &reported, rng.random_bool(0.5));
+    }
+}
+
+/// Lets the child write for a while, kills it, and says what it had reported.
+fn kill_at_random(workload: &Workload<'_>, rng: &mut StdRng) -> Reported {
+    let mut child = workload.start();
+    let mut reported = Reported::default();
+    // Some moments while it opens and activates the log, most under load: after so many commits, and a bit.
+    let commits = if rng.random_bool(0.2) { 0 } else { rng.random_range(1..400) };
+    for _ in 0..commits {
+        let line = child.lines.next().expect("the child ended by itself");
+        reported.add(&line);
+    }
+    std::thread::sleep(Duration::from_micros(rng.random_range(0..4000)));
+    child.kill();
+    child.lines.by_ref().for_each(|line| reported.add(&line));
+    reported
+}
+
+/// Kills a process somewhere between its start and the end of its clean close.
+fn kill_while_opening(path: &Path, rng: &mut StdRng) {
+    let mut opener = child::start("child_opens", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    opener.expect("opening");
+    std::thread::sleep(Duration::from_micros(rng.random_range(0..8000)));
+    opener.kill();
+}
+
+/// Opens the database and compares; then a clean close, and stock sees the same.
+fn check(path: &Path, reported: &Reported, clean: bool) {
+    let connection = common::open(path);
+    let found = workload::found(&connection);
+    reported.compare(&found);
+    common::assert_integrity(&connection);
+    let before = dump::dump(&connection);
+    if clean {
+        common::close(connection);
+        common::assert_plain(path);
+        let stock = common::open_stock(path);
+        assert_eq!(dump::first_difference(&before, &dump::dump(&stock)), None, "pwal against stock");
+        common::close(stock);
+    }
+    let connection = common::open(path);
+    workload::clear(&connection);
+    common::close(connection);
+}
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_writes() {
+    if child::role("child_writes") {
+        workload::run();
+    }
+}
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_opens() {
+    if child::role("child_opens") {
+        let path = child::setting("PWAL_TEST_DATABASE");
+        child::report("opening");
+        let connection = common::open(path.as_ref());
+        common::number(&connection, "SELECT count(*) FROM part");
+        common::close(connection);
+        child::report("closed");
+    }
+}
+
+#[test]
+fn after_a_kill_stock_refuses_the_file_until_pwal_has_recovered_it() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    workload::create(&path);
+    let reported = kill_after(&path, "auto", 50);
+    let stock = common::open_stock(&path);
+    for sql in ["SELECT count(*) FROM part", "CREATE TABLE t(x)", "VACUUM", "PRAGMA journal_mode=DELETE"] {
+        assert_eq!(common::code_of(&stock, sql), ffi::SQLITE_NOTADB, "{sql}");
+    }
+    common::close(stock);
+    check(&path, &reported, true);
+}
+
+#[test]
+fn a_copy_without_its_log_is_refused_by_name() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    workload::create(&path);
+    kill_after(&path, "auto", 50);
+    let copy = scratch.file("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    let connection = common::open(&copy);
+    let code = common::code_of(&connection, "SELECT count(*) FROM part");
+    assert_eq!(code & 0xff, ffi::SQLITE_CANTOPEN, "{code}");
+    drop(connection);
+    assert_eq!(std::fs::read(&copy).unwrap()[18..20], [3, 3], "nothing written");
+}
+
+#[test]
+fn a_database_and_its_log_can_be_moved_together() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    workload::create(&path);
+    let reported = kill_after(&path, "auto", 50);
+    let moved = scratch.file("moved.db");
+    std::fs::rename(&path, &moved).unwrap();
+    std::fs::rename(scratch.file("app.db-pwal"), scratch.file("moved.db-pwal")).unwrap();
+    check(&moved, &reported, true);
+}
+
+fn kill_after(path: &Path, mode: &str, commits: usize) -> Reported {
+    let mut child = Workload { path, mode, synchronous: "FULL", seed: 7 }.start();
+    let mut reported = Reported::default();
+    for _ in 0..commits {
+        reported.add(&child.lines.next().expect("the child ended by itself"));
+    }
+    child.kill();
+    child.lines.by_ref().for_each(|line| reported.add(&line));
+    reported
+}

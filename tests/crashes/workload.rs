@@ -1,0 +1,164 @@
+//! What the killed process does, and how to see from the rows that nothing of it is missing.
+//!
+//! Each thread numbers its commits. A commit is 1 row in `whole` and as many rows in `part` as that one
+//! says: half a transaction shows. Beside it pages churn in `churn`.
+
+use super::common::{self, child};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rusqlite::Connection;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const THREADS: i64 = 4;
+
+pub struct Workload<'a> {
+    pub path: &'a Path,
+    pub mode: &'a str,
+    pub synchronous: &'a str,
+    pub seed: u64,
+}
+
+/// The last commit of each thread that was reported.
+#[derive(Default)]
+pub struct Reported(BTreeMap<i64, i64>);
+
+pub fn create(path: &Path) {
+    let connection = common::open_wal(path);
+    common::run(
+        &connection,
+        "CREATE TABLE whole(thread INTEGER, n INTEGER, parts INTEGER, PRIMARY KEY(thread, n)) WITHOUT ROWID;
+         CREATE TABLE part(thread INTEGER, n INTEGER, i INTEGER, body BLOB);
+         CREATE INDEX parts ON part(thread, n);
+         CREATE TABLE churn(id INTEGER PRIMARY KEY, body BLOB)",
+    );
+    common::close(connection);
+}
+
+/// Leaves a small database for the next kill, with pages to recycle.
+pub fn clear(connection: &Connection) {
+    common::run(connection, "DELETE FROM whole; DELETE FROM part; DELETE FROM churn WHERE id%3");
+}
+
+impl Workload<'_> {
+    pub fn start(&self) -> child::Role {
+        child::start(
+            "child_writes",
+            &[
+                ("PWAL_TEST_DATABASE", self.path.to_str().expect("a name in UTF-8").to_owned()),
+                ("PWAL_TEST_MODE", self.mode.to_owned()),
+                ("PWAL_TEST_SYNCHRONOUS", self.synchronous.to_owned()),
+                ("PWAL_TEST_SEED", self.seed.to_string()),
+            ],
+        )
+    }
+}
+
+/// The child's part: writes until it is killed.
+pub fn run() {
+    let seed: i64 = child::setting("PWAL_TEST_SEED").parse().expect("a seed");
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                write(thread, StdRng::seed_from_u64(u64::try_from(seed * THREADS + thread).expect("positive")))
+            });
+        }
+    });
+}
+
+fn write(thread: i64, mut rng: StdRng) {
+    let connection = common::open(child::setting("PWAL_TEST_DATABASE").as_ref());
+    let (mode, synchronous) = (child::setting("PWAL_TEST_MODE"), child::setting("PWAL_TEST_SYNCHRONOUS"));
+    // Small slots and early checkpoints: rotation, recycling and backfill are in every run. Stock ignores
+    // the words it does not know.
+    common::run(
+        &connection,
+        &format!(
+            "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=1048576; PRAGMA synchronous={synchronous};
+             PRAGMA wal_autocheckpoint={}; PRAGMA cache_size={}",
+            if thread == 0 { 30 } else { 200 },
+            if thread == 1 { 5 } else { 500 }
+        ),
+    );
+    let mut n = 0;
+    loop {
+        let committed = transaction(&connection, thread, n + 1, &mut rng);
+        match committed {
+            Ok(true) => {
+                n += 1;
+                child::report(&format!("{thread} {n}"));
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let code = common::code(&error) & 0xff;
+                assert_eq!(code, rusqlite::ffi::SQLITE_BUSY, "thread {thread}: {error:?}");
+                if !connection.is_autocommit() {
+                    common::run(&connection, "ROLLBACK");
+                }
+            }
+        }
+        if thread == 0 && rng.random_bool(0.05) {
+            let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][rng.random_range(0..4)];
+            common::text(&connection, &format!("PRAGMA wal_checkpoint({kind})"));
+        }
+    }
+}
+
+/// One transaction; `false` if it was rolled back on purpose.
+fn transaction(connection: &Connection, thread: i64, n: i64, rng: &mut StdRng) -> rusqlite::Result<bool> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let parts = rng.random_range(1..8_i64);
+    connection.execute("INSERT INTO whole VALUES(?1, ?2, ?3)", [thread, n, parts])?;
+    for i in 0..parts {
+        let bytes = if rng.random_bool(0.02) { rng.random_range(0..200_000) } else { rng.random_range(0..500) };
+        connection.execute("INSERT INTO part VALUES(?1, ?2, ?3, zeroblob(?4))", [thread, n, i, bytes])?;
+    }
+    if rng.random_bool(0.2) {
+        let (id, bytes) = (rng.random_range(0..50_i64), rng.random_range(0..20_000_i64));
+        connection.execute("REPLACE INTO churn VALUES(?1, randomblob(?2))", [id, bytes])?;
+        connection.execute("DELETE FROM churn WHERE id=?1", [rng.random_range(0..50_i64)])?;
+    }
+    let gives_up = rng.random_bool(0.05);
+    connection.execute_batch(if gives_up { "ROLLBACK" } else { "COMMIT" })?;
+    Ok(!gives_up)
+}
+
+impl Reported {
+    pub fn add(&mut self, line: &str) {
+        let (thread, n) = line.split_once(' ').expect("a thread and a number");
+        let (thread, n) = (thread.parse().expect("a thread"), n.parse().expect("a number"));
+        let before = self.0.insert(thread, n).unwrap_or(0);
+        assert_eq!(n, before + 1, "the reports of thread {thread} are in order");
+    }
+
+    /// Each thread's commits are there up to the last that was reported, or to the one behind it that was
+    /// under way when the process was killed.
+    pub fn compare(&self, found: &BTreeMap<i64, i64>) {
+        for thread in 0..THREADS {
+            let reported = self.0.get(&thread).copied().unwrap_or(0);
+            let last = found.get(&thread).copied().unwrap_or(0);
+            assert!(
+                last == reported || last == reported + 1,
+                "thread {thread}: {reported} commits were acknowledged, {last} are there"
+            );
+        }
+    }
+}
+
+/// The last commit of each thread, all of them dense and whole.
+pub fn found(connection: &Connection) -> BTreeMap<i64, i64> {
+    let halves = "SELECT thread, n, parts, count(body), count(DISTINCT i) FROM whole LEFT JOIN part USING(thread, n) \
+                  GROUP BY thread, n HAVING parts<>count(body) OR parts<>count(DISTINCT i)";
+    assert_eq!(common::text(connection, halves), "", "half transactions");
+    let orphans = "SELECT thread, n FROM part WHERE NOT EXISTS \
+                   (SELECT 1 FROM whole WHERE whole.thread=part.thread AND whole.n=part.n)";
+    assert_eq!(common::text(connection, orphans), "", "parts without their whole");
+    let lasts = "SELECT thread, max(n), count(*) FROM whole GROUP BY thread";
+    let mut found = BTreeMap::new();
+    for line in common::rows(connection, lasts).expect("the lasts") {
+        let numbers: Vec<i64> = line.split('|').map(|number| number.parse().expect("a number")).collect();
+        assert_eq!(numbers[1], numbers[2], "thread {}: a commit before another is missing", numbers[0]);
+        found.insert(numbers[0], numbers[1]);
+    }
+    found
+}

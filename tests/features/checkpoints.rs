@@ -1,0 +1,232 @@
+//! Checkpoints that are asked for, that come by themselves, and what they report.
+
+use crate::common::{self, Scratch};
+use crate::fill;
+use rusqlite::{Connection, ffi};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The columns busy, log, checkpointed.
+fn row(connection: &Connection, mode: &str) -> [i64; 3] {
+    let text = common::text(connection, &format!("PRAGMA wal_checkpoint({mode})"));
+    let numbers: Vec<i64> = text.split('|').map(|number| number.parse().expect("a number")).collect();
+    numbers.try_into().expect("three columns")
+}
+
+/// Early checkpoints, and slots so small that the log goes round many times. Stock ignores the word it does not know.
+const SMALL: &str =
+    "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=100; PRAGMA parallel_wal_segment_bytes=1048576";
+
+/// The bytes of all files beside the database, of directories too.
+fn log_bytes(path: &Path) -> u64 {
+    common::beside(path).iter().map(|name| bytes_below(&path.with_file_name(name))).sum()
+}
+
+fn bytes_below(path: &Path) -> u64 {
+    let Ok(metadata) = path.metadata() else { return 0 };
+    if metadata.is_dir() {
+        let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+        entries.flatten().map(|entry| bytes_below(&entry.path())).sum()
+    } else {
+        metadata.len()
+    }
+}
+
+#[test]
+fn a_checkpoint_that_meets_nobody_is_complete() {
+    for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        let scratch = Scratch::new();
+        let connection = common::open_wal(&scratch.file("app.db"));
+        fill(&connection, 100, 500);
+        let [busy, log, checkpointed] = row(&connection, mode);
+        assert_eq!((busy, log), (0, checkpointed), "{mode}");
+        assert_eq!(log == 0, mode == "TRUNCATE", "{mode}: {log} frames");
+        fill(&connection, 10, 500);
+        common::assert_integrity(&connection);
+        // What is backfilled can be read without the log's help: the pages are in the file.
+        row(&connection, "FULL");
+        let pages = common::number(&connection, "PRAGMA page_count");
+        assert_eq!(scratch.file("app.db").metadata().unwrap().len(), u64::try_from(pages).unwrap() * 4096);
+    }
+}
+
+#[test]
+fn a_reader_of_an_old_snapshot_holds_the_checkpoint_back_and_keeps_its_rows() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let (writer, reader) = (common::open_wal(&path), common::open(&path));
+    writer.busy_timeout(Duration::ZERO).unwrap();
+    fill(&writer, 100, 500);
+    common::run(&reader, "BEGIN");
+    assert_eq!(common::number(&reader, "SELECT count(*) FROM t"), 100);
+    common::run(&writer, "UPDATE t SET x=zeroblob(600); DELETE FROM t WHERE id>50");
+    for (mode, busy) in [("PASSIVE", 0), ("FULL", 1), ("RESTART", 1), ("TRUNCATE", 1)] {
+        let [got, log, checkpointed] = row(&writer, mode);
+        assert_eq!(got, busy, "{mode}");
+        assert!(checkpointed < log, "{mode}: {checkpointed} of {log}");
+        assert_eq!(common::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "100|50000", "{mode}");
+    }
+    common::run(&reader, "COMMIT");
+    for mode in ["PASSIVE", "FULL", "RESTART"] {
+        let [busy, log, checkpointed] = row(&writer, mode);
+        assert_eq!((busy, log), (0, checkpointed), "{mode}");
+    }
+    assert_eq!(row(&writer, "TRUNCATE"), [0, 0, 0]);
+    assert_eq!(common::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "50|30000");
+}
+
+/// A page behind the end of the database may still have a frame in a writer's view; a checkpoint then
+/// cuts the file before that page, and the writer makes the database grow over it again.
+#[test]
+fn a_writer_may_take_pages_again_that_a_checkpoint_has_cut_off() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let (own, other) = (common::open(&path), common::open(&path));
+    common::run(&own, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA journal_mode=WAL");
+    common::run(
+        &own,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE TABLE u(x); INSERT INTO t(x) VALUES(zeroblob(33612))",
+    );
+    other.busy_timeout(Duration::ZERO).unwrap();
+    common::run(&own, "UPDATE t SET x=1; BEGIN");
+    common::run(
+        &own,
+        "INSERT INTO u WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<40) SELECT zeroblob(200) FROM n",
+    );
+    assert_eq!(row(&other, "TRUNCATE")[0], 1);
+    common::run(&own, "CREATE TABLE v(x); CREATE TABLE w(x); COMMIT");
+    common::assert_integrity(&other);
+}
+
+#[test]
+fn a_writer_in_the_middle_makes_all_but_passive_busy() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let (writer, other) = (common::open_wal(&path), common::open(&path));
+    other.busy_timeout(Duration::ZERO).unwrap();
+    fill(&writer, 100, 500);
+    common::run(&writer, "BEGIN IMMEDIATE; DELETE FROM t");
+    for (mode, busy) in [("PASSIVE", 0), ("FULL", 1), ("RESTART", 1), ("TRUNCATE", 1)] {
+        assert_eq!(row(&other, mode)[0], busy, "{mode}");
+    }
+    common::run(&writer, "COMMIT");
+    assert_eq!(row(&other, "TRUNCATE"), [0, 0, 0]);
+}
+
+#[test]
+fn a_checkpoint_inside_an_own_transaction_is_locked() {
+    let scratch = Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    fill(&connection, 10, 500);
+    for begin in ["BEGIN IMMEDIATE", "BEGIN; SELECT * FROM t"] {
+        common::run(&connection, begin);
+        assert_eq!(common::code_of(&connection, "PRAGMA wal_checkpoint"), ffi::SQLITE_LOCKED, "{begin}");
+        common::run(&connection, "COMMIT");
+    }
+}
+
+#[test]
+fn the_c_function_gives_the_same_numbers() {
+    let scratch = Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    fill(&connection, 10, 500);
+    let (mut log, mut checkpointed) = (-2, -2);
+    // SAFETY: the connection is open, the numbers live.
+    let code = unsafe {
+        ffi::sqlite3_wal_checkpoint_v2(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_CHECKPOINT_FULL,
+            &raw mut log,
+            &raw mut checkpointed,
+        )
+    };
+    assert_eq!(code, ffi::SQLITE_OK);
+    assert!(log > 0 && log == checkpointed, "{log} {checkpointed}");
+}
+
+#[test]
+fn the_wal_hook_gets_growing_numbers_and_autocheckpoint_keeps_its_value() {
+    let scratch = Scratch::new();
+    let mut connection = common::open_wal(&scratch.file("app.db"));
+    for value in [17, 0, 1000] {
+        assert_eq!(common::number(&connection, &format!("PRAGMA wal_autocheckpoint={value}")), value);
+        assert_eq!(common::number(&connection, "PRAGMA wal_autocheckpoint"), value);
+    }
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let pages = Arc::clone(&seen);
+    let hook = move |wal: &mut rusqlite::hooks::Wal, frames: i32| {
+        assert_eq!(wal.name().to_bytes(), b"main");
+        pages.lock().unwrap().push(frames);
+        Ok(())
+    };
+    connection.wal_hook(Some(hook)).unwrap();
+    for _ in 0..20 {
+        fill(&connection, 1, 3000);
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() >= 20 && seen.is_sorted() && seen[0] > 0, "{seen:?}");
+    assert!(seen.last() > seen.first());
+}
+
+#[test]
+fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
+    common::run(&connection, SMALL);
+    let mut largest = 0;
+    for _ in 0..60 {
+        for _ in 0..20 {
+            fill(&connection, 10, 2000);
+        }
+        common::run(&connection, "DELETE FROM t WHERE id NOT IN (SELECT id FROM t ORDER BY id DESC LIMIT 500)");
+        largest = largest.max(log_bytes(&path));
+    }
+    assert!(path.metadata().unwrap().len() > 500_000);
+    assert!(largest < 16 << 20, "the log took {largest} bytes");
+    common::assert_integrity(&connection);
+    common::close(connection);
+    common::assert_plain(&path);
+}
+
+#[test]
+fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let writer = common::open_wal(&path);
+    common::run(&writer, SMALL);
+    fill(&writer, 100, 1000);
+    let readers = [common::open(&path), common::open(&path)];
+    common::run(&readers[0], "BEGIN; SELECT count(*) FROM t");
+    let mut largest = 0;
+    for round in 0..120 {
+        for _ in 0..20 {
+            common::run(&writer, "UPDATE t SET x=zeroblob(1000+random()%2) WHERE id%5=0");
+        }
+        // One of the two reads at every moment.
+        common::run(&readers[(round + 1) % 2], "BEGIN; SELECT count(*) FROM t");
+        common::run(&readers[round % 2], "COMMIT");
+        largest = largest.max(log_bytes(&path));
+    }
+    // About 240 MB went through it. Stock's log grows to all of them.
+    assert!(largest < 64 << 20 || !common::on_pwal(), "the log took {largest} bytes");
+    common::assert_integrity(&writer);
+}
+
+#[test]
+fn an_idle_database_is_checkpointed_without_being_asked() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
+    fill(&connection, 100, 3000);
+    let until = Instant::now() + Duration::from_secs(30);
+    while path.metadata().unwrap().len() < 300_000 {
+        assert!(Instant::now() < until, "still {} bytes", path.metadata().unwrap().len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,58 @@
+//! An autocheckpoint is a wish: the background thread runs it beside the commits, and finishes it when nobody commits.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+fn status(connection: &rusqlite::Connection, field: &str) -> u64 {
+    let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    status[field].as_u64().unwrap_or_else(|| panic!("{field} in {json}"))
+}
+
+#[test]
+fn what_a_pass_under_load_left_is_backfilled_when_idle() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    common::run(&connection, "PRAGMA wal_autocheckpoint=10; CREATE TABLE t(a)");
+    for i in 0..40 {
+        common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while status(&connection, "backfilled") < status(&connection, "published") {
+        assert!(Instant::now() < deadline, "{}", common::text(&connection, "PRAGMA parallel_wal_status"));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nobody_checkpoints_unasked() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)");
+    for i in 0..40 {
+        common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+    }
+    // Longer than the log has to be idle for.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(status(&connection, "backfilled"), 0);
+    assert_eq!(status(&connection, "published"), 41);
+}
+
+#[test]
+fn a_checkpoint_that_is_asked_for_behind_a_commit_works() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+    let rows = common::rows(&connection, "PRAGMA wal_checkpoint").unwrap();
+    assert_eq!(status(&connection, "backfilled"), 2, "{rows:?}");
+}

@@ -1,0 +1,612 @@
+//! The shared words: what is published, durable and visible; snapshots against checkpoint targets;
+//! the `control` file.
+
+use pwal::shared::{
+    COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, SNAPSHOT_SLOTS, SharedError, State, Tail,
+    WORDS_BYTES, Words, boot_id, now_us,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+
+const ME: Owner = Owner { slot: 0, incarnation: 1 };
+const BLOCK: u64 = 4096;
+
+fn identity() -> Identity {
+    Identity { boot_id: boot_id().unwrap(), log_id: 7, device: 1, inode: 2, generation: 1, block_bytes: BLOCK }
+}
+
+fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
+    CommitEntry {
+        sequence,
+        wants_durable,
+        ordinal: 1,
+        file: 0,
+        offset: sequence * 2 * BLOCK,
+        end: (sequence + 1) * 2 * BLOCK,
+        frames: 1,
+        database_pages: 9,
+        has_certificate: false,
+        has_spill: false,
+        writer: 0,
+        chain: sequence,
+        crc: 5,
+    }
+}
+
+fn cut(words: &Words, hi: u64) -> Cut {
+    Cut {
+        epoch: words.cuts() + 1,
+        lo: words.durable() + 1,
+        hi,
+        ordinal: 1,
+        file: 0,
+        offset: hi * 2 * BLOCK,
+        durable: words.durable(),
+        backfilled: words.backfilled(),
+        chain: hi,
+    }
+}
+
+/// A seed from `SEED`, or a fixed one; printed, and so shown when the test fails.
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_240_607);
+    println!("SEED={seed}");
+    seed
+}
+
+#[test]
+fn fresh_words_are_an_empty_log() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    assert_eq!((words.published(), words.cuts(), words.certified(), words.durable()), (0, 0, 0, 0));
+    assert_eq!((words.visible(), words.advance_visible(), words.poisoned()), (0, 0, 0));
+    assert_eq!(words.tail(), None);
+    assert_eq!(words.commit(0), None);
+    assert_eq!(words.commit(1), None);
+    assert_eq!(words.cut(0), None);
+    assert_eq!(words.oldest_snapshot(|_| true), None);
+    assert_eq!(words.holders(), [None; 4]);
+    assert!(!words.ring_is_half_full());
+}
+
+#[test]
+fn an_entry_comes_back_as_it_was_published() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.set_identity(&identity());
+    let entry = CommitEntry {
+        sequence: 1,
+        wants_durable: true,
+        ordinal: u64::MAX,
+        file: u32::MAX,
+        offset: u64::MAX - 1,
+        end: u64::MAX - 2,
+        frames: u32::MAX - 3,
+        database_pages: u32::MAX - 4,
+        has_certificate: true,
+        has_spill: false,
+        writer: 127,
+        chain: u64::MAX - 5,
+        crc: u32::MAX - 6,
+    };
+    words.publish(&entry).unwrap();
+    assert_eq!(words.commit(1), Some(entry));
+    let other = CommitEntry { has_certificate: false, has_spill: true, writer: 0, ..commit(2, false) };
+    words.publish(&other).unwrap();
+    assert_eq!(words.commit(2), Some(other));
+    let cut = Cut {
+        epoch: 1,
+        lo: 1,
+        hi: 2,
+        ordinal: u64::MAX,
+        file: u32::MAX,
+        offset: u64::from(u32::MAX) * 4096,
+        durable: 3,
+        backfilled: 4,
+        chain: u64::MAX,
+    };
+    words.store_cut(&cut).unwrap();
+    assert_eq!(words.cut(1), Some(cut));
+    assert_eq!(words.durable(), 0, "a cut is not durable before it is certified");
+    words.certify(1);
+    assert_eq!(words.durable(), 2);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    assert!(matches!(words.publish(&commit(0, true)), Err(SharedError::NotTheNextCommit { .. })));
+    assert!(matches!(words.publish(&commit(2, true)), Err(SharedError::NotTheNextCommit { .. })));
+    words.publish(&commit(1, true)).unwrap();
+    assert!(matches!(words.publish(&commit(1, true)), Err(SharedError::NotTheNextCommit { .. })));
+    let good = cut(words, 1);
+    for bad in [good.offset + 1, 4096 << 32] {
+        assert!(matches!(words.store_cut(&Cut { offset: bad, ..good }), Err(SharedError::TooLarge { .. })));
+    }
+    assert!(matches!(words.store_cut(&Cut { epoch: 2, ..good }), Err(SharedError::NotTheNextEpoch { .. })));
+    assert_eq!((words.published(), words.cuts()), (1, 0));
+    words.certify(5);
+    assert_eq!(words.certified(), 0, "certified never passes the cuts");
+}
+
+#[test]
+fn a_ring_never_loses_what_is_not_durable() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let mut refused = 0;
+    for sequence in 1..=3 * COMMIT_RING {
+        assert_eq!(words.ring_is_half_full(), sequence - 1 - words.durable() >= COMMIT_RING / 2);
+        if let Err(error) = words.publish(&commit(sequence, sequence.is_multiple_of(3))) {
+            assert!(matches!(error, SharedError::RingFull { .. }), "{error}");
+            refused += 1;
+            words.store_cut(&cut(words, sequence - 1)).unwrap();
+            words.certify(words.cuts());
+            words.publish(&commit(sequence, true)).unwrap();
+        }
+        assert_eq!(words.commit(words.durable() + 1).unwrap().sequence, words.durable() + 1);
+    }
+    assert_eq!(refused, 3);
+    assert_eq!(words.commit(2 * COMMIT_RING), None, "the ring has moved on");
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    for _ in 1..CUT_RING {
+        words.store_cut(&cut(words, 0)).unwrap();
+    }
+    assert!(words.ring_is_half_full());
+    assert!(matches!(words.store_cut(&cut(words, 0)), Err(SharedError::RingFull { .. })));
+    words.certify(words.cuts());
+    words.store_cut(&cut(words, 0)).unwrap();
+}
+
+#[test]
+fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.set_identity(&identity());
+    let at =
+        |ordinal, file, offset, end| CommitEntry { ordinal, file, offset, end, ..commit(words.published() + 1, true) };
+    words.publish(&at(1, 4, BLOCK, 3 * BLOCK)).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
+    // A certificate in the header of that batch.
+    words.store_cut(&Cut { file: 4, offset: BLOCK, ..cut(words, 1) }).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
+    // A block of its own behind it, then one in the next segment.
+    words.store_cut(&Cut { file: 4, offset: 3 * BLOCK, ..cut(words, 1) }).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 1, offset: 4 * BLOCK, file: 4 }));
+    words.store_cut(&Cut { ordinal: 2, file: 2, offset: BLOCK, ..cut(words, 1) }).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 2, offset: 2 * BLOCK, file: 2 }));
+    words.publish(&at(2, 2, 2 * BLOCK, 5 * BLOCK)).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 2, offset: 5 * BLOCK, file: 2 }));
+}
+
+#[test]
+fn visible_is_what_the_rule_says_after_each_step() {
+    let mut random = StdRng::seed_from_u64(seed());
+    for _ in 0..60 {
+        let control = Control::anonymous().unwrap();
+        let words = control.words();
+        let (full, cuts) = (random.random_range(0.0..1.0), random.random_range(0.001..0.5));
+        let mut wants = vec![false];
+        let mut poisoned_at = None;
+        for _ in 0..random.random_range(1..1500) {
+            if random.random_bool(cuts) {
+                let hi = random.random_range(words.durable()..=words.published());
+                words.store_cut(&cut(words, hi)).unwrap();
+                words.certify(words.cuts());
+            } else {
+                wants.push(random.random_bool(full));
+                words.publish(&commit(words.published() + 1, *wants.last().unwrap())).unwrap();
+            }
+            if poisoned_at.is_none() && random.random_bool(0.0005) {
+                assert!(words.poison(3));
+                assert!(!words.poison(4));
+                assert_eq!(words.poisoned(), 3);
+                poisoned_at = Some(words.durable());
+            }
+            let durable = words.durable();
+            let rule =
+                (durable + 1..=words.published()).find(|n| wants[*n as usize]).unwrap_or(words.published() + 1) - 1;
+            let expected = if poisoned_at.is_some() { durable } else { rule };
+            assert_eq!(words.advance_visible(), expected);
+            assert_eq!(words.visible(), expected);
+        }
+    }
+}
+
+/// Writers publish under APPEND, one leader at a time certifies some time after it said so, readers look.
+#[test]
+fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability() {
+    const COMMITS: u64 = 60_000;
+    let seed = seed();
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    // What is certified next: stored before `certify`, so never below durable.
+    let announced = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let ahead = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        let (announced, stop, ahead) = (&announced, &stop, &ahead);
+        let lead = move || {
+            if !words.leader().try_acquire(ME, false) {
+                return;
+            }
+            let hi = words.published();
+            if hi > words.durable() {
+                words.append().acquire(ME, |_| true);
+                words.store_cut(&cut(words, hi)).unwrap();
+                assert!(words.append().release(ME));
+                let begin = now_us();
+                while now_us() - begin < 30 {
+                    std::hint::spin_loop();
+                }
+                announced.fetch_max(hi, SeqCst);
+                words.certify(words.cuts());
+                words.advance_visible();
+                words.durable_wake().notify_all();
+            }
+            assert!(words.leader().release(ME));
+        };
+        let writers: Vec<_> = (0..3u64)
+            .map(|thread| {
+                threads.spawn(move || {
+                    let mut random = StdRng::seed_from_u64(seed ^ thread);
+                    loop {
+                        while words.ring_is_half_full() {
+                            lead();
+                        }
+                        let full = random.random_bool(0.1);
+                        words.append().acquire(ME, |_| true);
+                        let sequence = words.published() + 1;
+                        if sequence <= COMMITS {
+                            words.publish(&commit(sequence, full)).unwrap();
+                        }
+                        assert!(words.append().release(ME));
+                        if sequence > COMMITS {
+                            return;
+                        }
+                        words.advance_visible();
+                        if full && thread == 0 {
+                            lead();
+                        } else if full {
+                            loop {
+                                let ticket = words.durable_wake().ticket();
+                                if words.durable() >= sequence {
+                                    break;
+                                }
+                                lead();
+                                words.durable_wake().wait(ticket, std::time::Duration::from_millis(1));
+                            }
+                            assert!(words.advance_visible() >= sequence, "durable, so visible");
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            threads.spawn(move || {
+                let mut last = 0;
+                while !stop.load(SeqCst) {
+                    let visible = words.visible();
+                    assert!(visible >= last, "visible went back from {last} to {visible}");
+                    last = visible;
+                    let safe = announced.load(SeqCst);
+                    for sequence in safe + 1..=visible {
+                        ahead.fetch_add(1, SeqCst);
+                        if let Some(entry) = words.commit(sequence) {
+                            assert!(!entry.wants_durable, "commit {sequence} is visible, durable is at most {safe}");
+                        }
+                    }
+                }
+            });
+        }
+        let results: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop.store(true, SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    assert_eq!(words.published(), COMMITS);
+    let wanting = (words.durable() + 1..=COMMITS).find(|n| words.commit(*n).unwrap().wants_durable);
+    assert_eq!(words.visible(), wanting.map_or(COMMITS, |n| n - 1), "nobody is left to move visible");
+    assert!(ahead.load(SeqCst) > 0, "visible was never ahead of durable: the test has not tested");
+}
+
+/// Runs `one` and `other` at the same moment, `rounds` times, and `check` after each; it tells whether
+/// `one` came first, so that the next round can start them closer together.
+fn collide(rounds: u64, one: impl Fn(u64) + Sync, other: impl Fn(u64), mut check: impl FnMut(u64) -> bool) {
+    let wait = |turns: i64| (0..turns).for_each(|turn| _ = std::hint::black_box(turn));
+    /// Lets the other thread go when this one panics.
+    struct Let<'a>(&'a AtomicU64);
+    impl Drop for Let<'_> {
+        fn drop(&mut self) {
+            self.0.store(u64::MAX, SeqCst);
+        }
+    }
+    let (round, done, lead) = (AtomicU64::new(0), AtomicU64::new(0), AtomicI64::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let _go = Let(&done);
+            for n in 1..=rounds {
+                while round.load(SeqCst) < n {
+                    std::hint::spin_loop();
+                }
+                wait(lead.load(SeqCst));
+                one(n);
+                done.store(n, SeqCst);
+            }
+        });
+        let _go = Let(&round);
+        for n in 1..=rounds {
+            round.store(n, SeqCst);
+            wait(-lead.load(SeqCst));
+            other(n);
+            while done.load(SeqCst) < n {
+                std::hint::spin_loop();
+            }
+            lead.fetch_add(if check(n) { 1 } else { -1 }, SeqCst);
+        }
+    });
+}
+
+/// Whoever of `publish` and `certify` comes last moves visible for both, however they interleave.
+#[test]
+fn the_last_of_publish_and_certify_moves_visible() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.publish(&commit(1, true)).unwrap();
+    words.store_cut(&cut(words, 1)).unwrap();
+    collide(
+        20_000,
+        |round| {
+            words.publish(&commit(2 * round, false)).unwrap();
+            words.advance_visible();
+        },
+        |round| {
+            words.certify(round);
+            words.advance_visible();
+        },
+        |round| {
+            assert_eq!(words.visible(), 2 * round, "nobody is left to move visible");
+            words.publish(&commit(2 * round + 1, true)).unwrap();
+            words.store_cut(&cut(words, 2 * round + 1)).unwrap();
+            round.is_multiple_of(512) ^ (round / 512).is_multiple_of(2)
+        },
+    );
+}
+
+/// One of a reader that stores its snapshot and a checkpointer that announces sees the other.
+#[test]
+fn a_snapshot_and_a_target_do_not_pass_each_other() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let slot = words.claim_snapshot_slot(ME).unwrap();
+    let (taken, target) = (AtomicBool::new(false), AtomicU64::new(0));
+    let make_visible = |sequence| {
+        words.publish(&commit(sequence, true)).unwrap();
+        for _ in 0..2 {
+            words.store_cut(&cut(words, sequence)).unwrap();
+            words.certify(words.cuts());
+        }
+        words.advance_visible();
+    };
+    make_visible(1);
+    let mut both = [0u32; 2];
+    collide(
+        40_000,
+        |round| taken.store(words.take_snapshot(slot, round - 1, 1), SeqCst),
+        |_| target.store(words.choose_checkpoint_target(|_| true), SeqCst),
+        |round| {
+            let (taken, target) = (taken.load(SeqCst), target.load(SeqCst));
+            assert!(!taken || target < round, "snapshot {} is registered, the target is {target}", round - 1);
+            both[usize::from(taken)] += 1;
+            words.end_snapshot(slot);
+            words.set_backfilled(round);
+            make_visible(round + 1);
+            taken
+        },
+    );
+    println!("{both:?} refused and taken");
+}
+
+#[test]
+fn a_registered_snapshot_and_a_checkpoint_target_exclude_each_other() {
+    const PASSES: u64 = 2000;
+    let seed = seed();
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let file = AtomicU64::new(0);
+    let passes = AtomicU64::new(0);
+    let refused = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let (file, passes, refused, stop) = (&file, &passes, &refused, &stop);
+        let readers: Vec<_> = (0..3)
+            .map(|thread| {
+                threads.spawn(move || {
+                    let mut random = StdRng::seed_from_u64(seed ^ thread);
+                    let slot = words.claim_snapshot_slot(ME).unwrap();
+                    while passes.load(SeqCst) < PASSES {
+                        // Readers that never rest leave no gap for a target above their snapshots.
+                        if random.random_bool(0.3) {
+                            std::thread::yield_now();
+                        }
+                        let sequence = words.visible();
+                        if !words.take_snapshot(slot, sequence, 1) {
+                            refused.fetch_add(1, SeqCst);
+                            continue;
+                        }
+                        for _ in 0..random.random_range(1..20) {
+                            let now = file.load(SeqCst);
+                            assert!(now <= sequence, "the database file is at {now}, a snapshot at {sequence}");
+                        }
+                        words.end_snapshot(slot);
+                    }
+                    words.free_snapshot_slot(slot);
+                })
+            })
+            .collect();
+        threads.spawn(move || {
+            while !stop.load(SeqCst) {
+                words.publish(&commit(words.published() + 1, true)).unwrap();
+                // Two epochs: the second one's certificate says that the first is durable.
+                words.store_cut(&cut(words, words.published())).unwrap();
+                words.certify(words.cuts());
+                words.store_cut(&cut(words, words.published())).unwrap();
+                words.certify(words.cuts());
+                words.advance_visible();
+            }
+        });
+        threads.spawn(move || {
+            while !stop.load(SeqCst) {
+                assert!(words.checkpoint().try_acquire(ME, false));
+                let target = words.choose_checkpoint_target(|_| true);
+                assert!(target >= words.backfilled());
+                if target > words.backfilled() {
+                    file.store(target, SeqCst);
+                    words.set_backfilled(target);
+                    passes.fetch_add(1, SeqCst);
+                }
+                assert!(words.checkpoint().release(ME));
+            }
+        });
+        let results: Vec<_> = readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop.store(true, SeqCst);
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    println!("{} passes, {} snapshots refused", passes.load(SeqCst), refused.load(SeqCst));
+}
+
+#[test]
+fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    for sequence in 1..=9 {
+        words.publish(&commit(sequence, true)).unwrap();
+    }
+    words.store_cut(&cut(words, 9)).unwrap();
+    words.certify(1);
+    words.advance_visible();
+    assert_eq!(words.choose_checkpoint_target(|_| true), 0, "no durable certificate says yet that anything is durable");
+    words.store_cut(&cut(words, 9)).unwrap();
+    words.certify(2);
+    let dead = Owner { slot: 3, incarnation: 8 };
+    let (mine, theirs) = (words.claim_snapshot_slot(ME).unwrap(), words.claim_snapshot_slot(dead).unwrap());
+    assert_ne!(mine, theirs);
+    assert!(words.take_snapshot(mine, 7, 11));
+    assert!(words.take_snapshot(theirs, 4, 12));
+    assert_eq!(
+        words.snapshots().map(|s| (s.owner, s.sequence, s.since_us)).collect::<Vec<_>>(),
+        [(ME, 7, 11), (dead, 4, 12)]
+    );
+    assert_eq!(words.choose_checkpoint_target(|_| true), 4);
+    assert_eq!(words.choose_checkpoint_target(|owner| owner != dead), 7);
+    assert_eq!(words.snapshots().count(), 1);
+    assert!(!words.take_snapshot(words.claim_snapshot_slot(ME).unwrap(), 6, 13), "below the announced target");
+    assert!(words.take_snapshot(words.claim_snapshot_slot(ME).unwrap(), 7, 13));
+    words.set_backfilled(7);
+    words.set_recycled_below(8);
+    assert!(words.take_snapshot(mine, 7, 14));
+    words.end_snapshot(mine);
+    assert_eq!(words.oldest_snapshot(|_| true), Some(7));
+}
+
+#[test]
+fn every_snapshot_slot_is_given_once() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let mut slots: Vec<_> = (0..SNAPSHOT_SLOTS).map(|_| words.claim_snapshot_slot(ME).unwrap()).collect();
+    assert_eq!(words.claim_snapshot_slot(ME), None);
+    assert!(words.take_snapshot(slots[2047], 5, 1));
+    words.free_snapshot_slot(slots[2047]);
+    assert_eq!(words.oldest_snapshot(|_| true), None);
+    assert_eq!(words.claim_snapshot_slot(ME), Some(slots[2047]));
+    slots.sort();
+    slots.dedup();
+    assert_eq!(slots.len(), SNAPSHOT_SLOTS);
+}
+
+#[test]
+fn a_process_slot_raises_its_incarnation_at_each_attach() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let first = words.attach(5, 77, "a command of more than forty bytes, which is cut").unwrap();
+    let second = words.attach(5, 78, "second").unwrap();
+    assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
+    assert_eq!(words.attach(128, 1, ""), None);
+    let seen: Vec<_> = words.processes().collect();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].owner, seen[0].pid, seen[0].command.as_str()), (second, 78, "second"));
+    words.detach(first);
+    assert_eq!(words.processes().count(), 1, "not the predecessor's to leave");
+    words.detach(second);
+    assert_eq!(words.processes().count(), 0);
+}
+
+#[test]
+fn a_control_file_carries_on_what_the_anonymous_words_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let anonymous = Control::anonymous().unwrap();
+    let words = anonymous.words();
+    words.set_identity(&identity());
+    let me = words.attach(0, 1, "it").unwrap();
+    let slot = words.claim_snapshot_slot(me).unwrap();
+    assert!(words.take_snapshot(slot, 3, 9));
+    assert!(words.write().try_acquire(me, true));
+    words.set_mode(2);
+    for sequence in 1..=COMMIT_RING + 3 {
+        words.publish(&commit(sequence, false)).unwrap();
+        if sequence == 100 {
+            words.store_cut(&cut(words, sequence)).unwrap();
+            words.certify(1);
+        }
+    }
+    words.advance_visible();
+    std::fs::write(&path, "left by a crash").unwrap();
+    let control = Control::create(&path, 0o640, &anonymous).unwrap();
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (WORDS_BYTES as u64, 0o640));
+    assert!(metadata.blocks() * 512 >= WORDS_BYTES as u64, "allocated, not sparse");
+    let observed = Control::open_read_only(&path).unwrap();
+    for seen in [&**control.words(), observed.words()] {
+        assert_eq!((seen.identity(), seen.state(), seen.mode()), (identity(), State::Ready, 2));
+        assert_eq!((seen.published(), seen.durable(), seen.visible()), (COMMIT_RING + 3, 100, COMMIT_RING + 3));
+        assert_eq!(seen.commit(COMMIT_RING), Some(commit(COMMIT_RING, false)));
+        assert_eq!(seen.commit(4).unwrap().sequence, 4);
+        assert_eq!(seen.commit(3), None, "the ring has moved on");
+        assert_eq!(seen.cut(1).unwrap().hi, 100);
+        assert_eq!(seen.holders(), [Some(me), None, None, None]);
+        assert_eq!(seen.snapshots().map(|s| s.sequence).collect::<Vec<_>>(), [3]);
+        assert_eq!(seen.processes().count(), 1);
+        assert_eq!(seen.tail(), words.tail());
+    }
+    assert!(control.words().write().release(me));
+    control.words().publish(&commit(COMMIT_RING + 4, true)).unwrap();
+    assert_eq!(observed.words().published(), COMMIT_RING + 4, "one memory");
+    assert_eq!(words.published(), COMMIT_RING + 3);
+}
+
+#[test]
+fn what_is_no_control_file_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    assert_eq!(Control::open_read_only(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    std::fs::write(&path, "short").unwrap();
+    let refused = |part: &str| {
+        let text = Control::open_read_only(&path).unwrap_err().to_string();
+        assert!(text.contains(part) && text.contains(path.to_str().unwrap()), "{text}");
+    };
+    refused("5 bytes");
+    std::fs::write(&path, vec![0; WORDS_BYTES]).unwrap();
+    refused("not a control file");
+    let anonymous = Control::anonymous().unwrap();
+    anonymous.words().set_identity(&identity());
+    drop(Control::create(&path, 0o600, &anonymous).unwrap());
+    Control::open_read_only(&path).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&99u64.to_ne_bytes(), 8).unwrap();
+    refused("layout version 99");
+    let none = directory.path().join("none/control");
+    assert_eq!(Control::create(&none, 0o600, &anonymous).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
