@@ -2,7 +2,6 @@
 
 use super::error::LogError;
 use crate::disk::{LogDirectory, LogFile, OpenHow};
-use std::io::IoSlice;
 use std::sync::Arc;
 
 /// The first slot of a log in bytes.
@@ -50,11 +49,10 @@ pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc
 
 fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64) -> Result<(), LogError> {
     let path = dir.path().join(name);
-    let zeros = vec![0; ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES))];
     let mut offset = 0;
     while offset < bytes {
-        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_at(&[IoSlice::new(&zeros[..piece])], offset).map_err(|error| LogError::io("write", &path, error))?;
+        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
+        file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
         file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         offset += piece as u64;
     }
