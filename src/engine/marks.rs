@@ -145,6 +145,11 @@ impl Marks {
         self.words().poison(1);
     }
 
+    /// The mode, for whoever looks at the words from outside.
+    pub(crate) fn show_mode(&self, mode: u64) {
+        self.store(|words| words.set_mode(mode));
+    }
+
     pub(crate) fn set_backfilled(&self, sequence: u64) {
         self.words().set_backfilled(sequence);
     }

@@ -127,6 +127,11 @@ impl Engine {
         Ok(true)
     }
 
+    /// The mode may have changed: puts it where `pwal status` looks.
+    pub(crate) fn show_mode(&self) {
+        self.marks.show_mode(self.settings.mode().number());
+    }
+
     /// Whether the log has been activated and not been retired.
     pub(crate) fn is_active(&self) -> bool {
         self.active.load(SeqCst)

@@ -24,6 +24,15 @@ impl Mode {
         Mode::ALL.iter().find(|(mode, _)| *mode == self).map_or("auto", |(_, name)| name)
     }
 
+    /// Its number in the shared words.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Mode::Auto => 0,
+            Mode::Conservative => 1,
+            Mode::Off => 2,
+        }
+    }
+
     /// # Errors
     /// The list of what is accepted.
     pub(crate) fn parse(text: &str) -> Result<Mode, String> {

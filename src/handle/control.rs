@@ -26,6 +26,7 @@ pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
 /// The URI parameters of a connection that joins.
 pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
     apply(inner, &engine.settings, &inner.facts.parameters);
+    engine.show_mode();
 }
 
 fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
@@ -46,6 +47,11 @@ fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
 /// the connection's mutexes.
 pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
     let name = name.to_ascii_lowercase();
+    if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
+        // As `sqlite3Atoi` reads it: what is no number is 0.
+        state.no_autocheckpoint = value.trim().parse::<i64>().unwrap_or(0) <= 0;
+        apply_wishes(inner, state);
+    }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
     }
@@ -71,7 +77,10 @@ fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
         (_, Some(Mode::Off)) if state.level != LockLevel::None => {
             return PragmaAnswer::Error("parallel_wal_mode: 'off' cannot be set inside a transaction".to_owned());
         }
-        (Kind::Joined(joined), Some(mode)) => joined.engine.settings.set_mode(mode),
+        (Kind::Joined(joined), Some(mode)) => {
+            joined.engine.settings.set_mode(mode);
+            joined.engine.show_mode();
+        }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
             state.wishes.retain(|(name, _)| name != "parallel_wal_mode");
@@ -128,8 +137,10 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
-    if let Kind::Joined(joined) = &state.kind {
+    if let Kind::Joined(joined) = &mut state.kind {
+        joined.no_autocheckpoint = state.no_autocheckpoint;
         apply(inner, &joined.engine.settings, &state.wishes);
+        joined.engine.show_mode();
         state.wishes.clear();
     }
 }

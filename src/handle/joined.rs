@@ -64,6 +64,8 @@ pub(super) struct Joined {
     pub(super) transaction: Transaction,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
     asked_exclusive: bool,
+    /// As of the handle.
+    pub(super) no_autocheckpoint: bool,
 }
 
 impl Joined {
@@ -92,6 +94,7 @@ impl Joined {
             previous: Behind::Nothing,
             transaction: Transaction::None,
             asked_exclusive: false,
+            no_autocheckpoint: false,
         })
     }
 

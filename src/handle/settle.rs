@@ -4,9 +4,13 @@
 //! The claim is the same: `lock`, then EXCLUSIVE through a broker. So nobody else has the database meanwhile, and a
 //! database that somebody has is left alone.
 
+use super::Broker;
 use super::claim::{self, Refused};
 use super::{Context, Handle, OpenFacts};
-use crate::log::recovery::{Done, Next, open_database};
+use crate::disk::LogDirectory;
+use crate::log::LogError;
+use crate::log::recovery::{self, Done, Next, Opened, open_database};
+use crate::log::salvage::{Discarded, Salvaged, discard_log, salvage};
 use crate::sqlite::Code;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,13 +23,21 @@ const ATTEMPTS: usize = 8;
 pub enum How {
     /// By the decision table, as an open does it.
     Recover,
+    /// Where the table refuses: what proves itself is replayed, the log moved away.
+    Salvage,
+    /// The database file as it is; the log is moved away.
+    DiscardLog,
 }
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// By the log.
+    /// By recovery.
     pub done: Vec<Done>,
+    /// By [`How::Salvage`], where it was needed.
+    pub salvaged: Option<Salvaged>,
+    /// By [`How::DiscardLog`].
+    pub discarded: Option<Discarded>,
     /// Stock SQLite settled a journal or a `-wal` of its own.
     pub stock_settled: bool,
 }
@@ -39,7 +51,7 @@ pub struct SettleError {
     /// What happened, and what the user can do.
     pub text: String,
     /// What was done before.
-    pub report: Report,
+    pub report: Box<Report>,
 }
 
 /// Settles the database file at `path`: afterwards it is one plain SQLite file.
@@ -51,7 +63,7 @@ pub fn settle(context: &Arc<Context>, path: &Path, how: How) -> Result<Report, S
     match try_settle(context, path, how, &mut report) {
         Ok(()) => Ok(report),
         Err(Refused { code, text }) => {
-            Err(SettleError { code, text: text.unwrap_or_else(|| code.to_string()), report })
+            Err(SettleError { code, text: text.unwrap_or_else(|| code.to_string()), report: Box::new(report) })
         }
     }
 }
@@ -68,9 +80,10 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };
         let mut stock = false;
         let settled = claim::settle_locked(&inner, &path, &dir, lock, &mut |dir, database, facts| {
-            let opened = match how {
-                How::Recover => open_database(dir, database, facts)?,
-            };
+            if let Some(moved) = by_force(how, dir, database, facts, report)? {
+                return Ok(moved);
+            }
+            let opened = open_database(dir, database, facts)?;
             report.done.extend(opened.done.iter().cloned());
             stock = opened.next == Next::SettleStock;
             Ok(opened)
@@ -83,4 +96,32 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         }
     }
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
+}
+
+/// Salvages or discards, once. `Some`: the directory was moved away, and `lock` with it.
+fn by_force(
+    how: How,
+    dir: &dyn LogDirectory,
+    database: &mut dyn Broker,
+    facts: recovery::OpenFacts,
+    report: &mut Report,
+) -> Result<Option<Opened>, LogError> {
+    // With a journal of stock's beside it nothing is decided here: an open says what is to be done.
+    if report.salvaged.is_some() || report.discarded.is_some() || facts != recovery::OpenFacts::default() {
+        return Ok(None);
+    }
+    let moved = match how {
+        How::Recover => false,
+        How::Salvage => {
+            report.salvaged = salvage(dir, database)?;
+            report.salvaged.is_some()
+        }
+        How::DiscardLog => {
+            let discarded = discard_log(dir, database)?;
+            let moved = discarded.moved_to.is_some();
+            report.discarded = Some(discarded);
+            moved
+        }
+    };
+    Ok(moved.then(|| Opened { done: Vec::new(), next: Next::ClaimAgain }))
 }

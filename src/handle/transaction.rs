@@ -105,6 +105,7 @@ impl Joined {
             wants_durable: false,
             lane: u16::try_from(self.me.id % lanes).unwrap_or(0),
             spill,
+            checkpoint_when_idle: !self.no_autocheckpoint,
         };
         let super_journal = siblings::super_journal();
         let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;

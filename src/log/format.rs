@@ -2,6 +2,8 @@
 //!
 //! Decoding is total: any bytes give a value or an error. A value that a decoder returns has proven
 //! itself by its CRC and by the rules that need no other record.
+//!
+#![doc = include_str!("../../docs/format.md")]
 
 mod batch;
 mod bytes;

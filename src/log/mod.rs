@@ -8,6 +8,8 @@ pub mod format;
 mod found;
 pub mod recovery;
 pub mod retire;
+pub mod salvage;
+pub mod scan;
 pub mod slots;
 pub mod stamp;
 

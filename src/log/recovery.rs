@@ -146,20 +146,17 @@ impl Look {
             sync_everything(dir, &names)?;
         }
         let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
-        Look::at(dir, database, facts, &names, how)
+        Look::at(dir, header_of(database)?, facts, &names, how)
     }
 
-    /// Looks only.
+    /// Looks only: at the files `names` beside a database file that begins with `header`.
     pub(crate) fn at(
         dir: &dyn LogDirectory,
-        database: &mut dyn Database,
+        header: Vec<u8>,
         facts: OpenFacts,
         names: &[String],
         how: OpenHow,
     ) -> Result<Look, LogError> {
-        let mut header = vec![0; DATABASE_HEADER_BYTES];
-        let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
-        header.truncate(read);
         let mut look = Look {
             situation: Situation {
                 header: stamp::read(&header),
@@ -220,7 +217,7 @@ impl Look {
         LogError::UnknownHeader { directory: dir.path().to_path_buf() }
     }
 
-    fn refuse(&self, dir: &dyn LogDirectory, refusal: Refusal) -> LogError {
+    pub(crate) fn refuse(&self, dir: &dyn LogDirectory, refusal: Refusal) -> LogError {
         let directory = dir.path().to_path_buf();
         let target = match self.situation.header {
             StampState::Stamped(stamp) => stamp.backfill_target,
@@ -304,6 +301,14 @@ pub(crate) fn replay(
 
 pub(crate) fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {
     dir.list().map_err(|error| LogError::io("list", dir.path(), error))
+}
+
+/// The first bytes of the database file, as far as SQLite's header goes.
+pub(crate) fn header_of(database: &mut dyn Database) -> Result<Vec<u8>, LogError> {
+    let mut header = vec![0; DATABASE_HEADER_BYTES];
+    let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
+    header.truncate(read);
+    Ok(header)
 }
 
 /// Step 2: what a killed process left may vanish in a power cut that comes after the decision.

@@ -33,7 +33,7 @@ impl Default for Options {
     }
 }
 
-/// Why a registration failed. Nothing has changed then.
+/// Why a registration failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {

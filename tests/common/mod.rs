@@ -8,6 +8,7 @@
 
 pub mod child;
 pub mod dump;
+pub mod library;
 pub mod shim;
 
 use rusqlite::types::ValueRef;
@@ -178,9 +179,19 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Scratch {
+        Scratch::below(&std::env::temp_dir())
+    }
+
+    /// In memory where the system has a place for it and `TMPDIR` names no other: for what needs no disk.
+    pub fn in_memory() -> Scratch {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() && std::env::var_os("TMPDIR").is_none() { Scratch::below(memory) } else { Scratch::new() }
+    }
+
+    fn below(directory: &Path) -> Scratch {
         let mut builder = tempfile::Builder::new();
         builder.prefix("pwal-test-").disable_cleanup(std::env::var_os("PWAL_TEST_KEEP").is_some());
-        Scratch { directory: builder.tempdir().expect("a temporary directory") }
+        Scratch { directory: builder.tempdir_in(directory).expect("a temporary directory") }
     }
 
     pub fn path(&self) -> &Path {

@@ -41,6 +41,19 @@ pub enum Step {
     CloseCursor(usize),
 }
 
+impl Step {
+    /// The connection that runs it, if it is one.
+    pub fn connection(&self) -> Option<usize> {
+        match self {
+            Step::Sql { connection, .. }
+            | Step::Checkpoint { connection, .. }
+            | Step::OpenCursor { connection, .. }
+            | Step::Advance(connection) => Some(*connection),
+            Step::Open(_) | Step::Close(_) | Step::CloseAll { .. } | Step::CloseCursor(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

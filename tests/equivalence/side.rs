@@ -3,9 +3,11 @@
 use super::common;
 use super::script::{CONNECTIONS, Step};
 use rusqlite::{Connection, ffi};
-use std::ffi::CString;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The database files of each side.
@@ -17,18 +19,28 @@ pub struct Side {
     /// The VFS of the connections that are opened next.
     now: &'static str,
     connections: Vec<Option<Slot>>,
+    commits: Commits,
 }
+
+/// How often each file was committed to.
+type Commits = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
 
 /// A connection with at most one statement that was stepped and not reset.
 struct Slot {
     connection: Connection,
     cursor: *mut ffi::sqlite3_stmt,
+    commits: Commits,
+    /// For each schema inside a transaction: the commits of its file when its snapshot was taken.
+    snapshots: BTreeMap<&'static CStr, u64>,
 }
+
+const SCHEMAS: [&CStr; 4] = [c"main", c"one", c"two", c"again"];
 
 impl Side {
     pub fn new(directory: PathBuf, vfs: &'static str) -> Side {
         std::fs::create_dir_all(&directory).expect("a directory");
-        Side { directory, vfs, now: vfs, connections: (0..CONNECTIONS).map(|_| None).collect() }
+        let connections = (0..CONNECTIONS).map(|_| None).collect();
+        Side { directory, vfs, now: vfs, connections, commits: Commits::default() }
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -40,7 +52,7 @@ impl Side {
         match step {
             Step::Open(index) => {
                 if self.connections[*index].is_none() {
-                    self.connections[*index] = Some(Slot::open(&self.file(DATABASES[0]), self.now));
+                    self.connections[*index] = Some(Slot::open(&self.file(DATABASES[0]), self.now, &self.commits));
                 }
                 String::new()
             }
@@ -66,9 +78,29 @@ impl Side {
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Slot, &str) -> String) -> String {
         let directory = self.directory.to_str().expect("a name in UTF-8");
         match &mut self.connections[index] {
-            Some(slot) => act(slot, directory),
+            Some(slot) => {
+                let answer = act(slot, directory);
+                slot.note_snapshots();
+                answer
+            }
             None => String::from("closed"),
         }
+    }
+
+    /// Whether a snapshot of this connection is older than a commit to its file.
+    pub fn is_stale(&self, index: usize) -> bool {
+        self.connections[index].as_ref().is_some_and(Slot::is_stale)
+    }
+
+    /// Whether a transaction of this connection sees all that is committed.
+    pub fn sees_the_newest(&self, index: usize) -> bool {
+        let Some(slot) = &self.connections[index] else { return false };
+        let fresh = common::try_open(&self.file(DATABASES[0]), common::flags(), self.now).expect("open");
+        let attached = "SELECT printf('ATTACH %Q AS %s', file, name) FROM pragma_database_list WHERE seq>1";
+        for attach in common::rows(&slot.connection, attached).expect("the list of databases") {
+            common::run(&fresh, &attach);
+        }
+        common::dump::dump(&slot.connection) == common::dump::dump(&fresh)
     }
 
     pub fn close_all(&mut self) {
@@ -77,15 +109,57 @@ impl Side {
 }
 
 impl Slot {
-    fn open(path: &Path, vfs: &str) -> Slot {
-        let connection = common::try_open(path, common::flags(), vfs).expect("open");
+    fn open(path: &Path, vfs: &str, commits: &Commits) -> Slot {
+        let mut connection = common::try_open(path, common::flags(), vfs).expect("open");
         connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
-        Slot { connection, cursor: ptr::null_mut() }
+        // SAFETY: only the number is kept; the hook is called by this connection alone, while it is open.
+        let database = unsafe { connection.handle() }.expose_provenance();
+        let counted = Arc::clone(commits);
+        let count = move || {
+            let database = ptr::with_exposed_provenance_mut(database);
+            for schema in SCHEMAS {
+                if transaction(database, schema) == ffi::SQLITE_TXN_WRITE {
+                    *counted.lock().unwrap().entry(file(database, schema)).or_default() += 1;
+                }
+            }
+            false
+        };
+        connection.commit_hook(Some(count)).expect("a commit hook");
+        Slot { connection, cursor: ptr::null_mut(), commits: Arc::clone(commits), snapshots: BTreeMap::new() }
+    }
+
+    /// Keeps the number of commits for each snapshot that was taken in this step, drops those that have ended.
+    fn note_snapshots(&mut self) {
+        // SAFETY: the connection is open.
+        let database = unsafe { self.connection.handle() };
+        let commits = self.commits.lock().unwrap();
+        for schema in SCHEMAS {
+            if transaction(database, schema) > ffi::SQLITE_TXN_NONE {
+                let now = commits.get(&file(database, schema)).copied().unwrap_or(0);
+                self.snapshots.entry(schema).or_insert(now);
+            } else {
+                self.snapshots.remove(schema);
+            }
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        // SAFETY: the connection is open.
+        let database = unsafe { self.connection.handle() };
+        let commits = self.commits.lock().unwrap();
+        let now = |schema| commits.get(&file(database, schema)).copied().unwrap_or(0);
+        self.snapshots.iter().any(|(schema, then)| *then != now(schema))
     }
 
     fn run(&self, sql: &str) -> String {
         match common::rows(&self.connection, sql) {
-            Ok(rows) => format!("0: {}", rows.join(" ")),
+            Ok(rows) => {
+                if sql.starts_with("VACUUM") {
+                    // It commits without asking the commit hook.
+                    self.commits.lock().unwrap().values_mut().for_each(|commits| *commits += 1);
+                }
+                format!("0: {}", rows.join(" "))
+            }
             Err(error) => format!("{}:", common::code(&error)),
         }
     }
@@ -124,6 +198,23 @@ impl Slot {
         let code = unsafe { ffi::sqlite3_finalize(std::mem::replace(&mut self.cursor, ptr::null_mut())) };
         format!("finalized {code}")
     }
+}
+
+/// `sqlite3_txn_state`; -1 for a schema that is not there.
+fn transaction(database: *mut ffi::sqlite3, schema: &CStr) -> i32 {
+    // SAFETY: the connection is open, the name ends with a zero byte.
+    unsafe { ffi::sqlite3_txn_state(database, schema.as_ptr()) }
+}
+
+/// The file of a schema that is there.
+fn file(database: *mut ffi::sqlite3, schema: &CStr) -> PathBuf {
+    // SAFETY: as above; the name lives while the schema is attached.
+    let name = unsafe { ffi::sqlite3_db_filename(database, schema.as_ptr()) };
+    if name.is_null() {
+        return PathBuf::new();
+    }
+    // SAFETY: it ends with a zero byte.
+    PathBuf::from(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
 impl Drop for Slot {

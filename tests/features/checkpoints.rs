@@ -14,6 +14,10 @@ fn row(connection: &Connection, mode: &str) -> [i64; 3] {
     numbers.try_into().expect("three columns")
 }
 
+/// Early checkpoints, and slots so small that the log goes round many times. Stock ignores the word it does not know.
+const SMALL: &str =
+    "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=100; PRAGMA parallel_wal_segment_bytes=1048576";
+
 /// The bytes of all files beside the database, of directories too.
 fn log_bytes(path: &Path) -> u64 {
     common::beside(path).iter().map(|name| bytes_below(&path.with_file_name(name))).sum()
@@ -171,7 +175,7 @@ fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
     let connection = common::open_wal(&path);
-    common::run(&connection, "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=100");
+    common::run(&connection, SMALL);
     let mut largest = 0;
     for _ in 0..60 {
         for _ in 0..20 {
@@ -181,7 +185,7 @@ fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
         largest = largest.max(log_bytes(&path));
     }
     assert!(path.metadata().unwrap().len() > 500_000);
-    assert!(largest < 32 << 20, "the log took {largest} bytes");
+    assert!(largest < 16 << 20, "the log took {largest} bytes");
     common::assert_integrity(&connection);
     common::close(connection);
     common::assert_plain(&path);
@@ -192,7 +196,7 @@ fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
     let writer = common::open_wal(&path);
-    common::run(&writer, "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=100");
+    common::run(&writer, SMALL);
     fill(&writer, 100, 1000);
     let readers = [common::open(&path), common::open(&path)];
     common::run(&readers[0], "BEGIN; SELECT count(*) FROM t");
@@ -206,8 +210,8 @@ fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
         common::run(&readers[round % 2], "COMMIT");
         largest = largest.max(log_bytes(&path));
     }
-    // About 60 MB went through it. Stock's log grows to all of them.
-    assert!(largest < 32 << 20 || !common::on_pwal(), "the log took {largest} bytes");
+    // About 240 MB went through it. Stock's log grows to all of them.
+    assert!(largest < 64 << 20 || !common::on_pwal(), "the log took {largest} bytes");
     common::assert_integrity(&writer);
 }
 

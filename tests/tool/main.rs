@@ -7,6 +7,7 @@
 mod common;
 
 mod demo;
+mod inspect;
 mod off;
 mod recover;
 mod shell;
@@ -151,6 +152,17 @@ fn slot(path: &Path, index: u32) -> PathBuf {
     Path::new(&directory).join(format!("{}-{index:04}.seg", log_id(path)))
 }
 
+/// Damages the image of commit `sequence`, the first block behind its head, as a medium that rots.
+fn rot(path: &Path, sequence: usize) {
+    use std::os::unix::fs::FileExt;
+    let file = slot(path, 0);
+    let bytes = std::fs::read(&file).expect("read a slot");
+    let is_batch = |block: &usize| bytes[block * 4096..].starts_with(b"pwalbtch");
+    let batch = (0..bytes.len() / 4096).filter(is_batch).nth(sequence - 1).expect("a batch");
+    let file = std::fs::OpenOptions::new().write(true).open(&file).expect("open a slot");
+    file.write_at(&[0xee; 700], (batch + 1) as u64 * 4096).expect("write");
+}
+
 #[test]
 fn a_wrong_command_line_ends_with_2_and_the_help_tells_the_others() {
     assert_eq!(tool(["nonsense"]).status, Some(2));
@@ -168,7 +180,7 @@ fn what_is_no_database_is_told_so_and_left_alone() {
     let path = scratch.file("notes.txt");
     std::fs::write(&path, "not a database, but long enough to be taken for a header".repeat(20)).expect("write");
     let before = contents(scratch.path());
-    for command in ["recover", "status", "off"] {
+    for command in ["inspect", "verify", "recover", "status", "off"] {
         let missing = scratch.file("missing.db");
         assert!(tool([command.as_ref(), missing.as_os_str()]).refused(4).contains("missing.db"));
         assert!(tool([command.as_ref(), path.as_os_str()]).refused(4).contains("not a SQLite database"));

@@ -1,8 +1,7 @@
 //! `pwal recover`
 
-use super::{contents, crashed, hold, log_id, slot, tool};
+use super::{contents, crashed, hold, log_id, rot, tool};
 use crate::common::{Scratch, assert_plain, close, number, open_stock, open_wal, run};
-use std::os::unix::fs::FileExt;
 
 #[test]
 fn a_killed_process_loses_nothing_and_the_report_says_what_was_done() {
@@ -27,12 +26,8 @@ fn a_killed_process_loses_nothing_and_the_report_says_what_was_done() {
 fn a_torn_tail_is_cut_and_told() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 4);
-    let file = slot(&path, 0);
-    // The last commit, with the certificate in it, as a torn write would leave it: its image is not whole.
-    let bytes = std::fs::read(&file).expect("read a slot");
-    let last = bytes.chunks(4096).rposition(|block| block.starts_with(b"pwalbtch")).expect("a batch");
-    let image = (last + 1) as u64 * 4096;
-    std::fs::OpenOptions::new().write(true).open(&file).expect("open").write_at(&[0xee; 700], image).expect("write");
+    // The last commit, with the certificate in it, as a torn write would leave it.
+    rot(&path, 5);
     let output = tool(["recover".as_ref(), path.as_os_str()]);
     let text = output.printed();
     assert!(text.contains("commits 1 to 4 replayed"), "{text}");
@@ -47,11 +42,7 @@ fn a_torn_tail_is_cut_and_told() {
 fn a_damaged_log_is_refused_and_nothing_is_touched() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 10);
-    let file = slot(&path, 0);
-    let bytes = std::fs::read(&file).expect("read a slot");
-    let batches: Vec<_> = (0..bytes.len() / 4096).filter(|n| bytes[n * 4096..].starts_with(b"pwalbtch")).collect();
-    let image = (batches[3] + 1) as u64 * 4096;
-    std::fs::OpenOptions::new().write(true).open(&file).expect("open").write_at(&[0xee; 700], image).expect("write");
+    rot(&path, 4);
     let before = contents(scratch.path());
     let output = tool(["recover".as_ref(), path.as_os_str()]);
     let text = output.refused(1);
@@ -129,4 +120,83 @@ fn a_log_of_another_file_is_moved_away() {
     let output = tool(["recover".as_ref(), path.as_os_str()]);
     assert!(output.printed().contains(&format!("its directory is now -pwal.orphan-{id}")), "{output:?}");
     assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.orphan-{id}")]);
+}
+
+#[test]
+fn a_salvage_shows_what_it_gives_up_and_keeps_the_log() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 10);
+    let id = log_id(&path);
+    rot(&path, 5);
+    let before = contents(scratch.path());
+    let output = tool(["recover", "--salvage", &path.display().to_string()]);
+    assert!(output.refused(1).contains("nothing was done") && output.stderr.contains("--yes"), "{output:?}");
+    assert!(output.stdout.contains("commits 1 to 4 would be replayed"), "{output:?}");
+    assert!(output.stdout.contains("commits 5 to 11 would be given up"), "{output:?}");
+    assert_eq!(contents(scratch.path()), before);
+    let output = tool(["recover", "--salvage", "--yes", &path.display().to_string()]);
+    let text = output.printed();
+    assert!(text.contains("commits 1 to 4 were replayed") && text.contains("commits 5 to 11 were given up"), "{text}");
+    assert!(text.contains(&format!("the log directory is now -pwal.salvaged-{id}")), "{text}");
+    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.salvaged-{id}")]);
+    let stock = open_stock(&path);
+    assert_eq!(number(&stock, "SELECT count(*) FROM t"), 3);
+    close(stock);
+    // Nothing to salvage any more.
+    let again = tool(["recover", "--salvage", &path.display().to_string()]);
+    assert!(again.printed().contains("nothing has to be given up"), "{again:?}");
+}
+
+#[test]
+fn a_sound_log_is_recovered_not_salvaged() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 3);
+    let output = tool(["recover", "--salvage", "--yes", &path.display().to_string()]);
+    assert!(output.printed().contains("commits 1 to 4 replayed"), "{output:?}");
+    assert_plain(&path);
+}
+
+#[test]
+fn a_log_is_discarded_on_demand_only() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 3);
+    let id = log_id(&path);
+    let output = tool(["recover", "--discard-log", &path.display().to_string()]);
+    assert!(output.refused(1).contains("nothing was done"), "{output:?}");
+    assert!(output.stdout.contains("commits 1 to 4 would be given up"), "{output:?}");
+    let output = tool(["recover", "--discard-log", "--yes", &path.display().to_string()]);
+    let text = output.printed();
+    assert!(text.contains(&format!("log {id}: commits 1 to 4 were given up")), "{text}");
+    assert!(text.contains(&format!("now -pwal.discarded-{id}")) && text.contains("plain, WAL mode"), "{text}");
+    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
+    assert_eq!(number(&open_stock(&path), "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+#[test]
+fn a_bare_copy_opens_after_its_log_is_given_up() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 3);
+    let copy = scratch.file("copy.db");
+    std::fs::copy(&path, &copy).expect("copy");
+    let output = tool(["recover", "--discard-log", &copy.display().to_string()]);
+    output.refused(1);
+    assert!(output.stdout.contains("everything behind commit 0 would be given up"), "{output:?}");
+    let output = tool(["recover", "--discard-log", "--yes", &copy.display().to_string()]);
+    assert!(output.printed().contains("there was no log"), "{output:?}");
+    assert_plain(&copy);
+}
+
+#[test]
+fn nothing_is_forced_while_somebody_has_the_database() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let mut holder = hold(&path, 2);
+    for option in ["--salvage", "--discard-log"] {
+        tool(["recover", option, "--yes", &path.display().to_string()]).refused(3);
+    }
+    holder.send("go");
+    holder.wait();
+    assert_plain(&path);
+    assert_eq!(number(&open_stock(&path), "SELECT count(*) FROM t"), 2);
+    assert_eq!(tool(["recover", "--salvage", "--discard-log", "x"]).status, Some(2));
 }

@@ -2,7 +2,6 @@
 
 use super::{contents, crashed, hold, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
-use pwal::shared::{Control, State};
 
 #[test]
 fn it_says_who_has_the_database_open_and_disturbs_nobody() {
@@ -44,27 +43,28 @@ fn a_closed_database_is_told_so() {
 }
 
 #[test]
-fn marks_come_from_the_shared_words_where_they_are_a_file() {
+fn marks_mode_and_readers_come_from_the_shared_words() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let _holder = hold(&path, 5);
-    let words = Control::anonymous().expect("memory");
-    words.words().set_identity(&pwal::shared::Identity {
-        boot_id: 1,
-        log_id: 2,
-        device: 3,
-        inode: 4,
-        generation: 5,
-        block_bytes: 4096,
-    });
-    let control = path.with_file_name("app.db-pwal").join("control");
-    let made = Control::create(&control, 0o600, &words).expect("control");
-    assert_eq!(made.words().state(), State::Ready);
-    let text = tool(["status".as_ref(), path.as_os_str()]);
-    assert!(text.printed().contains("published 0, visible 0, backfilled 0"), "{text:?}");
+    let connection = open_wal(&path);
+    let status = || tool(["status".as_ref(), path.as_os_str()]).printed().to_owned();
+    run(&connection, "SELECT * FROM sqlite_schema");
+    assert!(status().contains("nothing committed yet"), "{}", status());
+    run(&connection, "PRAGMA synchronous=FULL; CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    let text = status();
+    assert!(text.contains("published 2, visible 2, durable 2, in the database file 0\n"), "{text}");
+    assert!(text.contains("mode       auto\n") && !text.contains("reading"), "{text}");
+    run(&connection, "PRAGMA parallel_wal_mode=conservative; BEGIN; SELECT * FROM t");
+    let writer = open_wal(&path);
+    run(&writer, "INSERT INTO t VALUES(2)");
+    let text = status();
+    assert!(text.contains("mode       conservative\n"), "{text}");
+    assert!(text.contains("1 transaction; the oldest sees commit 2, for "), "{text}");
     // What is no control is not believed.
-    std::fs::write(&control, "nonsense").expect("write");
-    assert!(!tool(["status".as_ref(), path.as_os_str()]).printed().contains("published"));
+    let control = path.with_file_name("app.db-pwal").join("control");
+    // A new file: the old one is mapped.
+    std::fs::remove_file(&control).and_then(|()| std::fs::write(&control, "nonsense")).expect("replace");
+    assert!(!status().contains("published"), "{}", status());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How a command ends that did not do what it was asked: a text, and an exit status.
 
+use pwal::log::{ErrorKind, LogError};
 use pwal::sqlite::Code;
 use std::fmt;
 use std::io;
@@ -55,6 +56,14 @@ impl Failure {
             _ => Kind::Cannot,
         };
         Failure { kind, text: text.into() }
+    }
+
+    /// What the log says.
+    pub fn log(error: LogError) -> Failure {
+        match error.kind() {
+            ErrorKind::Io | ErrorKind::Full => Failure::cannot(error.to_string()),
+            ErrorKind::Corrupt | ErrorKind::CannotOpen | ErrorKind::ReadOnly => Failure::no(error.to_string()),
+        }
     }
 
     /// What SQLite says of the database at `path`.

@@ -4,14 +4,19 @@
 
 mod database;
 mod demo;
+mod dump;
 mod failure;
+mod inspect;
 mod off;
 mod owner;
 mod progress;
+mod read_only;
 mod recover;
 mod shell;
 mod status;
+mod survey;
 mod text;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -34,6 +39,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Inspect(inspect::Arguments),
+    Dump(dump::Arguments),
+    Verify(verify::Arguments),
     Recover(recover::Arguments),
     Status(status::Arguments),
     Off(off::Arguments),
@@ -45,6 +53,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Dump(arguments) => dump::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Off(arguments) => off::run(&arguments),

@@ -54,7 +54,7 @@ fn command_of(pid: u32) -> String {
         String::from_utf8_lossy(&words.join(&b' ')).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match text.chars().count() {
         0 => "command not visible".to_owned(),
-        0..=60 => text,
+        1..=60 => text,
         _ => text.chars().take(57).chain("...".chars()).collect(),
     }
 }

@@ -1,14 +1,17 @@
-//! `pwal recover`: replays the log that a crash left, and retires it.
+//! `pwal recover`: replays the log that a crash left, and retires it; where recovery refuses, saves what can be saved.
 
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::owner;
 use crate::progress::WatchedDisk;
+use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
+use crate::survey::Seen;
 use crate::text;
 use pwal::handle::settle::{How, Report, SettleError};
 use pwal::log::recovery::{self, Recovered};
+use pwal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
+use pwal::log::stamp::StampState;
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// Recover a database after a crash: replay its log, retire it, leave one plain SQLite file
 ///
@@ -18,37 +21,122 @@ use std::time::Instant;
 pub struct Arguments {
     /// The database file
     database: PathBuf,
+    /// Where recovery refuses: replay the commits that prove themselves, give up what is behind them, and move the
+    /// log away. Without --yes only says what that would be
+    #[arg(long, conflicts_with = "discard_log")]
+    salvage: bool,
+    /// Give up the log: take the database file as the last checkpoint left it, and move the log away. Without --yes
+    /// only says what that gives up
+    #[arg(long)]
+    discard_log: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Done {
     let database = DatabaseFile::look(&arguments.database)?;
-    let report = recover(&database, How::Recover)?;
+    let how = match (arguments.salvage, arguments.discard_log) {
+        (true, _) => How::Salvage,
+        (_, true) => How::DiscardLog,
+        _ => How::Recover,
+    };
+    if !arguments.yes && how != How::Recover {
+        return ask(&database, how);
+    }
+    let report = recover(&database, how)?;
     print(&report);
     let after = DatabaseFile::look(&arguments.database)?;
     println!("{} is {}", after.name(), after.describe());
+    if report.salvaged.is_some() || report.discarded.is_some() {
+        println!("check it before you use it: `pwal off {}` runs integrity_check", after.name());
+    }
     Ok(())
+}
+
+/// Says what would be given up. Touches nothing; success if nothing would be.
+fn ask(database: &DatabaseFile, how: How) -> Done {
+    let lines = match how {
+        How::DiscardLog => plan_of_discard(database)?,
+        How::Salvage | How::Recover => plan_of_salvage(database)?,
+    };
+    let Some(lines) = lines else {
+        println!(
+            "nothing has to be given up: `pwal recover` without this option, or an open through pwal, does it all"
+        );
+        return Ok(());
+    };
+    for line in lines {
+        println!("{line}");
+    }
+    Err(Failure::no(format!("{}: nothing was done", database.name()))
+        .hint("copy the database file and its -pwal directory first; then the same command with --yes"))
+}
+
+fn plan_of_salvage(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failure> {
+    let directory = ReadOnlyDirectory::new(database.log_directory());
+    let mut file = ReadOnlyDatabase::open(&database.path)?;
+    match salvage::plan(&directory, &mut file).map_err(Failure::log)? {
+        Salvage::NotNeeded => Ok(None),
+        Salvage::Possible(plan) => Ok(Some(describe_plan(&plan, "would be"))),
+        Salvage::Impossible { why } => Err(Failure::no(format!("{}: nothing can be salvaged: {why}", database.name()))),
+    }
+}
+
+fn describe_plan(plan: &Plan, verb: &str) -> Vec<String> {
+    let Plan { log_id, base, last, known, seen, reason, .. } = plan;
+    let mut lines = vec![format!("log {log_id:016x}: {reason}")];
+    lines.push(if last > base {
+        format!("commits {} to {last} {verb} replayed", base + 1)
+    } else {
+        format!("no commit {verb} replayed")
+    });
+    if known > last {
+        lines.push(format!("commits {} to {known} {verb} given up", last + 1));
+    }
+    if seen > last {
+        lines.push(format!(
+            "the database file holds pages of commits up to {seen}: it may mix two states, which integrity_check has to tell"
+        ));
+    }
+    lines
+}
+
+fn plan_of_discard(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failure> {
+    let survey = Seen::look(&database.path)?.survey;
+    let mut lines = Vec::new();
+    for log in survey.logs.iter().filter(|log| log.markers.is_empty() && log.last.max(log.durable) > log.backfilled) {
+        let (first, last) = (log.backfilled + 1, log.last.max(log.durable));
+        lines.push(format!("log {:016x}: commits {first} to {last} would be given up", log.log_id));
+    }
+    if let (StampState::Stamped(stamp), true) = (survey.header, lines.is_empty()) {
+        if survey.logs.iter().any(|log| log.log_id == stamp.log_id) {
+            return Ok(None);
+        }
+        let (id, target) = (stamp.log_id, stamp.backfill_target);
+        lines.push(format!("log {id:016x} is not there: everything behind commit {target} would be given up"));
+    }
+    match (survey.header, lines.is_empty()) {
+        (StampState::Plain { .. }, true) => Ok(None),
+        (_, true) => Ok(Some(vec![format!("the database file ({}) would be taken as it is", database.describe())])),
+        (_, false) => Ok(Some(lines)),
+    }
 }
 
 /// Settles the database as an open through pwal would, with a progress bar.
 pub fn recover(database: &DatabaseFile, how: How) -> Result<Report, Failure> {
     let (disk, bar) = WatchedDisk::new(log_bytes(database));
-    let began = Instant::now();
     let settled = pwal::recover(&database.path, how, Some(disk));
     bar.finish_and_clear();
     match settled {
-        Ok(report) => {
-            if began.elapsed().as_secs() >= 1 {
-                eprintln!("pwal: recovery took {}", text::duration(began.elapsed()));
-            }
-            Ok(report)
-        }
+        Ok(report) => Ok(report),
         Err(pwal::RecoverError::Settle(error)) => Err(refused(database, &error)),
         Err(error) => Err(Failure::cannot(error.to_string())),
     }
 }
 
 /// The bytes of all slots and spill files.
-pub fn log_bytes(database: &DatabaseFile) -> u64 {
+fn log_bytes(database: &DatabaseFile) -> u64 {
     let Ok(entries) = std::fs::read_dir(database.log_directory()) else { return 0 };
     entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
 }
@@ -78,6 +166,19 @@ pub fn describe(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     if report.stock_settled {
         lines.push("stock SQLite played back its own journal or -wal file".to_owned());
+    }
+    if let Some(Salvaged { plan, pages, moved_to }) = &report.salvaged {
+        lines.extend(describe_plan(plan, "were"));
+        lines.push(format!("{} written; the log directory is now -pwal.{moved_to}", text::counted(*pages, "page")));
+    }
+    if let Some(Discarded { moved_to, given_up }) = &report.discarded {
+        for (log_id, backfilled, known) in given_up {
+            lines.push(format!("log {log_id:016x}: commits {} to {known} were given up", backfilled + 1));
+        }
+        lines.push(match moved_to {
+            Some(moved_to) => format!("the log directory is now -pwal.{moved_to}"),
+            None => "there was no log; the database file is taken as it is".to_owned(),
+        });
     }
     for done in &report.done {
         match done {

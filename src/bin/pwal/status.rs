@@ -4,8 +4,9 @@ use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::{owner, text};
 use pwal::log::stamp::StampState;
-use pwal::shared::{CONTROL_NAME, Control, State};
+use pwal::shared::{CONTROL_NAME, Control, State, now_us};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Show who has a database open, and the marks of its log
 #[derive(clap::Args)]
@@ -74,17 +75,29 @@ fn log(database: &DatabaseFile) -> String {
     format!("{}{spills}, {} in {}", text::counted(slots, "slot"), text::bytes(bytes), directory.display())
 }
 
-/// What the shared words say, where the engine has put them into a file.
+/// What the shared words say: they are a file from the first commit on.
 fn marks(database: &DatabaseFile) {
-    let Ok(control) = Control::open_read_only(&database.log_directory().join(CONTROL_NAME)) else { return };
+    let Ok(control) = Control::open_read_only(&database.log_directory().join(CONTROL_NAME)) else {
+        return line("marks", "nothing committed yet");
+    };
     let words = control.words();
     if words.state() != State::Ready {
         return;
     }
-    let marks =
-        format!("published {}, visible {}, backfilled {}", words.published(), words.visible(), words.backfilled());
-    line("marks", &marks);
+    // The lower ones first: they only grow.
+    let (backfilled, durable) = (words.backfilled(), words.durable());
+    let (visible, published) = (words.visible(), words.published());
+    line(
+        "marks",
+        &format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}"),
+    );
     line("mode", if words.mode() == 1 { "conservative" } else { "auto" });
+    if let Some(oldest) = words.snapshots().min_by_key(|snapshot| snapshot.sequence) {
+        let age = Duration::from_micros(now_us().saturating_sub(oldest.since_us));
+        let transactions = text::counted(words.snapshots().count() as u64, "transaction");
+        let (commit, age) = (oldest.sequence, text::duration(age));
+        line("reading", &format!("{transactions}; the oldest sees commit {commit}, for {age}"));
+    }
     if words.poisoned() != 0 {
         line("failed", "a write or a sync of the log failed: close all connections and open the database again");
     }

@@ -23,7 +23,7 @@ pub fn bytes(bytes: u64) -> String {
         return format!("{bytes} bytes");
     };
     // Rounded down, so that nothing looks larger than it is.
-    let tenths = u128::from(bytes) * 10 >> shift;
+    let tenths = (u128::from(bytes) * 10) >> shift;
     match tenths % 10 {
         0 => format!("{} {unit}", tenths / 10),
         rest => format!("{}.{rest} {unit}", tenths / 10),

@@ -9,13 +9,15 @@ pub(super) const SECTOR_BYTES: usize = 512;
 const CACHE_PAGE_SECTORS: u64 = 8;
 
 type Sector = [u8; SECTOR_BYTES];
+/// What a sector was after each unsynced write, with the clock of the write.
+type Versions = Vec<(u64, Sector)>;
 
 /// A file, with a clock on each unsynced write.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SimFile {
     cache: Vec<u8>,
     medium: Vec<u8>,
-    pending: BTreeMap<u64, Vec<(u64, Sector)>>,
+    pending: BTreeMap<u64, Versions>,
     pending_bytes: Vec<(u64, u64)>,
     is_database: bool,
 }
@@ -57,7 +59,7 @@ impl SimFile {
                 let end = (start + length).min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
                 if !self.pending.contains_key(&((at / SECTOR_BYTES) as u64)) {
                     let held = self.medium.len().clamp(at, end);
-                    buffer[at - start..held - start].copy_from_slice(&self.medium.get(at..held).unwrap_or(&[]));
+                    buffer[at - start..held - start].copy_from_slice(self.medium.get(at..held).unwrap_or(&[]));
                     buffer[held - start..end - start].fill(0);
                 }
                 at = end;
@@ -99,16 +101,16 @@ impl SimFile {
 
     /// The writes up to `clock` reach the medium.
     pub(super) fn sync(&mut self, clock: u64) {
-        self.settle(clock, &mut |_, values| values.len());
+        self.settle(clock, &mut |written| written);
     }
 
     /// A write-back error: the pages count as clean now, and the medium has any of the values.
     pub(super) fn sync_failed(&mut self, clock: u64, dice: &mut Dice) {
-        self.settle(clock, &mut |_, values| dice.index(values.len() + 1));
+        self.settle(clock, &mut |written| dice.index(written + 1));
     }
 
     /// Takes the writes up to `clock` off the list; `choose` says how many of a sector's reached the medium.
-    fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(u64, &[(u64, Sector)]) -> usize) {
+    fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(usize) -> usize) {
         let covered = self.pending_bytes.partition_point(|(at, _)| *at <= clock);
         if let Some((_, bytes)) = self.pending_bytes[..covered].last() {
             self.medium.resize(usize::try_from(*bytes).unwrap_or(usize::MAX), 0);
@@ -118,7 +120,7 @@ impl SimFile {
         self.pending.retain(|sector, values| {
             let covered = values.partition_point(|(at, _)| *at <= clock);
             if covered > 0 {
-                let reached = choose(*sector, &values[..covered]);
+                let reached = choose(covered);
                 if let Some((_, value)) = values[..reached].last() {
                     chosen.push((*sector, *value));
                 }
@@ -137,7 +139,7 @@ impl SimFile {
             self.medium.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
         }
         let pending = std::mem::take(&mut self.pending);
-        let mut pages: BTreeMap<u64, Vec<(u64, Vec<(u64, Sector)>)>> = BTreeMap::new();
+        let mut pages: BTreeMap<u64, Vec<(u64, Versions)>> = BTreeMap::new();
         for (sector, values) in pending {
             pages.entry(sector / CACHE_PAGE_SECTORS).or_default().push((sector, values));
         }
@@ -148,7 +150,7 @@ impl SimFile {
         self.cache.clone_from(&self.medium);
     }
 
-    fn power_cut_page(&mut self, sectors: &[(u64, Vec<(u64, Sector)>)], how: &PowerCut, dice: &mut Dice) {
+    fn power_cut_page(&mut self, sectors: &[(u64, Versions)], how: &PowerCut, dice: &mut Dice) {
         let roll = dice.below(100);
         let keep = u64::from(how.keep_percent);
         let between = keep + (100 - keep) * 3 / 10;

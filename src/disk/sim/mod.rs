@@ -33,6 +33,8 @@ pub struct PowerCut {
 }
 
 type FileId = usize;
+/// Names and the files that they get; `None`: the name goes.
+type Renames = Vec<(String, Option<FileId>)>;
 
 /// A directory: names to files, with the changes that are not synced.
 #[derive(Clone, Debug, Default)]
@@ -40,11 +42,11 @@ struct SimNames {
     cache: BTreeMap<String, FileId>,
     medium: BTreeMap<String, FileId>,
     /// Changes that happen together or not at all.
-    pending: Vec<(u64, Vec<(String, Option<FileId>)>)>,
+    pending: Vec<(u64, Renames)>,
 }
 
 impl SimNames {
-    fn change(&mut self, clock: u64, changes: Vec<(String, Option<FileId>)>) {
+    fn change(&mut self, clock: u64, changes: Renames) {
         apply(&mut self.cache, &changes);
         self.pending.push((clock, changes));
     }

@@ -1,0 +1,188 @@
+//! The way on where recovery refuses: replay the longest prefix that proves itself and say what is given up, or give up
+//! the log. Only ever on a person's word.
+//!
+//! Nothing is deleted: the log directory is moved beside, under another name. Each step may be the last before a crash: until
+//! page 1 is plain the same call starts again, and behind that an open moves the directory away by itself.
+
+use super::decide::{Action, Refusal, decide};
+use super::error::LogError;
+use super::format::LogId;
+use super::found::{FoundLog, Walk, log_ids};
+use super::recovery::{Look, OpenFacts, header_of, list, move_away, replay};
+use super::retire::make_plain;
+use super::stamp::{self, Marks, StampState};
+use crate::disk::{Database, LogDirectory, OpenHow};
+
+/// What can be saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Salvage {
+    /// An ordinary open does all that there is to do.
+    NotNeeded,
+    /// This much.
+    Possible(Plan),
+    /// Nothing of the log; the database file as it is can be had by giving up the log.
+    Impossible {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What a salvage does, and what it gives up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The log.
+    pub log_id: LogId,
+    /// Commits up to here are in the database file.
+    pub base: u64,
+    /// Commits up to here will be.
+    pub last: u64,
+    /// The last commit that anything speaks of; those behind `last` are given up.
+    pub known: u64,
+    /// The database file holds pages of commits up to here: more than `last` means that it may mix two states, and
+    /// `PRAGMA integrity_check` has to tell.
+    pub seen: u64,
+    /// The size of the database behind it, in pages; 0: as it is.
+    pub database_pages: u32,
+    /// Why the normal rules refuse.
+    pub reason: String,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Salvaged {
+    /// The plan that was followed.
+    pub plan: Plan,
+    /// Pages that were written.
+    pub pages: u64,
+    /// The log directory is now `<database>-pwal.<this>`.
+    pub moved_to: String,
+}
+
+/// What was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discarded {
+    /// The log directory is now `<database>-pwal.<this>`; `None` if there was no log in it.
+    pub moved_to: Option<String>,
+    /// Logs that still held commits: id, B, and the last commit that anything in them speaks of.
+    pub given_up: Vec<(LogId, u64, u64)>,
+}
+
+/// Says what a salvage would do. Touches nothing.
+///
+/// # Errors
+/// Any error of the medium; records of a newer pwal.
+pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salvage, LogError> {
+    let names = list(dir)?;
+    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::ReadOnly)?;
+    Ok(match choose(&look, dir)? {
+        Chosen::NotNeeded => Salvage::NotNeeded,
+        Chosen::Impossible(why) => Salvage::Impossible { why },
+        Chosen::Possible { plan, .. } => Salvage::Possible(plan),
+    })
+}
+
+/// Replays what [`plan`] says, makes the database file plain, and moves the log directory away, `lock` with it. Under the
+/// claim, as an open.
+///
+/// # Errors
+/// Any error of the medium, after which the same call starts again; the refusal of an open where nothing can be saved.
+pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Option<Salvaged>, LogError> {
+    let look = Look::take(dir, database, OpenFacts::default())?;
+    let (plan, log, walk) = match choose(&look, dir)? {
+        Chosen::NotNeeded => return Ok(None),
+        Chosen::Impossible(_) => {
+            let Action::Refuse(refusal) = decide(&look.situation) else { return Ok(None) };
+            return Err(look.refuse(dir, refusal));
+        }
+        Chosen::Possible { plan, log, walk } => (plan, log, walk),
+    };
+    let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&look.header)).unwrap_or(0);
+    let pages = replay(database, log, &walk, page_bytes, Marks::found(&look.header))?;
+    make_plain(database)?;
+    let moved_to = move_away(dir, "salvaged", plan.log_id)?;
+    Ok(Some(Salvaged { plan, pages, moved_to }))
+}
+
+/// Gives up every log: the database file is made plain as it is, and the log directory moved away, `lock` with it. Under the
+/// claim, as an open.
+///
+/// # Errors
+/// Any error of the medium, after which the same call starts again.
+pub fn discard_log(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Discarded, LogError> {
+    let names = list(dir)?;
+    let mut given_up = Vec::new();
+    for log_id in log_ids(&names) {
+        // What cannot be read any more is given up all the same.
+        if let Ok(log) = FoundLog::read(dir, &names, log_id, OpenHow::ReadOnly)
+            && log.markers.is_empty()
+            && known_of(&log) > log.backfilled
+        {
+            given_up.push((log_id, log.backfilled, known_of(&log)));
+        }
+    }
+    if !matches!(stamp::read(&header_of(database)?), StampState::Plain { .. }) {
+        make_plain(database)?;
+    }
+    let moved_to = match log_ids(&names).first() {
+        Some(log_id) => Some(move_away(dir, "discarded", *log_id)?),
+        None => None,
+    };
+    Ok(Discarded { moved_to, given_up })
+}
+
+enum Chosen<'a> {
+    NotNeeded,
+    Impossible(String),
+    Possible { plan: Plan, log: &'a FoundLog, walk: Walk },
+}
+
+fn choose<'a>(look: &'a Look, dir: &dyn LogDirectory) -> Result<Chosen<'a>, LogError> {
+    let Action::Refuse(refusal) = decide(&look.situation) else { return Ok(Chosen::NotNeeded) };
+    let reason = look.refuse(dir, refusal).to_string();
+    let target = match look.situation.header {
+        StampState::Stamped(stamp) => stamp.backfill_target,
+        _ => 0,
+    };
+    let (log_id, base) = match refusal {
+        Refusal::Damaged(log_id) | Refusal::MarkerMismatch(log_id) => (log_id, None),
+        // The old copy holds commits up to T; the log may still hold all that followed.
+        Refusal::OldCopy(log_id) => (log_id, Some(target)),
+        Refusal::UnknownHeader => {
+            let mut unfinished = look.situation.logs.iter().filter(|log| !log.is_finished());
+            match (unfinished.next(), unfinished.next()) {
+                (Some(log), None) if log.page_size_fits => (log.log_id, None),
+                _ => return Ok(Chosen::Impossible(reason)),
+            }
+        }
+        Refusal::ReadOnly | Refusal::StockLeftovers | Refusal::BareCopy(_) | Refusal::PageSize(_) => {
+            return Ok(Chosen::Impossible(reason));
+        }
+    };
+    let Some((found, _)) = look.own(log_id) else { return Ok(Chosen::Impossible(reason)) };
+    let log = &found.log;
+    let walk = match base {
+        Some(base) => log.walk(base)?,
+        None => found.walk.clone(),
+    };
+    // Without a batch behind T, an old copy is all that there is; without a header, nothing proves itself.
+    if (base.is_some() && walk.batches.is_empty()) || log.page_bytes().is_none() {
+        return Ok(Chosen::Impossible(reason));
+    }
+    let known = known_of(log).max(target).max(walk.last());
+    let plan = Plan {
+        log_id,
+        base: walk.base,
+        last: walk.last(),
+        known,
+        seen: target,
+        database_pages: walk.database_pages,
+        reason,
+    };
+    Ok(Chosen::Possible { plan, log, walk })
+}
+
+/// The last commit that anything in the log speaks of.
+fn known_of(log: &FoundLog) -> u64 {
+    let candidates = log.candidates.iter().map(|candidate| candidate.sequence);
+    candidates.chain(log.markers.iter().copied()).chain([log.durable, log.backfilled]).max().unwrap_or(0)
+}

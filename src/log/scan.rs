@@ -1,0 +1,276 @@
+//! A survey of a log as plain values, for the tools: what lies in which slot, which commits and epochs there are,
+//! and what of it does not hold.
+//!
+//! Only reads: creates, locks and syncs nothing. In a log that somebody writes meanwhile the newest records may look torn.
+
+mod text;
+
+pub use text::dump_slot;
+
+use super::decide::Action;
+use super::error::LogError;
+use super::follow::{SlotReader, proven};
+use super::format::{Certificate, FileName, LogId, SlotHeader};
+use super::found::{FoundLog, Probed, TornTail, Walk};
+use super::recovery::{Look, OpenFacts, list};
+use super::stamp::StampState;
+use crate::disk::{LogDirectory, OpenHow};
+use std::collections::BTreeMap;
+
+/// Everything beside one database file.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// What the database header says.
+    pub header: StampState,
+    /// The logs, by their ids.
+    pub logs: Vec<LogSurvey>,
+    /// Files in the directory that are none of ours.
+    pub foreign: Vec<String>,
+    /// What the next open that may write would do, apart from stock SQLite's own files.
+    pub action: Action,
+}
+
+/// One log.
+#[derive(Clone, Debug)]
+pub struct LogSurvey {
+    /// The log.
+    pub log_id: LogId,
+    /// Its slots, by their names.
+    pub slots: Vec<SlotSurvey>,
+    /// Its spill files and their sizes in bytes.
+    pub spills: Vec<(String, u64)>,
+    /// n of each marker.
+    pub markers: Vec<u64>,
+    /// B: commits up to here are in the database file.
+    pub backfilled: u64,
+    /// D: commits up to here were durable when the newest certificate was written.
+    pub durable: u64,
+    /// n: commits up to here prove themselves.
+    pub last: u64,
+    /// The commits from B + 1 to n, in order.
+    pub commits: Vec<CommitSurvey>,
+    /// Every certificate, by its epoch.
+    pub certificates: Vec<CertificateSurvey>,
+    /// A commit behind n that was begun.
+    pub torn_tail: Option<TornTail>,
+    /// What does not hold, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// One slot file.
+#[derive(Clone, Debug)]
+pub struct SlotSurvey {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its header; `None` if it is free.
+    pub header: Option<SlotHeader>,
+    /// Batches in it whose heads prove themselves, also those that are backfilled.
+    pub batches: u64,
+}
+
+/// One commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitSurvey {
+    /// The commit sequence.
+    pub sequence: u64,
+    /// The slot file.
+    pub slot: String,
+    /// The offset in bytes.
+    pub offset: u64,
+    /// The size with its images in bytes; images in a spill file not counted.
+    pub bytes: u64,
+    /// Its frames.
+    pub frames: u32,
+    /// The size of the database after it, in pages.
+    pub database_pages: u32,
+    /// The lane that it was staged in.
+    pub lane: u16,
+    /// It wanted durability.
+    pub wants_durable: bool,
+    /// The chain value behind it.
+    pub chain: u64,
+}
+
+/// One certificate, and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSurvey {
+    /// The slot file.
+    pub slot: String,
+    /// The offset of its block in bytes.
+    pub offset: u64,
+    /// It lies in the header of a batch.
+    pub in_batch: bool,
+    /// What it says.
+    pub certificate: Certificate,
+}
+
+/// Something that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule, by its number in the specification.
+    pub rule: &'static str,
+    /// The file, or the log directory.
+    pub file: String,
+    /// The offset in bytes.
+    pub offset: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Surveys the log directory of a database file that begins with `header` (100 bytes, or the whole file).
+///
+/// # Errors
+/// Any error of the medium; records of a newer pwal.
+pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError> {
+    let names = list(dir)?;
+    let look = Look::at(dir, header.to_vec(), OpenFacts::default(), &names, OpenHow::ReadOnly)?;
+    let target = match look.situation.header {
+        StampState::Stamped(stamp) => Some((stamp.log_id, stamp.backfill_target)),
+        _ => None,
+    };
+    let mut logs = Vec::new();
+    for found in &look.logs {
+        let target = target.and_then(|(log_id, target)| (log_id == found.log.log_id).then_some(target));
+        logs.push(survey_log(&found.log, &found.walk, target)?);
+    }
+    let is_foreign = |name: &&String| FileName::parse(name).is_none();
+    Ok(Survey {
+        header: look.situation.header,
+        logs,
+        foreign: names.iter().filter(is_foreign).cloned().collect(),
+        action: super::decide::decide(&look.situation),
+    })
+}
+
+fn file_name(log: &FoundLog, slot: usize) -> String {
+    let path = &log.slots[slot].open.path;
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn survey_log(log: &FoundLog, walk: &Walk, target: Option<u64>) -> Result<LogSurvey, LogError> {
+    let mut certificates = Vec::new();
+    let mut slots = Vec::new();
+    for (index, slot) in log.slots.iter().enumerate() {
+        let name = file_name(log, index);
+        let mut batches = 0;
+        log.probe(index, &mut |probed| match probed {
+            Probed::Certificate { offset, certificate, in_batch } => certificates.push(CertificateSurvey {
+                slot: name.clone(),
+                offset,
+                in_batch,
+                certificate: certificate.clone(),
+            }),
+            Probed::Batch { .. } => batches += 1,
+            Probed::Broken { .. } => {}
+        })?;
+        let header = slot.reader.as_ref().map(|reader| reader.header.clone());
+        slots.push(SlotSurvey { name, bytes: slot.open.bytes()?, header, batches });
+    }
+    certificates.sort_by_key(|survey| (survey.certificate.epoch, survey.slot.clone(), survey.offset));
+    let mut spills = Vec::new();
+    for open in log.spills.values() {
+        let name = open.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        spills.push((name, open.bytes()?));
+    }
+    let mut survey = LogSurvey {
+        log_id: log.log_id,
+        slots,
+        spills,
+        markers: log.markers.iter().copied().collect(),
+        backfilled: log.backfilled,
+        durable: log.durable,
+        last: walk.last(),
+        commits: commits_of(log, walk)?,
+        certificates,
+        torn_tail: walk.torn.clone(),
+        findings: Vec::new(),
+    };
+    survey.findings = findings_of(log, &survey, target);
+    Ok(survey)
+}
+
+fn commits_of(log: &FoundLog, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError> {
+    let mut commits = Vec::new();
+    for &(slot, offset) in &walk.batches {
+        let Some(reader) = &log.slots[slot].reader else { continue };
+        let batch = reader.head_at(offset)?;
+        commits.push(CommitSurvey {
+            sequence: batch.header.sequence,
+            slot: file_name(log, slot),
+            offset,
+            bytes: batch.header.bytes,
+            frames: batch.header.frames,
+            database_pages: batch.header.database_pages,
+            lane: batch.header.lane,
+            wants_durable: batch.header.wants_durable,
+            chain: batch.chain_after,
+        });
+    }
+    Ok(commits)
+}
+
+/// What recovery would refuse, and what it does not look at because it needs no answer: epochs and counts.
+fn findings_of(log: &FoundLog, survey: &LogSurvey, target: Option<u64>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |rule, file: &str, offset, what| {
+        findings.push(Finding { rule, file: file.to_owned(), offset, what });
+    };
+    let directory = log.slots.first().map_or_else(|| ".".to_owned(), |slot| slot.open.path.display().to_string());
+    let (b, d, n) = (survey.backfilled, survey.durable, survey.last);
+    let (torn_file, torn_offset, torn_reason) = match &survey.torn_tail {
+        Some(torn) => (torn.file.display().to_string(), torn.offset, format!("; {}", torn.reason)),
+        None => (directory.clone(), 0, String::new()),
+    };
+    if target.is_some_and(|target| target < b) {
+        add("L1", &directory, 0, format!("T is {} in the database file, B is {b} in the log", target.unwrap_or(0)));
+    }
+    if target.is_some_and(|target| target > n) {
+        let target = target.unwrap_or(0);
+        add("L2", &torn_file, torn_offset, format!("T is {target}, the batches end at commit {n}{torn_reason}"));
+    }
+    if d > n {
+        add("L3", &torn_file, torn_offset, format!("D is {d}, the batches end at commit {n}{torn_reason}"));
+    }
+    for marker in survey.markers.iter().filter(|marker| **marker != n) {
+        add("L4", &directory, 0, format!("a marker says that the log ends at commit {marker}, the batches end at {n}"));
+    }
+    let by_sequence: BTreeMap<u64, &CommitSurvey> =
+        survey.commits.iter().map(|commit| (commit.sequence, commit)).collect();
+    for CertificateSurvey { slot, offset, certificate, .. } in &survey.certificates {
+        let Certificate { epoch, lo, hi, chain, .. } = *certificate;
+        if by_sequence.get(&hi).is_some_and(|commit| commit.chain != chain) {
+            add("E1", slot, *offset, format!("epoch {epoch}: its chain value is not that of commit {hi}"));
+        }
+        if hi - (lo - 1) != u64::from(certificate.batches) {
+            add("E2", slot, *offset, format!("epoch {epoch} counts {} batches for {lo}..{hi}", certificate.batches));
+        }
+        let in_walk: Option<u64> = (lo..=hi).map(|sequence| Some(u64::from(by_sequence.get(&sequence)?.frames))).sum();
+        if lo <= hi && in_walk.is_some_and(|frames| frames != certificate.frames) {
+            let (counted, there) = (certificate.frames, in_walk.unwrap_or(0));
+            add("E2", slot, *offset, format!("epoch {epoch} counts {counted} frames, its batches have {there}"));
+        }
+    }
+    for pair in survey.certificates.windows(2) {
+        let (before, after) = (&pair[0].certificate, &pair[1].certificate);
+        if after.durable < before.durable || after.backfilled < before.backfilled {
+            let what = format!("epoch {} says less than epoch {} before it", after.epoch, before.epoch);
+            add("E3", &pair[1].slot, pair[1].offset, what);
+        }
+    }
+    findings
+}
+
+/// Whether everything that a log says of itself holds: no finding, and the next open goes through.
+#[must_use]
+pub fn is_sound(survey: &Survey) -> bool {
+    !matches!(survey.action, Action::Refuse(_)) && survey.logs.iter().all(|log| log.findings.is_empty())
+}
+
+/// Reads the header of a slot file for [`dump_slot`]; `None` if it is free.
+fn reader_of(dir: &dyn LogDirectory, name: &str, log_id: LogId) -> Result<Option<SlotReader>, LogError> {
+    let path = dir.path().join(name);
+    let file = dir.open(name, OpenHow::ReadOnly).map_err(|error| LogError::io("open", &path, error))?;
+    proven(SlotReader::new(super::follow::OpenFile { path, file }, log_id))
+}

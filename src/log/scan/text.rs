@@ -1,0 +1,142 @@
+//! A slot as text: one line for each record, so that a change of the format shows in a review.
+
+use super::reader_of;
+use crate::disk::LogDirectory;
+use crate::log::error::LogError;
+use crate::log::follow::{SlotReader, Spills, proven};
+use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImagePlace};
+use crate::log::found::FoundLog;
+use std::fmt::Write;
+
+/// The slot file `name` as text.
+///
+/// # Errors
+/// Any error of the medium; records of a newer pwal; [`LogError::Io`] for a name that is not a slot's.
+pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError> {
+    let Some(FileName::Slot { log_id, .. }) = FileName::parse(name) else {
+        return Err(LogError::io("dump", &dir.path().join(name), std::io::ErrorKind::InvalidInput.into()));
+    };
+    let mut out = String::new();
+    let Some(reader) = reader_of(dir, name, log_id)? else {
+        let _ = writeln!(out, "{name}: free (no slot header proves itself)");
+        return Ok(out);
+    };
+    let names = super::list(dir)?;
+    let spills = FoundLog::open(dir, &names, log_id, crate::disk::OpenHow::ReadOnly)?.spills;
+    let header = &reader.header;
+    let _ = writeln!(
+        out,
+        "{name}: format {FORMAT_VERSION}, slot {} bytes, block {}, page {}\n  log {:016x}, segment {}, first commit {}, chain {:016x}",
+        header.slot_bytes,
+        header.block_bytes,
+        header.page_bytes,
+        header.log_id,
+        header.ordinal,
+        header.first_sequence,
+        header.chain,
+    );
+    let mut offset = u64::from(header.block_bytes);
+    let mut unknown = Unknown::default();
+    while offset < header.slot_bytes {
+        if let Some(batch) = proven(reader.head_at(offset))? {
+            unknown.end(&mut out, offset);
+            show_batch(&mut out, &reader, &batch, &spills)?;
+            offset += batch.header.bytes;
+        } else if let Some(certificate) = proven(reader.certificate_at(offset))? {
+            unknown.end(&mut out, offset);
+            let _ = write!(out, "{offset:>10}  ");
+            show_certificate(&mut out, &certificate);
+            offset += u64::from(header.block_bytes);
+        } else {
+            let mut block = vec![0; header.block_bytes as usize];
+            reader.open.read(&mut block, offset)?;
+            unknown.block(&mut out, offset, block.iter().all(|&byte| byte == 0));
+            offset += u64::from(header.block_bytes);
+        }
+    }
+    unknown.end(&mut out, offset);
+    Ok(out)
+}
+
+/// A run of blocks that are no records.
+#[derive(Default)]
+struct Unknown {
+    run: Option<(u64, bool)>,
+}
+
+impl Unknown {
+    fn block(&mut self, out: &mut String, offset: u64, is_zero: bool) {
+        match self.run {
+            Some((_, zeros)) if zeros == is_zero => {}
+            _ => {
+                self.end(out, offset);
+                self.run = Some((offset, is_zero));
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut String, offset: u64) {
+        if let Some((start, is_zero)) = self.run.take() {
+            let what = if is_zero { "zeros" } else { "no record" };
+            let _ = writeln!(out, "{start:>10}  {what}, {} bytes", offset - start);
+        }
+    }
+}
+
+fn show_batch(out: &mut String, reader: &SlotReader, batch: &Batch, spills: &Spills) -> Result<(), LogError> {
+    let header = &batch.header;
+    let _ = writeln!(
+        out,
+        "{:>10}  commit {}: {} bytes, {} frames, database {} pages, lane {}{}\n{:12}chain {:016x} -> {:016x}",
+        header.offset,
+        header.sequence,
+        header.bytes,
+        header.frames,
+        header.database_pages,
+        header.lane,
+        if header.wants_durable { ", wants durability" } else { "" },
+        "",
+        header.chain,
+        batch.chain_after,
+    );
+    if let Some(certificate) = &header.certificate {
+        let _ = write!(out, "{:12}", "");
+        show_certificate(out, certificate);
+    }
+    let mut image = vec![0; reader.header.page_bytes as usize];
+    for descriptor in &batch.descriptors {
+        let place = match descriptor.place {
+            ImagePlace::Batch(position) => format!("+{position}"),
+            ImagePlace::Spill { file, offset } => format!("spill {file} at {offset}"),
+        };
+        let is_whole = proven(reader.image(batch, descriptor, spills, &mut image))?.is_some();
+        let state = if is_whole { "" } else { ", does not prove itself" };
+        let _ = writeln!(out, "{:12}page {} {place}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
+    }
+    Ok(())
+}
+
+fn show_certificate(out: &mut String, certificate: &Certificate) {
+    let kind = if certificate.is_mark() { "mark" } else { "certificate" };
+    let _ = write!(
+        out,
+        "{kind}: epoch {}, commits {}..{}, D {}, B {}, chain {:016x}, {} batches, {} frames of {} pages, database {} pages, lanes {:?}",
+        certificate.epoch,
+        certificate.lo,
+        certificate.hi,
+        certificate.durable,
+        certificate.backfilled,
+        certificate.chain,
+        certificate.batches,
+        certificate.frames,
+        certificate.distinct_pages,
+        certificate.database_pages,
+        certificate.lane_frames,
+    );
+    for (is_set, flag) in [(certificate.fallback, "fallback"), (certificate.clean_end, "clean end")] {
+        if is_set {
+            let _ = write!(out, ", {flag}");
+        }
+    }
+    out.push('\n');
+}

@@ -1,0 +1,139 @@
+//! The format as text dumps: a change of the format shows here, and in the review of `tests/golden`.
+//!
+//! `PWAL_GOLDEN=write cargo test --test format_golden` writes them anew.
+
+mod log_support;
+
+use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
+use pwal::log::format::{Rule, slot_name};
+use pwal::log::scan::{self, dump_slot};
+use pwal::log::stamp::Stamp;
+use std::fmt::Write;
+use std::path::Path;
+
+const ID: u64 = 0x0123_4567_89ab_cdef;
+
+/// Compares with the golden file, or writes it.
+#[track_caller]
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("PWAL_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(expected == text, "{name} differs; it is now:\n{text}");
+}
+
+/// 16 bytes in a line, runs of equal lines left out.
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    let mut before: Option<&[u8]> = None;
+    let mut skipped = false;
+    for (index, line) in bytes.chunks(16).enumerate() {
+        if before == Some(line) {
+            if !skipped {
+                out.push_str("*\n");
+            }
+            skipped = true;
+            continue;
+        }
+        (before, skipped) = (Some(line), false);
+        let _ = write!(out, "{:06x} ", index * 16);
+        for byte in line {
+            let _ = write!(out, " {byte:02x}");
+        }
+        out.push('\n');
+    }
+    let _ = writeln!(out, "{:06x}", bytes.len());
+    out
+}
+
+/// Every kind of record, in two slots.
+fn sample() -> LogBuilder {
+    let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 12);
+    log.commits(1);
+    log.commit(&Commit {
+        frames: &[(1, 7), (4, 8)],
+        database_pages: 4,
+        certificate: Some((0, 0)),
+        ..Commit::default()
+    });
+    let frames = [(2, 9), (3, 10), (4, 11)];
+    log.commit(&Commit {
+        frames: &frames,
+        database_pages: 4,
+        spill_from: 1,
+        wants_durable: false,
+        ..Commit::default()
+    });
+    log.certify(2, 0);
+    log.certify(3, 2);
+    log.rotate(1);
+    log.commit(&Commit { frames: &[(2, 12)], database_pages: 4, ..Commit::default() });
+    let (bytes, at) = log.place(4);
+    bytes[at + 400] ^= 1;
+    log.put(&[0xee; 4096]);
+    log
+}
+
+#[test]
+fn slots_as_text() {
+    let log = sample();
+    let place = SimPlace::new(&Files::new(stamped(&[0; 3], 1024, ID, 2)).with(&log.files).with_file("lock", b""));
+    let directory = place.directory();
+    let mut text = String::new();
+    for slot in 0..2 {
+        text += &dump_slot(&*directory, &slot_name(ID, slot)).unwrap();
+    }
+    golden("slots.txt", &text);
+    assert!(dump_slot(&*directory, "lock").is_err());
+}
+
+#[test]
+fn records_byte_for_byte() {
+    let log = sample();
+    let slot = &log.files[&slot_name(ID, 0)];
+    golden("slot_header.hex", &hex(&slot[..128]));
+    let (_, batch) = log.places[&2];
+    golden("batch_with_certificate.hex", &hex(&slot[batch as usize..][..336 + 48 + 32]));
+    let (_, spilled) = log.places[&3];
+    golden("batch_with_spill.hex", &hex(&slot[spilled as usize..][..336 + 72 + 32]));
+    golden("certificate.hex", &hex(&slot[spilled as usize + 4096..][..288]));
+    let mut header = database_of(&[0], 1024);
+    Stamp { log_id: ID, backfill_target: 77 }.apply(&mut header);
+    golden("stamp.hex", &hex(&header[..112]));
+}
+
+#[test]
+fn the_survey_finds_what_the_dump_shows() {
+    let log = sample();
+    let place = SimPlace::new(&Files::new(stamped(&[0; 3], 1024, ID, 2)).with(&log.files).with_file("x", b""));
+    let survey = scan::survey(&*place.directory(), &place.files().database).unwrap();
+    assert_eq!(survey.foreign, ["x"]);
+    let [found] = survey.logs.as_slice() else { panic!("{survey:?}") };
+    assert_eq!((found.backfilled, found.durable, found.last), (2, 3, 3));
+    assert_eq!(found.commits.iter().map(|commit| commit.sequence).collect::<Vec<_>>(), [3]);
+    assert_eq!(found.certificates.len(), 3);
+    assert!(found.certificates[0].in_batch && found.certificates[2].certificate.is_mark());
+    assert_eq!(found.slots.iter().map(|slot| slot.batches).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 336 + 24);
+    // The builder counts two frames for each commit; commit 3 has three.
+    let rules: Vec<&str> = found.findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, ["E2"]);
+    let after = place.files();
+    assert_eq!(after.directory.unwrap().len(), log.files.len() + 1);
+}
+
+#[test]
+fn every_rule_is_in_the_specification() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md")).unwrap();
+    for rule in Rule::ALL {
+        assert!(text.contains(&format!("| {} |", rule.number())), "{} is not in docs/format.md", rule.number());
+    }
+    for row in pwal::log::decide::ROWS {
+        assert!(text.contains(row.name), "the row {} is not in docs/format.md", row.name);
+    }
+    for rule in ["L1", "L2", "L3", "L4", "W1", "W2", "W3", "W4", "W5", "E1", "E2", "E3"] {
+        assert!(text.contains(&format!("| {rule} |")), "{rule} is not in docs/format.md");
+    }
+}

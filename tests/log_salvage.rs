@@ -1,0 +1,180 @@
+//! What can be had where recovery refuses: the longest prefix that proves itself, or the database file without its log.
+
+mod log_support;
+
+use log_support::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
+use pwal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
+use pwal::disk::sim::PowerCut;
+use pwal::disk::{Disk, LogDirectory, RealDisk};
+use pwal::log::format::marker_name;
+use pwal::log::recovery::{Next, OpenFacts, open_database};
+use pwal::log::salvage::{Discarded, Salvage, discard_log, plan, salvage};
+use pwal::log::{ErrorKind, LogError};
+use std::sync::Arc;
+
+const ID: u64 = 0xfeed;
+
+fn log(commits: u64) -> LogBuilder {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commits(commits);
+    log
+}
+
+fn damaged() -> LogBuilder {
+    let mut log = log(6);
+    log.certify(6, 1);
+    let (bytes, at) = log.place(4);
+    bytes[at + 1000] ^= 1;
+    log
+}
+
+fn files(target: u64, log: &LogBuilder) -> Files {
+    Files::new(stamped(&LogBuilder::values_after(target), 1024, ID, target)).with(&log.files).with_file("lock", b"")
+}
+
+fn open(place: &dyn Place) -> Result<Next, LogError> {
+    Ok(open_database(&*place.directory(), &mut *place.database(), OpenFacts::default())?.next)
+}
+
+/// Salvages on both disks; the pages behind it are those of commit `last`.
+#[track_caller]
+fn expect_salvaged(files: &Files, base: u64, last: u64, known: u64, seen: u64) {
+    let places: [Box<dyn Place>; 2] = [Box::new(SimPlace::new(files)), Box::new(RealPlace::new(files))];
+    for place in places {
+        assert!(open(&*place).is_err());
+        let Salvage::Possible(planned) = plan(&*place.directory(), &mut *place.database()).unwrap() else {
+            panic!("nothing to salvage")
+        };
+        assert!(place.files() == *files, "the plan touched something");
+        let done = salvage(&*place.directory(), &mut *place.database()).unwrap().unwrap();
+        assert_eq!(done.plan, planned);
+        assert_eq!((planned.base, planned.last, planned.known, planned.seen), (base, last, known, seen));
+        assert!(place.files() == Files::new(database_of(&LogBuilder::values_after(last), 1024)));
+        assert_eq!(place.moved_away(), [done.moved_to]);
+        assert_eq!(open(&*place).unwrap(), Next::Ready);
+    }
+}
+
+#[test]
+fn the_prefix_before_damage_is_saved() {
+    expect_salvaged(&files(2, &damaged()), 1, 3, 6, 2);
+    expect_salvaged(&files(2, &log(4)).with_file(marker_name(ID, 5), b""), 0, 4, 5, 2);
+}
+
+#[test]
+fn an_old_copy_gets_what_the_log_still_holds() {
+    let mut log = log(6);
+    log.certify(6, 4);
+    expect_salvaged(&files(2, &log), 2, 6, 6, 2);
+    // Commit 3 is gone: the slot was used again.
+    let (bytes, at) = log.place(3);
+    bytes[at..at + 4096].fill(0);
+    let files = files(2, &log);
+    let place = SimPlace::new(&files);
+    let impossible = plan(&*place.directory(), &mut *place.database()).unwrap();
+    assert!(matches!(impossible, Salvage::Impossible { .. }), "{impossible:?}");
+    let error = salvage(&*place.directory(), &mut *place.database()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CannotOpen);
+    assert!(place.files() == files);
+}
+
+#[test]
+fn a_half_stamp_with_commits_is_saved() {
+    let mut files = files(0, &log(3));
+    files.database[18..20].fill(2);
+    expect_salvaged(&files, 0, 3, 3, 0);
+}
+
+#[test]
+fn a_healthy_log_needs_no_salvage() {
+    for files in [files(0, &log(3)), Files::new(database_of(&[0; 3], 1024))] {
+        let place = SimPlace::new(&files);
+        assert_eq!(plan(&*place.directory(), &mut *place.database()).unwrap(), Salvage::NotNeeded);
+        assert_eq!(salvage(&*place.directory(), &mut *place.database()).unwrap(), None);
+        assert!(place.files().database == files.database);
+    }
+}
+
+#[test]
+fn a_log_is_given_up_on_request() {
+    let place = RealPlace::new(&files(2, &damaged()));
+    let discarded = discard_log(&*place.directory(), &mut *place.database()).unwrap();
+    assert_eq!(discarded.given_up, [(ID, 1, 6)]);
+    assert_eq!(place.moved_away(), [discarded.moved_to.unwrap()]);
+    assert!(place.files() == Files::new(database_of(&LogBuilder::values_after(2), 1024)));
+    // A bare copy.
+    let bare = Files::new(stamped(&[1, 2, 3], 1024, ID, 7)).with_file("lock", b"");
+    let place = SimPlace::new(&bare);
+    let discarded = discard_log(&*place.directory(), &mut *place.database()).unwrap();
+    assert_eq!(discarded, Discarded { moved_to: None, given_up: vec![] });
+    assert!(place.files() == Files::new(database_of(&[1, 2, 3], 1024)).with_file("lock", b""));
+}
+
+#[test]
+fn a_salvage_may_be_cut_short_anywhere() {
+    let files = files(2, &damaged());
+    for stop in 0.. {
+        let stopped = SimPlace::new(&files);
+        stopped.disk.stop_after(stop);
+        let result = salvage(&*stopped.directory(), &mut *stopped.database());
+        for seed in 0..30 {
+            let place = SimPlace { disk: stopped.disk.deep_clone(seed), path: stopped.path.clone() };
+            let keep_percent = [0, 50, 100][seed as usize % 3];
+            if seed % 4 == 0 {
+                place.disk.kill();
+            } else {
+                place.disk.power_cut(&PowerCut {
+                    keep_percent,
+                    tears_sectors: true,
+                    tears_same_bytes: false,
+                    tears_header: false,
+                });
+            }
+            salvage(&*place.directory(), &mut *place.database()).unwrap();
+            let next = open(&place).unwrap();
+            if next == Next::ClaimAgain {
+                assert_eq!(open(&place).unwrap(), Next::Ready);
+            }
+            assert!(place.files().database == database_of(&LogBuilder::values_after(3), 1024), "{stop} {seed}");
+        }
+        if result.is_ok() {
+            assert!(stop > 5);
+            break;
+        }
+    }
+}
+
+#[test]
+fn planned_faults_hit_real_files() {
+    let all = files(0, &log(3));
+    let faults = [
+        (Operation::Read, ".seg", ErrorKind::Io, Effect::Error),
+        (Operation::Sync, ".seg", ErrorKind::Io, Effect::Error),
+        (Operation::Open, ".seg", ErrorKind::Io, Effect::Error),
+        (Operation::Create, "retired", ErrorKind::Full, Effect::NoSpace),
+        (Operation::Remove, ".seg", ErrorKind::Io, Effect::Error),
+        (Operation::Sync, "(directory)", ErrorKind::Io, Effect::Error),
+        (Operation::Sync, "(parent)", ErrorKind::Io, Effect::Error),
+        (Operation::Read, "(directory)", ErrorKind::Io, Effect::Error),
+        (Operation::Write, "(database)", ErrorKind::Io, Effect::Short(700)),
+        (Operation::Write, "(database)", ErrorKind::Full, Effect::ShortNoSpace(700)),
+        (Operation::Sync, "(database)", ErrorKind::Io, Effect::Error),
+        (Operation::Read, "(database)", ErrorKind::Io, Effect::Error),
+    ];
+    for (operation, name, kind, effect) in faults {
+        let place = RealPlace::new(&all);
+        let fault_plan = Plan::default();
+        let disk = FaultDisk::new(Arc::new(RealDisk), fault_plan.clone());
+        let directory: Arc<dyn LogDirectory> = disk.log_directory(&place.path());
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path()).unwrap();
+        let mut database = FaultDatabase::new(log_support::RealDatabase { file }, fault_plan.clone());
+        fault_plan.add(Fault { operation, name_contains: name.to_owned(), nth: 1, effect, goes_on: false });
+        let error = open_database(&*directory, &mut database, OpenFacts::default()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{operation:?} {name}: {error}");
+        assert_eq!(fault_plan.fired(), 1);
+        // The second time the fault is over.
+        let opened = open_database(&*directory, &mut database, OpenFacts::default()).unwrap();
+        assert_eq!(opened.next, Next::Ready);
+        assert!(place.files().database == database_of(&LogBuilder::values_after(3), 1024), "{operation:?} {name}");
+    }
+}

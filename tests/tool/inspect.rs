@@ -1,0 +1,136 @@
+//! `pwal inspect`, `pwal dump` and `pwal verify`: they only look.
+
+use super::{contents, crashed, hold, log_id, rot, slot, tool};
+use crate::common::{Scratch, close, open_wal, run};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn json_of(path: &Path) -> Value {
+    let output = tool(["inspect", "--json", &path.display().to_string()]);
+    serde_json::from_str(output.printed()).expect("JSON")
+}
+
+#[test]
+fn a_crashed_log_is_shown_and_left_alone() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 30);
+    let id = log_id(&path);
+    let before = contents(scratch.path());
+    let seen = json_of(&path);
+    let log = &seen["logs"][0];
+    assert_eq!(seen["in_use"], json!(false));
+    assert_eq!(seen["next_open"], json!(format!("recovers log {id}")));
+    assert_eq!(log["log_id"], json!(id));
+    assert_eq!((&log["last"], &log["backfilled"], &log["torn_tail"]), (&json!(31), &json!(0), &Value::Null));
+    assert_eq!(log["findings"], json!([]));
+    let commits = log["commits"].as_array().expect("commits");
+    let sequences: Vec<_> = commits.iter().map(|commit| commit["commit"].as_u64().expect("a number")).collect();
+    assert_eq!(sequences, (1..=31).collect::<Vec<_>>());
+    assert!(commits.iter().all(|commit| commit["wants_durable"] == json!(true) && commit["epoch"].is_u64()));
+    let last = log["epochs"].as_array().and_then(|epochs| epochs.last()).expect("an epoch");
+    assert_eq!(last["hi"], json!(31));
+    assert_eq!(log["slots"][0]["batches"], json!(31));
+    assert_eq!(log["slots"][0]["name"], json!(slot(&path, 0).file_name().and_then(|name| name.to_str())));
+
+    let output = tool(["inspect".as_ref(), path.as_os_str()]);
+    let text = output.printed();
+    assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 31 prove themselves"), "{text}");
+    assert!(text.contains("(11 commits before these: --last)"), "{text}");
+    assert_eq!(text.lines().rev().take_while(|line| !line.contains("database pages")).count(), 20, "{text}");
+    let output = tool(["inspect", "--last", "40", &path.display().to_string()]);
+    assert!(!output.printed().contains("before these"), "{output:?}");
+    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("proves itself: 31 commits behind 0"));
+
+    let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let text = output.printed();
+    assert_eq!(text.matches("wants durability").count(), 31, "{text}");
+    assert!(text.contains(&format!("log {id}, segment 1, first commit 1")), "{text}");
+    assert_eq!(contents(scratch.path()), before);
+}
+
+#[test]
+fn a_log_in_use_is_looked_at_without_disturbing() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let mut holder = hold(&path, 10);
+    let before = contents(scratch.path());
+    let seen = json_of(&path);
+    assert_eq!((&seen["in_use"], &seen["logs"][0]["last"]), (&json!(true), &json!(11)));
+    assert!(tool(["inspect".as_ref(), path.as_os_str()]).printed().contains("in use"));
+    tool(["verify".as_ref(), path.as_os_str()]).printed();
+    assert_eq!(contents(scratch.path()), before);
+    holder.send("go");
+    assert!(holder.wait().success());
+}
+
+#[test]
+fn verify_names_the_rule_that_does_not_hold() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 10);
+    rot(&path, 4);
+    let before = contents(scratch.path());
+    let output = tool(["verify".as_ref(), path.as_os_str()]);
+    let text = output.refused(1);
+    assert!(text.contains("rule L3") && text.contains("B8") && text.contains("-0000.seg"), "{text}");
+    let output = tool(["inspect".as_ref(), path.as_os_str()]);
+    assert!(output.printed().contains("broken: rule L3"), "{output:?}");
+    assert!(output.printed().contains("next open  refuses: log"), "{output:?}");
+    let findings = &json_of(&path)["logs"][0]["findings"];
+    assert_eq!(findings[0]["rule"], json!("L3"));
+    let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    assert_eq!(output.printed().matches("does not prove itself").count(), 1, "{output:?}");
+    assert_eq!(contents(scratch.path()), before);
+}
+
+#[test]
+fn a_torn_tail_is_sound() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 5);
+    rot(&path, 6);
+    let output = tool(["verify".as_ref(), path.as_os_str()]);
+    assert!(output.printed().contains("a torn tail behind them, which recovery cuts"), "{output:?}");
+    assert_eq!(json_of(&path)["logs"][0]["last"], json!(5));
+    assert!(tool(["inspect".as_ref(), path.as_os_str()]).printed().contains("a torn tail: commit 6 is not whole"));
+}
+
+#[test]
+fn a_database_without_a_log_is_sound() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = open_wal(&path);
+    run(&connection, "CREATE TABLE t(x)");
+    close(connection);
+    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("no log; plain, WAL mode"));
+    assert_eq!(json_of(&path)["logs"], json!([]));
+    assert!(tool(["inspect".as_ref(), path.as_os_str()]).printed().contains("opens the file as it is"));
+}
+
+#[test]
+fn a_stamped_file_alone_or_beside_a_file_of_stock_is_not() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 3);
+    let copy = scratch.file("copy.db");
+    std::fs::copy(&path, &copy).expect("copy");
+    let output = tool(["verify".as_ref(), copy.as_os_str()]);
+    assert!(output.refused(1).contains("which is not there"), "{output:?}");
+    let wal = scratch.file("app.db-wal");
+    std::fs::write(&wal, [1; 5000]).expect("write");
+    let output = tool(["verify".as_ref(), path.as_os_str()]);
+    assert!(output.refused(1).contains("app.db-wal of stock SQLite"), "{output:?}");
+}
+
+#[test]
+fn only_a_slot_is_dumped() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 1);
+    assert!(tool(["dump".as_ref(), path.as_os_str()]).refused(4).contains("not a slot file"));
+    let missing = slot(&path, 7);
+    assert!(tool(["dump".as_ref(), missing.as_os_str()]).refused(4).contains("-0007.seg"));
+    // A slot that was moved away with its directory is still one.
+    let moved = scratch.file("elsewhere");
+    std::fs::rename(scratch.file("app.db-pwal"), &moved).expect("move");
+    let slot = moved.join(missing.with_file_name(format!("{}-0000.seg", log_id(&path))).file_name().expect("a name"));
+    assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("commit 2"));
+    std::fs::OpenOptions::new().write(true).open(&slot).and_then(|file| file.set_len(100)).expect("cut");
+    assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("free"));
+}
