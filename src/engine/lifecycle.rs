@@ -11,11 +11,10 @@ use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
-use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
+use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::io::IoSlice;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -96,6 +95,7 @@ impl Engine {
             marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
             queue: WriteQueue::default(),
             counters: Counters::default(),
+            lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             append: Arc::new(Mutex::new(append)),
             frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),
@@ -144,7 +144,6 @@ impl Engine {
         let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
-        let file = create_slot(&*self.dir, &name, bytes)?;
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -154,8 +153,7 @@ impl Engine {
             first_sequence: 1,
             chain: self.log_id,
         };
-        // The first flush syncs it with the first batch: a stamp without either is an empty log.
-        file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(|e| EngineError::write(&name, e))?;
+        let file = create_first_slot(&*self.dir, &name, &header)?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
 
         let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
