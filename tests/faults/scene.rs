@@ -11,7 +11,7 @@ pub struct Scene {
     pub play: Play,
 }
 
-pub const SCENES: [Scene; 9] = [
+pub const SCENES: [Scene; 10] = [
     Scene { name: "activation and first commits", play: activation },
     Scene { name: "commits under FULL", play: commits_full },
     Scene { name: "commits under NORMAL", play: commits_normal },
@@ -19,6 +19,7 @@ pub const SCENES: [Scene; 9] = [
     Scene { name: "rotation", play: rotation },
     Scene { name: "a large transaction", play: large },
     Scene { name: "checkpoints", play: checkpoints },
+    Scene { name: "a checkpoint that cuts the file", play: cut },
     Scene { name: "the last close", play: last_close },
     Scene { name: "away from WAL", play: away_from_wal },
 ];
@@ -109,8 +110,13 @@ fn rotation(books: &mut Books<'_>, strike: &dyn Fn()) {
 }
 
 fn large(books: &mut Books<'_>, strike: &dyn Fn()) {
-    let cast = started(books);
-    common::run(&cast[0], "PRAGMA parallel_wal_max_batch_bytes=65536; PRAGMA cache_size=5");
+    books.create();
+    let first = books.open();
+    common::run(&first, "SELECT * FROM t; PRAGMA parallel_wal_max_batch_bytes=65536");
+    let cast = cast(books);
+    common::run(&cast[0], "PRAGMA cache_size=5");
+    assert!(books.commit(&cast[0], 100));
+    drop(first);
     strike();
     books.commit(&cast[0], 1_000_000);
     books.look(&cast[2]);
@@ -133,6 +139,18 @@ fn checkpoints(books: &mut Books<'_>, strike: &dyn Fn()) {
         books.commit(&cast[0], 5000);
         books.look(&cast[2]);
     }
+    leave(cast);
+}
+
+fn cut(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    common::run(&cast[0], "INSERT INTO other SELECT zeroblob(100000); PRAGMA wal_checkpoint(FULL)");
+    strike();
+    books.try_run(&cast[1], "DELETE FROM other");
+    books.try_run(&cast[1], "VACUUM");
+    books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
+    go_on(books, &cast, 3, 5000);
+    books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
     leave(cast);
 }
 
