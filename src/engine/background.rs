@@ -1,26 +1,32 @@
-//! The engine's own thread: prepares slots ahead of need and runs the checkpoints that commits only ask for.
+//! The engine's own thread: prepares slots ahead of need, runs the checkpoints that commits only ask for, and
+//! one when nobody has committed for a while.
 //!
 //! It starts with the first wish and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
 use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A log to which nobody commits for so long is idle: what a pass under load had to leave is finished then.
-const IDLE: Duration = Duration::from_millis(100);
+/// A log to which nobody commits for so long is idle.
+const IDLE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct Wishes {
     slot: bool,
     checkpoint: bool,
+    /// Look whether the log is idle.
+    watch: bool,
     stop: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// A wish to watch is there, or being fulfilled.
+    watching: AtomicBool,
     wishes: Mutex<Wishes>,
     wake: Condvar,
 }
@@ -37,6 +43,13 @@ impl Background {
     /// A checkpoint shall run.
     pub(super) fn want_checkpoint(&self, engine: &Arc<Engine>) {
         self.want(engine, |wishes| &mut wishes.checkpoint);
+    }
+
+    /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
+    pub(super) fn watch(&self, engine: &Arc<Engine>) {
+        if !self.0.watching.swap(true, SeqCst) {
+            self.want(engine, |wishes| &mut wishes.watch);
+        }
     }
 
     fn want(&self, engine: &Arc<Engine>, wish: impl Fn(&mut Wishes) -> &mut bool) {
@@ -76,13 +89,13 @@ impl Background {
 }
 
 fn run(shared: &Shared, engine: &Weak<Engine>) {
-    // The commit after which an idle pass is due, and nobody has committed since.
-    let mut unfinished: Option<u64> = None;
+    // The last commit when it was last looked whether the log is idle.
+    let mut watched: Option<u64> = None;
     loop {
         let (slot, checkpoint) = {
             let mut wishes = shared.wishes.lock();
-            while !wishes.slot && !wishes.checkpoint && !wishes.stop {
-                if unfinished.is_none() {
+            while !wishes.slot && !wishes.checkpoint && !wishes.watch && !wishes.stop {
+                if watched.is_none() {
                     shared.wake.wait(&mut wishes);
                 } else if shared.wake.wait_for(&mut wishes, IDLE).timed_out() {
                     break;
@@ -91,21 +104,29 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             if wishes.stop {
                 return;
             }
+            if std::mem::take(&mut wishes.watch) {
+                watched = Some(0);
+            }
             (std::mem::take(&mut wishes.slot), std::mem::take(&mut wishes.checkpoint))
         };
         let Some(engine) = engine.upgrade() else { return };
         if slot {
             engine.prepare_next_slot();
         }
-        let published = engine.marks.published();
-        let idle = !slot && !checkpoint && unfinished == Some(published);
-        unfinished = unfinished.map(|_| published);
         if checkpoint {
             tell(&engine, engine.checkpoint_in_background());
-            unfinished = Some(engine.marks.published());
-        } else if idle {
-            tell(&engine, engine.checkpoint_on_request());
-            unfinished = None;
+        }
+        if slot || checkpoint {
+            continue;
+        }
+        let published = engine.marks.published();
+        if watched == Some(published) {
+            watched = None;
+            // A commit from here on wakes the thread again.
+            shared.watching.store(false, SeqCst);
+            tell(&engine, engine.checkpoint_when_idle());
+        } else {
+            watched = watched.map(|_| published);
         }
     }
 }

@@ -44,7 +44,28 @@ impl Engine {
         if target <= self.marks.backfilled() {
             self.certify()?;
         }
-        self.pass(ckpt)
+        self.pass(ckpt)?;
+        self.free_slots()
+    }
+
+    /// Nobody has committed for a while: everything goes to the database file.
+    pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<(), EngineError> {
+        self.checkpoint_on_request()?;
+        self.free_slots()
+    }
+
+    /// Slots come free when a durable certificate carries B. The next epoch's does; where nobody wants durability there
+    /// may be none for long, and the log would grow: so a mark, beside the commits.
+    fn free_slots(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if self.marks.certified().1 < self.marks.backfilled() {
+            let leader = self.lead_waiting();
+            if self.marks.certified().1 < self.marks.backfilled() {
+                self.flush(&leader, true)?;
+            }
+            drop(leader);
+            self.delete_spills();
+        }
+        Ok(())
     }
 
     /// The pass that SQLite asked for: to everything that is visible, as far as readers allow.

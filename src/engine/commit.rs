@@ -89,6 +89,8 @@ pub(crate) struct CommitFacts {
     pub(crate) lane: u16,
     /// The number of the spill file, if the lane has one.
     pub(crate) spill: Option<u32>,
+    /// It may be checkpointed when nobody commits any more.
+    pub(crate) checkpoint_when_idle: bool,
 }
 
 /// A published commit.
@@ -381,6 +383,9 @@ impl Engine {
         drop(append);
         if low {
             self.background.want_slot(self);
+        }
+        if facts.checkpoint_when_idle {
+            self.background.watch(self);
         }
         if facts.wants_durable {
             self.tell_gathering_leader();

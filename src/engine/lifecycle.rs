@@ -95,6 +95,7 @@ impl Engine {
             marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
             queue: WriteQueue::default(),
             counters: Counters::default(),
+            lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             append: Arc::new(Mutex::new(append)),
             frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),

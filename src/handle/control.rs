@@ -47,6 +47,11 @@ fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
 /// the connection's mutexes.
 pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
     let name = name.to_ascii_lowercase();
+    if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
+        // As `sqlite3Atoi` reads it: what is no number is 0.
+        state.no_autocheckpoint = value.trim().parse::<i64>().unwrap_or(0) <= 0;
+        apply_wishes(inner, state);
+    }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
     }
@@ -132,7 +137,8 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
-    if let Kind::Joined(joined) = &state.kind {
+    if let Kind::Joined(joined) = &mut state.kind {
+        joined.no_autocheckpoint = state.no_autocheckpoint;
         apply(inner, &joined.engine.settings, &state.wishes);
         joined.engine.show_mode();
         state.wishes.clear();

@@ -58,6 +58,8 @@ struct State {
     off: bool,
     /// Settings of pragmas that came before the database was first read.
     wishes: Vec<(String, String)>,
+    /// `PRAGMA wal_autocheckpoint` is 0: commits of this connection are not checkpointed unasked.
+    no_autocheckpoint: bool,
     kind: Kind,
 }
 
@@ -81,7 +83,13 @@ impl Handle {
     pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
         let identity = FileIdentity::of(&facts.path).ok();
         let off = control::opens_off(context, &facts);
-        let state = Mutex::new(State { level: LockLevel::None, off, wishes: Vec::new(), kind: Kind::Plain });
+        let state = Mutex::new(State {
+            level: LockLevel::None,
+            off,
+            wishes: Vec::new(),
+            no_autocheckpoint: false,
+            kind: Kind::Plain,
+        });
         let connection = AtomicUsize::new(0);
         Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
     }
