@@ -92,7 +92,8 @@ pub(crate) struct Engine {
     lock: Mutex<Option<crate::shared::LockFile>>,
     /// The log exists: slot 0 is there and the stamp is on the database file.
     active: AtomicBool,
-    activating: Mutex<()>,
+    /// Held by whoever activates; true: a try that failed may have left its stamp.
+    activating: Mutex<bool>,
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,
