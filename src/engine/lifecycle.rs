@@ -118,6 +118,7 @@ impl Engine {
             generation: generation(),
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
+            erasing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             background: super::Background::default(),
             at_claim: AtClaim { change_counter: change_counter(&header), bytes: database_bytes },

@@ -100,6 +100,8 @@ pub(crate) struct Engine {
     /// Closed by the exit of the process, with connections still open.
     over: AtomicBool,
     poison: OnceLock<Poison>,
+    /// R5.1 has begun: what is not durable may be zeros.
+    erasing: AtomicBool,
     /// Commits behind the durable prefix that a failed flush took.
     lost: AtomicU64,
     background: Background,
@@ -125,6 +127,11 @@ impl Engine {
         // The slot may have been recycled meanwhile: then the image is in the database file.
         if self.marks.recycled(frame.sequence) {
             return Ok(false);
+        }
+        // Or erased: whoever reads has seen more than what is durable now.
+        if self.erasing.load(SeqCst) && frame.sequence > self.marks.durable() {
+            let reason = "a flush failed".to_owned();
+            return Err(self.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
         }
         if read < buffer.len() {
             return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });

@@ -42,6 +42,7 @@ impl Engine {
         if self.is_poisoned() {
             return;
         }
+        self.erasing.store(true, SeqCst);
         let erased = self.erase_unsealed(append);
         let lost = self.marks.published() - self.marks.durable();
         let unknown = erased.is_err();
