@@ -39,6 +39,8 @@ pub struct Habits {
     pub leads: u32,
     pub reads: u32,
     pub checkpoints: u32,
+    /// Of `Life::checkpoint`.
+    pub checkpoint_kinds: u64,
     pub goes_on_within: u32,
     /// A view is built anew beyond so many frames.
     pub bound: u32,
@@ -83,7 +85,8 @@ impl Life {
             rolls_back: dice.pick(&[0, 15]),
             leads: dice.pick(&[0, 70, 100]),
             reads: dice.pick(&[10, 40]),
-            checkpoints: dice.pick(&[0, 8, 25]),
+            checkpoints: dice.pick(&[0, 2, 2, 8, 25]),
+            checkpoint_kinds: dice.pick(&[1, 3]),
             goes_on_within: dice.pick(&[0, 5, 30]),
             bound: dice.pick(&[3, 20, 1000]),
             lane_pages: dice.pick(&[1, 2, 100, 100]),
@@ -218,7 +221,7 @@ impl Life {
         if !self.free().can_checkpoint() {
             return;
         }
-        let (kind, visible_first) = (self.below(3), self.percent(50));
+        let (kind, visible_first) = (self.below(self.habits.checkpoint_kinds), self.percent(50));
         self.say(format!("checkpoint {kind}"));
         let result = if visible_first { self.engine.make_visible() } else { Ok(()) };
         if !self.free().can_checkpoint() {
