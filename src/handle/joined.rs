@@ -259,7 +259,8 @@ impl Joined {
         let published = self.engine.marks.published();
         if self.checkpointing != Checkpointing::No {
             self.holds_write = true;
-            return self.run_checkpoint();
+            // An error means to SQLite that it has no lock: it unlocks none.
+            return self.run_checkpoint().inspect_err(|_| self.free_write(false));
         }
         if self.reading && self.view.sequence() != Some(published) {
             self.engine.queue.release(self.me.id, false);

@@ -217,7 +217,7 @@ impl Joined {
         result.map_err(|error| self.failed(&error))
     }
 
-    fn free_write(&mut self, keep_lease: bool) {
+    pub(super) fn free_write(&mut self, keep_lease: bool) {
         self.holds_write = false;
         self.engine.queue.release(self.me.id, keep_lease);
     }
