@@ -49,6 +49,30 @@ fn a_flush_does_not_acknowledge_what_poison_has_erased() {
     assert_eq!(code, ffi::SQLITE_IOERR_FSYNC);
 }
 
+/// A retirement that failed on the way has written its marker, and perhaps the plain header: what is committed after that
+/// would be thrown away by the next open.
+#[test]
+fn nothing_is_committed_behind_a_retirement_that_failed() {
+    for (call, name) in
+        [(Call::Remove, ".seg"), (Call::Sync, "(directory)"), (Call::Remove, "retired"), (Call::Remove, "lock")]
+    {
+        let lab = Lab::new();
+        let connection = lab.wal();
+        common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+        lab.hook(move |moment| if moment.call == call && moment.name.contains(name) { Err(eio()) } else { Ok(()) });
+        let code = common::code_of(&connection, "PRAGMA journal_mode=DELETE");
+        lab.unhook();
+        let inserted = common::code_of(&connection, "INSERT INTO t VALUES(1)");
+        let crashed = lab.crash();
+        drop(connection);
+        let expected = if inserted == 0 { "0 1" } else { "0" };
+        for (how, reopened) in [("killed", crashed.open()), ("closed", lab.open("a.db"))] {
+            let rows = common::text(&reopened, "SELECT x FROM t");
+            assert_eq!(rows, expected, "{how}, {call:?} of {name}: DELETE {code}, INSERT {inserted}");
+        }
+    }
+}
+
 /// A checkpoint that waits for writers has WRITE while it works; it must not keep it when it fails.
 #[test]
 fn a_checkpoint_that_fails_under_write_lets_go_of_it() {
@@ -175,4 +199,20 @@ fn a_reader_ahead_of_the_disk_gets_an_error_and_not_what_is_being_erased() {
         assert_eq!(commit.join().unwrap(), ffi::SQLITE_IOERR_FSYNC);
         assert_eq!(read.map_err(|error| common::code(&error)), Err(ffi::SQLITE_IOERR_READ));
     });
+}
+
+/// The background thread ends before the retirement, and must come back if there is none.
+#[test]
+fn a_retirement_that_meets_a_full_disk_leaves_a_working_engine() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "PRAGMA wal_autocheckpoint=1000; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    lab.base_fails("a.db: write", ffi::SQLITE_FULL);
+    assert_eq!(common::code_of(&connection, "PRAGMA journal_mode=DELETE"), ffi::SQLITE_FULL);
+    lab.base_works();
+    common::run(&connection, "INSERT INTO t VALUES(1)");
+    lab::wait_until(|| status(&connection, "backfilled") == status(&connection, "published"));
+    assert_eq!(common::text(&connection, "PRAGMA journal_mode=DELETE"), "delete");
+    common::close(connection);
+    common::assert_plain_header(&lab.path(), 1);
 }
