@@ -250,19 +250,21 @@ impl Engine {
             self.marks.recycle_to(below);
         }
         if let Err(error) = slots.write(&place, &parts) {
-            self.erase_unpublished(append, &place);
-            return Err(error);
+            let erased = self.erase_unpublished(append, facts.sequence, &place);
+            return Err(if erased { error } else { self.poisoned_as(error) });
         }
         Ok(Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill })
     }
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
-    fn erase_unpublished(&self, append: &mut Append, place: &Place) -> bool {
+    fn erase_unpublished(&self, append: &mut Append, sequence: u64, place: &Place) -> bool {
         append.counts = self.frames.read().counts_since(append.cut);
         let erased = append.slots.as_mut().map_or(Ok(()), |slots| slots.erase(place));
         match erased {
             Ok(()) => true,
             Err(error) => {
+                // Once more with all that is not durable, through another descriptor.
+                append.unsealed.push(Unsealed { sequence, slot: place.index, offset: place.offset });
                 self.poison(append, &format!("a batch that was not published could not be erased: {error}"));
                 false
             }
@@ -437,7 +439,7 @@ impl Engine {
     /// The zeros could not be made durable: the engine is poisoned, the outcome unknown.
     pub(crate) fn abandon_early(&self, early: Early) -> Result<(), EngineError> {
         let Early { mut append, leader, written, .. } = early;
-        let erased = self.erase_unpublished(&mut append, &written.place);
+        let erased = self.erase_unpublished(&mut append, written.header.sequence, &written.place);
         drop(append);
         drop(leader);
         if erased { Ok(()) } else { self.check_poison() }

@@ -194,19 +194,31 @@ impl Engine {
             return Ok(());
         }
         self.background.stop();
+        let retired = self.try_retire();
+        if retired.is_err() {
+            // Whoever asked for it goes on with this engine.
+            self.background.allow();
+        }
+        retired
+    }
+
+    fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
         if self.is_active() {
             self.checkpoint_all()?;
-            let retired = {
-                let mut broker = self.broker.lock();
-                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-                retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)
+            let retired = match self.broker.lock().as_mut() {
+                Some(broker) => {
+                    let last = self.marks.published();
+                    retire::retire(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes)
+                        .map_err(EngineError::from)
+                }
+                None => Err(EngineError::NoLog),
             };
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
                 self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
-                return Err(error.into());
+                return Err(error);
             }
             self.active.store(false, SeqCst);
         } else {

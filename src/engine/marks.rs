@@ -145,6 +145,11 @@ impl Marks {
         self.words().poison(1);
     }
 
+    /// As soon as the poisoning begins.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.words().poisoned() != 0
+    }
+
     /// The mode, for whoever looks at the words from outside.
     pub(crate) fn show_mode(&self, mode: u64) {
         self.store(|words| words.set_mode(mode));

@@ -262,7 +262,8 @@ impl Joined {
         let published = self.engine.marks.published();
         if self.checkpointing != Checkpointing::No {
             self.holds_write = true;
-            return self.run_checkpoint();
+            // An error means to SQLite that it has no lock: it unlocks none.
+            return self.run_checkpoint().inspect_err(|_| self.free_write(false));
         }
         if self.reading && self.view.sequence() != Some(published) {
             self.engine.queue.release(self.me.id, false);
@@ -363,7 +364,7 @@ impl Joined {
     /// R5.3: a view that shows what was rolled back shows nothing.
     fn check_lost(&self) -> Result<(), Code> {
         self.check_mine()?;
-        if self.engine.is_poisoned() && self.view.sequence().unwrap_or(0) > self.engine.marks.visible() {
+        if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
             return Err(Code::IOERR_READ);
         }
         Ok(())
@@ -389,6 +390,8 @@ impl Joined {
             Ok(())
         });
         self.read_pages |= other_page;
+        // What was read may have been erased meanwhile.
+        self.check_lost()?;
         read.map_err(|error| match error {
             crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
             crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),

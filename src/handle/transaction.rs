@@ -216,7 +216,7 @@ impl Joined {
         result.map_err(|error| self.failed(&error))
     }
 
-    fn free_write(&mut self, keep_lease: bool) {
+    pub(super) fn free_write(&mut self, keep_lease: bool) {
         if let Some(number) = self.lane.take() {
             self.engine.lanes.release(number, self.view.swap_lane_memory(LaneMemory::default()));
         }

@@ -183,6 +183,11 @@ impl Lab {
         self.base_fails.lock().unwrap().push((word, code));
     }
 
+    /// For a hook.
+    pub fn base_failures(&self) -> Arc<Mutex<Vec<(&'static str, i32)>>> {
+        Arc::clone(&self.base_fails)
+    }
+
     pub fn base_works(&self) {
         self.base_fails.lock().unwrap().clear();
     }
@@ -250,6 +255,10 @@ impl Gate {
     pub fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
+    }
+
+    pub fn is_open(&self) -> bool {
+        *self.0.0.lock().unwrap()
     }
 
     /// Waits until it is open; a minute is a failure.
