@@ -3,9 +3,11 @@
 //! cache, power cuts and injected faults.
 
 pub mod fault;
+mod file_system;
 mod real;
 pub mod sim;
 
+pub use file_system::not_local;
 pub use real::{RealDisk, RealLogDirectory};
 
 use std::fmt::Debug;

@@ -11,11 +11,10 @@ use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
-use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
+use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::io::IoSlice;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -145,7 +144,6 @@ impl Engine {
         let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
-        let file = create_slot(&*self.dir, &name, bytes)?;
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -155,8 +153,7 @@ impl Engine {
             first_sequence: 1,
             chain: self.log_id,
         };
-        // The first flush syncs it with the first batch: a stamp without either is an empty log.
-        file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(|e| EngineError::write(&name, e))?;
+        let file = create_first_slot(&*self.dir, &name, &header)?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
 
         let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
@@ -200,9 +197,17 @@ impl Engine {
         self.check_poison()?;
         if self.is_active() {
             self.checkpoint_all()?;
-            let mut broker = self.broker.lock();
-            let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-            retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)?;
+            let retired = {
+                let mut broker = self.broker.lock();
+                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+                retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)
+            };
+            if let Err(error) = retired {
+                // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
+                // make the next open refuse the log.
+                self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
+                return Err(error.into());
+            }
             self.active.store(false, SeqCst);
         } else {
             if self.dir.list().map_err(|e| EngineError::write("the log directory", e))? != [LOCK_NAME] {
