@@ -1,6 +1,7 @@
 //! `pwal demo`: what pwal promises, shown on this machine: writers are killed and nothing that was
 //! acknowledged is lost; the same writers on stock SQLite and on pwal, in turns on the same disk.
 
+mod awake;
 mod check;
 mod crash;
 mod throughput;
@@ -54,8 +55,9 @@ pub fn run(arguments: &Arguments) -> Done {
         directory.path().display(),
         file_system(directory.path())
     );
-    let crashed = crash::run(arguments, directory.path());
-    let compared = crashed.and_then(|()| throughput::run(arguments, directory.path()));
+    let crashed = if arguments.kills > 0 { crash::run(arguments, directory.path()) } else { Ok(()) };
+    let compare = || if arguments.rounds > 0 { throughput::run(arguments, directory.path()) } else { Ok(()) };
+    let compared = crashed.and_then(|()| compare());
     // A database that lost something is what somebody has to look at.
     if arguments.keep || compared.is_err() {
         println!("\nthe databases stay in {}", directory.keep().display());
