@@ -181,7 +181,10 @@ impl Engine {
             }
         }
         self.measured_sync(began.elapsed());
-        self.append.lock().unsealed.retain(|record| record.sequence > certificate.hi);
+        // Under APPEND: whoever poisons now erases these records, or finds them durable.
+        let mut append = self.append.lock();
+        self.check_poison()?;
+        append.unsealed.retain(|record| record.sequence > certificate.hi);
         self.sealed(certificate, wanted);
         Ok(())
     }

@@ -197,9 +197,17 @@ impl Engine {
         self.check_poison()?;
         if self.is_active() {
             self.checkpoint_all()?;
-            let mut broker = self.broker.lock();
-            let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-            retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)?;
+            let retired = {
+                let mut broker = self.broker.lock();
+                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+                retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)
+            };
+            if let Err(error) = retired {
+                // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
+                // make the next open refuse the log.
+                self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
+                return Err(error.into());
+            }
             self.active.store(false, SeqCst);
         } else {
             if self.dir.list().map_err(|e| EngineError::write("the log directory", e))? != [LOCK_NAME] {

@@ -69,13 +69,13 @@ fn create(dir: &dyn LogDirectory, name: &str, bytes: u64, start: &[u8]) -> Resul
 /// Zeros, but for what it starts with.
 fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64, start: &[u8]) -> Result<(), LogError> {
     let path = dir.path().join(name);
-    let zeros = vec![0; ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES))];
     let mut offset = 0;
     while offset < bytes {
-        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(zeros.len());
-        let head = if offset == 0 { &start[..start.len().min(piece)] } else { &[] };
-        file.write_at(&[IoSlice::new(head), IoSlice::new(&zeros[..piece - head.len()])], offset)
-            .map_err(|error| LogError::io("write", &path, error))?;
+        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
+        file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
+        if offset == 0 && !start.is_empty() {
+            file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
+        }
         file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         offset += piece as u64;
     }

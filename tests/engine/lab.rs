@@ -1,0 +1,290 @@
+//! A pwal over a disk and a base VFS that a test may look into, stop, and break.
+//!
+//! Hooks run without a lock held, so they may use SQLite themselves.
+
+#![allow(dead_code, reason = "each test binary uses its part of this module")]
+
+use crate::common::{self, Scratch, shim::Shim, shim::Verdict};
+use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
+use rusqlite::Connection;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::time::Duration;
+
+/// What is done to a file of the log or to its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Create,
+    Open,
+    Read,
+    Write,
+    Sync,
+    Remove,
+}
+
+/// Before the call: an error is its result, and nothing is done. Behind it (`done`): an error replaces its result.
+pub struct Moment<'a> {
+    pub call: Call,
+    /// The file's name; `(directory)`, `(parent)`.
+    pub name: &'a str,
+    pub done: bool,
+}
+
+type Hook = dyn Fn(&Moment<'_>) -> io::Result<()> + Send + Sync;
+
+#[derive(Clone, Default)]
+pub struct Hooks(Arc<RwLock<Option<Arc<Hook>>>>);
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooks")
+    }
+}
+
+impl Hooks {
+    fn ask(&self, call: Call, name: &str, done: bool) -> io::Result<()> {
+        let hook = self.0.read().unwrap().clone();
+        hook.map_or(Ok(()), |hook| hook(&Moment { call, name, done }))
+    }
+
+    fn around<T>(&self, call: Call, name: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.ask(call, name, false)?;
+        let value = act()?;
+        self.ask(call, name, true)?;
+        Ok(value)
+    }
+}
+
+pub fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+#[derive(Debug)]
+struct HookedDisk {
+    inner: RealDisk,
+    hooks: Hooks,
+}
+
+#[derive(Debug)]
+struct HookedDirectory {
+    inner: Arc<dyn LogDirectory>,
+    hooks: Hooks,
+}
+
+#[derive(Debug)]
+struct HookedFile {
+    inner: Arc<dyn LogFile>,
+    name: String,
+    hooks: Hooks,
+}
+
+impl Disk for HookedDisk {
+    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
+        Arc::new(HookedDirectory { inner: self.inner.log_directory(database), hooks: self.hooks.clone() })
+    }
+    fn sector_bytes(&self, database: &Path) -> u32 {
+        self.inner.sector_bytes(database)
+    }
+}
+
+impl LogDirectory for HookedDirectory {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+    fn create(&self) -> io::Result<()> {
+        self.inner.create()
+    }
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        let call = if how == OpenHow::CreateNew { Call::Create } else { Call::Open };
+        let inner = self.hooks.around(call, name, || self.inner.open(name, how))?;
+        Ok(Arc::new(HookedFile { inner, name: name.to_owned(), hooks: self.hooks.clone() }))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.hooks.around(Call::Remove, name, || self.inner.remove(name))
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.hooks.around(Call::Sync, "(directory)", || self.inner.sync())
+    }
+    fn sync_parent(&self) -> io::Result<()> {
+        self.hooks.around(Call::Sync, "(parent)", || self.inner.sync_parent())
+    }
+    fn remove_directory(&self) -> io::Result<bool> {
+        self.hooks.around(Call::Remove, "(directory)", || self.inner.remove_directory())
+    }
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.inner.rename(suffix)
+    }
+}
+
+impl LogFile for HookedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.hooks.around(Call::Read, &self.name, || self.inner.read_at(buffer, offset))
+    }
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.hooks.around(Call::Write, &self.name, || self.inner.write_at(parts, offset))
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.hooks.around(Call::Sync, &self.name, || self.inner.sync())
+    }
+    fn bytes(&self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}
+
+/// A VFS of its own, a directory, and the two places where things can be made to fail.
+pub struct Lab {
+    pub scratch: Scratch,
+    pub vfs: String,
+    hooks: Hooks,
+    /// Calls of the base VFS whose text contains the word are answered with the code.
+    base_fails: Arc<Mutex<Vec<(&'static str, i32)>>>,
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, SeqCst);
+        let (base, vfs) = (format!("engine-base-{number}"), format!("engine-{number}"));
+        let base_fails: Arc<Mutex<Vec<(&'static str, i32)>>> = Arc::default();
+        let fails = Arc::clone(&base_fails);
+        Shim::register(&base, common::STOCK, false).hook(move |moment| {
+            let fails = fails.lock().unwrap();
+            fails
+                .iter()
+                .find(|(word, _)| moment.text.contains(word))
+                .map_or(Verdict::Pass, |(_, c)| Verdict::Answer(*c))
+        });
+        let hooks = Hooks::default();
+        let disk = HookedDisk { inner: RealDisk, hooks: hooks.clone() };
+        let options =
+            pwal::Options { name: vfs.clone(), base: Some(base), disk: Some(Arc::new(disk)), make_default: false };
+        pwal::register_with(options).expect("pwal registers");
+        Lab { scratch: Scratch::new(), vfs, hooks, base_fails }
+    }
+
+    pub fn hook(&self, hook: impl Fn(&Moment<'_>) -> io::Result<()> + Send + Sync + 'static) {
+        *self.hooks.0.write().unwrap() = Some(Arc::new(hook));
+    }
+
+    pub fn unhook(&self) {
+        *self.hooks.0.write().unwrap() = None;
+    }
+
+    /// Calls of the base VFS that contain `word` (`a.db: write`) are answered with `code` from now on.
+    pub fn base_fails(&self, word: &'static str, code: i32) {
+        self.base_fails.lock().unwrap().push((word, code));
+    }
+
+    pub fn base_works(&self) {
+        self.base_fails.lock().unwrap().clear();
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.scratch.file("a.db")
+    }
+
+    pub fn open(&self, name: &str) -> Connection {
+        let connection = common::try_open(&self.scratch.file(name), common::flags(), &self.vfs).expect("open");
+        connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
+        connection
+    }
+
+    /// A connection to `a.db` in WAL mode.
+    pub fn wal(&self) -> Connection {
+        let connection = self.open("a.db");
+        common::run(&connection, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL");
+        connection
+    }
+
+    /// What a kill would leave of `a.db`, elsewhere.
+    pub fn crash(&self) -> Crashed {
+        copy_crashed(&self.path())
+    }
+}
+
+/// A copy of a database and of its log directory.
+pub struct Crashed {
+    _scratch: Scratch,
+    path: PathBuf,
+}
+
+/// What a kill would leave of the database at `path`, elsewhere.
+pub fn copy_crashed(path: &Path) -> Crashed {
+    let scratch = Scratch::new();
+    let copy = scratch.file("a.db");
+    std::fs::copy(path, &copy).expect("copy the database");
+    let beside = |path: &Path| PathBuf::from(format!("{}-pwal", path.display()));
+    if let Ok(files) = std::fs::read_dir(beside(path)) {
+        std::fs::create_dir(beside(&copy)).expect("a directory");
+        for file in files.flatten() {
+            std::fs::copy(file.path(), beside(&copy).join(file.file_name())).expect("copy the log");
+        }
+    }
+    Crashed { _scratch: scratch, path: copy }
+}
+
+impl Crashed {
+    /// Opens the copy, on the real disk.
+    pub fn open(&self) -> Connection {
+        common::open(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Something that a thread waits for.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open; a minute is a failure.
+    pub fn pass(&self) {
+        let open = self.0.0.lock().unwrap();
+        let (open, _) = self.0.1.wait_timeout_while(open, Duration::from_secs(60), |open| !*open).unwrap();
+        assert!(*open, "the gate stays shut");
+    }
+}
+
+/// True the first time.
+#[derive(Clone, Default)]
+pub struct Once(Arc<AtomicBool>);
+
+impl Once {
+    pub fn first(&self) -> bool {
+        !self.0.swap(true, SeqCst)
+    }
+
+    pub fn happened(&self) -> bool {
+        self.0.load(SeqCst)
+    }
+}
+
+/// Waits for something that another thread does; a minute is a failure.
+pub fn wait_until(mut happened: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !happened() {
+        assert!(std::time::Instant::now() < deadline, "it does not happen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub fn status(connection: &Connection, field: &str) -> serde_json::Value {
+    let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("status");
+    let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    status[field].clone()
+}
