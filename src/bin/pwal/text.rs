@@ -1,7 +1,26 @@
-//! Numbers and tables for people.
+//! Numbers, tables and lines for people.
 
 use std::fmt::Write;
+use std::io::{self, Write as _};
 use std::time::Duration;
+
+/// Prints a line as `println!` does, but for a reader that has gone (`pwal dump ... | head`) it ends the program quietly.
+macro_rules! say {
+    ($($arguments:tt)*) => { $crate::text::print(&format!("{}\n", format_args!($($arguments)*))) };
+}
+pub(crate) use say;
+
+/// Prints a text.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        if !gone {
+            eprintln!("pwal: cannot print: {error}");
+        }
+        std::process::exit(if gone { 0 } else { 4 });
+    }
+}
 
 /// `1234567` as `1,234,567`.
 pub fn count(number: u64) -> String {

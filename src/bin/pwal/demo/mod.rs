@@ -2,13 +2,14 @@
 //! acknowledged is lost; the same writers on stock SQLite and on pwal, in turns on the same disk.
 
 mod awake;
-mod check;
+pub mod check;
 mod crash;
 mod throughput;
 pub mod writer;
 
 use crate::failure::{Done, Failure};
 use crate::text;
+use crate::text::say;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub fn run(arguments: &Arguments) -> Done {
     let directory = directory(arguments)?;
-    println!(
+    say!(
         "{} threads, each INSERT a commit of its own, synchronous=FULL, in {} ({})\n",
         arguments.threads,
         directory.path().display(),
@@ -60,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Done {
     let compared = crashed.and_then(|()| compare());
     // A database that lost something is what somebody has to look at.
     if arguments.keep || compared.is_err() {
-        println!("\nthe databases stay in {}", directory.keep().display());
+        say!("\nthe databases stay in {}", directory.keep().display());
     }
     compared
 }
