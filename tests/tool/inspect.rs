@@ -134,3 +134,15 @@ fn only_a_slot_is_dumped() {
     std::fs::OpenOptions::new().write(true).open(&slot).and_then(|file| file.set_len(100)).expect("cut");
     assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("free"));
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 30);
+    let mut child = super::command(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let mut child =
+        child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("start");
+    drop(child.stdout.take());
+    let output = super::Output::of(child.wait_with_output().expect("it ends"));
+    assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""));
+}

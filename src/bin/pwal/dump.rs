@@ -2,6 +2,7 @@
 
 use crate::failure::{Done, Failure};
 use crate::read_only::ReadOnlyDirectory;
+use crate::text;
 use pwal::log::scan::dump_slot;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +23,8 @@ pub fn run(arguments: &Arguments) -> Done {
         return Err(Failure::cannot(format!("{} is not a slot file: <log id, 16 hex>-<number>.seg", path.display())));
     };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let text = dump_slot(&ReadOnlyDirectory::new(directory.to_path_buf()), name).map_err(Failure::log)?;
-    print!("{text}");
+    let records = dump_slot(&ReadOnlyDirectory::new(directory.to_path_buf()), name).map_err(Failure::log)?;
+    text::print(&records);
     Ok(())
 }
 
