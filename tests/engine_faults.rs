@@ -73,6 +73,23 @@ fn nothing_is_committed_behind_a_retirement_that_failed() {
     }
 }
 
+/// The size of a slot is rounded to blocks: one that is not would not prove itself.
+#[test]
+fn odd_segment_sizes_survive_a_kill() {
+    for bytes in [262_144, 300_000, 300_001, 1_048_577] {
+        let lab = Lab::new();
+        let connection = lab.wal();
+        common::run(&connection, &format!("PRAGMA parallel_wal_segment_bytes={bytes}; CREATE TABLE t(x)"));
+        for i in 0..200 {
+            common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+        }
+        let crashed = lab.crash();
+        let reopened = crashed.open();
+        assert_eq!(common::number(&reopened, "SELECT count(*) FROM t"), 200, "{bytes}");
+        common::assert_integrity(&reopened);
+    }
+}
+
 /// A checkpoint that waits for writers has WRITE while it works; it must not keep it when it fails.
 #[test]
 fn a_checkpoint_that_fails_under_write_lets_go_of_it() {

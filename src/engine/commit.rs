@@ -181,7 +181,8 @@ impl Engine {
             let append = self.append.lock();
             let slots = append.slots.as_ref().ok_or(EngineError::NoLog)?;
             let doubled = (slots.largest() * 2).min(self.settings.segment_bytes());
-            (slots.next_index(), doubled.max(slots.bytes_for(batch_bytes)))
+            // Whole blocks: the header of another slot does not prove itself.
+            (slots.next_index(), slots.round_up(doubled.max(slots.bytes_for(batch_bytes))))
         };
         let name = format::slot_name(self.log_id, index);
         let file = create_slot(&*self.dir, &name, bytes)?;

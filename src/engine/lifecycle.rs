@@ -141,7 +141,7 @@ impl Engine {
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, 0);
-        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
+        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
         let file = create_slot(&*self.dir, &name, bytes)?;

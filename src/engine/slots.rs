@@ -64,7 +64,7 @@ impl Slots {
 
     /// What a batch may use of a slot.
     fn limit(&self, slot: usize) -> u64 {
-        self.list[slot].bytes - CERTIFICATE_BLOCKS * self.block_bytes
+        self.list[slot].bytes.saturating_sub(CERTIFICATE_BLOCKS * self.block_bytes)
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
