@@ -218,6 +218,47 @@ fn a_reader_ahead_of_the_disk_gets_an_error_and_not_what_is_being_erased() {
     });
 }
 
+/// A stamp that may be on the disk keeps its slot until it is taken back.
+#[test]
+fn an_activation_that_is_tried_again_can_be_killed() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x)");
+    common::close(connection);
+    let connection = lab.wal();
+    common::run(&connection, "SELECT * FROM t");
+    // The second sync of the database file is the stamp's.
+    let crashed = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (path, copies, failures) = (lab.path(), std::sync::Arc::clone(&crashed), lab.base_failures());
+    lab.hook(move |moment| {
+        if moment.name == "(parent)" {
+            failures.lock().unwrap().push(("a.db: sync", ffi::SQLITE_IOERR_FSYNC));
+        }
+        if moment.name.ends_with(".seg") || moment.name == "(directory)" {
+            copies
+                .lock()
+                .unwrap()
+                .push((format!("{:?} {} {}", moment.call, moment.name, moment.done), lab::copy_crashed(&path)));
+        }
+        Ok(())
+    });
+    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(0)") & 0xff, ffi::SQLITE_IOERR);
+    lab.base_works();
+    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(1)") & 0xff, ffi::SQLITE_IOERR);
+    lab.unhook();
+    lab.base_works();
+    common::run(&connection, "INSERT INTO t VALUES(2)");
+    assert_eq!(common::text(&lab.crash().open(), "SELECT x FROM t"), "2");
+    for (at, copy) in crashed.lock().unwrap().iter() {
+        let reopened = copy.open();
+        assert_eq!(common::rows(&reopened, "SELECT x FROM t").as_deref(), Ok(&[][..]), "{at}");
+        common::close(reopened);
+        common::assert_plain(copy.path());
+    }
+    common::close(connection);
+    common::assert_plain(&lab.path());
+}
+
 /// The background thread ends before the retirement, and must come back if there is none.
 #[test]
 fn a_retirement_that_meets_a_full_disk_leaves_a_working_engine() {
