@@ -159,7 +159,7 @@ impl Engine {
         let needed = match self.append.lock().slots.as_mut() {
             Some(slots) => {
                 let bytes = slots.bytes_for(0);
-                !slots.has_next() && !slots.take_free(bytes, self.marks.certified().1)
+                !slots.has_next() && !slots.take_free(bytes, self.marks.recyclable())
             }
             None => false,
         };
@@ -173,7 +173,7 @@ impl Engine {
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let bytes = slots.round_up(bytes);
         let slot_bytes = slots.bytes_for(bytes);
-        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.certified().1))
+        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.recyclable()))
     }
 
     fn create_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
