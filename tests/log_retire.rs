@@ -7,10 +7,10 @@ use pwal::disk::Database;
 use pwal::disk::sim::{Dice, PowerCut};
 use pwal::log::LogError;
 use pwal::log::backfill::Backfill;
-use pwal::log::format::slot_name;
+use pwal::log::format::{SlotHeader, slot_name};
 use pwal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::log::retire::{remove_directory, retire};
-use pwal::log::slots::create_slot;
+use pwal::log::slots::{create_first_slot, create_slot};
 use pwal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -215,6 +215,21 @@ fn a_new_slot_is_zeroed_and_durable() {
     place.disk.power_cut(&nothing);
     assert!(place.files().directory.unwrap()[&name] == vec![0; 3 << 20]);
     assert!(create_slot(&*place.directory(), &name, 1 << 20).is_err(), "it is there");
+    // The first one has its header from the first sync on.
+    let header = SlotHeader {
+        log_id: ID,
+        block_bytes: 4096,
+        page_bytes: 1024,
+        slot_bytes: 1 << 20,
+        ordinal: 1,
+        first_sequence: 1,
+        chain: ID,
+    };
+    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header).unwrap();
+    place.disk.power_cut(&nothing);
+    let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
+    assert_eq!((bytes.len(), SlotHeader::decode(&bytes)), (1 << 20, Ok(header)));
+    assert!(bytes[4096..].iter().all(|&byte| byte == 0));
     // A full disk leaves nothing behind.
     use pwal::disk::fault::{Effect, Fault, Operation};
     let effect = Effect::ShortNoSpace(4096);

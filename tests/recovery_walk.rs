@@ -3,9 +3,12 @@
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
+use pwal::disk::OpenHow;
+use pwal::disk::fault::{Effect, Fault, Operation};
 use pwal::log::format::{BatchPlace, batch_head_bytes, decode_batch, slot_name};
 use pwal::log::recovery::{Done, OpenFacts, Recovered, open_database};
 use pwal::log::{ErrorKind, LogError};
+use std::io::IoSlice;
 
 const ID: u64 = 0xabcd;
 
@@ -268,4 +271,31 @@ fn a_page_that_looks_like_a_record_of_this_log_is_none() {
     assert!(decode_batch(&head, &BatchPlace { ordinal: 2, ..place }).is_err());
     assert!(decode_batch(&head, &BatchPlace { log_id: ID + 1, ..place }).is_err());
     assert_eq!(image(2, 66, 4096).len(), 4096);
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_cache_alone_does_not_count() {
+    let mut seen = 0;
+    for seed in 0..20 {
+        let mut log = log(2);
+        let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
+        let place = SimPlace { disk: SimPlace::new(&files).disk.deep_clone(seed), path: "/sim/a.db".into() };
+        log.commits(1);
+        let (bytes, at) = log.place(3);
+        let file = place.directory().open(&slot_name(ID, 0), OpenHow::Existing).unwrap();
+        file.write_at(&[IoSlice::new(&bytes[at..at + 4096])], at as u64).unwrap();
+        let (operation, effect) = (Operation::Sync, Effect::Error);
+        let name_contains = ".seg".to_owned();
+        place.disk.plan().add(Fault { operation, name_contains, nth: 1, effect, goes_on: false });
+        file.sync().unwrap_err();
+        place.disk.kill();
+        let (cached, medium) = place.disk.contents(&place.directory().path().join(slot_name(ID, 0))).unwrap();
+        if cached == medium {
+            continue;
+        }
+        seen += 1;
+        assert_eq!(recover_on(&place).unwrap().last, 2, "seed {seed}");
+        assert!(place.files().database == database_of(&LogBuilder::values_after(2), 1024));
+    }
+    assert!(seen > 10);
 }

@@ -3,9 +3,11 @@
 //! cache, power cuts and injected faults.
 
 pub mod fault;
+mod file_system;
 mod real;
 pub mod sim;
 
+pub use file_system::not_local;
 pub use real::{RealDisk, RealLogDirectory};
 
 use std::fmt::Debug;
@@ -26,6 +28,15 @@ pub trait LogFile: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium; some of the bytes may be written then.
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Writes `bytes` zeros from `offset` (bytes) on, as space for records to come: where possible past the
+    /// page cache.
+    ///
+    /// # Errors
+    /// As [`write_at`](LogFile::write_at).
+    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
+        self.write_at(&[IoSlice::new(&vec![0; bytes])], offset)
+    }
 
     /// Makes the writes that returned before this call durable (`fdatasync`).
     ///

@@ -16,6 +16,9 @@ use std::sync::Arc;
 const DIRECT_ALIGN: usize = 4096;
 /// One direct read at most, in bytes.
 const DIRECT_PIECE: usize = 1 << 20;
+/// One buffered write of zeros at most, in bytes (see `write_zeros`).
+#[cfg(target_os = "linux")]
+const ZEROS_BUFFERED: usize = 16384;
 /// What `pwritev` takes at once (`IOV_MAX` of Linux).
 #[cfg(target_os = "linux")]
 const VECTORS_MAX: usize = 1024;
@@ -237,6 +240,25 @@ impl LogFile for RealFile {
         Ok(())
     }
 
+    /// Directly, so that commits beside it do not wait for the write-back of so many zeros; and so that the page
+    /// cache does not hold the slot in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
+    /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
+    #[cfg(target_os = "linux")]
+    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(again);
+        if aligned && let Ok(file) = direct {
+            match zeros_to(&RealFile { file }, bytes, offset, bytes) {
+                // Refused by the file system, or in a place that is aligned for nobody.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                other => return other,
+            }
+        }
+        zeros_to(self, bytes, offset, ZEROS_BUFFERED)
+    }
+
     /// `fdatasync`; on macOS the standard library asks for `F_FULLFSYNC`, which is at least what is needed.
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
@@ -245,6 +267,28 @@ impl LogFile for RealFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+}
+
+/// Zeros at an address that direct writes accept.
+#[cfg(target_os = "linux")]
+#[repr(align(4096))]
+struct Zeros([u8; 65536]);
+
+#[cfg(target_os = "linux")]
+static ZEROS: Zeros = Zeros([0; 65536]);
+
+/// Zeros by calls of at most `piece` bytes.
+#[cfg(target_os = "linux")]
+fn zeros_to(file: &RealFile, bytes: usize, offset: u64, piece: usize) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes {
+        let now = piece.min(bytes - done);
+        let parts = vec![IoSlice::new(&ZEROS.0); now / ZEROS.0.len()];
+        let rest = IoSlice::new(&ZEROS.0[..now % ZEROS.0.len()]);
+        file.write_at(&[parts, vec![rest]].concat(), offset + done as u64)?;
+        done += now;
+    }
+    Ok(())
 }
 
 /// One `pwritev`; at least one byte, or an error.
@@ -402,6 +446,28 @@ mod tests {
         let mut read = vec![0; 20000];
         assert_eq!(file.read_at(&mut read, 6).unwrap(), 20000);
         assert_eq!(read, words.concat());
+    }
+
+    #[test]
+    fn zeros_replace_what_was_there_and_nothing_beside_it() {
+        let (_place, directory) = directory();
+        directory.create().unwrap();
+        for (number, (offset, length)) in
+            [(0, 1 << 20), (4096, 200_704), (4096, 100), (7, 70_001)].into_iter().enumerate()
+        {
+            let file = directory.open(&number.to_string(), OpenHow::CreateNew).unwrap();
+            file.write_at(&[IoSlice::new(&vec![7; 300_000])], 0).unwrap();
+            file.write_zeros(length, offset).unwrap();
+            file.sync().unwrap();
+            let end = offset as usize + length;
+            assert_eq!(file.bytes().unwrap(), end.max(300_000) as u64);
+            let mut read = vec![1; end.max(300_000)];
+            assert_eq!(file.read_at(&mut read, 0).unwrap(), read.len());
+            assert!(
+                (0..read.len()).all(|at| (read[at] == 0) == (offset as usize..end).contains(&at)),
+                "{offset} {length}"
+            );
+        }
     }
 
     #[test]

@@ -11,11 +11,10 @@ use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
-use crate::log::slots::{SLOT_BYTES_FIRST, create_slot};
+use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::io::IoSlice;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -96,6 +95,7 @@ impl Engine {
             marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
             queue: WriteQueue::default(),
             counters: Counters::default(),
+            lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             append: Arc::new(Mutex::new(append)),
             frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),
@@ -150,7 +150,6 @@ impl Engine {
         let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
-        let file = create_slot(&*self.dir, &name, bytes)?;
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -160,8 +159,7 @@ impl Engine {
             first_sequence: 1,
             chain: self.log_id,
         };
-        // The first flush syncs it with the first batch: a stamp without either is an empty log.
-        file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(|e| EngineError::write(&name, e))?;
+        let file = create_first_slot(&*self.dir, &name, &header)?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
 
         let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
@@ -232,7 +230,8 @@ impl Engine {
                 None => Err(EngineError::NoLog),
             };
             if let Err(error) = retired {
-                // The marker may be there, and says that nothing comes behind this commit: so nothing may.
+                // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
+                // make the next open refuse the log.
                 self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
                 return Err(error);
             }

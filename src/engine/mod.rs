@@ -11,6 +11,7 @@ mod connections;
 mod epochs;
 mod error;
 mod frames;
+mod lanes;
 mod lifecycle;
 mod marks;
 mod poison;
@@ -62,6 +63,7 @@ pub(crate) struct Engine {
     pub(crate) marks: Marks,
     pub(crate) queue: WriteQueue,
     pub(crate) counters: Counters,
+    pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
     /// APPEND.
     append: Arc<Mutex<Append>>,

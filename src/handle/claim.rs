@@ -5,7 +5,7 @@
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, control};
-use crate::disk::LogDirectory;
+use crate::disk::{LogDirectory, not_local};
 use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
@@ -62,7 +62,12 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
     if let Some(engine) = engine.as_ref() {
         return join(inner, engine, &entry).map(Some);
     }
-    base.lock(LockLevel::Shared)?;
+    if let Err(code) = base.lock(LockLevel::Shared) {
+        if code.primary() == Code::BUSY && beside(&real_path(inner), "-pwal").exists() {
+            say(inner, code, "another process has the database open through pwal: one process at a time");
+        }
+        return Err(code);
+    }
     let header = match read_header(base) {
         Ok(header) => header,
         Err(code) => {
@@ -155,6 +160,15 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// An engine, or `None`: the file is in rollback mode by now.
 fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
     let path = same_file(inner, identity)?;
+    if let Some(name) = not_local(&path)
+        && !control::any_file_system(inner)
+    {
+        let text = format!(
+            "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
+             with parallel_wal_mode=off, or take the risk with parallel_wal_file_system=any (PWAL_FILE_SYSTEM=any)"
+        );
+        return Err(Refused::new(Code::CANTOPEN, text));
+    }
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
         let Some(lock) = take_lock(&path, &*dir)? else { continue };

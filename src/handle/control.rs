@@ -18,6 +18,14 @@ pub(super) fn opens_off(context: &Context, facts: &OpenFacts) -> bool {
     of(&facts.parameters).or_else(|| of(&context.defaults)) == Some(Mode::Off)
 }
 
+const FILE_SYSTEM: &str = "parallel_wal_file_system";
+
+/// Whether URI or environment take a file system on which the log's promises may not hold.
+pub(super) fn any_file_system(inner: &Inner) -> bool {
+    let pairs = inner.context.defaults.iter().chain(&inner.facts.parameters);
+    pairs.filter(|(name, _)| name == FILE_SYSTEM).next_back().is_some_and(|(_, value)| value == "any")
+}
+
 /// The environment's settings, for a new engine.
 pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
     apply(inner, settings, &inner.context.defaults);
@@ -31,7 +39,7 @@ pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
 
 fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
     for (name, value) in pairs {
-        if name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off) {
+        if name == FILE_SYSTEM || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off)) {
             continue;
         }
         let told = match settings.set(name, value) {

@@ -62,6 +62,8 @@ pub(super) struct Joined {
     /// What `behind` was before this call.
     previous: Behind,
     pub(super) transaction: Transaction,
+    /// The lane that the transaction is bound to.
+    pub(super) lane: Option<u16>,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
     asked_exclusive: bool,
     /// As of the handle.
@@ -93,6 +95,7 @@ impl Joined {
             behind: Behind::Nothing,
             previous: Behind::Nothing,
             transaction: Transaction::None,
+            lane: None,
             asked_exclusive: false,
             no_autocheckpoint: false,
         })
@@ -274,6 +277,9 @@ impl Joined {
     }
 
     pub(super) fn start_transaction(&mut self, published: u64) {
+        let (number, memory) = self.engine.lanes.bind(self.engine.settings.lanes());
+        self.lane = Some(number);
+        self.view.swap_lane_memory(memory);
         self.wrote = true;
         self.likely_writer = true;
         self.view.begin_write(self.engine.log_id, published + 1);

@@ -8,7 +8,7 @@ use super::siblings::{self, Unacknowledged};
 use super::{Inner, Kind};
 use crate::engine::{CommitFacts, Early, EngineError, Lone, Mode};
 use crate::sqlite::Code;
-use crate::view::{ViewError, Written};
+use crate::view::{LaneMemory, ViewError, Written};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -98,12 +98,11 @@ impl Joined {
             reset_siblings(connection, inner);
             return Err(code);
         }
-        let lanes = self.engine.settings.lanes().max(1);
         let facts = CommitFacts {
             sequence: self.engine.marks.published() + 1,
             database_pages,
             wants_durable: false,
-            lane: u16::try_from(self.me.id % lanes).unwrap_or(0),
+            lane: self.lane.unwrap_or(0),
             spill,
             checkpoint_when_idle: !self.no_autocheckpoint,
         };
@@ -218,6 +217,9 @@ impl Joined {
     }
 
     pub(super) fn free_write(&mut self, keep_lease: bool) {
+        if let Some(number) = self.lane.take() {
+            self.engine.lanes.release(number, self.view.swap_lane_memory(LaneMemory::default()));
+        }
         self.holds_write = false;
         self.engine.queue.release(self.me.id, keep_lease);
     }

@@ -1,6 +1,7 @@
 //! Slots: how large they are, and how one is made so that a commit can rely on its space.
 
 use super::error::LogError;
+use super::format::SlotHeader;
 use crate::disk::{LogDirectory, LogFile, OpenHow};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -36,9 +37,26 @@ pub fn slot_bytes_for(batch_bytes: u64, block_bytes: u32, usual_bytes: u64) -> u
 /// # Errors
 /// Any error of the medium; the file is removed again then, as far as that works.
 pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc<dyn LogFile>, LogError> {
+    create(dir, name, bytes, &[])
+}
+
+/// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on. The
+/// stamp comes after this, so that a stamped file whose log has no slot header left is known to be damaged.
+///
+/// # Errors
+/// As [`create_slot`].
+pub fn create_first_slot(
+    dir: &dyn LogDirectory,
+    name: &str,
+    header: &SlotHeader,
+) -> Result<Arc<dyn LogFile>, LogError> {
+    create(dir, name, header.slot_bytes, &header.encode())
+}
+
+fn create(dir: &dyn LogDirectory, name: &str, bytes: u64, start: &[u8]) -> Result<Arc<dyn LogFile>, LogError> {
     let file =
         dir.open(name, OpenHow::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
-    match fill(dir, file.as_ref(), name, bytes) {
+    match fill(dir, file.as_ref(), name, bytes, start) {
         Ok(()) => Ok(file),
         Err(error) => {
             // Only for the space: a slot without a header is free, so a failure to remove it harms nothing.
@@ -48,13 +66,16 @@ pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc
     }
 }
 
-fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64) -> Result<(), LogError> {
+/// Zeros, but for what it starts with.
+fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64, start: &[u8]) -> Result<(), LogError> {
     let path = dir.path().join(name);
-    let zeros = vec![0; ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES))];
     let mut offset = 0;
     while offset < bytes {
-        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_at(&[IoSlice::new(&zeros[..piece])], offset).map_err(|error| LogError::io("write", &path, error))?;
+        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
+        file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
+        if offset == 0 && !start.is_empty() {
+            file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
+        }
         file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         offset += piece as u64;
     }

@@ -15,6 +15,10 @@ const CHUNK_BYTES: usize = 65536;
 /// The bookkeeping of so many frames is kept for the next transaction.
 const ENTRIES_KEPT: usize = 8192;
 
+/// The memory of a lane: given to the view of a transaction, and taken back empty.
+#[derive(Debug, Default)]
+pub struct LaneMemory(Vec<Vec<u8>>);
+
 /// What is known of a staged frame beside its image: 16 bytes, since one transaction may have millions.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -165,6 +169,15 @@ impl Lane {
         }
         self.spill = None;
         self.spill_failed = false;
+    }
+
+    /// The memory of an empty lane; what a lane that is not empty keeps is nothing.
+    pub(super) fn swap_memory(&mut self, memory: LaneMemory) -> LaneMemory {
+        if !self.is_empty() {
+            return memory;
+        }
+        self.chunks.truncate(self.memory_frames_max.div_ceil(self.frames_per_chunk));
+        LaneMemory(std::mem::replace(&mut self.chunks, memory.0))
     }
 
     /// Drops the frames from `index` on.

@@ -30,7 +30,7 @@ mod wal_file;
 mod tests;
 
 pub use error::{ReadError, ViewError};
-pub use lane::{Image, Lane, StagedFrame};
+pub use lane::{Image, Lane, LaneMemory, StagedFrame};
 pub use refresh::{FrameTable, Snapshot};
 pub use wal_file::{ReadImage, Written};
 
@@ -199,6 +199,12 @@ impl View {
     pub fn reset_checkpoint_info(&mut self) {
         let max_frame = self.max_frame();
         self.index.set_checkpoint_info(0, max_frame);
+    }
+
+    /// The memory that the lane stages in from now on, for what it had; while nothing is staged, else `memory` comes
+    /// back.
+    pub fn swap_lane_memory(&mut self, memory: LaneMemory) -> LaneMemory {
+        self.lane.swap_memory(memory)
     }
 
     /// WRITE was granted: remembers both header copies; the lane is empty; images get the CRC of

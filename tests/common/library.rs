@@ -1,29 +1,42 @@
-//! The loadable library, built once for the tests that load it into a host.
+//! What a test starts or loads into a host: the loadable library, the tool, an example. Built once, by the cargo that
+//! runs the test, in the profile of the test.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// `libpwal.so` of this workspace, in the profile of this test.
+/// `libpwal.so` of this workspace.
 pub fn library() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(build).clone()
+    PATH.get_or_init(|| build(&["-p", "pwal-sqlite-ext"], "cdylib")).clone()
 }
 
-fn build() -> PathBuf {
+/// The tool `pwal`.
+pub fn tool() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(&["--features", "tool", "--bin", "pwal"], "bin")).clone()
+}
+
+/// The example `examples/notes.rs`.
+pub fn example() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(&["--example", "notes"], "example")).clone()
+}
+
+fn build(what: &[&str], kind: &str) -> PathBuf {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args(["build", "--quiet", "-p", "pwal-sqlite-ext", "--message-format=json"]);
+    command.args(["build", "--quiet", "--message-format=json"]).args(what);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
     let output = command.stderr(Stdio::inherit()).output().expect("run cargo");
-    assert!(output.status.success(), "cargo build -p pwal-sqlite-ext");
+    assert!(output.status.success(), "cargo build {what:?}");
     let messages = String::from_utf8(output.stdout).expect("cargo writes JSON");
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == "cdylib")
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == kind)
         .find_map(|message| Some(PathBuf::from(message["filenames"][0].as_str()?)))
-        .expect("cargo names the library")
+        .expect("cargo names what it has built")
 }

@@ -2,7 +2,8 @@
 //! promise about the files that a clean close leaves.
 //!
 //! Every test runs on the VFS named by [`vfs`]. `PWAL_TEST_VFS=unix` puts stock SQLite
-//! there: a test that fails on stock is a wrong test, but where it asks [`on_pwal`] first.
+//! there: a test that fails on stock is a wrong test, but where it asks [`on_pwal`] first. `PWAL_TEST_LOG=1`
+//! prints what `sqlite3_log` is told.
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
@@ -12,7 +13,8 @@ pub mod library;
 pub mod shim;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Error, OpenFlags};
+use rusqlite::{Connection, Error, OpenFlags, ffi};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::mpsc;
@@ -27,9 +29,22 @@ pub const STOCK: &str = "unix";
 pub fn vfs() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
+        if std::env::var_os("PWAL_TEST_LOG").is_some() {
+            // SAFETY: nothing uses SQLite yet; the function has the documented type and never goes.
+            let code = unsafe {
+                let tell = tell as unsafe extern "C" fn(*mut c_void, c_int, *const c_char);
+                ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, tell, std::ptr::null_mut::<c_void>())
+            };
+            assert_eq!(code, ffi::SQLITE_OK);
+        }
         pwal::register().expect("pwal registers");
         std::env::var("PWAL_TEST_VFS").unwrap_or_else(|_| String::from(PWAL))
     })
+}
+
+unsafe extern "C" fn tell(_: *mut c_void, code: c_int, text: *const c_char) {
+    // SAFETY: SQLite passes a text that ends with a zero byte.
+    eprintln!("sqlite3_log: {code} {}", unsafe { CStr::from_ptr(text) }.to_string_lossy());
 }
 
 /// Whether the VFS under test is pwal: for what pwal promises beyond stock.

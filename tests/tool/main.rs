@@ -13,12 +13,11 @@ mod recover;
 mod shell;
 mod status;
 
-use common::{Scratch, child, open_wal, run};
+use common::{Scratch, child, library, open_wal, run};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 /// What a command of the tool did.
 #[derive(Debug)]
@@ -58,38 +57,12 @@ fn tool<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
 }
 
 fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(built("pwal", "bin", &["--features", "tool", "--bin", "pwal"]));
+    let mut command = Command::new(library::tool());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PWAL_")) {
         command.env_remove(name);
     }
     command.args(arguments);
     command
-}
-
-/// A product of this workspace, built by the cargo that runs this test.
-fn built(name: &str, kind: &str, arguments: &[&str]) -> PathBuf {
-    static BUILT: OnceLock<parking_lot::Mutex<BTreeMap<String, PathBuf>>> = OnceLock::new();
-    let mut built = BUILT.get_or_init(Default::default).lock();
-    if let Some(path) = built.get(kind) {
-        return path.clone();
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["build", "--message-format=json-render-diagnostics"])
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let path = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name && message["target"]["kind"][0] == kind)
-        .filter_map(|message| Some(PathBuf::from(message.get("filenames")?.get(0)?.as_str()?)))
-        .next_back()
-        .expect("cargo names what it has built");
-    built.insert(kind.to_owned(), path.clone());
-    path
 }
 
 /// Every file in a directory and below, with its bytes: to see that a command left them alone.

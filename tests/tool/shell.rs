@@ -1,7 +1,7 @@
 //! `pwal shell`
 
-use super::{Output, built, command, tool};
-use crate::common::{Scratch, assert_plain, number, open_stock};
+use super::{Output, command, tool};
+use crate::common::{Scratch, assert_plain, library, number, open_stock};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,8 +13,8 @@ fn sqlite3() -> PathBuf {
 /// The shell on a database, with the library and the shell of the test.
 fn shell(path: &Path, arguments: &[&str], input: &str) -> Output {
     let mut command = command(["shell".as_ref(), path.as_os_str()]);
-    let library = built("pwal", "cdylib", &["-p", "pwal-sqlite-ext"]);
-    command.args(arguments).env("PWAL_LIBRARY", library).env("PWAL_SQLITE3", sqlite3());
+    let built = library::library();
+    command.args(arguments).env("PWAL_LIBRARY", built).env("PWAL_SQLITE3", sqlite3());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the tool starts");
     child.stdin.take().expect("its stdin").write_all(input.as_bytes()).expect("write to it");
@@ -65,14 +65,14 @@ fn what_is_missing_is_named() {
     let path = scratch.file("app.db");
     let with = |name: &str, value: &str| {
         let mut command = command(["shell".as_ref(), path.as_os_str()]);
-        command.env("PWAL_LIBRARY", built("pwal", "cdylib", &["-p", "pwal-sqlite-ext"])).env(name, value);
+        command.env("PWAL_LIBRARY", library::library()).env(name, value);
         Output::of(command.stdin(Stdio::null()).output().expect("the tool starts"))
     };
     assert!(with("PWAL_LIBRARY", "/nowhere/libpwal.so").refused(4).contains("/nowhere/libpwal.so"));
     assert!(with("PWAL_SQLITE3", "/nowhere/sqlite3").refused(4).contains("PWAL_SQLITE3"));
     // Copied away from its library, and no variable.
     let alone = scratch.file("pwal");
-    std::fs::copy(built("pwal", "bin", &["--features", "tool", "--bin", "pwal"]), &alone).expect("copy the tool");
+    std::fs::copy(library::tool(), &alone).expect("copy the tool");
     let output = std::process::Command::new(&alone).arg("shell").arg(&path).env_remove("PWAL_LIBRARY").output();
     let output = Output::of(output.expect("the copy starts"));
     assert!(output.refused(4).contains("PWAL_LIBRARY"), "{output:?}");

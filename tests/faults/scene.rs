@@ -1,0 +1,180 @@
+//! The scenes in which something fails. Each gets the books and a function that arms the failure.
+
+use crate::common;
+use crate::world::Books;
+use rusqlite::Connection;
+
+type Play = fn(&mut Books<'_>, &dyn Fn());
+
+pub struct Scene {
+    pub name: &'static str,
+    pub play: Play,
+}
+
+pub const SCENES: [Scene; 10] = [
+    Scene { name: "activation and first commits", play: activation },
+    Scene { name: "commits under FULL", play: commits_full },
+    Scene { name: "commits under NORMAL", play: commits_normal },
+    Scene { name: "commits in conservative mode", play: commits_conservative },
+    Scene { name: "rotation", play: rotation },
+    Scene { name: "a large transaction", play: large },
+    Scene { name: "checkpoints", play: checkpoints },
+    Scene { name: "a checkpoint that cuts the file", play: cut },
+    Scene { name: "the last close", play: last_close },
+    Scene { name: "away from WAL", play: away_from_wal },
+];
+
+/// Who writes, who also writes, who only reads.
+fn cast(books: &Books<'_>) -> [Connection; 3] {
+    [books.open(), books.open(), books.open()]
+}
+
+/// Commits on both writers until well behind the first failure; the reader looks each time.
+fn go_on(books: &mut Books<'_>, [one, two, reader]: &[Connection; 3], commits: u32, bytes: u32) {
+    let mut failures = 0;
+    for round in 0..commits {
+        let writer = if round % 3 == 2 { two } else { one };
+        failures += u32::from(!books.commit(writer, bytes));
+        books.look(reader);
+        if failures >= 4 {
+            break;
+        }
+    }
+    for connection in [one, two, reader] {
+        books.look(connection);
+    }
+}
+
+/// Closes them; a failure in the last close is nobody's to see.
+fn leave(cast: [Connection; 3]) {
+    for connection in cast {
+        drop(connection);
+    }
+}
+
+fn activation(books: &mut Books<'_>, strike: &dyn Fn()) {
+    books.create();
+    strike();
+    let cast = cast(books);
+    books.look(&cast[2]);
+    go_on(books, &cast, 6, 100);
+    leave(cast);
+}
+
+fn started(books: &mut Books<'_>) -> [Connection; 3] {
+    books.create();
+    let cast = cast(books);
+    for connection in &cast[..2] {
+        assert!(books.commit(connection, 100));
+    }
+    books.must_see(&cast[2]);
+    cast
+}
+
+fn commits_full(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    strike();
+    go_on(books, &cast, 9, 5000);
+    leave(cast);
+}
+
+/// Under NORMAL a commit is acknowledged before it is durable: a failed sync takes the newest back, as a power cut
+/// does.
+fn commits_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    for connection in &cast {
+        common::run(connection, "PRAGMA synchronous=NORMAL");
+    }
+    strike();
+    books.acknowledged_may_go();
+    go_on(books, &cast, 9, 5000);
+    leave(cast);
+}
+
+fn commits_conservative(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    common::run(&cast[0], "PRAGMA parallel_wal_mode=conservative");
+    strike();
+    go_on(books, &cast, 6, 5000);
+    leave(cast);
+}
+
+fn rotation(books: &mut Books<'_>, strike: &dyn Fn()) {
+    books.create();
+    let cast = cast(books);
+    common::run(&cast[0], "PRAGMA parallel_wal_segment_bytes=1048576; PRAGMA wal_autocheckpoint=20");
+    assert!(books.commit(&cast[0], 700_000));
+    strike();
+    go_on(books, &cast, 8, 300_000);
+    leave(cast);
+}
+
+fn large(books: &mut Books<'_>, strike: &dyn Fn()) {
+    books.create();
+    let first = books.open();
+    common::run(&first, "SELECT * FROM t; PRAGMA parallel_wal_max_batch_bytes=65536");
+    let cast = cast(books);
+    common::run(&cast[0], "PRAGMA cache_size=5");
+    assert!(books.commit(&cast[0], 100));
+    drop(first);
+    strike();
+    books.commit(&cast[0], 1_000_000);
+    books.look(&cast[2]);
+    if books.try_run(&cast[0], "BEGIN; UPDATE other SET x=zeroblob(300000)") {
+        books.try_run(&cast[0], "ROLLBACK");
+    }
+    go_on(books, &cast, 4, 300_000);
+    leave(cast);
+}
+
+fn checkpoints(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    for _ in 0..3 {
+        assert!(books.commit(&cast[0], 20_000));
+    }
+    strike();
+    for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        books.try_run(&cast[1], &format!("PRAGMA wal_checkpoint({mode})"));
+        books.look(&cast[2]);
+        books.commit(&cast[0], 5000);
+        books.look(&cast[2]);
+    }
+    leave(cast);
+}
+
+fn cut(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    common::run(&cast[0], "INSERT INTO other SELECT zeroblob(100000); PRAGMA wal_checkpoint(FULL)");
+    strike();
+    books.try_run(&cast[1], "DELETE FROM other");
+    books.try_run(&cast[1], "VACUUM");
+    books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
+    go_on(books, &cast, 3, 5000);
+    books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
+    leave(cast);
+}
+
+fn last_close(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    go_on(books, &cast, 3, 20_000);
+    strike();
+    leave(cast);
+    // Whatever the close has left, the next open through the same medium settles it or says what fails.
+    let again = [books.open(), books.open(), books.open()];
+    go_on(books, &again, 3, 100);
+    leave(again);
+}
+
+fn away_from_wal(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    go_on(books, &cast, 3, 20_000);
+    let [one, two, reader] = cast;
+    drop((two, reader));
+    strike();
+    books.try_run(&one, "PRAGMA journal_mode=DELETE");
+    books.commit(&one, 5000);
+    books.try_run(&one, "PRAGMA journal_mode=WAL");
+    books.commit(&one, 5000);
+    books.look(&one);
+    drop(one);
+}

@@ -1,0 +1,292 @@
+//! A registration of pwal on a base and a disk that fail as planned, and the books that are kept of each commit.
+
+use crate::common::{
+    self, Scratch,
+    shim::{Shim, Verdict},
+};
+use crate::scene::Scene;
+use pwal::disk::RealDisk;
+use pwal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
+use rusqlite::{Connection, ffi};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Which files fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Log,
+    Database,
+}
+
+/// One planned failure.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub target: Target,
+    pub operation: Operation,
+    pub name: String,
+    pub effect: Effect,
+    pub goes_on: bool,
+    pub nth: u64,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case { target, operation, name, effect, goes_on, nth } = self;
+        write!(f, "{target:?} {operation:?} {name:?} {effect:?} {nth}{}", if *goes_on { " and all later" } else { "" })
+    }
+}
+
+/// The failures of the database file that are planned.
+#[derive(Default)]
+struct Base {
+    case: Option<Case>,
+    seen: u64,
+    fired: u64,
+}
+
+pub struct World {
+    vfs: String,
+    plan: Plan,
+    base: Arc<Mutex<Base>>,
+}
+
+// The plan's locks are never left in the middle of a change.
+impl std::panic::RefUnwindSafe for World {}
+
+impl World {
+    pub fn new() -> World {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        common::vfs();
+        let base = Arc::new(Mutex::new(Base::default()));
+        let below = format!("failing-{number}");
+        let shim = Shim::register(&below, common::STOCK, false);
+        let failing = Arc::clone(&base);
+        shim.hook(move |moment| failing.lock().unwrap().verdict(moment.text));
+        let plan = Plan::default();
+        let vfs = format!("pwal-failing-{number}");
+        pwal::register_with(pwal::Options {
+            name: vfs.clone(),
+            base: Some(below),
+            disk: Some(Arc::new(FaultDisk::new(Arc::new(RealDisk), plan.clone()))),
+            ..pwal::Options::default()
+        })
+        .expect("register");
+        World { vfs, plan, base }
+    }
+
+    /// Plays a scene with a failure in it; says whether it came to the failure.
+    pub fn play(&self, scene: &Scene, case: &Case) -> bool {
+        self.calm();
+        let mut books = Books {
+            world: self,
+            scratch: Scratch::in_memory(),
+            acknowledged: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            maybe: BTreeSet::new(),
+            next: 1,
+            unknown: false,
+            durable: true,
+        };
+        (scene.play)(&mut books, &|| self.strike(case));
+        let fired = self.calm();
+        books.close_the_books();
+        fired > 0
+    }
+
+    fn strike(&self, case: &Case) {
+        match case.target {
+            Target::Log => self.plan.add(Fault {
+                operation: case.operation,
+                name_contains: case.name.clone(),
+                nth: case.nth,
+                effect: case.effect,
+                goes_on: case.goes_on,
+            }),
+            Target::Database => *self.base.lock().unwrap() = Base { case: Some(case.clone()), ..Base::default() },
+        }
+    }
+
+    /// From here on nothing fails; how much did since the last time.
+    fn calm(&self) -> u64 {
+        let fired = self.plan.fired() + self.base.lock().unwrap().fired;
+        self.plan.reset();
+        *self.base.lock().unwrap() = Base::default();
+        fired
+    }
+}
+
+impl Base {
+    fn verdict(&mut self, text: &str) -> Verdict {
+        let Some(case) = &self.case else { return Verdict::Pass };
+        let (word, code) = match case.operation {
+            Operation::Write => ("write ", ffi::SQLITE_IOERR_WRITE),
+            Operation::Sync => ("sync ", ffi::SQLITE_IOERR_FSYNC),
+            Operation::SetBytes => ("truncate ", ffi::SQLITE_IOERR_TRUNCATE),
+            _ => return Verdict::Pass,
+        };
+        let Some((file, call)) = text.split_once(": ") else { return Verdict::Pass };
+        if file != case.name || !call.starts_with(word) {
+            return Verdict::Pass;
+        }
+        self.seen += 1;
+        if self.seen != case.nth && !(case.goes_on && self.seen > case.nth) {
+            return Verdict::Pass;
+        }
+        self.fired += 1;
+        match case.effect {
+            Effect::Error => Verdict::Answer(code),
+            Effect::NoSpace => Verdict::Answer(ffi::SQLITE_FULL),
+            Effect::Short(bytes) => Verdict::Short(bytes.min(65536), code),
+            Effect::ShortNoSpace(bytes) => Verdict::Short(bytes.min(65536), ffi::SQLITE_FULL),
+        }
+    }
+}
+
+/// What was promised about each row of `t(n)`.
+pub struct Books<'a> {
+    world: &'a World,
+    pub scratch: Scratch,
+    acknowledged: BTreeSet<i64>,
+    failed: BTreeSet<i64>,
+    /// Reported as failed with an unknown outcome.
+    maybe: BTreeSet<i64>,
+    next: i64,
+    /// pwal says that it could not take back what failed.
+    unknown: bool,
+    /// What is acknowledged is durable. If not, the newest of it may go when pwal stops.
+    durable: bool,
+}
+
+impl Books<'_> {
+    pub fn path(&self) -> PathBuf {
+        self.scratch.file("app.db")
+    }
+
+    /// From here on commits are acknowledged before they are durable.
+    pub fn acknowledged_may_go(&mut self) {
+        self.durable = false;
+    }
+
+    fn note_status(&mut self, connection: &Connection) {
+        let status = common::rows(connection, "SELECT ifnull(json_extract(pwal_status(), '$.poisoned'), '')");
+        let text = status.map(|rows| rows.concat()).unwrap_or_default();
+        self.unknown |= text.contains("unknown");
+    }
+
+    /// What was acknowledged and is not found: nothing, but for the newest where that may go.
+    fn check_lost(&self, found: &BTreeSet<i64>) {
+        let lost: BTreeSet<i64> = self.acknowledged.difference(found).copied().collect();
+        // Where it may go: the log may also stop in the last close, which has nobody to tell.
+        assert!(lost.is_empty() || !self.durable, "acknowledged and lost: {lost:?}");
+        let newest: BTreeSet<i64> = self.acknowledged.iter().rev().take(lost.len()).copied().collect();
+        assert_eq!(lost, newest, "only the newest may go");
+    }
+
+    /// A connection through what fails.
+    pub fn open(&self) -> Connection {
+        let connection = common::try_open(&self.path(), common::flags(), &self.world.vfs).expect("open");
+        connection.busy_timeout(Duration::from_millis(100)).expect("a busy timeout");
+        connection
+    }
+
+    /// The database of all scenes, made before anything fails.
+    pub fn create(&self) {
+        let connection = self.open();
+        common::run(
+            &connection,
+            "PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, x); CREATE TABLE other(x);
+             INSERT INTO other SELECT zeroblob(10000)",
+        );
+        common::close(connection);
+    }
+
+    /// Commits one row, with a body of so many bytes, and keeps the books. `false` if it failed.
+    pub fn commit(&mut self, connection: &Connection, bytes: u32) -> bool {
+        let n = self.next;
+        self.next += 1;
+        let sql = format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({n}, zeroblob({bytes})); COMMIT");
+        match connection.execute_batch(&sql) {
+            Ok(()) => {
+                self.acknowledged.insert(n);
+                true
+            }
+            Err(error) => {
+                self.expected(&error, &sql);
+                if !connection.is_autocommit() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                self.note_status(connection);
+                self.failed.insert(n);
+                false
+            }
+        }
+    }
+
+    /// Any statement; its error must be one that a failing medium gives.
+    pub fn try_run(&mut self, connection: &Connection, sql: &str) -> bool {
+        match connection.execute_batch(sql) {
+            Ok(()) => true,
+            Err(error) => {
+                self.expected(&error, sql);
+                if !connection.is_autocommit() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                self.note_status(connection);
+                false
+            }
+        }
+    }
+
+    fn expected(&self, error: &rusqlite::Error, sql: &str) {
+        let code = common::code(error);
+        let fine = [ffi::SQLITE_IOERR, ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_CANTOPEN, ffi::SQLITE_READONLY];
+        assert!(fine.contains(&(code & 0xff)), "{sql}: {error:?}");
+    }
+
+    /// What a connection that never writes sees: everything acknowledged and nothing that failed; or an error.
+    pub fn look(&mut self, reader: &Connection) {
+        self.note_status(reader);
+        match common::rows(reader, "SELECT n FROM t ORDER BY n") {
+            Ok(rows) => {
+                let seen: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
+                let failed: Vec<_> = seen.difference(&self.acknowledged).collect();
+                assert!(failed.is_empty(), "seen, and not acknowledged: {failed:?}");
+                self.check_lost(&seen);
+            }
+            Err(error) => self.expected(&error, "SELECT"),
+        }
+    }
+
+    /// As [`Books::look`], and it must work.
+    pub fn must_see(&mut self, reader: &Connection) {
+        common::rows(reader, "SELECT n FROM t").expect("a read that must work");
+        self.look(reader);
+    }
+
+    /// Opens without failures, twice: what must be there is there, what must not is not.
+    fn close_the_books(&mut self) {
+        if self.unknown {
+            self.maybe.append(&mut self.failed);
+        }
+        let path = self.path();
+        let connection = common::open(&path);
+        connection.busy_timeout(Duration::from_secs(5)).expect("a busy timeout");
+        let rows = common::rows(&connection, "SELECT n FROM t ORDER BY n").expect("open again");
+        let found: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
+        self.check_lost(&found);
+        let phantoms: Vec<_> = found.intersection(&self.failed).collect();
+        assert!(phantoms.is_empty(), "reported as failed, and there: {phantoms:?}");
+        let strange: Vec<_> =
+            found.iter().filter(|n| !self.acknowledged.contains(n) && !self.maybe.contains(n)).collect();
+        assert!(strange.is_empty(), "never heard of: {strange:?}");
+        common::assert_integrity(&connection);
+        common::run(&connection, "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(-1, 'new')");
+        common::close(connection);
+        common::assert_plain(&path);
+    }
+}

@@ -1,0 +1,86 @@
+//! The README's examples are run as they stand: the blocks marked `run`, in the order of the page, in one
+//! directory with the library in it. The Rust example is the file `examples/notes.rs`.
+//!
+//! Needs `sqlite3` and `python3` as the page does: `PWAL_TEST_SQLITE3` and `PWAL_TEST_PYTHON3` name others than
+//! those in `/usr/bin`.
+
+mod common;
+
+use common::{Scratch, assert_plain_header, library, number, open_stock};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const README: &str = include_str!("../README.md");
+
+/// The fenced blocks of the page: what stands behind the fence, and the text.
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    let mut blocks = Vec::new();
+    let mut rest = README;
+    while let Some((_, behind)) = rest.split_once("\n```") {
+        let (kind, behind) = behind.split_once('\n').expect("a line");
+        let (text, behind) = behind.split_once("\n```").expect("an end of the block");
+        blocks.push((kind, text));
+        rest = behind;
+    }
+    blocks
+}
+
+fn program(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from)
+}
+
+fn run(place: &Path, program: &Path, arguments: &[&str]) -> String {
+    let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PWAL_")) {
+        command.env_remove(name);
+    }
+    let Output { status, stdout, stderr } =
+        command.args(arguments).current_dir(place).env("PATH", path).output().expect("the program starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success() && stderr.is_empty(), "{arguments:?}: {status}\n{stdout}\n{stderr}");
+    stdout.into_owned()
+}
+
+#[test]
+fn the_examples_run() {
+    let scratch = Scratch::new();
+    let place = scratch.path();
+    let built = library::library();
+    symlink(&built, place.join(built.file_name().expect("a name"))).expect("a symlink");
+    symlink(program("PWAL_TEST_SQLITE3", "/usr/bin/sqlite3"), place.join("sqlite3")).expect("a symlink");
+    symlink(library::tool(), place.join("pwal")).expect("a symlink");
+    let mut printed = Vec::new();
+    for (kind, text) in blocks() {
+        match kind {
+            "sh run" => printed.push(run(place, Path::new("bash"), &["-euc", text])),
+            "python run" => printed.push(run(place, &program("PWAL_TEST_PYTHON3", "/usr/bin/python3"), &["-c", text])),
+            "rust" => {
+                assert_eq!(text.trim_end(), include_str!("../examples/notes.rs").trim_end());
+                printed.push(run(place, &library::example(), &[]));
+            }
+            other => assert_eq!(other, "text", "a block that nobody runs"),
+        }
+    }
+    assert_eq!(printed.len(), 4, "{printed:?}");
+    assert_eq!(printed[0], "wal\nauto\nfrom the shell\n");
+    assert_eq!(printed[1], "('auto',)\n(2,)\n");
+    assert_eq!(printed[2], "3 notes\n");
+    assert!(printed[3].contains("plain, WAL mode") && printed[3].contains("plain, rollback mode"), "{printed:?}");
+    assert_plain_header(&scratch.file("app.db"), 1);
+    assert_eq!(number(&open_stock(&scratch.file("app.db")), "SELECT count(*) FROM note"), 3);
+}
+
+#[test]
+fn what_the_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = README.split(['`', '(', ')']).filter(|name| {
+        ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "sqlite-ext"].iter().any(|start| name.starts_with(start))
+    });
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        assert!(root.join(name).exists(), "{name}");
+    }
+}
