@@ -159,7 +159,7 @@ impl Engine {
         let needed = match self.append.lock().slots.as_mut() {
             Some(slots) => {
                 let bytes = slots.bytes_for(0);
-                !slots.has_next() && !slots.take_free(bytes, self.marks.certified().1)
+                !slots.has_next() && !slots.take_free(bytes, self.marks.recyclable())
             }
             None => false,
         };
@@ -173,7 +173,7 @@ impl Engine {
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let bytes = slots.round_up(bytes);
         let slot_bytes = slots.bytes_for(bytes);
-        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.certified().1))
+        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.recyclable()))
     }
 
     fn create_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
@@ -181,7 +181,8 @@ impl Engine {
             let append = self.append.lock();
             let slots = append.slots.as_ref().ok_or(EngineError::NoLog)?;
             let doubled = (slots.largest() * 2).min(self.settings.segment_bytes());
-            (slots.next_index(), doubled.max(slots.bytes_for(batch_bytes)))
+            // Whole blocks: the header of another slot does not prove itself.
+            (slots.next_index(), slots.round_up(doubled.max(slots.bytes_for(batch_bytes))))
         };
         let name = format::slot_name(self.log_id, index);
         let file = create_slot(&*self.dir, &name, bytes)?;

@@ -12,7 +12,7 @@ use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
-use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
+use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
@@ -138,10 +138,16 @@ impl Engine {
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         broker.sync().map_err(io("sync"))?;
+        self.sync_journal()?;
+        if stamp::read(&first) != (StampState::Plain { wal: true }) {
+            // An earlier try may have got so far. Its slot goes below, and a stamp without one is refused.
+            retire::make_plain(broker.as_mut())?;
+            stamp::clear(&mut first);
+        }
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, 0);
-        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
+        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
         let header = SlotHeader {
@@ -169,6 +175,15 @@ impl Engine {
         self.append.lock().slots = Some(Slots::new(self.log_id, self.block_bytes, self.page_bytes, slot));
         self.active.store(true, SeqCst);
         Ok(())
+    }
+
+    /// A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
+    /// stamp it is refused.
+    fn sync_journal(&self) -> Result<(), EngineError> {
+        match std::fs::File::open(beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::sync("the journal", error)),
+            _ => Ok(()),
+        }
     }
 
     /// The first sector of a database file that nobody changed since the claim.
@@ -229,8 +244,7 @@ impl Engine {
                 open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
-            let gone = self.dir.remove(LOCK_NAME).and_then(|()| self.dir.remove_directory());
-            gone.map_err(|e| EngineError::write("the log directory", e))?;
+            retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
         *self.lock.lock() = None;

@@ -1,6 +1,7 @@
 //! The slots of the log and its tail: where the next record goes. All under APPEND.
 
 use super::EngineError;
+use super::marks::Recyclable;
 use crate::disk::LogFile;
 use crate::log::format::{LogId, SlotHeader};
 use std::io::IoSlice;
@@ -64,7 +65,7 @@ impl Slots {
 
     /// What a batch may use of a slot.
     fn limit(&self, slot: usize) -> u64 {
-        self.list[slot].bytes - CERTIFICATE_BLOCKS * self.block_bytes
+        self.list[slot].bytes.saturating_sub(CERTIFICATE_BLOCKS * self.block_bytes)
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
@@ -80,11 +81,11 @@ impl Slots {
         self.round_up(batch_bytes) + (CERTIFICATE_BLOCKS + 8) * self.block_bytes
     }
 
-    /// Takes a free slot of at least so many bytes as the next one, if there is one: free are those
-    /// whose commits are all at or below `backfilled`, which a durable certificate carries.
-    pub(crate) fn take_free(&mut self, bytes: u64, backfilled: u64) -> bool {
+    /// Takes a free slot of at least so many bytes as the next one, if there is one.
+    pub(crate) fn take_free(&mut self, bytes: u64, recyclable: Recyclable) -> bool {
         let free = |(i, slot): &(usize, &Slot)| {
-            *i != self.current && (slot.ordinal == 0 || slot.last_sequence <= backfilled) && slot.bytes >= bytes
+            let is_over = slot.last_sequence <= recyclable.backfilled && recyclable.keep != Some(slot.index);
+            *i != self.current && (slot.ordinal == 0 || is_over) && slot.bytes >= bytes
         };
         let found = self.list.iter().enumerate().filter(free).map(|(i, _)| i).next();
         if found.is_some() {
