@@ -45,6 +45,8 @@ fn a_crashed_log_is_shown_and_left_alone() {
     let text = output.printed();
     assert_eq!(text.matches("wants durability").count(), 31, "{text}");
     assert!(text.contains(&format!("log {id}, segment 1, first commit 1")), "{text}");
+    let twice = tool(["dump".as_ref(), slot(&path, 0).as_os_str(), slot(&path, 0).as_os_str()]);
+    assert_eq!(twice.printed(), text.repeat(2));
     assert_eq!(contents(scratch.path()), before);
 }
 

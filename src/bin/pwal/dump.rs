@@ -1,22 +1,27 @@
-//! `pwal dump`: one slot file as text, record by record.
+//! `pwal dump`: slot files as text, record by record.
 
 use crate::failure::{Done, Failure};
 use crate::read_only::ReadOnlyDirectory;
 use crate::text;
+use pwal::log::format::FileName;
 use pwal::log::scan::dump_slot;
 use std::path::{Path, PathBuf};
 
-/// Print every record of one slot file as text
+/// Print every record of a slot file as text
 ///
 /// Slots lie in `<database>-pwal`; their names end in .seg. Creates and locks nothing.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The slot file
-    slot: PathBuf,
+    /// The slot files
+    #[arg(required = true)]
+    slots: Vec<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Done {
-    let path = &arguments.slot;
+    arguments.slots.iter().try_for_each(|slot| dump(slot))
+}
+
+fn dump(path: &Path) -> Done {
     let about = std::fs::metadata(path).map_err(|error| Failure::io("find", path, &error))?;
     let name = path.file_name().and_then(|name| name.to_str()).filter(|name| about.is_file() && is_slot(name));
     let Some(name) = name else {
@@ -29,6 +34,5 @@ pub fn run(arguments: &Arguments) -> Done {
 }
 
 fn is_slot(name: &str) -> bool {
-    use pwal::log::format::FileName;
     matches!(FileName::parse(name), Some(FileName::Slot { .. }))
 }

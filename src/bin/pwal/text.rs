@@ -92,7 +92,8 @@ impl Table {
         for column in 0..columns {
             let width = (0..self.rows.len()).map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
             let right = (1..self.rows.len()).any(|row| is_number(cell(row, column)))
-                && (1..self.rows.len()).all(|row| is_number(cell(row, column)) || cell(row, column).is_empty());
+                && (1..self.rows.len())
+                    .all(|row| is_number(cell(row, column)) || matches!(cell(row, column), "" | "free"));
             for (row, line) in lines.iter_mut().enumerate() {
                 let text = cell(row, column);
                 let _ = if right { write!(line, "{text:>width$}  ") } else { write!(line, "{text:<width$}  ") };
