@@ -301,3 +301,24 @@ fn the_slot_of_the_last_durable_certificate_is_not_recycled() {
     let reopened = lab.crash();
     assert_eq!(common::text(&reopened.open(), "SELECT count(*) FROM t"), "111");
 }
+
+/// Two failures of the database file in a row end the engine; a full disk is none, however often it is met.
+#[test]
+fn a_full_disk_at_a_checkpoint_is_no_failure_of_the_medium() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    for (code, poisons) in [
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_WRITE, false),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_WRITE, true),
+    ] {
+        lab.base_fails("a.db: write", code);
+        assert_eq!(common::code_of(&connection, "PRAGMA wal_checkpoint") & 0xff, code & 0xff);
+        lab.base_works();
+        assert_eq!(status(&connection, "poisoned").is_string(), poisons, "{code}");
+        assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(1)") == 0, !poisons);
+    }
+}

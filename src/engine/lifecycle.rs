@@ -252,7 +252,9 @@ impl Engine {
     }
 
     /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
-    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this. Whoever is in the middle of a
+    /// commit may still be told that it is durable: so `lock` stays until the process has ended, and no other process
+    /// recovers the log before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.retire() {
@@ -260,12 +262,16 @@ impl Engine {
             self.context.host.log(error.code().number(), &text);
         }
         self.over.store(true, SeqCst);
-        self.abandon();
     }
 
     /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
     pub(crate) fn is_mine(&self) -> bool {
-        self.generation == generation() && !self.over.load(SeqCst)
+        self.is_of_this_process() && !self.over.load(SeqCst)
+    }
+
+    /// Whether this engine is of this process: what it began in the log may be undone.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.generation == generation()
     }
 
     /// The end without a clean close: the log stays as it is, for the next open.

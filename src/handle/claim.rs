@@ -266,7 +266,8 @@ pub(super) fn settle_locked(
     }
 }
 
-/// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it.
+/// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it, or we may
+/// not write to it any more.
 fn start(
     inner: &Arc<Inner>,
     path: &Path,
@@ -282,6 +283,11 @@ fn start(
             return Err(EngineError::database("read", path, error).into());
         }
     };
+    if broker.read_only() {
+        // Its SHARED keeps no writer out, and nothing can be written by it: the base's, with its real `-wal` and `-shm`.
+        give_up_lock(&**dir);
+        return Ok(None);
+    }
     let page_bytes = stamp::page_bytes(&header);
     let (StampState::Plain { wal: true }, Some(page_bytes)) = (stamp::read(&header), page_bytes) else {
         give_up_lock(&**dir);

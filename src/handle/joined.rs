@@ -105,7 +105,7 @@ impl Joined {
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
         self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
-        if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
+        if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
             self.roll_back(inner);
         }
     }
@@ -450,10 +450,13 @@ impl Joined {
 
     /// The handle closes.
     pub(super) fn leave(mut self, inner: &Arc<Inner>) {
-        if self.check_mine().is_err() {
+        if !self.engine.is_of_this_process() {
             return;
         }
         self.roll_back(inner);
+        if self.check_mine().is_err() {
+            return;
+        }
         let mut of_entry = self.entry.engine.lock();
         if !self.engine.leave(self.me) {
             return;

@@ -152,6 +152,12 @@ impl Joined {
 
     /// The last word: publish, free WRITE, acknowledge.
     pub(super) fn commit_phase_two(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        if let Err(code) = self.check_mine() {
+            if self.engine.is_of_this_process() {
+                self.fail_transaction(inner);
+            }
+            return Err(code);
+        }
         let connection = inner.connection.load(SeqCst);
         let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
             // An empty transaction, or one of a file in rollback mode.
@@ -160,7 +166,6 @@ impl Joined {
         };
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
-        self.check_mine()?;
         let Prepared { facts, early, hidden, .. } = *prepared;
         if hidden {
             self.view.restore_advance();
