@@ -286,9 +286,14 @@ impl Joined {
         self.transaction = Transaction::Staging { spill: None };
     }
 
-    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will.
+    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will. But where SQLite has
+    /// undone it by now, nothing may come for long: an open cursor keeps the read lock.
     fn end_write(&mut self, inner: &Arc<Inner>) {
-        if !self.transaction.write_unlocked() {
+        let undone = self.view.undone();
+        if undone {
+            self.view.forget_advance();
+        }
+        if undone || !self.transaction.write_unlocked() {
             self.roll_back(inner);
         }
     }

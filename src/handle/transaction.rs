@@ -43,7 +43,7 @@ impl Transaction {
         matches!(self, Transaction::Prepared(prepared) if prepared.unlocked)
     }
 
-    /// UNLOCK(WRITE): true if something is prepared.
+    /// UNLOCK(WRITE): true if something is prepared, and PHASETWO may come.
     pub(super) fn write_unlocked(&mut self) -> bool {
         match self {
             Transaction::Prepared(prepared) => {
