@@ -427,7 +427,13 @@ impl Joined {
     pub(super) fn retire_for_exclusive(&mut self) -> Result<Box<dyn Broker>, Code> {
         self.asked_exclusive = true;
         self.check_mine()?;
-        if self.reading || self.holds_write || !self.wal_open {
+        if self.reading {
+            // `sqlite3PagerBegin`, in `locking_mode=EXCLUSIVE`: from then on SQLite would take no lock of the wal-index
+            // any more, by which snapshots and checkpoints go.
+            self.log(Code::BUSY, "locking_mode=EXCLUSIVE cannot be had through pwal; set locking_mode=NORMAL");
+            return Err(Code::BUSY);
+        }
+        if self.holds_write || !self.wal_open {
             return Err(Code::BUSY);
         }
         self.unpin();
