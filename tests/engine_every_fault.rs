@@ -210,6 +210,10 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
     let mut answers = Answers::default();
     let count = fault.map(|fault| fault.plan(&lab));
     let (connection, other) = script(&lab, mode, &mut answers);
+    if fault.is_none() {
+        assert!(status(&connection, "spills").as_u64() > Some(0), "the script spills");
+        assert!(status(&connection, "slots").as_u64() > Some(2), "the script rotates");
+    }
     let poisoned = status(&connection, "poisoned").as_str().unwrap_or("").to_owned();
     answers.log.push(format!("poisoned: {poisoned}"));
     let (lost, unknown) = (!poisoned.is_empty(), poisoned.contains("unknown"));

@@ -31,15 +31,28 @@ pub struct Client {
 pub enum Phase {
     Idle,
     /// A read transaction; `newest`: of a likely writer.
-    Reading { sequence: u64, newest: bool },
+    Reading {
+        sequence: u64,
+        newest: bool,
+    },
     /// WRITE is held.
     Writing,
     /// All frames are in the lane.
     Staged(Commit),
-    Prepared { commit: Commit, early_path: bool },
-    Early { commit: Commit, early: Box<Early> },
+    Prepared {
+        commit: Commit,
+        early_path: bool,
+    },
+    Early {
+        commit: Commit,
+        early: Box<Early>,
+    },
     /// Not acknowledged.
-    Published { sequence: u64, wants_durable: bool, lone: Option<Lone> },
+    Published {
+        sequence: u64,
+        wants_durable: bool,
+        lone: Option<Lone>,
+    },
 }
 
 pub struct Commit {
@@ -435,9 +448,8 @@ impl Client {
             return;
         }
         let flushed = lone.map_or(Ok(()), |lone| engine.flush_lone(lone));
-        let result = flushed.and_then(|()| {
-            if wants_durable { engine.wait_durable(sequence) } else { engine.wait_visible(sequence) }
-        });
+        let result = flushed
+            .and_then(|()| if wants_durable { engine.wait_durable(sequence) } else { engine.wait_visible(sequence) });
         life.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
             Ok(()) => life.seen(sequence),

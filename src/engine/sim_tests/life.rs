@@ -119,8 +119,13 @@ impl Life {
         for _ in 0..clients {
             let me = life.engine.join().unwrap();
             let lane_bytes = life.habits.lane_pages * life.engine.page_bytes as usize;
-            let client =
-                Client { me, view: View::new(life.engine.page_bytes, lane_bytes), seen: 0, phase: Phase::Idle, is_lost: false };
+            let client = Client {
+                me,
+                view: View::new(life.engine.page_bytes, lane_bytes),
+                seen: 0,
+                phase: Phase::Idle,
+                is_lost: false,
+            };
             life.clients.borrow_mut().push(Some(Box::new(client)));
         }
         let within = Rc::downgrade(&life);
