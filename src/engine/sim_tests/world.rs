@@ -127,7 +127,7 @@ impl World {
 
     /// A page filled with `value`, as SQLite would hand it to the log.
     pub fn image(&self, page: u32, value: u64) -> Vec<u8> {
-        let mut image: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(self.page_bytes as usize).collect();
+        let mut image = value.to_le_bytes().repeat(self.page_bytes as usize / 8);
         if page == 1 {
             image[..100].fill(0);
             image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
