@@ -71,6 +71,12 @@ impl Background {
         crate::shared::spawn_without_signals("pwal", move || run(&shared, &engine)).ok()
     }
 
+    /// It may start again behind [`Background::stop`].
+    pub(super) fn allow(&self) {
+        self.0.wishes.lock().stop = false;
+        self.0.watching.store(false, SeqCst);
+    }
+
     /// Ends the thread and waits for it.
     pub(super) fn stop(&self) {
         let thread = {

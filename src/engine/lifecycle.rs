@@ -118,7 +118,6 @@ impl Engine {
             generation: generation(),
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
-            erasing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             background: super::Background::default(),
             at_claim: AtClaim { change_counter: change_counter(&header), bytes: database_bytes },
@@ -146,10 +145,11 @@ impl Engine {
         }
         broker.sync().map_err(io("sync"))?;
         *may_be_stamped = false;
+        self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, 0);
-        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
+        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
         let header = SlotHeader {
@@ -180,6 +180,15 @@ impl Engine {
         Ok(())
     }
 
+    /// A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
+    /// stamp it is refused.
+    fn sync_journal(&self) -> Result<(), EngineError> {
+        match std::fs::File::open(beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::sync("the journal", error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The first sector of a database file that nobody changed since the claim.
     fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
         let mut first = vec![0; STAMP_WRITE_BYTES];
@@ -203,19 +212,31 @@ impl Engine {
             return Ok(());
         }
         self.background.stop();
+        let retired = self.try_retire();
+        if retired.is_err() {
+            // Whoever asked for it goes on with this engine.
+            self.background.allow();
+        }
+        retired
+    }
+
+    fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
         if self.is_active() {
             self.checkpoint_all()?;
-            let retired = {
-                let mut broker = self.broker.lock();
-                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-                retire::retire(&*self.dir, broker.as_mut(), self.log_id, self.marks.published(), self.page_bytes)
+            let retired = match self.broker.lock().as_mut() {
+                Some(broker) => {
+                    let last = self.marks.published();
+                    retire::retire(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes)
+                        .map_err(EngineError::from)
+                }
+                None => Err(EngineError::NoLog),
             };
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
                 self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
-                return Err(error.into());
+                return Err(error);
             }
             self.active.store(false, SeqCst);
         } else {
@@ -226,8 +247,7 @@ impl Engine {
                 open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
-            let gone = self.dir.remove(LOCK_NAME).and_then(|()| self.dir.remove_directory());
-            gone.map_err(|e| EngineError::write("the log directory", e))?;
+            retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
         *self.lock.lock() = None;
@@ -235,7 +255,9 @@ impl Engine {
     }
 
     /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
-    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this. Whoever is in the middle of a
+    /// commit may still be told that it is durable: so `lock` stays until the process has ended, and no other process
+    /// recovers the log before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.retire() {
@@ -243,12 +265,16 @@ impl Engine {
             self.context.host.log(error.code().number(), &text);
         }
         self.over.store(true, SeqCst);
-        self.abandon();
     }
 
     /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
     pub(crate) fn is_mine(&self) -> bool {
-        self.generation == generation() && !self.over.load(SeqCst)
+        self.is_of_this_process() && !self.over.load(SeqCst)
+    }
+
+    /// Whether this engine is of this process: what it began in the log may be undone.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.generation == generation()
     }
 
     /// The end without a clean close: the log stays as it is, for the next open.

@@ -10,6 +10,16 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+/// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
+/// carries, but for the slot in which that certificate lies. It may be the last record there, and without it the log says
+/// less than the stamp.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recyclable {
+    pub(crate) backfilled: u64,
+    /// The number of that slot.
+    pub(crate) keep: Option<u32>,
+}
+
 pub(crate) struct Marks {
     anonymous: Control,
     mapped: OnceLock<Control>,
@@ -96,6 +106,12 @@ impl Marks {
         self.words().certified_cut().map_or((0, 0), |cut| (cut.durable, cut.backfilled))
     }
 
+    /// What may be written over.
+    pub(crate) fn recyclable(&self) -> Recyclable {
+        let cut = self.words().certified_cut();
+        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), keep: cut.map(|cut| cut.file) }
+    }
+
     /// So many commits are not durable that a writer has to lead a flush before the next one.
     pub(crate) fn too_much_undurable(&self) -> bool {
         self.words().ring_is_half_full()
@@ -143,6 +159,11 @@ impl Marks {
     /// A flush failed: nobody goes on above what is durable.
     pub(crate) fn poison(&self) {
         self.words().poison(1);
+    }
+
+    /// As soon as the poisoning begins.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.words().poisoned() != 0
     }
 
     /// The mode, for whoever looks at the words from outside.

@@ -100,8 +100,6 @@ pub(crate) struct Engine {
     /// Closed by the exit of the process, with connections still open.
     over: AtomicBool,
     poison: OnceLock<Poison>,
-    /// R5.1 has begun: what is not durable may be zeros.
-    erasing: AtomicBool,
     /// Commits behind the durable prefix that a failed flush took.
     lost: AtomicU64,
     background: Background,
@@ -129,7 +127,7 @@ impl Engine {
             return Ok(false);
         }
         // Or erased: whoever reads has seen more than what is durable now.
-        if self.erasing.load(SeqCst) && frame.sequence > self.marks.durable() {
+        if self.marks.is_poisoned() && frame.sequence > self.marks.durable() {
             let reason = "a flush failed".to_owned();
             return Err(self.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
         }

@@ -22,6 +22,11 @@ impl Engine {
         self.poison.get().is_some()
     }
 
+    /// Whether a view of this commit shows what a failed flush took, or is just taking.
+    pub(crate) fn shows_lost(&self, sequence: u64) -> bool {
+        self.marks.is_poisoned() && sequence > self.marks.visible()
+    }
+
     /// # Errors
     /// The engine is poisoned.
     pub(crate) fn check_poison(&self) -> Result<(), EngineError> {
@@ -42,7 +47,8 @@ impl Engine {
         if self.is_poisoned() {
             return;
         }
-        self.erasing.store(true, SeqCst);
+        // First of all: from here on no view shows what is about to be erased (`shows_lost`).
+        self.marks.poison();
         let erased = self.erase_unsealed(append);
         let lost = self.marks.published() - self.marks.durable();
         let unknown = erased.is_err();
@@ -50,7 +56,6 @@ impl Engine {
         if self.poison.set(poison).is_err() {
             return;
         }
-        self.marks.poison();
         let error = EngineError::Poisoned { reason: reason.to_owned(), unknown };
         let text = format!("pwal: {}: {error} ({lost} commits behind the durable prefix)", self.path.display());
         self.context.host.log(error.code().number(), &text);
