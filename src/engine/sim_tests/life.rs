@@ -76,8 +76,11 @@ impl Free {
 }
 
 impl Life {
-    /// A process that claims the database; `None`: the machine stopped.
-    pub fn begin(mut world: World) -> Result<Rc<Life>, World> {
+    /// A process that claims the database.
+    ///
+    /// # Errors
+    /// The machine stopped.
+    pub fn begin(mut world: World) -> Result<Rc<Life>, Box<World>> {
         let dice = &mut world.dice;
         let habits = Habits {
             full_sync: dice.pick(&[0, 30, 50, 100]),
@@ -110,7 +113,7 @@ impl Life {
                 world.plan_fault();
             }
         }
-        let Some(engine) = start(&mut world) else { return Err(world) };
+        let Some(engine) = start(&mut world) else { return Err(Box::new(world)) };
         let life = Rc::new(Life {
             clients: RefCell::new(Vec::new()),
             depth: Cell::new(0),
@@ -181,7 +184,8 @@ impl Life {
             return;
         }
         self.depth.set(self.depth.get() + 1);
-        for _ in 0..1 + self.below(6) {
+        let most = if self.percent(4) { 120 } else { 6 };
+        for _ in 0..1 + self.below(most) {
             self.step();
         }
         self.depth.set(self.depth.get() - 1);
