@@ -66,6 +66,7 @@ pub struct World {
     pub ceiling: Option<u64>,
     /// Begun, and neither published nor reported as failed.
     pub doubt: Vec<(u64, Contents)>,
+    /// Or a sync failed in an open.
     had_power_cut: bool,
     pub violation: Option<String>,
     pub events: Vec<String>,
@@ -253,6 +254,8 @@ impl World {
                 Err(what) if self.disk.is_off() => self.say(format!("stopped: {what}")),
                 Err(what) if !is_calm && (self.disk.plan().fired() > 0 || is_full) => {
                     self.say(format!("open failed: {what}"));
+                    // What only the cache held may be lost with a failed sync.
+                    self.had_power_cut |= !is_full;
                 }
                 Err(what) => return Err(format!("a healthy database is not opened: {what}")),
             }
