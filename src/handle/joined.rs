@@ -61,6 +61,9 @@ pub(super) struct Joined {
     pub(super) behind: Behind,
     /// What `behind` was before this call.
     previous: Behind,
+    /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
+    /// was not.
+    pub(super) undone_at_unlock: bool,
     pub(super) transaction: Transaction,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
@@ -98,6 +101,7 @@ impl Joined {
             checkpointing: Checkpointing::No,
             behind: Behind::Nothing,
             previous: Behind::Nothing,
+            undone_at_unlock: false,
             transaction: Transaction::None,
             lane: None,
             asked_exclusive: false,
@@ -108,6 +112,7 @@ impl Joined {
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
+        self.undone_at_unlock = false;
         self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
         if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
             self.roll_back(inner);
@@ -297,6 +302,7 @@ impl Joined {
         let undone = self.view.undone();
         if undone {
             self.view.forget_advance();
+            self.undone_at_unlock = true;
         }
         if undone || !self.transaction.write_unlocked() {
             self.roll_back(inner);

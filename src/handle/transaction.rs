@@ -160,6 +160,12 @@ impl Joined {
         }
         let connection = inner.connection.load(SeqCst);
         let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
+            if self.undone_at_unlock {
+                // SQLite commits what it seemed to have undone: never answered OK.
+                self.log(Code::IOERR_WRITE, "a commit was taken for rolled back; it is not in the database");
+                self.acknowledge(connection, None)?;
+                return Err(Code::IOERR_WRITE);
+            }
             // An empty transaction, or one of a file in rollback mode.
             self.behind = Behind::Commit;
             return self.acknowledge(connection, None);
