@@ -1,3 +1,5 @@
+//! The Rust program of the README.
+
 use rusqlite::{Connection, OpenFlags};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

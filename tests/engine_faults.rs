@@ -73,6 +73,23 @@ fn nothing_is_committed_behind_a_retirement_that_failed() {
     }
 }
 
+/// The size of a slot is rounded to blocks: one that is not would not prove itself.
+#[test]
+fn odd_segment_sizes_survive_a_kill() {
+    for bytes in [262_144, 300_000, 300_001, 1_048_577] {
+        let lab = Lab::new();
+        let connection = lab.wal();
+        common::run(&connection, &format!("PRAGMA parallel_wal_segment_bytes={bytes}; CREATE TABLE t(x)"));
+        for i in 0..200 {
+            common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+        }
+        let crashed = lab.crash();
+        let reopened = crashed.open();
+        assert_eq!(common::number(&reopened, "SELECT count(*) FROM t"), 200, "{bytes}");
+        common::assert_integrity(&reopened);
+    }
+}
+
 /// A checkpoint that waits for writers has WRITE while it works; it must not keep it when it fails.
 #[test]
 fn a_checkpoint_that_fails_under_write_lets_go_of_it() {
@@ -201,6 +218,47 @@ fn a_reader_ahead_of_the_disk_gets_an_error_and_not_what_is_being_erased() {
     });
 }
 
+/// A stamp that may be on the disk keeps its slot until it is taken back.
+#[test]
+fn an_activation_that_is_tried_again_can_be_killed() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x)");
+    common::close(connection);
+    let connection = lab.wal();
+    common::run(&connection, "SELECT * FROM t");
+    // The second sync of the database file is the stamp's.
+    let crashed = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (path, copies, failures) = (lab.path(), std::sync::Arc::clone(&crashed), lab.base_failures());
+    lab.hook(move |moment| {
+        if moment.name == "(parent)" {
+            failures.lock().unwrap().push(("a.db: sync", ffi::SQLITE_IOERR_FSYNC));
+        }
+        if moment.name.ends_with(".seg") || moment.name == "(directory)" {
+            copies
+                .lock()
+                .unwrap()
+                .push((format!("{:?} {} {}", moment.call, moment.name, moment.done), lab::copy_crashed(&path)));
+        }
+        Ok(())
+    });
+    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(0)") & 0xff, ffi::SQLITE_IOERR);
+    lab.base_works();
+    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(1)") & 0xff, ffi::SQLITE_IOERR);
+    lab.unhook();
+    lab.base_works();
+    common::run(&connection, "INSERT INTO t VALUES(2)");
+    assert_eq!(common::text(&lab.crash().open(), "SELECT x FROM t"), "2");
+    for (at, copy) in crashed.lock().unwrap().iter() {
+        let reopened = copy.open();
+        assert_eq!(common::rows(&reopened, "SELECT x FROM t").as_deref(), Ok(&[][..]), "{at}");
+        common::close(reopened);
+        common::assert_plain(copy.path());
+    }
+    common::close(connection);
+    common::assert_plain(&lab.path());
+}
+
 /// The background thread ends before the retirement, and must come back if there is none.
 #[test]
 fn a_retirement_that_meets_a_full_disk_leaves_a_working_engine() {
@@ -215,4 +273,92 @@ fn a_retirement_that_meets_a_full_disk_leaves_a_working_engine() {
     assert_eq!(common::text(&connection, "PRAGMA journal_mode=DELETE"), "delete");
     common::close(connection);
     common::assert_plain_header(&lab.path(), 1);
+}
+
+/// The certificate that carries D and B may lie in a slot that it frees itself. Written over before another one is durable,
+/// it leaves a log that says less than the stamp. The numbers are for slots of 64 blocks, of which batches use 56.
+#[test]
+fn the_slot_of_the_last_durable_certificate_is_not_recycled() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    let fill = |from: i64, to: i64| {
+        for i in from..to {
+            common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+        }
+    };
+    common::run(&connection, "PRAGMA parallel_wal_segment_bytes=262144; CREATE TABLE t(x); CREATE TABLE u(x)");
+    fill(0, 23);
+    common::run(&connection, "PRAGMA wal_autocheckpoint=1000");
+    let flushes = || status(&connection, "flushes").as_u64().unwrap();
+    let before = flushes();
+    fill(23, 24);
+    // Everything is backfilled: a mark for D, and one for B, which is the last block of slot 0 that counts.
+    lab::wait_until(|| flushes() == before + 3);
+    common::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF");
+    fill(24, 24 + 27);
+    common::run(&connection, "CREATE TABLE v(x)");
+    fill(51, 51 + 60);
+    let reopened = lab.crash();
+    assert_eq!(common::text(&reopened.open(), "SELECT count(*) FROM t"), "111");
+}
+
+/// Two failures of the database file in a row end the engine; a full disk is none, however often it is met.
+#[test]
+fn a_full_disk_at_a_checkpoint_is_no_failure_of_the_medium() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    for (code, poisons) in [
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_WRITE, false),
+        (ffi::SQLITE_FULL, false),
+        (ffi::SQLITE_IOERR_WRITE, true),
+    ] {
+        lab.base_fails("a.db: write", code);
+        assert_eq!(common::code_of(&connection, "PRAGMA wal_checkpoint") & 0xff, code & 0xff);
+        lab.base_works();
+        assert_eq!(status(&connection, "poisoned").is_string(), poisons, "{code}");
+        assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(1)") == 0, !poisons);
+    }
+}
+
+/// A disk that has no room for a slot of the usual size may have it for the commit.
+#[test]
+fn a_nearly_full_disk_gets_smaller_slots() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x)");
+    // Slots are made in pieces of 1 MiB: those of more than one do not fit.
+    let pieces = std::sync::Mutex::new(std::collections::HashMap::<String, u32>::new());
+    let tried = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = std::sync::Arc::clone(&tried);
+    lab.hook(move |moment| {
+        let mut pieces = pieces.lock().unwrap();
+        match moment.call {
+            Call::Create if !moment.done => {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                pieces.insert(moment.name.to_owned(), 0);
+            }
+            Call::Write if !moment.done => {
+                if let Some(piece) = pieces.get_mut(moment.name) {
+                    *piece += 1;
+                    if *piece == 2 {
+                        return Err(std::io::Error::from_raw_os_error(28));
+                    }
+                }
+            }
+            // It is there.
+            Call::Sync if moment.done && moment.name == "(directory)" => pieces.clear(),
+            _ => {}
+        }
+        Ok(())
+    });
+    for i in 0..400 {
+        assert_eq!(common::code_of(&connection, &format!("INSERT INTO t VALUES({i})")), 0, "{i}");
+    }
+    assert_eq!(common::text(&lab.crash().open(), "SELECT count(*) FROM t"), "400");
+    // Ahead of need once for each slot, by the writer once with and once without luck.
+    let (tried, slots) = (tried.load(std::sync::atomic::Ordering::SeqCst), status(&connection, "slots"));
+    assert!(tried <= 4 * 3, "{tried} attempts for {slots} slots");
 }

@@ -117,9 +117,12 @@ impl Engine {
             match self.backfill(target) {
                 Ok(()) => ckpt.in_a_row = 0,
                 Err(error) => {
-                    ckpt.in_a_row += 1;
-                    if ckpt.in_a_row >= FAILURES_MAX && error.code() != crate::sqlite::Code::FULL {
-                        self.poison(&mut self.append.lock(), &error.to_string());
+                    // A full disk is no failure of the medium: B stays, and the next pass may find room.
+                    if error.code() != crate::sqlite::Code::FULL {
+                        ckpt.in_a_row += 1;
+                        if ckpt.in_a_row >= FAILURES_MAX {
+                            self.poison(&mut self.append.lock(), &error.to_string());
+                        }
                     }
                     return Err(error);
                 }

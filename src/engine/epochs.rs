@@ -133,7 +133,8 @@ impl Engine {
         let (chain, block_bytes) = (append.chain, self.block_bytes);
         let certificate = self.certificate(&append.counts, epoch, hi, chain, database_pages);
         let bytes = certificate.encode_block(block_bytes);
-        let cut = Self::write_certificate(&mut append, &bytes, hi)
+        let cut = self
+            .write_certificate(&mut append, &bytes, hi)
             .and_then(|place| self.cut(&mut append, &certificate, &place));
         if let Err(error) = cut {
             self.poison(&mut append, &error.to_string());
@@ -142,12 +143,15 @@ impl Engine {
         self.sync_and_seal(append, &certificate)
     }
 
-    fn write_certificate(append: &mut Append, bytes: &[u8], hi: u64) -> Result<Place, EngineError> {
+    fn write_certificate(&self, append: &mut Append, bytes: &[u8], hi: u64) -> Result<Place, EngineError> {
         let chain = append.chain;
         let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
         let length = bytes.len() as u64;
         let place = slots.place(length, false, hi + 1, chain).ok_or(EngineError::NoLog)?;
         append.unsealed.push(Unsealed { sequence: hi, slot: place.index, offset: place.offset });
+        if let Some(below) = slots.recycles(&place) {
+            self.marks.recycle_to(below);
+        }
         slots.write(&place, &[bytes])?;
         slots.enter(&place, hi);
         Ok(place)

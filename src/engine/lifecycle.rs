@@ -12,7 +12,7 @@ use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
-use crate::log::stamp::{STAMP_WRITE_BYTES, Stamp};
+use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
@@ -138,10 +138,16 @@ impl Engine {
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         broker.sync().map_err(io("sync"))?;
+        self.sync_journal()?;
+        if stamp::read(&first) != (StampState::Plain { wal: true }) {
+            // An earlier try may have got so far. Its slot goes below, and a stamp without one is refused.
+            retire::make_plain(broker.as_mut())?;
+            stamp::clear(&mut first);
+        }
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, 0);
-        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes());
+        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
         self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
         let header = SlotHeader {
@@ -169,6 +175,15 @@ impl Engine {
         self.append.lock().slots = Some(Slots::new(self.log_id, self.block_bytes, self.page_bytes, slot));
         self.active.store(true, SeqCst);
         Ok(())
+    }
+
+    /// A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
+    /// stamp it is refused.
+    fn sync_journal(&self) -> Result<(), EngineError> {
+        match std::fs::File::open(beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::sync("the journal", error)),
+            _ => Ok(()),
+        }
     }
 
     /// The first sector of a database file that nobody changed since the claim.
@@ -229,8 +244,7 @@ impl Engine {
                 open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
-            let gone = self.dir.remove(LOCK_NAME).and_then(|()| self.dir.remove_directory());
-            gone.map_err(|e| EngineError::write("the log directory", e))?;
+            retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
         *self.lock.lock() = None;
@@ -238,7 +252,9 @@ impl Engine {
     }
 
     /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
-    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this.
+    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this. Whoever is in the middle of a
+    /// commit may still be told that it is durable: so `lock` stays until the process has ended, and no other process
+    /// recovers the log before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.retire() {
@@ -246,12 +262,16 @@ impl Engine {
             self.context.host.log(error.code().number(), &text);
         }
         self.over.store(true, SeqCst);
-        self.abandon();
     }
 
     /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
     pub(crate) fn is_mine(&self) -> bool {
-        self.generation == generation() && !self.over.load(SeqCst)
+        self.is_of_this_process() && !self.over.load(SeqCst)
+    }
+
+    /// Whether this engine is of this process: what it began in the log may be undone.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.generation == generation()
     }
 
     /// The end without a clean close: the log stays as it is, for the next open.

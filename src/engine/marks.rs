@@ -10,6 +10,16 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+/// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
+/// carries, but for the slot in which that certificate lies. It may be the last record there, and without it the log says
+/// less than the stamp.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recyclable {
+    pub(crate) backfilled: u64,
+    /// The number of that slot.
+    pub(crate) keep: Option<u32>,
+}
+
 pub(crate) struct Marks {
     anonymous: Control,
     mapped: OnceLock<Control>,
@@ -94,6 +104,12 @@ impl Marks {
     /// D and B of the last durable certificate.
     pub(crate) fn certified(&self) -> (u64, u64) {
         self.words().certified_cut().map_or((0, 0), |cut| (cut.durable, cut.backfilled))
+    }
+
+    /// What may be written over.
+    pub(crate) fn recyclable(&self) -> Recyclable {
+        let cut = self.words().certified_cut();
+        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), keep: cut.map(|cut| cut.file) }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.

@@ -17,6 +17,8 @@ mod marks;
 mod poison;
 mod queue;
 mod settings;
+#[cfg(test)]
+mod sim_tests;
 mod slots;
 mod spills;
 mod status;

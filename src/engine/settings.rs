@@ -81,6 +81,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Slots of so many bytes, fewer than a user may ask for, and no waiting for other commits.
+    #[cfg(test)]
+    pub(super) fn for_simulation(segment_bytes: u64) -> Settings {
+        let settings = Settings::default();
+        settings.numbers[2].store(0, SeqCst);
+        settings.numbers[3].store(segment_bytes, SeqCst);
+        settings
+    }
+
     pub(crate) fn mode(&self) -> Mode {
         if self.mode.load(SeqCst) == 1 { Mode::Conservative } else { Mode::Auto }
     }

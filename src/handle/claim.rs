@@ -159,16 +159,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// An engine, or `None`: the file is in rollback mode by now.
 fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
-    let path = same_file(inner, identity)?;
-    if let Some(name) = not_local(&path)
-        && !control::any_file_system(inner)
-    {
-        let text = format!(
-            "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
-             with parallel_wal_mode=off, or take the risk with parallel_wal_file_system=any (PWAL_FILE_SYSTEM=any)"
-        );
-        return Err(Refused::new(Code::CANTOPEN, text));
-    }
+    let path = path_of(inner, identity)?;
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
         let Some(lock) = take_lock(&path, &*dir)? else { continue };
@@ -185,14 +176,23 @@ fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
 }
 
-/// The real path of the file that was opened.
-pub(super) fn same_file(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
+/// The real path of the file that was opened, on a file system where a log may lie.
+pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
     let path = real_path(inner);
-    if FileIdentity::of(&path).ok() == Some(identity) {
-        return Ok(path);
+    if FileIdentity::of(&path).ok() != Some(identity) {
+        let text = "another file has this name by now; close the connection and open it again";
+        return Err(Refused::new(Code::READONLY_DBMOVED, text));
     }
-    let text = "another file has this name by now; close the connection and open it again";
-    Err(Refused::new(Code::READONLY_DBMOVED, text))
+    if let Some(name) = not_local(&path)
+        && !control::any_file_system(inner)
+    {
+        let text = format!(
+            "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
+             with parallel_wal_mode=off, or take the risk with parallel_wal_file_system=any (PWAL_FILE_SYSTEM=any)"
+        );
+        return Err(Refused::new(Code::CANTOPEN, text));
+    }
+    Ok(path)
 }
 
 /// `<database>-pwal/lock`, before any lock on the database file; `None`: the directory went meanwhile.
@@ -266,7 +266,8 @@ pub(super) fn settle_locked(
     }
 }
 
-/// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it.
+/// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it, or we may
+/// not write to it any more.
 fn start(
     inner: &Arc<Inner>,
     path: &Path,
@@ -282,6 +283,11 @@ fn start(
             return Err(EngineError::database("read", path, error).into());
         }
     };
+    if broker.read_only() {
+        // Its SHARED keeps no writer out, and nothing can be written by it: the base's, with its real `-wal` and `-shm`.
+        give_up_lock(&**dir);
+        return Ok(None);
+    }
     let page_bytes = stamp::page_bytes(&header);
     let (StampState::Plain { wal: true }, Some(page_bytes)) = (stamp::read(&header), page_bytes) else {
         give_up_lock(&**dir);

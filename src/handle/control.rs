@@ -22,8 +22,8 @@ const FILE_SYSTEM: &str = "parallel_wal_file_system";
 
 /// Whether URI or environment take a file system on which the log's promises may not hold.
 pub(super) fn any_file_system(inner: &Inner) -> bool {
-    let pairs = inner.context.defaults.iter().chain(&inner.facts.parameters);
-    pairs.filter(|(name, _)| name == FILE_SYSTEM).next_back().is_some_and(|(_, value)| value == "any")
+    let mut pairs = inner.context.defaults.iter().chain(&inner.facts.parameters);
+    pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
 /// The environment's settings, for a new engine.

@@ -61,6 +61,9 @@ pub(super) struct Joined {
     pub(super) behind: Behind,
     /// What `behind` was before this call.
     previous: Behind,
+    /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
+    /// was not.
+    pub(super) undone_at_unlock: bool,
     pub(super) transaction: Transaction,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
@@ -70,17 +73,21 @@ pub(super) struct Joined {
     pub(super) no_autocheckpoint: bool,
 }
 
+/// What a transaction may stage in memory.
+fn lane_bytes(engine: &Engine) -> usize {
+    usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX)
+}
+
 impl Joined {
     /// # Errors
     /// The engine takes no more connections.
     pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, EngineError> {
         let me = engine.join()?;
-        let lane_bytes = usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX);
         Ok(Joined {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
             me,
-            view: View::new(engine.page_bytes, lane_bytes),
+            view: View::new(engine.page_bytes, lane_bytes(engine)),
             wal_open: false,
             reading: false,
             retry: false,
@@ -94,6 +101,7 @@ impl Joined {
             checkpointing: Checkpointing::No,
             behind: Behind::Nothing,
             previous: Behind::Nothing,
+            undone_at_unlock: false,
             transaction: Transaction::None,
             lane: None,
             asked_exclusive: false,
@@ -104,8 +112,9 @@ impl Joined {
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
+        self.undone_at_unlock = false;
         self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
-        if self.transaction.waits_for_phase_two() && self.check_mine().is_ok() {
+        if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
             self.roll_back(inner);
         }
     }
@@ -283,12 +292,19 @@ impl Joined {
         self.wrote = true;
         self.likely_writer = true;
         self.view.begin_write(self.engine.log_id, published + 1);
+        self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.transaction = Transaction::Staging { spill: None };
     }
 
-    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will.
+    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will. But where SQLite has
+    /// undone it by now, nothing may come for long: an open cursor keeps the read lock.
     fn end_write(&mut self, inner: &Arc<Inner>) {
-        if !self.transaction.write_unlocked() {
+        let undone = self.view.undone();
+        if undone {
+            self.view.forget_advance();
+            self.undone_at_unlock = true;
+        }
+        if undone || !self.transaction.write_unlocked() {
             self.roll_back(inner);
         }
     }
@@ -452,10 +468,13 @@ impl Joined {
 
     /// The handle closes.
     pub(super) fn leave(mut self, inner: &Arc<Inner>) {
-        if self.check_mine().is_err() {
+        if !self.engine.is_of_this_process() {
             return;
         }
         self.roll_back(inner);
+        if self.check_mine().is_err() {
+            return;
+        }
         let mut of_entry = self.entry.engine.lock();
         if !self.engine.leave(self.me) {
             return;

@@ -74,7 +74,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
     let Some(identity) = inner.identity else {
         return Err(Refused::new(Code::CANTOPEN, "there is no such file, or it may not be looked at"));
     };
-    let path = claim::same_file(&inner, identity)?;
+    let path = claim::path_of(&inner, identity)?;
     let dir = context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
         let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };

@@ -43,7 +43,7 @@ impl Transaction {
         matches!(self, Transaction::Prepared(prepared) if prepared.unlocked)
     }
 
-    /// UNLOCK(WRITE): true if something is prepared.
+    /// UNLOCK(WRITE): true if something is prepared, and PHASETWO may come.
     pub(super) fn write_unlocked(&mut self) -> bool {
         match self {
             Transaction::Prepared(prepared) => {
@@ -152,15 +152,26 @@ impl Joined {
 
     /// The last word: publish, free WRITE, acknowledge.
     pub(super) fn commit_phase_two(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        if let Err(code) = self.check_mine() {
+            if self.engine.is_of_this_process() {
+                self.fail_transaction(inner);
+            }
+            return Err(code);
+        }
         let connection = inner.connection.load(SeqCst);
         let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
+            if self.undone_at_unlock {
+                // SQLite commits what it seemed to have undone: never answered OK.
+                self.log(Code::IOERR_WRITE, "a commit was taken for rolled back; it is not in the database");
+                self.acknowledge(connection, None)?;
+                return Err(Code::IOERR_WRITE);
+            }
             // An empty transaction, or one of a file in rollback mode.
             self.behind = Behind::Commit;
             return self.acknowledge(connection, None);
         };
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
-        self.check_mine()?;
         let Prepared { facts, early, hidden, .. } = *prepared;
         if hidden {
             self.view.restore_advance();

@@ -31,7 +31,7 @@ pub fn recover(path: &Path, how: How, disk: Option<Arc<dyn Disk>>) -> Result<Rep
     let context = Context {
         host: Box::new(SqliteHost::new(api, base)),
         disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
-        defaults: Vec::new(),
+        defaults: register::defaults_of_environment(),
         // Whatever engine of this process has the database holds `lock`, which belongs to its open file.
         registry: Registry::default(),
     };

@@ -263,7 +263,7 @@ fn build(
 }
 
 /// `PWAL_MODE=auto` is `("parallel_wal_mode", "auto")`: read here, once.
-fn defaults_of_environment() -> Vec<(String, String)> {
+pub(super) fn defaults_of_environment() -> Vec<(String, String)> {
     let mut defaults: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| {
             let name = name.to_str()?.strip_prefix("PWAL_")?.to_lowercase();

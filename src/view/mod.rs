@@ -266,6 +266,13 @@ impl View {
         self.writing.as_ref().is_some_and(|w| w.hidden.is_some() || self.index.copies() != w.saved)
     }
 
+    /// Whether SQLite has taken the staged frames out of the index again: `sqlite3WalUndo` (`walCleanupHash`) does, where
+    /// it found the header as it was before them. Only told by the block in which the snapshot ends: false says nothing.
+    #[must_use]
+    pub fn undone(&self) -> bool {
+        !self.lane.is_empty() && self.index.page(self.snapshot_frames() + 1) == 0
+    }
+
     /// Puts the copies saved at WRITE back and keeps the advanced ones aside: should SQLite roll this database
     /// back because a sibling failed, `sqlite3WalUndo` must find the old header.
     pub fn hide_advance(&mut self) {
@@ -274,6 +281,13 @@ impl View {
         if writing.hidden.is_none() && live != writing.saved {
             writing.hidden = Some(live);
             self.index.set_copies(&writing.saved);
+        }
+    }
+
+    /// SQLite has gone back to the header that [`View::hide_advance`] showed it: that one stays, byte for byte.
+    pub fn forget_advance(&mut self) {
+        if let Some(writing) = &mut self.writing {
+            writing.hidden = None;
         }
     }
 

@@ -45,6 +45,8 @@ fn a_crashed_log_is_shown_and_left_alone() {
     let text = output.printed();
     assert_eq!(text.matches("wants durability").count(), 31, "{text}");
     assert!(text.contains(&format!("log {id}, segment 1, first commit 1")), "{text}");
+    let twice = tool(["dump".as_ref(), slot(&path, 0).as_os_str(), slot(&path, 0).as_os_str()]);
+    assert_eq!(twice.printed(), text.repeat(2));
     assert_eq!(contents(scratch.path()), before);
 }
 
@@ -133,4 +135,16 @@ fn only_a_slot_is_dumped() {
     assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("commit 2"));
     std::fs::OpenOptions::new().write(true).open(&slot).and_then(|file| file.set_len(100)).expect("cut");
     assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("free"));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 30);
+    let mut child = super::command(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let mut child =
+        child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("start");
+    drop(child.stdout.take());
+    let output = super::Output::of(child.wait_with_output().expect("it ends"));
+    assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""));
 }

@@ -2,6 +2,7 @@
 
 use crate::failure::Done;
 use crate::survey::{Seen, describe};
+use crate::text::say;
 use crate::text::{self, Table};
 use pwal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SlotSurvey};
 use serde_json::{Value, json};
@@ -25,35 +26,35 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Done {
     let seen = Seen::look(&arguments.database)?;
     if arguments.json {
-        println!("{:#}", as_json(&seen));
+        say!("{:#}", as_json(&seen));
         return Ok(());
     }
-    println!("database   {}", seen.database.name());
-    println!("header     {}", seen.database.describe());
+    say!("database   {}", seen.database.name());
+    say!("header     {}", seen.database.describe());
     if seen.owned {
-        println!("in use     what is written meanwhile may look torn");
+        say!("in use     what is written meanwhile may look torn");
     } else {
-        println!("next open  {}", describe(seen.survey.action));
+        say!("next open  {}", describe(seen.survey.action));
     }
     for log in &seen.survey.logs {
         show(log, arguments.last);
     }
     for name in &seen.survey.foreign {
-        println!("\nnot a file of pwal: {}", seen.database.log_directory().join(name).display());
+        say!("\nnot a file of pwal: {}", seen.database.log_directory().join(name).display());
     }
     Ok(())
 }
 
 fn show(log: &LogSurvey, last: usize) {
-    println!("\nlog {:016x}", log.log_id);
-    println!("  commits to {} prove themselves (n)", log.last);
-    println!("  durable to {} when the newest certificate was written (D)", log.durable);
-    println!("  in the database file to {} (B)", log.backfilled);
+    say!("\nlog {:016x}", log.log_id);
+    say!("  commits to {} prove themselves (n)", log.last);
+    say!("  durable to {} when the newest certificate was written (D)", log.durable);
+    say!("  in the database file to {} (B)", log.backfilled);
     for marker in &log.markers {
-        println!("  a marker says: all of it, to commit {marker}, is in the database file");
+        say!("  a marker says: all of it, to commit {marker}, is in the database file");
     }
     if let Some(tail) = &log.torn_tail {
-        println!(
+        say!(
             "  a torn tail: commit {} is not whole, byte {} of {}: {}",
             log.last + 1,
             tail.offset,
@@ -62,11 +63,11 @@ fn show(log: &LogSurvey, last: usize) {
         );
     }
     for Finding { rule, file, offset, what } in &log.findings {
-        println!("  broken: rule {rule}, {file}, byte {offset}: {what}");
+        say!("  broken: rule {rule}, {file}, byte {offset}: {what}");
     }
-    print!("\n{}", slots(log).render("  "));
-    print!("{}", shown("epoch", &epochs(&log.certificates, last), log.certificates.len(), last));
-    print!("{}", shown("commit", &commits(log, last), log.commits.len(), last));
+    text::print(&format!("\n{}", slots(log).render("  ")));
+    text::print(&shown("epoch", &epochs(&log.certificates, last), log.certificates.len(), last));
+    text::print(&shown("commit", &commits(log, last), log.commits.len(), last));
 }
 
 /// The table, and whether it is all.

@@ -49,6 +49,8 @@ enum Command {
     Demo(demo::Arguments),
     #[command(hide = true)]
     DemoWriter(demo::writer::Arguments),
+    #[command(hide = true)]
+    DemoCheck(demo::check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoWriter(arguments) => demo::writer::run(&arguments),
+        Command::DemoCheck(arguments) => demo::check::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

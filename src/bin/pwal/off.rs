@@ -2,6 +2,7 @@
 
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
+use crate::text::say;
 use crate::{owner, progress, recover, text};
 use pwal::handle::settle::How;
 use pwal::log::stamp::StampState;
@@ -45,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Done {
     if let Some(left) = plain.leftovers().first() {
         return Err(Failure::in_use(format!("{} is back since", left.display())).hint(owner::sentence(&plain)));
     }
-    println!("{} is {}: {}, integrity_check ok, nothing beside it", plain.name(), plain.describe(), pages);
+    say!("{} is {}: {}, integrity_check ok, nothing beside it", plain.name(), plain.describe(), pages);
     Ok(())
 }
 

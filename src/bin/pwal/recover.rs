@@ -7,6 +7,7 @@ use crate::progress::WatchedDisk;
 use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
 use crate::survey::Seen;
 use crate::text;
+use crate::text::say;
 use pwal::handle::settle::{How, Report, SettleError};
 use pwal::log::recovery::{self, Recovered};
 use pwal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
@@ -47,9 +48,9 @@ pub fn run(arguments: &Arguments) -> Done {
     let report = recover(&database, how)?;
     print(&report);
     let after = DatabaseFile::look(&arguments.database)?;
-    println!("{} is {}", after.name(), after.describe());
+    say!("{} is {}", after.name(), after.describe());
     if report.salvaged.is_some() || report.discarded.is_some() {
-        println!("check it before you use it: `pwal off {}` runs integrity_check", after.name());
+        say!("check it before you use it: `pwal off {}` runs integrity_check", after.name());
     }
     Ok(())
 }
@@ -61,13 +62,11 @@ fn ask(database: &DatabaseFile, how: How) -> Done {
         How::Salvage | How::Recover => plan_of_salvage(database)?,
     };
     let Some(lines) = lines else {
-        println!(
-            "nothing has to be given up: `pwal recover` without this option, or an open through pwal, does it all"
-        );
+        say!("nothing has to be given up: `pwal recover` without this option, or an open through pwal, does it all");
         return Ok(());
     };
     for line in lines {
-        println!("{line}");
+        say!("{line}");
     }
     Err(Failure::no(format!("{}: nothing was done", database.name()))
         .hint("copy the database file and its -pwal directory first; then the same command with --yes"))
@@ -154,10 +153,10 @@ fn refused(database: &DatabaseFile, error: &SettleError) -> Failure {
 pub fn print(report: &Report) {
     let lines = describe(report);
     if lines.is_empty() {
-        println!("nothing to recover");
+        say!("nothing to recover");
     }
     for line in lines {
-        println!("{line}");
+        say!("{line}");
     }
 }
 

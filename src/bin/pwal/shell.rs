@@ -55,7 +55,7 @@ fn library() -> Result<PathBuf, Failure> {
     let installed = here.parent().map(|directory| directory.join("../lib").join(LIBRARY));
     [Some(beside.clone()), installed].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
         Failure::cannot(format!("{} is not there", beside.display()))
-            .hint("build it (cargo build --release --workspace), or set PWAL_LIBRARY to its path")
+            .hint("build it (cargo build --release -p pwal-sqlite-ext), or set PWAL_LIBRARY to its path")
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
+use crate::text::say;
 use crate::{owner, text};
 use pwal::log::stamp::StampState;
 use pwal::shared::{CONTROL_NAME, Control, State, now_us};
@@ -43,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Done {
 }
 
 fn line(what: &str, value: &str) {
-    println!("{what:<10} {value}");
+    say!("{what:<10} {value}");
 }
 
 fn state(database: &DatabaseFile, owned: bool) -> &'static str {

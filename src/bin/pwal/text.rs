@@ -1,7 +1,26 @@
-//! Numbers and tables for people.
+//! Numbers, tables and lines for people.
 
 use std::fmt::Write;
+use std::io::{self, Write as _};
 use std::time::Duration;
+
+/// Prints a line as `println!` does, but for a reader that has gone (`pwal dump ... | head`) it ends the program quietly.
+macro_rules! say {
+    ($($arguments:tt)*) => { $crate::text::print(&format!("{}\n", format_args!($($arguments)*))) };
+}
+pub(crate) use say;
+
+/// Prints a text.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        if !gone {
+            eprintln!("pwal: cannot print: {error}");
+        }
+        std::process::exit(if gone { 0 } else { 4 });
+    }
+}
 
 /// `1234567` as `1,234,567`.
 pub fn count(number: u64) -> String {
@@ -43,7 +62,7 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A table with a head; numbers (cells that begin with a digit) stand right.
+/// A table with a head; columns of numbers, ranges and sizes stand right.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -65,12 +84,16 @@ impl Table {
     pub fn render(&self, indent: &str) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: usize, column: usize| self.rows[row].get(column).map_or("", String::as_str);
-        let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+        let is_number = |text: &str| {
+            let first = text.split(' ').next().unwrap_or_default();
+            !first.is_empty() && first.chars().all(|c| c.is_ascii_digit() || c == ',' || c == '.')
+        };
         let mut lines = vec![String::new(); self.rows.len()];
         for column in 0..columns {
             let width = (0..self.rows.len()).map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
             let right = (1..self.rows.len()).any(|row| is_number(cell(row, column)))
-                && (1..self.rows.len()).all(|row| is_number(cell(row, column)) || cell(row, column).len() <= 1);
+                && (1..self.rows.len())
+                    .all(|row| is_number(cell(row, column)) || matches!(cell(row, column), "" | "free"));
             for (row, line) in lines.iter_mut().enumerate() {
                 let text = cell(row, column);
                 let _ = if right { write!(line, "{text:>width$}  ") } else { write!(line, "{text:<width$}  ") };

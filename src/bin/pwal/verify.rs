@@ -3,6 +3,7 @@
 use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe_refusal};
 use crate::text;
+use crate::text::say;
 use pwal::log::decide::Action;
 use pwal::log::scan::Finding;
 use pwal::log::stamp::StampState;
@@ -30,15 +31,16 @@ pub fn run(arguments: &Arguments) -> Done {
         });
     }
     if seen.survey.logs.is_empty() {
-        println!("{name}: no log; {}", seen.database.describe());
+        say!("{name}: no log; {}", seen.database.describe());
     }
     for log in &seen.survey.logs {
         let tail = if log.torn_tail.is_some() { "; a torn tail behind them, which recovery cuts" } else { "" };
         let commits = text::counted(log.last - log.backfilled, "commit");
         let certificates = text::counted(log.certificates.len() as u64, "certificate");
-        println!(
+        say!(
             "{name}: log {:016x} proves itself: {commits} behind {}, {certificates}{tail}",
-            log.log_id, log.backfilled
+            log.log_id,
+            log.backfilled
         );
     }
     Ok(())

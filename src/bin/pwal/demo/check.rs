@@ -1,10 +1,47 @@
 //! Whether everything that was acknowledged is there, by stock SQLite's word.
 
-use crate::failure::Failure;
+use crate::failure::{Done, Failure};
 use crate::off::open_stock;
 use rusqlite::OpenFlags;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+/// Compares the demo's database with what the writers were told, which it reads as they report it.
+#[derive(clap::Args)]
+pub struct Arguments {
+    database: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Done {
+    let told = last_of(std::io::stdin().lock().lines().map_while(Result::ok));
+    let found = check(&arguments.database, &told.last)?;
+    if found.wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::no(found.wrong.join("; ")))
+}
+
+/// What the writers were told.
+#[derive(Default)]
+pub struct Told {
+    pub commits: u64,
+    /// The last commit of each writer.
+    pub last: BTreeMap<u32, u64>,
+}
+
+/// Reads the writers' reports, `writer number` for each acknowledged commit.
+pub fn last_of(lines: impl Iterator<Item = String>) -> Told {
+    let mut told = Told::default();
+    for line in lines {
+        let Some((writer, number)) = line.split_once(' ') else { continue };
+        if let (Ok(writer), Ok(number)) = (writer.parse(), number.parse()) {
+            told.commits += 1;
+            told.last.insert(writer, number);
+        }
+    }
+    told
+}
 
 /// What is in the demo's database.
 pub struct Found {

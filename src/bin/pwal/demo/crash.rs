@@ -1,10 +1,11 @@
 //! The first half: SIGKILL in the middle, recovery, and the count.
 
-use super::{Arguments, check, files, start_writer};
+use super::check::Told;
+use super::{Arguments, check, files, start_writer, writer};
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::recover;
-use crate::text;
+use crate::text::{self, say};
 use pwal::handle::settle::How;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -20,31 +21,31 @@ const RUN_MS: u64 = 700;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(arguments: &Arguments, directory: &Path) -> Done {
-    println!("Killed in the middle, {}:", text::counted(arguments.kills.into(), "time"));
+    say!("Killed in the middle, {}:", text::counted(arguments.kills.into(), "time"));
     let path = directory.join("killed.db");
     let mut acknowledged = BTreeMap::new();
     let mut all = 0;
     for _ in 0..arguments.kills {
         let told = kill_in_the_middle(arguments, &path, &mut acknowledged)?;
         all += told;
-        println!("  SIGKILL after {} acknowledged commits; left: {}", text::count(told), files(directory));
+        say!("  SIGKILL after {} acknowledged commits; left: {}", text::count(told), files(directory));
         let began = Instant::now();
         let report = recover::recover(&DatabaseFile::look(&path)?, How::Recover)?;
         let took = text::duration(began.elapsed());
         for line in recover::describe(&report) {
-            println!("    {line}");
+            say!("    {line}");
         }
         let found = check::check(&path, &acknowledged)?;
         if !found.wrong.is_empty() {
             return Err(Failure::no(format!("{}: {}", path.display(), found.wrong.join("; "))));
         }
-        println!(
+        say!(
             "    in {took}; {} acknowledged, {} there, 0 lost; integrity_check ok by stock SQLite",
             text::count(all),
             text::count(found.commits)
         );
     }
-    println!();
+    say!("");
     Ok(())
 }
 
@@ -75,26 +76,14 @@ fn kill_in_the_middle(
     Ok(commits)
 }
 
-/// What the writers were told.
-#[derive(Default)]
-struct Told {
-    commits: u64,
-    /// The last commit of each writer.
-    last: BTreeMap<u32, u64>,
-}
-
-/// Reads until the child is gone; tells `first` of the first commit.
+/// Reads until the child is gone; tells `first` once, of the first commit.
 fn listen(stdout: ChildStdout, first: &Sender<()>) -> Told {
-    let mut told = Told::default();
-    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let Some((writer, number)) = line.split_once(' ') else { continue };
-        if let (Ok(writer), Ok(number)) = (writer.parse(), number.parse()) {
-            if told.commits == 0 {
-                let _ = first.send(());
-            }
-            told.commits += 1;
-            told.last.insert(writer, number);
+    let mut has_told = false;
+    let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    check::last_of(lines.inspect(|line| {
+        if !has_told && line != writer::READY {
+            has_told = true;
+            let _ = first.send(());
         }
-    }
-    told
+    }))
 }

@@ -1,13 +1,15 @@
 //! `pwal demo`: what pwal promises, shown on this machine: writers are killed and nothing that was
 //! acknowledged is lost; the same writers on stock SQLite and on pwal, in turns on the same disk.
 
-mod check;
+mod awake;
+pub mod check;
 mod crash;
 mod throughput;
 pub mod writer;
 
 use crate::failure::{Done, Failure};
 use crate::text;
+use crate::text::say;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,17 +50,18 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub fn run(arguments: &Arguments) -> Done {
     let directory = directory(arguments)?;
-    println!(
+    say!(
         "{} threads, each INSERT a commit of its own, synchronous=FULL, in {} ({})\n",
         arguments.threads,
         directory.path().display(),
         file_system(directory.path())
     );
-    let crashed = crash::run(arguments, directory.path());
-    let compared = crashed.and_then(|()| throughput::run(arguments, directory.path()));
+    let crashed = if arguments.kills > 0 { crash::run(arguments, directory.path()) } else { Ok(()) };
+    let compare = || if arguments.rounds > 0 { throughput::run(arguments, directory.path()) } else { Ok(()) };
+    let compared = crashed.and_then(|()| compare());
     // A database that lost something is what somebody has to look at.
     if arguments.keep || compared.is_err() {
-        println!("\nthe databases stay in {}", directory.keep().display());
+        say!("\nthe databases stay in {}", directory.keep().display());
     }
     compared
 }

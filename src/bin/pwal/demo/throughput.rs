@@ -1,8 +1,10 @@
 //! The second half: the same writers on stock SQLite and on pwal, in turns on the same disk.
 
+use super::awake::Awake;
 use super::{Arguments, start_writer};
 use crate::failure::{Done, Failure};
 use crate::progress;
+use crate::text::say;
 use crate::text::{self, Table};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -34,10 +36,8 @@ impl Run {
 }
 
 pub fn run(arguments: &Arguments, directory: &Path) -> Done {
-    if arguments.rounds == 0 {
-        return Ok(());
-    }
-    println!("Compared with stock SQLite {}, {} s each, in turns:", rusqlite::version(), arguments.seconds);
+    say!("Compared with stock SQLite {}, {} s each, in turns:", rusqlite::version(), arguments.seconds);
+    let _awake = Awake::new();
     let mut table = Table::new(&["round", "", "commits/s", "slowest thread", "fastest thread", "ratio"]);
     let mut ratios = Vec::new();
     for round in 1..=arguments.rounds {
@@ -55,11 +55,11 @@ pub fn run(arguments: &Arguments, directory: &Path) -> Done {
         table.row(pwal.row(round, "pwal", &format!("{ratio:.2}")));
         ratios.push(ratio);
     }
-    print!("{}", table.render("  "));
+    text::print(&table.render("  "));
     ratios.sort_by(f64::total_cmp);
     let middle = ratios.len() / 2;
     let median = if ratios.len() % 2 == 1 { ratios[middle] } else { (ratios[middle - 1] + ratios[middle]) / 2.0 };
-    println!("  pwal committed {median:.2} times as much as stock SQLite (median of {} rounds)", ratios.len());
+    say!("  pwal committed {median:.2} times as much as stock SQLite (median of {} rounds)", ratios.len());
     Ok(())
 }
 

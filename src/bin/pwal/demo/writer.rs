@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// Far longer than any writer waits on pwal; on stock SQLite one may wait that long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The line before the first commit.
+pub const READY: &str = "ready";
+
 /// Each INSERT changes two tables, so that half a transaction shows.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS entry(
@@ -48,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Done {
     for writer in 1..=arguments.threads {
         first.execute("INSERT OR IGNORE INTO account VALUES(?1, 0, 0)", [writer]).map_err(failed)?;
     }
-    report(&mut out, "ready");
+    report(&mut out, READY);
     let begin = Barrier::new(arguments.threads as usize);
     let results = thread::scope(|scope| {
         let threads: Vec<_> = (1..=arguments.threads)

@@ -1,0 +1,67 @@
+//! The engine itself under random lives, crashes and failures, on the simulated disk: what was promised is there after
+//! the next open, and nothing else.
+//!
+//! Each run is up to three lives of a process on one thread, with a crash behind each (the machine stops at any operation
+//! of the disk; the process was killed, or the power went) and up to four attempts to open what is left. `PWAL_TEST_ROUNDS`
+//! sets the runs in each world; one run is shown with
+//! `PWAL_TEST_ONE=<world>:<seed> cargo test --lib sim_tests::one_run -- --nocapture`.
+
+mod adapters;
+mod client;
+mod life;
+mod world;
+
+use life::Life;
+use std::path::Path;
+use world::{Conditions, WORLDS, World};
+
+/// The events of a run, and what it violates.
+fn run(seed: u64, conditions: Conditions, real: &Path) -> (Vec<String>, Option<String>) {
+    let mut world = World::new(seed, conditions, real);
+    for _ in 0..1 + world.dice.below(3) {
+        world = match Life::begin(world) {
+            Ok(life) => life.run(),
+            Err(world) => world,
+        };
+        if world.violation.is_some() {
+            break;
+        }
+        if let Err(what) = world.crash_and_open() {
+            world.violate(what);
+            break;
+        }
+    }
+    (world.events, world.violation)
+}
+
+fn real_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(world::NAME), "").unwrap();
+    directory
+}
+
+fn rounds(default: u64) -> u64 {
+    std::env::var("PWAL_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn every_promise_holds_after_a_crash() {
+    let real = real_directory();
+    for &conditions in WORLDS {
+        for seed in 0..rounds(150) {
+            let (events, violation) = run(seed, conditions, real.path());
+            if let Some(what) = violation {
+                panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_run() {
+    let Ok(wanted) = std::env::var("PWAL_TEST_ONE") else { return };
+    let (name, seed) = wanted.split_once(':').unwrap();
+    let conditions = *WORLDS.iter().find(|conditions| conditions.name == name).unwrap();
+    let (events, violation) = run(seed.parse().unwrap(), conditions, real_directory().path());
+    println!("{}\n-> {violation:?}", events.join("\n"));
+}

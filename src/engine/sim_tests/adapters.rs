@@ -1,0 +1,228 @@
+//! The simulated disk as the engine wants to have it: directory, files and broker with a place for other things to happen
+//! in before each operation and within each sync, and a disk that can be full.
+//!
+//! The log directory has a real path, since the engine maps `control` there; the files live in the simulation.
+
+use crate::disk::sim::{SimDatabase, SimDirectory, SimLogFile, SyncToken};
+use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
+use crate::handle::{Broker, Host, LockLevel};
+use crate::sqlite::Code;
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+type Between = Rc<dyn Fn()>;
+
+thread_local! {
+    static BETWEEN: RefCell<Option<Between>> = const { RefCell::new(None) };
+}
+
+/// What happens on this thread before each operation of the disk, and between the beginning and the end of each sync.
+pub fn set_between(between: Option<Between>) {
+    BETWEEN.with(|cell| *cell.borrow_mut() = between);
+}
+
+fn between() {
+    let now = BETWEEN.with(|cell| cell.borrow().clone());
+    if let Some(now) = now {
+        now();
+    }
+}
+
+/// No file grows while this is set.
+#[derive(Clone, Debug, Default)]
+pub struct Full(Arc<AtomicBool>);
+
+impl Full {
+    pub fn set(&self, full: bool) {
+        self.0.store(full, SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(SeqCst)
+    }
+
+    fn check(&self, now: io::Result<u64>, then: u64) -> io::Result<()> {
+        if self.is_set() && now? < then { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
+    }
+}
+
+#[derive(Debug)]
+pub struct Directory {
+    pub inner: SimDirectory,
+    pub path: PathBuf,
+    pub full: Full,
+}
+
+impl LogDirectory for Directory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create(&self) -> io::Result<()> {
+        between();
+        self.inner.create()
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        between();
+        let inner = self.inner.open_file(name, how)?;
+        Ok(Arc::new(File { inner, full: self.full.clone() }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        between();
+        self.inner.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        between();
+        self.inner.sync()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        between();
+        self.inner.sync_parent()
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        between();
+        self.inner.remove_directory()
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.inner.rename(suffix)
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    inner: SimLogFile,
+    full: Full,
+}
+
+impl LogFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        between();
+        let read = self.inner.read_at(buffer, offset);
+        between();
+        read
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        between();
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.full.check(self.inner.bytes(), offset + bytes as u64)?;
+        self.inner.write_at(parts, offset)?;
+        between();
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        between();
+        let token: SyncToken = self.inner.sync_begin();
+        between();
+        let synced = self.inner.sync_end(token, false);
+        between();
+        synced
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}
+
+/// The broker: locks are always granted.
+#[derive(Debug)]
+pub struct SimBroker {
+    pub inner: SimDatabase,
+    pub full: Full,
+}
+
+impl Database for SimBroker {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        between();
+        self.full.check(self.inner.bytes(), offset + data.len() as u64)?;
+        self.inner.write_at(data, offset)?;
+        between();
+        Ok(())
+    }
+
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        between();
+        self.full.check(self.inner.bytes(), bytes)?;
+        self.inner.set_bytes(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        between();
+        let token = self.inner.sync_begin();
+        between();
+        let synced = self.inner.sync_end(token, false);
+        between();
+        synced
+    }
+
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}
+
+impl Broker for SimBroker {
+    fn lock(&mut self, _level: LockLevel) -> Result<(), Code> {
+        Ok(())
+    }
+
+    fn unlock(&mut self, _level: LockLevel) -> Result<(), Code> {
+        Ok(())
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn sync_flags(&mut self, _flags: i32) {}
+}
+
+/// A host that nobody asks anything.
+#[derive(Debug)]
+pub struct SimHost;
+
+impl Host for SimHost {
+    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+        Err(Code::CANTOPEN)
+    }
+
+    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+        Err(Code::ERROR)
+    }
+
+    fn exists(&self, _path: &Path) -> Result<bool, Code> {
+        Ok(false)
+    }
+
+    fn log(&self, _code: i32, text: &str) {
+        if std::env::var_os("PWAL_TEST_TALK").is_some() {
+            println!("  log: {text}");
+        }
+    }
+
+    fn base_name(&self) -> &str {
+        "simulated"
+    }
+}

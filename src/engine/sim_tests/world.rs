@@ -1,0 +1,310 @@
+//! The disk, the history that the checks compare with, and the dice.
+
+use super::adapters::{Directory, Full, SimBroker};
+use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
+use crate::disk::sim::{Dice, PowerCut, SimDatabase, SimDisk};
+use crate::disk::{LogDirectory, OpenHow};
+use crate::log::LogError;
+use crate::log::format::FileName;
+use crate::log::recovery::{Next, OpenFacts, open_database};
+use crate::log::stamp::{self, StampState};
+use crate::shared::LOCK_NAME;
+use std::path::{Path, PathBuf};
+
+/// The pages that a database has at most.
+pub const PAGES_MAX: u32 = 6;
+/// The name of the database file.
+pub const NAME: &str = "a.db";
+
+/// The value that fills each page; `None` for a page that is filled with more than one.
+pub type Contents = Vec<Option<u64>>;
+
+/// What may happen in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    pub name: &'static str,
+    /// Operations of the disk may fail.
+    pub faults: bool,
+    /// The disk may be full for a while.
+    pub fills: bool,
+    /// Rewriting the same bytes can destroy a sector.
+    pub tears_same_bytes: bool,
+    /// The sector of the stamp is not atomic.
+    pub tears_header: bool,
+}
+
+const CALM: Conditions =
+    Conditions { name: "crash", faults: false, fills: false, tears_same_bytes: false, tears_header: false };
+
+pub const WORLDS: &[Conditions] = &[
+    CALM,
+    Conditions { name: "faults", faults: true, ..CALM },
+    Conditions { name: "full", fills: true, ..CALM },
+    Conditions { name: "torn", tears_header: true, ..CALM },
+    Conditions { name: "ecc", faults: true, tears_same_bytes: true, ..CALM },
+];
+
+pub struct World {
+    pub dice: Dice,
+    pub conditions: Conditions,
+    pub disk: SimDisk,
+    pub full: Full,
+    /// Where the real files are.
+    pub real: PathBuf,
+    pub page_bytes: u32,
+    pub segment_bytes: u64,
+    counter: u64,
+    /// The state behind each commit of this life; 0 is the one that it began with.
+    pub history: Vec<Contents>,
+    /// Whether it asked for durability.
+    pub wants: Vec<bool>,
+    /// Published: must survive if nothing but processes died; acknowledged as durable, or seen by a reader where durability
+    /// was asked for: must survive a power cut, too.
+    pub must_kill: u64,
+    pub must_power: u64,
+    /// What lies behind was reported as rolled back.
+    pub ceiling: Option<u64>,
+    /// Begun, and neither published nor reported as failed.
+    pub doubt: Vec<(u64, Contents)>,
+    had_power_cut: bool,
+    pub violation: Option<String>,
+    pub events: Vec<String>,
+}
+
+impl World {
+    pub fn new(seed: u64, conditions: Conditions, real: &Path) -> World {
+        let mut dice = Dice::new(seed);
+        let disk = SimDisk::new(dice.next());
+        let mut world = World {
+            conditions,
+            page_bytes: dice.pick(&[512, 1024, 4096]),
+            segment_bytes: 4096 * (17 + dice.below(8)),
+            disk,
+            full: Full::default(),
+            real: real.to_path_buf(),
+            counter: 0,
+            history: Vec::new(),
+            wants: Vec::new(),
+            must_kill: 0,
+            must_power: 0,
+            ceiling: None,
+            doubt: Vec::new(),
+            had_power_cut: false,
+            violation: None,
+            events: Vec::new(),
+            dice,
+        };
+        let bytes: Vec<u8> = (1..=3).flat_map(|page| world.image(page, 0)).collect();
+        drop(world.database());
+        world.disk.edit(&sim_path(), |file| *file = bytes);
+        world.begin_history(vec![Some(0); 3]);
+        world
+    }
+
+    pub fn say(&mut self, event: impl Into<String>) {
+        self.events.push(event.into());
+    }
+
+    pub fn violate(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.say(format!("VIOLATION: {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    fn begin_history(&mut self, state: Contents) {
+        self.history = vec![state];
+        self.wants = vec![false];
+        (self.must_kill, self.must_power, self.ceiling) = (0, 0, None);
+        self.doubt.clear();
+        self.had_power_cut = false;
+    }
+
+    /// A value that no page ever had.
+    pub fn new_value(&mut self) -> u64 {
+        self.counter += 1;
+        1000 + self.counter
+    }
+
+    /// A page filled with `value`, as SQLite would hand it to the log.
+    pub fn image(&self, page: u32, value: u64) -> Vec<u8> {
+        let mut image: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(self.page_bytes as usize).collect();
+        if page == 1 {
+            image[..100].fill(0);
+            image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
+            image[18..20].fill(2);
+        }
+        image
+    }
+
+    /// The value of a page as it was read, from the log or from the database file.
+    pub fn value(&self, page: u32, image: &[u8]) -> Option<u64> {
+        let value = u64::from_le_bytes(image.last_chunk::<8>().copied()?);
+        let mut expected = self.image(page, value);
+        if page == 1 {
+            expected[18..20].copy_from_slice(&image[18..20]);
+            expected[72..92].copy_from_slice(&image[72..92]);
+        }
+        (image == expected).then_some(value)
+    }
+
+    pub fn database(&self) -> SimDatabase {
+        self.disk.database(&sim_path())
+    }
+
+    pub fn broker(&self) -> SimBroker {
+        SimBroker { inner: self.database(), full: self.full.clone() }
+    }
+
+    pub fn directory(&self) -> Directory {
+        let path = self.real.join(format!("{NAME}-pwal"));
+        Directory { inner: self.disk.directory(&sim_path()), path, full: self.full.clone() }
+    }
+
+    /// As the claim does it: directory and `lock`.
+    pub fn take_lock(&self) -> std::io::Result<()> {
+        let directory = self.directory();
+        directory.create()?;
+        match directory.open(LOCK_NAME, OpenHow::CreateNew) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The state of the database file as a reader sees it.
+    fn state(&self) -> Contents {
+        let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
+        let pages = bytes.chunks(self.page_bytes as usize).zip(1..);
+        pages.map(|(image, page)| self.value(page, image)).collect()
+    }
+
+    /// Some failure of the disk to come.
+    pub fn plan_fault(&mut self) {
+        let (operation, names): (Operation, &[&str]) = match self.dice.below(10) {
+            0..4 => (Operation::Sync, &[".seg", ".seg", ".spill", DATABASE_NAME, DIRECTORY_NAME, PARENT_NAME]),
+            4..8 => (Operation::Write, &[".seg", ".seg", ".spill", DATABASE_NAME]),
+            8 => (Operation::Create, &[".seg", ".spill", "retired"]),
+            _ => (self.dice.pick(&[Operation::SetBytes, Operation::Remove, Operation::Open, Operation::Read]), &[""]),
+        };
+        let bytes = self.dice.pick(&[0, 4096, 8192, 1 << 20]);
+        let effect = match (operation, self.dice.below(4)) {
+            (Operation::Write, 0) => Effect::Short(bytes),
+            (Operation::Write, 1) => Effect::ShortNoSpace(bytes),
+            (Operation::Write | Operation::Create, 2) => Effect::NoSpace,
+            _ => Effect::Error,
+        };
+        let fault = Fault {
+            operation,
+            name_contains: self.dice.pick(names).to_owned(),
+            nth: 1 + self.dice.below(12),
+            effect,
+            goes_on: self.dice.percent(25),
+        };
+        self.say(format!("PLAN {fault:?}"));
+        self.disk.plan().add(fault);
+    }
+
+    fn crash(&mut self) {
+        if self.dice.percent(50) {
+            self.say("KILL");
+            self.disk.kill();
+        } else {
+            self.say("POWER CUT");
+            let how = PowerCut {
+                keep_percent: self.dice.pick(&[0, 10, 50, 90, 100]),
+                tears_sectors: true,
+                tears_same_bytes: self.conditions.tears_same_bytes,
+                tears_header: self.conditions.tears_header,
+            };
+            self.disk.power_cut(&how);
+            self.had_power_cut = true;
+        }
+        if self.dice.percent(30) {
+            self.disk.evict();
+        }
+    }
+
+    /// A crash, and then opens until it is open, with crashes on the way.
+    ///
+    /// # Errors
+    /// What is violated.
+    pub fn crash_and_open(&mut self) -> Result<(), String> {
+        self.full.set(false);
+        self.crash();
+        for attempt in 0.. {
+            let is_calm = attempt >= 3;
+            self.disk.plan().reset();
+            if !is_calm && self.dice.percent(50) {
+                let after = self.dice.below(30);
+                self.disk.stop_after(after);
+            } else if !is_calm && self.conditions.faults && self.dice.percent(30) {
+                self.plan_fault();
+            } else if !is_calm && self.conditions.fills && self.dice.percent(30) {
+                self.full.set(true);
+            }
+            let opened = self.take_lock().map_err(|error| format!("lock: {error}")).and_then(|()| self.open_once());
+            let is_full = self.full.is_set();
+            self.full.set(false);
+            match opened {
+                Ok(()) if !self.disk.is_off() => {
+                    self.disk.plan().reset();
+                    return self.check_open();
+                }
+                Ok(()) => {}
+                Err(what) if self.disk.is_off() => self.say(format!("stopped: {what}")),
+                Err(what) if !is_calm && (self.disk.plan().fired() > 0 || is_full) => {
+                    self.say(format!("open failed: {what}"));
+                }
+                Err(what) => return Err(format!("a healthy database is not opened: {what}")),
+            }
+            self.crash();
+        }
+        unreachable!("the last attempt is calm")
+    }
+
+    fn open_once(&mut self) -> Result<(), String> {
+        let mut broker = self.broker();
+        let directory = self.directory();
+        let opened = open_database(&directory, &mut broker, OpenFacts::default()).map_err(|error| match error {
+            LogError::Full { .. } => format!("full: {error}"),
+            error => error.to_string(),
+        })?;
+        for done in &opened.done {
+            self.say(format!("{done:?}"));
+        }
+        if opened.next == Next::Ready { Ok(()) } else { Err(format!("{opened:?}")) }
+    }
+
+    fn check_open(&mut self) -> Result<(), String> {
+        let (_, medium) = self.disk.contents(&sim_path()).unwrap();
+        if stamp::read(&medium) != (StampState::Plain { wal: true }) {
+            return Err("header not plain, durably, after open".to_owned());
+        }
+        let names = self.disk.names(&sim_path().with_file_name(format!("{NAME}-pwal"))).unwrap_or_default();
+        if names.iter().any(|name| FileName::parse(name).is_some_and(|parsed| parsed.log_id().is_some())) {
+            return Err(format!("a log still there after open: {names:?}"));
+        }
+        let state = self.state();
+        let must = if self.had_power_cut { self.must_power } else { self.must_kill };
+        let top = self.ceiling.unwrap_or(self.history.len() as u64 - 1);
+        let at = self.history.iter().position(|known| *known == state).map(|at| at as u64);
+        let in_doubt = self.doubt.iter().find(|(commit, doubtful)| *commit <= top + 1 && *doubtful == state);
+        match (at, in_doubt) {
+            (Some(at), _) if at < must => return Err(format!("acknowledged commit lost: state {at}, must {must}")),
+            (Some(at), _) if at > top => {
+                return Err(format!("a commit that was reported as rolled back is there: {at} above {top}"));
+            }
+            (None, Some((commit, _))) if *commit <= must => {
+                return Err(format!("acknowledged commit {must} lost to {commit}"));
+            }
+            (None, None) => return Err(format!("mixed or phantom state {state:?}")),
+            _ => {}
+        }
+        self.say(format!("opened: state {at:?} of {}, must {must}", self.history.len() - 1));
+        self.begin_history(state);
+        Ok(())
+    }
+}
+
+pub fn sim_path() -> PathBuf {
+    Path::new("/sim").join(NAME)
+}

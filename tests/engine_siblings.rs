@@ -1,0 +1,64 @@
+//! One transaction over several databases, when another file than the prepared one fails, and the connection stays in the
+//! middle of reading.
+
+mod common;
+#[path = "engine/lab.rs"]
+mod lab;
+
+use lab::Lab;
+use rusqlite::{Connection, ffi};
+use std::time::Duration;
+
+/// `a.db` in WAL mode, with `attached` others in rollback mode: two of them make SQLite write a super-journal.
+fn with_journals(lab: &Lab, attached: &[&str]) -> Connection {
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)");
+    for name in attached {
+        let path = lab.scratch.file(&format!("{name}.db"));
+        common::run(&connection, &format!("ATTACH '{}' AS {name}; CREATE TABLE {name}.{name}(x)", path.display()));
+    }
+    connection
+}
+
+/// A transaction that is prepared in `a.db` and fails in a sibling is rolled back at once, also where an open cursor keeps
+/// SQLite from calling again: else WRITE, and on the early path the log's tail, would be held by an idle connection.
+#[test]
+fn a_prepared_transaction_that_sqlite_has_undone_holds_nothing() {
+    for (mode, attached) in [("auto", &["x"][..]), ("conservative", &["x"]), ("auto", &["x", "y"])] {
+        let lab = Lab::new();
+        let connection = with_journals(&lab, attached);
+        common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+        let other = lab.open("a.db");
+        common::run(&other, "SELECT * FROM t");
+
+        let mut cursor = connection.prepare("SELECT x FROM t").unwrap();
+        let mut rows = cursor.query([]).unwrap();
+        assert!(rows.next().unwrap().is_some());
+        common::run(&connection, "BEGIN; INSERT INTO t VALUES(77)");
+        for name in attached {
+            common::run(&connection, &format!("INSERT INTO {name} VALUES(77)"));
+        }
+        lab.base_fails("x.db: write", ffi::SQLITE_FULL);
+        let code = common::code_of(&connection, "COMMIT");
+        lab.base_works();
+        assert_eq!(code, ffi::SQLITE_FULL, "{mode}, {attached:?}");
+
+        // The other one in a thread: a hang shall be a failure.
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let code = common::code_of(&other, "INSERT INTO t VALUES(4)");
+            tell.send((code, common::text(&other, "SELECT x FROM t"))).unwrap();
+        });
+        let told = told.recv_timeout(Duration::from_secs(20));
+        assert_eq!(
+            told.as_ref().map(|(code, rows)| (*code, rows.as_str())),
+            Ok((0, "1 2 3 4")),
+            "{mode}, {attached:?}"
+        );
+        assert_eq!(rows.next().unwrap().unwrap().get::<_, i64>(0), Ok(2), "the cursor goes on");
+        drop(rows);
+        drop(cursor);
+        assert_eq!(common::text(&connection, "SELECT x FROM t"), "1 2 3 4");
+        assert_eq!(common::text(&connection, "SELECT count(*) FROM x"), "0");
+    }
+}
