@@ -322,3 +322,43 @@ fn a_full_disk_at_a_checkpoint_is_no_failure_of_the_medium() {
         assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(1)") == 0, !poisons);
     }
 }
+
+/// A disk that has no room for a slot of the usual size may have it for the commit.
+#[test]
+fn a_nearly_full_disk_gets_smaller_slots() {
+    let lab = Lab::new();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x)");
+    // Slots are made in pieces of 1 MiB: those of more than one do not fit.
+    let pieces = std::sync::Mutex::new(std::collections::HashMap::<String, u32>::new());
+    let tried = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = std::sync::Arc::clone(&tried);
+    lab.hook(move |moment| {
+        let mut pieces = pieces.lock().unwrap();
+        match moment.call {
+            Call::Create if !moment.done => {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                pieces.insert(moment.name.to_owned(), 0);
+            }
+            Call::Write if !moment.done => {
+                if let Some(piece) = pieces.get_mut(moment.name) {
+                    *piece += 1;
+                    if *piece == 2 {
+                        return Err(std::io::Error::from_raw_os_error(28));
+                    }
+                }
+            }
+            // It is there.
+            Call::Sync if moment.done && moment.name == "(directory)" => pieces.clear(),
+            _ => {}
+        }
+        Ok(())
+    });
+    for i in 0..400 {
+        assert_eq!(common::code_of(&connection, &format!("INSERT INTO t VALUES({i})")), 0, "{i}");
+    }
+    assert_eq!(common::text(&lab.crash().open(), "SELECT count(*) FROM t"), "400");
+    // Ahead of need once for each slot, by the writer once with and once without luck.
+    let (tried, slots) = (tried.load(std::sync::atomic::Ordering::SeqCst), status(&connection, "slots"));
+    assert!(tried <= 4 * 3, "{tried} attempts for {slots} slots");
+}

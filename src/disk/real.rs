@@ -353,13 +353,20 @@ struct DirectFile {
 impl LogFile for DirectFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let align = DIRECT_ALIGN as u64;
+        // Not behind the block that the file ends in: a process that was killed in the middle of a buffered write leaves
+        // blocks there that ext4 has reserved and never wrote, and a direct read that touches one is EIO.
+        let end = self.bytes()?.next_multiple_of(align);
         let mut filled = 0;
         let mut space = Vec::new();
         while filled < buffer.len() {
             let from = offset + filled as u64;
             let start = from - from % align;
             let skip = usize::try_from(from - start).unwrap_or(0);
-            let wanted = (skip + buffer.len() - filled).next_multiple_of(DIRECT_ALIGN).min(DIRECT_PIECE);
+            let there = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+            let wanted = (skip + buffer.len() - filled).next_multiple_of(DIRECT_ALIGN).min(DIRECT_PIECE).min(there);
+            if wanted == 0 {
+                break;
+            }
             if space.len() < wanted + DIRECT_ALIGN {
                 space = vec![0; wanted + DIRECT_ALIGN];
             }

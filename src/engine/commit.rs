@@ -7,6 +7,7 @@ use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::log::slots::create_slot;
 use crate::shared::{CommitEntry, Cut};
+use crate::sqlite::Code;
 use crate::view::{Image, Lane};
 use parking_lot::{ArcMutexGuard, RawMutex};
 use std::collections::HashSet;
@@ -156,15 +157,26 @@ impl Engine {
     /// needs the slot meets it.
     pub(crate) fn prepare_next_slot(&self) {
         let _one_creator = self.creating.lock();
-        let needed = match self.append.lock().slots.as_mut() {
+        let bytes = match self.append.lock().slots.as_mut() {
             Some(slots) => {
-                let bytes = slots.bytes_for(0);
-                !slots.has_next() && !slots.take_free(bytes, self.marks.recyclable())
+                let least = slots.bytes_for(0);
+                if !slots.wants_next() || slots.take_free(least, self.marks.recyclable()) {
+                    return;
+                }
+                self.usual_bytes(slots)
             }
-            None => false,
+            None => return,
         };
-        if needed && let Err(error) = self.create_next(0) {
-            self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
+        let created = self.create_slot(bytes);
+        if let Some(slots) = self.append.lock().slots.as_mut() {
+            match created {
+                // A writer may have found another one meanwhile, and rely on it.
+                Ok(slot) => slots.add_free(slot),
+                Err(error) => {
+                    slots.ahead_failed();
+                    self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
+                }
+            }
         }
     }
 
@@ -176,22 +188,40 @@ impl Engine {
         Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.recyclable()))
     }
 
+    /// A slot for a batch of so many bytes; a smaller one than usual where the disk is nearly full.
     fn create_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
-        let (index, bytes) = {
+        let (least, usual) = {
             let append = self.append.lock();
             let slots = append.slots.as_ref().ok_or(EngineError::NoLog)?;
-            let doubled = (slots.largest() * 2).min(self.settings.segment_bytes());
-            // Whole blocks: the header of another slot does not prove itself.
-            (slots.next_index(), slots.round_up(doubled.max(slots.bytes_for(batch_bytes))))
+            let least = slots.round_up(slots.bytes_for(batch_bytes));
+            (least, self.usual_bytes(slots).max(least))
         };
-        let name = format::slot_name(self.log_id, index);
-        let file = create_slot(&*self.dir, &name, bytes)?;
-        self.frames.write().add_file(FileId::Slot(index), Arc::clone(&file));
-        let slot = Slot { index, name, file, bytes, ordinal: 0, last_sequence: 0, dirty: false };
+        let mut bytes = usual;
+        let slot = loop {
+            match self.create_slot(bytes) {
+                Err(error) if error.code() == Code::FULL && bytes > least => {
+                    bytes = (bytes / 2).next_multiple_of(u64::from(self.block_bytes)).max(least);
+                }
+                created => break created?,
+            }
+        };
         if let Some(slots) = self.append.lock().slots.as_mut() {
             slots.add_next(slot);
         }
         Ok(())
+    }
+
+    /// Twice the largest so far. Whole blocks: the header of another slot does not prove itself.
+    fn usual_bytes(&self, slots: &Slots) -> u64 {
+        slots.round_up((slots.largest() * 2).min(self.settings.segment_bytes()).max(slots.bytes_for(0)))
+    }
+
+    fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
+        let index = self.append.lock().slots.as_ref().ok_or(EngineError::NoLog)?.next_index();
+        let name = format::slot_name(self.log_id, index);
+        let file = create_slot(&*self.dir, &name, bytes)?;
+        self.frames.write().add_file(FileId::Slot(index), Arc::clone(&file));
+        Ok(Slot { index, name, file, bytes, ordinal: 0, last_sequence: 0, dirty: false })
     }
 
     /// Writes the batch of this lane at the tail, with `certificate` the one that seals it.
@@ -382,7 +412,7 @@ impl Engine {
         let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
-        let low = append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && !slots.has_next());
+        let low = append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && slots.wants_next());
         drop(append);
         if low {
             self.background.want_slot(self);

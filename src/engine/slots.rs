@@ -50,13 +50,16 @@ pub(crate) struct Slots {
     tail: u64,
     /// Chosen for the time when the current one is full.
     next: Option<usize>,
+    /// None could be made ahead of need since the current one began: a nearly full disk is not filled again and again.
+    ahead_failed: bool,
 }
 
 impl Slots {
     /// A log whose first slot, `first`, has its header already.
     pub(crate) fn new(log_id: LogId, block_bytes: u32, page_bytes: u32, first: Slot) -> Slots {
         let block_bytes = u64::from(block_bytes);
-        Slots { log_id, block_bytes, page_bytes, list: vec![first], current: 0, tail: block_bytes, next: None }
+        let list = vec![first];
+        Slots { log_id, block_bytes, page_bytes, list, current: 0, tail: block_bytes, next: None, ahead_failed: false }
     }
 
     pub(crate) fn round_up(&self, bytes: u64) -> u64 {
@@ -94,14 +97,25 @@ impl Slots {
         found.is_some()
     }
 
+    /// A slot that was created ahead of need: the next one, unless there is one by now.
+    pub(crate) fn add_free(&mut self, slot: Slot) {
+        self.list.push(slot);
+        self.next = self.next.or(Some(self.list.len() - 1));
+    }
+
     /// A slot that was just created becomes the next one.
     pub(crate) fn add_next(&mut self, slot: Slot) {
         self.list.push(slot);
         self.next = Some(self.list.len() - 1);
     }
 
-    pub(crate) fn has_next(&self) -> bool {
-        self.next.is_some()
+    /// Whether a slot is to be prepared ahead of need.
+    pub(crate) fn wants_next(&self) -> bool {
+        self.next.is_none() && !self.ahead_failed
+    }
+
+    pub(crate) fn ahead_failed(&mut self) {
+        self.ahead_failed = true;
     }
 
     /// How full the current slot is, in per cent.
@@ -192,6 +206,7 @@ impl Slots {
         if place.header.is_some() {
             self.current = place.slot;
             self.next = None;
+            self.ahead_failed = false;
             self.list[place.slot].ordinal = place.ordinal;
             self.list[place.slot].last_sequence = sequence;
         }
@@ -227,5 +242,52 @@ impl Slots {
     /// The file of the slot with this number.
     pub(crate) fn file(&self, index: u32) -> Option<(String, Arc<dyn LogFile>)> {
         self.list.iter().find(|slot| slot.index == index).map(|slot| (slot.name.clone(), Arc::clone(&slot.file)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::disk::{Disk, OpenHow};
+    use std::path::Path;
+
+    fn slot(index: u32, blocks: u64, ordinal: u64, last_sequence: u64) -> Slot {
+        let dir = SimDisk::new(1).log_directory(Path::new("/a.db"));
+        dir.create().unwrap();
+        let name = format!("{index}");
+        let file = dir.open(&name, OpenHow::CreateNew).unwrap();
+        Slot { index, name, file, bytes: blocks * 4096, ordinal, last_sequence, dirty: false }
+    }
+
+    fn slots() -> Slots {
+        Slots::new(7, 4096, 4096, slot(0, 64, 1, 0))
+    }
+
+    const NOTHING: Recyclable = Recyclable { backfilled: 0, keep: None };
+
+    #[test]
+    fn a_slot_made_ahead_of_need_does_not_take_the_place_that_a_writer_relies_on() {
+        let mut slots = slots();
+        slots.add_next(slot(1, 512, 0, 0));
+        let large = 400 * 4096;
+        assert!(slots.has_room(large));
+        slots.add_free(slot(2, 128, 0, 0));
+        assert!(slots.has_room(large));
+        let place = slots.place(large, true, 1, 7).unwrap();
+        assert_eq!((place.index, place.ordinal), (1, 2));
+    }
+
+    #[test]
+    fn what_is_over_is_taken_but_not_where_the_certificate_that_says_so_lies() {
+        let mut slots = slots();
+        slots.add_free(slot(1, 64, 0, 0));
+        let place = slots.place(60 * 4096, false, 5, 7).unwrap();
+        slots.enter(&place, 5);
+        let place = slots.place(60 * 4096, false, 6, 7);
+        assert!(place.is_none(), "no next slot yet");
+        assert!(!slots.take_free(4096, Recyclable { keep: Some(0), ..NOTHING }));
+        assert!(slots.take_free(4096, NOTHING), "slot 0 holds nothing beyond commit 0");
+        assert!(!slots.take_free(65 * 4096, NOTHING));
     }
 }

@@ -73,17 +73,21 @@ pub(super) struct Joined {
     pub(super) no_autocheckpoint: bool,
 }
 
+/// What a transaction may stage in memory.
+fn lane_bytes(engine: &Engine) -> usize {
+    usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX)
+}
+
 impl Joined {
     /// # Errors
     /// The engine takes no more connections.
     pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, EngineError> {
         let me = engine.join()?;
-        let lane_bytes = usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX);
         Ok(Joined {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
             me,
-            view: View::new(engine.page_bytes, lane_bytes),
+            view: View::new(engine.page_bytes, lane_bytes(engine)),
             wal_open: false,
             reading: false,
             retry: false,
@@ -288,6 +292,7 @@ impl Joined {
         self.wrote = true;
         self.likely_writer = true;
         self.view.begin_write(self.engine.log_id, published + 1);
+        self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.transaction = Transaction::Staging { spill: None };
     }
 

@@ -146,7 +146,11 @@ pub struct Lab {
     hooks: Hooks,
     /// Calls of the base VFS whose text contains the word are answered with the code.
     base_fails: Arc<Mutex<Vec<(&'static str, i32)>>>,
+    base_hook: Arc<RwLock<Option<Arc<BaseHook>>>>,
 }
+
+/// Sees the text of each call of the base VFS, and may answer it.
+type BaseHook = dyn Fn(&str) -> Option<i32> + Send + Sync;
 
 impl Lab {
     pub fn new() -> Lab {
@@ -155,7 +159,13 @@ impl Lab {
         let (base, vfs) = (format!("engine-base-{number}"), format!("engine-{number}"));
         let base_fails: Arc<Mutex<Vec<(&'static str, i32)>>> = Arc::default();
         let fails = Arc::clone(&base_fails);
+        let base_hook: Arc<RwLock<Option<Arc<BaseHook>>>> = Arc::default();
+        let hook_of_base = Arc::clone(&base_hook);
         Shim::register(&base, common::STOCK, false).hook(move |moment| {
+            let hook = hook_of_base.read().unwrap().clone();
+            if let Some(code) = hook.and_then(|hook| hook(moment.text)) {
+                return Verdict::Answer(code);
+            }
             let fails = fails.lock().unwrap();
             fails
                 .iter()
@@ -167,15 +177,20 @@ impl Lab {
         let options =
             pwal::Options { name: vfs.clone(), base: Some(base), disk: Some(Arc::new(disk)), make_default: false };
         pwal::register_with(options).expect("pwal registers");
-        Lab { scratch: Scratch::new(), vfs, hooks, base_fails }
+        Lab { scratch: Scratch::new(), vfs, hooks, base_fails, base_hook }
     }
 
     pub fn hook(&self, hook: impl Fn(&Moment<'_>) -> io::Result<()> + Send + Sync + 'static) {
         *self.hooks.0.write().unwrap() = Some(Arc::new(hook));
     }
 
+    pub fn hook_base(&self, hook: impl Fn(&str) -> Option<i32> + Send + Sync + 'static) {
+        *self.base_hook.write().unwrap() = Some(Arc::new(hook));
+    }
+
     pub fn unhook(&self) {
         *self.hooks.0.write().unwrap() = None;
+        *self.base_hook.write().unwrap() = None;
     }
 
     /// Calls of the base VFS that contain `word` (`a.db: write`) are answered with `code` from now on.
@@ -230,7 +245,9 @@ pub fn copy_crashed(path: &Path) -> Crashed {
     if let Ok(files) = std::fs::read_dir(beside(path)) {
         std::fs::create_dir(beside(&copy)).expect("a directory");
         for file in files.flatten() {
-            std::fs::copy(file.path(), beside(&copy).join(file.file_name())).expect("copy the log");
+            // The background thread may be making a slot.
+            let copied = std::fs::copy(file.path(), beside(&copy).join(file.file_name()));
+            assert!(copied.is_ok() || !file.path().exists(), "copy the log: {copied:?}");
         }
     }
     Crashed { _scratch: scratch, path: copy }
