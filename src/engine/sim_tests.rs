@@ -21,7 +21,7 @@ fn run(seed: u64, conditions: Conditions, real: &Path) -> (Vec<String>, Option<S
     for _ in 0..1 + world.dice.below(3) {
         world = match Life::begin(world) {
             Ok(life) => life.run(),
-            Err(world) => world,
+            Err(world) => *world,
         };
         if world.violation.is_some() {
             break;
