@@ -32,7 +32,7 @@ pub(crate) struct Append {
 impl Append {
     /// The next slot shall be prepared.
     fn is_low(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && slots.wants_next())
+        self.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 25 && slots.wants_next())
     }
 }
 
