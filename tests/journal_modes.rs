@@ -60,6 +60,24 @@ fn from_wal_to_every_other_mode_and_back() {
 }
 
 #[test]
+fn to_wal_and_back_at_once() {
+    for table in ["", "CREATE TABLE t(x)"] {
+        let scratch = Scratch::new();
+        let path = scratch.file("app.db");
+        let connection = common::open(&path);
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        common::run(&connection, table);
+        for _ in 0..2 {
+            assert_eq!(mode(&connection, "WAL"), "wal");
+            assert_eq!(mode(&connection, "DELETE"), "delete");
+        }
+        common::run(&connection, "CREATE TABLE u(x)");
+        common::close(connection);
+        common::assert_plain_header(&path, 1);
+    }
+}
+
+#[test]
 fn the_answer_without_a_value_is_the_mode() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");

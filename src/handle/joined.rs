@@ -431,12 +431,14 @@ impl Joined {
         self.engine.context.host.log(code.number(), &text);
     }
 
-    /// `xLock(EXCLUSIVE)`: only the last handle gets it, with its WAL open and no read lock. The log is retired then.
+    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle gets it, with its WAL open and no read lock. The log is
+    /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
+    /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.
-    pub(super) fn retire_for_exclusive(&mut self) -> Result<Box<dyn Broker>, Code> {
-        self.asked_exclusive = true;
+    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool) -> Result<Box<dyn Broker>, Code> {
+        self.asked_exclusive |= by_the_wal;
         self.check_mine()?;
         if self.reading {
             // `sqlite3PagerBegin`, in `locking_mode=EXCLUSIVE`: from then on SQLite would take no lock of the wal-index
@@ -444,7 +446,7 @@ impl Joined {
             self.log(Code::BUSY, "locking_mode=EXCLUSIVE cannot be had through pwal; set locking_mode=NORMAL");
             return Err(Code::BUSY);
         }
-        if self.holds_write || !self.wal_open {
+        if self.holds_write || by_the_wal != self.wal_open {
             return Err(Code::BUSY);
         }
         self.unpin();

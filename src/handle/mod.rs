@@ -135,10 +135,9 @@ impl Handle {
             Kind::Retired { .. } => {}
             Kind::Joined(joined) => match level {
                 LockLevel::None | LockLevel::Shared => {}
-                // SQLite takes these on a WAL database for journal_mode and for close only, and goes to EXCLUSIVE.
-                LockLevel::Reserved | LockLevel::Pending => return Err(Code::BUSY),
-                LockLevel::Exclusive => {
-                    let broker = joined.retire_for_exclusive()?;
+                LockLevel::Pending => return Err(Code::BUSY),
+                LockLevel::Reserved | LockLevel::Exclusive => {
+                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive)?;
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };

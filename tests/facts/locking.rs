@@ -302,6 +302,17 @@ fn the_switch_to_wal_holds_exclusive_deletes_the_journal_and_syncs_no_directory(
 }
 
 #[test]
+fn away_from_wal_before_it_was_read_takes_reserved_and_opens_no_wal() {
+    let lab = Lab::new();
+    let connection = lab.open("a.db");
+    common::run(&connection, "CREATE TABLE t(x); PRAGMA journal_mode=WAL");
+    let trace = lab.trace(|| common::run(&connection, "PRAGMA journal_mode=DELETE"));
+    assert_eq!(trace.count("wal: open"), 0);
+    assert_eq!(trace.only(&[": lock"]), ["a.db: lock SHARED", "a.db: lock RESERVED", "a.db: lock EXCLUSIVE"]);
+    assert_eq!(common::text(&connection, "PRAGMA journal_mode"), "delete");
+}
+
+#[test]
 fn a_refused_first_lock_is_followed_by_an_unlock_and_nothing_else() {
     let lab = Lab::new();
     common::close(lab.wal());
