@@ -115,6 +115,12 @@ pub(crate) struct Early {
     append: HeldAppend,
     leader: Leader,
     written: Written,
+    facts: CommitFacts,
+}
+
+/// Whether the next slot should be made ready.
+fn wants_slot(append: &Append) -> bool {
+    append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && slots.wants_next())
 }
 
 fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
@@ -412,18 +418,12 @@ impl Engine {
         let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
-        let low = append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && slots.wants_next());
+        let low = wants_slot(&append);
         drop(append);
-        if low {
-            self.background.want_slot(self);
-        }
-        if facts.checkpoint_when_idle {
-            self.background.watch(self);
-        }
+        self.committed(facts, low);
         if facts.wants_durable {
             self.tell_gathering_leader();
         }
-        self.counters.commits.fetch_add(1, SeqCst);
         let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { _leader: leader, certificate });
         Ok(Published { first_number, lone })
     }
@@ -443,7 +443,7 @@ impl Engine {
             self.poison(&mut append, &error.to_string());
             return Err(self.poisoned_as(error));
         }
-        Ok(Early { append, leader, written })
+        Ok(Early { append, leader, written, facts })
     }
 
     /// The conservative path, second half.
@@ -451,17 +451,29 @@ impl Engine {
     /// # Errors
     /// The shared words refuse: the engine is poisoned.
     pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
-        let Early { mut append, leader, written } = early;
+        let Early { mut append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
             append.unsealed.clear();
             self.sealed(&certificate, self.marks.wanted());
         }
+        let low = wants_slot(&append);
         drop(append);
         drop(leader);
-        self.counters.commits.fetch_add(1, SeqCst);
+        self.committed(facts, low);
         Ok(Published { first_number, lone: None })
+    }
+
+    /// What a published commit leaves to the background thread.
+    fn committed(self: &Arc<Engine>, facts: CommitFacts, wants_slot: bool) {
+        if wants_slot {
+            self.background.want_slot(self);
+        }
+        if facts.checkpoint_when_idle {
+            self.background.watch(self);
+        }
+        self.counters.commits.fetch_add(1, SeqCst);
     }
 
     /// The transaction rolls back after all: its batch is zeroed and the zeros synced.
