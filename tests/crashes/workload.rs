@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const THREADS: i64 = 4;
 
@@ -16,7 +16,18 @@ pub struct Workload<'a> {
     pub path: &'a Path,
     pub mode: &'a str,
     pub synchronous: &'a str,
+    pub kind: Kind,
     pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Threads that keep their connections.
+    Stays,
+    /// One thread that opens for each transaction, so that the log comes and goes with it.
+    ComesAndGoes,
+    /// As the first, each transaction over two databases.
+    Attached,
 }
 
 /// The last commit of each thread that was reported.
@@ -24,6 +35,17 @@ pub struct Workload<'a> {
 pub struct Reported(BTreeMap<i64, i64>);
 
 pub fn create(path: &Path) {
+    for path in [path, &second(path)] {
+        create_one(path);
+    }
+}
+
+/// The database that is attached where there are two.
+pub fn second(path: &Path) -> PathBuf {
+    path.with_extension("two")
+}
+
+fn create_one(path: &Path) {
     let connection = common::open_wal(path);
     common::run(
         &connection,
@@ -48,6 +70,7 @@ impl Workload<'_> {
                 ("PWAL_TEST_DATABASE", self.path.to_str().expect("a name in UTF-8").to_owned()),
                 ("PWAL_TEST_MODE", self.mode.to_owned()),
                 ("PWAL_TEST_SYNCHRONOUS", self.synchronous.to_owned()),
+                ("PWAL_TEST_KIND", format!("{:?}", self.kind)),
                 ("PWAL_TEST_SEED", self.seed.to_string()),
             ],
         )
@@ -56,33 +79,46 @@ impl Workload<'_> {
 
 /// The child's part: writes until it is killed.
 pub fn run() {
-    let seed: i64 = child::setting("PWAL_TEST_SEED").parse().expect("a seed");
+    let seed: u64 = child::setting("PWAL_TEST_SEED").parse().expect("a seed");
+    let kinds = [Kind::Stays, Kind::ComesAndGoes, Kind::Attached];
+    let kind = child::setting("PWAL_TEST_KIND");
+    let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind).expect("a kind");
+    let threads = if kind == Kind::ComesAndGoes { 1 } else { THREADS };
     std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            scope.spawn(move || {
-                write(thread, StdRng::seed_from_u64(u64::try_from(seed * THREADS + thread).expect("positive")))
-            });
+        for thread in 0..threads {
+            let rng = StdRng::seed_from_u64(seed * 16 + u64::try_from(thread).expect("positive"));
+            scope.spawn(move || write(thread, kind, rng));
         }
     });
 }
 
-fn write(thread: i64, mut rng: StdRng) {
-    let connection = common::open(child::setting("PWAL_TEST_DATABASE").as_ref());
+fn open(thread: i64, kind: Kind) -> Connection {
+    let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
+    let connection = common::open(&path);
     let (mode, synchronous) = (child::setting("PWAL_TEST_MODE"), child::setting("PWAL_TEST_SYNCHRONOUS"));
-    // Small slots and early checkpoints: rotation, recycling and backfill are in every run. Stock ignores
-    // the words it does not know.
+    if kind == Kind::Attached {
+        common::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
+    }
+    // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
+    // run. Stock ignores the words it does not know.
     common::run(
         &connection,
         &format!(
-            "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=1048576; PRAGMA synchronous={synchronous};
+            "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=1048576;
+             PRAGMA parallel_wal_max_batch_bytes=65536; PRAGMA synchronous={synchronous};
              PRAGMA wal_autocheckpoint={}; PRAGMA cache_size={}",
             if thread == 0 { 30 } else { 200 },
             if thread == 1 { 5 } else { 500 }
         ),
     );
+    connection
+}
+
+fn write(thread: i64, kind: Kind, mut rng: StdRng) {
+    let mut connection = open(thread, kind);
     let mut n = 0;
     loop {
-        let committed = transaction(&connection, thread, n + 1, &mut rng);
+        let committed = transaction(&connection, thread, n + 1, kind == Kind::Attached, &mut rng);
         match committed {
             Ok(true) => {
                 n += 1;
@@ -101,17 +137,24 @@ fn write(thread: i64, mut rng: StdRng) {
             let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][rng.random_range(0..4)];
             common::text(&connection, &format!("PRAGMA wal_checkpoint({kind})"));
         }
+        if kind == Kind::ComesAndGoes {
+            common::close(connection);
+            connection = open(thread, kind);
+        }
     }
 }
 
 /// One transaction; `false` if it was rolled back on purpose.
-fn transaction(connection: &Connection, thread: i64, n: i64, rng: &mut StdRng) -> rusqlite::Result<bool> {
+fn transaction(connection: &Connection, thread: i64, n: i64, two: bool, rng: &mut StdRng) -> rusqlite::Result<bool> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    let parts = rng.random_range(1..8_i64);
-    connection.execute("INSERT INTO whole VALUES(?1, ?2, ?3)", [thread, n, parts])?;
-    for i in 0..parts {
-        let bytes = if rng.random_bool(0.02) { rng.random_range(0..200_000) } else { rng.random_range(0..500) };
-        connection.execute("INSERT INTO part VALUES(?1, ?2, ?3, zeroblob(?4))", [thread, n, i, bytes])?;
+    for schema in if two { &["main", "two"][..] } else { &["main"] } {
+        let parts = rng.random_range(1..8_i64);
+        connection.execute(&format!("INSERT INTO {schema}.whole VALUES(?1, ?2, ?3)"), [thread, n, parts])?;
+        for i in 0..parts {
+            let bytes = if rng.random_bool(0.02) { rng.random_range(0..200_000) } else { rng.random_range(0..500) };
+            let insert = format!("INSERT INTO {schema}.part VALUES(?1, ?2, ?3, zeroblob(?4))");
+            connection.execute(&insert, [thread, n, i, bytes])?;
+        }
     }
     if rng.random_bool(0.2) {
         let (id, bytes) = (rng.random_range(0..50_i64), rng.random_range(0..20_000_i64));

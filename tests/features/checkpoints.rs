@@ -244,13 +244,16 @@ fn an_idle_database_is_checkpointed_without_being_asked() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    fill(&connection, 100, 3000);
-    let until = Instant::now() + Duration::from_secs(30);
-    while path.metadata().unwrap().len() < 300_000 {
-        assert!(Instant::now() < until, "still {} bytes", path.metadata().unwrap().len());
-        std::thread::sleep(Duration::from_millis(20));
+    for mode in ["auto", "conservative"] {
+        let scratch = Scratch::new();
+        let path = scratch.file("app.db");
+        let connection = common::open_wal(&path);
+        common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+        fill(&connection, 100, 3000);
+        let until = Instant::now() + Duration::from_secs(30);
+        while path.metadata().unwrap().len() < 300_000 {
+            assert!(Instant::now() < until, "{mode}: still {} bytes", path.metadata().unwrap().len());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
