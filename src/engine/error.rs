@@ -101,8 +101,8 @@ impl EngineError {
             EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,
-            EngineError::Format(_) => Code::CORRUPT,
-            EngineError::Shared(_) => Code::IOERR,
+            // From PHASETWO: SQLite forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).
+            EngineError::Format(_) | EngineError::Shared(_) => Code::IOERR,
         }
     }
 }
