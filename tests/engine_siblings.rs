@@ -5,7 +5,7 @@ mod common;
 #[path = "engine/lab.rs"]
 mod lab;
 
-use lab::Lab;
+use lab::{Call, Lab, Once, copy_crashed, eio, status};
 use rusqlite::{Connection, ffi};
 use std::time::Duration;
 
@@ -60,5 +60,62 @@ fn a_prepared_transaction_that_sqlite_has_undone_holds_nothing() {
         drop(cursor);
         assert_eq!(common::text(&connection, "SELECT x FROM t"), "1 2 3 4");
         assert_eq!(common::text(&connection, "SELECT count(*) FROM x"), "0");
+    }
+}
+
+/// Two databases of pwal in one transaction: what fails in either, a write or a sync, takes both back, for everybody.
+#[test]
+fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
+    for (synchronous, call, failing, done) in [
+        ("FULL", Call::Sync, "a", false),
+        ("FULL", Call::Sync, "b", false),
+        ("FULL", Call::Write, "a", false),
+        ("FULL", Call::Write, "b", false),
+        ("FULL", Call::Write, "b", true),
+        ("NORMAL", Call::Write, "a", true),
+        ("NORMAL", Call::Write, "b", false),
+        ("NORMAL", Call::Write, "b", true),
+    ] {
+        let what = format!("{synchronous}, {call:?} of {failing}, {done}");
+        let lab = Lab::new();
+        let connection = lab.wal();
+        common::run(
+            &connection,
+            &format!("ATTACH '{}' AS b; PRAGMA b.journal_mode=WAL", lab.scratch.file("b.db").display()),
+        );
+        common::run(
+            &connection,
+            "CREATE TABLE t(x); CREATE TABLE b.u(x); INSERT INTO t VALUES(0); INSERT INTO u VALUES(0)",
+        );
+        common::run(&connection, &format!("PRAGMA main.synchronous={synchronous}; PRAGMA b.synchronous={synchronous}"));
+        let others = ["a.db", "b.db"].map(|name| lab.open(name));
+        let read = |connections: &[Connection; 2]| {
+            ["SELECT x FROM t", "SELECT x FROM u"]
+                .iter()
+                .zip(connections)
+                .map(|(sql, connection)| common::text(connection, sql))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(read(&others), ["0", "0"]);
+        let log = status(&others[usize::from(failing == "b")], "log_id").as_str().unwrap().to_owned();
+        let once = Once::default();
+        lab.hook(move |moment| {
+            let hit = moment.call == call && moment.name.starts_with(&log) && moment.done == done;
+            if hit && once.first() { Err(eio()) } else { Ok(()) }
+        });
+        let code = common::code_of(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT");
+        lab.unhook();
+        assert_eq!(code & 0xff, ffi::SQLITE_IOERR, "{what}");
+        assert!(connection.is_autocommit(), "{what}");
+        assert_eq!(read(&others), ["0", "0"], "{what}: live");
+        let crashed = ["a.db", "b.db"].map(|name| copy_crashed(&lab.scratch.file(name)));
+        assert_eq!(read(&crashed.each_ref().map(|crashed| crashed.open())), ["0", "0"], "{what}: killed");
+        drop(connection);
+        drop(others);
+        let reopened = ["a.db", "b.db"].map(|name| lab.open(name));
+        assert_eq!(read(&reopened), ["0", "0"], "{what}: closed");
+        common::run(&reopened[0], "INSERT INTO t VALUES(2)");
+        common::run(&reopened[1], "INSERT INTO u VALUES(2)");
+        assert_eq!(read(&reopened), ["0 2", "0 2"], "{what}");
     }
 }

@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::time::{Duration, Instant};
 
 const ME: Owner = Owner { slot: 0, incarnation: 1 };
 const BLOCK: u64 = 4096;
@@ -278,7 +279,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                                     break;
                                 }
                                 lead();
-                                words.durable_wake().wait(ticket, std::time::Duration::from_millis(1));
+                                words.durable_wake().wait(ticket, Duration::from_millis(1));
                             }
                             assert!(words.advance_visible() >= sequence, "durable, so visible");
                         }
@@ -313,7 +314,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
     assert!(ahead.load(SeqCst) > 0, "visible was never ahead of durable: the test has not tested");
 }
 
-/// Runs `one` and `other` at the same moment, `rounds` times, and `check` after each; it tells whether
+/// Runs `one` and `other` at the same moment, `rounds` times (fewer if that takes 5 s), and `check` after each; it tells whether
 /// `one` came first, so that the next round can start them closer together.
 fn collide(rounds: u64, one: impl Fn(u64) + Sync, other: impl Fn(u64), mut check: impl FnMut(u64) -> bool) {
     let wait = |turns: i64| (0..turns).for_each(|turn| _ = std::hint::black_box(turn));
@@ -324,13 +325,22 @@ fn collide(rounds: u64, one: impl Fn(u64) + Sync, other: impl Fn(u64), mut check
             self.0.store(u64::MAX, SeqCst);
         }
     }
+    // Gives the core away if the other thread has none.
+    let until = |word: &AtomicU64, n| {
+        let mut turns = 0u32;
+        while word.load(SeqCst) < n {
+            turns += 1;
+            if turns < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    };
     let (round, done, lead) = (AtomicU64::new(0), AtomicU64::new(0), AtomicI64::new(0));
     std::thread::scope(|threads| {
         threads.spawn(|| {
             let _go = Let(&done);
             for n in 1..=rounds {
-                while round.load(SeqCst) < n {
-                    std::hint::spin_loop();
+                until(&round, n);
+                if round.load(SeqCst) == u64::MAX {
+                    return;
                 }
                 wait(lead.load(SeqCst));
                 one(n);
@@ -338,13 +348,13 @@ fn collide(rounds: u64, one: impl Fn(u64) + Sync, other: impl Fn(u64), mut check
             }
         });
         let _go = Let(&round);
-        for n in 1..=rounds {
+        let begin = Instant::now();
+        // On a machine that is busy otherwise the two hardly ever run at the same time.
+        for n in (1..=rounds).take_while(|_| begin.elapsed() < Duration::from_secs(5)) {
             round.store(n, SeqCst);
             wait(-lead.load(SeqCst));
             other(n);
-            while done.load(SeqCst) < n {
-                std::hint::spin_loop();
-            }
+            until(&done, n);
             lead.fetch_add(if check(n) { 1 } else { -1 }, SeqCst);
         }
     });

@@ -19,7 +19,7 @@ const HELP: &str = "\
 cargo bench --bench commits -- [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
   --pairs N    pairs of runs for each line (default 3)
   --ms N       length of a run in milliseconds (default 1000)
-  --only WORD  only the lines whose name contains WORD, for example FULL, NORMAL, +100, reads, \"8 threads\"
+  --only WORD  only the lines whose name contains WORD, for example FULL, NORMAL, +100, SELECT, \"8 threads\"
   --vfs NAME   what is compared with unix (default pwal; unix shows the noise)
   --check      fail if a target is missed
 ";
@@ -46,8 +46,8 @@ fn lines(choice: &Choice) -> Vec<Line> {
     let line = |synchronous: &str, threads: usize, extra_us: u64, writes: u64| {
         let what = match writes {
             100 => String::new(),
-            0 => ", reads".into(),
-            share => format!(", reads with {share}% writes"),
+            0 => ", SELECT".into(),
+            share => format!(", SELECT with {share}% INSERT"),
         };
         let slow = if extra_us == 0 { String::new() } else { format!(" +{extra_us} us") };
         let threads_word = if threads == 1 { "thread" } else { "threads" };

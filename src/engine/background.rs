@@ -47,25 +47,31 @@ impl Background {
 
     /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
     pub(super) fn watch(&self, engine: &Arc<Engine>) {
-        if !self.0.watching.swap(true, SeqCst) {
-            self.want(engine, |wishes| &mut wishes.watch);
+        if !self.0.watching.swap(true, SeqCst) && !self.want(engine, |wishes| &mut wishes.watch) {
+            self.0.watching.store(false, SeqCst);
         }
     }
 
-    fn want(&self, engine: &Arc<Engine>, wish: impl Fn(&mut Wishes) -> &mut bool) {
+    /// False: there is no thread to fulfil it.
+    fn want(&self, engine: &Arc<Engine>, wish: impl Fn(&mut Wishes) -> &mut bool) -> bool {
         let mut wishes = self.0.wishes.lock();
-        if wishes.stop || *wish(&mut wishes) {
-            return;
+        if wishes.stop {
+            return false;
+        }
+        // It ends by itself only by a panic, which has been told.
+        if wishes.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            wishes.thread = self.start(engine);
+            if wishes.thread.is_none() {
+                return false;
+            }
         }
         *wish(&mut wishes) = true;
-        if wishes.thread.is_none() {
-            wishes.thread = self.start(engine);
-        }
         self.0.wake.notify_one();
+        true
     }
 
-    /// No thread (the system refuses one): the wishes are nobody's, writers make their slots themselves and
-    /// checkpoints run when SQLite asks with a wait.
+    /// No thread (the system refuses one): the wish is nobody's until the next one, writers make their slots themselves
+    /// and checkpoints run when SQLite asks with a wait.
     fn start(&self, engine: &Arc<Engine>) -> Option<JoinHandle<()>> {
         let (shared, engine) = (Arc::clone(&self.0), Arc::downgrade(engine));
         crate::shared::spawn_without_signals("pwal", move || run(&shared, &engine)).ok()
@@ -73,7 +79,9 @@ impl Background {
 
     /// It may start again behind [`Background::stop`].
     pub(super) fn allow(&self) {
-        self.0.wishes.lock().stop = false;
+        let mut wishes = self.0.wishes.lock();
+        let thread = wishes.thread.take();
+        *wishes = Wishes { thread, ..Wishes::default() };
         self.0.watching.store(false, SeqCst);
     }
 

@@ -29,6 +29,13 @@ pub(crate) struct Append {
     pub(crate) counts: EpochCounts,
 }
 
+impl Append {
+    /// The next slot shall be prepared.
+    fn is_low(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 25 && slots.wants_next())
+    }
+}
+
 /// The first block of a record that speaks of commits up to `sequence`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unsealed {
@@ -109,18 +116,14 @@ pub(crate) struct Lone {
     pub(crate) certificate: Certificate,
 }
 
-/// A batch of the conservative path: written with its certificate, synced, not published; whoever holds it
-/// holds LEADER and APPEND.
+/// A batch that is written and not published, since something may still fail: on the conservative path, beside a
+/// super-journal, or in a transaction over several databases. Whoever holds it holds APPEND, and, where the commit wants
+/// durability, LEADER: it has its certificate then, and is synced.
 pub(crate) struct Early {
     append: HeldAppend,
-    leader: Leader,
+    leader: Option<Leader>,
     written: Written,
     facts: CommitFacts,
-}
-
-/// Whether the next slot should be made ready.
-fn wants_slot(append: &Append) -> bool {
-    append.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 50 && slots.wants_next())
 }
 
 fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
@@ -418,27 +421,40 @@ impl Engine {
         let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
-        let low = wants_slot(&append);
+        let low = append.is_low();
         drop(append);
-        self.committed(facts, low);
+        self.tell_background(low, facts);
         if facts.wants_durable {
             self.tell_gathering_leader();
         }
+        self.counters.commits.fetch_add(1, SeqCst);
         let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { _leader: leader, certificate });
         Ok(Published { first_number, lone })
     }
 
+    /// A commit is published: what there is to do for the background thread.
+    fn tell_background(self: &Arc<Engine>, low: bool, facts: CommitFacts) {
+        if low {
+            self.background.want_slot(self);
+        }
+        if facts.checkpoint_when_idle {
+            self.background.watch(self);
+        }
+    }
+
     /// The conservative path, first half: everything before it is made durable, then batch and certificate are written
-    /// and synced.
+    /// and synced. A commit that does not want durability is only written.
     ///
     /// # Errors
     /// Nothing is published. A failed sync poisons.
     pub(crate) fn write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
-        let leader = self.lead_before_all()?;
+        let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
         let mut append = self.append.lock_arc();
         self.check_poison()?;
-        let written = self.write_batch(&mut append, lane, facts, true)?;
-        if let Err(error) = self.sync_dirty(&mut append) {
+        let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
+        if leader.is_some()
+            && let Err(error) = self.sync_dirty(&mut append)
+        {
             append.unsealed.push(written.unsealed());
             self.poison(&mut append, &error.to_string());
             return Err(self.poisoned_as(error));
@@ -458,22 +474,12 @@ impl Engine {
             append.unsealed.clear();
             self.sealed(&certificate, self.marks.wanted());
         }
-        let low = wants_slot(&append);
+        let low = append.is_low();
         drop(append);
         drop(leader);
-        self.committed(facts, low);
-        Ok(Published { first_number, lone: None })
-    }
-
-    /// What a published commit leaves to the background thread.
-    fn committed(self: &Arc<Engine>, facts: CommitFacts, wants_slot: bool) {
-        if wants_slot {
-            self.background.want_slot(self);
-        }
-        if facts.checkpoint_when_idle {
-            self.background.watch(self);
-        }
+        self.tell_background(low, facts);
         self.counters.commits.fetch_add(1, SeqCst);
+        Ok(Published { first_number, lone: None })
     }
 
     /// The transaction rolls back after all: its batch is zeroed and the zeros synced.

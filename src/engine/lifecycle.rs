@@ -12,7 +12,7 @@ use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
-use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
+use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
@@ -113,7 +113,7 @@ impl Engine {
             broker: Mutex::new(Some(broker)),
             lock: Mutex::new(Some(lock)),
             active: AtomicBool::new(false),
-            activating: Mutex::new(()),
+            activating: Mutex::new(false),
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
@@ -129,7 +129,7 @@ impl Engine {
         if self.active.load(SeqCst) {
             return Ok(());
         }
-        let _one = self.activating.lock();
+        let mut may_be_stamped = self.activating.lock();
         if self.active.load(SeqCst) {
             return Ok(());
         }
@@ -137,13 +137,15 @@ impl Engine {
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
-        broker.sync().map_err(io("sync"))?;
-        self.sync_journal()?;
-        if stamp::read(&first) != (StampState::Plain { wal: true }) {
-            // An earlier try may have got so far. Its slot goes below, and a stamp without one is refused.
-            retire::make_plain(broker.as_mut())?;
+        if *may_be_stamped {
+            // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
+            // may be in the cache only.
             stamp::clear(&mut first);
+            broker.write_at(&first, 0).map_err(io("write"))?;
         }
+        broker.sync().map_err(io("sync"))?;
+        *may_be_stamped = false;
+        self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, 0);
@@ -167,6 +169,7 @@ impl Engine {
         self.marks.map(&control, mode).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
+        *may_be_stamped = true;
         broker.write_at(&first, 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 

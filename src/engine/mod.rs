@@ -92,7 +92,8 @@ pub(crate) struct Engine {
     lock: Mutex<Option<crate::shared::LockFile>>,
     /// The log exists: slot 0 is there and the stamp is on the database file.
     active: AtomicBool,
-    activating: Mutex<()>,
+    /// Held by whoever activates; true: a try that failed may have left its stamp.
+    activating: Mutex<bool>,
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,
@@ -124,6 +125,11 @@ impl Engine {
         // The slot may have been recycled meanwhile: then the image is in the database file.
         if self.marks.recycled(frame.sequence) {
             return Ok(false);
+        }
+        // Or erased: whoever reads has seen more than what is durable now.
+        if self.marks.is_poisoned() && frame.sequence > self.marks.durable() {
+            let reason = "a flush failed".to_owned();
+            return Err(self.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
         }
         if read < buffer.len() {
             return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });

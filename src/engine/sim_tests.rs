@@ -21,7 +21,7 @@ fn run(seed: u64, conditions: Conditions, real: &Path) -> (Vec<String>, Option<S
     for _ in 0..1 + world.dice.below(3) {
         world = match Life::begin(world) {
             Ok(life) => life.run(),
-            Err(world) => world,
+            Err(world) => *world,
         };
         if world.violation.is_some() {
             break;
@@ -48,7 +48,7 @@ fn rounds(default: u64) -> u64 {
 fn every_promise_holds_after_a_crash() {
     let real = real_directory();
     for &conditions in WORLDS {
-        for seed in 0..rounds(150) {
+        for seed in 0..rounds(60) {
             let (events, violation) = run(seed, conditions, real.path());
             if let Some(what) = violation {
                 panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));

@@ -264,8 +264,6 @@ mod tests {
         Slots::new(7, 4096, 4096, slot(0, 64, 1, 0))
     }
 
-    const NOTHING: Recyclable = Recyclable { backfilled: 0, keep: None };
-
     #[test]
     fn a_slot_made_ahead_of_need_does_not_take_the_place_that_a_writer_relies_on() {
         let mut slots = slots();
@@ -282,12 +280,16 @@ mod tests {
     fn what_is_over_is_taken_but_not_where_the_certificate_that_says_so_lies() {
         let mut slots = slots();
         slots.add_free(slot(1, 64, 0, 0));
-        let place = slots.place(60 * 4096, false, 5, 7).unwrap();
-        slots.enter(&place, 5);
-        let place = slots.place(60 * 4096, false, 6, 7);
-        assert!(place.is_none(), "no next slot yet");
-        assert!(!slots.take_free(4096, Recyclable { keep: Some(0), ..NOTHING }));
-        assert!(slots.take_free(4096, NOTHING), "slot 0 holds nothing beyond commit 0");
-        assert!(!slots.take_free(65 * 4096, NOTHING));
+        for commit in [5, 6] {
+            let place = slots.place(40 * 4096, true, commit, 7).unwrap();
+            slots.enter(&place, commit);
+        }
+        assert!(slots.place(40 * 4096, true, 7, 7).is_none(), "slot 0 has not been taken yet");
+        let over = Recyclable { backfilled: 5, keep: None };
+        assert!(!slots.take_free(4096, Recyclable { backfilled: 4, keep: None }));
+        assert!(!slots.take_free(4096, Recyclable { keep: Some(0), ..over }));
+        assert!(!slots.take_free(65 * 4096, over));
+        assert!(slots.take_free(4096, over));
+        assert_eq!(slots.place(40 * 4096, true, 7, 7).unwrap().index, 0);
     }
 }

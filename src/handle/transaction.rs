@@ -176,11 +176,13 @@ impl Joined {
         if hidden {
             self.view.restore_advance();
         }
-        let last = siblings::prepared_siblings(connection, inner).is_empty();
-        let published = match early {
+        let siblings = siblings::prepared_siblings(connection, inner);
+        let last = siblings.is_empty();
+        let published = self.write_all_early(early, facts, &siblings).and_then(|early| match early {
             Some(early) => self.engine.publish_early(early),
             None => self.engine.publish(self.view.lane(), facts, last),
-        };
+        });
+        drop(siblings);
         let published = match published {
             Ok(published) => published,
             Err(error) => {
@@ -209,6 +211,41 @@ impl Joined {
             return Ok(());
         }
         self.acknowledge(connection, Some((commit, published.lone)))
+    }
+
+    /// With other databases behind this one in the transaction, what may fail in any of them comes before the first is
+    /// published: all are written, and synced where that is wanted.
+    fn write_all_early(
+        &self,
+        own: Option<Early>,
+        facts: CommitFacts,
+        siblings: &[Arc<Inner>],
+    ) -> Result<Option<Early>, EngineError> {
+        if siblings.is_empty() {
+            return Ok(own);
+        }
+        let own = match own {
+            Some(own) => own,
+            None => self.engine.write_early(self.view.lane(), facts)?,
+        };
+        for sibling in siblings {
+            if let Kind::Joined(joined) = &mut sibling.state.lock().kind
+                && let Err(error) = joined.write_early()
+            {
+                self.engine.abandon_early(own)?;
+                return Err(error);
+            }
+        }
+        Ok(Some(own))
+    }
+
+    fn write_early(&mut self) -> Result<(), EngineError> {
+        if let Transaction::Prepared(prepared) = &mut self.transaction
+            && prepared.early.is_none()
+        {
+            prepared.early = Some(self.engine.write_early(self.view.lane(), prepared.facts)?);
+        }
+        Ok(())
     }
 
     /// R2, for this commit and those of the siblings that were published before it.

@@ -182,7 +182,8 @@ fn allocate(file: &File) -> io::Result<()> {
 /// side stay untouched.
 fn copy(from: &Mapping, to: &Mapping) {
     let line = |first: usize, lines: usize| {
-        for (source, sink) in from.cells().iter().zip(to.cells()).skip(first).take(lines * 8) {
+        let place = first..first + lines * 8;
+        for (source, sink) in from.cells()[place.clone()].iter().zip(&to.cells()[place]) {
             let value = source.load(SeqCst);
             if value != 0 {
                 sink.store(value, Relaxed);

@@ -170,6 +170,14 @@ fn the_wal_hook_gets_growing_numbers_and_autocheckpoint_keeps_its_value() {
     assert!(seen.last() > seen.first());
 }
 
+/// A field of `parallel_wal_status`.
+fn status(connection: &Connection, field: &str) -> u64 {
+    let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    // Not there before the database is first read.
+    status[field].as_u64().unwrap_or(0)
+}
+
 #[test]
 fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
     let scratch = Scratch::new();
@@ -177,11 +185,18 @@ fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
     let connection = common::open_wal(&path);
     common::run(&connection, SMALL);
     let mut largest = 0;
-    for _ in 0..60 {
+    for round in 0..60 {
+        let before = if common::on_pwal() { status(&connection, "published") } else { 0 };
         for _ in 0..20 {
             fill(&connection, 10, 2000);
         }
         common::run(&connection, "DELETE FROM t WHERE id NOT IN (SELECT id FROM t ORDER BY id DESC LIMIT 500)");
+        // The checkpoint runs beside the commits and holds none of them up: no bound but that it comes at all.
+        let until = Instant::now() + Duration::from_secs(60);
+        while common::on_pwal() && status(&connection, "backfilled") < before {
+            assert!(Instant::now() < until, "round {round}: no checkpoint to commit {before}");
+            std::thread::yield_now();
+        }
         largest = largest.max(log_bytes(&path));
     }
     assert!(path.metadata().unwrap().len() > 500_000);
@@ -201,13 +216,22 @@ fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
     let readers = [common::open(&path), common::open(&path)];
     common::run(&readers[0], "BEGIN; SELECT count(*) FROM t");
     let mut largest = 0;
+    let mut before = [0; 2];
     for round in 0..120 {
+        let begin = if common::on_pwal() { status(&writer, "published") } else { 0 };
         for _ in 0..20 {
             common::run(&writer, "UPDATE t SET x=zeroblob(1000+random()%2) WHERE id%5=0");
         }
         // One of the two reads at every moment.
         common::run(&readers[(round + 1) % 2], "BEGIN; SELECT count(*) FROM t");
         common::run(&readers[round % 2], "COMMIT");
+        // No snapshot is older than the round before; the checkpoint runs beside the commits.
+        let until = Instant::now() + Duration::from_secs(60);
+        while common::on_pwal() && status(&writer, "backfilled") < before[0] {
+            assert!(Instant::now() < until, "round {round}: no checkpoint to commit {}", before[0]);
+            std::thread::yield_now();
+        }
+        before = [before[1], begin];
         largest = largest.max(log_bytes(&path));
     }
     // About 240 MB went through it. Stock's log grows to all of them.

@@ -13,7 +13,7 @@ fn json_of(path: &Path) -> Value {
 #[test]
 fn a_crashed_log_is_shown_and_left_alone() {
     let scratch = Scratch::new();
-    let path = crashed(&scratch, 30);
+    let path = crashed(&scratch, 22);
     let id = log_id(&path);
     let before = contents(scratch.path());
     let seen = json_of(&path);
@@ -21,29 +21,29 @@ fn a_crashed_log_is_shown_and_left_alone() {
     assert_eq!(seen["in_use"], json!(false));
     assert_eq!(seen["next_open"], json!(format!("recovers log {id}")));
     assert_eq!(log["log_id"], json!(id));
-    assert_eq!((&log["last"], &log["backfilled"], &log["torn_tail"]), (&json!(31), &json!(0), &Value::Null));
+    assert_eq!((&log["last"], &log["backfilled"], &log["torn_tail"]), (&json!(23), &json!(0), &Value::Null));
     assert_eq!(log["findings"], json!([]));
     let commits = log["commits"].as_array().expect("commits");
     let sequences: Vec<_> = commits.iter().map(|commit| commit["commit"].as_u64().expect("a number")).collect();
-    assert_eq!(sequences, (1..=31).collect::<Vec<_>>());
+    assert_eq!(sequences, (1..=23).collect::<Vec<_>>());
     assert!(commits.iter().all(|commit| commit["wants_durable"] == json!(true) && commit["epoch"].is_u64()));
     let last = log["epochs"].as_array().and_then(|epochs| epochs.last()).expect("an epoch");
-    assert_eq!(last["hi"], json!(31));
-    assert_eq!(log["slots"][0]["batches"], json!(31));
+    assert_eq!(last["hi"], json!(23));
+    assert_eq!(log["slots"][0]["batches"], json!(23));
     assert_eq!(log["slots"][0]["name"], json!(slot(&path, 0).file_name().and_then(|name| name.to_str())));
 
     let output = tool(["inspect".as_ref(), path.as_os_str()]);
     let text = output.printed();
-    assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 31 prove themselves"), "{text}");
-    assert!(text.contains("(11 commits before these: --last)"), "{text}");
+    assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 23 prove themselves"), "{text}");
+    assert!(text.contains("(3 commits before these: --last)"), "{text}");
     assert_eq!(text.lines().rev().take_while(|line| !line.contains("database pages")).count(), 20, "{text}");
     let output = tool(["inspect", "--last", "40", &path.display().to_string()]);
     assert!(!output.printed().contains("before these"), "{output:?}");
-    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("proves itself: 31 commits behind 0"));
+    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("proves itself: 23 commits behind 0"));
 
     let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
     let text = output.printed();
-    assert_eq!(text.matches("wants durability").count(), 31, "{text}");
+    assert_eq!(text.matches("wants durability").count(), 23, "{text}");
     assert!(text.contains(&format!("log {id}, segment 1, first commit 1")), "{text}");
     let twice = tool(["dump".as_ref(), slot(&path, 0).as_os_str(), slot(&path, 0).as_os_str()]);
     assert_eq!(twice.printed(), text.repeat(2));

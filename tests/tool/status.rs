@@ -13,7 +13,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     let text = output.printed();
     assert!(text.contains("open through pwal\n"), "{text}");
     assert!(text.contains("stamped by log"), "{text}");
-    assert!(text.contains("1 slot, 1 MiB"), "{text}");
+    assert!(text.contains("1 slot, 256 KiB"), "{text}");
     if cfg!(target_os = "linux") {
         assert!(text.contains(&format!("process {} (", holder.pid())), "{text}");
     }

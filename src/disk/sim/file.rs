@@ -75,7 +75,7 @@ impl SimFile {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start + data.len();
         if end > self.cache.len() {
-            self.cache.resize(end, 0);
+            resize(&mut self.cache, end);
             self.pending_bytes.push((clock, end as u64));
         }
         self.cache[start..end].copy_from_slice(data);
@@ -88,7 +88,7 @@ impl SimFile {
     pub(super) fn set_bytes(&mut self, bytes: u64, clock: u64) {
         let new = usize::try_from(bytes).unwrap_or(usize::MAX);
         let old = self.cache.len();
-        self.cache.resize(new, 0);
+        resize(&mut self.cache, new);
         self.pending_bytes.push((clock, bytes));
         if new < old {
             // What is cut off must not come back when the file grows again.
@@ -113,7 +113,7 @@ impl SimFile {
     fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(usize) -> usize) {
         let covered = self.pending_bytes.partition_point(|(at, _)| *at <= clock);
         if let Some((_, bytes)) = self.pending_bytes[..covered].last() {
-            self.medium.resize(usize::try_from(*bytes).unwrap_or(usize::MAX), 0);
+            resize(&mut self.medium, usize::try_from(*bytes).unwrap_or(usize::MAX));
         }
         self.pending_bytes.drain(..covered);
         let mut chosen = Vec::new();
@@ -136,7 +136,7 @@ impl SimFile {
     /// What is unsynced survives old, new, in between, or torn.
     pub(super) fn power_cut(&mut self, how: &PowerCut, dice: &mut Dice) {
         if let Some((_, bytes)) = last_survivor(&self.pending_bytes, how, dice) {
-            self.medium.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
+            resize(&mut self.medium, usize::try_from(bytes).unwrap_or(usize::MAX));
         }
         let pending = std::mem::take(&mut self.pending);
         let mut pages: BTreeMap<u64, Vec<(u64, Versions)>> = BTreeMap::new();
@@ -209,6 +209,14 @@ impl SimFile {
         let mut bytes = self.cache.clone();
         change(&mut bytes);
         self.replace(bytes);
+    }
+}
+
+/// As `Vec::resize` with zeros, which takes a byte at a time in a debug build.
+fn resize(bytes: &mut Vec<u8>, length: usize) {
+    match length.checked_sub(bytes.len()) {
+        Some(more) => bytes.extend_from_slice(&vec![0; more]),
+        None => bytes.truncate(length),
     }
 }
 

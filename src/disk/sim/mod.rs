@@ -611,7 +611,7 @@ impl LogFile for SimLogFile {
         if matches!(self.how, OpenHow::ReadOnly | OpenHow::PastCache) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let data = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
         self.handle.write(&self.name, &data, offset)
     }
 

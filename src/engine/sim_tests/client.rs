@@ -142,7 +142,7 @@ impl Client {
         if at < self.seen {
             engine.drop_snapshot(self.me);
             self.is_lost = true;
-            if !engine.is_poisoned() {
+            if !engine.marks.is_poisoned() {
                 life.world.borrow_mut().violate(format!("a snapshot goes back from {} to {at}", self.seen));
             }
             return false;
@@ -174,9 +174,8 @@ impl Client {
     /// Every page as SQLite would find it, against the history.
     fn check_read(&mut self, life: &Life, sequence: u64) {
         let engine = &life.engine;
-        let is_rolled_back = || engine.is_poisoned() && sequence > engine.marks.visible();
         let read = self.read_pages(life);
-        if life.is_over() || is_rolled_back() {
+        if life.is_over() || engine.shows_lost(sequence) {
             return;
         }
         match read {

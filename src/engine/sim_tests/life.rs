@@ -39,6 +39,8 @@ pub struct Habits {
     pub leads: u32,
     pub reads: u32,
     pub checkpoints: u32,
+    /// Of `Life::checkpoint`.
+    pub checkpoint_kinds: u64,
     pub goes_on_within: u32,
     /// A view is built anew beyond so many frames.
     pub bound: u32,
@@ -74,8 +76,11 @@ impl Free {
 }
 
 impl Life {
-    /// A process that claims the database; `None`: the machine stopped.
-    pub fn begin(mut world: World) -> Result<Rc<Life>, World> {
+    /// A process that claims the database.
+    ///
+    /// # Errors
+    /// The machine stopped.
+    pub fn begin(mut world: World) -> Result<Rc<Life>, Box<World>> {
         let dice = &mut world.dice;
         let habits = Habits {
             full_sync: dice.pick(&[0, 30, 50, 100]),
@@ -83,7 +88,8 @@ impl Life {
             rolls_back: dice.pick(&[0, 15]),
             leads: dice.pick(&[0, 70, 100]),
             reads: dice.pick(&[10, 40]),
-            checkpoints: dice.pick(&[0, 8, 25]),
+            checkpoints: dice.pick(&[0, 2, 2, 8, 25]),
+            checkpoint_kinds: dice.pick(&[1, 3]),
             goes_on_within: dice.pick(&[0, 5, 30]),
             bound: dice.pick(&[3, 20, 1000]),
             lane_pages: dice.pick(&[1, 2, 100, 100]),
@@ -107,7 +113,7 @@ impl Life {
                 world.plan_fault();
             }
         }
-        let Some(engine) = start(&mut world) else { return Err(world) };
+        let Some(engine) = start(&mut world) else { return Err(Box::new(world)) };
         let life = Rc::new(Life {
             clients: RefCell::new(Vec::new()),
             depth: Cell::new(0),
@@ -178,7 +184,8 @@ impl Life {
             return;
         }
         self.depth.set(self.depth.get() + 1);
-        for _ in 0..1 + self.below(6) {
+        let most = if self.percent(4) { 120 } else { 6 };
+        for _ in 0..1 + self.below(most) {
             self.step();
         }
         self.depth.set(self.depth.get() - 1);
@@ -218,7 +225,7 @@ impl Life {
         if !self.free().can_checkpoint() {
             return;
         }
-        let (kind, visible_first) = (self.below(3), self.percent(50));
+        let (kind, visible_first) = (self.below(self.habits.checkpoint_kinds), self.percent(50));
         self.say(format!("checkpoint {kind}"));
         let result = if visible_first { self.engine.make_visible() } else { Ok(()) };
         if !self.free().can_checkpoint() {

@@ -66,6 +66,7 @@ pub struct World {
     pub ceiling: Option<u64>,
     /// Begun, and neither published nor reported as failed.
     pub doubt: Vec<(u64, Contents)>,
+    /// Or a sync failed in an open.
     had_power_cut: bool,
     pub violation: Option<String>,
     pub events: Vec<String>,
@@ -127,7 +128,7 @@ impl World {
 
     /// A page filled with `value`, as SQLite would hand it to the log.
     pub fn image(&self, page: u32, value: u64) -> Vec<u8> {
-        let mut image: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(self.page_bytes as usize).collect();
+        let mut image = value.to_le_bytes().repeat(self.page_bytes as usize / 8);
         if page == 1 {
             image[..100].fill(0);
             image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
@@ -253,6 +254,8 @@ impl World {
                 Err(what) if self.disk.is_off() => self.say(format!("stopped: {what}")),
                 Err(what) if !is_calm && (self.disk.plan().fired() > 0 || is_full) => {
                     self.say(format!("open failed: {what}"));
+                    // What only the cache held may be lost with a failed sync.
+                    self.had_power_cut |= !is_full;
                 }
                 Err(what) => return Err(format!("a healthy database is not opened: {what}")),
             }
