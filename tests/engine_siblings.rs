@@ -119,3 +119,82 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
         assert_eq!(read(&reopened), ["0 2", "0 2"], "{what}");
     }
 }
+
+/// Commits over two databases, in either order, beside commits in one, checkpoints, and changes of the mode: nobody waits
+/// for ever, and each transaction is in both or in none.
+#[test]
+fn threads_over_two_databases_beside_threads_over_one() {
+    let seconds = Duration::from_secs(common::env_number("PWAL_TEST_SECONDS", 3));
+    let _watchdog = common::Watchdog::new("two databases in threads", seconds + Duration::from_secs(60));
+    let lab = Lab::new();
+    let open = |first: &str, second: &str| {
+        let connection = lab.open(&format!("{first}.db"));
+        common::run(
+            &connection,
+            &format!(
+                "ATTACH '{}' AS other; PRAGMA main.journal_mode=WAL; PRAGMA other.journal_mode=WAL",
+                lab.scratch.file(&format!("{second}.db")).display()
+            ),
+        );
+        connection.busy_timeout(Duration::from_millis(20)).unwrap();
+        connection
+    };
+    let setup = open("a", "b");
+    common::run(&setup, "CREATE TABLE t(w, n); CREATE TABLE other.u(w, n)");
+    let until = std::time::Instant::now() + seconds;
+    let goes_on = || std::time::Instant::now() < until;
+    let acknowledged: Vec<(i64, i64)> = std::thread::scope(|scope| {
+        let (open, goes_on, lab) = (&open, &goes_on, &lab);
+        let both = (0..4_i64).map(|writer| {
+            scope.spawn(move || {
+                let connection = if writer % 2 == 0 { open("a", "b") } else { open("b", "a") };
+                common::run(
+                    &connection,
+                    if writer < 2 { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" },
+                );
+                let mut n = 0;
+                while goes_on() {
+                    let sql = format!(
+                        "BEGIN; INSERT INTO t VALUES({writer},{n}); INSERT INTO u VALUES({writer},{n}); COMMIT"
+                    );
+                    match common::code_of(&connection, &sql) {
+                        0 => n += 1,
+                        code => {
+                            assert_eq!(code & 0xff, ffi::SQLITE_BUSY);
+                            if !connection.is_autocommit() {
+                                common::run(&connection, "ROLLBACK");
+                            }
+                        }
+                    }
+                }
+                (writer, n)
+            })
+        });
+        let one = [("a", "t"), ("b", "u")].map(|(name, table)| {
+            scope.spawn(move || {
+                let connection = lab.open(&format!("{name}.db"));
+                connection.busy_timeout(Duration::from_secs(5)).unwrap();
+                let modes = ["auto", "conservative"];
+                for n in 0.. {
+                    if !goes_on() {
+                        break;
+                    }
+                    common::run(&connection, &format!("INSERT INTO {table} VALUES(100, {n})"));
+                    if n % 16 == 0 {
+                        common::code_of(&connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+                        common::run(&connection, &format!("PRAGMA parallel_wal_mode={}", modes[n / 16 % 2]));
+                    }
+                }
+                (100, 0)
+            })
+        });
+        both.collect::<Vec<_>>().into_iter().chain(one).map(|thread| thread.join().unwrap()).collect()
+    });
+    for (writer, n) in acknowledged.iter().filter(|(writer, _)| *writer < 100) {
+        for table in ["t", "u"] {
+            let sql = format!("SELECT count(*) FROM {table} WHERE w={writer}");
+            assert_eq!(common::number(&setup, &sql), *n, "writer {writer}, {table}: {acknowledged:?}");
+        }
+    }
+    println!("{acknowledged:?}");
+}
