@@ -7,18 +7,16 @@ use std::path::Path;
 
 /// Settings, schema and rows of all attached databases. The same content gives the same text.
 pub fn dump(connection: &Connection) -> String {
-    let mut lines = Vec::new();
     let databases = connection
         .prepare("SELECT name FROM pragma_database_list WHERE name<>'temp' ORDER BY name")
         .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>())
         .expect("the list of databases");
-    for database in databases {
-        dump_database(connection, &database, &mut lines);
-    }
-    lines.join("\n")
+    databases.iter().map(|database| dump_database(connection, database)).collect::<Vec<_>>().join("\n")
 }
 
-fn dump_database(connection: &Connection, database: &str, lines: &mut Vec<String>) {
+/// [`dump`] of one attached database.
+pub fn dump_database(connection: &Connection, database: &str) -> String {
+    let mut lines = Vec::new();
     for pragma in ["page_size", "auto_vacuum", "encoding", "user_version", "application_id", "page_count"] {
         lines.push(format!("{database}.{pragma} {}", text(connection, &format!("PRAGMA \"{database}\".{pragma}"))));
     }
@@ -34,6 +32,7 @@ fn dump_database(connection: &Connection, database: &str, lines: &mut Vec<String
         content.sort();
         lines.extend(content);
     }
+    lines.join("\n")
 }
 
 /// The first line that differs, for a failure's message.

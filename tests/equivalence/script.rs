@@ -176,6 +176,10 @@ impl Maker {
             self.sql(0, String::from("CREATE TABLE wide(k TEXT PRIMARY KEY, v) WITHOUT ROWID"));
             self.sql(0, String::from("CREATE VIRTUAL TABLE words USING fts5(body)"));
         }
+        if self.rng.random_bool(0.5) {
+            let sql = self.ours();
+            self.sql(0, sql);
+        }
         for connection in 0..self.rng.random_range(1..=CONNECTIONS) {
             if connection > 0 {
                 self.open(connection);
@@ -433,10 +437,27 @@ impl Maker {
         }
     }
 
+    /// Words that stock does not know. They change how things are done, never what comes out.
+    fn ours(&mut self) -> String {
+        let schema = self.pick(&["", "main.", "one."]);
+        let word = self.pick(&[
+            "mode=conservative",
+            "mode=auto",
+            "mode",
+            "max_batch_bytes=65536",
+            "segment_bytes=262144",
+            "lanes=1",
+            "max_flush_delay_ms=0",
+            "status",
+        ]);
+        format!("PRAGMA {schema}parallel_wal_{word}")
+    }
+
     fn setting(&mut self) -> String {
         let schema = self.pick(&["main", "main", "main", "one"]);
         let number = self.rng.random_range(0..30);
-        match self.rng.random_range(0..22) {
+        match self.rng.random_range(0..23) {
+            22 => self.ours(),
             0..2 => format!("PRAGMA wal_autocheckpoint={}", self.pick(&[0, 1, 3, 20, 1000])),
             2..5 => format!("PRAGMA {schema}.cache_size={}", self.pick(&[1, 2, 5, 10, 100, 2000])),
             5..7 => format!("PRAGMA {schema}.synchronous={}", self.pick(&["OFF", "NORMAL", "NORMAL", "FULL", "EXTRA"])),

@@ -92,15 +92,24 @@ impl Side {
         self.connections[index].as_ref().is_some_and(Slot::is_stale)
     }
 
-    /// Whether a transaction of this connection sees all that is committed.
+    /// Whether the snapshots that this connection only reads from are of all that is committed.
     pub fn sees_the_newest(&self, index: usize) -> bool {
         let Some(slot) = &self.connections[index] else { return false };
         let fresh = common::try_open(&self.file(DATABASES[0]), common::flags(), self.now).expect("open");
-        let attached = "SELECT printf('ATTACH %Q AS %s', file, name) FROM pragma_database_list WHERE seq>1";
-        for attach in common::rows(&slot.connection, attached).expect("the list of databases") {
-            common::run(&fresh, &attach);
+        let others = "SELECT name, file FROM pragma_database_list WHERE seq>1";
+        for line in common::rows(&slot.connection, others).expect("the list of databases") {
+            let (name, file) = line.split_once('|').expect("two columns");
+            common::run(&fresh, &format!("ATTACH '{file}' AS {name}"));
         }
-        common::dump::dump(&slot.connection) == common::dump::dump(&fresh)
+        let reads = "SELECT name FROM pragma_database_list WHERE seq<>1";
+        let names = common::rows(&slot.connection, reads).expect("the list of databases");
+        names.iter().all(|name| {
+            let schema = CString::new(name.as_str()).expect("no zero byte");
+            // SAFETY: the connection is open, the name ends with a zero byte.
+            let state = unsafe { ffi::sqlite3_txn_state(slot.connection.handle(), schema.as_ptr()) };
+            state != ffi::SQLITE_TXN_READ
+                || common::dump::dump_database(&slot.connection, name) == common::dump::dump_database(&fresh, name)
+        })
     }
 
     pub fn close_all(&mut self) {

@@ -11,11 +11,13 @@ pub struct Scene {
     pub play: Play,
 }
 
-pub const SCENES: [Scene; 10] = [
+pub const SCENES: [Scene; 12] = [
     Scene { name: "activation and first commits", play: activation },
     Scene { name: "commits under FULL", play: commits_full },
     Scene { name: "commits under NORMAL", play: commits_normal },
     Scene { name: "commits in conservative mode", play: commits_conservative },
+    Scene { name: "commits over two databases", play: both_full },
+    Scene { name: "commits over two databases under NORMAL", play: both_normal },
     Scene { name: "rotation", play: rotation },
     Scene { name: "a large transaction", play: large },
     Scene { name: "checkpoints", play: checkpoints },
@@ -96,6 +98,43 @@ fn commits_conservative(books: &mut Books<'_>, strike: &dyn Fn()) {
     common::run(&cast[0], "PRAGMA parallel_wal_mode=conservative");
     strike();
     go_on(books, &cast, 6, 5000);
+    leave(cast);
+}
+
+fn both_full(books: &mut Books<'_>, strike: &dyn Fn()) {
+    both(books, strike, "FULL");
+}
+
+fn both_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
+    both(books, strike, "NORMAL");
+}
+
+fn both(books: &mut Books<'_>, strike: &dyn Fn(), synchronous: &str) {
+    books.create();
+    let first = books.open_both();
+    common::run(&first, "PRAGMA two.journal_mode=WAL; CREATE TABLE two.t(n INTEGER PRIMARY KEY, x)");
+    let cast = [first, books.open_both(), books.open()];
+    for connection in &cast {
+        common::run(connection, &format!("PRAGMA synchronous={synchronous}"));
+    }
+    for connection in &cast[..2] {
+        assert!(books.commit_both(connection, 100));
+    }
+    books.must_see(&cast[2]);
+    strike();
+    if synchronous == "NORMAL" {
+        books.acknowledged_may_go();
+    }
+    let mut failures = 0;
+    for round in 0..7 {
+        failures += u32::from(!books.commit_both(&cast[round % 2], 5000));
+        for connection in &cast {
+            books.look(connection);
+        }
+        if failures >= 3 {
+            break;
+        }
+    }
     leave(cast);
 }
 

@@ -10,7 +10,7 @@ use pwal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
 use rusqlite::{Connection, ffi};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -88,6 +88,8 @@ impl World {
             acknowledged: BTreeSet::new(),
             failed: BTreeSet::new(),
             maybe: BTreeSet::new(),
+            half: BTreeSet::new(),
+            half_seen: BTreeSet::new(),
             next: 1,
             unknown: false,
             durable: true,
@@ -155,6 +157,10 @@ pub struct Books<'a> {
     failed: BTreeSet<i64>,
     /// Reported as failed with an unknown outcome.
     maybe: BTreeSet<i64>,
+    /// Reported as failed, over two databases: as in stock the first may have it, when the second failed behind it.
+    half: BTreeSet<i64>,
+    /// Of those, the ones that somebody saw.
+    half_seen: BTreeSet<i64>,
     next: i64,
     /// pwal says that it could not take back what failed.
     unknown: bool,
@@ -194,6 +200,18 @@ impl Books<'_> {
         connection
     }
 
+    /// A second database, in the scenes that have one.
+    pub fn second(&self) -> PathBuf {
+        self.scratch.file("two.db")
+    }
+
+    /// A connection with both databases.
+    pub fn open_both(&self) -> Connection {
+        let connection = self.open();
+        common::run(&connection, &format!("ATTACH '{}' AS two", self.second().display()));
+        connection
+    }
+
     /// The database of all scenes, made before anything fails.
     pub fn create(&self) {
         let connection = self.open();
@@ -227,6 +245,20 @@ impl Books<'_> {
         }
     }
 
+    /// As [`Books::commit`], into the attached database `two` as well.
+    pub fn commit_both(&mut self, connection: &Connection, bytes: u32) -> bool {
+        let n = self.next;
+        self.next += 1;
+        let row = format!("VALUES({n}, zeroblob({bytes}))");
+        let sql = format!("BEGIN IMMEDIATE; INSERT INTO main.t {row}; INSERT INTO two.t {row}; COMMIT");
+        if self.try_run(connection, &sql) {
+            self.acknowledged.insert(n);
+            return true;
+        }
+        self.half.insert(n);
+        false
+    }
+
     /// Any statement; its error must be one that a failing medium gives.
     pub fn try_run(&mut self, connection: &Connection, sql: &str) -> bool {
         match connection.execute_batch(sql) {
@@ -254,7 +286,9 @@ impl Books<'_> {
         match common::rows(reader, "SELECT n FROM t ORDER BY n") {
             Ok(rows) => {
                 let seen: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
-                let failed: Vec<_> = seen.difference(&self.acknowledged).collect();
+                self.half_seen.extend(seen.intersection(&self.half));
+                let mut failed = &seen - &self.acknowledged;
+                failed.retain(|n| !self.half.contains(n));
                 assert!(failed.is_empty(), "seen, and not acknowledged: {failed:?}");
                 self.check_lost(&seen);
             }
@@ -273,20 +307,37 @@ impl Books<'_> {
         if self.unknown {
             self.maybe.append(&mut self.failed);
         }
-        let path = self.path();
-        let connection = common::open(&path);
+        let found = self.close_the_book(&self.path());
+        let two = self.second();
+        if two.exists() {
+            let found_two = self.close_the_book(&two);
+            let (first, second) = (&found & &self.half, &found_two & &self.half);
+            assert!(
+                second.is_subset(&first) || self.unknown,
+                "the second has what the first has not: {second:?}, {first:?}"
+            );
+            let gone = &self.half_seen - &found;
+            assert!(gone.is_empty() || self.unknown, "seen, and gone: {gone:?}");
+        }
+    }
+
+    fn close_the_book(&self, path: &Path) -> BTreeSet<i64> {
+        let connection = common::open(path);
         connection.busy_timeout(Duration::from_secs(5)).expect("a busy timeout");
         let rows = common::rows(&connection, "SELECT n FROM t ORDER BY n").expect("open again");
         let found: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
         self.check_lost(&found);
         let phantoms: Vec<_> = found.intersection(&self.failed).collect();
         assert!(phantoms.is_empty(), "reported as failed, and there: {phantoms:?}");
-        let strange: Vec<_> =
-            found.iter().filter(|n| !self.acknowledged.contains(n) && !self.maybe.contains(n)).collect();
+        let strange: Vec<_> = found
+            .iter()
+            .filter(|n| [&self.acknowledged, &self.maybe, &self.half].iter().all(|set| !set.contains(n)))
+            .collect();
         assert!(strange.is_empty(), "never heard of: {strange:?}");
         common::assert_integrity(&connection);
         common::run(&connection, "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(-1, 'new')");
         common::close(connection);
-        common::assert_plain(&path);
+        common::assert_plain(path);
+        found
     }
 }
