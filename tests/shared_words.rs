@@ -541,7 +541,8 @@ fn every_snapshot_slot_is_given_once() {
 fn a_process_slot_raises_its_incarnation_at_each_attach() {
     let control = Control::anonymous().unwrap();
     let words = control.words();
-    let first = words.attach(5, 77, "a command of more than forty bytes, which is cut").unwrap();
+    let first = words.attach(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
+    assert_eq!(words.processes().next().unwrap().command, "a command of more than 32 bytes,");
     let second = words.attach(5, 78, "second").unwrap();
     assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
     assert_eq!(words.attach(128, 1, ""), None);
@@ -552,6 +553,31 @@ fn a_process_slot_raises_its_incarnation_at_each_attach() {
     assert_eq!(words.processes().count(), 1, "not the predecessor's to leave");
     words.detach(second);
     assert_eq!(words.processes().count(), 0);
+    // 31 bytes and a letter of two: no half letter is kept.
+    assert!(words.attach(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
+    assert_eq!(words.processes().next().unwrap().command, "x".repeat(31));
+}
+
+#[test]
+fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let waiting = || words.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
+    let other = words.attach(0, 1, "other").unwrap();
+    let first = words.attach(5, 77, "killed while it waits").unwrap();
+    assert_eq!(waiting(), [0, 0]);
+    words.set_process_waiting(first, 123);
+    assert_eq!(waiting(), [0, 123]);
+    let second = words.attach(5, 78, "its successor").unwrap();
+    assert_eq!(waiting(), [0, 0]);
+    words.set_process_waiting(first, 124);
+    assert_eq!(waiting(), [0, 0], "not the predecessor's to say");
+    words.set_process_waiting(second, 125);
+    words.set_process_waiting(other, 126);
+    assert_eq!(waiting(), [126, 125]);
+    words.set_process_waiting(second, 0);
+    assert_eq!(waiting(), [126, 0]);
+    words.set_process_waiting(pwal::shared::Owner { slot: 128, incarnation: 0 }, 1);
 }
 
 #[test]

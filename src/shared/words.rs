@@ -12,7 +12,7 @@
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | fairness stamp |
 //! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
-//! | 1024 | 128 x 64 | process slots: incarnation, pid, attached (us), command (40 bytes) |
+//! | 1024 | 128 x 64 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes) |
 //! | 9216 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 140288 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
 //! | 1188864 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
@@ -32,7 +32,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -44,7 +44,7 @@ pub const CUT_RING: u64 = 1024;
 /// The size of the words, and of the file `control`.
 pub const WORDS_BYTES: usize = size_of::<Words>();
 
-pub(super) const COMMAND_WORDS: usize = 5;
+pub(super) const COMMAND_WORDS: usize = 4;
 
 /// A word on a line of its own.
 #[repr(C, align(64))]
@@ -76,6 +76,7 @@ struct ProcessLine {
     incarnation: AtomicU64,
     pid: AtomicU64,
     attached_us: AtomicU64,
+    waiting_since_us: AtomicU64,
     command: [AtomicU64; COMMAND_WORDS],
 }
 
@@ -173,7 +174,9 @@ pub struct Process {
     pub pid: u32,
     /// When it attached: microseconds, as [`now_us`].
     pub attached_us: u64,
-    /// The beginning of its command, at most 40 bytes.
+    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`]; 0: none of them does.
+    pub waiting_since_us: u64,
+    /// The beginning of its command, at most 32 bytes.
     pub command: String,
 }
 
@@ -282,6 +285,7 @@ impl ReadOnlyWords {
                 owner: Owner { slot, incarnation: line.incarnation.load(SeqCst) as u32 },
                 pid: line.pid.load(Relaxed) as u32,
                 attached_us,
+                waiting_since_us: line.waiting_since_us.load(SeqCst),
                 command: String::from_utf8_lossy(&bytes[..end]).into_owned(),
             })
         })
@@ -385,9 +389,12 @@ impl Words {
     pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
+        // Not shown before it is whole: what a predecessor that was killed left is not this one's.
+        line.attached_us.store(0, SeqCst);
+        line.waiting_since_us.store(0, SeqCst);
         line.pid.store(u64::from(pid), Relaxed);
         let mut bytes = [0; COMMAND_WORDS * 8];
-        let length = command.len().min(bytes.len());
+        let length = command.floor_char_boundary(bytes.len());
         bytes[..length].copy_from_slice(&command.as_bytes()[..length]);
         for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*part), Relaxed);
@@ -396,13 +403,27 @@ impl Words {
         Some(Owner { slot, incarnation: incarnation as u32 })
     }
 
+    /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: none of
+    /// its own waits). Only for people and for `pwal status`; who is served next is not decided by it. Nothing happens if
+    /// the slot is another incarnation's.
+    pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(since_us, SeqCst);
+        }
+    }
+
     /// Leaves the process slot.
     pub fn detach(&self, me: Owner) {
-        if let Some(line) = self.processes.get(usize::from(me.slot))
-            && line.incarnation.load(SeqCst) as u32 == me.incarnation
-        {
+        if let Some(line) = self.process_line(me) {
             line.attached_us.store(0, SeqCst);
         }
+    }
+
+    /// The line of a process that is attached or was, if no other got its slot since. A live process holds its ALIVE
+    /// byte, so that nobody gets the slot between this look and a store of its own.
+    fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
+        let line = self.processes.get(usize::from(me.slot))?;
+        (line.incarnation.load(SeqCst) as u32 == me.incarnation).then_some(line)
     }
 }
 
