@@ -95,7 +95,7 @@ impl Engine {
             log_id,
             settings,
             marks: Marks::new(&attachment),
-            queue: WriteQueue::default(),
+            queue: WriteQueue::new(Arc::clone(&attachment)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),

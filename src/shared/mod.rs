@@ -24,6 +24,7 @@ pub use attachment::{ALIVE_BYTES, Attachment};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK, lock_is_held};
+pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{generation, watch};
 pub use ring::{CommitEntry, Cut, Tail};
