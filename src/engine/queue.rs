@@ -19,15 +19,23 @@ use std::time::{Duration, Instant};
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
 
-/// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters. Microseconds, as
-/// all times here ([`now_us`]).
-const LEASE: u64 = 500;
-/// How long a grant waits for the retry of the one who was woken with it; and so often a waiter looks at least.
-const GRANT: u64 = 50_000;
-/// How long the longest waiter of all sleeps before it looks whether the owner lives.
-const LOOK: u64 = TIMED_WAIT.as_micros() as u64;
-/// The same for all others: they need not look so often, the longest waiter does. But it may be dead, too.
-const LOOK_BEHIND: u64 = 5 * LOOK;
+/// Microseconds, as all times here ([`now_us`]).
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters.
+    lease: u64,
+    /// How long a grant waits for the retry of the one who was woken with it.
+    grant: u64,
+    /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
+    /// do look: the longest waiter may be dead, too.
+    look: u64,
+}
+
+const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64 };
+/// The waiters behind the longest one sleep so many times as long.
+const BEHIND: u64 = 5;
+/// And those that wait for a connection of their own process.
+const AT_HOME: u64 = 10;
 
 #[derive(Debug)]
 struct Waiter {
@@ -113,11 +121,12 @@ pub(crate) struct WriteQueue {
     /// Told when nobody is inside any more, once closed.
     left: Condvar,
     turn: Turn,
+    times: Times,
 }
 
 impl WriteQueue {
     pub(crate) fn new(attachment: Arc<Attachment>) -> WriteQueue {
-        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment) }
+        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment), times: TIMES }
     }
 
     /// Takes WRITE if it is free and nobody has an older claim.
@@ -146,7 +155,7 @@ impl WriteQueue {
             if !self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
                 continue;
             }
-            state.tenure.get_or_insert(now + LEASE);
+            state.tenure.get_or_insert(now + self.times.lease);
             if others_first && !entitled {
                 if self.pass_on(&mut state, now) {
                     continue;
@@ -156,7 +165,7 @@ impl WriteQueue {
             break;
         }
         if !state.has_lease(connection) {
-            state.lease = Some((connection, now + LEASE));
+            state.lease = Some((connection, now + self.times.lease));
             state.lease_told = false;
         }
         state.grant = None;
@@ -251,10 +260,12 @@ impl WriteQueue {
                 return false;
             }
             let next = if !state.is_first(connection) {
-                Next::AtHome(now + GRANT)
+                Next::AtHome(now + AT_HOME * self.times.look)
             } else if state.owner.is_some() || state.grant.is_some() {
                 let ends = [state.lease, state.grant];
-                Next::AtHome(ends.iter().flatten().fold(now + GRANT, |until, (_, end)| until.min(*end)))
+                Next::AtHome(
+                    ends.iter().flatten().fold(now + AT_HOME * self.times.look, |until, (_, end)| until.min(*end)),
+                )
             } else {
                 self.look_out(state, connection, now, suspect)
             };
@@ -295,14 +306,14 @@ impl WriteQueue {
                 // It came from another process: no step on the word is needed.
                 state.grant = Some((connection, self.turn.grant_until()));
             } else if self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
-                state.tenure.get_or_insert(now + LEASE);
+                state.tenure.get_or_insert(now + self.times.lease);
                 self.pass_on(state, now);
             }
             return Next::Look;
         }
         state.lose_word();
         if self.turn.take_from_gone(word, suspect) {
-            state.tenure = Some(now + LEASE);
+            state.tenure = Some(now + self.times.lease);
             self.pass_on(state, now);
             return Next::Look;
         }
@@ -313,10 +324,10 @@ impl WriteQueue {
         }
         let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
         if self.turn.longest().is_some_and(|other| other.since_us < since) {
-            return Next::Abroad(now + LOOK_BEHIND);
+            return Next::Abroad(now + BEHIND * self.times.look);
         }
         let grant_ends = if word.is_granted() { self.turn.grant_until() } else { u64::MAX };
-        Next::Abroad(grant_ends.clamp(now, now + LOOK))
+        Next::Abroad(grant_ends.clamp(now, now + self.times.look))
     }
 
     /// The owner has left, but may come again until then.
@@ -361,7 +372,7 @@ impl WriteQueue {
             }
             let own = state.waiters.first().filter(|_| !state.closed);
             let abroad = self.turn.longest();
-            let until = now + GRANT;
+            let until = now + self.times.grant;
             self.turn.set_grant_until(until);
             let tenure = state.tenure.is_some_and(|until| now < until);
             if let Some(own) = own.filter(|own| tenure || abroad.is_none_or(|other| own.ticket <= other.since_us)) {
@@ -399,7 +410,7 @@ impl WriteQueue {
                 break;
             }
             if self.turn.swap(word, word.accepted()) {
-                state.tenure.get_or_insert(now + LEASE);
+                state.tenure.get_or_insert(now + self.times.lease);
                 self.pass_on(state, now);
                 return;
             }

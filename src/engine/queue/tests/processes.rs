@@ -3,6 +3,7 @@
 #[path = "../../../../tests/common/child.rs"]
 #[allow(unsafe_code, dead_code)]
 mod child;
+mod deaths;
 mod turns;
 
 use super::*;
@@ -37,7 +38,7 @@ fn plays_its_role_in_a_child_process() {
     }
     let slot = u16::try_from(number("PWAL_QUEUE_SLOT")).unwrap();
     let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")), slot);
-    let queue = WriteQueue::new(Arc::clone(&attachment));
+    let mut queue = WriteQueue::new(Arc::clone(&attachment));
     match setting("PWAL_QUEUE_PART").as_str() {
         "writes" => {
             let load = Load {
@@ -46,7 +47,12 @@ fn plays_its_role_in_a_child_process() {
                 work_us: number("PWAL_QUEUE_WORK"),
                 think_us: number("PWAL_QUEUE_THINK"),
                 for_us: number("PWAL_QUEUE_FOR"),
+                slice_us: number("PWAL_QUEUE_SLICE"),
+                patient: number("PWAL_QUEUE_PATIENT") != 0,
             };
+            if load.patient {
+                queue.times = PATIENT;
+            }
             report("ready");
             command();
             report(&load.run(&attachment, &queue).to_line());
@@ -87,7 +93,14 @@ struct Load {
     /// Outside, as long as a flush.
     think_us: u64,
     for_us: u64,
+    /// What the busy handler asks for at once.
+    slice_us: u64,
+    /// Nobody looks by itself, so that a wake or a grant that is lost is found out.
+    patient: bool,
 }
+
+/// Only news helps.
+const PATIENT: Times = Times { grant: 5_000_000, look: 5_000_000, ..TIMES };
 
 /// What a process of that load did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +123,8 @@ impl Load {
             ("PWAL_QUEUE_WORK", self.work_us),
             ("PWAL_QUEUE_THINK", self.think_us),
             ("PWAL_QUEUE_FOR", self.for_us),
+            ("PWAL_QUEUE_SLICE", self.slice_us),
+            ("PWAL_QUEUE_PATIENT", u64::from(self.patient)),
         ];
         start("writes", directory, slot, &settings)
     }
@@ -130,7 +145,7 @@ impl Load {
                         if begin >= end {
                             break;
                         }
-                        write(queue, connection, LONG);
+                        write(queue, connection, Duration::from_micros(self.slice_us));
                         let inside = now_us();
                         longest_us.fetch_max(inside - begin, SeqCst);
                         words.set_setting(INSIDE, me + connection);
@@ -145,6 +160,7 @@ impl Load {
                             std::thread::sleep(Duration::from_micros(self.think_us));
                         }
                     }
+                    queue.forget(connection);
                     fewest.fetch_min(mine, SeqCst);
                     writes.fetch_add(mine, SeqCst);
                 });
