@@ -29,9 +29,11 @@ struct Times {
     /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
     /// do look: the longest waiter may be dead, too.
     look: u64,
+    /// Who came back so soon the last time is worth a lease.
+    soon: u64,
 }
 
-const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64 };
+const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, soon: 100 };
 /// The waiters behind the longest one sleep so many times as long.
 const BEHIND: u64 = 5;
 /// And those that wait for a connection of their own process.
@@ -49,6 +51,14 @@ struct Waiter {
     until: u64,
 }
 
+/// How a connection behaves that has left WRITE to others. A lease for one that does not come back is lost time for all.
+#[derive(Debug)]
+struct Habit {
+    /// When it left; `None`: it has come back since.
+    left: Option<u64>,
+    comes_soon: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     owner: Option<ConnectionId>,
@@ -61,6 +71,7 @@ struct State {
     /// The place in the queue of those who were refused and have not written since.
     tickets: HashMap<ConnectionId, u64>,
     last_ticket: u64,
+    habits: HashMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
     /// was another's, or free.
     tenure: Option<u64>,
@@ -132,10 +143,15 @@ impl WriteQueue {
     /// Takes WRITE if it is free and nobody has an older claim.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
+        let now = now_us();
+        if let Some(habit) = state.habits.get_mut(&connection)
+            && let Some(left) = habit.left.take()
+        {
+            habit.comes_soon = now < left + self.times.soon;
+        }
         if state.owner.is_some() || state.closed {
             return state.owner == Some(connection);
         }
-        let now = now_us();
         state.expire(now);
         if state.grant.is_some_and(|(holder, _)| holder != connection) {
             return false;
@@ -195,9 +211,13 @@ impl WriteQueue {
         let now = now_us();
         state.expire(now);
         let mine = self.turn.is_mine(self.turn.look());
-        match state.lease {
+        let habit = state.habits.entry(connection).or_insert(Habit { left: None, comes_soon: true });
+        habit.left = Some(now);
+        let comes_soon = habit.comes_soon;
+        match state.lease.filter(|_| comes_soon) {
             Some((_, until)) => self.keep(&mut state, until),
             None => {
+                state.lease = None;
                 self.pass_on(&mut state, now);
             }
         }
@@ -437,6 +457,7 @@ impl WriteQueue {
     pub(crate) fn forget(&self, connection: ConnectionId) {
         let mut state = self.state.lock();
         state.tickets.remove(&connection);
+        state.habits.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
         }
