@@ -128,8 +128,9 @@ impl Joined {
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         if self.view.sequence().is_none() {
             // Valid from the start, so that SQLite never runs its own recovery.
-            self.refresh_to_snapshot(false);
+            let refreshed = self.refresh_to_snapshot(false);
             self.engine.drop_snapshot(self.me);
+            refreshed.map_err(|error| self.failed(&error))?;
         }
         Ok(self.view.region(index, extend))
     }
@@ -147,7 +148,10 @@ impl Joined {
     }
 
     /// Registers a snapshot and brings the view to it; true: the header changed.
-    fn refresh_to_snapshot(&mut self, newest: bool) -> bool {
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read; the snapshot is registered nevertheless.
+    fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
         let sequence = self.engine.take_snapshot(self.me, newest);
         let view = &mut self.view;
         self.engine.with_frames(
@@ -195,7 +199,14 @@ impl Joined {
             return Ok(());
         }
         let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
-        let changed = self.refresh_to_snapshot(newest);
+        let changed = match self.refresh_to_snapshot(newest) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.engine.drop_snapshot(self.me);
+                self.engine.queue.give_up_grant(self.me.id);
+                return Err(self.failed(&error));
+            }
+        };
         let sequence = self.view.sequence().unwrap_or(0);
         if sequence < self.seen {
             // R5.3: what this connection saw was rolled back with a flush that failed.
@@ -326,10 +337,8 @@ impl Joined {
     /// Brings the view to what is visible and the database file as near to it as readers allow.
     fn run_checkpoint(&mut self) -> Result<(), Code> {
         self.engine.make_visible().map_err(|error| self.failed(&error))?;
-        if !self.reading {
-            self.refresh_to_snapshot(false);
-        }
-        let result = self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        let refreshed = if self.reading { Ok(false) } else { self.refresh_to_snapshot(false) };
+        let result = refreshed.and_then(|_| self.engine.checkpoint_on_request()).map_err(|error| self.failed(&error));
         if !self.reading {
             self.engine.drop_snapshot(self.me);
         }
@@ -342,7 +351,7 @@ impl Joined {
     fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
         let all = self.engine.marks.backfilled() >= sequence;
-        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
+        let number = self.engine.backfilled_number(sequence);
         let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
         self.view.set_checkpoint_info(frames, all);
         all
@@ -365,7 +374,10 @@ impl Joined {
         self.checkpointing = Checkpointing::No;
         if self.view.live_max_frame_is_zero() {
             // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew.
-            self.refresh_to_snapshot(false);
+            if let Err(error) = self.refresh_to_snapshot(false) {
+                // The next snapshot says it.
+                self.failed(&error);
+            }
             self.engine.drop_snapshot(self.me);
         }
         self.view.reset_checkpoint_info();

@@ -253,7 +253,7 @@ impl Joined {
         let mut result = Ok(());
         if let Some((commit, lone)) = own {
             let flushed = match lone {
-                Some(lone) => self.engine.flush_lone(lone),
+                Some(lone) => self.engine.flush_lone(&lone),
                 None => Ok(()),
             };
             result = flushed.and_then(|()| commit.wait());
