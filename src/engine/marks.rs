@@ -3,7 +3,9 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{CommitEntry, Control, Cut, Identity, Owner, SharedError, SnapshotSlot, Words, now_us};
+use crate::shared::{
+    Attached, CommitEntry, Control, Cut, Identity, Owner, SharedError, SnapshotSlot, Words, command, now_us,
+};
 use parking_lot::RwLock;
 use std::io;
 use std::path::Path;
@@ -40,10 +42,9 @@ impl Marks {
     pub(crate) fn new(identity: &Identity) -> io::Result<Marks> {
         let anonymous = Control::anonymous()?;
         anonymous.words().set_identity(identity);
-        let command = std::env::args_os().next().unwrap_or_default();
         let me = anonymous
             .words()
-            .attach(PROCESS_SLOT, std::process::id(), &command.to_string_lossy())
+            .attach(PROCESS_SLOT, std::process::id(), &command())
             .ok_or_else(|| io::Error::other("no process slot"))?;
         let (wanted, satisfied) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Marks { anonymous, mapped: OnceLock::new(), switch: RwLock::new(()), me, wanted, satisfied })
@@ -203,6 +204,11 @@ impl Marks {
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
         self.store(|words| words.end_snapshot(slot));
+    }
+
+    /// The attached processes. `alive` says whether the process in another slot than this one's lives.
+    pub(crate) fn attached(&self, mut alive: impl FnMut(u16) -> bool) -> Vec<Attached> {
+        self.words().attached(|owner| owner == self.me || alive(owner.slot))
     }
 
     /// The oldest snapshot that is registered.

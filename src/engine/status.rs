@@ -1,6 +1,7 @@
 //! The state of an engine at a glance.
 
 use super::Engine;
+use crate::shared::{LOCK_NAME, LockProbe, now_us};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -23,6 +24,7 @@ impl Engine {
             "durable": self.marks.durable(),
             "backfilled": self.marks.backfilled(),
             "oldest_snapshot": self.marks.oldest_snapshot(),
+            "processes": self.processes(),
             "commits": self.counters.commits.load(SeqCst),
             "flushes": self.counters.flushes.load(SeqCst),
             "checkpoints": self.counters.checkpoints.load(SeqCst),
@@ -33,5 +35,15 @@ impl Engine {
             "lost_commits": self.lost.load(SeqCst),
             "poisoned": self.check_poison().err().map(|error| error.to_string()),
         })
+    }
+
+    /// Who is attached, this process too.
+    fn processes(&self) -> Vec<Value> {
+        // Closing another descriptor of the lock file frees none of our locks: they belong to the open file.
+        let probe = LockProbe::open(&self.dir.path().join(LOCK_NAME)).ok().flatten();
+        // Who cannot be asked about is shown as alive.
+        let alive = |slot| probe.as_ref().is_none_or(|probe| probe.is_alive(slot).unwrap_or(true));
+        let now_us = now_us();
+        self.marks.attached(alive).iter().map(|process| process.to_json(now_us)).collect()
     }
 }

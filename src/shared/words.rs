@@ -394,7 +394,7 @@ impl Words {
         line.waiting_since_us.store(0, SeqCst);
         line.pid.store(u64::from(pid), Relaxed);
         let mut bytes = [0; COMMAND_WORDS * 8];
-        let length = command.floor_char_boundary(bytes.len());
+        let length = (0..=bytes.len()).rev().find(|end| command.is_char_boundary(*end)).unwrap_or(0);
         bytes[..length].copy_from_slice(&command.as_bytes()[..length]);
         for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*part), Relaxed);
