@@ -8,6 +8,7 @@ mod dump;
 mod failure;
 mod inspect;
 mod off;
+mod openers;
 mod owner;
 mod progress;
 mod read_only;
