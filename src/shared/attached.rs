@@ -8,8 +8,8 @@ use super::snapshots::Snapshot;
 use super::words::{Process, ReadOnlyWords};
 use serde_json::{Value, json};
 
-/// The names of the owner words, in the order of [`ReadOnlyWords::holders`].
-const OWNER_WORDS: [&str; 4] = ["WRITE", "APPEND", "LEADER", "CKPT"];
+/// The names of the owner words, in the order of [`ReadOnlyWords::holders`], and GUARD.
+const OWNER_WORDS: [&str; 5] = ["WRITE", "APPEND", "LEADER", "CKPT", "GUARD"];
 
 /// One attached process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Attached {
     pub oldest_snapshot: Option<Snapshot>,
     /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](super::now_us).
     pub waiting_since_us: Option<u64>,
-    /// Which of WRITE, APPEND, LEADER and CKPT it owns, in this order.
+    /// Which of WRITE, APPEND, LEADER, CKPT and GUARD (SQLite's EXCLUSIVE on the database file) it owns, in this order.
     pub holding: Vec<&'static str>,
     /// Whether it lives, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by whoever
     /// needs it, and its slot is given to the next process.
@@ -47,7 +47,7 @@ impl ReadOnlyWords {
                 process.oldest_snapshot = Some(snapshot);
             }
         }
-        for (holder, name) in self.holders().into_iter().zip(OWNER_WORDS) {
+        for (holder, name) in self.holders().into_iter().chain([self.guard_holder()]).zip(OWNER_WORDS) {
             let process = all.iter_mut().find(|process| Some(process.owner) == holder);
             process.into_iter().for_each(|process| process.holding.push(name));
         }
@@ -114,6 +114,7 @@ mod tests {
         assert!(idle.is_some());
         assert!(words.write().try_acquire(other, false) && words.checkpoint().try_acquire(other, false));
         assert!(words.leader().try_acquire(one, false));
+        assert!(words.guard().try_acquire(one, false));
         words.set_process_waiting(one, 11);
 
         let seen = words.attached(|owner| owner == one);
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!((seen[0].owner, seen[0].pid, seen[0].alive), (one, 70, true));
         let oldest = seen[0].oldest_snapshot.unwrap();
         assert_eq!((seen[0].transactions, oldest.sequence, oldest.since_us), (3, 4, 7));
-        assert_eq!((seen[0].waiting_since_us, &seen[0].holding[..]), (Some(11), &["LEADER"][..]));
+        assert_eq!((seen[0].waiting_since_us, &seen[0].holding[..]), (Some(11), &["LEADER", "GUARD"][..]));
         assert_eq!((seen[1].owner, seen[1].pid, seen[1].alive), (other, 80, false));
         assert_eq!((seen[1].transactions, seen[1].oldest_snapshot.unwrap().sequence), (1, 5));
         assert_eq!((seen[1].waiting_since_us, &seen[1].holding[..]), (None, &["WRITE", "CKPT"][..]));
@@ -129,7 +130,7 @@ mod tests {
         let json = seen[0].to_json(1_000_000);
         assert_eq!((&json["pid"], &json["command"], &json["alive"]), (&json!(70), &json!("a program"), &json!(true)));
         assert_eq!((&json["oldest_snapshot"], &json["oldest_snapshot_for_us"]), (&json!(4), &json!(999_993)));
-        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER"])));
+        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER", "GUARD"])));
         assert_eq!(seen[1].to_json(0)["waiting_for_us"], Value::Null);
         assert_eq!(seen[1].to_json(0)["attached_for_us"], json!(0), "a clock behind the writer's");
     }

@@ -10,7 +10,7 @@ pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
     Ok(lock_is_held(&database.log_directory().join(LOCK_NAME))?.unwrap_or(false))
 }
 
-/// The shared words of a live log, and who is attached to it; `None`: there are none yet (nothing is committed).
+/// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
 ///
 /// # Errors
 /// A `control` that cannot be read, or is none of this layout.

@@ -39,7 +39,7 @@ struct Status {
     owned: bool,
     openers: Openers,
     log: Option<LogFiles>,
-    /// What the shared words say; `None`: nothing is committed yet, or nobody owns the log.
+    /// What the shared words say; `None`: they are not ready, or nobody owns the log.
     words: Option<Words>,
     /// Why the shared words say nothing.
     unread: Option<String>,
@@ -107,7 +107,10 @@ impl Status {
         match (words, unread) {
             (Some(words), _) => words.show(),
             (None, Some(why)) => line("marks", &format!("not shown: {why}")),
-            (None, None) if *owned => line("marks", "nothing committed yet"),
+            (None, None) if *owned => line(
+                "marks",
+                "not to be seen: somebody opens it just now, or its one process has them in private memory",
+            ),
             (None, None) => {}
         }
         for path in database.leftovers().iter().filter(|path| **path != directory) {
@@ -234,7 +237,7 @@ impl Words {
         let Words { published, visible, durable, backfilled, mode, transactions, oldest, poisoned, .. } = self;
         let marks =
             format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}");
-        line("marks", &marks);
+        line("marks", if *published > 0 { &marks } else { "nothing committed yet" });
         line("mode", mode);
         if let Some((commit, since_us)) = *oldest {
             let (transactions, age) = (text::counted(*transactions as u64, "transaction"), ago(since_us, now_us()));
