@@ -3,7 +3,7 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
+use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
 use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
@@ -163,6 +163,11 @@ impl Marks {
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
         self.words().end_snapshot(slot);
+    }
+
+    /// The attached processes, this one too.
+    pub(crate) fn attached(&self) -> Vec<Attached> {
+        self.words().attached(|owner| self.0.is_alive(owner))
     }
 
     /// The oldest snapshot that is registered.

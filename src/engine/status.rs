@@ -1,6 +1,7 @@
 //! The state of an engine at a glance.
 
 use super::Engine;
+use crate::shared::now_us;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -21,6 +22,7 @@ impl Engine {
             "durable": self.marks.durable(),
             "backfilled": self.marks.backfilled(),
             "oldest_snapshot": self.marks.oldest_snapshot(),
+            "processes": self.processes(),
             "commits": self.counters.commits.load(SeqCst),
             "flushes": self.counters.flushes.load(SeqCst),
             "checkpoints": self.counters.checkpoints.load(SeqCst),
@@ -31,5 +33,11 @@ impl Engine {
             "lost_commits": lost,
             "poisoned": self.check_poison().err().map(|error| error.to_string()),
         })
+    }
+
+    /// Who is attached, this process too.
+    fn processes(&self) -> Vec<Value> {
+        let now_us = now_us();
+        self.marks.attached().iter().map(|process| process.to_json(now_us)).collect()
     }
 }

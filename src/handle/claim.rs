@@ -10,7 +10,7 @@ use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, watch};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, command, watch};
 use crate::sqlite::Code;
 use parking_lot::Mutex;
 use std::io;
@@ -313,8 +313,7 @@ fn attach_first(path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<A
     let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
     let control = Control::create(&dir.path().join(CONTROL_NAME), mode).or_else(|_| Control::anonymous());
     let control = control.map_err(|error| Refused::from(EngineError::memory(&error)))?;
-    let command = std::env::args_os().next().unwrap_or_default();
-    let me = control.words().attach(0, std::process::id(), &command.to_string_lossy());
+    let me = control.words().attach(0, std::process::id(), &command());
     let me = me.ok_or(Refused::from(Code::INTERNAL))?;
     Ok(Attachment::new(control, lock, me))
 }
