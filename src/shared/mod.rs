@@ -11,6 +11,7 @@
 
 mod control;
 mod event;
+mod fault_point;
 mod futex;
 mod lock;
 mod owner;
@@ -22,6 +23,8 @@ mod words;
 
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
+#[doc(hidden)]
+pub use fault_point::fault_point;
 pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK, lock_is_held};
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{generation, watch};
