@@ -70,6 +70,17 @@ impl Role {
         self.child.wait().expect("wait for a child")
     }
 
+    /// SIGKILL, without waiting for the end.
+    pub fn strike(&self) {
+        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
+        unsafe { libc::kill(self.pid(), libc::SIGKILL) };
+    }
+
+    /// How it has ended; `None` if it lives.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("look at a child")
+    }
+
     /// Waits for the end of a child that ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("wait for a child")
