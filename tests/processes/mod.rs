@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
+pub mod agent;
 pub mod board;
 pub mod ledger;
 pub mod log;
