@@ -38,8 +38,13 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// Starts the process; the test binary has a test `child_works` that calls [`run`].
     pub fn start(&self) -> child::Role {
+        self.start_with(&[])
+    }
+
+    /// With more variables of the environment.
+    pub fn start_with(&self, more: &[(&str, String)]) -> child::Role {
         let path = |path: &Path| path.to_str().expect("a name in UTF-8").to_owned();
-        let settings = [
+        let mut settings = vec![
             ("PWAL_TEST_DATABASE", path(self.database)),
             ("PWAL_TEST_BOARD", path(self.board)),
             ("PWAL_TEST_PLACE", self.place.to_string()),
@@ -51,6 +56,7 @@ impl Work<'_> {
             ("PWAL_TEST_LIFE", self.life.to_string()),
             ("PWAL_TEST_LIMIT", self.limit.as_secs().to_string()),
         ];
+        settings.extend_from_slice(more);
         child::start("child_works", &settings)
     }
 }
