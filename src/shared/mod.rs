@@ -12,6 +12,7 @@ mod attached;
 mod attachment;
 mod control;
 mod event;
+mod fault_point;
 mod futex;
 mod lock;
 mod owner;
@@ -25,6 +26,8 @@ pub use attached::Attached;
 pub use attachment::{ALIVE_BYTES, Attachment};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
+#[doc(hidden)]
+pub use fault_point::fault_point;
 pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{command, generation, watch};
