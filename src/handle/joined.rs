@@ -257,6 +257,11 @@ impl Joined {
         }
     }
 
+    /// `pagerExclusiveLock` takes its question for EXCLUSIVE back: a change of `journal_mode` was refused, not a close.
+    pub(super) fn goes_on(&mut self) {
+        self.asked_exclusive = false;
+    }
+
     fn refuse(&mut self, code: Code) -> Code {
         self.likely_writer = true;
         if self.reading {

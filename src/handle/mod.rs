@@ -166,6 +166,8 @@ impl Handle {
             Kind::Joined(joined) => {
                 if level == LockLevel::None {
                     joined.unpin();
+                } else {
+                    joined.goes_on();
                 }
             }
             Kind::Retired { broker, .. } => {
