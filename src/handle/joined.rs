@@ -64,6 +64,8 @@ pub(super) struct Joined {
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
     /// was not.
     pub(super) undone_at_unlock: bool,
+    /// SQLite's own header stands for a commit that is rolled back, until its next snapshot.
+    pub(super) shows_rolled_back: bool,
     pub(super) transaction: Transaction,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
@@ -102,6 +104,7 @@ impl Joined {
             behind: Behind::Nothing,
             previous: Behind::Nothing,
             undone_at_unlock: false,
+            shows_rolled_back: false,
             transaction: Transaction::None,
             lane: None,
             asked_exclusive: false,
@@ -219,6 +222,7 @@ impl Joined {
         }
         self.seen = sequence;
         self.reading = true;
+        self.shows_rolled_back = false;
         self.read_pages = false;
         self.wrote = false;
         if self.holds_write {
@@ -264,6 +268,11 @@ impl Joined {
         }
     }
 
+    /// `pagerExclusiveLock` takes its question for EXCLUSIVE back: a change of `journal_mode` was refused, not a close.
+    pub(super) fn goes_on(&mut self) {
+        self.asked_exclusive = false;
+    }
+
     fn refuse(&mut self, code: Code) -> Code {
         self.likely_writer = true;
         if self.reading {
@@ -305,19 +314,6 @@ impl Joined {
         self.view.begin_write(self.engine.log_id, published + 1);
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.transaction = Transaction::Staging { spill: None };
-    }
-
-    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will. But where SQLite has
-    /// undone it by now, nothing may come for long: an open cursor keeps the read lock.
-    fn end_write(&mut self, inner: &Arc<Inner>) {
-        let undone = self.view.undone();
-        if undone {
-            self.view.forget_advance();
-            self.undone_at_unlock = true;
-        }
-        if undone || !self.transaction.write_unlocked() {
-            self.roll_back(inner);
-        }
     }
 
     /// CKPT (`sqlite3WalCheckpoint`). `automatic`: as the first call behind a commit and its read unlock it is an autocheckpoint
@@ -423,6 +419,7 @@ impl Joined {
         read.map_err(|error| match error {
             crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
             crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::BehindEnd { .. } if self.shows_rolled_back => Code::ABORT_ROLLBACK,
             crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
             other => {
                 self.log(Code::IOERR_READ, &other.to_string());

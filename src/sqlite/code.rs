@@ -56,6 +56,7 @@ codes! {
     IOERR_SHMOPEN = 10 | (18 << 8);
     IOERR_SHMMAP = 10 | (21 << 8);
     CANTOPEN_ISDIR = 14 | (2 << 8);
+    ABORT_ROLLBACK = 4 | (2 << 8);
 }
 
 impl Code {
