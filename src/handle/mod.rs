@@ -72,6 +72,8 @@ struct Inner {
     /// The `sqlite3*`, as a number; 0: not known yet.
     connection: AtomicUsize,
     state: Mutex<State>,
+    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    refused: Mutex<Option<String>>,
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
@@ -91,7 +93,8 @@ impl Handle {
             kind: Kind::Plain,
         });
         let connection = AtomicUsize::new(0);
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
+        let refused = Mutex::new(None);
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state, refused }))
     }
 
     /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
