@@ -414,7 +414,7 @@ impl Engine {
         may_lead: bool,
     ) -> Result<Published, EngineError> {
         self.check_poison()?;
-        let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.flush_group.load(SeqCst) <= 1;
+        let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.marks.words().flush_group() <= 1;
         let leader = if lone { self.try_lead() } else { None };
         let mut append = self.append.lock();
         self.check_poison()?;

@@ -94,22 +94,22 @@ impl Engine {
     /// Holding LEADER only: where a sync is slow, waits for those who were just woken, so that they need not wait for
     /// two syncs; as many as the last flush released or left, within a share of the sync time.
     fn gather(&self) {
-        let goal = self.flush_group.load(SeqCst);
-        let sync = Duration::from_nanos(self.sync_nanos.load(SeqCst));
+        let goal = self.marks.words().flush_group();
+        let sync = Duration::from_nanos(self.marks.words().sync_nanos());
         let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.settings.flush_delay_max());
         if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.wanting() >= goal {
             return;
         }
         let deadline = Instant::now() + at_most;
         let mut gathering = self.gathering.lock();
-        self.gather_goal.store(goal, SeqCst);
+        self.marks.words().set_gather_goal(goal);
         while self.marks.wanting() < goal && !self.gathered.wait_until(&mut gathering, deadline).timed_out() {}
-        self.gather_goal.store(0, SeqCst);
+        self.marks.words().set_gather_goal(0);
     }
 
     /// A commit that wants durability is published.
     pub(crate) fn tell_gathering_leader(&self) {
-        let goal = self.gather_goal.load(SeqCst);
+        let goal = self.marks.words().gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
             let _gathering = self.gathering.lock();
             self.gathered.notify_one();
@@ -197,7 +197,7 @@ impl Engine {
     pub(crate) fn sealed(&self, certificate: &Certificate, wanted: u64) {
         let group = self.marks.wanting();
         self.marks.certify(certificate.epoch, wanted);
-        self.flush_group.store(group, SeqCst);
+        self.marks.words().set_flush_group(group);
         self.counters.flushes.fetch_add(1, SeqCst);
     }
 
@@ -213,8 +213,8 @@ impl Engine {
     /// A moving average, so that a leader knows what a sync costs here.
     fn measured_sync(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.sync_nanos.load(SeqCst);
+        let before = self.marks.words().sync_nanos();
         let average = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.sync_nanos.store(average, SeqCst);
+        self.marks.words().set_sync_nanos(average);
     }
 }

@@ -13,7 +13,7 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, LockFile, boot_id, generation};
+use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ const HEADER_BYTES: usize = 100;
 pub(crate) struct Claimed {
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
-    pub(crate) lock: LockFile,
+    /// The words are all zero but for this process's slot.
+    pub(crate) attachment: Attachment,
     pub(crate) broker: Box<dyn Broker>,
     /// The first bytes of the database file.
     pub(crate) header: [u8; HEADER_BYTES],
@@ -39,17 +40,12 @@ pub(crate) struct Claimed {
     pub(crate) database_bytes: u64,
 }
 
-/// What activation finds unchanged (A0).
-#[derive(Debug)]
-pub(super) struct AtClaim {
-    change_counter: [u8; 4],
-    bytes: u64,
-}
-
-fn change_counter(header: &[u8; HEADER_BYTES]) -> [u8; 4] {
+fn change_counter(header: &[u8]) -> u32 {
     let mut counter = [0; 4];
-    counter.copy_from_slice(&header[CHANGE_COUNTER]);
-    counter
+    if let Some(bytes) = header.get(CHANGE_COUNTER) {
+        counter.copy_from_slice(bytes);
+    }
+    u32::from_be_bytes(counter)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -68,7 +64,7 @@ impl Engine {
         claimed: Claimed,
         settings: Settings,
     ) -> Result<Arc<Engine>, EngineError> {
-        let Claimed { path, dir, lock, broker, header, page_bytes, database_bytes } = claimed;
+        let Claimed { path, dir, attachment, broker, header, page_bytes, database_bytes } = claimed;
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
         let log_id = new_log_id()?;
@@ -82,6 +78,12 @@ impl Engine {
             generation: 1,
             block_bytes: u64::from(block_bytes),
         };
+        let attachment = Arc::new(attachment);
+        let words = attachment.words();
+        words.set_identity(&identity);
+        words.set_at_claim(u64::from(change_counter(&header)), database_bytes);
+        words.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
+        words.set_state(State::Ready);
         let append =
             Append { slots: None, chain: log_id, cut: 0, unsealed: Vec::new(), counts: EpochCounts::default() };
         Ok(Arc::new(Engine {
@@ -92,7 +94,7 @@ impl Engine {
             page_bytes,
             log_id,
             settings,
-            marks: Marks::new(&identity).map_err(|e| EngineError::memory(&e))?,
+            marks: Marks::new(&attachment),
             queue: WriteQueue::default(),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
@@ -103,15 +105,11 @@ impl Engine {
             flushed: Condvar::new(),
             gathering: Mutex::new(()),
             gathered: Condvar::new(),
-            gather_goal: AtomicU64::new(0),
-            flush_group: AtomicU64::new(0),
-            sync_nanos: AtomicU64::new(0),
             creating: Mutex::new(()),
             spills: Mutex::default(),
             next_spill: AtomicU64::new(0),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
-            lock: Mutex::new(Some(lock)),
             active: AtomicBool::new(false),
             activating: Mutex::new(false),
             retired: AtomicBool::new(false),
@@ -120,7 +118,6 @@ impl Engine {
             poison: OnceLock::new(),
             lost: AtomicU64::new(0),
             background: super::Background::default(),
-            at_claim: AtClaim { change_counter: change_counter(&header), bytes: database_bytes },
         }))
     }
 
@@ -164,9 +161,8 @@ impl Engine {
         let file = create_first_slot(&*self.dir, &name, &header)?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
 
-        let mode = std::fs::metadata(&self.path).map_or(0o644, |file| file.mode() & 0o777);
-        let control = self.dir.path().join(CONTROL_NAME);
-        self.marks.map(&control, mode).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        let control = self.marks.attachment().control();
+        control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         *may_be_stamped = true;
@@ -195,8 +191,8 @@ impl Engine {
         let read = broker.read_at(&mut first, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let real_wal = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |wal| wal.len());
-        let same = first.get(CHANGE_COUNTER) == Some(&self.at_claim.change_counter);
-        if read < STAMP_WRITE_BYTES || bytes != self.at_claim.bytes || !same || real_wal != 0 {
+        let same = (u64::from(change_counter(&first)), bytes) == self.marks.words().at_claim();
+        if read < STAMP_WRITE_BYTES || !same || real_wal != 0 {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
         Ok(first)
@@ -240,7 +236,8 @@ impl Engine {
             }
             self.active.store(false, SeqCst);
         } else {
-            if self.dir.list().map_err(|e| EngineError::write("the log directory", e))? != [LOCK_NAME] {
+            let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
+            if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {
                 // An activation that failed on the way: what it left is what a crash there leaves.
                 let mut broker = self.broker.lock();
                 let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
@@ -250,7 +247,7 @@ impl Engine {
             retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
-        *self.lock.lock() = None;
+        self.marks.attachment().leave();
         Ok(())
     }
 
@@ -281,7 +278,7 @@ impl Engine {
     pub(crate) fn abandon(&self) {
         self.background.stop();
         self.broker.lock().take();
-        self.lock.lock().take();
+        self.marks.attachment().leave();
     }
 
     /// The broker of a retired engine, with its EXCLUSIVE.

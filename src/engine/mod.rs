@@ -75,12 +75,6 @@ pub(crate) struct Engine {
     flushed: Condvar,
     gathering: Mutex<()>,
     gathered: Condvar,
-    /// So many commits a gathering leader waits for; 0: nobody gathers.
-    gather_goal: AtomicU64,
-    /// The commits that the last flush released.
-    flush_group: AtomicU64,
-    /// What a sync of the log costs here, averaged.
-    sync_nanos: AtomicU64,
     /// Held by whoever makes a slot.
     creating: Mutex<()>,
     /// Spill files that batches name: (commit, number).
@@ -89,7 +83,6 @@ pub(crate) struct Engine {
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,
-    lock: Mutex<Option<crate::shared::LockFile>>,
     /// The log exists: slot 0 is there and the stamp is on the database file.
     active: AtomicBool,
     /// Held by whoever activates; true: a try that failed may have left its stamp.
@@ -103,8 +96,6 @@ pub(crate) struct Engine {
     /// Commits behind the durable prefix that a failed flush took.
     lost: AtomicU64,
     background: Background,
-    /// What the database file was at the claim (A0).
-    at_claim: lifecycle::AtClaim,
 }
 
 impl std::fmt::Debug for Engine {

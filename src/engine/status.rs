@@ -27,7 +27,7 @@ impl Engine {
             "flushes": self.counters.flushes.load(SeqCst),
             "checkpoints": self.counters.checkpoints.load(SeqCst),
             "spills": self.counters.spills.load(SeqCst),
-            "sync_us": self.sync_nanos.load(SeqCst) / 1000,
+            "sync_us": self.marks.words().sync_nanos() / 1000,
             "slots": slots,
             "slot_bytes": slot_bytes,
             "lost_commits": self.lost.load(SeqCst),

@@ -10,7 +10,7 @@ use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{LOCK_NAME, LockFile, WHOLE_LOCK, watch};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, watch};
 use crate::sqlite::Code;
 use parking_lot::Mutex;
 use std::io;
@@ -299,9 +299,28 @@ fn start(
     };
     let settings = Settings::default();
     control::apply_defaults(inner, &settings);
-    let claimed =
-        Claimed { path: path.to_path_buf(), dir: Arc::clone(dir), lock, broker, header, page_bytes, database_bytes };
+    let attachment = attach_first(path, &**dir, lock)?;
+    let claimed = Claimed {
+        path: path.to_path_buf(),
+        dir: Arc::clone(dir),
+        attachment,
+        broker,
+        header,
+        page_bytes,
+        database_bytes,
+    };
     Ok(Some(Engine::start(&inner.context, claimed, settings)?))
+}
+
+/// The words of a database that nobody has, and the first place in them.
+fn attach_first(path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
+    let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
+    let control = Control::create(&dir.path().join(CONTROL_NAME), mode).or_else(|_| Control::anonymous());
+    let control = control.map_err(|error| Refused::from(EngineError::memory(&error)))?;
+    let command = std::env::args_os().next().unwrap_or_default();
+    let me = control.words().attach(0, std::process::id(), &command.to_string_lossy());
+    let me = me.ok_or(Refused::from(Code::INTERNAL))?;
+    Ok(Attachment::new(control, lock, me))
 }
 
 fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refused> {
@@ -326,8 +345,9 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
 
 /// Under `lock`: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.
 pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
-    if dir.list().is_ok_and(|names| names == [LOCK_NAME]) {
-        let _ = dir.remove(LOCK_NAME).and_then(|()| dir.remove_directory());
+    let is_ours = |name: &String| name == LOCK_NAME || name == CONTROL_NAME;
+    if dir.list().is_ok_and(|names| names.iter().all(is_ours)) {
+        let _ = crate::log::retire::remove_directory(dir);
     }
 }
 

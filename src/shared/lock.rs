@@ -122,6 +122,19 @@ impl LockFile {
         os::lock(self.descriptor()?, range, false)
     }
 
+    /// Whether another open file holds any lock of `range` (bytes).
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn is_held_by_others(&self, range: Range<u64>) -> io::Result<bool> {
+        os::is_held(self.descriptor()?, range)
+    }
+
+    /// Closes the file: its locks are free, and nothing can be locked any more.
+    pub fn close(&self) {
+        close(&self.descriptor);
+    }
+
     /// Whether `path` still is this file: who took a lock asks, since the last holder may have
     /// deleted the file in between; if not, start again.
     ///

@@ -1,14 +1,14 @@
 //! The words that connections and processes share, and the lock file beside the log.
 //!
 //! One `#[repr(C)]` structure of atomics ([`Words`]) carries everything that decides what is
-//! published, durable and visible, who may write, and who still reads what. It lives in anonymous
-//! memory until the log is activated, then in the mapped file `<database>-pwal/control`
-//! ([`Control`]). [`LockFile`] is `<database>-pwal/lock`: what the kernel frees when a process dies.
+//! published, durable and visible, who may write, and who still reads what. It lives in the mapped file
+//! `<database>-pwal/control` ([`Control`]); a process has a place in it ([`Attachment`]). [`LockFile`] is `<database>-pwal/lock`: what the kernel frees when a process dies.
 //!
 //! Promises of this room: each transition is one atomic store of something complete; all else
 //! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
 //! never a pointer, a pid or a thread; nothing that is read from the words can make it panic or loop.
 
+mod attachment;
 mod control;
 mod event;
 mod futex;
@@ -20,6 +20,7 @@ mod snapshots;
 mod threads;
 mod words;
 
+pub use attachment::{ALIVE_BYTES, Attachment};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK, lock_is_held};
@@ -29,8 +30,8 @@ pub use ring::{CommitEntry, Cut, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
 pub use words::{
-    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SNAPSHOT_SLOTS,
-    State, WORDS_BYTES, Words, boot_id, now_us,
+    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
+    SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
 };
 
 /// Why the shared words refuse a step, or a `control` file.

@@ -10,7 +10,7 @@ use super::world::{NAME, World};
 use crate::disk::Database;
 use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::handle::{Context, Registry};
-use crate::shared::LockFile;
+use crate::shared::{Attachment, Control, LockFile};
 use crate::sqlite::Code;
 use crate::view::View;
 use std::cell::{Cell, RefCell};
@@ -367,8 +367,11 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
         registry: Registry::default(),
     };
     std::fs::create_dir_all(&dir.path).unwrap();
+    let lock = LockFile::open(&dir.path.join(crate::shared::LOCK_NAME), 0o644).unwrap();
+    let control = Control::anonymous().unwrap();
+    let me = control.words().attach(0, 1, "simulated").unwrap();
     let claimed = Claimed {
-        lock: LockFile::open(&dir.path.join(crate::shared::LOCK_NAME), 0o644).unwrap(),
+        attachment: Attachment::new(control, lock, me),
         path,
         dir: Arc::new(dir),
         broker: Box::new(broker),
