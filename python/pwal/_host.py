@@ -39,7 +39,9 @@ def open_memory(module: ModuleType) -> Any:
 
 def one(connection: Any, sql: str) -> Any:
     """The first value of a statement's first row."""
-    row = connection.cursor().execute(sql).fetchone()
+    cursor = connection.cursor()
+    cursor.execute(sql)
+    row = cursor.fetchone()
     return row and row[0]
 
 
