@@ -85,4 +85,7 @@ def _check(module: ModuleType) -> None:
 
 def status(connection: Any) -> dict[str, Any]:
     """What `connection` is on: `active` (through pwal), `vfs`, and where it is not active, the `reason`."""
-    return json.loads(_host.one(connection, "SELECT pwal_status()"))
+    # The pragma answers without reading the database, but on pwal only; the function on every connection that can read.
+    return json.loads(
+        _host.one(connection, "PRAGMA parallel_wal_status") or _host.one(connection, "SELECT pwal_status()")
+    )
