@@ -120,6 +120,7 @@ fn watch_exit(context: &Arc<Context>) {
 
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
     control::apply_parameters(inner, engine);
+    *inner.refused.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
 }
 
@@ -143,6 +144,9 @@ fn tell(inner: &Inner, error: &EngineError) -> Code {
 }
 
 fn say(inner: &Inner, code: Code, text: &str) {
+    if code != Code::NOTICE {
+        *inner.refused.lock() = Some(text.to_owned());
+    }
     inner.context.host.log(code.number(), &format!("pwal: {}: {text}", inner.facts.path.display()));
 }
 

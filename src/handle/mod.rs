@@ -71,6 +71,8 @@ struct Inner {
     /// Known from `SQLITE_FCNTL_PDB` on.
     pager: OnceLock<Box<dyn Pager>>,
     state: Mutex<State>,
+    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    refused: Mutex<Option<String>>,
 }
 
 impl Inner {
@@ -96,8 +98,8 @@ impl Handle {
             no_autocheckpoint: false,
             kind: Kind::Plain,
         });
-        let pager = OnceLock::new();
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, state }))
+        let (pager, refused) = (OnceLock::new(), Mutex::new(None));
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, state, refused }))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
