@@ -269,6 +269,7 @@ impl Engine {
         let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
+            crate::fault_point("leading_before_cut");
             let cut = self.cut(&append, &certificate, (place.slot.number, place.ordinal, place.offset));
             self.enter(&append, &place);
             cut
@@ -310,6 +311,7 @@ impl Engine {
         let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         let wanted = self.marks.wanted();
         drop(append);
+        crate::fault_point("leading_uncertified");
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
         if let Err(error) = synced {

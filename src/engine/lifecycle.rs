@@ -156,6 +156,7 @@ impl Engine {
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
+        crate::fault_point("activating");
         words.set_may_be_stamped(true);
         broker.write_at(&first, 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
