@@ -120,11 +120,6 @@ impl Marks {
         self.words().poisoned() != 0
     }
 
-    /// The mode, for whoever looks at the words from outside.
-    pub(crate) fn show_mode(&self, mode: u64) {
-        self.words().set_mode(mode);
-    }
-
     pub(crate) fn set_backfilled(&self, sequence: u64) {
         self.words().set_backfilled(sequence);
     }

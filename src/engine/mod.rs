@@ -11,6 +11,7 @@ mod connections;
 mod epochs;
 mod error;
 mod frames;
+mod guard;
 mod lanes;
 mod lifecycle;
 mod marks;
@@ -26,7 +27,7 @@ mod status;
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::Claimed;
+pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT};
 pub(crate) use settings::{Mode, Settings};
 
 use crate::disk::LogDirectory;
@@ -36,6 +37,7 @@ use background::Background;
 use commit::Append;
 use connections::Connections;
 use frames::Frames;
+use guard::Guard;
 use marks::Marks;
 use parking_lot::{Condvar, Mutex, RwLock};
 use poison::Poison;
@@ -83,6 +85,7 @@ pub(crate) struct Engine {
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,
+    guard: Guard,
     /// The log exists: slot 0 is there and the stamp is on the database file.
     active: AtomicBool,
     /// Held by whoever activates; true: a try that failed may have left its stamp.
@@ -126,11 +129,6 @@ impl Engine {
             return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });
         }
         Ok(true)
-    }
-
-    /// The mode may have changed: puts it where `pwal status` looks.
-    pub(crate) fn show_mode(&self) {
-        self.marks.show_mode(self.settings.mode().number());
     }
 
     /// Whether the log has been activated and not been retired.

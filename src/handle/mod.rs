@@ -2,6 +2,7 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
+mod attach;
 mod base;
 mod claim;
 mod control;
@@ -20,8 +21,9 @@ use crate::view::Region;
 use joined::Joined;
 use parking_lot::Mutex;
 use registry::FileIdentity;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What all handles of one registration of the VFS share.
@@ -60,6 +62,8 @@ struct State {
     wishes: Vec<(String, String)>,
     /// `PRAGMA wal_autocheckpoint` is 0: commits of this connection are not checkpointed unasked.
     no_autocheckpoint: bool,
+    /// `PRAGMA journal_mode` with another mode than WAL came.
+    leaves_wal: bool,
     kind: Kind,
 }
 
@@ -71,6 +75,8 @@ struct Inner {
     identity: Option<FileIdentity>,
     /// The `sqlite3*`, as a number; 0: not known yet.
     connection: AtomicUsize,
+    /// The path without symlinks, once it was needed.
+    real_path: OnceLock<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -88,10 +94,12 @@ impl Handle {
             off,
             wishes: Vec::new(),
             no_autocheckpoint: false,
+            leaves_wal: false,
             kind: Kind::Plain,
         });
         let connection = AtomicUsize::new(0);
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
+        let context = Arc::clone(context);
+        Handle(Arc::new(Inner { context, facts, identity, connection, real_path: OnceLock::new(), state }))
     }
 
     /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
@@ -123,7 +131,7 @@ impl Handle {
         if state.level >= level {
             return Ok(());
         }
-        let off = state.off;
+        let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             Kind::Plain if level == LockLevel::Shared && !off => {
                 if let Some(joined) = claim::lock_shared(&self.0, base)? {
@@ -137,7 +145,7 @@ impl Handle {
                 LockLevel::None | LockLevel::Shared => {}
                 LockLevel::Pending => return Err(Code::BUSY),
                 LockLevel::Reserved | LockLevel::Exclusive => {
-                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive)?;
+                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive, leaves_wal)?;
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };
