@@ -31,6 +31,7 @@ use super::event::Event;
 use super::owner::{Owner, OwnerWord};
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
+use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::Deref;
@@ -243,6 +244,13 @@ pub struct Process {
     pub waiting_since_us: u64,
     /// The beginning of its command, at most 32 bytes.
     pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command: String = self.command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, "process {} ({})", self.pid, command)
+    }
 }
 
 impl ReadOnlyWords {
