@@ -38,6 +38,8 @@ const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micr
 const BEHIND: u64 = 5;
 /// And those that wait for a connection of their own process.
 const AT_HOME: u64 = 10;
+/// Who has not waited for so long, and not written either, has given up.
+const PAUSE: u64 = 1_000_000;
 
 #[derive(Debug)]
 struct Waiter {
@@ -68,8 +70,8 @@ struct State {
     grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     waiters: Vec<Waiter>,
-    /// The place in the queue of those who were refused and have not written since.
-    tickets: HashMap<ConnectionId, u64>,
+    /// The place in the queue of those who were refused and have not written since, and when they waited last.
+    tickets: HashMap<ConnectionId, (u64, u64)>,
     last_ticket: u64,
     habits: HashMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
@@ -89,10 +91,16 @@ impl State {
         }
     }
 
+    /// Since when `connection` waits, though with pauses.
     fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
-        let next = now.max(self.last_ticket + 1);
-        let ticket = *self.tickets.entry(connection).or_insert(next);
-        self.last_ticket = self.last_ticket.max(ticket);
+        if let Some((ticket, waited)) = self.tickets.get(&connection)
+            && now < waited + PAUSE
+        {
+            return *ticket;
+        }
+        let ticket = now.max(self.last_ticket + 1);
+        self.last_ticket = ticket;
+        self.tickets.insert(connection, (ticket, now));
         ticket
     }
 
@@ -156,11 +164,19 @@ impl WriteQueue {
         if state.grant.is_some_and(|(holder, _)| holder != connection) {
             return false;
         }
-        let entitled = state.grant.is_some() || state.has_lease(connection);
         loop {
+            let entitled = state.grant.is_some() || state.has_lease(connection);
             let word = self.turn.look();
             if word != Held::FREE && !self.turn.is_mine(word) {
                 state.lose_word();
+                // Also without a busy handler a dead owner keeps nobody out.
+                if !self.turn.take_from_gone(word, true) {
+                    return false;
+                }
+                state.tenure = Some(now + self.times.lease);
+                if self.pass_on(&mut state, now) {
+                    continue;
+                }
                 return false;
             }
             let kept = word != Held::FREE && state.tenure.is_some();
@@ -190,12 +206,11 @@ impl WriteQueue {
         true
     }
 
-    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter. False: WRITE was not this process's any
-    /// more, since others found it dead.
-    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) -> bool {
+    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter.
+    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) {
         let mut state = self.state.lock();
         if state.owner != Some(connection) {
-            return true;
+            return;
         }
         state.owner = None;
         if state.closed {
@@ -206,11 +221,10 @@ impl WriteQueue {
         }
         if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), Held::FREE) {
             state.tenure = None;
-            return true;
+            return;
         }
         let now = now_us();
         state.expire(now);
-        let mine = self.turn.is_mine(self.turn.look());
         let habit = state.habits.entry(connection).or_insert(Habit { left: None, comes_soon: true });
         habit.left = Some(now);
         let comes_soon = habit.comes_soon;
@@ -221,7 +235,6 @@ impl WriteQueue {
                 self.pass_on(&mut state, now);
             }
         }
-        mine
     }
 
     /// Whether this connection holds a grant.
@@ -248,6 +261,9 @@ impl WriteQueue {
         let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
         self.show_waiting(&state);
+        if let Some((_, waited)) = state.tickets.get_mut(&connection) {
+            *waited = now_us();
+        }
         if !granted {
             // The next one takes this one's part; and what came for this one is not lost.
             match state.waiters.first() {

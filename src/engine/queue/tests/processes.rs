@@ -17,11 +17,10 @@ const INSIDE: usize = 6;
 const COUNT: usize = 7;
 
 /// What a child does.
-fn start(part: &str, directory: &Directory, slot: u16, settings: &[(&str, u64)]) -> Role {
+fn start(part: &str, directory: &Directory, settings: &[(&str, u64)]) -> Role {
     let mut all = vec![
         ("PWAL_QUEUE_PART", String::from(part)),
         ("PWAL_QUEUE_DIRECTORY", directory.0.path().to_str().unwrap().to_owned()),
-        ("PWAL_QUEUE_SLOT", slot.to_string()),
     ];
     all.extend(settings.iter().map(|(name, value)| (*name, value.to_string())));
     child::start(CHILD, &all)
@@ -36,8 +35,7 @@ fn plays_its_role_in_a_child_process() {
     if !role(CHILD) {
         return;
     }
-    let slot = u16::try_from(number("PWAL_QUEUE_SLOT")).unwrap();
-    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")), slot);
+    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")));
     let mut queue = WriteQueue::new(Arc::clone(&attachment));
     match setting("PWAL_QUEUE_PART").as_str() {
         "writes" => {
@@ -116,7 +114,7 @@ struct Done {
 }
 
 impl Load {
-    fn start(&self, directory: &Directory, slot: u16) -> Role {
+    fn start(&self, directory: &Directory) -> Role {
         let settings = [
             ("PWAL_QUEUE_THREADS", self.threads),
             ("PWAL_QUEUE_KEEP", u64::from(self.keep_lease)),
@@ -126,7 +124,7 @@ impl Load {
             ("PWAL_QUEUE_SLICE", self.slice_us),
             ("PWAL_QUEUE_PATIENT", u64::from(self.patient)),
         ];
-        start("writes", directory, slot, &settings)
+        start("writes", directory, &settings)
     }
 
     fn run(&self, attachment: &Attachment, queue: &WriteQueue) -> Done {
@@ -155,7 +153,7 @@ impl Load {
                         words.set_setting(COUNT, count + 1);
                         assert_eq!(words.setting(INSIDE), me + connection, "two are inside");
                         mine += 1;
-                        assert!(queue.release(connection, self.keep_lease));
+                        queue.release(connection, self.keep_lease);
                         if self.think_us > 0 {
                             std::thread::sleep(Duration::from_micros(self.think_us));
                         }
