@@ -173,7 +173,6 @@ impl Engine {
             slots: Mutex::default(),
             ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
-            spills: Mutex::default(),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
@@ -279,14 +278,11 @@ impl Engine {
     }
 
     fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
-        if self.has_others()? || keep_log || self.is_poisoned() {
-            return Ok(());
-        }
+        // Under INIT, or two that go at once leave it to each other.
         if !self.marks.attachment().wait_init(INIT_WAIT).map_err(|e| self.lock_failed(e))? {
             return Err(EngineError::InitHeld { file: self.path.clone() });
         }
-        // Whoever came before INIT was ours goes on with the log.
-        if self.has_others()? {
+        if self.has_others()? || keep_log || self.is_poisoned() {
             return Ok(());
         }
         self.retire_guarded()

@@ -380,7 +380,8 @@ impl Engine {
             }
             None => self.create_next(&all, least)?.number,
         };
-        self.give_up_begun(&all, tail, number)?;
+        let append = self.append()?;
+        self.give_up_begun(&append, &all, number)?;
         self.marks.words().set_next_slot(Some(number));
         Ok(())
     }
@@ -406,11 +407,14 @@ impl Engine {
     }
 
     /// A writer that died may have begun another slot as the next one: two segments of one ordinal would be in the log.
-    fn give_up_begun(&self, all: &[Found], tail: Tail, chosen: u32) -> Result<(), EngineError> {
-        let begun = |found: &&Found| found.header.as_ref().is_some_and(|header| header.ordinal > tail.ordinal);
-        for Found { slot, .. } in all.iter().filter(begun).filter(|found| found.slot.number != chosen) {
-            slot.write(&self.zero_block(), 0)?;
-            slot.sync()?;
+    fn give_up_begun(&self, _append: &HeldAppend, all: &[Found], chosen: u32) -> Result<(), EngineError> {
+        let last = self.tail().ordinal;
+        for Found { slot, .. } in all.iter().filter(|found| found.slot.number != chosen) {
+            // Read again: before APPEND was held here, a process that lives may have gone on in it.
+            if self.header_of(slot)?.is_some_and(|header| header.ordinal > last) {
+                slot.write(&self.zero_block(), 0)?;
+                slot.sync()?;
+            }
         }
         Ok(())
     }
