@@ -1,12 +1,11 @@
 //! The life of an engine: start on a claimed database or beside the processes that have it, activation of the log, the end
 //! with or without a clean close.
 
-use super::commit::{Append, EpochCounts};
-use super::frames::{FileId, Frames};
+use super::frames::Frames;
 use super::guard::Guard;
 use super::marks::Marks;
 use super::queue::WriteQueue;
-use super::slots::{Slot, Slots};
+use super::slots::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
@@ -16,7 +15,7 @@ use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation, names};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -128,12 +127,21 @@ impl Engine {
         let block_bytes = u32::try_from(attachment.words().identity().block_bytes).unwrap_or(0);
         let parts = Parts { path, dir, attachment, broker, guard: Guard::default(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
-        match engine.activate_guarded() {
+        match engine.finish_for_predecessor().and_then(|()| engine.activate_guarded()) {
             Ok(()) => Ok(engine),
             Err(error) => {
                 engine.abandon();
                 Err(error)
             }
+        }
+    }
+
+    /// Who died in this process's slot may have led a flush.
+    fn finish_for_predecessor(self: &Arc<Engine>) -> Result<(), EngineError> {
+        let attachment = self.marks.attachment();
+        match attachment.predecessor(attachment.words().leader()) {
+            Some(dead) => self.take_over_leader(dead),
+            None => Ok(()),
         }
     }
 
@@ -158,8 +166,6 @@ impl Engine {
         let words = attachment.words();
         let log_id = words.identity().log_id;
         let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
-        let append =
-            Append { slots: None, chain: log_id, cut: 0, unsealed: Vec::new(), counts: EpochCounts::default() };
         Arc::new(Engine {
             context: Arc::clone(context),
             block_bytes,
@@ -173,50 +179,44 @@ impl Engine {
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
-            append: Arc::new(Mutex::new(append)),
+            slots: Mutex::default(),
+            ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
-            leading: Mutex::new(false),
-            flushed: Condvar::new(),
-            gathering: Mutex::new(()),
-            gathered: Condvar::new(),
-            creating: Mutex::new(()),
             spills: Mutex::default(),
-            next_spill: AtomicU64::new(0),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
-            active: AtomicBool::new(false),
-            activating: Mutex::new(false),
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
-            lost: AtomicU64::new(0),
             background: super::Background::default(),
         })
     }
 
-    /// A0 to A2 of `docs/format.md`: the log exists from here on.
+    /// A0 to A2 of `docs/format.md`: the log exists from here on. By whichever process comes first, under APPEND; again from
+    /// the start if that one died.
     pub(super) fn activate(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.active.load(SeqCst) {
+        if self.is_active() {
             return Ok(());
         }
-        let mut may_be_stamped = self.activating.lock();
-        if self.active.load(SeqCst) {
+        let _append = self.append()?;
+        if self.is_active() {
             return Ok(());
         }
+        let words = self.marks.words();
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
-        if *may_be_stamped {
+        if words.may_be_stamped() {
             // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
             broker.write_at(&first, 0).map_err(io("write"))?;
         }
         broker.sync().map_err(io("sync"))?;
-        *may_be_stamped = false;
+        words.set_may_be_stamped(false);
         self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
@@ -242,14 +242,13 @@ impl Engine {
         // Where this process is not the one that holds EXCLUSIVE, that one may have died since.
         let mut first = self.nothing_changed(broker.as_mut())?;
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
-        *may_be_stamped = true;
+        words.set_may_be_stamped(true);
         broker.write_at(&first, 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 
-        self.frames.write().add_file(FileId::Slot(0), Arc::clone(&file));
-        let slot = Slot { index: 0, name, file, bytes, ordinal: 1, last_sequence: 0, dirty: true };
-        self.append.lock().slots = Some(Slots::new(self.log_id, self.block_bytes, self.page_bytes, slot));
-        self.active.store(true, SeqCst);
+        self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes }));
+        self.note_ordinal(1, 0);
+        words.set_active();
         Ok(())
     }
 
@@ -376,10 +375,9 @@ impl Engine {
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
-                self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
+                self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), None);
                 return Err(error);
             }
-            self.active.store(false, SeqCst);
         } else {
             let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {

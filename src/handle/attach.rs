@@ -5,7 +5,7 @@ use super::{Broker, Inner};
 use crate::disk::{LogDirectory, adopt, not_local};
 use crate::engine::{Attached, Engine, EngineError};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, living, names};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, command, living, names};
 use crate::sqlite::Code;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -112,19 +112,6 @@ fn cannot_be_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String>
         Some(name) => Some(format!("it lies on {name}, where locks and shared memory need not hold between machines")),
         None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
         None => None,
-    }
-}
-
-/// What this process runs, for people: the program, and the script if it has one.
-pub(super) fn command() -> String {
-    let mut words = std::env::args_os();
-    let name_of = |word: std::ffi::OsString| {
-        Path::new(&word).file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
-    };
-    let program = words.next().map(name_of).unwrap_or_default();
-    match words.next().filter(|word| Path::new(word).is_file()) {
-        Some(script) => format!("{program} {}", name_of(script)),
-        None => program,
     }
 }
 

@@ -12,8 +12,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, living, lock_is_held,
-    names, watch,
+    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, command, living,
+    lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use parking_lot::Mutex;
@@ -409,7 +409,7 @@ fn start(
 fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
     let control = attach::new_control(inner, path, dir)?;
-    let attachment = Attachment::claim(control, lock, &attach::command());
+    let attachment = Attachment::claim(control, lock, &command());
     let attachment = attachment.map_err(|error| lock_failed(&lock_path, &error))?;
     attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }

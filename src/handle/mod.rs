@@ -12,7 +12,7 @@ pub mod settle;
 mod siblings;
 mod transaction;
 
-pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, PragmaAnswer, ShmAction};
+pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
 pub use registry::Registry;
 
 use crate::disk::Disk;
@@ -22,7 +22,6 @@ use joined::Joined;
 use parking_lot::Mutex;
 use registry::FileIdentity;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -73,11 +72,18 @@ struct Inner {
     facts: OpenFacts,
     /// What the file was when it was opened; `None`: it could not be looked at.
     identity: Option<FileIdentity>,
-    /// The `sqlite3*`, as a number; 0: not known yet.
-    connection: AtomicUsize,
     /// The path without symlinks, once it was needed.
     real_path: OnceLock<PathBuf>,
+    /// Known from `SQLITE_FCNTL_PDB` on.
+    pager: OnceLock<Box<dyn Pager>>,
     state: Mutex<State>,
+}
+
+impl Inner {
+    /// The `sqlite3*` that uses the file now, as a number; 0: not known.
+    fn connection(&self) -> usize {
+        self.pager.get().map_or(0, |pager| pager.connection())
+    }
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
@@ -97,20 +103,19 @@ impl Handle {
             leaves_wal: false,
             kind: Kind::Plain,
         });
-        let connection = AtomicUsize::new(0);
-        let context = Arc::clone(context);
-        Handle(Arc::new(Inner { context, facts, identity, connection, real_path: OnceLock::new(), state }))
+        let (context, real_path, pager) = (Arc::clone(context), OnceLock::new(), OnceLock::new());
+        Handle(Arc::new(Inner { context, facts, identity, real_path, pager, state }))
     }
 
-    /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
-    pub fn set_connection(&self, connection: usize) {
-        self.0.connection.store(connection, SeqCst);
+    /// `SQLITE_FCNTL_PDB`, which comes once.
+    pub fn set_pager(&self, pager: Box<dyn Pager>) {
+        let _only_the_first_counts = self.0.pager.set(pager);
     }
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
     fn enter(&self) -> parking_lot::MutexGuard<'_, State> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }
@@ -168,6 +173,8 @@ impl Handle {
             Kind::Joined(joined) => {
                 if level == LockLevel::None {
                     joined.unpin();
+                } else {
+                    joined.goes_on();
                 }
             }
             Kind::Retired { broker, .. } => {
@@ -372,7 +379,7 @@ impl Handle {
     /// # Errors
     /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }
