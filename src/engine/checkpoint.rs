@@ -175,6 +175,7 @@ impl Engine {
             newest.keys().copied(),
             database_pages,
             |page, buffer| {
+                crate::fault_point("checkpointing");
                 let (frame, file) = newest.get(&page).ok_or(EngineError::NoLog)?;
                 let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&self.path, e))?;
                 if read < buffer.len() {

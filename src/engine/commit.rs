@@ -304,6 +304,7 @@ impl Engine {
             crc,
         };
         let at = (slot.number, place.ordinal, place.offset);
+        crate::fault_point("publish_before_store");
         let published = {
             // Nobody follows the log meanwhile: the commit is once in the table.
             let mut frames = self.frames.write();
@@ -365,6 +366,7 @@ impl Engine {
         let first_number = self.finish(&append, written)?;
         let low = self.is_low(&append);
         drop(append);
+        crate::fault_point("after_publish");
         self.tell_background(low, facts);
         if facts.wants_durable {
             self.tell_gathering_leader();

@@ -6,7 +6,7 @@ use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::Certificate;
-use crate::shared::{Cut, Owner, TIMED_WAIT, Words};
+use crate::shared::{Cut, TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -62,19 +62,6 @@ impl Engine {
             self.certify_left(&leader)?
         }
         Ok(leader)
-    }
-
-    /// What a process left in LEADER that had this one's process slot before.
-    ///
-    /// # Errors
-    /// As [`Engine::lead_waiting`].
-    pub(crate) fn take_over_leader(self: &Arc<Engine>, dead: Owner) -> Result<(), EngineError> {
-        let attachment = self.marks.shared();
-        if attachment.words().leader().take_over(dead, attachment.me()) {
-            let leader = self.leader(self.held(Words::leader));
-            self.finish_flush_of_the_dead(&leader)?;
-        }
-        Ok(())
     }
 
     /// A cut that nobody certified, and LEADER free: its leader was killed, and whoever took LEADER from it too.
@@ -269,6 +256,7 @@ impl Engine {
         let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
+            crate::fault_point("leading_before_cut");
             let cut = self.cut(&append, &certificate, (place.slot.number, place.ordinal, place.offset));
             self.enter(&append, &place);
             cut
@@ -310,6 +298,7 @@ impl Engine {
         let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         let wanted = self.marks.wanted();
         drop(append);
+        crate::fault_point("leading_uncertified");
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
         if let Err(error) = synced {

@@ -175,7 +175,7 @@ impl Engine {
             log_id,
             settings: Settings::shared(&attachment),
             marks: Marks::new(&attachment),
-            queue: WriteQueue::default(),
+            queue: WriteQueue::new(Arc::clone(&attachment)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
@@ -242,6 +242,7 @@ impl Engine {
         // Where this process is not the one that holds EXCLUSIVE, that one may have died since.
         let mut first = self.nothing_changed(broker.as_mut())?;
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
+        crate::fault_point("activating");
         words.set_may_be_stamped(true);
         broker.write_at(&first, 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;

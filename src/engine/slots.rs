@@ -304,7 +304,11 @@ impl Engine {
         }
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
         slices.push(IoSlice::new(&padding));
-        place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))
+        place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
+        if place.begins_slot() {
+            crate::fault_point("rotating");
+        }
+        Ok(())
     }
 
     /// The record at `place` counts, by a store that was just made: the slot that it begins is no longer the next one.

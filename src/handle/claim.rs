@@ -150,6 +150,7 @@ fn watch_process(context: &Arc<Context>) {
 
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
     control::apply_parameters(inner, engine);
+    *inner.refused.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
 }
 
@@ -168,6 +169,9 @@ fn tell(inner: &Inner, error: &EngineError) -> Code {
 }
 
 pub(super) fn say(inner: &Inner, code: Code, text: &str) {
+    if code != Code::NOTICE {
+        *inner.refused.lock() = Some(text.to_owned());
+    }
     inner.context.host.log(code.number(), &format!("pwal: {}: {text}", inner.facts.path.display()));
 }
 

@@ -72,11 +72,13 @@ struct Inner {
     facts: OpenFacts,
     /// What the file was when it was opened; `None`: it could not be looked at.
     identity: Option<FileIdentity>,
-    /// The path without symlinks, once it was needed.
-    real_path: OnceLock<PathBuf>,
     /// Known from `SQLITE_FCNTL_PDB` on.
     pager: OnceLock<Box<dyn Pager>>,
+    /// The path without symlinks, once it was needed.
+    real_path: OnceLock<PathBuf>,
     state: Mutex<State>,
+    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    refused: Mutex<Option<String>>,
 }
 
 impl Inner {
@@ -103,8 +105,8 @@ impl Handle {
             leaves_wal: false,
             kind: Kind::Plain,
         });
-        let (context, real_path, pager) = (Arc::clone(context), OnceLock::new(), OnceLock::new());
-        Handle(Arc::new(Inner { context, facts, identity, real_path, pager, state }))
+        let (pager, refused, real_path) = (OnceLock::new(), Mutex::new(None), OnceLock::new());
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, real_path, state, refused }))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.

@@ -88,7 +88,10 @@ impl Joined {
             *of_transaction = spill;
         }
         match written {
-            Ok(Written::Staged) => Ok(()),
+            Ok(Written::Staged) => {
+                crate::fault_point("staging");
+                Ok(())
+            }
             Ok(Written::Commit { database_pages }) => self.prepare(inner, database_pages, spill),
             Err(error) => Err(self.not_staged(&error)),
         }
