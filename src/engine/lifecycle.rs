@@ -127,21 +127,12 @@ impl Engine {
         let block_bytes = u32::try_from(attachment.words().identity().block_bytes).unwrap_or(0);
         let parts = Parts { path, dir, attachment, broker, guard: Guard::default(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
-        match engine.finish_for_predecessor().and_then(|()| engine.activate_guarded()) {
+        match engine.activate_guarded() {
             Ok(()) => Ok(engine),
             Err(error) => {
                 engine.abandon();
                 Err(error)
             }
-        }
-    }
-
-    /// Who died in this process's slot may have led a flush.
-    fn finish_for_predecessor(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let attachment = self.marks.attachment();
-        match attachment.predecessor(attachment.words().leader()) {
-            Some(dead) => self.take_over_leader(dead),
-            None => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::control::Control;
 use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
-use super::owner::{Owner, OwnerWord};
+use super::owner::Owner;
 use super::words::{PROCESS_SLOTS, Process, ReadOnlyWords, Words};
 use std::io;
 use std::ops::Range;
@@ -82,24 +82,21 @@ impl Attachment {
         }))
     }
 
-    /// Before anything else: who died in this slot may own words still, and from now on its ALIVE byte is held. There is
-    /// nothing to repair but behind LEADER, which is the engine's to take: [`predecessor`](Attachment::predecessor).
+    /// Before anything else: who died in this slot may own words still, and a process that lives holds the ALIVE byte that
+    /// says so: without this everybody would wait for the dead one for ever.
     fn free_leftovers(&self) {
         let words = self.words();
-        for word in [words.write(), words.append(), words.checkpoint(), words.create(), words.guard()] {
-            if let Some(dead) = self.predecessor(word)
-                && word.take_over(dead, self.me)
+        // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last cut is.
+        for word in [words.write(), words.append(), words.leader(), words.checkpoint(), words.create(), words.guard()] {
+            if let Some(holder) = word.holder()
+                && holder.slot == self.me.slot
+                && holder != self.me
+                && word.take_over(holder, self.me)
             {
                 word.release(self.me);
             }
         }
         self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
-    }
-
-    /// Who owns the word, if it is a process that had this slot before and died.
-    #[must_use]
-    pub fn predecessor(&self, word: &OwnerWord) -> Option<Owner> {
-        word.holder().filter(|holder| holder.slot == self.me.slot && *holder != self.me)
     }
 
     /// The words.
