@@ -96,6 +96,7 @@ impl Attachment {
                 word.release(self.me);
             }
         }
+        words.tell_turns();
         self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
