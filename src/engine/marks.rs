@@ -27,6 +27,11 @@ impl Marks {
         self.0.words()
     }
 
+    /// As [`Marks::attachment`], for who keeps it.
+    pub(crate) fn shared(&self) -> Arc<Attachment> {
+        Arc::clone(&self.0)
+    }
+
     /// The place of this process among those that share the database.
     pub(crate) fn attachment(&self) -> &Attachment {
         &self.0
@@ -112,7 +117,7 @@ impl Marks {
 
     /// A flush failed: nobody goes on above what is durable.
     pub(crate) fn poison(&self) {
-        self.words().poison(1);
+        self.words().poison();
     }
 
     /// As soon as the poisoning begins.
@@ -120,12 +125,9 @@ impl Marks {
         self.words().poisoned() != 0
     }
 
-    /// The mode, for whoever looks at the words from outside.
-    pub(crate) fn show_mode(&self, mode: u64) {
-        self.words().set_mode(mode);
-    }
-
-    pub(crate) fn set_backfilled(&self, sequence: u64) {
+    /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
+    pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
+        self.words().set_backfilled_pages(sequence, database_pages);
         self.words().set_backfilled(sequence);
     }
 
