@@ -166,7 +166,7 @@ impl Engine {
             log_id,
             settings: Settings::shared(&attachment),
             marks: Marks::new(&attachment),
-            queue: WriteQueue::default(),
+            queue: WriteQueue::new(Arc::clone(&attachment)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),

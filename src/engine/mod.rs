@@ -25,6 +25,7 @@ mod sim_tests;
 mod slots;
 mod spills;
 mod status;
+mod turn;
 
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
