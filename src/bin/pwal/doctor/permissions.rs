@@ -97,7 +97,8 @@ fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
         };
         let found = format!("{} {differs}{more}: not everybody who may use the database may use it", path.display());
         let wanted = format!("{}, mode {} (directories searchable)", owner_of(own), mode_of(own));
-        let advice = format!("close it everywhere, and the next open makes a log with the database's own; or set {wanted}");
+        let advice =
+            format!("close it everywhere, and the next open makes a log with the database's own; or set {wanted}");
         report.warn(PERMISSIONS, found, advice);
     }
 }
