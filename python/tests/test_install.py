@@ -5,58 +5,11 @@
 Modules that are not there are skipped by name.
 """
 
-import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
 import textwrap
 import unittest
 
-
-class Cases(unittest.TestCase):
-    def setUp(self):
-        scratch = tempfile.TemporaryDirectory(prefix="pwal-python-")
-        self.addCleanup(scratch.cleanup)
-        self.directory = scratch.name
-
-    def run_script(self, script, *options):
-        """Its standard output and standard error; it must succeed."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PWAL_")}
-        done = subprocess.run(
-            [sys.executable, *options, "-c", textwrap.dedent(script)],
-            cwd=self.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        self.assertEqual(done.returncode, 0, f"{done.stdout}\n{done.stderr}")
-        return done.stdout, done.stderr
-
-    def assert_plain(self, name="app.db", rows=None):
-        """One plain file, and stock SQLite reads it."""
-        beside = [other for other in os.listdir(self.directory) if other.startswith(name)]
-        self.assertEqual(beside, [name])
-        script = f"""
-            import sqlite3
-            db = sqlite3.connect({name!r})
-            print(db.execute("PRAGMA integrity_check").fetchone()[0], db.execute("SELECT count(*) FROM t").fetchone()[0])
-        """
-        out, _ = self.run_script(script)
-        self.assertEqual(out.split()[0], "ok")
-        if rows is not None:
-            self.assertEqual(int(out.split()[1]), rows)
-
-
-FILL = """
-def fill(db):
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    db.execute("CREATE TABLE t(x)")
-    db.execute("INSERT INTO t VALUES(1)")
-    db.commit()
-"""
+from cases import FILL, Cases
 
 
 class Install(Cases):
@@ -221,12 +174,8 @@ db.close()
 class OtherModules(Cases):
     """Modules that bring a SQLite of their own."""
 
-    def module(self, name):
-        if importlib.util.find_spec(name) is None:
-            self.skipTest(f"{name} is not installed")
-
     def test_pysqlite3(self):
-        self.module("pysqlite3")
+        self.needs("pysqlite3")
         script = """
             import pysqlite3, pwal
             pwal.install(into=pysqlite3)
@@ -239,7 +188,7 @@ class OtherModules(Cases):
         self.assert_plain(rows=1)
 
     def test_apsw(self):
-        self.module("apsw")
+        self.needs("apsw")
         script = """
             import apsw, pwal
             pwal.install(into=apsw)
@@ -254,7 +203,7 @@ class OtherModules(Cases):
         self.assert_plain(rows=1)
 
     def test_two_modules_in_one_process(self):
-        self.module("pysqlite3")
+        self.needs("pysqlite3")
         script = """
             import pysqlite3, sqlite3, pwal
             pwal.install()
