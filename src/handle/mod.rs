@@ -2,6 +2,7 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
+mod attach;
 mod base;
 mod claim;
 mod control;
@@ -11,7 +12,7 @@ pub mod settle;
 mod siblings;
 mod transaction;
 
-pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, PragmaAnswer, ShmAction};
+pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
 pub use registry::Registry;
 
 use crate::disk::Disk;
@@ -20,8 +21,8 @@ use crate::view::Region;
 use joined::Joined;
 use parking_lot::Mutex;
 use registry::FileIdentity;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What all handles of one registration of the VFS share.
@@ -60,6 +61,8 @@ struct State {
     wishes: Vec<(String, String)>,
     /// `PRAGMA wal_autocheckpoint` is 0: commits of this connection are not checkpointed unasked.
     no_autocheckpoint: bool,
+    /// `PRAGMA journal_mode` with another mode than WAL came.
+    leaves_wal: bool,
     kind: Kind,
 }
 
@@ -69,11 +72,20 @@ struct Inner {
     facts: OpenFacts,
     /// What the file was when it was opened; `None`: it could not be looked at.
     identity: Option<FileIdentity>,
-    /// The `sqlite3*`, as a number; 0: not known yet.
-    connection: AtomicUsize,
+    /// Known from `SQLITE_FCNTL_PDB` on.
+    pager: OnceLock<Box<dyn Pager>>,
+    /// The path without symlinks, once it was needed.
+    real_path: OnceLock<PathBuf>,
     state: Mutex<State>,
     /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
     refused: Mutex<Option<String>>,
+}
+
+impl Inner {
+    /// The `sqlite3*` that uses the file now, as a number; 0: not known.
+    fn connection(&self) -> usize {
+        self.pager.get().map_or(0, |pager| pager.connection())
+    }
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
@@ -90,22 +102,22 @@ impl Handle {
             off,
             wishes: Vec::new(),
             no_autocheckpoint: false,
+            leaves_wal: false,
             kind: Kind::Plain,
         });
-        let connection = AtomicUsize::new(0);
-        let refused = Mutex::new(None);
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state, refused }))
+        let (pager, refused, real_path) = (OnceLock::new(), Mutex::new(None), OnceLock::new());
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, real_path, state, refused }))
     }
 
-    /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
-    pub fn set_connection(&self, connection: usize) {
-        self.0.connection.store(connection, SeqCst);
+    /// `SQLITE_FCNTL_PDB`, which comes once.
+    pub fn set_pager(&self, pager: Box<dyn Pager>) {
+        let _only_the_first_counts = self.0.pager.set(pager);
     }
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
     fn enter(&self) -> parking_lot::MutexGuard<'_, State> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }
@@ -126,7 +138,7 @@ impl Handle {
         if state.level >= level {
             return Ok(());
         }
-        let off = state.off;
+        let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             Kind::Plain if level == LockLevel::Shared && !off => {
                 if let Some(joined) = claim::lock_shared(&self.0, base)? {
@@ -140,7 +152,7 @@ impl Handle {
                 LockLevel::None | LockLevel::Shared => {}
                 LockLevel::Pending => return Err(Code::BUSY),
                 LockLevel::Reserved | LockLevel::Exclusive => {
-                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive)?;
+                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive, leaves_wal)?;
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };
@@ -163,6 +175,8 @@ impl Handle {
             Kind::Joined(joined) => {
                 if level == LockLevel::None {
                     joined.unpin();
+                } else {
+                    joined.goes_on();
                 }
             }
             Kind::Retired { broker, .. } => {
@@ -367,7 +381,7 @@ impl Handle {
     /// # Errors
     /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }
