@@ -114,6 +114,28 @@ def in_child(work):
         self.run_script(FILL + self.FORK + textwrap.dedent(script))
         self.assert_plain(rows=3)
 
+    def test_the_child_opens_while_the_parent_has_it(self):
+        script = """
+            import sqlite3, pwal
+            pwal.install()
+            db = sqlite3.connect("app.db")
+            fill(db)
+
+            def work():
+                db = sqlite3.connect("app.db", timeout=20)
+                db.execute("INSERT INTO t VALUES(2)")
+                db.commit()
+                assert pwal.status(db)["active"]
+                db.close()
+
+            in_child(work)
+            in_child(work)
+            assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
+            db.close()
+        """
+        self.run_script(FILL + self.FORK + textwrap.dedent(script))
+        self.assert_plain(rows=3)
+
     def test_an_inherited_connection_is_an_error_in_the_child(self):
         script = """
             import sqlite3, pwal
