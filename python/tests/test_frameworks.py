@@ -136,6 +136,44 @@ def in_child(work):
         self.run_script(FILL + self.FORK + textwrap.dedent(script))
         self.assert_plain(rows=3)
 
+    def test_the_child_goes_on_when_the_parent_has_closed(self):
+        """What SQLite itself has inherited, its list of the parent's locks, keeps nobody out."""
+        script = """
+            import sqlite3, pwal
+            pwal.install()
+            parents = sqlite3.connect("app.db")
+            fill(parents)
+            (closed, close), (opened, tell) = os.pipe(), os.pipe()
+
+            def open_and_write():
+                db = sqlite3.connect("app.db", timeout=20)
+                db.execute("INSERT INTO t VALUES(2)")
+                db.commit()
+                assert pwal.status(db)["active"]
+                return db
+
+            child = os.fork()
+            if child == 0:
+                os.close(close)
+                db = open_and_write()
+                os.write(tell, b"o")
+                os.read(closed, 1)
+                db.execute("INSERT INTO t VALUES(3)")
+                db.commit()
+                db.close()
+                assert [name for name in os.listdir() if name.startswith("app.db")] == ["app.db"]
+                open_and_write().close()
+                print("done", flush=True)
+                os._exit(0)
+            os.read(opened, 1)
+            parents.close()
+            os.close(close)
+            os.waitpid(child, 0)
+        """
+        out, _ = self.run_script(FILL + self.FORK + textwrap.dedent(script))
+        self.assertEqual(out, "done\n")
+        self.assert_plain(rows=4)
+
     def test_an_inherited_connection_is_an_error_in_the_child(self):
         script = """
             import sqlite3, pwal
