@@ -281,3 +281,85 @@ fn a_snapshot_that_ends_with_a_block_of_the_index() {
         assert_eq!(common::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{hidden}");
     }
 }
+
+/// Threads commit over our database and one of another VFS each, which fails at random, with cursors left open and without,
+/// beside threads that write ours alone: nobody waits for ever, ours has what was acknowledged and nothing else.
+#[test]
+fn threads_whose_siblings_fail() {
+    let seconds = Duration::from_secs(common::env_number("PWAL_TEST_SECONDS", 3));
+    let _watchdog = common::Watchdog::new("threads whose siblings fail", seconds + Duration::from_secs(60));
+    let lab = Lab::new();
+    let setup = lab.wal();
+    common::run(&setup, "CREATE TABLE t(w, n); CREATE INDEX i ON t(w, n)");
+    let until = std::time::Instant::now() + seconds;
+    let acknowledged: Vec<(i64, i64, i64)> = std::thread::scope(|scope| {
+        let lab = &lab;
+        let threads = (0..6_i64).map(|writer| {
+            scope.spawn(move || {
+                let fails = Arc::new(AtomicBool::new(false));
+                let (failing, vfs) = (Arc::clone(&fails), format!("{}-{writer}", lab.vfs));
+                Shim::register(&vfs, common::STOCK, false).hook(move |moment| {
+                    let hit = moment.text.contains(".db: write") && failing.load(SeqCst);
+                    if hit { Verdict::Answer(ffi::SQLITE_FULL) } else { Verdict::Pass }
+                });
+                let connection = lab.open("a.db");
+                connection.busy_timeout(Duration::from_secs(20)).unwrap();
+                let idle = lab.open("a.db");
+                idle.busy_timeout(Duration::from_secs(20)).unwrap();
+                let beside = writer < 4;
+                if beside {
+                    let path = lab.scratch.file(&format!("x{writer}.db"));
+                    common::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS x", path.display()));
+                    common::run(&connection, "CREATE TABLE x.x(n)");
+                }
+                let (mut n, mut failed) = (0, 0);
+                for round in 0_u64.. {
+                    if std::time::Instant::now() > until {
+                        break;
+                    }
+                    let mode = ["auto", "conservative"][usize::from(round % 50 > 40)];
+                    let synchronous = ["FULL", "NORMAL"][usize::from(round % 7 > 3)];
+                    common::run(
+                        &connection,
+                        &format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"),
+                    );
+                    let fail = beside && round % 3 == 0;
+                    let journal = if beside { format!("INSERT INTO x VALUES({n})") } else { String::new() };
+                    common::run(
+                        &connection,
+                        &format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({writer},{n}); {journal}"),
+                    );
+                    let mut cursor = connection.prepare("SELECT n FROM t WHERE w=?1 ORDER BY n").unwrap();
+                    let mut rows = cursor.query([writer]).unwrap();
+                    if round % 2 == 0 {
+                        rows.next().unwrap();
+                    }
+                    fails.store(fail, SeqCst);
+                    let code = common::code_of(&connection, "COMMIT");
+                    fails.store(false, SeqCst);
+                    if round % 9 == 0 {
+                        common::run(&idle, &format!("INSERT INTO t VALUES(100, {round})"));
+                    }
+                    drop(rows);
+                    drop(cursor);
+                    match (fail, code) {
+                        (true, ffi::SQLITE_FULL) => failed += 1,
+                        (false, 0) => n += 1,
+                        other => panic!("writer {writer}, round {round}: {other:?}"),
+                    }
+                    let sql = format!("SELECT count(*), ifnull(max(n)+1, 0) FROM t WHERE w={writer}");
+                    assert_eq!(common::text(&connection, &sql), format!("{n}|{n}"), "writer {writer}, round {round}");
+                }
+                (writer, n, failed)
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("{acknowledged:?}");
+    for (writer, n, failed) in &acknowledged {
+        assert!(*n > 0 && (*failed > 0) == (*writer < 4));
+        let sql = format!("SELECT count(*) FROM t WHERE w={writer}");
+        assert_eq!(common::number(&setup, &sql), *n, "{acknowledged:?}");
+    }
+    common::assert_integrity(&setup);
+}
