@@ -1,5 +1,6 @@
 //! Who is joined to an engine.
 
+use super::lifecycle::INIT_WAIT;
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
 use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
@@ -23,15 +24,27 @@ impl Engine {
     /// One more connection.
     ///
     /// # Errors
-    /// All snapshot slots are taken.
+    /// All snapshot slots are taken, by all processes together.
     pub(crate) fn join(&self) -> Result<Connection, EngineError> {
-        let Some(slot) = self.marks.claim_snapshot_slot() else {
+        let Some(slot) = self.claim_snapshot_slot() else {
             return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
         };
         let mut connections = self.connections.lock();
         connections.last_id += 1;
         connections.joined += 1;
         Ok(Connection { id: connections.last_id, slot })
+    }
+
+    fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
+        self.marks.claim_snapshot_slot().or_else(|| {
+            // Killed processes keep theirs until somebody looks.
+            let attachment = self.marks.attachment();
+            if attachment.wait_init(INIT_WAIT).ok()? {
+                attachment.words().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));
+                attachment.end_init().ok()?;
+            }
+            self.marks.claim_snapshot_slot()
+        })
     }
 
     /// The connection goes; true: it was the last one.
@@ -51,7 +64,9 @@ impl Engine {
     /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to
     /// write the newest published state.
     pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> u64 {
-        self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())
+        let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned());
+        crate::fault_point("reading");
+        sequence
     }
 
     /// The transaction is over.

@@ -17,6 +17,18 @@ pub(crate) enum EngineError {
     /// A sync of the log failed.
     #[error("cannot sync {file}: {source}")]
     Sync { file: String, source: io::Error },
+    /// A file of the log could not be opened.
+    #[error("cannot open {file}: {source}")]
+    Open { file: String, source: io::Error },
+    /// A segment of the log is not there.
+    #[error("segment {ordinal} of the log in {file} is missing: was it touched by somebody else?")]
+    NoSegment { file: PathBuf, ordinal: u64 },
+    /// A commit that another process published is not where it says.
+    #[error("commit {sequence} of the log in {file} does not prove itself: was it touched by somebody else?")]
+    NoCommit { file: PathBuf, sequence: u64 },
+    /// Another process has what this needs, and keeps it.
+    #[error("{what} of {file} is held by {holder}")]
+    Held { what: &'static str, file: PathBuf, holder: String },
     /// A frame could not be read.
     #[error("cannot read the log of {file}: {source}")]
     Read { file: PathBuf, source: io::Error },
@@ -42,8 +54,20 @@ pub(crate) enum EngineError {
     #[error("not all commits could be brought into {file}; the log stays for the next open")]
     NotBackfilled { file: PathBuf },
     /// All snapshot slots are taken.
-    #[error("{connections} connections have {file} open: pwal takes no more")]
+    #[error("{connections} connections of all processes have {file} open: pwal takes no more")]
     TooManyConnections { connections: usize, file: PathBuf },
+    /// What one process alone may do.
+    #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
+    OthersAttached { file: PathBuf, who: String },
+    /// INIT was not to be had in time.
+    #[error("another process has been opening or closing {file} for too long; the log stays for the next open")]
+    InitHeld { file: PathBuf },
+    /// A lock of the base VFS on the database file.
+    #[error("a connection that is not on pwal has a lock on {file}; the log stays for the next open")]
+    NotOnPwal { file: PathBuf },
+    /// `lock` cannot be locked or asked.
+    #[error("cannot lock the file lock beside {file}: {source}")]
+    Lock { file: PathBuf, source: io::Error },
     /// The log said so.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -72,6 +96,10 @@ impl EngineError {
         EngineError::Sync { file: file.to_owned(), source }
     }
 
+    pub(crate) fn open(file: &str, source: io::Error) -> EngineError {
+        EngineError::Open { file: file.to_owned(), source }
+    }
+
     pub(crate) fn read(file: &Path, source: io::Error) -> EngineError {
         EngineError::Read { file: file.to_path_buf(), source }
     }
@@ -96,9 +124,17 @@ impl EngineError {
             EngineError::Sync { source, .. } => full_or(source, Code::IOERR_FSYNC),
             EngineError::Read { .. } | EngineError::ShortLog { .. } => Code::IOERR_READ,
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
+            EngineError::Open { source, .. } => full_or(source, Code::IOERR),
+            EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
+            EngineError::Held { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
-            EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
+            EngineError::TooManyConnections { .. }
+            | EngineError::NotBackfilled { .. }
+            | EngineError::OthersAttached { .. }
+            | EngineError::InitHeld { .. }
+            | EngineError::NotOnPwal { .. } => Code::BUSY,
+            EngineError::Lock { .. } => Code::IOERR_LOCK,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,
             // From PHASETWO: SQLite forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).

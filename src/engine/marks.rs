@@ -1,14 +1,10 @@
 //! The watermarks over commit sequences, and the snapshots that hold them back: the shared words of
-//! `shared::words`, in memory of this process until the log is activated, then mapped from `control`.
+//! `shared::words`, as the engine uses them.
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{CommitEntry, Control, Cut, Identity, Owner, SharedError, SnapshotSlot, Words, now_us};
-use parking_lot::RwLock;
-use std::io;
-use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
+use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
 /// carries, but for the slot in which that certificate lies. It may be the last record there, and without it the log says
@@ -20,62 +16,25 @@ pub(crate) struct Recyclable {
     pub(crate) keep: Option<u32>,
 }
 
-pub(crate) struct Marks {
-    anonymous: Control,
-    mapped: OnceLock<Control>,
-    /// Held for writing while the words move, for reading by whoever stores to them without WRITE.
-    switch: RwLock<()>,
-    me: Owner,
-    /// Commits that wanted durability, ever; and those of them that have it.
-    wanted: AtomicU64,
-    satisfied: AtomicU64,
-}
-
-/// The one process of a database has this slot.
-const PROCESS_SLOT: u16 = 0;
+pub(crate) struct Marks(Arc<Attachment>);
 
 impl Marks {
-    /// # Errors
-    /// The system has no memory.
-    pub(crate) fn new(identity: &Identity) -> io::Result<Marks> {
-        let anonymous = Control::anonymous()?;
-        anonymous.words().set_identity(identity);
-        let command = std::env::args_os().next().unwrap_or_default();
-        let me = anonymous
-            .words()
-            .attach(PROCESS_SLOT, std::process::id(), &command.to_string_lossy())
-            .ok_or_else(|| io::Error::other("no process slot"))?;
-        let (wanted, satisfied) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Marks { anonymous, mapped: OnceLock::new(), switch: RwLock::new(()), me, wanted, satisfied })
+    pub(crate) fn new(attachment: &Arc<Attachment>) -> Marks {
+        Marks(Arc::clone(attachment))
     }
 
-    fn words(&self) -> &Words {
-        self.mapped.get().unwrap_or(&self.anonymous).words()
+    pub(crate) fn words(&self) -> &Words {
+        self.0.words()
     }
 
-    /// Runs `store`, which writes to the words without holding WRITE, before or after they move, not meanwhile.
-    fn store<T>(&self, store: impl FnOnce(&Words) -> T) -> T {
-        match self.mapped.get() {
-            Some(mapped) => store(mapped.words()),
-            None => {
-                let _stays = self.switch.read();
-                store(self.words())
-            }
-        }
+    /// As [`Marks::attachment`], for who keeps it.
+    pub(crate) fn shared(&self) -> Arc<Attachment> {
+        Arc::clone(&self.0)
     }
 
-    /// Activation: the words move to the file at `path`. The caller holds WRITE.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub(crate) fn map(&self, path: &Path, mode: u32) -> io::Result<()> {
-        let _nobody_stores = self.switch.write();
-        if self.mapped.get().is_none() {
-            let control = Control::create(path, mode, &self.anonymous)?;
-            // Empty until now, and nobody else holds `switch` for writing.
-            let _ = self.mapped.set(control);
-        }
-        Ok(())
+    /// The place of this process among those that share the database.
+    pub(crate) fn attachment(&self) -> &Attachment {
+        &self.0
     }
 
     pub(crate) fn published(&self) -> u64 {
@@ -119,12 +78,12 @@ impl Marks {
 
     /// Commits that want durability and wait for it.
     pub(crate) fn wanting(&self) -> u64 {
-        self.wanted.load(SeqCst).saturating_sub(self.satisfied.load(SeqCst))
+        self.words().wanting()
     }
 
     /// Commits that wanted durability, ever: under APPEND, for [`Marks::certify`].
     pub(crate) fn wanted(&self) -> u64 {
-        self.wanted.load(SeqCst)
+        self.words().wanted()
     }
 
     /// The next commit is written: it is everybody's. Under APPEND.
@@ -132,10 +91,10 @@ impl Marks {
     /// # Errors
     /// It is not the next one, or the ring is full, against prepare's promise.
     pub(crate) fn publish(&self, mut entry: CommitEntry) -> Result<(), SharedError> {
-        entry.writer = self.me.slot;
+        entry.writer = self.0.me().slot;
         self.words().publish(&entry)?;
         if entry.wants_durable {
-            self.wanted.fetch_add(1, SeqCst);
+            self.words().add_wanted();
         }
         self.words().advance_visible();
         Ok(())
@@ -151,14 +110,14 @@ impl Marks {
 
     /// Epoch `epoch` is durable, and with it so many of the commits that [`Marks::wanted`] it.
     pub(crate) fn certify(&self, epoch: u64, wanted: u64) {
-        self.satisfied.fetch_max(wanted, SeqCst);
+        self.words().add_satisfied(wanted);
         self.words().certify(epoch);
         self.words().advance_visible();
     }
 
     /// A flush failed: nobody goes on above what is durable.
     pub(crate) fn poison(&self) {
-        self.words().poison(1);
+        self.words().poison();
     }
 
     /// As soon as the poisoning begins.
@@ -166,12 +125,9 @@ impl Marks {
         self.words().poisoned() != 0
     }
 
-    /// The mode, for whoever looks at the words from outside.
-    pub(crate) fn show_mode(&self, mode: u64) {
-        self.store(|words| words.set_mode(mode));
-    }
-
-    pub(crate) fn set_backfilled(&self, sequence: u64) {
+    /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
+    pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
+        self.words().set_backfilled_pages(sequence, database_pages);
         self.words().set_backfilled(sequence);
     }
 
@@ -182,27 +138,31 @@ impl Marks {
 
     /// A snapshot slot for a connection; `None`: all are taken.
     pub(crate) fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.store(|words| words.claim_snapshot_slot(self.me))
+        self.words().claim_snapshot_slot(self.0.me())
     }
 
     pub(crate) fn free_snapshot_slot(&self, slot: SnapshotSlot) {
-        self.store(|words| words.free_snapshot_slot(slot));
+        self.words().free_snapshot_slot(slot);
     }
 
     /// Registers a snapshot that no checkpoint overtakes. `newest`: what is published, else what is visible.
     pub(crate) fn take_snapshot(&self, slot: SnapshotSlot, newest: bool) -> u64 {
-        self.store(|words| {
-            loop {
-                let sequence = if newest { words.published() } else { words.advance_visible() };
-                if words.take_snapshot(slot, sequence, now_us()) {
-                    return sequence;
-                }
+        let words = self.words();
+        loop {
+            let sequence = if newest { words.published() } else { words.advance_visible() };
+            if words.take_snapshot(slot, sequence, now_us()) {
+                return sequence;
             }
-        })
+        }
     }
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
-        self.store(|words| words.end_snapshot(slot));
+        self.words().end_snapshot(slot);
+    }
+
+    /// The attached processes, this one too.
+    pub(crate) fn attached(&self) -> Vec<Attached> {
+        self.words().attached(|owner| self.0.is_alive(owner))
     }
 
     /// The oldest snapshot that is registered.
@@ -213,6 +173,6 @@ impl Marks {
     /// Announces the target of a checkpoint: no higher than D of the last durable certificate, visible, and the
     /// oldest snapshot. Under CKPT.
     pub(crate) fn choose_target(&self) -> u64 {
-        self.words().choose_checkpoint_target(|_| true)
+        self.words().choose_checkpoint_target(|owner| self.0.is_alive(owner))
     }
 }

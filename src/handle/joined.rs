@@ -131,8 +131,9 @@ impl Joined {
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         if self.view.sequence().is_none() {
             // Valid from the start, so that SQLite never runs its own recovery.
-            self.refresh_to_snapshot(false);
+            let refreshed = self.refresh_to_snapshot(false);
             self.engine.drop_snapshot(self.me);
+            refreshed.map_err(|error| self.failed(&error))?;
         }
         Ok(self.view.region(index, extend))
     }
@@ -150,7 +151,10 @@ impl Joined {
     }
 
     /// Registers a snapshot and brings the view to it; true: the header changed.
-    fn refresh_to_snapshot(&mut self, newest: bool) -> bool {
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read; the snapshot is registered nevertheless.
+    fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
         let sequence = self.engine.take_snapshot(self.me, newest);
         let view = &mut self.view;
         self.engine.with_frames(
@@ -197,8 +201,16 @@ impl Joined {
             self.reading = true;
             return Ok(());
         }
+        self.engine.look_after_guard();
         let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
-        let changed = self.refresh_to_snapshot(newest);
+        let changed = match self.refresh_to_snapshot(newest) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.engine.drop_snapshot(self.me);
+                self.engine.queue.give_up_grant(self.me.id);
+                return Err(self.failed(&error));
+            }
+        };
         let sequence = self.view.sequence().unwrap_or(0);
         if sequence < self.seen {
             // R5.3: what this connection saw was rolled back with a flush that failed.
@@ -322,10 +334,8 @@ impl Joined {
     /// Brings the view to what is visible and the database file as near to it as readers allow.
     fn run_checkpoint(&mut self) -> Result<(), Code> {
         self.engine.make_visible().map_err(|error| self.failed(&error))?;
-        if !self.reading {
-            self.refresh_to_snapshot(false);
-        }
-        let result = self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        let refreshed = if self.reading { Ok(false) } else { self.refresh_to_snapshot(false) };
+        let result = refreshed.and_then(|_| self.engine.checkpoint_on_request()).map_err(|error| self.failed(&error));
         if !self.reading {
             self.engine.drop_snapshot(self.me);
         }
@@ -338,7 +348,7 @@ impl Joined {
     fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
         let all = self.engine.marks.backfilled() >= sequence;
-        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
+        let number = self.engine.backfilled_number(sequence);
         let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
         self.view.set_checkpoint_info(frames, all);
         all
@@ -361,7 +371,10 @@ impl Joined {
         self.checkpointing = Checkpointing::No;
         if self.view.live_max_frame_is_zero() {
             // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew.
-            self.refresh_to_snapshot(false);
+            if let Err(error) = self.refresh_to_snapshot(false) {
+                // The next snapshot says it.
+                self.failed(&error);
+            }
             self.engine.drop_snapshot(self.me);
         }
         self.view.reset_checkpoint_info();
@@ -428,13 +441,14 @@ impl Joined {
         self.engine.context.host.log(code.number(), &text);
     }
 
-    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle gets it, with its WAL open and no read lock. The log is
+    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
     /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode.
+    /// `leaves_wal`: the user asked for it, so a refusal is told.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.
-    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool) -> Result<Box<dyn Broker>, Code> {
+    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool, leaves_wal: bool) -> Result<Box<dyn Broker>, Code> {
         self.asked_exclusive |= by_the_wal;
         self.check_mine()?;
         if self.reading {
@@ -451,7 +465,11 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        self.engine.retire().map_err(|error| self.failed(&error))?;
+        self.engine.retire_alone().map_err(|error| match error {
+            // SQLite asks this at each close, too.
+            EngineError::OthersAttached { .. } if !leaves_wal => Code::BUSY,
+            error => self.failed(&error),
+        })?;
         *of_entry = None;
         self.engine.leave(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
@@ -478,13 +496,9 @@ impl Joined {
         }
         // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.
         let keep_log = self.wal_open && !self.asked_exclusive;
-        if !keep_log
-            && !self.engine.is_poisoned()
-            && let Err(error) = self.engine.retire()
-        {
+        if let Err(error) = self.engine.close(keep_log) {
             self.failed(&error);
         }
-        self.engine.abandon();
         *of_entry = None;
     }
 }

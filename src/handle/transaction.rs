@@ -88,7 +88,10 @@ impl Joined {
             *of_transaction = spill;
         }
         match written {
-            Ok(Written::Staged) => Ok(()),
+            Ok(Written::Staged) => {
+                crate::fault_point("staging");
+                Ok(())
+            }
             Ok(Written::Commit { database_pages }) => self.prepare(inner, database_pages, spill),
             Err(error) => Err(self.not_staged(&error)),
         }
@@ -321,7 +324,7 @@ impl Joined {
         let mut result = Ok(());
         if let Some((commit, lone)) = own {
             let flushed = match lone {
-                Some(lone) => self.engine.flush_lone(lone),
+                Some(lone) => self.engine.flush_lone(&lone),
                 None => Ok(()),
             };
             result = flushed.and_then(|()| commit.wait());

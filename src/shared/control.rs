@@ -1,20 +1,19 @@
-//! The memory behind the words: anonymous at first, `<database>-pwal/control` from activation on.
+//! The memory behind the words: the mapped file `<database>-pwal/control`, from the claim on; or memory of one process
+//! alone, where files cannot be shared.
 //!
 //! Who maps the file must not find it shorter later: only who holds `lock` replaces it, under a new
 //! inode. Memory that a killed machine leaves is worthless: the identity holds the boot id.
 
-use super::words::{
-    COMMIT_RING, CUT_RING, LAYOUT_VERSION, MAGIC, ReadOnlyWords, SNAPSHOT_SLOTS, State, WORDS_BYTES, Words,
-};
+use super::SharedError;
+use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words, boot_id};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The name in the log directory.
 pub const CONTROL_NAME: &str = "control";
@@ -54,12 +53,6 @@ impl Mapping {
         NonNull::new(address).map(|address| Mapping { address }).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
 
-    /// All of it as words, also what is padding in the structure.
-    fn cells(&self) -> &[AtomicU64] {
-        // SAFETY: as in `words`.
-        unsafe { std::slice::from_raw_parts(self.address.cast::<AtomicU64>().as_ptr(), WORDS_BYTES / 8) }
-    }
-
     fn words(&self) -> &ReadOnlyWords {
         // SAFETY: the mapping is page aligned, WORDS_BYTES long and lives as long as `self`; any bytes
         // are valid atomics, and everybody else accesses them as atomics too.
@@ -78,6 +71,8 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub struct Control {
     mapping: Mapping,
+    /// What is mapped; `None`: memory of this process alone.
+    file: Option<File>,
 }
 
 impl Control {
@@ -86,39 +81,102 @@ impl Control {
     /// # Errors
     /// The system has no memory.
     pub fn anonymous() -> io::Result<Control> {
-        Ok(Control { mapping: Mapping::anonymous()? })
+        Ok(Control { mapping: Mapping::anonymous()?, file: None })
     }
 
-    /// Creates the file at `path` with exactly the permission bits `mode` (what was there is unlinked;
-    /// who has mapped that keeps it), allocates all of it, fills it from `from` and maps it shared.
-    /// Its state is READY when this returns; `from` must hold its identity.
-    ///
-    /// Stores to `from` that come after this has read them are not in the file: the caller keeps
-    /// everybody out of `from` meanwhile (WRITE and INIT held, registering and ending snapshots
-    /// under the mutex that the switch takes), keeps `from` mapped, and wakes who waits on its words.
+    /// Creates the file at `path` with exactly the permission bits `mode` (what was there is unlinked; who has mapped
+    /// that keeps it) and maps it shared, all zero, its state BUILDING. Allocated but for the rings, which
+    /// [`allocate_rings`](Control::allocate_rings) does. Under INIT.
     ///
     /// # Errors
     /// Any error of the file system; `StorageFull`: nothing is left behind.
-    pub fn create(path: &Path, mode: u32, from: &Control) -> io::Result<Control> {
+    pub fn create(path: &Path, mode: u32) -> io::Result<Control> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
-        let filled = Control::fill(&file, mode, from);
-        if filled.is_err() {
+        let made = Control::make(file, mode);
+        if made.is_err() {
             let _ = std::fs::remove_file(path);
         }
-        filled
+        made
     }
 
-    fn fill(file: &File, mode: u32, from: &Control) -> io::Result<Control> {
+    fn make(file: File, mode: u32) -> io::Result<Control> {
+        // Past the umask: whoever may write the database must be able to attach.
         file.set_permissions(Permissions::from_mode(mode & 0o7777))?;
-        allocate(file)?;
-        let control = Control { mapping: Mapping::shared(file, ProtFlags::READ | ProtFlags::WRITE)? };
-        copy(&from.mapping, &control.mapping);
-        control.words().set_state(State::Ready);
+        file.set_len(WORDS_BYTES as u64)?;
+        allocate(&file, 0..HEAD_BYTES)?;
+        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok(Control { mapping, file: Some(file) })
+    }
+
+    /// Maps the `control` that others made, to share it: complete words of this layout, of this boot of the machine, and
+    /// of the database file with this device and inode. Under INIT, and while somebody else is attached.
+    ///
+    /// # Errors
+    /// What it is instead, by name.
+    pub fn open(path: &Path, device: u64, inode: u64) -> Result<Control, SharedError> {
+        let named = |source| SharedError::ControlOpen { file: path.to_path_buf(), source };
+        let damaged = |reason: String| SharedError::ControlDamaged { file: path.to_path_buf(), reason };
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+        let file = file.map_err(named)?;
+        let mut head = [0; 16];
+        file.read_exact_at(&mut head, 0).map_err(|error| damaged(error.to_string()))?;
+        // Of another length in another version, so that is asked first.
+        let [magic, version] = [&head[..8], &head[8..]].map(|word| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            u64::from_ne_bytes(bytes)
+        });
+        if magic != MAGIC {
+            return Err(damaged(String::from("other bytes")));
+        }
+        if version != LAYOUT_VERSION {
+            return Err(SharedError::OtherVersion { file: path.to_path_buf(), found: version, known: LAYOUT_VERSION });
+        }
+        let bytes = file.metadata().map_err(named)?.len();
+        if bytes != WORDS_BYTES as u64 {
+            return Err(damaged(format!("{bytes} bytes instead of {WORDS_BYTES}")));
+        }
+        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE).map_err(named)?;
+        let control = Control { mapping, file: Some(file) };
+        let identity = control.words().identity();
+        if boot_id().is_ok_and(|boot| boot != identity.boot_id) {
+            return Err(SharedError::OtherBoot { file: path.to_path_buf() });
+        }
+        if (identity.device, identity.inode) != (device, inode) {
+            return Err(SharedError::OtherDatabase { file: path.to_path_buf() });
+        }
+        if control.words().state() != State::Ready {
+            // Who builds holds INIT.
+            return Err(damaged(String::from("it was never completed")));
+        }
         Ok(control)
+    }
+
+    /// Maps the `control` at `path` once more.
+    #[cfg(test)]
+    pub(crate) fn map(path: &Path) -> io::Result<Control> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok(Control { mapping, file: Some(file) })
+    }
+
+    /// Makes sure that no store into the rings meets a full disk. Before anything is published or cut: under APPEND, in an
+    /// activation.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn allocate_rings(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| allocate(file, HEAD_BYTES..WORDS_BYTES))
+    }
+
+    /// Whether other processes can share these words.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.file.is_some()
     }
 
     /// The words.
@@ -163,41 +221,17 @@ impl Observed {
     }
 }
 
-/// Writes the file to its size, so that no store into the mapping meets a full disk. Not `fallocate`: the first
+/// Writes zeros to `range` (bytes) of the file, so that no store into the mapping meets a full disk. Not `fallocate`: the first
 /// touch of space that was only allocated reads ahead (0.2 ms), and file systems that delay allocation need not
 /// give the blocks back (0.2 to 2 ms with online discard) when the log of a short session is retired. In small pieces:
 /// a store into the mapping makes all of its piece of the page cache dirty.
-fn allocate(file: &File) -> io::Result<()> {
+fn allocate(file: &File, range: Range<usize>) -> io::Result<()> {
     let zeros = [0; 16384];
-    let mut offset = 0;
-    while offset < WORDS_BYTES {
-        let part = zeros.len().min(WORDS_BYTES - offset);
+    let mut offset = range.start;
+    while offset < range.end {
+        let part = zeros.len().min(range.end - offset);
         file.write_all_at(&zeros[..part], offset as u64)?;
         offset += part;
     }
     Ok(())
-}
-
-/// Copies what is not zero: of the rings only what was published and cut, so that fresh pages of either
-/// side stay untouched.
-fn copy(from: &Mapping, to: &Mapping) {
-    let line = |first: usize, lines: usize| {
-        let place = first..first + lines * 8;
-        for (source, sink) in from.cells()[place.clone()].iter().zip(&to.cells()[place]) {
-            let value = source.load(SeqCst);
-            if value != 0 {
-                sink.store(value, Relaxed);
-            }
-        }
-    };
-    let ring = WORDS_BYTES / 8 - (COMMIT_RING + CUT_RING) as usize * 8;
-    let snapshots = ring - SNAPSHOT_SLOTS * 8;
-    line(0, snapshots / 8 + SNAPSHOT_SLOTS);
-    let (published, cuts) = (from.words().published(), from.words().cuts());
-    for sequence in (published + 1).saturating_sub(COMMIT_RING)..=published {
-        line(ring + (sequence % COMMIT_RING) as usize * 8, 1);
-    }
-    for epoch in (cuts + 1).saturating_sub(CUT_RING)..=cuts {
-        line(ring + (COMMIT_RING + epoch % CUT_RING) as usize * 8, 1);
-    }
 }

@@ -7,6 +7,7 @@
 //! | bytes | lock |
 //! |---|---|
 //! | 0 | INIT: attach, recovery, last close |
+//! | 1 | held by a process that shares with nobody, with all others |
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
@@ -20,17 +21,26 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The name in the log directory.
 pub const LOCK_NAME: &str = "lock";
 /// The byte of INIT.
 pub const INIT_BYTE: u64 = 0;
+/// INIT.
+pub const INIT: Range<u64> = INIT_BYTE..INIT_BYTE + 1;
+/// Held for life by a process that shares with nobody; never alone, only with [`WHOLE_LOCK`].
+pub const ALONE: Range<u64> = 1..2;
 /// The byte of ALIVE(0).
 pub const ALIVE_BYTE: u64 = 16;
-/// All locks: what the one process of a database holds.
+/// All locks: what a process holds that shares with nobody.
 pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
 
 const CLOSED: RawFd = -1;
+
+/// Pauses between two looks at a lock that others hold: from, to.
+const POLL_FIRST: Duration = Duration::from_micros(100);
+const POLL_LAST: Duration = Duration::from_millis(5);
 
 /// The open lock file. Dropping it closes the descriptor, and with the last descriptor of this open
 /// file go its locks.
@@ -114,12 +124,50 @@ impl LockFile {
         }
     }
 
+    /// As [`try_lock`](LockFile::try_lock), again and again for at most so long; `give_up` is asked in between.
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn lock_within(
+        &self,
+        range: Range<u64>,
+        at_most: Duration,
+        mut give_up: impl FnMut() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let deadline = Instant::now() + at_most;
+        let mut pause = POLL_FIRST;
+        loop {
+            if self.try_lock(range.clone())? {
+                return Ok(true);
+            }
+            // The kernel has a call that waits, but not for a bounded time.
+            if give_up()? || Instant::now() + pause > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(POLL_LAST);
+        }
+    }
+
     /// Lets go of `range` (bytes).
     ///
     /// # Errors
     /// As [`try_lock`](LockFile::try_lock).
     pub fn unlock(&self, range: Range<u64>) -> io::Result<()> {
         os::lock(self.descriptor()?, range, false)
+    }
+
+    /// Whether another open file holds any lock of `range` (bytes).
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn is_held_by_others(&self, range: Range<u64>) -> io::Result<bool> {
+        os::is_held(self.descriptor()?, range)
+    }
+
+    /// Closes the file: its locks are free, and nothing can be locked any more.
+    pub fn close(&self) {
+        close(&self.descriptor);
     }
 
     /// Whether `path` still is this file: who took a lock asks, since the last holder may have
@@ -152,18 +200,49 @@ impl LockFile {
     }
 }
 
-/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. Creates, takes and
-/// changes nothing, so that nobody is refused because somebody looked.
+/// A look at the lock file: creates, takes and changes nothing, so that nobody is refused because somebody looked.
+#[derive(Debug)]
+pub struct LockProbe {
+    file: File,
+}
+
+impl LockProbe {
+    /// `None`: there is no such file.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn open(path: &Path) -> io::Result<Option<LockProbe>> {
+        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+            Ok(file) => Ok(Some(LockProbe { file })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether anybody, this process too, holds any byte of `range`; where there are no byte ranges: any lock at all.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_held(&self, range: Range<u64>) -> io::Result<bool> {
+        os::is_held(self.file.as_raw_fd(), range)
+    }
+
+    /// Whether the process in slot `slot` lives: somebody holds its ALIVE byte.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_alive(&self, slot: u16) -> io::Result<bool> {
+        let byte = ALIVE_BYTE + u64::from(slot);
+        self.is_held(byte..byte + 1)
+    }
+}
+
+/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. As [`LockProbe`].
 ///
 /// # Errors
 /// Any error of the file system.
 pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    os::is_held(file.as_raw_fd(), WHOLE_LOCK).map(Some)
+    LockProbe::open(path)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
 }
 
 impl Drop for LockFile {
@@ -280,6 +359,25 @@ mod tests {
         assert_eq!(lock_is_held(&path).unwrap(), Some(true));
         drop(lock);
         assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_look_tells_the_living_slots_from_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        assert!(LockProbe::open(&path).unwrap().is_none());
+        let lock = LockFile::open(&path, 0o600).unwrap();
+        let probe = LockProbe::open(&path).unwrap().unwrap();
+        assert!(lock.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap());
+        let alive: Vec<u16> = (0..PROCESS_SLOTS as u16).filter(|slot| probe.is_alive(*slot).unwrap()).collect();
+        assert_eq!(alive, [3]);
+        assert!(!probe.is_held(INIT_BYTE..INIT_BYTE + 1).unwrap());
+        drop(probe);
+        let other = LockFile::open(&path, 0o600).unwrap();
+        assert!(!other.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap(), "the end of a look frees nothing");
+        drop(lock);
+        assert!(!LockProbe::open(&path).unwrap().unwrap().is_alive(3).unwrap());
     }
 
     #[cfg(target_os = "linux")]

@@ -7,15 +7,24 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
-//! | 128 | 64 | state, poison reason, mode, fallback reason |
+//! | 128 | 64 | state, poison, mode, fallback reason, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
-//! | 512 | 64 | fairness stamp |
+//! | 512 | 64 | until when the grant in WRITE counts (us) |
 //! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
-//! | 1024 | 128 x 64 | process slots: incarnation, pid, attached (us), command (40 bytes) |
-//! | 9216 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
-//! | 140288 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
-//! | 1188864 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
+//! | 1024 | 64 | settings: 0 is the default |
+//! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
+//! | 1216 | 64 | `gathered` |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2) |
+//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
+//! | 1408 | 64 | process slots that have ever been attached to |
+//! | 1472 | 64 | free |
+//! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
+//! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 148992 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
+//! | 1197568 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
+//!
+//! The rings are allocated at activation, the rest when the words are made: until then nothing is stored in them.
 //!
 //! What several processors store all the time lies on a 64-byte line of its own.
 
@@ -23,6 +32,7 @@ use super::event::Event;
 use super::owner::{Owner, OwnerWord};
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
+use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::Deref;
@@ -32,7 +42,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 3;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -44,7 +54,12 @@ pub const CUT_RING: u64 = 1024;
 /// The size of the words, and of the file `control`.
 pub const WORDS_BYTES: usize = size_of::<Words>();
 
-pub(super) const COMMAND_WORDS: usize = 5;
+/// Settings that the words hold.
+pub const SETTINGS: usize = 8;
+
+pub(super) const COMMAND_WORDS: usize = 4;
+/// What the words take before the rings.
+pub(super) const HEAD_BYTES: usize = offset_of!(ReadOnlyWords, commit_ring);
 
 /// A word on a line of its own.
 #[repr(C, align(64))]
@@ -69,6 +84,34 @@ struct StateLine {
     poison: AtomicU64,
     mode: AtomicU64,
     fallback: AtomicU64,
+    active: AtomicU64,
+    may_be_stamped: AtomicU64,
+    claim_counter: AtomicU64,
+    claim_bytes: AtomicU64,
+}
+
+/// The database's settings, as the engine numbers them.
+#[repr(C, align(64))]
+struct SettingsLine([AtomicU64; SETTINGS]);
+
+#[repr(C, align(64))]
+struct LogLine {
+    /// The slot file that the log goes on in when the current one is full, + 1; 0: none is ready.
+    next_slot: AtomicU64,
+    slots_given: AtomicU64,
+    spills_given: AtomicU64,
+    /// Low halves of the commit and of the pages; two, so that the present one stays while the next is stored.
+    backfilled_pages: [AtomicU64; 2],
+}
+
+/// What a leader guesses by; nothing is decided by it that could be wrong.
+#[repr(C, align(64))]
+struct FlushLine {
+    wanted: AtomicU64,
+    satisfied: AtomicU64,
+    gather_goal: AtomicU64,
+    group: AtomicU64,
+    sync_nanos: AtomicU64,
 }
 
 #[repr(C, align(64))]
@@ -76,7 +119,10 @@ struct ProcessLine {
     incarnation: AtomicU64,
     pid: AtomicU64,
     attached_us: AtomicU64,
+    waiting_since_us: AtomicU64,
     command: [AtomicU64; COMMAND_WORDS],
+    /// Told when WRITE is granted to this process.
+    turn: Event,
 }
 
 /// The shared words as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
@@ -89,7 +135,7 @@ pub struct ReadOnlyWords {
     pub(super) leader: OwnerWord,
     pub(super) checkpoint: OwnerWord,
     pub(super) durable_wake: Event,
-    pub(super) waiting_since_us: Line,
+    pub(super) grant_until_us: Line,
     pub(super) published: Line,
     pub(super) cuts: Line,
     pub(super) certified: Line,
@@ -97,6 +143,14 @@ pub struct ReadOnlyWords {
     pub(super) backfilled: Line,
     pub(super) checkpoint_target: Line,
     pub(super) recycled_below: Line,
+    settings: SettingsLine,
+    create: OwnerWord,
+    guard: OwnerWord,
+    gathered: Event,
+    log: LogLine,
+    flush: FlushLine,
+    slots_used: Line,
+    free: Line,
     processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -117,7 +171,7 @@ const _: () = {
     assert!(offset_of!(ReadOnlyWords, leader) == 320);
     assert!(offset_of!(ReadOnlyWords, checkpoint) == 384);
     assert!(offset_of!(ReadOnlyWords, durable_wake) == 448);
-    assert!(offset_of!(ReadOnlyWords, waiting_since_us) == 512);
+    assert!(offset_of!(ReadOnlyWords, grant_until_us) == 512);
     assert!(offset_of!(ReadOnlyWords, published) == 576);
     assert!(offset_of!(ReadOnlyWords, cuts) == 640);
     assert!(offset_of!(ReadOnlyWords, certified) == 704);
@@ -125,18 +179,34 @@ const _: () = {
     assert!(offset_of!(ReadOnlyWords, backfilled) == 832);
     assert!(offset_of!(ReadOnlyWords, checkpoint_target) == 896);
     assert!(offset_of!(ReadOnlyWords, recycled_below) == 960);
-    assert!(offset_of!(ReadOnlyWords, processes) == 1024);
-    assert!(offset_of!(ReadOnlyWords, snapshots) == 9216);
-    assert!(offset_of!(ReadOnlyWords, commit_ring) == 140_288);
-    assert!(offset_of!(ReadOnlyWords, cut_ring) == 1_188_864);
-    assert!(WORDS_BYTES == 1_254_400);
+    assert!(offset_of!(ReadOnlyWords, settings) == 1024);
+    assert!(offset_of!(ReadOnlyWords, create) == 1088);
+    assert!(offset_of!(ReadOnlyWords, gathered) == 1216);
+    assert!(offset_of!(ReadOnlyWords, log) == 1280);
+    assert!(offset_of!(ReadOnlyWords, flush) == 1344);
+    assert!(offset_of!(ReadOnlyWords, slots_used) == 1408);
+    assert!(offset_of!(ReadOnlyWords, processes) == 1536);
+    assert!(offset_of!(ReadOnlyWords, snapshots) == 17_920);
+    assert!(offset_of!(ReadOnlyWords, commit_ring) == 148_992);
+    assert!(offset_of!(ReadOnlyWords, cut_ring) == 1_197_568);
+    assert!(WORDS_BYTES == 1_263_104);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerWord>() == 64 && size_of::<Event>() == 64);
-    assert!(size_of::<ProcessLine>() == 64 && size_of::<SnapshotLine>() == 64);
+    assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
     assert!(size_of::<CommitLine>() == 64 && size_of::<CutLine>() == 64);
     // A slot index and an owner fit 16 bits, a ring index its mask.
     assert!(SNAPSHOT_SLOTS <= 1 << 16 && PROCESS_SLOTS <= 1 << 15);
     assert!(COMMIT_RING.is_power_of_two() && CUT_RING.is_power_of_two());
 };
+
+/// The stages of poisoning.
+const NOT_POISONED: u64 = 0;
+const POISONING: u64 = 1;
+const POISONED_KNOWN: u64 = 2;
+const POISONED_UNKNOWN: u64 = 3;
+
+/// Of a word with pages: it has been stored.
+const PAGES_STORED: u64 = 1 << 32;
+const LOW_31: u64 = (1 << 31) - 1;
 
 /// Whether the words are complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +243,17 @@ pub struct Process {
     pub pid: u32,
     /// When it attached: microseconds, as [`now_us`].
     pub attached_us: u64,
-    /// The beginning of its command, at most 40 bytes.
+    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`]; 0: none of them does.
+    pub waiting_since_us: u64,
+    /// The beginning of its command, at most 32 bytes.
     pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command: String = self.command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, "process {} ({})", self.pid, command)
+    }
 }
 
 impl ReadOnlyWords {
@@ -203,10 +282,26 @@ impl ReadOnlyWords {
         if self.state.state.load(SeqCst) == 1 { State::Ready } else { State::Building }
     }
 
-    /// Why the engine is poisoned; 0: it is not.
+    /// Whether the engine is poisoned, or just being: not 0.
     #[must_use]
     pub fn poisoned(&self) -> u64 {
         self.state.poison.load(SeqCst)
+    }
+
+    /// `Some` once the engine is poisoned and what could be erased is: whether the outcome of what was not answered is
+    /// unknown.
+    #[must_use]
+    pub fn poison_outcome(&self) -> Option<bool> {
+        match self.poisoned() {
+            NOT_POISONED | POISONING => None,
+            outcome => Some(outcome != POISONED_KNOWN),
+        }
+    }
+
+    /// Whether who poisons is erasing, or died over it. Under APPEND: died.
+    #[must_use]
+    pub fn is_being_poisoned(&self) -> bool {
+        self.poisoned() == POISONING
     }
 
     /// The mode of the database, as the engine numbers it.
@@ -263,10 +358,46 @@ impl ReadOnlyWords {
         [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerWord::holder)
     }
 
-    /// Since when the longest waiter for WRITE waits: microseconds, as [`now_us`]; 0: nobody does.
+    /// Until when the grant in WRITE counts: microseconds, as [`now_us`].
     #[must_use]
-    pub fn waiting_since_us(&self) -> u64 {
-        self.waiting_since_us.0.load(SeqCst)
+    pub fn grant_until_us(&self) -> u64 {
+        self.grant_until_us.0.load(SeqCst)
+    }
+
+    /// Who holds SQLite's EXCLUSIVE on the database file, as far as it has been told.
+    #[must_use]
+    pub fn guard_holder(&self) -> Option<Owner> {
+        self.guard.holder()
+    }
+
+    /// Whether the log exists: its first slot is there and the stamp is on the database file.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state.active.load(SeqCst) != 0
+    }
+
+    /// The setting `index`, as the engine numbers and codes it; 0: the default.
+    #[must_use]
+    pub fn setting(&self, index: usize) -> u64 {
+        self.settings.0.get(index).map_or(0, |word| word.load(SeqCst))
+    }
+
+    /// The size of the database in pages behind the commit `backfilled`, and that commit. `None`: it has never been stored.
+    #[must_use]
+    pub fn backfilled_pages(&self) -> Option<(u64, u32)> {
+        loop {
+            let backfilled = self.backfilled();
+            let found = self.log.backfilled_pages.iter().map(|word| word.load(SeqCst));
+            let found = found.filter(|word| word & PAGES_STORED != 0).find(|word| (word >> 33) == backfilled & LOW_31);
+            if found.is_some() || self.backfilled() == backfilled {
+                return found.map(|word| (backfilled, word as u32));
+            }
+        }
+    }
+
+    /// The incarnation that the process slot `slot` has now.
+    pub(crate) fn incarnation(&self, slot: u16) -> Option<u32> {
+        self.processes.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
     }
 
     /// The attached processes.
@@ -282,6 +413,7 @@ impl ReadOnlyWords {
                 owner: Owner { slot, incarnation: line.incarnation.load(SeqCst) as u32 },
                 pid: line.pid.load(Relaxed) as u32,
                 attached_us,
+                waiting_since_us: line.waiting_since_us.load(SeqCst),
                 command: String::from_utf8_lossy(&bytes[..end]).into_owned(),
             })
         })
@@ -346,10 +478,16 @@ impl Words {
         self.state.state.store(u64::from(state == State::Ready), SeqCst);
     }
 
-    /// Poisons the engine for `reason` (0 counts as 1); the first reason stays. True if this call did it.
-    /// The caller then wakes: [`durable_wake`](Words::durable_wake) and the owner words.
-    pub fn poison(&self, reason: u64) -> bool {
-        self.state.poison.compare_exchange(0, reason.max(1), SeqCst, SeqCst).is_ok()
+    /// The engine ends: nobody goes on above what is durable. Under APPEND; then what is not durable is erased, then
+    /// [`set_poison_outcome`](Words::set_poison_outcome). True if this call did it.
+    pub fn poison(&self) -> bool {
+        self.state.poison.compare_exchange(NOT_POISONED, POISONING, SeqCst, SeqCst).is_ok()
+    }
+
+    /// What is not durable is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
+    /// the owner words.
+    pub fn set_poison_outcome(&self, unknown: bool) {
+        self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
     }
 
     /// Sets the mode of the database.
@@ -373,9 +511,144 @@ impl Words {
         self.recycled_below.0.fetch_max(sequence, SeqCst);
     }
 
-    /// Sets since when the longest waiter for WRITE waits (microseconds, as [`now_us`]; 0: nobody).
-    pub fn set_waiting_since_us(&self, since_us: u64) {
-        self.waiting_since_us.0.store(since_us, SeqCst);
+    /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`]); by the owner of WRITE, before it grants.
+    pub fn set_grant_until_us(&self, until_us: u64) {
+        self.grant_until_us.0.store(until_us, SeqCst);
+    }
+
+    /// CREATE: the choice of the next slot, and the making of a slot file.
+    #[must_use]
+    pub fn create(&self) -> &OwnerWord {
+        &self.create
+    }
+
+    /// GUARD: whose broker holds SQLite's EXCLUSIVE on the database file.
+    #[must_use]
+    pub fn guard(&self) -> &OwnerWord {
+        &self.guard
+    }
+
+    /// Told when as many commits that want durability are published as the leader waits for.
+    #[must_use]
+    pub fn gathered(&self) -> &Event {
+        &self.gathered
+    }
+
+    /// The log exists from here on. Under APPEND.
+    pub fn set_active(&self) {
+        self.state.active.store(1, SeqCst);
+    }
+
+    /// Whether an activation that ended early may have left its stamp on the database file. Under APPEND.
+    #[must_use]
+    pub fn may_be_stamped(&self) -> bool {
+        self.state.may_be_stamped.load(SeqCst) != 0
+    }
+
+    /// As [`may_be_stamped`](Words::may_be_stamped).
+    pub fn set_may_be_stamped(&self, may_be: bool) {
+        self.state.may_be_stamped.store(u64::from(may_be), SeqCst);
+    }
+
+    /// The change counter and the size (bytes) of the database file at the claim.
+    #[must_use]
+    pub fn at_claim(&self) -> (u64, u64) {
+        (self.state.claim_counter.load(SeqCst), self.state.claim_bytes.load(SeqCst))
+    }
+
+    /// As [`at_claim`](Words::at_claim).
+    pub fn set_at_claim(&self, change_counter: u64, bytes: u64) {
+        self.state.claim_counter.store(change_counter, SeqCst);
+        self.state.claim_bytes.store(bytes, SeqCst);
+    }
+
+    /// Sets the setting `index`.
+    pub fn set_setting(&self, index: usize, value: u64) {
+        if let Some(word) = self.settings.0.get(index) {
+            word.store(value, SeqCst);
+        }
+    }
+
+    /// The slot file that the log goes on in when the current one is full. Stored under CREATE, taken back under APPEND.
+    #[must_use]
+    pub fn next_slot(&self) -> Option<u32> {
+        u32::try_from(self.log.next_slot.load(SeqCst).checked_sub(1)?).ok()
+    }
+
+    /// As [`next_slot`](Words::next_slot).
+    pub fn set_next_slot(&self, file: Option<u32>) {
+        self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
+    }
+
+    /// A number for a new slot file, never given before in this log; from 1, since the first slot is number 0.
+    #[must_use]
+    pub fn give_slot_number(&self) -> u64 {
+        self.log.slots_given.fetch_add(1, SeqCst) + 1
+    }
+
+    /// A number for a new spill file, never given before in this log.
+    #[must_use]
+    pub fn give_spill_number(&self) -> u64 {
+        self.log.spills_given.fetch_add(1, SeqCst)
+    }
+
+    /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.
+    pub fn set_backfilled_pages(&self, backfilled: u64, pages: u32) {
+        let present = self.backfilled() & LOW_31;
+        let is_present = |word: u64| word & PAGES_STORED != 0 && word >> 33 == present;
+        let [first, second] = &self.log.backfilled_pages;
+        let other = if is_present(first.load(SeqCst)) && backfilled & LOW_31 != present { second } else { first };
+        other.store((backfilled & LOW_31) << 33 | PAGES_STORED | u64::from(pages), SeqCst);
+    }
+
+    /// One more published commit wants durability. Like all that follows: for guesses only.
+    pub(crate) fn add_wanted(&self) {
+        self.flush.wanted.fetch_add(1, SeqCst);
+    }
+
+    /// Commits that wanted durability, ever.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.flush.wanted.load(SeqCst)
+    }
+
+    /// So many of them have it.
+    pub(crate) fn add_satisfied(&self, wanted: u64) {
+        self.flush.satisfied.fetch_max(wanted, SeqCst);
+    }
+
+    /// Commits that want durability and wait for it.
+    pub(crate) fn wanting(&self) -> u64 {
+        self.flush.wanted.load(SeqCst).saturating_sub(self.flush.satisfied.load(SeqCst))
+    }
+
+    /// So many commits a gathering leader waits for; 0: nobody gathers.
+    pub(crate) fn gather_goal(&self) -> u64 {
+        self.flush.gather_goal.load(SeqCst)
+    }
+
+    /// As [`gather_goal`](Words::gather_goal).
+    pub(crate) fn set_gather_goal(&self, goal: u64) {
+        self.flush.gather_goal.store(goal, SeqCst);
+    }
+
+    /// The commits that the last flush released.
+    pub(crate) fn flush_group(&self) -> u64 {
+        self.flush.group.load(SeqCst)
+    }
+
+    /// As [`flush_group`](Words::flush_group).
+    pub(crate) fn set_flush_group(&self, group: u64) {
+        self.flush.group.store(group, SeqCst);
+    }
+
+    /// What a sync of the log costs here (ns), averaged; 0: none was measured.
+    pub(crate) fn sync_nanos(&self) -> u64 {
+        self.flush.sync_nanos.load(SeqCst)
+    }
+
+    /// As [`sync_nanos`](Words::sync_nanos).
+    pub(crate) fn set_sync_nanos(&self, nanos: u64) {
+        self.flush.sync_nanos.store(nanos, SeqCst);
     }
 
     /// Attaches to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
@@ -384,10 +657,14 @@ impl Words {
     #[must_use]
     pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
+        self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
+        // Not shown before it is whole: what a predecessor that was killed left is not this one's.
+        line.attached_us.store(0, SeqCst);
+        line.waiting_since_us.store(0, SeqCst);
         line.pid.store(u64::from(pid), Relaxed);
         let mut bytes = [0; COMMAND_WORDS * 8];
-        let length = command.len().min(bytes.len());
+        let length = (0..=command.len().min(bytes.len())).rev().find(|at| command.is_char_boundary(*at)).unwrap_or(0);
         bytes[..length].copy_from_slice(&command.as_bytes()[..length]);
         for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*part), Relaxed);
@@ -396,13 +673,61 @@ impl Words {
         Some(Owner { slot, incarnation: incarnation as u32 })
     }
 
+    /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: none of
+    /// its own waits). Who frees WRITE hands it to the process that waits longest. Nothing happens if the slot is
+    /// another incarnation's.
+    pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(since_us, SeqCst);
+        }
+    }
+
+    /// The process other than `me` whose waiter for WRITE waits longest, and since when (microseconds, as [`now_us`]).
+    /// It may be dead.
+    pub(crate) fn longest_waiting(&self, me: Owner) -> Option<(u64, Owner)> {
+        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        let lines = self.processes.iter().zip(0u16..).take(used).filter(|(_, slot)| *slot != me.slot);
+        let waiting = lines.filter_map(|(line, slot)| {
+            let incarnation = line.incarnation.load(SeqCst);
+            let since_us = line.waiting_since_us.load(SeqCst);
+            // An attach in between: what was read is of two processes.
+            let same = since_us != 0 && line.incarnation.load(SeqCst) == incarnation;
+            same.then_some((since_us, Owner { slot, incarnation: incarnation as u32 }))
+        });
+        waiting.min_by_key(|(since_us, _)| *since_us)
+    }
+
+    /// `other`, which was found to wait since `since_us`, does not count any more: it is dead, or did not come for what it
+    /// was granted. If it does wait, it says so again.
+    pub(crate) fn discount_waiting(&self, other: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(other) {
+            let _ = line.waiting_since_us.compare_exchange(since_us, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Since when `other` waits, as [`longest_waiting`](Words::longest_waiting) finds it; 0: it does not.
+    pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
+        self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
+    }
+
+    /// Told when WRITE is granted to the process in `slot`, and on poison.
+    pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
+        self.processes.get(usize::from(slot)).map(|line| &line.turn)
+    }
+
     /// Leaves the process slot.
     pub fn detach(&self, me: Owner) {
-        if let Some(line) = self.processes.get(usize::from(me.slot))
-            && line.incarnation.load(SeqCst) as u32 == me.incarnation
-        {
+        if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(0, SeqCst);
             line.attached_us.store(0, SeqCst);
         }
+    }
+
+    /// The line of a process that is attached or was, if no other got its slot since. A live process holds its ALIVE
+    /// byte, so that nobody gets the slot between this look and a store of its own.
+    fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
+        let line = self.processes.get(usize::from(me.slot))?;
+        (line.incarnation.load(SeqCst) as u32 == me.incarnation).then_some(line)
     }
 }
 

@@ -36,6 +36,7 @@ codes! {
     MISUSE = 21;
     NOTADB = 26;
     NOTICE = 27;
+    WARNING = 28;
     BUSY_SNAPSHOT = 5 | (2 << 8);
     BUSY_TIMEOUT = 5 | (3 << 8);
     READONLY_RECOVERY = 8 | (1 << 8);

@@ -49,7 +49,11 @@ pub fn setting(name: &str) -> String {
 
 /// Starts the test `test` of this binary again, in its role, with these variables.
 pub fn start(test: &str, settings: &[(&str, String)]) -> Role {
-    let mut command = Command::new(std::env::current_exe().expect("the path of this binary"));
+    start_by(Command::new(std::env::current_exe().expect("the path of this binary")), test, settings)
+}
+
+/// [`start`] by a command that runs this binary, or a copy of it, with the arguments that follow.
+pub fn start_by(mut command: Command, test: &str, settings: &[(&str, String)]) -> Role {
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, test);
     for (name, value) in settings {
         command.env(name, value);
@@ -70,6 +74,17 @@ impl Role {
         self.child.wait().expect("wait for a child")
     }
 
+    /// SIGKILL, without waiting for the end.
+    pub fn strike(&self) {
+        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
+        unsafe { libc::kill(self.pid(), libc::SIGKILL) };
+    }
+
+    /// How it has ended; `None` if it lives.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("look at a child")
+    }
+
     /// Waits for the end of a child that ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("wait for a child")
@@ -78,6 +93,11 @@ impl Role {
     /// The child's stdin, to send commands by.
     pub fn stdin(&mut self) -> &mut ChildStdin {
         self.child.stdin.as_mut().expect("its stdin")
+    }
+
+    /// Ends the input of a child that reads [`command`].
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Sends a line to a child that reads [`command`].

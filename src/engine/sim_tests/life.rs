@@ -10,7 +10,7 @@ use super::world::{NAME, World};
 use crate::disk::Database;
 use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::handle::{Context, Registry};
-use crate::shared::LockFile;
+use crate::shared::{Attachment, Control, LockFile};
 use crate::sqlite::Code;
 use crate::view::View;
 use std::cell::{Cell, RefCell};
@@ -58,7 +58,6 @@ pub struct Free {
     pub broker: bool,
     pub frames: bool,
     pub spills: bool,
-    pub activating: bool,
 }
 
 impl Free {
@@ -167,15 +166,16 @@ impl Life {
 
     pub fn free(&self) -> Free {
         let engine = &self.engine;
+        let words = engine.marks.words();
+        let [_, append, leader, checkpoint] = words.holders();
         Free {
-            append: engine.append.try_lock().is_some(),
-            leader: engine.leading.try_lock().is_some_and(|leading| !*leading),
-            creating: engine.creating.try_lock().is_some(),
-            checkpoint: engine.checkpointing.try_lock().is_some(),
+            append: append.is_none(),
+            leader: leader.is_none(),
+            creating: words.create().holder().is_none(),
+            checkpoint: checkpoint.is_none(),
             broker: engine.broker.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
             spills: engine.spills.try_lock().is_some(),
-            activating: engine.activating.try_lock().is_some(),
         }
     }
 
@@ -367,8 +367,11 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
         registry: Registry::default(),
     };
     std::fs::create_dir_all(&dir.path).unwrap();
+    let lock = LockFile::open(&dir.path.join(crate::shared::LOCK_NAME), 0o644).unwrap();
+    let control = Control::anonymous().unwrap();
+    let me = control.words().attach(0, 1, "simulated").unwrap();
     let claimed = Claimed {
-        lock: LockFile::open(&dir.path.join(crate::shared::LOCK_NAME), 0o644).unwrap(),
+        attachment: Attachment::new(control, lock, me),
         path,
         dir: Arc::new(dir),
         broker: Box::new(broker),
@@ -381,7 +384,6 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     // The same run for the same seed: a log id of its own dice, no thread.
     let only = Arc::get_mut(&mut engine).unwrap();
     only.log_id = world.dice.next() | 1;
-    only.append.lock().chain = only.log_id;
     engine.background.stop();
     Some(engine)
 }

@@ -1,0 +1,75 @@
+//! Named places in the code where a test lets this process die or stop, as a kill or SIGSTOP at that moment would.
+//!
+//! In builds with debug assertions only; in all others a call is nothing. A child of a test is started with
+//! `PWAL_TEST_DIE_AT=<point>[:<n>]` (SIGKILL) or `PWAL_TEST_STOP_AT=<point>[:<n>]` (SIGSTOP, so that its parent can look at
+//! what others do meanwhile, and then let it go on or kill it): it happens when a thread passes the point for the
+//! n-th time (default 1) in this process. `tests/processes_faults.rs` plays each.
+
+/// The points, in the order of the crash cases that they play. A call with another name is a mistake, and panics.
+///
+/// | point | the process is, when it passes |
+/// |---|---|
+/// | `reading` | holding a registered snapshot, before it reads by it |
+/// | `staging` | holding WRITE, with a frame in its lane |
+/// | `publish_before_store` | holding WRITE and APPEND, the batch written, `published` not stored |
+/// | `after_publish` | holding WRITE, APPEND let go, its batch published |
+/// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its cut not stored |
+/// | `leading_uncertified` | holding LEADER, the cut stored, nothing synced for it |
+/// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
+/// | `rotating` | holding APPEND, a new slot's header written, no batch of it published |
+/// | `attaching` | holding INIT, its process slot claimed, not joined yet |
+/// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
+/// | `activating` | holding INIT, the log made, the stamp not written |
+/// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
+#[cfg(debug_assertions)]
+const POINTS: [&str; 12] = [
+    "reading",
+    "staging",
+    "publish_before_store",
+    "after_publish",
+    "leading_before_cut",
+    "leading_uncertified",
+    "checkpointing",
+    "rotating",
+    "attaching",
+    "recovering",
+    "activating",
+    "retiring",
+];
+
+#[cfg(debug_assertions)]
+struct Plan {
+    point: String,
+    /// Passes that are left.
+    left: std::sync::atomic::AtomicU64,
+    signal: libc::c_int,
+}
+
+#[cfg(debug_assertions)]
+impl Plan {
+    fn from_environment() -> Option<Plan> {
+        let (signal, text) = [(libc::SIGKILL, "PWAL_TEST_DIE_AT"), (libc::SIGSTOP, "PWAL_TEST_STOP_AT")]
+            .into_iter()
+            .find_map(|(signal, name)| Some((signal, std::env::var(name).ok()?)))?;
+        let (point, passes) = text.split_once(':').unwrap_or((&text, "1"));
+        Some(Plan { point: point.to_owned(), left: passes.parse::<u64>().unwrap_or(1).into(), signal })
+    }
+}
+
+/// Passes the point `name`: see the module.
+#[cfg(debug_assertions)]
+pub fn fault_point(name: &str) {
+    use std::sync::atomic::Ordering::SeqCst;
+    static PLAN: std::sync::OnceLock<Option<Plan>> = std::sync::OnceLock::new();
+    assert!(POINTS.contains(&name), "{name} is not a fault point");
+    let Some(plan) = PLAN.get_or_init(Plan::from_environment) else { return };
+    if plan.point == name && plan.left.fetch_sub(1, SeqCst) == 1 {
+        // SAFETY: a signal to this thread, numbers only. The kernel acts on it before the call returns.
+        unsafe { libc::raise(plan.signal) };
+    }
+}
+
+/// Nothing: a build without debug assertions has no fault points.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn fault_point(_name: &str) {}

@@ -1,0 +1,260 @@
+//! A process that does what a test tells it, statement by statement, so that a scene with several processes can be read
+//! from top to bottom.
+//!
+//! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
+//! <ms>`, `.close`, `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
+//! that is an agent itself). It answers with one line: the rows, or `code <n>`.
+
+use super::common::{self, child};
+use rusqlite::{Connection, ffi};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What the agent waits for before it says BUSY, unless it is told otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Nothing that a test waits for takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `sqlite3_log` was told.
+static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+unsafe extern "C" fn tell(_: *mut c_void, code: c_int, text: *const c_char) {
+    // SAFETY: SQLite passes a text that ends with a zero byte.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().replace('\n', " ");
+    if let Ok(mut told) = TOLD.lock() {
+        told.push(format!("{code} {text}"));
+    }
+}
+
+/// The agent's part; the test binary has a test `child_obeys` that calls it.
+pub fn run() {
+    // A stopped agent would outlive its test otherwise.
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if let Ok(mask) = std::env::var("PWAL_TEST_UMASK") {
+        let mask = libc::mode_t::from_str_radix(&mask, 8).expect("an octal number");
+        // SAFETY: a number.
+        unsafe { libc::umask(mask) };
+    }
+    // SAFETY: nothing uses SQLite yet; the function has the documented type and never goes.
+    let code = unsafe {
+        let tell = tell as unsafe extern "C" fn(*mut c_void, c_int, *const c_char);
+        ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, tell, std::ptr::null_mut::<c_void>())
+    };
+    assert_eq!(code, ffi::SQLITE_OK);
+    let mut connections = HashMap::new();
+    child::report("here");
+    while let Some(line) = child::command() {
+        let (name, what) = line.split_once(' ').expect("a connection and what to do");
+        let answer = obey(&mut connections, name, what);
+        child::report(answer.get(..3000).unwrap_or(&answer));
+    }
+    connections.into_values().for_each(common::close);
+}
+
+fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -> String {
+    let (word, rest) = what.split_once(' ').unwrap_or((what, ""));
+    match word {
+        ".open" => open(connections, name, common::vfs(), rest),
+        ".vfs" => {
+            let (vfs, path) = rest.split_once(' ').expect("a VFS and a path");
+            common::vfs();
+            open(connections, name, vfs, path)
+        }
+        ".timeout" => {
+            let timeout = Duration::from_millis(rest.parse().expect("milliseconds"));
+            connections[name].busy_timeout(timeout).map_or_else(error, |()| String::from("ok"))
+        }
+        ".close" => {
+            let connection = connections.remove(name).expect("an open connection");
+            connection.close().map_or_else(|(_, code)| error(code), |()| String::from("closed"))
+        }
+        ".log" => std::mem::take(&mut *TOLD.lock().expect("what was told")).join(" | "),
+        ".fork" => fork(connections, rest),
+        _ => common::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
+    }
+}
+
+fn error(error: rusqlite::Error) -> String {
+    format!("code {}", common::code(&error))
+}
+
+fn open(connections: &mut HashMap<String, Connection>, name: &str, vfs: &str, path: &str) -> String {
+    match common::try_open(path.as_ref(), common::flags(), vfs) {
+        Ok(connection) => {
+            connection.busy_timeout(TIMEOUT).expect("a busy timeout");
+            connections.insert(name.to_owned(), connection);
+            String::from("open")
+        }
+        Err(code) => error(code),
+    }
+}
+
+/// The forked child reads what to do from the named pipe `pipe`, and answers into the file `<pipe>.said`, a line each. It
+/// has the connections of its parent.
+fn fork(connections: &mut HashMap<String, Connection>, pipe: &str) -> String {
+    // SAFETY: the process has no other thread that works (libtest's waits for this one; pwal's are not in the child).
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid > 0 {
+        return pid.to_string();
+    }
+    let said = format!("{pipe}.said");
+    // Opened for both, so that it has no end while this process lives.
+    let orders = std::fs::File::options().read(true).write(true).open(pipe).expect("open the pipe");
+    let mut orders = std::io::BufReader::new(orders);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        std::io::BufRead::read_line(&mut orders, &mut line).expect("read an order");
+        let line = line.trim_end();
+        if line == "end" {
+            // A normal exit, with the exit handlers that it has inherited.
+            std::process::exit(0);
+        }
+        let (name, what) = line.split_once(' ').expect("a connection and what to do");
+        let answer = obey(connections, name, what);
+        let mut file = std::fs::File::options().append(true).create(true).open(&said).expect("open the answers");
+        std::io::Write::write_all(&mut file, format!("{answer}\n").as_bytes()).expect("answer");
+    }
+}
+
+/// An agent, from outside.
+pub struct Agent {
+    role: child::Role,
+}
+
+impl Agent {
+    /// Starts one.
+    pub fn start() -> Agent {
+        Agent::start_with(&[])
+    }
+
+    /// With variables of the environment.
+    pub fn start_with(settings: &[(&str, String)]) -> Agent {
+        Agent::of(child::start("child_obeys", settings))
+    }
+
+    pub fn of(role: child::Role) -> Agent {
+        let mut agent = Agent { role };
+        agent.role.expect("here");
+        agent
+    }
+
+    /// Starts one with the connection `c` on `path`.
+    pub fn on(path: &Path) -> Agent {
+        let mut agent = Agent::start();
+        agent.open("c", path);
+        agent
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.role.pid()
+    }
+
+    /// Opens a connection; SQLite does not read the file yet.
+    #[track_caller]
+    pub fn open(&mut self, connection: &str, path: &Path) {
+        let answer = self.ask(&format!("{connection} .open {}", path.display()));
+        assert_eq!(answer, "open");
+    }
+
+    /// Tells it something, without waiting for the answer.
+    pub fn tell(&mut self, line: &str) {
+        self.role.send(&line.replace('\n', " "));
+    }
+
+    /// Waits for the next answer.
+    #[track_caller]
+    pub fn answer(&mut self) -> String {
+        let pid = self.pid();
+        self.role.lines.next().unwrap_or_else(|| panic!("process {pid} ended without an answer"))
+    }
+
+    /// [`Agent::tell`], then [`Agent::answer`].
+    #[track_caller]
+    pub fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.answer()
+    }
+
+    /// SQL that must work on the connection `c`; its rows.
+    #[track_caller]
+    pub fn run(&mut self, sql: &str) -> String {
+        let answer = self.ask(&format!("c {sql}"));
+        assert!(!answer.starts_with("code "), "process {}: {sql}: {answer}", self.pid());
+        answer
+    }
+
+    /// What `sqlite3_log` was told since it was last asked.
+    pub fn log(&mut self) -> String {
+        self.ask("c .log")
+    }
+
+    /// Closes the connection `c`.
+    #[track_caller]
+    pub fn close(&mut self) {
+        assert_eq!(self.ask("c .close"), "closed");
+    }
+
+    pub fn signal(&self, signal: c_int) {
+        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0, "signal {signal}");
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(mut self) -> ExitStatus {
+        self.role.kill()
+    }
+
+    /// [`Agent::kill`] of one in a namespace: what runs here is the program that made it, and dies first.
+    pub fn kill_inside(mut self) {
+        self.role.kill();
+        // Its output ends when it does.
+        self.role.lines.by_ref().for_each(drop);
+    }
+
+    /// Ends it: it closes what is open.
+    #[track_caller]
+    pub fn end(mut self) {
+        self.role.end_input();
+        let status = self.role.wait();
+        assert!(status.success(), "a process ended with {status}");
+    }
+
+    /// Waits until it has stopped itself, or was stopped.
+    #[track_caller]
+    pub fn wait_stopped(&self) {
+        wait_for(&format!("process {} to stop", self.pid()), || is_stopped(self.pid()));
+    }
+
+    /// Waits until it was killed by a signal of its own.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        wait_for(&format!("process {} to die", self.pid()), || self.role.try_wait().is_some());
+        let status = self.role.wait();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+    }
+}
+
+/// Whether a process is stopped by a signal.
+pub fn is_stopped(pid: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Waits until `what` holds; panics if it does not in [`PATIENCE`].
+#[track_caller]
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited for {what}");
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
