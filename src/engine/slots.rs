@@ -380,7 +380,7 @@ impl Engine {
             }
             None => self.create_next(&all, least)?.number,
         };
-        self.give_up_begun(&all, tail, number)?;
+        self.give_up_begun_but(&all, tail, Some(number))?;
         self.marks.words().set_next_slot(Some(number));
         Ok(())
     }
@@ -406,13 +406,18 @@ impl Engine {
     }
 
     /// A writer that died may have begun another slot as the next one: two segments of one ordinal would be in the log.
-    fn give_up_begun(&self, all: &[Found], tail: Tail, chosen: u32) -> Result<(), EngineError> {
+    fn give_up_begun_but(&self, all: &[Found], tail: Tail, chosen: Option<u32>) -> Result<(), EngineError> {
         let begun = |found: &&Found| found.header.as_ref().is_some_and(|header| header.ordinal > tail.ordinal);
-        for Found { slot, .. } in all.iter().filter(begun).filter(|found| found.slot.number != chosen) {
+        for Found { slot, .. } in all.iter().filter(begun).filter(|found| Some(found.slot.number) != chosen) {
             slot.write(&self.zero_block(), 0)?;
             slot.sync()?;
         }
         Ok(())
+    }
+
+    /// Whatever slot was begun behind the tail. Under APPEND.
+    pub(super) fn give_up_begun(&self, tail: Tail) -> Result<(), EngineError> {
+        self.give_up_begun_but(&self.all_slots()?, tail, None)
     }
 
     /// A new slot of at least so many bytes: twice the largest so far, or less where the disk is nearly full.
