@@ -373,6 +373,7 @@ impl Engine {
             chain,
             crc,
         };
+        crate::fault_point("publish_before_store");
         let published = self.marks.publish(entry).map_err(EngineError::from).and_then(|()| match &header.certificate {
             Some(certificate) => self.cut(append, certificate, &place),
             None => Ok(()),
@@ -387,6 +388,7 @@ impl Engine {
 
     /// The certificate at `place` is written: its epoch is cut.
     pub(crate) fn cut(&self, append: &mut Append, certificate: &Certificate, place: &Place) -> Result<(), EngineError> {
+        crate::fault_point("leading_before_cut");
         append.counts = EpochCounts::default();
         append.cut = certificate.hi;
         let cut = Cut {
@@ -423,6 +425,7 @@ impl Engine {
         let first_number = self.finish(&mut append, written)?;
         let low = append.is_low();
         drop(append);
+        crate::fault_point("after_publish");
         self.tell_background(low, facts);
         if facts.wants_durable {
             self.tell_gathering_leader();
@@ -476,6 +479,7 @@ impl Engine {
         }
         let low = append.is_low();
         drop(append);
+        crate::fault_point("after_publish");
         drop(leader);
         self.tell_background(low, facts);
         self.counters.commits.fetch_add(1, SeqCst);

@@ -176,6 +176,7 @@ impl Engine {
         let dirty = append.slots.as_mut().map(Slots::take_dirty).unwrap_or_default();
         let wanted = self.marks.wanted();
         drop(append);
+        crate::fault_point("leading_uncertified");
         let began = Instant::now();
         for (name, file) in &dirty {
             if let Err(error) = file.sync() {

@@ -164,6 +164,7 @@ impl Engine {
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
+        crate::fault_point("activating");
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         *may_be_stamped = true;
         broker.write_at(&first, 0).map_err(io("write"))?;

@@ -198,7 +198,11 @@ impl Slots {
         let slot = &mut self.list[place.slot];
         slot.dirty = true;
         let offset = if place.header.is_some() { 0 } else { place.offset };
-        slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&slot.name, e))
+        slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&slot.name, e))?;
+        if place.header.is_some() {
+            crate::fault_point("rotating");
+        }
+        Ok(())
     }
 
     /// The record at `place` counts: the tail is behind it.

@@ -316,6 +316,7 @@ fn attach_first(path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<A
     let command = std::env::args_os().next().unwrap_or_default();
     let me = control.words().attach(0, std::process::id(), &command.to_string_lossy());
     let me = me.ok_or(Refused::from(Code::INTERNAL))?;
+    crate::fault_point("attaching");
     Ok(Attachment::new(control, lock, me))
 }
 

@@ -214,6 +214,7 @@ impl Joined {
             // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
             self.start_transaction(sequence);
         }
+        crate::fault_point("reading");
         Ok(())
     }
 

@@ -209,6 +209,7 @@ impl Look {
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
         let pages = replay(database, log, walk, page_bytes, Marks::found(&self.header))?;
+        crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
         Ok(Recovered { log_id, backfilled: walk.base, last: walk.last(), pages, torn_tail: walk.torn.clone() })
     }

@@ -61,6 +61,7 @@ pub fn retire_keeping_lock(
         Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),
     }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
+    crate::fault_point("retiring");
     make_plain(database)?;
     delete_log(dir, |id| id == log_id)
 }
