@@ -35,6 +35,7 @@ pub mod sqlite;
 pub mod vfs;
 pub mod view;
 
+#[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
 pub use vfs::{Options, RegisterError, version};
 #[cfg(feature = "linked")]

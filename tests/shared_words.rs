@@ -203,9 +203,11 @@ fn visible_is_what_the_rule_says_after_each_step() {
                 words.publish(&commit(words.published() + 1, *wants.last().unwrap())).unwrap();
             }
             if poisoned_at.is_none() && random.random_bool(0.0005) {
-                assert!(words.poison(3));
-                assert!(!words.poison(4));
-                assert_eq!(words.poisoned(), 3);
+                assert!(words.poison());
+                assert!(!words.poison());
+                assert!(words.is_being_poisoned() && words.poison_outcome().is_none());
+                words.set_poison_outcome(false);
+                assert_eq!((words.is_being_poisoned(), words.poison_outcome()), (false, Some(false)));
                 poisoned_at = Some(words.durable());
             }
             let durable = words.durable();

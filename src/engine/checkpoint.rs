@@ -3,15 +3,27 @@
 //! R4: a page goes there only from a commit at or below T, where a durable certificate says D >= T. Two
 //! checkpoints never overlap (CKPT).
 
+use super::hold::Held;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
 use crate::log::format;
 use crate::log::stamp::Stamp;
+use crate::shared::Words;
 use parking_lot::MutexGuard;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
-/// What CKPT remembers of earlier passes.
+/// So long a checkpoint that was asked for waits for another process's.
+const OTHER_PROCESS: Duration = Duration::from_secs(5);
+
+/// CKPT.
+struct Checkpointing<'a> {
+    failures: MutexGuard<'a, Failures>,
+    _held: Held,
+}
+
+/// What CKPT remembers of this process's earlier passes.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     /// Passes that failed one after the other; the next pass writes all their pages again.
@@ -38,7 +50,8 @@ impl Engine {
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
     /// a mark if that is not past what is backfilled.
     pub(super) fn checkpoint_in_background(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let ckpt = self.checkpointing.lock();
+        // Who has CKPT does what is wished here.
+        let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
         self.check_poison()?;
         let target = self.marks.certified().0.min(self.marks.visible());
         if target <= self.marks.backfilled() {
@@ -58,7 +71,7 @@ impl Engine {
     /// may be none for long, and the log would grow: so a mark, beside the commits.
     fn free_slots(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.marks.certified().1 < self.marks.backfilled() {
-            let leader = self.lead_waiting();
+            let leader = self.lead_waiting()?;
             if self.marks.certified().1 < self.marks.backfilled() {
                 self.flush(&leader, true)?;
             }
@@ -73,7 +86,7 @@ impl Engine {
     /// # Errors
     /// The log or the database file failed; B did not move.
     pub(crate) fn checkpoint_on_request(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let ckpt = self.checkpointing.lock();
+        let ckpt = self.checkpoint_lock(OTHER_PROCESS)?;
         self.check_poison()?;
         self.certify()?;
         self.pass(ckpt)
@@ -98,7 +111,7 @@ impl Engine {
         let goal = self.marks.visible();
         self.wait_durable(goal)?;
         if self.marks.certified().0 < goal {
-            let leader = self.lead_waiting();
+            let leader = self.lead_waiting()?;
             if self.marks.certified().0 < goal {
                 self.flush(&leader, true)?;
             }
@@ -106,28 +119,41 @@ impl Engine {
         Ok(())
     }
 
+    /// CKPT; of another process so long at most.
+    fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
+        let failures = self.checkpointing.lock();
+        let held = self.hold_within(Words::checkpoint, at_most).map_err(|owner| EngineError::Held {
+            what: "the checkpoint",
+            file: self.path.clone(),
+            holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner)),
+        })?;
+        Ok(Checkpointing { failures, _held: held })
+    }
+
     /// One pass, under CKPT.
-    fn pass(&self, mut ckpt: MutexGuard<'_, Failures>) -> Result<(), EngineError> {
+    fn pass(&self, mut ckpt: Checkpointing<'_>) -> Result<(), EngineError> {
         if !self.is_active() {
             return Ok(());
         }
         let backfilled = self.marks.backfilled();
         let target = self.marks.choose_target();
         if target > backfilled {
-            match self.backfill(target) {
-                Ok(()) => ckpt.in_a_row = 0,
+            self.follow(target)?;
+            let database_pages = match self.backfill(target) {
+                Ok(database_pages) => database_pages,
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room.
                     if error.code() != crate::sqlite::Code::FULL {
-                        ckpt.in_a_row += 1;
-                        if ckpt.in_a_row >= FAILURES_MAX {
-                            self.poison(&mut self.append.lock(), &error.to_string());
+                        ckpt.failures.in_a_row += 1;
+                        if ckpt.failures.in_a_row >= FAILURES_MAX {
+                            self.poison(&self.append_as_it_is(), &error.to_string(), None);
                         }
                     }
                     return Err(error);
                 }
-            }
-            self.marks.set_backfilled(target);
+            };
+            ckpt.failures.in_a_row = 0;
+            self.marks.set_backfilled(target, database_pages);
             self.frames.write().drop_to(target);
             self.counters.checkpoints.fetch_add(1, SeqCst);
         }
@@ -135,8 +161,9 @@ impl Engine {
         Ok(())
     }
 
-    /// The newest image of each page up to `target` goes to the database file, and is synced there.
-    fn backfill(&self, target: u64) -> Result<(), EngineError> {
+    /// The newest image of each page up to `target` goes to the database file, which gets the size that it has then, in
+    /// pages, and is synced.
+    fn backfill(&self, target: u64) -> Result<u32, EngineError> {
         let (newest, database_pages) = {
             let frames = self.frames.read();
             (frames.newest_by_page(target), frames.database_pages(target))
@@ -148,6 +175,7 @@ impl Engine {
             newest.keys().copied(),
             database_pages,
             |page, buffer| {
+                crate::fault_point("checkpointing");
                 let (frame, file) = newest.get(&page).ok_or(EngineError::NoLog)?;
                 let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&self.path, e))?;
                 if read < buffer.len() {
@@ -155,7 +183,8 @@ impl Engine {
                 }
                 Ok(())
             },
-        )
+        )?;
+        Ok(database_pages)
     }
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the retirement.

@@ -1,45 +1,26 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
 use super::epochs::Leader;
-use super::frames::{FileId, Frame};
-use super::slots::{Place, Slot, Slots};
+use super::frames::{FileId, LogCommit};
+use super::hold::Held;
+use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::log::slots::create_slot;
-use crate::shared::{CommitEntry, Cut};
-use crate::sqlite::Code;
+use crate::shared::{CommitEntry, Cut, Words};
 use crate::view::{Image, Lane};
-use parking_lot::{ArcMutexGuard, RawMutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
-#[derive(Debug)]
-pub(crate) struct Append {
-    /// Before activation: none.
-    pub(crate) slots: Option<Slots>,
-    /// The chain value behind the last published commit.
-    pub(crate) chain: u64,
-    /// The last commit that a certificate covers.
-    pub(crate) cut: u64,
-    /// The first blocks of the records that are not known to be durable (R5.1).
-    pub(crate) unsealed: Vec<Unsealed>,
-    pub(crate) counts: EpochCounts,
+pub(crate) struct HeldAppend {
+    _held: Held,
 }
 
-impl Append {
-    /// The next slot shall be prepared.
-    fn is_low(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.filled_percent() > 25 && slots.wants_next())
-    }
-}
-
-/// The first block of a record that speaks of commits up to `sequence`.
+/// The first block of a record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unsealed {
-    pub(crate) sequence: u64,
+pub(crate) struct Begun {
     pub(crate) slot: u32,
     pub(crate) offset: u64,
 }
@@ -68,9 +49,6 @@ impl EpochCounts {
     }
 }
 
-/// APPEND, held across calls of SQLite.
-pub(crate) type HeldAppend = ArcMutexGuard<RawMutex, Append>;
-
 /// A batch that is written and not published.
 pub(crate) struct Written {
     header: BatchHeader,
@@ -83,8 +61,8 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    fn unsealed(&self) -> Unsealed {
-        Unsealed { sequence: self.header.sequence, slot: self.place.index, offset: self.place.offset }
+    fn begun(&self) -> Begun {
+        Begun { slot: self.place.slot.number, offset: self.place.offset }
     }
 }
 
@@ -150,101 +128,58 @@ impl Engine {
         Ok(())
     }
 
-    /// Room for a batch of so many bytes, in the current slot or in the next one.
-    fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
-        if self.find_room(bytes)? {
+    /// APPEND. What its last owner left half done is done: a commit that carries its certificate is cut, what a failed flush
+    /// left is erased.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn append(&self) -> Result<HeldAppend, EngineError> {
+        let append = self.append_as_it_is();
+        if self.marks.words().is_being_poisoned() {
+            self.erase_after_death(&append);
+        }
+        self.cut_of_self(&append)?;
+        Ok(append)
+    }
+
+    /// APPEND, whatever its last owner left: to end what failed.
+    pub(super) fn append_as_it_is(&self) -> HeldAppend {
+        HeldAppend { _held: self.hold(Words::append, "APPEND").0 }
+    }
+
+    /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
+    fn cut_of_self(&self, append: &HeldAppend) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        let Some(entry) = words.commit(words.published()).filter(|entry| entry.has_certificate) else { return Ok(()) };
+        if words.cut(words.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
             return Ok(());
         }
-        let _one_creator = self.creating.lock();
-        if self.find_room(bytes)? {
-            return Ok(());
-        }
-        self.create_next(bytes)
-    }
-
-    /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
-    /// needs the slot meets it.
-    pub(crate) fn prepare_next_slot(&self) {
-        let _one_creator = self.creating.lock();
-        let bytes = match self.append.lock().slots.as_mut() {
-            Some(slots) => {
-                let least = slots.bytes_for(0);
-                if !slots.wants_next() || slots.take_free(least, self.marks.recyclable()) {
-                    return;
-                }
-                self.usual_bytes(slots)
-            }
-            None => return,
-        };
-        let created = self.create_slot(bytes);
-        if let Some(slots) = self.append.lock().slots.as_mut() {
-            match created {
-                // A writer may have found another one meanwhile, and rely on it.
-                Ok(slot) => slots.add_free(slot),
-                Err(error) => {
-                    slots.ahead_failed();
-                    self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
-                }
-            }
-        }
-    }
-
-    fn find_room(&self, bytes: u64) -> Result<bool, EngineError> {
-        let mut append = self.append.lock();
-        let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
-        let bytes = slots.round_up(bytes);
-        let slot_bytes = slots.bytes_for(bytes);
-        Ok(slots.has_room(bytes) || slots.take_free(slot_bytes, self.marks.recyclable()))
-    }
-
-    /// A slot for a batch of so many bytes; a smaller one than usual where the disk is nearly full.
-    fn create_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
-        let (least, usual) = {
-            let append = self.append.lock();
-            let slots = append.slots.as_ref().ok_or(EngineError::NoLog)?;
-            let least = slots.round_up(slots.bytes_for(batch_bytes));
-            (least, self.usual_bytes(slots).max(least))
-        };
-        let mut bytes = usual;
-        let slot = loop {
-            match self.create_slot(bytes) {
-                Err(error) if error.code() == Code::FULL && bytes > least => {
-                    bytes = (bytes / 2).next_multiple_of(u64::from(self.block_bytes)).max(least);
-                }
-                created => break created?,
-            }
-        };
-        if let Some(slots) = self.append.lock().slots.as_mut() {
-            slots.add_next(slot);
-        }
-        Ok(())
-    }
-
-    /// Twice the largest so far. Whole blocks: the header of another slot does not prove itself.
-    fn usual_bytes(&self, slots: &Slots) -> u64 {
-        slots.round_up((slots.largest() * 2).min(self.settings.segment_bytes()).max(slots.bytes_for(0)))
-    }
-
-    fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
-        let index = self.append.lock().slots.as_ref().ok_or(EngineError::NoLog)?.next_index();
-        let name = format::slot_name(self.log_id, index);
-        let file = create_slot(&*self.dir, &name, bytes)?;
-        self.frames.write().add_file(FileId::Slot(index), Arc::clone(&file));
-        Ok(Slot { index, name, file, bytes, ordinal: 0, last_sequence: 0, dirty: false })
+        let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
+        let certificate = batch.header.certificate.ok_or_else(|| self.no_commit(entry.sequence))?;
+        self.cut(append, &certificate, (entry.file, entry.ordinal, entry.offset))
     }
 
     /// Writes the batch of this lane at the tail, with `certificate` the one that seals it.
     fn write_batch(
         &self,
-        append: &mut Append,
+        mut append: HeldAppend,
         lane: &Lane,
         facts: CommitFacts,
         certificate: bool,
-    ) -> Result<Written, EngineError> {
+    ) -> Result<(HeldAppend, Written), EngineError> {
         let bytes = batch_bytes(lane, self.page_bytes);
-        let (chain, epoch) = (append.chain, self.marks.epoch() + 1);
-        let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
-        let place = slots.place(bytes, true, facts.sequence, chain).ok_or(EngineError::NoLog)?;
+        let place = loop {
+            self.check_poison()?;
+            if let Some(place) = self.place(&append, bytes, true, facts.sequence, self.chain())? {
+                break place;
+            }
+            // Other processes' certificates took what prepare had found.
+            drop(append);
+            self.make_room(bytes)?;
+            append = self.append()?;
+        };
+        self.follow(facts.sequence - 1)?;
+        let (chain, epoch) = (self.chain(), self.marks.epoch() + 1);
         let mut in_batch = format::batch_head_bytes(lane.len());
         let mut descriptors = Vec::with_capacity(lane.len());
         for frame in lane.frames() {
@@ -263,7 +198,7 @@ impl Engine {
             sequence: facts.sequence,
             ordinal: place.ordinal,
             offset: place.offset,
-            bytes: slots.round_up(bytes),
+            bytes: self.round_up(bytes),
             frames: u32::try_from(descriptors.len()).map_err(|_| EngineError::NoLog)?,
             database_pages: facts.database_pages,
             lane: facts.lane,
@@ -272,43 +207,41 @@ impl Engine {
             certificate: None,
         };
         let chain = format::chain_after(&header, &descriptors);
-        append.counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
         if certificate {
-            header.certificate =
-                Some(self.certificate(&append.counts, epoch, facts.sequence, chain, facts.database_pages));
+            let mut counts = self.frames.read().counts_since(self.marks.durable());
+            counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
+            header.certificate = Some(self.certificate(&counts, epoch, facts.sequence, chain, facts.database_pages));
         }
-        let head = match format::encode_batch(&header, &descriptors) {
-            Ok(head) => head,
-            Err(error) => {
-                append.counts = self.frames.read().counts_since(append.cut);
-                return Err(error.into());
-            }
-        };
+        let head = format::encode_batch(&header, &descriptors)?;
         let parts: Vec<&[u8]> = std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect();
-        let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
-        if let Some(below) = slots.recycles(&place) {
-            self.marks.recycle_to(below);
-        }
-        if let Err(error) = slots.write(&place, &parts) {
-            let erased = self.erase_unpublished(append, facts.sequence, &place);
+        if let Err(error) = self.write_at_place(&append, &place, &parts) {
+            let erased = self.erase_unpublished(&append, &place);
             return Err(if erased { error } else { self.poisoned_as(error) });
         }
-        Ok(Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill })
+        Ok((append, Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill }))
     }
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
-    fn erase_unpublished(&self, append: &mut Append, sequence: u64, place: &Place) -> bool {
-        append.counts = self.frames.read().counts_since(append.cut);
-        let erased = append.slots.as_mut().map_or(Ok(()), |slots| slots.erase(place));
-        match erased {
+    fn erase_unpublished(&self, append: &HeldAppend, place: &Place) -> bool {
+        match self.erase(place) {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
-                append.unsealed.push(Unsealed { sequence, slot: place.index, offset: place.offset });
-                self.poison(append, &format!("a batch that was not published could not be erased: {error}"));
+                let begun = Begun { slot: place.slot.number, offset: place.offset };
+                self.poison(
+                    append,
+                    &format!("a batch that was not published could not be erased: {error}"),
+                    Some(begun),
+                );
                 false
             }
         }
+    }
+
+    /// The chain value behind the last published commit. Under APPEND.
+    pub(super) fn chain(&self) -> u64 {
+        let words = self.marks.words();
+        words.commit(words.published()).map_or(self.log_id, |entry| entry.chain)
     }
 
     /// The certificate of the epoch that ends with commit `hi`.
@@ -340,21 +273,18 @@ impl Engine {
     }
 
     /// The batch is everybody's: one store, of something complete.
-    fn finish(&self, append: &mut Append, written: Written) -> Result<u64, EngineError> {
+    fn finish(&self, append: &HeldAppend, written: Written) -> Result<u64, EngineError> {
         let Written { header, descriptors, place, chain, crc, spill } = written;
-        let frames = descriptors.iter().map(|descriptor| {
-            let (file, offset) = match descriptor.place {
-                ImagePlace::Batch(offset) => (FileId::Slot(place.index), place.offset + offset),
-                ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
-            };
-            Frame { page: descriptor.page, file, offset, sequence: header.sequence }
-        });
-        let first_number = self.frames.write().append(header.database_pages, header.lane, frames);
-        append.chain = chain;
-        append.unsealed.push(Unsealed { sequence: header.sequence, slot: place.index, offset: place.offset });
-        if let Some(slots) = append.slots.as_mut() {
-            slots.enter(&place, header.sequence);
-        }
+        let slot = &place.slot;
+        let commit = LogCommit {
+            sequence: header.sequence,
+            database_pages: header.database_pages,
+            lane: header.lane,
+            slot: slot.number,
+            ordinal: place.ordinal,
+            offset: place.offset,
+            end: place.offset + header.bytes,
+        };
         if let Some(spill) = spill {
             self.spills.lock().push((header.sequence, spill));
         }
@@ -362,7 +292,7 @@ impl Engine {
             sequence: header.sequence,
             wants_durable: header.wants_durable,
             ordinal: place.ordinal,
-            file: place.index,
+            file: slot.number,
             offset: place.offset,
             end: place.offset + header.bytes,
             frames: header.frames,
@@ -373,31 +303,43 @@ impl Engine {
             chain,
             crc,
         };
+        let at = (slot.number, place.ordinal, place.offset);
         crate::fault_point("publish_before_store");
-        let published = self.marks.publish(entry).map_err(EngineError::from).and_then(|()| match &header.certificate {
-            Some(certificate) => self.cut(append, certificate, &place),
-            None => Ok(()),
-        });
-        if let Err(error) = published {
+        let published = {
+            // Nobody follows the log meanwhile: the commit is once in the table.
+            let mut frames = self.frames.write();
+            self.marks.publish(entry).map(|()| {
+                frames.drop_to(self.marks.backfilled());
+                frames.add_file(FileId::Slot(slot.number), &slot.file);
+                frames.append(&commit, &descriptors)
+            })
+        };
+        self.enter(append, &place);
+        let cut = match &header.certificate {
+            Some(certificate) if published.is_ok() => self.cut(append, certificate, at),
+            _ => Ok(()),
+        };
+        published.map_err(EngineError::from).and_then(|first_number| cut.map(|()| first_number)).map_err(|error| {
             // Against what prepare made sure of: the shared words are not what they were.
-            self.poison(append, &error.to_string());
-            return Err(self.poisoned_as(error));
-        }
-        Ok(first_number)
+            self.poison(append, &error.to_string(), Some(Begun { slot: slot.number, offset: place.offset }));
+            self.poisoned_as(error)
+        })
     }
 
-    /// The certificate at `place` is written: its epoch is cut.
-    pub(crate) fn cut(&self, append: &mut Append, certificate: &Certificate, place: &Place) -> Result<(), EngineError> {
-        crate::fault_point("leading_before_cut");
-        append.counts = EpochCounts::default();
-        append.cut = certificate.hi;
+    /// The certificate in this slot file, segment and offset is written: its epoch is cut.
+    pub(super) fn cut(
+        &self,
+        _append: &HeldAppend,
+        certificate: &Certificate,
+        (file, ordinal, offset): (u32, u64, u64),
+    ) -> Result<(), EngineError> {
         let cut = Cut {
             epoch: certificate.epoch,
             lo: certificate.lo,
             hi: certificate.hi,
-            ordinal: place.ordinal,
-            file: place.index,
-            offset: place.offset,
+            ordinal,
+            file,
+            offset,
             durable: certificate.durable,
             backfilled: certificate.backfilled,
             chain: certificate.chain,
@@ -418,12 +360,11 @@ impl Engine {
         self.check_poison()?;
         let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.marks.words().flush_group() <= 1;
         let leader = if lone { self.try_lead() } else { None };
-        let mut append = self.append.lock();
-        self.check_poison()?;
-        let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
+        let append = self.append()?;
+        let (append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&mut append, written)?;
-        let low = append.is_low();
+        let first_number = self.finish(&append, written)?;
+        let low = self.is_low(&append);
         drop(append);
         crate::fault_point("after_publish");
         self.tell_background(low, facts);
@@ -452,14 +393,12 @@ impl Engine {
     /// Nothing is published. A failed sync poisons.
     pub(crate) fn write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
         let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
-        let mut append = self.append.lock_arc();
-        self.check_poison()?;
-        let written = self.write_batch(&mut append, lane, facts, leader.is_some())?;
+        let append = self.append()?;
+        let (append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
         if leader.is_some()
-            && let Err(error) = self.sync_dirty(&mut append)
+            && let Err(error) = self.sync_to(&written.place)
         {
-            append.unsealed.push(written.unsealed());
-            self.poison(&mut append, &error.to_string());
+            self.poison(&append, &error.to_string(), Some(written.begun()));
             return Err(self.poisoned_as(error));
         }
         Ok(Early { append, leader, written, facts })
@@ -470,16 +409,14 @@ impl Engine {
     /// # Errors
     /// The shared words refuse: the engine is poisoned.
     pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
-        let Early { mut append, leader, written, facts } = early;
+        let Early { append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&mut append, written)?;
+        let first_number = self.finish(&append, written)?;
         if let Some(certificate) = certificate {
-            append.unsealed.clear();
-            self.sealed(&certificate, self.marks.wanted());
+            self.sealed(certificate.epoch, self.marks.wanted());
         }
-        let low = append.is_low();
+        let low = self.is_low(&append);
         drop(append);
-        crate::fault_point("after_publish");
         drop(leader);
         self.tell_background(low, facts);
         self.counters.commits.fetch_add(1, SeqCst);
@@ -491,8 +428,8 @@ impl Engine {
     /// # Errors
     /// The zeros could not be made durable: the engine is poisoned, the outcome unknown.
     pub(crate) fn abandon_early(&self, early: Early) -> Result<(), EngineError> {
-        let Early { mut append, leader, written, .. } = early;
-        let erased = self.erase_unpublished(&mut append, written.header.sequence, &written.place);
+        let Early { append, leader, written, .. } = early;
+        let erased = self.erase_unpublished(&append, &written.place);
         drop(append);
         drop(leader);
         if erased { Ok(()) } else { self.check_poison() }

@@ -51,7 +51,9 @@ impl Engine {
     /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to
     /// write the newest published state.
     pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> u64 {
-        self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())
+        let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned());
+        crate::fault_point("reading");
+        sequence
     }
 
     /// The transaction is over.

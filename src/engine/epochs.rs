@@ -1,10 +1,13 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the others.
 
-use super::commit::{Append, Lone, Unsealed};
-use super::slots::{Place, Slots};
+use super::commit::{Begun, HeldAppend, Lone};
+use super::hold::Held;
+use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::Certificate;
+use crate::shared::{Cut, Owner, TIMED_WAIT, Words};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -14,42 +17,150 @@ const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
 /// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush.
+/// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush. No cut is left uncertified when it
+/// is taken.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
+    held: Option<Held>,
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        *self.engine.leading.lock() = false;
-        self.engine.flushed.notify_all();
+        self.held = None;
+        self.engine.marks.words().durable_wake().notify_all();
     }
 }
 
 impl Engine {
+    fn leader(self: &Arc<Engine>, held: Held) -> Leader {
+        Leader { engine: Arc::clone(self), held: Some(held) }
+    }
+
     /// LEADER, if nobody has it.
     pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
-        let mut leading = self.leading.lock();
-        if *leading {
-            return None;
-        }
-        *leading = true;
-        Some(Leader { engine: Arc::clone(self) })
+        let leader = self.leader(self.try_hold(Words::leader)?);
+        // Who had it before may have failed, or been killed and its slot been taken over since.
+        self.certify_left(&leader).ok().map(|()| leader)
+    }
+
+    /// LEADER, from its owner if that one is dead.
+    fn try_lead_for_the_dead(self: &Arc<Engine>) -> Option<Leader> {
+        let leader = self.leader(self.try_take_over(Words::leader)?);
+        self.finish_flush_of_the_dead(&leader).ok().map(|()| leader)
     }
 
     /// LEADER, waited for.
-    pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Leader {
-        let mut leading = self.leading.lock();
-        while *leading {
-            self.flushed.wait(&mut leading);
+    ///
+    /// # Errors
+    /// What a leader left that died could not be made durable.
+    pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
+        let (held, taken_from) = self.hold(Words::leader, "LEADER");
+        let leader = self.leader(held);
+        if taken_from.is_some() {
+            self.finish_flush_of_the_dead(&leader)?
+        } else {
+            self.certify_left(&leader)?
         }
-        *leading = true;
-        Leader { engine: Arc::clone(self) }
+        Ok(leader)
+    }
+
+    /// What a process left in LEADER that had this one's process slot before.
+    ///
+    /// # Errors
+    /// As [`Engine::lead_waiting`].
+    pub(crate) fn take_over_leader(self: &Arc<Engine>, dead: Owner) -> Result<(), EngineError> {
+        let attachment = self.marks.shared();
+        if attachment.words().leader().take_over(dead, attachment.me()) {
+            let leader = self.leader(self.held(Words::leader));
+            self.finish_flush_of_the_dead(&leader)?;
+        }
+        Ok(())
+    }
+
+    /// A cut that nobody certified, and LEADER free: its leader was killed, and whoever took LEADER from it too.
+    fn certify_left(self: &Arc<Engine>, leader: &Leader) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        if words.cuts() > words.certified() && !self.is_poisoned() {
+            self.finish_flush_of_the_dead(leader)?;
+        }
+        Ok(())
+    }
+
+    /// The leader died in its flush, and its sync may have failed: Linux tells an error of write-back once, and it may
+    /// have been told to the dead. So a sync of this process alone proves nothing: what is not known to be durable is
+    /// proven by its CRCs, written again (the same bytes), and synced.
+    fn finish_flush_of_the_dead(&self, _leader: &Leader) -> Result<(), EngineError> {
+        let append = self.append()?;
+        self.check_poison()?;
+        if let Err(error) = self.write_undurable_again() {
+            self.poison(&append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
+            return Err(self.poisoned_as(error));
+        }
+        let words = self.marks.words();
+        match words.cut(words.cuts()).filter(|cut| cut.epoch > words.certified()) {
+            Some(cut) => self.sync_and_seal(append, &cut),
+            // Nothing was cut: the next leader syncs it.
+            None => Ok(()),
+        }
+    }
+
+    fn write_undurable_again(&self) -> Result<(), EngineError> {
+        let (words, block) = (self.marks.words(), u64::from(self.block_bytes));
+        // Where the segments end that have a part in it, and in which files they lie.
+        let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
+        let mut reaches = |ordinal: u64, file: u32, end: u64| {
+            let before = ends.entry(ordinal).or_insert((file, end));
+            before.1 = before.1.max(end);
+        };
+        if let Some(cut) = words.certified_cut() {
+            reaches(cut.ordinal, cut.file, cut.offset + block);
+        }
+        for sequence in self.marks.durable()..=words.published() {
+            let Some(entry) = words.commit(sequence) else {
+                if sequence > self.marks.durable() {
+                    return Err(self.no_commit(sequence));
+                }
+                continue;
+            };
+            reaches(entry.ordinal, entry.file, entry.end);
+            if sequence > self.marks.durable() {
+                self.prove_and_write_again(&entry)?;
+            }
+        }
+        for epoch in words.certified() + 1..=words.cuts() {
+            let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
+            reaches(cut.ordinal, cut.file, cut.offset + block);
+            let slot = self.slot(cut.file)?;
+            let mut bytes = self.zero_block();
+            let read = slot.file.read_at(&mut bytes, cut.offset).map_err(|e| EngineError::read(&self.path, e))?;
+            let in_batch = words
+                .commit(cut.hi)
+                .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
+            if !in_batch {
+                let certificate = Certificate::decode_block(&bytes[..read])?;
+                if certificate.epoch != epoch || certificate.chain != cut.chain {
+                    return Err(EngineError::NoLog);
+                }
+                slot.write(&bytes, cut.offset)?;
+            }
+        }
+        // The headers of the segments, and the zeros behind each that was left.
+        let last = ends.keys().next_back().copied();
+        for (ordinal, (number, end)) in ends {
+            let slot = self.slot(number)?;
+            let reader = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal);
+            let header = reader.ok_or_else(|| self.no_segment(ordinal))?.header;
+            slot.write(&header.encode(), 0)?;
+            if Some(ordinal) != last && end < slot.bytes {
+                slot.write(&self.zero_block(), end)?;
+            }
+        }
+        Ok(())
     }
 
     /// LEADER, with everything that is published made durable.
     pub(crate) fn lead_before_all(self: &Arc<Engine>) -> Result<Leader, EngineError> {
-        let leader = self.lead_waiting();
+        let leader = self.lead_waiting()?;
         self.check_poison()?;
         self.flush(&leader, false)?;
         Ok(leader)
@@ -72,22 +183,28 @@ impl Engine {
     }
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
+        let wake = self.marks.words().durable_wake();
+        let mut waited = Duration::ZERO;
         loop {
+            let ticket = wake.ticket();
             if reached() {
                 return Ok(());
             }
             self.check_poison()?;
-            if let Some(leader) = self.try_lead() {
+            let leader = match self.try_lead() {
+                None if waited >= TIMED_WAIT => self.try_lead_for_the_dead(),
+                leader => leader,
+            };
+            if let Some(leader) = leader {
                 if !reached() {
                     self.gather();
                     self.flush(&leader, false)?;
                 }
                 continue;
             }
-            let mut leading = self.leading.lock();
-            if *leading && !reached() && !self.is_poisoned() {
-                self.flushed.wait(&mut leading);
-            }
+            let began = Instant::now();
+            wake.wait(ticket, TIMED_WAIT);
+            waited = began.elapsed();
         }
     }
 
@@ -100,19 +217,25 @@ impl Engine {
         if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.wanting() >= goal {
             return;
         }
-        let deadline = Instant::now() + at_most;
-        let mut gathering = self.gathering.lock();
-        self.marks.words().set_gather_goal(goal);
-        while self.marks.wanting() < goal && !self.gathered.wait_until(&mut gathering, deadline).timed_out() {}
-        self.marks.words().set_gather_goal(0);
+        let (words, deadline) = (self.marks.words(), Instant::now() + at_most);
+        words.set_gather_goal(goal);
+        loop {
+            let ticket = words.gathered().ticket();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.marks.wanting() >= goal || left.is_zero() {
+                break;
+            }
+            words.gathered().wait(ticket, left);
+        }
+        words.set_gather_goal(0);
     }
 
     /// A commit that wants durability is published.
     pub(crate) fn tell_gathering_leader(&self) {
-        let goal = self.marks.words().gather_goal();
+        let words = self.marks.words();
+        let goal = words.gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
-            let _gathering = self.gathering.lock();
-            self.gathered.notify_one();
+            words.gathered().notify_all();
         }
     }
 
@@ -122,93 +245,104 @@ impl Engine {
     /// # Errors
     /// The write or the sync failed: the engine is poisoned.
     pub(crate) fn flush(&self, _leader: &Leader, mark: bool) -> Result<(), EngineError> {
-        let mut append = self.append.lock();
-        self.check_poison()?;
+        let (append, place) = loop {
+            let append = self.append()?;
+            self.check_poison()?;
+            let hi = self.marks.published();
+            if !self.is_active() || (self.marks.durable() >= hi && !mark) {
+                return Ok(());
+            }
+            match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
+                Some(place) => break (append, place),
+                None => {
+                    drop(append);
+                    self.make_room(0)?;
+                }
+            }
+        };
         let hi = self.marks.published();
-        if append.slots.is_none() || (self.marks.durable() >= hi && !mark) {
-            return Ok(());
-        }
-        let database_pages = self.frames.read().database_pages(hi);
-        let epoch = self.marks.epoch() + 1;
-        let (chain, block_bytes) = (append.chain, self.block_bytes);
-        let certificate = self.certificate(&append.counts, epoch, hi, chain, database_pages);
-        let bytes = certificate.encode_block(block_bytes);
-        let cut = self
-            .write_certificate(&mut append, &bytes, hi)
-            .and_then(|place| self.cut(&mut append, &certificate, &place));
+        self.follow(hi)?;
+        let (counts, database_pages) = {
+            let frames = self.frames.read();
+            (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
+        };
+        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
+        let bytes = certificate.encode_block(self.block_bytes);
+        let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
+            crate::fault_point("leading_before_cut");
+            let cut = self.cut(&append, &certificate, (place.slot.number, place.ordinal, place.offset));
+            self.enter(&append, &place);
+            cut
+        });
         if let Err(error) = cut {
-            self.poison(&mut append, &error.to_string());
+            let begun = Begun { slot: place.slot.number, offset: place.offset };
+            self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
-        self.sync_and_seal(append, &certificate)
-    }
-
-    fn write_certificate(&self, append: &mut Append, bytes: &[u8], hi: u64) -> Result<Place, EngineError> {
-        let chain = append.chain;
-        let slots = append.slots.as_mut().ok_or(EngineError::NoLog)?;
-        let length = bytes.len() as u64;
-        let place = slots.place(length, false, hi + 1, chain).ok_or(EngineError::NoLog)?;
-        append.unsealed.push(Unsealed { sequence: hi, slot: place.index, offset: place.offset });
-        if let Some(below) = slots.recycles(&place) {
-            self.marks.recycle_to(below);
-        }
-        slots.write(&place, &[bytes])?;
-        slots.enter(&place, hi);
-        Ok(place)
+        self.sync_last_cut(append)
     }
 
     /// The certificate of an epoch whose last batch carries it is written: sync and seal.
     ///
     /// # Errors
     /// As [`Engine::flush`].
-    pub(crate) fn flush_lone(&self, lone: Lone) -> Result<(), EngineError> {
-        let append = self.append.lock();
+    pub(crate) fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
+        let append = self.append()?;
         self.check_poison()?;
-        self.sync_and_seal(append, &lone.certificate)
+        if self.marks.words().cuts() != lone.certificate.epoch {
+            return Err(EngineError::NoLog);
+        }
+        self.sync_last_cut(append)
     }
 
-    /// Syncs every file that holds part of what was written, without APPEND.
-    fn sync_and_seal(
-        &self,
-        mut append: parking_lot::MutexGuard<'_, Append>,
-        certificate: &Certificate,
-    ) -> Result<(), EngineError> {
-        let dirty = append.slots.as_mut().map(Slots::take_dirty).unwrap_or_default();
+    fn sync_last_cut(&self, append: HeldAppend) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        let cut = words.cut(words.cuts()).ok_or(EngineError::NoLog)?;
+        self.sync_and_seal(append, &cut)
+    }
+
+    /// Where the certificate lies that is durable last: what is behind it may not be.
+    fn first_unsynced_segment(&self) -> u64 {
+        self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
+    }
+
+    /// Syncs every file that holds part of what was written since the last certificate, without APPEND.
+    fn sync_and_seal(&self, append: HeldAppend, cut: &Cut) -> Result<(), EngineError> {
+        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         let wanted = self.marks.wanted();
         drop(append);
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
-        for (name, file) in &dirty {
-            if let Err(error) = file.sync() {
-                let error = EngineError::sync(name, error);
-                self.poison(&mut self.append.lock(), &error.to_string());
-                return Err(self.poisoned_as(error));
-            }
+        let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
+        if let Err(error) = synced {
+            self.poison(&self.append_as_it_is(), &error.to_string(), None);
+            return Err(self.poisoned_as(error));
         }
         self.measured_sync(began.elapsed());
         // Under APPEND: whoever poisons now erases these records, or finds them durable.
-        let mut append = self.append.lock();
+        let append = self.append()?;
         self.check_poison()?;
-        append.unsealed.retain(|record| record.sequence > certificate.hi);
-        self.sealed(certificate, wanted);
+        self.sealed(cut.epoch, wanted);
+        drop(append);
         Ok(())
     }
 
-    /// The epoch of this certificate is durable, and with it what it says of D and B.
-    pub(crate) fn sealed(&self, certificate: &Certificate, wanted: u64) {
+    /// The epoch is durable, and with it what its certificate says of D and B.
+    pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
         let group = self.marks.wanting();
-        self.marks.certify(certificate.epoch, wanted);
+        self.marks.certify(epoch, wanted);
         self.marks.words().set_flush_group(group);
         self.counters.flushes.fetch_add(1, SeqCst);
     }
 
-    /// Syncs what is dirty, under APPEND (the conservative path).
-    pub(crate) fn sync_dirty(&self, append: &mut Append) -> Result<(), EngineError> {
-        let dirty = append.slots.as_mut().map(Slots::take_dirty).unwrap_or_default();
-        for (name, file) in &dirty {
-            file.sync().map_err(|error| EngineError::sync(name, error))?;
+    /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).
+    pub(crate) fn sync_to(&self, place: &Place) -> Result<(), EngineError> {
+        let before = place.ordinal - u64::from(place.begins_slot());
+        let mut slots = self.slots_between(self.first_unsynced_segment(), before)?;
+        if place.begins_slot() {
+            slots.push(place.slot.clone());
         }
-        Ok(())
+        slots.iter().try_for_each(|slot| slot.sync())
     }
 
     /// A moving average, so that a leader knows what a sync costs here.

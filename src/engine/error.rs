@@ -17,6 +17,18 @@ pub(crate) enum EngineError {
     /// A sync of the log failed.
     #[error("cannot sync {file}: {source}")]
     Sync { file: String, source: io::Error },
+    /// A file of the log could not be opened.
+    #[error("cannot open {file}: {source}")]
+    Open { file: String, source: io::Error },
+    /// A segment of the log is not there.
+    #[error("segment {ordinal} of the log in {file} is missing: was it touched by somebody else?")]
+    NoSegment { file: PathBuf, ordinal: u64 },
+    /// A commit that another process published is not where it says.
+    #[error("commit {sequence} of the log in {file} does not prove itself: was it touched by somebody else?")]
+    NoCommit { file: PathBuf, sequence: u64 },
+    /// Another process has what this needs, and keeps it.
+    #[error("{what} of {file} is held by {holder}")]
+    Held { what: &'static str, file: PathBuf, holder: String },
     /// A frame could not be read.
     #[error("cannot read the log of {file}: {source}")]
     Read { file: PathBuf, source: io::Error },
@@ -72,6 +84,10 @@ impl EngineError {
         EngineError::Sync { file: file.to_owned(), source }
     }
 
+    pub(crate) fn open(file: &str, source: io::Error) -> EngineError {
+        EngineError::Open { file: file.to_owned(), source }
+    }
+
     pub(crate) fn read(file: &Path, source: io::Error) -> EngineError {
         EngineError::Read { file: file.to_path_buf(), source }
     }
@@ -96,6 +112,9 @@ impl EngineError {
             EngineError::Sync { source, .. } => full_or(source, Code::IOERR_FSYNC),
             EngineError::Read { .. } | EngineError::ShortLog { .. } => Code::IOERR_READ,
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
+            EngineError::Open { source, .. } => full_or(source, Code::IOERR),
+            EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
+            EngineError::Held { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
             EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,

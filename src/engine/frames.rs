@@ -5,6 +5,7 @@
 
 use super::commit::EpochCounts;
 use crate::disk::LogFile;
+use crate::log::format::{Batch, Descriptor, ImagePlace};
 use crate::view;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -28,6 +29,36 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
 }
 
+/// A published commit and where its batch lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogCommit {
+    pub(crate) sequence: u64,
+    pub(crate) database_pages: u32,
+    pub(crate) lane: u16,
+    /// The slot file.
+    pub(crate) slot: u32,
+    pub(crate) ordinal: u64,
+    /// Bytes from the start of the slot, and where it ends.
+    pub(crate) offset: u64,
+    pub(crate) end: u64,
+}
+
+impl LogCommit {
+    /// That of a batch in this slot file.
+    pub(super) fn of(batch: &Batch, slot: u32) -> LogCommit {
+        let header = &batch.header;
+        LogCommit {
+            sequence: header.sequence,
+            database_pages: header.database_pages,
+            lane: header.lane,
+            slot,
+            ordinal: header.ordinal,
+            offset: header.offset,
+            end: header.offset + header.bytes,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Commit {
     /// The number of its last frame.
@@ -46,6 +77,8 @@ pub(crate) struct Frames {
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
     files: HashMap<FileId, Arc<dyn LogFile>>,
+    /// Segment and offset behind the last commit, if it is known.
+    end: Option<(u64, u64)>,
 }
 
 impl Frames {
@@ -58,6 +91,7 @@ impl Frames {
             commits: VecDeque::new(),
             frames: VecDeque::new(),
             files: HashMap::new(),
+            end: None,
         }
     }
 
@@ -91,20 +125,41 @@ impl Frames {
         self.commits.get(usize::try_from(index).ok()?)
     }
 
-    pub(crate) fn add_file(&mut self, id: FileId, file: Arc<dyn LogFile>) {
-        self.files.insert(id, file);
+    /// Where the log goes on behind the last commit: segment and offset in bytes; `None`: it is not known.
+    pub(crate) fn end(&self) -> Option<(u64, u64)> {
+        self.end
+    }
+
+    /// The log is followed from behind commit `sequence` on, which is backfilled like all before it. Frame numbers go on.
+    pub(crate) fn begin_at(&mut self, sequence: u64, database_pages: u32) {
+        self.base_number += self.frames.len() as u64;
+        (self.base_sequence, self.base_pages, self.end) = (sequence, database_pages, None);
+        self.commits.clear();
+        self.frames.clear();
+    }
+
+    pub(crate) fn add_file(&mut self, id: FileId, file: &Arc<dyn LogFile>) {
+        self.files.entry(id).or_insert_with(|| Arc::clone(file));
     }
 
     pub(crate) fn remove_file(&mut self, id: FileId) {
         self.files.remove(&id);
     }
 
-    /// Adds the next commit; returns the number of its first frame.
-    pub(crate) fn append(&mut self, database_pages: u32, lane: u16, frames: impl Iterator<Item = Frame>) -> u64 {
+    /// Adds the next commit, whose frames are these; returns the number of its first frame.
+    pub(crate) fn append(&mut self, commit: &LogCommit, descriptors: &[Descriptor]) -> u64 {
+        debug_assert_eq!(commit.sequence, self.last_sequence() + 1, "commits come in their order");
         let first = self.base_number + self.frames.len() as u64 + 1;
-        self.frames.extend(frames);
+        self.frames.extend(descriptors.iter().map(|descriptor| {
+            let (file, offset) = match descriptor.place {
+                ImagePlace::Batch(offset) => (FileId::Slot(commit.slot), commit.offset + offset),
+                ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
+            };
+            Frame { page: descriptor.page, file, offset, sequence: commit.sequence }
+        }));
         let last = self.base_number + self.frames.len() as u64;
-        self.commits.push_back(Commit { last, database_pages, lane });
+        self.commits.push_back(Commit { last, database_pages: commit.database_pages, lane: commit.lane });
+        self.end = Some((commit.ordinal, commit.end));
         first
     }
 

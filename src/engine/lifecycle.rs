@@ -1,10 +1,9 @@
 //! The life of an engine: start on a claimed database, activation of the log, clean close.
 
-use super::commit::{Append, EpochCounts};
-use super::frames::{FileId, Frames};
+use super::frames::Frames;
 use super::marks::Marks;
 use super::queue::WriteQueue;
-use super::slots::{Slot, Slots};
+use super::slots::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
@@ -14,7 +13,7 @@ use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -84,8 +83,6 @@ impl Engine {
         words.set_at_claim(u64::from(change_counter(&header)), database_bytes);
         words.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
         words.set_state(State::Ready);
-        let append =
-            Append { slots: None, chain: log_id, cut: 0, unsealed: Vec::new(), counts: EpochCounts::default() };
         Ok(Arc::new(Engine {
             context: Arc::clone(context),
             block_bytes,
@@ -99,49 +96,43 @@ impl Engine {
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
-            append: Arc::new(Mutex::new(append)),
+            slots: Mutex::default(),
+            ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),
-            leading: Mutex::new(false),
-            flushed: Condvar::new(),
-            gathering: Mutex::new(()),
-            gathered: Condvar::new(),
-            creating: Mutex::new(()),
             spills: Mutex::default(),
-            next_spill: AtomicU64::new(0),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
-            active: AtomicBool::new(false),
-            activating: Mutex::new(false),
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
-            lost: AtomicU64::new(0),
             background: super::Background::default(),
         }))
     }
 
-    /// A0 to A2 of `docs/format.md`: the log exists from here on.
+    /// A0 to A2 of `docs/format.md`: the log exists from here on. By whichever process comes first, under APPEND; again from
+    /// the start if that one died.
     pub(super) fn activate(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.active.load(SeqCst) {
+        if self.is_active() {
             return Ok(());
         }
-        let mut may_be_stamped = self.activating.lock();
-        if self.active.load(SeqCst) {
+        let _append = self.append()?;
+        if self.is_active() {
             return Ok(());
         }
+        let words = self.marks.words();
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
-        if *may_be_stamped {
+        if words.may_be_stamped() {
             // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
             broker.write_at(&first, 0).map_err(io("write"))?;
         }
         broker.sync().map_err(io("sync"))?;
-        *may_be_stamped = false;
+        words.set_may_be_stamped(false);
         self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
@@ -164,16 +155,15 @@ impl Engine {
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
-        crate::fault_point("activating");
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
-        *may_be_stamped = true;
+        crate::fault_point("activating");
+        words.set_may_be_stamped(true);
         broker.write_at(&first, 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 
-        self.frames.write().add_file(FileId::Slot(0), Arc::clone(&file));
-        let slot = Slot { index: 0, name, file, bytes, ordinal: 1, last_sequence: 0, dirty: true };
-        self.append.lock().slots = Some(Slots::new(self.log_id, self.block_bytes, self.page_bytes, slot));
-        self.active.store(true, SeqCst);
+        self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes }));
+        self.note_ordinal(1, 0);
+        words.set_active();
         Ok(())
     }
 
@@ -232,10 +222,9 @@ impl Engine {
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
-                self.poison(&mut self.append.lock(), &format!("the log could not be retired: {error}"));
+                self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), None);
                 return Err(error);
             }
-            self.active.store(false, SeqCst);
         } else {
             let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {

@@ -3,7 +3,7 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
+use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
 use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
@@ -25,6 +25,11 @@ impl Marks {
 
     pub(crate) fn words(&self) -> &Words {
         self.0.words()
+    }
+
+    /// As [`Marks::attachment`], for who keeps it.
+    pub(crate) fn shared(&self) -> Arc<Attachment> {
+        Arc::clone(&self.0)
     }
 
     /// The place of this process among those that share the database.
@@ -112,7 +117,7 @@ impl Marks {
 
     /// A flush failed: nobody goes on above what is durable.
     pub(crate) fn poison(&self) {
-        self.words().poison(1);
+        self.words().poison();
     }
 
     /// As soon as the poisoning begins.
@@ -125,7 +130,9 @@ impl Marks {
         self.words().set_mode(mode);
     }
 
-    pub(crate) fn set_backfilled(&self, sequence: u64) {
+    /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
+    pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
+        self.words().set_backfilled_pages(sequence, database_pages);
         self.words().set_backfilled(sequence);
     }
 
@@ -156,6 +163,11 @@ impl Marks {
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
         self.words().end_snapshot(slot);
+    }
+
+    /// The attached processes, this one too.
+    pub(crate) fn attached(&self) -> Vec<Attached> {
+        self.words().attached(|owner| self.0.is_alive(owner))
     }
 
     /// The oldest snapshot that is registered.

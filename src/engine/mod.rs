@@ -10,7 +10,9 @@ mod commit;
 mod connections;
 mod epochs;
 mod error;
+mod follow;
 mod frames;
+mod hold;
 mod lanes;
 mod lifecycle;
 mod marks;
@@ -33,12 +35,10 @@ use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
 use crate::log::format::LogId;
 use background::Background;
-use commit::Append;
 use connections::Connections;
 use frames::Frames;
 use marks::Marks;
-use parking_lot::{Condvar, Mutex, RwLock};
-use poison::Poison;
+use parking_lot::{Mutex, RwLock};
 use queue::WriteQueue;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -67,34 +67,23 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
-    /// APPEND.
-    append: Arc<Mutex<Append>>,
+    /// Open slot files.
+    slots: Mutex<slots::SlotFiles>,
+    /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
+    ahead_failed: AtomicU64,
     frames: RwLock<Frames>,
-    /// LEADER, and who waits for a flush.
-    leading: Mutex<bool>,
-    flushed: Condvar,
-    gathering: Mutex<()>,
-    gathered: Condvar,
-    /// Held by whoever makes a slot.
-    creating: Mutex<()>,
     /// Spill files that batches name: (commit, number).
     spills: Mutex<Vec<(u64, u32)>>,
-    next_spill: AtomicU64,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,
-    /// The log exists: slot 0 is there and the stamp is on the database file.
-    active: AtomicBool,
-    /// Held by whoever activates; true: a try that failed may have left its stamp.
-    activating: Mutex<bool>,
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,
     /// Closed by the exit of the process, with connections still open.
     over: AtomicBool,
-    poison: OnceLock<Poison>,
-    /// Commits behind the durable prefix that a failed flush took.
-    lost: AtomicU64,
+    /// Why this process poisoned.
+    poison: OnceLock<String>,
     background: Background,
 }
 
@@ -135,7 +124,7 @@ impl Engine {
 
     /// Whether the log has been activated and not been retired.
     pub(crate) fn is_active(&self) -> bool {
-        self.active.load(SeqCst)
+        self.marks.words().is_active() && !self.is_retired()
     }
 
     /// Whether the log was retired: the database is one plain file again and this engine is over.
@@ -143,19 +132,24 @@ impl Engine {
         self.retired.load(SeqCst)
     }
 
-    /// The frame table, for a view.
+    /// The number of the last frame that is backfilled, for a view of the commits up to `sequence`.
+    pub(crate) fn backfilled_number(&self, sequence: u64) -> u64 {
+        self.frames.read().last_number(self.marks.backfilled().min(sequence))
+    }
+
+    /// The frame table, which knows the commits up to `sequence`, for a view.
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read.
     pub(crate) fn with_frames<T>(
         &self,
         use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
         sequence: u64,
-    ) -> T {
+    ) -> Result<T, EngineError> {
+        self.follow(sequence)?;
         let frames = self.frames.read();
-        let facts = SnapshotFacts {
-            database_pages: frames.database_pages(sequence),
-            frames: frames.len(),
-            backfilled_number: frames.last_number(self.marks.backfilled().min(sequence)),
-        };
-        use_it(&*frames, &facts)
+        let facts = SnapshotFacts { database_pages: frames.database_pages(sequence), frames: frames.len() };
+        Ok(use_it(&*frames, &facts))
     }
 }
 
@@ -164,6 +158,4 @@ pub(crate) struct SnapshotFacts {
     pub(crate) database_pages: u32,
     /// Frames that are not backfilled.
     pub(crate) frames: usize,
-    /// The number of the last frame that is backfilled.
-    pub(crate) backfilled_number: u64,
 }

@@ -3,23 +3,15 @@
 //! Every waiter gets an answer, nothing is tried again on the same pages, nobody goes on above the durable
 //! prefix, no checkpoint, no clean close. A commit that is reported as failed is invalidated on disk.
 
-use super::commit::Append;
+use super::commit::{Begun, HeldAppend};
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice};
-use std::sync::atomic::Ordering::SeqCst;
-
-#[derive(Debug)]
-pub(super) struct Poison {
-    reason: String,
-    /// What failed could not be invalidated: it may come back at the next open.
-    unknown: bool,
-}
 
 impl Engine {
+    /// Whether it is over: what could be erased is.
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.poison.get().is_some()
+        self.marks.words().poison_outcome().is_some()
     }
 
     /// Whether a view of this commit shows what a failed flush took, or is just taking.
@@ -28,12 +20,14 @@ impl Engine {
     }
 
     /// # Errors
-    /// The engine is poisoned.
+    /// The engine is poisoned, by this process or another.
     pub(crate) fn check_poison(&self) -> Result<(), EngineError> {
-        match self.poison.get() {
-            None => Ok(()),
-            Some(poison) => Err(EngineError::Poisoned { reason: poison.reason.clone(), unknown: poison.unknown }),
-        }
+        let Some(unknown) = self.marks.words().poison_outcome() else { return Ok(()) };
+        let reason = match self.poison.get() {
+            Some(reason) => reason.clone(),
+            None => "a write or a sync of the log failed in another process".to_owned(),
+        };
+        Err(EngineError::Poisoned { reason, unknown })
     }
 
     /// The error of an operation that poisoned the engine: the operation's own code with the poison's text.
@@ -42,41 +36,62 @@ impl Engine {
     }
 
     /// Under APPEND: what is not durable is overwritten with zeros and synced through another descriptor
-    /// (Linux reports a write-back error once to each), then everybody is told.
-    pub(crate) fn poison(&self, append: &mut Append, reason: &str) {
+    /// (Linux reports a write-back error once to each), then everybody is told. `begun`: a record that was written and does
+    /// not count.
+    pub(crate) fn poison(&self, append: &HeldAppend, reason: &str, begun: Option<Begun>) {
         if self.is_poisoned() {
             return;
         }
         // First of all: from here on no view shows what is about to be erased (`shows_lost`).
         self.marks.poison();
-        let erased = self.erase_unsealed(append);
-        let lost = self.marks.published() - self.marks.durable();
-        let unknown = erased.is_err();
-        let poison = Poison { reason: reason.to_owned(), unknown };
-        if self.poison.set(poison).is_err() {
-            return;
-        }
-        let error = EngineError::Poisoned { reason: reason.to_owned(), unknown };
-        let text = format!("pwal: {}: {error} ({lost} commits behind the durable prefix)", self.path.display());
-        self.context.host.log(error.code().number(), &text);
-        self.lost.store(lost, SeqCst);
-        self.queue.close();
-        drop(self.leading.lock());
-        self.flushed.notify_all();
+        // Two at once are one.
+        let _ = self.poison.set(reason.to_owned());
+        self.erase_undurable(append, begun);
     }
 
-    fn erase_unsealed(&self, append: &mut Append) -> io::Result<()> {
-        let Some(slots) = append.slots.as_ref() else { return Ok(()) };
-        let zeros = vec![0; usize::try_from(self.block_bytes).unwrap_or(0)];
+    /// A process that died while it poisoned: what it may have left is erased.
+    pub(super) fn erase_after_death(&self, append: &HeldAppend) {
+        self.erase_undurable(append, None);
+    }
+
+    fn erase_undurable(&self, append: &HeldAppend, begun: Option<Begun>) {
+        let erased = self.erase_records(append, begun);
+        let lost = self.marks.published() - self.marks.durable();
+        let unknown = erased.is_err();
+        self.marks.words().set_poison_outcome(unknown);
+        if let Err(error) = self.check_poison() {
+            let text = format!("pwal: {}: {error} ({lost} commits behind the durable prefix)", self.path.display());
+            self.context.host.log(error.code().number(), &text);
+        }
+        self.queue.close();
+        self.marks.words().durable_wake().notify_all();
+        self.marks.words().gathered().notify_all();
+    }
+
+    /// The first blocks of every record that is not durable (R5.1).
+    fn erase_records(&self, _append: &HeldAppend, begun: Option<Begun>) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        if !self.is_active() {
+            return Ok(());
+        }
+        let mut records: Vec<Begun> = begun.into_iter().collect();
+        for sequence in self.marks.durable() + 1..=words.published() {
+            let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
+            records.push(Begun { slot: entry.file, offset: entry.offset });
+        }
+        for epoch in words.certified() + 1..=words.cuts() {
+            let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
+            records.push(Begun { slot: cut.file, offset: cut.offset });
+        }
         let mut touched = BTreeSet::new();
-        for record in &append.unsealed {
-            if let Some((name, file)) = slots.file(record.slot) {
-                file.write_at(&[IoSlice::new(&zeros)], record.offset)?;
-                touched.insert(name);
-            }
+        for record in records {
+            let slot = self.slot(record.slot)?;
+            slot.write(&self.zero_block(), record.offset)?;
+            touched.insert(slot.name.clone());
         }
         for name in touched {
-            self.dir.open(&name, OpenHow::Existing)?.sync()?;
+            let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
+            file.sync().map_err(|e| EngineError::sync(&name, e))?;
         }
         Ok(())
     }

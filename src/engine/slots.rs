@@ -1,299 +1,444 @@
-//! The slots of the log and its tail: where the next record goes. All under APPEND.
+//! The slots of the log: which files there are, where the next record goes, which slot is next.
+//!
+//! Nothing of this is kept: the tail is derived from the rings, a slot's ordinal from its header, the next slot from
+//! the words. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
+//! are open files.
 
-use super::EngineError;
-use super::marks::Recyclable;
-use crate::disk::LogFile;
-use crate::log::format::{LogId, SlotHeader};
+use super::commit::HeldAppend;
+use super::{Engine, EngineError};
+use crate::disk::{LogFile, OpenHow};
+use crate::log::LogError;
+use crate::log::follow::{OpenFile, SlotReader, proven};
+use crate::log::format::{self, FileName, SlotHeader};
+use crate::log::slots::create_slot;
+use crate::shared::{Tail, Words};
+use crate::sqlite::Code;
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
 /// Blocks at the end of a slot that only certificates may use: between two batches of a prepared writer
 /// there are few, so that a certificate always finds room.
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
+/// Blocks that a batch's room has to spare, for the certificates that come before it.
+const SPARE_BLOCKS: u64 = 4;
+/// Ordinals of which it is remembered in which file they lie.
+const ORDINALS_KEPT: usize = 64;
 
-/// One slot.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
+/// One slot file, open.
+pub(crate) type Slot = Arc<SlotFile>;
+
+/// As [`Slot`].
+#[derive(Debug)]
+pub(crate) struct SlotFile {
     /// The number in its file name.
-    pub(crate) index: u32,
+    pub(crate) number: u32,
     pub(crate) name: String,
     pub(crate) file: Arc<dyn LogFile>,
     pub(crate) bytes: u64,
-    /// The ordinal of the segment in it; 0: free.
-    pub(crate) ordinal: u64,
-    /// The newest commit that its records speak of.
-    pub(crate) last_sequence: u64,
-    /// Written since the last sync of it began.
-    pub(crate) dirty: bool,
+}
+
+impl SlotFile {
+    /// Writes at `offset` (bytes).
+    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), EngineError> {
+        self.file.write_at(&[IoSlice::new(data)], offset).map_err(|error| EngineError::write(&self.name, error))
+    }
+
+    pub(super) fn sync(&self) -> Result<(), EngineError> {
+        self.file.sync().map_err(|error| EngineError::sync(&self.name, error))
+    }
+}
+
+/// The slot files that this process has open.
+#[derive(Debug, Default)]
+pub(crate) struct SlotFiles {
+    open: BTreeMap<u32, Slot>,
+    /// In which file the segment of an ordinal lies, as far as it is remembered.
+    by_ordinal: BTreeMap<u64, u32>,
 }
 
 /// Where a record goes.
 #[derive(Debug)]
 pub(crate) struct Place {
-    slot: usize,
-    pub(crate) index: u32,
+    pub(crate) slot: Slot,
     pub(crate) ordinal: u64,
     /// Of the record, in bytes.
     pub(crate) offset: u64,
     bytes: u64,
-    header: Option<Vec<u8>>,
+    /// Of the slot, if the record begins it; and the slot that ends then, with its tail.
+    begins: Option<(Vec<u8>, Slot, u64)>,
 }
 
-/// The slots of one log.
-#[derive(Debug)]
-pub(crate) struct Slots {
-    log_id: LogId,
-    block_bytes: u64,
-    page_bytes: u32,
-    list: Vec<Slot>,
-    current: usize,
-    tail: u64,
-    /// Chosen for the time when the current one is full.
-    next: Option<usize>,
-    /// None could be made ahead of need since the current one began: a nearly full disk is not filled again and again.
-    ahead_failed: bool,
+impl Place {
+    /// Whether the record is the first of its slot.
+    pub(super) fn begins_slot(&self) -> bool {
+        self.begins.is_some()
+    }
 }
 
-impl Slots {
-    /// A log whose first slot, `first`, has its header already.
-    pub(crate) fn new(log_id: LogId, block_bytes: u32, page_bytes: u32, first: Slot) -> Slots {
-        let block_bytes = u64::from(block_bytes);
-        let list = vec![first];
-        Slots { log_id, block_bytes, page_bytes, list, current: 0, tail: block_bytes, next: None, ahead_failed: false }
+/// What a slot is, for whoever looks for one that is free.
+struct Found {
+    slot: Slot,
+    header: Option<SlotHeader>,
+}
+
+impl Engine {
+    pub(super) fn round_up(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(u64::from(self.block_bytes))
     }
 
-    pub(crate) fn round_up(&self, bytes: u64) -> u64 {
-        bytes.div_ceil(self.block_bytes) * self.block_bytes
+    fn blocks(&self, count: u64) -> u64 {
+        count * u64::from(self.block_bytes)
     }
 
     /// What a batch may use of a slot.
-    fn limit(&self, slot: usize) -> u64 {
-        self.list[slot].bytes.saturating_sub(CERTIFICATE_BLOCKS * self.block_bytes)
+    fn limit(&self, slot: &Slot) -> u64 {
+        slot.bytes.saturating_sub(self.blocks(CERTIFICATE_BLOCKS))
+    }
+
+    /// The bytes of a slot that takes such a batch.
+    fn bytes_for(&self, batch_bytes: u64) -> u64 {
+        self.round_up(batch_bytes) + self.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
+    }
+
+    /// Where the log ends. Under APPEND.
+    pub(super) fn tail(&self) -> Tail {
+        let begin = Tail { ordinal: 1, offset: u64::from(self.block_bytes), file: 0 };
+        self.marks.words().tail().unwrap_or(begin)
+    }
+
+    /// The slot file of this number, which is complete: a record of it counts, or it is the next one.
+    pub(super) fn slot(&self, number: u32) -> Result<Slot, EngineError> {
+        if let Some(slot) = self.slots.lock().open.get(&number) {
+            return Ok(slot.clone());
+        }
+        let slot = self.open_slot(number)?;
+        self.add_slot(slot.clone());
+        Ok(slot)
+    }
+
+    fn open_slot(&self, number: u32) -> Result<Slot, EngineError> {
+        let name = format::slot_name(self.log_id, number);
+        let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
+        let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
+        Ok(Arc::new(SlotFile { number, name, file, bytes }))
+    }
+
+    /// A slot file that is complete.
+    pub(super) fn add_slot(&self, slot: Slot) {
+        self.slots.lock().open.insert(slot.number, slot);
+    }
+
+    /// The segment `ordinal` lies in this slot file.
+    pub(super) fn note_ordinal(&self, ordinal: u64, number: u32) {
+        let mut slots = self.slots.lock();
+        slots.by_ordinal.insert(ordinal, number);
+        while slots.by_ordinal.len() > ORDINALS_KEPT {
+            slots.by_ordinal.pop_first();
+        }
+    }
+
+    /// The slot in which the segment `ordinal` lies.
+    pub(super) fn slot_with_ordinal(&self, ordinal: u64) -> Result<Option<Slot>, EngineError> {
+        let known = self.slots.lock().by_ordinal.get(&ordinal).copied();
+        if let Some(number) = known {
+            let slot = self.slot(number)?;
+            if self.header_of(&slot)?.is_some_and(|header| header.ordinal == ordinal) {
+                return Ok(Some(slot));
+            }
+        }
+        let found = self
+            .all_slots()?
+            .into_iter()
+            .find_map(|found| found.header.is_some_and(|header| header.ordinal == ordinal).then_some(found.slot));
+        if let Some(slot) = &found {
+            self.note_ordinal(ordinal, slot.number);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn reader_of(&self, slot: &Slot) -> Result<Option<SlotReader>, EngineError> {
+        let open = OpenFile { path: self.dir.path().join(&slot.name), file: Arc::clone(&slot.file) };
+        Ok(proven(SlotReader::new(open, self.log_id))?)
+    }
+
+    fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
+        Ok(self.reader_of(slot)?.map(|reader| reader.header))
+    }
+
+    /// Every slot file of the log with its header.
+    fn all_slots(&self) -> Result<Vec<Found>, EngineError> {
+        let mut all = Vec::new();
+        for name in self.dir.list().map_err(|e| EngineError::open("the log directory", e))? {
+            let number = match FileName::parse(&name) {
+                Some(FileName::Slot { log_id, index }) if log_id == self.log_id => index,
+                _ => continue,
+            };
+            let known = self.slots.lock().open.get(&number).cloned();
+            let slot = match known {
+                Some(slot) => slot,
+                None => self.open_slot(number)?,
+            };
+            let header = self.header_of(&slot)?;
+            if header.is_some() {
+                // Only now: one without may be growing.
+                self.add_slot(slot.clone());
+            }
+            all.push(Found { slot, header });
+        }
+        Ok(all)
+    }
+
+    /// The first segment in which the published commit `sequence` may lie.
+    pub(super) fn segment_with(&self, sequence: u64) -> Result<Option<u64>, EngineError> {
+        let last = self.tail().ordinal;
+        let headers = self.all_slots()?.into_iter().filter_map(|found| found.header);
+        let candidates = headers.filter(|header| header.ordinal <= last && header.first_sequence <= sequence);
+        let first = candidates.max_by_key(|header| (header.first_sequence, std::cmp::Reverse(header.ordinal)));
+        Ok(first.map(|header| header.ordinal))
+    }
+
+    /// The slots and their bytes, for the status.
+    pub(super) fn slot_sizes(&self) -> (usize, u64) {
+        let slots = self.slots.lock();
+        (slots.open.len(), slots.open.values().map(|slot| slot.bytes).sum())
+    }
+
+    /// The slots between the segments `first` and `last`, in log order.
+    pub(super) fn slots_between(&self, first: u64, last: u64) -> Result<Vec<Slot>, EngineError> {
+        let mut slots = Vec::new();
+        for ordinal in first..=last {
+            let known = self.slots.lock().by_ordinal.get(&ordinal).copied();
+            let slot = match known {
+                Some(number) => Some(self.slot(number)?),
+                None => self.slot_with_ordinal(ordinal)?,
+            };
+            slots.push(slot.ok_or_else(|| self.no_segment(ordinal))?);
+        }
+        Ok(slots)
+    }
+
+    /// The slot that follows the current one, if it is ready. Under APPEND.
+    fn next_slot(&self, tail: Tail) -> Result<Option<Slot>, EngineError> {
+        match self.marks.words().next_slot() {
+            // It was taken by a batch or a certificate whose writer died before it said so.
+            Some(number) if number == tail.file => {
+                self.marks.words().set_next_slot(None);
+                Ok(None)
+            }
+            Some(number) => Ok(Some(self.slot(number)?)),
+            None => Ok(None),
+        }
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
     /// come before it, or in the next one.
-    pub(crate) fn has_room(&self, batch_bytes: u64) -> bool {
-        let margin = 4 * self.block_bytes;
-        self.tail + batch_bytes + margin <= self.limit(self.current)
-            || self.next.is_some_and(|next| self.block_bytes + batch_bytes + margin <= self.limit(next))
-    }
-
-    /// The bytes of a slot that takes such a batch.
-    pub(crate) fn bytes_for(&self, batch_bytes: u64) -> u64 {
-        self.round_up(batch_bytes) + (CERTIFICATE_BLOCKS + 8) * self.block_bytes
-    }
-
-    /// Takes a free slot of at least so many bytes as the next one, if there is one.
-    pub(crate) fn take_free(&mut self, bytes: u64, recyclable: Recyclable) -> bool {
-        let free = |(i, slot): &(usize, &Slot)| {
-            let is_over = slot.last_sequence <= recyclable.backfilled && recyclable.keep != Some(slot.index);
-            *i != self.current && (slot.ordinal == 0 || is_over) && slot.bytes >= bytes
-        };
-        let found = self.list.iter().enumerate().filter(free).map(|(i, _)| i).next();
-        if found.is_some() {
-            self.next = found;
+    pub(super) fn has_room(&self, _append: &HeldAppend, batch_bytes: u64) -> Result<bool, EngineError> {
+        let tail = self.tail();
+        let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
+        if tail.offset + bytes <= self.limit(&self.slot(tail.file)?) {
+            return Ok(true);
         }
-        found.is_some()
+        let next = self.next_slot(tail)?;
+        Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
     }
 
-    /// A slot that was created ahead of need: the next one, unless there is one by now.
-    pub(crate) fn add_free(&mut self, slot: Slot) {
-        self.list.push(slot);
-        self.next = self.next.or(Some(self.list.len() - 1));
-    }
-
-    /// A slot that was just created becomes the next one.
-    pub(crate) fn add_next(&mut self, slot: Slot) {
-        self.list.push(slot);
-        self.next = Some(self.list.len() - 1);
-    }
-
-    /// Whether a slot is to be prepared ahead of need.
-    pub(crate) fn wants_next(&self) -> bool {
-        self.next.is_none() && !self.ahead_failed
-    }
-
-    pub(crate) fn ahead_failed(&mut self) {
-        self.ahead_failed = true;
-    }
-
-    /// How full the current slot is, in per cent.
-    pub(crate) fn filled_percent(&self) -> u64 {
-        self.tail * 100 / self.list[self.current].bytes
-    }
-
-    pub(crate) fn largest(&self) -> u64 {
-        self.list.iter().map(|slot| slot.bytes).max().unwrap_or(0)
-    }
-
-    pub(crate) fn next_index(&self) -> u32 {
-        self.list.iter().map(|slot| slot.index + 1).max().unwrap_or(0)
-    }
-
-    /// The bytes of all slots.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        self.list.iter().map(|slot| slot.bytes).sum()
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.list.len()
+    /// Whether the next slot is to be prepared ahead of need.
+    pub(super) fn is_low(&self, _append: &HeldAppend) -> bool {
+        let tail = self.tail();
+        let full = self.slot(tail.file).is_ok_and(|slot| tail.offset * 4 > slot.bytes);
+        full && self.next_slot(tail).is_ok_and(|next| next.is_none())
+            && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
     }
 
     /// Where a record of so many bytes goes; a batch leaves the last blocks of a slot to certificates.
     /// `None`: neither the current slot nor the next one has room.
-    pub(crate) fn place(&self, bytes: u64, batch: bool, first_sequence: u64, chain: u64) -> Option<Place> {
+    pub(super) fn place(
+        &self,
+        _append: &HeldAppend,
+        bytes: u64,
+        batch: bool,
+        first_sequence: u64,
+        chain: u64,
+    ) -> Result<Option<Place>, EngineError> {
         let bytes = self.round_up(bytes);
-        let end = |slot: usize| if batch { self.limit(slot) } else { self.list[slot].bytes };
-        let here = &self.list[self.current];
-        if self.tail + bytes <= end(self.current) {
-            let (index, ordinal) = (here.index, here.ordinal);
-            return Some(Place { slot: self.current, index, ordinal, offset: self.tail, bytes, header: None });
+        let end = |slot: &Slot| if batch { self.limit(slot) } else { slot.bytes };
+        let tail = self.tail();
+        let here = self.slot(tail.file)?;
+        if tail.offset + bytes <= end(&here) {
+            return Ok(Some(Place { slot: here, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
-        let next = self.next?;
-        if self.block_bytes + bytes > end(next) {
-            return None;
-        }
-        let slot = &self.list[next];
+        let offset = u64::from(self.block_bytes);
+        let Some(slot) = self.next_slot(tail)?.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
         let header = SlotHeader {
             log_id: self.log_id,
-            block_bytes: u32::try_from(self.block_bytes).ok()?,
+            block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
             slot_bytes: slot.bytes,
-            ordinal: here.ordinal + 1,
+            ordinal: tail.ordinal + 1,
             first_sequence,
             chain,
         };
-        Some(Place {
-            slot: next,
-            index: slot.index,
-            ordinal: header.ordinal,
-            offset: self.block_bytes,
-            bytes,
-            header: Some(header.encode()),
-        })
-    }
-
-    /// The commits that a recycled slot held before `place` goes there: they are read from the
-    /// database file from now on.
-    pub(crate) fn recycles(&self, place: &Place) -> Option<u64> {
-        place.header.as_ref().map(|_| self.list[place.slot].last_sequence)
+        let begins = Some((header.encode(), here, tail.offset));
+        Ok(Some(Place { slot, ordinal: header.ordinal, offset, bytes, begins }))
     }
 
     /// Writes a record, padded to its blocks; with it the header of a slot that begins, after the block at the tail
-    /// of the slot that ends was zeroed. The tail does not move.
-    pub(crate) fn write(&mut self, place: &Place, parts: &[&[u8]]) -> Result<(), EngineError> {
+    /// of the slot that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
+    pub(super) fn write_at_place(
+        &self,
+        _append: &HeldAppend,
+        place: &Place,
+        parts: &[&[u8]],
+    ) -> Result<(), EngineError> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let padding = vec![0; usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length))];
-        if place.header.is_some() && self.tail < self.list[self.current].bytes {
-            let slot = &mut self.list[self.current];
-            slot.dirty = true;
-            let zeros = vec![0; usize::try_from(self.block_bytes).unwrap_or(0)];
-            slot.file.write_at(&[IoSlice::new(&zeros)], self.tail).map_err(|e| EngineError::write(&slot.name, e))?;
-        }
         let mut slices = Vec::with_capacity(parts.len() + 2);
-        slices.extend(place.header.as_deref().map(IoSlice::new));
+        let mut offset = place.offset;
+        if let Some((header, ends, tail)) = &place.begins {
+            if *tail < ends.bytes {
+                ends.write(&self.zero_block(), *tail)?;
+            }
+            slices.push(IoSlice::new(header));
+            offset = 0;
+        }
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
         slices.push(IoSlice::new(&padding));
-        let slot = &mut self.list[place.slot];
-        slot.dirty = true;
-        let offset = if place.header.is_some() { 0 } else { place.offset };
-        slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&slot.name, e))?;
-        if place.header.is_some() {
+        place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
+        if place.begins_slot() {
             crate::fault_point("rotating");
         }
         Ok(())
     }
 
-    /// The record at `place` counts: the tail is behind it.
-    pub(crate) fn enter(&mut self, place: &Place, sequence: u64) {
-        if place.header.is_some() {
-            self.current = place.slot;
-            self.next = None;
-            self.ahead_failed = false;
-            self.list[place.slot].ordinal = place.ordinal;
-            self.list[place.slot].last_sequence = sequence;
+    /// The record at `place` counts, by a store that was just made: the slot that it begins is no longer the next one.
+    pub(super) fn enter(&self, _append: &HeldAppend, place: &Place) {
+        if place.begins.is_some() {
+            self.note_ordinal(place.ordinal, place.slot.number);
+            self.marks.words().set_next_slot(None);
         }
-        let slot = &mut self.list[place.slot];
-        slot.last_sequence = slot.last_sequence.max(sequence);
-        self.tail = place.offset + place.bytes;
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
-    pub(crate) fn erase(&mut self, place: &Place) -> Result<(), EngineError> {
-        let zeros = vec![0; usize::try_from(self.block_bytes).unwrap_or(0)];
-        let slot = &mut self.list[place.slot];
-        let offsets = [if place.header.is_some() { 0 } else { place.offset }, place.offset];
-        for offset in offsets {
-            slot.file.write_at(&[IoSlice::new(&zeros)], offset).map_err(|e| EngineError::write(&slot.name, e))?;
+    pub(super) fn erase(&self, place: &Place) -> Result<(), EngineError> {
+        for offset in [if place.begins_slot() { 0 } else { place.offset }, place.offset] {
+            place.slot.write(&self.zero_block(), offset)?;
         }
-        slot.file.sync().map_err(|e| EngineError::sync(&slot.name, e))
+        place.slot.sync()
     }
 
-    /// The files written since their last sync began, in the order of the log; they count as clean now.
-    pub(crate) fn take_dirty(&mut self) -> Vec<(String, Arc<dyn LogFile>)> {
-        let mut dirty: Vec<_> = self.list.iter_mut().filter(|slot| slot.dirty).collect();
-        dirty.sort_by_key(|slot| slot.ordinal);
-        dirty
-            .into_iter()
-            .map(|slot| {
-                slot.dirty = false;
-                (slot.name.clone(), Arc::clone(&slot.file))
-            })
-            .collect()
+    pub(super) fn no_segment(&self, ordinal: u64) -> EngineError {
+        EngineError::NoSegment { file: self.dir.path().to_path_buf(), ordinal }
     }
 
-    /// The file of the slot with this number.
-    pub(crate) fn file(&self, index: u32) -> Option<(String, Arc<dyn LogFile>)> {
-        self.list.iter().find(|slot| slot.index == index).map(|slot| (slot.name.clone(), Arc::clone(&slot.file)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::sim::SimDisk;
-    use crate::disk::{Disk, OpenHow};
-    use std::path::Path;
-
-    fn slot(index: u32, blocks: u64, ordinal: u64, last_sequence: u64) -> Slot {
-        let dir = SimDisk::new(1).log_directory(Path::new("/a.db"));
-        dir.create().unwrap();
-        let name = format!("{index}");
-        let file = dir.open(&name, OpenHow::CreateNew).unwrap();
-        Slot { index, name, file, bytes: blocks * 4096, ordinal, last_sequence, dirty: false }
+    pub(super) fn zero_block(&self) -> Vec<u8> {
+        vec![0; self.block_bytes as usize]
     }
 
-    fn slots() -> Slots {
-        Slots::new(7, 4096, 4096, slot(0, 64, 1, 0))
-    }
-
-    #[test]
-    fn a_slot_made_ahead_of_need_does_not_take_the_place_that_a_writer_relies_on() {
-        let mut slots = slots();
-        slots.add_next(slot(1, 512, 0, 0));
-        let large = 400 * 4096;
-        assert!(slots.has_room(large));
-        slots.add_free(slot(2, 128, 0, 0));
-        assert!(slots.has_room(large));
-        let place = slots.place(large, true, 1, 7).unwrap();
-        assert_eq!((place.index, place.ordinal), (1, 2));
-    }
-
-    #[test]
-    fn what_is_over_is_taken_but_not_where_the_certificate_that_says_so_lies() {
-        let mut slots = slots();
-        slots.add_free(slot(1, 64, 0, 0));
-        for commit in [5, 6] {
-            let place = slots.place(40 * 4096, true, commit, 7).unwrap();
-            slots.enter(&place, commit);
+    /// Room for a batch of so many bytes, in the current slot or in the next one.
+    pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
+        let room = |engine: &Engine| engine.append().and_then(|append| engine.has_room(&append, bytes));
+        if room(self)? {
+            return Ok(());
         }
-        assert!(slots.place(40 * 4096, true, 7, 7).is_none(), "slot 0 has not been taken yet");
-        let over = Recyclable { backfilled: 5, keep: None };
-        assert!(!slots.take_free(4096, Recyclable { backfilled: 4, keep: None }));
-        assert!(!slots.take_free(4096, Recyclable { keep: Some(0), ..over }));
-        assert!(!slots.take_free(65 * 4096, over));
-        assert!(slots.take_free(4096, over));
-        assert_eq!(slots.place(40 * 4096, true, 7, 7).unwrap().index, 0);
+        let _create = self.hold(Words::create, "CREATE");
+        if room(self)? { Ok(()) } else { self.choose_next(bytes) }
+    }
+
+    /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
+    /// needs the slot meets it.
+    pub(crate) fn prepare_next_slot(&self) {
+        if let Err(error) = self.try_prepare_next_slot() {
+            self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
+            self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
+        }
+    }
+
+    fn try_prepare_next_slot(&self) -> Result<(), EngineError> {
+        let _create = self.hold(Words::create, "CREATE");
+        let wanted = self.append().map(|append| self.is_low(&append))?;
+        if wanted { self.choose_next(0) } else { Ok(()) }
+    }
+
+    /// Chooses the next slot, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
+    fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
+        let least = self.bytes_for(batch_bytes);
+        let all = self.all_slots()?;
+        let tail = self.append().map(|_append| self.tail())?;
+        let free = self.free_slot(&all, tail, least);
+        let number = match free {
+            Some((slot, last_sequence)) => {
+                if last_sequence == 0 {
+                    // Whoever made it may have died before its space and its name were durable.
+                    slot.sync()?;
+                    self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+                }
+                // Read from the database file from now on.
+                self.marks.recycle_to(last_sequence);
+                self.add_slot(slot.clone());
+                slot.number
+            }
+            None => self.create_next(&all, least)?.number,
+        };
+        self.give_up_begun(&all, tail, number)?;
+        self.marks.words().set_next_slot(Some(number));
+        Ok(())
+    }
+
+    /// A slot of at least so many bytes of which nothing is needed any more, and the newest commit that its records speak of.
+    fn free_slot(&self, all: &[Found], tail: Tail, least: u64) -> Option<(Slot, u64)> {
+        let recyclable = self.marks.recyclable();
+        let begins_with = |ordinal: u64| {
+            let headers = all.iter().filter_map(|found| found.header.as_ref());
+            headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
+        };
+        all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
+            let last_sequence = match &found.header {
+                // Begun by a writer that died, or never.
+                None => 0,
+                Some(header) if header.ordinal > tail.ordinal => 0,
+                // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
+                Some(header) => begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1),
+            };
+            let is_over = last_sequence <= recyclable.backfilled && recyclable.keep != Some(found.slot.number);
+            is_over.then(|| (found.slot.clone(), last_sequence))
+        })
+    }
+
+    /// A writer that died may have begun another slot as the next one: two segments of one ordinal would be in the log.
+    fn give_up_begun(&self, all: &[Found], tail: Tail, chosen: u32) -> Result<(), EngineError> {
+        let begun = |found: &&Found| found.header.as_ref().is_some_and(|header| header.ordinal > tail.ordinal);
+        for Found { slot, .. } in all.iter().filter(begun).filter(|found| found.slot.number != chosen) {
+            slot.write(&self.zero_block(), 0)?;
+            slot.sync()?;
+        }
+        Ok(())
+    }
+
+    /// A new slot of at least so many bytes: twice the largest so far, or less where the disk is nearly full.
+    fn create_next(&self, all: &[Found], least: u64) -> Result<Slot, EngineError> {
+        let least = self.round_up(least);
+        let largest = all.iter().map(|found| found.slot.bytes).max().unwrap_or(0);
+        // Whole blocks: the header of another slot does not prove itself.
+        let mut bytes = self.round_up((largest * 2).min(self.settings.segment_bytes())).max(least);
+        loop {
+            match self.create_slot(bytes) {
+                Err(error) if error.code() == Code::FULL && bytes > least => {
+                    bytes = (bytes / 2).next_multiple_of(u64::from(self.block_bytes)).max(least);
+                }
+                created => return created,
+            }
+        }
+    }
+
+    fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
+        let number = self.marks.words().give_slot_number();
+        let number =
+            u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), std::io::Error::other(e)))?;
+        let name = format::slot_name(self.log_id, number);
+        let file = create_slot(&*self.dir, &name, bytes)?;
+        let slot = Arc::new(SlotFile { number, name, file, bytes });
+        self.add_slot(slot.clone());
+        Ok(slot)
     }
 }

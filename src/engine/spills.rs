@@ -14,10 +14,10 @@ impl Engine {
     /// # Errors
     /// Any error of the medium.
     pub(crate) fn create_spill(&self) -> io::Result<(u32, Arc<dyn LogFile>)> {
-        let number = u32::try_from(self.next_spill.fetch_add(1, SeqCst)).map_err(io::Error::other)?;
+        let number = u32::try_from(self.marks.words().give_spill_number()).map_err(io::Error::other)?;
         self.dir.create()?;
         let file = self.dir.open(&format::spill_name(self.log_id, number), OpenHow::CreateNew)?;
-        self.frames.write().add_file(FileId::Spill(number), Arc::clone(&file));
+        self.frames.write().add_file(FileId::Spill(number), &file);
         self.counters.spills.fetch_add(1, SeqCst);
         Ok((number, file))
     }

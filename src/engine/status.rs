@@ -1,6 +1,7 @@
 //! The state of an engine at a glance.
 
 use super::Engine;
+use crate::shared::now_us;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -8,10 +9,8 @@ impl Engine {
     /// For `parallel_wal_status` and `pwal_status()`. Takes no lock that a commit holds while it waits for the disk,
     /// but in conservative mode.
     pub(crate) fn status(&self) -> Value {
-        let (slots, slot_bytes) = self.append.try_lock().map_or((Value::Null, Value::Null), |append| {
-            let slots = append.slots.as_ref();
-            (json!(slots.map_or(0, |slots| slots.count())), json!(slots.map_or(0, |slots| slots.total_bytes())))
-        });
+        let (slots, slot_bytes) = self.slot_sizes();
+        let lost = if self.is_poisoned() { self.marks.published() - self.marks.durable() } else { 0 };
         json!({
             "path": self.path.display().to_string(),
             "log_id": if self.is_active() { json!(format!("{:016x}", self.log_id)) } else { Value::Null },
@@ -23,6 +22,7 @@ impl Engine {
             "durable": self.marks.durable(),
             "backfilled": self.marks.backfilled(),
             "oldest_snapshot": self.marks.oldest_snapshot(),
+            "processes": self.processes(),
             "commits": self.counters.commits.load(SeqCst),
             "flushes": self.counters.flushes.load(SeqCst),
             "checkpoints": self.counters.checkpoints.load(SeqCst),
@@ -30,8 +30,14 @@ impl Engine {
             "sync_us": self.marks.words().sync_nanos() / 1000,
             "slots": slots,
             "slot_bytes": slot_bytes,
-            "lost_commits": self.lost.load(SeqCst),
+            "lost_commits": lost,
             "poisoned": self.check_poison().err().map(|error| error.to_string()),
         })
+    }
+
+    /// Who is attached, this process too.
+    fn processes(&self) -> Vec<Value> {
+        let now_us = now_us();
+        self.marks.attached().iter().map(|process| process.to_json(now_us)).collect()
     }
 }

@@ -75,6 +75,19 @@ pub trait BaseFile {
     fn check_reserved_lock(&mut self) -> Result<bool, Code>;
 }
 
+/// SQLite's pager above a handle, asked from inside a call of its own.
+pub trait Pager: Send + Sync {
+    /// The connection that uses it now, as a number that is only compared.
+    fn connection(&self) -> usize;
+    /// Whether a commit of this database may still fail in another one behind its prepare.
+    fn has_siblings(&self) -> bool;
+    /// `SQLITE_FCNTL_DATA_VERSION`: a number that a commit raises before it unlocks WRITE, and a rollback does not
+    /// (`sqlite3PagerCommitPhaseTwo`). `None`: it cannot be asked.
+    fn data_version(&self) -> Option<u32>;
+    /// `sqlite3_db_release_memory`: drops every page of the connection that nobody is using.
+    fn release_pages(&self);
+}
+
 /// The engine's own handle of the base VFS on the database file: opened apart from every
 /// connection, read-write where it can be. Closing it (dropping) frees its locks.
 pub trait Broker: Database {

@@ -10,7 +10,7 @@ use crate::engine::{Claimed, Engine, EngineError, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, watch};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, command, watch};
 use crate::sqlite::Code;
 use parking_lot::Mutex;
 use std::io;
@@ -120,6 +120,7 @@ fn watch_exit(context: &Arc<Context>) {
 
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
     control::apply_parameters(inner, engine);
+    *inner.refused.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
 }
 
@@ -143,6 +144,9 @@ fn tell(inner: &Inner, error: &EngineError) -> Code {
 }
 
 fn say(inner: &Inner, code: Code, text: &str) {
+    if code != Code::NOTICE {
+        *inner.refused.lock() = Some(text.to_owned());
+    }
     inner.context.host.log(code.number(), &format!("pwal: {}: {text}", inner.facts.path.display()));
 }
 
@@ -313,10 +317,8 @@ fn attach_first(path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<A
     let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
     let control = Control::create(&dir.path().join(CONTROL_NAME), mode).or_else(|_| Control::anonymous());
     let control = control.map_err(|error| Refused::from(EngineError::memory(&error)))?;
-    let command = std::env::args_os().next().unwrap_or_default();
-    let me = control.words().attach(0, std::process::id(), &command.to_string_lossy());
+    let me = control.words().attach(0, std::process::id(), &command());
     let me = me.ok_or(Refused::from(Code::INTERNAL))?;
-    crate::fault_point("attaching");
     Ok(Attachment::new(control, lock, me))
 }
 

@@ -160,10 +160,11 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
     match &state.kind {
         Kind::Joined(joined) => joined_status(joined, mode),
         Kind::Plain | Kind::Retired { .. } => {
+            let refused = inner.refused.lock();
             let reason = if state.off {
                 "parallel_wal_mode=off"
             } else if state.level == LockLevel::None {
-                "not read yet"
+                refused.as_deref().unwrap_or("not read yet")
             } else {
                 "not in WAL mode: PRAGMA journal_mode=WAL"
             };

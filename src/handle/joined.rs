@@ -64,6 +64,8 @@ pub(super) struct Joined {
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
     /// was not.
     pub(super) undone_at_unlock: bool,
+    /// SQLite's own header stands for a commit that is rolled back, until its next snapshot.
+    pub(super) shows_rolled_back: bool,
     pub(super) transaction: Transaction,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
@@ -102,6 +104,7 @@ impl Joined {
             behind: Behind::Nothing,
             previous: Behind::Nothing,
             undone_at_unlock: false,
+            shows_rolled_back: false,
             transaction: Transaction::None,
             lane: None,
             asked_exclusive: false,
@@ -128,8 +131,9 @@ impl Joined {
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         if self.view.sequence().is_none() {
             // Valid from the start, so that SQLite never runs its own recovery.
-            self.refresh_to_snapshot(false);
+            let refreshed = self.refresh_to_snapshot(false);
             self.engine.drop_snapshot(self.me);
+            refreshed.map_err(|error| self.failed(&error))?;
         }
         Ok(self.view.region(index, extend))
     }
@@ -147,7 +151,10 @@ impl Joined {
     }
 
     /// Registers a snapshot and brings the view to it; true: the header changed.
-    fn refresh_to_snapshot(&mut self, newest: bool) -> bool {
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read; the snapshot is registered nevertheless.
+    fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
         let sequence = self.engine.take_snapshot(self.me, newest);
         let view = &mut self.view;
         self.engine.with_frames(
@@ -195,7 +202,14 @@ impl Joined {
             return Ok(());
         }
         let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
-        let changed = self.refresh_to_snapshot(newest);
+        let changed = match self.refresh_to_snapshot(newest) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.engine.drop_snapshot(self.me);
+                self.engine.queue.give_up_grant(self.me.id);
+                return Err(self.failed(&error));
+            }
+        };
         let sequence = self.view.sequence().unwrap_or(0);
         if sequence < self.seen {
             // R5.3: what this connection saw was rolled back with a flush that failed.
@@ -208,13 +222,13 @@ impl Joined {
         }
         self.seen = sequence;
         self.reading = true;
+        self.shows_rolled_back = false;
         self.read_pages = false;
         self.wrote = false;
         if self.holds_write {
             // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
             self.start_transaction(sequence);
         }
-        crate::fault_point("reading");
         Ok(())
     }
 
@@ -252,6 +266,11 @@ impl Joined {
         if std::mem::take(&mut self.pinned) {
             self.engine.drop_snapshot(self.me);
         }
+    }
+
+    /// `pagerExclusiveLock` takes its question for EXCLUSIVE back: a change of `journal_mode` was refused, not a close.
+    pub(super) fn goes_on(&mut self) {
+        self.asked_exclusive = false;
     }
 
     fn refuse(&mut self, code: Code) -> Code {
@@ -297,19 +316,6 @@ impl Joined {
         self.transaction = Transaction::Staging { spill: None };
     }
 
-    /// UNLOCK(WRITE) cannot tell a commit from a rollback: if something is prepared, PHASETWO will. But where SQLite has
-    /// undone it by now, nothing may come for long: an open cursor keeps the read lock.
-    fn end_write(&mut self, inner: &Arc<Inner>) {
-        let undone = self.view.undone();
-        if undone {
-            self.view.forget_advance();
-            self.undone_at_unlock = true;
-        }
-        if undone || !self.transaction.write_unlocked() {
-            self.roll_back(inner);
-        }
-    }
-
     /// CKPT (`sqlite3WalCheckpoint`). `automatic`: as the first call behind a commit and its read unlock it is an autocheckpoint
     /// inside COMMIT's own step, which shall not wait.
     fn begin_checkpoint(&mut self, automatic: bool) -> Result<(), Code> {
@@ -327,10 +333,8 @@ impl Joined {
     /// Brings the view to what is visible and the database file as near to it as readers allow.
     fn run_checkpoint(&mut self) -> Result<(), Code> {
         self.engine.make_visible().map_err(|error| self.failed(&error))?;
-        if !self.reading {
-            self.refresh_to_snapshot(false);
-        }
-        let result = self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        let refreshed = if self.reading { Ok(false) } else { self.refresh_to_snapshot(false) };
+        let result = refreshed.and_then(|_| self.engine.checkpoint_on_request()).map_err(|error| self.failed(&error));
         if !self.reading {
             self.engine.drop_snapshot(self.me);
         }
@@ -343,7 +347,7 @@ impl Joined {
     fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
         let all = self.engine.marks.backfilled() >= sequence;
-        let number = self.engine.with_frames(|_, facts| facts.backfilled_number, sequence);
+        let number = self.engine.backfilled_number(sequence);
         let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
         self.view.set_checkpoint_info(frames, all);
         all
@@ -366,7 +370,10 @@ impl Joined {
         self.checkpointing = Checkpointing::No;
         if self.view.live_max_frame_is_zero() {
             // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew.
-            self.refresh_to_snapshot(false);
+            if let Err(error) = self.refresh_to_snapshot(false) {
+                // The next snapshot says it.
+                self.failed(&error);
+            }
             self.engine.drop_snapshot(self.me);
         }
         self.view.reset_checkpoint_info();
@@ -412,6 +419,7 @@ impl Joined {
         read.map_err(|error| match error {
             crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
             crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::BehindEnd { .. } if self.shows_rolled_back => Code::ABORT_ROLLBACK,
             crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
             other => {
                 self.log(Code::IOERR_READ, &other.to_string());

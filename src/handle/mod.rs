@@ -11,7 +11,7 @@ pub mod settle;
 mod siblings;
 mod transaction;
 
-pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, PragmaAnswer, ShmAction};
+pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
 pub use registry::Registry;
 
 use crate::disk::Disk;
@@ -20,8 +20,7 @@ use crate::view::Region;
 use joined::Joined;
 use parking_lot::Mutex;
 use registry::FileIdentity;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What all handles of one registration of the VFS share.
@@ -69,9 +68,18 @@ struct Inner {
     facts: OpenFacts,
     /// What the file was when it was opened; `None`: it could not be looked at.
     identity: Option<FileIdentity>,
-    /// The `sqlite3*`, as a number; 0: not known yet.
-    connection: AtomicUsize,
+    /// Known from `SQLITE_FCNTL_PDB` on.
+    pager: OnceLock<Box<dyn Pager>>,
     state: Mutex<State>,
+    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    refused: Mutex<Option<String>>,
+}
+
+impl Inner {
+    /// The `sqlite3*` that uses the file now, as a number; 0: not known.
+    fn connection(&self) -> usize {
+        self.pager.get().map_or(0, |pager| pager.connection())
+    }
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
@@ -90,19 +98,19 @@ impl Handle {
             no_autocheckpoint: false,
             kind: Kind::Plain,
         });
-        let connection = AtomicUsize::new(0);
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, connection, state }))
+        let (pager, refused) = (OnceLock::new(), Mutex::new(None));
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, state, refused }))
     }
 
-    /// `SQLITE_FCNTL_PDB`: the connection, as a number that is only compared.
-    pub fn set_connection(&self, connection: usize) {
-        self.0.connection.store(connection, SeqCst);
+    /// `SQLITE_FCNTL_PDB`, which comes once.
+    pub fn set_pager(&self, pager: Box<dyn Pager>) {
+        let _only_the_first_counts = self.0.pager.set(pager);
     }
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
     fn enter(&self) -> parking_lot::MutexGuard<'_, State> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }
@@ -160,6 +168,8 @@ impl Handle {
             Kind::Joined(joined) => {
                 if level == LockLevel::None {
                     joined.unpin();
+                } else {
+                    joined.goes_on();
                 }
             }
             Kind::Retired { broker, .. } => {
@@ -364,7 +374,7 @@ impl Handle {
     /// # Errors
     /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
-        for sibling in siblings::prepared_siblings(self.0.connection.load(SeqCst), &self.0) {
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();
             }

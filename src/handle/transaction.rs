@@ -10,7 +10,6 @@ use crate::engine::{CommitFacts, Early, EngineError, Lone, Mode};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 pub(super) enum Transaction {
     None,
@@ -36,6 +35,17 @@ pub(super) struct Prepared {
     unlocked: bool,
     /// A sibling is being called: the view's header shows the state before this commit.
     hidden: bool,
+    /// The pager's data version, where the commit may still fail in a database that is not ours.
+    version: Option<u32>,
+}
+
+/// What UNLOCK(WRITE) says of a prepared transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Commit,
+    Rollback,
+    /// PHASETWO will tell.
+    Unknown,
 }
 
 impl Transaction {
@@ -59,6 +69,10 @@ impl Joined {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.check_mine()?;
+        // Headers alone are `walRewriteChecksums`, inside prepare.
+        if data.len() == self.view.page_bytes() as usize {
+            self.unprepare(inner)?;
+        }
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
             Transaction::Prepared(prepared) => prepared.facts.spill,
@@ -74,10 +88,24 @@ impl Joined {
             *of_transaction = spill;
         }
         match written {
-            Ok(Written::Staged) => Ok(()),
+            Ok(Written::Staged) => {
+                crate::fault_point("staging");
+                Ok(())
+            }
             Ok(Written::Commit { database_pages }) => self.prepare(inner, database_pages, spill),
             Err(error) => Err(self.not_staged(&error)),
         }
+    }
+
+    /// A sibling answered BUSY, so that the transaction is open still, and it goes on.
+    fn unprepare(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+        let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
+        let (spill, early) = (prepared.facts.spill, prepared.early.take());
+        self.transaction = Transaction::Staging { spill };
+        siblings::remove_prepared(inner);
+        self.view.hide_advance();
+        self.view.forget_advance();
+        early.map_or(Ok(()), |early| self.engine.abandon_early(early)).map_err(|error| self.failed(&error))
     }
 
     fn not_staged(&self, error: &ViewError) -> Code {
@@ -91,7 +119,7 @@ impl Joined {
     }
 
     fn prepare(&mut self, inner: &Arc<Inner>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
-        let connection = inner.connection.load(SeqCst);
+        let connection = inner.connection();
         if let Err(error) = self.engine.prepare(self.view.lane()) {
             let code = self.failed(&error);
             self.fail_transaction(inner);
@@ -108,7 +136,8 @@ impl Joined {
         };
         let super_journal = siblings::super_journal();
         let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;
-        let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false };
+        let version = inner.pager.get().filter(|pager| pager.has_siblings()).and_then(|pager| pager.data_version());
+        let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false, version };
         self.transaction = Transaction::Prepared(Box::new(prepared));
         siblings::add_prepared(connection, inner);
         // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
@@ -132,7 +161,7 @@ impl Joined {
             Err(error) => {
                 let code = self.failed(&error);
                 self.fail_transaction(inner);
-                reset_siblings(inner.connection.load(SeqCst), inner);
+                reset_siblings(inner.connection(), inner);
                 Err(code)
             }
         }
@@ -150,6 +179,48 @@ impl Joined {
         }
     }
 
+    fn word_at_unlock(&self, inner: &Inner) -> Word {
+        let Transaction::Prepared(prepared) = &self.transaction else { return Word::Unknown };
+        let Some(before) = prepared.version else { return Word::Unknown };
+        match inner.pager.get().and_then(|pager| pager.data_version()) {
+            None => Word::Unknown,
+            Some(now) if now == before => Word::Rollback,
+            Some(_) => Word::Commit,
+        }
+    }
+
+    /// UNLOCK(WRITE): a commit and a rollback make the same call of us, with the same header. Where another database may
+    /// have failed, the pager knows which it is: then nothing is held for a PHASETWO that will not come, though an open cursor
+    /// may keep this connection from ever calling again. Else a rollback shows by the index that `sqlite3WalUndo` has
+    /// cleaned.
+    pub(super) fn end_write(&mut self, inner: &Arc<Inner>) {
+        match self.word_at_unlock(inner) {
+            Word::Rollback => {
+                let hidden = matches!(&self.transaction, Transaction::Prepared(prepared) if prepared.hidden);
+                let advanced = !hidden && self.view.header_advanced();
+                self.view.forget_advance();
+                self.roll_back(inner);
+                // `sqlite3WalUndo` has copied the advanced header and kept the transaction's pages, which a cursor would read
+                // on. Without them it comes for frames that are not there any more.
+                self.shows_rolled_back = advanced;
+                if advanced && let Some(pager) = inner.pager.get() {
+                    pager.release_pages();
+                }
+                return;
+            }
+            Word::Unknown if self.view.undone() => {
+                self.view.forget_advance();
+                self.undone_at_unlock = true;
+                self.roll_back(inner);
+                return;
+            }
+            Word::Commit | Word::Unknown => {}
+        }
+        if !self.transaction.write_unlocked() {
+            self.roll_back(inner);
+        }
+    }
+
     /// The last word: publish, free WRITE, acknowledge.
     pub(super) fn commit_phase_two(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
         if let Err(code) = self.check_mine() {
@@ -158,7 +229,7 @@ impl Joined {
             }
             return Err(code);
         }
-        let connection = inner.connection.load(SeqCst);
+        let connection = inner.connection();
         let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
             if self.undone_at_unlock {
                 // SQLite commits what it seemed to have undone: never answered OK.
@@ -253,7 +324,7 @@ impl Joined {
         let mut result = Ok(());
         if let Some((commit, lone)) = own {
             let flushed = match lone {
-                Some(lone) => self.engine.flush_lone(lone),
+                Some(lone) => self.engine.flush_lone(&lone),
                 None => Ok(()),
             };
             result = flushed.and_then(|()| commit.wait());

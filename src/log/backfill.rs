@@ -77,7 +77,6 @@ impl<'a> Backfill<'a> {
         if current != bytes {
             self.database.set_bytes(bytes).map_err(|error| LogError::database("set the size of", error))?;
         }
-        crate::fault_point("checkpointing");
         self.database.sync().map_err(|error| LogError::database("sync", error))?;
         Ok(())
     }

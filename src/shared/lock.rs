@@ -165,18 +165,49 @@ impl LockFile {
     }
 }
 
-/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. Creates, takes and
-/// changes nothing, so that nobody is refused because somebody looked.
+/// A look at the lock file: creates, takes and changes nothing, so that nobody is refused because somebody looked.
+#[derive(Debug)]
+pub struct LockProbe {
+    file: File,
+}
+
+impl LockProbe {
+    /// `None`: there is no such file.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn open(path: &Path) -> io::Result<Option<LockProbe>> {
+        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+            Ok(file) => Ok(Some(LockProbe { file })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether anybody, this process too, holds any byte of `range`; where there are no byte ranges: any lock at all.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_held(&self, range: Range<u64>) -> io::Result<bool> {
+        os::is_held(self.file.as_raw_fd(), range)
+    }
+
+    /// Whether the process in slot `slot` lives: somebody holds its ALIVE byte.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_alive(&self, slot: u16) -> io::Result<bool> {
+        let byte = ALIVE_BYTE + u64::from(slot);
+        self.is_held(byte..byte + 1)
+    }
+}
+
+/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. As [`LockProbe`].
 ///
 /// # Errors
 /// Any error of the file system.
 pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    os::is_held(file.as_raw_fd(), WHOLE_LOCK).map(Some)
+    LockProbe::open(path)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
 }
 
 impl Drop for LockFile {
@@ -293,6 +324,25 @@ mod tests {
         assert_eq!(lock_is_held(&path).unwrap(), Some(true));
         drop(lock);
         assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_look_tells_the_living_slots_from_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK_NAME);
+        assert!(LockProbe::open(&path).unwrap().is_none());
+        let lock = LockFile::open(&path, 0o600).unwrap();
+        let probe = LockProbe::open(&path).unwrap().unwrap();
+        assert!(lock.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap());
+        let alive: Vec<u16> = (0..PROCESS_SLOTS as u16).filter(|slot| probe.is_alive(*slot).unwrap()).collect();
+        assert_eq!(alive, [3]);
+        assert!(!probe.is_held(INIT_BYTE..INIT_BYTE + 1).unwrap());
+        drop(probe);
+        let other = LockFile::open(&path, 0o600).unwrap();
+        assert!(!other.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap(), "the end of a look frees nothing");
+        drop(lock);
+        assert!(!LockProbe::open(&path).unwrap().unwrap().is_alive(3).unwrap());
     }
 
     #[cfg(target_os = "linux")]

@@ -8,6 +8,7 @@
 //! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
 //! never a pointer, a pid or a thread; nothing that is read from the words can make it panic or loop.
 
+mod attached;
 mod attachment;
 mod control;
 mod event;
@@ -21,14 +22,15 @@ mod snapshots;
 mod threads;
 mod words;
 
+pub use attached::Attached;
 pub use attachment::{ALIVE_BYTES, Attachment};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
-pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, WHOLE_LOCK, lock_is_held};
+pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
-pub use process::{generation, watch};
+pub use process::{command, generation, watch};
 pub use ring::{CommitEntry, Cut, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;

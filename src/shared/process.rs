@@ -4,6 +4,9 @@
 //! inherited lock files (never unlocked them), and touches nothing of its parent's. At a normal exit a hook runs,
 //! once, and never in a child for what is its parent's.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Once, OnceLock};
@@ -15,6 +18,23 @@ static AT_EXIT: OnceLock<fn()> = OnceLock::new();
 #[must_use]
 pub fn generation() -> u32 {
     GENERATION.load(SeqCst)
+}
+
+/// What this process is called, for people: the file names of its program and of its first argument if that is no option
+/// (`python3 manage.py`). No further arguments: others who may open the database shall not read secrets there.
+#[must_use]
+pub fn command() -> String {
+    command_of(std::env::args_os())
+}
+
+fn command_of(arguments: impl Iterator<Item = OsString>) -> String {
+    let words: Vec<String> = arguments
+        .take(2)
+        .filter(|word| !word.as_bytes().starts_with(b"-"))
+        .filter_map(|word| Some(Path::new(&word).file_name()?.to_string_lossy().into_owned()))
+        .map(|word| word.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+        .collect();
+    words.join(" ")
 }
 
 /// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not
@@ -45,5 +65,20 @@ extern "C" fn exiting() {
         if let Err(payload) = std::panic::catch_unwind(hook) {
             std::mem::forget(payload);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_two_file_names_at_most() {
+        let command = |words: &[&str]| command_of(words.iter().map(OsString::from));
+        assert_eq!(command(&["/usr/bin/python3", "/srv/app/manage.py", "--password", "x"]), "python3 manage.py");
+        assert_eq!(command(&["/usr/bin/python3", "-c", "print()"]), "python3");
+        assert_eq!(command(&["a\nb"]), "a b");
+        assert_eq!(command(&[]), "");
+        assert_eq!(command(&["/", "/"]), "");
     }
 }

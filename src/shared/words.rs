@@ -194,6 +194,12 @@ const _: () = {
     assert!(COMMIT_RING.is_power_of_two() && CUT_RING.is_power_of_two());
 };
 
+/// The stages of poisoning.
+const NOT_POISONED: u64 = 0;
+const POISONING: u64 = 1;
+const POISONED_KNOWN: u64 = 2;
+const POISONED_UNKNOWN: u64 = 3;
+
 /// Of a word with pages: it has been stored.
 const PAGES_STORED: u64 = 1 << 32;
 const LOW_31: u64 = (1 << 31) - 1;
@@ -265,10 +271,26 @@ impl ReadOnlyWords {
         if self.state.state.load(SeqCst) == 1 { State::Ready } else { State::Building }
     }
 
-    /// Why the engine is poisoned; 0: it is not.
+    /// Whether the engine is poisoned, or just being: not 0.
     #[must_use]
     pub fn poisoned(&self) -> u64 {
         self.state.poison.load(SeqCst)
+    }
+
+    /// `Some` once the engine is poisoned and what could be erased is: whether the outcome of what was not answered is
+    /// unknown.
+    #[must_use]
+    pub fn poison_outcome(&self) -> Option<bool> {
+        match self.poisoned() {
+            NOT_POISONED | POISONING => None,
+            outcome => Some(outcome != POISONED_KNOWN),
+        }
+    }
+
+    /// Whether who poisons is erasing, or died over it. Under APPEND: died.
+    #[must_use]
+    pub fn is_being_poisoned(&self) -> bool {
+        self.poisoned() == POISONING
     }
 
     /// The mode of the database, as the engine numbers it.
@@ -445,10 +467,16 @@ impl Words {
         self.state.state.store(u64::from(state == State::Ready), SeqCst);
     }
 
-    /// Poisons the engine for `reason` (0 counts as 1); the first reason stays. True if this call did it.
-    /// The caller then wakes: [`durable_wake`](Words::durable_wake) and the owner words.
-    pub fn poison(&self, reason: u64) -> bool {
-        self.state.poison.compare_exchange(0, reason.max(1), SeqCst, SeqCst).is_ok()
+    /// The engine ends: nobody goes on above what is durable. Under APPEND; then what is not durable is erased, then
+    /// [`set_poison_outcome`](Words::set_poison_outcome). True if this call did it.
+    pub fn poison(&self) -> bool {
+        self.state.poison.compare_exchange(NOT_POISONED, POISONING, SeqCst, SeqCst).is_ok()
+    }
+
+    /// What is not durable is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
+    /// the owner words.
+    pub fn set_poison_outcome(&self, unknown: bool) {
+        self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
     }
 
     /// Sets the mode of the database.
@@ -541,10 +569,10 @@ impl Words {
         self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
     }
 
-    /// A number for a new slot file, never given before in this log.
+    /// A number for a new slot file, never given before in this log; from 1, since the first slot is number 0.
     #[must_use]
     pub fn give_slot_number(&self) -> u64 {
-        self.log.slots_given.fetch_add(1, SeqCst)
+        self.log.slots_given.fetch_add(1, SeqCst) + 1
     }
 
     /// A number for a new spill file, never given before in this log.

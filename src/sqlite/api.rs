@@ -3,8 +3,8 @@
 //! A loadable library must call the SQLite that loaded it, through the table that its entry
 //! point got (`sqlite3_api_routines`); a program with a linked SQLite calls that one. Both fill
 //! the same [`Api`]. The slots of `sqlite3_api_routines` never move, they only grow in number:
-//! the newest one used here came with 3.32.0, so the version is checked before any other slot
-//! is read. `tests/api_slots.rs` compares each slot with the linked function.
+//! the newest one that is needed came with 3.32.0, so the version is checked before any other slot
+//! is read; younger ones may be missing in an older host. `tests/api_slots.rs` compares each slot with the linked function.
 //!
 //! No variadic function is called but `sqlite3_log`, and that always with the format `"%s"`.
 
@@ -34,11 +34,15 @@ type Destructor = unsafe extern "C" fn(*mut c_void);
 type ExecCallback = unsafe extern "C" fn(*mut c_void, c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
 
 macro_rules! api {
-    ($($name:ident, $symbol:ident, $slot:literal: ($($argument:ty),*) $(-> $result:ty)?;)*) => {
+    (
+        needed { $($name:ident, $symbol:ident, $slot:literal: ($($argument:ty),*) $(-> $result:ty)?;)* }
+        younger { $($new:ident, $new_symbol:ident, $new_slot:literal, $since:literal: ($($new_argument:ty),*) -> $new_result:ty;)* }
+    ) => {
         /// SQLite's functions.
         #[derive(Clone, Copy)]
         pub struct Api {
             $(pub(crate) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            $(pub(crate) $new: Option<unsafe extern "C" fn($($new_argument),*) -> $new_result>,)*
             log: LogFunction,
         }
 
@@ -50,6 +54,7 @@ macro_rules! api {
             use libsqlite3_sys as _;
             unsafe extern "C" {
                 $(pub fn $symbol($(_: $argument),*) $(-> $result)?;)*
+                $(pub fn $new_symbol($(_: $new_argument),*) -> $new_result;)*
                 pub fn sqlite3_log(code: c_int, format: *const c_char, ...);
             }
         }
@@ -83,12 +88,19 @@ macro_rules! api {
                     let function = unsafe { slots.add(index).read() };
                     if function.is_null() { Err(ApiError::Missing(name)) } else { Ok(function) }
                 };
+                // SAFETY: the slot of a younger function is read from the version on that brought it.
+                let younger = |index: usize, since: c_int| unsafe {
+                    if version < since { std::ptr::null() } else { slots.add(index).read() }
+                };
                 // SAFETY: each slot holds the function of that name, whose C prototype is the type
-                // given here (`sqlite3ext.h`); null was refused.
+                // given here (`sqlite3ext.h`); null was refused, or is `None`.
                 unsafe {
                     Ok(Api {
                         $($name: std::mem::transmute::<*const c_void, unsafe extern "C" fn($($argument),*) $(-> $result)?>(
                             slot($slot, stringify!($symbol))?,
+                        ),)*
+                        $($new: std::mem::transmute::<*const c_void, Option<unsafe extern "C" fn($($new_argument),*) -> $new_result>>(
+                            younger($new_slot, $since),
                         ),)*
                         log: std::mem::transmute::<*const c_void, LogFunction>(slot(167, "sqlite3_log")?),
                     })
@@ -101,7 +113,11 @@ macro_rules! api {
             /// The linked library is older than 3.32.0.
             #[cfg(feature = "linked")]
             pub fn linked() -> Result<Api, ApiError> {
-                let api = Api { $($name: linked::$symbol,)* log: linked::sqlite3_log };
+                let api = Api {
+                    $($name: linked::$symbol,)*
+                    $($new: Some(linked::$new_symbol),)*
+                    log: linked::sqlite3_log,
+                };
                 match api.version() {
                     version if version < VERSION_MIN => Err(ApiError::TooOld(version)),
                     _ => Ok(api),
@@ -113,6 +129,7 @@ macro_rules! api {
             pub fn addresses(&self) -> Vec<(&'static str, *const c_void)> {
                 vec![
                     $((stringify!($symbol), self.$name as *const c_void),)*
+                    $((stringify!($new_symbol), self.$new.map_or(std::ptr::null(), |function| function as *const c_void)),)*
                     ("sqlite3_log", self.log as *const c_void),
                 ]
             }
@@ -121,31 +138,38 @@ macro_rules! api {
 }
 
 api! {
-    errmsg, sqlite3_errmsg, 53: (*mut Connection) -> *const c_char;
-    exec, sqlite3_exec, 55: (*mut Connection, *const c_char, Option<ExecCallback>, *mut c_void, *mut *mut c_char) -> c_int;
-    free, sqlite3_free, 58: (*mut c_void);
-    libversion_number, sqlite3_libversion_number, 67: () -> c_int;
-    result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
-    result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
-    user_data, sqlite3_user_data, 101: (*mut FunctionCall) -> *mut c_void;
-    file_control, sqlite3_file_control, 127: (*mut Connection, *const c_char, c_int, *mut c_void) -> c_int;
-    open_v2, sqlite3_open_v2, 135: (*const c_char, *mut *mut Connection, c_int, *const c_char) -> c_int;
-    vfs_find, sqlite3_vfs_find, 141: (*const c_char) -> *mut RawVfs;
-    vfs_register, sqlite3_vfs_register, 142: (*mut RawVfs, c_int) -> c_int;
-    threadsafe, sqlite3_threadsafe, 144: () -> c_int;
-    context_db_handle, sqlite3_context_db_handle, 149: (*mut FunctionCall) -> *mut Connection;
-    create_function_v2, sqlite3_create_function_v2, 162: (*mut Connection, *const c_char, c_int, c_int, *mut c_void, Option<SqlFunction>, Option<SqlFunction>, Option<unsafe extern "C" fn(*mut FunctionCall)>, Option<Destructor>) -> c_int;
-    extended_errcode, sqlite3_extended_errcode, 166: (*mut Connection) -> c_int;
-    close_v2, sqlite3_close_v2, 179: (*mut Connection) -> c_int;
-    uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;
-    wal_checkpoint_v2, sqlite3_wal_checkpoint_v2, 191: (*mut Connection, *const c_char, c_int, *mut c_int, *mut c_int) -> c_int;
-    auto_extension, sqlite3_auto_extension, 192: (Option<EntryPoint>) -> c_int;
-    malloc64, sqlite3_malloc64, 197: (u64) -> *mut c_void;
-    uri_key, sqlite3_uri_key, 245: (*const c_char, c_int) -> *const c_char;
-    filename_wal, sqlite3_filename_wal, 248: (*const c_char) -> *const c_char;
-    create_filename, sqlite3_create_filename, 249: (*const c_char, *const c_char, *const c_char, c_int, *mut *const c_char) -> *mut c_char;
-    free_filename, sqlite3_free_filename, 250: (*mut c_char);
-    database_file_object, sqlite3_database_file_object, 251: (*const c_char) -> *mut RawFile;
+    needed {
+        errmsg, sqlite3_errmsg, 53: (*mut Connection) -> *const c_char;
+        exec, sqlite3_exec, 55: (*mut Connection, *const c_char, Option<ExecCallback>, *mut c_void, *mut *mut c_char) -> c_int;
+        free, sqlite3_free, 58: (*mut c_void);
+        libversion_number, sqlite3_libversion_number, 67: () -> c_int;
+        result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
+        result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
+        user_data, sqlite3_user_data, 101: (*mut FunctionCall) -> *mut c_void;
+        file_control, sqlite3_file_control, 127: (*mut Connection, *const c_char, c_int, *mut c_void) -> c_int;
+        open_v2, sqlite3_open_v2, 135: (*const c_char, *mut *mut Connection, c_int, *const c_char) -> c_int;
+        vfs_find, sqlite3_vfs_find, 141: (*const c_char) -> *mut RawVfs;
+        vfs_register, sqlite3_vfs_register, 142: (*mut RawVfs, c_int) -> c_int;
+        threadsafe, sqlite3_threadsafe, 144: () -> c_int;
+        context_db_handle, sqlite3_context_db_handle, 149: (*mut FunctionCall) -> *mut Connection;
+        create_function_v2, sqlite3_create_function_v2, 162: (*mut Connection, *const c_char, c_int, c_int, *mut c_void, Option<SqlFunction>, Option<SqlFunction>, Option<unsafe extern "C" fn(*mut FunctionCall)>, Option<Destructor>) -> c_int;
+        extended_errcode, sqlite3_extended_errcode, 166: (*mut Connection) -> c_int;
+        close_v2, sqlite3_close_v2, 179: (*mut Connection) -> c_int;
+        uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;
+        db_release_memory, sqlite3_db_release_memory, 182: (*mut Connection) -> c_int;
+        wal_checkpoint_v2, sqlite3_wal_checkpoint_v2, 191: (*mut Connection, *const c_char, c_int, *mut c_int, *mut c_int) -> c_int;
+        auto_extension, sqlite3_auto_extension, 192: (Option<EntryPoint>) -> c_int;
+        malloc64, sqlite3_malloc64, 197: (u64) -> *mut c_void;
+        uri_key, sqlite3_uri_key, 245: (*const c_char, c_int) -> *const c_char;
+        filename_wal, sqlite3_filename_wal, 248: (*const c_char) -> *const c_char;
+        create_filename, sqlite3_create_filename, 249: (*const c_char, *const c_char, *const c_char, c_int, *mut *const c_char) -> *mut c_char;
+        free_filename, sqlite3_free_filename, 250: (*mut c_char);
+        database_file_object, sqlite3_database_file_object, 251: (*const c_char) -> *mut RawFile;
+    }
+    younger {
+        txn_state, sqlite3_txn_state, 252, 3_034_000: (*mut Connection, *const c_char) -> c_int;
+        db_name, sqlite3_db_name, 264, 3_039_000: (*mut Connection, c_int) -> *const c_char;
+    }
 }
 
 impl Api {

@@ -36,6 +36,7 @@ codes! {
     MISUSE = 21;
     NOTADB = 26;
     NOTICE = 27;
+    WARNING = 28;
     BUSY_SNAPSHOT = 5 | (2 << 8);
     BUSY_TIMEOUT = 5 | (3 << 8);
     READONLY_RECOVERY = 8 | (1 << 8);
@@ -55,6 +56,7 @@ codes! {
     IOERR_SHMOPEN = 10 | (18 << 8);
     IOERR_SHMMAP = 10 | (21 << 8);
     CANTOPEN_ISDIR = 14 | (2 << 8);
+    ABORT_ROLLBACK = 4 | (2 << 8);
 }
 
 impl Code {

@@ -6,7 +6,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-/// `sqlite3`: a connection. Only its address is used.
+/// `sqlite3`: a connection, only ever passed back to SQLite.
 #[repr(C)]
 pub struct Connection {
     _opaque: [u8; 0],
@@ -138,6 +138,9 @@ constants! {
     FCNTL_PRAGMA = 14;
     FCNTL_COMMIT_PHASETWO = 22;
     FCNTL_PDB = 30;
+    FCNTL_DATA_VERSION = 35;
+
+    TXN_WRITE = 2;
 
     CHECKPOINT_TRUNCATE = 3;
 

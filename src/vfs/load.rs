@@ -43,8 +43,12 @@ unsafe fn load_with(api: Api, connection: *mut Connection, make_default: bool) -
     let registration = register::register_api(api, Options { make_default, ..Options::default() })?;
     add_functions_to_later(registration, for_later_connection)?;
     // SAFETY: by the contract.
-    unsafe { functions::add_to(connection, &api, Opened::BeforePwal) }
-        .map_err(|code| RegisterError::Refused(code.number()))
+    match unsafe { functions::add_to(connection, &api, Opened::BeforePwal) } {
+        // "unable to delete/modify user-function due to active statements": it has them, and a statement runs,
+        // that of `SELECT load_extension(..)` itself.
+        Ok(()) | Err(Code::BUSY) => Ok(()),
+        Err(code) => Err(RegisterError::Refused(code.number())),
+    }
 }
 
 fn add_functions_to_later(registration: &Registration, entry: EntryPoint) -> Result<(), RegisterError> {

@@ -7,6 +7,7 @@
 
 use super::base::{RawBase, lock_level};
 use super::guard::{guard, guard_value};
+use super::pager::PagerOfFile;
 use super::register::Registration;
 use crate::handle::{Handle, PragmaAnswer, ShmAction};
 use crate::sqlite::Code;
@@ -251,8 +252,10 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                 ffi::FCNTL_COMMIT_PHASETWO => commit_phase_two(main, argument),
                 ffi::FCNTL_VFSNAME => vfs_name(main, argument),
                 ffi::FCNTL_PDB => {
-                    if let Some(connection) = argument.cast::<*mut Connection>().as_ref() {
-                        main.handle.set_connection(connection.addr());
+                    let place: *const *mut Connection = argument.cast();
+                    if !place.is_null() {
+                        let pager = PagerOfFile::new(main.registration.api, file, place);
+                        main.handle.set_pager(Box::new(pager));
                     }
                     main.base.file_control(operation, argument)
                 }

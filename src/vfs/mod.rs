@@ -17,6 +17,7 @@ mod guard;
 mod load;
 mod main_file;
 mod methods;
+mod pager;
 #[cfg(feature = "linked")]
 mod recover;
 mod register;

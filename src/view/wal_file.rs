@@ -120,7 +120,6 @@ impl View {
                 let FrameHeader { page, database_pages, salt, sums, .. } = header;
                 let staging = Staging { page, database_pages, salt, sums, image: data, log_id, sequence };
                 lane.stage(index, &staging, open_spill)?;
-                crate::fault_point("staging");
                 if database_pages != 0 {
                     return Ok(Written::Commit { database_pages });
                 }

@@ -255,3 +255,58 @@ fn a_read_lock_outlives_commits_while_a_cursor_is_open() {
     let trace = lab.trace(|| drop(rows));
     assert_eq!(trace.only(&["shm"]).len(), 1);
 }
+
+/// `SQLITE_FCNTL_DATA_VERSION` of `a.db`, asked inside the calls that begin with these words.
+fn versions_at(lab: &Lab, connection: &Connection, at: &'static [&'static str]) -> Arc<Mutex<Vec<u32>>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let versions = Arc::clone(&seen);
+    // SAFETY: the connection outlives the hook's calls, which come from inside its own.
+    let handle = unsafe { connection.handle() }.addr();
+    lab.shim.hook(move |moment| {
+        if at.iter().any(|word| moment.text.starts_with(word)) {
+            versions.lock().unwrap().push(data_version(handle));
+        }
+        if moment.text.starts_with("c.db: write") { Verdict::Answer(ffi::SQLITE_FULL) } else { Verdict::Pass }
+    });
+    seen
+}
+
+#[allow(unsafe_code, reason = "rusqlite has no such function")]
+fn data_version(connection: usize) -> u32 {
+    let mut version = 0_u32;
+    // SAFETY: an open connection, which this thread is using; the file control stores a number.
+    let code = unsafe {
+        let connection = std::ptr::with_exposed_provenance_mut::<ffi::sqlite3>(connection);
+        ffi::sqlite3_file_control(
+            connection,
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_DATA_VERSION,
+            (&raw mut version).cast(),
+        )
+    };
+    assert_eq!(code, ffi::SQLITE_OK);
+    version
+}
+
+#[test]
+fn the_data_version_has_risen_when_a_commit_unlocks_write_and_not_when_a_rollback_does() {
+    let lab = Lab::new();
+    let connection = settled(&lab);
+    common::run(&connection, &format!("ATTACH '{}' AS c; CREATE TABLE c.c(x)", lab.file("c.db").display()));
+    const WRITES: &[&str] = &["a.db-wal: write", "a.db: shm unlock exclusive WRITE"];
+    for (sql, code, commits) in [
+        ("INSERT INTO t VALUES(1)", 0, true),
+        ("BEGIN; INSERT INTO t VALUES(1); SELECT * FROM t; COMMIT", 0, true),
+        ("CREATE TABLE u(x)", 0, true),
+        ("VACUUM main", 0, true),
+        ("BEGIN; INSERT INTO t VALUES(2); INSERT INTO c VALUES(2); COMMIT", ffi::SQLITE_FULL, false),
+        ("PRAGMA cache_size=1; BEGIN; INSERT INTO t SELECT zeroblob(9000) FROM t; ROLLBACK", 0, false),
+    ] {
+        let seen = versions_at(&lab, &connection, WRITES);
+        assert_eq!(common::code_of(&connection, sql), code, "{sql}");
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let (at_unlock, before) = seen.split_last().unwrap();
+        assert!(!before.is_empty() && before.iter().all(|version| *version == before[0]), "{sql}: {seen:?}");
+        assert_eq!(*at_unlock, before[0] + u32::from(commits), "{sql}");
+    }
+}

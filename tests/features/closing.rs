@@ -125,3 +125,31 @@ fn every_synchronous_commits_and_leaves_a_plain_file() {
         common::assert_plain(&path);
     }
 }
+
+#[test]
+fn no_checkpoint_on_close_keeps_the_log_also_behind_a_refused_journal_mode() {
+    for (refused, reads, synchronous) in [(false, false, 1), (true, false, 1), (true, true, 1), (true, true, 2)] {
+        let scratch = Scratch::new();
+        let path = scratch.file("app.db");
+        let (one, other) = (common::open_wal(&path), common::open(&path));
+        common::run(&one, &format!("PRAGMA synchronous={synchronous}"));
+        fill(&one, 10, 100);
+        assert_eq!(common::number(&other, "SELECT count(*) FROM t"), 10);
+        if refused {
+            one.busy_timeout(std::time::Duration::ZERO).unwrap();
+            let mode = common::rows(&one, "PRAGMA journal_mode=DELETE");
+            assert!(mode.is_err() || mode.is_ok_and(|rows| rows == ["wal"]));
+        }
+        common::close(other);
+        one.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        if reads {
+            assert_eq!(common::number(&one, "SELECT count(*) FROM t"), 10);
+        }
+        common::close(one);
+        assert_ne!(common::beside(&path), Vec::<String>::new(), "{refused}, {reads}: the log stays");
+        let again = common::open(&path);
+        assert_eq!(common::number(&again, "SELECT count(*) FROM t"), 10);
+        common::close(again);
+        common::assert_plain(&path);
+    }
+}

@@ -36,6 +36,7 @@ by_uri_only.close()
 
 load()
 assert mode(before) is None, "opened before pwal was loaded"
+load("sqlite3_pwal_init")  # by a connection that has the functions already, while a statement runs
 default = sqlite3.connect("default.db")
 assert mode(default) == "auto"
 fill(default)

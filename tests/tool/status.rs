@@ -2,6 +2,14 @@
 
 use super::{contents, crashed, hold, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
+use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State, now_us};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn json_of(path: &Path) -> Value {
+    let output = tool(["status", "--json", &path.display().to_string()]);
+    serde_json::from_str(output.printed()).expect("JSON")
+}
 
 #[test]
 fn it_says_who_has_the_database_open_and_disturbs_nobody() {
@@ -14,11 +22,25 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     assert!(text.contains("open through pwal\n"), "{text}");
     assert!(text.contains("stamped by log"), "{text}");
     assert!(text.contains("1 slot, 256 KiB"), "{text}");
+    let row = text.lines().skip_while(|line| !line.starts_with("attached  since")).nth(1).expect("a row");
+    let pid = holder.pid().to_string();
+    assert!(row.trim_start().starts_with(&pid) && row.contains(" tool-"), "{text}");
+    // Named once: who is attached is not one more process that has the file open.
+    assert_eq!(text.matches(&pid).count(), 1, "{text}");
+    let json = json_of(&path);
+    assert_eq!((&json["open_through_pwal"], &json["marks"]["published"]), (&json!(true), &json!(6)));
+    let process = &json["processes"][0];
+    assert_eq!((&process["pid"], &process["alive"], &process["slot"]), (&json!(holder.pid()), &json!(true), &json!(0)));
+    assert_eq!(process["waiting_for_us"], Value::Null);
+    assert!(!process["holding"].to_string().contains("WRITE"), "{json}");
+    assert!(process["attached_for_us"].as_u64() > Some(0), "{json}");
     if cfg!(target_os = "linux") {
-        assert!(text.contains(&format!("process {} (", holder.pid())), "{text}");
+        assert_eq!(json["open_in"].as_array().map(Vec::len), Some(1), "{json}");
+        assert_eq!((&json["open_in"][0]["pid"], &json["open_in"][0]["through_pwal"]), (&process["pid"], &json!(true)));
     }
     assert_eq!(contents(scratch.path()), before);
     holder.kill();
+    assert_eq!(json_of(&path)["processes"], Value::Null);
     let text = tool(["status".as_ref(), path.as_os_str()]);
     assert!(text.printed().contains("closed by a crash"), "{text:?}");
 }
@@ -49,7 +71,9 @@ fn marks_mode_and_readers_come_from_the_shared_words() {
     let connection = open_wal(&path);
     let status = || tool(["status".as_ref(), path.as_os_str()]).printed().to_owned();
     run(&connection, "SELECT * FROM sqlite_schema");
-    assert!(status().contains("nothing committed yet"), "{}", status());
+    let text = status();
+    assert!(text.contains("nothing committed yet"), "{text}");
+    assert!(text.lines().last().is_some_and(|row| row.contains(&std::process::id().to_string())), "{text}");
     run(&connection, "PRAGMA synchronous=FULL; CREATE TABLE t(x); INSERT INTO t VALUES(1)");
     let text = status();
     assert!(text.contains("published 2, visible 2, durable 2, in the database file 0\n"), "{text}");
@@ -76,4 +100,63 @@ fn a_crash_behind_a_symlink_is_found() {
     let text = tool(["status".as_ref(), link.as_os_str()]);
     assert!(text.printed().contains("closed by a crash"), "{text:?}");
     assert!(text.printed().contains("app.db-pwal"), "{text:?}");
+}
+
+#[test]
+fn a_connection_tells_who_is_attached() {
+    let scratch = Scratch::new();
+    let connection = open_wal(&scratch.file("app.db"));
+    run(&connection, "CREATE TABLE t(x); BEGIN; SELECT * FROM t");
+    let status: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("the state");
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let process = &status["processes"][0];
+    assert_eq!(status["processes"].as_array().map(Vec::len), Some(1), "{status}");
+    assert_eq!((&process["pid"], &process["alive"]), (&json!(std::process::id()), &json!(true)));
+    assert_eq!((&process["transactions"], &process["oldest_snapshot"]), (&json!(1), &json!(1)));
+    assert!(process["command"].as_str().is_some_and(|command| command.starts_with("tool-")), "{status}");
+}
+
+/// Slots, snapshots and owner words as several processes leave them, by hand.
+#[cfg(target_os = "linux")]
+#[test]
+fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    std::fs::write(&path, "").expect("a database");
+    let log = scratch.file("app.db-pwal");
+    std::fs::create_dir(&log).expect("a directory");
+    let identity = Identity { boot_id: 1, log_id: 2, device: 3, inode: 4, generation: 1, block_bytes: 4096 };
+    let control = Control::create(&log.join(CONTROL_NAME), 0o600).expect("a control");
+    let words = control.words();
+    words.set_identity(&identity);
+    words.set_state(State::Ready);
+    let lock = LockFile::open(&log.join(LOCK_NAME), 0o600).expect("a lock");
+    assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).expect("locks"));
+    let writer = words.attach(0, 4_000_001, "gunicorn app").expect("a slot");
+    let waiter = words.attach(1, 4_000_002, "python3 worker.py").expect("a slot");
+    let killed = words.attach(7, 4_000_003, "sqlite3").expect("a slot");
+    assert!(words.write().try_acquire(writer, false) && words.leader().try_acquire(waiter, false));
+    words.set_process_waiting(waiter, now_us().saturating_sub(200_000_000));
+    for (owner, sequence) in [(waiter, 8), (waiter, 5), (killed, 3)] {
+        let slot = words.claim_snapshot_slot(owner).expect("a slot");
+        assert!(words.take_snapshot(slot, sequence, now_us().saturating_sub(300_000_000)));
+    }
+    let before = contents(scratch.path());
+    let output = tool(["status".as_ref(), path.as_os_str()]);
+    let rows: Vec<&str> = output.printed().lines().skip_while(|line| !line.starts_with("attached")).collect();
+    assert_eq!(rows.len(), 4, "{output:?}");
+    assert!(
+        rows[1].contains("4000001") && rows[1].contains("  WRITE  ") && rows[1].ends_with("gunicorn app"),
+        "{rows:?}"
+    );
+    assert!(!rows[1].contains("commit"), "{rows:?}");
+    assert!(rows[2].contains("commit 5, for 5 min") && rows[2].contains("LEADER"), "{rows:?}");
+    assert!(rows[2].contains("  3 min  ") && rows[2].ends_with("python3 worker.py"), "{rows:?}");
+    assert!(rows[3].contains("commit 3") && rows[3].ends_with("sqlite3 (killed)"), "{rows:?}");
+    let processes = json_of(&path)["processes"].clone();
+    let alive: Vec<_> = processes.as_array().expect("a list").iter().map(|process| process["alive"].clone()).collect();
+    assert_eq!(alive, [true, true, false]);
+    assert_eq!((&processes[1]["transactions"], &processes[1]["holding"]), (&json!(2), &json!(["LEADER"])));
+    assert!(processes[1]["waiting_for_us"].as_u64() >= Some(200_000_000), "{processes}");
+    assert_eq!(contents(scratch.path()), before);
 }

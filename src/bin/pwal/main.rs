@@ -1,13 +1,15 @@
 //! The command line tool: looks at databases that pwal keeps, recovers them, and takes them back to stock SQLite.
 //!
-//! One file for each command. `inspect`, `dump`, `verify` and `status` only look: they create and lock nothing.
+//! One file for each command. `inspect`, `dump`, `verify`, `status` and `doctor` only look: they create and lock nothing.
 
 mod database;
 mod demo;
+mod doctor;
 mod dump;
 mod failure;
 mod inspect;
 mod off;
+mod openers;
 mod owner;
 mod progress;
 mod read_only;
@@ -44,6 +46,7 @@ enum Command {
     Verify(verify::Arguments),
     Recover(recover::Arguments),
     Status(status::Arguments),
+    Doctor(doctor::Arguments),
     Off(off::Arguments),
     Shell(shell::Arguments),
     Demo(demo::Arguments),
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Recover(arguments) => recover::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Off(arguments) => off::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -1,67 +1,38 @@
-//! Who has a database open: by the kernel's locks, and for people by the open files of the processes.
+//! Who owns a database: by the kernel's locks; and in a sentence, for a command that cannot go on.
 
 use crate::database::DatabaseFile;
-use pwal::shared::{LOCK_NAME, lock_is_held};
-use std::fmt;
-use std::fs;
+use crate::openers::Openers;
+use pwal::shared::{Attached, CONTROL_NAME, Control, LOCK_NAME, LockProbe, Observed, State, lock_is_held};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-/// One process that has the file open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    pub pid: u32,
-    pub command: String,
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, self.command)
-    }
-}
 
 /// Whether a live engine owns the database.
 pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
     Ok(lock_is_held(&database.log_directory().join(LOCK_NAME))?.unwrap_or(false))
 }
 
-/// The processes that have `path` open, as far as this user may see them (Linux; elsewhere none).
-pub fn processes_with_open(path: &Path) -> Vec<Process> {
-    let Ok(wanted) = fs::metadata(path) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut found: Vec<Process> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != std::process::id())
-        .filter(|pid| has_open(*pid, wanted.dev(), wanted.ino()))
-        .map(|pid| Process { pid, command: command_of(pid) })
-        .collect();
-    found.sort_by_key(|process| process.pid);
-    found
-}
-
-fn has_open(pid: u32, device: u64, inode: u64) -> bool {
-    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    files
-        .filter_map(|file| fs::metadata(file.ok()?.path()).ok())
-        .any(|file| file.dev() == device && file.ino() == inode)
-}
-
-fn command_of(pid: u32) -> String {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<_> = line.split(|&byte| byte == 0).filter(|word| !word.is_empty()).collect();
-    let text: String =
-        String::from_utf8_lossy(&words.join(&b' ')).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match text.chars().count() {
-        0 => "command not visible".to_owned(),
-        1..=60 => text,
-        _ => text.chars().take(57).chain("...".chars()).collect(),
+/// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
+///
+/// # Errors
+/// A `control` that cannot be read, or is none of this layout.
+pub fn attached(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<Attached>)>> {
+    let directory = database.log_directory();
+    let control = match Control::open_read_only(&directory.join(CONTROL_NAME)) {
+        Ok(control) => control,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if control.words().state() != State::Ready {
+        return Ok(None);
     }
+    let probe = LockProbe::open(&directory.join(LOCK_NAME))?;
+    let alive = |slot| probe.as_ref().is_some_and(|probe| probe.is_alive(slot).unwrap_or(true));
+    let attached = control.words().attached(|owner| alive(owner.slot));
+    Ok(Some((control, attached)))
 }
 
 /// A sentence that names who has the database open, for a command that cannot go on.
 pub fn sentence(database: &DatabaseFile) -> String {
-    let open = processes_with_open(&database.path);
+    let open = Openers::of(database).all;
     if open.is_empty() {
         return "close it there first (no process that this user may look at has the file open)".to_owned();
     }

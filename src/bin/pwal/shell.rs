@@ -19,10 +19,11 @@ pub struct Arguments {
     rest: Vec<OsString>,
 }
 
+/// The file name of the loadable library.
 #[cfg(target_os = "macos")]
-const LIBRARY: &str = "libpwal.dylib";
+pub const LIBRARY: &str = "libpwal.dylib";
 #[cfg(not(target_os = "macos"))]
-const LIBRARY: &str = "libpwal.so";
+pub const LIBRARY: &str = "libpwal.so";
 
 pub fn run(arguments: &Arguments) -> Done {
     let library = library()?;
@@ -41,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Done {
 }
 
 /// The loadable library: by `PWAL_LIBRARY`, else beside this program.
-fn library() -> Result<PathBuf, Failure> {
+pub fn library() -> Result<PathBuf, Failure> {
     if let Some(path) = env::var_os("PWAL_LIBRARY") {
         let path = std::path::absolute(&path).map_err(|error| Failure::io("find", Path::new(&path), &error))?;
         return match path.is_file() {
@@ -60,7 +61,7 @@ fn library() -> Result<PathBuf, Failure> {
 }
 
 /// A path as an argument of a dot command: in double quotes the shell undoes C's escapes.
-fn quoted(path: &Path) -> Result<String, Failure> {
+pub fn quoted(path: &Path) -> Result<String, Failure> {
     let Some(text) = path.to_str() else {
         return Err(Failure::cannot(format!("{} is not UTF-8, which sqlite3 cannot be told", path.display())));
     };

@@ -2,45 +2,174 @@
 
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
-use crate::text::say;
-use crate::{owner, text};
+use crate::openers::{Opener, Openers, Way};
+use crate::owner;
+use crate::text::{self, Table, say};
 use pwal::log::stamp::StampState;
-use pwal::shared::{CONTROL_NAME, Control, State, now_us};
+use pwal::shared::{Attached, ReadOnlyWords, now_us};
+use serde_json::{Value, json};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Show who has a database open, and the marks of its log
+///
+/// Creates and locks nothing, also while somebody writes the database.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The database file
     database: PathBuf,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Done {
-    let database = DatabaseFile::look(&arguments.database)?;
-    let pages = database.page_bytes().map_or(String::new(), |page_bytes| {
-        let pages = database.bytes / u64::from(page_bytes);
-        format!(", {} of {page_bytes} bytes", text::counted(pages, "page"))
-    });
-    line("database", &format!("{} ({}{pages})", database.name(), text::bytes(database.bytes)));
-    line("header", &database.describe());
-    let directory = database.log_directory();
-    let owned = owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
-    line("state", state(&database, owned));
-    for process in owner::processes_with_open(&database.path) {
-        line("open in", &process.to_string());
-    }
-    let log = log(&database);
-    if !log.is_empty() {
-        line("log", &log);
-    }
-    if owned {
-        marks(&database);
-    }
-    for path in database.leftovers().iter().filter(|path| **path != directory) {
-        line("beside it", &path.display().to_string());
+    let status = Status::look(&arguments.database)?;
+    if arguments.json {
+        say!("{:#}", status.as_json());
+    } else {
+        status.show();
     }
     Ok(())
+}
+
+struct Status {
+    database: DatabaseFile,
+    owned: bool,
+    openers: Openers,
+    log: Option<LogFiles>,
+    /// What the shared words say; `None`: they are not ready, or nobody owns the log.
+    words: Option<Words>,
+    /// Why the shared words say nothing.
+    unread: Option<String>,
+}
+
+/// The files of the log.
+struct LogFiles {
+    slots: u64,
+    spills: u64,
+    bytes: u64,
+}
+
+/// What the shared words say.
+struct Words {
+    attached: Vec<Attached>,
+    published: u64,
+    visible: u64,
+    durable: u64,
+    backfilled: u64,
+    mode: &'static str,
+    transactions: usize,
+    /// The oldest snapshot, and since when it is read.
+    oldest: Option<(u64, u64)>,
+    poisoned: bool,
+}
+
+impl Status {
+    fn look(path: &std::path::Path) -> Result<Status, Failure> {
+        let database = DatabaseFile::look(path)?;
+        let directory = database.log_directory();
+        let owned =
+            owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
+        let words = if owned { owner::attached(&database) } else { Ok(None) };
+        let (words, unread) = match words {
+            Ok(words) => (words.map(|(control, attached)| Words::read(control.words(), attached)), None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => (None, Some(error.to_string())),
+            Err(error) => (None, Some(format!("control cannot be read: {error}"))),
+        };
+        let (openers, log) = (Openers::of(&database), LogFiles::of(&database));
+        Ok(Status { database, owned, openers, log, words, unread })
+    }
+
+    fn show(&self) {
+        let Status { database, owned, openers, log, words, unread } = self;
+        let pages = database.page_bytes().map_or(String::new(), |page_bytes| {
+            let pages = database.bytes / u64::from(page_bytes);
+            format!(", {} of {page_bytes} bytes", text::counted(pages, "page"))
+        });
+        line("database", &format!("{} ({}{pages})", database.name(), text::bytes(database.bytes)));
+        line("header", &database.describe());
+        line("state", state(database, *owned));
+        for process in self.others() {
+            line("open in", &format!("{process}{}", how(process, *owned)));
+        }
+        if openers.hidden > 0 && words.is_none() {
+            line("", &format!("and perhaps in processes of other users ({})", text::count(openers.hidden as u64)));
+        }
+        let directory = database.log_directory();
+        if let Some(LogFiles { slots, spills, bytes }) = log {
+            let spills =
+                if *spills > 0 { format!(", {}", text::counted(*spills, "spill file")) } else { String::new() };
+            let (slots, bytes) = (text::counted(*slots, "slot"), text::bytes(*bytes));
+            line("log", &format!("{slots}{spills}, {bytes} in {}", directory.display()));
+        }
+        match (words, unread) {
+            (Some(words), _) => words.show(),
+            (None, Some(why)) => line("marks", &format!("not shown: {why}")),
+            (None, None) if *owned => line(
+                "marks",
+                "not to be seen: somebody opens it just now, or its one process has them in private memory",
+            ),
+            (None, None) => {}
+        }
+        for path in database.leftovers().iter().filter(|path| **path != directory) {
+            line("beside it", &path.display().to_string());
+        }
+        if let Some(Words { attached, .. }) = words {
+            text::print(&format!("\n{}", table(attached, now_us()).render("")));
+        }
+    }
+
+    /// Who has the file open and is not among the attached.
+    fn others(&self) -> impl Iterator<Item = &Opener> {
+        let attached = |opener: &&Opener| {
+            self.words.iter().flat_map(|words| &words.attached).any(|process| process.alive && opener.is(process.pid))
+        };
+        self.openers.all.iter().filter(move |opener| opener.way != Way::Pwal || !attached(opener))
+    }
+
+    fn as_json(&self) -> Value {
+        let Status { database, owned, log, words, unread, .. } = self;
+        let now_us = now_us();
+        json!({
+            "database": database.name().to_string(),
+            "bytes": database.bytes,
+            "page_bytes": database.page_bytes(),
+            "header": database.describe(),
+            "open_through_pwal": owned,
+            "state": state(database, *owned),
+            "open_in": self.openers.all.iter().map(|opener| json!({
+                "pid": opener.pid,
+                "command": opener.command,
+                "through_pwal": match opener.way {
+                    Way::Pwal => Some(true),
+                    Way::Other => Some(false),
+                    Way::Unknown => None,
+                },
+            })).collect::<Vec<_>>(),
+            "log": log.as_ref().map(|log| json!({
+                "slots": log.slots,
+                "spill_files": log.spills,
+                "bytes": log.bytes,
+            })),
+            "marks": words.as_ref().map(|words| json!({
+                "published": words.published,
+                "visible": words.visible,
+                "durable": words.durable,
+                "backfilled": words.backfilled,
+                "mode": words.mode,
+                "transactions": words.transactions,
+                "oldest_snapshot": words.oldest.map(|(commit, _)| commit),
+                "oldest_snapshot_for_us": words.oldest.map(|(_, since_us)| now_us.saturating_sub(since_us)),
+                "poisoned": words.poisoned,
+            })),
+            "marks_unread": unread,
+            "processes": words.as_ref().map(|words| {
+                words.attached.iter().map(|process| process.to_json(now_us)).collect::<Vec<_>>()
+            }),
+        })
+    }
 }
 
 fn line(what: &str, value: &str) {
@@ -56,50 +185,88 @@ fn state(database: &DatabaseFile, owned: bool) -> &'static str {
     }
 }
 
-/// The files of the log, by their names.
-fn log(database: &DatabaseFile) -> String {
-    let directory = database.log_directory();
-    let Ok(entries) = std::fs::read_dir(&directory) else { return String::new() };
-    let (mut slots, mut spills, mut bytes) = (0, 0, 0);
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let counter = match () {
-            () if name.ends_with(".seg") => &mut slots,
-            () if name.ends_with(".spill") => &mut spills,
-            () => continue,
-        };
-        *counter += 1;
-        bytes += entry.metadata().map_or(0, |file| file.len());
+/// What a reader may ask about a process that is not attached.
+fn how(opener: &Opener, owned: bool) -> &'static str {
+    match opener.way {
+        Way::Other if owned => ", not through pwal: it cannot read or write now",
+        Way::Other | Way::Pwal => "",
+        Way::Unknown => ", which this user may not look at",
     }
-    let spills = if spills > 0 { format!(", {}", text::counted(spills, "spill file")) } else { String::new() };
-    format!("{}{spills}, {} in {}", text::counted(slots, "slot"), text::bytes(bytes), directory.display())
 }
 
-/// What the shared words say: they are a file from the first commit on.
-fn marks(database: &DatabaseFile) {
-    let Ok(control) = Control::open_read_only(&database.log_directory().join(CONTROL_NAME)) else {
-        return line("marks", "nothing committed yet");
-    };
-    let words = control.words();
-    if words.state() != State::Ready {
-        return;
+impl LogFiles {
+    /// By their names; `None`: no log directory.
+    fn of(database: &DatabaseFile) -> Option<LogFiles> {
+        let entries = std::fs::read_dir(database.log_directory()).ok()?;
+        let (mut slots, mut spills, mut bytes) = (0, 0, 0);
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let counter = match () {
+                () if name.ends_with(".seg") => &mut slots,
+                () if name.ends_with(".spill") => &mut spills,
+                () => continue,
+            };
+            *counter += 1;
+            bytes += entry.metadata().map_or(0, |file| file.len());
+        }
+        Some(LogFiles { slots, spills, bytes })
     }
-    // The lower ones first: they only grow.
-    let (backfilled, durable) = (words.backfilled(), words.durable());
-    let (visible, published) = (words.visible(), words.published());
-    line(
-        "marks",
-        &format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}"),
-    );
-    line("mode", if words.mode() == 1 { "conservative" } else { "auto" });
-    if let Some(oldest) = words.snapshots().min_by_key(|snapshot| snapshot.sequence) {
-        let age = Duration::from_micros(now_us().saturating_sub(oldest.since_us));
-        let transactions = text::counted(words.snapshots().count() as u64, "transaction");
-        let (commit, age) = (oldest.sequence, text::duration(age));
-        line("reading", &format!("{transactions}; the oldest sees commit {commit}, for {age}"));
+}
+
+impl Words {
+    fn read(words: &ReadOnlyWords, attached: Vec<Attached>) -> Words {
+        // The lower ones first: they only grow.
+        let (backfilled, durable) = (words.backfilled(), words.durable());
+        let (visible, published) = (words.visible(), words.published());
+        let oldest = words.snapshots().min_by_key(|snapshot| snapshot.sequence);
+        Words {
+            attached,
+            published,
+            visible,
+            durable,
+            backfilled,
+            mode: if words.mode() == 1 { "conservative" } else { "auto" },
+            transactions: words.snapshots().count(),
+            oldest: oldest.map(|snapshot| (snapshot.sequence, snapshot.since_us)),
+            poisoned: words.poisoned() != 0,
+        }
     }
-    if words.poisoned() != 0 {
-        line("failed", "a write or a sync of the log failed: close all connections and open the database again");
+
+    fn show(&self) {
+        let Words { published, visible, durable, backfilled, mode, transactions, oldest, poisoned, .. } = self;
+        let marks =
+            format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}");
+        line("marks", if *published > 0 { &marks } else { "nothing committed yet" });
+        line("mode", mode);
+        if let Some((commit, since_us)) = *oldest {
+            let (transactions, age) = (text::counted(*transactions as u64, "transaction"), ago(since_us, now_us()));
+            line("reading", &format!("{transactions}; the oldest sees commit {commit}, for {age}"));
+        }
+        if *poisoned {
+            line("failed", "a write or a sync of the log failed: close all connections and open the database again");
+        }
     }
+}
+
+/// The attached processes, a row each.
+fn table(attached: &[Attached], now_us: u64) -> Table {
+    let mut table = Table::new(&["attached", "since", "oldest snapshot", "waiting", "holding", "command"]);
+    for process in attached {
+        table.row(vec![
+            process.pid.to_string(),
+            ago(process.attached_us, now_us),
+            process.oldest_snapshot.map_or(String::new(), |oldest| {
+                format!("commit {}, for {}", oldest.sequence, ago(oldest.since_us, now_us))
+            }),
+            process.waiting_since_us.map_or(String::new(), |since_us| ago(since_us, now_us)),
+            process.holding.join(" "),
+            format!("{}{}", process.command, if process.alive { "" } else { " (killed)" }),
+        ]);
+    }
+    table
+}
+
+fn ago(since_us: u64, now_us: u64) -> String {
+    text::duration(Duration::from_micros(now_us.saturating_sub(since_us)))
 }

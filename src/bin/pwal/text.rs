@@ -56,9 +56,12 @@ pub fn counted(number: u64, word: &str) -> String {
 
 /// A time that somebody waited.
 pub fn duration(duration: Duration) -> String {
-    match duration.as_millis() {
-        0..1000 => format!("{} ms", duration.as_millis()),
-        _ => format!("{:.1} s", duration.as_secs_f64()),
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        1..120 => format!("{:.1} s", duration.as_secs_f64()),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86400),
     }
 }
 

@@ -131,7 +131,7 @@ impl Client {
     fn begin_read(&mut self, life: &Life, newest: bool) -> bool {
         let engine = &life.engine;
         let at = engine.take_snapshot(self.me, newest);
-        engine.with_frames(
+        let refreshed = engine.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence: at, database_pages: facts.database_pages };
                 let bound = u32::try_from(facts.frames).unwrap().saturating_add(life.habits.bound);
@@ -139,6 +139,11 @@ impl Client {
             },
             at,
         );
+        if let Err(error) = refreshed {
+            engine.drop_snapshot(self.me);
+            life.check_error(&error);
+            return false;
+        }
         if at < self.seen {
             engine.drop_snapshot(self.me);
             self.is_lost = true;
@@ -331,8 +336,8 @@ impl Client {
     }
 
     fn prepare(&mut self, life: &Life, commit: Commit) {
-        let (free, is_active) = (life.free(), life.engine.active.load(SeqCst));
-        if !(free.append && free.creating && free.frames && (is_active || (free.activating && free.broker))) {
+        let (free, is_active) = (life.free(), life.engine.is_active());
+        if !(free.append && free.creating && free.frames && (is_active || free.broker)) {
             self.phase = Phase::Staged(commit);
             return;
         }
@@ -446,7 +451,7 @@ impl Client {
             self.phase = Phase::Published { sequence, wants_durable, lone };
             return;
         }
-        let flushed = lone.map_or(Ok(()), |lone| engine.flush_lone(lone));
+        let flushed = lone.map_or(Ok(()), |lone| engine.flush_lone(&lone));
         let result = flushed
             .and_then(|()| if wants_durable { engine.wait_durable(sequence) } else { engine.wait_visible(sequence) });
         life.say(format!("client {} commit {sequence}: {result:?}", self.me.id));

@@ -58,7 +58,6 @@ pub struct Free {
     pub broker: bool,
     pub frames: bool,
     pub spills: bool,
-    pub activating: bool,
 }
 
 impl Free {
@@ -167,15 +166,16 @@ impl Life {
 
     pub fn free(&self) -> Free {
         let engine = &self.engine;
+        let words = engine.marks.words();
+        let [_, append, leader, checkpoint] = words.holders();
         Free {
-            append: engine.append.try_lock().is_some(),
-            leader: engine.leading.try_lock().is_some_and(|leading| !*leading),
-            creating: engine.creating.try_lock().is_some(),
-            checkpoint: engine.checkpointing.try_lock().is_some(),
+            append: append.is_none(),
+            leader: leader.is_none(),
+            creating: words.create().holder().is_none(),
+            checkpoint: checkpoint.is_none(),
             broker: engine.broker.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
             spills: engine.spills.try_lock().is_some(),
-            activating: engine.activating.try_lock().is_some(),
         }
     }
 
@@ -384,7 +384,6 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     // The same run for the same seed: a log id of its own dice, no thread.
     let only = Arc::get_mut(&mut engine).unwrap();
     only.log_id = world.dice.next() | 1;
-    only.append.lock().chain = only.log_id;
     engine.background.stop();
     Some(engine)
 }

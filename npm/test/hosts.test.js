@@ -1,0 +1,216 @@
+'use strict';
+// The package in the real hosts: each case in a process of its own, since what is loaded stays loaded.
+//
+// Run where the package and the hosts are installed: `node --test <checkout>/npm/test/`. A host that is not there is
+// skipped by name.
+
+const assert = require('node:assert');
+const { spawnSync, spawn } = require('node:child_process');
+const fs = require('node:fs');
+const { createRequire } = require('node:module');
+const os = require('node:os');
+const path = require('node:path');
+const test = require('node:test');
+
+const here = process.cwd();
+const from = createRequire(path.join(here, 'tests.js'));
+
+const hosts = {
+  'better-sqlite3': { open: "require('better-sqlite3')", options: '' },
+  'node:sqlite': { open: "require('node:sqlite').DatabaseSync", options: ', { timeout: 5000 }' },
+};
+
+/** A reason to skip, or false. */
+function missing(host) {
+  try {
+    from(host);
+    return false;
+  } catch (error) {
+    return `${host} is not there (node ${process.version}): ${error.message.split('\n')[0]}`;
+  }
+}
+
+/** Each script begins with the class `Database` of the host, `pwal`, and what both are asked for. */
+function prelude(host) {
+  return `
+    const pwal = require('pwal');
+    const Database = ${hosts[host].open};
+    const open = (name) => new Database(name${hosts[host].options});
+    const one = (db, sql) => Object.values(db.prepare(sql).get() ?? {})[0];
+    const fill = (db) => db.exec('PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t(x); INSERT INTO t VALUES(1)');
+    const assert = require('node:assert');
+  `;
+}
+
+function command(host, directory, script) {
+  const run = `process.chdir(${JSON.stringify(directory)}); ${prelude(host)}\n${script}`;
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(PWAL_|NODE_TEST)/.test(name)));
+  return [process.execPath, ['--disable-warning=ExperimentalWarning', '-e', run], { cwd: here, env, encoding: 'utf8', timeout: 60_000 }];
+}
+
+/** What the script printed, on both channels; it must end with this status. */
+function run(host, directory, script, status = 0) {
+  const done = spawnSync(...command(host, directory, script));
+  assert.strictEqual(done.status, status, `${done.stdout}\n${done.stderr}`);
+  return { out: done.stdout, errors: done.stderr };
+}
+
+/** One plain file, which the host's stock SQLite reads. */
+function assertPlain(host, directory, rows) {
+  assert.deepStrictEqual(fs.readdirSync(directory), ['app.db']);
+  const check = "const db = open('app.db'); console.log(one(db, 'PRAGMA integrity_check'), one(db, 'SELECT count(*) FROM t'))";
+  assert.strictEqual(run(host, directory, check).out, `ok ${rows}\n`);
+}
+
+for (const host of Object.keys(hosts)) {
+  const skip = missing(host);
+  const scratch = (t) => {
+    const directory = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-')));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    return directory;
+  };
+
+  test(`${host}: every database that is opened afterwards goes through pwal`, { skip }, (t) => {
+    const directory = scratch(t);
+    const { out, errors } = run(host, directory, `
+      pwal.install(Database);
+      pwal.install(Database);
+      const [db, other] = [open('app.db'), open('app.db')];
+      fill(db);
+      assert(pwal.status(db).active);
+      assert.strictEqual(one(db, 'PRAGMA parallel_wal_mode'), 'auto');
+      other.exec('INSERT INTO t VALUES(2)');
+      assert.strictEqual(one(db, 'SELECT count(*) FROM t'), 2);
+      db.close();
+      other.close();
+      console.log('done');
+    `);
+    assert.deepStrictEqual([out, errors], ['done\n', '']);
+    assertPlain(host, directory, 2);
+  });
+
+  test(`${host}: through a database that is open`, { skip }, (t) => {
+    const directory = scratch(t);
+    run(host, directory, `
+      const loader = new Database(':memory:', { allowExtension: true });
+      pwal.install(loader);
+      const db = open('app.db');
+      fill(db);
+      assert(pwal.status(db).active);
+      assert.strictEqual(pwal.status(loader).active, false);
+      db.close();
+    `);
+    assertPlain(host, directory, 1);
+  });
+
+  test(`${host}: process.exit() with an open database leaves one plain file`, { skip }, (t) => {
+    const directory = scratch(t);
+    run(host, directory, "pwal.install(Database); const db = open('app.db'); fill(db); process.exit(3)", 3);
+    assertPlain(host, directory, 1);
+  });
+
+  test(`${host}: SIGKILL loses nothing that was acknowledged`, { skip }, async (t) => {
+    const directory = scratch(t);
+    const script = `
+      pwal.install(Database);
+      const db = open('app.db');
+      db.exec('PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t(x)');
+      for (let n = 1; ; n++) {
+        db.prepare('INSERT INTO t VALUES(?)').run(n);
+        require('node:fs').writeSync(1, n + '\\n');
+      }
+    `;
+    const [program, words, options] = command(host, directory, script);
+    const child = spawn(program, words, { ...options, stdio: ['ignore', 'pipe', 'inherit'] });
+    let told = '';
+    for await (const data of child.stdout) {
+      told += data;
+      if (told.split('\n').length > 100) child.kill('SIGKILL');
+    }
+    const acknowledged = Number(told.slice(0, told.lastIndexOf('\n')).split('\n').pop());
+    assert(acknowledged >= 100, told);
+    assert(fs.readdirSync(directory).includes('app.db-pwal'), 'a log is left');
+    const look = "pwal.install(Database); const db = open('app.db'); console.log(one(db, 'SELECT count(*) FROM t')); db.close()";
+    const there = Number(run(host, directory, look).out);
+    assert(there === acknowledged || there === acknowledged + 1, `${acknowledged} acknowledged, ${there} there`);
+    assertPlain(host, directory, there);
+  });
+
+  test(`${host}: a database that was open before is named, and what to do`, { skip }, (t) => {
+    const directory = scratch(t);
+    const { out, errors } = run(host, directory, `
+      const old = open('app.db');
+      fill(old);
+      pwal.install(Database);
+      const db = open('app.db');
+      db.exec('PRAGMA busy_timeout=0');
+      assert.throws(() => db.exec('SELECT * FROM t'), /database is locked/);
+      console.log(pwal.status(db).reason);
+      old.close();
+      assert.strictEqual(one(db, 'SELECT count(*) FROM t'), 1);
+      assert(pwal.status(db).active);
+      db.close();
+    `);
+    assert.match(errors, /PwalOpenedBeforeWarning: open before pwal was installed: /);
+    assert(errors.includes(path.join(directory, 'app.db')), errors);
+    assert.match(errors, /call install\(\) before the first one/);
+    assert.match(out, /load pwal before the first connection/);
+    assertPlain(host, directory, 1);
+  });
+
+  test(`${host}: a worker thread's databases, too`, { skip }, (t) => {
+    const directory = scratch(t);
+    run(host, directory, `
+      pwal.install(Database);
+      const db = open('app.db');
+      fill(db);
+      const { Worker } = require('node:worker_threads');
+      const work = \`
+        const Database = require(\${JSON.stringify(require.resolve(${JSON.stringify(host)}))});
+        const db = new (Database.DatabaseSync ?? Database)(\${JSON.stringify(process.cwd() + '/app.db')}, { timeout: 5000 });
+        for (let n = 0; n < 50; n++) db.exec('INSERT INTO t VALUES(2)');
+        db.close();
+      \`;
+      const workers = [0, 1].map(() => new Promise((ended, failed) =>
+        new Worker(work, { eval: true }).on('error', failed).on('exit', ended)));
+      Promise.all(workers).then(() => {
+        assert.strictEqual(one(db, 'SELECT count(*) FROM t'), 101);
+        db.close();
+      });
+    `);
+    assertPlain(host, directory, 101);
+  });
+}
+
+test('node:sqlite: without default, only who says so', { skip: missing('node:sqlite') }, (t) => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+  t.after(() => fs.rmSync(directory, { recursive: true }));
+  run('node:sqlite', directory, `
+    pwal.install(Database, { default: false });
+    const stock = open('stock.db');
+    assert.strictEqual(pwal.status(stock).vfs, 'unix');
+    stock.close();
+    const db = open('file:app.db?vfs=pwal');
+    fill(db);
+    assert(pwal.status(db).active);
+    db.close();
+    require('node:fs').unlinkSync('stock.db');
+  `);
+  assertPlain('node:sqlite', directory, 1);
+});
+
+test('better-sqlite3: a name with ?vfs= is a file of that name', { skip: missing('better-sqlite3') }, (t) => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+  t.after(() => fs.rmSync(directory, { recursive: true }));
+  run('better-sqlite3', directory, "pwal.install(Database, { default: false }); open('file:app.db?vfs=pwal').exec('CREATE TABLE t(x)')");
+  assert.deepStrictEqual(fs.readdirSync(directory), ['file:app.db?vfs=pwal']);
+});
+
+test('what is no host is an error that says what to give', () => {
+  const { install } = from('pwal');
+  assert.throws(() => install({}), /better-sqlite3's Database/);
+  if (!missing('node:sqlite')) {
+    const { DatabaseSync } = require('node:sqlite');
+    assert.throws(() => install(new DatabaseSync(':memory:')), /allowExtension: true, or give install\(\) the class/);
+  }
+});

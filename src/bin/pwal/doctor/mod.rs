@@ -1,0 +1,104 @@
+//! `pwal doctor`: what is fine around a database, and what to change. Looks, and changes nothing.
+//!
+//! A file for each group of checks. It opens the database file by plain calls: in a process that has no connection on it,
+//! closing it again drops nobody's locks. Whoever can be asked without a lock is asked without one, so nobody gets BUSY because
+//! of it.
+
+mod file_system;
+mod files;
+mod hosts;
+mod library;
+mod litestream;
+mod permissions;
+mod processes;
+mod report;
+mod run;
+mod schema;
+
+use crate::database::DatabaseFile;
+use crate::failure::{Done, Failure};
+use crate::openers::Openers;
+use crate::owner;
+use crate::text::{self, say};
+use pwal::shared::{Attached, Observed};
+use report::{Report, Verdict};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Check the surroundings of a database: what is fine, what to change
+///
+/// File system, permissions, leftovers, who has it open, SQLite versions, the library. Changes and locks nothing, also
+/// while somebody writes the database. Run it as the user that the programs run as. It starts the sqlite3 shells and
+/// the python3 that are in PATH, to ask them for their version and to load the library.
+///
+/// Exit status 1: at least one check says "problem".
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The database file
+    database: PathBuf,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Done {
+    let scene = Scene::look(&arguments.database)?;
+    let mut report = Report::default();
+    files::check_database(&scene, &mut report);
+    file_system::check(&scene, &mut report);
+    permissions::check(&scene, &mut report);
+    files::check_log(&scene, &mut report);
+    files::check_leftovers(&scene, &mut report);
+    files::check_control(&scene, &mut report);
+    processes::check(&scene, &mut report);
+    litestream::check(&scene, &mut report);
+    let library = library::check(&mut report);
+    hosts::check(library.as_deref(), &mut report);
+    library::check_settings(&mut report);
+    if arguments.json {
+        say!("{:#}", report.as_json(&scene.database));
+    } else {
+        text::print(&report.render());
+    }
+    match report.count(Verdict::Problem) {
+        0 => Ok(()),
+        problems => Err(Failure::no(format!("{}: {}", scene.database.name(), text::counted(problems, "problem")))),
+    }
+}
+
+/// What the checks look at.
+struct Scene {
+    /// As the user named it.
+    named: PathBuf,
+    database: DatabaseFile,
+    /// Why the database file cannot be read; its header is empty then.
+    unreadable: Option<io::Error>,
+    /// Whether a live engine owns it.
+    owned: bool,
+    /// The shared words of a live engine, and who is attached.
+    words: io::Result<Option<(Observed, Vec<Attached>)>>,
+    openers: Openers,
+}
+
+impl Scene {
+    fn look(path: &Path) -> Result<Scene, Failure> {
+        let found = std::fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
+        let (database, unreadable) = match std::fs::File::open(&found) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let metadata = std::fs::metadata(&found).map_err(|error| Failure::io("look at", &found, &error))?;
+                (DatabaseFile { path: found, bytes: metadata.len(), header: Vec::new() }, Some(error))
+            }
+            _ => (DatabaseFile::look(path)?, None),
+        };
+        // What cannot be looked at here is told by the permissions.
+        let owned = owner::is_owned(&database).unwrap_or(false);
+        let words = if owned { owner::attached(&database) } else { Ok(None) };
+        let openers = Openers::of(&database);
+        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers })
+    }
+
+    /// The attached processes, as far as they can be known.
+    fn attached(&self) -> &[Attached] {
+        self.words.as_ref().ok().and_then(Option::as_ref).map_or(&[], |(_, attached)| attached)
+    }
+}

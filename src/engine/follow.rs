@@ -1,0 +1,145 @@
+//! Following the log: what other processes published becomes frames of this process's table.
+//!
+//! The commit ring says where the newest batches lie; a process that fell behind it walks the slots, as recovery does.
+//! What is published is written, so all of it proves itself; what is backfilled need not be read any more.
+
+use super::frames::{FileId, Frames, LogCommit};
+use super::{Engine, EngineError};
+use crate::disk::OpenHow;
+use crate::log::follow::proven;
+use crate::log::format::{self, Batch, BatchPlace, ImagePlace, batch_head_bytes, decode_batch, image_crc};
+use crate::shared::CommitEntry;
+
+impl Engine {
+    pub(super) fn no_commit(&self, sequence: u64) -> EngineError {
+        EngineError::NoCommit { file: self.dir.path().to_path_buf(), sequence }
+    }
+
+    /// Brings the frame table to commit `to`, which is published.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn follow(&self, to: u64) -> Result<(), EngineError> {
+        if self.frames.read().last_sequence() >= to {
+            return Ok(());
+        }
+        let mut frames = self.frames.write();
+        while frames.last_sequence() < to {
+            let (backfilled, pages) = self.marks.words().backfilled_pages().unwrap_or((0, 0));
+            frames.drop_to(backfilled);
+            if frames.last_sequence() < backfilled {
+                frames.begin_at(backfilled, pages);
+                continue;
+            }
+            let next = frames.last_sequence() + 1;
+            match self.published_batch(&frames, next)? {
+                Some((commit, batch)) => self.add(&mut frames, &commit, &batch)?,
+                // Backfilled and written over meanwhile.
+                None if self.marks.backfilled() >= next => {}
+                None => return Err(self.no_commit(next)),
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<(), EngineError> {
+        let slot = self.slot(commit.slot)?;
+        let mut spilled = None;
+        for descriptor in &batch.descriptors {
+            if let ImagePlace::Spill { file, .. } = descriptor.place
+                && spilled != Some(file)
+            {
+                let name = format::spill_name(self.log_id, file);
+                let spill = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
+                frames.add_file(FileId::Spill(file), &spill);
+                self.spills.lock().push((commit.sequence, file));
+                spilled = Some(file);
+            }
+        }
+        frames.add_file(FileId::Slot(commit.slot), &slot.file);
+        frames.append(commit, &batch.descriptors);
+        Ok(())
+    }
+
+    /// The commit `sequence`, which is published; `None`: it is not there any more.
+    fn published_batch(&self, frames: &Frames, sequence: u64) -> Result<Option<(LogCommit, Batch)>, EngineError> {
+        let Some(entry) = self.marks.words().commit(sequence) else { return self.walk_to(frames, sequence) };
+        let Some(batch) = self.batch_of(&entry)? else { return Ok(None) };
+        self.note_ordinal(entry.ordinal, entry.file);
+        Ok(Some((LogCommit::of(&batch, entry.file), batch)))
+    }
+
+    fn place_of(&self, entry: &CommitEntry, slot_bytes: u64) -> BatchPlace {
+        BatchPlace {
+            log_id: self.log_id,
+            ordinal: entry.ordinal,
+            offset: entry.offset,
+            block_bytes: self.block_bytes,
+            page_bytes: self.page_bytes,
+            slot_bytes,
+        }
+    }
+
+    /// The batch that an entry of the commit ring speaks of; `None` if it is not there.
+    pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
+        let slot = self.slot(entry.file)?;
+        let bytes = batch_head_bytes(entry.frames as usize).min(slot.bytes);
+        let mut head = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        let read = slot.file.read_at(&mut head, entry.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let batch = decode_batch(&head[..read], &self.place_of(entry, slot.bytes)).ok();
+        Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
+    }
+
+    /// Walks the slots to the commit `sequence`, which the ring has no more.
+    fn walk_to(&self, frames: &Frames, sequence: u64) -> Result<Option<(LogCommit, Batch)>, EngineError> {
+        let block = u64::from(self.block_bytes);
+        // Where it was read to, unless that segment has been written over since.
+        let goes_on = match frames.end() {
+            Some((ordinal, offset)) => self.slot_with_ordinal(ordinal)?.map(|_| (ordinal, offset)),
+            None => None,
+        };
+        let from = match goes_on {
+            None => self.segment_with(sequence)?.map(|ordinal| (ordinal, block)),
+            there => there,
+        };
+        let Some((mut ordinal, mut offset)) = from else { return Ok(None) };
+        while ordinal <= self.tail().ordinal {
+            let Some(slot) = self.slot_with_ordinal(ordinal)? else { return Ok(None) };
+            let Some(reader) = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal) else {
+                return Ok(None);
+            };
+            while offset < slot.bytes {
+                if let Some(batch) = proven(reader.head_at(offset))? {
+                    if batch.header.sequence == sequence {
+                        return Ok(Some((LogCommit::of(&batch, slot.number), batch)));
+                    }
+                    offset += batch.header.bytes;
+                } else if proven(reader.certificate_at(offset))?.is_some() {
+                    offset += block;
+                } else {
+                    break;
+                }
+            }
+            (ordinal, offset) = (ordinal + 1, block);
+        }
+        Ok(None)
+    }
+
+    /// Reads the batch of this entry whole, proves it, and writes the same bytes again.
+    pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
+        let slot = self.slot(entry.file)?;
+        let batch = self.batch_of(entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
+        let mut bytes = vec![0; usize::try_from(batch.header.bytes).unwrap_or(0)];
+        let read = slot.file.read_at(&mut bytes, entry.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        for descriptor in &batch.descriptors {
+            // Images in a spill file were durable before this was published.
+            let ImagePlace::Batch(at) = descriptor.place else { continue };
+            let image = usize::try_from(at).ok().and_then(|at| bytes[..read].get(at..at + self.page_bytes as usize));
+            let crc = image.map(|image| image_crc(self.log_id, descriptor.page, entry.sequence, image));
+            if crc != Some(descriptor.crc) {
+                return Err(self.no_commit(entry.sequence));
+            }
+        }
+        slot.write(&bytes[..read], entry.offset)
+    }
+}

@@ -1,0 +1,150 @@
+//! Who is attached to a database: the process slots, and what each process reads, waits for and holds, as plain values.
+//!
+//! For people, from inside ([`Words`](super::Words)) and from outside ([`Observed`](super::Observed)): it takes no lock and
+//! stores nothing. The values are read one after the other, while all of them may change.
+
+use super::owner::Owner;
+use super::snapshots::Snapshot;
+use super::words::{Process, ReadOnlyWords};
+use serde_json::{Value, json};
+
+/// The names of the owner words, in the order of [`ReadOnlyWords::holders`], and GUARD.
+const OWNER_WORDS: [&str; 5] = ["WRITE", "APPEND", "LEADER", "CKPT", "GUARD"];
+
+/// One attached process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its slot and incarnation.
+    pub owner: Owner,
+    /// Its process id in its own namespace. Never a proof of life.
+    pub pid: u32,
+    /// The beginning of its command, at most 32 bytes.
+    pub command: String,
+    /// When it attached: microseconds, as [`now_us`](super::now_us).
+    pub attached_us: u64,
+    /// Its registered snapshots: transactions that read.
+    pub transactions: usize,
+    /// The lowest of them.
+    pub oldest_snapshot: Option<Snapshot>,
+    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](super::now_us).
+    pub waiting_since_us: Option<u64>,
+    /// Which of WRITE, APPEND, LEADER, CKPT and GUARD (SQLite's EXCLUSIVE on the database file) it owns, in this order.
+    pub holding: Vec<&'static str>,
+    /// Whether it lives, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by whoever
+    /// needs it, and its slot is given to the next process.
+    pub alive: bool,
+}
+
+impl ReadOnlyWords {
+    /// The attached processes, in the order of their slots, the dead ones too. `alive` says whether the process of an
+    /// owner lives: it is this one, or its ALIVE byte is held ([`LockProbe::is_alive`](super::LockProbe::is_alive)).
+    pub fn attached(&self, mut alive: impl FnMut(Owner) -> bool) -> Vec<Attached> {
+        let mut all: Vec<Attached> = self.processes().map(|process| Attached::new(process, &mut alive)).collect();
+        for snapshot in self.snapshots() {
+            let Some(process) = all.iter_mut().find(|process| process.owner == snapshot.owner) else { continue };
+            process.transactions += 1;
+            if process.oldest_snapshot.is_none_or(|oldest| snapshot.sequence < oldest.sequence) {
+                process.oldest_snapshot = Some(snapshot);
+            }
+        }
+        for (holder, name) in self.holders().into_iter().chain([self.guard_holder()]).zip(OWNER_WORDS) {
+            let process = all.iter_mut().find(|process| Some(process.owner) == holder);
+            process.into_iter().for_each(|process| process.holding.push(name));
+        }
+        all
+    }
+}
+
+impl Attached {
+    fn new(process: Process, mut alive: impl FnMut(Owner) -> bool) -> Attached {
+        let Process { owner, pid, attached_us, waiting_since_us, command } = process;
+        Attached {
+            owner,
+            pid,
+            command,
+            attached_us,
+            transactions: 0,
+            oldest_snapshot: None,
+            waiting_since_us: (waiting_since_us != 0).then_some(waiting_since_us),
+            holding: Vec::new(),
+            alive: alive(owner),
+        }
+    }
+
+    /// As JSON: times as microseconds from then to `now_us` ([`now_us`](super::now_us)), what is not as null.
+    #[must_use]
+    pub fn to_json(&self, now_us: u64) -> Value {
+        let ago = |since_us: u64| now_us.saturating_sub(since_us);
+        json!({
+            "slot": self.owner.slot,
+            "pid": self.pid,
+            "command": self.command,
+            "alive": self.alive,
+            "attached_for_us": ago(self.attached_us),
+            "transactions": self.transactions,
+            "oldest_snapshot": self.oldest_snapshot.map(|snapshot| snapshot.sequence),
+            "oldest_snapshot_for_us": self.oldest_snapshot.map(|snapshot| ago(snapshot.since_us)),
+            "waiting_for_us": self.waiting_since_us.map(ago),
+            "holding": self.holding,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{Control, Words};
+
+    fn attach(words: &Words, slot: u16, pid: u32) -> Owner {
+        words.attach(slot, pid, "a program").unwrap()
+    }
+
+    #[test]
+    fn each_process_has_what_is_its_own() {
+        let control = Control::anonymous().unwrap();
+        let words = control.words();
+        assert_eq!(words.attached(|_| true), []);
+        let one = attach(words, 0, 70);
+        let other = attach(words, 3, 80);
+        for (owner, sequence, now) in [(one, 9, 5), (one, 4, 7), (one, 6, 8), (other, 5, 6)] {
+            let slot = words.claim_snapshot_slot(owner).unwrap();
+            assert!(words.take_snapshot(slot, sequence, now));
+        }
+        let idle = words.claim_snapshot_slot(other);
+        assert!(idle.is_some());
+        assert!(words.write().try_acquire(other, false) && words.checkpoint().try_acquire(other, false));
+        assert!(words.leader().try_acquire(one, false));
+        assert!(words.guard().try_acquire(one, false));
+        words.set_process_waiting(one, 11);
+
+        let seen = words.attached(|owner| owner == one);
+        assert_eq!(seen.len(), 2);
+        assert_eq!((seen[0].owner, seen[0].pid, seen[0].alive), (one, 70, true));
+        let oldest = seen[0].oldest_snapshot.unwrap();
+        assert_eq!((seen[0].transactions, oldest.sequence, oldest.since_us), (3, 4, 7));
+        assert_eq!((seen[0].waiting_since_us, &seen[0].holding[..]), (Some(11), &["LEADER", "GUARD"][..]));
+        assert_eq!((seen[1].owner, seen[1].pid, seen[1].alive), (other, 80, false));
+        assert_eq!((seen[1].transactions, seen[1].oldest_snapshot.unwrap().sequence), (1, 5));
+        assert_eq!((seen[1].waiting_since_us, &seen[1].holding[..]), (None, &["WRITE", "CKPT"][..]));
+
+        let json = seen[0].to_json(1_000_000);
+        assert_eq!((&json["pid"], &json["command"], &json["alive"]), (&json!(70), &json!("a program"), &json!(true)));
+        assert_eq!((&json["oldest_snapshot"], &json["oldest_snapshot_for_us"]), (&json!(4), &json!(999_993)));
+        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER", "GUARD"])));
+        assert_eq!(seen[1].to_json(0)["waiting_for_us"], Value::Null);
+        assert_eq!(seen[1].to_json(0)["attached_for_us"], json!(0), "a clock behind the writer's");
+    }
+
+    #[test]
+    fn what_a_predecessor_left_is_not_its_successors() {
+        let control = Control::anonymous().unwrap();
+        let words = control.words();
+        let dead = attach(words, 2, 70);
+        let slot = words.claim_snapshot_slot(dead).unwrap();
+        assert!(words.take_snapshot(slot, 3, 1) && words.write().try_acquire(dead, false));
+        let next = attach(words, 2, 71);
+        let seen = words.attached(|_| true);
+        assert_eq!((seen.len(), seen[0].owner, seen[0].pid), (1, next, 71));
+        assert_eq!((seen[0].transactions, seen[0].oldest_snapshot, seen[0].holding.len()), (0, None, 0));
+    }
+}

@@ -1,0 +1,101 @@
+//! SQLite's pager above a main file, asked by SQLite's public functions from inside a call of that pager.
+//!
+//! The connection is known from `SQLITE_FCNTL_PDB`: SQLite passes the place where the pager's present connection stands
+//! (`BtShared.db`, `sqlite3BtreeOpen`). With a shared cache that may be another one than the one that opened the file,
+//! which may be gone: then nothing is asked.
+
+use crate::handle::Pager;
+use crate::sqlite::Api;
+use crate::sqlite::ffi::{self, Connection, RawFile};
+use std::ffi::{CStr, c_int};
+
+pub(super) struct PagerOfFile {
+    api: Api,
+    file: *mut RawFile,
+    opened_by: *mut Connection,
+    present: *const *mut Connection,
+}
+
+// SAFETY: the pointers are followed only inside a call that SQLite makes on this file, so on the thread that uses its
+// pager and holds the mutexes of the connection.
+unsafe impl Send for PagerOfFile {}
+// SAFETY: as above.
+unsafe impl Sync for PagerOfFile {}
+
+impl PagerOfFile {
+    /// # Safety
+    /// `file` is the open file object of the `SQLITE_FCNTL_PDB` whose argument `present` is; this value is used only in
+    /// calls of SQLite on that file, made by SQLite itself and not by another VFS above ours.
+    pub(super) unsafe fn new(api: Api, file: *mut RawFile, present: *const *mut Connection) -> PagerOfFile {
+        // SAFETY: the argument of the file control.
+        PagerOfFile { api, file, opened_by: unsafe { *present }, present }
+    }
+
+    fn present(&self) -> *mut Connection {
+        // SAFETY: a member of the `BtShared` whose pager has the file open: it is freed behind it (`sqlite3BtreeClose`).
+        unsafe { *self.present }
+    }
+
+    /// The connection, where it may be asked.
+    fn open_connection(&self) -> Option<*mut Connection> {
+        let present = self.present();
+        (!present.is_null() && present == self.opened_by).then_some(present)
+    }
+
+    /// The schema name of this file in its connection.
+    fn schema(&self, connection: *mut Connection) -> Option<&CStr> {
+        let is_ours = |name: &CStr| {
+            let mut file: *mut RawFile = std::ptr::null_mut();
+            // SAFETY: the connection is in use by this thread; the file control stores a pointer and calls no VFS.
+            let code = unsafe {
+                let out = (&raw mut file).cast();
+                (self.api.file_control)(connection, name.as_ptr(), ffi::FCNTL_FILE_POINTER, out)
+            };
+            code == ffi::OK && file == self.file
+        };
+        let Some(db_name) = self.api.db_name else { return Some(c"main").filter(|name| is_ours(name)) };
+        (0..)
+            // SAFETY: the connection is in use by this thread; a number beyond its databases answers null.
+            .map_while(|at: c_int| unsafe {
+                let name = db_name(connection, at);
+                // SQLite keeps the name until the database is detached, which no call on its file does.
+                (!name.is_null()).then(|| CStr::from_ptr(name))
+            })
+            .find(|name| is_ours(name))
+    }
+}
+
+impl Pager for PagerOfFile {
+    fn connection(&self) -> usize {
+        self.present().addr()
+    }
+
+    fn has_siblings(&self) -> bool {
+        let (Some(connection), Some(db_name), Some(txn_state)) =
+            (self.open_connection(), self.api.db_name, self.api.txn_state)
+        else {
+            return true;
+        };
+        // SAFETY: the connection is in use by this thread. Databases 0 and 1 are main and temp.
+        unsafe { !db_name(connection, 2).is_null() || txn_state(connection, c"temp".as_ptr()) == ffi::TXN_WRITE }
+    }
+
+    fn data_version(&self) -> Option<u32> {
+        let connection = self.open_connection()?;
+        let schema = self.schema(connection)?;
+        let mut version: std::ffi::c_uint = 0;
+        // SAFETY: the connection is in use by this thread; the file control stores a number and calls no VFS.
+        let code = unsafe {
+            let out = (&raw mut version).cast();
+            (self.api.file_control)(connection, schema.as_ptr(), ffi::FCNTL_DATA_VERSION, out)
+        };
+        (code == ffi::OK).then_some(version)
+    }
+
+    fn release_pages(&self) {
+        if let Some(connection) = self.open_connection() {
+            // SAFETY: the connection is in use by this thread; pages that somebody uses stay, no file is called.
+            unsafe { (self.api.db_release_memory)(connection) };
+        }
+    }
+}
