@@ -8,7 +8,7 @@ mod real;
 pub mod sim;
 
 pub use file_system::not_local;
-pub use real::{RealDisk, RealLogDirectory};
+pub use real::{RealDisk, RealLogDirectory, adopt};
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};

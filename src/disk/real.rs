@@ -73,20 +73,36 @@ impl RealLogDirectory {
         }
     }
 
-    /// Gives `file` the owner and the permissions of the database file; `directory` adds search where there
-    /// is read. A process that may not give files away keeps them: it could open the database, so the
-    /// group and the others are what counts.
+    /// Gives what was just created the owner and the permissions of the database file.
     fn adopt(&self, file: &File, directory: bool) -> io::Result<()> {
         let Ok(database) = fs::metadata(&self.database) else { return Ok(()) };
         let own = file.metadata()?;
-        if (own.uid(), own.gid()) != (database.uid(), database.gid()) {
-            let _ = std::os::unix::fs::fchown(file, Some(database.uid()), Some(database.gid()));
-        }
+        give(&own, &database, |user, group| std::os::unix::fs::fchown(file, user, group));
         let mode = mode_of(&database, directory);
         if own.mode() & 0o777 != mode {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         Ok(())
+    }
+}
+
+/// Gives the file at `path` the owner of the database file, as far as this process may: as `findCreateFileMode` and
+/// `robust_open` of SQLite do with a `-wal`. Others may write the database by its group.
+pub fn adopt(path: &Path, database: &Path) {
+    if let (Ok(own), Ok(database)) = (fs::symlink_metadata(path), fs::metadata(database)) {
+        give(&own, &database, |user, group| std::os::unix::fs::lchown(path, user, group));
+    }
+}
+
+/// A process that may not give files away keeps them, and gives them to the group if it is in it: it could open the
+/// database, so the group and the others are what counts.
+fn give(own: &fs::Metadata, database: &fs::Metadata, change: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>) {
+    let (user, group) = (own.uid() != database.uid(), own.gid() != database.gid());
+    if user && change(Some(database.uid()), Some(database.gid())).is_ok() {
+        return;
+    }
+    if group {
+        let _ = change(None, Some(database.gid()));
     }
 }
 

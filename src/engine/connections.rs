@@ -1,5 +1,6 @@
 //! Who is joined to an engine.
 
+use super::lifecycle::INIT_WAIT;
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
 use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
@@ -23,15 +24,27 @@ impl Engine {
     /// One more connection.
     ///
     /// # Errors
-    /// All snapshot slots are taken.
+    /// All snapshot slots are taken, by all processes together.
     pub(crate) fn join(&self) -> Result<Connection, EngineError> {
-        let Some(slot) = self.marks.claim_snapshot_slot() else {
+        let Some(slot) = self.claim_snapshot_slot() else {
             return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
         };
         let mut connections = self.connections.lock();
         connections.last_id += 1;
         connections.joined += 1;
         Ok(Connection { id: connections.last_id, slot })
+    }
+
+    fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
+        self.marks.claim_snapshot_slot().or_else(|| {
+            // Killed processes keep theirs until somebody looks.
+            let attachment = self.marks.attachment();
+            if attachment.wait_init(INIT_WAIT).ok()? {
+                attachment.words().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));
+                attachment.end_init().ok()?;
+            }
+            self.marks.claim_snapshot_slot()
+        })
     }
 
     /// The connection goes; true: it was the last one.

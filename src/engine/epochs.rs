@@ -6,7 +6,7 @@ use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::Certificate;
-use crate::shared::{Cut, Owner, TIMED_WAIT, Words};
+use crate::shared::{Cut, TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -62,19 +62,6 @@ impl Engine {
             self.certify_left(&leader)?
         }
         Ok(leader)
-    }
-
-    /// What a process left in LEADER that had this one's process slot before.
-    ///
-    /// # Errors
-    /// As [`Engine::lead_waiting`].
-    pub(crate) fn take_over_leader(self: &Arc<Engine>, dead: Owner) -> Result<(), EngineError> {
-        let attachment = self.marks.shared();
-        if attachment.words().leader().take_over(dead, attachment.me()) {
-            let leader = self.leader(self.held(Words::leader));
-            self.finish_flush_of_the_dead(&leader)?;
-        }
-        Ok(())
     }
 
     /// A cut that nobody certified, and LEADER free: its leader was killed, and whoever took LEADER from it too.

@@ -54,8 +54,20 @@ pub(crate) enum EngineError {
     #[error("not all commits could be brought into {file}; the log stays for the next open")]
     NotBackfilled { file: PathBuf },
     /// All snapshot slots are taken.
-    #[error("{connections} connections have {file} open: pwal takes no more")]
+    #[error("{connections} connections of all processes have {file} open: pwal takes no more")]
     TooManyConnections { connections: usize, file: PathBuf },
+    /// What one process alone may do.
+    #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
+    OthersAttached { file: PathBuf, who: String },
+    /// INIT was not to be had in time.
+    #[error("another process has been opening or closing {file} for too long; the log stays for the next open")]
+    InitHeld { file: PathBuf },
+    /// A lock of the base VFS on the database file.
+    #[error("a connection that is not on pwal has a lock on {file}; the log stays for the next open")]
+    NotOnPwal { file: PathBuf },
+    /// `lock` cannot be locked or asked.
+    #[error("cannot lock the file lock beside {file}: {source}")]
+    Lock { file: PathBuf, source: io::Error },
     /// The log said so.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -117,7 +129,12 @@ impl EngineError {
             EngineError::Held { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
-            EngineError::TooManyConnections { .. } | EngineError::NotBackfilled { .. } => Code::BUSY,
+            EngineError::TooManyConnections { .. }
+            | EngineError::NotBackfilled { .. }
+            | EngineError::OthersAttached { .. }
+            | EngineError::InitHeld { .. }
+            | EngineError::NotOnPwal { .. } => Code::BUSY,
+            EngineError::Lock { .. } => Code::IOERR_LOCK,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,
             // From PHASETWO: SQLite forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).

@@ -1,6 +1,8 @@
-//! The life of an engine: start on a claimed database, activation of the log, clean close.
+//! The life of an engine: start on a claimed database or beside the processes that have it, activation of the log, the end
+//! with or without a clean close.
 
 use super::frames::Frames;
+use super::guard::Guard;
 use super::marks::Marks;
 use super::queue::WriteQueue;
 use super::slots::SlotFile;
@@ -12,13 +14,16 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation};
+use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation, names};
 use parking_lot::{Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// How long INIT is waited for at once: who gets BUSY then has a busy handler.
+pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes 24..28 of the database header: the change counter.
 const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
@@ -37,6 +42,27 @@ pub(crate) struct Claimed {
     pub(crate) header: [u8; HEADER_BYTES],
     pub(crate) page_bytes: u32,
     pub(crate) database_bytes: u64,
+}
+
+/// A database that other processes have open, too: its words are complete, and this process has a place in them.
+pub(crate) struct Attached {
+    pub(crate) path: PathBuf,
+    pub(crate) dir: Arc<dyn LogDirectory>,
+    pub(crate) attachment: Attachment,
+    /// Without a lock.
+    pub(crate) broker: Box<dyn Broker>,
+    pub(crate) page_bytes: u32,
+}
+
+/// What an engine is built from.
+struct Parts {
+    path: PathBuf,
+    dir: Arc<dyn LogDirectory>,
+    attachment: Arc<Attachment>,
+    broker: Box<dyn Broker>,
+    guard: Guard,
+    page_bytes: u32,
+    block_bytes: u32,
 }
 
 fn change_counter(header: &[u8]) -> u32 {
@@ -82,32 +108,81 @@ impl Engine {
         words.set_identity(&identity);
         words.set_at_claim(u64::from(change_counter(&header)), database_bytes);
         words.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
-        words.set_state(State::Ready);
-        Ok(Arc::new(Engine {
+        words.guard().try_acquire(attachment.me(), false);
+        settings.copy_to(&Settings::shared(&attachment));
+        let parts = Parts { path, dir, attachment, broker, guard: Guard::of_claim(), page_bytes, block_bytes };
+        let engine = Engine::build(context, parts);
+        engine.marks.words().set_state(State::Ready);
+        Ok(engine)
+    }
+
+    /// An engine beside those of other processes. Under INIT. Who attaches activates the log if nobody has, so that the
+    /// stamp keeps stock SQLite out when whoever holds EXCLUSIVE goes.
+    ///
+    /// # Errors
+    /// The log could not be activated, or not while stock SQLite was kept out; this process is not attached then.
+    pub(crate) fn attach(context: &Arc<Context>, attached: Attached) -> Result<Arc<Engine>, EngineError> {
+        let Attached { path, dir, attachment, broker, page_bytes } = attached;
+        let attachment = Arc::new(attachment);
+        let block_bytes = u32::try_from(attachment.words().identity().block_bytes).unwrap_or(0);
+        let parts = Parts { path, dir, attachment, broker, guard: Guard::default(), page_bytes, block_bytes };
+        let engine = Engine::build(context, parts);
+        match engine.activate_guarded() {
+            Ok(()) => Ok(engine),
+            Err(error) => {
+                engine.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Engine::activate`], with somebody else's EXCLUSIVE, which must have been there all the time: without it stock
+    /// SQLite may have come in before the stamp, and would take it away.
+    fn activate_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if self.marks.words().is_active() {
+            self.look_after_guard();
+            return Ok(());
+        }
+        self.activate()?;
+        if self.has_guard() || self.be_guard() {
+            return Ok(());
+        }
+        // The guard died meanwhile, and then somebody came. Without a commit the log can go again.
+        self.retire()?;
+        Err(EngineError::NotOnPwal { file: self.path.clone() })
+    }
+
+    fn build(context: &Arc<Context>, parts: Parts) -> Arc<Engine> {
+        let Parts { path, dir, attachment, broker, guard, page_bytes, block_bytes } = parts;
+        let words = attachment.words();
+        let log_id = words.identity().log_id;
+        let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
+        Arc::new(Engine {
             context: Arc::clone(context),
             block_bytes,
             path,
             dir,
             page_bytes,
             log_id,
-            settings,
+            settings: Settings::shared(&attachment),
             marks: Marks::new(&attachment),
-            queue: WriteQueue::default(),
+            queue: WriteQueue::new(Arc::clone(&attachment)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             slots: Mutex::default(),
             ahead_failed: AtomicU64::new(0),
-            frames: RwLock::new(Frames::new(u32::try_from(pages).unwrap_or(u32::MAX))),
+            frames: RwLock::new(Frames::new(pages)),
             spills: Mutex::default(),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
+            guard,
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
             background: super::Background::default(),
-        }))
+        })
     }
 
     /// A0 to A2 of `docs/format.md`: the log exists from here on. By whichever process comes first, under APPEND; again from
@@ -155,6 +230,8 @@ impl Engine {
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
+        // Where this process is not the one that holds EXCLUSIVE, that one may have died since.
+        let mut first = self.nothing_changed(broker.as_mut())?;
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         crate::fault_point("activating");
         words.set_may_be_stamped(true);
@@ -189,8 +266,76 @@ impl Engine {
         Ok(first)
     }
 
-    /// A clean close, by the last connection: everything goes to the database file, the log is retired. What is left is
-    /// one plain SQLite file. The broker still holds EXCLUSIVE.
+    /// The last connection of this process has gone. Others are attached: this process leaves. Nobody else is: a clean
+    /// close, but for `keep_log`. In any case this engine is over.
+    ///
+    /// # Errors
+    /// Stamp and log stay for the next open.
+    pub(crate) fn close(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
+        self.background.stop();
+        let closed = self.close_if_last(keep_log);
+        self.abandon();
+        closed
+    }
+
+    fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
+        if self.has_others()? || keep_log || self.is_poisoned() {
+            return Ok(());
+        }
+        if !self.marks.attachment().wait_init(INIT_WAIT).map_err(|e| self.lock_failed(e))? {
+            return Err(EngineError::InitHeld { file: self.path.clone() });
+        }
+        // Whoever came before INIT was ours goes on with the log.
+        if self.has_others()? {
+            return Ok(());
+        }
+        self.retire_guarded()
+    }
+
+    /// Retires the log for a connection that goes on with the database file alone, as `journal_mode=DELETE` does: INIT is
+    /// held until the log is gone.
+    ///
+    /// # Errors
+    /// `BUSY`: others are attached, or have a lock on the file. What the retirement met: stamp and log stay.
+    pub(crate) fn retire_alone(self: &Arc<Engine>) -> Result<(), EngineError> {
+        let attachment = self.marks.attachment();
+        self.check_alone()?;
+        if !attachment.wait_init(INIT_WAIT).map_err(|e| self.lock_failed(e))? {
+            return Err(EngineError::InitHeld { file: self.path.clone() });
+        }
+        let retired = self.check_alone().and_then(|()| self.retire_guarded());
+        if retired.is_err() {
+            attachment.end_init().map_err(|e| self.lock_failed(e))?;
+        }
+        retired
+    }
+
+    /// Under INIT, and with no other process attached.
+    fn retire_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if !self.be_guard() {
+            return Err(EngineError::NotOnPwal { file: self.path.clone() });
+        }
+        self.retire()
+    }
+
+    fn check_alone(&self) -> Result<(), EngineError> {
+        if self.has_others()? {
+            let who = names(&self.marks.attachment().others());
+            return Err(EngineError::OthersAttached { file: self.path.clone(), who });
+        }
+        Ok(())
+    }
+
+    fn has_others(&self) -> Result<bool, EngineError> {
+        self.marks.attachment().has_others().map_err(|e| self.lock_failed(e))
+    }
+
+    fn lock_failed(&self, source: std::io::Error) -> EngineError {
+        EngineError::Lock { file: self.path.clone(), source }
+    }
+
+    /// Everything goes to the database file, the log is retired. What is left is one plain SQLite file. Under INIT, and
+    /// with EXCLUSIVE, which the broker keeps.
     ///
     /// # Errors
     /// Stamp and log stay for the next open.
@@ -241,15 +386,25 @@ impl Engine {
         Ok(())
     }
 
-    /// The process exits with connections open: as a clean close, if no thread is in the middle of a commit and no reader
-    /// holds the checkpoint back; else the log is left to recovery. Nobody commits after this. Whoever is in the middle of a
-    /// commit may still be told that it is durable: so `lock` stays until the process has ended, and no other process
-    /// recovers the log before.
+    /// The process exits with connections open: as a close, if no thread is in the middle of a commit and no reader
+    /// holds the checkpoint back; else the log is left to the others, or to recovery. Nobody commits after this. Whoever is in
+    /// the middle of a commit may still be told that it is durable: so the locks stay until the process has ended, and no other
+    /// process recovers the log before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
-        if quiet && let Err(error) = self.retire() {
-            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
-            self.context.host.log(error.code().number(), &text);
+        if quiet {
+            match self.retire_alone() {
+                Ok(()) => {}
+                Err(EngineError::OthersAttached { .. }) => {
+                    // The kernel frees the rest with the process, whose threads may read still.
+                    self.background.stop();
+                    self.end_guard();
+                }
+                Err(error) => {
+                    let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
+                    self.context.host.log(error.code().number(), &text);
+                }
+            }
         }
         self.over.store(true, SeqCst);
     }
@@ -264,11 +419,19 @@ impl Engine {
         self.generation == generation()
     }
 
-    /// The end without a clean close: the log stays as it is, for the next open.
+    /// The end of this process's part: the log stays as it is, for the others or for the next open.
     pub(crate) fn abandon(&self) {
         self.background.stop();
-        self.broker.lock().take();
+        self.end_guard();
         self.marks.attachment().leave();
+    }
+
+    /// The claim or the attachment is through: others may come.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(crate) fn end_init(&self) -> Result<(), EngineError> {
+        self.marks.attachment().end_init().map_err(|e| self.lock_failed(e))
     }
 
     /// The broker of a retired engine, with its EXCLUSIVE.

@@ -125,11 +125,6 @@ impl Marks {
         self.words().poisoned() != 0
     }
 
-    /// The mode, for whoever looks at the words from outside.
-    pub(crate) fn show_mode(&self, mode: u64) {
-        self.words().set_mode(mode);
-    }
-
     /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
     pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
         self.words().set_backfilled_pages(sequence, database_pages);

@@ -12,6 +12,7 @@ mod epochs;
 mod error;
 mod follow;
 mod frames;
+mod guard;
 mod hold;
 mod lanes;
 mod lifecycle;
@@ -24,11 +25,12 @@ mod sim_tests;
 mod slots;
 mod spills;
 mod status;
+mod turn;
 
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::Claimed;
+pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT};
 pub(crate) use settings::{Mode, Settings};
 
 use crate::disk::LogDirectory;
@@ -37,6 +39,7 @@ use crate::log::format::LogId;
 use background::Background;
 use connections::Connections;
 use frames::Frames;
+use guard::Guard;
 use marks::Marks;
 use parking_lot::{Mutex, RwLock};
 use queue::WriteQueue;
@@ -77,6 +80,7 @@ pub(crate) struct Engine {
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,
+    guard: Guard,
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,
@@ -115,11 +119,6 @@ impl Engine {
             return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });
         }
         Ok(true)
-    }
-
-    /// The mode may have changed: puts it where `pwal status` looks.
-    pub(crate) fn show_mode(&self) {
-        self.marks.show_mode(self.settings.mode().number());
     }
 
     /// Whether the log has been activated and not been retired.

@@ -1,9 +1,16 @@
 //! WRITE: who may write, in the order of waiting.
 //!
-//! One owner at a time. Who waits does so in `xSleep`, without polling, and is woken only with a
-//! grant that nobody can take away before its retry. A writer that does not wait for the disk may come
-//! again for a bounded time (the lease) before the longest waiter gets its turn.
+//! One owner at a time, of all connections of all processes. Who waits does so in `xSleep`, without polling, and is woken
+//! only with a grant that nobody can take away before its retry. A writer that does not wait for the disk may come
+//! again for a bounded time (the lease) before the longest waiter gets its turn; and a process that has WRITE may serve its
+//! own waiters for as long (its tenure) before one of another process that waits longer.
+//!
+//! Here is the order within the process, under one mutex; the word that processes share is in `turn`. Every step on the
+//! word is taken under the mutex, so within the process the two never differ. The first of the waiters waits abroad
+//! (for its process's turn) when the word is another process's, and at home (for a connection of its own process) else.
 
+use super::turn::Turn;
+use crate::shared::{Attachment, Held, TIMED_WAIT, now_us};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,34 +19,49 @@ use std::time::{Duration, Instant};
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
 
-/// How long a writer may take WRITE again and again while others wait.
-const LEASE: Duration = Duration::from_micros(500);
-/// How long a grant waits for the retry of the one who was woken with it.
-const GRANT: Duration = Duration::from_millis(50);
+/// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters. Microseconds, as
+/// all times here ([`now_us`]).
+const LEASE: u64 = 500;
+/// How long a grant waits for the retry of the one who was woken with it; and so often a waiter looks at least.
+const GRANT: u64 = 50_000;
+/// How long the longest waiter of all sleeps before it looks whether the owner lives.
+const LOOK: u64 = TIMED_WAIT.as_micros() as u64;
+/// The same for all others: they need not look so often, the longest waiter does. But it may be dead, too.
+const LOOK_BEHIND: u64 = 5 * LOOK;
 
 #[derive(Debug)]
 struct Waiter {
     connection: ConnectionId,
+    /// Since when it waits; no two are the same.
     ticket: u64,
     wake: Arc<Condvar>,
+    /// It waits for the process's turn.
+    abroad: bool,
+    /// When it wakes by itself.
+    until: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     owner: Option<ConnectionId>,
-    lease: Option<(ConnectionId, Instant)>,
-    grant: Option<(ConnectionId, Instant)>,
+    lease: Option<(ConnectionId, u64)>,
+    /// Whoever waits for the end of the lease knows when that is.
+    lease_told: bool,
+    grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     waiters: Vec<Waiter>,
     /// The place in the queue of those who were refused and have not written since.
     tickets: HashMap<ConnectionId, u64>,
-    next_ticket: u64,
+    last_ticket: u64,
+    /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
+    /// was another's, or free.
+    tenure: Option<u64>,
     closed: bool,
 }
 
 impl State {
     /// Forgets a grant or a lease whose time is over.
-    fn expire(&mut self, now: Instant) {
+    fn expire(&mut self, now: u64) {
         if self.grant.is_some_and(|(_, until)| until <= now) {
             self.grant = None;
         }
@@ -48,136 +70,361 @@ impl State {
         }
     }
 
-    fn hand_over(&mut self, now: Instant) {
-        if self.owner.is_some() || self.grant.is_some() {
-            return;
-        }
-        if let Some(first) = self.waiters.first() {
-            self.lease = None;
-            self.grant = Some((first.connection, now + GRANT));
-            first.wake.notify_one();
-        }
+    fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
+        let next = now.max(self.last_ticket + 1);
+        let ticket = *self.tickets.entry(connection).or_insert(next);
+        self.last_ticket = self.last_ticket.max(ticket);
+        ticket
+    }
+
+    /// The word is another process's, or free: whatever this one thought that it had is over.
+    fn lose_word(&mut self) {
+        self.grant = None;
+        self.lease = None;
+        self.tenure = None;
+    }
+
+    fn has_lease(&self, connection: ConnectionId) -> bool {
+        self.lease.is_some_and(|(holder, _)| holder == connection)
+    }
+
+    fn is_first(&self, connection: ConnectionId) -> bool {
+        self.waiters.first().is_some_and(|waiter| waiter.connection == connection)
+    }
+
+    fn waiter(&mut self, connection: ConnectionId) -> Option<&mut Waiter> {
+        self.waiters.iter_mut().find(|waiter| waiter.connection == connection)
     }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct WriteQueue(Mutex<State>, Condvar);
+/// What the first waiter does next.
+enum Next {
+    /// Look again.
+    Look,
+    /// Wait until then for a connection of this process.
+    AtHome(u64),
+    /// Wait until then for this process's turn.
+    Abroad(u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct WriteQueue {
+    state: Mutex<State>,
+    /// Told when nobody is inside any more, once closed.
+    left: Condvar,
+    turn: Turn,
+}
 
 impl WriteQueue {
+    pub(crate) fn new(attachment: Arc<Attachment>) -> WriteQueue {
+        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment) }
+    }
+
     /// Takes WRITE if it is free and nobody has an older claim.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.owner.is_some() || state.closed {
             return state.owner == Some(connection);
         }
-        let now = Instant::now();
+        let now = now_us();
         state.expire(now);
-        let mine = match state.grant {
-            Some((holder, _)) if holder != connection => return false,
-            Some(_) => true,
-            None => false,
-        };
-        let leased = state.lease.is_some_and(|(holder, _)| holder == connection);
-        if !mine && !leased && !state.waiters.is_empty() {
-            state.hand_over(now);
+        if state.grant.is_some_and(|(holder, _)| holder != connection) {
             return false;
+        }
+        let entitled = state.grant.is_some() || state.has_lease(connection);
+        loop {
+            let word = self.turn.look();
+            if word != Held::FREE && !self.turn.is_mine(word) {
+                state.lose_word();
+                return false;
+            }
+            let kept = word != Held::FREE && state.tenure.is_some();
+            let others_first = !state.waiters.is_empty() || kept && word.is_waited_for();
+            if others_first && !entitled && state.lease.is_some() {
+                return false;
+            }
+            if !self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
+                continue;
+            }
+            state.tenure.get_or_insert(now + LEASE);
+            if others_first && !entitled {
+                if self.pass_on(&mut state, now) {
+                    continue;
+                }
+                return false;
+            }
+            break;
+        }
+        if !state.has_lease(connection) {
+            state.lease = Some((connection, now + LEASE));
+            state.lease_told = false;
         }
         state.grant = None;
         state.owner = Some(connection);
         state.tickets.remove(&connection);
-        if !leased {
-            state.lease = Some((connection, now + LEASE));
-        }
         true
     }
 
-    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter.
-    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) {
-        let mut state = self.0.lock();
+    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter. False: WRITE was not this process's any
+    /// more, since others found it dead.
+    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) -> bool {
+        let mut state = self.state.lock();
         if state.owner != Some(connection) {
-            return;
+            return true;
         }
         state.owner = None;
         if state.closed {
-            self.1.notify_all();
+            self.left.notify_all();
         }
-        if state.waiters.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        state.expire(now);
-        if !keep_lease || state.lease.is_none() {
+        if !keep_lease || state.closed {
             state.lease = None;
-            state.hand_over(now);
         }
+        if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), Held::FREE) {
+            state.tenure = None;
+            return true;
+        }
+        let now = now_us();
+        state.expire(now);
+        let mine = self.turn.is_mine(self.turn.look());
+        match state.lease {
+            Some((_, until)) => self.keep(&mut state, until),
+            None => {
+                self.pass_on(&mut state, now);
+            }
+        }
+        mine
     }
 
     /// Whether this connection holds a grant.
     pub(crate) fn granted(&self, connection: ConnectionId) -> bool {
-        self.0.lock().grant.is_some_and(|(holder, until)| holder == connection && until > Instant::now())
+        self.state.lock().grant.is_some_and(|(holder, until)| holder == connection && until > now_us())
     }
 
-    /// Whether anybody waits in `xSleep`.
+    /// Whether anybody waits in `xSleep`, in any process.
     pub(crate) fn contended(&self) -> bool {
-        !self.0.lock().waiters.is_empty()
+        self.turn.look().is_waited_for() || !self.state.lock().waiters.is_empty()
     }
 
     /// Waits at most so long; true: with a grant.
     pub(crate) fn wait(&self, connection: ConnectionId, at_most: Duration) -> bool {
-        let deadline = Instant::now() + at_most;
-        let mut state = self.0.lock();
-        let ticket = match state.tickets.get(&connection) {
-            Some(ticket) => *ticket,
-            None => {
-                state.next_ticket += 1;
-                let ticket = state.next_ticket;
-                state.tickets.insert(connection, ticket);
-                ticket
-            }
-        };
+        let now = now_us();
+        let deadline = now.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
+        let mut state = self.state.lock();
+        let ticket = state.ticket(connection, now);
         let wake = Arc::new(Condvar::new());
         let place = state.waiters.partition_point(|other| other.ticket < ticket);
-        state.waiters.insert(place, Waiter { connection, ticket, wake: Arc::clone(&wake) });
-        let granted = Self::wait_in_line(&mut state, connection, &wake, deadline);
+        let waiter = Waiter { connection, ticket, wake: Arc::clone(&wake), abroad: false, until: 0 };
+        state.waiters.insert(place, waiter);
+        self.show_waiting(&state);
+        let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
+        self.show_waiting(&state);
+        if !granted {
+            // The next one takes this one's part; and what came for this one is not lost.
+            match state.waiters.first() {
+                Some(next) => self.wake(next),
+                None => self.settle(&mut state),
+            }
+        }
         granted
     }
 
     fn wait_in_line(
+        &self,
         state: &mut MutexGuard<'_, State>,
         connection: ConnectionId,
         wake: &Condvar,
-        deadline: Instant,
+        deadline: u64,
     ) -> bool {
+        let mut suspect = false;
         loop {
-            let now = Instant::now();
-            if state.closed {
+            let ticket = self.turn.mine().map_or(0, |turn| turn.ticket());
+            let now = now_us();
+            if state.closed || self.turn.is_poisoned() {
                 return false;
             }
             state.expire(now);
-            let first = state.waiters.first().is_some_and(|waiter| waiter.connection == connection);
-            let free = state.owner.is_none() && state.lease.is_none_or(|(holder, _)| holder == connection);
-            if first && free && state.grant.is_none() {
-                state.hand_over(now);
-            }
             if state.grant.is_some_and(|(holder, _)| holder == connection) {
                 return true;
             }
             if now >= deadline {
                 return false;
             }
-            let mut until = deadline;
-            if first {
+            let next = if !state.is_first(connection) {
+                Next::AtHome(now + GRANT)
+            } else if state.owner.is_some() || state.grant.is_some() {
                 let ends = [state.lease, state.grant];
-                until = ends.iter().flatten().fold(until, |until, (_, end)| until.min(*end));
+                Next::AtHome(ends.iter().flatten().fold(now + GRANT, |until, (_, end)| until.min(*end)))
+            } else {
+                self.look_out(state, connection, now, suspect)
+            };
+            let (until, abroad) = match next {
+                Next::Look => continue,
+                Next::AtHome(until) => (until.min(deadline), false),
+                Next::Abroad(until) => (until.min(deadline), true),
+            };
+            suspect = abroad;
+            let at_most = until.saturating_sub(now);
+            if let Some(waiter) = state.waiter(connection) {
+                waiter.abroad = abroad;
+                waiter.until = until;
             }
-            wake.wait_until(state, until);
+            if abroad {
+                MutexGuard::unlocked(state, || self.turn.wait(ticket, at_most));
+                if let Some(waiter) = state.waiter(connection) {
+                    waiter.abroad = false;
+                }
+            } else {
+                wake.wait_for(state, Duration::from_micros(at_most));
+            }
         }
+    }
+
+    /// The first waiter, while no connection of this process is inside or granted: looks whose the word is, and takes it if it
+    /// can be had.
+    fn look_out(&self, state: &mut State, connection: ConnectionId, now: u64, suspect: bool) -> Next {
+        let word = self.turn.look();
+        let free = word == Held::FREE;
+        if free || self.turn.is_mine(word) {
+            if let Some((holder, until)) = state.lease
+                && holder != connection
+            {
+                return Next::AtHome(until);
+            }
+            if !free && state.tenure.is_none() && now < self.turn.grant_until() {
+                // It came from another process: no step on the word is needed.
+                state.grant = Some((connection, self.turn.grant_until()));
+            } else if self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
+                state.tenure.get_or_insert(now + LEASE);
+                self.pass_on(state, now);
+            }
+            return Next::Look;
+        }
+        state.lose_word();
+        if self.turn.take_from_gone(word, suspect) {
+            state.tenure = Some(now + LEASE);
+            self.pass_on(state, now);
+            return Next::Look;
+        }
+        // Again, since somebody may have counted it out.
+        self.show_waiting(state);
+        if !word.is_waited_for() && !self.turn.swap(word, word.waited_for(true)) {
+            return Next::Look;
+        }
+        let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
+        if self.turn.longest().is_some_and(|other| other.since_us < since) {
+            return Next::Abroad(now + LOOK_BEHIND);
+        }
+        let grant_ends = if word.is_granted() { self.turn.grant_until() } else { u64::MAX };
+        Next::Abroad(grant_ends.clamp(now, now + LOOK))
+    }
+
+    /// The owner has left, but may come again until then.
+    fn keep(&self, state: &mut State, until: u64) {
+        self.turn.set_grant_until(until);
+        let word = loop {
+            let word = self.turn.look();
+            if !self.turn.is_mine(word) {
+                return state.lose_word();
+            }
+            if self.turn.swap(word, word.granted()) {
+                break word;
+            }
+        };
+        // Whoever is next shall not sleep longer than the lease lasts.
+        if std::mem::replace(&mut state.lease_told, true) {
+            return;
+        }
+        match state.waiters.first() {
+            Some(first) if first.until <= until => {}
+            Some(first) => self.wake(first),
+            None if word.is_waited_for() => {
+                if let Some(longest) = self.turn.longest() {
+                    self.turn.tell(longest);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The word is this process's, and nobody of it is inside: who waits longest is next. True: nobody does, and WRITE is free.
+    fn pass_on(&self, state: &mut State, now: u64) -> bool {
+        let inside = self.turn.inside();
+        loop {
+            let word = self.turn.look();
+            if !self.turn.is_mine(word) {
+                state.lose_word();
+                return false;
+            }
+            if word != inside && !self.turn.swap(word, inside) {
+                continue;
+            }
+            let own = state.waiters.first().filter(|_| !state.closed);
+            let abroad = self.turn.longest();
+            let until = now + GRANT;
+            self.turn.set_grant_until(until);
+            let tenure = state.tenure.is_some_and(|until| now < until);
+            if let Some(own) = own.filter(|own| tenure || abroad.is_none_or(|other| own.ticket <= other.since_us)) {
+                if self.turn.swap(inside, inside.granted().waited_for(abroad.is_some())) {
+                    self.wake(own);
+                    state.grant = Some((own.connection, until));
+                    state.lease = None;
+                    return false;
+                }
+            } else if let Some(abroad) = abroad {
+                if self.turn.hand_to(inside, abroad) {
+                    self.turn.tell(abroad);
+                    // To wait for the process's turn from now on.
+                    own.filter(|own| !own.abroad).inspect(|own| self.wake(own));
+                    state.lose_word();
+                    return false;
+                }
+            } else if self.turn.swap(inside, Held::FREE) {
+                state.tenure = None;
+                return true;
+            }
+        }
+    }
+
+    /// Nobody may be inside, or come, of this process: then the word goes on.
+    fn settle(&self, state: &mut State) {
+        let now = now_us();
+        state.expire(now);
+        if state.owner.is_some() || state.grant.is_some() || state.lease.is_some() {
+            return;
+        }
+        loop {
+            let word = self.turn.look();
+            if !self.turn.is_mine(word) {
+                break;
+            }
+            if self.turn.swap(word, word.accepted()) {
+                state.tenure.get_or_insert(now + LEASE);
+                self.pass_on(state, now);
+                return;
+            }
+        }
+        if let Some(first) = state.waiters.first() {
+            self.wake(first);
+        }
+    }
+
+    fn wake(&self, waiter: &Waiter) {
+        match self.turn.mine() {
+            Some(turn) if waiter.abroad => turn.notify_all(),
+            _ => {
+                waiter.wake.notify_one();
+            }
+        }
+    }
+
+    fn show_waiting(&self, state: &State) {
+        self.turn.show_waiting(state.waiters.first().map_or(0, |first| first.ticket));
     }
 
     /// The connection goes: whatever it holds here is free.
     pub(crate) fn forget(&self, connection: ConnectionId) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.tickets.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
@@ -185,111 +432,57 @@ impl WriteQueue {
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
             state.grant = None;
         }
-        if state.lease.is_some_and(|(holder, _)| holder == connection) {
+        if state.has_lease(connection) {
             state.lease = None;
         }
-        state.hand_over(Instant::now());
+        self.settle(&mut state);
     }
 
     /// The read lock of a granted connection failed, or it stopped trying: the next one's turn.
     pub(crate) fn give_up_grant(&self, connection: ConnectionId) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
             state.grant = None;
-            state.hand_over(Instant::now());
+            self.settle(&mut state);
         }
     }
 
-    /// Every wait ends, without a grant.
+    /// Every wait ends, without a grant; if the log is poisoned, also those of other processes.
     pub(crate) fn close(&self) {
-        let mut state = self.0.lock();
-        state.closed = true;
-        for waiter in &state.waiters {
-            waiter.wake.notify_one();
+        self.end_waits(&mut self.state.lock());
+        if self.turn.is_poisoned() {
+            self.turn.tell_all();
         }
+    }
+
+    fn end_waits(&self, state: &mut State) {
+        state.closed = true;
+        state.grant = None;
+        state.lease = None;
+        for waiter in &state.waiters {
+            self.wake(waiter);
+        }
+        self.settle(state);
     }
 
     /// Closes the queue once nobody writes; false: somebody does, for longer than this.
     pub(crate) fn close_when_free(&self, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
-        let mut state = self.0.lock();
-        state.closed = true;
-        for waiter in &state.waiters {
-            waiter.wake.notify_one();
-        }
+        let mut state = self.state.lock();
+        self.end_waits(&mut state);
         while state.owner.is_some() {
-            if self.1.wait_until(&mut state, deadline).timed_out() {
+            if self.left.wait_until(&mut state, deadline).timed_out() {
                 return state.owner.is_none();
             }
         }
         true
     }
 
-    /// Connections that wait now.
+    /// Connections of this process that wait now.
     pub(crate) fn waiting(&self) -> usize {
-        self.0.lock().waiters.len()
+        self.state.lock().waiters.len()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_owner_and_the_longest_waiter_next() {
-        let queue = Arc::new(WriteQueue::default());
-        assert!(queue.try_acquire(1));
-        assert!(!queue.try_acquire(2));
-        let waits: Vec<_> = [2, 3]
-            .into_iter()
-            .map(|id| {
-                let queue_of_thread = Arc::clone(&queue);
-                let thread = std::thread::spawn(move || queue_of_thread.wait(id, Duration::from_secs(20)));
-                while queue.waiting() < (id - 1) as usize {
-                    std::thread::yield_now();
-                }
-                thread
-            })
-            .collect();
-        queue.release(1, false);
-        assert!(!queue.try_acquire(1), "a waiter is granted");
-        let mut waits = waits.into_iter();
-        assert!(waits.next().unwrap().join().unwrap());
-        assert!(!queue.try_acquire(3), "the grant is connection 2's");
-        assert!(queue.try_acquire(2));
-        queue.release(2, false);
-        assert!(waits.next().unwrap().join().unwrap());
-        assert!(queue.try_acquire(3));
-    }
-
-    #[test]
-    fn a_lease_ends() {
-        let queue = Arc::new(WriteQueue::default());
-        assert!(queue.try_acquire(1));
-        let of_thread = Arc::clone(&queue);
-        let thread = std::thread::spawn(move || of_thread.wait(2, Duration::from_secs(20)));
-        while queue.waiting() == 0 {
-            std::thread::yield_now();
-        }
-        queue.release(1, true);
-        assert!(thread.join().unwrap(), "granted after the lease, though nobody released again");
-    }
-
-    #[test]
-    fn a_wait_ends_at_its_time_and_when_closed() {
-        let queue = WriteQueue::default();
-        assert!(queue.try_acquire(1));
-        assert!(!queue.wait(2, Duration::from_millis(1)));
-        queue.close();
-        assert!(!queue.wait(2, Duration::from_secs(20)));
-    }
-
-    #[test]
-    fn a_grant_that_is_not_used_goes_on() {
-        let queue = WriteQueue::default();
-        assert!(queue.wait(1, Duration::from_secs(20)));
-        assert!(!queue.try_acquire(2));
-        queue.give_up_grant(1);
-        assert!(queue.try_acquire(2));
-    }
-}
+mod tests;

@@ -1,8 +1,14 @@
 //! What can be set, and how: pragmas, URI parameters, environment. A bad value changes nothing and is
 //! answered with what is accepted.
+//!
+//! The settings are the database's: they lie in the shared words, and what one process sets counts for all. The
+//! environment speaks where the database is claimed, by the process that does it; who attaches later has URI
+//! parameters and pragmas.
 
 use crate::log::slots::SLOT_BYTES_MAX;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use crate::shared::{Attachment, SETTINGS};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// How commits become durable.
@@ -67,57 +73,111 @@ const NUMBERS: [Number; 4] = [
     },
 ];
 
+const _: () = assert!(NUMBERS.len() <= SETTINGS);
+
 /// The settings of one database.
 #[derive(Debug)]
-pub(crate) struct Settings {
-    mode: AtomicU8,
-    numbers: [AtomicU64; NUMBERS.len()],
+pub(crate) struct Settings(Place);
+
+#[derive(Debug)]
+enum Place {
+    /// Of a database that is not open yet.
+    Own { mode: AtomicU64, numbers: [AtomicU64; NUMBERS.len()] },
+    /// Those that all processes share.
+    Words(Arc<Attachment>),
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { mode: AtomicU8::new(0), numbers: NUMBERS.map(|number| AtomicU64::new(number.default)) }
+        Settings(Place::Own { mode: AtomicU64::new(0), numbers: [const { AtomicU64::new(0) }; NUMBERS.len()] })
     }
 }
 
 impl Settings {
+    /// Those of the words.
+    pub(super) fn shared(attachment: &Arc<Attachment>) -> Settings {
+        Settings(Place::Words(Arc::clone(attachment)))
+    }
+
     /// Slots of so many bytes, fewer than a user may ask for, and no waiting for other commits.
     #[cfg(test)]
     pub(super) fn for_simulation(segment_bytes: u64) -> Settings {
         let settings = Settings::default();
-        settings.numbers[2].store(0, SeqCst);
-        settings.numbers[3].store(segment_bytes, SeqCst);
+        settings.store(2, 0);
+        settings.store(3, segment_bytes);
         settings
     }
 
-    pub(crate) fn mode(&self) -> Mode {
-        if self.mode.load(SeqCst) == 1 { Mode::Conservative } else { Mode::Auto }
+    /// Puts them all into `other`.
+    pub(super) fn copy_to(&self, other: &Settings) {
+        other.set_mode(self.mode());
+        for index in 0..NUMBERS.len() {
+            other.store_code(index, self.code(index));
+        }
     }
 
-    /// Counts from the next prepare on. `Off` is the connection's, not the database's: not stored here.
+    /// A number as it is stored: 0 is the default, else the value + 1.
+    fn code(&self, index: usize) -> u64 {
+        match &self.0 {
+            Place::Own { numbers, .. } => numbers[index].load(SeqCst),
+            Place::Words(attachment) => attachment.words().setting(index),
+        }
+    }
+
+    fn store_code(&self, index: usize, code: u64) {
+        match &self.0 {
+            Place::Own { numbers, .. } => numbers[index].store(code, SeqCst),
+            Place::Words(attachment) => attachment.words().set_setting(index, code),
+        }
+    }
+
+    fn value(&self, index: usize) -> u64 {
+        let Number { least, most, default, .. } = NUMBERS[index];
+        // The simulation's slots are smaller than a user may ask for.
+        let least = if cfg!(test) { 0 } else { least };
+        self.code(index).checked_sub(1).map_or(default, |value| value.clamp(least, most))
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        self.store_code(index, value.saturating_add(1));
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        let mode = match &self.0 {
+            Place::Own { mode, .. } => mode.load(SeqCst),
+            Place::Words(attachment) => attachment.words().mode(),
+        };
+        if mode == Mode::Conservative.number() { Mode::Conservative } else { Mode::Auto }
+    }
+
+    /// Counts from the next prepare on, for everybody. `Off` is the connection's, not the database's: not stored here.
     pub(crate) fn set_mode(&self, mode: Mode) {
-        self.mode.store(u8::from(mode == Mode::Conservative), SeqCst);
+        let number = if mode == Mode::Off { Mode::Auto.number() } else { mode.number() };
+        match &self.0 {
+            Place::Own { mode, .. } => mode.store(number, SeqCst),
+            Place::Words(attachment) => attachment.words().set_mode(number),
+        }
     }
 
     pub(crate) fn lanes(&self) -> u64 {
-        self.numbers[0].load(SeqCst)
+        self.value(0)
     }
 
     pub(crate) fn batch_bytes_max(&self) -> u64 {
-        self.numbers[1].load(SeqCst)
+        self.value(1)
     }
 
     pub(crate) fn flush_delay_max(&self) -> Duration {
-        Duration::from_millis(self.numbers[2].load(SeqCst))
+        Duration::from_millis(self.value(2))
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
-        self.numbers[3].load(SeqCst)
+        self.value(3)
     }
 
     /// The number named `name`, if there is one.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        NUMBERS.iter().position(|number| number.name == name).map(|i| self.numbers[i].load(SeqCst))
+        NUMBERS.iter().position(|number| number.name == name).map(|index| self.value(index))
     }
 
     /// Sets the number `name`; `None`: there is no such number.
@@ -126,7 +186,7 @@ impl Settings {
     /// The range of what is accepted.
     pub(crate) fn set_number(&self, name: &str, text: &str) -> Option<Result<u64, String>> {
         let index = NUMBERS.iter().position(|number| number.name == name)?;
-        Some(parse_number(&NUMBERS[index], text).inspect(|value| self.numbers[index].store(*value, SeqCst)))
+        Some(parse_number(&NUMBERS[index], text).inspect(|value| self.store(index, *value)))
     }
 
     /// Sets what a URI parameter or a variable of the environment (without its prefix) names; false: no such name.
@@ -156,6 +216,18 @@ fn parse_number(number: &Number, text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_place_sets_another_reads() {
+        let (one, other) = (Settings::default(), Settings::default());
+        one.set("parallel_wal_max_flush_delay_ms", "0").unwrap().then_some(()).unwrap();
+        one.set_mode(Mode::Conservative);
+        one.copy_to(&other);
+        assert_eq!((other.flush_delay_max(), other.mode()), (Duration::ZERO, Mode::Conservative));
+        assert_eq!(other.lanes(), 8, "what was not set stays the default");
+        other.store_code(0, u64::MAX);
+        assert_eq!(other.lanes(), 64, "what no version of pwal stores");
+    }
 
     #[test]
     fn a_bad_value_changes_nothing_and_says_what_is_accepted() {

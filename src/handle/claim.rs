@@ -1,22 +1,31 @@
-//! The first `xLock(SHARED)`: join the engine that lives, leave a plain rollback-mode file to the base, or claim a
-//! WAL database: take `lock`, then EXCLUSIVE through the broker, settle what stock SQLite or a crash left, start the engine.
+//! The first `xLock(SHARED)`: join the engine that lives in this process, leave a plain rollback-mode file to the base, or,
+//! under INIT, attach to the log that other processes have ([`super::attach`]) or claim the database: EXCLUSIVE
+//! through the broker, settle what stock SQLite or a crash left, start the engine.
 //! [`super::settle`] goes the same way, up to the engine.
 
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
-use super::{BaseFile, Broker, Context, Inner, LockLevel, control};
-use crate::disk::{LogDirectory, not_local};
-use crate::engine::{Claimed, Engine, EngineError, Settings};
+use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
+use crate::disk::{LogDirectory, adopt, not_local};
+use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LOCK_NAME, LockFile, WHOLE_LOCK, command, watch};
+use crate::shared::{
+    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, living, lock_is_held,
+    names, watch,
+};
 use crate::sqlite::Code;
 use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often it is tried to open what another user is just making, and the pause in between.
+const GIVING_PAUSES: u32 = 10;
+const GIVING_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
@@ -51,7 +60,7 @@ impl From<EngineError> for Refused {
 /// Joined, or `None`: the file is the base's, whose SHARED is held.
 ///
 /// # Errors
-/// `BUSY`, for the busy handler: somebody else has the database. What the claim met.
+/// `BUSY`, for the busy handler: somebody has the database who does not share it. What the claim met.
 pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result<Option<Joined>, Code> {
     let Some(identity) = inner.identity else {
         base.lock(LockLevel::Shared)?;
@@ -62,42 +71,58 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
     if let Some(engine) = engine.as_ref() {
         return join(inner, engine, &entry).map(Some);
     }
-    if let Err(code) = base.lock(LockLevel::Shared) {
-        if code.primary() == Code::BUSY && beside(&real_path(inner), "-pwal").exists() {
-            say(inner, code, "another process has the database open through pwal: one process at a time");
+    // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
+    // A log that lives is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that changes.
+    if !is_ours(inner, &read_header(base)?) {
+        base.lock(LockLevel::Shared)?;
+        match read_header(base) {
+            Ok(header) if !is_ours(inner, &header) => return Ok(None),
+            Ok(_) => base.unlock(LockLevel::None)?,
+            Err(code) => {
+                base.unlock(LockLevel::None)?;
+                return Err(code);
+            }
         }
-        return Err(code);
     }
-    let header = match read_header(base) {
-        Ok(header) => header,
-        Err(code) => {
-            base.unlock(LockLevel::None)?;
-            return Err(code);
-        }
-    };
-    let wal = match stamp::read(&header) {
-        StampState::Plain { wal } => wal,
-        StampState::Stamped(_) | StampState::BadStamp { .. } | StampState::Leftover => true,
-    };
-    if !wal || read_only_and_plain(inner, &header) {
-        return Ok(None);
-    }
-    // Another handle's SHARED, this one's too, makes the broker's EXCLUSIVE fail.
-    base.unlock(LockLevel::None)?;
-    let claimed = claim(inner, identity).map_err(|refused| {
+    watch_process(&inner.context);
+    let started = start_or_attach(inner, identity).map_err(|refused| {
         if let Some(text) = &refused.text {
             say(inner, refused.code, text);
         }
         refused.code
     })?;
-    let Some(started) = claimed else {
+    let Some(started) = started else {
         base.lock(LockLevel::Shared)?;
         return Ok(None);
     };
-    watch_exit(&inner.context);
-    let joined = join(inner, &started, &entry)?;
-    *engine = Some(started);
-    Ok(Some(joined))
+    match join(inner, &started, &entry) {
+        Ok(joined) => {
+            *engine = Some(started);
+            Ok(Some(joined))
+        }
+        Err(code) => {
+            if let Err(error) = started.close(false) {
+                tell(inner, &error);
+            }
+            Err(code)
+        }
+    }
+}
+
+/// Whether the database is ours: in WAL mode, or with a log. But one that can only be read, and whose log nobody has, is the
+/// base's, with its real `-wal` and `-shm`.
+fn is_ours(inner: &Inner, header: &Header) -> bool {
+    match stamp::read(header) {
+        StampState::Plain { wal: false } => false,
+        StampState::Plain { wal: true } if inner.facts.read_only => {
+            let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
+            lock_is_held(&lock).is_ok_and(|held| held == Some(true))
+        }
+        StampState::Plain { wal: true }
+        | StampState::Stamped(_)
+        | StampState::BadStamp { .. }
+        | StampState::Leftover => true,
+    }
 }
 
 /// The contexts whose engines the exit of the process closes.
@@ -110,7 +135,8 @@ fn close_at_exit() {
     }
 }
 
-fn watch_exit(context: &Arc<Context>) {
+/// Before the first lock: a child that is forked from here on closes what it inherits.
+fn watch_process(context: &Arc<Context>) {
     watch(close_at_exit);
     let mut contexts = CONTEXTS.lock();
     if !contexts.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(context))) {
@@ -122,11 +148,6 @@ fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<
     control::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
-}
-
-/// A database that can only be read, and no log: the base's, with its real `-wal` and `-shm`.
-fn read_only_and_plain(inner: &Inner, header: &Header) -> bool {
-    inner.facts.read_only && stamp::read(header) == StampState::Plain { wal: true }
 }
 
 fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
@@ -143,16 +164,18 @@ fn tell(inner: &Inner, error: &EngineError) -> Code {
     code
 }
 
-fn say(inner: &Inner, code: Code, text: &str) {
+pub(super) fn say(inner: &Inner, code: Code, text: &str) {
     if code != Code::NOTICE {
         *inner.refused.lock() = Some(text.to_owned());
     }
     inner.context.host.log(code.number(), &format!("pwal: {}: {text}", inner.facts.path.display()));
 }
 
-/// What is true of the real path: the directory of the log lies beside the file, not beside a symlink to it.
-fn real_path(inner: &Inner) -> PathBuf {
-    std::fs::canonicalize(&inner.facts.path).unwrap_or_else(|_| inner.facts.path.clone())
+/// The directory of the log lies beside the file, not beside a symlink to it.
+fn real_path(inner: &Inner) -> &Path {
+    inner
+        .real_path
+        .get_or_init(|| std::fs::canonicalize(&inner.facts.path).unwrap_or_else(|_| inner.facts.path.clone()))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -162,11 +185,14 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// An engine, or `None`: the file is in rollback mode by now.
-fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
+fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
     let path = path_of(inner, identity)?;
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
-        let Some(lock) = take_lock(&path, &*dir)? else { continue };
+        let Some(lock) = take_init(&path, &*dir)? else { continue };
+        if is_shared(&lock, &*dir)? {
+            return attach::attach(inner, &path, &dir, lock).map(Some);
+        }
         let settled = settle_locked(inner, &path, &dir, lock, &mut |dir, database, facts| {
             let opened = open_database(dir, database, facts)?;
             for done in &opened.done {
@@ -182,7 +208,7 @@ fn claim(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine
 
 /// The real path of the file that was opened, on a file system where a log may lie.
 pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
-    let path = real_path(inner);
+    let path = real_path(inner).to_path_buf();
     if FileIdentity::of(&path).ok() != Some(identity) {
         let text = "another file has this name by now; close the connection and open it again";
         return Err(Refused::new(Code::READONLY_DBMOVED, text));
@@ -199,30 +225,99 @@ pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, 
     Ok(path)
 }
 
-/// `<database>-pwal/lock`, before any lock on the database file; `None`: the directory went meanwhile.
-pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
+/// `<database>-pwal/lock`, with INIT held, before any lock on the database file; `None`: the directory went meanwhile.
+fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
-    let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
-    let failed = |error: io::Error| {
-        let code = if error.kind() == io::ErrorKind::StorageFull { Code::FULL } else { Code::CANTOPEN };
-        Refused::new(code, format!("cannot take {}: {error}", lock_path.display()))
-    };
-    dir.create().map_err(failed)?;
-    let lock = match LockFile::open(&lock_path, mode) {
+    let failed = |error| lock_failed(&lock_path, &error);
+    let lock = match open_lock(path, dir) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if !lock.try_lock(WHOLE_LOCK).map_err(failed)? {
-        let text = "another process (or another copy of pwal in this one) has the database open";
+    let is_alone = || lock.is_held_by_others(ALONE);
+    if !lock.lock_within(INIT, INIT_WAIT, is_alone).map_err(failed)? {
+        let who = who_has(&lock, dir);
+        let text = if is_alone().map_err(failed)? {
+            String::from(
+                "another process has the database open for itself alone: its system or file system cannot share it, or it is \
+                 of an older version of pwal",
+            )
+        } else if who.is_empty() {
+            String::from("another process is opening or closing the database, or was stopped while it did")
+        } else {
+            format!(
+                "one of those that have the database open ({}) is busy with INIT, or was stopped there",
+                names(&who)
+            )
+        };
         return Err(Refused::new(Code::BUSY, text));
     }
     Ok(lock.is_same_as_path(&lock_path).map_err(failed)?.then_some(lock))
 }
 
+fn lock_failed(lock_path: &Path, error: &io::Error) -> Refused {
+    let code = if error.kind() == io::ErrorKind::StorageFull { Code::FULL } else { Code::CANTOPEN };
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        "; who reads or writes a database through pwal must be able to write to it and to its log directory"
+    } else {
+        ""
+    };
+    Refused::new(code, format!("cannot take {}: {error}{hint}", lock_path.display()))
+}
+
+/// The lock file, and its directory.
+fn open_lock(path: &Path, dir: &dyn LogDirectory) -> io::Result<LockFile> {
+    let lock_path = dir.path().join(LOCK_NAME);
+    let mut pauses = 0;
+    loop {
+        let opened = dir.create().and_then(|()| LockFile::open(&lock_path, file_mode(path)));
+        match opened {
+            // Another user may be making it, and has not given it away yet.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && pauses < GIVING_PAUSES => {
+                pauses += 1;
+                std::thread::sleep(GIVING_PAUSE);
+            }
+            Ok(lock) => {
+                adopt(&lock_path, path);
+                return Ok(lock);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The mode of the files of the log.
+pub(super) fn file_mode(path: &Path) -> u32 {
+    std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o666 | 0o600)
+}
+
+/// Under INIT: whether other processes are attached, to whom this one can attach.
+fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
+    lock.is_held_by_others(ALIVE_BYTES).map_err(|error| lock_failed(&dir.path().join(LOCK_NAME), &error))
+}
+
+/// Who has the database open, but this open file.
+fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
+    Control::open_read_only(&dir.path().join(CONTROL_NAME))
+        .map_or_else(|_| Vec::new(), |observed| living(observed.words(), lock))
+}
+
+/// As the claim: INIT, with nobody attached.
+///
+/// # Errors
+/// `BUSY`: somebody is.
+pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
+    let Some(lock) = take_init(path, dir)? else { return Ok(None) };
+    if is_shared(&lock, dir)? {
+        let text = format!("another process has the database open: {}", names(&who_has(&lock, dir)));
+        return Err(Refused::new(Code::BUSY, text));
+    }
+    Ok(Some(lock))
+}
+
 /// A database whose leftovers are settled: `lock` and EXCLUSIVE are held, the file is plain.
 pub(super) struct Settled {
-    // Dropped in this order: whoever gets `lock` next shall get EXCLUSIVE, too.
+    // Dropped in this order: whoever gets INIT next shall get EXCLUSIVE, too.
     pub(super) broker: Box<dyn Broker>,
     pub(super) lock: LockFile,
 }
@@ -299,7 +394,7 @@ fn start(
     };
     let settings = Settings::default();
     control::apply_defaults(inner, &settings);
-    let attachment = attach_first(path, &**dir, lock)?;
+    let attachment = attach_first(inner, path, &**dir, lock)?;
     let claimed = Claimed {
         path: path.to_path_buf(),
         dir: Arc::clone(dir),
@@ -309,17 +404,18 @@ fn start(
         page_bytes,
         database_bytes,
     };
-    Ok(Some(Engine::start(&inner.context, claimed, settings)?))
+    let engine = Engine::start(&inner.context, claimed, settings)?;
+    engine.end_init()?;
+    Ok(Some(engine))
 }
 
 /// The words of a database that nobody has, and the first place in them.
-fn attach_first(path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
-    let mode = std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
-    let control = Control::create(&dir.path().join(CONTROL_NAME), mode).or_else(|_| Control::anonymous());
-    let control = control.map_err(|error| Refused::from(EngineError::memory(&error)))?;
-    let me = control.words().attach(0, std::process::id(), &command());
-    let me = me.ok_or(Refused::from(Code::INTERNAL))?;
-    Ok(Attachment::new(control, lock, me))
+fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
+    let lock_path = dir.path().join(LOCK_NAME);
+    let control = attach::new_control(inner, path, dir)?;
+    let attachment = Attachment::claim(control, lock, &attach::command());
+    let attachment = attachment.map_err(|error| lock_failed(&lock_path, &error))?;
+    attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }
 
 fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refused> {
@@ -332,8 +428,9 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
     for level in [LockLevel::Shared, LockLevel::Exclusive] {
         if let Err(code) = broker.lock(level) {
             if code.primary() == Code::BUSY {
-                let text = "a connection that is not on pwal, of this or another process, has the database open: \
-                            close it, or open it with vfs=pwal (load pwal before the first connection)";
+                let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
+                            opened before pwal was loaded, or on another VFS, or with mode=ro before anybody opened it for \
+                            writing, which stays so until it is closed. Close it and open it with vfs=pwal";
                 return Err(Refused::new(code, text));
             }
             return Err(code.into());
@@ -342,7 +439,7 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
     Ok(broker)
 }
 
-/// Under `lock`: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.
+/// Under INIT, with nobody attached: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.
 pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
     let is_ours = |name: &String| name == LOCK_NAME || name == CONTROL_NAME;
     if dir.list().is_ok_and(|names| names.iter().all(is_ours)) {

@@ -26,7 +26,8 @@ pub(super) fn any_file_system(inner: &Inner) -> bool {
     pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
-/// The environment's settings, for a new engine.
+/// The environment's settings, for a database that is claimed. Who attaches to one that others have finds its settings made:
+/// another environment (a console, a job) shall not change what the servers run with.
 pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
     apply(inner, settings, &inner.context.defaults);
 }
@@ -34,7 +35,6 @@ pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
 /// The URI parameters of a connection that joins.
 pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
     apply(inner, &engine.settings, &inner.facts.parameters);
-    engine.show_mode();
 }
 
 fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
@@ -59,6 +59,9 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
         // As `sqlite3Atoi` reads it: what is no number is 0.
         state.no_autocheckpoint = value.trim().parse::<i64>().unwrap_or(0) <= 0;
         apply_wishes(inner, state);
+    }
+    if let ("journal_mode", Some(value)) = (name.as_str(), value) {
+        state.leaves_wal = !value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("wal");
     }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
@@ -87,7 +90,6 @@ fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
         }
         (Kind::Joined(joined), Some(mode)) => {
             joined.engine.settings.set_mode(mode);
-            joined.engine.show_mode();
         }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
@@ -148,7 +150,6 @@ pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
     if let Kind::Joined(joined) = &mut state.kind {
         joined.no_autocheckpoint = state.no_autocheckpoint;
         apply(inner, &joined.engine.settings, &state.wishes);
-        joined.engine.show_mode();
         state.wishes.clear();
     }
 }

@@ -201,6 +201,7 @@ impl Joined {
             self.reading = true;
             return Ok(());
         }
+        self.engine.look_after_guard();
         let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
@@ -440,13 +441,14 @@ impl Joined {
         self.engine.context.host.log(code.number(), &text);
     }
 
-    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle gets it, with its WAL open and no read lock. The log is
+    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
     /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode.
+    /// `leaves_wal`: the user asked for it, so a refusal is told.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.
-    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool) -> Result<Box<dyn Broker>, Code> {
+    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool, leaves_wal: bool) -> Result<Box<dyn Broker>, Code> {
         self.asked_exclusive |= by_the_wal;
         self.check_mine()?;
         if self.reading {
@@ -463,7 +465,11 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        self.engine.retire().map_err(|error| self.failed(&error))?;
+        self.engine.retire_alone().map_err(|error| match error {
+            // SQLite asks this at each close, too.
+            EngineError::OthersAttached { .. } if !leaves_wal => Code::BUSY,
+            error => self.failed(&error),
+        })?;
         *of_entry = None;
         self.engine.leave(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
@@ -490,13 +496,9 @@ impl Joined {
         }
         // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.
         let keep_log = self.wal_open && !self.asked_exclusive;
-        if !keep_log
-            && !self.engine.is_poisoned()
-            && let Err(error) = self.engine.retire()
-        {
+        if let Err(error) = self.engine.close(keep_log) {
             self.failed(&error);
         }
-        self.engine.abandon();
         *of_entry = None;
     }
 }

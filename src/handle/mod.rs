@@ -2,6 +2,7 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
+mod attach;
 mod base;
 mod claim;
 mod control;
@@ -20,6 +21,7 @@ use crate::view::Region;
 use joined::Joined;
 use parking_lot::Mutex;
 use registry::FileIdentity;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -59,6 +61,8 @@ struct State {
     wishes: Vec<(String, String)>,
     /// `PRAGMA wal_autocheckpoint` is 0: commits of this connection are not checkpointed unasked.
     no_autocheckpoint: bool,
+    /// `PRAGMA journal_mode` with another mode than WAL came.
+    leaves_wal: bool,
     kind: Kind,
 }
 
@@ -70,6 +74,8 @@ struct Inner {
     identity: Option<FileIdentity>,
     /// Known from `SQLITE_FCNTL_PDB` on.
     pager: OnceLock<Box<dyn Pager>>,
+    /// The path without symlinks, once it was needed.
+    real_path: OnceLock<PathBuf>,
     state: Mutex<State>,
     /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
     refused: Mutex<Option<String>>,
@@ -96,10 +102,11 @@ impl Handle {
             off,
             wishes: Vec::new(),
             no_autocheckpoint: false,
+            leaves_wal: false,
             kind: Kind::Plain,
         });
-        let (pager, refused) = (OnceLock::new(), Mutex::new(None));
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, state, refused }))
+        let (pager, refused, real_path) = (OnceLock::new(), Mutex::new(None), OnceLock::new());
+        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, real_path, state, refused }))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
@@ -131,7 +138,7 @@ impl Handle {
         if state.level >= level {
             return Ok(());
         }
-        let off = state.off;
+        let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             Kind::Plain if level == LockLevel::Shared && !off => {
                 if let Some(joined) = claim::lock_shared(&self.0, base)? {
@@ -145,7 +152,7 @@ impl Handle {
                 LockLevel::None | LockLevel::Shared => {}
                 LockLevel::Pending => return Err(Code::BUSY),
                 LockLevel::Reserved | LockLevel::Exclusive => {
-                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive)?;
+                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive, leaves_wal)?;
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };

@@ -4,14 +4,42 @@
 //! is proof: not a pid, not a time.
 
 use super::control::Control;
-use super::lock::{ALIVE_BYTE, INIT_BYTE, LockFile};
+use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
 use super::owner::Owner;
-use super::words::{PROCESS_SLOTS, Words};
+use super::words::{PROCESS_SLOTS, Process, ReadOnlyWords, Words};
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// The bytes of all process slots.
 pub const ALIVE_BYTES: Range<u64> = ALIVE_BYTE..ALIVE_BYTE + PROCESS_SLOTS as u64;
+
+fn alive_byte(slot: u16) -> Range<u64> {
+    let byte = ALIVE_BYTE + u64::from(slot);
+    byte..byte + 1
+}
+
+/// The processes that live and are attached to `words`, but not the one that `lock` belongs to.
+#[must_use]
+pub fn living(words: &ReadOnlyWords, lock: &LockFile) -> Vec<Process> {
+    let lives = |process: &Process| lock.is_held_by_others(alive_byte(process.owner.slot)).unwrap_or(true);
+    words.processes().filter(lives).collect()
+}
+
+/// Processes that a message names.
+const NAMED_MAX: usize = 4;
+
+/// Who they are, for a message.
+#[must_use]
+pub fn names(processes: &[Process]) -> String {
+    let mut names: Vec<String> = processes.iter().take(NAMED_MAX).map(Process::to_string).collect();
+    match processes.len() {
+        0 => return String::from("a process that is just coming or going"),
+        all if all > NAMED_MAX => names.push(format!("{} more", all - NAMED_MAX)),
+        _ => {}
+    }
+    names.join(", ")
+}
 
 /// One process's place among those that share a database. Dropping it closes the lock file, and with it go its locks.
 #[derive(Debug)]
@@ -26,6 +54,49 @@ impl Attachment {
     #[must_use]
     pub fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
         Attachment { control, lock, me }
+    }
+
+    /// A place in `control`: the lowest process slot whose ALIVE byte is free; in words of one process alone the first,
+    /// with all locks for life. `command` is for people. What a dead process left in the slot is free at once. `None`:
+    /// every slot is taken. Under INIT.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn claim(control: Control, lock: LockFile, command: &str) -> io::Result<Option<Attachment>> {
+        let mut slot = None;
+        if !control.is_shared() {
+            slot = lock.try_lock(WHOLE_LOCK)?.then_some(0);
+        } else {
+            for free in (0u16..).take(PROCESS_SLOTS) {
+                if lock.try_lock(alive_byte(free))? {
+                    slot = Some(free);
+                    break;
+                }
+            }
+        }
+        let me = slot.and_then(|slot| control.words().attach(slot, std::process::id(), command));
+        Ok(me.map(|me| {
+            let attachment = Attachment { control, lock, me };
+            attachment.free_leftovers();
+            attachment
+        }))
+    }
+
+    /// Before anything else: who died in this slot may own words still, and a process that lives holds the ALIVE byte that
+    /// says so: without this everybody would wait for the dead one for ever.
+    fn free_leftovers(&self) {
+        let words = self.words();
+        // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last cut is.
+        for word in [words.write(), words.append(), words.leader(), words.checkpoint(), words.create(), words.guard()] {
+            if let Some(holder) = word.holder()
+                && holder.slot == self.me.slot
+                && holder != self.me
+                && word.take_over(holder, self.me)
+            {
+                word.release(self.me);
+            }
+        }
+        self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
     /// The words.
@@ -61,8 +132,7 @@ impl Attachment {
         if owner.slot == self.me.slot || self.words().incarnation(owner.slot) != Some(owner.incarnation) {
             return false;
         }
-        let byte = ALIVE_BYTE + u64::from(owner.slot);
-        self.control.is_shared() && self.lock.is_held_by_others(byte..byte + 1).unwrap_or(true)
+        self.control.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
     }
 
     /// Whether any other process is attached, or was a moment ago. Under INIT nobody comes.
@@ -73,12 +143,19 @@ impl Attachment {
         Ok(self.control.is_shared() && self.lock.is_held_by_others(ALIVE_BYTES)?)
     }
 
-    /// INIT, if nobody has it. Words of one process alone need none.
+    /// The other processes that are attached and live.
+    #[must_use]
+    pub fn others(&self) -> Vec<Process> {
+        if self.control.is_shared() { living(self.words(), &self.lock) } else { Vec::new() }
+    }
+
+    /// INIT, waited for at most so long. Words of one process alone need none. Threads of one process exclude each other
+    /// by something else: to the kernel they are one.
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn try_init(&self) -> io::Result<bool> {
-        if self.control.is_shared() { self.lock.try_lock(INIT_BYTE..INIT_BYTE + 1) } else { Ok(true) }
+    pub fn wait_init(&self, at_most: Duration) -> io::Result<bool> {
+        if self.control.is_shared() { self.lock.lock_within(INIT, at_most, || Ok(false)) } else { Ok(true) }
     }
 
     /// Lets go of INIT.
@@ -86,7 +163,7 @@ impl Attachment {
     /// # Errors
     /// Any error of the file system.
     pub fn end_init(&self) -> io::Result<()> {
-        if self.control.is_shared() { self.lock.unlock(INIT_BYTE..INIT_BYTE + 1) } else { Ok(()) }
+        if self.control.is_shared() { self.lock.unlock(INIT) } else { Ok(()) }
     }
 
     /// Leaves the process slot and closes the lock file: all its locks are free.

@@ -4,7 +4,8 @@
 //! Who maps the file must not find it shorter later: only who holds `lock` replaces it, under a new
 //! inode. Memory that a killed machine leaves is worthless: the identity holds the boot id.
 
-use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, WORDS_BYTES, Words};
+use super::SharedError;
+use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words, boot_id};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions, Permissions};
@@ -107,6 +108,58 @@ impl Control {
         file.set_permissions(Permissions::from_mode(mode & 0o7777))?;
         file.set_len(WORDS_BYTES as u64)?;
         allocate(&file, 0..HEAD_BYTES)?;
+        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok(Control { mapping, file: Some(file) })
+    }
+
+    /// Maps the `control` that others made, to share it: complete words of this layout, of this boot of the machine, and
+    /// of the database file with this device and inode. Under INIT, and while somebody else is attached.
+    ///
+    /// # Errors
+    /// What it is instead, by name.
+    pub fn open(path: &Path, device: u64, inode: u64) -> Result<Control, SharedError> {
+        let named = |source| SharedError::ControlOpen { file: path.to_path_buf(), source };
+        let damaged = |reason: String| SharedError::ControlDamaged { file: path.to_path_buf(), reason };
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+        let file = file.map_err(named)?;
+        let mut head = [0; 16];
+        file.read_exact_at(&mut head, 0).map_err(|error| damaged(error.to_string()))?;
+        // Of another length in another version, so that is asked first.
+        let [magic, version] = [&head[..8], &head[8..]].map(|word| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            u64::from_ne_bytes(bytes)
+        });
+        if magic != MAGIC {
+            return Err(damaged(String::from("other bytes")));
+        }
+        if version != LAYOUT_VERSION {
+            return Err(SharedError::OtherVersion { file: path.to_path_buf(), found: version, known: LAYOUT_VERSION });
+        }
+        let bytes = file.metadata().map_err(named)?.len();
+        if bytes != WORDS_BYTES as u64 {
+            return Err(damaged(format!("{bytes} bytes instead of {WORDS_BYTES}")));
+        }
+        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE).map_err(named)?;
+        let control = Control { mapping, file: Some(file) };
+        let identity = control.words().identity();
+        if boot_id().is_ok_and(|boot| boot != identity.boot_id) {
+            return Err(SharedError::OtherBoot { file: path.to_path_buf() });
+        }
+        if (identity.device, identity.inode) != (device, inode) {
+            return Err(SharedError::OtherDatabase { file: path.to_path_buf() });
+        }
+        if control.words().state() != State::Ready {
+            // Who builds holds INIT.
+            return Err(damaged(String::from("it was never completed")));
+        }
+        Ok(control)
+    }
+
+    /// Maps the `control` at `path` once more.
+    #[cfg(test)]
+    pub(crate) fn map(path: &Path) -> io::Result<Control> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
         Ok(Control { mapping, file: Some(file) })
     }

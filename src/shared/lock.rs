@@ -7,6 +7,7 @@
 //! | bytes | lock |
 //! |---|---|
 //! | 0 | INIT: attach, recovery, last close |
+//! | 1 | held by a process that shares with nobody, with all others |
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
@@ -20,17 +21,26 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 /// The name in the log directory.
 pub const LOCK_NAME: &str = "lock";
 /// The byte of INIT.
 pub const INIT_BYTE: u64 = 0;
+/// INIT.
+pub const INIT: Range<u64> = INIT_BYTE..INIT_BYTE + 1;
+/// Held for life by a process that shares with nobody; never alone, only with [`WHOLE_LOCK`].
+pub const ALONE: Range<u64> = 1..2;
 /// The byte of ALIVE(0).
 pub const ALIVE_BYTE: u64 = 16;
-/// All locks: what the one process of a database holds.
+/// All locks: what a process holds that shares with nobody.
 pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
 
 const CLOSED: RawFd = -1;
+
+/// Pauses between two looks at a lock that others hold: from, to.
+const POLL_FIRST: Duration = Duration::from_micros(100);
+const POLL_LAST: Duration = Duration::from_millis(5);
 
 /// The open lock file. Dropping it closes the descriptor, and with the last descriptor of this open
 /// file go its locks.
@@ -111,6 +121,31 @@ impl LockFile {
                 Some(code) if code == libc::EAGAIN || code == libc::EWOULDBLOCK || code == libc::EACCES => Ok(false),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// As [`try_lock`](LockFile::try_lock), again and again for at most so long; `give_up` is asked in between.
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn lock_within(
+        &self,
+        range: Range<u64>,
+        at_most: Duration,
+        mut give_up: impl FnMut() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let deadline = Instant::now() + at_most;
+        let mut pause = POLL_FIRST;
+        loop {
+            if self.try_lock(range.clone())? {
+                return Ok(true);
+            }
+            // The kernel has a call that waits, but not for a bounded time.
+            if give_up()? || Instant::now() + pause > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(POLL_LAST);
         }
     }
 

@@ -23,12 +23,13 @@ mod threads;
 mod words;
 
 pub use attached::Attached;
-pub use attachment::{ALIVE_BYTES, Attachment};
+pub use attachment::{ALIVE_BYTES, Attachment, living, names};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
-pub use lock::{ALIVE_BYTE, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
+pub use lock::{ALIVE_BYTE, ALONE, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
+pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{command, generation, watch};
 pub use ring::{CommitEntry, Cut, Tail};
@@ -38,6 +39,9 @@ pub use words::{
     COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
     SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
 };
+
+use std::io;
+use std::path::PathBuf;
 
 /// Why the shared words refuse a step, or a `control` file.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +68,56 @@ pub enum SharedError {
     RingFull {
         /// "commits" or "cuts".
         ring: &'static str,
+    },
+    /// `control` cannot be opened or mapped.
+    #[error("cannot open {file}: {source}; who shares a database must be able to read and write the files of its log")]
+    ControlOpen {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else has written over `control`, or put another file there.
+    #[error(
+        "{file} is no control file ({reason}), but processes have the database open: close them, and open it again; \
+         the log has what was committed"
+    )]
+    ControlDamaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The layout of another version of this library.
+    #[error(
+        "processes with {} version of pwal have the database open ({file} has layout {found}, this version knows {known}): \
+         close them, or use their version", if found < known { "an older" } else { "a newer" }
+    )]
+    OtherVersion {
+        /// The file.
+        file: PathBuf,
+        /// Its layout version.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+    /// The words are of another boot of the machine, or of another machine.
+    #[error(
+        "{file} is of another boot or another machine, but processes have the database open: \
+         pwal shares a database only between the processes of one machine"
+    )]
+    OtherBoot {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The words belong to another database file.
+    #[error(
+        "{file} belongs to another database file than the one with this name, which was replaced while processes had it \
+         open: close them, and open it again"
+    )]
+    OtherDatabase {
+        /// The file.
+        file: PathBuf,
     },
     /// A value that its place in the words cannot hold.
     #[error("{what} {value} does not fit the shared words")]

@@ -1,8 +1,9 @@
 //! A word that one process owns: WRITE, APPEND, LEADER, CKPT.
 //!
-//! 64 bits: owner slot + 1 in bits 0..16 (0: free), "somebody waits" in bit 31, the owner's
-//! incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
-//! process exclude each other by the same word, since it is held whoever holds it.
+//! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
+//! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
+//! process exclude each other by the same word, since it is held whoever holds it. Only WRITE is ever granted:
+//! its steps are the engine's, by [`OwnerWord::look`] and [`OwnerWord::swap`].
 
 use super::futex;
 use std::sync::atomic::AtomicU64;
@@ -12,6 +13,7 @@ use std::time::Duration;
 /// How long one wait on a word lasts at most, before the waiter looks whether the owner lives.
 pub const TIMED_WAIT: Duration = Duration::from_millis(5);
 
+const GRANTED: u64 = 1 << 30;
 const WAITS: u64 = 1 << 31;
 const SPINS: u32 = 64;
 
@@ -37,11 +39,65 @@ impl Owner {
     }
 }
 
+/// What an owner word holds at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held(u64);
+
+impl Held {
+    /// Nobody has the word, and nobody waits.
+    pub(crate) const FREE: Held = Held(0);
+
+    /// It is `owner`'s, and nobody is known to wait.
+    pub(crate) fn by(owner: Owner) -> Held {
+        Held(owner.pack())
+    }
+
+    /// The same, but `owner` has not come for it yet.
+    pub(crate) fn granted(self) -> Held {
+        Held(self.0 | GRANTED)
+    }
+
+    /// The same, and its owner has come for it.
+    pub(crate) fn accepted(self) -> Held {
+        Held(self.0 & !GRANTED)
+    }
+
+    /// The same, and `waits`: somebody waits.
+    pub(crate) fn waited_for(self, waits: bool) -> Held {
+        Held(self.0 & !WAITS | if waits { WAITS } else { 0 })
+    }
+
+    /// Whose it is.
+    pub(crate) fn owner(self) -> Option<Owner> {
+        Owner::unpack(self.0)
+    }
+
+    /// Whether its owner has not come for it yet.
+    pub(crate) fn is_granted(self) -> bool {
+        self.0 & GRANTED != 0
+    }
+
+    /// Whether somebody may wait.
+    pub(crate) fn is_waited_for(self) -> bool {
+        self.0 & WAITS != 0
+    }
+}
+
 /// A word that one process owns. On a cache line of its own.
 #[repr(C, align(64))]
 pub struct OwnerWord(pub(super) AtomicU64);
 
 impl OwnerWord {
+    /// What it holds now.
+    pub(crate) fn look(&self) -> Held {
+        Held(self.0.load(SeqCst))
+    }
+
+    /// Changes it from exactly `seen` to `then`; false: it is something else by now.
+    pub(crate) fn swap(&self, seen: Held, then: Held) -> bool {
+        self.0.compare_exchange(seen.0, then.0, SeqCst, SeqCst).is_ok()
+    }
+
     /// Who owns it.
     #[must_use]
     pub fn holder(&self) -> Option<Owner> {
@@ -153,7 +209,11 @@ mod tests {
     fn an_owner_survives_packing() {
         for owner in [A, B, Owner { slot: 127, incarnation: 0 }] {
             assert_eq!(Owner::unpack(owner.pack() | WAITS), Some(owner));
-            assert_eq!(owner.pack() & WAITS, 0);
+            assert_eq!(owner.pack() & (WAITS | GRANTED), 0);
+            let held = Held::by(owner).granted().waited_for(true);
+            assert_eq!(held.owner(), Some(owner));
+            assert!(held.is_granted() && held.is_waited_for());
+            assert_eq!(held.accepted().waited_for(false), Held::by(owner));
         }
         assert_eq!(Owner::unpack(0), None);
         assert_eq!(Owner::unpack(WAITS), None);

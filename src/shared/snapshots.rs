@@ -76,6 +76,25 @@ impl Words {
         line.owner.store(0, SeqCst);
     }
 
+    /// Frees the slots of dead processes (`alive` says so) that hold no snapshot. Those that do are cleared by
+    /// [`oldest_snapshot`](Words::oldest_snapshot) first, so that the two never store into the same slot. Under INIT.
+    pub fn free_idle_snapshot_slots(&self, mut alive: impl FnMut(Owner) -> bool) {
+        let mut known: Option<(Owner, bool)> = None;
+        for line in &self.snapshots {
+            let word = line.owner.load(SeqCst);
+            let Some(owner) = Owner::unpack(word) else { continue };
+            let lives = match known {
+                Some((last, lives)) if last == owner => lives,
+                _ => alive(owner),
+            };
+            known = Some((owner, lives));
+            // The line of a dead process does not change any more.
+            if !lives && line.complement.load(SeqCst) == IDLE {
+                let _ = line.owner.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+    }
+
     /// Registers the snapshot `sequence`. False: a checkpoint has announced a target beyond it, and
     /// nothing is registered; take a newer one (visible is never below an announced target).
     /// `now_us` as [`now_us`](super::now_us).
@@ -109,9 +128,10 @@ impl Words {
             if let Some(owner) = Owner::unpack(word)
                 && !alive(owner)
             {
-                // Nobody can claim the slot before its owner is 0, so both stores meet the dead one's values.
+                // Nobody can claim the slot before its owner is 0, so the first store meets the dead one's value. From then
+                // on `free_idle_snapshot_slots` may be quicker.
                 line.complement.store(IDLE, SeqCst);
-                line.owner.store(0, SeqCst);
+                let _ = line.owner.compare_exchange(word, 0, SeqCst, SeqCst);
                 continue;
             }
             oldest = Some(oldest.unwrap_or(u64::MAX).min(!complement));

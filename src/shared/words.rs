@@ -10,14 +10,15 @@
 //! | 128 | 64 | state, poison, mode, fallback reason, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
-//! | 512 | 64 | until when a grant of WRITE counts (us) |
+//! | 512 | 64 | until when the grant in WRITE counts (us) |
 //! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2) |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
-//! | 1408 | 128 | free |
+//! | 1408 | 64 | process slots that have ever been attached to |
+//! | 1472 | 64 | free |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
@@ -31,6 +32,7 @@ use super::event::Event;
 use super::owner::{Owner, OwnerWord};
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
+use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ops::Deref;
@@ -40,7 +42,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 2;
+pub const LAYOUT_VERSION: u64 = 3;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -147,7 +149,8 @@ pub struct ReadOnlyWords {
     gathered: Event,
     log: LogLine,
     flush: FlushLine,
-    free: [Line; 2],
+    slots_used: Line,
+    free: Line,
     processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -181,6 +184,7 @@ const _: () = {
     assert!(offset_of!(ReadOnlyWords, gathered) == 1216);
     assert!(offset_of!(ReadOnlyWords, log) == 1280);
     assert!(offset_of!(ReadOnlyWords, flush) == 1344);
+    assert!(offset_of!(ReadOnlyWords, slots_used) == 1408);
     assert!(offset_of!(ReadOnlyWords, processes) == 1536);
     assert!(offset_of!(ReadOnlyWords, snapshots) == 17_920);
     assert!(offset_of!(ReadOnlyWords, commit_ring) == 148_992);
@@ -243,6 +247,13 @@ pub struct Process {
     pub waiting_since_us: u64,
     /// The beginning of its command, at most 32 bytes.
     pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command: String = self.command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, "process {} ({})", self.pid, command)
+    }
 }
 
 impl ReadOnlyWords {
@@ -646,6 +657,7 @@ impl Words {
     #[must_use]
     pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
+        self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
         // Not shown before it is whole: what a predecessor that was killed left is not this one's.
         line.attached_us.store(0, SeqCst);
@@ -662,17 +674,51 @@ impl Words {
     }
 
     /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: none of
-    /// its own waits). Only for people and for `pwal status`; who is served next is not decided by it. Nothing happens if
-    /// the slot is another incarnation's.
+    /// its own waits). Who frees WRITE hands it to the process that waits longest. Nothing happens if the slot is
+    /// another incarnation's.
     pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
         if let Some(line) = self.process_line(me) {
             line.waiting_since_us.store(since_us, SeqCst);
         }
     }
 
+    /// The process other than `me` whose waiter for WRITE waits longest, and since when (microseconds, as [`now_us`]).
+    /// It may be dead.
+    pub(crate) fn longest_waiting(&self, me: Owner) -> Option<(u64, Owner)> {
+        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        let lines = self.processes.iter().zip(0u16..).take(used).filter(|(_, slot)| *slot != me.slot);
+        let waiting = lines.filter_map(|(line, slot)| {
+            let incarnation = line.incarnation.load(SeqCst);
+            let since_us = line.waiting_since_us.load(SeqCst);
+            // An attach in between: what was read is of two processes.
+            let same = since_us != 0 && line.incarnation.load(SeqCst) == incarnation;
+            same.then_some((since_us, Owner { slot, incarnation: incarnation as u32 }))
+        });
+        waiting.min_by_key(|(since_us, _)| *since_us)
+    }
+
+    /// `other`, which was found to wait since `since_us`, does not count any more: it is dead, or did not come for what it
+    /// was granted. If it does wait, it says so again.
+    pub(crate) fn discount_waiting(&self, other: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(other) {
+            let _ = line.waiting_since_us.compare_exchange(since_us, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Since when `other` waits, as [`longest_waiting`](Words::longest_waiting) finds it; 0: it does not.
+    pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
+        self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
+    }
+
+    /// Told when WRITE is granted to the process in `slot`, and on poison.
+    pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
+        self.processes.get(usize::from(slot)).map(|line| &line.turn)
+    }
+
     /// Leaves the process slot.
     pub fn detach(&self, me: Owner) {
         if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(0, SeqCst);
             line.attached_us.store(0, SeqCst);
         }
     }

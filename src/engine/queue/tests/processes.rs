@@ -1,0 +1,194 @@
+//! Several processes: several attachments in this process where that is enough, children where somebody dies.
+
+#[path = "../../../../tests/common/child.rs"]
+#[allow(unsafe_code, dead_code)]
+mod child;
+mod turns;
+
+use super::*;
+use child::{Role, command, report, role, setting};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+
+const CHILD: &str = "engine::queue::tests::processes::plays_its_role_in_a_child_process";
+/// A word of the control file that is nobody's: who is inside, and how often somebody was.
+const INSIDE: usize = 6;
+const COUNT: usize = 7;
+
+/// What a child does.
+fn start(part: &str, directory: &Directory, slot: u16, settings: &[(&str, u64)]) -> Role {
+    let mut all = vec![
+        ("PWAL_QUEUE_PART", String::from(part)),
+        ("PWAL_QUEUE_DIRECTORY", directory.0.path().to_str().unwrap().to_owned()),
+        ("PWAL_QUEUE_SLOT", slot.to_string()),
+    ];
+    all.extend(settings.iter().map(|(name, value)| (*name, value.to_string())));
+    child::start(CHILD, &all)
+}
+
+fn number(name: &str) -> u64 {
+    setting(name).parse().unwrap()
+}
+
+#[test]
+fn plays_its_role_in_a_child_process() {
+    if !role(CHILD) {
+        return;
+    }
+    let slot = u16::try_from(number("PWAL_QUEUE_SLOT")).unwrap();
+    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")), slot);
+    let queue = WriteQueue::new(Arc::clone(&attachment));
+    match setting("PWAL_QUEUE_PART").as_str() {
+        "writes" => {
+            let load = Load {
+                threads: number("PWAL_QUEUE_THREADS"),
+                keep_lease: number("PWAL_QUEUE_KEEP") != 0,
+                work_us: number("PWAL_QUEUE_WORK"),
+                think_us: number("PWAL_QUEUE_THINK"),
+                for_us: number("PWAL_QUEUE_FOR"),
+            };
+            report("ready");
+            command();
+            report(&load.run(&attachment, &queue).to_line());
+        }
+        "owns" => {
+            write(&queue, 1, LONG);
+            report("inside");
+            command();
+            queue.release(1, false);
+        }
+        "keeps" => {
+            write(&queue, 1, LONG);
+            queue.release(1, true);
+            report("kept");
+            command();
+        }
+        "waits" => {
+            assert!(!queue.try_acquire(1));
+            report("refused");
+            let granted = queue.wait(1, LONG);
+            report(if granted { "granted" } else { "not granted" });
+            command();
+            assert!(queue.try_acquire(1));
+            report("inside");
+            command();
+        }
+        part => panic!("{part}"),
+    }
+}
+
+/// Writers that take WRITE again and again.
+#[derive(Clone, Copy)]
+struct Load {
+    threads: u64,
+    keep_lease: bool,
+    /// Inside.
+    work_us: u64,
+    /// Outside, as long as a flush.
+    think_us: u64,
+    for_us: u64,
+}
+
+/// What a process of that load did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    writes: u64,
+    /// The slowest of its threads.
+    fewest: u64,
+    /// The longest that one waited.
+    longest_us: u64,
+    cpu_us: u64,
+    /// Times that a thread gave its processor away.
+    sleeps: u64,
+}
+
+impl Load {
+    fn start(&self, directory: &Directory, slot: u16) -> Role {
+        let settings = [
+            ("PWAL_QUEUE_THREADS", self.threads),
+            ("PWAL_QUEUE_KEEP", u64::from(self.keep_lease)),
+            ("PWAL_QUEUE_WORK", self.work_us),
+            ("PWAL_QUEUE_THINK", self.think_us),
+            ("PWAL_QUEUE_FOR", self.for_us),
+        ];
+        start("writes", directory, slot, &settings)
+    }
+
+    fn run(&self, attachment: &Attachment, queue: &WriteQueue) -> Done {
+        let before = usage();
+        let words = attachment.words();
+        let me = u64::from(attachment.me().slot) << 32;
+        let (fewest, longest_us, writes) = (AtomicU64::new(u64::MAX), AtomicU64::new(0), AtomicU64::new(0));
+        let end = now_us() + self.for_us;
+        std::thread::scope(|threads| {
+            for connection in 1..=self.threads {
+                let (fewest, longest_us, writes) = (&fewest, &longest_us, &writes);
+                threads.spawn(move || {
+                    let mut mine = 0;
+                    loop {
+                        let begin = now_us();
+                        if begin >= end {
+                            break;
+                        }
+                        write(queue, connection, LONG);
+                        let inside = now_us();
+                        longest_us.fetch_max(inside - begin, SeqCst);
+                        words.set_setting(INSIDE, me + connection);
+                        // A load and a store: two that are inside at once lose one.
+                        let count = words.setting(COUNT);
+                        spin(self.work_us);
+                        words.set_setting(COUNT, count + 1);
+                        assert_eq!(words.setting(INSIDE), me + connection, "two are inside");
+                        mine += 1;
+                        assert!(queue.release(connection, self.keep_lease));
+                        if self.think_us > 0 {
+                            std::thread::sleep(Duration::from_micros(self.think_us));
+                        }
+                    }
+                    fewest.fetch_min(mine, SeqCst);
+                    writes.fetch_add(mine, SeqCst);
+                });
+            }
+        });
+        let after = usage();
+        Done {
+            writes: writes.into_inner(),
+            fewest: fewest.into_inner(),
+            longest_us: longest_us.into_inner(),
+            cpu_us: after.0 - before.0,
+            sleeps: after.1 - before.1,
+        }
+    }
+}
+
+impl Done {
+    fn to_line(self) -> String {
+        format!("{} {} {} {} {}", self.writes, self.fewest, self.longest_us, self.cpu_us, self.sleeps)
+    }
+
+    fn from_line(line: &str) -> Done {
+        let mut numbers = line.split(' ').map(|number| number.parse().unwrap());
+        let mut next = || numbers.next().unwrap();
+        Done { writes: next(), fewest: next(), longest_us: next(), cpu_us: next(), sleeps: next() }
+    }
+}
+
+fn spin(us: u64) {
+    let end = now_us() + us;
+    while now_us() < end {
+        std::hint::spin_loop();
+    }
+}
+
+/// The processor time of this process (microseconds), and how often its threads waited.
+#[allow(unsafe_code)]
+fn usage() -> (u64, u64) {
+    // SAFETY: getrusage fills the structure that it is given.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
+        usage
+    };
+    let us = |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap();
+    (us(usage.ru_utime) + us(usage.ru_stime), u64::try_from(usage.ru_nvcsw).unwrap())
+}

@@ -1,0 +1,62 @@
+//! Who is next, among processes that live.
+
+use super::*;
+
+#[test]
+fn one_owner_of_all_processes() {
+    let directory = Directory::new();
+    let queues = [0, 1].map(|slot| directory.queue(slot));
+    assert!(queues[0].try_acquire(1));
+    assert!(!queues[1].try_acquire(1));
+    assert!(queues[0].release(1, true));
+    assert!(queues[1].try_acquire(1), "nobody waits: a lease keeps nobody out");
+    assert!(!queues[0].try_acquire(1));
+}
+
+/// Runs the load in so many processes at once.
+fn together(load: Load, processes: u16) -> Vec<Done> {
+    let directory = Directory::new();
+    let mut children: Vec<_> = (0..processes).map(|slot| load.start(&directory, slot)).collect();
+    for child in &mut children {
+        child.expect("ready");
+    }
+    for child in &mut children {
+        child.send("go");
+    }
+    let done: Vec<_> = children.iter_mut().map(|child| Done::from_line(&child.lines.next().unwrap())).collect();
+    let words = Control::map(&directory.0.path().join("control")).unwrap();
+    let words = words.words();
+    let all: u64 = done.iter().map(|done| done.writes).sum();
+    assert_eq!(words.setting(COUNT), all, "two were inside at once");
+    assert_eq!(words.write().look(), Held::FREE);
+    done
+}
+
+fn show(name: &str, done: &[Done]) -> f64 {
+    let all: u64 = done.iter().map(|done| done.writes).sum();
+    let sleeps: u64 = done.iter().map(|done| done.sleeps).sum();
+    let cpu: u64 = done.iter().map(|done| done.cpu_us).sum();
+    let longest = done.iter().map(|done| done.longest_us).max().unwrap();
+    let (slowest, fastest) =
+        (done.iter().map(|d| d.writes).min().unwrap(), done.iter().map(|d| d.writes).max().unwrap());
+    let fewest = done.iter().map(|done| done.fewest).min().unwrap();
+    println!(
+        "{name}: {all} writes, process {slowest}..{fastest}, slowest thread {fewest}, longest wait {longest} us, \
+         {:.2} sleeps and {:.1} us of processor for each",
+        sleeps as f64 / all as f64,
+        cpu as f64 / all as f64,
+    );
+    slowest as f64 / fastest as f64
+}
+
+#[test]
+fn processes_have_equal_shares() {
+    for (processes, threads) in [(2, 1), (4, 1), (2, 4), (4, 2), (8, 1)] {
+        for (keep_lease, think_us) in [(false, 100), (false, 0), (true, 0)] {
+            let load = Load { threads, keep_lease, work_us: 10, think_us, for_us: 1_000_000 };
+            let name = format!("{processes} x {threads}, lease {keep_lease}, flush {think_us} us");
+            let ratio = show(&name, &together(load, processes));
+            assert!(ratio > 0.8, "{name}: {ratio}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! WRITE among processes: the shared word, and whose turn is next.
+//!
+//! The word is a process's, and not granted, exactly while a connection of that process is inside. In between it is free,
+//! or *granted*: handed to the process whose waiter waits longest, or kept by one for its own next connection. A
+//! grant counts until `grant_until_us`; after that, and when its process is dead, whoever waits may take the word. So
+//! nobody depends on a process that does not run: one that is killed or stopped anywhere delays the others by one grant.
+//!
+//! No wake is lost. A waiter first says since when it waits, then sees to it that the word says "somebody waits", and
+//! sleeps only if it saw the word so. Who frees the word first takes "somebody waits" away, then looks who waits, and its
+//! next change of the word fails if the bit has come back: so whoever sleeps was seen.
+
+use crate::shared::{Attachment, Event, Held, Owner, now_us};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A process other than this one that waits, and since when (microseconds, as [`now_us`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Longest {
+    pub(super) since_us: u64,
+    process: Owner,
+}
+
+/// This process's side of the word.
+#[derive(Debug)]
+pub(super) struct Turn {
+    attachment: Arc<Attachment>,
+}
+
+impl Turn {
+    pub(super) fn new(attachment: Arc<Attachment>) -> Turn {
+        Turn { attachment }
+    }
+
+    pub(super) fn look(&self) -> Held {
+        self.attachment.words().write().look()
+    }
+
+    /// Changes the word from exactly `seen` to `then`.
+    pub(super) fn swap(&self, seen: Held, then: Held) -> bool {
+        self.attachment.words().write().swap(seen, then)
+    }
+
+    /// The word as this process holds it while one of its connections is inside.
+    pub(super) fn inside(&self) -> Held {
+        Held::by(self.attachment.me())
+    }
+
+    pub(super) fn is_mine(&self, word: Held) -> bool {
+        word.owner() == Some(self.attachment.me())
+    }
+
+    /// The process that waits longest, of those that live.
+    pub(super) fn longest(&self) -> Option<Longest> {
+        let words = self.attachment.words();
+        while let Some((since_us, process)) = words.longest_waiting(self.attachment.me()) {
+            if self.attachment.is_alive(process) {
+                return Some(Longest { since_us, process });
+            }
+            words.discount_waiting(process, since_us);
+        }
+        None
+    }
+
+    /// Until when the next grant counts. Only while the word is this process's and not granted.
+    pub(super) fn set_grant_until(&self, until_us: u64) {
+        self.attachment.words().set_grant_until_us(until_us);
+    }
+
+    pub(super) fn grant_until(&self) -> u64 {
+        self.attachment.words().grant_until_us()
+    }
+
+    /// Hands the word, which is `mine`, to `next`. The caller tells it afterwards.
+    pub(super) fn hand_to(&self, mine: Held, next: Longest) -> bool {
+        self.swap(mine, Held::by(next.process).granted().waited_for(true))
+    }
+
+    /// Wakes the waiter of that process that waits for its turn.
+    pub(super) fn tell(&self, longest: Longest) {
+        if let Some(turn) = self.attachment.words().turn(longest.process.slot) {
+            turn.notify_all();
+        }
+    }
+
+    /// Every process looks again, whether WRITE was granted to it or not.
+    pub(super) fn tell_all(&self) {
+        for process in self.attachment.words().processes() {
+            if let Some(turn) = self.attachment.words().turn(process.owner.slot) {
+                turn.notify_all();
+            }
+        }
+    }
+
+    /// Told when it may be this process's turn.
+    pub(super) fn mine(&self) -> Option<&Event> {
+        self.attachment.words().turn(self.attachment.me().slot)
+    }
+
+    /// Waits until that is told, at most so long (microseconds).
+    pub(super) fn wait(&self, ticket: u64, at_most_us: u64) {
+        if let Some(turn) = self.mine() {
+            turn.wait(ticket, Duration::from_micros(at_most_us));
+        }
+    }
+
+    /// Since when this process waits; 0: it does not.
+    pub(super) fn show_waiting(&self, since_us: u64) {
+        self.attachment.words().set_process_waiting(self.attachment.me(), since_us);
+    }
+
+    /// Takes the word, which is another process's, if that is dead or did not come for its grant in time. `suspect`:
+    /// it may be dead. The word is this process's then, with "somebody waits".
+    pub(super) fn take_from_gone(&self, word: Held, suspect: bool) -> bool {
+        let Some(holder) = word.owner() else { return false };
+        let words = self.attachment.words();
+        let since_us = words.waiting_since_us(holder);
+        // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
+        // back and granted anew in between. Then one connection asks twice.
+        let late = word.is_granted() && self.grant_until() <= now_us() && self.look() == word;
+        if !late && (!suspect || self.attachment.is_alive(holder)) {
+            return false;
+        }
+        let taken = self.swap(word, self.inside().waited_for(true));
+        if taken && since_us != 0 {
+            // Else it would be the next one's turn again and again.
+            words.discount_waiting(holder, since_us);
+        }
+        taken
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.attachment.words().poisoned() != 0
+    }
+}

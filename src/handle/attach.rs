@@ -1,0 +1,142 @@
+//! A database that other processes have open: a place in their words. And whether a database can be shared at all.
+
+use super::claim::{Refused, say};
+use super::{Broker, Inner};
+use crate::disk::{LogDirectory, adopt, not_local};
+use crate::engine::{Attached, Engine, EngineError};
+use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, living, names};
+use crate::sqlite::Code;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads of the header while a checkpoint may be writing it.
+const HEADER_READS: usize = 100;
+
+/// Under INIT, which `lock` holds, while others are attached: an engine beside theirs. INIT is let go of. No lock of
+/// SQLite's is taken: somebody else's EXCLUSIVE keeps stock out, or the stamp does.
+pub(super) fn attach(
+    inner: &Arc<Inner>,
+    path: &Path,
+    dir: &Arc<dyn LogDirectory>,
+    lock: LockFile,
+) -> Result<Arc<Engine>, Refused> {
+    let file = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
+    let control = Control::open(&dir.path().join(CONTROL_NAME), file.dev(), file.ino()).map_err(refused)?;
+    let words = control.words();
+    let others = living(words, &lock);
+    if words.poisoned() != 0 {
+        let text = format!(
+            "a write or a sync of the log has failed: close the database in all processes that have it open ({}), and open \
+             it again",
+            names(&others)
+        );
+        return Err(Refused::new(Code::IOERR_FSYNC, text));
+    }
+    let mut broker = inner.context.host.open_broker(path)?;
+    if broker.read_only() {
+        let text = format!(
+            "other processes have the database open through pwal ({}), and who only may read it cannot share it: allow this \
+             user to write to it and to its log directory, or read a copy",
+            names(&others)
+        );
+        return Err(Refused::new(Code::READONLY_RECOVERY, text));
+    }
+    let page_bytes = page_bytes(path, broker.as_mut(), words.is_active().then(|| words.identity().log_id))?;
+    let claimed = Attachment::claim(control, lock, &command());
+    let claimed = claimed.map_err(|source| EngineError::Lock { file: path.to_path_buf(), source })?;
+    let Some(attachment) = claimed else {
+        let text = format!("{PROCESS_SLOTS} processes have the database open ({}): pwal takes no more", names(&others));
+        return Err(Refused::new(Code::BUSY, text));
+    };
+    let attached = Attached { path: path.to_path_buf(), dir: Arc::clone(dir), attachment, broker, page_bytes };
+    let engine = Engine::attach(&inner.context, attached)?;
+    engine.end_init()?;
+    Ok(engine)
+}
+
+fn refused(error: SharedError) -> Refused {
+    let code = match &error {
+        // Until they close it.
+        SharedError::OtherVersion { .. } => Code::BUSY,
+        _ => Code::CANTOPEN,
+    };
+    Refused::new(code, error.to_string())
+}
+
+/// The page size of a database that carries the stamp of this log, or, before activation, none.
+fn page_bytes(path: &Path, broker: &mut dyn Broker, log_id: Option<u64>) -> Result<u32, Refused> {
+    let mut header = [0; DATABASE_HEADER_BYTES];
+    for _ in 0..HEADER_READS {
+        broker.read_at(&mut header, 0).map_err(|error| EngineError::database("read", path, error))?;
+        let fits = match (stamp::read(&header), log_id) {
+            (StampState::Stamped(stamp), Some(log_id)) => stamp.log_id == log_id,
+            // An activation that failed leaves a stamp, and the next one takes it away.
+            (StampState::Stamped(_) | StampState::Plain { wal: true }, None) => true,
+            _ => false,
+        };
+        if let (true, Some(bytes)) = (fits, stamp::page_bytes(&header)) {
+            return Ok(bytes);
+        }
+        // A page that is written while it is read may be torn.
+        std::thread::yield_now();
+    }
+    Err(EngineError::Changed { file: path.to_path_buf() }.into())
+}
+
+/// The words of a database that nobody has: a file that others can map, or memory of this process alone.
+pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<Control, Refused> {
+    let file = dir.path().join(CONTROL_NAME);
+    let shared = match cannot_be_shared(not_local(path), cfg!(any(target_os = "linux", target_os = "android"))) {
+        Some(why) => Err(why),
+        None => Control::create(&file, super::claim::file_mode(path))
+            .map_err(|error| format!("{} cannot be made ({error})", file.display())),
+    };
+    match shared {
+        Ok(control) => {
+            adopt(&file, path);
+            Ok(control)
+        }
+        Err(why) => {
+            say(inner, Code::NOTICE, &format!("open in this process alone, others are refused: {why}"));
+            Control::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
+        }
+    }
+}
+
+/// Why only one process at a time may have a database on the file system with this name.
+fn cannot_be_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
+    match not_local {
+        Some(name) => Some(format!("it lies on {name}, where locks and shared memory need not hold between machines")),
+        None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
+        None => None,
+    }
+}
+
+/// What this process runs, for people: the program, and the script if it has one.
+pub(super) fn command() -> String {
+    let mut words = std::env::args_os();
+    let name_of = |word: std::ffi::OsString| {
+        Path::new(&word).file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
+    };
+    let program = words.next().map(name_of).unwrap_or_default();
+    match words.next().filter(|word| Path::new(word).is_file()) {
+        Some(script) => format!("{program} {}", name_of(script)),
+        None => program,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_file_system_or_a_system_without_byte_locks_is_for_one_process() {
+        assert_eq!(cannot_be_shared(None, true), None);
+        assert!(cannot_be_shared(Some("NFS"), true).unwrap().contains("NFS"));
+        assert!(cannot_be_shared(Some("NFS"), false).unwrap().contains("NFS"));
+        assert!(cannot_be_shared(None, false).unwrap().contains("byte ranges"));
+    }
+}
