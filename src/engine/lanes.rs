@@ -4,7 +4,7 @@
 //! hundred connections need no more than there are lanes.
 
 use crate::view::LaneMemory;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lanes(Mutex<Vec<Option<LaneMemory>>>);

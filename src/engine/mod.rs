@@ -41,7 +41,7 @@ use connections::Connections;
 use frames::Frames;
 use guard::Guard;
 use marks::Marks;
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 use queue::WriteQueue;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};

@@ -19,7 +19,7 @@ use crate::disk::Disk;
 use crate::sqlite::Code;
 use crate::view::Region;
 use joined::Joined;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use registry::FileIdentity;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -116,7 +116,7 @@ impl Handle {
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
-    fn enter(&self) -> parking_lot::MutexGuard<'_, State> {
+    fn enter(&self) -> crate::sync::MutexGuard<'_, State> {
         for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
             if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
                 joined.hide_advance();

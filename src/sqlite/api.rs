@@ -182,8 +182,6 @@ impl Api {
 
     /// `sqlite3_log(code, "%s", text)`.
     pub fn write_log(&self, code: i32, text: &str) {
-            eprintln!("LOG {} {code} {text}", std::process::id());
-        }
         let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
         // SAFETY: the format takes one string, and `text` outlives the call.
         unsafe { (self.log)(code, c"%s".as_ptr(), text.as_ptr()) }

@@ -13,7 +13,7 @@ use crate::handle::{Handle, PragmaAnswer, ShmAction};
 use crate::sqlite::Code;
 use crate::sqlite::ffi::{self, Connection, IoMethods, RawFile};
 use crate::view::{REGION_BYTES, Region};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
