@@ -437,7 +437,8 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
             Err(code) if Instant::now() >= deadline => {
                 let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
                             opened before pwal was loaded, or on another VFS, or with mode=ro before anybody opened it for \
-                            writing, which stays so until it is closed. Close it and open it with vfs=pwal";
+                            writing, which stays so until it is closed. Close it, and load pwal before the first connection, or \
+                            open it with vfs=pwal";
                 return Err(Refused::new(code, text));
             }
             Err(_) => {
