@@ -17,9 +17,9 @@ pub use registry::Registry;
 
 use crate::disk::Disk;
 use crate::sqlite::Code;
+use crate::sync::Mutex;
 use crate::view::Region;
 use joined::Joined;
-use crate::sync::Mutex;
 use registry::FileIdentity;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
