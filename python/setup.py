@@ -40,6 +40,8 @@ def library():
 
 class WithLibrary(build_py):
     def run(self):
+        # What an older build left would go into the wheel.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         package = Path(self.build_lib) / "pwal"
         package.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 //! The README's examples are run as they stand: the blocks marked `run`, in the order of the page, in one
-//! directory with the library in it. The Rust example is the file `examples/notes.rs`.
+//! directory with the library in it. The Rust example is the file `examples/notes.rs`; those in other languages are files,
+//! too, below `examples/hosts`, which `.ci/hosts` runs.
 //!
 //! Needs `sqlite3` and `python3` as the page does: `PWAL_TEST_SQLITE3` and `PWAL_TEST_PYTHON3` name others than
 //! those in `/usr/bin`.
@@ -31,7 +32,7 @@ fn program(variable: &str, default: &str) -> PathBuf {
 }
 
 fn run(place: &Path, program: &Path, arguments: &[&str]) -> String {
-    let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap_or_default());
+    let path = format!("{0}:{0}/bin:{1}", place.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PWAL_")) {
         command.env_remove(name);
@@ -43,6 +44,23 @@ fn run(place: &Path, program: &Path, arguments: &[&str]) -> String {
     stdout.into_owned()
 }
 
+/// The page shows lines of this file, all that lie between its first and its last one.
+fn assert_lines_of(text: &str, file: &str) {
+    let trimmed = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
+    assert!(trimmed(file).contains(&trimmed(text.trim_end())), "not in the example:\n{text}");
+}
+
+/// The Python package as a wheel lays it out, in the directory where Python looks first.
+fn python_package(place: &Path, library: &Path) {
+    let package = place.join("pwal");
+    std::fs::create_dir(&package).expect("a directory");
+    for name in ["__init__.py", "_host.py"] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/pwal").join(name);
+        symlink(source, package.join(name)).expect("a symlink");
+    }
+    symlink(library, package.join("libpwal.so")).expect("a symlink");
+}
+
 #[test]
 fn the_examples_run() {
     let scratch = Scratch::new();
@@ -50,17 +68,23 @@ fn the_examples_run() {
     let built = library::library();
     symlink(&built, place.join(built.file_name().expect("a name"))).expect("a symlink");
     symlink(program("PWAL_TEST_SQLITE3", "/usr/bin/sqlite3"), place.join("sqlite3")).expect("a symlink");
-    symlink(library::tool(), place.join("pwal")).expect("a symlink");
+    std::fs::create_dir(place.join("bin")).expect("a directory");
+    symlink(library::tool(), place.join("bin/pwal")).expect("a symlink");
+    python_package(place, &built);
     let mut printed = Vec::new();
     for (kind, text) in blocks() {
         match kind {
             "sh run" => printed.push(run(place, Path::new("bash"), &["-euc", text])),
             "python run" => printed.push(run(place, &program("PWAL_TEST_PYTHON3", "/usr/bin/python3"), &["-c", text])),
-            "rust" => {
+            "rust" if text.contains("rusqlite") => {
                 let (_, program) = include_str!("../examples/notes.rs").split_once("\n\n").expect("a comment first");
                 assert_eq!(text.trim_end(), program.trim_end());
                 printed.push(run(place, &library::example(), &[]));
             }
+            "rust" => assert_lines_of(text, include_str!("../examples/hosts/sqlx/src/main.rs")),
+            "js" => assert_lines_of(text, include_str!("../examples/hosts/notes.js")),
+            "go" => assert_lines_of(text, include_str!("../examples/hosts/notes.go")),
+            "ruby" => assert_lines_of(text, include_str!("../examples/hosts/notes.rb")),
             other => assert_eq!(other, "text", "a block that nobody runs"),
         }
     }
@@ -77,11 +101,22 @@ fn the_examples_run() {
 fn what_the_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let names = README.split(['`', '(', ')']).filter(|name| {
-        ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "sqlite-ext"].iter().any(|start| name.starts_with(start))
+        ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "sqlite-ext", "python/", "npm/"]
+            .iter()
+            .any(|start| name.starts_with(start))
     });
     let names: Vec<&str> = names.collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names {
         assert!(root.join(name).exists(), "{name}");
     }
+}
+
+/// The Python package's page shows Django's settings as they are tested.
+#[test]
+fn the_settings_of_django_are_those_of_the_example() {
+    let page = include_str!("../python/README.md");
+    let (_, section) = page.split_once("## Django").expect("a section");
+    let block = section.split_once("```python\n").and_then(|(_, rest)| rest.split_once("\n```")).expect("a block").0;
+    assert_lines_of(block, include_str!("../python/examples/django_notes/notes/settings.py"));
 }

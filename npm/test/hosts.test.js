@@ -182,6 +182,28 @@ for (const host of Object.keys(hosts)) {
   });
 }
 
+for (const host of Object.keys(hosts)) {
+  test(`${host}: several processes`, { skip: missing(host) }, async (t) => {
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    run(host, directory, "pwal.install(Database); const db = open('app.db'); fill(db); db.close()");
+    const work = `
+      pwal.install(Database);
+      const db = open('app.db');
+      db.exec('PRAGMA busy_timeout=30000; PRAGMA synchronous=FULL');
+      for (let n = 0; n < 100; n++) db.exec('INSERT INTO t VALUES(2)');
+      assert(pwal.status(db).active);
+      db.close();
+    `;
+    const ends = [0, 1, 2].map(() => new Promise((ended) => {
+      const [program, words, options] = command(host, directory, work);
+      spawn(program, words, { ...options, stdio: 'inherit' }).on('exit', (...end) => ended(end));
+    }));
+    assert.deepStrictEqual(await Promise.all(ends), [[0, null], [0, null], [0, null]]);
+    assertPlain(host, directory, 301);
+  });
+}
+
 test('node:sqlite: without default, only who says so', { skip: missing('node:sqlite') }, (t) => {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
   t.after(() => fs.rmSync(directory, { recursive: true }));

@@ -139,6 +139,8 @@ impl Engine {
         let target = self.marks.choose_target();
         if target > backfilled {
             self.follow(target)?;
+            // What another process brought there: its slots may be written over by now.
+            self.frames.write().drop_to(backfilled);
             let database_pages = match self.backfill(target) {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
@@ -166,7 +168,8 @@ impl Engine {
     fn backfill(&self, target: u64) -> Result<u32, EngineError> {
         let (newest, database_pages) = {
             let frames = self.frames.read();
-            (frames.newest_by_page(target), frames.database_pages(target))
+            let newest = frames.newest_by_page(target).ok_or_else(|| self.no_commit(target))?;
+            (newest, frames.database_pages(target))
         };
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
@@ -187,16 +190,13 @@ impl Engine {
         Ok(database_pages)
     }
 
-    /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the retirement.
+    /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass.
     fn delete_spills(&self) {
-        let (_, backfilled) = self.marks.certified();
-        let mut spills = self.spills.lock();
-        spills.retain(|(sequence, number)| {
-            if *sequence > backfilled {
-                return true;
+        let over = self.frames.write().take_spills(self.marks.certified().1);
+        for (sequence, number) in over {
+            if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
+                self.frames.write().add_spill(sequence, number);
             }
-            self.frames.write().remove_file(super::frames::FileId::Spill(*number));
-            self.dir.remove(&format::spill_name(self.log_id, *number)).is_err()
-        });
+        }
     }
 }

@@ -285,9 +285,6 @@ impl Engine {
             offset: place.offset,
             end: place.offset + header.bytes,
         };
-        if let Some(spill) = spill {
-            self.spills.lock().push((header.sequence, spill));
-        }
         let entry = CommitEntry {
             sequence: header.sequence,
             wants_durable: header.wants_durable,
@@ -311,6 +308,9 @@ impl Engine {
             self.marks.publish(entry).map(|()| {
                 frames.drop_to(self.marks.backfilled());
                 frames.add_file(FileId::Slot(slot.number), &slot.file);
+                if let Some(spill) = spill {
+                    frames.add_spill(header.sequence, spill);
+                }
                 frames.append(&commit, &descriptors)
             })
         };

@@ -33,16 +33,17 @@ impl Engine {
             }
             let next = frames.last_sequence() + 1;
             match self.published_batch(&frames, next)? {
-                Some((commit, batch)) => self.add(&mut frames, &commit, &batch)?,
-                // Backfilled and written over meanwhile.
-                None if self.marks.backfilled() >= next => {}
-                None => return Err(self.no_commit(next)),
+                Some((commit, batch)) if self.add(&mut frames, &commit, &batch)? => {}
+                // Backfilled, and written over or deleted meanwhile.
+                _ if self.marks.backfilled() >= next => {}
+                _ => return Err(self.no_commit(next)),
             }
         }
         Ok(())
     }
 
-    fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<(), EngineError> {
+    /// False: its spill file is gone.
+    fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<bool, EngineError> {
         let slot = self.slot(commit.slot)?;
         let mut spilled = None;
         for descriptor in &batch.descriptors {
@@ -50,15 +51,19 @@ impl Engine {
                 && spilled != Some(file)
             {
                 let name = format::spill_name(self.log_id, file);
-                let spill = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
+                let spill = match self.dir.open(&name, OpenHow::Existing) {
+                    Ok(spill) => spill,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(EngineError::open(&name, error)),
+                };
                 frames.add_file(FileId::Spill(file), &spill);
-                self.spills.lock().push((commit.sequence, file));
+                frames.add_spill(commit.sequence, file);
                 spilled = Some(file);
             }
         }
         frames.add_file(FileId::Slot(commit.slot), &slot.file);
         frames.append(commit, &batch.descriptors);
-        Ok(())
+        Ok(true)
     }
 
     /// The commit `sequence`, which is published; `None`: it is not there any more.

@@ -77,6 +77,8 @@ pub(crate) struct Frames {
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
     files: HashMap<FileId, Arc<dyn LogFile>>,
+    /// Spill files that batches name: (commit, number).
+    spills: Vec<(u64, u32)>,
     /// Segment and offset behind the last commit, if it is known.
     end: Option<(u64, u64)>,
 }
@@ -91,6 +93,7 @@ impl Frames {
             commits: VecDeque::new(),
             frames: VecDeque::new(),
             files: HashMap::new(),
+            spills: Vec::new(),
             end: None,
         }
     }
@@ -171,15 +174,27 @@ impl Frames {
         Some((frame, Arc::clone(file)))
     }
 
-    /// The newest image of each page of the commits up to `sequence`, in page order.
-    pub(crate) fn newest_by_page(&self, sequence: u64) -> BTreeMap<u32, (Frame, Arc<dyn LogFile>)> {
+    /// The newest image of each page of the commits up to `sequence`, in page order; `None`: a file of them is not open.
+    pub(crate) fn newest_by_page(&self, sequence: u64) -> Option<BTreeMap<u32, (Frame, Arc<dyn LogFile>)>> {
         let mut newest = BTreeMap::new();
         for frame in self.frames.iter().take_while(|frame| frame.sequence <= sequence) {
-            if let Some(file) = self.files.get(&frame.file) {
-                newest.insert(frame.page, (*frame, Arc::clone(file)));
-            }
+            newest.insert(frame.page, (*frame, Arc::clone(self.files.get(&frame.file)?)));
         }
-        newest
+        Some(newest)
+    }
+
+    /// The commit `sequence` has images in this spill file.
+    pub(crate) fn add_spill(&mut self, sequence: u64, number: u32) {
+        self.spills.push((sequence, number));
+    }
+
+    /// The spill files of which nothing is needed any more behind commit `backfilled`: no more in the table.
+    pub(crate) fn take_spills(&mut self, backfilled: u64) -> Vec<(u64, u32)> {
+        let over = self.spills.extract_if(.., |(sequence, _)| *sequence <= backfilled).collect::<Vec<_>>();
+        for (_, number) in &over {
+            self.files.remove(&FileId::Spill(*number));
+        }
+        over
     }
 
     /// What a certificate says of the commits behind `sequence`.

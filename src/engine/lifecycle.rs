@@ -173,7 +173,6 @@ impl Engine {
             slots: Mutex::default(),
             ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
-            spills: Mutex::default(),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
@@ -279,17 +278,24 @@ impl Engine {
     }
 
     fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
-        if self.has_others()? || keep_log || self.is_poisoned() {
+        // Under INIT: of two that leave at once one is the last.
+        self.wait_init()?;
+        if keep_log || self.is_poisoned() {
             return Ok(());
         }
-        if !self.marks.attachment().wait_init(INIT_WAIT).map_err(|e| self.lock_failed(e))? {
-            return Err(EngineError::InitHeld { file: self.path.clone() });
+        match self.check_alone() {
+            Ok(()) => self.retire_guarded(),
+            Err(_) => Ok(()),
         }
-        // Whoever came before INIT was ours goes on with the log.
-        if self.has_others()? {
-            return Ok(());
+    }
+
+    fn wait_init(&self) -> Result<(), EngineError> {
+        let file = || self.path.clone();
+        match self.marks.attachment().wait_init(INIT_WAIT) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::InitHeld { file: file() }),
+            Err(source) => Err(EngineError::Lock { file: file(), source }),
         }
-        self.retire_guarded()
     }
 
     /// Retires the log for a connection that goes on with the database file alone, as `journal_mode=DELETE` does: INIT is
@@ -298,14 +304,11 @@ impl Engine {
     /// # Errors
     /// `BUSY`: others are attached, or have a lock on the file. What the retirement met: stamp and log stay.
     pub(crate) fn retire_alone(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let attachment = self.marks.attachment();
         self.check_alone()?;
-        if !attachment.wait_init(INIT_WAIT).map_err(|e| self.lock_failed(e))? {
-            return Err(EngineError::InitHeld { file: self.path.clone() });
-        }
+        self.wait_init()?;
         let retired = self.check_alone().and_then(|()| self.retire_guarded());
         if retired.is_err() {
-            attachment.end_init().map_err(|e| self.lock_failed(e))?;
+            self.end_init()?;
         }
         retired
     }
@@ -318,20 +321,13 @@ impl Engine {
         self.retire()
     }
 
+    /// Nobody else is attached. A process that exits has left already, though it lives for a while.
     fn check_alone(&self) -> Result<(), EngineError> {
-        if self.has_others()? {
-            let who = names(&self.marks.attachment().others());
-            return Err(EngineError::OthersAttached { file: self.path.clone(), who });
+        let others = self.marks.attachment().others();
+        if others.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn has_others(&self) -> Result<bool, EngineError> {
-        self.marks.attachment().has_others().map_err(|e| self.lock_failed(e))
-    }
-
-    fn lock_failed(&self, source: std::io::Error) -> EngineError {
-        EngineError::Lock { file: self.path.clone(), source }
+        Err(EngineError::OthersAttached { file: self.path.clone(), who: names(&others) })
     }
 
     /// Everything goes to the database file, the log is retired. What is left is one plain SQLite file. Under INIT, and
@@ -388,25 +384,45 @@ impl Engine {
 
     /// The process exits with connections open: as a close, if no thread is in the middle of a commit and no reader
     /// holds the checkpoint back; else the log is left to the others, or to recovery. Nobody commits after this. Whoever is in
-    /// the middle of a commit may still be told that it is durable: so the locks stay until the process has ended, and no other
-    /// process recovers the log before.
+    /// the middle of a commit may still be told that it is durable, and threads may read still: so ALIVE stays until the
+    /// process has ended, and nobody takes it for dead before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
-        if quiet {
-            match self.retire_alone() {
-                Ok(()) => {}
-                Err(EngineError::OthersAttached { .. }) => {
-                    // The kernel frees the rest with the process, whose threads may read still.
-                    self.background.stop();
-                    self.end_guard();
-                }
-                Err(error) => {
-                    let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
-                    self.context.host.log(error.code().number(), &text);
-                }
-            }
+        if quiet && let Err(error) = self.leave_at_exit() {
+            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
+            self.context.host.log(error.code().number(), &text);
         }
         self.over.store(true, SeqCst);
+    }
+
+    fn leave_at_exit(self: &Arc<Engine>) -> Result<(), EngineError> {
+        self.background.stop();
+        self.wait_init()?;
+        let left = match self.check_alone() {
+            Ok(()) => self.retire_guarded(),
+            Err(_) => {
+                // From here on somebody else may retire the log: nobody reads by it.
+                self.over.store(true, SeqCst);
+                self.end_guard();
+                let attachment = self.marks.attachment();
+                attachment.words().detach(attachment.me());
+                Ok(())
+            }
+        };
+        if !self.is_retired() {
+            self.end_init()?;
+        }
+        left
+    }
+
+    /// In a forked child: the parent's broker, as SQLite's unix VFS remembers it, would keep this process from locking the
+    /// database file for ever. Its locks are the parent's own and stay.
+    pub(crate) fn forget_inherited(&self) {
+        if !self.is_of_this_process()
+            && let Some(mut broker) = self.broker.try_lock()
+        {
+            broker.take();
+        }
     }
 
     /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
@@ -431,7 +447,8 @@ impl Engine {
     /// # Errors
     /// Any error of the file system.
     pub(crate) fn end_init(&self) -> Result<(), EngineError> {
-        self.marks.attachment().end_init().map_err(|e| self.lock_failed(e))
+        let failed = |source| EngineError::Lock { file: self.path.clone(), source };
+        self.marks.attachment().end_init().map_err(failed)
     }
 
     /// The broker of a retired engine, with its EXCLUSIVE.

@@ -75,8 +75,6 @@ pub(crate) struct Engine {
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     frames: RwLock<Frames>,
-    /// Spill files that batches name: (commit, number).
-    spills: Mutex<Vec<(u64, u32)>>,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,

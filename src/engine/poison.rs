@@ -61,20 +61,20 @@ impl Engine {
         if sequence.is_some_and(|sequence| sequence <= self.marks.published() && sequence > self.marks.durable()) {
             self.poison(&append, "a panic", None);
         } else if self.is_active()
-            && let Err(error) = self.erase_behind_tail()
+            && let Err(error) = self.erase_behind_tail(&append)
         {
             self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), None);
         }
     }
 
-    fn erase_behind_tail(&self) -> Result<(), EngineError> {
+    fn erase_behind_tail(&self, append: &HeldAppend) -> Result<(), EngineError> {
         let tail = self.tail();
         let slot = self.slot(tail.file)?;
         if tail.offset < slot.bytes {
             slot.write(&self.zero_block(), tail.offset)?;
             slot.sync()?;
         }
-        self.give_up_begun(tail)
+        self.give_up_begun(append)
     }
 
     fn erase_undurable(&self, append: &HeldAppend, begun: Option<Begun>) {

@@ -19,15 +19,27 @@ use std::time::{Duration, Instant};
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
 
-/// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters. Microseconds, as
-/// all times here ([`now_us`]).
-const LEASE: u64 = 500;
-/// How long a grant waits for the retry of the one who was woken with it; and so often a waiter looks at least.
-const GRANT: u64 = 50_000;
-/// How long the longest waiter of all sleeps before it looks whether the owner lives.
-const LOOK: u64 = TIMED_WAIT.as_micros() as u64;
-/// The same for all others: they need not look so often, the longest waiter does. But it may be dead, too.
-const LOOK_BEHIND: u64 = 5 * LOOK;
+/// Microseconds, as all times here ([`now_us`]).
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters.
+    lease: u64,
+    /// How long a grant waits for the retry of the one who was woken with it.
+    grant: u64,
+    /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
+    /// do look: the longest waiter may be dead, too.
+    look: u64,
+    /// Who came back so soon the last time is worth a lease.
+    soon: u64,
+}
+
+const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, soon: 100 };
+/// The waiters behind the longest one sleep so many times as long.
+const BEHIND: u64 = 5;
+/// And those that wait for a connection of their own process.
+const AT_HOME: u64 = 10;
+/// Who has not waited for so long, and not written either, has given up.
+const PAUSE: u64 = 1_000_000;
 
 #[derive(Debug)]
 struct Waiter {
@@ -41,6 +53,14 @@ struct Waiter {
     until: u64,
 }
 
+/// How a connection behaves that has left WRITE to others. A lease for one that does not come back is lost time for all.
+#[derive(Debug)]
+struct Habit {
+    /// When it left; `None`: it has come back since.
+    left: Option<u64>,
+    comes_soon: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     owner: Option<ConnectionId>,
@@ -50,9 +70,10 @@ struct State {
     grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     waiters: Vec<Waiter>,
-    /// The place in the queue of those who were refused and have not written since.
-    tickets: HashMap<ConnectionId, u64>,
+    /// The place in the queue of those who were refused and have not written since, and when they waited last.
+    tickets: HashMap<ConnectionId, (u64, u64)>,
     last_ticket: u64,
+    habits: HashMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
     /// was another's, or free.
     tenure: Option<u64>,
@@ -70,10 +91,16 @@ impl State {
         }
     }
 
+    /// Since when `connection` waits, though with pauses.
     fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
-        let next = now.max(self.last_ticket + 1);
-        let ticket = *self.tickets.entry(connection).or_insert(next);
-        self.last_ticket = self.last_ticket.max(ticket);
+        if let Some((ticket, waited)) = self.tickets.get(&connection)
+            && now < waited + PAUSE
+        {
+            return *ticket;
+        }
+        let ticket = now.max(self.last_ticket + 1);
+        self.last_ticket = ticket;
+        self.tickets.insert(connection, (ticket, now));
         ticket
     }
 
@@ -113,29 +140,43 @@ pub(crate) struct WriteQueue {
     /// Told when nobody is inside any more, once closed.
     left: Condvar,
     turn: Turn,
+    times: Times,
 }
 
 impl WriteQueue {
     pub(crate) fn new(attachment: Arc<Attachment>) -> WriteQueue {
-        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment) }
+        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment), times: TIMES }
     }
 
     /// Takes WRITE if it is free and nobody has an older claim.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
+        let now = now_us();
+        if let Some(habit) = state.habits.get_mut(&connection)
+            && let Some(left) = habit.left.take()
+        {
+            habit.comes_soon = now < left + self.times.soon;
+        }
         if state.owner.is_some() || state.closed {
             return state.owner == Some(connection);
         }
-        let now = now_us();
         state.expire(now);
         if state.grant.is_some_and(|(holder, _)| holder != connection) {
             return false;
         }
-        let entitled = state.grant.is_some() || state.has_lease(connection);
         loop {
+            let entitled = state.grant.is_some() || state.has_lease(connection);
             let word = self.turn.look();
             if word != Held::FREE && !self.turn.is_mine(word) {
                 state.lose_word();
+                // Also without a busy handler a dead owner keeps nobody out.
+                if !self.turn.take_from_gone(word, true) {
+                    return false;
+                }
+                state.tenure = Some(now + self.times.lease);
+                if self.pass_on(&mut state, now) {
+                    continue;
+                }
                 return false;
             }
             let kept = word != Held::FREE && state.tenure.is_some();
@@ -146,7 +187,7 @@ impl WriteQueue {
             if !self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
                 continue;
             }
-            state.tenure.get_or_insert(now + LEASE);
+            state.tenure.get_or_insert(now + self.times.lease);
             if others_first && !entitled {
                 if self.pass_on(&mut state, now) {
                     continue;
@@ -156,7 +197,7 @@ impl WriteQueue {
             break;
         }
         if !state.has_lease(connection) {
-            state.lease = Some((connection, now + LEASE));
+            state.lease = Some((connection, now + self.times.lease));
             state.lease_told = false;
         }
         state.grant = None;
@@ -165,12 +206,11 @@ impl WriteQueue {
         true
     }
 
-    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter. False: WRITE was not this process's any
-    /// more, since others found it dead.
-    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) -> bool {
+    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter.
+    pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) {
         let mut state = self.state.lock();
         if state.owner != Some(connection) {
-            return true;
+            return;
         }
         state.owner = None;
         if state.closed {
@@ -181,18 +221,20 @@ impl WriteQueue {
         }
         if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), Held::FREE) {
             state.tenure = None;
-            return true;
+            return;
         }
         let now = now_us();
         state.expire(now);
-        let mine = self.turn.is_mine(self.turn.look());
-        match state.lease {
+        let habit = state.habits.entry(connection).or_insert(Habit { left: None, comes_soon: true });
+        habit.left = Some(now);
+        let comes_soon = habit.comes_soon;
+        match state.lease.filter(|_| comes_soon) {
             Some((_, until)) => self.keep(&mut state, until),
             None => {
+                state.lease = None;
                 self.pass_on(&mut state, now);
             }
         }
-        mine
     }
 
     /// Whether this connection holds a grant.
@@ -219,6 +261,9 @@ impl WriteQueue {
         let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
         self.show_waiting(&state);
+        if let Some((_, waited)) = state.tickets.get_mut(&connection) {
+            *waited = now_us();
+        }
         if !granted {
             // The next one takes this one's part; and what came for this one is not lost.
             match state.waiters.first() {
@@ -251,10 +296,12 @@ impl WriteQueue {
                 return false;
             }
             let next = if !state.is_first(connection) {
-                Next::AtHome(now + GRANT)
+                Next::AtHome(now + AT_HOME * self.times.look)
             } else if state.owner.is_some() || state.grant.is_some() {
                 let ends = [state.lease, state.grant];
-                Next::AtHome(ends.iter().flatten().fold(now + GRANT, |until, (_, end)| until.min(*end)))
+                Next::AtHome(
+                    ends.iter().flatten().fold(now + AT_HOME * self.times.look, |until, (_, end)| until.min(*end)),
+                )
             } else {
                 self.look_out(state, connection, now, suspect)
             };
@@ -295,14 +342,14 @@ impl WriteQueue {
                 // It came from another process: no step on the word is needed.
                 state.grant = Some((connection, self.turn.grant_until()));
             } else if self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
-                state.tenure.get_or_insert(now + LEASE);
+                state.tenure.get_or_insert(now + self.times.lease);
                 self.pass_on(state, now);
             }
             return Next::Look;
         }
         state.lose_word();
         if self.turn.take_from_gone(word, suspect) {
-            state.tenure = Some(now + LEASE);
+            state.tenure = Some(now + self.times.lease);
             self.pass_on(state, now);
             return Next::Look;
         }
@@ -313,10 +360,10 @@ impl WriteQueue {
         }
         let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
         if self.turn.longest().is_some_and(|other| other.since_us < since) {
-            return Next::Abroad(now + LOOK_BEHIND);
+            return Next::Abroad(now + BEHIND * self.times.look);
         }
         let grant_ends = if word.is_granted() { self.turn.grant_until() } else { u64::MAX };
-        Next::Abroad(grant_ends.clamp(now, now + LOOK))
+        Next::Abroad(grant_ends.clamp(now, now + self.times.look))
     }
 
     /// The owner has left, but may come again until then.
@@ -361,7 +408,7 @@ impl WriteQueue {
             }
             let own = state.waiters.first().filter(|_| !state.closed);
             let abroad = self.turn.longest();
-            let until = now + GRANT;
+            let until = now + self.times.grant;
             self.turn.set_grant_until(until);
             let tenure = state.tenure.is_some_and(|until| now < until);
             if let Some(own) = own.filter(|own| tenure || abroad.is_none_or(|other| own.ticket <= other.since_us)) {
@@ -399,7 +446,7 @@ impl WriteQueue {
                 break;
             }
             if self.turn.swap(word, word.accepted()) {
-                state.tenure.get_or_insert(now + LEASE);
+                state.tenure.get_or_insert(now + self.times.lease);
                 self.pass_on(state, now);
                 return;
             }
@@ -426,6 +473,7 @@ impl WriteQueue {
     pub(crate) fn forget(&self, connection: ConnectionId) {
         let mut state = self.state.lock();
         state.tickets.remove(&connection);
+        state.habits.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
         }

@@ -84,11 +84,7 @@ impl Turn {
 
     /// Every process looks again, whether WRITE was granted to it or not.
     pub(super) fn tell_all(&self) {
-        for process in self.attachment.words().processes() {
-            if let Some(turn) = self.attachment.words().turn(process.owner.slot) {
-                turn.notify_all();
-            }
-        }
+        self.attachment.words().tell_turns();
     }
 
     /// Told when it may be this process's turn.

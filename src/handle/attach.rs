@@ -5,7 +5,7 @@ use super::{Broker, Inner};
 use crate::disk::{LogDirectory, adopt, not_local};
 use crate::engine::{Attached, Engine, EngineError};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, living, names};
+use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, command, living, names};
 use crate::sqlite::Code;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -89,7 +89,7 @@ fn page_bytes(path: &Path, broker: &mut dyn Broker, log_id: Option<u64>) -> Resu
 /// The words of a database that nobody has: a file that others can map, or memory of this process alone.
 pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<Control, Refused> {
     let file = dir.path().join(CONTROL_NAME);
-    let shared = match cannot_be_shared(not_local(path), cfg!(any(target_os = "linux", target_os = "android"))) {
+    let shared = match cannot_be_shared(path) {
         Some(why) => Err(why),
         None => Control::create(&file, super::claim::file_mode(path))
             .map_err(|error| format!("{} cannot be made ({error})", file.display())),
@@ -100,31 +100,22 @@ pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) ->
             Ok(control)
         }
         Err(why) => {
-            say(inner, Code::NOTICE, &format!("open in this process alone, others are refused: {why}"));
+            say(inner, Code::NOTICE, &format!("one process at a time can have the database open: {why}"));
             Control::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
         }
     }
 }
 
-/// Why only one process at a time may have a database on the file system with this name.
-fn cannot_be_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
+/// Why only one process at a time may have the database at `path`.
+pub(super) fn cannot_be_shared(path: &Path) -> Option<String> {
+    why_not_shared(not_local(path), cfg!(any(target_os = "linux", target_os = "android")))
+}
+
+fn why_not_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
     match not_local {
         Some(name) => Some(format!("it lies on {name}, where locks and shared memory need not hold between machines")),
         None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
         None => None,
-    }
-}
-
-/// What this process runs, for people: the program, and the script if it has one.
-pub(super) fn command() -> String {
-    let mut words = std::env::args_os();
-    let name_of = |word: std::ffi::OsString| {
-        Path::new(&word).file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
-    };
-    let program = words.next().map(name_of).unwrap_or_default();
-    match words.next().filter(|word| Path::new(word).is_file()) {
-        Some(script) => format!("{program} {}", name_of(script)),
-        None => program,
     }
 }
 
@@ -134,9 +125,9 @@ mod tests {
 
     #[test]
     fn a_network_file_system_or_a_system_without_byte_locks_is_for_one_process() {
-        assert_eq!(cannot_be_shared(None, true), None);
-        assert!(cannot_be_shared(Some("NFS"), true).unwrap().contains("NFS"));
-        assert!(cannot_be_shared(Some("NFS"), false).unwrap().contains("NFS"));
-        assert!(cannot_be_shared(None, false).unwrap().contains("byte ranges"));
+        assert_eq!(why_not_shared(None, true), None);
+        assert!(why_not_shared(Some("NFS"), true).unwrap().contains("NFS"));
+        assert!(why_not_shared(Some("NFS"), false).unwrap().contains("NFS"));
+        assert!(why_not_shared(None, false).unwrap().contains("byte ranges"));
     }
 }

@@ -12,8 +12,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, living, lock_is_held,
-    names, watch,
+    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, command, living,
+    lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use parking_lot::Mutex;
@@ -21,11 +21,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it is tried to open what another user is just making, and the pause in between.
 const GIVING_PAUSES: u32 = 10;
 const GIVING_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long EXCLUSIVE is waited for: who has just retired the log holds it until its handle is closed.
+const EXCLUSIVE_WAIT: Duration = Duration::from_millis(30);
+const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
@@ -238,10 +242,10 @@ fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Re
     if !lock.lock_within(INIT, INIT_WAIT, is_alone).map_err(failed)? {
         let who = who_has(&lock, dir);
         let text = if is_alone().map_err(failed)? {
-            String::from(
-                "another process has the database open for itself alone: its system or file system cannot share it, or it is \
-                 of an older version of pwal",
-            )
+            let why = attach::cannot_be_shared(path);
+            let why =
+                why.unwrap_or_else(|| String::from("its control file could not be made, or its pwal is an older one"));
+            format!("another process has the database open, and one process at a time can: {why}")
         } else if who.is_empty() {
             String::from("another process is opening or closing the database, or was stopped while it did")
         } else {
@@ -413,7 +417,7 @@ fn start(
 fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
     let control = attach::new_control(inner, path, dir)?;
-    let attachment = Attachment::claim(control, lock, &attach::command());
+    let attachment = Attachment::claim(control, lock, &command());
     let attachment = attachment.map_err(|error| lock_failed(&lock_path, &error))?;
     attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }
@@ -425,18 +429,24 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
         broker.lock(LockLevel::Shared)?;
         return Ok(broker);
     }
-    for level in [LockLevel::Shared, LockLevel::Exclusive] {
-        if let Err(code) = broker.lock(level) {
-            if code.primary() == Code::BUSY {
+    let deadline = Instant::now() + EXCLUSIVE_WAIT;
+    loop {
+        match broker.lock(LockLevel::Shared).and_then(|()| broker.lock(LockLevel::Exclusive)) {
+            Ok(()) => return Ok(broker),
+            Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
+            Err(code) if Instant::now() >= deadline => {
                 let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
                             opened before pwal was loaded, or on another VFS, or with mode=ro before anybody opened it for \
-                            writing, which stays so until it is closed. Close it and open it with vfs=pwal";
+                            writing, which stays so until it is closed. Close it, and load pwal before the first connection, or \
+                            open it with vfs=pwal";
                 return Err(Refused::new(code, text));
             }
-            return Err(code.into());
+            Err(_) => {
+                broker.unlock(LockLevel::None)?;
+                std::thread::sleep(EXCLUSIVE_PAUSE);
+            }
         }
     }
-    Ok(broker)
 }
 
 /// Under INIT, with nobody attached: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.

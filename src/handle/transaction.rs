@@ -127,7 +127,7 @@ impl Joined {
             return Err(code);
         }
         let facts = CommitFacts {
-            sequence: self.engine.marks.published() + 1,
+            sequence: self.view.sequence().unwrap_or(0) + 1,
             database_pages,
             wants_durable: false,
             lane: self.lane.unwrap_or(0),

@@ -96,6 +96,7 @@ impl Attachment {
                 word.release(self.me);
             }
         }
+        words.tell_turns();
         self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
@@ -135,15 +136,7 @@ impl Attachment {
         self.control.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
     }
 
-    /// Whether any other process is attached, or was a moment ago. Under INIT nobody comes.
-    ///
-    /// # Errors
-    /// Any error of the file system.
-    pub fn has_others(&self) -> io::Result<bool> {
-        Ok(self.control.is_shared() && self.lock.is_held_by_others(ALIVE_BYTES)?)
-    }
-
-    /// The other processes that are attached and live.
+    /// The other processes that are attached and live. Under INIT nobody comes.
     #[must_use]
     pub fn others(&self) -> Vec<Process> {
         if self.control.is_shared() { living(self.words(), &self.lock) } else { Vec::new() }

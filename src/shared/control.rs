@@ -156,14 +156,6 @@ impl Control {
         Ok(control)
     }
 
-    /// Maps the `control` at `path` once more.
-    #[cfg(test)]
-    pub(crate) fn map(path: &Path) -> io::Result<Control> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(Control { mapping, file: Some(file) })
-    }
-
     /// Makes sure that no store into the rings meets a full disk. Before anything is published or cut: under APPEND, in an
     /// activation.
     ///

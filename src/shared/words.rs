@@ -710,6 +710,12 @@ impl Words {
         self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
     }
 
+    /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
+    pub(crate) fn tell_turns(&self) {
+        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        self.processes.iter().take(used).for_each(|line| line.turn.notify_all());
+    }
+
     /// Told when WRITE is granted to the process in `slot`, and on poison.
     pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
         self.processes.get(usize::from(slot)).map(|line| &line.turn)

@@ -7,6 +7,7 @@
 mod common;
 
 mod demo;
+mod doctor;
 mod inspect;
 mod off;
 mod recover;
@@ -112,6 +113,15 @@ fn crashed(scratch: &Scratch, rows: u64) -> PathBuf {
     path
 }
 
+/// Waits for a state that must come.
+fn wait_until(mut is_there: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !is_there() {
+        assert!(std::time::Instant::now() < end, "it does not come");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// The log id in the stamp of a database file.
 fn log_id(path: &Path) -> String {
     let bytes = std::fs::read(path).expect("read the database file");
@@ -153,7 +163,7 @@ fn what_is_no_database_is_told_so_and_left_alone() {
     let path = scratch.file("notes.txt");
     std::fs::write(&path, "not a database, but long enough to be taken for a header".repeat(20)).expect("write");
     let before = contents(scratch.path());
-    for command in ["inspect", "verify", "recover", "status", "off"] {
+    for command in ["inspect", "verify", "recover", "status", "doctor", "off"] {
         let missing = scratch.file("missing.db");
         assert!(tool([command.as_ref(), missing.as_os_str()]).refused(4).contains("missing.db"));
         assert!(tool([command.as_ref(), path.as_os_str()]).refused(4).contains("not a SQLite database"));

@@ -1,7 +1,7 @@
 //! `pwal status`
 
-use super::{contents, crashed, hold, tool};
-use crate::common::{Scratch, close, open_stock, open_wal, run};
+use super::{contents, crashed, hold, tool, wait_until};
+use crate::common::{Scratch, child, close, open_stock, open_wal, run};
 use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State, now_us};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -22,7 +22,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     assert!(text.contains("open through pwal\n"), "{text}");
     assert!(text.contains("stamped by log"), "{text}");
     assert!(text.contains("1 slot, 256 KiB"), "{text}");
-    let row = text.lines().skip_while(|line| !line.starts_with("attached  since")).nth(1).expect("a row");
+    let row = text.lines().skip_while(|line| !line.starts_with("attached ")).nth(1).expect("a row");
     let pid = holder.pid().to_string();
     assert!(row.trim_start().starts_with(&pid) && row.contains(" tool-"), "{text}");
     // Named once: who is attached is not one more process that has the file open.
@@ -159,4 +159,80 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     assert_eq!((&processes[1]["transactions"], &processes[1]["holding"]), (&json!(2), &json!(["LEADER"])));
     assert!(processes[1]["waiting_for_us"].as_u64() >= Some(200_000_000), "{processes}");
     assert_eq!(contents(scratch.path()), before);
+}
+
+/// A process that does one thing with a database, and stays until it is killed.
+const PLAYER: &str = "status::player";
+
+#[test]
+fn player() {
+    if !child::role(PLAYER) {
+        return;
+    }
+    let connection = open_wal(Path::new(&child::setting("DATABASE")));
+    run(&connection, "PRAGMA busy_timeout=600000; SELECT * FROM sqlite_schema");
+    child::report("attached");
+    run(&connection, &child::setting("SQL"));
+    child::report("done");
+    let _ = child::command();
+}
+
+fn play(path: &Path, sql: &str) -> child::Role {
+    let mut role = child::start(PLAYER, &[("DATABASE", path.display().to_string()), ("SQL", sql.to_owned())]);
+    role.expect("attached");
+    role
+}
+
+#[test]
+fn real_processes_that_read_write_and_wait_are_told_from_outside_and_from_inside() {
+    let _watchdog = crate::common::Watchdog::new("processes that are looked at", std::time::Duration::from_secs(300));
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let mut idle = play(&path, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    idle.expect("done");
+    let mut reader = play(&path, "BEGIN; SELECT * FROM t");
+    reader.expect("done");
+    let mut writer = play(&path, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2)");
+    writer.expect("done");
+    let waiter = play(&path, "BEGIN IMMEDIATE");
+    let of = |status: &Value, role: &child::Role| {
+        let processes = status["processes"].as_array().expect("a list").clone();
+        processes.into_iter().find(|process| process["pid"] == json!(role.pid())).unwrap_or(Value::Null)
+    };
+    wait_until(|| of(&json_of(&path), &waiter)["waiting_for_us"].is_u64());
+    let check = |status: &Value, processes: usize| {
+        assert_eq!(status["processes"].as_array().map(Vec::len), Some(processes), "{status:#}");
+        let [idle, reader, writer, waiter] = [&idle, &reader, &writer, &waiter].map(|role| of(status, role));
+        assert!([&idle, &reader, &writer, &waiter].iter().all(|process| process["alive"] == true), "{status:#}");
+        let holds = |process: &Value, word| process["holding"].as_array().expect("a list").contains(&json!(word));
+        assert!(holds(&idle, "GUARD") && holds(&writer, "WRITE"), "{status:#}");
+        assert!(![&idle, &reader, &waiter].iter().any(|process| holds(process, "WRITE")), "{status:#}");
+        assert_eq!((&reader["oldest_snapshot"], &reader["transactions"]), (&json!(2), &json!(1)), "{status:#}");
+        assert_eq!((&idle["transactions"], &waiter["transactions"]), (&json!(0), &json!(0)), "{status:#}");
+        assert!(waiter["waiting_for_us"].is_u64() && writer["waiting_for_us"].is_null(), "{status:#}");
+    };
+    check(&json_of(&path), 4);
+    // From inside, by a process that attaches for it.
+    let connection = open_wal(&path);
+    run(&connection, "SELECT * FROM t");
+    let status = || {
+        let text: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("the state");
+        serde_json::from_str::<Value>(&text).expect("JSON")
+    };
+    check(&status(), 5);
+    // Whose owner is killed: gone by the lock, before anybody took over what it held.
+    let pid = reader.pid();
+    reader.kill();
+    let dead = status();
+    let dead = dead["processes"].as_array().expect("a list").iter().find(|process| process["pid"] == json!(pid));
+    assert!(dead.is_none_or(|process| process["alive"] == false), "{dead:?}");
+    let mut waiter = waiter;
+    let gone = writer.pid();
+    writer.kill();
+    waiter.expect("done");
+    let status = json_of(&path);
+    assert_eq!(of(&status, &waiter)["holding"], json!(["WRITE"]), "{status:#}");
+    assert_eq!(of(&status, &waiter)["waiting_for_us"], Value::Null, "{status:#}");
+    let processes = status["processes"].as_array().expect("a list");
+    assert!(processes.iter().all(|process| process["pid"] != json!(gone) || process["alive"] == false), "{status:#}");
 }

@@ -3,7 +3,7 @@
 mod processes;
 
 use super::*;
-use crate::shared::{ALIVE_BYTE, Control, LockFile, WHOLE_LOCK};
+use crate::shared::{Control, INIT_BYTE, Identity, LockFile, State as Complete, boot_id};
 use std::path::Path;
 
 /// Longer than anything here takes: a wait of that long is a failure.
@@ -12,45 +12,48 @@ const LONG: Duration = Duration::from_secs(20);
 fn alone() -> WriteQueue {
     let directory = tempfile::tempdir().unwrap();
     let lock = LockFile::open(&directory.path().join("lock"), 0o600).unwrap();
-    assert!(lock.try_lock(WHOLE_LOCK).unwrap());
-    let control = Control::anonymous().unwrap();
-    let me = control.words().attach(0, 1, "alone").unwrap();
-    WriteQueue::new(Arc::new(Attachment::new(control, lock, me)))
+    let attachment = Attachment::claim(Control::anonymous().unwrap(), lock, "alone").unwrap();
+    WriteQueue::new(Arc::new(attachment.unwrap()))
 }
 
 /// A log directory as far as the queue needs it.
 struct Directory(tempfile::TempDir);
 
+const DEVICE: u64 = 1;
+const INODE: u64 = 2;
+
 impl Directory {
     fn new() -> Directory {
         let directory = tempfile::tempdir().unwrap();
-        Control::create(&directory.path().join("control"), 0o600).unwrap();
+        let control = Control::create(&directory.path().join("control"), 0o600).unwrap();
+        let boot_id = boot_id().unwrap();
+        let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 512 };
+        control.words().set_identity(&identity);
+        control.words().set_state(Complete::Ready);
         Directory(directory)
     }
 
-    fn attach(&self, slot: u16) -> Arc<Attachment> {
-        attach(self.0.path(), slot)
+    fn attach(&self) -> Arc<Attachment> {
+        attach(self.0.path())
     }
 
-    fn queue(&self, slot: u16) -> WriteQueue {
-        WriteQueue::new(self.attach(slot))
+    fn queue(&self) -> WriteQueue {
+        WriteQueue::new(self.attach())
+    }
+
+    fn control(&self) -> Control {
+        Control::open(&self.0.path().join("control"), DEVICE, INODE).unwrap()
     }
 }
 
 /// One more process, as the queue sees it: an open file of its own holds its lock.
-fn attach(directory: &Path, slot: u16) -> Arc<Attachment> {
-    let control = Control::map(&directory.join("control")).unwrap();
+fn attach(directory: &Path) -> Arc<Attachment> {
+    let control = Control::open(&directory.join("control"), DEVICE, INODE).unwrap();
+    // Under INIT: several children begin at once.
     let lock = LockFile::open(&directory.join("lock"), 0o600).unwrap();
-    let alive = ALIVE_BYTE + u64::from(slot);
-    assert!(lock.try_lock(alive..alive + 1).unwrap());
-    let me = control.words().attach(slot, std::process::id(), "").unwrap();
-    let attachment = Attachment::new(control, lock, me);
-    let write = attachment.words().write();
-    if let Some(left) = write.holder().filter(|left| left.slot == slot)
-        && write.take_over(left, me)
-    {
-        write.release(me);
-    }
+    wait_until("INIT", || lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
+    let attachment = Attachment::claim(control, lock, "").unwrap().unwrap();
+    attachment.end_init().unwrap();
     Arc::new(attachment)
 }
 

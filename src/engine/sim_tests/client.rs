@@ -99,7 +99,7 @@ impl Client {
             }
             Phase::Staged(commit) => self.prepare(life, commit),
             Phase::Prepared { commit, early_path } => self.last_word(life, commit, early_path),
-            Phase::Early { commit, early } if free.frames && free.spills => self.end_early(life, commit, early),
+            Phase::Early { commit, early } if free.frames => self.end_early(life, commit, early),
             Phase::Published { sequence, wants_durable, lone } => self.acknowledge(life, sequence, wants_durable, lone),
             phase => self.phase = phase,
         }

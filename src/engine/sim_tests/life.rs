@@ -57,7 +57,6 @@ pub struct Free {
     pub checkpoint: bool,
     pub broker: bool,
     pub frames: bool,
-    pub spills: bool,
 }
 
 impl Free {
@@ -66,11 +65,11 @@ impl Free {
     }
 
     pub fn can_publish(self) -> bool {
-        self.append && self.frames && self.spills
+        self.append && self.frames
     }
 
     fn can_checkpoint(self) -> bool {
-        self.can_flush() && self.spills && self.checkpoint && self.broker
+        self.can_flush() && self.checkpoint && self.broker
     }
 }
 
@@ -175,7 +174,6 @@ impl Life {
             checkpoint: checkpoint.is_none(),
             broker: engine.broker.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
-            spills: engine.spills.try_lock().is_some(),
         }
     }
 

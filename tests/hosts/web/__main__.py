@@ -200,6 +200,8 @@ def main():
     parser.add_argument("--stock", action="store_true", help="without pwal, for comparison")
     parser.add_argument("--keep", action="store_true", help="leave the directory")
     arguments = parser.parse_args()
+    if {"replace", "upgrade"} <= set(arguments.steps.split(",")):
+        parser.error("replace and upgrade need different sockets: run one after the other")
     directory = Path(tempfile.mkdtemp(prefix="pwal-web-"))
     print(f"{' '.join(sys.argv[1:])}: {directory}", flush=True)
     try:

@@ -57,10 +57,15 @@ class Server:
 
     def __init__(self, application):
         arguments = application.arguments
-        command = [sys.executable, "-m", "gunicorn", application.module, "--bind", f"127.0.0.1:{application.port}"]
+        # The script, not `-m gunicorn`: USR2 starts the same words again.
+        script = str(Path(sys.executable).parent / "gunicorn")
+        command = [sys.executable, script, application.module, "--bind", f"127.0.0.1:{application.port}"]
         command += ["--worker-class", "gthread", "--workers", str(arguments.workers), "--threads", str(arguments.threads)]
-        command += ["--keep-alive", "30", "--timeout", "60", "--graceful-timeout", "30", "--reuse-port"]
+        command += ["--keep-alive", "30", "--timeout", "60", "--graceful-timeout", "30"]
         command += ["--no-control-socket", "--pid", str(application.directory / f"master-{time.monotonic_ns()}")]
+        # For two instances on one port; gunicorn does not hand such sockets on at USR2.
+        if "replace" in arguments.steps:
+            command.append("--reuse-port")
         if arguments.preload:
             command.append("--preload")
         with open(application.log, "ab") as log:

@@ -13,7 +13,7 @@ DATABASES = {
         # One connection for each thread, kept: opening a database costs more than a request.
         "CONN_MAX_AGE": None,
         "OPTIONS": {
-            # Since Django 5.1; before, a `connection_created` receiver executes the same.
+            # Since Django 5.1.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL",
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,

@@ -9,6 +9,7 @@ mod files;
 mod hosts;
 mod library;
 mod litestream;
+mod mount;
 mod permissions;
 mod processes;
 mod report;

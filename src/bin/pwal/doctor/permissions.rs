@@ -3,6 +3,7 @@
 use super::Scene;
 use super::report::Report;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -34,9 +35,10 @@ pub fn check(scene: &Scene, report: &mut Report) {
     }
 }
 
-/// Whether this user may, by its effective ids.
+/// Whether this user may, by its effective ids. A read-only mount is told with the file system; where the system cannot
+/// be asked, nothing is claimed.
 fn may(path: &Path, access: Access) -> bool {
-    accessat(CWD, path, access, AtFlags::EACCESS).is_ok()
+    !matches!(accessat(CWD, path, access, AtFlags::EACCESS), Err(Errno::ACCESS | Errno::PERM))
 }
 
 fn mode_of(file: &Metadata) -> String {
@@ -94,7 +96,9 @@ fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
             more => format!(", and {more} more"),
         };
         let found = format!("{} {differs}{more}: not everybody who may use the database may use it", path.display());
-        let advice = format!("make it {} and mode {} (directories searchable)", owner_of(own), mode_of(own));
+        let wanted = format!("{}, mode {} (directories searchable)", owner_of(own), mode_of(own));
+        let advice =
+            format!("close it everywhere, and the next open makes a log with the database's own; or set {wanted}");
         report.warn(PERMISSIONS, found, advice);
     }
 }

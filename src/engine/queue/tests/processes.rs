@@ -3,6 +3,7 @@
 #[path = "../../../../tests/common/child.rs"]
 #[allow(unsafe_code, dead_code)]
 mod child;
+mod deaths;
 mod turns;
 
 use super::*;
@@ -16,11 +17,10 @@ const INSIDE: usize = 6;
 const COUNT: usize = 7;
 
 /// What a child does.
-fn start(part: &str, directory: &Directory, slot: u16, settings: &[(&str, u64)]) -> Role {
+fn start(part: &str, directory: &Directory, settings: &[(&str, u64)]) -> Role {
     let mut all = vec![
         ("PWAL_QUEUE_PART", String::from(part)),
         ("PWAL_QUEUE_DIRECTORY", directory.0.path().to_str().unwrap().to_owned()),
-        ("PWAL_QUEUE_SLOT", slot.to_string()),
     ];
     all.extend(settings.iter().map(|(name, value)| (*name, value.to_string())));
     child::start(CHILD, &all)
@@ -35,9 +35,8 @@ fn plays_its_role_in_a_child_process() {
     if !role(CHILD) {
         return;
     }
-    let slot = u16::try_from(number("PWAL_QUEUE_SLOT")).unwrap();
-    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")), slot);
-    let queue = WriteQueue::new(Arc::clone(&attachment));
+    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")));
+    let mut queue = WriteQueue::new(Arc::clone(&attachment));
     match setting("PWAL_QUEUE_PART").as_str() {
         "writes" => {
             let load = Load {
@@ -46,7 +45,12 @@ fn plays_its_role_in_a_child_process() {
                 work_us: number("PWAL_QUEUE_WORK"),
                 think_us: number("PWAL_QUEUE_THINK"),
                 for_us: number("PWAL_QUEUE_FOR"),
+                slice_us: number("PWAL_QUEUE_SLICE"),
+                patient: number("PWAL_QUEUE_PATIENT") != 0,
             };
+            if load.patient {
+                queue.times = PATIENT;
+            }
             report("ready");
             command();
             report(&load.run(&attachment, &queue).to_line());
@@ -87,7 +91,14 @@ struct Load {
     /// Outside, as long as a flush.
     think_us: u64,
     for_us: u64,
+    /// What the busy handler asks for at once.
+    slice_us: u64,
+    /// Nobody looks by itself, so that a wake or a grant that is lost is found out.
+    patient: bool,
 }
+
+/// Only news helps.
+const PATIENT: Times = Times { grant: 5_000_000, look: 5_000_000, ..TIMES };
 
 /// What a process of that load did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,15 +114,17 @@ struct Done {
 }
 
 impl Load {
-    fn start(&self, directory: &Directory, slot: u16) -> Role {
+    fn start(&self, directory: &Directory) -> Role {
         let settings = [
             ("PWAL_QUEUE_THREADS", self.threads),
             ("PWAL_QUEUE_KEEP", u64::from(self.keep_lease)),
             ("PWAL_QUEUE_WORK", self.work_us),
             ("PWAL_QUEUE_THINK", self.think_us),
             ("PWAL_QUEUE_FOR", self.for_us),
+            ("PWAL_QUEUE_SLICE", self.slice_us),
+            ("PWAL_QUEUE_PATIENT", u64::from(self.patient)),
         ];
-        start("writes", directory, slot, &settings)
+        start("writes", directory, &settings)
     }
 
     fn run(&self, attachment: &Attachment, queue: &WriteQueue) -> Done {
@@ -130,7 +143,7 @@ impl Load {
                         if begin >= end {
                             break;
                         }
-                        write(queue, connection, LONG);
+                        write(queue, connection, Duration::from_micros(self.slice_us));
                         let inside = now_us();
                         longest_us.fetch_max(inside - begin, SeqCst);
                         words.set_setting(INSIDE, me + connection);
@@ -140,11 +153,12 @@ impl Load {
                         words.set_setting(COUNT, count + 1);
                         assert_eq!(words.setting(INSIDE), me + connection, "two are inside");
                         mine += 1;
-                        assert!(queue.release(connection, self.keep_lease));
+                        queue.release(connection, self.keep_lease);
                         if self.think_us > 0 {
                             std::thread::sleep(Duration::from_micros(self.think_us));
                         }
                     }
+                    queue.forget(connection);
                     fewest.fetch_min(mine, SeqCst);
                     writes.fetch_add(mine, SeqCst);
                 });

@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn one_owner_of_all_processes() {
     let directory = Directory::new();
-    let queues = [0, 1].map(|slot| directory.queue(slot));
+    let queues = [(); 2].map(|()| directory.queue());
     assert!(queues[0].try_acquire(1));
     assert!(!queues[1].try_acquire(1));
-    assert!(queues[0].release(1, true));
+    queues[0].release(1, true);
     assert!(queues[1].try_acquire(1), "nobody waits: a lease keeps nobody out");
     assert!(!queues[0].try_acquire(1));
 }
@@ -16,7 +16,7 @@ fn one_owner_of_all_processes() {
 /// Runs the load in so many processes at once.
 fn together(load: Load, processes: u16) -> Vec<Done> {
     let directory = Directory::new();
-    let mut children: Vec<_> = (0..processes).map(|slot| load.start(&directory, slot)).collect();
+    let mut children: Vec<_> = (0..processes).map(|_| load.start(&directory)).collect();
     for child in &mut children {
         child.expect("ready");
     }
@@ -24,7 +24,7 @@ fn together(load: Load, processes: u16) -> Vec<Done> {
         child.send("go");
     }
     let done: Vec<_> = children.iter_mut().map(|child| Done::from_line(&child.lines.next().unwrap())).collect();
-    let words = Control::map(&directory.0.path().join("control")).unwrap();
+    let words = directory.control();
     let words = words.words();
     let all: u64 = done.iter().map(|done| done.writes).sum();
     assert_eq!(words.setting(COUNT), all, "two were inside at once");
@@ -49,14 +49,45 @@ fn show(name: &str, done: &[Done]) -> f64 {
     slowest as f64 / fastest as f64
 }
 
+const LOAD: Load = Load {
+    threads: 1,
+    keep_lease: false,
+    work_us: 10,
+    think_us: 0,
+    for_us: 1_000_000,
+    slice_us: 5_000_000,
+    patient: false,
+};
+
 #[test]
 fn processes_have_equal_shares() {
+    for (processes, threads, keep_lease, think_us) in [(4, 1, false, 100), (2, 4, false, 100), (4, 2, true, 0)] {
+        let load = Load { threads, keep_lease, think_us, ..LOAD };
+        let name = format!("{processes} x {threads}, lease {keep_lease}, flush {think_us} us");
+        let ratio = show(&name, &together(load, processes));
+        assert!(ratio > 0.8, "{name}: {ratio}");
+    }
+}
+
+/// `PWAL_TEST_MILLISECONDS=1000 cargo test --lib no_wake_is_lost -- --nocapture` takes its time.
+#[test]
+fn no_wake_is_lost_between_processes() {
+    let for_us = 1000 * number_or("PWAL_TEST_MILLISECONDS", 50);
     for (processes, threads) in [(2, 1), (4, 1), (2, 4), (4, 2), (8, 1)] {
-        for (keep_lease, think_us) in [(false, 100), (false, 0), (true, 0)] {
-            let load = Load { threads, keep_lease, work_us: 10, think_us, for_us: 1_000_000 };
-            let name = format!("{processes} x {threads}, lease {keep_lease}, flush {think_us} us");
-            let ratio = show(&name, &together(load, processes));
-            assert!(ratio > 0.8, "{name}: {ratio}");
+        for (keep_lease, think_us) in [(false, 100), (false, 0), (true, 0), (true, 100)] {
+            for slice_us in [5_000_000, 700] {
+                let load = Load { threads, keep_lease, think_us, for_us, slice_us, patient: true, ..LOAD };
+                let name =
+                    format!("{processes} x {threads}, lease {keep_lease}, flush {think_us} us, slice {slice_us} us");
+                let done = together(load, processes);
+                show(&name, &done);
+                let longest = done.iter().map(|done| done.longest_us).max().unwrap();
+                assert!(longest < PATIENT.look / 2, "{name}: a wake was lost");
+            }
         }
     }
+}
+
+fn number_or(name: &str, number: u64) -> u64 {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(number)
 }
