@@ -77,6 +77,13 @@ fn plays_its_role_in_a_child_process() {
             report("inside");
             command();
         }
+        "sleeps" => {
+            assert!(!queue.try_acquire(1));
+            let before = usage();
+            assert!(!queue.wait(1, Duration::from_millis(500)));
+            let after = usage();
+            report(&format!("{} {}", after.0 - before.0, after.1 - before.1));
+        }
         part => panic!("{part}"),
     }
 }

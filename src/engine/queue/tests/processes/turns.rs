@@ -56,6 +56,22 @@ fn another_process_knows_when_a_lease_ends() {
 }
 
 #[test]
+fn who_waits_sleeps() {
+    let directory = Directory::new();
+    let queue = directory.queue();
+    assert!(queue.try_acquire(1));
+    // The longest waiter, and one behind it.
+    let mut children = [(); 2].map(|()| start("sleeps", &directory, &[]));
+    for child in &mut children {
+        let line = child.lines.next().unwrap();
+        println!("half a second: us of processor, times awake: {line}");
+        let (cpu, sleeps) = line.split_once(' ').unwrap();
+        assert!(cpu.parse::<u64>().unwrap() < 100_000, "{line}");
+        assert!(sleeps.parse::<u64>().unwrap() < 120, "{line}");
+    }
+}
+
+#[test]
 fn poison_ends_the_waits_of_all_processes() {
     let directory = Directory::new();
     let queues = [(); 2].map(|()| patient(&directory));
