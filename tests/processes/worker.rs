@@ -193,11 +193,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Goes on where the last process of this place ended: at what it was told, or at the commit behind that, which was
-    /// under way when it was killed.
+    /// under way when it was killed. That one may be published and not durable yet.
     fn take_over(&mut self, connection: &Connection) {
         let told = self.line.acknowledged.load(SeqCst);
         let last = loop {
-            match ledger::look(connection, self.writers) {
+            match ledger::look_at_newest(connection, self.writers) {
                 Ok(seen) => break seen[self.number],
                 Err(error) => self.excuse(&error, "the first read of a process"),
             }
