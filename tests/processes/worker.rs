@@ -29,6 +29,8 @@ pub struct Work<'a> {
     /// `synchronous` of the connections, by chance.
     pub synchronous: &'a [&'a str],
     pub seed: u64,
+    /// Whether some connections only checkpoint.
+    pub checkpoints: bool,
     /// So many operations of each thread, then a clean end.
     pub life: u64,
     /// After so many seconds it kills itself: it hangs.
@@ -52,6 +54,7 @@ impl Work<'_> {
             ("PWAL_TEST_THREADS", self.threads.to_string()),
             ("PWAL_TEST_MODE", self.mode.to_owned()),
             ("PWAL_TEST_SYNCHRONOUS", self.synchronous.join(" ")),
+            ("PWAL_TEST_CHECKPOINTS", u8::from(self.checkpoints).to_string()),
             ("PWAL_TEST_LIFE_SEED", self.seed.to_string()),
             ("PWAL_TEST_LIFE", self.life.to_string()),
             ("PWAL_TEST_LIMIT", self.limit.as_secs().to_string()),
@@ -109,6 +112,7 @@ struct Worker<'a> {
     path: PathBuf,
     mode: String,
     synchronous: Vec<String>,
+    checkpoints: bool,
     /// Operations that are left.
     life: u64,
     /// Transactions that were acknowledged.
@@ -130,6 +134,7 @@ impl<'a> Worker<'a> {
             path: PathBuf::from(child::setting("PWAL_TEST_DATABASE")),
             mode: child::setting("PWAL_TEST_MODE"),
             synchronous: child::setting("PWAL_TEST_SYNCHRONOUS").split(' ').map(str::to_owned).collect(),
+            checkpoints: self::number("PWAL_TEST_CHECKPOINTS") != 0,
             life: self::number("PWAL_TEST_LIFE"),
             done: 0,
         }
@@ -148,8 +153,8 @@ impl<'a> Worker<'a> {
             first = false;
             let part = match self.rng.random_range(0..10) {
                 0..6 => Part::Writes,
-                6..9 => Part::Reads,
-                _ => Part::Checkpoints,
+                9 if self.checkpoints => Part::Checkpoints,
+                _ => Part::Reads,
             };
             let mut before = vec![0; self.writers];
             let until = self.life.saturating_sub(self.rng.random_range(1..150));
