@@ -177,16 +177,17 @@ impl<'a> Worker<'a> {
     fn open(&mut self, first: bool) -> Connection {
         let connection = common::open(&self.path);
         connection.busy_timeout(BUSY_TIMEOUT).expect("a busy timeout");
-        // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run.
-        // Stock ignores the words it does not know.
+        // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run; so are
+        // batches that are larger than the usual slot. Stock ignores the words it does not know.
         let synchronous = &self.synchronous[self.rng.random_range(0..self.synchronous.len())];
         common::run(
             &connection,
             &format!(
                 "PRAGMA parallel_wal_mode={}; PRAGMA parallel_wal_segment_bytes=262144;
-                 PRAGMA parallel_wal_max_batch_bytes=65536; PRAGMA synchronous={synchronous};
+                 PRAGMA parallel_wal_max_batch_bytes={}; PRAGMA synchronous={synchronous};
                  PRAGMA wal_autocheckpoint={}; PRAGMA cache_size={}",
                 self.mode,
+                [65_536, 1 << 20][self.rng.random_range(0..2)],
                 [10, 30, 200][self.rng.random_range(0..3)],
                 [5, 50, 500][self.rng.random_range(0..3)]
             ),
