@@ -4,6 +4,7 @@
 //! lives, and takes the word from a dead one.
 
 use super::Engine;
+use super::queue::ConnectionId;
 use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words};
 use crate::sqlite::Code;
 use std::sync::Arc;
@@ -78,6 +79,23 @@ impl Engine {
         if !*told && since.elapsed() >= TELL_AFTER {
             *told = true;
             let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
+            self.context.host.log(Code::WARNING.number(), &text);
+        }
+    }
+
+    /// Waits for WRITE, so long at most. Who waits long in all finds in `sqlite3_log` for whom: a process that is stopped, or
+    /// a transaction that was left open.
+    pub(crate) fn wait_for_write(&self, connection: ConnectionId, at_most: Duration) {
+        if self.queue.wait(connection, at_most) || !self.queue.begins_to_wait_long(connection, TELL_AFTER) {
+            return;
+        }
+        if let Some(owner) = self.marks.words().write().holder() {
+            let who = if owner == self.marks.attachment().me() {
+                String::from("another connection of this process")
+            } else {
+                self.describe(owner)
+            };
+            let text = format!("pwal: {}: waits for the write lock, which {who} has", self.path.display());
             self.context.host.log(Code::WARNING.number(), &text);
         }
     }

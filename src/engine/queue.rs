@@ -53,6 +53,17 @@ struct Waiter {
     until: u64,
 }
 
+/// A place in the queue.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    /// Since when its connection waits.
+    number: u64,
+    /// When it waited last.
+    waited: u64,
+    /// It was told that it waits long.
+    told: bool,
+}
+
 /// How a connection behaves that has left WRITE to others. A lease for one that does not come back is lost time for all.
 #[derive(Debug)]
 struct Habit {
@@ -70,8 +81,8 @@ struct State {
     grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     waiters: Vec<Waiter>,
-    /// The place in the queue of those who were refused and have not written since, and when they waited last.
-    tickets: HashMap<ConnectionId, (u64, u64)>,
+    /// The place in the queue of those who were refused and have not written since.
+    tickets: HashMap<ConnectionId, Ticket>,
     last_ticket: u64,
     habits: HashMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
@@ -93,14 +104,14 @@ impl State {
 
     /// Since when `connection` waits, though with pauses.
     fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
-        if let Some((ticket, waited)) = self.tickets.get(&connection)
-            && now < waited + PAUSE
+        if let Some(ticket) = self.tickets.get(&connection)
+            && now < ticket.waited + PAUSE
         {
-            return *ticket;
+            return ticket.number;
         }
         let ticket = now.max(self.last_ticket + 1);
         self.last_ticket = ticket;
-        self.tickets.insert(connection, (ticket, now));
+        self.tickets.insert(connection, Ticket { number: ticket, waited: now, told: false });
         ticket
     }
 
@@ -261,8 +272,8 @@ impl WriteQueue {
         let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
         self.show_waiting(&state);
-        if let Some((_, waited)) = state.tickets.get_mut(&connection) {
-            *waited = now_us();
+        if let Some(ticket) = state.tickets.get_mut(&connection) {
+            ticket.waited = now_us();
         }
         if !granted {
             // The next one takes this one's part; and what came for this one is not lost.
@@ -272,6 +283,14 @@ impl WriteQueue {
             }
         }
         granted
+    }
+
+    /// Whether this connection, which has just waited, waits for longer than this in all: once for each place in the queue.
+    pub(super) fn begins_to_wait_long(&self, connection: ConnectionId, long: Duration) -> bool {
+        let mut state = self.state.lock();
+        let Some(ticket) = state.tickets.get_mut(&connection) else { return false };
+        let is_long = u128::from(ticket.waited.saturating_sub(ticket.number)) >= long.as_micros();
+        is_long && !std::mem::replace(&mut ticket.told, true)
     }
 
     fn wait_in_line(

@@ -363,8 +363,18 @@ impl Engine {
     /// Chooses the next slot, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
     fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
-        let all = self.all_slots()?;
-        let tail = self.append().map(|_append| self.tail())?;
+        let tail = || self.append().map(|_append| self.tail());
+        // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
+        // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
+        // holds CREATE sets a next slot.
+        let (all, tail) = loop {
+            let before = tail()?;
+            let all = self.all_slots()?;
+            let tail = tail()?;
+            if tail.ordinal == before.ordinal {
+                break (all, tail);
+            }
+        };
         let free = self.free_slot(&all, tail, least);
         let number = match free {
             Some((slot, last_sequence)) => {
