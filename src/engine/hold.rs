@@ -78,26 +78,20 @@ impl Engine {
         let (since, told) = began.get_or_insert_with(|| (Instant::now(), false));
         if !*told && since.elapsed() >= TELL_AFTER {
             *told = true;
-            let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
-            self.context.host.log(Code::WARNING.number(), &text);
+            self.tell_waits(name, owner);
         }
     }
 
-    /// Waits for WRITE, so long at most. Who waits long in all finds in `sqlite3_log` for whom: a process that is stopped, or
-    /// a transaction that was left open.
-    pub(crate) fn wait_for_write(&self, connection: ConnectionId, at_most: Duration) {
-        if self.queue.wait(connection, at_most) || !self.queue.begins_to_wait_long(connection, TELL_AFTER) {
-            return;
+    /// As that, for the write lock, after a wait of `connection` that ended without it.
+    pub(crate) fn tell_writer(&self, connection: ConnectionId) {
+        if let Some(owner) = self.queue.kept_waiting_by(connection) {
+            self.tell_waits("WRITE", owner);
         }
-        if let Some(owner) = self.marks.words().write().holder() {
-            let who = if owner == self.marks.attachment().me() {
-                String::from("another connection of this process")
-            } else {
-                self.describe(owner)
-            };
-            let text = format!("pwal: {}: waits for the write lock, which {who} has", self.path.display());
-            self.context.host.log(Code::WARNING.number(), &text);
-        }
+    }
+
+    fn tell_waits(&self, name: &str, owner: Owner) {
+        let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
+        self.context.host.log(Code::WARNING.number(), &text);
     }
 
     /// Who that is, for people.
