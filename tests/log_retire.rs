@@ -10,6 +10,7 @@ use pwal::log::backfill::Backfill;
 use pwal::log::format::{SlotHeader, slot_name};
 use pwal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::log::retire::{remove_directory, retire};
+use pwal::log::scan;
 use pwal::log::slots::{create_first_slot, create_slot};
 use pwal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
@@ -165,6 +166,9 @@ fn a_close_may_be_cut_short_anywhere() {
                     tears_header: seed % 4 == 1,
                 }),
             }
+            // What is left of a finished log is nothing to complain of.
+            let survey = scan::survey(&*place.directory(), &place.files().database).expect("a survey");
+            assert!(scan::is_sound(&survey), "stop {stop} seed {seed}: {survey:?}");
             let opened = open_database(&*place.directory(), &mut *place.database(), OpenFacts::default())
                 .unwrap_or_else(|error| panic!("stop {stop} seed {seed}: {error}"));
             assert_eq!(opened.next, Next::Ready, "stop {stop} seed {seed}");

@@ -31,6 +31,8 @@ enum Beside {
 
 struct Scene {
     lab: Lab,
+    /// The name of the other VFS.
+    other: String,
     fails: Arc<AtomicBool>,
     /// What failing calls answer.
     code: Arc<AtomicI32>,
@@ -77,7 +79,7 @@ impl Scene {
                  INSERT INTO x SELECT randomblob(3000) FROM c",
             ),
         }
-        Scene { lab, fails, code, connection, beside }
+        Scene { lab, other: name, fails, code, connection, beside }
     }
 
     /// Writes to our database and to what fails; in a transaction that stays open.
@@ -88,6 +90,12 @@ impl Scene {
             Beside::Temporary => "UPDATE temp.x SET x=randomblob(2990) WHERE rowid<10",
         };
         common::run(&self.connection, &format!("BEGIN; {change}; {beside}"));
+    }
+
+    /// `x` is in rollback mode on our VFS from here on: its calls let ours hide what prepare advanced.
+    fn attach_on_ours(&self) {
+        let path = self.lab.scratch.file("x.db");
+        common::run(&self.connection, &format!("DETACH x; ATTACH '{}' AS x", path.display()));
     }
 
     fn commit_that_fails(&self) -> i32 {
@@ -178,9 +186,7 @@ fn a_commit_that_a_sibling_answers_busy_goes_on() {
                 let what = format!("{settings}, {beside:?}, {hidden}, {again}");
                 let scene = Scene::new(beside, settings);
                 if hidden {
-                    let path = scene.lab.scratch.file("x.db");
-                    common::run(&scene.connection, "DETACH x");
-                    common::run(&scene.connection, &format!("ATTACH '{}' AS x", path.display()));
+                    scene.attach_on_ours();
                 }
                 scene.write("UPDATE t SET x=x+1 WHERE rowid<4");
                 scene.code.store(ffi::SQLITE_BUSY, SeqCst);
@@ -205,4 +211,155 @@ fn a_commit_that_a_sibling_answers_busy_goes_on() {
             }
         }
     }
+}
+
+/// Our database attached, the other VFS's as main: a super-journal is not seen then.
+#[test]
+fn attached_to_a_main_database_of_another_vfs() {
+    for (count, settings) in [1, 2].into_iter().flat_map(|count| SETTINGS.map(|settings| (count, settings))) {
+        let what = format!("{count}, {settings}");
+        let scene = Scene::new(Beside::Two, settings);
+        let open = |connection: &Connection, schema: &str, vfs: &str, file: &str| {
+            let path = scene.lab.scratch.file(file);
+            common::run(connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
+        };
+        let connection = common::try_open(&scene.lab.scratch.file("y.db"), common::flags(), &scene.other).unwrap();
+        open(&connection, "a", &scene.lab.vfs, "a.db");
+        open(&connection, "x", &scene.other, "x.db");
+        common::run(&connection, settings);
+        let mut cursor = connection.prepare("SELECT x FROM t").unwrap();
+        let mut rows = cursor.query([]).unwrap();
+        rows.next().unwrap();
+        let journals = ["INSERT INTO x VALUES(1)", "INSERT INTO x VALUES(1); INSERT INTO y VALUES(1)"][count - 1];
+        common::run(&connection, &format!("BEGIN; UPDATE t SET x=-x WHERE rowid%300=0; {journals}"));
+        scene.fails.store(true, SeqCst);
+        assert_eq!(common::code_of(&connection, "COMMIT"), ffi::SQLITE_FULL, "{what}");
+        scene.fails.store(false, SeqCst);
+        assert_eq!(another_writes(&scene.lab), Ok((0, truth())), "{what}");
+        drop(rows);
+        drop(cursor);
+        assert_eq!(common::text(&connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{what}");
+        common::run(&connection, &format!("BEGIN; UPDATE t SET x=0 WHERE rowid=1; {journals}; COMMIT"));
+        let other = scene.lab.open("a.db");
+        assert_eq!(common::number(&other, "SELECT count(*) FROM t WHERE x=0"), 1, "{what}");
+    }
+}
+
+/// `walCleanupHash` leaves no trace where the snapshot ends with a block of the wal-index (frame 4062).
+#[test]
+fn a_snapshot_that_ends_with_a_block_of_the_index() {
+    for hidden in [false, true] {
+        let mut scene = Scene::new(Beside::Journal, SETTINGS[2]);
+        if hidden {
+            scene.attach_on_ours();
+        }
+        let frames = Arc::new(AtomicU32::new(0));
+        let told = Arc::clone(&frames);
+        let hook = move |_: &mut rusqlite::hooks::Wal, of: i32| {
+            told.store(u32::try_from(of).unwrap(), SeqCst);
+            Ok(())
+        };
+        scene.connection.wal_hook(Some(hook)).unwrap();
+        common::run(&scene.connection, "PRAGMA synchronous=OFF");
+        for n in 0..4062 {
+            common::run(&scene.connection, &format!("UPDATE t SET y='{n}' WHERE rowid=1"));
+            if frames.load(SeqCst) >= 4062 {
+                break;
+            }
+        }
+        assert_eq!(frames.load(SeqCst), 4062);
+        common::run(&scene.connection, "PRAGMA synchronous=FULL");
+        let mut cursor = scene.connection.prepare("SELECT x FROM t").unwrap();
+        let mut rows = cursor.query([]).unwrap();
+        rows.next().unwrap();
+        scene.write("UPDATE t SET x=-x WHERE rowid%300=0");
+        scene.lab.base_fails("x.db: write", ffi::SQLITE_FULL);
+        assert_eq!(scene.commit_that_fails(), ffi::SQLITE_FULL, "{hidden}");
+        assert_eq!(another_writes(&scene.lab), Ok((0, truth())), "{hidden}");
+        drop(rows);
+        drop(cursor);
+        assert_eq!(common::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{hidden}");
+    }
+}
+
+/// Threads commit over our database and one of another VFS each, which fails at random, with cursors left open and without,
+/// beside threads that write ours alone: nobody waits for ever, ours has what was acknowledged and nothing else.
+#[test]
+fn threads_whose_siblings_fail() {
+    let seconds = Duration::from_secs(common::env_number("PWAL_TEST_SECONDS", 3));
+    let _watchdog = common::Watchdog::new("threads whose siblings fail", seconds + Duration::from_secs(60));
+    let lab = Lab::new();
+    let setup = lab.wal();
+    common::run(&setup, "CREATE TABLE t(w, n); CREATE INDEX i ON t(w, n)");
+    let until = std::time::Instant::now() + seconds;
+    let acknowledged: Vec<(i64, i64, i64)> = std::thread::scope(|scope| {
+        let lab = &lab;
+        let threads = (0..6_i64).map(|writer| {
+            scope.spawn(move || {
+                let fails = Arc::new(AtomicBool::new(false));
+                let (failing, vfs) = (Arc::clone(&fails), format!("{}-{writer}", lab.vfs));
+                Shim::register(&vfs, common::STOCK, false).hook(move |moment| {
+                    let hit = moment.text.contains(".db: write") && failing.load(SeqCst);
+                    if hit { Verdict::Answer(ffi::SQLITE_FULL) } else { Verdict::Pass }
+                });
+                let connection = lab.open("a.db");
+                connection.busy_timeout(Duration::from_secs(20)).unwrap();
+                let idle = lab.open("a.db");
+                idle.busy_timeout(Duration::from_secs(20)).unwrap();
+                let beside = writer < 4;
+                if beside {
+                    let path = lab.scratch.file(&format!("x{writer}.db"));
+                    common::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS x", path.display()));
+                    common::run(&connection, "CREATE TABLE x.x(n)");
+                }
+                let (mut n, mut failed) = (0, 0);
+                for round in 0_u64.. {
+                    if std::time::Instant::now() > until {
+                        break;
+                    }
+                    let mode = ["auto", "conservative"][usize::from(round % 50 > 40)];
+                    let synchronous = ["FULL", "NORMAL"][usize::from(round % 7 > 3)];
+                    common::run(
+                        &connection,
+                        &format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"),
+                    );
+                    let fail = beside && round % 3 == 0;
+                    let journal = if beside { format!("INSERT INTO x VALUES({n})") } else { String::new() };
+                    common::run(
+                        &connection,
+                        &format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({writer},{n}); {journal}"),
+                    );
+                    let mut cursor = connection.prepare("SELECT n FROM t WHERE w=?1 ORDER BY n").unwrap();
+                    let mut rows = cursor.query([writer]).unwrap();
+                    if round % 2 == 0 {
+                        rows.next().unwrap();
+                    }
+                    fails.store(fail, SeqCst);
+                    let code = common::code_of(&connection, "COMMIT");
+                    fails.store(false, SeqCst);
+                    if round % 9 == 0 {
+                        common::run(&idle, &format!("INSERT INTO t VALUES(100, {round})"));
+                    }
+                    drop(rows);
+                    drop(cursor);
+                    match (fail, code) {
+                        (true, ffi::SQLITE_FULL) => failed += 1,
+                        (false, 0) => n += 1,
+                        other => panic!("writer {writer}, round {round}: {other:?}"),
+                    }
+                    let sql = format!("SELECT count(*), ifnull(max(n)+1, 0) FROM t WHERE w={writer}");
+                    assert_eq!(common::text(&connection, &sql), format!("{n}|{n}"), "writer {writer}, round {round}");
+                }
+                (writer, n, failed)
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("{acknowledged:?}");
+    for (writer, n, failed) in &acknowledged {
+        assert!(*n > 0 && (*failed > 0) == (*writer < 4));
+        let sql = format!("SELECT count(*) FROM t WHERE w={writer}");
+        assert_eq!(common::number(&setup, &sql), *n, "{acknowledged:?}");
+    }
+    common::assert_integrity(&setup);
 }

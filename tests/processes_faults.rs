@@ -144,6 +144,16 @@ impl Scene {
         self.start_with(place, u64::MAX, &[])
     }
 
+    /// [`wait_for`]; a process that has failed is not waited for.
+    #[track_caller]
+    fn wait_for(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let point = &self.point;
+        wait_for(&format!("{point}, {}: {what}", self.synchronous), || {
+            assert!(!self.board.failed(), "{point}: a process has failed: see above");
+            holds()
+        });
+    }
+
     fn is_ready(&self, place: usize) -> bool {
         self.board.line(place).ready.load(SeqCst) != 0
     }
@@ -153,7 +163,7 @@ impl Scene {
             let process = self.start(place);
             self.processes.push(process);
         }
-        wait_for("the survivors", || (0..SURVIVORS).all(|place| self.is_ready(place)));
+        self.wait_for("the survivors", || (0..SURVIVORS).all(|place| self.is_ready(place)));
     }
 
     /// Starts the victim; it passes the point for the n-th time.
@@ -167,7 +177,7 @@ impl Scene {
     /// The victim's successor counts first what the victim was told.
     fn victim_dies(&mut self, pass: u64) {
         let mut victim = self.start_victim("PWAL_TEST_DIE_AT", pass);
-        wait_for(&format!("a process to die at {}:{pass}", self.point), || victim.try_wait().is_some());
+        self.wait_for(&format!("a process to die at pass {pass}"), || victim.try_wait().is_some());
         let status = victim.wait();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{}: {status}: it was never there", self.point);
         self.board.line(VICTIM).clear();
@@ -176,7 +186,7 @@ impl Scene {
 
     fn victim_stops(&mut self, pass: u64) {
         let mut victim = self.start_victim("PWAL_TEST_STOP_AT", pass);
-        wait_for(&format!("a process to stop at {}:{pass}", self.point), || {
+        self.wait_for(&format!("a process to stop at pass {pass}"), || {
             assert!(victim.try_wait().is_none(), "{}: it was never there", self.point);
             is_stopped(victim.pid())
         });
@@ -193,7 +203,7 @@ impl Scene {
         let before: Vec<u64> = (0..SURVIVORS).map(|place| self.done(place)).collect();
         let went_on = || (0..SURVIVORS).all(|place| self.done(place) > before[place] + 3);
         if must {
-            wait_for(&format!("the others to work while one is stopped at {}", self.point), went_on);
+            self.wait_for("the others to work while one is stopped", went_on);
         } else {
             // They run into what it holds: a time in which they would have gone on otherwise.
             let until = Instant::now() + Duration::from_millis(50);
@@ -214,10 +224,10 @@ impl Scene {
         let before: Vec<u64> = places.clone().map(|place| self.done(place)).collect();
         let commits = self.commits();
         let start = Instant::now();
-        wait_for("a commit behind the death", || self.commits() > commits);
+        self.wait_for("a commit behind the death", || self.commits() > commits);
         let first = start.elapsed();
         let each = |index: usize, place| self.done(place) > before[index] + 5;
-        wait_for("everybody to go on", || places.clone().enumerate().all(|(index, place)| each(index, place)));
+        self.wait_for("everybody to go on", || places.clone().enumerate().all(|(index, place)| each(index, place)));
         println!("{}, {}: the next commit after {first:?}", self.point, self.synchronous);
         let mut next = self.start_with(VICTIM, 20, &[]);
         assert!(next.wait().success(), "{}: see above", self.point);
@@ -316,7 +326,7 @@ fn dies_activating() {
 fn crash(scene: &mut Scene) {
     let mut crashes = scene.start(VICTIM);
     let before = scene.commits();
-    wait_for("some commits", || scene.commits() > before + 20);
+    scene.wait_for("some commits", || scene.commits() > before + 20);
     crashes.kill();
     scene.board.line(VICTIM).clear();
 }

@@ -54,6 +54,29 @@ impl Engine {
         self.erase_undurable(append, None);
     }
 
+    /// A call panicked whose commit, `sequence`, was answered with an error: it is taken back. If it is published, with all
+    /// that is not durable; else it lies behind the tail at most, maybe whole.
+    pub(crate) fn take_back_after_panic(&self, sequence: Option<u64>) {
+        let append = self.append_as_it_is();
+        if sequence.is_some_and(|sequence| sequence <= self.marks.published() && sequence > self.marks.durable()) {
+            self.poison(&append, "a panic", None);
+        } else if self.is_active()
+            && let Err(error) = self.erase_behind_tail(&append)
+        {
+            self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), None);
+        }
+    }
+
+    fn erase_behind_tail(&self, append: &HeldAppend) -> Result<(), EngineError> {
+        let tail = self.tail();
+        let slot = self.slot(tail.file)?;
+        if tail.offset < slot.bytes {
+            slot.write(&self.zero_block(), tail.offset)?;
+            slot.sync()?;
+        }
+        self.give_up_begun(append)
+    }
+
     fn erase_undurable(&self, append: &HeldAppend, begun: Option<Begun>) {
         let erased = self.erase_records(append, begun);
         let lost = self.marks.published() - self.marks.durable();

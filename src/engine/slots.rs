@@ -381,7 +381,7 @@ impl Engine {
             None => self.create_next(&all, least)?.number,
         };
         let append = self.append()?;
-        self.give_up_begun(&append, &all, number)?;
+        self.give_up_begun_but(&append, &all, tail.ordinal, Some(number))?;
         self.marks.words().set_next_slot(Some(number));
         Ok(())
     }
@@ -406,17 +406,33 @@ impl Engine {
         })
     }
 
-    /// A writer that died may have begun another slot as the next one: two segments of one ordinal would be in the log.
-    fn give_up_begun(&self, _append: &HeldAppend, all: &[Found], chosen: u32) -> Result<(), EngineError> {
-        let last = self.tail().ordinal;
-        for Found { slot, .. } in all.iter().filter(|found| found.slot.number != chosen) {
+    /// A writer that died may have begun another slot than `chosen` as the next one: two segments of one ordinal would be in
+    /// the log. `all` is what there was when the log ended in segment `was_last`.
+    fn give_up_begun_but(
+        &self,
+        _append: &HeldAppend,
+        all: &[Found],
+        was_last: u64,
+        chosen: Option<u32>,
+    ) -> Result<(), EngineError> {
+        let (last, next) = (self.tail().ordinal, self.marks.words().next_slot());
+        for Found { slot, header } in all {
+            let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
             // Read again: before APPEND was held here, a process that lives may have gone on in it.
-            if self.header_of(slot)?.is_some_and(|header| header.ordinal > last) {
+            if may_be
+                && chosen != Some(slot.number)
+                && self.header_of(slot)?.is_some_and(|header| header.ordinal > last)
+            {
                 slot.write(&self.zero_block(), 0)?;
                 slot.sync()?;
             }
         }
         Ok(())
+    }
+
+    /// Whatever slot was begun behind the tail.
+    pub(super) fn give_up_begun(&self, append: &HeldAppend) -> Result<(), EngineError> {
+        self.give_up_begun_but(append, &self.all_slots()?, self.tail().ordinal, None)
     }
 
     /// A new slot of at least so many bytes: twice the largest so far, or less where the disk is nearly full.

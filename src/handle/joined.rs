@@ -66,7 +66,11 @@ pub(super) struct Joined {
     pub(super) undone_at_unlock: bool,
     /// SQLite's own header stands for a commit that is rolled back, until its next snapshot.
     pub(super) shows_rolled_back: bool,
+    /// A panic came out of a call: only `xClose` is left.
+    broken: bool,
     pub(super) transaction: Transaction,
+    /// PHASETWO runs for this commit.
+    pub(super) committing: Option<u64>,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
@@ -105,7 +109,9 @@ impl Joined {
             previous: Behind::Nothing,
             undone_at_unlock: false,
             shows_rolled_back: false,
+            broken: false,
             transaction: Transaction::None,
+            committing: None,
             lane: None,
             asked_exclusive: false,
             no_autocheckpoint: false,
@@ -123,9 +129,23 @@ impl Joined {
     }
 
     /// # Errors
-    /// `IOERR`: the engine is a parent process's, or the process is exiting. Only `xClose` is left.
+    /// `IOERR`: the engine is a parent process's, the process is exiting, or a call panicked. Only `xClose` is left.
     pub(super) fn check_mine(&self) -> Result<(), Code> {
-        if self.engine.is_mine() { Ok(()) } else { Err(Code::IOERR) }
+        if self.engine.is_mine() && !self.broken { Ok(()) } else { Err(Code::IOERR) }
+    }
+
+    /// A call panicked: this view is worth nothing any more, what it answered may be half true, and nobody shall wait for
+    /// what it held.
+    pub(super) fn after_panic(&mut self, inner: &Arc<Inner>) {
+        if std::mem::replace(&mut self.broken, true) || !self.engine.is_mine() {
+            return;
+        }
+        self.log(Code::INTERNAL, "a call of SQLite panicked; the connection has to be closed");
+        self.end_after_panic(inner);
+        self.checkpointing = Checkpointing::No;
+        self.pinned = false;
+        self.reading = false;
+        self.engine.drop_snapshot(self.me);
     }
 
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
@@ -487,7 +507,7 @@ impl Joined {
             return;
         }
         self.roll_back(inner);
-        if self.check_mine().is_err() {
+        if !self.engine.is_mine() {
             return;
         }
         let mut of_entry = self.entry.engine.lock();

@@ -17,10 +17,11 @@ pub use registry::Registry;
 
 use crate::disk::Disk;
 use crate::sqlite::Code;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::view::Region;
 use joined::Joined;
 use registry::FileIdentity;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -86,6 +87,41 @@ impl Inner {
     fn connection(&self) -> usize {
         self.pager.get().map_or(0, |pager| pager.connection())
     }
+
+    /// The state, for a call of SQLite.
+    fn state(self: &Arc<Inner>) -> StateGuard<'_> {
+        StateGuard { inner: self, state: self.state.lock(), panicking: std::thread::panicking() }
+    }
+}
+
+/// The state of a handle; a panic while it is held is noted, for [`after_panic`].
+struct StateGuard<'a> {
+    inner: &'a Arc<Inner>,
+    state: MutexGuard<'a, State>,
+    /// The application's own panic, in which it closes connections.
+    panicking: bool,
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.panicking {
+            siblings::note_panic(self.inner);
+        }
+    }
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
@@ -116,13 +152,13 @@ impl Handle {
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
-    fn enter(&self) -> crate::sync::MutexGuard<'_, State> {
+    fn enter(&self) -> StateGuard<'_> {
         for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+            if let Kind::Joined(joined) = &mut sibling.state().kind {
                 joined.hide_advance();
             }
         }
-        let mut state = self.0.state.lock();
+        let mut state = self.0.state();
         if let Kind::Joined(joined) = &mut state.kind {
             joined.called(&self.0);
         }
@@ -275,7 +311,7 @@ impl Handle {
     /// The handle is not joined.
     pub fn shm_map(&self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         // Between prepare and PHASETWO SQLite maps regions for its own appends.
-        match &mut self.0.state.lock().kind {
+        match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.region(index, extend),
             Kind::Retired { view: Some(view), .. } => Ok(view.region(index, extend)),
             Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_SHMMAP),
@@ -326,7 +362,7 @@ impl Handle {
     /// # Errors
     /// What the medium says; a poisoned engine's `IOERR_READ`.
     pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
-        match &mut self.0.state.lock().kind {
+        match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.wal_read(base, buffer, offset),
             Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_READ),
         }
@@ -382,11 +418,11 @@ impl Handle {
     /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
         for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+            if let Kind::Joined(joined) = &mut sibling.state().kind {
                 joined.hide_advance();
             }
         }
-        match &mut self.0.state.lock().kind {
+        match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.commit_phase_two(&self.0),
             Kind::Plain | Kind::Retired { .. } => {
                 siblings::set_super_journal(false);
@@ -455,6 +491,15 @@ pub fn super_journal_opened() {
 /// who was refused on this thread.
 pub fn entered() {
     siblings::forget_refused();
+}
+
+/// A call of SQLite ended in a panic, which was caught: what it left half done on this thread's handles is ended.
+pub fn after_panic() {
+    for inner in siblings::take_panicked() {
+        if let Kind::Joined(joined) = &mut inner.state.lock().kind {
+            joined.after_panic(&inner);
+        }
+    }
 }
 
 /// `xSleep`: waits for what the connection that was refused on this thread needs, at most so

@@ -36,6 +36,7 @@ thread_local! {
     static PREPARED: RefCell<Vec<(usize, Weak<Inner>)>> = const { RefCell::new(Vec::new()) };
     static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
     static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
+    static PANICKED: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
     static SUPER_JOURNAL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -115,4 +116,15 @@ pub(super) fn set_super_journal(open: bool) {
 /// Whether a super-journal is open.
 pub(super) fn super_journal() -> bool {
     SUPER_JOURNAL.try_with(Cell::get).unwrap_or(false)
+}
+
+/// A panic came out of a call on this handle.
+pub(super) fn note_panic(inner: &Arc<Inner>) {
+    let _ = PANICKED.try_with(|panicked| panicked.borrow_mut().push(Arc::downgrade(inner)));
+}
+
+/// The handles on which a panic came out of a call.
+pub(super) fn take_panicked() -> Vec<Arc<Inner>> {
+    let taken = PANICKED.try_with(|panicked| panicked.take()).unwrap_or_default();
+    taken.iter().filter_map(Weak::upgrade).collect()
 }

@@ -244,6 +244,20 @@ impl Joined {
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
         let Prepared { facts, early, hidden, .. } = *prepared;
+        self.committing = Some(facts.sequence);
+        let result = self.publish_and_acknowledge(inner, facts, early, hidden);
+        self.committing = None;
+        result
+    }
+
+    fn publish_and_acknowledge(
+        &mut self,
+        inner: &Arc<Inner>,
+        facts: CommitFacts,
+        early: Option<Early>,
+        hidden: bool,
+    ) -> Result<(), Code> {
+        let connection = inner.connection();
         if hidden {
             self.view.restore_advance();
         }
@@ -300,7 +314,7 @@ impl Joined {
             None => self.engine.write_early(self.view.lane(), facts)?,
         };
         for sibling in siblings {
-            if let Kind::Joined(joined) = &mut sibling.state.lock().kind
+            if let Kind::Joined(joined) = &mut sibling.state().kind
                 && let Err(error) = joined.write_early()
             {
                 self.engine.abandon_early(own)?;
@@ -379,6 +393,16 @@ impl Joined {
         }
     }
 
+    /// A call panicked: whatever it was, a commit of it is answered with an error.
+    pub(super) fn end_after_panic(&mut self, inner: &Arc<Inner>) {
+        if self.holds_write || self.committing.is_some() {
+            // First what holds APPEND.
+            self.fail_transaction(inner);
+            self.engine.take_back_after_panic(self.committing.take());
+        }
+        self.roll_back(inner);
+    }
+
     /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
     fn reset_prepared(&mut self, inner: &Arc<Inner>) {
         if self.transaction.waits_for_phase_two() {
@@ -393,7 +417,7 @@ impl Joined {
 /// once, before SQLite copies its header (`sqlite3WalUndo`).
 fn reset_siblings(connection: usize, inner: &Inner) {
     for sibling in siblings::prepared_siblings(connection, inner) {
-        if let Kind::Joined(joined) = &mut sibling.state.lock().kind {
+        if let Kind::Joined(joined) = &mut sibling.state().kind {
             joined.reset_prepared(&sibling);
         }
     }

@@ -20,10 +20,13 @@ pub(super) fn guard(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) -> 
 /// Runs the body of a callback that answers something else; a panic answers `on_panic`.
 /// Does not call [`handle::entered`].
 pub(super) fn guard_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
-    // What a panic leaves half done is behind `Handle`, whose locks and state say so themselves.
+    // What a panic leaves half done is behind `Handle`, and ended there.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // Dropping a foreign payload may panic again.
         std::mem::forget(payload);
+        if let Err(payload) = catch_unwind(handle::after_panic) {
+            std::mem::forget(payload);
+        }
         on_panic
     })
 }

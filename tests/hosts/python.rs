@@ -94,3 +94,16 @@ fn every_way_to_end_leaves_a_plain_file() {
         assert_rows(&scratch.file("app.db"), [1, 1]);
     }
 }
+
+#[test]
+fn a_database_of_another_vfs_fails_in_the_same_transaction() {
+    if !python() {
+        return;
+    }
+    let scratch = directory();
+    let output = run(scratch.path(), "beside", &[]);
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && lines.lines().count() == 4, "{lines}");
+    assert!(lines.lines().all(|line| line.ends_with("; abort due to ROLLBACK")), "{lines}");
+    common::assert_plain(&scratch.file("app.db"));
+}

@@ -161,3 +161,48 @@ fn users_with_access_by_their_group_share_a_database() {
         assert_left(&path, 3);
     }
 }
+
+/// An agent that believes to be on NFS, and takes the risk if so told.
+#[cfg(target_os = "linux")]
+fn on_network_disk(path: &Path, takes_the_risk: bool) -> Option<Agent> {
+    let mut settings = vec![("PWAL_TEST_NETWORK_DISK", String::from("1"))];
+    if takes_the_risk {
+        settings.push(("PWAL_FILE_SYSTEM", String::from("any")));
+    }
+    let mut agent = Agent::start_with(&settings);
+    let answer = agent.ask(&format!("c .open {}", path.display()));
+    if answer != "open" {
+        println!("not played: {answer}");
+        return None;
+    }
+    agent.ask("c .timeout 200");
+    Some(agent)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_network_file_system_is_refused_by_name_and_at_its_own_risk_for_one_process() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a network file system");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let Some(mut careful) = on_network_disk(&path, false) else { return };
+    assert_eq!(careful.ask("c SELECT * FROM t"), "code 14");
+    let told = careful.log();
+    assert!(told.contains("NFS"), "{told}");
+    careful.end();
+    let (Some(mut one), Some(mut two)) = (on_network_disk(&path, true), on_network_disk(&path, true)) else { return };
+    one.run("INSERT INTO t VALUES(1)");
+    for _ in 0..2 {
+        assert_eq!(two.ask("c SELECT * FROM t"), "code 5");
+        let told = two.log();
+        assert!(told.contains("file system") && told.contains("for itself alone"), "{told}");
+        one.run("INSERT INTO t VALUES(2)");
+    }
+    one.end();
+    two.run("INSERT INTO t VALUES(3)");
+    two.end();
+    assert_left(&path, 4);
+}

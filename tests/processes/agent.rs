@@ -2,7 +2,7 @@
 //! from top to bottom.
 //!
 //! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
-//! <ms>`, `.close`, `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
+//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
 //! that is an agent itself). It answers with one line: the rows, or `code <n>`.
 
 use super::common::{self, child};
@@ -48,6 +48,12 @@ pub fn run() {
         ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOG, tell, std::ptr::null_mut::<c_void>())
     };
     assert_eq!(code, ffi::SQLITE_OK);
+    #[cfg(target_os = "linux")]
+    if std::env::var_os("PWAL_TEST_NETWORK_DISK").is_some()
+        && let Err(error) = super::network_disk::pretend()
+    {
+        return refuse(&format!("this machine gives no seccomp user notification: {error}"));
+    }
     let mut connections = HashMap::new();
     child::report("here");
     while let Some(line) = child::command() {
@@ -56,6 +62,14 @@ pub fn run() {
         child::report(answer.get(..3000).unwrap_or(&answer));
     }
     connections.into_values().for_each(common::close);
+}
+
+/// An agent that cannot be what was asked for: it says so to everything.
+fn refuse(why: &str) {
+    child::report("here");
+    while child::command().is_some() {
+        child::report(why);
+    }
 }
 
 fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -> String {
@@ -76,6 +90,10 @@ fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -
             connection.close().map_or_else(|(_, code)| error(code), |()| String::from("closed"))
         }
         ".log" => std::mem::take(&mut *TOLD.lock().expect("what was told")).join(" | "),
+        ".status" => {
+            let status = connections[name].query_row("PRAGMA parallel_wal_status", [], |row| row.get(0));
+            status.unwrap_or_else(error)
+        }
         ".fork" => fork(connections, rest),
         _ => common::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
     }
@@ -105,6 +123,9 @@ fn fork(connections: &mut HashMap<String, Connection>, pipe: &str) -> String {
     if pid > 0 {
         return pid.to_string();
     }
+    // A test that failed does not leave it for ever.
+    // SAFETY: a number.
+    unsafe { libc::alarm(120) };
     let said = format!("{pipe}.said");
     // Opened for both, so that it has no end while this process lives.
     let orders = std::fs::File::options().read(true).write(true).open(pipe).expect("open the pipe");
@@ -195,6 +216,11 @@ impl Agent {
     /// What `sqlite3_log` was told since it was last asked.
     pub fn log(&mut self) -> String {
         self.ask("c .log")
+    }
+
+    /// `PRAGMA parallel_wal_status` of the connection `c`.
+    pub fn status(&mut self) -> String {
+        self.ask("c .status")
     }
 
     /// Closes the connection `c`.

@@ -6,6 +6,8 @@ pub mod agent;
 pub mod board;
 pub mod ledger;
 pub mod log;
+#[cfg(target_os = "linux")]
+pub mod network_disk;
 pub mod worker;
 
 use super::common;
