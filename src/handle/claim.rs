@@ -28,7 +28,7 @@ const GIVING_PAUSES: u32 = 10;
 const GIVING_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long EXCLUSIVE is waited for: who has just retired the log holds it until its handle is closed.
-const EXCLUSIVE_WAIT: Duration = Duration::from_millis(30);
+const EXCLUSIVE_WAIT: Duration = Duration::from_millis(100);
 const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
