@@ -31,7 +31,7 @@ pub use fault_point::fault_point;
 pub use lock::{ALIVE_BYTE, ALONE, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
-pub use process::{command, generation, watch};
+pub use process::{Inside, command, generation, inside, watch};
 pub use ring::{CommitEntry, Cut, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;

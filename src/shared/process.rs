@@ -4,6 +4,7 @@
 //! inherited lock files (never unlocked them), and touches nothing of its parent's. At a normal exit a hook runs,
 //! once, and never in a child for what is its parent's.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,6 +14,28 @@ use std::sync::{Once, OnceLock};
 
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 static AT_EXIT: OnceLock<fn()> = OnceLock::new();
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While this lives, its thread is inside pwal, and may hold any of its locks.
+#[derive(Debug)]
+#[must_use]
+pub struct Inside(());
+
+/// This thread enters pwal. An exit from in there (a log callback, a signal handler) finds no way to close anything: what
+/// it leaves is what a kill leaves.
+pub fn inside() -> Inside {
+    DEPTH.set(DEPTH.get() + 1);
+    Inside(())
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
 
 /// Which process this is, in a line of forks: what was made in another generation is another process's.
 #[must_use]
@@ -59,6 +82,9 @@ extern "C" fn in_child() {
 }
 
 extern "C" fn exiting() {
+    if DEPTH.get() > 0 {
+        return;
+    }
     if let Some(hook) = AT_EXIT.get() {
         // No panic crosses into the C library; what the hook could not do, recovery does. The payload is
         // forgotten: dropping it could panic again.

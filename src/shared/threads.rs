@@ -18,7 +18,10 @@ pub fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) ->
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0
     };
-    let thread = Builder::new().name(name.to_owned()).spawn(run);
+    let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        let _inside = super::inside();
+        run();
+    });
     if masked {
         // SAFETY: `before` was filled by the call above.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };

@@ -20,6 +20,7 @@ pub(super) fn guard(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) -> 
 /// Runs the body of a callback that answers something else; a panic answers `on_panic`.
 /// Does not call [`handle::entered`].
 pub(super) fn guard_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
+    let _inside = crate::shared::inside();
     // What a panic leaves half done is behind `Handle`, and ended there.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // Dropping a foreign payload may panic again.
