@@ -374,12 +374,12 @@ fn where_the_words_cannot_be_shared_one_process_has_the_database() {
     let mut first = Agent::on(&path);
     first.run("INSERT INTO t VALUES(1)");
     let told = first.log();
-    assert!(told.contains("one process at a time") && told.contains("control"), "{told}");
+    assert!(told.contains("for this process alone") && told.contains("control"), "{told}");
     let mut second = Agent::on(&path);
     second.ask("c .timeout 100");
     assert_eq!(second.ask(&format!("c {COUNT}")), "code 5");
     let told = second.log();
-    assert!(told.contains("one process at a time"), "{told}");
+    assert!(told.contains("for itself alone"), "{told}");
     first.run("INSERT INTO t VALUES(2)");
     first.kill();
     std::fs::remove_dir_all(directory(&path).join("control")).unwrap();
