@@ -1,8 +1,6 @@
 """Builds the wheel: the library by cargo, from the workspace around this directory, and the tag from what it needs.
 
     pip wheel --no-deps ./python
-
-`PWAL_WHEEL_LIBRARY` names a library that is built already, which is then taken as it is.
 """
 
 import os
@@ -29,9 +27,6 @@ def version():
 
 def library():
     """The library, built in the profile `release`."""
-    built = os.environ.get("PWAL_WHEEL_LIBRARY")
-    if built:
-        return Path(built)
     command = ["cargo", "build", "--release", "--locked", "-p", "pwal-sqlite-ext"]
     subprocess.run(command, cwd=WORKSPACE, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))

@@ -31,6 +31,7 @@ pub mod log;
 pub mod shared;
 #[allow(unsafe_code)]
 pub mod sqlite;
+mod sync;
 #[allow(unsafe_code)]
 pub mod vfs;
 pub mod view;

@@ -159,7 +159,7 @@ fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
     waiter.run(COUNT);
     waiter.tell("c INSERT INTO t VALUES(2)");
     let told = status(&path);
-    let told_inside = reader.run("PRAGMA parallel_wal_status");
+    let told_inside = reader.status();
     for (text, which) in [(&told, "pwal status"), (&told_inside, "PRAGMA parallel_wal_status")] {
         for agent in [&writer, &reader, &waiter] {
             assert!(text.contains(&agent.pid().to_string()), "{which} does not name {}: {text}", agent.pid());
@@ -172,7 +172,7 @@ fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
     reader.run("COMMIT");
     let (gone, here) = (waiter.pid(), [writer.pid(), reader.pid()]);
     waiter.end();
-    let told = writer.run("PRAGMA parallel_wal_status");
+    let told = writer.status();
     assert!(!told.contains(&gone.to_string()), "{gone} has left: {told}");
     assert!(here.iter().all(|pid| told.contains(&pid.to_string())), "{told}");
     writer.end();
@@ -224,7 +224,7 @@ fn the_place_of_a_crashed_process_is_free_at_once() {
         crashes.kill();
     }
     if common::on_pwal() {
-        let told = stays.run("PRAGMA parallel_wal_status");
+        let told = stays.status();
         assert!(told.contains(&stays.pid().to_string()), "{told}");
     }
     // What dead readers held back is free too.

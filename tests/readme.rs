@@ -107,7 +107,7 @@ fn what_the_page_names_is_there() {
     });
     let names: Vec<&str> = names.collect();
     assert!(names.len() > 15, "{names:?}");
-    for name in names {
+    for name in names.iter().filter_map(|name| name.split(' ').next()) {
         assert!(root.join(name).exists(), "{name}");
     }
 }

@@ -4,7 +4,7 @@
 //! written a part; a failed sync is never passed on, so that what it should have covered stays unsynced.
 
 use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! It starts with the first wish and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -111,7 +111,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             while !wishes.slot && !wishes.checkpoint && !wishes.watch && !wishes.stop {
                 if watched.is_none() {
                     shared.wake.wait(&mut wishes);
-                } else if shared.wake.wait_for(&mut wishes, IDLE).timed_out() {
+                } else if shared.wake.wait_for(&mut wishes, IDLE) {
                     break;
                 }
             }

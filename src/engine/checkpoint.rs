@@ -9,7 +9,7 @@ use crate::log::backfill::Backfill;
 use crate::log::format;
 use crate::log::stamp::Stamp;
 use crate::shared::Words;
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

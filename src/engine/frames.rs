@@ -59,6 +59,9 @@ impl LogCommit {
     }
 }
 
+/// Frames and their files, by page.
+pub(crate) type NewestByPage = BTreeMap<u32, (Frame, Arc<dyn LogFile>)>;
+
 #[derive(Clone, Copy, Debug)]
 struct Commit {
     /// The number of its last frame.
@@ -175,7 +178,7 @@ impl Frames {
     }
 
     /// The newest image of each page of the commits up to `sequence`, in page order; `None`: a file of them is not open.
-    pub(crate) fn newest_by_page(&self, sequence: u64) -> Option<BTreeMap<u32, (Frame, Arc<dyn LogFile>)>> {
+    pub(crate) fn newest_by_page(&self, sequence: u64) -> Option<NewestByPage> {
         let mut newest = BTreeMap::new();
         for frame in self.frames.iter().take_while(|frame| frame.sequence <= sequence) {
             newest.insert(frame.page, (*frame, Arc::clone(self.files.get(&frame.file)?)));

@@ -3,8 +3,8 @@
 //! A transaction is bound to a lane from WRITE to its end, and leaves the memory to the next one: a
 //! hundred connections need no more than there are lanes.
 
+use crate::sync::Mutex;
 use crate::view::LaneMemory;
-use parking_lot::Mutex;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lanes(Mutex<Vec<Option<LaneMemory>>>);

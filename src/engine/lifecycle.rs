@@ -15,7 +15,7 @@ use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation, names};
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};

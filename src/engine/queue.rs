@@ -11,7 +11,7 @@
 
 use super::turn::Turn;
 use crate::shared::{Attachment, Held, TIMED_WAIT, now_us};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -519,7 +519,7 @@ impl WriteQueue {
         let mut state = self.state.lock();
         self.end_waits(&mut state);
         while state.owner.is_some() {
-            if self.left.wait_until(&mut state, deadline).timed_out() {
+            if self.left.wait_until(&mut state, deadline) {
                 return state.owner.is_none();
             }
         }

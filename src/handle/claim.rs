@@ -16,7 +16,7 @@ use crate::shared::{
     lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -17,9 +17,9 @@ pub use registry::Registry;
 
 use crate::disk::Disk;
 use crate::sqlite::Code;
+use crate::sync::{Mutex, MutexGuard};
 use crate::view::Region;
 use joined::Joined;
-use parking_lot::{Mutex, MutexGuard};
 use registry::FileIdentity;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;

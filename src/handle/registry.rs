@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::shared::generation;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;

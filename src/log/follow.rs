@@ -10,7 +10,7 @@ use super::format::{
     ImagePlace, LogId, Rule, SlotHeader, decode_batch, decode_batch_header, image_crc,
 };
 use crate::disk::LogFile;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;

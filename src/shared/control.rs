@@ -227,3 +227,100 @@ fn allocate(file: &File, range: Range<usize>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::Identity;
+    use std::mem::discriminant;
+    use std::path::PathBuf;
+
+    const DEVICE: u64 = 5;
+    const INODE: u64 = 6;
+
+    struct Made {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    /// A complete control file.
+    fn made() -> Made {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(CONTROL_NAME);
+        let control = Control::create(&path, 0o600).unwrap();
+        control.words().set_identity(&Identity {
+            boot_id: boot_id().unwrap(),
+            log_id: 7,
+            device: DEVICE,
+            inode: INODE,
+            generation: 1,
+            block_bytes: 4096,
+        });
+        control.words().set_state(State::Ready);
+        Made { _directory: directory, path }
+    }
+
+    impl Made {
+        /// Stores a word, past all that maps the file.
+        fn store(&self, offset: u64, word: u64) {
+            let file = OpenOptions::new().write(true).open(&self.path).unwrap();
+            file.write_all_at(&word.to_ne_bytes(), offset).unwrap();
+        }
+
+        fn error(&self) -> SharedError {
+            Control::open(&self.path, DEVICE, INODE).unwrap_err()
+        }
+    }
+
+    #[test]
+    fn what_one_maps_the_other_sees() {
+        let made = made();
+        let [one, other] = [(); 2].map(|()| Control::open(&made.path, DEVICE, INODE).unwrap());
+        one.words().set_mode(1);
+        assert_eq!(other.words().mode(), 1);
+        assert!(other.is_shared());
+    }
+
+    #[test]
+    fn what_cannot_be_shared_is_refused_by_name() {
+        let made = made();
+        // The offsets are those of the layout's table.
+        let cases: &[(u64, u64, &str)] = &[
+            (0, 1, "no control file (other bytes)"),
+            (8, LAYOUT_VERSION - 1, "an older version of pwal"),
+            (8, LAYOUT_VERSION + 1, "a newer version of pwal"),
+            (16, 1, "another boot or another machine"),
+            (40, DEVICE + 1, "another database file"),
+            (48, INODE + 1, "another database file"),
+            (128, 0, "never completed"),
+        ];
+        for (offset, word, told) in cases {
+            let mut before = [0; 8];
+            File::open(&made.path).unwrap().read_exact_at(&mut before, *offset).unwrap();
+            made.store(*offset, *word);
+            let error = made.error().to_string();
+            assert!(error.contains(told), "{offset}: {error}");
+            assert!(error.contains("control"), "which file: {error}");
+            made.store(*offset, u64::from_ne_bytes(before));
+            assert!(Control::open(&made.path, DEVICE, INODE).is_ok(), "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_told_before_a_length_that_it_may_have_changed() {
+        let made = made();
+        made.store(8, LAYOUT_VERSION + 1);
+        let file = OpenOptions::new().write(true).open(&made.path).unwrap();
+        file.set_len(4096).unwrap();
+        assert!(matches!(made.error(), SharedError::OtherVersion { .. }));
+        made.store(8, LAYOUT_VERSION);
+        assert!(made.error().to_string().contains("4096 bytes instead of"));
+        file.set_len(10).unwrap();
+        assert!(matches!(made.error(), SharedError::ControlDamaged { .. }));
+        std::fs::remove_file(&made.path).unwrap();
+        let gone = made.error();
+        assert!(matches!(gone, SharedError::ControlOpen { .. }), "{gone}");
+        std::os::unix::fs::symlink("/dev/zero", &made.path).unwrap();
+        assert_eq!(discriminant(&made.error()), discriminant(&gone), "no symlink is followed");
+    }
+}

@@ -77,7 +77,7 @@ mod os {
 #[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
 mod parked {
     use super::{AtomicU64, Duration};
-    use parking_lot::{Condvar, Mutex};
+    use crate::sync::{Condvar, Mutex};
     use std::sync::atomic::Ordering::SeqCst;
 
     const BUCKETS: usize = 64;

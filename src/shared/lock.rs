@@ -11,7 +11,7 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;

@@ -8,7 +8,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
 use crate::sqlite::ffi::RawVfs;
 use crate::sqlite::{Api, ApiError};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int};

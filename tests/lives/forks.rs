@@ -55,6 +55,15 @@ impl Forked {
     }
 }
 
+impl Drop for Forked {
+    fn drop(&mut self) {
+        if alive(self.pid) {
+            // SAFETY: numbers. It was alive a moment ago, in a test that has failed.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        }
+    }
+}
+
 /// A process that has ended and is not reaped by its parent counts as ended.
 fn alive(pid: i32) -> bool {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -88,7 +97,7 @@ fn a_forked_child_opens_afresh_while_its_parent_lives_and_after_it_died() {
     assert_eq!(child.ask(&format!("own {COUNT}")), "2");
     assert_eq!(child.ask("own INSERT INTO t VALUES('child')"), "");
     assert_eq!(parent.run(COUNT), "3");
-    let told = parent.run("PRAGMA parallel_wal_status");
+    let told = parent.status();
     for pid in [parent.pid(), child.pid] {
         assert!(told.contains(&pid.to_string()), "{pid}: {told}");
     }

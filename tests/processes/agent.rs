@@ -2,7 +2,7 @@
 //! from top to bottom.
 //!
 //! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
-//! <ms>`, `.close`, `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
+//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
 //! that is an agent itself). It answers with one line: the rows, or `code <n>`.
 
 use super::common::{self, child};
@@ -90,6 +90,10 @@ fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -
             connection.close().map_or_else(|(_, code)| error(code), |()| String::from("closed"))
         }
         ".log" => std::mem::take(&mut *TOLD.lock().expect("what was told")).join(" | "),
+        ".status" => {
+            let status = connections[name].query_row("PRAGMA parallel_wal_status", [], |row| row.get(0));
+            status.unwrap_or_else(error)
+        }
         ".fork" => fork(connections, rest),
         _ => common::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
     }
@@ -119,6 +123,9 @@ fn fork(connections: &mut HashMap<String, Connection>, pipe: &str) -> String {
     if pid > 0 {
         return pid.to_string();
     }
+    // A test that failed does not leave it for ever.
+    // SAFETY: a number.
+    unsafe { libc::alarm(120) };
     let said = format!("{pipe}.said");
     // Opened for both, so that it has no end while this process lives.
     let orders = std::fs::File::options().read(true).write(true).open(pipe).expect("open the pipe");
@@ -209,6 +216,11 @@ impl Agent {
     /// What `sqlite3_log` was told since it was last asked.
     pub fn log(&mut self) -> String {
         self.ask("c .log")
+    }
+
+    /// `PRAGMA parallel_wal_status` of the connection `c`.
+    pub fn status(&mut self) -> String {
+        self.ask("c .status")
     }
 
     /// Closes the connection `c`.

@@ -12,8 +12,8 @@ pub use dice::Dice;
 
 use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, Plan};
 use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
+use crate::sync::Mutex;
 use file::{SECTOR_BYTES, SimFile, last_survivor};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
