@@ -1,26 +1,44 @@
-//! Processes come and go on one database: who claims, attaches, leaves, dies; who is refused, and in which words.
+//! Who comes to a database: the first claims it, the next attach, the last one retires the log; and who is refused, in
+//! which words. (How processes stop, die and fork, and who may share: `processes_lives`.)
 
 mod common;
-#[path = "attach/remote.rs"]
-mod remote;
+#[path = "engine/lab.rs"]
+mod lab;
+mod processes;
 
-use common::{Scratch, Watchdog};
-use remote::Remote;
+use common::{Scratch, Watchdog, child};
+use lab::{Call, Gate, Lab, Once, eio};
+use processes::agent::{self, Agent, wait_for};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ffi};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn watchdog(what: &str) -> Watchdog {
-    Watchdog::new(what, Duration::from_secs(120))
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_obeys() {
+    if child::role("child_obeys") {
+        agent::run();
+    }
 }
 
-/// A database in WAL mode with a table `t(x)`, closed.
+fn watchdog(scene: &str) -> Watchdog {
+    Watchdog::new(scene, Duration::from_secs(100))
+}
+
+/// A database in WAL mode with an empty table `t(x)`, closed.
 fn create(scratch: &Scratch) -> PathBuf {
     let path = scratch.file("app.db");
     let connection = common::open_wal(&path);
     common::run(&connection, "CREATE TABLE t(x)");
     common::close(connection);
-    common::assert_plain(&path);
     path
+}
+
+fn directory(path: &Path) -> PathBuf {
+    path.with_file_name("app.db-pwal")
 }
 
 fn version(path: &Path) -> [u8; 2] {
@@ -28,38 +46,415 @@ fn version(path: &Path) -> [u8; 2] {
     [bytes[18], bytes[19]]
 }
 
-#[test]
-fn two_processes_write_and_read_each_others_rows() {
-    let _watchdog = watchdog("two processes");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
-    let (mut one, mut other) = (Remote::attached(&path), Remote::attached(&path));
-    for round in 0..20 {
-        one.run(&format!("INSERT INTO t VALUES({})", 2 * round));
-        assert_eq!(other.text("SELECT count(*), max(x) FROM t"), format!("{}|{}", 2 * round + 1, 2 * round));
-        other.run(&format!("INSERT INTO t VALUES({})", 2 * round + 1));
-        assert_eq!(one.text("SELECT count(*), max(x) FROM t"), format!("{}|{}", 2 * round + 2, 2 * round + 1));
-    }
-    one.close();
-    assert_eq!(version(&path), [3, 3], "the log lives on");
-    other.run("INSERT INTO t VALUES(40)");
-    other.close();
-    common::assert_plain(&path);
-    assert_eq!(common::number(&common::open_stock(&path), "SELECT count(*) FROM t"), 41);
+const COUNT: &str = "SELECT count(*) FROM t";
+
+/// The answer to a read by stock SQLite that does not wait.
+fn stock_reads(path: &Path) -> i32 {
+    let stock = common::open_stock(path);
+    stock.busy_timeout(Duration::ZERO).unwrap();
+    common::code_of(&stock, COUNT)
 }
 
 #[test]
-fn the_second_activates_what_the_first_only_read() {
-    let _watchdog = watchdog("a second process");
+fn the_second_activates_what_the_first_has_only_read() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a second reader");
     let scratch = Scratch::new();
     let path = create(&scratch);
-    let mut one = Remote::attached(&path);
-    assert_eq!(version(&path), [2, 2]);
-    let mut other = Remote::attached(&path);
+    let mut first = Agent::on(&path);
+    first.run(COUNT);
+    assert_eq!(version(&path), [2, 2], "a read writes nothing");
+    let mut second = Agent::on(&path);
+    second.run(COUNT);
     assert_eq!(version(&path), [3, 3]);
-    one.run("INSERT INTO t VALUES(1)");
-    assert_eq!(other.text("SELECT x FROM t"), "1");
+    first.run("INSERT INTO t VALUES(1)");
+    assert_eq!(second.run(COUNT), "1");
+    second.end();
+    assert_eq!(version(&path), [3, 3], "the first has it still");
+    first.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn processes_that_come_and_leave_at_once_are_never_refused_without_a_timeout() {
+    let _watchdog = watchdog("coming at once");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let mut agents: Vec<Agent> = (0..3).map(|_| Agent::start()).collect();
+    for _ in 0..30 {
+        for agent in &mut agents {
+            agent.tell(&format!("c .open {}", path.display()));
+            agent.tell("c .timeout 0");
+            agent.tell(&format!("c {COUNT}"));
+            agent.tell("c .close");
+        }
+        for agent in &mut agents {
+            let answers: Vec<String> = (0..4).map(|_| agent.answer()).collect();
+            assert_eq!(answers, ["open", "ok", "0", "closed"]);
+        }
+    }
+    agents.into_iter().for_each(Agent::end);
+    common::assert_plain(&path);
+}
+
+#[test]
+fn processes_that_exit_at_once_without_a_close_leave_a_plain_file() {
+    let _watchdog = watchdog("exits at once");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    for round in 1..=5 {
+        let mut agents: Vec<Agent> = (0..3).map(|_| Agent::on(&path)).collect();
+        for agent in &mut agents {
+            agent.run("INSERT INTO t VALUES(1)");
+        }
+        agents.iter_mut().for_each(|agent| agent.tell("c .exit"));
+        agents.into_iter().for_each(Agent::wait);
+        if common::on_pwal() {
+            common::assert_plain(&path);
+        }
+        assert_eq!(common::number(&common::open(&path), COUNT), 3 * round);
+    }
+}
+
+#[test]
+fn an_exit_leaves_the_log_to_the_others_and_the_guard_too() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("an exit beside others");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let (mut first, mut second) = (Agent::on(&path), Agent::on(&path));
+    first.run("INSERT INTO t VALUES(1)");
+    second.run(COUNT);
+    assert!(second.status().contains("GUARD"), "the first has it");
+    for killed in [false, true] {
+        if killed {
+            first.kill();
+        } else {
+            first.tell("c .exit");
+            first.wait();
+        }
+        // Kept out by the stamp, until somebody who reads finds that nobody holds EXCLUSIVE.
+        wait_for("a new guard", || {
+            second.run(COUNT);
+            let code = stock_reads(&path);
+            assert!([ffi::SQLITE_NOTADB, ffi::SQLITE_BUSY].contains(&code), "{code}");
+            code == ffi::SQLITE_BUSY
+        });
+        first = second;
+        second = Agent::on(&path);
+        second.run(COUNT);
+    }
+    first.end();
+    second.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn the_slot_of_a_killed_process_is_given_to_the_next() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a slot");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let slot_of = |agent: &mut Agent, pid: i32| {
+        let status: serde_json::Value = serde_json::from_str(&agent.status()).unwrap();
+        let processes = status["processes"].as_array().unwrap().clone();
+        processes.iter().find(|process| process["pid"] == pid).map(|process| process["slot"].as_u64().unwrap())
+    };
+    let (mut first, mut second) = (Agent::on(&path), Agent::on(&path));
+    first.run(COUNT);
+    second.run(COUNT);
+    let killed = first.pid();
+    assert_eq!((slot_of(&mut second, killed), slot_of(&mut first, second.pid())), (Some(0), Some(1)));
+    // With WRITE, a snapshot and what else is its own.
+    first.run("BEGIN IMMEDIATE");
+    first.run("INSERT INTO t VALUES('never committed')");
+    first.kill();
+    let mut third = Agent::on(&path);
+    third.ask("c .timeout 200");
+    third.run("INSERT INTO t VALUES(1)");
+    assert_eq!((slot_of(&mut second, killed), slot_of(&mut second, third.pid())), (None, Some(0)));
+    second.run("INSERT INTO t VALUES(2)");
+    third.end();
+    second.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn who_comes_during_a_recovery_waits_and_then_attaches() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a recovery");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let mut killed = Agent::on(&path);
+    killed.run("INSERT INTO t VALUES(1)");
+    killed.kill();
+    let lab = Lab::new();
+    let (reads, goes_on) = (Gate::default(), Gate::default());
+    let (reads_there, goes_on_there) = (reads.clone(), goes_on.clone());
+    let once = Once::default();
+    lab.hook(move |moment| {
+        if moment.call == Call::Read && once.first() {
+            reads_there.open();
+            goes_on_there.pass();
+        }
+        Ok(())
+    });
+    let recovering = {
+        let (path, vfs) = (path.clone(), lab.vfs.clone());
+        std::thread::spawn(move || {
+            let connection = common::try_open(&path, common::flags(), &vfs).unwrap();
+            assert_eq!(common::number(&connection, COUNT), 1);
+            connection
+        })
+    };
+    reads.pass();
+    let mut late = Agent::on(&path);
+    late.ask("c .timeout 0");
+    assert_eq!(late.ask(&format!("c {COUNT}")), "code 5");
+    let told = late.log();
+    assert!(told.contains("opening or closing the database"), "{told}");
+    late.ask("c .timeout 60000");
+    late.tell(&format!("c {COUNT}"));
+    goes_on.open();
+    assert_eq!(late.answer(), "1");
+    let recovered: Connection = recovering.join().unwrap();
+    common::run(&recovered, "INSERT INTO t VALUES(2)");
+    assert_eq!(late.run(COUNT), "2");
+    common::close(recovered);
+    late.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn a_failed_log_is_not_attached_to() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a failed log");
+    let lab = Lab::new();
+    let path = lab.path();
+    let connection = lab.wal();
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    let mut other = Agent::on(&path);
+    assert_eq!(other.run(COUNT), "1");
+    lab.hook(|moment| if moment.call == Call::Sync { Err(eio()) } else { Ok(()) });
+    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(2)") & 0xff, ffi::SQLITE_IOERR);
+    lab.unhook();
+    let mut late = Agent::on(&path);
+    late.ask("c .timeout 100");
+    assert_eq!(late.ask(&format!("c {COUNT}")), format!("code {}", ffi::SQLITE_IOERR_FSYNC));
+    let told = late.log();
+    assert!(told.contains("has failed") && told.contains(&other.pid().to_string()), "{told}");
+    drop(connection);
     other.close();
-    one.close();
+    late.ask("c .timeout 10000");
+    assert_eq!(late.run(COUNT), "1", "when all have closed it is recovered");
+    late.end();
+    other.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn leaving_wal_mode_is_for_the_only_process() {
+    let _watchdog = watchdog("journal_mode");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    assert_eq!(other.run(COUNT), "1");
+    one.ask("c .timeout 100");
+    one.log();
+    assert_eq!(one.ask("c PRAGMA journal_mode=DELETE"), "code 5");
+    if common::on_pwal() {
+        let told = one.log();
+        assert!(told.contains(&other.pid().to_string()) && told.contains("leave WAL mode"), "{told}");
+    }
+    other.run("INSERT INTO t VALUES(2)");
+    other.end();
+    if !common::on_pwal() {
+        // Stock SQLite loses the second row below: it goes on with its cache of the time before.
+        one.run(COUNT);
+    }
+    assert_eq!(one.run("PRAGMA journal_mode=DELETE"), "delete");
+    one.run("INSERT INTO t VALUES(3)");
+    // Both on rollback journals, then in WAL mode again.
+    let mut other = Agent::on(&path);
+    other.run("INSERT INTO t VALUES(4)");
+    assert_eq!(one.run("SELECT x FROM t"), "1 2 3 4");
+    common::assert_plain_header(&path, 1);
+    one.ask("c .timeout 10000");
+    assert_eq!(one.run("PRAGMA journal_mode=WAL"), "wal");
+    other.run("INSERT INTO t VALUES(5)");
+    assert_eq!(one.run(COUNT), "5");
+    // A close asks as leaving does, and is not told.
+    other.log();
+    other.close();
+    assert_eq!(other.log(), "");
+    other.end();
+    one.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn the_last_one_leaves_the_log_if_its_connection_wants_no_checkpoint() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("no checkpoint");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let mut other = Agent::on(&path);
+    other.run("INSERT INTO t VALUES(1)");
+    let connection = common::open(&path);
+    common::run(&connection, "INSERT INTO t VALUES(2)");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    other.end();
+    common::close(connection);
+    assert_eq!(version(&path), [3, 3]);
+    assert!(directory(&path).join("lock").exists());
+    let connection = common::open(&path);
+    assert_eq!(common::number(&connection, COUNT), 2);
+    common::close(connection);
+    common::assert_plain(&path);
+}
+
+#[test]
+fn the_environment_speaks_where_the_database_is_claimed() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("settings");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let with = |lanes: u32| {
+        let mut agent = Agent::start_with(&[("PWAL_LANES", lanes.to_string())]);
+        agent.open("c", &path);
+        agent
+    };
+    let lanes = |agent: &mut Agent| {
+        agent.run(COUNT);
+        agent.run("PRAGMA parallel_wal_lanes")
+    };
+    let (mut first, mut second) = (with(3), with(5));
+    assert_eq!(lanes(&mut first), "3");
+    assert_eq!(lanes(&mut second), "3");
+    // A URI parameter and a pragma count whenever they come, for all.
+    second.ask(&format!("uri .open file:{}?parallel_wal_lanes=7", path.display()));
+    second.ask(&format!("uri {COUNT}"));
+    assert_eq!(lanes(&mut first), "7");
+    let mut third = with(9);
+    assert_eq!(third.run("PRAGMA parallel_wal_lanes=2"), "2");
+    assert_eq!(lanes(&mut first), "7", "it has not read the database yet");
+    assert_eq!(lanes(&mut third), "2");
+    assert_eq!((lanes(&mut first), lanes(&mut second)), (String::from("2"), String::from("2")));
+    for agent in [first, second, third] {
+        agent.end();
+    }
+    common::assert_plain(&path);
+}
+
+#[test]
+fn where_the_words_cannot_be_shared_one_process_has_the_database() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("one process");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    // Nothing can be put there.
+    std::fs::create_dir_all(directory(&path).join("control/in the way")).unwrap();
+    let mut first = Agent::on(&path);
+    first.run("INSERT INTO t VALUES(1)");
+    let told = first.log();
+    assert!(told.contains("for this process alone") && told.contains("control"), "{told}");
+    let mut second = Agent::on(&path);
+    second.ask("c .timeout 100");
+    assert_eq!(second.ask(&format!("c {COUNT}")), "code 5");
+    let told = second.log();
+    assert!(told.contains("for itself alone"), "{told}");
+    first.run("INSERT INTO t VALUES(2)");
+    first.kill();
+    std::fs::remove_dir_all(directory(&path).join("control")).unwrap();
+    second.ask("c .timeout 10000");
+    assert_eq!(second.run(COUNT), "2");
+    second.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn a_read_only_connection_attaches_or_stays_on_stock_and_then_keeps_the_others_out() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("read-only connections");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let uri = format!("file:{}?mode=ro", path.display());
+    let (mut writer, mut reader) = (Agent::on(&path), Agent::start());
+    writer.run("INSERT INTO t VALUES(1)");
+    reader.open("c", uri.as_ref());
+    assert_eq!(reader.run(COUNT), "1");
+    writer.run("INSERT INTO t VALUES(2)");
+    assert_eq!(reader.run(COUNT), "2");
+    assert_eq!(reader.ask("c INSERT INTO t VALUES(3)"), format!("code {}", ffi::SQLITE_READONLY));
+    // It goes on when the writer has gone.
+    writer.close();
+    assert_eq!(reader.run(COUNT), "2");
+    reader.close();
+    common::assert_plain(&path);
+    // First, and nobody has a log: on stock, for as long as it is open.
+    reader.open("c", uri.as_ref());
+    assert_eq!(reader.run(COUNT), "2");
+    writer.open("c", &path);
+    writer.ask("c .timeout 200");
+    assert_eq!(writer.ask("c INSERT INTO t VALUES(3)"), "code 5");
+    let told = writer.log();
+    assert!(told.contains("not on pwal") && told.contains("mode=ro"), "{told}");
+    reader.close();
+    writer.run("INSERT INTO t VALUES(3)");
+    writer.end();
+    reader.end();
+    // Stock SQLite cannot take its own away where it may only read.
+    std::fs::remove_file(scratch.file("app.db-shm")).unwrap();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn who_may_only_read_the_file_is_told_what_is_missing() {
+    if !common::on_pwal() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("not played: only root can be several users");
+        return;
+    }
+    let _watchdog = watchdog("a user who may only read");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let program = scratch.file("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (path, mode) in [(scratch.path(), 0o755), (&program, 0o755), (&path, 0o644)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let mut owner = Agent::on(&path);
+    owner.run("INSERT INTO t VALUES(1)");
+    let mut command = std::process::Command::new(&program);
+    command.uid(61_001).gid(61_001);
+    let mut reader = Agent::of(child::start_by(command, "child_obeys", &[]));
+    reader.open("c", &path);
+    assert_eq!(reader.ask(&format!("c {COUNT}")), format!("code {}", ffi::SQLITE_CANTOPEN));
+    let told = reader.log();
+    assert!(told.contains("must be able to write to it and to its log directory"), "{told}");
+    owner.run("INSERT INTO t VALUES(2)");
+    reader.end();
+    owner.end();
     common::assert_plain(&path);
 }

@@ -27,6 +27,8 @@ pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes 24..28 of the database header: the change counter.
 const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
+/// Bytes 92..96: the change counter behind which the size in the header is right.
+const VERSION_VALID_FOR: std::ops::Range<usize> = 92..96;
 /// Bytes that are compared at activation.
 const HEADER_BYTES: usize = 100;
 
@@ -310,7 +312,28 @@ impl Engine {
         if retired.is_err() {
             self.end_init()?;
         }
-        retired
+        retired.and_then(|()| self.count_change())
+    }
+
+    /// The connection goes on with the file in rollback mode, and with the pages that it has cached unless the change counter
+    /// has moved (`sqlite3PagerSharedLock`). Commits in WAL mode need not move it: without this, pages that others have
+    /// written since its last read are lost with its next write. (With stock SQLite they are.)
+    fn count_change(&self) -> Result<(), EngineError> {
+        if self.marks.published() == 0 {
+            return Ok(());
+        }
+        let io = |action| move |e| EngineError::database(action, &self.path, e);
+        let mut broker = self.broker.lock();
+        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut header = [0; HEADER_BYTES];
+        broker.read_at(&mut header, 0).map_err(io("read"))?;
+        let counter = change_counter(&header).wrapping_add(1).to_be_bytes();
+        // The size in the header is believed where the counter that it was written with is the present one.
+        if header[CHANGE_COUNTER] == header[VERSION_VALID_FOR] {
+            header[VERSION_VALID_FOR].copy_from_slice(&counter);
+        }
+        header[CHANGE_COUNTER].copy_from_slice(&counter);
+        broker.write_at(&header, 0).map_err(io("write"))
     }
 
     /// Under INIT, and with no other process attached.
@@ -378,6 +401,7 @@ impl Engine {
             retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
+        self.over.store(true, SeqCst);
         self.marks.attachment().leave();
         Ok(())
     }
@@ -425,7 +449,7 @@ impl Engine {
         }
     }
 
-    /// Whether this engine is of this process and not closed: a forked child has none of its parent's.
+    /// Whether this engine is of this process and not over: a forked child has none of its parent's.
     pub(crate) fn is_mine(&self) -> bool {
         self.is_of_this_process() && !self.over.load(SeqCst)
     }

@@ -82,7 +82,7 @@ pub(crate) struct Engine {
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,
-    /// Closed by the exit of the process, with connections still open.
+    /// Retired, or left at the exit of the process with connections still open.
     over: AtomicBool,
     /// Why this process poisoned.
     poison: OnceLock<String>,

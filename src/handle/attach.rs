@@ -100,7 +100,7 @@ pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) ->
             Ok(control)
         }
         Err(why) => {
-            say(inner, Code::NOTICE, &format!("one process at a time can have the database open: {why}"));
+            say(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
             Control::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
         }
     }
@@ -113,7 +113,9 @@ pub(super) fn cannot_be_shared(path: &Path) -> Option<String> {
 
 fn why_not_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
     match not_local {
-        Some(name) => Some(format!("it lies on {name}, where locks and shared memory need not hold between machines")),
+        Some(name) => {
+            Some(format!("it lies on a file system ({name}) where locks and memory need not hold between machines"))
+        }
         None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
         None => None,
     }

@@ -28,7 +28,7 @@ const GIVING_PAUSES: u32 = 10;
 const GIVING_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long EXCLUSIVE is waited for: who has just retired the log holds it until its handle is closed.
-const EXCLUSIVE_WAIT: Duration = Duration::from_millis(30);
+const EXCLUSIVE_WAIT: Duration = Duration::from_millis(100);
 const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
@@ -245,7 +245,7 @@ fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Re
             let why = attach::cannot_be_shared(path);
             let why =
                 why.unwrap_or_else(|| String::from("its control file could not be made, or its pwal is an older one"));
-            format!("another process has the database open, and one process at a time can: {why}")
+            format!("another process has the database open for itself alone: {why}")
         } else if who.is_empty() {
             String::from("another process is opening or closing the database, or was stopped while it did")
         } else {

@@ -485,12 +485,15 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        self.engine.retire_alone().map_err(|error| match error {
+        let retired = self.engine.retire_alone();
+        if self.engine.is_retired() {
+            *of_entry = None;
+        }
+        retired.map_err(|error| match error {
             // SQLite asks this at each close, too.
             EngineError::OthersAttached { .. } if !leaves_wal => Code::BUSY,
             error => self.failed(&error),
         })?;
-        *of_entry = None;
         self.engine.leave(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
         self.engine.take_broker().ok_or(Code::IOERR_LOCK)

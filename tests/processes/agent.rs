@@ -3,7 +3,7 @@
 //!
 //! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
 //! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
-//! that is an agent itself). It answers with one line: the rows, or `code <n>`.
+//! that is an agent itself), `.exit` (without a close and an answer). It answers with one line: the rows, or `code <n>`.
 
 use super::common::{self, child};
 use rusqlite::{Connection, ffi};
@@ -95,6 +95,11 @@ fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -
             status.unwrap_or_else(error)
         }
         ".fork" => fork(connections, rest),
+        // With what is open.
+        ".exit" => {
+            std::mem::forget(std::mem::take(connections));
+            std::process::exit(0);
+        }
         _ => common::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
     }
 }
@@ -244,6 +249,13 @@ impl Agent {
         self.role.kill();
         // Its output ends when it does.
         self.role.lines.by_ref().for_each(drop);
+    }
+
+    /// Waits for the end of one that ends by itself.
+    #[track_caller]
+    pub fn wait(mut self) {
+        let status = self.role.wait();
+        assert!(status.success(), "a process ended with {status}");
     }
 
     /// Ends it: it closes what is open.
