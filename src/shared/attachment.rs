@@ -77,6 +77,7 @@ impl Attachment {
         let me = slot.and_then(|slot| control.words().attach(slot, std::process::id(), command));
         Ok(me.map(|me| {
             let attachment = Attachment { control, lock, me };
+            crate::fault_point("attaching");
             attachment.free_leftovers();
             attachment
         }))
