@@ -133,6 +133,8 @@ impl Scene {
             threads: 1,
             mode: "auto",
             synchronous: &[self.synchronous],
+            // Whoever asks for a checkpoint waits for the one who is at it.
+            checkpoints: false,
             seed: env_number("PWAL_TEST_SEED", 1) * 1000 + self.lives,
             life,
             limit: Duration::from_secs(120),

@@ -111,6 +111,7 @@ impl Crowd<'_> {
             threads: self.threads,
             mode: self.mode,
             synchronous: &[self.synchronous],
+            checkpoints: true,
             seed: self.rng.random(),
             life: u64::MAX,
             limit: Duration::from_secs(3600),

@@ -96,6 +96,7 @@ fn stress(run: &Run<'_>) {
                 threads,
                 mode: run.mode,
                 synchronous: run.synchronous,
+                checkpoints: true,
                 seed: 0,
                 life: run.life,
                 limit: length + Duration::from_secs(90),

@@ -120,3 +120,10 @@ fn the_settings_of_django_are_those_of_the_example() {
     let block = section.split_once("```python\n").and_then(|(_, rest)| rest.split_once("\n```")).expect("a block").0;
     assert_lines_of(block, include_str!("../python/examples/django_notes/notes/settings.py"));
 }
+
+/// npm reads the version from a file of its own.
+#[test]
+fn the_npm_package_has_the_version_of_its_library() {
+    let package: serde_json::Value = serde_json::from_str(include_str!("../npm/package.json")).expect("JSON");
+    assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
+}

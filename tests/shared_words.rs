@@ -520,6 +520,10 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
     words.set_backfilled(7);
     words.set_recycled_below(8);
     assert!(words.take_snapshot(mine, 7, 14));
+    // The same by what is written over, whatever a target says.
+    words.set_recycled_below(9);
+    assert!(!words.take_snapshot(mine, 7, 15), "its frames may be gone, and commit 8 is in the database file");
+    assert!(words.take_snapshot(mine, 8, 15));
     words.end_snapshot(mine);
     assert_eq!(words.oldest_snapshot(|_| true), Some(7));
 }

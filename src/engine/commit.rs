@@ -316,7 +316,10 @@ impl Engine {
         };
         self.enter(append, &place);
         let cut = match &header.certificate {
-            Some(certificate) if published.is_ok() => self.cut(append, certificate, at),
+            Some(certificate) if published.is_ok() => {
+                crate::fault_point("leading_before_cut");
+                self.cut(append, certificate, at)
+            }
             _ => Ok(()),
         };
         published.map_err(EngineError::from).and_then(|first_number| cut.map(|()| first_number)).map_err(|error| {
@@ -417,6 +420,7 @@ impl Engine {
         }
         let low = self.is_low(&append);
         drop(append);
+        crate::fault_point("after_publish");
         drop(leader);
         self.tell_background(low, facts);
         self.counters.commits.fetch_add(1, SeqCst);

@@ -4,6 +4,7 @@
 //! lives, and takes the word from a dead one.
 
 use super::Engine;
+use super::queue::ConnectionId;
 use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words};
 use crate::sqlite::Code;
 use std::sync::Arc;
@@ -73,13 +74,24 @@ impl Engine {
     }
 
     /// A process that is stopped in the middle keeps everybody waiting: `sqlite3_log` says which.
-    fn tell_owner(&self, began: &mut Option<(Instant, bool)>, owner: Owner, name: &str) {
+    pub(super) fn tell_owner(&self, began: &mut Option<(Instant, bool)>, owner: Owner, name: &str) {
         let (since, told) = began.get_or_insert_with(|| (Instant::now(), false));
         if !*told && since.elapsed() >= TELL_AFTER {
             *told = true;
-            let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
-            self.context.host.log(Code::WARNING.number(), &text);
+            self.tell_waits(name, owner);
         }
+    }
+
+    /// As that, for the write lock, after a wait of `connection` that ended without it.
+    pub(crate) fn tell_writer(&self, connection: ConnectionId) {
+        if let Some(owner) = self.queue.kept_waiting_by(connection) {
+            self.tell_waits("WRITE", owner);
+        }
+    }
+
+    fn tell_waits(&self, name: &str, owner: Owner) {
+        let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
+        self.context.host.log(Code::WARNING.number(), &text);
     }
 
     /// Who that is, for people.

@@ -10,7 +10,7 @@
 //! (for its process's turn) when the word is another process's, and at home (for a connection of its own process) else.
 
 use super::turn::Turn;
-use crate::shared::{Attachment, Held, TIMED_WAIT, now_us};
+use crate::shared::{Attachment, Held, Owner, TIMED_WAIT, now_us};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ const BEHIND: u64 = 5;
 const AT_HOME: u64 = 10;
 /// Who has not waited for so long, and not written either, has given up.
 const PAUSE: u64 = 1_000_000;
+/// Who waits for so long wants to know why: nobody should write that long.
+const LONG_WAIT: u64 = 500_000;
 
 #[derive(Debug)]
 struct Waiter {
@@ -61,6 +63,16 @@ struct Habit {
     comes_soon: bool,
 }
 
+/// The place in the queue of a connection that waits again and again.
+#[derive(Debug)]
+struct Place {
+    ticket: u64,
+    /// When it waited last.
+    waited: u64,
+    /// It is known who keeps it waiting.
+    told: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     owner: Option<ConnectionId>,
@@ -70,8 +82,8 @@ struct State {
     grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     waiters: Vec<Waiter>,
-    /// The place in the queue of those who were refused and have not written since, and when they waited last.
-    tickets: HashMap<ConnectionId, (u64, u64)>,
+    /// Those who were refused and have not written since.
+    places: HashMap<ConnectionId, Place>,
     last_ticket: u64,
     habits: HashMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
@@ -93,14 +105,14 @@ impl State {
 
     /// Since when `connection` waits, though with pauses.
     fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
-        if let Some((ticket, waited)) = self.tickets.get(&connection)
-            && now < waited + PAUSE
+        if let Some(place) = self.places.get(&connection)
+            && now < place.waited + PAUSE
         {
-            return *ticket;
+            return place.ticket;
         }
         let ticket = now.max(self.last_ticket + 1);
         self.last_ticket = ticket;
-        self.tickets.insert(connection, (ticket, now));
+        self.places.insert(connection, Place { ticket, waited: now, told: false });
         ticket
     }
 
@@ -202,7 +214,7 @@ impl WriteQueue {
         }
         state.grant = None;
         state.owner = Some(connection);
-        state.tickets.remove(&connection);
+        state.places.remove(&connection);
         true
     }
 
@@ -247,6 +259,19 @@ impl WriteQueue {
         self.turn.look().is_waited_for() || !self.state.lock().waiters.is_empty()
     }
 
+    /// The other process that has WRITE, if this connection has been waiting for long. Once for each time that it waits.
+    pub(crate) fn kept_waiting_by(&self, connection: ConnectionId) -> Option<Owner> {
+        let mut state = self.state.lock();
+        let place = state.places.get_mut(&connection)?;
+        if place.told || now_us() < place.ticket + LONG_WAIT {
+            return None;
+        }
+        let word = self.turn.look();
+        let holder = word.owner().filter(|_| !self.turn.is_mine(word))?;
+        place.told = true;
+        Some(holder)
+    }
+
     /// Waits at most so long; true: with a grant.
     pub(crate) fn wait(&self, connection: ConnectionId, at_most: Duration) -> bool {
         let now = now_us();
@@ -261,8 +286,8 @@ impl WriteQueue {
         let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
         self.show_waiting(&state);
-        if let Some((_, waited)) = state.tickets.get_mut(&connection) {
-            *waited = now_us();
+        if let Some(place) = state.places.get_mut(&connection) {
+            place.waited = now_us();
         }
         if !granted {
             // The next one takes this one's part; and what came for this one is not lost.
@@ -472,7 +497,7 @@ impl WriteQueue {
     /// The connection goes: whatever it holds here is free.
     pub(crate) fn forget(&self, connection: ConnectionId) {
         let mut state = self.state.lock();
-        state.tickets.remove(&connection);
+        state.places.remove(&connection);
         state.habits.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;

@@ -232,15 +232,17 @@ impl Engine {
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
-    /// come before it, or in the next one.
-    pub(super) fn has_room(&self, _append: &HeldAppend, batch_bytes: u64) -> Result<bool, EngineError> {
+    /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
+    fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
         let tail = self.tail();
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
         if tail.offset + bytes <= self.limit(&self.slot(tail.file)?) {
             return Ok(true);
         }
-        let next = self.next_slot(tail)?;
-        Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
+        match self.marks.words().next_slot().filter(|next| *next != tail.file) {
+            Some(next) => Ok(u64::from(self.block_bytes) + bytes <= self.limit(&self.slot(next)?)),
+            None => Ok(false),
+        }
     }
 
     /// Whether the next slot is to be prepared ahead of need.
@@ -337,12 +339,11 @@ impl Engine {
 
     /// Room for a batch of so many bytes, in the current slot or in the next one.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let room = |engine: &Engine| engine.append().and_then(|append| engine.has_room(&append, bytes));
-        if room(self)? {
+        if self.has_room(bytes)? {
             return Ok(());
         }
         let _create = self.hold(Words::create, "CREATE");
-        if room(self)? { Ok(()) } else { self.choose_next(bytes) }
+        if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
     /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
@@ -363,8 +364,18 @@ impl Engine {
     /// Chooses the next slot, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
     fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
-        let all = self.all_slots()?;
-        let tail = self.append().map(|_append| self.tail())?;
+        let tail = || self.append().map(|_append| self.tail());
+        // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
+        // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
+        // holds CREATE sets a next slot.
+        let (all, tail) = loop {
+            let before = tail()?;
+            let all = self.all_slots()?;
+            let tail = tail()?;
+            if tail.ordinal == before.ordinal {
+                break (all, tail);
+            }
+        };
         let free = self.free_slot(&all, tail, least);
         let number = match free {
             Some((slot, last_sequence)) => {

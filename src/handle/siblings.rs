@@ -104,7 +104,9 @@ pub(super) fn wait_for_refused(at_most: Duration) -> bool {
     let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
     let Some(refused) = refused else { return false };
     let Some(engine) = refused.engine.upgrade() else { return false };
-    engine.queue.wait(refused.connection, at_most);
+    if !engine.queue.wait(refused.connection, at_most) {
+        engine.tell_writer(refused.connection);
+    }
     true
 }
 

@@ -17,7 +17,7 @@
 /// | `leading_uncertified` | holding LEADER, the cut stored, nothing synced for it |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
 /// | `rotating` | holding APPEND, a new slot's header written, no batch of it published |
-/// | `attaching` | holding INIT, its process slot claimed, not joined yet |
+/// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
 /// | `activating` | holding INIT, the log made, the stamp not written |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |

@@ -97,7 +97,16 @@ impl Entry {
 
 /// [`snapshot`] in a transaction of its own.
 pub fn look(connection: &Connection, writers: usize) -> rusqlite::Result<Vec<u64>> {
-    connection.execute_batch("BEGIN")?;
+    look_in("BEGIN", connection, writers)
+}
+
+/// As [`look`], at the newest state: a commit that is not durable yet may be hidden from who only reads.
+pub fn look_at_newest(connection: &Connection, writers: usize) -> rusqlite::Result<Vec<u64>> {
+    look_in("BEGIN IMMEDIATE", connection, writers)
+}
+
+fn look_in(begin: &str, connection: &Connection, writers: usize) -> rusqlite::Result<Vec<u64>> {
+    connection.execute_batch(begin)?;
     let seen = snapshot(connection, writers);
     connection.execute_batch(if seen.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     seen

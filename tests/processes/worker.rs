@@ -29,6 +29,8 @@ pub struct Work<'a> {
     /// `synchronous` of the connections, by chance.
     pub synchronous: &'a [&'a str],
     pub seed: u64,
+    /// Whether some connections only checkpoint.
+    pub checkpoints: bool,
     /// So many operations of each thread, then a clean end.
     pub life: u64,
     /// After so many seconds it kills itself: it hangs.
@@ -52,6 +54,7 @@ impl Work<'_> {
             ("PWAL_TEST_THREADS", self.threads.to_string()),
             ("PWAL_TEST_MODE", self.mode.to_owned()),
             ("PWAL_TEST_SYNCHRONOUS", self.synchronous.join(" ")),
+            ("PWAL_TEST_CHECKPOINTS", u8::from(self.checkpoints).to_string()),
             ("PWAL_TEST_LIFE_SEED", self.seed.to_string()),
             ("PWAL_TEST_LIFE", self.life.to_string()),
             ("PWAL_TEST_LIMIT", self.limit.as_secs().to_string()),
@@ -109,6 +112,7 @@ struct Worker<'a> {
     path: PathBuf,
     mode: String,
     synchronous: Vec<String>,
+    checkpoints: bool,
     /// Operations that are left.
     life: u64,
     /// Transactions that were acknowledged.
@@ -130,6 +134,7 @@ impl<'a> Worker<'a> {
             path: PathBuf::from(child::setting("PWAL_TEST_DATABASE")),
             mode: child::setting("PWAL_TEST_MODE"),
             synchronous: child::setting("PWAL_TEST_SYNCHRONOUS").split(' ').map(str::to_owned).collect(),
+            checkpoints: self::number("PWAL_TEST_CHECKPOINTS") != 0,
             life: self::number("PWAL_TEST_LIFE"),
             done: 0,
         }
@@ -148,8 +153,8 @@ impl<'a> Worker<'a> {
             first = false;
             let part = match self.rng.random_range(0..10) {
                 0..6 => Part::Writes,
-                6..9 => Part::Reads,
-                _ => Part::Checkpoints,
+                9 if self.checkpoints => Part::Checkpoints,
+                _ => Part::Reads,
             };
             let mut before = vec![0; self.writers];
             let until = self.life.saturating_sub(self.rng.random_range(1..150));
@@ -172,16 +177,17 @@ impl<'a> Worker<'a> {
     fn open(&mut self, first: bool) -> Connection {
         let connection = common::open(&self.path);
         connection.busy_timeout(BUSY_TIMEOUT).expect("a busy timeout");
-        // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run.
-        // Stock ignores the words it does not know.
+        // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run; so are
+        // batches that are larger than the usual slot. Stock ignores the words it does not know.
         let synchronous = &self.synchronous[self.rng.random_range(0..self.synchronous.len())];
         common::run(
             &connection,
             &format!(
                 "PRAGMA parallel_wal_mode={}; PRAGMA parallel_wal_segment_bytes=262144;
-                 PRAGMA parallel_wal_max_batch_bytes=65536; PRAGMA synchronous={synchronous};
+                 PRAGMA parallel_wal_max_batch_bytes={}; PRAGMA synchronous={synchronous};
                  PRAGMA wal_autocheckpoint={}; PRAGMA cache_size={}",
                 self.mode,
+                [65_536, 1 << 20][self.rng.random_range(0..2)],
                 [10, 30, 200][self.rng.random_range(0..3)],
                 [5, 50, 500][self.rng.random_range(0..3)]
             ),
@@ -193,11 +199,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Goes on where the last process of this place ended: at what it was told, or at the commit behind that, which was
-    /// under way when it was killed.
+    /// under way when it was killed. That one may be published and not durable yet.
     fn take_over(&mut self, connection: &Connection) {
         let told = self.line.acknowledged.load(SeqCst);
         let last = loop {
-            match ledger::look(connection, self.writers) {
+            match ledger::look_at_newest(connection, self.writers) {
                 Ok(seen) => break seen[self.number],
                 Err(error) => self.excuse(&error, "the first read of a process"),
             }

@@ -30,6 +30,9 @@ pub struct Life {
     pub habits: Habits,
 }
 
+/// Of the kinds of checkpoints only that of an idle log.
+const IDLE_ONLY: u64 = 0;
+
 /// What this life's application is like, in per cent.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
@@ -39,7 +42,7 @@ pub struct Habits {
     pub leads: u32,
     pub reads: u32,
     pub checkpoints: u32,
-    /// Of `Life::checkpoint`.
+    /// Of `Life::checkpoint`; or [`IDLE_ONLY`].
     pub checkpoint_kinds: u64,
     pub goes_on_within: u32,
     /// A view is built anew beyond so many frames.
@@ -80,7 +83,7 @@ impl Life {
     /// The machine stopped.
     pub fn begin(mut world: World) -> Result<Rc<Life>, Box<World>> {
         let dice = &mut world.dice;
-        let habits = Habits {
+        let mut habits = Habits {
             full_sync: dice.pick(&[0, 30, 50, 100]),
             early: dice.pick(&[0, 0, 15, 100]),
             rolls_back: dice.pick(&[0, 15]),
@@ -94,6 +97,10 @@ impl Life {
             pages_of_commit: dice.pick(&[1, 3, 100]),
         };
         let (clients, stop) = (1 + dice.below(3), dice.below(4));
+        if world.conditions.lazy {
+            habits = Habits { full_sync: 0, early: 0, reads: 10, checkpoints: 2, pages_of_commit: 100, ..habits };
+            habits.checkpoint_kinds = IDLE_ONLY;
+        }
         world.disk.plan().reset();
         if stop > 0 {
             let after = match stop {
@@ -223,7 +230,8 @@ impl Life {
         if !self.free().can_checkpoint() {
             return;
         }
-        let (kind, visible_first) = (self.below(self.habits.checkpoint_kinds), self.percent(50));
+        let kind = if self.habits.checkpoint_kinds == IDLE_ONLY { 2 } else { self.below(self.habits.checkpoint_kinds) };
+        let visible_first = self.percent(50);
         self.say(format!("checkpoint {kind}"));
         let result = if visible_first { self.engine.make_visible() } else { Ok(()) };
         if !self.free().can_checkpoint() {

@@ -31,10 +31,18 @@ pub struct Conditions {
     pub tears_same_bytes: bool,
     /// The sector of the stamp is not atomic.
     pub tears_header: bool,
+    /// Nobody wants durability, and checkpoints are those of an idle log: few certificates, which carry much.
+    pub lazy: bool,
 }
 
-const CALM: Conditions =
-    Conditions { name: "crash", faults: false, fills: false, tears_same_bytes: false, tears_header: false };
+const CALM: Conditions = Conditions {
+    name: "crash",
+    faults: false,
+    fills: false,
+    tears_same_bytes: false,
+    tears_header: false,
+    lazy: false,
+};
 
 pub const WORLDS: &[Conditions] = &[
     CALM,
@@ -42,6 +50,7 @@ pub const WORLDS: &[Conditions] = &[
     Conditions { name: "full", fills: true, ..CALM },
     Conditions { name: "torn", tears_header: true, ..CALM },
     Conditions { name: "ecc", faults: true, tears_same_bytes: true, ..CALM },
+    Conditions { name: "lazy", lazy: true, ..CALM },
 ];
 
 pub struct World {

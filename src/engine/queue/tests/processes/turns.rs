@@ -13,6 +13,74 @@ fn one_owner_of_all_processes() {
     assert!(!queues[0].try_acquire(1));
 }
 
+fn patient(directory: &Directory) -> WriteQueue {
+    WriteQueue { times: PATIENT, ..directory.queue() }
+}
+
+#[test]
+fn the_next_waiter_of_a_process_takes_the_part_of_one_that_leaves() {
+    let directory = Directory::new();
+    let queues = [(); 2].map(|()| patient(&directory));
+    assert!(queues[0].try_acquire(1));
+    std::thread::scope(|threads| {
+        let leaves = threads.spawn(|| queues[1].wait(1, Duration::from_millis(30)));
+        wait_until("one waits", || queues[1].waiting() == 1);
+        let stays = threads.spawn(|| queues[1].wait(2, LONG));
+        wait_until("both wait", || queues[1].waiting() == 2);
+        assert!(!leaves.join().unwrap());
+        std::thread::sleep(Duration::from_millis(5));
+        let begin = Instant::now();
+        queues[0].release(1, false);
+        assert!(stays.join().unwrap());
+        assert!(begin.elapsed() < Duration::from_secs(2), "it was not told");
+    });
+}
+
+#[test]
+fn another_process_knows_when_a_lease_ends() {
+    let directory = Directory::new();
+    let queues = [(); 2].map(|()| patient(&directory));
+    assert!(queues[0].try_acquire(1));
+    std::thread::scope(|threads| {
+        let waits = threads.spawn(|| queues[1].wait(1, LONG));
+        wait_until("it waits", || queues[0].contended());
+        std::thread::sleep(Duration::from_millis(5));
+        // A lease as after a short write.
+        queues[0].state.lock().lease = Some((1, now_us() + 3000));
+        queues[0].release(1, true);
+        assert!(!queues[1].try_acquire(2), "it is kept");
+        let begin = Instant::now();
+        assert!(waits.join().unwrap());
+        assert!(begin.elapsed() < Duration::from_secs(2), "it was not told");
+    });
+}
+
+#[test]
+fn the_longest_waiter_of_all_processes_is_next() {
+    let directory = Directory::new();
+    let queues = [(); 4].map(|()| patient(&directory));
+    assert!(queues[0].try_acquire(1));
+    std::thread::scope(|threads| {
+        // In the order of waiting, and two of one process apart.
+        let mut waits = Vec::new();
+        for (queue, connection) in [(2, 1), (1, 1), (3, 1), (0, 2), (2, 2)] {
+            let queue = &queues[queue];
+            let before = queue.waiting();
+            waits.push((queue, connection, threads.spawn(move || queue.wait(connection, LONG))));
+            wait_until("it waits", || queue.waiting() > before);
+        }
+        let mut owner = (&queues[0], 1);
+        for (queue, connection, wait) in waits {
+            // Longer than a tenure.
+            std::thread::sleep(Duration::from_millis(2));
+            owner.0.release(owner.1, false);
+            assert!(wait.join().unwrap());
+            assert!(queue.try_acquire(connection));
+            owner = (queue, connection);
+        }
+    });
+}
+
 /// Runs the load in so many processes at once.
 fn together(load: Load, processes: u16) -> Vec<Done> {
     let directory = Directory::new();
