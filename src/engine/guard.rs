@@ -10,9 +10,13 @@ use crate::handle::{Broker, LockLevel};
 use crate::shared::now_us;
 use crate::sqlite::Code;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 /// How often it is looked whether the holder lives, and how often who failed tries again (microseconds).
 const LOOK_EVERY_US: u64 = 200_000;
+
+const STOCK_WAIT: Duration = Duration::from_millis(100);
+const STOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What this process has of it.
 #[derive(Debug, Default)]
@@ -48,10 +52,19 @@ impl Engine {
         }
     }
 
-    /// Becomes the guard, waiting for whoever works with the broker. False: another process is, or a connection that is not
-    /// on pwal has a lock on the file.
+    /// Becomes the guard, waiting for whoever works with the broker, and for a moment for stock connections, which let go when
+    /// they have met the stamp. False: another process is, or a connection that is not on pwal has a lock on the file.
     pub(super) fn be_guard(&self) -> bool {
-        self.broker.lock().as_mut().is_some_and(|broker| self.try_guard(broker.as_mut()))
+        let deadline = Instant::now() + STOCK_WAIT;
+        loop {
+            if self.broker.lock().as_mut().is_some_and(|broker| self.try_guard(broker.as_mut())) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(STOCK_PAUSE);
+        }
     }
 
     /// Whether the process that is the guard lives, as far as this can be known.

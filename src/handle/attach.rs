@@ -5,7 +5,9 @@ use super::{Broker, Inner};
 use crate::disk::{LogDirectory, adopt, not_local};
 use crate::engine::{Attached, Engine, EngineError};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
-use crate::shared::{Attachment, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, command, living, names};
+use crate::shared::{
+    Attachment, BYTE_RANGES, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, command, living, names,
+};
 use crate::sqlite::Code;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -108,7 +110,7 @@ pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) ->
 
 /// Why only one process at a time may have the database at `path`.
 pub(super) fn cannot_be_shared(path: &Path) -> Option<String> {
-    why_not_shared(not_local(path), cfg!(any(target_os = "linux", target_os = "android")))
+    why_not_shared(not_local(path), BYTE_RANGES)
 }
 
 fn why_not_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {

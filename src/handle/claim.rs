@@ -12,8 +12,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, command, living,
-    lock_is_held, names, watch,
+    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, command,
+    living, lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -297,7 +297,9 @@ pub(super) fn file_mode(path: &Path) -> u32 {
 
 /// Under INIT: whether other processes are attached, to whom this one can attach.
 fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
-    lock.is_held_by_others(ALIVE_BYTES).map_err(|error| lock_failed(&dir.path().join(LOCK_NAME), &error))
+    // Without byte ranges INIT is all there is.
+    let held = if BYTE_RANGES { lock.is_held_by_others(ALIVE_BYTES) } else { Ok(false) };
+    held.map_err(|error| lock_failed(&dir.path().join(LOCK_NAME), &error))
 }
 
 /// Who has the database open, but this open file.

@@ -143,7 +143,8 @@ impl Control {
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE).map_err(named)?;
         let control = Control { mapping, file: Some(file) };
         let identity = control.words().identity();
-        if boot_id().is_ok_and(|boot| boot != identity.boot_id) {
+        // 0: who made the words, or this process, cannot find out.
+        if boot_id().is_ok_and(|boot| boot != identity.boot_id && boot != 0 && identity.boot_id != 0) {
             return Err(SharedError::OtherBoot { file: path.to_path_buf() });
         }
         if (identity.device, identity.inode) != (device, inode) {

@@ -36,6 +36,9 @@ pub const ALIVE_BYTE: u64 = 16;
 /// All locks: what a process holds that shares with nobody.
 pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
 
+/// Whether processes can hold different bytes at the same time. Without that one process has a database.
+pub const BYTE_RANGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 const CLOSED: RawFd = -1;
 
 /// Pauses between two looks at a lock that others hold: from, to.

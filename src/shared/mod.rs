@@ -28,7 +28,9 @@ pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
-pub use lock::{ALIVE_BYTE, ALONE, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held};
+pub use lock::{
+    ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held,
+};
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{Inside, command, generation, inside, watch};
