@@ -1,12 +1,12 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the others.
 
-use super::commit::{Begun, HeldAppend, Lone};
+use super::commit::{Begun, Lone};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::Certificate;
-use crate::shared::{Cut, TIMED_WAIT, Words};
+use crate::shared::{TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -83,12 +83,10 @@ impl Engine {
             self.poison(&append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
             return Err(self.poisoned_as(error));
         }
-        let words = self.marks.words();
-        match words.cut(words.cuts()).filter(|cut| cut.epoch > words.certified()) {
-            Some(cut) => self.sync_and_seal(append, &cut),
-            // Nothing was cut: the next leader syncs it.
-            None => Ok(()),
-        }
+        drop(append);
+        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
+        // Nothing was cut: the next leader syncs it.
+        if cuts > certified { self.sync_and_seal(cuts) } else { Ok(()) }
     }
 
     fn write_undurable_again(&self) -> Result<(), EngineError> {
@@ -171,7 +169,8 @@ impl Engine {
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let wake = self.marks.words().durable_wake();
-        let mut waited = Duration::ZERO;
+        let me = self.marks.attachment().me();
+        let (mut waited, mut since) = (Duration::ZERO, None);
         loop {
             let ticket = wake.ticket();
             if reached() {
@@ -192,6 +191,9 @@ impl Engine {
             let began = Instant::now();
             wake.wait(ticket, TIMED_WAIT);
             waited = began.elapsed();
+            if let Some(owner) = self.marks.words().leader().holder().filter(|owner| *owner != me) {
+                self.tell_owner(&mut since, owner, "a flush");
+            }
         }
     }
 
@@ -266,7 +268,8 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
-        self.sync_last_cut(append)
+        drop(append);
+        self.sync_and_seal(certificate.epoch)
     }
 
     /// The certificate of an epoch whose last batch carries it is written: sync and seal.
@@ -274,18 +277,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::flush`].
     pub(crate) fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
-        let append = self.append()?;
         self.check_poison()?;
-        if self.marks.words().cuts() != lone.certificate.epoch {
-            return Err(EngineError::NoLog);
-        }
-        self.sync_last_cut(append)
-    }
-
-    fn sync_last_cut(&self, append: HeldAppend) -> Result<(), EngineError> {
-        let words = self.marks.words();
-        let cut = words.cut(words.cuts()).ok_or(EngineError::NoLog)?;
-        self.sync_and_seal(append, &cut)
+        self.sync_and_seal(lone.certificate.epoch)
     }
 
     /// Where the certificate lies that is durable last: what is behind it may not be.
@@ -293,11 +286,12 @@ impl Engine {
         self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 
-    /// Syncs every file that holds part of what was written since the last certificate, without APPEND.
-    fn sync_and_seal(&self, append: HeldAppend, cut: &Cut) -> Result<(), EngineError> {
+    /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
+    /// APPEND.
+    fn sync_and_seal(&self, epoch: u64) -> Result<(), EngineError> {
+        let cut = self.marks.words().cut(epoch).ok_or(EngineError::NoLog)?;
         let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         let wanted = self.marks.wanted();
-        drop(append);
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));

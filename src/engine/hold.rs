@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// A process that is stopped in the middle keeps everybody waiting: `sqlite3_log` says which.
-    fn tell_owner(&self, began: &mut Option<(Instant, bool)>, owner: Owner, name: &str) {
+    pub(super) fn tell_owner(&self, began: &mut Option<(Instant, bool)>, owner: Owner, name: &str) {
         let (since, told) = began.get_or_insert_with(|| (Instant::now(), false));
         if !*told && since.elapsed() >= TELL_AFTER {
             *told = true;

@@ -9,132 +9,17 @@
 //! word is taken under the mutex, so within the process the two never differ. The first of the waiters waits abroad
 //! (for its process's turn) when the word is another process's, and at home (for a connection of its own process) else.
 
+mod state;
+
 use super::turn::Turn;
-use crate::shared::{Attachment, Held, Owner, TIMED_WAIT, now_us};
+use crate::shared::{Attachment, Held, Owner, now_us};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use std::collections::HashMap;
+use state::{AT_HOME, BEHIND, Habit, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
-
-/// Microseconds, as all times here ([`now_us`]).
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters.
-    lease: u64,
-    /// How long a grant waits for the retry of the one who was woken with it.
-    grant: u64,
-    /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
-    /// do look: the longest waiter may be dead, too.
-    look: u64,
-    /// Who came back so soon the last time is worth a lease.
-    soon: u64,
-}
-
-const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, soon: 100 };
-/// The waiters behind the longest one sleep so many times as long.
-const BEHIND: u64 = 5;
-/// And those that wait for a connection of their own process.
-const AT_HOME: u64 = 10;
-/// Who has not waited for so long, and not written either, has given up.
-const PAUSE: u64 = 1_000_000;
-/// Who waits for so long wants to know why: nobody should write that long.
-const LONG_WAIT: u64 = 500_000;
-
-#[derive(Debug)]
-struct Waiter {
-    connection: ConnectionId,
-    /// Since when it waits; no two are the same.
-    ticket: u64,
-    wake: Arc<Condvar>,
-    /// It waits for the process's turn.
-    abroad: bool,
-    /// When it wakes by itself.
-    until: u64,
-}
-
-/// How a connection behaves that has left WRITE to others. A lease for one that does not come back is lost time for all.
-#[derive(Debug)]
-struct Habit {
-    /// When it left; `None`: it has come back since.
-    left: Option<u64>,
-    comes_soon: bool,
-}
-
-/// The place in the queue of a connection that waits again and again.
-#[derive(Debug)]
-struct Place {
-    ticket: u64,
-    /// When it waited last.
-    waited: u64,
-    /// It is known who keeps it waiting.
-    told: bool,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    owner: Option<ConnectionId>,
-    lease: Option<(ConnectionId, u64)>,
-    /// Whoever waits for the end of the lease knows when that is.
-    lease_told: bool,
-    grant: Option<(ConnectionId, u64)>,
-    /// In `xSleep` now, the longest waiter first.
-    waiters: Vec<Waiter>,
-    /// Those who were refused and have not written since.
-    places: HashMap<ConnectionId, Place>,
-    last_ticket: u64,
-    habits: HashMap<ConnectionId, Habit>,
-    /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
-    /// was another's, or free.
-    tenure: Option<u64>,
-    closed: bool,
-}
-
-impl State {
-    /// Forgets a grant or a lease whose time is over.
-    fn expire(&mut self, now: u64) {
-        if self.grant.is_some_and(|(_, until)| until <= now) {
-            self.grant = None;
-        }
-        if self.lease.is_some_and(|(_, until)| until <= now) {
-            self.lease = None;
-        }
-    }
-
-    /// Since when `connection` waits, though with pauses.
-    fn ticket(&mut self, connection: ConnectionId, now: u64) -> u64 {
-        if let Some(place) = self.places.get(&connection)
-            && now < place.waited + PAUSE
-        {
-            return place.ticket;
-        }
-        let ticket = now.max(self.last_ticket + 1);
-        self.last_ticket = ticket;
-        self.places.insert(connection, Place { ticket, waited: now, told: false });
-        ticket
-    }
-
-    /// The word is another process's, or free: whatever this one thought that it had is over.
-    fn lose_word(&mut self) {
-        self.grant = None;
-        self.lease = None;
-        self.tenure = None;
-    }
-
-    fn has_lease(&self, connection: ConnectionId) -> bool {
-        self.lease.is_some_and(|(holder, _)| holder == connection)
-    }
-
-    fn is_first(&self, connection: ConnectionId) -> bool {
-        self.waiters.first().is_some_and(|waiter| waiter.connection == connection)
-    }
-
-    fn waiter(&mut self, connection: ConnectionId) -> Option<&mut Waiter> {
-        self.waiters.iter_mut().find(|waiter| waiter.connection == connection)
-    }
-}
 
 /// What the first waiter does next.
 enum Next {
@@ -182,7 +67,7 @@ impl WriteQueue {
             if word != Held::FREE && !self.turn.is_mine(word) {
                 state.lose_word();
                 // Also without a busy handler a dead owner keeps nobody out.
-                if !self.turn.take_from_gone(word, true) {
+                if !self.turn.take_from_gone(word, true, self.times.grant) {
                     return false;
                 }
                 state.tenure = Some(now + self.times.lease);
@@ -373,7 +258,7 @@ impl WriteQueue {
             return Next::Look;
         }
         state.lose_word();
-        if self.turn.take_from_gone(word, suspect) {
+        if self.turn.take_from_gone(word, suspect, self.times.grant) {
             state.tenure = Some(now + self.times.lease);
             self.pass_on(state, now);
             return Next::Look;
@@ -444,7 +329,7 @@ impl WriteQueue {
                     return false;
                 }
             } else if let Some(abroad) = abroad {
-                if self.turn.hand_to(inside, abroad) {
+                if self.turn.hand_to(inside, abroad, own.is_some()) {
                     self.turn.tell(abroad);
                     // To wait for the process's turn from now on.
                     own.filter(|own| !own.abroad).inspect(|own| self.wake(own));

@@ -232,15 +232,17 @@ impl Engine {
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
-    /// come before it, or in the next one.
-    pub(super) fn has_room(&self, _append: &HeldAppend, batch_bytes: u64) -> Result<bool, EngineError> {
+    /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
+    fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
         let tail = self.tail();
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
         if tail.offset + bytes <= self.limit(&self.slot(tail.file)?) {
             return Ok(true);
         }
-        let next = self.next_slot(tail)?;
-        Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
+        match self.marks.words().next_slot().filter(|next| *next != tail.file) {
+            Some(next) => Ok(u64::from(self.block_bytes) + bytes <= self.limit(&self.slot(next)?)),
+            None => Ok(false),
+        }
     }
 
     /// Whether the next slot is to be prepared ahead of need.
@@ -337,12 +339,11 @@ impl Engine {
 
     /// Room for a batch of so many bytes, in the current slot or in the next one.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
-        let room = |engine: &Engine| engine.append().and_then(|append| engine.has_room(&append, bytes));
-        if room(self)? {
+        if self.has_room(bytes)? {
             return Ok(());
         }
         let _create = self.hold(Words::create, "CREATE");
-        if room(self)? { Ok(()) } else { self.choose_next(bytes) }
+        if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
     /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that

@@ -13,11 +13,14 @@ use crate::shared::{Attachment, Event, Held, Owner, now_us};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A process other than this one that waits, and since when (microseconds, as [`now_us`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The process that waits longest, of all but this one.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Longest {
+    /// Since when (microseconds, as [`now_us`]).
     pub(super) since_us: u64,
     process: Owner,
+    /// It is not the only one.
+    more: bool,
 }
 
 /// This process's side of the word.
@@ -52,13 +55,15 @@ impl Turn {
     /// The process that waits longest, of those that live.
     pub(super) fn longest(&self) -> Option<Longest> {
         let words = self.attachment.words();
-        while let Some((since_us, process)) = words.longest_waiting(self.attachment.me()) {
+        loop {
+            let mut all = 0;
+            let waiting = words.waiting(self.attachment.me()).inspect(|_| all += 1);
+            let (since_us, process) = waiting.min_by_key(|(since_us, _)| *since_us)?;
             if self.attachment.is_alive(process) {
-                return Some(Longest { since_us, process });
+                return Some(Longest { since_us, process, more: all > 1 });
             }
             words.discount_waiting(process, since_us);
         }
-        None
     }
 
     /// Until when the next grant counts. Only while the word is this process's and not granted.
@@ -70,9 +75,9 @@ impl Turn {
         self.attachment.words().grant_until_us()
     }
 
-    /// Hands the word, which is `mine`, to `next`. The caller tells it afterwards.
-    pub(super) fn hand_to(&self, mine: Held, next: Longest) -> bool {
-        self.swap(mine, Held::by(next.process).granted().waited_for(true))
+    /// Hands the word, which is `mine`, to `next`; `wait`: this process waits again. The caller tells it afterwards.
+    pub(super) fn hand_to(&self, mine: Held, next: Longest, wait: bool) -> bool {
+        self.swap(mine, Held::by(next.process).granted().waited_for(wait || next.more))
     }
 
     /// Wakes the waiter of that process that waits for its turn.
@@ -104,21 +109,21 @@ impl Turn {
         self.attachment.words().set_process_waiting(self.attachment.me(), since_us);
     }
 
-    /// Takes the word, which is another process's, if that is dead or did not come for its grant in time. `suspect`:
-    /// it may be dead. The word is this process's then, with "somebody waits".
-    pub(super) fn take_from_gone(&self, word: Held, suspect: bool) -> bool {
+    /// Takes the word, which is another process's, if that is dead or did not come for its grant, which was for `grant_us`, in
+    /// time. `suspect`: it may be dead. The word is this process's then, with "somebody waits".
+    pub(super) fn take_from_gone(&self, word: Held, suspect: bool, grant_us: u64) -> bool {
         let Some(holder) = word.owner() else { return false };
         let words = self.attachment.words();
-        let since_us = words.waiting_since_us(holder);
+        let (since_us, until_us) = (words.waiting_since_us(holder), words.grant_until_us());
         // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
         // back and granted anew in between. Then one connection asks twice.
-        let late = word.is_granted() && self.grant_until() <= now_us() && self.look() == word;
+        let late = word.is_granted() && until_us <= now_us() && self.look() == word;
         if !late && (!suspect || self.attachment.is_alive(holder)) {
             return false;
         }
         let taken = self.swap(word, self.inside().waited_for(true));
-        if taken && since_us != 0 {
-            // Else it would be the next one's turn again and again.
+        // Who waited when it was granted and did not come would be next again and again.
+        if taken && since_us != 0 && (!late || since_us.saturating_add(grant_us) <= until_us) {
             words.discount_waiting(holder, since_us);
         }
         taken

@@ -682,19 +682,18 @@ impl Words {
         }
     }
 
-    /// The process other than `me` whose waiter for WRITE waits longest, and since when (microseconds, as [`now_us`]).
-    /// It may be dead.
-    pub(crate) fn longest_waiting(&self, me: Owner) -> Option<(u64, Owner)> {
+    /// The processes other than `me` that wait for WRITE: since when (microseconds, as [`now_us`]), and which. They may be
+    /// dead.
+    pub(crate) fn waiting(&self, me: Owner) -> impl Iterator<Item = (u64, Owner)> + '_ {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        let lines = self.processes.iter().zip(0u16..).take(used).filter(|(_, slot)| *slot != me.slot);
-        let waiting = lines.filter_map(|(line, slot)| {
+        let lines = self.processes.iter().zip(0u16..).take(used).filter(move |(_, slot)| *slot != me.slot);
+        lines.filter_map(|(line, slot)| {
             let incarnation = line.incarnation.load(SeqCst);
             let since_us = line.waiting_since_us.load(SeqCst);
             // An attach in between: what was read is of two processes.
             let same = since_us != 0 && line.incarnation.load(SeqCst) == incarnation;
             same.then_some((since_us, Owner { slot, incarnation: incarnation as u32 }))
-        });
-        waiting.min_by_key(|(since_us, _)| *since_us)
+        })
     }
 
     /// `other`, which was found to wait since `since_us`, does not count any more: it is dead, or did not come for what it
@@ -705,7 +704,7 @@ impl Words {
         }
     }
 
-    /// Since when `other` waits, as [`longest_waiting`](Words::longest_waiting) finds it; 0: it does not.
+    /// Since when `other` waits, as [`waiting`](Words::waiting) finds it; 0: it does not.
     pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
         self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
     }

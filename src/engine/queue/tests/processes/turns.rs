@@ -56,6 +56,29 @@ fn another_process_knows_when_a_lease_ends() {
 }
 
 #[test]
+fn poison_ends_the_waits_of_all_processes() {
+    let directory = Directory::new();
+    let queues = [(); 2].map(|()| patient(&directory));
+    assert!(queues[0].try_acquire(1));
+    std::thread::scope(|threads| {
+        let waits = [0, 1].map(|queue| {
+            let waits = threads.spawn({
+                let queue = &queues[queue];
+                move || queue.wait(2, LONG)
+            });
+            wait_until("it waits", || queues[queue].waiting() == 1);
+            waits
+        });
+        std::thread::sleep(Duration::from_millis(5));
+        let begin = Instant::now();
+        directory.control().words().poison();
+        queues[0].close();
+        assert!(!waits.map(|wait| wait.join().unwrap()).contains(&true), "a grant of a poisoned log");
+        assert!(begin.elapsed() < Duration::from_secs(2), "it was not told");
+    });
+}
+
+#[test]
 fn the_longest_waiter_of_all_processes_is_next() {
     let directory = Directory::new();
     let queues = [(); 4].map(|()| patient(&directory));
