@@ -73,6 +73,18 @@ fn while_coming_or_leaving(point: &str, prepare: fn(&mut Scene)) {
         scene.processes.push(late);
         scene.all_go_on();
         scene.finish();
+
+        // And where the first goes on, who waited comes behind it.
+        let mut scene = Scene::new(point, synchronous);
+        prepare(&mut scene);
+        scene.victim_stops(1);
+        let late = scene.start(LATE);
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(!scene.is_ready(LATE), "{point}: somebody came in while INIT was held");
+        scene.victim_goes_on();
+        scene.wait_for("who has waited", || scene.is_ready(LATE));
+        scene.processes.push(late);
+        scene.finish();
     }
 }
 
@@ -213,6 +225,13 @@ impl Scene {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+    }
+
+    fn victim_goes_on(&mut self) {
+        let victim = self.victim.take().expect("a victim");
+        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
+        unsafe { libc::kill(victim.pid(), libc::SIGCONT) };
+        self.processes.push(victim);
     }
 
     fn kill_victim(&mut self) {

@@ -150,12 +150,14 @@ impl<'a> Worker<'a> {
         while self.goes_on() {
             let line = self.line;
             let connection = line.during("opening", || self.open(first));
-            first = false;
             let part = match self.rng.random_range(0..10) {
+                // Nobody lives without writing.
+                _ if first => Part::Writes,
                 0..6 => Part::Writes,
                 9 if self.checkpoints => Part::Checkpoints,
                 _ => Part::Reads,
             };
+            first = false;
             let mut before = vec![0; self.writers];
             let until = self.life.saturating_sub(self.rng.random_range(1..150));
             while self.goes_on() && self.life > until {
