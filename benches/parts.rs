@@ -81,6 +81,8 @@ fn publish_one(control: &Control, me: Owner) {
         writer: 0,
         chain: sequence,
         crc: 1,
+        lane: 3,
+        pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };
     words.publish(&entry).expect("the next commit");
     let (durable, epoch) = (words.durable(), words.cuts() + 1);

@@ -2,8 +2,8 @@
 //! the `control` file.
 
 use pwal::shared::{
-    COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, SNAPSHOT_SLOTS, SharedError, State, Tail,
-    WORDS_BYTES, Words, boot_id, now_us,
+    COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, PAGES_INLINE, SNAPSHOT_SLOTS, SharedError,
+    State, Tail, WORDS_BYTES, Words, boot_id, now_us,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -34,6 +34,8 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         writer: 0,
         chain: sequence,
         crc: 5,
+        lane: 3,
+        pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     }
 }
 
@@ -92,6 +94,8 @@ fn an_entry_comes_back_as_it_was_published() {
         writer: 127,
         chain: u64::MAX - 5,
         crc: u32::MAX - 6,
+        lane: u16::MAX - 7,
+        pages: std::array::from_fn(|at| u32::MAX - 8 - at as u32),
     };
     words.publish(&entry).unwrap();
     assert_eq!(words.commit(1), Some(entry));
@@ -114,6 +118,29 @@ fn an_entry_comes_back_as_it_was_published() {
     assert_eq!(words.durable(), 0, "a cut is not durable before it is certified");
     words.certify(1);
     assert_eq!(words.durable(), 2);
+}
+
+#[test]
+fn the_pages_of_a_small_commit_are_in_its_entry() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let pages: [u32; PAGES_INLINE] = std::array::from_fn(|at| 100 + at as u32);
+    let all = CommitEntry { frames: PAGES_INLINE as u32, pages, ..commit(1, false) };
+    assert_eq!(all.inline_pages(), Some(&pages[..]));
+    assert_eq!(CommitEntry { has_spill: true, ..all }.inline_pages(), None);
+    assert_eq!(CommitEntry { frames: PAGES_INLINE as u32 + 1, ..all }.inline_pages(), None);
+    for sequence in 1..=COMMIT_RING {
+        words.publish(&CommitEntry { sequence, ..all }).unwrap();
+        words.store_cut(&cut(words, sequence)).unwrap();
+        words.certify(sequence);
+    }
+    // In the same place of the ring as the first: nothing of that one is left.
+    let mut pages = [0; PAGES_INLINE];
+    pages[..3].copy_from_slice(&[7, 8, 9]);
+    let small = CommitEntry { frames: 3, pages, ..commit(COMMIT_RING + 1, false) };
+    words.publish(&small).unwrap();
+    assert_eq!(words.commit(COMMIT_RING + 1), Some(small));
+    assert_eq!(small.inline_pages(), Some(&[7, 8, 9][..]));
 }
 
 #[test]

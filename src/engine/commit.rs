@@ -6,7 +6,7 @@ use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::shared::{CommitEntry, Cut, Words};
+use crate::shared::{CommitEntry, Cut, PAGES_INLINE, Words};
 use crate::view::{Image, Lane};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -102,6 +102,17 @@ pub(crate) struct Early {
     leader: Option<Leader>,
     written: Written,
     facts: CommitFacts,
+}
+
+/// The pages that fit the entry of the commit ring.
+fn inline_pages(descriptors: &[Descriptor]) -> [u32; PAGES_INLINE] {
+    let mut pages = [0; PAGES_INLINE];
+    if descriptors.len() <= PAGES_INLINE {
+        for (page, descriptor) in pages.iter_mut().zip(descriptors) {
+            *page = descriptor.page;
+        }
+    }
+    pages
 }
 
 fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
@@ -299,6 +310,8 @@ impl Engine {
             writer: 0,
             chain,
             crc,
+            lane: header.lane,
+            pages: inline_pages(&descriptors),
         };
         let at = (slot.number, place.ordinal, place.offset);
         crate::fault_point("publish_before_store");
@@ -311,7 +324,7 @@ impl Engine {
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
                 }
-                frames.append(&commit, &descriptors)
+                frames.append(&commit, descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)))
             })
         };
         self.enter(append, &place);

@@ -32,6 +32,9 @@ impl Engine {
                 continue;
             }
             let next = frames.last_sequence() + 1;
+            if self.follow_entry(&mut frames, next)? {
+                continue;
+            }
             match self.published_batch(&frames, next)? {
                 Some((commit, batch)) if self.add(&mut frames, &commit, &batch)? => {}
                 // Backfilled, and written over or deleted meanwhile.
@@ -40,6 +43,34 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Adds a small commit by what the commit ring says of it. False: its batch must be read.
+    fn follow_entry(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
+        let Some(entry) = self.marks.words().commit(sequence) else { return Ok(false) };
+        let Some(pages) = entry.inline_pages().filter(|pages| !pages.contains(&0)) else { return Ok(false) };
+        let commit = LogCommit {
+            sequence,
+            database_pages: entry.database_pages,
+            lane: entry.lane,
+            slot: entry.file,
+            ordinal: entry.ordinal,
+            offset: entry.offset,
+            end: entry.end,
+        };
+        if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
+            self.note_ordinal(entry.ordinal, entry.file);
+        }
+        if !frames.has_file(FileId::Slot(entry.file)) {
+            frames.add_file(FileId::Slot(entry.file), &self.slot(entry.file)?.file);
+        }
+        let images = batch_head_bytes(pages.len());
+        let page_bytes = u64::from(self.page_bytes);
+        frames.append(
+            &commit,
+            pages.iter().zip(0..).map(|(page, at)| (*page, ImagePlace::Batch(images + at * page_bytes))),
+        );
+        Ok(true)
     }
 
     /// False: its spill file is gone.
@@ -62,7 +93,7 @@ impl Engine {
             }
         }
         frames.add_file(FileId::Slot(commit.slot), &slot.file);
-        frames.append(commit, &batch.descriptors);
+        frames.append(commit, batch.descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)));
         Ok(true)
     }
 

@@ -5,7 +5,7 @@
 
 use super::commit::EpochCounts;
 use crate::disk::LogFile;
-use crate::log::format::{Batch, Descriptor, ImagePlace};
+use crate::log::format::{Batch, ImagePlace};
 use crate::view;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -144,6 +144,10 @@ impl Frames {
         self.frames.clear();
     }
 
+    pub(crate) fn has_file(&self, id: FileId) -> bool {
+        self.files.contains_key(&id)
+    }
+
     pub(crate) fn add_file(&mut self, id: FileId, file: &Arc<dyn LogFile>) {
         self.files.entry(id).or_insert_with(|| Arc::clone(file));
     }
@@ -153,15 +157,15 @@ impl Frames {
     }
 
     /// Adds the next commit, whose frames are these; returns the number of its first frame.
-    pub(crate) fn append(&mut self, commit: &LogCommit, descriptors: &[Descriptor]) -> u64 {
+    pub(crate) fn append(&mut self, commit: &LogCommit, frames: impl Iterator<Item = (u32, ImagePlace)>) -> u64 {
         debug_assert_eq!(commit.sequence, self.last_sequence() + 1, "commits come in their order");
         let first = self.base_number + self.frames.len() as u64 + 1;
-        self.frames.extend(descriptors.iter().map(|descriptor| {
-            let (file, offset) = match descriptor.place {
+        self.frames.extend(frames.map(|(page, place)| {
+            let (file, offset) = match place {
                 ImagePlace::Batch(offset) => (FileId::Slot(commit.slot), commit.offset + offset),
                 ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
             };
-            Frame { page: descriptor.page, file, offset, sequence: commit.sequence }
+            Frame { page, file, offset, sequence: commit.sequence }
         }));
         let last = self.base_number + self.frames.len() as u64;
         self.commits.push_back(Commit { last, database_pages: commit.database_pages, lane: commit.lane });

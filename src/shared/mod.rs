@@ -34,7 +34,7 @@ pub use lock::{
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 pub use process::{Inside, command, generation, inside, watch};
-pub use ring::{CommitEntry, Cut, Tail};
+pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
 pub use words::{

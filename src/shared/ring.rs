@@ -1,6 +1,6 @@
 //! The two rings, what is published and durable by them, and what is visible.
 //!
-//! Commit ring, 64 bytes for each commit; cut ring, 64 bytes for each epoch. One writer at a time (the
+//! Commit ring, 128 bytes for each commit; cut ring, 64 bytes for each epoch. One writer at a time (the
 //! holder of APPEND) fills an entry and then stores the watermark that makes it count; an entry whose
 //! first word is not what the reader looks for is of another round, or being written over.
 
@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, fence};
 
 /// 4096-byte units of a cut's offset: every block is a multiple of it.
 const OFFSET_UNIT: u64 = 4096;
+
+/// The pages of so many frames lie in the entry itself: whoever follows a small commit need not read its batch.
+pub const PAGES_INLINE: usize = 16;
 
 const HAS_CERTIFICATE: u64 = 1;
 const HAS_SPILL: u64 = 2;
@@ -28,7 +31,10 @@ pub(super) struct CommitLine {
     /// Database pages in the high half, then flags and writer, 16 bits each.
     pages_flags_writer: AtomicU64,
     chain: AtomicU64,
-    crc: AtomicU64,
+    /// CRC in the low half, lane behind it.
+    crc_lane: AtomicU64,
+    /// Two in a word, for a commit of at most [`PAGES_INLINE`] frames.
+    pages: [AtomicU64; PAGES_INLINE / 2],
 }
 
 /// One entry of the cut ring.
@@ -74,6 +80,19 @@ pub struct CommitEntry {
     pub chain: u64,
     /// The CRC of the batch's header.
     pub crc: u32,
+    /// The lane that it was staged in.
+    pub lane: u16,
+    /// The pages of its frames, as far as they fit.
+    pub pages: [u32; PAGES_INLINE],
+}
+
+impl CommitEntry {
+    /// The pages of its frames, whose images lie one behind the other behind the head of the batch; `None`: the batch
+    /// must be read.
+    #[must_use]
+    pub fn inline_pages(&self) -> Option<&[u32]> {
+        if self.has_spill { None } else { self.pages.get(..self.frames as usize) }
+    }
 }
 
 /// A cut epoch: all that its certificate says.
@@ -122,7 +141,14 @@ impl CommitLine {
         self.file_frames.store(u64::from(e.file) << 32 | u64::from(e.frames), Relaxed);
         self.pages_flags_writer.store(u64::from(e.database_pages) << 32 | flags << 16 | u64::from(e.writer), Relaxed);
         self.chain.store(e.chain, Relaxed);
-        self.crc.store(u64::from(e.crc), Relaxed);
+        self.crc_lane.store(u64::from(e.crc) | u64::from(e.lane) << 32, Relaxed);
+        for (word, pair) in self.pages.iter().zip(e.pages.as_chunks::<2>().0) {
+            if pair[0] == 0 {
+                // No page: behind the last one.
+                break;
+            }
+            word.store(u64::from(pair[0]) << 32 | u64::from(pair[1]), Relaxed);
+        }
         self.tag.store(e.sequence << 1 | u64::from(e.wants_durable), Release);
     }
 
@@ -132,6 +158,14 @@ impl CommitLine {
             return None;
         }
         let file_frames = self.file_frames.load(Relaxed);
+        let crc_lane = self.crc_lane.load(Relaxed);
+        let mut pages = [0; PAGES_INLINE];
+        for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(&self.pages) {
+            let both = word.load(Relaxed);
+            // What is behind the last one is of an older commit.
+            pair[0] = if at < file_frames as u32 { (both >> 32) as u32 } else { 0 };
+            pair[1] = if at + 1 < file_frames as u32 { both as u32 } else { 0 };
+        }
         let pages_flags_writer = self.pages_flags_writer.load(Relaxed);
         let entry = CommitEntry {
             sequence,
@@ -146,7 +180,9 @@ impl CommitLine {
             has_spill: pages_flags_writer >> 16 & HAS_SPILL != 0,
             writer: pages_flags_writer as u16,
             chain: self.chain.load(Relaxed),
-            crc: self.crc.load(Relaxed) as u32,
+            crc: crc_lane as u32,
+            lane: (crc_lane >> 32) as u16,
+            pages,
         };
         fence(Acquire);
         (self.tag.load(Relaxed) == tag).then_some(entry)

@@ -21,7 +21,7 @@
 //! | 1472 | 64 | free |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
-//! | 148992 | 16384 x 64 | commit ring, entry of commit n at n mod 16384 |
+//! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197568 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
 //!
 //! The rings are allocated at activation, the rest when the words are made: until then nothing is stored in them.
@@ -42,13 +42,13 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 3;
+pub const LAYOUT_VERSION: u64 = 4;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
 pub const SNAPSHOT_SLOTS: usize = 2048;
 /// Entries of the commit ring.
-pub const COMMIT_RING: u64 = 16384;
+pub const COMMIT_RING: u64 = 8192;
 /// Entries of the cut ring.
 pub const CUT_RING: u64 = 1024;
 /// The size of the words, and of the file `control`.
@@ -192,7 +192,7 @@ const _: () = {
     assert!(WORDS_BYTES == 1_263_104);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerWord>() == 64 && size_of::<Event>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
-    assert!(size_of::<CommitLine>() == 64 && size_of::<CutLine>() == 64);
+    assert!(size_of::<CommitLine>() == 128 && size_of::<CutLine>() == 64);
     // A slot index and an owner fit 16 bits, a ring index its mask.
     assert!(SNAPSHOT_SLOTS <= 1 << 16 && PROCESS_SLOTS <= 1 << 15);
     assert!(COMMIT_RING.is_power_of_two() && CUT_RING.is_power_of_two());
