@@ -153,16 +153,23 @@ impl Handle {
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
     fn enter(&self) -> StateGuard<'_> {
-        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let Kind::Joined(joined) = &mut sibling.state().kind {
-                joined.hide_advance();
-            }
-        }
+        self.hide_siblings();
         let mut state = self.0.state();
         if let Kind::Joined(joined) = &mut state.kind {
             joined.called(&self.0);
         }
         state
+    }
+
+    fn hide_siblings(&self) {
+        if !siblings::any_prepared() {
+            return;
+        }
+        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
+            if let Kind::Joined(joined) = &mut sibling.state().kind {
+                joined.hide_advance();
+            }
+        }
     }
 
     /// `xLock`. Inside the first `lock(Shared)` the database is claimed.
@@ -417,11 +424,7 @@ impl Handle {
     /// # Errors
     /// `IOERR_WRITE`: nothing is published. `IOERR_FSYNC`: see R5.
     pub fn commit_phase_two(&self) -> Result<(), Code> {
-        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let Kind::Joined(joined) = &mut sibling.state().kind {
-                joined.hide_advance();
-            }
-        }
+        self.hide_siblings();
         match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.commit_phase_two(&self.0),
             Kind::Plain | Kind::Retired { .. } => {

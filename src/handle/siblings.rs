@@ -33,6 +33,9 @@ struct Refused {
 }
 
 thread_local! {
+    // What every call asks, without a look at the lists below, which have destructors.
+    static PREPARED_COUNT: Cell<usize> = const { Cell::new(0) };
+    static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
     static PREPARED: RefCell<Vec<(usize, Weak<Inner>)>> = const { RefCell::new(Vec::new()) };
     static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
     static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
@@ -42,14 +45,23 @@ thread_local! {
 
 /// This handle of connection `connection` is prepared.
 pub(super) fn add_prepared(connection: usize, inner: &Arc<Inner>) {
-    let _ = PREPARED.try_with(|prepared| prepared.borrow_mut().push((connection, Arc::downgrade(inner))));
+    let _ = PREPARED.try_with(|prepared| {
+        prepared.borrow_mut().push((connection, Arc::downgrade(inner)));
+        PREPARED_COUNT.set(prepared.borrow().len());
+    });
 }
 
 /// It is published, or rolled back.
 pub(super) fn remove_prepared(inner: &Inner) {
     let _ = PREPARED.try_with(|prepared| {
         prepared.borrow_mut().retain(|(_, other)| !std::ptr::eq(other.as_ptr(), inner));
+        PREPARED_COUNT.set(prepared.borrow().len());
     });
+}
+
+/// Whether any handle is prepared on this thread.
+pub(super) fn any_prepared() -> bool {
+    PREPARED_COUNT.get() > 0
 }
 
 /// The other handles of this connection that are prepared and not published.
@@ -86,17 +98,15 @@ pub(super) fn take_unacknowledged(connection: usize) -> Vec<Unacknowledged> {
 pub(super) fn arm_refused(engine: &Arc<Engine>, connection: u64) {
     let _ = REFUSED.try_with(|refused| {
         *refused.borrow_mut() = Some(Refused { engine: Arc::downgrade(engine), connection });
+        IS_REFUSED.set(true);
     });
 }
 
 /// Any call but `xSleep` came.
 pub(super) fn forget_refused() {
-    let _ = REFUSED.try_with(|refused| {
-        let mut refused = refused.borrow_mut();
-        if refused.is_some() {
-            *refused = None;
-        }
-    });
+    if IS_REFUSED.replace(false) {
+        let _ = REFUSED.try_with(|refused| refused.borrow_mut().take());
+    }
 }
 
 /// Waits in the write queue for the connection that was refused on this thread; false: nobody was.
