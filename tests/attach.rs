@@ -458,3 +458,26 @@ fn who_may_only_read_the_file_is_told_what_is_missing() {
     owner.end();
     common::assert_plain(&path);
 }
+
+#[test]
+fn a_connection_that_has_read_nothing_leaves_wal_mode_when_the_others_have_gone() {
+    let _watchdog = watchdog("a first statement");
+    let scratch = Scratch::new();
+    let path = create(&scratch);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    assert_eq!(other.ask("c PRAGMA journal_mode=DELETE"), "code 5");
+    one.run("CREATE TABLE u(x)");
+    one.run("INSERT INTO u VALUES(zeroblob(20000))");
+    one.run("INSERT INTO t VALUES(2)");
+    one.end();
+    assert_eq!(other.run("PRAGMA journal_mode=DELETE"), "delete");
+    other.run("INSERT INTO t VALUES(3)");
+    assert_eq!(other.run("SELECT x FROM t"), "1 2 3");
+    assert_eq!(other.run("SELECT length(x) FROM u"), "20000");
+    other.end();
+    common::assert_plain_header(&path, 1);
+    let stock = common::open_stock(&path);
+    common::assert_integrity(&stock);
+    assert_eq!(common::text(&stock, "SELECT x FROM t"), "1 2 3");
+}

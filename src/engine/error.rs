@@ -59,6 +59,9 @@ pub(crate) enum EngineError {
     /// What one process alone may do.
     #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
     OthersAttached { file: PathBuf, who: String },
+    /// A change of the journal mode has read the file without its log.
+    #[error("others have committed to {file} while its journal mode was being changed; change it again")]
+    Committed { file: PathBuf },
     /// INIT was not to be had in time.
     #[error("another process has been opening or closing {file} for too long; the log stays for the next open")]
     InitHeld { file: PathBuf },
@@ -132,6 +135,7 @@ impl EngineError {
             EngineError::TooManyConnections { .. }
             | EngineError::NotBackfilled { .. }
             | EngineError::OthersAttached { .. }
+            | EngineError::Committed { .. }
             | EngineError::InitHeld { .. }
             | EngineError::NotOnPwal { .. } => Code::BUSY,
             EngineError::Lock { .. } => Code::IOERR_LOCK,

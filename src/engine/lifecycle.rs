@@ -304,11 +304,16 @@ impl Engine {
     /// held until the log is gone.
     ///
     /// # Errors
-    /// `BUSY`: others are attached, or have a lock on the file. What the retirement met: stamp and log stay.
-    pub(crate) fn retire_alone(self: &Arc<Engine>) -> Result<(), EngineError> {
+    /// `BUSY`: others are attached, or have a lock on the file; with `unused`, there are commits in this log, and the
+    /// connection has read page 1 past them. What the retirement met: stamp and log stay.
+    pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
         self.check_alone()?;
         self.wait_init()?;
-        let retired = self.check_alone().and_then(|()| self.retire_guarded());
+        let check_unused = || match unused && self.marks.published() > 0 {
+            true => Err(EngineError::Committed { file: self.path.clone() }),
+            false => Ok(()),
+        };
+        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded());
         if retired.is_err() {
             self.end_init()?;
         }

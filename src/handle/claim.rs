@@ -245,7 +245,7 @@ fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Re
             let why = attach::cannot_be_shared(path);
             let why =
                 why.unwrap_or_else(|| String::from("its control file could not be made, or its pwal is an older one"));
-            format!("another process has the database open for itself alone: {why}")
+            format!("another process has the database open for itself alone (one process at a time): {why}")
         } else if who.is_empty() {
             String::from("another process is opening or closing the database, or was stopped while it did")
         } else {

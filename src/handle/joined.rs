@@ -463,7 +463,8 @@ impl Joined {
 
     /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
-    /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode.
+    /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode: what it has
+    /// read of the file by then must be all there is.
     /// `leaves_wal`: the user asked for it, so a refusal is told.
     ///
     /// # Errors
@@ -485,7 +486,7 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        let retired = self.engine.retire_alone();
+        let retired = self.engine.retire_alone(!by_the_wal);
         if self.engine.is_retired() {
             *of_entry = None;
         }
