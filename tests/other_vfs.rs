@@ -7,7 +7,7 @@ mod common;
 mod lab;
 
 use common::shim::{Shim, Verdict};
-use lab::Lab;
+use lab::{Call, Lab};
 use rusqlite::{Connection, ffi};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
@@ -362,4 +362,41 @@ fn threads_whose_siblings_fail() {
         assert_eq!(common::number(&setup, &sql), *n, "{acknowledged:?}");
     }
     common::assert_integrity(&setup);
+}
+
+/// With a super-journal SQLite ignores what PHASETWO answers: our part is durable in prepare, also where the journal is
+/// opened through another VFS, that of the main database.
+#[test]
+fn a_super_journal_of_another_vfs() {
+    for settings in SETTINGS {
+        for call in [Call::Write, Call::Sync] {
+            let scene = Scene::new(Beside::Two, settings);
+            let other = scene.lab.open("a.db");
+            // A flush that fails takes what was not durable before it.
+            common::run(&other, "PRAGMA wal_checkpoint");
+            let connection = common::try_open(&scene.lab.scratch.file("y.db"), common::flags(), &scene.other).unwrap();
+            for (schema, vfs) in [("x", &scene.other), ("a", &scene.lab.vfs)] {
+                let path = scene.lab.scratch.file(&format!("{schema}.db"));
+                common::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
+            }
+            common::run(&connection, settings);
+            let transaction =
+                "BEGIN; INSERT INTO x VALUES(1); INSERT INTO y VALUES(1); UPDATE t SET x=0 WHERE rowid=1; COMMIT";
+            scene.lab.hook(
+                move |moment| {
+                    if moment.call == call && moment.name.ends_with(".seg") { Err(lab::eio()) } else { Ok(()) }
+                },
+            );
+            let what = format!("{settings}, {call:?}");
+            assert_eq!(common::code_of(&connection, transaction) & 0xff, ffi::SQLITE_IOERR, "{what}");
+            scene.lab.unhook();
+            let counts =
+                "SELECT (SELECT count(*) FROM x), (SELECT count(*) FROM y), (SELECT count(*) FROM t WHERE x=0)";
+            let read = common::rows(&connection, counts);
+            assert!(read.as_ref().map_or(true, |rows| *rows == ["0|0|0"]), "{what}: {read:?}");
+            drop((connection, other, scene.connection));
+            let again = scene.lab.open("a.db");
+            assert_eq!(common::number(&again, "SELECT count(*) FROM t WHERE x=0"), 0, "{what}");
+        }
+    }
 }

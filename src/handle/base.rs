@@ -81,6 +81,8 @@ pub trait Pager: Send + Sync {
     fn connection(&self) -> usize;
     /// Whether a commit of this database may still fail in another one behind its prepare.
     fn has_siblings(&self) -> bool;
+    /// Whether the commit may have a super-journal: two databases that have no log of ours are being written, too.
+    fn may_have_super_journal(&self) -> bool;
     /// `SQLITE_FCNTL_DATA_VERSION`: a number that a commit raises before it unlocks WRITE, and a rollback does not
     /// (`sqlite3PagerCommitPhaseTwo`). `None`: it cannot be asked.
     fn data_version(&self) -> Option<u32>;

@@ -134,9 +134,11 @@ impl Joined {
             spill,
             checkpoint_when_idle: !self.no_autocheckpoint,
         };
-        let super_journal = siblings::super_journal();
+        let pager = inner.pager.get().filter(|pager| pager.has_siblings());
+        // Not seen if main is on another VFS.
+        let super_journal = siblings::super_journal() || pager.is_some_and(|pager| pager.may_have_super_journal());
         let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;
-        let version = inner.pager.get().filter(|pager| pager.has_siblings()).and_then(|pager| pager.data_version());
+        let version = pager.and_then(|pager| pager.data_version());
         let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false, version };
         self.transaction = Transaction::Prepared(Box::new(prepared));
         siblings::add_prepared(connection, inner);

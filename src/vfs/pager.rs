@@ -4,6 +4,7 @@
 //! (`BtShared.db`, `sqlite3BtreeOpen`). With a shared cache that may be another one than the one that opened the file,
 //! which may be gone: then nothing is asked.
 
+use super::main_file::MainFile;
 use crate::handle::Pager;
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, RawFile};
@@ -42,26 +43,32 @@ impl PagerOfFile {
         (!present.is_null() && present == self.opened_by).then_some(present)
     }
 
+    /// The databases of the connection, by their schema names, main and temp first; main alone where SQLite does not tell.
+    fn schemas<'a>(&'a self, connection: *mut Connection) -> impl Iterator<Item = &'a CStr> {
+        (0..).map_while(move |at: c_int| {
+            let Some(db_name) = self.api.db_name else { return (at == 0).then_some(c"main") };
+            // SAFETY: the connection is in use by this thread; a number beyond its databases answers null. SQLite keeps the name
+            // until the database is detached, which no call on a file of the connection does.
+            unsafe {
+                let name = db_name(connection, at);
+                (!name.is_null()).then(|| CStr::from_ptr(name))
+            }
+        })
+    }
+
+    fn file_of(&self, connection: *mut Connection, schema: &CStr) -> *mut RawFile {
+        let mut file: *mut RawFile = std::ptr::null_mut();
+        // SAFETY: the connection is in use by this thread; the file control stores a pointer and calls no VFS.
+        let code = unsafe {
+            let out = (&raw mut file).cast();
+            (self.api.file_control)(connection, schema.as_ptr(), ffi::FCNTL_FILE_POINTER, out)
+        };
+        if code == ffi::OK { file } else { std::ptr::null_mut() }
+    }
+
     /// The schema name of this file in its connection.
     fn schema(&self, connection: *mut Connection) -> Option<&CStr> {
-        let is_ours = |name: &CStr| {
-            let mut file: *mut RawFile = std::ptr::null_mut();
-            // SAFETY: the connection is in use by this thread; the file control stores a pointer and calls no VFS.
-            let code = unsafe {
-                let out = (&raw mut file).cast();
-                (self.api.file_control)(connection, name.as_ptr(), ffi::FCNTL_FILE_POINTER, out)
-            };
-            code == ffi::OK && file == self.file
-        };
-        let Some(db_name) = self.api.db_name else { return Some(c"main").filter(|name| is_ours(name)) };
-        (0..)
-            // SAFETY: the connection is in use by this thread; a number beyond its databases answers null.
-            .map_while(|at: c_int| unsafe {
-                let name = db_name(connection, at);
-                // SQLite keeps the name until the database is detached, which no call on its file does.
-                (!name.is_null()).then(|| CStr::from_ptr(name))
-            })
-            .find(|name| is_ours(name))
+        self.schemas(connection).find(|name| self.file_of(connection, name) == self.file)
     }
 }
 
@@ -78,6 +85,22 @@ impl Pager for PagerOfFile {
         };
         // SAFETY: the connection is in use by this thread. Databases 0 and 1 are main and temp.
         unsafe { !db_name(connection, 2).is_null() || txn_state(connection, c"temp".as_ptr()) == ffi::TXN_WRITE }
+    }
+
+    fn may_have_super_journal(&self) -> bool {
+        let (Some(connection), Some(txn_state)) = (self.open_connection(), self.api.txn_state) else { return false };
+        let may_have_journal = |schema: &&CStr| {
+            let file = self.file_of(connection, schema);
+            // SAFETY: the connection is in use by this thread, and has the file open, or it has no methods.
+            unsafe {
+                file != self.file
+                    && txn_state(connection, schema.as_ptr()) == ffi::TXN_WRITE
+                    && file.as_ref().is_some_and(|file| !file.methods.is_null())
+                    && MainFile::of(file).is_none_or(|main| !main.handle().joined())
+            }
+        };
+        // Temp has no part in a super-journal.
+        self.schemas(connection).filter(|schema| *schema != c"temp").filter(may_have_journal).nth(1).is_some()
     }
 
     fn data_version(&self) -> Option<u32> {
