@@ -44,7 +44,7 @@ impl PagerOfFile {
     }
 
     /// The databases of the connection, by their schema names, main and temp first; main alone where SQLite does not tell.
-    fn schemas<'a>(&'a self, connection: *mut Connection) -> impl Iterator<Item = &'a CStr> {
+    fn schemas(&self, connection: *mut Connection) -> impl Iterator<Item = &CStr> {
         (0..).map_while(move |at: c_int| {
             let Some(db_name) = self.api.db_name else { return (at == 0).then_some(c"main") };
             // SAFETY: the connection is in use by this thread; a number beyond its databases answers null. SQLite keeps the name
