@@ -425,12 +425,12 @@ impl Engine {
     }
 
     fn leave_at_exit(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.background.stop();
         self.wait_init()?;
         let left = match self.check_alone() {
             Ok(()) => self.retire_guarded(),
             Err(_) => {
-                // From here on somebody else may retire the log: nobody reads by it.
+                // From here on somebody else may retire the log: nobody reads by it. The background thread ends with the
+                // process; it may be waiting for others.
                 self.over.store(true, SeqCst);
                 self.end_guard();
                 let attachment = self.marks.attachment();
