@@ -161,7 +161,7 @@ impl Engine {
     /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
     fn cut_of_self(&self, append: &HeldAppend) -> Result<(), EngineError> {
         let words = self.marks.words();
-        let Some(entry) = words.commit(words.published()).filter(|entry| entry.has_certificate) else { return Ok(()) };
+        let Some(entry) = words.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
         if words.cut(words.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
             return Ok(());
         }
@@ -251,8 +251,7 @@ impl Engine {
 
     /// The chain value behind the last published commit. Under APPEND.
     pub(super) fn chain(&self) -> u64 {
-        let words = self.marks.words();
-        words.commit(words.published()).map_or(self.log_id, |entry| entry.chain)
+        self.marks.words().last_commit().map_or(self.log_id, |entry| entry.chain)
     }
 
     /// The certificate of the epoch that ends with commit `hi`.

@@ -152,7 +152,7 @@ impl CommitLine {
         self.tag.store(e.sequence << 1 | u64::from(e.wants_durable), Release);
     }
 
-    fn load(&self, sequence: u64) -> Option<CommitEntry> {
+    fn load(&self, sequence: u64, with_pages: bool) -> Option<CommitEntry> {
         let tag = self.tag.load(Acquire);
         if sequence == 0 || tag >> 1 != sequence {
             return None;
@@ -160,7 +160,8 @@ impl CommitLine {
         let file_frames = self.file_frames.load(Relaxed);
         let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
-        for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(&self.pages) {
+        let words = if with_pages { &self.pages[..] } else { &[] };
+        for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(words) {
             let both = word.load(Relaxed);
             // What is behind the last one is of an older commit.
             pair[0] = if at < file_frames as u32 { (both >> 32) as u32 } else { 0 };
@@ -238,7 +239,14 @@ impl ReadOnlyWords {
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Option<CommitEntry> {
         // A writer that died before it published may have left an entry behind `published`.
-        if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence) }
+        if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence, true) }
+    }
+
+    /// The last published commit, but for its pages: they read as zeros. Under APPEND, or as a guess.
+    #[must_use]
+    pub fn last_commit(&self) -> Option<CommitEntry> {
+        let published = self.published();
+        self.commit_line(published).load(published, false)
     }
 
     /// The cut of `epoch`; `None` if it is not cut, or the ring has moved on.
@@ -289,8 +297,7 @@ impl ReadOnlyWords {
     /// Under APPEND. `None` in a log that has neither.
     #[must_use]
     pub fn tail(&self) -> Option<Tail> {
-        let behind_commit =
-            self.commit(self.published()).map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
+        let behind_commit = self.last_commit().map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
         let behind_cut = self.cut(self.cuts()).map(|c| Tail {
