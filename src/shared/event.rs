@@ -1,5 +1,8 @@
 //! A word on which many wait for the same news (`durable_wake`): no owner, everybody is woken together.
 //!
+//! One is woken by who tells, and each wakes the next: all at once would collide on what they do next. The chain is
+//! broken by a process that dies in it; so no wait is without an end.
+//!
 //! Bit 0: somebody waits. The rest counts the news; the futex is on the low half. A process that
 //! died while it waited leaves the bit set, which costs one needless wake.
 
@@ -19,7 +22,7 @@ impl Event {
         self.0.load(SeqCst) | 1
     }
 
-    /// Waits until there was news after the ticket was taken, at most `timeout`.
+    /// Waits until there was news after the ticket was taken, at most `timeout`; then wakes the next one that waits for it.
     pub fn wait(&self, ticket: u64, timeout: Duration) {
         let before = ticket & !1;
         match self.0.compare_exchange(before, ticket, SeqCst, SeqCst) {
@@ -28,6 +31,10 @@ impl Event {
             Err(_) => return,
         }
         futex::wait(&self.0, ticket as u32, timeout);
+        // News: others wait for it who are still asleep.
+        if self.0.load(SeqCst) & !1 != before {
+            futex::wake_one(&self.0);
+        }
     }
 
     /// Tells the news: store it first, then call this. No system call if nobody waits.
@@ -40,7 +47,7 @@ impl Event {
             }
         }
         if now & 1 != 0 {
-            futex::wake_all(&self.0);
+            futex::wake_one(&self.0);
         }
     }
 }
