@@ -17,6 +17,9 @@ const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
 /// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
+/// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
+const FLUSH_TRIES: u32 = 40;
+
 /// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush. No cut is left uncertified when it
 /// is taken.
 pub(crate) struct Leader {
@@ -98,19 +101,15 @@ impl Engine {
             before.1 = before.1.max(end);
         };
         if let Some(cut) = words.certified_cut() {
-            reaches(cut.ordinal, cut.file, cut.offset + block);
+            // Where it lies in the batch, that one's end counts. A segment before it may have been written over.
+            let in_batch =
+                words.commit(cut.hi).filter(|entry| (entry.ordinal, entry.offset) == (cut.ordinal, cut.offset));
+            reaches(cut.ordinal, cut.file, in_batch.map_or(cut.offset + block, |entry| entry.end));
         }
-        for sequence in self.marks.durable()..=words.published() {
-            let Some(entry) = words.commit(sequence) else {
-                if sequence > self.marks.durable() {
-                    return Err(self.no_commit(sequence));
-                }
-                continue;
-            };
+        for sequence in self.marks.durable() + 1..=words.published() {
+            let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             reaches(entry.ordinal, entry.file, entry.end);
-            if sequence > self.marks.durable() {
-                self.prove_and_write_again(&entry)?;
-            }
+            self.prove_and_write_again(&entry)?;
         }
         for epoch in words.certified() + 1..=words.cuts() {
             let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
@@ -151,6 +150,25 @@ impl Engine {
         Ok(leader)
     }
 
+    /// R2, for a published commit; `lone`: it carries its certificate, and this flushes it.
+    ///
+    /// # Errors
+    /// It is not acknowledged, and whatever the reason is, it shall not come back: the engine is poisoned (R5).
+    pub(crate) fn acknowledge(
+        self: &Arc<Engine>,
+        sequence: u64,
+        wants_durable: bool,
+        lone: Option<Lone>,
+    ) -> Result<(), EngineError> {
+        let flushed = lone.map_or(Ok(()), |lone| self.flush_lone(&lone));
+        let acknowledged = flushed
+            .and_then(|()| if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) });
+        acknowledged.map_err(|error| {
+            self.poison(&self.append_as_it_is(), &format!("a commit could not be acknowledged: {error}"), None);
+            self.poisoned_as(error)
+        })
+    }
+
     /// Waits until everything up to `sequence` is durable, leading if nobody does.
     ///
     /// # Errors
@@ -171,8 +189,9 @@ impl Engine {
         let wake = self.marks.words().durable_wake();
         let me = self.marks.attachment().me();
         let (mut waited, mut since) = (Duration::ZERO, None);
+        let mut tries = FLUSH_TRIES;
         loop {
-            let ticket = wake.ticket();
+            let mut ticket = wake.ticket();
             if reached() {
                 return Ok(());
             }
@@ -182,11 +201,22 @@ impl Engine {
                 leader => leader,
             };
             if let Some(leader) = leader {
-                if !reached() {
+                let flushed = if reached() {
+                    Ok(())
+                } else {
                     self.gather();
-                    self.flush(&leader, false)?;
+                    self.flush(&leader, false)
+                };
+                match flushed {
+                    Ok(()) => continue,
+                    // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
+                    // this one a moment later.
+                    Err(error) if tries == 0 || self.is_poisoned() => return Err(error),
+                    Err(_) => tries -= 1,
                 }
-                continue;
+                drop(leader);
+                // Not woken by this thread's own letting go.
+                ticket = wake.ticket();
             }
             let began = Instant::now();
             wake.wait(ticket, TIMED_WAIT);
@@ -233,13 +263,21 @@ impl Engine {
     ///
     /// # Errors
     /// The write or the sync failed: the engine is poisoned.
-    pub(crate) fn flush(&self, _leader: &Leader, mark: bool) -> Result<(), EngineError> {
+    pub(crate) fn flush(&self, leader: &Leader, mark: bool) -> Result<(), EngineError> {
+        match self.cut_epoch(leader, mark)? {
+            Some(epoch) => self.sync_and_seal(epoch),
+            None => Ok(()),
+        }
+    }
+
+    /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
+    pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let (append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
-                return Ok(());
+                return Ok(None);
             }
             match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
                 Some(place) => break (append, place),
@@ -269,14 +307,14 @@ impl Engine {
             return Err(self.poisoned_as(error));
         }
         drop(append);
-        self.sync_and_seal(certificate.epoch)
+        Ok(Some(certificate.epoch))
     }
 
     /// The certificate of an epoch whose last batch carries it is written: sync and seal.
     ///
     /// # Errors
     /// As [`Engine::flush`].
-    pub(crate) fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
+    fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
         self.check_poison()?;
         self.sync_and_seal(lone.certificate.epoch)
     }

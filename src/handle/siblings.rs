@@ -4,7 +4,7 @@
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
 use super::Inner;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Lone};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,12 +18,8 @@ pub(super) struct Unacknowledged {
 
 impl Unacknowledged {
     /// R2: durable if that was wanted; else what it was based on is visible.
-    pub(super) fn wait(&self) -> Result<(), EngineError> {
-        if self.wants_durable {
-            self.engine.wait_durable(self.sequence)
-        } else {
-            self.engine.wait_visible(self.sequence)
-        }
+    pub(super) fn wait(&self, lone: Option<Lone>) -> Result<(), EngineError> {
+        self.engine.acknowledge(self.sequence, self.wants_durable, lone)
     }
 }
 

@@ -339,14 +339,10 @@ impl Joined {
     fn acknowledge(&self, connection: usize, own: Option<(Unacknowledged, Option<Lone>)>) -> Result<(), Code> {
         let mut result = Ok(());
         if let Some((commit, lone)) = own {
-            let flushed = match lone {
-                Some(lone) => self.engine.flush_lone(&lone),
-                None => Ok(()),
-            };
-            result = flushed.and_then(|()| commit.wait());
+            result = commit.wait(lone);
         }
         for commit in siblings::take_unacknowledged(connection) {
-            result = result.and(commit.wait());
+            result = result.and(commit.wait(None));
         }
         result.map_err(|error| self.failed(&error))
     }

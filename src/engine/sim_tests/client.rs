@@ -451,9 +451,7 @@ impl Client {
             self.phase = Phase::Published { sequence, wants_durable, lone };
             return;
         }
-        let flushed = lone.map_or(Ok(()), |lone| engine.flush_lone(&lone));
-        let result = flushed
-            .and_then(|()| if wants_durable { engine.wait_durable(sequence) } else { engine.wait_visible(sequence) });
+        let result = engine.acknowledge(sequence, wants_durable, lone);
         life.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
             Ok(()) => life.seen(sequence),

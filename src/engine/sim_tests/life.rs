@@ -42,6 +42,7 @@ pub struct Habits {
     pub leads: u32,
     pub reads: u32,
     pub checkpoints: u32,
+    pub leaders_die: u32,
     /// Of `Life::checkpoint`; or [`IDLE_ONLY`].
     pub checkpoint_kinds: u64,
     pub goes_on_within: u32,
@@ -90,6 +91,7 @@ impl Life {
             leads: dice.pick(&[0, 70, 100]),
             reads: dice.pick(&[10, 40]),
             checkpoints: dice.pick(&[0, 2, 2, 8, 25]),
+            leaders_die: dice.pick(&[0, 0, 3, 10]),
             checkpoint_kinds: dice.pick(&[1, 3]),
             goes_on_within: dice.pick(&[0, 5, 30]),
             bound: dice.pick(&[3, 20, 1000]),
@@ -210,6 +212,8 @@ impl Life {
             self.say(if full.is_set() { "the disk is full" } else { "the disk has space" });
         } else if self.percent(self.habits.checkpoints) {
             self.checkpoint();
+        } else if self.percent(self.habits.leaders_die) {
+            self.leader_dies();
         } else if self.percent(5) {
             let free = self.free();
             if free.creating && free.append && free.frames {
@@ -224,6 +228,20 @@ impl Life {
             }
         }
         self.note_poison();
+    }
+
+    /// As a process that is killed between the cut of its epoch and the sync, with LEADER: the next one takes it over.
+    fn leader_dies(self: &Rc<Life>) {
+        if !self.free().can_flush() {
+            return;
+        }
+        let mark = self.percent(30);
+        let Some(leader) = self.engine.try_lead() else { return };
+        let cut = self.engine.cut_epoch(&leader, mark);
+        self.say(format!("a leader dies behind its cut: {cut:?}"));
+        if let Err(error) = cut {
+            self.check_error(&error);
+        }
     }
 
     fn checkpoint(self: &Rc<Life>) {
