@@ -272,14 +272,14 @@ impl Engine {
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
-        let (append, place) = loop {
+        let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
+            match self.place(&append, u64::from(self.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -293,7 +293,7 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
+        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, append.end()?.chain, database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -306,6 +306,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
+        self.ends_behind(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }

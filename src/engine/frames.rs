@@ -7,7 +7,7 @@ use super::commit::EpochCounts;
 use crate::disk::LogFile;
 use crate::log::format::{Batch, ImagePlace};
 use crate::view;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// A file that holds images, in the numbering of this process.
@@ -79,7 +79,7 @@ pub(crate) struct Frames {
     base_pages: u32,
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
-    files: HashMap<FileId, Arc<dyn LogFile>>,
+    files: BTreeMap<FileId, Arc<dyn LogFile>>,
     /// Spill files that batches name: (commit, number).
     spills: Vec<(u64, u32)>,
     /// Segment and offset behind the last commit, if it is known.
@@ -95,7 +95,7 @@ impl Frames {
             base_pages: database_pages,
             commits: VecDeque::new(),
             frames: VecDeque::new(),
-            files: HashMap::new(),
+            files: BTreeMap::new(),
             spills: Vec::new(),
             end: None,
         }

@@ -37,6 +37,7 @@ pub use process::{Inside, command, generation, inside, watch};
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
+pub(crate) use words::now_coarse_us;
 pub use words::{
     COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
     SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
