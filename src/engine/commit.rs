@@ -389,7 +389,8 @@ impl Engine {
         may_lead: bool,
     ) -> Result<Published, EngineError> {
         self.check_poison()?;
-        let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.marks.words().flush_group() <= 1;
+        let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
+        let lone = may_lead && facts.wants_durable && (self.sync_is_free() || alone());
         let leader = if lone { self.try_lead() } else { None };
         let append = self.append()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;

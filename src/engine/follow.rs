@@ -38,10 +38,11 @@ impl Engine {
                 frames.begin_at(backfilled, pages);
                 continue;
             }
-            let next = frames.last_sequence() + 1;
-            if self.follow_entry(frames, next)? {
-                continue;
+            while frames.last_sequence() < to && self.follow_entry(frames, frames.last_sequence() + 1)? {}
+            if frames.last_sequence() >= to {
+                break;
             }
+            let next = frames.last_sequence() + 1;
             match self.published_batch(frames, next)? {
                 Some((commit, batch)) if self.add(frames, &commit, &batch)? => {}
                 // Backfilled, and written over or deleted meanwhile.
@@ -67,8 +68,6 @@ impl Engine {
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
             self.note_ordinal(entry.ordinal, entry.file);
-        }
-        if !frames.has_file(FileId::Slot(entry.file)) {
             frames.add_file(FileId::Slot(entry.file), &self.slot(entry.file)?.file);
         }
         let images = batch_head_bytes(pages.len());
