@@ -9,7 +9,6 @@ use super::common::{self, child};
 use rusqlite::{Connection, ffi};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Mutex;
@@ -270,14 +269,6 @@ impl Agent {
     #[track_caller]
     pub fn wait_stopped(&self) {
         wait_for(&format!("process {} to stop", self.pid()), || is_stopped(self.pid()));
-    }
-
-    /// Waits until it was killed by a signal of its own.
-    #[track_caller]
-    pub fn wait_killed(&mut self) {
-        wait_for(&format!("process {} to die", self.pid()), || self.role.try_wait().is_some());
-        let status = self.role.wait();
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
     }
 }
 
