@@ -1,4 +1,4 @@
-//! A word that one process owns: WRITE, APPEND, LEADER, CKPT.
+//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, GUARD.
 //!
 //! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
 //! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one

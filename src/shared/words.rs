@@ -701,7 +701,7 @@ impl Words {
     /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
     pub(crate) fn tell_turns(&self) {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        self.processes.iter().take(used).for_each(|line| line.turn.notify_all());
+        self.processes.iter().take(used).for_each(|line| line.turn.notify());
     }
 
     /// Told when WRITE is granted to the process in `slot`, and on poison.
