@@ -18,6 +18,7 @@ use processes::board::Board;
 use processes::worker::{self, Work};
 use processes::{Progress, ledger, log, watch_progress};
 use pwal::shared::{CONTROL_NAME, Control};
+use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
@@ -244,8 +245,7 @@ impl Scene {
 
     fn victim_goes_on(&mut self) {
         let victim = self.victim.take().expect("a victim");
-        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
-        unsafe { libc::kill(victim.pid(), libc::SIGCONT) };
+        victim.signal(Signal::CONT);
         self.processes.push(victim);
     }
 

@@ -34,6 +34,8 @@ pub use lock::{
 };
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
+#[cfg(test)]
+pub(crate) use process::usage;
 pub use process::{Inside, command, generation, inside, watch};
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};

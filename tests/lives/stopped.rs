@@ -3,6 +3,7 @@
 use super::processes::agent::Agent;
 use super::{COUNT, assert_left, common, create, status, watchdog};
 use crate::common::{Scratch, library};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -16,7 +17,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
     other.run(COUNT);
     stopped.run("BEGIN IMMEDIATE");
     stopped.run("INSERT INTO t VALUES(2)");
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
 
     other.ask("c .timeout 2000");
@@ -38,7 +39,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
 
     other.ask("c .timeout 10000");
     other.tell("c INSERT INTO t VALUES(3)");
-    stopped.signal(libc::SIGCONT);
+    stopped.signal(Signal::CONT);
     stopped.run("COMMIT");
     assert_eq!(other.answer(), "");
     assert_eq!(late.run(COUNT), "3");
@@ -57,7 +58,7 @@ fn a_stopped_reader_holds_nobody_up() {
     other.run("INSERT INTO t VALUES(1)");
     stopped.run("BEGIN");
     stopped.run(COUNT);
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
     for _ in 0..50 {
         other.run("INSERT INTO t VALUES(randomblob(2000))");
@@ -67,7 +68,7 @@ fn a_stopped_reader_holds_nobody_up() {
     other.end();
     let mut late = Agent::on(&path);
     assert_eq!(late.run(COUNT), "51");
-    stopped.signal(libc::SIGCONT);
+    stopped.signal(Signal::CONT);
     assert_eq!(stopped.run(COUNT), "1");
     stopped.run("COMMIT");
     assert_eq!(stopped.run(COUNT), "51");
@@ -85,7 +86,7 @@ fn a_stopped_writer_that_is_killed_is_taken_over() {
     other.run(COUNT);
     stopped.run("BEGIN IMMEDIATE");
     stopped.run("INSERT INTO t VALUES(2)");
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
     other.tell("c INSERT INTO t VALUES(3)");
     stopped.kill();

@@ -2,11 +2,13 @@
 //! from top to bottom.
 //!
 //! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
-//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
-//! that is an agent itself), `.exit` (without a close and an answer). It answers with one line: the rows, or `code <n>`.
+//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked),
+//! `.fork <pipe>` (a child of the process that is an agent itself), `.exit` (without a close and an answer). It answers with
+//! one line: the rows, or `code <n>`.
 
 use super::common::{self, child};
 use rusqlite::{Connection, ffi};
+use rustix::process::Signal;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
@@ -233,9 +235,8 @@ impl Agent {
         assert_eq!(self.ask("c .close"), "closed");
     }
 
-    pub fn signal(&self, signal: c_int) {
-        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0, "signal {signal}");
+    pub fn signal(&self, signal: Signal) {
+        self.role.signal(signal);
     }
 
     /// SIGKILL, and waits for the end.
