@@ -1,17 +1,16 @@
 //! A process that is stopped (SIGSTOP, a debugger, a frozen container) while it holds something.
 
 use super::processes::agent::Agent;
-use super::{COUNT, assert_left, common, create, status, watchdog};
-use crate::common::{Scratch, library};
+use super::{assert_left, common, status};
+use crate::common::library;
+use crate::common::scene::{COUNT, scene};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 #[test]
 fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
-    let _watchdog = watchdog("a stopped writer");
     library::tool();
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped writer");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     stopped.run("INSERT INTO t VALUES(1)");
     other.run(COUNT);
@@ -51,9 +50,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
 
 #[test]
 fn a_stopped_reader_holds_nobody_up() {
-    let _watchdog = watchdog("a stopped reader");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped reader");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run("INSERT INTO t VALUES(1)");
     stopped.run("BEGIN");
@@ -79,9 +76,7 @@ fn a_stopped_reader_holds_nobody_up() {
 
 #[test]
 fn a_stopped_writer_that_is_killed_is_taken_over() {
-    let _watchdog = watchdog("a stopped writer that dies");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped writer that dies");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run(COUNT);
     stopped.run("BEGIN IMMEDIATE");

@@ -33,8 +33,18 @@ unsafe extern "C" fn tell(_: *mut c_void, code: c_int, text: *const c_char) {
     }
 }
 
-/// The agent's part; the test binary has a test `child_obeys` that calls it.
-pub fn run() {
+/// The test that plays it in a process of its own.
+pub const ROLE: &str = "processes::agent::child_obeys";
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_obeys() {
+    if child::role(ROLE) {
+        run();
+    }
+}
+
+fn run() {
     // A stopped agent would outlive its test otherwise.
     // SAFETY: numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -165,7 +175,7 @@ impl Agent {
 
     /// With variables of the environment.
     pub fn start_with(settings: &[(&str, String)]) -> Agent {
-        Agent::of(child::start("child_obeys", settings))
+        Agent::of(child::start(ROLE, settings))
     }
 
     pub fn of(role: child::Role) -> Agent {
