@@ -1,5 +1,5 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
-//! certificate, syncs once for all, and wakes the others.
+//! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
 use super::commit::{Begun, Lone};
 use super::hold::Held;
@@ -23,7 +23,7 @@ const SYNC_FREE: Duration = Duration::from_micros(10);
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush. No cut is left uncertified when it
+/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left uncertified when it
 /// is taken.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
@@ -33,7 +33,7 @@ pub(crate) struct Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         self.held = None;
-        self.engine.marks.words().durable_wake().notify_all();
+        self.engine.marks.words().durable_wake().notify();
     }
 }
 
@@ -257,7 +257,7 @@ impl Engine {
         let words = self.marks.words();
         let goal = words.gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
-            words.gathered().notify_all();
+            words.gathered().notify();
         }
     }
 

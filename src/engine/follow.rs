@@ -1,7 +1,8 @@
 //! Following the log: what other processes published becomes frames of this process's table.
 //!
-//! The commit ring says where the newest batches lie; a process that fell behind it walks the slots, as recovery does.
-//! What is published is written, so all of it proves itself; what is backfilled need not be read any more.
+//! The commit ring says where the newest batches lie, and of a small commit which pages it has: that one need not be read.
+//! A process that fell behind the ring walks the slots, as recovery does. What is published is written, so all that is read
+//! proves itself; what is backfilled need not be read any more.
 
 use super::frames::{FileId, Frames, LogCommit};
 use super::{Engine, EngineError};

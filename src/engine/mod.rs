@@ -2,7 +2,7 @@
 //! write queue, checkpoints.
 //!
 //! It promises the rules R1 to R9 of `docs/architecture.md`; it knows no SQLite but its result codes.
-//! Order of its locks: CKPT > WRITE > LEADER > APPEND.
+//! Order of its locks: CKPT > WRITE > LEADER > CREATE > APPEND.
 
 mod background;
 mod checkpoint;

@@ -51,8 +51,8 @@ pub struct Attachment {
 
 impl Attachment {
     /// The place in `control`, whose ALIVE byte `lock` holds.
-    #[must_use]
-    pub fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
+    #[cfg(test)]
+    pub(crate) fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
         Attachment { control, lock, me }
     }
 
@@ -117,12 +117,6 @@ impl Attachment {
     #[must_use]
     pub fn me(&self) -> Owner {
         self.me
-    }
-
-    /// The lock file.
-    #[must_use]
-    pub fn lock(&self) -> &LockFile {
-        &self.lock
     }
 
     /// Whether the process of `owner` lives. Where that cannot be found out it counts as alive: nothing is taken from it.

@@ -7,7 +7,7 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
-//! | 128 | 64 | state, poison, mode, fallback reason, activation (2), change counter and bytes of the database at the claim |
+//! | 128 | 64 | state, poison, mode, free, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
@@ -83,7 +83,7 @@ struct StateLine {
     state: AtomicU64,
     poison: AtomicU64,
     mode: AtomicU64,
-    fallback: AtomicU64,
+    _free: AtomicU64,
     active: AtomicU64,
     may_be_stamped: AtomicU64,
     claim_counter: AtomicU64,
@@ -310,12 +310,6 @@ impl ReadOnlyWords {
         self.state.mode.load(SeqCst)
     }
 
-    /// Why the engine fell back to the conservative path, as the engine numbers it; 0: it did not.
-    #[must_use]
-    pub fn fallback(&self) -> u64 {
-        self.state.fallback.load(SeqCst)
-    }
-
     /// The last published commit; 0: none.
     #[must_use]
     pub fn published(&self) -> u64 {
@@ -493,11 +487,6 @@ impl Words {
     /// Sets the mode of the database.
     pub fn set_mode(&self, mode: u64) {
         self.state.mode.store(mode, SeqCst);
-    }
-
-    /// Sets the reason of the conservative path; 0: it is over.
-    pub fn set_fallback(&self, reason: u64) {
-        self.state.fallback.store(reason, SeqCst);
     }
 
     /// Commits up to `sequence` are in the database file and synced there. Under CKPT; never goes back.
@@ -712,7 +701,7 @@ impl Words {
     /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
     pub(crate) fn tell_turns(&self) {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        self.processes.iter().take(used).for_each(|line| line.turn.notify_all());
+        self.processes.iter().take(used).for_each(|line| line.turn.notify());
     }
 
     /// Told when WRITE is granted to the process in `slot`, and on poison.
