@@ -405,14 +405,16 @@ impl Engine {
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
-            let last_sequence = match &found.header {
+            let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
-                None => 0,
-                Some(header) if header.ordinal > tail.ordinal => 0,
+                None => (0, true),
+                Some(header) if header.ordinal > tail.ordinal => (0, true),
                 // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
-                Some(header) => begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1),
+                Some(header) => {
+                    let last = begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1);
+                    (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
+                }
             };
-            let is_over = last_sequence <= recyclable.backfilled && recyclable.keep != Some(found.slot.number);
             is_over.then(|| (found.slot.clone(), last_sequence))
         })
     }
