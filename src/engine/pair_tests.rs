@@ -2,9 +2,11 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
+use crate::disk::fault::{Effect, Fault, Operation};
 use crate::disk::sim::{PowerCut, SimDatabase, SimDisk};
-use crate::disk::{Database, LogDirectory};
+use crate::disk::{Database, LogDirectory, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
+use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::shared::{Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile};
 use crate::sqlite::Code;
@@ -282,4 +284,38 @@ fn a_slot_without_a_batch_is_not_free_before_a_later_certificate_is_durable() {
     die(other);
     pair.lose_power();
     assert_eq!(pair.recovered(), [1000, last, last]);
+}
+
+/// As [`commit`], of a writer that dies before its batch is published.
+fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u64) {
+    let view = staged(&engine, frames, value);
+    engine.prepare(view.lane()).unwrap();
+    // Written, and held: nothing of it is published.
+    std::mem::forget(engine.write_early(view.lane(), facts(&engine, false)).unwrap());
+    die(engine);
+}
+
+/// Two segments of one ordinal, of which recovery takes the abandoned one: the zeros over a header that a dead writer wrote
+/// were never made durable, since who wrote them died, too, or its sync failed.
+#[test]
+fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    commit_and_die_before_the_store(one, 12, 66);
+    let begun = slot_name(other.log_id, 1);
+    pair.directory().open(&begun, OpenHow::Existing).unwrap().sync().unwrap();
+
+    let fault =
+        Fault { operation: Operation::Sync, name_contains: begun, nth: 1, effect: Effect::Error, goes_on: false };
+    pair.disk.plan().add(fault);
+    let larger = staged(&other, 20, 7);
+    let failed = other.prepare(larger.lane()).unwrap_err();
+    assert!(matches!(failed, EngineError::Sync { .. }), "{failed}");
+    drop(larger);
+    commit(&other, 20, 7, true).unwrap();
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [7; 3]);
 }

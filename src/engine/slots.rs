@@ -431,11 +431,12 @@ impl Engine {
         let (last, next) = (self.tail().ordinal, self.marks.words().next_slot());
         for Found { slot, header } in all {
             let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
-            // Read again: before APPEND was held here, a process that lives may have gone on in it.
-            if may_be
-                && chosen != Some(slot.number)
-                && self.header_of(slot)?.is_some_and(|header| header.ordinal > last)
-            {
+            if !may_be || chosen == Some(slot.number) {
+                continue;
+            }
+            // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
+            // have been given up before, by a process that died before its zeros were durable.
+            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) {
                 slot.write(&self.zero_block(), 0)?;
                 slot.sync()?;
             }
