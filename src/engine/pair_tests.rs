@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 const PAGE_BYTES: u32 = 4096;
 const PAGES: u32 = 3;
@@ -318,4 +319,28 @@ fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
     die(other);
     pair.lose_power();
     assert_eq!(pair.recovered(), [7; 3]);
+}
+
+/// `visible` is moved behind `certified`, in a step of its own. A leader that died in between left a commit that is durable
+/// and not visible, and nothing to flush: whoever waited for it went round and round.
+#[test]
+fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 1, 1, true).unwrap();
+    for (engine, wants_durable) in [(&one, true), (&other, false)] {
+        let view = staged(engine, 1, 2);
+        engine.prepare(view.lane()).unwrap();
+        engine.publish(view.lane(), facts(engine, wants_durable), false).unwrap();
+    }
+    let leader = one.try_lead().unwrap();
+    let epoch = one.cut_epoch(&leader, false).unwrap().unwrap();
+    one.slot(0).unwrap().sync().unwrap();
+    one.marks.words().certify(epoch);
+    std::mem::forget(leader);
+    die(one);
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(other.acknowledge(3, false, None)));
+    heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
 }
