@@ -3,13 +3,14 @@
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
 use crate::disk::fault::{Effect, Fault, Operation};
-use crate::disk::sim::{PowerCut, SimDatabase, SimDisk};
-use crate::disk::{Database, LogDirectory, OpenHow};
+use crate::disk::sim::{PowerCut, SimDatabase, SimDirectory, SimDisk};
+use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::shared::{Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile};
 use crate::sqlite::Code;
+use crate::sync::Mutex;
 use crate::view::{View, Written};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -26,6 +27,60 @@ const SEGMENT_BYTES: u64 = 24 * BLOCK;
 struct Pair {
     real: tempfile::TempDir,
     disk: SimDisk,
+    ghosts: Ghosts,
+}
+
+/// Names that a list of the directory still has, of files that somebody else deletes meanwhile.
+type Ghosts = Arc<Mutex<Vec<String>>>;
+
+#[derive(Debug)]
+struct Directory {
+    inner: SimDirectory,
+    ghosts: Ghosts,
+}
+
+impl LogDirectory for Directory {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn create(&self) -> io::Result<()> {
+        self.inner.create()
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = self.inner.list()?;
+        names.extend(self.ghosts.lock().iter().cloned());
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        self.inner.open(name, how)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        self.inner.sync_parent()
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        self.inner.remove_directory()
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.inner.rename(suffix)
+    }
 }
 
 /// A broker whose locks are always granted.
@@ -116,7 +171,7 @@ impl Pair {
         let disk = SimDisk::new(1);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
-        Pair { real, disk }
+        Pair { real, disk, ghosts: Ghosts::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -124,7 +179,7 @@ impl Pair {
     }
 
     fn directory(&self) -> Arc<dyn LogDirectory> {
-        Arc::new(self.disk.directory(&sim_path()))
+        Arc::new(Directory { inner: self.disk.directory(&sim_path()), ghosts: Arc::clone(&self.ghosts) })
     }
 
     fn context(&self) -> Arc<Context> {
@@ -343,4 +398,31 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     let (told, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || told.send(other.acknowledge(3, false, None)));
     heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
+}
+
+/// Everything is in the database file, the last certificate says so, and all that comes is in the next segment: nobody who
+/// attaches now has read the last one.
+fn leave_a_segment(engine: &Arc<Engine>) {
+    commit(engine, 3, 1, false).unwrap();
+    let (slot, ordinal) = (engine.slot(engine.tail().file).unwrap(), engine.tail().ordinal);
+    // Four blocks each; the last eight are for certificates.
+    while engine.tail().offset + 12 * BLOCK <= slot.bytes {
+        commit(engine, 3, engine.marks.published() + 1, false).unwrap();
+    }
+    engine.checkpoint_when_idle().unwrap();
+    assert_eq!(engine.marks.words().certified_cut().unwrap().ordinal, ordinal);
+    commit(engine, 3, engine.marks.published() + 1, false).unwrap();
+    assert_eq!(engine.tail().ordinal, ordinal + 1);
+}
+
+/// Where the disk is full the slot is deleted again that somebody has begun to make: whoever looks for a segment meanwhile
+/// finds the name in the list, and no file. A leader that did poisoned the log.
+#[test]
+fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_over() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    leave_a_segment(&one);
+    let other = pair.attach();
+    pair.ghosts.lock().push(slot_name(one.log_id, 77));
+    commit(&other, 3, 1000, true).unwrap();
 }

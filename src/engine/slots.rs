@@ -14,7 +14,7 @@ use crate::log::slots::create_slot;
 use crate::shared::{Tail, Words};
 use crate::sqlite::Code;
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Blocks at the end of a slot that only certificates may use: between two batches of a prepared writer
@@ -175,9 +175,10 @@ impl Engine {
                 _ => continue,
             };
             let known = self.slots.lock().open.get(&number).cloned();
-            let slot = match known {
-                Some(slot) => slot,
-                None => self.open_slot(number)?,
+            let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
+                // It could not be made whole, and was removed again.
+                Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                slot => slot?,
             };
             let header = self.header_of(&slot)?;
             if header.is_some() {
@@ -467,8 +468,7 @@ impl Engine {
 
     fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
         let number = self.marks.words().give_slot_number();
-        let number =
-            u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), std::io::Error::other(e)))?;
+        let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
         let file = create_slot(&*self.dir, &name, bytes)?;
         let slot = Arc::new(SlotFile { number, name, file, bytes });
