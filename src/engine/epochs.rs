@@ -185,7 +185,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.visible() >= sequence)
+        // Moved here, too: the leader that made it durable may have died before it did.
+        self.wait_until(&|| self.marks.words().advance_visible() >= sequence)
     }
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {

@@ -7,13 +7,13 @@ use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, Snapsho
 use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
-/// carries, but for the slot in which that certificate lies. It may be the last record there, and without it the log says
-/// less than the stamp.
+/// carries, and which lie in a segment before that certificate's. It may be the last record of its own, and without it the
+/// log says less than the stamp; and what lies from there on is not known to be synced, though it may be no batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recyclable {
     pub(crate) backfilled: u64,
-    /// The number of that slot.
-    pub(crate) keep: Option<u32>,
+    /// The ordinal of that certificate's segment; 0: there is none.
+    pub(crate) before: u64,
 }
 
 pub(crate) struct Marks(Arc<Attachment>);
@@ -68,7 +68,7 @@ impl Marks {
     /// What may be written over.
     pub(crate) fn recyclable(&self) -> Recyclable {
         let cut = self.words().certified_cut();
-        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), keep: cut.map(|cut| cut.file) }
+        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.ordinal) }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.

@@ -17,6 +17,8 @@ mod hold;
 mod lanes;
 mod lifecycle;
 mod marks;
+#[cfg(test)]
+mod pair_tests;
 mod poison;
 mod queue;
 mod settings;

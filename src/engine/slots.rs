@@ -14,7 +14,7 @@ use crate::log::slots::create_slot;
 use crate::shared::{Tail, Words};
 use crate::sqlite::Code;
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Blocks at the end of a slot that only certificates may use: between two batches of a prepared writer
@@ -213,9 +213,10 @@ impl Engine {
                 _ => continue,
             };
             let known = self.slots.lock().open.get(&number).cloned();
-            let slot = match known {
-                Some(slot) => slot,
-                None => self.open_slot(number)?,
+            let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
+                // It could not be made whole, and was removed again.
+                Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                slot => slot?,
             };
             let header = self.header_of(&slot)?;
             if header.is_some() {
@@ -455,14 +456,16 @@ impl Engine {
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
-            let last_sequence = match &found.header {
+            let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
-                None => 0,
-                Some(header) if header.ordinal > tail.ordinal => 0,
+                None => (0, true),
+                Some(header) if header.ordinal > tail.ordinal => (0, true),
                 // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
-                Some(header) => begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1),
+                Some(header) => {
+                    let last = begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1);
+                    (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
+                }
             };
-            let is_over = last_sequence <= recyclable.backfilled && recyclable.keep != Some(found.slot.number);
             is_over.then(|| (found.slot.clone(), last_sequence))
         })
     }
@@ -479,11 +482,12 @@ impl Engine {
         let (last, next) = (self.tail().ordinal, self.marks.words().next_slot());
         for Found { slot, header } in all {
             let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
-            // Read again: before APPEND was held here, a process that lives may have gone on in it.
-            if may_be
-                && chosen != Some(slot.number)
-                && self.header_of(slot)?.is_some_and(|header| header.ordinal > last)
-            {
+            if !may_be || chosen == Some(slot.number) {
+                continue;
+            }
+            // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
+            // have been given up before, by a process that died before its zeros were durable.
+            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) {
                 slot.write(&self.zero_block(), 0)?;
                 slot.sync()?;
             }
@@ -514,8 +518,7 @@ impl Engine {
 
     fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
         let number = self.marks.words().give_slot_number();
-        let number =
-            u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), std::io::Error::other(e)))?;
+        let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
         let file = create_slot(&*self.dir, &name, bytes)?;
         let slot = Arc::new(SlotFile { number, name, file, bytes });
