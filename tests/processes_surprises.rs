@@ -72,3 +72,53 @@ fn the_exit_of_one_whose_database_was_made_anew_leaves_the_new_one_alone() {
     let stock = common::open_stock(&path);
     assert_eq!(common::text(&stock, "SELECT x FROM t ORDER BY x"), "1 2 3 4");
 }
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+fn read_only(path: &Path) -> PathBuf {
+    PathBuf::from(format!("file:{}?mode=ro", path.display()))
+}
+
+/// A dashboard that opens the database with `mode=ro` is often the first to come.
+#[test]
+fn who_only_reads_keeps_no_writer_out_even_if_it_comes_first() {
+    let _watchdog = watchdog("a reader that comes first");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut other, mut writer) = (Agent::start(), Agent::start(), Agent::on(&path));
+    reader.open("c", &read_only(&path));
+    other.open("c", &read_only(&path));
+    assert_eq!((reader.run(COUNT), other.run(COUNT)), (String::from("0"), String::from("0")));
+    writer.run("INSERT INTO t VALUES(1)");
+    assert_eq!((reader.run(COUNT), other.run(COUNT)), (String::from("1"), String::from("1")));
+    writer.close();
+    reader.close();
+    assert_eq!(other.run(COUNT), "1");
+    // What a reader alone leaves.
+    other.close();
+    common::assert_plain(&path);
+}
+
+/// Beside stock SQLite it reads as a connection of stock does: pwal cannot have the database, and who only reads needs no log.
+#[test]
+fn who_only_reads_does_so_beside_stock_too() {
+    let _watchdog = watchdog("a reader beside stock");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut stock) = (Agent::start(), Agent::start());
+    assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
+    stock.run("INSERT INTO t VALUES(1)");
+    reader.open("c", &read_only(&path));
+    assert_eq!(reader.run(COUNT), "1");
+    stock.run("INSERT INTO t VALUES(2)");
+    assert_eq!(reader.run(COUNT), "2");
+    // Who could write is told.
+    reader.open("w", &path);
+    assert_eq!(reader.ask("w .timeout 100"), "ok");
+    assert_eq!(reader.ask("w SELECT 1 FROM t"), "code 5");
+    stock.close();
+    reader.close();
+    assert_eq!(reader.ask(&format!("w {COUNT}")), "2");
+}
