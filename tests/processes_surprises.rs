@@ -122,3 +122,137 @@ fn who_only_reads_does_so_beside_stock_too() {
     reader.close();
     assert_eq!(reader.ask(&format!("w {COUNT}")), "2");
 }
+
+fn spill_files(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(log_directory(path)).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.ends_with(".spill"));
+    names.sort();
+    names
+}
+
+/// More than a lane holds in memory.
+const LARGE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<8000)
+                     INSERT INTO t SELECT randomblob(1000) FROM n";
+
+/// Begins a transaction that has a spill file.
+fn stage(agent: &mut Agent) {
+    agent.run("PRAGMA cache_size=10");
+    agent.run("BEGIN");
+    agent.run(LARGE);
+}
+
+/// A VACUUM that is killed leaves a file as large as the database, and where some process is always there, the log is
+/// never retired.
+#[test]
+fn the_spill_file_of_a_killed_transaction_goes_with_a_checkpoint_of_another_process() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a killed transaction");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut victim);
+    assert_eq!(spill_files(&path).len(), 1);
+    // In use: no checkpoint takes it away, nor does a transaction that its own process rolls back.
+    other.run("PRAGMA wal_checkpoint");
+    assert_eq!(spill_files(&path).len(), 1);
+    victim.kill();
+    other.run("INSERT INTO t VALUES(2)");
+    other.run("PRAGMA wal_checkpoint");
+    assert_eq!(spill_files(&path), [""; 0]);
+    assert_eq!(other.run(COUNT), "2");
+    other.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn a_spill_file_that_is_in_use_is_nobodys_to_delete() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("spill files in use");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut writer, mut other) = (Agent::on(&path), Agent::on(&path));
+    // So that nothing holds the checkpoints back, and nothing is checkpointed unasked.
+    writer.run("PRAGMA wal_autocheckpoint=0");
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut writer);
+    for _ in 0..3 {
+        other.run("PRAGMA wal_checkpoint");
+    }
+    // A cache of ten pages: what is read here comes from the spill file.
+    assert_eq!(writer.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    writer.run("COMMIT");
+    assert_eq!(spill_files(&path).len(), 1, "published, and not in the database file");
+    // Beside a reader that holds the checkpoint back.
+    assert_eq!(other.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    other.kill();
+    writer.kill();
+    // Recovery finds it, whoever dies.
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    next.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn the_spill_file_of_a_commit_whose_process_was_killed_goes_when_nobody_needs_it() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a commit of a killed process");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut victim);
+    victim.run("COMMIT");
+    // In the database file, so that the other one has no reason to read of it.
+    victim.run("PRAGMA wal_checkpoint");
+    victim.kill();
+    let mut gone = false;
+    for row in 2..6 {
+        assert_eq!(other.run(COUNT), (row + 7999).to_string());
+        other.run("INSERT INTO t VALUES(2)");
+        other.run("PRAGMA wal_checkpoint");
+        gone |= spill_files(&path).is_empty();
+    }
+    assert!(gone, "{:?}", spill_files(&path));
+    other.end();
+    common::assert_plain(&path);
+}
+
+/// What a newcomer finds in the database file it does not read in the log; recovery may still do so.
+#[test]
+fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a newcomer");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut writer, mut second) = (Agent::on(&path), Agent::on(&path));
+    second.run(COUNT);
+    writer.run("PRAGMA wal_autocheckpoint=0");
+    stage(&mut writer);
+    writer.run("COMMIT");
+    writer.run("PRAGMA wal_checkpoint");
+    writer.kill();
+    let mut newcomer = Agent::on(&path);
+    newcomer.run(COUNT);
+    newcomer.run("PRAGMA wal_checkpoint");
+    newcomer.kill();
+    second.kill();
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8000|8000000");
+    next.end();
+    common::assert_plain(&path);
+}
