@@ -339,6 +339,9 @@ impl Engine {
             })
         };
         self.enter(append, &place);
+        if spill.is_some() && published.is_ok() {
+            self.forget_staged_spill();
+        }
         let cut = match &header.certificate {
             Some(certificate) if published.is_ok() => {
                 crate::fault_point("leading_before_cut");

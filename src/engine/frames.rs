@@ -82,6 +82,8 @@ pub(crate) struct Frames {
     files: BTreeMap<FileId, Arc<dyn LogFile>>,
     /// Spill files that batches name: (commit, number).
     spills: Vec<(u64, u32)>,
+    /// Commits up to here were not all read: what spill files they name is not known.
+    skipped_to: u64,
     /// Segment and offset behind the last commit, if it is known.
     end: Option<(u64, u64)>,
 }
@@ -97,6 +99,7 @@ impl Frames {
             frames: VecDeque::new(),
             files: BTreeMap::new(),
             spills: Vec::new(),
+            skipped_to: 0,
             end: None,
         }
     }
@@ -140,6 +143,7 @@ impl Frames {
     pub(crate) fn begin_at(&mut self, sequence: u64, database_pages: u32) {
         self.base_number += self.frames.len() as u64;
         (self.base_sequence, self.base_pages, self.end) = (sequence, database_pages, None);
+        self.skipped_to = sequence;
         self.commits.clear();
         self.frames.clear();
     }
@@ -198,6 +202,16 @@ impl Frames {
             self.files.remove(&FileId::Spill(*number));
         }
         over
+    }
+
+    /// Whether this spill file is of a commit in the table, or of a transaction of this process.
+    pub(crate) fn has_spill(&self, number: u32) -> bool {
+        self.has_file(FileId::Spill(number)) || self.spills.iter().any(|(_, known)| *known == number)
+    }
+
+    /// Whether the spill files of all commits behind `sequence`, up to the last of the table, are known.
+    pub(crate) fn knows_spills_behind(&self, sequence: u64) -> bool {
+        self.skipped_to <= sequence
     }
 
     /// What a certificate says of the commits behind `sequence`.

@@ -378,8 +378,20 @@ impl Engine {
         retired
     }
 
+    /// Where database and log were removed while this process had them open, others may have made them anew since: what has
+    /// the name of the log directory now is theirs, with its `lock` and `control`.
+    fn check_place(&self) -> Result<(), EngineError> {
+        let file = || self.path.clone();
+        match self.marks.attachment().lock().is_same_as_path(&self.dir.path().join(LOCK_NAME)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::Replaced { file: file() }),
+            Err(source) => Err(EngineError::Lock { file: file(), source }),
+        }
+    }
+
     fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
+        self.check_place()?;
         if self.is_active() {
             self.checkpoint_all()?;
             let retired = match self.broker.lock().as_mut() {

@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2) |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | free |
@@ -42,7 +42,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 4;
+pub const LAYOUT_VERSION: u64 = 5;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -102,6 +102,8 @@ struct LogLine {
     spills_given: AtomicU64,
     /// Low halves of the commit and of the pages; two, so that the present one stays while the next is stored.
     backfilled_pages: [AtomicU64; 2],
+    /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
+    staged_spill: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -579,6 +581,23 @@ impl Words {
     #[must_use]
     pub fn give_spill_number(&self) -> u64 {
         self.log.spills_given.fetch_add(1, SeqCst)
+    }
+
+    /// Whether this log ever had a spill file.
+    pub(crate) fn has_spilled(&self) -> bool {
+        self.log.spills_given.load(SeqCst) != 0
+    }
+
+    /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of an owner who
+    /// died, until the next one [says otherwise](Words::set_staged_spill).
+    pub(crate) fn staged_spill(&self) -> Option<u32> {
+        u32::try_from(self.log.staged_spill.load(SeqCst).checked_sub(1)?).ok()
+    }
+
+    /// As [`staged_spill`](Words::staged_spill): stored before the file is made, and taken back behind the publication of its
+    /// batch, or behind the file's end. By the owner of WRITE.
+    pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
+        self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
     }
 
     /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.
