@@ -26,6 +26,7 @@
 pub mod disk;
 mod engine;
 pub mod handle;
+mod interleave;
 pub mod log;
 #[allow(unsafe_code)]
 pub mod shared;
