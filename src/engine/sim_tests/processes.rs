@@ -24,10 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use turns::{Course, Turns};
 
-/// Turns that a run may take until everybody is gone who nobody disturbs any more.
-const CALM_TURNS: u64 = 200_000;
-/// Turns of a run that is disturbed.
-const STORM_TURNS: [u64; 4] = [300, 1000, 3000, 8000];
+/// Steps that a run may take until everybody is gone whom nobody disturbs any more.
+const CALM_STEPS: u64 = 1_000_000;
+/// Steps of a run that is disturbed.
+const STORM_STEPS: [u64; 4] = [500, 2000, 5000, 20_000];
+/// All of them: something happens from outside at once.
+const ALWAYS: u64 = 10_000;
 const PROCESSES_MAX: usize = 3;
 
 const WORLDS: &[Conditions] = &[
@@ -66,7 +68,7 @@ impl Run {
         let course = Course {
             switches: world.dice.pick(&[3, 10, 30]),
             hot: world.dice.pick(&[10, 40, 80]),
-            events: world.dice.pick(&[2, 5, 20]),
+            events: 0,
             splits: world.dice.pick(&[0, 20]),
         };
         let turns = Turns::new(world.dice.next(), course);
@@ -93,7 +95,7 @@ impl Run {
     pub fn exit(&self, process: u64) -> ! {
         self.exits.lock().push(process);
         loop {
-            self.turns.change(|course| course.events = 1000);
+            self.turns.change(|course| course.events = ALWAYS);
             crate::interleave::sleep(std::time::Duration::from_secs(1));
         }
     }
@@ -203,15 +205,17 @@ impl Run {
     }
 
     fn storm(self: &Arc<Run>) {
-        let (weather, turns, events) = {
+        let (weather, steps, events) = {
             let mut world = self.world.lock();
             let faults = if world.conditions.faults { 30 } else { 0 };
             let dice = &mut world.dice;
             let (kills, power_cuts, comers) = (dice.pick(&[0, 10, 60]), dice.pick(&[0, 2, 10]), dice.pick(&[20, 60]));
-            (Weather { kills, power_cuts, comers, faults }, dice.pick(&STORM_TURNS), dice.pick(&[2, 5, 20]))
+            (Weather { kills, power_cuts, comers, faults }, dice.pick(&STORM_STEPS), dice.pick(&[10, 30, 100]))
         };
-        self.turns.limit(turns);
-        self.spawn(None);
+        self.turns.limit(steps);
+        for _ in 0..PROCESSES_MAX {
+            self.spawn(None);
+        }
         loop {
             self.turns.change(|course| course.events = events);
             let goes_on = self.turns.go_on();
@@ -236,7 +240,7 @@ impl Run {
             world.say("CALM");
             world.disk.plan().clear();
         }
-        self.turns.limit(CALM_TURNS);
+        self.turns.limit(CALM_STEPS);
         while {
             self.turns.change(|course| course.events = 0);
             self.turns.go_on()

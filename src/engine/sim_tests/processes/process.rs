@@ -134,6 +134,8 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
             let fired = world.disk.plan().fired() > 0;
             // What only the cache held may be lost with a sync that failed in a recovery.
             world.had_power_cut |= fired && !run.is_open();
+            // Not for ever.
+            world.disk.plan().clear();
             if code != Code::BUSY && !fired {
                 world.violate(format!("a healthy database is not opened: {code} {text:?}"));
             }
@@ -180,15 +182,16 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
         }
         step(&scene, &mut clients);
     }
+    // In the middle of a call.
+    while let Some(at) = clients.iter().position(Client::holds) {
+        clients[at].finish(&scene);
+    }
     if character.exits && !run.is_calm() {
         scene.say("exits");
         scene.catch_up();
         engine.close_at_exit(EXIT_WAIT);
         closed(&scene);
         run.exit(process.id);
-    }
-    while let Some(at) = clients.iter().position(Client::holds) {
-        clients[at].finish(&scene);
     }
     let mut is_last = false;
     for mut client in clients {

@@ -32,6 +32,9 @@ const HOT: &[&str] = &[
     "a failed sync",
 ];
 
+/// So much more often something happens from outside there.
+const HOT_EVENTS: u64 = 5;
+
 /// How often what happens.
 #[derive(Clone, Copy, Debug)]
 pub struct Course {
@@ -39,7 +42,7 @@ pub struct Course {
     pub switches: u32,
     /// The same for the hot ones.
     pub hot: u32,
-    /// Of the turns, in a thousand: something happens from outside.
+    /// Of all steps, in ten thousand: something happens from outside.
     pub events: u64,
     /// Of the writes, in per cent: happens in two parts.
     pub splits: u32,
@@ -63,7 +66,7 @@ struct State {
     threads: Vec<Thread>,
     /// `None`: the simulation itself.
     current: Option<usize>,
-    /// Turns that are left before it is a hang.
+    /// Steps that are left before it is a hang.
     left: u64,
     panics: Vec<String>,
 }
@@ -125,9 +128,11 @@ impl State {
         None
     }
 
-    fn next(&mut self) -> Option<usize> {
+    /// Counts a step; whether something happens from outside now.
+    fn is_event(&mut self, is_hot: bool) -> bool {
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 || self.dice.below(1000) < self.course.events { None } else { self.choose() }
+        let events = self.course.events * if is_hot { HOT_EVENTS } else { 1 };
+        self.dice.below(10_000) < events || self.left == 0
     }
 }
 
@@ -213,9 +218,9 @@ impl Turns {
         change(&mut self.lock().course);
     }
 
-    /// If it takes so many turns more, it is a hang.
-    pub fn limit(&self, turns: u64) {
-        self.lock().left = turns;
+    /// If it takes so many steps more, it is a hang.
+    pub fn limit(&self, steps: u64) {
+        self.lock().left = steps;
     }
 
     /// Whether no thread of it goes on.
@@ -261,11 +266,11 @@ impl Turn {
         }
     }
 
-    fn give_up(&self, mut state: MutexGuard<'_, State>, place: &str, until_us: Option<u64>) {
+    fn give_up(&self, mut state: MutexGuard<'_, State>, place: &str, until_us: Option<u64>, is_event: bool) {
         let thread = &mut state.threads[self.me];
         thread.until_us = until_us;
         place.clone_into(&mut thread.place);
-        let next = state.next();
+        let next = if is_event { None } else { state.choose() };
         if next != Some(self.me) {
             self.turns.pass_to(&mut state, next);
         }
@@ -284,7 +289,7 @@ impl Turn {
         if thread.is_killed {
             self.turns.outside.notify_one();
         } else {
-            let next = if state.panics.is_empty() { state.next() } else { None };
+            let next = if state.panics.is_empty() { state.choose() } else { None };
             self.turns.pass_to(&mut state, next);
         }
     }
@@ -299,16 +304,19 @@ impl interleave::Turns for Turn {
         let mut state = self.turns.lock();
         let more = state.dice.below(4);
         state.now_us += more;
-        let percent = if HOT.contains(&place) { state.course.hot } else { state.course.switches };
-        if state.dice.percent(percent) {
-            self.give_up(state, place, None);
+        let is_hot = HOT.contains(&place);
+        let percent = if is_hot { state.course.hot } else { state.course.switches };
+        let is_event = state.is_event(is_hot);
+        if is_event || state.dice.percent(percent) {
+            self.give_up(state, place, None, is_event);
         }
     }
 
     fn sleep(&self, at_most: Duration) {
-        let state = self.turns.lock();
+        let mut state = self.turns.lock();
+        let is_event = state.is_event(false);
         let until = state.now_us.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
-        self.give_up(state, "a wait", Some(until));
+        self.give_up(state, "a wait", Some(until), is_event);
     }
 
     fn now_us(&self) -> u64 {
