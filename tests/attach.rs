@@ -352,7 +352,7 @@ fn a_read_only_connection_attaches_and_keeps_nobody_out() {
     if !common::on_pwal() {
         return;
     }
-    let (scene, path) = scene("read-only connections");
+    let (_scene, path) = scene("read-only connections");
     let uri = format!("file:{}?mode=ro", path.display());
     let (mut writer, mut reader) = (Agent::on(&path), Agent::start());
     writer.run("INSERT INTO t VALUES(1)");

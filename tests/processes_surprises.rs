@@ -6,18 +6,10 @@
 mod common;
 mod processes;
 
-use common::{Scratch, Watchdog, child};
-use processes::agent::{self, Agent};
+use common::{Scratch, Watchdog};
+use processes::agent::Agent;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_obeys() {
-    if child::role("child_obeys") {
-        agent::run();
-    }
-}
 
 /// A hang of a scene is a failure.
 fn watchdog(scene: &str) -> Watchdog {

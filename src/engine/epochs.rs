@@ -5,12 +5,13 @@ use super::commit::{Begun, Lone};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
+use crate::interleave::Instant;
 use crate::log::format::Certificate;
 use crate::shared::{TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
 const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);

@@ -148,6 +148,10 @@ impl Frames {
         self.frames.clear();
     }
 
+    pub(crate) fn has_file(&self, id: FileId) -> bool {
+        self.files.contains_key(&id)
+    }
+
     pub(crate) fn add_file(&mut self, id: FileId, file: &Arc<dyn LogFile>) {
         self.files.entry(id).or_insert_with(|| Arc::clone(file));
     }

@@ -7,10 +7,11 @@
 
 use super::Engine;
 use crate::handle::{Broker, LockLevel};
+use crate::interleave::{self, Instant};
 use crate::shared::now_coarse_us;
 use crate::sqlite::Code;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often it is looked whether the holder lives, and how often who failed tries again (microseconds).
 const LOOK_EVERY_US: u64 = 200_000;
@@ -63,7 +64,7 @@ impl Engine {
             if Instant::now() >= deadline {
                 return false;
             }
-            std::thread::sleep(STOCK_PAUSE);
+            interleave::sleep(STOCK_PAUSE);
         }
     }
 

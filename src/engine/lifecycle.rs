@@ -501,6 +501,10 @@ impl Engine {
 }
 
 fn new_log_id() -> Result<LogId, EngineError> {
+    #[cfg(test)]
+    if let Some(id) = crate::interleave::log_id() {
+        return Ok(id);
+    }
     loop {
         let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e.to_string())))?;
         if id != 0 {

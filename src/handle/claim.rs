@@ -8,6 +8,7 @@ use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
 use crate::disk::{LogDirectory, adopt, not_local};
 use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings};
+use crate::interleave::{self, Instant};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
@@ -21,7 +22,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often it is tried to open what another user is just making, and the pause in between.
 const GIVING_PAUSES: u32 = 10;
@@ -238,6 +239,17 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
 }
 
+/// As the first `xLock(SHARED)` of a process that has no engine of this database: for the simulation of several.
+#[cfg(test)]
+pub(crate) fn open_engine(
+    context: &Arc<Context>,
+    facts: super::OpenFacts,
+) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
+    let inner = super::Handle::open(context, facts).0;
+    let Some(identity) = inner.identity else { return Ok(None) };
+    start_or_attach(&inner, identity).map_err(|refused| (refused.code, refused.text))
+}
+
 /// The real path of the file that was opened, on a file system where a log may lie.
 pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
     let path = real_path(inner).to_path_buf();
@@ -307,7 +319,7 @@ fn open_lock(path: &Path, dir: &dyn LogDirectory) -> io::Result<LockFile> {
             // Another user may be making it, and has not given it away yet.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && pauses < GIVING_PAUSES => {
                 pauses += 1;
-                std::thread::sleep(GIVING_PAUSE);
+                interleave::sleep(GIVING_PAUSE);
             }
             Ok(lock) => {
                 adopt(&lock_path, path);
@@ -472,7 +484,7 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
             }
             Err(_) => {
                 broker.unlock(LockLevel::None)?;
-                std::thread::sleep(EXCLUSIVE_PAUSE);
+                interleave::sleep(EXCLUSIVE_PAUSE);
             }
         }
     }

@@ -46,6 +46,13 @@ pub use words::{
     SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
 };
 
+/// A simulated process ([`crate::interleave`]) is killed: its words and its locks.
+#[cfg(test)]
+pub(crate) fn cut_off(process: u64) {
+    control::simulated::cut_off(process);
+    lock::simulated::cut_off(process);
+}
+
 use std::io;
 use std::path::PathBuf;
 

@@ -32,6 +32,7 @@ use super::event::Event;
 use super::owner::{Owner, OwnerWord};
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
+use crate::interleave::step;
 use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -483,6 +484,7 @@ impl Words {
     /// What is not durable is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
     /// the owner words.
     pub fn set_poison_outcome(&self, unknown: bool) {
+        step("before poisoned");
         self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
     }
 
@@ -493,12 +495,14 @@ impl Words {
 
     /// Commits up to `sequence` are in the database file and synced there. Under CKPT; never goes back.
     pub fn set_backfilled(&self, sequence: u64) {
+        step("before backfilled");
         self.backfilled.0.fetch_max(sequence, SeqCst);
     }
 
     /// Slots with commits below `sequence` are about to be written over: stored *before* that, under
     /// CKPT, and only when a durable certificate carries B >= `sequence` - 1. Never goes back.
     pub fn set_recycled_below(&self, sequence: u64) {
+        step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
     }
 
@@ -568,6 +572,7 @@ impl Words {
 
     /// As [`next_slot`](Words::next_slot).
     pub fn set_next_slot(&self, file: Option<u32>) {
+        step("before next_slot");
         self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
     }
 
@@ -760,6 +765,10 @@ pub(crate) fn now_coarse_us() -> u64 {
 }
 
 fn microseconds(clock: rustix::time::ClockId) -> u64 {
+    #[cfg(test)]
+    if let Some(now) = crate::interleave::now_us() {
+        return now;
+    }
     let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1000)
