@@ -163,7 +163,7 @@ fn a_user_without_rights_is_told_what_it_may_not_do() {
     }
     // The build may lie where nobody else may look.
     let tool = scratch.file("pwal");
-    fs::copy(library::tool(), &tool).expect("copy");
+    library::copy_program(&library::tool(), &tool);
     let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
     mode(scratch.path(), 0o755);
     let as_nobody = |path: &Path| {
@@ -197,9 +197,10 @@ fn a_user_without_rights_is_told_what_it_may_not_do() {
 /// A program in a directory that is PATH for the tool.
 fn program(directory: &Path, name: &str, script: &str) {
     fs::create_dir_all(directory).expect("a directory");
-    let path = directory.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write");
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("chmod");
+    let (written, path) = (directory.join("written"), directory.join(name));
+    fs::write(&written, format!("#!/bin/sh\n{script}\n")).expect("write");
+    fs::set_permissions(&written, Permissions::from_mode(0o755)).expect("chmod");
+    library::copy_program(&written, &path);
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn the_library_is_looked_for() {
     let path = closed(&scratch, "app.db");
     let place = scratch.file("tool");
     fs::create_dir(&place).expect("a directory");
-    fs::copy(library::tool(), place.join("pwal")).expect("copy");
+    library::copy_program(&library::tool(), &place.join("pwal"));
     let asked = |library: Option<&str>| {
         let mut command = Command::new(place.join("pwal"));
         command.args(["doctor".as_ref(), "--json".as_ref(), path.as_os_str()]).env_clear().current_dir(scratch.path());
