@@ -30,6 +30,8 @@ mod engine;
 #[forbid(unsafe_code)]
 pub mod handle;
 #[forbid(unsafe_code)]
+mod interleave;
+#[forbid(unsafe_code)]
 pub mod log;
 #[allow(unsafe_code)]
 pub mod shared;

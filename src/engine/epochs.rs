@@ -5,17 +5,21 @@ use super::commit::{Begun, Lone};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
+use crate::interleave::Instant;
 use crate::log::format::Certificate;
 use crate::shared::{TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
 const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
 /// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
+
+/// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
+const SYNC_FREE: Duration = Duration::from_micros(10);
 
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
@@ -182,7 +186,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.visible() >= sequence)
+        // Moved here, too: the leader that made it durable may have died before it did.
+        self.wait_until(&|| self.marks.words().advance_visible() >= sequence)
     }
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
@@ -272,14 +277,14 @@ impl Engine {
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
-        let (append, place) = loop {
+        let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
+            match self.place(&append, u64::from(self.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -293,7 +298,7 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
+        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, append.end()?.chain, database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -306,6 +311,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
+        self.ends_behind(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }
@@ -362,6 +368,13 @@ impl Engine {
             slots.push(place.slot.clone());
         }
         slots.iter().try_for_each(|slot| slot.sync())
+    }
+
+    /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on
+    /// writing as one that does not wait.
+    pub(crate) fn sync_is_free(&self) -> bool {
+        let nanos = self.marks.words().sync_nanos();
+        nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE
     }
 
     /// A moving average, so that a leader knows what a sync costs here.

@@ -101,6 +101,12 @@ impl Attachment {
         self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
+    /// The lock file.
+    #[must_use]
+    pub fn lock(&self) -> &LockFile {
+        &self.lock
+    }
+
     /// The words.
     #[must_use]
     pub fn words(&self) -> &Words {

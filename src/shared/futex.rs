@@ -4,11 +4,19 @@
 //! processes on a mapped file. Elsewhere: a table of condition variables, for one process.
 //! A wait may always end without a reason; callers look at the word again.
 
+use crate::interleave;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// Waits until the low 32 bits of `word` are not `expected`, somebody wakes, or `timeout` is over.
 pub(super) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
+    if interleave::is_simulated() {
+        if word.load(SeqCst) as u32 == expected {
+            interleave::sleep(timeout);
+        }
+        return;
+    }
     os::wait(word, expected, timeout);
 }
 

@@ -40,10 +40,18 @@ pub use process::{Inside, command, generation, inside, watch};
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
+pub(crate) use words::now_coarse_us;
 pub use words::{
     COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
     SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
 };
+
+/// A simulated process ([`crate::interleave`]) is killed: its words and its locks.
+#[cfg(test)]
+pub(crate) fn cut_off(process: u64) {
+    control::simulated::cut_off(process);
+    lock::simulated::cut_off(process);
+}
 
 use std::io;
 use std::path::PathBuf;

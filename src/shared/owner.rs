@@ -6,6 +6,7 @@
 //! its steps are the engine's, by [`OwnerWord::look`] and [`OwnerWord::swap`].
 
 use super::futex;
+use crate::interleave::step;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -95,6 +96,7 @@ impl OwnerWord {
 
     /// Changes it from exactly `seen` to `then`; false: it is something else by now.
     pub(crate) fn swap(&self, seen: Held, then: Held) -> bool {
+        step("a swap of a word");
         self.0.compare_exchange(seen.0, then.0, SeqCst, SeqCst).is_ok()
     }
 
@@ -108,12 +110,14 @@ impl OwnerWord {
     /// still, and the word is taken with "somebody waits" set: without that a wake is lost, and
     /// the next waiter sits out its [`TIMED_WAIT`].
     pub fn try_acquire(&self, me: Owner, waited: bool) -> bool {
+        step("taking a word");
         let taken = me.pack() | if waited { WAITS } else { 0 };
         self.0.compare_exchange(0, taken, SeqCst, SeqCst).is_ok()
     }
 
     /// Lets go of the word and wakes one that waits. False, and nothing changed, if `me` does not own it.
     pub fn release(&self, me: Owner) -> bool {
+        step("letting go of a word");
         let mut now = self.0.load(SeqCst);
         loop {
             if Owner::unpack(now) != Some(me) {
@@ -134,6 +138,7 @@ impl OwnerWord {
     /// Takes the word from `dead`, whose ALIVE byte the caller found free. Compares slot *and*
     /// incarnation: a new process may have got slot and word since. False if it is not `dead`'s any more.
     pub fn take_over(&self, dead: Owner, me: Owner) -> bool {
+        step("a takeover");
         let mut now = self.0.load(SeqCst);
         while Owner::unpack(now) == Some(dead) {
             match self.0.compare_exchange(now, me.pack() | WAITS, SeqCst, SeqCst) {

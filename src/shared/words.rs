@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2) |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | free |
@@ -32,6 +32,7 @@ use super::event::Event;
 use super::owner::{Owner, OwnerWord};
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
+use crate::interleave::step;
 use std::fmt;
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -42,7 +43,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 4;
+pub const LAYOUT_VERSION: u64 = 5;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -102,6 +103,8 @@ struct LogLine {
     spills_given: AtomicU64,
     /// Low halves of the commit and of the pages; two, so that the present one stays while the next is stored.
     backfilled_pages: [AtomicU64; 2],
+    /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
+    staged_spill: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -481,6 +484,7 @@ impl Words {
     /// What is not durable is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
     /// the owner words.
     pub fn set_poison_outcome(&self, unknown: bool) {
+        step("before poisoned");
         self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
     }
 
@@ -491,12 +495,14 @@ impl Words {
 
     /// Commits up to `sequence` are in the database file and synced there. Under CKPT; never goes back.
     pub fn set_backfilled(&self, sequence: u64) {
+        step("before backfilled");
         self.backfilled.0.fetch_max(sequence, SeqCst);
     }
 
     /// Slots with commits below `sequence` are about to be written over: stored *before* that, under
     /// CKPT, and only when a durable certificate carries B >= `sequence` - 1. Never goes back.
     pub fn set_recycled_below(&self, sequence: u64) {
+        step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
     }
 
@@ -566,6 +572,7 @@ impl Words {
 
     /// As [`next_slot`](Words::next_slot).
     pub fn set_next_slot(&self, file: Option<u32>) {
+        step("before next_slot");
         self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
     }
 
@@ -579,6 +586,23 @@ impl Words {
     #[must_use]
     pub fn give_spill_number(&self) -> u64 {
         self.log.spills_given.fetch_add(1, SeqCst)
+    }
+
+    /// Whether this log ever had a spill file.
+    pub(crate) fn has_spilled(&self) -> bool {
+        self.log.spills_given.load(SeqCst) != 0
+    }
+
+    /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of an owner who
+    /// died, until the next one [says otherwise](Words::set_staged_spill).
+    pub(crate) fn staged_spill(&self) -> Option<u32> {
+        u32::try_from(self.log.staged_spill.load(SeqCst).checked_sub(1)?).ok()
+    }
+
+    /// As [`staged_spill`](Words::staged_spill): stored before the file is made, and taken back behind the publication of its
+    /// batch, or behind the file's end. By the owner of WRITE.
+    pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
+        self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
     }
 
     /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.
@@ -728,7 +752,24 @@ impl Words {
 /// Microseconds of the machine's monotonic clock, the same for all its processes.
 #[must_use]
 pub fn now_us() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    microseconds(rustix::time::ClockId::Monotonic)
+}
+
+/// As [`now_us`], as it was a few milliseconds ago at most, and for a fraction of the cost where the system offers that.
+#[must_use]
+pub(crate) fn now_coarse_us() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return microseconds(rustix::time::ClockId::MonotonicCoarse);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return now_us();
+}
+
+fn microseconds(clock: rustix::time::ClockId) -> u64 {
+    #[cfg(test)]
+    if let Some(now) = crate::interleave::now_us() {
+        return now;
+    }
+    let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1000)
 }
