@@ -242,6 +242,15 @@ impl Pair {
         engine
     }
 
+    fn fault(&self, operation: Operation, name: &str) -> Fault {
+        Fault { operation, name_contains: name.to_owned(), nth: 1, effect: Effect::Error, goes_on: false }
+    }
+
+    /// Once.
+    fn cannot_open(&self, name: &str) {
+        self.disk.plan().add(self.fault(Operation::Open, name));
+    }
+
     /// What the next open finds: the value of each page.
     fn recovered(&self) -> Vec<u64> {
         let mut broker = self.broker();
@@ -425,4 +434,57 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let other = pair.attach();
     pair.ghosts.lock().push(slot_name(one.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
+}
+
+/// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
+/// failed of what is written, and nobody else is to suffer for it.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
+    for lone in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        let view = staged(&other, 3, 1000);
+        other.prepare(view.lane()).unwrap();
+        other.follow(other.marks.published()).unwrap();
+        pair.cannot_open(&slot_name(one.log_id, 0));
+        let facts = facts(&other, true);
+        let published = other.publish(view.lane(), facts, lone).unwrap();
+        assert_eq!(published.lone.is_some(), lone);
+        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
+        commit(&one, 3, 1001, true).unwrap();
+    }
+}
+
+/// As that, for what a leader left that died.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
+    for goes_on in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let view = staged(&one, 3, 1000);
+        one.prepare(view.lane()).unwrap();
+        one.publish(view.lane(), facts(&one, true), false).unwrap();
+        let leader = one.try_lead().unwrap();
+        one.cut_epoch(&leader, false).unwrap();
+        std::mem::forget(leader);
+        let other = pair.attach();
+        other.follow(one.marks.published()).unwrap();
+        let last = one.marks.published();
+        die(one);
+        pair.cannot_open(&slot_name(other.log_id, 0));
+        if goes_on {
+            let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
+            pair.disk.plan().add(fault);
+        }
+        let (told, heard) = std::sync::mpsc::channel();
+        let waits = Arc::clone(&other);
+        std::thread::spawn(move || told.send(waits.wait_durable(last)));
+        let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
+        assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
+        assert!(!other.is_poisoned());
+    }
 }
