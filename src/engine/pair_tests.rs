@@ -488,3 +488,18 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         assert!(!other.is_poisoned());
     }
 }
+
+/// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
+#[test]
+fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    other.close_at_exit(Duration::from_secs(1));
+    for _ in 0..3 {
+        let _whatever_it_says = other.checkpoint_in_background();
+    }
+    commit(&one, 3, 2, true).unwrap();
+    one.checkpoint_when_idle().unwrap();
+}
