@@ -503,3 +503,22 @@ fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
     commit(&one, 3, 2, true).unwrap();
     one.checkpoint_when_idle().unwrap();
 }
+
+/// Who makes a slot may die in the middle of a write: its size may be anything then.
+#[test]
+fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let number = u32::try_from(one.marks.words().give_slot_number()).unwrap();
+    let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
+    file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
+    while one.tail().file == 0 {
+        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    }
+    let last = one.marks.published();
+    assert_eq!(one.tail().file, number);
+    die(one);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
