@@ -5,10 +5,11 @@
 //! its own waits. Nothing is poisoned by a panic: what a panic may have left half done is the business of its guard at the
 //! border to SQLite.
 
+use crate::interleave::{self, Instant};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The pause between two attempts of [`Mutex::try_lock_for`].
 const PAUSE: Duration = Duration::from_millis(1);
@@ -21,6 +22,12 @@ impl<T> Mutex<T> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        while interleave::is_simulated() {
+            match self.try_lock() {
+                Some(guard) => return guard,
+                None => interleave::sleep(PAUSE),
+            }
+        }
         MutexGuard { mutex: self, held: Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
@@ -41,8 +48,15 @@ impl<T> Mutex<T> {
             if guard.is_some() || Instant::now() >= deadline {
                 return guard;
             }
-            std::thread::sleep(PAUSE);
+            interleave::sleep(PAUSE);
         }
+    }
+}
+
+#[cfg(test)]
+impl<T> Mutex<T> {
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,6 +124,11 @@ impl Condvar {
 
     /// True: the time is over.
     pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, at_most: Duration) -> bool {
+        if interleave::is_simulated() {
+            let began = Instant::now();
+            MutexGuard::unlocked(guard, || interleave::sleep(at_most));
+            return began.elapsed() >= at_most;
+        }
         let Some(held) = guard.held.take() else { return true };
         let (held, result) = self.0.wait_timeout(held, at_most).unwrap_or_else(PoisonError::into_inner);
         guard.held = Some(held);
@@ -139,6 +158,13 @@ impl<T> RwLock<T> {
     }
 
     pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
+        while interleave::is_simulated() {
+            match self.0.try_read() {
+                Ok(guard) => return guard,
+                Err(TryLockError::Poisoned(guard)) => return guard.into_inner(),
+                Err(TryLockError::WouldBlock) => interleave::sleep(PAUSE),
+            }
+        }
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,6 +174,13 @@ impl<T> RwLock<T> {
     }
 
     pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, T> {
+        while interleave::is_simulated() {
+            match self.0.try_write() {
+                Ok(guard) => return guard,
+                Err(TryLockError::Poisoned(guard)) => return guard.into_inner(),
+                Err(TryLockError::WouldBlock) => interleave::sleep(PAUSE),
+            }
+        }
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

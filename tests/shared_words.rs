@@ -276,7 +276,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                 announced.fetch_max(hi, SeqCst);
                 words.certify(words.cuts());
                 words.advance_visible();
-                words.durable_wake().notify_all();
+                words.durable_wake().notify();
             }
             assert!(words.leader().release(ME));
         };

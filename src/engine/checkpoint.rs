@@ -6,7 +6,6 @@
 use super::hold::Held;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
-use crate::log::format;
 use crate::log::stamp::Stamp;
 use crate::shared::Words;
 use crate::sync::MutexGuard;
@@ -189,15 +188,5 @@ impl Engine {
             },
         )?;
         Ok(database_pages)
-    }
-
-    /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass.
-    fn delete_spills(&self) {
-        let over = self.frames.write().take_spills(self.marks.certified().1);
-        for (sequence, number) in over {
-            if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
-                self.frames.write().add_spill(sequence, number);
-            }
-        }
     }
 }

@@ -1,26 +1,30 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
-//! certificate, syncs once for all, and wakes the others.
+//! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
 use super::commit::{Begun, Lone};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
+use crate::interleave::Instant;
 use crate::log::format::Certificate;
 use crate::shared::{TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
 const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
 /// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
+/// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
+const SYNC_FREE: Duration = Duration::from_micros(10);
+
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush. No cut is left uncertified when it
+/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left uncertified when it
 /// is taken.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
@@ -30,7 +34,7 @@ pub(crate) struct Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         self.held = None;
-        self.engine.marks.words().durable_wake().notify_all();
+        self.engine.marks.words().durable_wake().notify();
     }
 }
 
@@ -268,7 +272,7 @@ impl Engine {
         let words = self.marks.words();
         let goal = words.gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
-            words.gathered().notify_all();
+            words.gathered().notify();
         }
     }
 
@@ -286,14 +290,14 @@ impl Engine {
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
-        let (append, place) = loop {
+        let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
+            match self.place(&append, u64::from(self.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -307,7 +311,7 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
+        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, append.end()?.chain, database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -320,6 +324,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
+        self.ends_behind(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }
@@ -380,6 +385,13 @@ impl Engine {
             slots.push(place.slot.clone());
         }
         slots.iter().try_for_each(|slot| slot.sync())
+    }
+
+    /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on
+    /// writing as one that does not wait.
+    pub(crate) fn sync_is_free(&self) -> bool {
+        let nanos = self.marks.words().sync_nanos();
+        nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE
     }
 
     /// A moving average, so that a leader knows what a sync costs here.

@@ -5,10 +5,11 @@
 
 use super::Engine;
 use super::queue::ConnectionId;
+use crate::interleave::Instant;
 use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// After so long it is told for whom this process waits.
 const TELL_AFTER: Duration = Duration::from_secs(1);

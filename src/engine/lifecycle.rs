@@ -173,8 +173,10 @@ impl Engine {
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             slots: Mutex::default(),
+            end: Mutex::default(),
             ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
+            followed: AtomicU64::new(0),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
@@ -376,8 +378,20 @@ impl Engine {
         retired
     }
 
+    /// Where database and log were removed while this process had them open, others may have made them anew since: what has
+    /// the name of the log directory now is theirs, with its `lock` and `control`.
+    fn check_place(&self) -> Result<(), EngineError> {
+        let file = || self.path.clone();
+        match self.marks.attachment().lock().is_same_as_path(&self.dir.path().join(LOCK_NAME)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(EngineError::Replaced { file: file() }),
+            Err(source) => Err(EngineError::Lock { file: file(), source }),
+        }
+    }
+
     fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
+        self.check_place()?;
         if self.is_active() {
             self.checkpoint_all()?;
             let retired = match self.broker.lock().as_mut() {
@@ -487,6 +501,10 @@ impl Engine {
 }
 
 fn new_log_id() -> Result<LogId, EngineError> {
+    #[cfg(test)]
+    if let Some(id) = crate::interleave::log_id() {
+        return Ok(id);
+    }
     loop {
         let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e.to_string())))?;
         if id != 0 {

@@ -3,7 +3,7 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
+use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_coarse_us};
 use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
@@ -90,9 +90,8 @@ impl Marks {
     ///
     /// # Errors
     /// It is not the next one, or the ring is full, against prepare's promise.
-    pub(crate) fn publish(&self, mut entry: CommitEntry) -> Result<(), SharedError> {
-        entry.writer = self.0.me().slot;
-        self.words().publish(&entry)?;
+    pub(crate) fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
+        self.words().publish(entry)?;
         if entry.wants_durable {
             self.words().add_wanted();
         }
@@ -150,7 +149,7 @@ impl Marks {
         let words = self.words();
         loop {
             let sequence = if newest { words.published() } else { words.advance_visible() };
-            if words.take_snapshot(slot, sequence, now_us()) {
+            if words.take_snapshot(slot, sequence, now_coarse_us()) {
                 return sequence;
             }
         }

@@ -121,8 +121,6 @@ impl Broker for AnyBroker {
     fn read_only(&self) -> bool {
         false
     }
-
-    fn sync_flags(&mut self, _flags: i32) {}
 }
 
 #[derive(Debug)]
@@ -137,16 +135,8 @@ impl Host for Talks {
         Err(Code::ERROR)
     }
 
-    fn exists(&self, _path: &Path) -> Result<bool, Code> {
-        Ok(false)
-    }
-
     fn log(&self, code: i32, text: &str) {
         println!("log {code}: {text}");
-    }
-
-    fn base_name(&self) -> &str {
-        "simulated"
     }
 }
 

@@ -87,8 +87,8 @@ impl Engine {
             self.context.host.log(error.code().number(), &text);
         }
         self.queue.close();
-        self.marks.words().durable_wake().notify_all();
-        self.marks.words().gathered().notify_all();
+        self.marks.words().durable_wake().notify();
+        self.marks.words().gathered().notify();
     }
 
     /// The first blocks of every record that is not durable (R5.1).

@@ -12,11 +12,12 @@
 mod state;
 
 use super::turn::Turn;
+use crate::interleave::Instant;
 use crate::shared::{Attachment, Held, Owner, now_us};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{AT_HOME, BEHIND, Habit, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
@@ -368,7 +369,7 @@ impl WriteQueue {
 
     fn wake(&self, waiter: &Waiter) {
         match self.turn.mine() {
-            Some(turn) if waiter.abroad => turn.notify_all(),
+            Some(turn) if waiter.abroad => turn.notify(),
             _ => {
                 waiter.wake.notify_one();
             }

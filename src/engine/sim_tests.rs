@@ -9,6 +9,8 @@
 mod adapters;
 mod client;
 mod life;
+mod processes;
+mod scene;
 mod world;
 
 use life::Life;

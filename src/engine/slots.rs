@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
+/// What records are padded with.
+static ZEROS: [u8; 4096] = [0; 4096];
 /// Ordinals of which it is remembered in which file they lie.
 const ORDINALS_KEPT: usize = 64;
 
@@ -55,6 +57,18 @@ pub(crate) struct SlotFiles {
     open: BTreeMap<u32, Slot>,
     /// In which file the segment of an ordinal lies, as far as it is remembered.
     by_ordinal: BTreeMap<u64, u32>,
+}
+
+/// Where the log ends, after so many commits and cuts: it does not change while these do not.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    published: u64,
+    cuts: u64,
+    tail: Tail,
+    /// The slot file of the tail.
+    slot: Slot,
+    /// The chain value behind the last commit.
+    pub(super) chain: u64,
 }
 
 /// Where a record goes.
@@ -105,6 +119,30 @@ impl Engine {
     pub(super) fn tail(&self) -> Tail {
         let begin = Tail { ordinal: 1, offset: u64::from(self.block_bytes), file: 0 };
         self.marks.words().tail().unwrap_or(begin)
+    }
+
+    /// Where the log ends, as this process found it last, if nobody has published or cut since.
+    pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
+        let words = self.marks.words();
+        let now = (words.published(), words.cuts());
+        use_it(self.end.lock().as_ref().filter(|end| (end.published, end.cuts) == now))
+    }
+
+    /// Where the log ends. Under APPEND, with every cut stored.
+    pub(super) fn find_end(&self) -> Result<End, EngineError> {
+        let (words, tail) = (self.marks.words(), self.tail());
+        let chain = words.last_commit().map_or(self.log_id, |entry| entry.chain);
+        Ok(End { published: words.published(), cuts: words.cuts(), tail, slot: self.slot(tail.file)?, chain })
+    }
+
+    /// The record at `place` counts: the log ends behind it. Under APPEND.
+    pub(super) fn ends_behind(&self, append: &mut HeldAppend, place: Place, chain: u64) {
+        let (words, slot) = (self.marks.words(), place.slot);
+        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
+        debug_assert_eq!(tail, self.tail());
+        let end = End { published: words.published(), cuts: words.cuts(), tail, slot, chain };
+        *self.end.lock() = Some(end.clone());
+        append.end = Some(end);
     }
 
     /// The slot file of this number, which is complete: a record of it counts, or it is the next one.
@@ -189,6 +227,8 @@ impl Engine {
             }
             all.push(Found { slot, header });
         }
+        // The oldest files first, which are the smallest: what is used again soon is in the processor's caches still.
+        all.sort_unstable_by_key(|found| found.slot.number);
         Ok(all)
     }
 
@@ -237,9 +277,13 @@ impl Engine {
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
     /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
-        let tail = self.tail();
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
-        if tail.offset + bytes <= self.limit(&self.slot(tail.file)?) {
+        let fits = |tail: Tail, slot: &Slot| tail.offset + bytes <= self.limit(slot);
+        if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.slot))) {
+            return Ok(true);
+        }
+        let tail = self.tail();
+        if fits(tail, &self.slot(tail.file)?) {
             return Ok(true);
         }
         match self.marks.words().next_slot().filter(|next| *next != tail.file) {
@@ -249,10 +293,10 @@ impl Engine {
     }
 
     /// Whether the next slot is to be prepared ahead of need.
-    pub(super) fn is_low(&self, _append: &HeldAppend) -> bool {
-        let tail = self.tail();
-        let full = self.slot(tail.file).is_ok_and(|slot| tail.offset * 4 > slot.bytes);
-        full && self.next_slot(tail).is_ok_and(|next| next.is_none())
+    pub(super) fn is_low(&self, append: &HeldAppend) -> bool {
+        let Some(End { tail, slot, .. }) = &append.end else { return false };
+        tail.offset * 4 > slot.bytes
+            && self.next_slot(*tail).is_ok_and(|next| next.is_none())
             && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
     }
 
@@ -260,16 +304,14 @@ impl Engine {
     /// `None`: neither the current slot nor the next one has room.
     pub(super) fn place(
         &self,
-        _append: &HeldAppend,
+        append: &HeldAppend,
         bytes: u64,
         batch: bool,
         first_sequence: u64,
-        chain: u64,
     ) -> Result<Option<Place>, EngineError> {
         let bytes = self.round_up(bytes);
         let end = |slot: &Slot| if batch { self.limit(slot) } else { slot.bytes };
-        let tail = self.tail();
-        let here = self.slot(tail.file)?;
+        let End { tail, slot: here, chain, .. } = append.end()?.clone();
         if tail.offset + bytes <= end(&here) {
             return Ok(Some(Place { slot: here, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
@@ -297,8 +339,8 @@ impl Engine {
         parts: &[&[u8]],
     ) -> Result<(), EngineError> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let padding = vec![0; usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length))];
-        let mut slices = Vec::with_capacity(parts.len() + 2);
+        let mut padding = usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length));
+        let mut slices = Vec::with_capacity(parts.len() + 2 + padding / ZEROS.len());
         let mut offset = place.offset;
         if let Some((header, ends, tail)) = &place.begins {
             if *tail < ends.bytes {
@@ -308,7 +350,11 @@ impl Engine {
             offset = 0;
         }
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
-        slices.push(IoSlice::new(&padding));
+        while padding > 0 {
+            let zeros = &ZEROS[..padding.min(ZEROS.len())];
+            slices.push(IoSlice::new(zeros));
+            padding -= zeros.len();
+        }
         place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
         if place.begins_slot() {
             crate::fault_point("rotating");
@@ -359,6 +405,10 @@ impl Engine {
     }
 
     fn try_prepare_next_slot(&self) -> Result<(), EngineError> {
+        let tail = self.with_end(|end| end.map(|end| end.tail));
+        if tail.is_some_and(|tail| self.marks.words().next_slot().is_some_and(|next| next != tail.file)) {
+            return Ok(());
+        }
         let _create = self.hold(Words::create, "CREATE");
         let wanted = self.append().map(|append| self.is_low(&append))?;
         if wanted { self.choose_next(0) } else { Ok(()) }

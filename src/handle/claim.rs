@@ -8,6 +8,7 @@ use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
 use crate::disk::{LogDirectory, adopt, not_local};
 use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings};
+use crate::interleave::{self, Instant};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
@@ -21,7 +22,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often it is tried to open what another user is just making, and the pause in between.
 const GIVING_PAUSES: u32 = 10;
@@ -89,12 +90,16 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
         }
     }
     watch_process(&inner.context);
-    let started = start_or_attach(inner, identity).map_err(|refused| {
-        if let Some(text) = &refused.text {
-            say(inner, refused.code, text);
+    let started = match start_or_attach(inner, identity) {
+        Ok(started) => started,
+        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => return Ok(None),
+        Err(refused) => {
+            if let Some(text) = &refused.text {
+                say(inner, refused.code, text);
+            }
+            return Err(refused.code);
         }
-        refused.code
-    })?;
+    };
     let Some(started) = started else {
         base.lock(LockLevel::Shared)?;
         return Ok(None);
@@ -113,20 +118,44 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
     }
 }
 
-/// Whether the database is ours: in WAL mode, or with a log. But one that can only be read, and whose log nobody has, is the
-/// base's, with its real `-wal` and `-shm`.
+/// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
+/// has, is the base's, with its real `-wal` and `-shm`. Where only the connection is for reading, it is ours like any other:
+/// the base's SHARED, held as long as it is open, would keep everybody out who writes.
 fn is_ours(inner: &Inner, header: &Header) -> bool {
     match stamp::read(header) {
         StampState::Plain { wal: false } => false,
-        StampState::Plain { wal: true } if inner.facts.read_only => {
-            let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
-            lock_is_held(&lock).is_ok_and(|held| held == Some(true))
-        }
+        StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
         StampState::Plain { wal: true }
         | StampState::Stamped(_)
         | StampState::BadStamp { .. }
         | StampState::Leftover => true,
     }
+}
+
+/// Whether somebody has the log of the database, or is just opening it.
+fn is_taken(inner: &Inner) -> bool {
+    let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
+    lock_is_held(&lock).is_ok_and(|held| held == Some(true))
+}
+
+/// As far as its permissions tell.
+fn may_write(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// For a connection that only reads, and cannot have the database through us: whether it may read beside those who have it, a
+/// stock connection or nobody, as they do. True: SHARED of the base is held.
+fn is_bases_to_read(inner: &Inner, base: &mut dyn BaseFile) -> bool {
+    if base.lock(LockLevel::Shared).is_err() {
+        return false;
+    }
+    let plain = read_header(base).is_ok_and(|header| matches!(stamp::read(&header), StampState::Plain { .. }));
+    if plain && !is_taken(inner) {
+        return true;
+    }
+    let _the_first_error_counts = base.unlock(LockLevel::None);
+    false
 }
 
 /// The contexts whose engines the exit of the process closes.
@@ -210,6 +239,17 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
 }
 
+/// As the first `xLock(SHARED)` of a process that has no engine of this database: for the simulation of several.
+#[cfg(test)]
+pub(crate) fn open_engine(
+    context: &Arc<Context>,
+    facts: super::OpenFacts,
+) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
+    let inner = super::Handle::open(context, facts).0;
+    let Some(identity) = inner.identity else { return Ok(None) };
+    start_or_attach(&inner, identity).map_err(|refused| (refused.code, refused.text))
+}
+
 /// The real path of the file that was opened, on a file system where a log may lie.
 pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, Refused> {
     let path = real_path(inner).to_path_buf();
@@ -279,7 +319,7 @@ fn open_lock(path: &Path, dir: &dyn LogDirectory) -> io::Result<LockFile> {
             // Another user may be making it, and has not given it away yet.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && pauses < GIVING_PAUSES => {
                 pauses += 1;
-                std::thread::sleep(GIVING_PAUSE);
+                interleave::sleep(GIVING_PAUSE);
             }
             Ok(lock) => {
                 adopt(&lock_path, path);
@@ -438,14 +478,13 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
             Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
             Err(code) if Instant::now() >= deadline => {
                 let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
-                            opened before pwal was loaded, or on another VFS, or with mode=ro before anybody opened it for \
-                            writing, which stays so until it is closed. Close it, and load pwal before the first connection, or \
-                            open it with vfs=pwal";
+                            opened before pwal was loaded, or on another VFS, or with mode=ro while such a one was there or by a user \
+                            who may only read it. Close it, and load pwal before the first connection, or open it with vfs=pwal";
                 return Err(Refused::new(code, text));
             }
             Err(_) => {
                 broker.unlock(LockLevel::None)?;
-                std::thread::sleep(EXCLUSIVE_PAUSE);
+                interleave::sleep(EXCLUSIVE_PAUSE);
             }
         }
     }

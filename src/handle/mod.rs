@@ -13,6 +13,8 @@ mod siblings;
 mod transaction;
 
 pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
+#[cfg(test)]
+pub(crate) use claim::open_engine;
 pub use registry::Registry;
 
 use crate::disk::Disk;

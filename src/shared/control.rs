@@ -46,7 +46,10 @@ impl Mapping {
     fn shared(file: &File, protection: ProtFlags) -> io::Result<Mapping> {
         // SAFETY: as above; the caller checked that the file is as long as the mapping.
         let address = unsafe { mmap(std::ptr::null_mut(), WORDS_BYTES, protection, MapFlags::SHARED, file, 0) }?;
-        Mapping::of(address)
+        let mapping = Mapping::of(address)?;
+        #[cfg(test)]
+        simulated::maps(address.expose_provenance());
+        Ok(mapping)
     }
 
     fn of(address: *mut c_void) -> io::Result<Mapping> {
@@ -62,6 +65,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        #[cfg(test)]
+        simulated::unmaps(self.address.as_ptr().addr());
         // SAFETY: `address` came from mmap with this length, and every reference borrows from `self`.
         let _ = unsafe { munmap(self.address.as_ptr(), WORDS_BYTES) };
     }
@@ -227,6 +232,40 @@ fn allocate(file: &File, range: Range<usize>) -> io::Result<()> {
         offset += part;
     }
     Ok(())
+}
+
+/// The mappings of simulated processes ([`crate::interleave`]), which end with a process before its threads do.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use super::{MapFlags, ProtFlags, WORDS_BYTES, mmap_anonymous};
+    use crate::interleave::process;
+    use crate::sync::Mutex;
+
+    /// Process and address.
+    static MAPPED: Mutex<Vec<(u64, usize)>> = Mutex::new(Vec::new());
+
+    pub(super) fn maps(address: usize) {
+        if let Some(process) = process() {
+            MAPPED.lock().push((process, address));
+        }
+    }
+
+    pub(super) fn unmaps(address: usize) {
+        MAPPED.lock().retain(|(_, mapped)| *mapped != address);
+    }
+
+    /// The process was killed: what its threads still do while they unwind, nobody sees.
+    pub(crate) fn cut_off(process: u64) {
+        let all = MAPPED.lock();
+        for (_, address) in all.iter().filter(|(of, _)| *of == process) {
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            let at = std::ptr::with_exposed_provenance_mut(*address);
+            // SAFETY: all of this range is one live mapping of ours, of atomics, for which any bytes are valid: who drops
+            // it takes it off the list first, under the mutex that is held here.
+            let mapped = unsafe { mmap_anonymous(at, WORDS_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags) };
+            assert_eq!(mapped.expect("memory").addr(), *address);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ pub fn fault_point(name: &str) {
     use std::sync::atomic::Ordering::SeqCst;
     static PLAN: std::sync::OnceLock<Option<Plan>> = std::sync::OnceLock::new();
     assert!(POINTS.contains(&name), "{name} is not a fault point");
+    crate::interleave::step(name);
     let Some(plan) = PLAN.get_or_init(Plan::from_environment) else { return };
     if plan.point == name && plan.left.fetch_sub(1, SeqCst) == 1 {
         // SAFETY: a signal to this thread, numbers only. The kernel acts on it before the call returns.
@@ -69,7 +70,9 @@ pub fn fault_point(name: &str) {
     }
 }
 
-/// Nothing: a build without debug assertions has no fault points.
+/// A build without debug assertions has no fault points.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn fault_point(_name: &str) {}
+pub fn fault_point(name: &str) {
+    crate::interleave::step(name);
+}

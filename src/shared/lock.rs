@@ -11,6 +11,7 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
+use crate::interleave::{self, Instant};
 use crate::sync::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The name in the log directory.
 pub const LOCK_NAME: &str = "lock";
@@ -106,6 +107,8 @@ impl LockFile {
 
     fn of(file: File) -> LockFile {
         let descriptor = Arc::new(AtomicI32::new(file.into_raw_fd()));
+        #[cfg(test)]
+        simulated::opens(&descriptor);
         let mut open = OPEN.lock();
         open.retain(|other| other.strong_count() > 0);
         open.push(Arc::downgrade(&descriptor));
@@ -147,7 +150,7 @@ impl LockFile {
             if give_up()? || Instant::now() + pause > deadline {
                 return Ok(false);
             }
-            std::thread::sleep(pause);
+            interleave::sleep(pause);
             pause = (pause * 2).min(POLL_LAST);
         }
     }
@@ -199,6 +202,32 @@ impl LockFile {
         match self.descriptor.load(SeqCst) {
             CLOSED => Err(io::Error::from_raw_os_error(libc::EBADF)),
             descriptor => Ok(descriptor),
+        }
+    }
+}
+
+/// The lock files of simulated processes ([`crate::interleave`]), whose locks end with the process.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use super::{Arc, AtomicI32, Mutex, Weak, close};
+
+    static OPENED: Mutex<Vec<(u64, Weak<AtomicI32>)>> = Mutex::new(Vec::new());
+
+    pub(super) fn opens(descriptor: &Arc<AtomicI32>) {
+        if let Some(process) = crate::interleave::process() {
+            let mut opened = OPENED.lock();
+            opened.retain(|(_, other)| other.strong_count() > 0);
+            opened.push((process, Arc::downgrade(descriptor)));
+        }
+    }
+
+    /// The process was killed.
+    pub(crate) fn cut_off(process: u64) {
+        let opened = OPENED.lock();
+        for (_, descriptor) in opened.iter().filter(|(of, _)| *of == process) {
+            if let Some(descriptor) = descriptor.upgrade() {
+                close(&descriptor);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A word that one process owns: WRITE, APPEND, LEADER, CKPT.
+//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, GUARD.
 //!
 //! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
 //! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
@@ -6,6 +6,7 @@
 //! its steps are the engine's, by [`OwnerWord::look`] and [`OwnerWord::swap`].
 
 use super::futex;
+use crate::interleave::step;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -77,7 +78,7 @@ impl Held {
         self.0 & GRANTED != 0
     }
 
-    /// Whether somebody may wait.
+    /// Whether somebody waits, or did when the word was last taken.
     pub(crate) fn is_waited_for(self) -> bool {
         self.0 & WAITS != 0
     }
@@ -95,6 +96,7 @@ impl OwnerWord {
 
     /// Changes it from exactly `seen` to `then`; false: it is something else by now.
     pub(crate) fn swap(&self, seen: Held, then: Held) -> bool {
+        step("a swap of a word");
         self.0.compare_exchange(seen.0, then.0, SeqCst, SeqCst).is_ok()
     }
 
@@ -104,22 +106,18 @@ impl OwnerWord {
         Owner::unpack(self.0.load(SeqCst))
     }
 
-    /// Whether somebody waits, or did when the word was last taken.
-    #[must_use]
-    pub fn is_waited_for(&self) -> bool {
-        self.0.load(SeqCst) & WAITS != 0
-    }
-
     /// Takes the word if it is free. `waited`: the caller has waited for it, so others may wait
     /// still, and the word is taken with "somebody waits" set: without that a wake is lost, and
     /// the next waiter sits out its [`TIMED_WAIT`].
     pub fn try_acquire(&self, me: Owner, waited: bool) -> bool {
+        step("taking a word");
         let taken = me.pack() | if waited { WAITS } else { 0 };
         self.0.compare_exchange(0, taken, SeqCst, SeqCst).is_ok()
     }
 
     /// Lets go of the word and wakes one that waits. False, and nothing changed, if `me` does not own it.
     pub fn release(&self, me: Owner) -> bool {
+        step("letting go of a word");
         let mut now = self.0.load(SeqCst);
         loop {
             if Owner::unpack(now) != Some(me) {
@@ -140,6 +138,7 @@ impl OwnerWord {
     /// Takes the word from `dead`, whose ALIVE byte the caller found free. Compares slot *and*
     /// incarnation: a new process may have got slot and word since. False if it is not `dead`'s any more.
     pub fn take_over(&self, dead: Owner, me: Owner) -> bool {
+        step("a takeover");
         let mut now = self.0.load(SeqCst);
         while Owner::unpack(now) == Some(dead) {
             match self.0.compare_exchange(now, me.pack() | WAITS, SeqCst, SeqCst) {
@@ -185,11 +184,6 @@ impl OwnerWord {
                 return Some(holder);
             }
         }
-    }
-
-    /// Wakes all that wait, without letting go: they look at what else has changed (poison).
-    pub fn wake_all(&self) {
-        futex::wake_all(&self.0);
     }
 }
 
@@ -239,7 +233,7 @@ mod tests {
         assert!(word.try_acquire(again, false));
         assert!(!word.take_over(A, B), "the word is the new process's");
         assert!(word.take_over(again, B));
-        assert!(word.is_waited_for(), "who waited for the dead one must be woken by the taker");
+        assert!(word.look().is_waited_for(), "who waited for the dead one must be woken by the taker");
         assert!(word.release(B));
     }
 
@@ -248,10 +242,10 @@ mod tests {
         let word = word();
         assert!(word.try_acquire(A, false));
         word.wait(Duration::from_micros(1));
-        assert!(word.is_waited_for());
+        assert!(word.look().is_waited_for());
         assert!(word.release(A));
         assert!(word.try_acquire(A, true));
-        assert!(word.is_waited_for());
+        assert!(word.look().is_waited_for());
     }
 
     #[test]
@@ -290,7 +284,7 @@ mod tests {
                     }
                     assert!(word.release(B));
                 });
-                while !word.is_waited_for() {
+                while !word.look().is_waited_for() {
                     std::thread::yield_now();
                 }
                 assert!(word.release(A));

@@ -6,6 +6,7 @@
 
 use super::SharedError;
 use super::words::{COMMIT_RING, CUT_RING, ReadOnlyWords, Words};
+use crate::interleave::step;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 
@@ -328,6 +329,7 @@ impl Words {
             return Err(SharedError::RingFull { ring: "commits" });
         }
         self.commit_line(entry.sequence).store(entry);
+        step("before published");
         self.published.0.store(entry.sequence, SeqCst);
         Ok(())
     }
@@ -350,6 +352,7 @@ impl Words {
             return Err(SharedError::TooLarge { what: "offset of a certificate", value: cut.offset });
         };
         self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
+        step("before cuts");
         self.cuts.0.store(cut.epoch, SeqCst);
         Ok(())
     }
@@ -358,6 +361,7 @@ impl Words {
     /// beyond `cuts`. The caller then calls [`advance_visible`](Words::advance_visible) and tells
     /// [`durable_wake`](Words::durable_wake).
     pub fn certify(&self, epoch: u64) {
+        step("before certified");
         self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
     }
 

@@ -6,6 +6,7 @@
 
 use super::owner::Owner;
 use super::words::{ReadOnlyWords, SNAPSHOT_SLOTS, Words};
+use crate::interleave::step;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -102,7 +103,9 @@ impl Words {
     pub fn take_snapshot(&self, slot: SnapshotSlot, sequence: u64, now_us: u64) -> bool {
         let line = self.line(slot);
         line.since_us.store(now_us, Relaxed);
+        step("before a snapshot");
         line.complement.store(!sequence, SeqCst);
+        step("behind a snapshot");
         if self.checkpoint_target() <= sequence && self.recycled_below() <= sequence.saturating_add(1) {
             return true;
         }
@@ -146,7 +149,9 @@ impl Words {
         let backfilled = self.backfilled();
         let proven = self.certified_cut().map_or(0, |cut| cut.durable);
         let limit = backfilled.max(proven.min(self.visible()));
+        step("before a target");
         self.checkpoint_target.0.store(limit, SeqCst);
+        step("behind a target");
         let target = limit.min(backfilled.max(self.oldest_snapshot(alive).unwrap_or(u64::MAX)));
         self.checkpoint_target.0.store(target, SeqCst);
         target

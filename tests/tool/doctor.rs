@@ -344,8 +344,6 @@ fn the_words_of_a_live_engine_are_read() {
 
     words.set_mode(1);
     doctor(&scratch, &path).says("engine", "ok", &["conservative"]);
-    words.set_fallback(3);
-    doctor(&scratch, &path).says("engine", "warn", &["reason 3"]);
     assert!(words.poison());
     doctor(&scratch, &path).says("engine", "problem", &["nobody can commit"]);
 }

@@ -315,7 +315,7 @@ impl Connected {
         }
         let first = world.frames.len() as u64 + 1;
         let lane = state.view.lane();
-        world.spilled += lane.spilled_frames();
+        world.spilled += lane.len() - lane.memory_frames();
         for frame in lane.frames() {
             let mut image = vec![0; world.page_bytes];
             match frame.image {

@@ -6,7 +6,10 @@
 use crate::disk::sim::{SimDatabase, SimDirectory, SimLogFile, SyncToken};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Host, LockLevel};
+use crate::interleave::{split, step};
+use crate::log::format::{CONTROL_NAME, LOCK_NAME};
 use crate::sqlite::Code;
+use crate::sync::Mutex;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -25,7 +28,15 @@ pub fn set_between(between: Option<Between>) {
     BETWEEN.with(|cell| *cell.borrow_mut() = between);
 }
 
+fn behind_sync(synced: &io::Result<()>) {
+    between();
+    if synced.is_err() {
+        step("a failed sync");
+    }
+}
+
 fn between() {
+    step("the disk");
     let now = BETWEEN.with(|cell| cell.borrow().clone());
     if let Some(now) = now {
         now();
@@ -55,6 +66,14 @@ pub struct Directory {
     pub inner: SimDirectory,
     pub path: PathBuf,
     pub full: Full,
+    /// Several processes: `lock` and `control` are the real files that they share.
+    pub is_shared: bool,
+}
+
+impl Directory {
+    fn is_real(&self, name: &str) -> bool {
+        self.is_shared && (name == LOCK_NAME || name == CONTROL_NAME)
+    }
 }
 
 impl LogDirectory for Directory {
@@ -64,6 +83,9 @@ impl LogDirectory for Directory {
 
     fn create(&self) -> io::Result<()> {
         between();
+        if self.is_shared {
+            std::fs::create_dir_all(&self.path)?;
+        }
         self.inner.create()
     }
 
@@ -72,7 +94,14 @@ impl LogDirectory for Directory {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
+        let mut names = self.inner.list()?;
+        names.extend(
+            [CONTROL_NAME, LOCK_NAME]
+                .map(str::to_owned)
+                .into_iter()
+                .filter(|name| self.is_real(name) && self.path.join(name).exists()),
+        );
+        Ok(names)
     }
 
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
@@ -83,6 +112,12 @@ impl LogDirectory for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         between();
+        if self.is_real(name) {
+            return match std::fs::remove_file(self.path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
         self.inner.remove(name)
     }
 
@@ -98,7 +133,14 @@ impl LogDirectory for Directory {
 
     fn remove_directory(&self) -> io::Result<bool> {
         between();
-        self.inner.remove_directory()
+        if self.is_shared && [CONTROL_NAME, LOCK_NAME].iter().any(|name| self.path.join(name).exists()) {
+            return Ok(false);
+        }
+        let removed = self.inner.remove_directory()?;
+        if self.is_shared && removed {
+            std::fs::remove_dir(&self.path)?;
+        }
+        Ok(removed)
     }
 
     fn rename(&self, suffix: &str) -> io::Result<()> {
@@ -124,7 +166,16 @@ impl LogFile for File {
         between();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         self.full.check(self.inner.bytes(), offset + bytes as u64)?;
-        self.inner.write_at(parts, offset)?;
+        match split(bytes) {
+            None => self.inner.write_at(parts, offset)?,
+            Some(first) => {
+                let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                let (first, second) = all.split_at(first.min(bytes));
+                self.inner.write_at(&[IoSlice::new(first)], offset)?;
+                between();
+                self.inner.write_at(&[IoSlice::new(second)], offset + first.len() as u64)?;
+            }
+        }
         between();
         Ok(())
     }
@@ -134,7 +185,7 @@ impl LogFile for File {
         let token: SyncToken = self.inner.sync_begin();
         between();
         let synced = self.inner.sync_end(token, false);
-        between();
+        behind_sync(&synced);
         synced
     }
 
@@ -143,11 +194,25 @@ impl LogFile for File {
     }
 }
 
-/// The broker: locks are always granted.
+/// The broker: locks are granted, but EXCLUSIVE to one process at a time.
 #[derive(Debug)]
 pub struct SimBroker {
     pub inner: SimDatabase,
     pub full: Full,
+    pub exclusive: Option<Exclusive>,
+}
+
+/// EXCLUSIVE on the database file, of one process at a time.
+#[derive(Clone, Debug)]
+pub struct Exclusive {
+    pub holder: Arc<Mutex<Option<u64>>>,
+    pub process: u64,
+}
+
+impl Drop for SimBroker {
+    fn drop(&mut self) {
+        let _freed = self.unlock(LockLevel::None);
+    }
 }
 
 impl Database for SimBroker {
@@ -174,7 +239,7 @@ impl Database for SimBroker {
         let token = self.inner.sync_begin();
         between();
         let synced = self.inner.sync_end(token, false);
-        between();
+        behind_sync(&synced);
         synced
     }
 
@@ -184,19 +249,29 @@ impl Database for SimBroker {
 }
 
 impl Broker for SimBroker {
-    fn lock(&mut self, _level: LockLevel) -> Result<(), Code> {
+    fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
+        between();
+        let Some(Exclusive { holder, process }) = &self.exclusive else { return Ok(()) };
+        let mut holder = holder.lock();
+        if holder.is_some_and(|holder| holder != *process) {
+            return Err(Code::BUSY);
+        }
+        if level == LockLevel::Exclusive {
+            *holder = Some(*process);
+        }
         Ok(())
     }
 
     fn unlock(&mut self, _level: LockLevel) -> Result<(), Code> {
+        if let Some(Exclusive { holder, process }) = &self.exclusive {
+            holder.lock().take_if(|holder| *holder == *process);
+        }
         Ok(())
     }
 
     fn read_only(&self) -> bool {
         false
     }
-
-    fn sync_flags(&mut self, _flags: i32) {}
 }
 
 /// A host that nobody asks anything.
@@ -212,17 +287,9 @@ impl Host for SimHost {
         Err(Code::ERROR)
     }
 
-    fn exists(&self, _path: &Path) -> Result<bool, Code> {
-        Ok(false)
-    }
-
     fn log(&self, _code: i32, text: &str) {
         if std::env::var_os("PWAL_TEST_TALK").is_some() {
             println!("  log: {text}");
         }
-    }
-
-    fn base_name(&self) -> &str {
-        "simulated"
     }
 }

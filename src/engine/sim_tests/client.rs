@@ -1,12 +1,11 @@
 //! One connection: what `handle` and SQLite do with the engine, one transition at a time.
 
-use super::life::Life;
-use super::world::{Contents, PAGES_MAX};
+use super::scene::Scene;
+use super::world::{Contents, Doubt, PAGES_MAX};
 use crate::disk::Database;
 use crate::engine::{CommitFacts, Connection, Early, EngineError, Lone};
 use crate::view::{ReadError, Snapshot, View, ViewError, Written};
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 
 const WAL_HEADER_BYTES: u64 = 32;
@@ -26,6 +25,8 @@ pub struct Client {
     pub phase: Phase,
     /// What it saw was rolled back: it gets errors until it is opened again.
     pub is_lost: bool,
+    /// It was refused WRITE: its busy handler waits.
+    pub is_refused: bool,
 }
 
 pub enum Phase {
@@ -61,6 +62,13 @@ pub struct Commit {
     pages: Vec<u32>,
 }
 
+impl Commit {
+    fn doubt(&self) -> Doubt {
+        let CommitFacts { sequence, wants_durable, .. } = self.facts;
+        Doubt { sequence, state: self.state.clone(), wants_durable }
+    }
+}
+
 impl Client {
     /// Whether it stands still with LEADER.
     pub fn holds(&self) -> bool {
@@ -68,147 +76,150 @@ impl Client {
     }
 
     /// One transition, if nobody stands in the way.
-    pub fn step(&mut self, life: &Rc<Life>) {
+    pub fn step(&mut self, scene: &Scene) {
         if self.is_lost {
             return;
         }
-        let free = life.free();
+        let free = scene.free();
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => {
                 if free.frames {
-                    if life.percent(life.habits.reads) {
-                        self.begin_read(life, false);
-                    } else if self.begin_read(life, true) {
-                        self.begin_write(life);
+                    if scene.percent(scene.habits.reads) && !scene.engine.queue.granted(self.me.id) {
+                        self.begin_read(scene, false);
+                    } else if self.begin_read(scene, true) {
+                        self.begin_write(scene);
                     }
                 }
             }
             Phase::Reading { sequence, newest } => {
                 self.phase = Phase::Reading { sequence, newest };
-                match life.below(10) {
-                    0..5 if free.frames => self.check_read(life, sequence),
-                    5 => self.begin_write(life),
-                    6.. => self.end_read(life),
+                match scene.below(10) {
+                    0..5 if free.frames => self.check_read(scene, sequence),
+                    5 => self.begin_write(scene),
+                    6.. => self.end_read(scene),
                     _ => {}
                 }
             }
-            Phase::Writing if free.frames => self.stage(life),
-            Phase::Staged(commit) if life.percent(life.habits.rolls_back) => {
-                life.say("rolls back before prepare");
-                self.roll_back(life, &commit);
+            Phase::Writing if free.frames => self.stage(scene),
+            Phase::Staged(commit) if scene.percent(scene.habits.rolls_back) => {
+                scene.say("rolls back before prepare");
+                self.roll_back(scene, &commit);
             }
-            Phase::Staged(commit) => self.prepare(life, commit),
-            Phase::Prepared { commit, early_path } => self.last_word(life, commit, early_path),
-            Phase::Early { commit, early } if free.frames => self.end_early(life, commit, early),
-            Phase::Published { sequence, wants_durable, lone } => self.acknowledge(life, sequence, wants_durable, lone),
+            Phase::Staged(commit) => self.prepare(scene, commit),
+            Phase::Prepared { commit, early_path } => self.last_word(scene, commit, early_path),
+            Phase::Early { commit, early } if free.frames => self.end_early(scene, commit, early),
+            Phase::Published { sequence, wants_durable, lone } => {
+                self.acknowledge(scene, sequence, wants_durable, lone)
+            }
             phase => self.phase = phase,
         }
     }
 
     /// Ends what it is doing, before it closes.
-    pub fn finish(&mut self, life: &Rc<Life>) {
+    pub fn finish(&mut self, scene: &Scene) {
         for _ in 0..50 {
-            if life.is_over() || self.is_lost {
+            if scene.is_over() || self.is_lost {
                 return;
             }
             match std::mem::replace(&mut self.phase, Phase::Idle) {
                 Phase::Idle => return,
                 phase @ Phase::Reading { .. } => {
                     self.phase = phase;
-                    self.end_read(life);
+                    self.end_read(scene);
                 }
-                Phase::Writing => self.end_write(life),
-                Phase::Staged(commit) => self.roll_back(life, &commit),
+                Phase::Writing => self.end_write(scene),
+                Phase::Staged(commit) => self.roll_back(scene, &commit),
                 phase => {
                     self.phase = phase;
-                    self.step(life);
+                    self.step(scene);
                 }
             }
         }
     }
 
     /// Registers a snapshot and brings the view to it; false: this connection gets errors from now on.
-    fn begin_read(&mut self, life: &Life, newest: bool) -> bool {
-        let engine = &life.engine;
+    fn begin_read(&mut self, scene: &Scene, newest: bool) -> bool {
+        let engine = &scene.engine;
         let at = engine.take_snapshot(self.me, newest);
         let refreshed = engine.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence: at, database_pages: facts.database_pages };
-                let bound = u32::try_from(facts.frames).unwrap().saturating_add(life.habits.bound);
+                let bound = u32::try_from(facts.frames).unwrap().saturating_add(scene.habits.bound);
                 self.view.refresh(table, to, bound)
             },
             at,
         );
         if let Err(error) = refreshed {
             engine.drop_snapshot(self.me);
-            life.check_error(&error);
+            scene.check_error(&error);
             return false;
         }
         if at < self.seen {
             engine.drop_snapshot(self.me);
             self.is_lost = true;
             if !engine.marks.is_poisoned() {
-                life.world.borrow_mut().violate(format!("a snapshot goes back from {} to {at}", self.seen));
+                scene.world.lock().violate(format!("a snapshot goes back from {} to {at}", self.seen));
             }
             return false;
         }
         self.seen = at;
         if !newest {
-            life.seen(at);
+            scene.seen(at);
         }
-        life.say(format!("client {} snapshot {at} newest {newest}", self.me.id));
+        scene.say(format!("client {} snapshot {at} newest {newest}", self.me.id));
         self.phase = Phase::Reading { sequence: at, newest };
         true
     }
 
-    fn end_read(&mut self, life: &Life) {
-        if self.seen > life.engine.marks.visible() {
-            if !life.free().can_flush() && !life.engine.is_poisoned() {
+    fn end_read(&mut self, scene: &Scene) {
+        if self.seen > scene.engine.marks.visible() {
+            if !scene.free().can_flush() && !scene.engine.is_poisoned() {
                 return;
             }
-            if let Err(error) = life.engine.wait_visible(self.seen) {
-                life.check_error(&error);
+            if let Err(error) = scene.engine.wait_visible(self.seen) {
+                scene.check_error(&error);
             } else {
-                life.seen(self.seen);
+                scene.seen(self.seen);
             }
         }
-        life.engine.drop_snapshot(self.me);
+        scene.engine.drop_snapshot(self.me);
         self.phase = Phase::Idle;
     }
 
     /// Every page as SQLite would find it, against the history.
-    fn check_read(&mut self, life: &Life, sequence: u64) {
-        let engine = &life.engine;
-        let read = self.read_pages(life);
-        if life.is_over() || engine.shows_lost(sequence) {
+    fn check_read(&mut self, scene: &Scene, sequence: u64) {
+        let engine = &scene.engine;
+        let read = self.read_pages(scene);
+        if scene.is_over() || engine.shows_lost(sequence) {
             return;
         }
         match read {
             Ok(pages) => {
-                let mut world = life.world.borrow_mut();
+                scene.catch_up();
+                let mut world = scene.world.lock();
                 let expected = world.history[usize::try_from(sequence).unwrap()].clone();
                 if pages != expected {
                     let what = format!("a reader at {sequence} finds {pages:?} instead of {expected:?}");
                     world.violate(what);
                 }
             }
-            Err(ReadError::Image(error)) => life.check_error(&error),
-            Err(error) => life.world.borrow_mut().violate(format!("a reader at {sequence}: {error:?}")),
+            Err(ReadError::Image(error)) => scene.check_error(&error),
+            Err(error) => scene.world.lock().violate(format!("a reader at {sequence}: {error:?}")),
         }
     }
 
-    fn read_pages(&mut self, life: &Life) -> Result<Contents, ReadError<EngineError>> {
+    fn read_pages(&mut self, scene: &Scene) -> Result<Contents, ReadError<EngineError>> {
         let page_bytes = self.view.page_bytes();
         let frame_bytes = u64::from(page_bytes) + FRAME_HEADER_BYTES as u64;
-        let database = life.world.borrow().database();
+        let database = scene.world.lock().database();
         let pages = self.view.region(0, true).unwrap().word(PAGES);
         let mut frames = vec![None; pages as usize + 1];
         let mut image = |number: u64, page: u32, within: u64, part: &mut [u8]| {
-            if number != 0 && life.engine.read_frame(number, within, part)? {
+            if number != 0 && scene.engine.read_frame(number, within, part)? {
                 return Ok(());
             }
             let offset = u64::from(page - 1) * u64::from(page_bytes) + within;
-            let read = database.clone().read_at(part, offset).map_err(|e| EngineError::read(&life.engine.path, e))?;
+            let read = database.clone().read_at(part, offset).map_err(|e| EngineError::read(&scene.engine.path, e))?;
             part[read..].fill(0);
             Ok(())
         };
@@ -228,14 +239,21 @@ impl Client {
                 Some(at) => self.view.read(&mut bytes, at, &mut image)?,
                 None => image(0, page, 0, &mut bytes).map_err(ReadError::Image)?,
             }
-            found.push(life.world.borrow().value(page, &bytes));
+            found.push(scene.world.lock().value(page, &bytes));
         }
         Ok(found)
     }
 
-    fn begin_write(&mut self, life: &Life) {
-        let engine = &life.engine;
-        if engine.check_poison().is_err() || !engine.queue.try_acquire(self.me.id) {
+    fn begin_write(&mut self, scene: &Scene) {
+        let engine = &scene.engine;
+        if engine.check_poison().is_err() {
+            return;
+        }
+        if !engine.queue.try_acquire(self.me.id) {
+            if scene.waits && scene.percent(50) {
+                self.is_refused = true;
+                self.end_read(scene);
+            }
             return;
         }
         let published = engine.marks.published();
@@ -248,14 +266,15 @@ impl Client {
     }
 
     /// As `sqlite3WalFrames`: header and image of each page.
-    fn stage(&mut self, life: &Rc<Life>) {
-        let sequence = life.engine.marks.published() + 1;
+    fn stage(&mut self, scene: &Scene) {
+        scene.catch_up();
+        let sequence = scene.engine.marks.published() + 1;
         let (state, writes) = {
-            let mut world = life.world.borrow_mut();
+            let mut world = scene.world.lock();
             let mut state = world.history.last().unwrap().clone();
             let old = state.len() as u32;
             let size = 2 + world.dice.below(u64::from(PAGES_MAX) - 1) as u32;
-            let at_most = 1 + world.dice.below(u64::from(size.min(life.habits.pages_of_commit)));
+            let at_most = 1 + world.dice.below(u64::from(size.min(scene.habits.pages_of_commit)));
             let mut pages: BTreeSet<u32> = (0..at_most).map(|_| 1 + world.dice.below(u64::from(size)) as u32).collect();
             pages.extend(old + 1..=size);
             state.resize(size as usize, None);
@@ -278,7 +297,7 @@ impl Client {
         let facts = CommitFacts {
             sequence,
             database_pages: size,
-            wants_durable: life.percent(life.habits.full_sync),
+            wants_durable: scene.percent(scene.habits.full_sync),
             lane: 0,
             spill: None,
             checkpoint_when_idle: false,
@@ -291,9 +310,9 @@ impl Client {
             if is_last {
                 header[4..8].copy_from_slice(&size.to_be_bytes());
             }
-            let image = life.world.borrow().image(*page, *value);
+            let image = scene.world.lock().image(*page, *value);
             let mut open_spill = || {
-                let (number, file) = life.engine.create_spill()?;
+                let (number, file) = scene.engine.create_spill()?;
                 spill = Some(number);
                 Ok(file)
             };
@@ -306,14 +325,14 @@ impl Client {
                 Ok(Written::Commit { database_pages }) => assert!(is_last && database_pages == size),
                 Ok(Written::Staged) => assert!(!is_last),
                 Err(ViewError::Spill(error)) => {
-                    life.check_error(&EngineError::write("spill", error));
-                    return self.roll_back(life, &commit);
+                    scene.check_error(&EngineError::write("spill", error));
+                    return self.roll_back(scene, &commit);
                 }
                 Err(error) => panic!("not staged: {error}"),
             }
             at += frame_bytes;
         }
-        life.say(format!(
+        scene.say(format!(
             "client {} stages {sequence} pages {:?} size {size} durable {} spill {spill:?}",
             self.me.id, commit.pages, facts.wants_durable
         ));
@@ -321,128 +340,126 @@ impl Client {
     }
 
     /// WRITE goes; the read transaction is still there.
-    fn end_write(&mut self, life: &Life) {
+    fn end_write(&mut self, scene: &Scene) {
         self.view.rolled_back();
-        life.engine.queue.release(self.me.id, true);
+        scene.engine.queue.release(self.me.id, true);
         self.phase = Phase::Reading { sequence: self.seen, newest: true };
     }
 
-    fn roll_back(&mut self, life: &Life, commit: &Commit) {
+    fn roll_back(&mut self, scene: &Scene, commit: &Commit) {
         self.view.rolled_back();
         if let Some(number) = commit.facts.spill {
-            life.engine.remove_spill(number);
+            scene.engine.remove_spill(number);
         }
-        self.end_write(life);
+        self.end_write(scene);
     }
 
-    fn prepare(&mut self, life: &Life, commit: Commit) {
-        let (free, is_active) = (life.free(), life.engine.is_active());
+    fn prepare(&mut self, scene: &Scene, commit: Commit) {
+        let (free, is_active) = (scene.free(), scene.engine.is_active());
         if !(free.append && free.creating && free.frames && (is_active || free.broker)) {
             self.phase = Phase::Staged(commit);
             return;
         }
-        match life.engine.prepare(self.view.lane()) {
+        match scene.engine.prepare(self.view.lane()) {
             Ok(()) => {
-                let early_path = life.percent(life.habits.early);
+                let early_path = scene.percent(scene.habits.early);
                 self.phase = Phase::Prepared { commit, early_path };
             }
             Err(error) => {
-                life.say(format!("prepare {}: {error}", commit.facts.sequence));
-                life.check_error(&error);
-                self.roll_back(life, &commit);
+                scene.say(format!("prepare {}: {error}", commit.facts.sequence));
+                scene.check_error(&error);
+                self.roll_back(scene, &commit);
             }
         }
     }
 
-    fn last_word(&mut self, life: &Rc<Life>, commit: Commit, early_path: bool) {
-        let free = life.free();
+    fn last_word(&mut self, scene: &Scene, commit: Commit, early_path: bool) {
+        let free = scene.free();
         let early = early_path && commit.facts.wants_durable;
         if !free.can_publish() || (early && !free.can_flush()) {
             self.phase = Phase::Prepared { commit, early_path };
         } else if early {
-            self.write_early(life, commit);
-        } else if life.percent(life.habits.rolls_back / 2) {
-            life.say("rolls back, prepared");
-            self.roll_back(life, &commit);
+            self.write_early(scene, commit);
+        } else if scene.percent(scene.habits.rolls_back / 2) {
+            scene.say("rolls back, prepared");
+            self.roll_back(scene, &commit);
         } else {
-            self.publish(life, commit);
+            self.publish(scene, commit);
         }
     }
 
-    fn write_early(&mut self, life: &Rc<Life>, commit: Commit) {
+    fn write_early(&mut self, scene: &Scene, commit: Commit) {
         let facts = commit.facts;
-        life.world.borrow_mut().doubt.push((facts.sequence, commit.state.clone()));
-        let written = life.engine.write_early(self.view.lane(), facts);
-        life.say(format!("client {} early {}: {:?}", self.me.id, facts.sequence, written.as_ref().err()));
+        scene.world.lock().doubt.push(commit.doubt());
+        let written = scene.engine.write_early(self.view.lane(), facts);
+        scene.say(format!("client {} early {}: {:?}", self.me.id, facts.sequence, written.as_ref().err()));
         match written {
-            Ok(early) if life.is_nested() => self.end_early(life, commit, Box::new(early)),
+            Ok(early) if scene.is_nested() => self.end_early(scene, commit, Box::new(early)),
             Ok(early) => self.phase = Phase::Early { commit, early: Box::new(early) },
             Err(error) => {
-                life.check_error(&error);
-                life.not_committed(facts.sequence);
-                self.roll_back(life, &commit);
+                scene.check_error(&error);
+                scene.not_committed(facts.sequence);
+                self.roll_back(scene, &commit);
             }
         }
     }
 
-    fn end_early(&mut self, life: &Rc<Life>, commit: Commit, early: Box<Early>) {
+    fn end_early(&mut self, scene: &Scene, commit: Commit, early: Box<Early>) {
         let facts = commit.facts;
-        if life.percent(life.habits.rolls_back) {
-            let abandoned = life.engine.abandon_early(*early);
-            life.say(format!("client {} abandons {}: {abandoned:?}", self.me.id, facts.sequence));
+        if scene.percent(scene.habits.rolls_back) {
+            let abandoned = scene.engine.abandon_early(*early);
+            scene.say(format!("client {} abandons {}: {abandoned:?}", self.me.id, facts.sequence));
             if let Err(error) = abandoned {
-                life.check_error(&error);
+                scene.check_error(&error);
             }
-            life.not_committed(facts.sequence);
-            return self.roll_back(life, &commit);
+            scene.not_committed(facts.sequence);
+            return self.roll_back(scene, &commit);
         }
         self.advance_header(&commit);
-        let published = life.engine.publish_early(*early).map(|published| (published.first_number, published.lone));
-        self.published(life, commit, published);
+        let published = scene.engine.publish_early(*early).map(|published| (published.first_number, published.lone));
+        self.published(scene, commit, published);
     }
 
-    fn publish(&mut self, life: &Rc<Life>, commit: Commit) {
+    fn publish(&mut self, scene: &Scene, commit: Commit) {
         let facts = commit.facts;
         self.advance_header(&commit);
-        life.world.borrow_mut().doubt.push((facts.sequence, commit.state.clone()));
-        let may_lead = life.percent(life.habits.leads);
-        let published = life.engine.publish(self.view.lane(), facts, may_lead);
-        self.published(life, commit, published.map(|published| (published.first_number, published.lone)));
+        scene.world.lock().doubt.push(commit.doubt());
+        let may_lead = scene.percent(scene.habits.leads);
+        let published = scene.engine.publish(self.view.lane(), facts, may_lead);
+        self.published(scene, commit, published.map(|published| (published.first_number, published.lone)));
     }
 
-    fn published(&mut self, life: &Rc<Life>, commit: Commit, result: Result<(u64, Option<Lone>), EngineError>) {
+    fn published(&mut self, scene: &Scene, commit: Commit, result: Result<(u64, Option<Lone>), EngineError>) {
         let CommitFacts { sequence, wants_durable, .. } = commit.facts;
         let (first, lone) = match result {
             Ok(published) => published,
             Err(error) => {
-                life.say(format!("client {} publishes {sequence}: {error}", self.me.id));
-                life.check_error(&error);
-                life.not_committed(sequence);
-                return self.roll_back(life, &commit);
+                scene.say(format!("client {} publishes {sequence}: {error}", self.me.id));
+                scene.check_error(&error);
+                scene.not_committed(sequence);
+                return self.roll_back(scene, &commit);
             }
         };
-        life.say(format!("client {} published {sequence} lone {}", self.me.id, lone.is_some()));
+        scene.say(format!("client {} published {sequence} lone {}", self.me.id, lone.is_some()));
         self.view.published(first, sequence);
         self.seen = sequence;
         {
-            let mut world = life.world.borrow_mut();
-            assert_eq!(world.history.len() as u64, sequence, "commits are dense");
-            world.doubt.clear();
-            world.history.push(commit.state);
-            world.wants.push(wants_durable);
-            world.must_kill = sequence;
+            scene.catch_up();
+            let world = scene.world.lock();
+            assert_eq!(world.history.len() as u64, sequence + 1, "commits are dense");
+            assert_eq!(world.history.last(), Some(&commit.state));
         }
-        life.engine.queue.release(self.me.id, !wants_durable);
-        if life.is_nested() && lone.is_some() {
+        scene.engine.queue.release(self.me.id, !wants_durable);
+        if scene.is_nested() && lone.is_some() {
             // LEADER is not left to whoever waits for it below.
-            return self.acknowledge(life, sequence, wants_durable, lone);
+            return self.acknowledge(scene, sequence, wants_durable, lone);
         }
         self.phase = Phase::Published { sequence, wants_durable, lone };
     }
 
-    fn acknowledge(&mut self, life: &Life, sequence: u64, wants_durable: bool, lone: Option<Lone>) {
-        let engine = &life.engine;
-        let free = life.free();
+    fn acknowledge(&mut self, scene: &Scene, sequence: u64, wants_durable: bool, lone: Option<Lone>) {
+        let engine = &scene.engine;
+        let free = scene.free();
         let ready = |marks: &crate::engine::marks::Marks| {
             if wants_durable { marks.durable() >= sequence } else { marks.visible() >= sequence }
         };
@@ -452,10 +469,10 @@ impl Client {
             return;
         }
         let result = engine.acknowledge(sequence, wants_durable, lone);
-        life.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
+        scene.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
-            Ok(()) => life.seen(sequence),
-            Err(error) => life.check_error(&error),
+            Ok(()) => scene.seen(sequence),
+            Err(error) => scene.check_error(&error),
         }
         engine.drop_snapshot(self.me);
         self.phase = Phase::Idle;

@@ -4,6 +4,7 @@ use super::adapters::{Directory, Full, SimBroker};
 use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
 use crate::disk::sim::{Dice, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{LogDirectory, OpenHow};
+use crate::engine::Engine;
 use crate::log::LogError;
 use crate::log::format::FileName;
 use crate::log::recovery::{Next, OpenFacts, open_database};
@@ -35,7 +36,7 @@ pub struct Conditions {
     pub lazy: bool,
 }
 
-const CALM: Conditions = Conditions {
+pub const CALM: Conditions = Conditions {
     name: "crash",
     faults: false,
     fills: false,
@@ -53,6 +54,14 @@ pub const WORLDS: &[Conditions] = &[
     Conditions { name: "lazy", lazy: true, ..CALM },
 ];
 
+/// A commit that was begun.
+#[derive(Debug)]
+pub struct Doubt {
+    pub sequence: u64,
+    pub state: Contents,
+    pub wants_durable: bool,
+}
+
 pub struct World {
     pub dice: Dice,
     pub conditions: Conditions,
@@ -63,6 +72,8 @@ pub struct World {
     pub page_bytes: u32,
     pub segment_bytes: u64,
     counter: u64,
+    /// The log that all of what follows is about.
+    pub log_id: u64,
     /// The state behind each commit of this life; 0 is the one that it began with.
     pub history: Vec<Contents>,
     /// Whether it asked for durability.
@@ -74,9 +85,9 @@ pub struct World {
     /// What lies behind was reported as rolled back.
     pub ceiling: Option<u64>,
     /// Begun, and neither published nor reported as failed.
-    pub doubt: Vec<(u64, Contents)>,
+    pub doubt: Vec<Doubt>,
     /// Or a sync failed in an open.
-    had_power_cut: bool,
+    pub had_power_cut: bool,
     pub violation: Option<String>,
     pub events: Vec<String>,
 }
@@ -93,6 +104,7 @@ impl World {
             full: Full::default(),
             real: real.to_path_buf(),
             counter: 0,
+            log_id: 0,
             history: Vec::new(),
             wants: Vec::new(),
             must_kill: 0,
@@ -129,6 +141,43 @@ impl World {
         self.had_power_cut = false;
     }
 
+    /// Whether what is known here is of this engine's log.
+    pub fn is_of(&self, engine: &Engine) -> bool {
+        self.log_id == engine.log_id
+    }
+
+    /// Whatever was published is history, whoever did it, and died over it. Of several attempts at a commit the last one counts:
+    /// who begins it holds WRITE, and found that the one before had not published.
+    pub fn catch_up(&mut self, engine: &Engine) {
+        if !self.is_of(engine) {
+            return;
+        }
+        let (published, durable) = (engine.marks.published(), engine.marks.durable());
+        while (self.history.len() as u64) <= published {
+            let sequence = self.history.len() as u64;
+            let Some(at) = self.doubt.iter().rposition(|doubt| doubt.sequence == sequence) else {
+                return self.violate(format!("commit {sequence} is published, and nobody began it"));
+            };
+            let Doubt { state, wants_durable, .. } = self.doubt.remove(at);
+            self.history.push(state);
+            self.wants.push(wants_durable);
+        }
+        // Until then an attempt of a process that died may come back with a power cut.
+        self.doubt.retain(|doubt| doubt.sequence > durable);
+        if !engine.marks.is_poisoned() {
+            self.must_kill = published;
+        } else if !self.disk.is_off() {
+            self.must_kill = self.must_kill.min(durable);
+        }
+    }
+
+    /// The last attempt at this commit was reported as failed.
+    pub fn forget_doubt(&mut self, sequence: u64) {
+        if let Some(at) = self.doubt.iter().rposition(|doubt| doubt.sequence == sequence) {
+            self.doubt.remove(at);
+        }
+    }
+
     /// A value that no page ever had.
     pub fn new_value(&mut self) -> u64 {
         self.counter += 1;
@@ -162,12 +211,12 @@ impl World {
     }
 
     pub fn broker(&self) -> SimBroker {
-        SimBroker { inner: self.database(), full: self.full.clone() }
+        SimBroker { inner: self.database(), full: self.full.clone(), exclusive: None }
     }
 
     pub fn directory(&self) -> Directory {
         let path = self.real.join(format!("{NAME}-pwal"));
-        Directory { inner: self.disk.directory(&sim_path()), path, full: self.full.clone() }
+        Directory { inner: self.disk.directory(&sim_path()), path, full: self.full.clone(), is_shared: false }
     }
 
     /// As the claim does it: directory and `lock`.
@@ -218,19 +267,24 @@ impl World {
             self.say("KILL");
             self.disk.kill();
         } else {
-            self.say("POWER CUT");
-            let how = PowerCut {
-                keep_percent: self.dice.pick(&[0, 10, 50, 90, 100]),
-                tears_sectors: true,
-                tears_same_bytes: self.conditions.tears_same_bytes,
-                tears_header: self.conditions.tears_header,
-            };
-            self.disk.power_cut(&how);
-            self.had_power_cut = true;
+            self.power_cut();
         }
         if self.dice.percent(30) {
             self.disk.evict();
         }
+    }
+
+    /// What was not synced survives or not.
+    pub fn power_cut(&mut self) {
+        self.say("POWER CUT");
+        let how = PowerCut {
+            keep_percent: self.dice.pick(&[0, 10, 50, 90, 100]),
+            tears_sectors: true,
+            tears_same_bytes: self.conditions.tears_same_bytes,
+            tears_header: self.conditions.tears_header,
+        };
+        self.disk.power_cut(&how);
+        self.had_power_cut = true;
     }
 
     /// A crash, and then opens until it is open, with crashes on the way.
@@ -286,7 +340,7 @@ impl World {
         if opened.next == Next::Ready { Ok(()) } else { Err(format!("{opened:?}")) }
     }
 
-    fn check_open(&mut self) -> Result<(), String> {
+    pub fn check_open(&mut self) -> Result<(), String> {
         let (_, medium) = self.disk.contents(&sim_path()).unwrap();
         if stamp::read(&medium) != (StampState::Plain { wal: true }) {
             return Err("header not plain, durably, after open".to_owned());
@@ -299,14 +353,14 @@ impl World {
         let must = if self.had_power_cut { self.must_power } else { self.must_kill };
         let top = self.ceiling.unwrap_or(self.history.len() as u64 - 1);
         let at = self.history.iter().position(|known| *known == state).map(|at| at as u64);
-        let in_doubt = self.doubt.iter().find(|(commit, doubtful)| *commit <= top + 1 && *doubtful == state);
+        let in_doubt = self.doubt.iter().find(|doubt| doubt.sequence <= top + 1 && doubt.state == state);
         match (at, in_doubt) {
             (Some(at), _) if at < must => return Err(format!("acknowledged commit lost: state {at}, must {must}")),
             (Some(at), _) if at > top => {
                 return Err(format!("a commit that was reported as rolled back is there: {at} above {top}"));
             }
-            (None, Some((commit, _))) if *commit <= must => {
-                return Err(format!("acknowledged commit {must} lost to {commit}"));
+            (None, Some(doubt)) if doubt.sequence <= must => {
+                return Err(format!("acknowledged commit {must} lost to an attempt at {}", doubt.sequence));
             }
             (None, None) => return Err(format!("mixed or phantom state {state:?}")),
             _ => {}

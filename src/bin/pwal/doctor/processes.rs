@@ -86,9 +86,6 @@ fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
         let advice =
             "look at the disk and the system's messages; then close all connections and open the database again";
         report.problem("engine", "a write or a sync of the log failed: nobody can commit", advice);
-    } else if words.fallback() != 0 {
-        let found = format!("fell back to the conservative path (reason {})", words.fallback());
-        report.warn("engine", found, "PRAGMA parallel_wal_status tells the reason");
     } else {
         let mode = if words.mode() == 1 { "conservative: a flush for each commit" } else { "auto" };
         report.ok("engine", format!("mode {mode}; no write of the log has failed"));

@@ -1,0 +1,325 @@
+//! Several processes on one simulated disk, with one `control`: whatever comes between, and whoever dies where, what was
+//! promised holds.
+//!
+//! Each process is a real one as far as the engine can tell: a mapping of its own of the same `control`, byte locks of its
+//! own in the same `lock`, handles of its own on the simulated disk; it claims or attaches, commits, reads, leads,
+//! checkpoints and leaves by the code that users run. Their threads run one at a time ([`turns`]); at each operation of the
+//! disk, each fault point, each wait and each step on a shared word another one may go on, a process may be killed (its
+//! locks are free, its words stay), or the power may go.
+//!
+//! `PWAL_TEST_ROUNDS` sets the runs in each world (the long form: `PWAL_TEST_ROUNDS=20000 cargo test --release --lib
+//! sim_tests::processes`), `PWAL_TEST_SEED` the first; one run is shown with
+//! `PWAL_TEST_ONE=<world>:<seed> cargo test --lib sim_tests::processes::one_run -- --nocapture`.
+
+mod process;
+mod turns;
+
+use super::scene::Habits;
+use super::world::{CALM, Conditions, NAME, World};
+use super::{real_directory, rounds};
+use crate::sync::Mutex;
+use process::{Character, Process, live};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use turns::{Course, Turns};
+
+/// Steps that a run may take until everybody is gone whom nobody disturbs any more.
+const CALM_STEPS: u64 = 1_000_000;
+/// Steps of a run that is disturbed.
+const STORM_STEPS: [u64; 4] = [500, 2000, 5000, 20_000];
+/// All of them: something happens from outside at once.
+const ALWAYS: u64 = 10_000;
+const PROCESSES_MAX: usize = 3;
+
+const WORLDS: &[Conditions] = &[
+    Conditions { name: "processes", ..CALM },
+    Conditions { name: "processes-faults", faults: true, ..CALM },
+    Conditions { name: "processes-torn", tears_header: true, ..CALM },
+    Conditions { name: "processes-lazy", lazy: true, ..CALM },
+];
+
+pub struct Run {
+    pub turns: Arc<Turns>,
+    pub world: Arc<Mutex<World>>,
+    /// Whose broker holds EXCLUSIVE.
+    pub exclusive: Arc<Mutex<Option<u64>>>,
+    processes: Mutex<Vec<Arc<Process>>>,
+    exits: Mutex<Vec<u64>>,
+    is_calm: AtomicBool,
+}
+
+/// What happens from outside.
+#[derive(Clone, Copy, Debug)]
+struct Weather {
+    kills: u64,
+    power_cuts: u64,
+    comers: u64,
+    faults: u64,
+}
+
+/// Processes of all runs, so that what is registered for one is its own.
+static PROCESSES: AtomicU64 = AtomicU64::new(0);
+
+impl Run {
+    fn new(seed: u64, conditions: Conditions, real: &Path) -> Arc<Run> {
+        let _nothing_there = std::fs::remove_dir_all(real.join(format!("{NAME}-pwal")));
+        let mut world = World::new(seed, conditions, real);
+        let course = Course {
+            switches: world.dice.pick(&[3, 10, 30]),
+            hot: world.dice.pick(&[10, 40, 80]),
+            events: 0,
+            splits: world.dice.pick(&[0, 20]),
+        };
+        let turns = Turns::new(world.dice.next(), course);
+        Arc::new(Run {
+            turns,
+            world: Arc::new(Mutex::new(world)),
+            exclusive: Arc::default(),
+            processes: Mutex::default(),
+            exits: Mutex::default(),
+            is_calm: AtomicBool::new(false),
+        })
+    }
+
+    pub fn is_calm(&self) -> bool {
+        self.is_calm.load(SeqCst)
+    }
+
+    /// Whether somebody has the database open.
+    pub fn is_open(&self) -> bool {
+        self.living().iter().any(|process| process.engine.lock().is_some())
+    }
+
+    /// The process of this thread is over, with all its threads.
+    pub fn exit(&self, process: u64) -> ! {
+        self.exits.lock().push(process);
+        loop {
+            self.turns.change(|course| course.events = ALWAYS);
+            crate::interleave::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+
+    fn living(&self) -> Vec<Arc<Process>> {
+        self.processes.lock().iter().filter(|process| !*process.is_dead.lock()).cloned().collect()
+    }
+
+    fn spawn(self: &Arc<Run>, steps: Option<u64>) {
+        let character = {
+            let mut world = self.world.lock();
+            let mut habits = Habits::any(&mut world.dice);
+            if world.conditions.lazy {
+                habits = Habits { full_sync: 0, early: 0, reads: 10, checkpoints: 2, checkpoint_kinds: 0, ..habits };
+            }
+            let dice = &mut world.dice;
+            Character {
+                habits,
+                threads: 1 + dice.below(2),
+                connections: 1 + dice.below(2),
+                steps: steps.unwrap_or(dice.pick(&[5, 30, 100, 400])),
+                exits: dice.percent(15),
+            }
+        };
+        let id = PROCESSES.fetch_add(1, SeqCst);
+        let mut processes = self.processes.lock();
+        let number = processes.len();
+        let process = Arc::new(Process { id, number, engine: Mutex::default(), is_dead: Mutex::default() });
+        processes.push(Arc::clone(&process));
+        drop(processes);
+        let run = Arc::clone(self);
+        self.turns.spawn(id, &format!("p{id}.1"), move || live(&run, &process, character));
+    }
+
+    fn catch_up(&self) {
+        let mut world = self.world.lock();
+        for process in self.living() {
+            if let Some(engine) = process.engine.lock().as_ref() {
+                world.catch_up(engine);
+            }
+        }
+    }
+
+    /// Their words stay, their locks are free.
+    fn kill(&self, killed: &[u64]) {
+        self.catch_up();
+        for id in killed {
+            crate::shared::cut_off(*id);
+            let mut exclusive = self.exclusive.lock();
+            if *exclusive == Some(*id) {
+                *exclusive = None;
+            }
+        }
+        self.turns.kill(|process| killed.contains(&process));
+        for process in self.living().iter().filter(|process| killed.contains(&process.id)) {
+            *process.is_dead.lock() = true;
+            process.engine.lock().take();
+        }
+    }
+
+    fn kill_all(&self) {
+        let all: Vec<u64> = self.living().iter().map(|process| process.id).collect();
+        self.kill(&all);
+    }
+
+    fn happens(self: &Arc<Run>, weather: Weather) {
+        let Weather { kills, power_cuts, comers, faults } = weather;
+        let living = self.living();
+        let roll = self.world.lock().dice.below(kills + power_cuts + comers + faults);
+        if roll < kills && !living.is_empty() {
+            let killed = &living[self.world.lock().dice.index(living.len())];
+            self.world.lock().say(format!("KILL p{}", killed.number));
+            self.kill(&[killed.id]);
+        } else if roll < kills + power_cuts {
+            self.kill_all();
+            self.world.lock().power_cut();
+        } else if roll < kills + power_cuts + comers {
+            if living.len() < PROCESSES_MAX {
+                self.spawn(None);
+            }
+        } else if faults > 0 {
+            self.world.lock().plan_fault();
+        }
+    }
+
+    /// Exits, panics, hangs.
+    fn look(&self) -> bool {
+        let exits = std::mem::take(&mut *self.exits.lock());
+        if !exits.is_empty() {
+            self.kill(&exits);
+        }
+        let mut world = self.world.lock();
+        for panic in self.turns.panics() {
+            world.violate(format!("a panic: {panic}"));
+        }
+        world.violation.is_none()
+    }
+
+    /// Those that have ended by themselves.
+    fn bury(&self) {
+        for process in self.living() {
+            if self.turns.is_over(process.id) {
+                *process.is_dead.lock() = true;
+                process.engine.lock().take();
+            }
+        }
+    }
+
+    fn storm(self: &Arc<Run>) {
+        let (weather, steps, events) = {
+            let mut world = self.world.lock();
+            let faults = if world.conditions.faults { 30 } else { 0 };
+            let dice = &mut world.dice;
+            let (kills, power_cuts, comers) = (dice.pick(&[0, 10, 60]), dice.pick(&[0, 2, 10]), dice.pick(&[20, 60]));
+            (Weather { kills, power_cuts, comers, faults }, dice.pick(&STORM_STEPS), dice.pick(&[10, 30, 100]))
+        };
+        self.turns.limit(steps);
+        for _ in 0..PROCESSES_MAX {
+            self.spawn(None);
+        }
+        loop {
+            self.turns.change(|course| course.events = events);
+            let goes_on = self.turns.go_on();
+            self.catch_up();
+            if !self.look() || self.turns.hang().is_some() {
+                return;
+            }
+            self.bury();
+            if !goes_on {
+                self.spawn(None);
+            } else {
+                self.happens(weather);
+            }
+        }
+    }
+
+    /// Nobody is disturbed any more: everybody leaves.
+    fn calm(self: &Arc<Run>) {
+        self.is_calm.store(true, SeqCst);
+        {
+            let mut world = self.world.lock();
+            world.say("CALM");
+            world.disk.plan().clear();
+        }
+        self.turns.limit(CALM_STEPS);
+        while {
+            self.turns.change(|course| course.events = 0);
+            self.turns.go_on()
+        } {
+            self.catch_up();
+            if let Some(places) = self.turns.hang() {
+                self.world.lock().violate(format!("a hang: {places}"));
+            }
+            if !self.look() {
+                return;
+            }
+        }
+        self.look();
+        self.bury();
+    }
+}
+
+/// The events of a run, and what it violates.
+fn run(seed: u64, conditions: Conditions, real: &Path) -> (Vec<String>, Option<String>) {
+    let run = Run::new(seed, conditions, real);
+    run.storm();
+    let is_fine = |run: &Run| run.world.lock().violation.is_none();
+    if is_fine(&run) {
+        run.calm();
+    }
+    if is_fine(&run) {
+        // Somebody who meets what they left, and leaves a plain file.
+        run.spawn(Some(0));
+        run.calm();
+    }
+    run.kill_all();
+    let mut world = run.world.lock();
+    if world.violation.is_none()
+        && let Err(what) = world.crash_and_open()
+    {
+        world.violate(what);
+    }
+    (std::mem::take(&mut world.events), world.violation.take())
+}
+
+fn first_seed() -> u64 {
+    std::env::var("PWAL_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn every_promise_holds(conditions: Conditions) {
+    let real = real_directory();
+    for seed in first_seed()..first_seed() + rounds(40) {
+        let (events, violation) = run(seed, conditions, real.path());
+        if let Some(what) = violation {
+            panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));
+        }
+    }
+}
+
+#[test]
+fn every_promise_holds_between_processes() {
+    every_promise_holds(WORLDS[0]);
+}
+
+#[test]
+fn every_promise_holds_where_the_disk_fails() {
+    every_promise_holds(WORLDS[1]);
+}
+
+#[test]
+fn every_promise_holds_where_headers_tear() {
+    every_promise_holds(WORLDS[2]);
+}
+
+#[test]
+fn every_promise_holds_where_nobody_wants_durability() {
+    every_promise_holds(WORLDS[3]);
+}
+
+#[test]
+fn one_run() {
+    let Ok(wanted) = std::env::var("PWAL_TEST_ONE") else { return };
+    let (name, seed) = wanted.split_once(':').unwrap();
+    let Some(conditions) = WORLDS.iter().find(|conditions| conditions.name == name) else { return };
+    let (events, violation) = run(seed.parse().unwrap(), *conditions, real_directory().path());
+    println!("{}\n-> {violation:?}", events.join("\n"));
+}

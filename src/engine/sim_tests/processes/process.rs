@@ -1,0 +1,234 @@
+//! One simulated process: it claims the database or attaches to it as a real one does, works with one or two threads, and
+//! leaves, or exits in the middle.
+
+use super::super::adapters::{Directory, Exclusive, SimBroker};
+use super::super::client::{Client, Phase};
+use super::super::scene::{Habits, Scene};
+use super::super::world::{NAME, sim_path};
+use super::Run;
+use crate::disk::sim::SimDisk;
+use crate::disk::{Disk, LogDirectory};
+use crate::engine::{Connection, Engine, Settings};
+use crate::handle::{Broker, Context, Host, OpenFacts, Registry, open_engine};
+use crate::interleave;
+use crate::sqlite::Code;
+use crate::sync::Mutex;
+use crate::view::View;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So long a connection waits in its busy handler at once.
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+const EXIT_WAIT: Duration = Duration::from_millis(200);
+
+pub struct Process {
+    pub id: u64,
+    /// In its run.
+    pub number: usize,
+    pub engine: Mutex<Option<Arc<Engine>>>,
+    pub is_dead: Mutex<bool>,
+}
+
+/// What a process is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Character {
+    pub habits: Habits,
+    pub threads: u64,
+    pub connections: u64,
+    pub steps: u64,
+    /// Ends without closing its connections.
+    pub exits: bool,
+}
+
+#[derive(Debug)]
+struct ProcessDisk {
+    disk: SimDisk,
+    real: PathBuf,
+}
+
+impl Disk for ProcessDisk {
+    fn log_directory(&self, _database: &Path) -> Arc<dyn LogDirectory> {
+        let path = self.real.join(format!("{NAME}-pwal"));
+        Arc::new(Directory { inner: self.disk.directory(&sim_path()), path, full: Default::default(), is_shared: true })
+    }
+
+    fn sector_bytes(&self, database: &Path) -> u32 {
+        self.disk.sector_bytes(database)
+    }
+}
+
+#[derive(Debug)]
+struct ProcessHost {
+    disk: SimDisk,
+    exclusive: Exclusive,
+}
+
+impl Host for ProcessHost {
+    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+        interleave::step("opening a broker");
+        let exclusive = Some(self.exclusive.clone());
+        Ok(Box::new(SimBroker { inner: self.disk.database(&sim_path()), full: Default::default(), exclusive }))
+    }
+
+    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+        Err(Code::ERROR)
+    }
+
+    fn log(&self, _code: i32, text: &str) {
+        if std::env::var_os("PWAL_TEST_TALK").is_some() {
+            println!("  process {} log: {text}", self.exclusive.process);
+        }
+    }
+}
+
+/// As the first `xLock(SHARED)` of a process.
+fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
+    let (disk, real) = {
+        let world = run.world.lock();
+        (world.disk.clone(), world.real.clone())
+    };
+    let exclusive = Exclusive { holder: Arc::clone(&run.exclusive), process: process.id };
+    let context = Arc::new(Context {
+        host: Box::new(ProcessHost { disk: disk.clone(), exclusive }),
+        disk: Arc::new(ProcessDisk { disk, real: real.clone() }),
+        defaults: Vec::new(),
+        registry: Registry::default(),
+    });
+    let facts = OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() };
+    let opened = open_engine(&context, facts);
+    // From here on nobody comes between until the engine is known.
+    let mut world = run.world.lock();
+    match opened {
+        Ok(Some(engine)) => {
+            engine.background.stop();
+            if world.is_of(&engine) {
+                world.say(format!("p{} attached", process.number));
+            } else {
+                world.say(format!("p{} claimed", process.number));
+                Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
+                world.disk.plan().reset();
+                world.log_id = engine.log_id;
+                if let Err(what) = world.check_open() {
+                    world.violate(what);
+                }
+            }
+            *process.engine.lock() = Some(Arc::clone(&engine));
+            Some(engine)
+        }
+        Ok(None) => {
+            world.violate("a database in WAL mode is not ours");
+            None
+        }
+        Err((code, text)) => {
+            world.say(format!("p{} is refused: {code} {text:?}", process.number));
+            let fired = world.disk.plan().fired() > 0;
+            // What only the cache held may be lost with a sync that failed in a recovery.
+            world.had_power_cut |= fired && !run.is_open();
+            // Not for ever.
+            world.disk.plan().clear();
+            if code != Code::BUSY && !fired {
+                world.violate(format!("a healthy database is not opened: {code} {text:?}"));
+            }
+            None
+        }
+    }
+}
+
+pub fn live(run: &Arc<Run>, process: &Arc<Process>, character: Character) {
+    let Some(engine) = start(run, process) else { return };
+    let seats = |count: u64| -> Vec<Connection> { (0..count).map(|_| engine.join().expect("a seat")).collect() };
+    let first = seats(character.connections);
+    if character.threads > 1 {
+        let second = seats(character.connections);
+        let (run_of_second, engine, of_second) = (Arc::clone(run), Arc::clone(&engine), Arc::clone(process));
+        run.turns.spawn(process.id, &format!("p{}.2", process.id), move || {
+            work(&run_of_second, &of_second, engine, second, character, 2);
+        });
+    }
+    work(run, process, engine, first, character, 1);
+}
+
+fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection>, character: Character, thread: u64) {
+    let habits = character.habits;
+    let scene = Scene {
+        world: Arc::clone(&run.world),
+        engine: Arc::clone(&engine),
+        habits,
+        name: format!("p{}.{thread} ", process.number),
+        waits: true,
+        depth: Cell::new(0),
+        was_full: Cell::new(false),
+    };
+    let lane_bytes = habits.lane_pages * engine.page_bytes as usize;
+    let view = || View::new(engine.page_bytes, lane_bytes);
+    let new = |me| Client { me, view: view(), seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
+    let mut clients: Vec<Client> = seats.into_iter().map(new).collect();
+    for _ in 0..character.steps {
+        if scene.is_over() {
+            return;
+        }
+        if run.is_calm() || engine.is_poisoned() {
+            break;
+        }
+        step(&scene, &mut clients);
+    }
+    // In the middle of a call.
+    while let Some(at) = clients.iter().position(Client::holds) {
+        clients[at].finish(&scene);
+    }
+    if character.exits && !run.is_calm() {
+        scene.say("exits");
+        scene.catch_up();
+        engine.close_at_exit(EXIT_WAIT);
+        closed(&scene);
+        run.exit(process.id);
+    }
+    let mut is_last = false;
+    for mut client in clients {
+        client.finish(&scene);
+        is_last |= engine.leave(client.me);
+    }
+    scene.catch_up();
+    if is_last && !scene.is_over() {
+        let result = engine.close(false);
+        scene.say(format!("leaves: {result:?}"));
+        match result {
+            Ok(()) => closed(&scene),
+            Err(error) => scene.check_error(&error),
+        }
+    }
+}
+
+/// The engine was closed: if that retired the log, everything is in the database file.
+fn closed(scene: &Scene) {
+    let mut world = scene.world.lock();
+    if scene.engine.is_retired() && world.is_of(&scene.engine) {
+        let published = world.history.len() as u64 - 1;
+        (world.must_kill, world.must_power) = (published, published);
+        world.say(format!("  retired at {published}"));
+    }
+}
+
+fn step(scene: &Scene, clients: &mut [Client]) {
+    let holder = clients.iter().position(Client::holds);
+    if let Some(at) = holder {
+        // This thread would wait for itself.
+        clients[at].step(scene);
+    } else if scene.percent(scene.habits.checkpoints) {
+        scene.checkpoint();
+    } else if scene.percent(5) {
+        scene.engine.prepare_next_slot();
+    } else {
+        let at = scene.below(clients.len() as u64) as usize;
+        let client = &mut clients[at];
+        if matches!(client.phase, Phase::Idle) && !client.is_lost && client.is_refused {
+            client.is_refused = false;
+            scene.engine.queue.wait(client.me.id, BUSY_WAIT);
+        }
+        client.step(scene);
+    }
+    scene.catch_up();
+    scene.note_poison();
+}

@@ -1,0 +1,250 @@
+//! What users do to a database that processes have open: it is removed and made anew under them, opened for reading first,
+//! its processes are killed in the middle of large transactions.
+//!
+//! Each scene is played by agents (`processes/agent.rs`).
+
+mod common;
+mod processes;
+
+use common::{Scratch, Watchdog};
+use processes::agent::Agent;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A hang of a scene is a failure.
+fn watchdog(scene: &str) -> Watchdog {
+    Watchdog::new(scene, Duration::from_secs(100))
+}
+
+/// A database in WAL mode with an empty table `t(x)`.
+fn create(path: &Path) {
+    let connection = common::open_wal(path);
+    common::run(&connection, "CREATE TABLE t(x)");
+    common::close(connection);
+}
+
+fn log_directory(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}-pwal", path.display()))
+}
+
+/// `rm -rf app.db*; ./migrate` while an old server runs, which is ended afterwards: at its exit it shall not take the
+/// files of the new database for its own.
+#[test]
+fn the_exit_of_one_whose_database_was_made_anew_leaves_the_new_one_alone() {
+    let _watchdog = watchdog("a database made anew");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let mut old = Agent::on(&path);
+    old.run("INSERT INTO t VALUES('old')");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_dir_all(log_directory(&path)).unwrap();
+    create(&path);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+
+    old.run("INSERT INTO t VALUES('old')");
+    old.tell("c .exit");
+    old.wait();
+    for name in ["lock", "control"] {
+        assert!(log_directory(&path).join(name).exists(), "{name} of the new database");
+    }
+    // Without them the next one would find nobody there, and recover the log of the other.
+    one.kill();
+    let mut next = Agent::on(&path);
+    next.run("INSERT INTO t VALUES(3)");
+    other.run("INSERT INTO t VALUES(4)");
+    for agent in [&mut next, &mut other] {
+        assert_eq!(agent.run("SELECT x FROM t ORDER BY x"), "1 2 3 4");
+    }
+    next.end();
+    other.end();
+    common::assert_plain(&path);
+    let stock = common::open_stock(&path);
+    assert_eq!(common::text(&stock, "SELECT x FROM t ORDER BY x"), "1 2 3 4");
+}
+
+const COUNT: &str = "SELECT count(*) FROM t";
+
+fn read_only(path: &Path) -> PathBuf {
+    PathBuf::from(format!("file:{}?mode=ro", path.display()))
+}
+
+/// A dashboard that opens the database with `mode=ro` is often the first to come.
+#[test]
+fn who_only_reads_keeps_no_writer_out_even_if_it_comes_first() {
+    let _watchdog = watchdog("a reader that comes first");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut other, mut writer) = (Agent::start(), Agent::start(), Agent::on(&path));
+    reader.open("c", &read_only(&path));
+    other.open("c", &read_only(&path));
+    assert_eq!((reader.run(COUNT), other.run(COUNT)), (String::from("0"), String::from("0")));
+    writer.run("INSERT INTO t VALUES(1)");
+    assert_eq!((reader.run(COUNT), other.run(COUNT)), (String::from("1"), String::from("1")));
+    writer.close();
+    reader.close();
+    assert_eq!(other.run(COUNT), "1");
+    // What a reader alone leaves.
+    other.close();
+    common::assert_plain(&path);
+}
+
+/// Beside stock SQLite it reads as a connection of stock does: pwal cannot have the database, and who only reads needs no log.
+#[test]
+fn who_only_reads_does_so_beside_stock_too() {
+    let _watchdog = watchdog("a reader beside stock");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut stock) = (Agent::start(), Agent::start());
+    assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
+    stock.run("INSERT INTO t VALUES(1)");
+    reader.open("c", &read_only(&path));
+    assert_eq!(reader.run(COUNT), "1");
+    stock.run("INSERT INTO t VALUES(2)");
+    assert_eq!(reader.run(COUNT), "2");
+    // Who could write is told.
+    reader.open("w", &path);
+    assert_eq!(reader.ask("w .timeout 100"), "ok");
+    assert_eq!(reader.ask("w SELECT 1 FROM t"), "code 5");
+    stock.close();
+    reader.close();
+    assert_eq!(reader.ask(&format!("w {COUNT}")), "2");
+}
+
+fn spill_files(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(log_directory(path)).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.ends_with(".spill"));
+    names.sort();
+    names
+}
+
+/// More than a lane holds in memory.
+const LARGE: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<8000)
+                     INSERT INTO t SELECT randomblob(1000) FROM n";
+
+/// Begins a transaction that has a spill file.
+fn stage(agent: &mut Agent) {
+    agent.run("PRAGMA cache_size=10");
+    agent.run("BEGIN");
+    agent.run(LARGE);
+}
+
+/// A VACUUM that is killed leaves a file as large as the database, and where some process is always there, the log is
+/// never retired.
+#[test]
+fn the_spill_file_of_a_killed_transaction_goes_with_a_checkpoint_of_another_process() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a killed transaction");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut victim);
+    assert_eq!(spill_files(&path).len(), 1);
+    // In use: no checkpoint takes it away, nor does a transaction that its own process rolls back.
+    other.run("PRAGMA wal_checkpoint");
+    assert_eq!(spill_files(&path).len(), 1);
+    victim.kill();
+    other.run("INSERT INTO t VALUES(2)");
+    other.run("PRAGMA wal_checkpoint");
+    assert_eq!(spill_files(&path), [""; 0]);
+    assert_eq!(other.run(COUNT), "2");
+    other.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn a_spill_file_that_is_in_use_is_nobodys_to_delete() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("spill files in use");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut writer, mut other) = (Agent::on(&path), Agent::on(&path));
+    // So that nothing holds the checkpoints back, and nothing is checkpointed unasked.
+    writer.run("PRAGMA wal_autocheckpoint=0");
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut writer);
+    for _ in 0..3 {
+        other.run("PRAGMA wal_checkpoint");
+    }
+    // A cache of ten pages: what is read here comes from the spill file.
+    assert_eq!(writer.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    writer.run("COMMIT");
+    assert_eq!(spill_files(&path).len(), 1, "published, and not in the database file");
+    // Beside a reader that holds the checkpoint back.
+    assert_eq!(other.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    other.kill();
+    writer.kill();
+    // Recovery finds it, whoever dies.
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
+    next.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn the_spill_file_of_a_commit_whose_process_was_killed_goes_when_nobody_needs_it() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a commit of a killed process");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
+    other.run("INSERT INTO t VALUES(1)");
+    stage(&mut victim);
+    victim.run("COMMIT");
+    // In the database file, so that the other one has no reason to read of it.
+    victim.run("PRAGMA wal_checkpoint");
+    victim.kill();
+    let mut gone = false;
+    for row in 2..6 {
+        assert_eq!(other.run(COUNT), (row + 7999).to_string());
+        other.run("INSERT INTO t VALUES(2)");
+        other.run("PRAGMA wal_checkpoint");
+        gone |= spill_files(&path).is_empty();
+    }
+    assert!(gone, "{:?}", spill_files(&path));
+    other.end();
+    common::assert_plain(&path);
+}
+
+/// What a newcomer finds in the database file it does not read in the log; recovery may still do so.
+#[test]
+fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a newcomer");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut writer, mut second) = (Agent::on(&path), Agent::on(&path));
+    second.run(COUNT);
+    writer.run("PRAGMA wal_autocheckpoint=0");
+    stage(&mut writer);
+    writer.run("COMMIT");
+    writer.run("PRAGMA wal_checkpoint");
+    writer.kill();
+    let mut newcomer = Agent::on(&path);
+    newcomer.run(COUNT);
+    newcomer.run("PRAGMA wal_checkpoint");
+    newcomer.kill();
+    second.kill();
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8000|8000000");
+    next.end();
+    common::assert_plain(&path);
+}
