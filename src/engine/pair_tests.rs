@@ -2,7 +2,7 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
-use crate::disk::fault::{Effect, Fault, Operation};
+use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
@@ -36,12 +36,14 @@ type Ghosts = Arc<Mutex<Vec<String>>>;
 #[derive(Debug)]
 struct Directory {
     inner: SimDirectory,
+    /// Of `lock`.
+    real: PathBuf,
     ghosts: Ghosts,
 }
 
 impl LogDirectory for Directory {
     fn path(&self) -> &Path {
-        self.inner.path()
+        &self.real
     }
 
     fn create(&self) -> io::Result<()> {
@@ -169,7 +171,11 @@ impl Pair {
     }
 
     fn directory(&self) -> Arc<dyn LogDirectory> {
-        Arc::new(Directory { inner: self.disk.directory(&sim_path()), ghosts: Arc::clone(&self.ghosts) })
+        Arc::new(Directory {
+            inner: self.disk.directory(&sim_path()),
+            real: self.real.path().to_path_buf(),
+            ghosts: Arc::clone(&self.ghosts),
+        })
     }
 
     fn context(&self) -> Arc<Context> {
@@ -511,4 +517,24 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     die(one);
     pair.disk.kill();
     assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// A whole batch behind the end of the log, of a writer that died before it published: a marker that says where the log
+/// ended was contradicted by it, and the next open refused the database.
+#[test]
+fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
+    // In the slot, and in the next one.
+    for frames in [3, 12] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        one.checkpoint_when_idle().unwrap();
+        let other = pair.attach();
+        commit_and_die_before_the_store(other, frames, 66);
+        pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
+        assert!(one.retire().is_err(), "the stamp is there still, and the marker is, too");
+        die(one);
+        pair.disk.kill();
+        assert_eq!(pair.recovered(), [1; 3], "{frames}");
+    }
 }

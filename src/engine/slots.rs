@@ -202,7 +202,7 @@ impl Engine {
         Ok(proven(SlotReader::new(open, self.log_id))?)
     }
 
-    fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
+    pub(super) fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
         Ok(self.reader_of(slot)?.map(|reader| reader.header))
     }
 
