@@ -120,6 +120,12 @@ impl EngineError {
         EngineError::NoMemory { reason: source.to_string() }
     }
 
+    /// A file, or the directory, could not be opened, mostly for want of descriptors: this process's trouble, which says
+    /// nothing of what is written.
+    pub(super) fn is_of_opening(&self) -> bool {
+        matches!(self, EngineError::Open { .. })
+    }
+
     /// The result code for a failure of a spill file.
     pub(crate) fn spill_code(source: &io::Error) -> Code {
         full_or(source, Code::IOERR_WRITE)

@@ -394,6 +394,7 @@ impl Engine {
         self.check_place()?;
         if self.is_active() {
             self.checkpoint_all()?;
+            self.end_log()?;
             let retired = match self.broker.lock().as_mut() {
                 Some(broker) => {
                     let last = self.marks.published();
