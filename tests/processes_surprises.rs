@@ -256,3 +256,55 @@ fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
     next.end();
     common::assert_plain(&path);
 }
+
+/// Somebody cleans up what looks like temporary files. The processes have their log open still, so nothing of it is lost
+/// as long as one of them closes the database.
+#[test]
+fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a log directory that was removed");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+    std::fs::remove_dir_all(log_directory(&path)).unwrap();
+    one.run("INSERT INTO t VALUES(3)");
+    assert_eq!(other.run(COUNT), "3");
+    other.run("INSERT INTO t VALUES(4)");
+    one.close();
+    other.close();
+    common::assert_plain(&path);
+    assert_eq!(one.ask(&format!("c .open {}", path.display())), "open");
+    assert_eq!(one.run(COUNT), "4");
+    one.end();
+    other.end();
+}
+
+#[test]
+fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a directory that was moved");
+    let scratch = Scratch::new();
+    let (before, behind) = (scratch.file("before"), scratch.file("behind"));
+    std::fs::create_dir(&before).unwrap();
+    let path = before.join("app.db");
+    create(&path);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+    std::fs::rename(&before, &behind).unwrap();
+    one.run("INSERT INTO t VALUES(3)");
+    one.end();
+    other.end();
+    let path = behind.join("app.db");
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run(COUNT), "3");
+    next.end();
+    common::assert_plain(&path);
+}
