@@ -308,3 +308,19 @@ fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
     next.end();
     common::assert_plain(&path);
 }
+
+/// The file of a codec (an encrypted database) begins with any bytes: they are no marks of ours.
+#[test]
+fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
+    let scratch = Scratch::new();
+    let mut bytes: Vec<u8> = (0..8192_u32).map(|at| (at * 37 % 251) as u8).collect();
+    for versions in [[3, 3], [7, 3], [3, 7], [7, 2]] {
+        bytes[18..20].copy_from_slice(&versions);
+        let path = scratch.file(&format!("{}-{}.db", versions[0], versions[1]));
+        std::fs::write(&path, &bytes).unwrap();
+        let [ours, stock] = [common::open(&path), common::open_stock(&path)]
+            .map(|connection| common::code_of(&connection, "SELECT 1 FROM sqlite_schema"));
+        assert_eq!(ours, stock, "{versions:?}");
+        assert_eq!((std::fs::read(&path).unwrap() == bytes, common::beside(&path)), (true, vec![]), "{versions:?}");
+    }
+}
