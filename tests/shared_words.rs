@@ -215,6 +215,38 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
 }
 
 #[test]
+fn the_tail_is_found_while_the_rings_turn_under_who_looks() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.set_identity(&identity());
+    words.publish(&commit(1, false)).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| {
+                let mut last = 0;
+                while !over.load(SeqCst) {
+                    let found = words.last_commit().map_or(0, |entry| entry.sequence);
+                    assert!(found >= last && found > 0, "commit {found} behind {last}");
+                    last = found;
+                    let tail = words.tail().map_or(0, |tail| tail.offset);
+                    assert!(tail >= (found + 1) * 2 * BLOCK, "{tail} with {found} commits");
+                }
+            });
+        }
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            for _ in 0..COMMIT_RING / 2 {
+                words.publish(&commit(words.published() + 1, false)).unwrap();
+            }
+            words.store_cut(&cut(words, words.published())).unwrap();
+            words.certify(words.cuts());
+        }
+        over.store(true, SeqCst);
+    });
+}
+
+#[test]
 fn visible_is_what_the_rule_says_after_each_step() {
     let mut random = StdRng::seed_from_u64(seed());
     for _ in 0..60 {

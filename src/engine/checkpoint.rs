@@ -143,8 +143,9 @@ impl Engine {
             let database_pages = match self.backfill(target) {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
-                    // A full disk is no failure of the medium: B stays, and the next pass may find room.
-                    if error.code() != crate::sqlite::Code::FULL {
+                    // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
+                    // the broker has gone, with the exit of this process.
+                    if error.code() != crate::sqlite::Code::FULL && !matches!(error, EngineError::NoLog) {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             self.poison(&self.append_as_it_is(), &error.to_string(), None);

@@ -433,6 +433,10 @@ impl Engine {
         if leader.is_some()
             && let Err(error) = self.sync_to(&written.place)
         {
+            // Nothing was synced then.
+            if error.is_of_opening() && self.erase_unpublished(&append, &written.place) {
+                return Err(error);
+            }
             self.poison(&append, &error.to_string(), Some(written.begun()));
             return Err(self.poisoned_as(error));
         }

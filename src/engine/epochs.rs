@@ -43,17 +43,25 @@ impl Engine {
         Leader { engine: Arc::clone(self), held: Some(held) }
     }
 
-    /// LEADER, if nobody has it.
+    /// LEADER, if nobody has it, and what its last owner left could be made durable.
     pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
-        let leader = self.leader(self.try_hold(Words::leader)?);
+        self.lead_if_free().ok().flatten()
+    }
+
+    fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+        let Some(held) = self.try_hold(Words::leader) else { return Ok(None) };
+        let leader = self.leader(held);
         // Who had it before may have failed, or been killed and its slot been taken over since.
-        self.certify_left(&leader).ok().map(|()| leader)
+        self.certify_left(&leader)?;
+        Ok(Some(leader))
     }
 
     /// LEADER, from its owner if that one is dead.
-    fn try_lead_for_the_dead(self: &Arc<Engine>) -> Option<Leader> {
-        let leader = self.leader(self.try_take_over(Words::leader)?);
-        self.finish_flush_of_the_dead(&leader).ok().map(|()| leader)
+    fn lead_for_the_dead(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+        let Some(held) = self.try_take_over(Words::leader) else { return Ok(None) };
+        let leader = self.leader(held);
+        self.finish_flush_of_the_dead(&leader)?;
+        Ok(Some(leader))
     }
 
     /// LEADER, waited for.
@@ -87,6 +95,9 @@ impl Engine {
         let append = self.append()?;
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
+            if error.is_of_opening() {
+                return Err(error);
+            }
             self.poison(&append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
             return Err(self.poisoned_as(error));
         }
@@ -164,9 +175,9 @@ impl Engine {
         wants_durable: bool,
         lone: Option<Lone>,
     ) -> Result<(), EngineError> {
-        let flushed = lone.map_or(Ok(()), |lone| self.flush_lone(&lone));
-        let acknowledged = flushed
-            .and_then(|()| if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) });
+        // Its failure is the log's, or the next leader does it.
+        let _flushed = lone.map(|lone| self.flush_lone(&lone));
+        let acknowledged = if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) };
         acknowledged.map_err(|error| {
             self.poison(&self.append_as_it_is(), &format!("a commit could not be acknowledged: {error}"), None);
             self.poisoned_as(error)
@@ -201,27 +212,29 @@ impl Engine {
                 return Ok(());
             }
             self.check_poison()?;
-            let leader = match self.try_lead() {
-                None if waited >= TIMED_WAIT => self.try_lead_for_the_dead(),
+            let leader = match self.lead_if_free() {
+                Ok(None) if waited >= TIMED_WAIT => self.lead_for_the_dead(),
                 leader => leader,
             };
-            if let Some(leader) = leader {
-                let flushed = if reached() {
-                    Ok(())
-                } else {
+            let flushed = match leader {
+                Ok(None) => None,
+                Ok(Some(leader)) if !reached() => {
                     self.gather();
-                    self.flush(&leader, false)
-                };
-                match flushed {
-                    Ok(()) => continue,
-                    // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
-                    // this one a moment later.
-                    Err(error) if tries == 0 || self.is_poisoned() => return Err(error),
-                    Err(_) => tries -= 1,
+                    Some(self.flush(&leader, false))
                 }
-                drop(leader);
-                // Not woken by this thread's own letting go.
-                ticket = wake.ticket();
+                led => Some(led.map(drop)),
+            };
+            match flushed {
+                None => {}
+                Some(Ok(())) => continue,
+                // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
+                // this one a moment later.
+                Some(Err(error)) if tries == 0 || self.is_poisoned() => return Err(error),
+                Some(Err(_)) => {
+                    tries -= 1;
+                    // Not woken by this thread's own letting go.
+                    ticket = wake.ticket();
+                }
             }
             let began = Instant::now();
             wake.wait(ticket, TIMED_WAIT);
@@ -340,6 +353,10 @@ impl Engine {
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
         if let Err(error) = synced {
+            // Nothing was synced then, and nothing failed: the next leader does it.
+            if error.is_of_opening() {
+                return Err(error);
+            }
             self.poison(&self.append_as_it_is(), &error.to_string(), None);
             return Err(self.poisoned_as(error));
         }

@@ -2,7 +2,7 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
-use crate::disk::fault::{Effect, Fault, Operation};
+use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
@@ -36,12 +36,14 @@ type Ghosts = Arc<Mutex<Vec<String>>>;
 #[derive(Debug)]
 struct Directory {
     inner: SimDirectory,
+    /// Of `lock`.
+    real: PathBuf,
     ghosts: Ghosts,
 }
 
 impl LogDirectory for Directory {
     fn path(&self) -> &Path {
-        self.inner.path()
+        &self.real
     }
 
     fn create(&self) -> io::Result<()> {
@@ -169,7 +171,11 @@ impl Pair {
     }
 
     fn directory(&self) -> Arc<dyn LogDirectory> {
-        Arc::new(Directory { inner: self.disk.directory(&sim_path()), ghosts: Arc::clone(&self.ghosts) })
+        Arc::new(Directory {
+            inner: self.disk.directory(&sim_path()),
+            real: self.real.path().to_path_buf(),
+            ghosts: Arc::clone(&self.ghosts),
+        })
     }
 
     fn context(&self) -> Arc<Context> {
@@ -230,6 +236,15 @@ impl Pair {
         engine.background.stop();
         engine.end_init().unwrap();
         engine
+    }
+
+    fn fault(&self, operation: Operation, name: &str) -> Fault {
+        Fault { operation, name_contains: name.to_owned(), nth: 1, effect: Effect::Error, goes_on: false }
+    }
+
+    /// Once.
+    fn cannot_open(&self, name: &str) {
+        self.disk.plan().add(self.fault(Operation::Open, name));
     }
 
     /// What the next open finds: the value of each page.
@@ -415,4 +430,111 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let other = pair.attach();
     pair.ghosts.lock().push(slot_name(one.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
+}
+
+/// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
+/// failed of what is written, and nobody else is to suffer for it.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
+    for lone in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        let view = staged(&other, 3, 1000);
+        other.prepare(view.lane()).unwrap();
+        other.follow(other.marks.published()).unwrap();
+        pair.cannot_open(&slot_name(one.log_id, 0));
+        let facts = facts(&other, true);
+        let published = other.publish(view.lane(), facts, lone).unwrap();
+        assert_eq!(published.lone.is_some(), lone);
+        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
+        commit(&one, 3, 1001, true).unwrap();
+    }
+}
+
+/// As that, for what a leader left that died.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
+    for goes_on in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let view = staged(&one, 3, 1000);
+        one.prepare(view.lane()).unwrap();
+        one.publish(view.lane(), facts(&one, true), false).unwrap();
+        let leader = one.try_lead().unwrap();
+        one.cut_epoch(&leader, false).unwrap();
+        std::mem::forget(leader);
+        let other = pair.attach();
+        other.follow(one.marks.published()).unwrap();
+        let last = one.marks.published();
+        die(one);
+        pair.cannot_open(&slot_name(other.log_id, 0));
+        if goes_on {
+            let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
+            pair.disk.plan().add(fault);
+        }
+        let (told, heard) = std::sync::mpsc::channel();
+        let waits = Arc::clone(&other);
+        std::thread::spawn(move || told.send(waits.wait_durable(last)));
+        let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
+        assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
+        assert!(!other.is_poisoned());
+    }
+}
+
+/// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
+#[test]
+fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    other.close_at_exit(Duration::from_secs(1));
+    for _ in 0..3 {
+        let _whatever_it_says = other.checkpoint_in_background();
+    }
+    commit(&one, 3, 2, true).unwrap();
+    one.checkpoint_when_idle().unwrap();
+}
+
+/// Who makes a slot may die in the middle of a write: its size may be anything then.
+#[test]
+fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let number = u32::try_from(one.marks.words().give_slot_number()).unwrap();
+    let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
+    file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
+    while one.tail().file == 0 {
+        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    }
+    let last = one.marks.published();
+    assert_eq!(one.tail().file, number);
+    die(one);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// A whole batch behind the end of the log, of a writer that died before it published: a marker that says where the log
+/// ended was contradicted by it, and the next open refused the database.
+#[test]
+fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
+    // In the slot, and in the next one.
+    for frames in [3, 12] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        one.checkpoint_when_idle().unwrap();
+        let other = pair.attach();
+        commit_and_die_before_the_store(other, frames, 66);
+        pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
+        assert!(one.retire().is_err(), "the stamp is there still, and the marker is, too");
+        die(one);
+        pair.disk.kill();
+        assert_eq!(pair.recovered(), [1; 3], "{frames}");
+    }
 }

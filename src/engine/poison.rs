@@ -6,6 +6,7 @@
 use super::commit::{Begun, HeldAppend};
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
+use crate::log::follow::proven;
 use std::collections::BTreeSet;
 
 impl Engine {
@@ -65,6 +66,22 @@ impl Engine {
         {
             self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), None);
         }
+    }
+
+    /// Before a marker says where the log ends: a whole batch behind that, of a writer that died before it published, would say
+    /// otherwise.
+    pub(super) fn end_log(&self) -> Result<(), EngineError> {
+        let append = self.append()?;
+        let (tail, next) = (self.tail(), self.marks.words().published() + 1);
+        let begun = match self.marks.words().next_slot().filter(|number| *number != tail.file) {
+            Some(number) => self.header_of(&self.slot(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
+            None => false,
+        };
+        let behind = match self.reader_of(&self.slot(tail.file)?)? {
+            Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
+            None => false,
+        };
+        if begun || behind { self.erase_behind_tail(&append) } else { Ok(()) }
     }
 
     fn erase_behind_tail(&self, append: &HeldAppend) -> Result<(), EngineError> {

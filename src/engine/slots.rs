@@ -159,6 +159,8 @@ impl Engine {
         let name = format::slot_name(self.log_id, number);
         let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
+        // Whole blocks, or its header does not prove itself: who was making it may have died in the middle of a write.
+        let bytes = bytes - bytes % u64::from(self.block_bytes);
         Ok(Arc::new(SlotFile { number, name, file, bytes }))
     }
 
@@ -200,7 +202,7 @@ impl Engine {
         Ok(proven(SlotReader::new(open, self.log_id))?)
     }
 
-    fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
+    pub(super) fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
         Ok(self.reader_of(slot)?.map(|reader| reader.header))
     }
 
