@@ -6,7 +6,8 @@
 mod common;
 mod processes;
 
-use common::scene::{COUNT, create, scene};
+use common::Scratch;
+use common::scene::{COUNT, create, scene, watchdog};
 use processes::agent::Agent;
 use std::path::{Path, PathBuf};
 
@@ -220,10 +221,7 @@ fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a log directory that was removed");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a log directory that was removed");
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
     one.run("INSERT INTO t VALUES(1)");
     other.run("INSERT INTO t VALUES(2)");
@@ -287,11 +285,8 @@ fn the_log_directory_may_be_a_symlink_and_stays_one() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a symlink");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
-    let place = scratch.file("elsewhere");
+    let (scene, path) = scene("a symlink");
+    let place = scene.scratch.file("elsewhere");
     std::fs::create_dir(&place).unwrap();
     std::os::unix::fs::symlink(&place, log_directory(&path)).unwrap();
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
