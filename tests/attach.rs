@@ -6,8 +6,8 @@ mod common;
 mod lab;
 mod processes;
 
-use common::child;
 use common::scene::{COUNT, scene, watchdog};
+use common::{child, library};
 use lab::{Call, Gate, Lab, Once, eio};
 use processes::agent::{self, Agent, wait_for};
 use rusqlite::config::DbConfig;
@@ -388,7 +388,7 @@ fn who_may_only_read_the_file_is_told_what_is_missing() {
     }
     let (scene, path) = scene("a user who may only read");
     let program = scene.scratch.file("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    library::copy_program(&std::env::current_exe().unwrap(), &program);
     for (path, mode) in [(scene.scratch.path(), 0o755), (&program, 0o755), (&path, 0o644)] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }

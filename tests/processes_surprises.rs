@@ -248,3 +248,105 @@ fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
     next.end();
     common::assert_plain(&path);
 }
+
+/// Somebody cleans up what looks like temporary files. The processes have their log open still, so nothing of it is lost
+/// as long as one of them closes the database.
+#[test]
+fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a log directory that was removed");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+    std::fs::remove_dir_all(log_directory(&path)).unwrap();
+    one.run("INSERT INTO t VALUES(3)");
+    assert_eq!(other.run(COUNT), "3");
+    other.run("INSERT INTO t VALUES(4)");
+    one.close();
+    other.close();
+    common::assert_plain(&path);
+    assert_eq!(one.ask(&format!("c .open {}", path.display())), "open");
+    assert_eq!(one.run(COUNT), "4");
+    one.end();
+    other.end();
+}
+
+#[test]
+fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a directory that was moved");
+    let scratch = Scratch::new();
+    let (before, behind) = (scratch.file("before"), scratch.file("behind"));
+    std::fs::create_dir(&before).unwrap();
+    let path = before.join("app.db");
+    create(&path);
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+    std::fs::rename(&before, &behind).unwrap();
+    one.run("INSERT INTO t VALUES(3)");
+    one.end();
+    other.end();
+    let path = behind.join("app.db");
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run(COUNT), "3");
+    next.end();
+    common::assert_plain(&path);
+}
+
+/// The file of a codec (an encrypted database) begins with any bytes: they are no marks of ours.
+#[test]
+fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
+    let scratch = Scratch::new();
+    let mut bytes: Vec<u8> = (0..8192_u32).map(|at| (at * 37 % 251) as u8).collect();
+    for versions in [[3, 3], [7, 3], [3, 7], [7, 2]] {
+        bytes[18..20].copy_from_slice(&versions);
+        let path = scratch.file(&format!("{}-{}.db", versions[0], versions[1]));
+        std::fs::write(&path, &bytes).unwrap();
+        let [ours, stock] = [common::open(&path), common::open_stock(&path)]
+            .map(|connection| common::code_of(&connection, "SELECT 1 FROM sqlite_schema"));
+        assert_eq!(ours, stock, "{versions:?}");
+        assert_eq!((std::fs::read(&path).unwrap() == bytes, common::beside(&path)), (true, vec![]), "{versions:?}");
+    }
+}
+
+/// On another disk, by the administrator's own hands.
+#[test]
+fn the_log_directory_may_be_a_symlink_and_stays_one() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a symlink");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let place = scratch.file("elsewhere");
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::symlink(&place, log_directory(&path)).unwrap();
+    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
+    one.run("INSERT INTO t VALUES(1)");
+    other.run("INSERT INTO t VALUES(2)");
+    other.close();
+    for mode in ["delete", "wal"] {
+        assert_eq!(one.run(&format!("PRAGMA journal_mode={mode}")), mode);
+    }
+    // Also where nothing was committed since.
+    assert_eq!(one.run("PRAGMA journal_mode=delete"), "delete");
+    one.run("INSERT INTO t VALUES(3)");
+    assert_eq!(one.run("PRAGMA journal_mode=wal"), "wal");
+    assert_eq!(other.ask(&format!("c .open {}", path.display())), "open");
+    other.run("INSERT INTO t VALUES(4)");
+    assert_eq!(one.run(COUNT), "4");
+    one.end();
+    other.end();
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    std::fs::remove_file(log_directory(&path)).unwrap();
+    common::assert_plain(&path);
+}

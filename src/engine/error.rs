@@ -68,11 +68,9 @@ pub(crate) enum EngineError {
     /// A lock of the base VFS on the database file.
     #[error("a connection that is not on pwal has a lock on {file}; the log stays for the next open")]
     NotOnPwal { file: PathBuf },
-    /// The log directory is another one than the one that this process is attached in.
-    #[error(
-        "the log directory beside {file} is another one by now: was it removed while it was in use? It is left alone"
-    )]
-    Replaced { file: PathBuf },
+    /// The log directory has another name by now.
+    #[error("the log directory of {file} was moved while it was in use; it stays for the next open")]
+    Moved { file: PathBuf },
     /// `lock` cannot be locked or asked.
     #[error("cannot lock the file lock beside {file}: {source}")]
     Lock { file: PathBuf, source: io::Error },
@@ -149,7 +147,7 @@ impl EngineError {
             | EngineError::Committed { .. }
             | EngineError::InitHeld { .. }
             | EngineError::NotOnPwal { .. } => Code::BUSY,
-            EngineError::Replaced { .. } => Code::READONLY_DBMOVED,
+            EngineError::Moved { .. } => Code::READONLY_DBMOVED,
             EngineError::Lock { .. } => Code::IOERR_LOCK,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,

@@ -37,6 +37,9 @@ const ATTEMPTS: usize = 5;
 
 type Header = [u8; DATABASE_HEADER_BYTES];
 
+/// What every database file begins with.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
 /// Why a database cannot be had, and what the user can do about it.
 pub(super) struct Refused {
     pub(super) code: Code,
@@ -125,10 +128,11 @@ fn is_ours(inner: &Inner, header: &Header) -> bool {
     match stamp::read(header) {
         StampState::Plain { wal: false } => false,
         StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
-        StampState::Plain { wal: true }
-        | StampState::Stamped(_)
-        | StampState::BadStamp { .. }
-        | StampState::Leftover => true,
+        StampState::Plain { wal: true } | StampState::Stamped(_) => true,
+        // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
+        StampState::BadStamp { .. } | StampState::Leftover => {
+            header.starts_with(MAGIC) || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
+        }
     }
 }
 

@@ -161,7 +161,11 @@ impl CommitLine {
         let file_frames = self.file_frames.load(Relaxed);
         let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
-        let words = if with_pages { &self.pages[..] } else { &[] };
+        // Those of larger commits were not stored.
+        let words = match file_frames as u32 as usize {
+            frames @ 1..=PAGES_INLINE if with_pages => &self.pages[..frames.div_ceil(2)],
+            _ => &[],
+        };
         for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(words) {
             let both = word.load(Relaxed);
             // What is behind the last one is of an older commit.

@@ -3,7 +3,7 @@
 use super::processes::agent::{self, Agent};
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, create, scene, watchdog};
-use crate::common::{Scratch, child};
+use crate::common::{Scratch, child, library};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -103,7 +103,7 @@ fn users_with_access_by_their_group_share_a_database() {
     // They must reach the test's binary.
     std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).expect("open the directory");
     let program = scratch.file("program");
-    std::fs::copy(std::env::current_exe().expect("this binary"), &program).expect("copy the binary");
+    library::copy_program(&std::env::current_exe().expect("this binary"), &program);
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("let them run it");
     let (anna, bert) = ((61_001, GROUP), (61_002, GROUP));
     // Who comes first makes the log: the owner of the file, another of the group, root.

@@ -184,6 +184,7 @@ impl LogFile for File {
         between();
         let token: SyncToken = self.inner.sync_begin();
         between();
+        step("a sync");
         let synced = self.inner.sync_end(token, false);
         behind_sync(&synced);
         synced

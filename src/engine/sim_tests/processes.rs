@@ -166,7 +166,10 @@ impl Run {
         let living = self.living();
         let roll = self.world.lock().dice.below(kills + power_cuts + comers + faults);
         if roll < kills && !living.is_empty() {
-            let killed = &living[self.world.lock().dice.index(living.len())];
+            let any = &living[self.world.lock().dice.index(living.len())];
+            let last = living.iter().find(|process| Some(process.id) == self.turns.last());
+            // Where it stands may be a place that was come to for this.
+            let killed = last.filter(|_| self.world.lock().dice.percent(60)).unwrap_or(any);
             self.world.lock().say(format!("KILL p{}", killed.number));
             self.kill(&[killed.id]);
         } else if roll < kills + power_cuts {

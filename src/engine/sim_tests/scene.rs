@@ -4,6 +4,7 @@
 use super::world::World;
 use crate::disk::sim::Dice;
 use crate::engine::{Engine, EngineError};
+use crate::interleave::step;
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use std::cell::Cell;
@@ -228,5 +229,7 @@ impl Scene {
         let upto = usize::try_from(sequence).unwrap();
         let last = world.wants.iter().take(upto + 1).rposition(|wants| *wants).unwrap_or(0);
         world.must_power = world.must_power.max(last as u64);
+        drop(world);
+        step("an acknowledgement");
     }
 }

@@ -219,7 +219,10 @@ fn step(scene: &Scene, clients: &mut [Client]) {
     } else if scene.percent(scene.habits.checkpoints) {
         scene.checkpoint();
     } else if scene.percent(5) {
-        scene.engine.prepare_next_slot();
+        // Its wish comes with a commit.
+        if scene.engine.is_active() {
+            scene.engine.prepare_next_slot();
+        }
     } else {
         let at = scene.below(clients.len() as u64) as usize;
         let client = &mut clients[at];

@@ -29,10 +29,12 @@ const HOT: &[&str] = &[
     "before poisoned",
     "behind a snapshot",
     "behind a target",
-    "a failed sync",
+    "a sync",
 ];
+/// Here it is decided whether a promise was one: something happens from outside so much more often.
+const DECISIVE: &[(&str, u64)] = &[("an acknowledgement", 20), ("a failed sync", 200)];
 
-/// So much more often something happens from outside there.
+/// The same for the hot places.
 const HOT_EVENTS: u64 = 5;
 
 /// How often what happens.
@@ -66,6 +68,8 @@ struct State {
     threads: Vec<Thread>,
     /// `None`: the simulation itself.
     current: Option<usize>,
+    /// Who gave up its turn last.
+    last: usize,
     /// Steps that are left before it is a hang.
     left: u64,
     panics: Vec<String>,
@@ -129,10 +133,9 @@ impl State {
     }
 
     /// Counts a step; whether something happens from outside now.
-    fn is_event(&mut self, is_hot: bool) -> bool {
+    fn is_event(&mut self, more: u64) -> bool {
         self.left = self.left.saturating_sub(1);
-        let events = self.course.events * if is_hot { HOT_EVENTS } else { 1 };
-        self.dice.below(10_000) < events || self.left == 0
+        self.dice.below(10_000) < self.course.events * more || self.left == 0
     }
 }
 
@@ -144,6 +147,7 @@ impl Turns {
             now_us: 1_000_000,
             threads: Vec::new(),
             current: None,
+            last: 0,
             left: u64::MAX,
             panics: Vec::new(),
         };
@@ -223,6 +227,12 @@ impl Turns {
         self.lock().left = steps;
     }
 
+    /// The process that had the turn last.
+    pub fn last(&self) -> Option<u64> {
+        let state = self.lock();
+        state.threads.get(state.last).map(|thread| thread.process)
+    }
+
     /// Whether no thread of it goes on.
     pub fn is_over(&self, process: u64) -> bool {
         self.lock().threads.iter().all(|thread| thread.process != process || thread.is_done)
@@ -267,6 +277,7 @@ impl Turn {
     }
 
     fn give_up(&self, mut state: MutexGuard<'_, State>, place: &str, until_us: Option<u64>, is_event: bool) {
+        state.last = self.me;
         let thread = &mut state.threads[self.me];
         thread.until_us = until_us;
         place.clone_into(&mut thread.place);
@@ -304,9 +315,10 @@ impl interleave::Turns for Turn {
         let mut state = self.turns.lock();
         let more = state.dice.below(4);
         state.now_us += more;
-        let is_hot = HOT.contains(&place);
+        let decisive = DECISIVE.iter().find(|(decisive, _)| *decisive == place).map(|(_, more)| *more);
+        let is_hot = decisive.is_some() || HOT.contains(&place);
         let percent = if is_hot { state.course.hot } else { state.course.switches };
-        let is_event = state.is_event(is_hot);
+        let is_event = state.is_event(decisive.unwrap_or(if is_hot { HOT_EVENTS } else { 1 }));
         if is_event || state.dice.percent(percent) {
             self.give_up(state, place, None, is_event);
         }
@@ -314,7 +326,7 @@ impl interleave::Turns for Turn {
 
     fn sleep(&self, at_most: Duration) {
         let mut state = self.turns.lock();
-        let is_event = state.is_event(false);
+        let is_event = state.is_event(1);
         let until = state.now_us.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
         self.give_up(state, "a wait", Some(until), is_event);
     }
