@@ -361,6 +361,7 @@ impl Engine {
             return Err(self.poisoned_as(error));
         }
         self.measured_sync(began.elapsed());
+        crate::fault_point("sealing");
         // Under APPEND: whoever poisons now erases these records, or finds them durable.
         let append = self.append()?;
         self.check_poison()?;
