@@ -338,6 +338,7 @@ impl Words {
         self.commit_line(entry.sequence).store(entry);
         step("before published");
         self.published.0.store(entry.sequence, SeqCst);
+        step("behind published");
         Ok(())
     }
 
@@ -361,6 +362,7 @@ impl Words {
         self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
         step("before cuts");
         self.cuts.0.store(cut.epoch, SeqCst);
+        step("behind cuts");
         Ok(())
     }
 
@@ -370,6 +372,7 @@ impl Words {
     pub fn certify(&self, epoch: u64) {
         step("before certified");
         self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
+        step("behind certified");
     }
 
     /// Moves `visible` to the last commit before the first undurable one that wants durability, and
