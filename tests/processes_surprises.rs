@@ -9,6 +9,7 @@ mod processes;
 use common::Scratch;
 use common::scene::{COUNT, create, scene, watchdog};
 use processes::agent::Agent;
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 
 fn log_directory(path: &Path) -> PathBuf {
@@ -307,5 +308,38 @@ fn the_log_directory_may_be_a_symlink_and_stays_one() {
     other.end();
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
     std::fs::remove_file(log_directory(&path)).unwrap();
+    common::assert_plain(&path);
+}
+
+/// A job that reads and then writes, as a migration does, beside somebody who commits all the time: what is published and not
+/// durable yet is no reason to refuse it, since it has not read anything before that.
+#[test]
+fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
+    if !common::on_pwal() || !cfg!(debug_assertions) {
+        return; // a release has no fault points
+    }
+    let _watchdog = watchdog("a flush that stands still");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut job) = (Agent::on(&path), Agent::on(&path));
+    assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("0"), String::from("0")));
+    let mut leader = Agent::start_with(&[("PWAL_TEST_STOP_AT", String::from("leading_uncertified"))]);
+    leader.open("c", &path);
+    leader.run("PRAGMA synchronous=FULL");
+    leader.tell("c INSERT INTO t VALUES(1)");
+    leader.wait_stopped();
+    // A statement of its own reads what is durable, and waits for nobody.
+    assert_eq!(reader.run(COUNT), "0");
+    job.run("BEGIN");
+    assert_eq!(job.run(COUNT), "1");
+    job.run("INSERT INTO t VALUES(2)");
+    leader.signal(Signal::CONT);
+    job.run("COMMIT");
+    assert_eq!(leader.answer(), "");
+    assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("2"), String::from("2")));
+    for agent in [leader, reader, job] {
+        agent.end();
+    }
     common::assert_plain(&path);
 }
