@@ -13,6 +13,7 @@
 
 mod process;
 mod turns;
+mod unacknowledged;
 
 use super::scene::Habits;
 use super::world::{CALM, Conditions, NAME, World};

@@ -230,7 +230,7 @@ impl World {
     }
 
     /// The state of the database file as a reader sees it.
-    fn state(&self) -> Contents {
+    pub fn state(&self) -> Contents {
         let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
         let pages = bytes.chunks(self.page_bytes as usize).zip(1..);
         pages.map(|(image, page)| self.value(page, image)).collect()

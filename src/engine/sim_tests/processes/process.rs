@@ -4,7 +4,7 @@
 use super::super::adapters::{Directory, Exclusive, Medium, SimBroker};
 use super::super::client::{Client, Phase};
 use super::super::scene::{Habits, Scene};
-use super::super::world::{NAME, sim_path};
+use super::super::world::{NAME, World, sim_path};
 use super::Run;
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, LogDirectory};
@@ -41,6 +41,9 @@ pub struct Character {
     /// Ends without closing its connections.
     pub exits: bool,
 }
+
+/// An engine, or why there is none.
+type Opened = Result<Option<Arc<Engine>>, (Code, Option<String>)>;
 
 #[derive(Debug)]
 struct ProcessDisk {
@@ -98,21 +101,24 @@ impl Host for ProcessHost {
     }
 }
 
-/// As the first `xLock(SHARED)` of a process.
-fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
+/// As the first `xLock(SHARED)` of a process with this number.
+pub fn open(world: &Mutex<World>, holder: &Arc<Mutex<Option<u64>>>, process: u64) -> Opened {
     let (disk, medium, real) = {
-        let world = run.world.lock();
+        let world = world.lock();
         (world.disk.clone(), world.medium.clone(), world.real.clone())
     };
-    let exclusive = Exclusive { holder: Arc::clone(&run.exclusive), process: process.id };
+    let exclusive = Exclusive { holder: Arc::clone(holder), process };
     let context = Arc::new(Context {
         host: Box::new(ProcessHost { disk: disk.clone(), medium: medium.clone(), exclusive }),
         disk: Arc::new(ProcessDisk { disk, medium, real: real.clone() }),
         defaults: Vec::new(),
         registry: Registry::default(),
     });
-    let facts = OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() };
-    let opened = open_engine(&context, facts);
+    open_engine(&context, OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() })
+}
+
+fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
+    let opened = open(&run.world, &run.exclusive, process.id);
     // From here on nobody comes between until the engine is known.
     let mut world = run.world.lock();
     match opened {
