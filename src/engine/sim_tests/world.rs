@@ -236,6 +236,14 @@ impl World {
         pages.map(|(image, page)| self.value(page, image)).collect()
     }
 
+    /// One of the next syncs of the log fails.
+    pub fn plan_failed_sync(&mut self) {
+        let nth = 1 + self.dice.below(5);
+        self.say(format!("PLAN sync {nth} fails"));
+        let (name_contains, effect) = (String::from(".seg"), Effect::Error);
+        self.disk.plan().add(Fault { operation: Operation::Sync, name_contains, nth, effect, goes_on: false });
+    }
+
     /// Some failure of the disk to come.
     pub fn plan_fault(&mut self) {
         let (operation, names): (Operation, &[&str]) = match self.dice.below(10) {
