@@ -102,7 +102,7 @@ fn publish_one(control: &Control, me: Owner) {
     words.write().release(me);
     words.certify(epoch);
     words.advance_visible();
-    words.durable_wake().notify_all();
+    words.durable_wake().notify();
 }
 
 /// One frame for each commit; 1000 pages in turns.

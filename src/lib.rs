@@ -23,18 +23,25 @@
 //! cannot link it load `libpwal.so`, the package `pwal-sqlite-ext` of this workspace.
 #![deny(unsafe_code)]
 
+#[forbid(unsafe_code)]
 pub mod disk;
+#[forbid(unsafe_code)]
 mod engine;
+#[forbid(unsafe_code)]
 pub mod handle;
+#[forbid(unsafe_code)]
 mod interleave;
+#[forbid(unsafe_code)]
 pub mod log;
 #[allow(unsafe_code)]
 pub mod shared;
 #[allow(unsafe_code)]
 pub mod sqlite;
+#[forbid(unsafe_code)]
 mod sync;
 #[allow(unsafe_code)]
 pub mod vfs;
+#[forbid(unsafe_code)]
 pub mod view;
 
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]

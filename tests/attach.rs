@@ -6,7 +6,8 @@ mod common;
 mod lab;
 mod processes;
 
-use common::{Scratch, Watchdog, child};
+use common::scene::{COUNT, scene, watchdog};
+use common::{child, library};
 use lab::{Call, Gate, Lab, Once, eio};
 use processes::agent::{self, Agent, wait_for};
 use rusqlite::config::DbConfig;
@@ -16,27 +17,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_obeys() {
-    if child::role("child_obeys") {
-        agent::run();
-    }
-}
-
-fn watchdog(scene: &str) -> Watchdog {
-    Watchdog::new(scene, Duration::from_secs(100))
-}
-
-/// A database in WAL mode with an empty table `t(x)`, closed.
-fn create(scratch: &Scratch) -> PathBuf {
-    let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
-    path
-}
-
 fn directory(path: &Path) -> PathBuf {
     path.with_file_name("app.db-pwal")
 }
@@ -45,8 +25,6 @@ fn version(path: &Path) -> [u8; 2] {
     let bytes = std::fs::read(path).unwrap();
     [bytes[18], bytes[19]]
 }
-
-const COUNT: &str = "SELECT count(*) FROM t";
 
 /// The answer to a read by stock SQLite that does not wait.
 fn stock_reads(path: &Path) -> i32 {
@@ -60,9 +38,7 @@ fn the_second_activates_what_the_first_has_only_read() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a second reader");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a second reader");
     let mut first = Agent::on(&path);
     first.run(COUNT);
     assert_eq!(version(&path), [2, 2], "a read writes nothing");
@@ -79,9 +55,7 @@ fn the_second_activates_what_the_first_has_only_read() {
 
 #[test]
 fn processes_that_come_and_leave_at_once_are_never_refused_without_a_timeout() {
-    let _watchdog = watchdog("coming at once");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("coming at once");
     let mut agents: Vec<Agent> = (0..3).map(|_| Agent::start()).collect();
     for _ in 0..30 {
         for agent in &mut agents {
@@ -101,9 +75,7 @@ fn processes_that_come_and_leave_at_once_are_never_refused_without_a_timeout() {
 
 #[test]
 fn processes_that_exit_at_once_without_a_close_leave_a_plain_file() {
-    let _watchdog = watchdog("exits at once");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("exits at once");
     for round in 1..=5 {
         let mut agents: Vec<Agent> = (0..3).map(|_| Agent::on(&path)).collect();
         for agent in &mut agents {
@@ -123,9 +95,7 @@ fn an_exit_leaves_the_log_to_the_others_and_the_guard_too() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("an exit beside others");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("an exit beside others");
     let (mut first, mut second) = (Agent::on(&path), Agent::on(&path));
     first.run("INSERT INTO t VALUES(1)");
     second.run(COUNT);
@@ -158,9 +128,7 @@ fn the_slot_of_a_killed_process_is_given_to_the_next() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a slot");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a slot");
     let slot_of = |agent: &mut Agent, pid: i32| {
         let status: serde_json::Value = serde_json::from_str(&agent.status()).unwrap();
         let processes = status["processes"].as_array().unwrap().clone();
@@ -190,9 +158,7 @@ fn who_comes_during_a_recovery_waits_and_then_attaches() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a recovery");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a recovery");
     let mut killed = Agent::on(&path);
     killed.run("INSERT INTO t VALUES(1)");
     killed.kill();
@@ -264,9 +230,7 @@ fn a_failed_log_is_not_attached_to() {
 
 #[test]
 fn leaving_wal_mode_is_for_the_only_process() {
-    let _watchdog = watchdog("journal_mode");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("journal_mode");
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
     one.run("INSERT INTO t VALUES(1)");
     assert_eq!(other.run(COUNT), "1");
@@ -308,9 +272,7 @@ fn the_last_one_leaves_the_log_if_its_connection_wants_no_checkpoint() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("no checkpoint");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("no checkpoint");
     let mut other = Agent::on(&path);
     other.run("INSERT INTO t VALUES(1)");
     let connection = common::open(&path);
@@ -331,9 +293,7 @@ fn the_environment_speaks_where_the_database_is_claimed() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("settings");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("settings");
     let with = |lanes: u32| {
         let mut agent = Agent::start_with(&[("PWAL_LANES", lanes.to_string())]);
         agent.open("c", &path);
@@ -366,9 +326,7 @@ fn where_the_words_cannot_be_shared_one_process_has_the_database() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("one process");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("one process");
     // Nothing can be put there.
     std::fs::create_dir_all(directory(&path).join("control/in the way")).unwrap();
     let mut first = Agent::on(&path);
@@ -390,13 +348,11 @@ fn where_the_words_cannot_be_shared_one_process_has_the_database() {
 }
 
 #[test]
-fn a_read_only_connection_attaches_or_stays_on_stock_and_then_keeps_the_others_out() {
+fn a_read_only_connection_attaches_and_keeps_nobody_out() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("read-only connections");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("read-only connections");
     let uri = format!("file:{}?mode=ro", path.display());
     let (mut writer, mut reader) = (Agent::on(&path), Agent::start());
     writer.run("INSERT INTO t VALUES(1)");
@@ -410,20 +366,14 @@ fn a_read_only_connection_attaches_or_stays_on_stock_and_then_keeps_the_others_o
     assert_eq!(reader.run(COUNT), "2");
     reader.close();
     common::assert_plain(&path);
-    // First, and nobody has a log: on stock, for as long as it is open.
+    // First, and nobody has a log.
     reader.open("c", uri.as_ref());
     assert_eq!(reader.run(COUNT), "2");
     writer.open("c", &path);
-    writer.ask("c .timeout 200");
-    assert_eq!(writer.ask("c INSERT INTO t VALUES(3)"), "code 5");
-    let told = writer.log();
-    assert!(told.contains("not on pwal") && told.contains("mode=ro"), "{told}");
-    reader.close();
     writer.run("INSERT INTO t VALUES(3)");
+    assert_eq!(reader.run(COUNT), "3");
     writer.end();
     reader.end();
-    // Stock SQLite cannot take its own away where it may only read.
-    std::fs::remove_file(scratch.file("app.db-shm")).unwrap();
     common::assert_plain(&path);
 }
 
@@ -436,19 +386,17 @@ fn who_may_only_read_the_file_is_told_what_is_missing() {
         println!("not played: only root can be several users");
         return;
     }
-    let _watchdog = watchdog("a user who may only read");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
-    let program = scratch.file("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (path, mode) in [(scratch.path(), 0o755), (&program, 0o755), (&path, 0o644)] {
+    let (scene, path) = scene("a user who may only read");
+    let program = scene.scratch.file("program");
+    library::copy_program(&std::env::current_exe().unwrap(), &program);
+    for (path, mode) in [(scene.scratch.path(), 0o755), (&program, 0o755), (&path, 0o644)] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
     let mut owner = Agent::on(&path);
     owner.run("INSERT INTO t VALUES(1)");
     let mut command = std::process::Command::new(&program);
     command.uid(61_001).gid(61_001);
-    let mut reader = Agent::of(child::start_by(command, "child_obeys", &[]));
+    let mut reader = Agent::of(child::start_by(command, agent::ROLE, &[]));
     reader.open("c", &path);
     assert_eq!(reader.ask(&format!("c {COUNT}")), format!("code {}", ffi::SQLITE_CANTOPEN));
     let told = reader.log();
@@ -461,9 +409,7 @@ fn who_may_only_read_the_file_is_told_what_is_missing() {
 
 #[test]
 fn a_connection_that_has_read_nothing_leaves_wal_mode_when_the_others_have_gone() {
-    let _watchdog = watchdog("a first statement");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a first statement");
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
     one.run("INSERT INTO t VALUES(1)");
     assert_eq!(other.ask("c PRAGMA journal_mode=DELETE"), "code 5");

@@ -7,21 +7,14 @@ mod common;
 #[path = "forks/second_library.rs"]
 mod second_library;
 
-use common::{Scratch, Watchdog, child};
+use common::child;
+use common::scene::{COUNT, scene};
 use rusqlite::{Connection, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn create(scratch: &Scratch) -> PathBuf {
-    let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
-    path
-}
-
 fn count(connection: &Connection) -> i64 {
-    common::number(connection, "SELECT count(*) FROM t")
+    common::number(connection, COUNT)
 }
 
 /// Starts a scene of [`child_plays`].
@@ -210,17 +203,16 @@ fn meets_itself(path: &Path) {
 
 #[test]
 fn a_normal_exit_without_a_close_leaves_a_plain_file() {
-    for scene in ["exit", "_exit", "abort"] {
-        let scratch = Scratch::new();
-        let path = create(&scratch);
-        let mut process = play(scene, &path);
+    for end in ["exit", "_exit", "abort"] {
+        let (_scene, path) = scene(end);
+        let mut process = play(end, &path);
         process.expect("written");
         process.wait();
-        if scene == "exit" && common::on_pwal() {
+        if end == "exit" && common::on_pwal() {
             common::assert_plain(&path);
         }
         let connection = common::open(&path);
-        assert_eq!(count(&connection), 3, "{scene}");
+        assert_eq!(count(&connection), 3, "{end}");
         common::close(connection);
         common::assert_plain(&path);
     }
@@ -228,9 +220,7 @@ fn a_normal_exit_without_a_close_leaves_a_plain_file() {
 
 #[test]
 fn an_exit_in_the_middle_of_a_transaction_neither_hangs_nor_keeps_it() {
-    let _watchdog = Watchdog::new("an exit in a transaction", Duration::from_secs(60));
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("an exit in a transaction");
     let mut process = play("exit in a transaction", &path);
     process.expect("written");
     assert!(process.wait().success());
@@ -243,9 +233,7 @@ fn an_exit_in_the_middle_of_a_transaction_neither_hangs_nor_keeps_it() {
 #[test]
 fn an_exit_while_threads_write_loses_no_acknowledged_row() {
     for _ in 0..5 {
-        let _watchdog = Watchdog::new("an exit while threads write", Duration::from_secs(60));
-        let scratch = Scratch::new();
-        let path = create(&scratch);
+        let (_scene, path) = scene("an exit while threads write");
         let mut process = play("exit while threads write", &path);
         let mut reported = 0;
         while reported < 100 {
@@ -269,8 +257,7 @@ fn stock_is_kept_out_until_the_first_has_closed() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("stock beside a process");
     let mut holder = play("hold", &path);
     holder.expect("open");
     let connection = common::open_stock(&path);
@@ -297,8 +284,7 @@ fn stock_is_kept_out_until_the_first_has_closed() {
 
 #[test]
 fn a_process_that_was_killed_keeps_nobody_out() {
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a killed process");
     for round in 1..=3 {
         let mut holder = play("hold", &path);
         holder.expect("open");
@@ -314,8 +300,7 @@ fn a_stock_connection_that_has_it_open_keeps_pwal_out_and_the_other_way_round() 
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("stock first");
     let stock = common::open_stock(&path);
     assert_eq!(count(&stock), 0);
     let own = common::open(&path);
@@ -338,9 +323,7 @@ fn a_stock_connection_that_has_it_open_keeps_pwal_out_and_the_other_way_round() 
 
 #[test]
 fn a_forked_child_touches_nothing_of_its_parents() {
-    let _watchdog = Watchdog::new("a fork", Duration::from_secs(60));
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a fork");
     let mut process = play("fork", &path);
     let rows = process.lines.next().expect("a number");
     if common::on_pwal() {
@@ -357,9 +340,7 @@ fn a_forked_child_touches_nothing_of_its_parents() {
 
 #[test]
 fn a_forked_child_does_not_hold_its_dead_parents_lock() {
-    let _watchdog = Watchdog::new("a fork", Duration::from_secs(60));
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a fork");
     let mut process = play("fork and be killed", &path);
     let mut said = [process.lines.next().unwrap(), process.lines.next().unwrap()];
     said.sort();
@@ -375,13 +356,11 @@ fn a_forked_child_does_not_hold_its_dead_parents_lock() {
 
 #[test]
 fn symlinks_relative_and_uri_paths_meet_in_one() {
-    let _watchdog = Watchdog::new("several names", Duration::from_secs(60));
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (scene, path) = scene("several names");
     let mut process = play("names", &path);
     process.expect("closed");
     assert!(process.wait().success());
     common::assert_plain(&path);
     assert_eq!(count(&common::open_stock(&path)), 21);
-    assert_eq!(common::beside(&scratch.file("link.db")), Vec::<String>::new());
+    assert_eq!(common::beside(&scene.scratch.file("link.db")), Vec::<String>::new());
 }

@@ -101,7 +101,21 @@ struct Life<'a> {
     sim: &'a SimDisk,
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    /// On a VFS of its own: to it nothing of an earlier life is open.
+    fn new(path: &Path, sim: &'a SimDisk) -> Life<'a> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let vfs = format!("cut-{}", NUMBER.fetch_add(1, SeqCst));
+        let options = pwal::Options {
+            name: vfs.clone(),
+            base: Some(common::STOCK.to_owned()),
+            disk: Some(Arc::new(LogOnSim(sim.clone()))),
+            make_default: false,
+        };
+        pwal::register_with(options).expect("pwal registers");
+        Life { vfs, path: path.to_owned(), sim }
+    }
+
     fn open(&self) -> Connection {
         let connection = common::try_open(&self.path, common::flags(), &self.vfs).expect("open");
         connection.busy_timeout(Duration::from_secs(20)).expect("a timeout");
@@ -173,8 +187,27 @@ fn history(connection: &Connection) -> BTreeMap<i64, String> {
     rows
 }
 
+/// The end of a life: the power goes, or (true) only the process.
+fn end(sim: &SimDisk, dice: &mut Dice) -> bool {
+    let killed = dice.percent(40);
+    if killed {
+        sim.kill();
+    } else {
+        let how = PowerCut {
+            keep_percent: dice.pick(&[0, 10, 50, 90, 100]),
+            tears_sectors: true,
+            tears_same_bytes: dice.percent(20),
+            tears_header: false,
+        };
+        sim.power_cut(&how);
+    }
+    if dice.percent(30) {
+        sim.evict();
+    }
+    killed
+}
+
 fn run(seed: u64) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let mut dice = Dice::new(seed);
     let scratch = Scratch::in_memory();
     let sim = SimDisk::new(dice.next());
@@ -182,16 +215,7 @@ fn run(seed: u64) -> String {
     let mut path = scratch.file("life-0.db");
     let mut story = Vec::new();
     for number in 1..=1 + dice.below(3) {
-        let vfs = format!("cut-{}", NUMBER.fetch_add(1, SeqCst));
-        let disk: Arc<dyn Disk> = Arc::new(LogOnSim(sim.clone()));
-        let options = pwal::Options {
-            name: vfs.clone(),
-            base: Some(common::STOCK.to_owned()),
-            disk: Some(disk),
-            make_default: false,
-        };
-        pwal::register_with(options).expect("pwal registers");
-        let life = Life { vfs, path: path.clone(), sim: &sim };
+        let life = Life::new(&path, &sim);
         let setup = life.open();
         if number == 1 {
             common::run(
@@ -228,32 +252,9 @@ fn run(seed: u64) -> String {
         let next = scratch.file(&format!("life-{number}.db"));
         std::fs::copy(&path, &next).expect("copy the database file");
         path = next;
-        let killed = dice.percent(40);
-        if killed {
-            sim.kill();
-        } else {
-            let how = PowerCut {
-                keep_percent: dice.pick(&[0, 10, 50, 90, 100]),
-                tears_sectors: true,
-                tears_same_bytes: dice.percent(20),
-                tears_header: false,
-            };
-            sim.power_cut(&how);
-        }
-        if dice.percent(30) {
-            sim.evict();
-        }
+        let killed = end(&sim, &mut dice);
 
-        let vfs = format!("cut-{}", NUMBER.fetch_add(1, SeqCst));
-        let disk: Arc<dyn Disk> = Arc::new(LogOnSim(sim.clone()));
-        let options = pwal::Options {
-            name: vfs.clone(),
-            base: Some(common::STOCK.to_owned()),
-            disk: Some(disk),
-            make_default: false,
-        };
-        pwal::register_with(options).expect("pwal registers");
-        let life = Life { vfs, path: path.clone(), sim: &sim };
+        let life = Life::new(&path, &sim);
         let look = life.open();
         let found = history(&look);
         let Told { acknowledged, seen } = told.into_inner().unwrap();

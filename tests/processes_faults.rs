@@ -12,24 +12,17 @@ mod common;
 mod processes;
 
 use common::child::Role;
-use common::{Scratch, child, env_number};
+use common::{Scratch, env_number};
 use processes::agent::{is_stopped, wait_for};
 use processes::board::Board;
-use processes::worker::{self, Work};
+use processes::worker::Work;
 use processes::{Progress, ledger, log, watch_progress};
 use pwal::shared::{CONTROL_NAME, Control};
+use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_works() {
-    if child::role("child_works") {
-        worker::run();
-    }
-}
 
 /// Processes that are there before the victim, and stay.
 const SURVIVORS: usize = 2;
@@ -244,8 +237,7 @@ impl Scene {
 
     fn victim_goes_on(&mut self) {
         let victim = self.victim.take().expect("a victim");
-        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
-        unsafe { libc::kill(victim.pid(), libc::SIGCONT) };
+        victim.signal(Signal::CONT);
         self.processes.push(victim);
     }
 

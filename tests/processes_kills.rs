@@ -14,7 +14,7 @@ mod processes;
 use common::child::Role;
 use common::{Scratch, env_number};
 use processes::board::Board;
-use processes::worker::{self, Work};
+use processes::worker::Work;
 use processes::{ledger, log, watch_progress};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -42,14 +42,6 @@ fn conservative_full() {
 #[test]
 fn conservative_normal() {
     kills("conservative", "NORMAL");
-}
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_works() {
-    if common::child::role("child_works") {
-        worker::run();
-    }
 }
 
 /// One run at a time: each shall have the machine.

@@ -16,33 +16,12 @@ mod stopped;
 #[path = "lives/strangers.rs"]
 mod strangers;
 
-use common::{Scratch, Watchdog, child, library};
-use processes::agent::{self, Agent};
-use std::path::{Path, PathBuf};
+use common::library;
+use common::scene::{COUNT, scene};
+use processes::agent::Agent;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_obeys() {
-    if child::role("child_obeys") {
-        agent::run();
-    }
-}
-
-/// A hang of a scene is a failure.
-fn watchdog(scene: &str) -> Watchdog {
-    Watchdog::new(scene, Duration::from_secs(100))
-}
-
-/// A database in WAL mode with an empty table `t(x)`.
-fn create(scratch: &Scratch) -> PathBuf {
-    let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
-    path
-}
 
 /// What the tool says of a database.
 fn status(path: &Path) -> String {
@@ -60,13 +39,9 @@ fn assert_left(path: &Path, rows: i64) {
     common::close(stock);
 }
 
-const COUNT: &str = "SELECT count(*) FROM t";
-
 #[test]
 fn processes_see_each_others_commits_and_the_last_leaves_a_plain_file() {
-    let _watchdog = watchdog("three processes");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("three processes");
     let mut agents: Vec<Agent> = (0..3).map(|_| Agent::on(&path)).collect();
     for round in 1..=5 {
         for index in 0..agents.len() {
@@ -94,9 +69,7 @@ fn processes_see_each_others_commits_and_the_last_leaves_a_plain_file() {
 
 #[test]
 fn a_snapshot_of_one_process_stands_while_others_write_and_checkpoint() {
-    let _watchdog = watchdog("a snapshot");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a snapshot");
     let (mut reader, mut writer) = (Agent::on(&path), Agent::on(&path));
     writer.run("PRAGMA parallel_wal_segment_bytes=262144");
     writer.run("PRAGMA wal_autocheckpoint=10");
@@ -121,9 +94,7 @@ fn mode_and_settings_are_the_databases() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("settings");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("settings");
     let (mut one, mut two) = (Agent::on(&path), Agent::on(&path));
     assert_eq!((one.run(COUNT), two.run(COUNT)), (String::from("0"), String::from("0")));
     assert_eq!(one.run("PRAGMA parallel_wal_mode=conservative"), "conservative");
@@ -150,9 +121,7 @@ fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
     }
     // Nobody waits while it is built.
     library::tool();
-    let _watchdog = watchdog("status");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("status");
     let (mut writer, mut reader, mut waiter) = (Agent::on(&path), Agent::on(&path), Agent::on(&path));
     reader.run("BEGIN");
     reader.run(COUNT);
@@ -184,9 +153,7 @@ fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
 
 #[test]
 fn who_dies_with_the_write_lock_is_taken_over_at_once() {
-    let _watchdog = watchdog("a dead writer");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a dead writer");
     let mut heir = Agent::on(&path);
     let mut slowest = Duration::ZERO;
     for round in 1..=10 {
@@ -209,9 +176,7 @@ fn who_dies_with_the_write_lock_is_taken_over_at_once() {
 
 #[test]
 fn the_place_of_a_crashed_process_is_free_at_once() {
-    let _watchdog = watchdog("many crashes");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("many crashes");
     let mut stays = Agent::on(&path);
     stays.run("INSERT INTO t VALUES(1)");
     // More than there are places.
@@ -237,9 +202,7 @@ fn the_place_of_a_crashed_process_is_free_at_once() {
 
 #[test]
 fn processes_come_and_leave_at_the_same_moment() {
-    let _watchdog = watchdog("coming and leaving");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("coming and leaving");
     let mut agents: Vec<Agent> = (0..4).map(|_| Agent::start()).collect();
     let rounds = 40;
     for _ in 0..rounds {

@@ -13,7 +13,7 @@ mod processes;
 
 use common::{Scratch, env_number};
 use processes::board::Board;
-use processes::worker::{self, Work};
+use processes::worker::Work;
 use processes::{ledger, watch_progress};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -59,14 +59,6 @@ fn every_synchronous_at_once() {
 #[test]
 fn short_lives() {
     stress(&Run { mode: "auto", synchronous: &["FULL"], life: 4 });
-}
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_works() {
-    if common::child::role("child_works") {
-        worker::run();
-    }
 }
 
 /// One run at a time: each shall have the machine.

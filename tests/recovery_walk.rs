@@ -154,6 +154,28 @@ fn stale_batches_behind_the_tail_of_a_recycled_slot_are_not_taken() {
     assert_eq!(recovered.backfilled, 3);
 }
 
+#[test]
+fn of_two_beginnings_as_long_as_each_other_the_one_in_the_earlier_segment_counts() {
+    // Everything is backfilled. A writer whose batch did not fit the current slot began the next one, and died before it
+    // published; a smaller one fitted, and was acknowledged.
+    for (current, next) in [(1, 0), (0, 1)] {
+        let mut log = log(1);
+        if current == 1 {
+            log.rotate(1);
+        }
+        log.commits(1);
+        log.certify(2, 2);
+        let mut dead = log.clone();
+        dead.rotate(next);
+        dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], ..Commit::default() });
+        let begun = slot_name(ID, next);
+        log.files.insert(begun.clone(), dead.files[&begun].clone());
+        log.commits(1);
+        log.certify(3, 2);
+        expect_from(&log, 2, 3);
+    }
+}
+
 /// As `expect`, on a database file that holds the pages of commit `target` already.
 #[track_caller]
 fn expect_from(log: &LogBuilder, target: u64, last: u64) -> Recovered {

@@ -1,13 +1,16 @@
-//! The shared words: what is published, durable and visible; snapshots against checkpoint targets;
-//! the `control` file.
+//! The shared words: the rings; what is published, durable and visible.
+
+#[path = "words/control.rs"]
+mod control_file;
+#[path = "words/snapshots.rs"]
+mod snapshots;
 
 use pwal::shared::{
-    COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, PAGES_INLINE, SNAPSHOT_SLOTS, SharedError,
-    State, Tail, WORDS_BYTES, Words, boot_id, now_us,
+    COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, PAGES_INLINE, SharedError, Tail, Words, boot_id,
+    now_us,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
@@ -212,6 +215,38 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
 }
 
 #[test]
+fn the_tail_is_found_while_the_rings_turn_under_who_looks() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.set_identity(&identity());
+    words.publish(&commit(1, false)).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| {
+                let mut last = 0;
+                while !over.load(SeqCst) {
+                    let found = words.last_commit().map_or(0, |entry| entry.sequence);
+                    assert!(found >= last && found > 0, "commit {found} behind {last}");
+                    last = found;
+                    let tail = words.tail().map_or(0, |tail| tail.offset);
+                    assert!(tail >= (found + 1) * 2 * BLOCK, "{tail} with {found} commits");
+                }
+            });
+        }
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            for _ in 0..COMMIT_RING / 2 {
+                words.publish(&commit(words.published() + 1, false)).unwrap();
+            }
+            words.store_cut(&cut(words, words.published())).unwrap();
+            words.certify(words.cuts());
+        }
+        over.store(true, SeqCst);
+    });
+}
+
+#[test]
 fn visible_is_what_the_rule_says_after_each_step() {
     let mut random = StdRng::seed_from_u64(seed());
     for _ in 0..60 {
@@ -276,7 +311,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                 announced.fetch_max(hi, SeqCst);
                 words.certify(words.cuts());
                 words.advance_visible();
-                words.durable_wake().notify_all();
+                words.durable_wake().notify();
             }
             assert!(words.leader().release(ME));
         };
@@ -413,286 +448,4 @@ fn the_last_of_publish_and_certify_moves_visible() {
             round.is_multiple_of(512) ^ (round / 512).is_multiple_of(2)
         },
     );
-}
-
-/// One of a reader that stores its snapshot and a checkpointer that announces sees the other.
-#[test]
-fn a_snapshot_and_a_target_do_not_pass_each_other() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let slot = words.claim_snapshot_slot(ME).unwrap();
-    let (taken, target) = (AtomicBool::new(false), AtomicU64::new(0));
-    let make_visible = |sequence| {
-        words.publish(&commit(sequence, true)).unwrap();
-        for _ in 0..2 {
-            words.store_cut(&cut(words, sequence)).unwrap();
-            words.certify(words.cuts());
-        }
-        words.advance_visible();
-    };
-    make_visible(1);
-    let mut both = [0u32; 2];
-    collide(
-        40_000,
-        |round| taken.store(words.take_snapshot(slot, round - 1, 1), SeqCst),
-        |_| target.store(words.choose_checkpoint_target(|_| true), SeqCst),
-        |round| {
-            let (taken, target) = (taken.load(SeqCst), target.load(SeqCst));
-            assert!(!taken || target < round, "snapshot {} is registered, the target is {target}", round - 1);
-            both[usize::from(taken)] += 1;
-            words.end_snapshot(slot);
-            words.set_backfilled(round);
-            make_visible(round + 1);
-            taken
-        },
-    );
-    println!("{both:?} refused and taken");
-}
-
-#[test]
-fn a_registered_snapshot_and_a_checkpoint_target_exclude_each_other() {
-    const PASSES: u64 = 2000;
-    let seed = seed();
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let file = AtomicU64::new(0);
-    let passes = AtomicU64::new(0);
-    let refused = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        let (file, passes, refused, stop) = (&file, &passes, &refused, &stop);
-        let readers: Vec<_> = (0..3)
-            .map(|thread| {
-                threads.spawn(move || {
-                    let mut random = StdRng::seed_from_u64(seed ^ thread);
-                    let slot = words.claim_snapshot_slot(ME).unwrap();
-                    while passes.load(SeqCst) < PASSES {
-                        // Readers that never rest leave no gap for a target above their snapshots.
-                        if random.random_bool(0.3) {
-                            std::thread::yield_now();
-                        }
-                        let sequence = words.visible();
-                        if !words.take_snapshot(slot, sequence, 1) {
-                            refused.fetch_add(1, SeqCst);
-                            continue;
-                        }
-                        for _ in 0..random.random_range(1..20) {
-                            let now = file.load(SeqCst);
-                            assert!(now <= sequence, "the database file is at {now}, a snapshot at {sequence}");
-                        }
-                        words.end_snapshot(slot);
-                    }
-                    words.free_snapshot_slot(slot);
-                })
-            })
-            .collect();
-        threads.spawn(move || {
-            while !stop.load(SeqCst) {
-                words.publish(&commit(words.published() + 1, true)).unwrap();
-                // Two epochs: the second one's certificate says that the first is durable.
-                words.store_cut(&cut(words, words.published())).unwrap();
-                words.certify(words.cuts());
-                words.store_cut(&cut(words, words.published())).unwrap();
-                words.certify(words.cuts());
-                words.advance_visible();
-            }
-        });
-        threads.spawn(move || {
-            while !stop.load(SeqCst) {
-                assert!(words.checkpoint().try_acquire(ME, false));
-                let target = words.choose_checkpoint_target(|_| true);
-                assert!(target >= words.backfilled());
-                if target > words.backfilled() {
-                    file.store(target, SeqCst);
-                    words.set_backfilled(target);
-                    passes.fetch_add(1, SeqCst);
-                }
-                assert!(words.checkpoint().release(ME));
-            }
-        });
-        let results: Vec<_> = readers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        stop.store(true, SeqCst);
-        results.into_iter().for_each(|result| result.unwrap());
-    });
-    println!("{} passes, {} snapshots refused", passes.load(SeqCst), refused.load(SeqCst));
-}
-
-#[test]
-fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    for sequence in 1..=9 {
-        words.publish(&commit(sequence, true)).unwrap();
-    }
-    words.store_cut(&cut(words, 9)).unwrap();
-    words.certify(1);
-    words.advance_visible();
-    assert_eq!(words.choose_checkpoint_target(|_| true), 0, "no durable certificate says yet that anything is durable");
-    words.store_cut(&cut(words, 9)).unwrap();
-    words.certify(2);
-    let dead = Owner { slot: 3, incarnation: 8 };
-    let (mine, theirs) = (words.claim_snapshot_slot(ME).unwrap(), words.claim_snapshot_slot(dead).unwrap());
-    assert_ne!(mine, theirs);
-    assert!(words.take_snapshot(mine, 7, 11));
-    assert!(words.take_snapshot(theirs, 4, 12));
-    assert_eq!(
-        words.snapshots().map(|s| (s.owner, s.sequence, s.since_us)).collect::<Vec<_>>(),
-        [(ME, 7, 11), (dead, 4, 12)]
-    );
-    assert_eq!(words.choose_checkpoint_target(|_| true), 4);
-    assert_eq!(words.choose_checkpoint_target(|owner| owner != dead), 7);
-    assert_eq!(words.snapshots().count(), 1);
-    assert!(!words.take_snapshot(words.claim_snapshot_slot(ME).unwrap(), 6, 13), "below the announced target");
-    assert!(words.take_snapshot(words.claim_snapshot_slot(ME).unwrap(), 7, 13));
-    words.set_backfilled(7);
-    words.set_recycled_below(8);
-    assert!(words.take_snapshot(mine, 7, 14));
-    // The same by what is written over, whatever a target says.
-    words.set_recycled_below(9);
-    assert!(!words.take_snapshot(mine, 7, 15), "its frames may be gone, and commit 8 is in the database file");
-    assert!(words.take_snapshot(mine, 8, 15));
-    words.end_snapshot(mine);
-    assert_eq!(words.oldest_snapshot(|_| true), Some(7));
-}
-
-#[test]
-fn every_snapshot_slot_is_given_once() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let mut slots: Vec<_> = (0..SNAPSHOT_SLOTS).map(|_| words.claim_snapshot_slot(ME).unwrap()).collect();
-    assert_eq!(words.claim_snapshot_slot(ME), None);
-    assert!(words.take_snapshot(slots[2047], 5, 1));
-    words.free_snapshot_slot(slots[2047]);
-    assert_eq!(words.oldest_snapshot(|_| true), None);
-    assert_eq!(words.claim_snapshot_slot(ME), Some(slots[2047]));
-    slots.sort();
-    slots.dedup();
-    assert_eq!(slots.len(), SNAPSHOT_SLOTS);
-}
-
-#[test]
-fn a_process_slot_raises_its_incarnation_at_each_attach() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let first = words.attach(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
-    assert_eq!(words.processes().next().unwrap().command, "a command of more than 32 bytes,");
-    let second = words.attach(5, 78, "second").unwrap();
-    assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
-    assert_eq!(words.attach(128, 1, ""), None);
-    let seen: Vec<_> = words.processes().collect();
-    assert_eq!(seen.len(), 1);
-    assert_eq!((seen[0].owner, seen[0].pid, seen[0].command.as_str()), (second, 78, "second"));
-    words.detach(first);
-    assert_eq!(words.processes().count(), 1, "not the predecessor's to leave");
-    words.detach(second);
-    assert_eq!(words.processes().count(), 0);
-    // 31 bytes and a letter of two: no half letter is kept.
-    assert!(words.attach(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
-    assert_eq!(words.processes().next().unwrap().command, "x".repeat(31));
-}
-
-#[test]
-fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let waiting = || words.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
-    let other = words.attach(0, 1, "other").unwrap();
-    let first = words.attach(5, 77, "killed while it waits").unwrap();
-    assert_eq!(waiting(), [0, 0]);
-    words.set_process_waiting(first, 123);
-    assert_eq!(waiting(), [0, 123]);
-    let second = words.attach(5, 78, "its successor").unwrap();
-    assert_eq!(waiting(), [0, 0]);
-    words.set_process_waiting(first, 124);
-    assert_eq!(waiting(), [0, 0], "not the predecessor's to say");
-    words.set_process_waiting(second, 125);
-    words.set_process_waiting(other, 126);
-    assert_eq!(waiting(), [126, 125]);
-    words.set_process_waiting(second, 0);
-    assert_eq!(waiting(), [126, 0]);
-    words.set_process_waiting(pwal::shared::Owner { slot: 128, incarnation: 0 }, 1);
-}
-
-#[test]
-fn a_control_file_carries_on_what_the_anonymous_words_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("control");
-    std::fs::write(&path, "left by a crash").unwrap();
-    let control = Control::create(&path, 0o640).unwrap();
-    let metadata = std::fs::metadata(&path).unwrap();
-    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (WORDS_BYTES as u64, 0o640));
-    assert!(metadata.blocks() * 512 < WORDS_BYTES as u64 / 2, "the rings are not there yet");
-    let words = control.words();
-    assert_eq!((words.state(), words.backfilled_pages()), (State::Building, None));
-    words.set_identity(&identity());
-    words.set_state(State::Ready);
-    let me = words.attach(0, 1, "it").unwrap();
-    let slot = words.claim_snapshot_slot(me).unwrap();
-    assert!(words.take_snapshot(slot, 3, 9));
-    assert!(words.write().try_acquire(me, true));
-    words.set_mode(2);
-    control.allocate_rings().unwrap();
-    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= WORDS_BYTES as u64, "allocated, not sparse");
-    for sequence in 1..=COMMIT_RING + 3 {
-        words.publish(&commit(sequence, false)).unwrap();
-        if sequence == 100 {
-            words.store_cut(&cut(words, sequence)).unwrap();
-            words.certify(1);
-        }
-    }
-    words.advance_visible();
-    let observed = Control::open_read_only(&path).unwrap();
-    for seen in [&**words, observed.words()] {
-        assert_eq!((seen.identity(), seen.state(), seen.mode()), (identity(), State::Ready, 2));
-        assert_eq!((seen.published(), seen.durable(), seen.visible()), (COMMIT_RING + 3, 100, COMMIT_RING + 3));
-        assert_eq!(seen.commit(COMMIT_RING), Some(commit(COMMIT_RING, false)));
-        assert_eq!(seen.commit(4).unwrap().sequence, 4);
-        assert_eq!(seen.commit(3), None, "the ring has moved on");
-        assert_eq!(seen.cut(1).unwrap().hi, 100);
-        assert_eq!(seen.holders(), [Some(me), None, None, None]);
-        assert_eq!(seen.snapshots().map(|s| s.sequence).collect::<Vec<_>>(), [3]);
-        assert_eq!(seen.processes().count(), 1);
-        assert_eq!(seen.tail(), words.tail());
-    }
-    assert!(words.write().release(me));
-    words.publish(&commit(COMMIT_RING + 4, true)).unwrap();
-    assert_eq!(observed.words().published(), COMMIT_RING + 4, "one memory");
-}
-
-#[test]
-fn the_pages_behind_what_is_backfilled_change_with_it() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    words.set_backfilled_pages(0, 7);
-    assert_eq!(words.backfilled_pages(), Some((0, 7)));
-    for (sequence, pages) in [(5, 9), (6, 2), (1 << 40, u32::MAX)] {
-        let before = words.backfilled_pages();
-        // Stored by a checkpointer that died, and again by the next one.
-        words.set_backfilled_pages(sequence, 1);
-        words.set_backfilled_pages(sequence, pages);
-        assert_eq!(words.backfilled_pages(), before);
-        words.set_backfilled(sequence);
-        assert_eq!(words.backfilled_pages(), Some((sequence, pages)));
-    }
-}
-
-#[test]
-fn what_is_no_control_file_is_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("control");
-    assert_eq!(Control::open_read_only(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    std::fs::write(&path, "short").unwrap();
-    let refused = |part: &str| {
-        let text = Control::open_read_only(&path).unwrap_err().to_string();
-        assert!(text.contains(part) && text.contains(path.to_str().unwrap()), "{text}");
-    };
-    refused("5 bytes");
-    std::fs::write(&path, vec![0; WORDS_BYTES]).unwrap();
-    refused("not a control file");
-    Control::create(&path, 0o600).unwrap().words().set_identity(&identity());
-    Control::open_read_only(&path).unwrap();
-    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&99u64.to_ne_bytes(), 8).unwrap();
-    refused("layout version 99");
-    let none = directory.path().join("none/control");
-    assert_eq!(Control::create(&none, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }

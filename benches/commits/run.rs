@@ -1,9 +1,10 @@
 //! One measured run in a process of its own: threads on one database, each with its own connection.
 
-use crate::slow_sync;
-use crate::support::quantile;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use crate::support::compare::Seen;
+use crate::support::run::{CREATE, INSERT, begin, connect, cpu_us, is_locked, payload};
+use rusqlite::Connection;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -24,34 +25,11 @@ pub struct Load {
     pub length_ms: u64,
 }
 
-/// What one run showed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seen {
-    /// Operations in a second: commits, or with reads commits and reads.
-    pub rate: f64,
-    /// The slowest thread's operations, divided by the fastest's.
-    pub fairness: f64,
-    /// Latency of a commit (of an operation, if nothing is written) in microseconds.
-    pub median_us: f64,
-    /// 99% are below.
-    pub p99_us: f64,
-    /// The longest one.
-    pub max_us: f64,
-    /// Processor time of the whole process for each operation, in microseconds.
-    pub cpu_us: f64,
-    /// How often the application was told "database is locked".
-    pub locked: f64,
-    /// What a sync cost more, in microseconds, as measured.
-    pub extra_us: f64,
-}
-
 const ROWS: u64 = 10_000;
-/// What rusqlite sets by itself.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Load {
     /// As arguments of the child.
-    pub fn to_arguments(&self) -> Vec<String> {
+    fn to_arguments(&self) -> Vec<String> {
         vec![
             self.vfs.clone(),
             self.synchronous.clone(),
@@ -75,44 +53,43 @@ impl Load {
     }
 }
 
-impl Seen {
-    fn to_line(&self) -> String {
-        format!(
-            "{} {} {} {} {} {} {} {}",
-            self.rate, self.fairness, self.median_us, self.p99_us, self.max_us, self.cpu_us, self.locked, self.extra_us
-        )
-    }
+/// What the child prints.
+fn to_line(seen: &Seen) -> String {
+    let Seen { rate, fairness, median_us, p99_us, longest_us, cpu_us, locked, extra_us } = seen;
+    format!("{rate} {fairness} {median_us} {p99_us} {longest_us} {cpu_us} {locked} {extra_us}")
+}
 
-    /// What the child printed.
-    pub fn from_line(line: &str) -> Option<Seen> {
-        let numbers: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-        let [rate, fairness, median_us, p99_us, max_us, cpu_us, locked, extra_us] = numbers[..] else { return None };
-        Some(Seen { rate, fairness, median_us, p99_us, max_us, cpu_us, locked, extra_us })
-    }
+fn from_line(line: &str) -> Option<Seen> {
+    let numbers: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [rate, fairness, median_us, p99_us, longest_us, cpu_us, locked, extra_us] = numbers[..] else { return None };
+    Some(Seen { rate, fairness, median_us, p99_us, longest_us, cpu_us, locked, extra_us })
+}
+
+/// Runs `load` in a process of its own, on a new database below `directory`.
+pub fn measure(directory: &Path, load: &Load) -> Result<Seen, String> {
+    let place = tempfile::tempdir_in(directory).map_err(|error| error.to_string())?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let child = Command::new(program)
+        .arg("--run")
+        .arg(place.path())
+        .args(load.to_arguments())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&child.stdout);
+    from_line(&text).filter(|_| child.status.success()).ok_or_else(|| format!("{load:?}: {}", child.status))
 }
 
 /// The child: runs the load of its arguments on a new database in `directory`, prints what it saw.
 pub fn child(directory: &Path, words: &[String]) {
     let load = Load::from_arguments(words).expect("the arguments that the parent made");
-    // Where that is permitted: what else runs on the machine delays each wake by a time slice of some ms.
-    // SAFETY: numbers only; a refusal changes nothing.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    if load.vfs == "pwal" {
-        pwal::register().expect("the VFS pwal");
-    }
-    let extra = match load.extra_us {
-        0 => Duration::ZERO,
-        us => slow_sync::install(Duration::from_micros(us)).expect("a kernel with seccomp user notification"),
-    };
-    let mut seen = run(&directory.join("app.db"), &load);
-    seen.extra_us = extra.as_nanos() as f64 / 1000.0;
-    println!("{}", seen.to_line());
+    let extra = begin(&load.vfs, load.extra_us);
+    let seen = run(&directory.join("app.db"), &load);
+    println!("{}", to_line(&Seen { extra_us: extra.as_nanos() as f64 / 1000.0, ..seen }));
 }
 
 fn open(path: &Path, vfs: &str, synchronous: &str) -> Connection {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs).expect("open the database");
-    connection.busy_timeout(BUSY_TIMEOUT).expect("busy timeout");
+    let connection = connect(path, vfs).expect("open the database");
     let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).expect("journal mode");
     assert_eq!(mode, "wal");
     connection.pragma_update(None, "synchronous", synchronous).expect("synchronous");
@@ -130,7 +107,7 @@ struct Done {
 fn run(path: &Path, load: &Load) -> Seen {
     {
         let mut first = open(path, &load.vfs, "OFF");
-        first.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, thread, value)").expect("the table");
+        first.execute_batch(CREATE).expect("the table");
         if load.writes < 100 {
             let all = first.transaction().expect("begin");
             for _ in 0..ROWS {
@@ -160,31 +137,20 @@ fn run(path: &Path, load: &Load) -> Seen {
     assert_eq!(u64::try_from(rows), Ok(acknowledged), "rows and acknowledged commits");
     let operations =
         |pick: fn(u64, u64) -> u64, first| done.iter().map(|each| each.operations).fold(first, pick) as f64;
-    let mut latencies: Vec<u64> = done.iter().flat_map(|each| each.latencies_ns.iter().copied()).collect();
-    latencies.sort_unstable();
-    let us = |ns: u64| ns as f64 / 1000.0;
-    Seen {
+    let seen = Seen {
         rate: operations(|a, b| a + b, 0) / length.as_secs_f64(),
         fairness: operations(u64::min, u64::MAX) / operations(u64::max, 1),
-        median_us: us(quantile(&latencies, 0.5)),
-        p99_us: us(quantile(&latencies, 0.99)),
-        max_us: us(latencies.last().copied().unwrap_or(0)),
-        cpu_us: cpu / operations(|a, b| a + b, 0).max(1.0),
+        cpu_us: cpu as f64 / operations(|a, b| a + b, 0).max(1.0),
         locked: done.iter().map(|each| each.locked).sum::<u64>() as f64,
-        extra_us: 0.0,
-    }
-}
-
-/// Processor time that this process has used, in microseconds.
-fn cpu_us() -> f64 {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    used.tv_sec as f64 * 1e6 + used.tv_nsec as f64 / 1e3
+        ..Seen::default()
+    };
+    seen.with_latencies(done.into_iter().flat_map(|each| each.latencies_ns).collect())
 }
 
 fn work(connection: &Connection, index: usize, start: &Barrier, load: &Load, length: Duration) -> Done {
-    let mut insert = connection.prepare("INSERT INTO t(thread, value) VALUES(?1, ?2)").expect("prepare");
+    let mut insert = connection.prepare(INSERT).expect("prepare");
     let mut select = connection.prepare("SELECT value FROM t WHERE id = ?1").expect("prepare");
-    let payload = "x".repeat(100);
+    let payload = payload();
     let mut done = Done { acknowledged: 0, operations: 0, latencies_ns: Vec::with_capacity(1 << 16), locked: 0 };
     // A fixed sequence for each thread (splitmix64).
     let mut state = index as u64;
@@ -210,9 +176,7 @@ fn work(connection: &Connection, index: usize, start: &Barrier, load: &Load, len
                     done.latencies_ns.push(before.elapsed().as_nanos() as u64);
                 }
             }
-            Err(error)
-                if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) =>
-            {
+            Err(error) if is_locked(&error) => {
                 done.locked += 1;
                 done.latencies_ns.push(before.elapsed().as_nanos() as u64);
             }

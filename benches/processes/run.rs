@@ -1,8 +1,8 @@
 //! One measured run: processes that begin together on one database, each thread with its own connection.
 
-use crate::slow_sync;
-use crate::support::quantile;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use crate::support::compare::Seen;
+use crate::support::run::{CREATE, INSERT, begin, connect, cpu_us, is_locked, payload};
+use rusqlite::Connection;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -28,27 +28,6 @@ pub struct Load {
     pub length_ms: u64,
 }
 
-/// What one run showed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seen {
-    /// Commits in a second, of all processes.
-    pub rate: f64,
-    /// The slowest process's commits, divided by the fastest's; with one process the threads'.
-    pub fairness: f64,
-    /// Latency of a commit in microseconds.
-    pub median_us: f64,
-    /// 99% are below.
-    pub p99_us: f64,
-    /// The longest one.
-    pub longest_us: f64,
-    /// Processor time of all processes for each commit, in microseconds.
-    pub cpu_us: f64,
-    /// How often the application was told "database is locked".
-    pub locked: f64,
-}
-
-/// What rusqlite sets by itself.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A process that has not ended so long after the run hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -116,9 +95,7 @@ impl Done {
 }
 
 fn open(path: &Path, load: &Load, vfs: &str) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags_and_vfs(path, flags, vfs)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let connection = connect(path, vfs)?;
     connection.execute_batch(&format!(
         "PRAGMA parallel_wal_mode={}; PRAGMA journal_mode=WAL; PRAGMA synchronous={}",
         load.mode, load.synchronous
@@ -146,9 +123,7 @@ pub fn measure(directory: &Path, load: &Load) -> Result<Seen, String> {
     if load.vfs == "pwal" {
         pwal::register().map_err(|error| told(&error))?;
     }
-    open(&path, load, &load.vfs)
-        .and_then(|first| first.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, thread, value)"))
-        .map_err(|error| told(&error))?;
+    open(&path, load, &load.vfs).and_then(|first| first.execute_batch(CREATE)).map_err(|error| told(&error))?;
     let dones = run(&path, load).map_err(|error| told(&error))?;
     // Stock SQLite counts what all say they have written.
     let rows: i64 = open(&path, load, "unix")
@@ -214,33 +189,21 @@ fn summary(dones: &[Done], load: &Load) -> Seen {
     };
     let sum = |pick: fn(&Done) -> u64| dones.iter().map(pick).sum::<u64>() as f64;
     let commits: u64 = each.iter().sum();
-    let mut latencies: Vec<u64> = dones.iter().flat_map(|done| done.latencies_ns.iter().copied()).collect();
-    latencies.sort_unstable();
-    let us = |ns: u64| ns as f64 / 1000.0;
-    Seen {
+    let seen = Seen {
         rate: commits as f64 * 1000.0 / load.length_ms as f64,
         fairness: each.iter().copied().min().unwrap_or(0) as f64
             / each.iter().copied().max().unwrap_or(0).max(1) as f64,
-        median_us: us(quantile(&latencies, 0.5)),
-        p99_us: us(quantile(&latencies, 0.99)),
-        longest_us: us(latencies.last().copied().unwrap_or(0)),
         cpu_us: sum(|done| done.cpu_us) / (commits.max(1) as f64),
         locked: sum(|done| done.locked),
-    }
+        ..Seen::default()
+    };
+    seen.with_latencies(dones.iter().flat_map(|done| done.latencies_ns.iter().copied()).collect())
 }
 
 /// A child: says that it is ready, waits for the end of its input, runs, and writes what it did.
 pub fn child(path: &Path, words: &[String]) {
     let load = Load::from_arguments(words).expect("the arguments that the parent made");
-    // Where that is permitted: what else runs on the machine delays each wake by a time slice of some ms.
-    // SAFETY: numbers only; a refusal changes nothing.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    if load.vfs == "pwal" {
-        pwal::register().expect("the VFS pwal");
-    }
-    if load.extra_us > 0 {
-        slow_sync::install(Duration::from_micros(load.extra_us)).expect("a kernel with seccomp user notification");
-    }
+    begin(&load.vfs, load.extra_us);
     let start = Barrier::new(load.threads + 1);
     let mut done = std::thread::scope(|threads| {
         let handles: Vec<_> = (0..load.threads)
@@ -271,19 +234,13 @@ pub fn child(path: &Path, words: &[String]) {
     done.write(&mut std::io::stdout().lock()).expect("tell the parent");
 }
 
-/// Processor time that this process has used, in microseconds.
-fn cpu_us() -> u64 {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    used.tv_sec.unsigned_abs() * 1_000_000 + used.tv_nsec.unsigned_abs() / 1000
-}
-
 fn work(path: &Path, index: usize, start: &Barrier, load: &Load) -> Done {
     let connection = open(path, load, &load.vfs).expect("open the database");
-    let mut insert = connection.prepare("INSERT INTO t(thread, value) VALUES(?1, ?2)").expect("prepare");
+    let mut insert = connection.prepare(INSERT).expect("prepare");
     // Joined, read, cached: the first insert is as the others.
     let none: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("read");
     assert_eq!(none, 0, "an empty table");
-    let payload = "x".repeat(100);
+    let payload = payload();
     let length = Duration::from_millis(load.length_ms);
     let mut done = Done { within: vec![0], latencies_ns: Vec::with_capacity(1 << 16), ..Done::default() };
     start.wait();
@@ -298,11 +255,7 @@ fn work(path: &Path, index: usize, start: &Barrier, load: &Load) -> Done {
                 done.acknowledged += 1;
                 done.within[0] += u64::from(begin.elapsed() < length);
             }
-            Err(error)
-                if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) =>
-            {
-                done.locked += 1;
-            }
+            Err(error) if is_locked(&error) => done.locked += 1,
             Err(error) => panic!("thread {index}: {error}"),
         }
     }

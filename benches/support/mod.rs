@@ -1,5 +1,10 @@
-//! What the benches share: the machine in words, a core that stays awake, medians.
+//! What the benches share: the machine in words, a core that stays awake, medians; pairs of runs and their table.
 #![allow(dead_code, reason = "each bench takes what it needs")]
+
+pub mod compare;
+pub mod run;
+#[cfg_attr(not(target_os = "linux"), path = "slow_sync_none.rs")]
+mod slow_sync;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

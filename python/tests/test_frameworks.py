@@ -56,8 +56,11 @@ class Frameworks(Cases):
 
 
 class Forks(Cases):
-    FORK = """
-import os
+    HEAD = (
+        FILL
+        + """
+import os, sqlite3, pwal
+pwal.install()
 
 def in_child(work):
     child = os.fork()
@@ -69,13 +72,24 @@ def in_child(work):
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+def open_and_write(**options):
+    db = sqlite3.connect("app.db", **options)
+    db.execute("INSERT INTO t VALUES(2)")
+    db.commit()
+    assert pwal.status(db)["active"]
+    return db
 """
+    )
+
+    def run_forks(self, script, rows):
+        """Its standard output; it must leave a plain file with so many rows."""
+        out, _ = self.run_script(self.HEAD + textwrap.dedent(script))
+        self.assert_plain(rows=rows)
+        return out
 
     def test_installed_before_the_fork_opened_after_it(self):
         script = """
-            import sqlite3, pwal
-            pwal.install()
-
             def work():
                 pwal.install()  # changes nothing
                 db = sqlite3.connect("app.db")
@@ -89,80 +103,47 @@ def in_child(work):
             assert pwal.status(db)["active"]
             db.close()
         """
-        self.run_script(FILL + self.FORK + textwrap.dedent(script))
-        self.assert_plain(rows=1)
+        self.run_forks(script, rows=1)
 
     def test_opened_and_closed_before_the_fork(self):
         """As an application that asks its database something while it is imported."""
         script = """
-            import sqlite3, pwal
-            pwal.install()
             db = sqlite3.connect("app.db")
             fill(db)
             db.close()
-
-            def work():
-                db = sqlite3.connect("app.db")
-                db.execute("INSERT INTO t VALUES(2)")
-                db.commit()
-                assert pwal.status(db)["active"]
-                db.close()
-
-            in_child(work)
-            in_child(work)
+            in_child(lambda: open_and_write().close())
+            in_child(lambda: open_and_write().close())
         """
-        self.run_script(FILL + self.FORK + textwrap.dedent(script))
-        self.assert_plain(rows=3)
+        self.run_forks(script, rows=3)
 
     def test_the_child_opens_while_the_parent_has_it(self):
         script = """
-            import sqlite3, pwal
-            pwal.install()
             db = sqlite3.connect("app.db")
             fill(db)
-
-            def work():
-                db = sqlite3.connect("app.db", timeout=20)
-                db.execute("INSERT INTO t VALUES(2)")
-                db.commit()
-                assert pwal.status(db)["active"]
-                db.close()
-
-            in_child(work)
-            in_child(work)
+            in_child(lambda: open_and_write(timeout=20).close())
+            in_child(lambda: open_and_write(timeout=20).close())
             assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
             db.close()
         """
-        self.run_script(FILL + self.FORK + textwrap.dedent(script))
-        self.assert_plain(rows=3)
+        self.run_forks(script, rows=3)
 
     def test_the_child_goes_on_when_the_parent_has_closed(self):
         """What SQLite itself has inherited, its list of the parent's locks, keeps nobody out."""
         script = """
-            import sqlite3, pwal
-            pwal.install()
             parents = sqlite3.connect("app.db")
             fill(parents)
             (closed, close), (opened, tell) = os.pipe(), os.pipe()
-
-            def open_and_write():
-                db = sqlite3.connect("app.db", timeout=20)
-                db.execute("INSERT INTO t VALUES(2)")
-                db.commit()
-                assert pwal.status(db)["active"]
-                return db
-
             child = os.fork()
             if child == 0:
                 os.close(close)
-                db = open_and_write()
+                db = open_and_write(timeout=20)
                 os.write(tell, b"o")
                 os.read(closed, 1)
                 db.execute("INSERT INTO t VALUES(3)")
                 db.commit()
                 db.close()
                 assert [name for name in os.listdir() if name.startswith("app.db")] == ["app.db"]
-                open_and_write().close()
+                open_and_write(timeout=20).close()
                 print("done", flush=True)
                 os._exit(0)
             os.read(opened, 1)
@@ -170,14 +151,10 @@ def in_child(work):
             os.close(close)
             os.waitpid(child, 0)
         """
-        out, _ = self.run_script(FILL + self.FORK + textwrap.dedent(script))
-        self.assertEqual(out, "done\n")
-        self.assert_plain(rows=4)
+        self.assertEqual(self.run_forks(script, rows=4), "done\n")
 
     def test_an_inherited_connection_is_an_error_in_the_child(self):
         script = """
-            import sqlite3, pwal
-            pwal.install()
             db = sqlite3.connect("app.db")
             fill(db)
 
@@ -197,9 +174,8 @@ def in_child(work):
             db.commit()
             db.close()
         """
-        out, _ = self.run_script(FILL + self.FORK + textwrap.dedent(script))
+        out = self.run_forks(script, rows=2)
         self.assertEqual(len(out.splitlines()), 2, out)
-        self.assert_plain(rows=2)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ pub trait LogDirectory: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium.
     fn sync_parent(&self) -> io::Result<()>;
-    /// Removes the directory; `Ok(false)` and untouched if it is not empty.
+    /// Removes the directory; `Ok(false)` and untouched if it is not empty, or not this process's to remove.
     ///
     /// # Errors
     /// Any error of the medium.

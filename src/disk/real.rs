@@ -199,6 +199,10 @@ impl LogDirectory for RealLogDirectory {
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound => Ok(true),
                 io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => Ok(false),
+                // Somebody else made it: a symlink to another place, a mount, another user's in a directory like /tmp.
+                io::ErrorKind::NotADirectory | io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => {
+                    Ok(false)
+                }
                 _ => Err(error),
             },
         }

@@ -6,7 +6,6 @@
 use super::hold::Held;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
-use crate::log::format;
 use crate::log::stamp::Stamp;
 use crate::shared::Words;
 use crate::sync::MutexGuard;
@@ -144,8 +143,9 @@ impl Engine {
             let database_pages = match self.backfill(target) {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
-                    // A full disk is no failure of the medium: B stays, and the next pass may find room.
-                    if error.code() != crate::sqlite::Code::FULL {
+                    // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
+                    // the broker has gone, with the exit of this process.
+                    if error.code() != crate::sqlite::Code::FULL && !matches!(error, EngineError::NoLog) {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             self.poison(&self.append_as_it_is(), &error.to_string(), None);
@@ -188,15 +188,5 @@ impl Engine {
             },
         )?;
         Ok(database_pages)
-    }
-
-    /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass.
-    fn delete_spills(&self) {
-        let over = self.frames.write().take_spills(self.marks.certified().1);
-        for (sequence, number) in over {
-            if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
-                self.frames.write().add_spill(sequence, number);
-            }
-        }
     }
 }

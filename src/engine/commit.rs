@@ -3,7 +3,7 @@
 use super::epochs::Leader;
 use super::frames::{FileId, LogCommit};
 use super::hold::Held;
-use super::slots::Place;
+use super::slots::{End, Place};
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::shared::{CommitEntry, Cut, PAGES_INLINE, Words};
@@ -15,7 +15,17 @@ use std::sync::atomic::Ordering::SeqCst;
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
 pub(crate) struct HeldAppend {
+    /// Where the log ends, if it is to go on.
+    pub(super) end: Option<End>,
     _held: Held,
+}
+
+impl HeldAppend {
+    /// # Errors
+    /// There is no log yet, or it is not to go on.
+    pub(super) fn end(&self) -> Result<&End, EngineError> {
+        self.end.as_ref().ok_or(EngineError::NoLog)
+    }
 }
 
 /// The first block of a record.
@@ -145,17 +155,21 @@ impl Engine {
     /// # Errors
     /// The log cannot be read.
     pub(super) fn append(&self) -> Result<HeldAppend, EngineError> {
-        let append = self.append_as_it_is();
+        let mut append = self.append_as_it_is();
         if self.marks.words().is_being_poisoned() {
             self.erase_after_death(&append);
         }
-        self.cut_of_self(&append)?;
+        append.end = self.with_end(|end| end.cloned());
+        if append.end.is_none() && self.is_active() {
+            self.cut_of_self(&append)?;
+            append.end = Some(self.find_end()?);
+        }
         Ok(append)
     }
 
     /// APPEND, whatever its last owner left: to end what failed.
     pub(super) fn append_as_it_is(&self) -> HeldAppend {
-        HeldAppend { _held: self.hold(Words::append, "APPEND").0 }
+        HeldAppend { end: None, _held: self.hold(Words::append, "APPEND").0 }
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
@@ -181,7 +195,7 @@ impl Engine {
         let bytes = batch_bytes(lane, self.page_bytes);
         let place = loop {
             self.check_poison()?;
-            if let Some(place) = self.place(&append, bytes, true, facts.sequence, self.chain())? {
+            if let Some(place) = self.place(&append, bytes, true, facts.sequence)? {
                 break place;
             }
             // Other processes' certificates took what prepare had found.
@@ -190,7 +204,7 @@ impl Engine {
             append = self.append()?;
         };
         self.follow(facts.sequence - 1)?;
-        let (chain, epoch) = (self.chain(), self.marks.epoch() + 1);
+        let (chain, epoch) = (append.end()?.chain, self.marks.epoch() + 1);
         let mut in_batch = format::batch_head_bytes(lane.len());
         let mut descriptors = Vec::with_capacity(lane.len());
         for frame in lane.frames() {
@@ -249,11 +263,6 @@ impl Engine {
         }
     }
 
-    /// The chain value behind the last published commit. Under APPEND.
-    pub(super) fn chain(&self) -> u64 {
-        self.marks.words().last_commit().map_or(self.log_id, |entry| entry.chain)
-    }
-
     /// The certificate of the epoch that ends with commit `hi`.
     pub(crate) fn certificate(
         &self,
@@ -283,7 +292,7 @@ impl Engine {
     }
 
     /// The batch is everybody's: one store, of something complete.
-    fn finish(&self, append: &HeldAppend, written: Written) -> Result<u64, EngineError> {
+    fn finish(&self, append: &mut HeldAppend, written: Written) -> Result<u64, EngineError> {
         let Written { header, descriptors, place, chain, crc, spill } = written;
         let slot = &place.slot;
         let commit = LogCommit {
@@ -306,7 +315,7 @@ impl Engine {
             database_pages: header.database_pages,
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
-            writer: 0,
+            writer: self.marks.attachment().me().slot,
             chain,
             crc,
             lane: header.lane,
@@ -317,16 +326,22 @@ impl Engine {
         let published = {
             // Nobody follows the log meanwhile: the commit is once in the table.
             let mut frames = self.frames.write();
-            self.marks.publish(entry).map(|()| {
+            self.marks.publish(&entry).map(|()| {
                 frames.drop_to(self.marks.backfilled());
                 frames.add_file(FileId::Slot(slot.number), &slot.file);
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
                 }
-                frames.append(&commit, descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)))
+                let first =
+                    frames.append(&commit, descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)));
+                self.followed.store(commit.sequence, SeqCst);
+                first
             })
         };
         self.enter(append, &place);
+        if spill.is_some() && published.is_ok() {
+            self.forget_staged_spill();
+        }
         let cut = match &header.certificate {
             Some(certificate) if published.is_ok() => {
                 crate::fault_point("leading_before_cut");
@@ -334,9 +349,13 @@ impl Engine {
             }
             _ => Ok(()),
         };
-        published.map_err(EngineError::from).and_then(|first_number| cut.map(|()| first_number)).map_err(|error| {
+        let counts = published.map_err(EngineError::from).and_then(|first_number| cut.map(|()| first_number));
+        if counts.is_ok() {
+            self.ends_behind(append, place, chain);
+        }
+        counts.map_err(|error| {
             // Against what prepare made sure of: the shared words are not what they were.
-            self.poison(append, &error.to_string(), Some(Begun { slot: slot.number, offset: place.offset }));
+            self.poison(append, &error.to_string(), Some(Begun { slot: at.0, offset: at.2 }));
             self.poisoned_as(error)
         })
     }
@@ -373,12 +392,13 @@ impl Engine {
         may_lead: bool,
     ) -> Result<Published, EngineError> {
         self.check_poison()?;
-        let lone = may_lead && facts.wants_durable && !self.queue.contended() && self.marks.words().flush_group() <= 1;
+        let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
+        let lone = may_lead && facts.wants_durable && (self.sync_is_free() || alone());
         let leader = if lone { self.try_lead() } else { None };
         let append = self.append()?;
-        let (append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
+        let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&append, written)?;
+        let first_number = self.finish(&mut append, written)?;
         let low = self.is_low(&append);
         drop(append);
         crate::fault_point("after_publish");
@@ -413,6 +433,10 @@ impl Engine {
         if leader.is_some()
             && let Err(error) = self.sync_to(&written.place)
         {
+            // Nothing was synced then.
+            if error.is_of_opening() && self.erase_unpublished(&append, &written.place) {
+                return Err(error);
+            }
             self.poison(&append, &error.to_string(), Some(written.begun()));
             return Err(self.poisoned_as(error));
         }
@@ -424,9 +448,9 @@ impl Engine {
     /// # Errors
     /// The shared words refuse: the engine is poisoned.
     pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
-        let Early { append, leader, written, facts } = early;
+        let Early { mut append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();
-        let first_number = self.finish(&append, written)?;
+        let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
             self.sealed(certificate.epoch, self.marks.wanted());
         }

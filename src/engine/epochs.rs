@@ -1,5 +1,5 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
-//! certificate, syncs once for all, and wakes the others.
+//! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
 use super::commit::{Begun, Lone};
 use super::hold::Held;
@@ -18,10 +18,13 @@ const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
 /// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
+/// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
+const SYNC_FREE: Duration = Duration::from_micros(10);
+
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes those who wait for a flush. No cut is left uncertified when it
+/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left uncertified when it
 /// is taken.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
@@ -31,7 +34,7 @@ pub(crate) struct Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         self.held = None;
-        self.engine.marks.words().durable_wake().notify_all();
+        self.engine.marks.words().durable_wake().notify();
     }
 }
 
@@ -40,17 +43,25 @@ impl Engine {
         Leader { engine: Arc::clone(self), held: Some(held) }
     }
 
-    /// LEADER, if nobody has it.
+    /// LEADER, if nobody has it, and what its last owner left could be made durable.
     pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
-        let leader = self.leader(self.try_hold(Words::leader)?);
+        self.lead_if_free().ok().flatten()
+    }
+
+    fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+        let Some(held) = self.try_hold(Words::leader) else { return Ok(None) };
+        let leader = self.leader(held);
         // Who had it before may have failed, or been killed and its slot been taken over since.
-        self.certify_left(&leader).ok().map(|()| leader)
+        self.certify_left(&leader)?;
+        Ok(Some(leader))
     }
 
     /// LEADER, from its owner if that one is dead.
-    fn try_lead_for_the_dead(self: &Arc<Engine>) -> Option<Leader> {
-        let leader = self.leader(self.try_take_over(Words::leader)?);
-        self.finish_flush_of_the_dead(&leader).ok().map(|()| leader)
+    fn lead_for_the_dead(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+        let Some(held) = self.try_take_over(Words::leader) else { return Ok(None) };
+        let leader = self.leader(held);
+        self.finish_flush_of_the_dead(&leader)?;
+        Ok(Some(leader))
     }
 
     /// LEADER, waited for.
@@ -84,6 +95,9 @@ impl Engine {
         let append = self.append()?;
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
+            if error.is_of_opening() {
+                return Err(error);
+            }
             self.poison(&append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
             return Err(self.poisoned_as(error));
         }
@@ -161,9 +175,9 @@ impl Engine {
         wants_durable: bool,
         lone: Option<Lone>,
     ) -> Result<(), EngineError> {
-        let flushed = lone.map_or(Ok(()), |lone| self.flush_lone(&lone));
-        let acknowledged = flushed
-            .and_then(|()| if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) });
+        // Its failure is the log's, or the next leader does it.
+        let _flushed = lone.map(|lone| self.flush_lone(&lone));
+        let acknowledged = if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) };
         acknowledged.map_err(|error| {
             self.poison(&self.append_as_it_is(), &format!("a commit could not be acknowledged: {error}"), None);
             self.poisoned_as(error)
@@ -183,7 +197,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.visible() >= sequence)
+        // Moved here, too: the leader that made it durable may have died before it did.
+        self.wait_until(&|| self.marks.words().advance_visible() >= sequence)
     }
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
@@ -197,27 +212,29 @@ impl Engine {
                 return Ok(());
             }
             self.check_poison()?;
-            let leader = match self.try_lead() {
-                None if waited >= TIMED_WAIT => self.try_lead_for_the_dead(),
+            let leader = match self.lead_if_free() {
+                Ok(None) if waited >= TIMED_WAIT => self.lead_for_the_dead(),
                 leader => leader,
             };
-            if let Some(leader) = leader {
-                let flushed = if reached() {
-                    Ok(())
-                } else {
+            let flushed = match leader {
+                Ok(None) => None,
+                Ok(Some(leader)) if !reached() => {
                     self.gather();
-                    self.flush(&leader, false)
-                };
-                match flushed {
-                    Ok(()) => continue,
-                    // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
-                    // this one a moment later.
-                    Err(error) if tries == 0 || self.is_poisoned() => return Err(error),
-                    Err(_) => tries -= 1,
+                    Some(self.flush(&leader, false))
                 }
-                drop(leader);
-                // Not woken by this thread's own letting go.
-                ticket = wake.ticket();
+                led => Some(led.map(drop)),
+            };
+            match flushed {
+                None => {}
+                Some(Ok(())) => continue,
+                // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
+                // this one a moment later.
+                Some(Err(error)) if tries == 0 || self.is_poisoned() => return Err(error),
+                Some(Err(_)) => {
+                    tries -= 1;
+                    // Not woken by this thread's own letting go.
+                    ticket = wake.ticket();
+                }
             }
             let began = Instant::now();
             wake.wait(ticket, TIMED_WAIT);
@@ -255,7 +272,7 @@ impl Engine {
         let words = self.marks.words();
         let goal = words.gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
-            words.gathered().notify_all();
+            words.gathered().notify();
         }
     }
 
@@ -273,14 +290,14 @@ impl Engine {
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
-        let (append, place) = loop {
+        let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            match self.place(&append, u64::from(self.block_bytes), false, hi + 1, self.chain())? {
+            match self.place(&append, u64::from(self.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -294,7 +311,7 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, self.chain(), database_pages);
+        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, append.end()?.chain, database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -307,6 +324,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(begun));
             return Err(self.poisoned_as(error));
         }
+        self.ends_behind(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }
@@ -335,6 +353,10 @@ impl Engine {
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
         if let Err(error) = synced {
+            // Nothing was synced then, and nothing failed: the next leader does it.
+            if error.is_of_opening() {
+                return Err(error);
+            }
             self.poison(&self.append_as_it_is(), &error.to_string(), None);
             return Err(self.poisoned_as(error));
         }
@@ -363,6 +385,13 @@ impl Engine {
             slots.push(place.slot.clone());
         }
         slots.iter().try_for_each(|slot| slot.sync())
+    }
+
+    /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on
+    /// writing as one that does not wait.
+    pub(crate) fn sync_is_free(&self) -> bool {
+        let nanos = self.marks.words().sync_nanos();
+        nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE
     }
 
     /// A moving average, so that a leader knows what a sync costs here.

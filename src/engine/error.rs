@@ -68,6 +68,9 @@ pub(crate) enum EngineError {
     /// A lock of the base VFS on the database file.
     #[error("a connection that is not on pwal has a lock on {file}; the log stays for the next open")]
     NotOnPwal { file: PathBuf },
+    /// The log directory has another name by now.
+    #[error("the log directory of {file} was moved while it was in use; it stays for the next open")]
+    Moved { file: PathBuf },
     /// `lock` cannot be locked or asked.
     #[error("cannot lock the file lock beside {file}: {source}")]
     Lock { file: PathBuf, source: io::Error },
@@ -115,6 +118,12 @@ impl EngineError {
         EngineError::NoMemory { reason: source.to_string() }
     }
 
+    /// A file, or the directory, could not be opened, mostly for want of descriptors: this process's trouble, which says
+    /// nothing of what is written.
+    pub(super) fn is_of_opening(&self) -> bool {
+        matches!(self, EngineError::Open { .. })
+    }
+
     /// The result code for a failure of a spill file.
     pub(crate) fn spill_code(source: &io::Error) -> Code {
         full_or(source, Code::IOERR_WRITE)
@@ -138,6 +147,7 @@ impl EngineError {
             | EngineError::Committed { .. }
             | EngineError::InitHeld { .. }
             | EngineError::NotOnPwal { .. } => Code::BUSY,
+            EngineError::Moved { .. } => Code::READONLY_DBMOVED,
             EngineError::Lock { .. } => Code::IOERR_LOCK,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,

@@ -1,7 +1,8 @@
 //! Following the log: what other processes published becomes frames of this process's table.
 //!
-//! The commit ring says where the newest batches lie; a process that fell behind it walks the slots, as recovery does.
-//! What is published is written, so all of it proves itself; what is backfilled need not be read any more.
+//! The commit ring says where the newest batches lie, and of a small commit which pages it has: that one need not be read.
+//! A process that fell behind the ring walks the slots, as recovery does. What is published is written, so all that is read
+//! proves itself; what is backfilled need not be read any more.
 
 use super::frames::{FileId, Frames, LogCommit};
 use super::{Engine, EngineError};
@@ -9,6 +10,7 @@ use crate::disk::OpenHow;
 use crate::log::follow::proven;
 use crate::log::format::{self, Batch, BatchPlace, ImagePlace, batch_head_bytes, decode_batch, image_crc};
 use crate::shared::CommitEntry;
+use std::sync::atomic::Ordering::SeqCst;
 
 impl Engine {
     pub(super) fn no_commit(&self, sequence: u64) -> EngineError {
@@ -20,10 +22,16 @@ impl Engine {
     /// # Errors
     /// The log cannot be read.
     pub(super) fn follow(&self, to: u64) -> Result<(), EngineError> {
-        if self.frames.read().last_sequence() >= to {
+        if self.followed.load(SeqCst) >= to {
             return Ok(());
         }
         let mut frames = self.frames.write();
+        let followed = self.follow_with(&mut frames, to);
+        self.followed.store(frames.last_sequence(), SeqCst);
+        followed
+    }
+
+    fn follow_with(&self, frames: &mut Frames, to: u64) -> Result<(), EngineError> {
         while frames.last_sequence() < to {
             let (backfilled, pages) = self.marks.words().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
@@ -31,12 +39,13 @@ impl Engine {
                 frames.begin_at(backfilled, pages);
                 continue;
             }
-            let next = frames.last_sequence() + 1;
-            if self.follow_entry(&mut frames, next)? {
-                continue;
+            while frames.last_sequence() < to && self.follow_entry(frames, frames.last_sequence() + 1)? {}
+            if frames.last_sequence() >= to {
+                break;
             }
-            match self.published_batch(&frames, next)? {
-                Some((commit, batch)) if self.add(&mut frames, &commit, &batch)? => {}
+            let next = frames.last_sequence() + 1;
+            match self.published_batch(frames, next)? {
+                Some((commit, batch)) if self.add(frames, &commit, &batch)? => {}
                 // Backfilled, and written over or deleted meanwhile.
                 _ if self.marks.backfilled() >= next => {}
                 _ => return Err(self.no_commit(next)),
@@ -60,8 +69,6 @@ impl Engine {
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
             self.note_ordinal(entry.ordinal, entry.file);
-        }
-        if !frames.has_file(FileId::Slot(entry.file)) {
             frames.add_file(FileId::Slot(entry.file), &self.slot(entry.file)?.file);
         }
         let images = batch_head_bytes(pages.len());

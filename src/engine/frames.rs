@@ -7,7 +7,7 @@ use super::commit::EpochCounts;
 use crate::disk::LogFile;
 use crate::log::format::{Batch, ImagePlace};
 use crate::view;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// A file that holds images, in the numbering of this process.
@@ -79,9 +79,11 @@ pub(crate) struct Frames {
     base_pages: u32,
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
-    files: HashMap<FileId, Arc<dyn LogFile>>,
+    files: BTreeMap<FileId, Arc<dyn LogFile>>,
     /// Spill files that batches name: (commit, number).
     spills: Vec<(u64, u32)>,
+    /// Commits up to here were not all read: what spill files they name is not known.
+    skipped_to: u64,
     /// Segment and offset behind the last commit, if it is known.
     end: Option<(u64, u64)>,
 }
@@ -95,8 +97,9 @@ impl Frames {
             base_pages: database_pages,
             commits: VecDeque::new(),
             frames: VecDeque::new(),
-            files: HashMap::new(),
+            files: BTreeMap::new(),
             spills: Vec::new(),
+            skipped_to: 0,
             end: None,
         }
     }
@@ -140,6 +143,7 @@ impl Frames {
     pub(crate) fn begin_at(&mut self, sequence: u64, database_pages: u32) {
         self.base_number += self.frames.len() as u64;
         (self.base_sequence, self.base_pages, self.end) = (sequence, database_pages, None);
+        self.skipped_to = sequence;
         self.commits.clear();
         self.frames.clear();
     }
@@ -202,6 +206,16 @@ impl Frames {
             self.files.remove(&FileId::Spill(*number));
         }
         over
+    }
+
+    /// Whether this spill file is of a commit in the table, or of a transaction of this process.
+    pub(crate) fn has_spill(&self, number: u32) -> bool {
+        self.has_file(FileId::Spill(number)) || self.spills.iter().any(|(_, known)| *known == number)
+    }
+
+    /// Whether the spill files of all commits behind `sequence`, up to the last of the table, are known.
+    pub(crate) fn knows_spills_behind(&self, sequence: u64) -> bool {
+        self.skipped_to <= sequence
     }
 
     /// What a certificate says of the commits behind `sequence`.

@@ -8,7 +8,7 @@
 use super::Engine;
 use crate::handle::{Broker, LockLevel};
 use crate::interleave::{self, Instant};
-use crate::shared::now_us;
+use crate::shared::now_coarse_us;
 use crate::sqlite::Code;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Engine {
         if self.guard.held.load(SeqCst) {
             return;
         }
-        let now = now_us();
+        let now = now_coarse_us();
         let next = self.guard.next_look_us.load(SeqCst);
         if now < next || self.guard.next_look_us.compare_exchange(next, now + LOOK_EVERY_US, SeqCst, SeqCst).is_err() {
             return;

@@ -6,7 +6,7 @@
 use super::Engine;
 use super::queue::ConnectionId;
 use crate::interleave::Instant;
-use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words};
+use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,21 @@ pub(super) type Which = fn(&Words) -> &OwnerWord;
 pub(crate) struct Held {
     attachment: Arc<Attachment>,
     which: Which,
+    /// The process that holds it: a forked child that closes what it inherited lets go of nothing.
+    generation: u32,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        (self.which)(self.attachment.words()).release(self.attachment.me());
+        if self.generation == generation() {
+            (self.which)(self.attachment.words()).release(self.attachment.me());
+        }
     }
 }
 
 impl Engine {
     pub(super) fn held(&self, which: Which) -> Held {
-        Held { attachment: self.marks.shared(), which }
+        Held { attachment: self.marks.shared(), which, generation: generation() }
     }
 
     /// Takes the word if it is free.
@@ -101,5 +105,26 @@ impl Engine {
             Some(process) => format!("process {} ({})", process.pid, process.command),
             None => format!("the process in slot {}", owner.slot),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{Control, LOCK_NAME, LockFile};
+
+    #[test]
+    fn a_forked_child_lets_go_of_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = LockFile::open(&directory.path().join(LOCK_NAME), 0o600).unwrap();
+        let claimed = Attachment::claim(Control::anonymous().unwrap(), lock, "parent").unwrap();
+        let attachment = Arc::new(claimed.unwrap());
+        let word = attachment.words().append();
+        assert!(word.try_acquire(attachment.me(), false));
+        let held = |generation| Held { attachment: Arc::clone(&attachment), which: Words::append, generation };
+        drop(held(generation() + 1));
+        assert_eq!(word.holder(), Some(attachment.me()), "the parent has it still");
+        drop(held(generation()));
+        assert_eq!(word.holder(), None);
     }
 }

@@ -173,8 +173,10 @@ impl Engine {
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             slots: Mutex::default(),
+            end: Mutex::default(),
             ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
+            followed: AtomicU64::new(0),
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
@@ -376,11 +378,27 @@ impl Engine {
         retired
     }
 
+    /// Whether the log directory still is the one that this process is attached in. Where it was removed under it, others may
+    /// have made another one since: what has its name is theirs, with their `lock` and `control`.
+    fn has_directory(&self) -> Result<bool, EngineError> {
+        let file = || self.path.clone();
+        let io = |source| EngineError::Lock { file: file(), source };
+        let lock = self.marks.attachment().lock();
+        if lock.is_same_as_path(&self.dir.path().join(LOCK_NAME)).map_err(io)? {
+            return Ok(true);
+        }
+        if lock.is_deleted().map_err(io)? { Ok(false) } else { Err(EngineError::Moved { file: file() }) }
+    }
+
     fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
+        let has_directory = self.has_directory()?;
         if self.is_active() {
             self.checkpoint_all()?;
+            self.end_log()?;
             let retired = match self.broker.lock().as_mut() {
+                // All is in the database file, and there is no log that could be played back.
+                Some(broker) if !has_directory => retire::make_plain(broker.as_mut()).map_err(EngineError::from),
                 Some(broker) => {
                     let last = self.marks.published();
                     retire::retire(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes)
@@ -394,7 +412,7 @@ impl Engine {
                 self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), None);
                 return Err(error);
             }
-        } else {
+        } else if has_directory {
             let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {
                 // An activation that failed on the way: what it left is what a crash there leaves.

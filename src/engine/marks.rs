@@ -3,17 +3,17 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_us};
+use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_coarse_us};
 use std::sync::Arc;
 
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
-/// carries, but for the slot in which that certificate lies. It may be the last record there, and without it the log says
-/// less than the stamp.
+/// carries, and which lie in a segment before that certificate's. It may be the last record of its own, and without it the
+/// log says less than the stamp; and what lies from there on is not known to be synced, though it may be no batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recyclable {
     pub(crate) backfilled: u64,
-    /// The number of that slot.
-    pub(crate) keep: Option<u32>,
+    /// The ordinal of that certificate's segment; 0: there is none.
+    pub(crate) before: u64,
 }
 
 pub(crate) struct Marks(Arc<Attachment>);
@@ -68,7 +68,7 @@ impl Marks {
     /// What may be written over.
     pub(crate) fn recyclable(&self) -> Recyclable {
         let cut = self.words().certified_cut();
-        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), keep: cut.map(|cut| cut.file) }
+        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.ordinal) }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.
@@ -90,9 +90,8 @@ impl Marks {
     ///
     /// # Errors
     /// It is not the next one, or the ring is full, against prepare's promise.
-    pub(crate) fn publish(&self, mut entry: CommitEntry) -> Result<(), SharedError> {
-        entry.writer = self.0.me().slot;
-        self.words().publish(&entry)?;
+    pub(crate) fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
+        self.words().publish(entry)?;
         if entry.wants_durable {
             self.words().add_wanted();
         }
@@ -150,7 +149,7 @@ impl Marks {
         let words = self.words();
         loop {
             let sequence = if newest { words.published() } else { words.advance_visible() };
-            if words.take_snapshot(slot, sequence, now_us()) {
+            if words.take_snapshot(slot, sequence, now_coarse_us()) {
                 return sequence;
             }
         }

@@ -2,7 +2,7 @@
 //! write queue, checkpoints.
 //!
 //! It promises the rules R1 to R9 of `docs/architecture.md`; it knows no SQLite but its result codes.
-//! Order of its locks: CKPT > WRITE > LEADER > APPEND.
+//! Order of its locks: CKPT > WRITE > LEADER > CREATE > APPEND.
 
 mod background;
 mod checkpoint;
@@ -17,6 +17,8 @@ mod hold;
 mod lanes;
 mod lifecycle;
 mod marks;
+#[cfg(test)]
+mod pair_tests;
 mod poison;
 mod queue;
 mod settings;
@@ -72,9 +74,13 @@ pub(crate) struct Engine {
     connections: Mutex<Connections>,
     /// Open slot files.
     slots: Mutex<slots::SlotFiles>,
+    /// Where the log ended when this process last looked.
+    end: Mutex<Option<slots::End>>,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     frames: RwLock<Frames>,
+    /// The last commit in the frame table.
+    followed: AtomicU64,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     broker: Mutex<Option<Box<dyn Broker>>>,

@@ -6,6 +6,7 @@
 use super::commit::{Begun, HeldAppend};
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
+use crate::log::follow::proven;
 use std::collections::BTreeSet;
 
 impl Engine {
@@ -67,6 +68,22 @@ impl Engine {
         }
     }
 
+    /// Before a marker says where the log ends: a whole batch behind that, of a writer that died before it published, would say
+    /// otherwise.
+    pub(super) fn end_log(&self) -> Result<(), EngineError> {
+        let append = self.append()?;
+        let (tail, next) = (self.tail(), self.marks.words().published() + 1);
+        let begun = match self.marks.words().next_slot().filter(|number| *number != tail.file) {
+            Some(number) => self.header_of(&self.slot(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
+            None => false,
+        };
+        let behind = match self.reader_of(&self.slot(tail.file)?)? {
+            Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
+            None => false,
+        };
+        if begun || behind { self.erase_behind_tail(&append) } else { Ok(()) }
+    }
+
     fn erase_behind_tail(&self, append: &HeldAppend) -> Result<(), EngineError> {
         let tail = self.tail();
         let slot = self.slot(tail.file)?;
@@ -87,8 +104,8 @@ impl Engine {
             self.context.host.log(error.code().number(), &text);
         }
         self.queue.close();
-        self.marks.words().durable_wake().notify_all();
-        self.marks.words().gathered().notify_all();
+        self.marks.words().durable_wake().notify();
+        self.marks.words().gathered().notify();
     }
 
     /// The first blocks of every record that is not durable (R5.1).

@@ -369,7 +369,7 @@ impl WriteQueue {
 
     fn wake(&self, waiter: &Waiter) {
         match self.turn.mine() {
-            Some(turn) if waiter.abroad => turn.notify_all(),
+            Some(turn) if waiter.abroad => turn.notify(),
             _ => {
                 waiter.wake.notify_one();
             }

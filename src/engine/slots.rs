@@ -14,7 +14,7 @@ use crate::log::slots::create_slot;
 use crate::shared::{Tail, Words};
 use crate::sqlite::Code;
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Blocks at the end of a slot that only certificates may use: between two batches of a prepared writer
@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
+/// What records are padded with.
+static ZEROS: [u8; 4096] = [0; 4096];
 /// Ordinals of which it is remembered in which file they lie.
 const ORDINALS_KEPT: usize = 64;
 
@@ -55,6 +57,18 @@ pub(crate) struct SlotFiles {
     open: BTreeMap<u32, Slot>,
     /// In which file the segment of an ordinal lies, as far as it is remembered.
     by_ordinal: BTreeMap<u64, u32>,
+}
+
+/// Where the log ends, after so many commits and cuts: it does not change while these do not.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    published: u64,
+    cuts: u64,
+    tail: Tail,
+    /// The slot file of the tail.
+    slot: Slot,
+    /// The chain value behind the last commit.
+    pub(super) chain: u64,
 }
 
 /// Where a record goes.
@@ -107,6 +121,30 @@ impl Engine {
         self.marks.words().tail().unwrap_or(begin)
     }
 
+    /// Where the log ends, as this process found it last, if nobody has published or cut since.
+    pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
+        let words = self.marks.words();
+        let now = (words.published(), words.cuts());
+        use_it(self.end.lock().as_ref().filter(|end| (end.published, end.cuts) == now))
+    }
+
+    /// Where the log ends. Under APPEND, with every cut stored.
+    pub(super) fn find_end(&self) -> Result<End, EngineError> {
+        let (words, tail) = (self.marks.words(), self.tail());
+        let chain = words.last_commit().map_or(self.log_id, |entry| entry.chain);
+        Ok(End { published: words.published(), cuts: words.cuts(), tail, slot: self.slot(tail.file)?, chain })
+    }
+
+    /// The record at `place` counts: the log ends behind it. Under APPEND.
+    pub(super) fn ends_behind(&self, append: &mut HeldAppend, place: Place, chain: u64) {
+        let (words, slot) = (self.marks.words(), place.slot);
+        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
+        debug_assert_eq!(tail, self.tail());
+        let end = End { published: words.published(), cuts: words.cuts(), tail, slot, chain };
+        *self.end.lock() = Some(end.clone());
+        append.end = Some(end);
+    }
+
     /// The slot file of this number, which is complete: a record of it counts, or it is the next one.
     pub(super) fn slot(&self, number: u32) -> Result<Slot, EngineError> {
         if let Some(slot) = self.slots.lock().open.get(&number) {
@@ -121,6 +159,8 @@ impl Engine {
         let name = format::slot_name(self.log_id, number);
         let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
+        // Whole blocks, or its header does not prove itself: who was making it may have died in the middle of a write.
+        let bytes = bytes - bytes % u64::from(self.block_bytes);
         Ok(Arc::new(SlotFile { number, name, file, bytes }))
     }
 
@@ -162,7 +202,7 @@ impl Engine {
         Ok(proven(SlotReader::new(open, self.log_id))?)
     }
 
-    fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
+    pub(super) fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
         Ok(self.reader_of(slot)?.map(|reader| reader.header))
     }
 
@@ -175,9 +215,10 @@ impl Engine {
                 _ => continue,
             };
             let known = self.slots.lock().open.get(&number).cloned();
-            let slot = match known {
-                Some(slot) => slot,
-                None => self.open_slot(number)?,
+            let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
+                // It could not be made whole, and was removed again.
+                Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                slot => slot?,
             };
             let header = self.header_of(&slot)?;
             if header.is_some() {
@@ -186,6 +227,8 @@ impl Engine {
             }
             all.push(Found { slot, header });
         }
+        // The oldest files first, which are the smallest: what is used again soon is in the processor's caches still.
+        all.sort_unstable_by_key(|found| found.slot.number);
         Ok(all)
     }
 
@@ -234,9 +277,13 @@ impl Engine {
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
     /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
-        let tail = self.tail();
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
-        if tail.offset + bytes <= self.limit(&self.slot(tail.file)?) {
+        let fits = |tail: Tail, slot: &Slot| tail.offset + bytes <= self.limit(slot);
+        if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.slot))) {
+            return Ok(true);
+        }
+        let tail = self.tail();
+        if fits(tail, &self.slot(tail.file)?) {
             return Ok(true);
         }
         match self.marks.words().next_slot().filter(|next| *next != tail.file) {
@@ -246,10 +293,10 @@ impl Engine {
     }
 
     /// Whether the next slot is to be prepared ahead of need.
-    pub(super) fn is_low(&self, _append: &HeldAppend) -> bool {
-        let tail = self.tail();
-        let full = self.slot(tail.file).is_ok_and(|slot| tail.offset * 4 > slot.bytes);
-        full && self.next_slot(tail).is_ok_and(|next| next.is_none())
+    pub(super) fn is_low(&self, append: &HeldAppend) -> bool {
+        let Some(End { tail, slot, .. }) = &append.end else { return false };
+        tail.offset * 4 > slot.bytes
+            && self.next_slot(*tail).is_ok_and(|next| next.is_none())
             && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
     }
 
@@ -257,16 +304,14 @@ impl Engine {
     /// `None`: neither the current slot nor the next one has room.
     pub(super) fn place(
         &self,
-        _append: &HeldAppend,
+        append: &HeldAppend,
         bytes: u64,
         batch: bool,
         first_sequence: u64,
-        chain: u64,
     ) -> Result<Option<Place>, EngineError> {
         let bytes = self.round_up(bytes);
         let end = |slot: &Slot| if batch { self.limit(slot) } else { slot.bytes };
-        let tail = self.tail();
-        let here = self.slot(tail.file)?;
+        let End { tail, slot: here, chain, .. } = append.end()?.clone();
         if tail.offset + bytes <= end(&here) {
             return Ok(Some(Place { slot: here, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
@@ -294,8 +339,8 @@ impl Engine {
         parts: &[&[u8]],
     ) -> Result<(), EngineError> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let padding = vec![0; usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length))];
-        let mut slices = Vec::with_capacity(parts.len() + 2);
+        let mut padding = usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length));
+        let mut slices = Vec::with_capacity(parts.len() + 2 + padding / ZEROS.len());
         let mut offset = place.offset;
         if let Some((header, ends, tail)) = &place.begins {
             if *tail < ends.bytes {
@@ -305,7 +350,11 @@ impl Engine {
             offset = 0;
         }
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
-        slices.push(IoSlice::new(&padding));
+        while padding > 0 {
+            let zeros = &ZEROS[..padding.min(ZEROS.len())];
+            slices.push(IoSlice::new(zeros));
+            padding -= zeros.len();
+        }
         place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
         if place.begins_slot() {
             crate::fault_point("rotating");
@@ -356,6 +405,10 @@ impl Engine {
     }
 
     fn try_prepare_next_slot(&self) -> Result<(), EngineError> {
+        let tail = self.with_end(|end| end.map(|end| end.tail));
+        if tail.is_some_and(|tail| self.marks.words().next_slot().is_some_and(|next| next != tail.file)) {
+            return Ok(());
+        }
         let _create = self.hold(Words::create, "CREATE");
         let wanted = self.append().map(|append| self.is_low(&append))?;
         if wanted { self.choose_next(0) } else { Ok(()) }
@@ -405,14 +458,16 @@ impl Engine {
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
-            let last_sequence = match &found.header {
+            let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
-                None => 0,
-                Some(header) if header.ordinal > tail.ordinal => 0,
+                None => (0, true),
+                Some(header) if header.ordinal > tail.ordinal => (0, true),
                 // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
-                Some(header) => begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1),
+                Some(header) => {
+                    let last = begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1);
+                    (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
+                }
             };
-            let is_over = last_sequence <= recyclable.backfilled && recyclable.keep != Some(found.slot.number);
             is_over.then(|| (found.slot.clone(), last_sequence))
         })
     }
@@ -429,11 +484,12 @@ impl Engine {
         let (last, next) = (self.tail().ordinal, self.marks.words().next_slot());
         for Found { slot, header } in all {
             let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
-            // Read again: before APPEND was held here, a process that lives may have gone on in it.
-            if may_be
-                && chosen != Some(slot.number)
-                && self.header_of(slot)?.is_some_and(|header| header.ordinal > last)
-            {
+            if !may_be || chosen == Some(slot.number) {
+                continue;
+            }
+            // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
+            // have been given up before, by a process that died before its zeros were durable.
+            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) {
                 slot.write(&self.zero_block(), 0)?;
                 slot.sync()?;
             }
@@ -464,8 +520,7 @@ impl Engine {
 
     fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
         let number = self.marks.words().give_slot_number();
-        let number =
-            u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), std::io::Error::other(e)))?;
+        let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
         let file = create_slot(&*self.dir, &name, bytes)?;
         let slot = Arc::new(SlotFile { number, name, file, bytes });

@@ -1,33 +1,85 @@
 //! Spill files: the frames of transactions that outgrew their lane.
+//!
+//! One is needed while its transaction is the one that has WRITE, and from its publication until a durable certificate says
+//! that the commit is in the database file. Who was killed leaves files for which neither holds, and nobody who knows
+//! them: so a checkpoint looks which files are there, and deletes what nobody needs.
 
 use super::Engine;
 use super::frames::FileId;
 use crate::disk::{LogFile, OpenHow};
-use crate::log::format;
+use crate::log::format::{self, FileName};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 impl Engine {
-    /// A new spill file and its number. It is nobody's until a batch names it.
+    /// A new spill file and its number. It is nobody's until a batch names it. By who has WRITE.
     ///
     /// # Errors
     /// Any error of the medium.
     pub(crate) fn create_spill(&self) -> io::Result<(u32, Arc<dyn LogFile>)> {
-        let number = u32::try_from(self.marks.words().give_spill_number()).map_err(io::Error::other)?;
+        let words = self.marks.words();
+        let number = u32::try_from(words.give_spill_number()).map_err(io::Error::other)?;
         self.dir.create()?;
+        words.set_staged_spill(Some(number));
         let file = self.dir.open(&format::spill_name(self.log_id, number), OpenHow::CreateNew)?;
         self.frames.write().add_file(FileId::Spill(number), &file);
         self.counters.spills.fetch_add(1, SeqCst);
         Ok((number, file))
     }
 
-    /// The transaction rolled back. A file that cannot be deleted now goes at the next open.
+    /// The transaction rolled back. A file that cannot be deleted now goes with a checkpoint.
     pub(crate) fn remove_spill(&self, number: u32) {
         self.frames.write().remove_file(FileId::Spill(number));
         if let Err(error) = self.dir.remove(&format::spill_name(self.log_id, number)) {
             let text = format!("pwal: {}: a spill file stays for now: {error}", self.path.display());
             self.context.host.log(crate::sqlite::Code::IOERR_DELETE.number(), &text);
         }
+        self.forget_staged_spill();
+    }
+
+    /// Who has WRITE has no spill file: whoever had it before, and perhaps died, needs none.
+    pub(crate) fn forget_staged_spill(&self) {
+        if self.marks.words().staged_spill().is_some() {
+            self.marks.words().set_staged_spill(None);
+        }
+    }
+
+    /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass. Under CKPT.
+    pub(super) fn delete_spills(&self) {
+        let over = self.frames.write().take_spills(self.marks.certified().1);
+        for (sequence, number) in over {
+            if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
+                self.frames.write().add_spill(sequence, number);
+            }
+        }
+        for number in self.unneeded_spills().unwrap_or_default() {
+            // For the space only.
+            let _the_next_pass_tries_again = self.dir.remove(&format::spill_name(self.log_id, number));
+        }
+    }
+
+    /// The spill files that are there and that nobody needs. The order of the looks counts: a file that is there and not staged
+    /// any more is published, or nobody's; and what is published by then, the frame table knows.
+    fn unneeded_spills(&self) -> Option<Vec<u32>> {
+        let words = self.marks.words();
+        if !words.has_spilled() {
+            return None;
+        }
+        let names = self.dir.list().ok()?;
+        let number_of = |name: &String| match FileName::parse(name) {
+            Some(FileName::Spill { log_id, number }) if log_id == self.log_id => Some(number),
+            _ => None,
+        };
+        let mut there: Vec<u32> = names.iter().filter_map(number_of).collect();
+        let staged = words.staged_spill();
+        there.retain(|number| Some(*number) != staged);
+        if there.is_empty() {
+            return None;
+        }
+        self.follow(self.marks.published()).ok()?;
+        let frames = self.frames.read();
+        there.retain(|number| !frames.has_spill(*number));
+        frames.knows_spills_behind(self.marks.certified().1).then_some(there)
     }
 }

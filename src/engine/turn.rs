@@ -83,7 +83,7 @@ impl Turn {
     /// Wakes the waiter of that process that waits for its turn.
     pub(super) fn tell(&self, longest: Longest) {
         if let Some(turn) = self.attachment.words().turn(longest.process.slot) {
-            turn.notify_all();
+            turn.notify();
         }
     }
 

@@ -99,8 +99,6 @@ pub trait Broker: Database {
     fn unlock(&mut self, level: LockLevel) -> Result<(), Code>;
     /// Whether it could only be opened for reading.
     fn read_only(&self) -> bool;
-    /// The next syncs use these `SQLITE_SYNC_*` flags.
-    fn sync_flags(&mut self, flags: i32);
 }
 
 /// What one registration of the VFS offers its handles.
@@ -111,10 +109,6 @@ pub trait Host: Send + Sync + Debug {
     /// a private connection on the base VFS reads the schema, runs
     /// `wal_checkpoint(TRUNCATE)` and closes. Called without any lock of ours on the file.
     fn settle_leftovers(&self, path: &Path) -> Result<(), Code>;
-    /// `xAccess(SQLITE_ACCESS_EXISTS)` of the base.
-    fn exists(&self, path: &Path) -> Result<bool, Code>;
     /// `sqlite3_log`.
     fn log(&self, code: i32, text: &str);
-    /// The name of the base VFS.
-    fn base_name(&self) -> &str;
 }

@@ -37,6 +37,9 @@ const ATTEMPTS: usize = 5;
 
 type Header = [u8; DATABASE_HEADER_BYTES];
 
+/// What every database file begins with.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
 /// Why a database cannot be had, and what the user can do about it.
 pub(super) struct Refused {
     pub(super) code: Code,
@@ -90,12 +93,16 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
         }
     }
     watch_process(&inner.context);
-    let started = start_or_attach(inner, identity).map_err(|refused| {
-        if let Some(text) = &refused.text {
-            say(inner, refused.code, text);
+    let started = match start_or_attach(inner, identity) {
+        Ok(started) => started,
+        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => return Ok(None),
+        Err(refused) => {
+            if let Some(text) = &refused.text {
+                say(inner, refused.code, text);
+            }
+            return Err(refused.code);
         }
-        refused.code
-    })?;
+    };
     let Some(started) = started else {
         base.lock(LockLevel::Shared)?;
         return Ok(None);
@@ -114,20 +121,45 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
     }
 }
 
-/// Whether the database is ours: in WAL mode, or with a log. But one that can only be read, and whose log nobody has, is the
-/// base's, with its real `-wal` and `-shm`.
+/// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
+/// has, is the base's, with its real `-wal` and `-shm`. Where only the connection is for reading, it is ours like any other:
+/// the base's SHARED, held as long as it is open, would keep everybody out who writes.
 fn is_ours(inner: &Inner, header: &Header) -> bool {
     match stamp::read(header) {
         StampState::Plain { wal: false } => false,
-        StampState::Plain { wal: true } if inner.facts.read_only => {
-            let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
-            lock_is_held(&lock).is_ok_and(|held| held == Some(true))
+        StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
+        StampState::Plain { wal: true } | StampState::Stamped(_) => true,
+        // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
+        StampState::BadStamp { .. } | StampState::Leftover => {
+            header.starts_with(MAGIC) || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
         }
-        StampState::Plain { wal: true }
-        | StampState::Stamped(_)
-        | StampState::BadStamp { .. }
-        | StampState::Leftover => true,
     }
+}
+
+/// Whether somebody has the log of the database, or is just opening it.
+fn is_taken(inner: &Inner) -> bool {
+    let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
+    lock_is_held(&lock).is_ok_and(|held| held == Some(true))
+}
+
+/// As far as its permissions tell.
+fn may_write(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// For a connection that only reads, and cannot have the database through us: whether it may read beside those who have it, a
+/// stock connection or nobody, as they do. True: SHARED of the base is held.
+fn is_bases_to_read(inner: &Inner, base: &mut dyn BaseFile) -> bool {
+    if base.lock(LockLevel::Shared).is_err() {
+        return false;
+    }
+    let plain = read_header(base).is_ok_and(|header| matches!(stamp::read(&header), StampState::Plain { .. }));
+    if plain && !is_taken(inner) {
+        return true;
+    }
+    let _the_first_error_counts = base.unlock(LockLevel::None);
+    false
 }
 
 /// The contexts whose engines the exit of the process closes.
@@ -450,9 +482,8 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
             Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
             Err(code) if Instant::now() >= deadline => {
                 let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
-                            opened before pwal was loaded, or on another VFS, or with mode=ro before anybody opened it for \
-                            writing, which stays so until it is closed. Close it, and load pwal before the first connection, or \
-                            open it with vfs=pwal";
+                            opened before pwal was loaded, or on another VFS, or with mode=ro while such a one was there or by a user \
+                            who may only read it. Close it, and load pwal before the first connection, or open it with vfs=pwal";
                 return Err(Refused::new(code, text));
             }
             Err(_) => {

@@ -333,6 +333,7 @@ impl Joined {
         self.wrote = true;
         self.likely_writer = true;
         self.view.begin_write(self.engine.log_id, published + 1);
+        self.engine.forget_staged_spill();
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.transaction = Transaction::Staging { spill: None };
     }

@@ -286,7 +286,7 @@ impl Joined {
         };
         self.view.published(published.first_number, facts.sequence);
         self.seen = facts.sequence;
-        self.free_write(!facts.wants_durable);
+        self.free_write(!facts.wants_durable || self.engine.sync_is_free());
         self.behind = Behind::Commit;
         let commit = Unacknowledged {
             engine: Arc::clone(&self.engine),

@@ -269,8 +269,14 @@ impl FoundLog {
     /// The longest chain of batches from commit `base + 1` on (rules W1 to W5).
     pub(crate) fn walk(&self, base: u64) -> Result<Walk, LogError> {
         let mut best = Walk::empty(base);
-        for first in self.candidates.iter().filter(|candidate| Some(candidate.sequence) == base.checked_add(1)) {
-            let walk = self.walk_from(base, *first)?;
+        let first = |candidate: &&Candidate| Some(candidate.sequence) == base.checked_add(1);
+        let mut beginnings: Vec<Candidate> = self.candidates.iter().filter(first).copied().collect();
+        // Of chains as long as each other the first counts: a writer that died may have begun the next segment with this
+        // commit, before another one was published in the segment that it had left.
+        beginnings
+            .sort_by_key(|candidate| self.slots[candidate.slot].reader.as_ref().map(|reader| reader.header.ordinal));
+        for first in beginnings {
+            let walk = self.walk_from(base, first)?;
             if walk.batches.len() > best.batches.len() || (best.batches.is_empty() && best.torn.is_none()) {
                 best = walk;
             }

@@ -51,8 +51,8 @@ pub struct Attachment {
 
 impl Attachment {
     /// The place in `control`, whose ALIVE byte `lock` holds.
-    #[must_use]
-    pub fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
+    #[cfg(test)]
+    pub(crate) fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
         Attachment { control, lock, me }
     }
 
@@ -101,6 +101,12 @@ impl Attachment {
         self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
+    /// The lock file.
+    #[must_use]
+    pub fn lock(&self) -> &LockFile {
+        &self.lock
+    }
+
     /// The words.
     #[must_use]
     pub fn words(&self) -> &Words {
@@ -117,12 +123,6 @@ impl Attachment {
     #[must_use]
     pub fn me(&self) -> Owner {
         self.me
-    }
-
-    /// The lock file.
-    #[must_use]
-    pub fn lock(&self) -> &LockFile {
-        &self.lock
     }
 
     /// Whether the process of `owner` lives. Where that cannot be found out it counts as alive: nothing is taken from it.

@@ -1,7 +1,7 @@
-//! A word on which many wait for the same news (`durable_wake`): no owner, everybody is woken together.
+//! A word on which many wait for the same news (`durable_wake`): no owner, and each who is woken wakes the next.
 //!
-//! One is woken by who tells, and each wakes the next: all at once would collide on what they do next. The chain is
-//! broken by a process that dies in it; so no wait is without an end.
+//! Who tells wakes one: all at once would collide on what they do next. The chain is broken by a process that dies in it;
+//! so no wait is without an end.
 //!
 //! Bit 0: somebody waits. The rest counts the news; the futex is on the low half. A process that
 //! died while it waited leaves the bit set, which costs one needless wake.
@@ -37,8 +37,9 @@ impl Event {
         }
     }
 
-    /// Tells the news: store it first, then call this. No system call if nobody waits.
-    pub fn notify_all(&self) {
+    /// Tells the news: store it first, then call this. Wakes the first of those who wait, who wakes the next. No system
+    /// call if nobody waits.
+    pub fn notify(&self) {
         let mut now = self.0.load(SeqCst);
         loop {
             match self.0.compare_exchange(now, (now | 1).wrapping_add(1), SeqCst, SeqCst) {
@@ -61,7 +62,7 @@ mod tests {
     fn news_after_the_ticket_is_not_missed() {
         let event = Event(AtomicU64::new(0));
         let ticket = event.ticket();
-        event.notify_all();
+        event.notify();
         let begin = Instant::now();
         event.wait(ticket, Duration::from_secs(20));
         assert!(begin.elapsed() < Duration::from_secs(10));
@@ -96,7 +97,7 @@ mod tests {
                     std::thread::yield_now();
                 }
                 news.fetch_add(1, SeqCst);
-                event.notify_all();
+                event.notify();
                 while seen.load(SeqCst) < round * THREADS && begin.elapsed() < Duration::from_secs(15) {
                     std::thread::yield_now();
                 }

@@ -182,14 +182,26 @@ impl LockFile {
     /// # Errors
     /// Any error of the file system, but not "is not there", which is `Ok(false)`.
     pub fn is_same_as_path(&self, path: &Path) -> io::Result<bool> {
-        // SAFETY: the descriptor is open as long as `self` is; `ManuallyDrop` keeps this `File` from closing it.
-        let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.descriptor()?) });
-        let mine = file.metadata()?;
+        let mine = self.metadata()?;
         match std::fs::symlink_metadata(path) {
             Ok(there) => Ok(mine.dev() == there.dev() && mine.ino() == there.ino()),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the file has no name any more.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_deleted(&self) -> io::Result<bool> {
+        Ok(self.metadata()?.nlink() == 0)
+    }
+
+    fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        // SAFETY: the descriptor is open as long as `self` is; `ManuallyDrop` keeps this `File` from closing it.
+        let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.descriptor()?) });
+        file.metadata()
     }
 
     /// In a forked child: closes the inherited descriptor and never unlocks, since an unlock would
@@ -434,9 +446,10 @@ mod tests {
         assert!(lock.is_same_as_path(&path).unwrap());
         std::fs::remove_file(&path).unwrap();
         assert!(!lock.is_same_as_path(&path).unwrap());
+        assert!(lock.is_deleted().unwrap());
         let newer = LockFile::open(&path, 0o600).unwrap();
         assert!(!lock.is_same_as_path(&path).unwrap());
-        assert!(newer.is_same_as_path(&path).unwrap());
+        assert!(newer.is_same_as_path(&path).unwrap() && !newer.is_deleted().unwrap());
         assert!(LockFile::open(&directory.path().join("none/lock"), 0o600).is_err());
     }
 

@@ -2,7 +2,8 @@
 //!
 //! One `#[repr(C)]` structure of atomics ([`Words`]) carries everything that decides what is
 //! published, durable and visible, who may write, and who still reads what. It lives in the mapped file
-//! `<database>-pwal/control` ([`Control`]); a process has a place in it ([`Attachment`]). [`LockFile`] is `<database>-pwal/lock`: what the kernel frees when a process dies.
+//! `<database>-pwal/control` ([`Control`]); a process has a place in it ([`Attachment`]). [`LockFile`] is
+//! `<database>-pwal/lock`: what the kernel frees when a process dies.
 //!
 //! Promises of this room: each transition is one atomic store of something complete; all else
 //! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
@@ -33,10 +34,13 @@ pub use lock::{
 };
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
+#[cfg(test)]
+pub(crate) use process::usage;
 pub use process::{Inside, command, generation, inside, watch};
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
+pub(crate) use words::now_coarse_us;
 pub use words::{
     COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
     SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,

@@ -1,4 +1,4 @@
-//! A word that one process owns: WRITE, APPEND, LEADER, CKPT.
+//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, GUARD.
 //!
 //! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
 //! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
@@ -78,7 +78,7 @@ impl Held {
         self.0 & GRANTED != 0
     }
 
-    /// Whether somebody may wait.
+    /// Whether somebody waits, or did when the word was last taken.
     pub(crate) fn is_waited_for(self) -> bool {
         self.0 & WAITS != 0
     }
@@ -104,12 +104,6 @@ impl OwnerWord {
     #[must_use]
     pub fn holder(&self) -> Option<Owner> {
         Owner::unpack(self.0.load(SeqCst))
-    }
-
-    /// Whether somebody waits, or did when the word was last taken.
-    #[must_use]
-    pub fn is_waited_for(&self) -> bool {
-        self.0.load(SeqCst) & WAITS != 0
     }
 
     /// Takes the word if it is free. `waited`: the caller has waited for it, so others may wait
@@ -191,11 +185,6 @@ impl OwnerWord {
             }
         }
     }
-
-    /// Wakes all that wait, without letting go: they look at what else has changed (poison).
-    pub fn wake_all(&self) {
-        futex::wake_all(&self.0);
-    }
 }
 
 #[cfg(test)]
@@ -244,7 +233,7 @@ mod tests {
         assert!(word.try_acquire(again, false));
         assert!(!word.take_over(A, B), "the word is the new process's");
         assert!(word.take_over(again, B));
-        assert!(word.is_waited_for(), "who waited for the dead one must be woken by the taker");
+        assert!(word.look().is_waited_for(), "who waited for the dead one must be woken by the taker");
         assert!(word.release(B));
     }
 
@@ -253,10 +242,10 @@ mod tests {
         let word = word();
         assert!(word.try_acquire(A, false));
         word.wait(Duration::from_micros(1));
-        assert!(word.is_waited_for());
+        assert!(word.look().is_waited_for());
         assert!(word.release(A));
         assert!(word.try_acquire(A, true));
-        assert!(word.is_waited_for());
+        assert!(word.look().is_waited_for());
     }
 
     #[test]
@@ -295,7 +284,7 @@ mod tests {
                     }
                     assert!(word.release(B));
                 });
-                while !word.is_waited_for() {
+                while !word.look().is_waited_for() {
                     std::thread::yield_now();
                 }
                 assert!(word.release(A));

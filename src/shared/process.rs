@@ -94,6 +94,19 @@ extern "C" fn exiting() {
     }
 }
 
+/// What this process has used: processor time (microseconds), and how often its threads gave their processor away.
+#[cfg(test)]
+pub(crate) fn usage() -> (u64, u64) {
+    // SAFETY: getrusage fills the structure that it is given.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
+        usage
+    };
+    let us = |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap();
+    (us(usage.ru_utime) + us(usage.ru_stime), u64::try_from(usage.ru_nvcsw).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

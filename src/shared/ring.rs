@@ -161,7 +161,11 @@ impl CommitLine {
         let file_frames = self.file_frames.load(Relaxed);
         let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
-        let words = if with_pages { &self.pages[..] } else { &[] };
+        // Those of larger commits were not stored.
+        let words = match file_frames as u32 as usize {
+            frames @ 1..=PAGES_INLINE if with_pages => &self.pages[..frames.div_ceil(2)],
+            _ => &[],
+        };
         for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(words) {
             let both = word.load(Relaxed);
             // What is behind the last one is of an older commit.
@@ -226,6 +230,20 @@ impl CutLine {
     }
 }
 
+/// The entry that a watermark speaks of. The ring may turn under whoever is interrupted between the two.
+fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> Option<T> {
+    let mut mark = watermark();
+    loop {
+        let entry = load(mark);
+        let now = watermark();
+        // An entry of another round while the watermark stands still is damage: as if there were none.
+        if entry.is_some() || now == mark {
+            return entry;
+        }
+        mark = now;
+    }
+}
+
 impl ReadOnlyWords {
     fn commit_line(&self, sequence: u64) -> &CommitLine {
         &self.commit_ring[(sequence % COMMIT_RING) as usize]
@@ -243,11 +261,10 @@ impl ReadOnlyWords {
         if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence, true) }
     }
 
-    /// The last published commit, but for its pages: they read as zeros. Under APPEND, or as a guess.
+    /// The last published commit, but for its pages: they read as zeros.
     #[must_use]
     pub fn last_commit(&self) -> Option<CommitEntry> {
-        let published = self.published();
-        self.commit_line(published).load(published, false)
+        entry_of(|| self.published(), |published| self.commit_line(published).load(published, false))
     }
 
     /// The cut of `epoch`; `None` if it is not cut, or the ring has moved on.
@@ -259,16 +276,12 @@ impl ReadOnlyWords {
     /// The cut of the last certified epoch; `None` before the first.
     #[must_use]
     pub fn certified_cut(&self) -> Option<Cut> {
-        let mut certified = self.certified();
-        loop {
-            let cut = self.cut_line(certified).load(certified);
-            let now = self.certified();
-            // An entry of another round while the watermark stands still is damage: as if nothing were certified.
-            if cut.is_some() || now == certified {
-                return cut;
-            }
-            certified = now;
-        }
+        entry_of(|| self.certified(), |certified| self.cut_line(certified).load(certified))
+    }
+
+    /// The last cut, certified or not.
+    fn last_cut(&self) -> Option<Cut> {
+        entry_of(|| self.cuts(), |cuts| self.cut_line(cuts).load(cuts))
     }
 
     /// Commits up to here are durable: `hi` of the last certified epoch.
@@ -301,11 +314,8 @@ impl ReadOnlyWords {
         let behind_commit = self.last_commit().map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut = self.cut(self.cuts()).map(|c| Tail {
-            ordinal: c.ordinal,
-            offset: c.offset.saturating_add(block),
-            file: c.file,
-        });
+        let behind_cut =
+            self.last_cut().map(|c| Tail { ordinal: c.ordinal, offset: c.offset.saturating_add(block), file: c.file });
         behind_commit.max(behind_cut)
     }
 }

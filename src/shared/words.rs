@@ -7,7 +7,7 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
-//! | 128 | 64 | state, poison, mode, fallback reason, activation (2), change counter and bytes of the database at the claim |
+//! | 128 | 64 | state, poison, mode, free, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2) |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | free |
@@ -43,7 +43,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 4;
+pub const LAYOUT_VERSION: u64 = 5;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -84,7 +84,7 @@ struct StateLine {
     state: AtomicU64,
     poison: AtomicU64,
     mode: AtomicU64,
-    fallback: AtomicU64,
+    _free: AtomicU64,
     active: AtomicU64,
     may_be_stamped: AtomicU64,
     claim_counter: AtomicU64,
@@ -103,6 +103,8 @@ struct LogLine {
     spills_given: AtomicU64,
     /// Low halves of the commit and of the pages; two, so that the present one stays while the next is stored.
     backfilled_pages: [AtomicU64; 2],
+    /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
+    staged_spill: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -311,12 +313,6 @@ impl ReadOnlyWords {
         self.state.mode.load(SeqCst)
     }
 
-    /// Why the engine fell back to the conservative path, as the engine numbers it; 0: it did not.
-    #[must_use]
-    pub fn fallback(&self) -> u64 {
-        self.state.fallback.load(SeqCst)
-    }
-
     /// The last published commit; 0: none.
     #[must_use]
     pub fn published(&self) -> u64 {
@@ -497,11 +493,6 @@ impl Words {
         self.state.mode.store(mode, SeqCst);
     }
 
-    /// Sets the reason of the conservative path; 0: it is over.
-    pub fn set_fallback(&self, reason: u64) {
-        self.state.fallback.store(reason, SeqCst);
-    }
-
     /// Commits up to `sequence` are in the database file and synced there. Under CKPT; never goes back.
     pub fn set_backfilled(&self, sequence: u64) {
         step("before backfilled");
@@ -595,6 +586,23 @@ impl Words {
     #[must_use]
     pub fn give_spill_number(&self) -> u64 {
         self.log.spills_given.fetch_add(1, SeqCst)
+    }
+
+    /// Whether this log ever had a spill file.
+    pub(crate) fn has_spilled(&self) -> bool {
+        self.log.spills_given.load(SeqCst) != 0
+    }
+
+    /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of an owner who
+    /// died, until the next one [says otherwise](Words::set_staged_spill).
+    pub(crate) fn staged_spill(&self) -> Option<u32> {
+        u32::try_from(self.log.staged_spill.load(SeqCst).checked_sub(1)?).ok()
+    }
+
+    /// As [`staged_spill`](Words::staged_spill): stored before the file is made, and taken back behind the publication of its
+    /// batch, or behind the file's end. By the owner of WRITE.
+    pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
+        self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
     }
 
     /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.
@@ -717,7 +725,7 @@ impl Words {
     /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
     pub(crate) fn tell_turns(&self) {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        self.processes.iter().take(used).for_each(|line| line.turn.notify_all());
+        self.processes.iter().take(used).for_each(|line| line.turn.notify());
     }
 
     /// Told when WRITE is granted to the process in `slot`, and on poison.
@@ -744,11 +752,24 @@ impl Words {
 /// Microseconds of the machine's monotonic clock, the same for all its processes.
 #[must_use]
 pub fn now_us() -> u64 {
+    microseconds(rustix::time::ClockId::Monotonic)
+}
+
+/// As [`now_us`], as it was a few milliseconds ago at most, and for a fraction of the cost where the system offers that.
+#[must_use]
+pub(crate) fn now_coarse_us() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return microseconds(rustix::time::ClockId::MonotonicCoarse);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return now_us();
+}
+
+fn microseconds(clock: rustix::time::ClockId) -> u64 {
     #[cfg(test)]
     if let Some(now) = crate::interleave::now_us() {
         return now;
     }
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1000)
 }

@@ -117,8 +117,6 @@ constants! {
     OPEN_PRIVATECACHE = 0x40000;
     OPEN_WAL = 0x80000;
 
-    ACCESS_EXISTS = 0;
-
     LOCK_NONE = 0;
     LOCK_SHARED = 1;
     LOCK_RESERVED = 2;

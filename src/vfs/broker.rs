@@ -20,7 +20,6 @@ use std::path::Path;
 pub(super) struct SqliteBroker {
     base: RawBase,
     read_only: bool,
-    sync_flags: c_int,
     /// What `base` points to and `name`: dropped after `drop` has closed the file.
     _memory: Box<[u64]>,
     _name: Name,
@@ -83,7 +82,7 @@ impl SqliteBroker {
             base.ok_or(Code::CANTOPEN)?
         };
         let read_only = opened_with & ffi::OPEN_READONLY != 0;
-        Ok(SqliteBroker { base, read_only, sync_flags: ffi::SYNC_FULL, _memory: memory, _name: name })
+        Ok(SqliteBroker { base, read_only, _memory: memory, _name: name })
     }
 }
 
@@ -118,7 +117,7 @@ impl Database for SqliteBroker {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        Ok(self.base.sync(self.sync_flags)?)
+        Ok(self.base.sync(ffi::SYNC_FULL)?)
     }
 
     fn bytes(&mut self) -> io::Result<u64> {
@@ -137,10 +136,6 @@ impl Broker for SqliteBroker {
 
     fn read_only(&self) -> bool {
         self.read_only
-    }
-
-    fn sync_flags(&mut self, flags: i32) {
-        self.sync_flags = flags;
     }
 }
 
@@ -240,20 +235,8 @@ impl Host for SqliteHost {
         settled
     }
 
-    fn exists(&self, path: &Path) -> Result<bool, Code> {
-        let path = c_path(path, "")?;
-        let mut exists: c_int = 0;
-        // SAFETY: a C string and a variable of ours.
-        unsafe { self.base.access(path.as_ptr(), ffi::ACCESS_EXISTS, &raw mut exists) }?;
-        Ok(exists != 0)
-    }
-
     fn log(&self, code: i32, text: &str) {
         self.api.write_log(code, text);
-    }
-
-    fn base_name(&self) -> &str {
-        &self.base_name
     }
 }
 
@@ -317,7 +300,6 @@ mod tests {
         assert_eq!(broker.read_at(&mut back, bytes).unwrap(), long.len());
         assert!(back == long);
         broker.set_bytes(bytes).unwrap();
-        broker.sync_flags(2);
         broker.sync().unwrap();
         drop(broker);
         assert_eq!(rows(&path), 3);
@@ -361,13 +343,11 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_not_created() {
-        let (directory, path) = database();
+        let (directory, _) = database();
         let host = host();
         let none = directory.path().join("none.db");
         assert_eq!(host.open_broker(&none).err().map(Code::primary), Some(Code::CANTOPEN));
         assert_eq!(host.settle_leftovers(&none).err().map(Code::primary), Some(Code::CANTOPEN));
-        assert_eq!(host.exists(&none), Ok(false));
-        assert_eq!(host.exists(&path), Ok(true));
         assert!(!none.exists());
     }
 
@@ -391,7 +371,7 @@ mod tests {
         let (_copies, copy) = crash(&path, "-wal", work);
         host().settle_leftovers(&copy).unwrap();
         let wal = format!("{}-wal", copy.display());
-        assert!(!host().exists(Path::new(&wal)).unwrap(), "nothing is left beside it");
+        assert!(!Path::new(&wal).exists(), "nothing is left beside it");
         assert_eq!(rows(&copy), 5);
     }
 
@@ -403,7 +383,7 @@ mod tests {
         let (_copies, copy) = crash(&path, "-journal", work);
         host().settle_leftovers(&copy).unwrap();
         let journal = format!("{}-journal", copy.display());
-        assert!(!host().exists(Path::new(&journal)).unwrap());
+        assert!(!Path::new(&journal).exists());
         assert_eq!(rows(&copy), 3);
     }
 
@@ -428,7 +408,7 @@ mod tests {
             let host = host();
             assert!(host.open_broker(&path).unwrap().bytes().unwrap() > 0);
             host.settle_leftovers(&path).unwrap();
-            assert_eq!(host.exists(&path), Ok(true));
+            assert!(path.exists());
         }
     }
 }

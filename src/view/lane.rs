@@ -106,33 +106,16 @@ impl Lane {
         self.entries.is_empty()
     }
 
-    /// The frames whose images are in memory: the first ones.
+    /// The frames whose images are in memory: the first ones. Those of the others are in the spill file.
     #[must_use]
     pub fn memory_frames(&self) -> usize {
         self.len().min(self.memory_frames_max)
-    }
-
-    /// The frames whose images are in the spill file: the others.
-    #[must_use]
-    pub fn spilled_frames(&self) -> usize {
-        self.len() - self.memory_frames()
     }
 
     /// The spill file of this transaction, if it has one.
     #[must_use]
     pub fn spill(&self) -> Option<&Arc<dyn LogFile>> {
         self.spill.as_ref()
-    }
-
-    /// The frame at `index` in the lane, from 0.
-    #[must_use]
-    pub fn frame(&self, index: usize) -> Option<StagedFrame<'_>> {
-        let entry = self.entries.get(index)?;
-        let image = match self.memory(index) {
-            Some(image) => Image::Memory(image),
-            None => Image::Spill(self.spill_offset(index)),
-        };
-        Some(StagedFrame { page: entry.page, crc: entry.crc, image })
     }
 
     /// All frames in lane order.

@@ -158,13 +158,6 @@ impl View {
         &self.lane
     }
 
-    /// The same content behind a header that SQLite has not seen: `iChange` + 1, both copies.
-    pub fn force_new_header(&mut self) {
-        let mut header = self.index.header();
-        header.change = header.change.wrapping_add(1);
-        self.index.set_header(&header);
-    }
-
     /// The images that the lane keeps in memory before it spills (bytes, at least one page); while nothing is staged,
     /// else without effect.
     pub fn set_lane_bytes_max(&mut self, bytes: usize) {

@@ -1,6 +1,7 @@
 //! Child processes of a test: the test binary started again for one of its own tests, which
 //! plays a role only if [`role`] says so.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -27,9 +28,7 @@ pub fn role(test: &str) -> bool {
 pub fn report(line: &str) {
     let text = format!("{MARK}{line}\n");
     assert!(text.len() < 4096);
-    // SAFETY: the pointer and the length are those of a living string.
-    let written = unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
-    if written < 0 {
+    if rustix::io::write(std::io::stdout(), text.as_bytes()).is_err() {
         // The parent is gone.
         std::process::exit(3);
     }
@@ -76,8 +75,13 @@ impl Role {
 
     /// SIGKILL, without waiting for the end.
     pub fn strike(&self) {
-        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
-        unsafe { libc::kill(self.pid(), libc::SIGKILL) };
+        self.signal(Signal::KILL);
+    }
+
+    /// Sends a signal. (It was not waited for yet: its pid is nobody else's.)
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid()).expect("a pid");
+        kill_process(pid, signal).expect("send a signal");
     }
 
     /// How it has ended; `None` if it lives.

@@ -1,7 +1,7 @@
 //! What a test starts or loads into a host: the loadable library, the tool, an example. Built once, by the cargo that
 //! runs the test, in the profile of the test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -39,4 +39,11 @@ fn build(what: &[&str], kind: &str) -> PathBuf {
         .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == kind)
         .find_map(|message| Some(PathBuf::from(message["filenames"][0].as_str()?)))
         .expect("cargo names what it has built")
+}
+
+/// Copies a program that is to be started from there. By another process: who has written a program itself may find that it
+/// cannot be started (ETXTBSY), because a child that another thread has just forked has it open for writing still.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-p").arg(from).arg(to).status().expect("cp starts");
+    assert!(copied.success(), "copy {} to {}: {copied}", from.display(), to.display());
 }

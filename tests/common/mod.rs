@@ -10,6 +10,7 @@
 pub mod child;
 pub mod dump;
 pub mod library;
+pub mod scene;
 pub mod shim;
 
 use rusqlite::types::ValueRef;

@@ -1,7 +1,8 @@
 //! Two SQLite libraries in one process: POSIX locks do not hold between them, so to SQLite each is alone.
 
-use super::{count, create};
-use crate::common::{self, Scratch, child, library};
+use super::count;
+use crate::common::scene::scene;
+use crate::common::{self, child, library};
 use rusqlite::ffi;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -117,9 +118,8 @@ fn a_second_sqlite_library_in_the_process_shares_the_database() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = create(&scratch);
     library::library();
+    let (_scene, path) = scene("two libraries");
     let mut process = child::start(
         "second_library::child_has_two_libraries",
         &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())],

@@ -1,8 +1,8 @@
 //! A process that forks with open connections.
 
 use super::processes::agent::{Agent, wait_for};
-use super::{COUNT, assert_left, common, create, watchdog};
-use crate::common::Scratch;
+use super::{assert_left, common};
+use crate::common::scene::{COUNT, scene};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -75,15 +75,13 @@ fn a_forked_child_opens_afresh_while_its_parent_lives_and_after_it_died() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a fork");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (scene, path) = scene("a fork");
     let mut parent = Agent::on(&path);
     parent.run("INSERT INTO t VALUES('parent')");
     parent.open("reader", &path);
     parent.ask("reader BEGIN");
     parent.ask("reader SELECT * FROM t");
-    let mut child = Forked::of(&mut parent, scratch.path());
+    let mut child = Forked::of(&mut parent, scene.scratch.path());
     // SQLite forbids to carry a connection over a fork: an error, not damage, whatever it is used for.
     for sql in ["c SELECT * FROM t", "c INSERT INTO t VALUES('inherited')", "reader COMMIT", "c BEGIN IMMEDIATE"] {
         let answer = child.ask(sql);
@@ -123,12 +121,10 @@ fn a_child_that_only_inherits_holds_nothing() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a fork that does nothing");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (scene, path) = scene("a fork that does nothing");
     let mut parent = Agent::on(&path);
     parent.run("INSERT INTO t VALUES('parent')");
-    let child = Forked::of(&mut parent, scratch.path());
+    let child = Forked::of(&mut parent, scene.scratch.path());
     let mut other = Agent::on(&path);
     other.run("INSERT INTO t VALUES('other')");
     parent.run("BEGIN IMMEDIATE");

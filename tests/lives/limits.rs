@@ -2,8 +2,8 @@
 //! goes away with its cause.
 
 use super::processes::agent::Agent;
-use super::{COUNT, assert_left, common, create, watchdog};
-use crate::common::Scratch;
+use super::{assert_left, common};
+use crate::common::scene::{COUNT, scene};
 use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LOCK_NAME, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,9 +18,7 @@ fn a_process_that_finds_no_place_is_told_so_by_name() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("no place");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("no place");
     let mut first = Agent::on(&path);
     first.run("INSERT INTO t VALUES(1)");
     // A place is taken by its lock alone.
@@ -52,9 +50,7 @@ fn a_reader_that_finds_no_place_is_told_so_by_name() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("no place for a reader");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("no place for a reader");
     let (mut holder, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run("INSERT INTO t VALUES(1)");
     holder.run("BEGIN");
@@ -96,10 +92,8 @@ fn words_of_another_layout_are_refused_by_name_while_somebody_uses_them_and_repl
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("another layout");
     for version in [LAYOUT_VERSION - 1, LAYOUT_VERSION + 1] {
-        let scratch = Scratch::new();
-        let path = create(&scratch);
+        let (_scene, path) = scene("another layout");
         let mut holder = Agent::on(&path);
         holder.run("INSERT INTO t VALUES(1)");
         let control = File::options().write(true).open(in_log(&path, CONTROL_NAME)).expect("open control");

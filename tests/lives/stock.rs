@@ -1,8 +1,8 @@
 //! Stock SQLite beside processes that use the database through pwal: it never gets in.
 
 use super::processes::agent::Agent;
-use super::{COUNT, assert_left, common, create, watchdog};
-use crate::common::Scratch;
+use super::{assert_left, common};
+use crate::common::scene::{COUNT, scene};
 use std::path::Path;
 use std::process::Command;
 
@@ -32,9 +32,7 @@ fn stock_is_kept_out_while_anybody_is_attached() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("stock outside");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("stock outside");
     let mut first = Agent::on(&path);
     first.run(COUNT);
     assert_kept_out(&path, true);
@@ -72,9 +70,7 @@ fn stock_is_kept_out_of_a_database_that_nobody_has_written_yet() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("stock outside of readers");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("stock outside of readers");
     for kills in [false, true] {
         let (mut first, mut second) = (Agent::on(&path), Agent::on(&path));
         first.run(COUNT);
@@ -98,9 +94,7 @@ fn a_stock_connection_that_was_there_first_keeps_every_process_out() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("stock inside");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("stock inside");
     let mut stock = Agent::start();
     assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
     stock.run(COUNT);

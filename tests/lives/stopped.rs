@@ -1,22 +1,22 @@
 //! A process that is stopped (SIGSTOP, a debugger, a frozen container) while it holds something.
 
 use super::processes::agent::Agent;
-use super::{COUNT, assert_left, common, create, status, watchdog};
-use crate::common::{Scratch, library};
+use super::{assert_left, common, status};
+use crate::common::library;
+use crate::common::scene::{COUNT, scene};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 #[test]
 fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
-    let _watchdog = watchdog("a stopped writer");
     library::tool();
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped writer");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     stopped.run("INSERT INTO t VALUES(1)");
     other.run(COUNT);
     stopped.run("BEGIN IMMEDIATE");
     stopped.run("INSERT INTO t VALUES(2)");
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
 
     other.ask("c .timeout 2000");
@@ -38,7 +38,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
 
     other.ask("c .timeout 10000");
     other.tell("c INSERT INTO t VALUES(3)");
-    stopped.signal(libc::SIGCONT);
+    stopped.signal(Signal::CONT);
     stopped.run("COMMIT");
     assert_eq!(other.answer(), "");
     assert_eq!(late.run(COUNT), "3");
@@ -50,14 +50,12 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
 
 #[test]
 fn a_stopped_reader_holds_nobody_up() {
-    let _watchdog = watchdog("a stopped reader");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped reader");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run("INSERT INTO t VALUES(1)");
     stopped.run("BEGIN");
     stopped.run(COUNT);
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
     for _ in 0..50 {
         other.run("INSERT INTO t VALUES(randomblob(2000))");
@@ -67,7 +65,7 @@ fn a_stopped_reader_holds_nobody_up() {
     other.end();
     let mut late = Agent::on(&path);
     assert_eq!(late.run(COUNT), "51");
-    stopped.signal(libc::SIGCONT);
+    stopped.signal(Signal::CONT);
     assert_eq!(stopped.run(COUNT), "1");
     stopped.run("COMMIT");
     assert_eq!(stopped.run(COUNT), "51");
@@ -78,14 +76,12 @@ fn a_stopped_reader_holds_nobody_up() {
 
 #[test]
 fn a_stopped_writer_that_is_killed_is_taken_over() {
-    let _watchdog = watchdog("a stopped writer that dies");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a stopped writer that dies");
     let (mut stopped, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run(COUNT);
     stopped.run("BEGIN IMMEDIATE");
     stopped.run("INSERT INTO t VALUES(2)");
-    stopped.signal(libc::SIGSTOP);
+    stopped.signal(Signal::STOP);
     stopped.wait_stopped();
     other.tell("c INSERT INTO t VALUES(3)");
     stopped.kill();

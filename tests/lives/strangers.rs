@@ -1,8 +1,9 @@
 //! Processes that do not know each other: in other containers, or other users' with access by a group.
 
-use super::processes::agent::Agent;
-use super::{COUNT, assert_left, common, create, watchdog};
-use crate::common::{Scratch, child};
+use super::processes::agent::{self, Agent};
+use super::{assert_left, common};
+use crate::common::scene::{COUNT, create, scene, watchdog};
+use crate::common::{Scratch, child, library};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -24,7 +25,7 @@ fn refused() -> Option<String> {
 fn contained(path: &Path) -> Agent {
     let mut command = Command::new("unshare");
     command.args(UNSHARE).arg("--kill-child").arg(std::env::current_exe().expect("this binary"));
-    let mut agent = Agent::of(child::start_by(command, "child_obeys", &[]));
+    let mut agent = Agent::of(child::start_by(command, agent::ROLE, &[]));
     agent.open("c", path);
     agent
 }
@@ -35,9 +36,7 @@ fn two_containers_share_a_database() {
         println!("not played: this machine gives no namespaces: {why}");
         return;
     }
-    let _watchdog = watchdog("two containers");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("two containers");
     let (mut one, mut two, mut outside) = (contained(&path), contained(&path), Agent::on(&path));
     for round in 1..=20 {
         for agent in [&mut one, &mut two, &mut outside] {
@@ -73,7 +72,7 @@ const GROUP: u32 = 61_000;
 fn agent_of(user: u32, group: u32, program: &Path, path: &Path) -> (Agent, String) {
     let mut command = Command::new(program);
     command.uid(user).gid(group);
-    let mut agent = Agent::of(child::start_by(command, "child_obeys", &[("PWAL_TEST_UMASK", String::from("077"))]));
+    let mut agent = Agent::of(child::start_by(command, agent::ROLE, &[("PWAL_TEST_UMASK", String::from("077"))]));
     let answer = agent.ask(&format!("c .open {}", path.display()));
     (agent, answer)
 }
@@ -104,7 +103,7 @@ fn users_with_access_by_their_group_share_a_database() {
     // They must reach the test's binary.
     std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).expect("open the directory");
     let program = scratch.file("program");
-    std::fs::copy(std::env::current_exe().expect("this binary"), &program).expect("copy the binary");
+    library::copy_program(&std::env::current_exe().expect("this binary"), &program);
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("let them run it");
     let (anna, bert) = ((61_001, GROUP), (61_002, GROUP));
     // Who comes first makes the log: the owner of the file, another of the group, root.
@@ -122,9 +121,7 @@ fn users_with_access_by_their_group_share_a_database() {
         chown(&directory, Some(0), Some(GROUP)).expect("give it to the group");
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o775)).expect("the group's");
         let path = directory.join("app.db");
-        let connection = common::open_wal(&path);
-        common::run(&connection, "CREATE TABLE t(x)");
-        common::close(connection);
+        create(&path);
         chown(&path, Some(anna.0), Some(GROUP)).expect("give it to Anna and the group");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o660)).expect("the group's");
 
@@ -185,9 +182,7 @@ fn a_network_file_system_is_refused_by_name_and_at_its_own_risk_for_one_process(
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a network file system");
-    let scratch = Scratch::new();
-    let path = create(&scratch);
+    let (_scene, path) = scene("a network file system");
     let Some(mut careful) = on_network_disk(&path, false) else { return };
     assert_eq!(careful.ask("c SELECT * FROM t"), "code 14");
     let told = careful.log();

@@ -140,11 +140,6 @@ impl LogBuilder {
         self.offset += (record.len() as u64).next_multiple_of(u64::from(self.block_bytes));
     }
 
-    /// Leaves blocks at the tail as they are.
-    pub fn skip(&mut self, blocks: u64) {
-        self.offset += blocks * u64::from(self.block_bytes);
-    }
-
     pub fn commit(&mut self, commit: &Commit<'_>) {
         self.sequence += 1;
         let head_bytes = batch_head_bytes(commit.frames.len());

@@ -2,14 +2,15 @@
 //! from top to bottom.
 //!
 //! Each line for it is `<connection> <what>`; `what` is SQL, or one of `.open <path>`, `.vfs <name> <path>`, `.timeout
-//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked), `.fork <pipe>` (a child of the process
-//! that is an agent itself), `.exit` (without a close and an answer). It answers with one line: the rows, or `code <n>`.
+//! <ms>`, `.close`, `.status` (`PRAGMA parallel_wal_status`), `.log` (what `sqlite3_log` was told since it was last asked),
+//! `.fork <pipe>` (a child of the process that is an agent itself), `.exit` (without a close and an answer). It answers with
+//! one line: the rows, or `code <n>`.
 
 use super::common::{self, child};
 use rusqlite::{Connection, ffi};
+use rustix::process::Signal;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Mutex;
@@ -32,8 +33,18 @@ unsafe extern "C" fn tell(_: *mut c_void, code: c_int, text: *const c_char) {
     }
 }
 
-/// The agent's part; the test binary has a test `child_obeys` that calls it.
-pub fn run() {
+/// The test that plays it in a process of its own.
+pub const ROLE: &str = "processes::agent::child_obeys";
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_obeys() {
+    if child::role(ROLE) {
+        run();
+    }
+}
+
+fn run() {
     // A stopped agent would outlive its test otherwise.
     // SAFETY: numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -164,7 +175,7 @@ impl Agent {
 
     /// With variables of the environment.
     pub fn start_with(settings: &[(&str, String)]) -> Agent {
-        Agent::of(child::start("child_obeys", settings))
+        Agent::of(child::start(ROLE, settings))
     }
 
     pub fn of(role: child::Role) -> Agent {
@@ -234,9 +245,8 @@ impl Agent {
         assert_eq!(self.ask("c .close"), "closed");
     }
 
-    pub fn signal(&self, signal: c_int) {
-        // SAFETY: a child that was not waited for yet: its pid is nobody else's.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0, "signal {signal}");
+    pub fn signal(&self, signal: Signal) {
+        self.role.signal(signal);
     }
 
     /// SIGKILL, and waits for the end.
@@ -270,14 +280,6 @@ impl Agent {
     #[track_caller]
     pub fn wait_stopped(&self) {
         wait_for(&format!("process {} to stop", self.pid()), || is_stopped(self.pid()));
-    }
-
-    /// Waits until it was killed by a signal of its own.
-    #[track_caller]
-    pub fn wait_killed(&mut self) {
-        wait_for(&format!("process {} to die", self.pid()), || self.role.try_wait().is_some());
-        let status = self.role.wait();
-        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
     }
 }
 

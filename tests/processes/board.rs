@@ -98,11 +98,6 @@ impl Board {
         self.sheet.stop.store(1, SeqCst);
     }
 
-    /// Lets new processes work again.
-    pub fn go_on(&self) {
-        self.sheet.stop.store(0, SeqCst);
-    }
-
     pub fn fail(&self) {
         self.sheet.failed.store(1, SeqCst);
     }

@@ -38,7 +38,7 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Starts the process; the test binary has a test `child_works` that calls [`run`].
+    /// Starts the process.
     pub fn start(&self) -> child::Role {
         self.start_with(&[])
     }
@@ -60,7 +60,7 @@ impl Work<'_> {
             ("PWAL_TEST_LIMIT", self.limit.as_secs().to_string()),
         ];
         settings.extend_from_slice(more);
-        child::start("child_works", &settings)
+        child::start(ROLE, &settings)
     }
 }
 
@@ -68,8 +68,18 @@ fn number(name: &str) -> u64 {
     child::setting(name).parse().unwrap_or_else(|_| panic!("{name} is a number"))
 }
 
-/// The child's part.
-pub fn run() {
+/// The test that plays it in a process of its own.
+const ROLE: &str = "processes::worker::child_works";
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn child_works() {
+    if child::role(ROLE) {
+        run();
+    }
+}
+
+fn run() {
     let _watchdog = Watchdog::new("a working process", Duration::from_secs(number("PWAL_TEST_LIMIT")));
     let board = Board::open(child::setting("PWAL_TEST_BOARD").as_ref());
     let threads = number("PWAL_TEST_THREADS") as usize;

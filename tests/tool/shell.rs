@@ -72,7 +72,7 @@ fn what_is_missing_is_named() {
     assert!(with("PWAL_SQLITE3", "/nowhere/sqlite3").refused(4).contains("PWAL_SQLITE3"));
     // Copied away from its library, and no variable.
     let alone = scratch.file("pwal");
-    std::fs::copy(library::tool(), &alone).expect("copy the tool");
+    library::copy_program(&library::tool(), &alone);
     let output = std::process::Command::new(&alone).arg("shell").arg(&path).env_remove("PWAL_LIBRARY").output();
     let output = Output::of(output.expect("the copy starts"));
     assert!(output.refused(4).contains("PWAL_LIBRARY"), "{output:?}");

@@ -236,3 +236,56 @@ fn real_processes_that_read_write_and_wait_are_told_from_outside_and_from_inside
     let processes = status["processes"].as_array().expect("a list");
     assert!(processes.iter().all(|process| process["pid"] != json!(gone) || process["alive"] == false), "{status:#}");
 }
+
+/// The one who looks is not always the one whose processes these are. Takes root to play.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_user_sees_who_is_attached_and_who_is_stopped() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    if !rustix::process::geteuid().is_root() {
+        println!("not run: only root can run the tool as another user");
+        return;
+    }
+    let _watchdog = crate::common::Watchdog::new("another user", std::time::Duration::from_secs(100));
+    // The build may lie where nobody else may look.
+    let copy = scratch.file("tool");
+    std::fs::copy(crate::library::tool(), &copy).expect("copy");
+    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&copy);
+        command.args(arguments).arg(&path).env_clear().uid(65_534).gid(65_534).stdin(std::process::Stdio::null());
+        crate::Output::of(command.output().expect("the tool starts"))
+    };
+    let mut guard = play(&path, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    guard.expect("done");
+    let mut writer = play(&path, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2)");
+    writer.expect("done");
+    let status = as_nobody(&["status"]);
+    let text = status.printed();
+    for role in [&guard, &writer] {
+        assert_eq!(text.matches(&role.pid().to_string()).count(), 1, "{text}");
+    }
+    let stopped = || {
+        let report = as_nobody(&["doctor"]).stdout;
+        (report.contains(&format!("{} (", writer.pid())), report.contains("is stopped and holds WRITE"))
+    };
+    assert_eq!(stopped(), (true, false));
+    // SAFETY: the child is ours and was not waited for.
+    assert_eq!(unsafe { libc::kill(writer.pid(), libc::SIGSTOP) }, 0);
+    wait_until(|| stopped() == (true, true));
+}
+
+#[test]
+fn a_copy_without_its_log_is_told_so() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let _holder = hold(&path, 5);
+    let copy = scratch.file("copy.db");
+    std::fs::copy(&path, &copy).expect("copy");
+    let text = tool(["status".as_ref(), copy.as_os_str()]);
+    assert!(text.printed().contains("a copy without its log"), "{text:?}");
+    tool(["recover".as_ref(), copy.as_os_str()]).refused(1);
+}

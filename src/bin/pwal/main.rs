@@ -1,6 +1,7 @@
 //! The command line tool: looks at databases that pwal keeps, recovers them, and takes them back to stock SQLite.
 //!
 //! One file for each command. `inspect`, `dump`, `verify`, `status` and `doctor` only look: they create and lock nothing.
+#![forbid(unsafe_code)]
 
 mod database;
 mod demo;

@@ -3,7 +3,7 @@
 //! Only for people: who owns a database is told by the kernel's locks on `<database>-pwal/lock`.
 
 use crate::database::DatabaseFile;
-use pwal::shared::{CONTROL_NAME, LOCK_NAME};
+use pwal::shared::{Attached, CONTROL_NAME, LOCK_NAME};
 use rustix::fs::{major, minor};
 use std::fmt;
 use std::fs;
@@ -59,6 +59,8 @@ pub struct Openers {
     pub all: Vec<Opener>,
     /// Processes whose files this user may not look at.
     pub hidden: usize,
+    /// Of those: their ids, as [`Opener::pids`], and whether they are stopped.
+    unseen: Vec<(Vec<u32>, bool)>,
 }
 
 impl Openers {
@@ -79,6 +81,10 @@ impl Openers {
                 Err(Hidden) => {
                     let counts = !command_line(pid).is_empty();
                     found.hidden += usize::from(counts);
+                    if counts {
+                        let (pids, _, stopped) = status_of(pid);
+                        found.unseen.push((pids, stopped));
+                    }
                     mine().next().map(|_| Way::Unknown)
                 }
             };
@@ -90,6 +96,19 @@ impl Openers {
         }
         found.all.sort_by_key(|opener| opener.pid);
         found
+    }
+
+    /// Whether the attached process that calls itself `pid` is stopped. Of another user's only where no two call themselves so.
+    pub fn is_stopped(&self, pid: u32) -> bool {
+        let mut unseen = self.unseen.iter().filter(|(pids, _)| pids.last() == Some(&pid));
+        let only = unseen.next().filter(|_| unseen.next().is_none());
+        self.all.iter().any(|opener| opener.stopped && opener.is(pid)) || only.is_some_and(|(_, stopped)| *stopped)
+    }
+
+    /// Those who have it open and are not among the `attached`, as far as can be seen.
+    pub fn not_among<'a>(&'a self, attached: &'a [Attached]) -> impl Iterator<Item = &'a Opener> {
+        let is_attached = |opener: &Opener| attached.iter().any(|process| process.alive && opener.is(process.pid));
+        self.all.iter().filter(move |opener| opener.way == Way::Other || !is_attached(opener))
     }
 }
 

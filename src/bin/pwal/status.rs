@@ -90,7 +90,7 @@ impl Status {
         });
         line("database", &format!("{} ({}{pages})", database.name(), text::bytes(database.bytes)));
         line("header", &database.describe());
-        line("state", state(database, *owned));
+        line("state", state(database, *owned, log.as_ref()));
         for process in self.others() {
             line("open in", &format!("{process}{}", how(process, *owned)));
         }
@@ -123,10 +123,7 @@ impl Status {
 
     /// Who has the file open and is not among the attached.
     fn others(&self) -> impl Iterator<Item = &Opener> {
-        let attached = |opener: &&Opener| {
-            self.words.iter().flat_map(|words| &words.attached).any(|process| process.alive && opener.is(process.pid))
-        };
-        self.openers.all.iter().filter(move |opener| opener.way != Way::Pwal || !attached(opener))
+        self.openers.not_among(self.words.as_ref().map_or(&[], |words| &words.attached))
     }
 
     fn as_json(&self) -> Value {
@@ -138,7 +135,7 @@ impl Status {
             "page_bytes": database.page_bytes(),
             "header": database.describe(),
             "open_through_pwal": owned,
-            "state": state(database, *owned),
+            "state": state(database, *owned, log.as_ref()),
             "open_in": self.openers.all.iter().map(|opener| json!({
                 "pid": opener.pid,
                 "command": opener.command,
@@ -176,11 +173,14 @@ fn line(what: &str, value: &str) {
     say!("{what:<10} {value}");
 }
 
-fn state(database: &DatabaseFile, owned: bool) -> &'static str {
+fn state(database: &DatabaseFile, owned: bool, log: Option<&LogFiles>) -> &'static str {
     match (owned, database.stamp()) {
         (true, _) => "open through pwal",
         (false, StampState::Plain { wal: true }) => "not open through pwal; pwal takes it with the next open",
         (false, StampState::Plain { wal: false }) => "not open through pwal, not in WAL mode",
+        (false, _) if log.is_none_or(|log| log.slots == 0) => {
+            "a copy without its log, or the log was removed: an open through pwal is refused, `pwal recover` says what can be done"
+        }
         (false, _) => "closed by a crash: the next open through pwal recovers it, or `pwal recover`",
     }
 }

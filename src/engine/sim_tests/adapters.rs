@@ -287,8 +287,6 @@ impl Broker for SimBroker {
     fn read_only(&self) -> bool {
         false
     }
-
-    fn sync_flags(&mut self, _flags: i32) {}
 }
 
 /// A host that nobody asks anything.
@@ -304,17 +302,9 @@ impl Host for SimHost {
         Err(Code::ERROR)
     }
 
-    fn exists(&self, _path: &Path) -> Result<bool, Code> {
-        Ok(false)
-    }
-
     fn log(&self, _code: i32, text: &str) {
         if std::env::var_os("PWAL_TEST_TALK").is_some() {
             println!("  log: {text}");
         }
-    }
-
-    fn base_name(&self) -> &str {
-        "simulated"
     }
 }

@@ -226,20 +226,6 @@ fn prefixes_by_log_number() {
 }
 
 #[test]
-fn a_forced_header_differs_in_the_change_counter_only() {
-    let log = Log::new(3);
-    let mut view = View::new(512, 1 << 20);
-    view.refresh(&log, log.snapshot(0), 1000);
-    let before = header_words(&mut view, 0);
-    view.force_new_header();
-    let mut client = Client::new(512);
-    client.try_header(&mut view);
-    assert_eq!(client.header[2], before[2] + 1);
-    assert_eq!(client.header[3..10], before[3..10]);
-    assert!(!view.refresh(&log, log.snapshot(0), 1000));
-}
-
-#[test]
 fn regions_stay_and_grow_one_by_one() {
     let mut view = View::new(512, 1 << 20);
     let first = view.region(0, false).unwrap();

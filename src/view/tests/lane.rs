@@ -76,10 +76,10 @@ fn frames_beyond_the_limit_are_spilled_densely() {
             writer.frame(i, 10 + i as u32, i).unwrap();
         }
         let lane = writer.view.lane();
-        assert_eq!((lane.len(), lane.memory_frames(), lane.spilled_frames()), (6, in_memory, 6 - in_memory));
-        assert_eq!(lane.frame(in_memory).unwrap().image, Image::Spill(0));
-        assert_eq!(lane.frame(5).unwrap().image, Image::Spill((5 - in_memory as u64) * u64::from(page_bytes)));
-        assert_eq!(lane.frame(6), None);
+        assert_eq!((lane.len(), lane.memory_frames()), (6, in_memory));
+        assert_eq!(lane.frames().nth(in_memory).unwrap().image, Image::Spill(0));
+        assert_eq!(lane.frames().nth(5).unwrap().image, Image::Spill((5 - in_memory as u64) * u64::from(page_bytes)));
+        assert_eq!(lane.frames().nth(6), None);
         assert_eq!(writer.opened, 1);
         assert_eq!(writer.file.bytes().unwrap(), (6 - in_memory as u64) * u64::from(page_bytes));
         let expected: Vec<(u32, u64)> = (0..6).map(|i| (10 + i as u32, i)).collect();
@@ -178,7 +178,7 @@ fn a_header_belongs_to_the_image_of_its_frame_only() {
 #[test]
 fn memory_stays_for_the_next_transaction() {
     let mut writer = Writer::new(4096, 1 << 20);
-    let place = |writer: &Writer, index| match writer.view.lane().frame(index).unwrap().image {
+    let place = |writer: &Writer, index| match writer.view.lane().frames().nth(index).unwrap().image {
         Image::Memory(image) => image.as_ptr(),
         Image::Spill(_) => panic!("the lane has room"),
     };

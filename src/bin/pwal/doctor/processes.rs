@@ -62,7 +62,7 @@ fn name(process: &Attached) -> String {
 fn check_one(scene: &Scene, process: &Attached, now_us: u64, report: &mut Report) {
     let since = |since_us: u64| Duration::from_micros(now_us.saturating_sub(since_us));
     let named = name(process);
-    let stopped = scene.openers.all.iter().any(|opener| opener.stopped && opener.is(process.pid));
+    let stopped = scene.openers.is_stopped(process.pid);
     if stopped && process.holding.iter().any(|word| *word != "GUARD") {
         let found = format!("{named} is stopped and holds {}: nobody can go on", process.holding.join(", "));
         report.problem(PROCESSES, found, format!("kill -CONT {0}, or kill {0}", process.pid));
@@ -86,9 +86,6 @@ fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
         let advice =
             "look at the disk and the system's messages; then close all connections and open the database again";
         report.problem("engine", "a write or a sync of the log failed: nobody can commit", advice);
-    } else if words.fallback() != 0 {
-        let found = format!("fell back to the conservative path (reason {})", words.fallback());
-        report.warn("engine", found, "PRAGMA parallel_wal_status tells the reason");
     } else {
         let mode = if words.mode() == 1 { "conservative: a flush for each commit" } else { "auto" };
         report.ok("engine", format!("mode {mode}; no write of the log has failed"));
@@ -97,7 +94,7 @@ fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
 
 fn check_others(scene: &Scene, report: &mut Report) {
     let rollback = matches!(scene.database.stamp(), StampState::Plain { wal: false }) && !scene.owned;
-    for opener in scene.openers.all.iter().filter(|opener| opener.way != Way::Pwal) {
+    for opener in scene.openers.not_among(scene.attached()).filter(|opener| opener.way != Way::Pwal) {
         check_other(scene, opener, rollback, report);
     }
     if scene.openers.hidden > 0 {

@@ -1,12 +1,13 @@
 //! Several processes: several attachments in this process where that is enough, children where somebody dies.
 
 #[path = "../../../../tests/common/child.rs"]
-#[allow(unsafe_code, dead_code)]
+#[allow(dead_code, reason = "shared with the tests of the whole")]
 mod child;
 mod deaths;
 mod turns;
 
 use super::*;
+use crate::shared::usage;
 use child::{Role, command, report, role, setting};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -199,17 +200,4 @@ fn spin(us: u64) {
     while now_us() < end {
         std::hint::spin_loop();
     }
-}
-
-/// The processor time of this process (microseconds), and how often its threads waited.
-#[allow(unsafe_code)]
-fn usage() -> (u64, u64) {
-    // SAFETY: getrusage fills the structure that it is given.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
-        usage
-    };
-    let us = |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000 + time.tv_usec).unwrap();
-    (us(usage.ru_utime) + us(usage.ru_stime), u64::try_from(usage.ru_nvcsw).unwrap())
 }

@@ -86,18 +86,10 @@ impl Host for ProcessHost {
         Err(Code::ERROR)
     }
 
-    fn exists(&self, _path: &Path) -> Result<bool, Code> {
-        Ok(false)
-    }
-
     fn log(&self, _code: i32, text: &str) {
         if std::env::var_os("PWAL_TEST_TALK").is_some() {
             println!("  process {} log: {text}", self.exclusive.process);
         }
-    }
-
-    fn base_name(&self) -> &str {
-        "simulated"
     }
 }
 

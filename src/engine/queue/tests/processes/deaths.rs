@@ -3,6 +3,7 @@
 use super::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
 
 /// A takeover is promised within 50 ms; a machine that is busy with other tests gets more.
 const SOON: Duration = Duration::from_millis(200);
@@ -33,28 +34,37 @@ fn soon(what: &str, times: &[Duration]) {
     assert!(*longest < SOON, "{what}: {longest:?}");
 }
 
-fn signal(child: &Role, signal: libc::c_int) {
-    let sent = rustix::process::kill_process(
-        rustix::process::Pid::from_raw(child.pid()).unwrap(),
-        rustix::process::Signal::from_named_raw(signal).unwrap(),
-    );
-    sent.unwrap();
+/// A child that plays this part and has said `told`.
+fn playing(part: &str, told: &str, directory: &Directory) -> Role {
+    let mut child = start(part, directory, &[]);
+    child.expect(told);
+    child
+}
+
+/// A child that waits for what connection 1 of `owner` has just taken.
+fn waiting_for(owner: &WriteQueue, directory: &Directory) -> Role {
+    assert!(owner.try_acquire(1));
+    let child = playing("waits", "refused", directory);
+    wait_until("it waits", || waiting(directory) == 1);
+    child
+}
+
+/// The same several times, one after the other: how long each took.
+fn times(count: usize, mut take: impl FnMut() -> Duration) -> Vec<Duration> {
+    (0..count).map(|_| take()).collect()
 }
 
 #[test]
 fn the_owner_is_killed() {
     let directory = Directory::new();
     let queue = directory.queue();
-    let times: Vec<_> = (0..5)
-        .map(|_| {
-            // The slot is the next one's at once.
-            let mut child = start("owns", &directory, &[]);
-            child.expect("inside");
-            let time = granted_after(&queue, 7, || drop(child));
-            queue.release(7, false);
-            time
-        })
-        .collect();
+    let times = times(5, || {
+        // The slot is the next one's at once.
+        let child = playing("owns", "inside", &directory);
+        let time = granted_after(&queue, 7, || drop(child));
+        queue.release(7, false);
+        time
+    });
     soon("killed inside", &times);
 }
 
@@ -62,8 +72,7 @@ fn the_owner_is_killed() {
 fn the_owner_is_killed_and_its_slot_is_used_again_at_once() {
     let directory = Directory::new();
     let queue = directory.queue();
-    let mut child = start("owns", &directory, &[]);
-    child.expect("inside");
+    let mut child = playing("owns", "inside", &directory);
     let mut next = None;
     let time = granted_after(&queue, 7, || {
         child.kill();
@@ -77,10 +86,8 @@ fn the_owner_is_killed_and_its_slot_is_used_again_at_once() {
 fn a_dead_owner_keeps_nobody_out_that_does_not_wait() {
     let directory = Directory::new();
     let queue = directory.queue();
-    for part in ["owns", "keeps"] {
-        let mut child = start(part, &directory, &[]);
-        child.expect(if part == "owns" { "inside" } else { "kept" });
-        child.kill();
+    for (part, told) in [("owns", "inside"), ("keeps", "kept")] {
+        playing(part, told, &directory).kill();
         assert!(queue.try_acquire(1), "{part}");
         queue.release(1, false);
     }
@@ -90,25 +97,23 @@ fn a_dead_owner_keeps_nobody_out_that_does_not_wait() {
 fn a_process_that_keeps_a_lease_is_killed() {
     let directory = Directory::new();
     let queues = [(); 2].map(|()| directory.queue());
-    let times: Vec<_> = (0..3)
-        .map(|_| {
-            assert!(queues[1].try_acquire(1));
-            let mut child = start("keeps", &directory, &[]);
-            // Somebody has to wait for a lease to be kept.
-            wait_until("it waits", || waiting(&directory) == 1);
-            std::thread::scope(|threads| {
-                let other = threads.spawn(|| write(&queues[0], 2, LONG));
-                wait_until("the child waits, too", || waiting(&directory) == 2);
-                queues[1].release(1, false);
-                child.expect("kept");
-                let begin = Instant::now();
-                child.kill();
-                other.join().unwrap();
-                queues[0].release(2, false);
-                begin.elapsed()
-            })
+    let times = times(3, || {
+        assert!(queues[1].try_acquire(1));
+        let mut child = start("keeps", &directory, &[]);
+        // Somebody has to wait for a lease to be kept.
+        wait_until("it waits", || waiting(&directory) == 1);
+        std::thread::scope(|threads| {
+            let other = threads.spawn(|| write(&queues[0], 2, LONG));
+            wait_until("the child waits, too", || waiting(&directory) == 2);
+            queues[1].release(1, false);
+            child.expect("kept");
+            let begin = Instant::now();
+            child.kill();
+            other.join().unwrap();
+            queues[0].release(2, false);
+            begin.elapsed()
         })
-        .collect();
+    });
     soon("killed with a lease", &times);
 }
 
@@ -122,21 +127,16 @@ fn waiting(directory: &Directory) -> usize {
 fn a_process_is_killed_with_a_grant() {
     let directory = Directory::new();
     let queues = [(); 2].map(|()| directory.queue());
-    let times: Vec<_> = (0..5)
-        .map(|_| {
-            assert!(queues[1].try_acquire(1));
-            let mut child = start("waits", &directory, &[]);
-            child.expect("refused");
-            wait_until("it waits", || waiting(&directory) == 1);
-            let time = granted_after(&queues[0], 7, || {
-                queues[1].release(1, false);
-                child.expect("granted");
-                child.kill();
-            });
-            queues[0].release(7, false);
-            time
-        })
-        .collect();
+    let times = times(5, || {
+        let mut child = waiting_for(&queues[1], &directory);
+        let time = granted_after(&queues[0], 7, || {
+            queues[1].release(1, false);
+            child.expect("granted");
+            child.kill();
+        });
+        queues[0].release(7, false);
+        time
+    });
     soon("killed with a grant", &times);
 }
 
@@ -144,18 +144,12 @@ fn a_process_is_killed_with_a_grant() {
 fn a_process_is_killed_while_it_waits() {
     let directory = Directory::new();
     let queues = [(); 2].map(|()| directory.queue());
-    let times: Vec<_> = (0..5)
-        .map(|_| {
-            assert!(queues[1].try_acquire(1));
-            let mut child = start("waits", &directory, &[]);
-            child.expect("refused");
-            wait_until("it waits", || waiting(&directory) == 1);
-            child.kill();
-            let time = granted_after(&queues[0], 7, || queues[1].release(1, false));
-            queues[0].release(7, false);
-            time
-        })
-        .collect();
+    let times = times(5, || {
+        waiting_for(&queues[1], &directory).kill();
+        let time = granted_after(&queues[0], 7, || queues[1].release(1, false));
+        queues[0].release(7, false);
+        time
+    });
     soon("killed while it waits", &times);
 }
 
@@ -163,11 +157,8 @@ fn a_process_is_killed_while_it_waits() {
 fn a_process_that_is_stopped_while_it_waits_misses_its_turn_once() {
     let directory = Directory::new();
     let queues = [(); 2].map(|()| directory.queue());
-    assert!(queues[1].try_acquire(1));
-    let mut child = start("waits", &directory, &[]);
-    child.expect("refused");
-    wait_until("it waits", || waiting(&directory) == 1);
-    signal(&child, libc::SIGSTOP);
+    let mut child = waiting_for(&queues[1], &directory);
+    child.signal(Signal::STOP);
     let first = granted_after(&queues[0], 7, || queues[1].release(1, false));
     println!("the grant of a stopped process: {first:?}");
     assert!(
@@ -178,7 +169,7 @@ fn a_process_that_is_stopped_while_it_waits_misses_its_turn_once() {
     soon("the next one", &[first]);
     println!("without it: {others:?}");
     assert!(others[0] < Duration::from_micros(TIMES.grant), "its turn again");
-    signal(&child, libc::SIGCONT);
+    child.signal(Signal::CONT);
     wait_until("it waits again", || waiting(&directory) == 1);
     queues[1].release(1, false);
     child.expect("granted");
@@ -190,14 +181,13 @@ fn a_process_that_is_stopped_while_it_waits_misses_its_turn_once() {
 fn a_stopped_owner_keeps_what_it_has() {
     let directory = Directory::new();
     let queue = directory.queue();
-    let mut child = start("owns", &directory, &[]);
-    child.expect("inside");
-    signal(&child, libc::SIGSTOP);
+    let mut child = playing("owns", "inside", &directory);
+    child.signal(Signal::STOP);
     assert!(!queue.try_acquire(7));
     assert!(!queue.wait(7, Duration::from_millis(120)));
     let time = granted_after(&queue, 7, || {
         child.send("go");
-        signal(&child, libc::SIGCONT);
+        child.signal(Signal::CONT);
     });
     soon("after it went on", &[time]);
 }

@@ -1,0 +1,540 @@
+//! Two processes on one log, step by step on one thread: what one leaves where it dies, or where it stands still, and what
+//! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
+
+use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
+use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use crate::disk::sim::{PowerCut, SimDatabase, SimDirectory, SimDisk};
+use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
+use crate::handle::{Broker, Context, Host, LockLevel, Registry};
+use crate::log::format::slot_name;
+use crate::log::recovery::{OpenFacts, open_database};
+use crate::shared::{Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile};
+use crate::sqlite::Code;
+use crate::sync::Mutex;
+use crate::view::{View, Written};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const PAGE_BYTES: u32 = 4096;
+const PAGES: u32 = 3;
+const BLOCK: u64 = 4096;
+/// So few that a batch of 20 pages needs a slot of its own.
+const SEGMENT_BYTES: u64 = 24 * BLOCK;
+
+struct Pair {
+    real: tempfile::TempDir,
+    disk: SimDisk,
+    ghosts: Ghosts,
+}
+
+/// Names that a list of the directory still has, of files that somebody else deletes meanwhile.
+type Ghosts = Arc<Mutex<Vec<String>>>;
+
+#[derive(Debug)]
+struct Directory {
+    inner: SimDirectory,
+    /// Of `lock`.
+    real: PathBuf,
+    ghosts: Ghosts,
+}
+
+impl LogDirectory for Directory {
+    fn path(&self) -> &Path {
+        &self.real
+    }
+
+    fn create(&self) -> io::Result<()> {
+        self.inner.create()
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = self.inner.list()?;
+        names.extend(self.ghosts.lock().iter().cloned());
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        self.inner.open(name, how)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        self.inner.sync_parent()
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        self.inner.remove_directory()
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.inner.rename(suffix)
+    }
+}
+
+/// A broker whose locks are always granted.
+#[derive(Debug)]
+struct AnyBroker(SimDatabase);
+
+impl Database for AnyBroker {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        self.0.set_bytes(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.0.bytes()
+    }
+}
+
+impl Broker for AnyBroker {
+    fn lock(&mut self, _level: LockLevel) -> Result<(), Code> {
+        Ok(())
+    }
+
+    fn unlock(&mut self, _level: LockLevel) -> Result<(), Code> {
+        Ok(())
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct Talks;
+
+impl Host for Talks {
+    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+        Err(Code::CANTOPEN)
+    }
+
+    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+        Err(Code::ERROR)
+    }
+
+    fn log(&self, code: i32, text: &str) {
+        println!("log {code}: {text}");
+    }
+}
+
+fn image(page: u32, value: u64) -> Vec<u8> {
+    let mut image = value.to_le_bytes().repeat(PAGE_BYTES as usize / 8);
+    if page == 1 {
+        image[..100].fill(0);
+        image[16..18].copy_from_slice(&u16::try_from(PAGE_BYTES).unwrap().to_be_bytes());
+        image[18..20].fill(2);
+    }
+    image
+}
+
+fn sim_path() -> PathBuf {
+    PathBuf::from("/sim/a.db")
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let real = tempfile::tempdir().unwrap();
+        std::fs::write(real.path().join("a.db"), "").unwrap();
+        let disk = SimDisk::new(1);
+        drop(disk.database(&sim_path()));
+        disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
+        Pair { real, disk, ghosts: Ghosts::default() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.real.path().join("a.db")
+    }
+
+    fn directory(&self) -> Arc<dyn LogDirectory> {
+        Arc::new(Directory {
+            inner: self.disk.directory(&sim_path()),
+            real: self.real.path().to_path_buf(),
+            ghosts: Arc::clone(&self.ghosts),
+        })
+    }
+
+    fn context(&self) -> Arc<Context> {
+        Arc::new(Context {
+            host: Box::new(Talks),
+            disk: Arc::new(self.disk.clone()),
+            defaults: Vec::new(),
+            registry: Registry::default(),
+        })
+    }
+
+    fn broker(&self) -> Box<dyn Broker> {
+        Box::new(AnyBroker(self.disk.database(&sim_path())))
+    }
+
+    fn lock(&self) -> LockFile {
+        let lock = LockFile::open(&self.real.path().join(LOCK_NAME), 0o600).unwrap();
+        assert!(lock.try_lock(INIT).unwrap());
+        lock
+    }
+
+    /// The process that claims the database.
+    fn claim(&self) -> Arc<Engine> {
+        let lock = self.lock();
+        self.directory().create().unwrap();
+        let control = Control::create(&self.real.path().join(CONTROL_NAME), 0o600).unwrap();
+        let mut broker = self.broker();
+        let mut header = [0; 100];
+        broker.read_at(&mut header, 0).unwrap();
+        let claimed = Claimed {
+            attachment: Attachment::claim(control, lock, "first").unwrap().unwrap(),
+            path: self.path(),
+            dir: self.directory(),
+            database_bytes: broker.bytes().unwrap(),
+            broker,
+            header,
+            page_bytes: PAGE_BYTES,
+        };
+        let engine = Engine::start(&self.context(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
+        engine.background.stop();
+        engine.end_init().unwrap();
+        engine
+    }
+
+    /// One more.
+    fn attach(&self) -> Arc<Engine> {
+        let lock = self.lock();
+        let file = std::fs::metadata(self.path()).unwrap();
+        let control = Control::open(&self.real.path().join(CONTROL_NAME), file.dev(), file.ino()).unwrap();
+        let attached = Attached {
+            path: self.path(),
+            dir: self.directory(),
+            attachment: Attachment::claim(control, lock, "another").unwrap().unwrap(),
+            broker: self.broker(),
+            page_bytes: PAGE_BYTES,
+        };
+        let engine = Engine::attach(&self.context(), attached).unwrap();
+        engine.background.stop();
+        engine.end_init().unwrap();
+        engine
+    }
+
+    fn fault(&self, operation: Operation, name: &str) -> Fault {
+        Fault { operation, name_contains: name.to_owned(), nth: 1, effect: Effect::Error, goes_on: false }
+    }
+
+    /// Once.
+    fn cannot_open(&self, name: &str) {
+        self.disk.plan().add(self.fault(Operation::Open, name));
+    }
+
+    /// What the next open finds: the value of each page.
+    fn recovered(&self) -> Vec<u64> {
+        let mut broker = self.broker();
+        open_database(&*self.directory(), broker.as_mut(), OpenFacts::default()).unwrap();
+        let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
+        bytes.chunks(PAGE_BYTES as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
+    }
+
+    fn lose_power(&self) {
+        self.disk.power_cut(&PowerCut {
+            keep_percent: 0,
+            tears_sectors: false,
+            tears_same_bytes: false,
+            tears_header: false,
+        });
+    }
+}
+
+/// The process is killed: the kernel frees what it locked, and its words stay as they are.
+fn die(engine: Arc<Engine>) {
+    engine.marks.attachment().lock().close();
+    // What it held is not let go of.
+    std::mem::forget(engine);
+}
+
+/// A transaction that fills so many frames of pages, again and again the same, with `value`.
+fn staged(engine: &Engine, frames: usize, value: u64) -> View {
+    let mut view = View::new(PAGE_BYTES, 1 << 20);
+    view.begin_write(engine.log_id, engine.marks.published() + 1);
+    let mut at = 32;
+    for index in 0..frames {
+        let page = index as u32 % PAGES + 1;
+        let mut header = [0; 24];
+        header[..4].copy_from_slice(&page.to_be_bytes());
+        if index + 1 == frames {
+            header[4..8].copy_from_slice(&PAGES.to_be_bytes());
+        }
+        let mut no_spill = || Err(io::ErrorKind::Unsupported.into());
+        view.write(&header, at, &mut no_spill).unwrap();
+        let written = view.write(&image(page, value), at + 24, &mut no_spill).unwrap();
+        assert_eq!(matches!(written, Written::Commit { .. }), index + 1 == frames);
+        at += 24 + u64::from(PAGE_BYTES);
+    }
+    view
+}
+
+fn facts(engine: &Engine, wants_durable: bool) -> CommitFacts {
+    CommitFacts {
+        sequence: engine.marks.published() + 1,
+        database_pages: PAGES,
+        wants_durable,
+        lane: 0,
+        spill: None,
+        checkpoint_when_idle: false,
+    }
+}
+
+/// A commit, acknowledged.
+fn commit(engine: &Arc<Engine>, frames: usize, value: u64, wants_durable: bool) -> Result<(), EngineError> {
+    let view = staged(engine, frames, value);
+    engine.prepare(view.lane())?;
+    let facts = facts(engine, wants_durable);
+    let published = engine.publish(view.lane(), facts, true)?;
+    engine.acknowledge(facts.sequence, wants_durable, published.lone)
+}
+
+#[test]
+fn two_processes_commit_and_what_they_leave_is_recovered() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let other = pair.attach();
+    commit(&other, 3, 2, true).unwrap();
+    commit(&one, 1, 3, false).unwrap();
+    die(one);
+    die(other);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [3, 2, 2]);
+}
+
+/// The first segment holds no batch where the first transaction is too large for it. Its slot was used again before
+/// anything was durable, and whoever then led the first flush did not find the segment and poisoned the log.
+#[test]
+fn a_slot_without_a_batch_is_not_free_before_a_later_certificate_is_durable() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 20, 1, false).unwrap();
+    while one.tail().ordinal < 4 {
+        let value = 1 + one.marks.published();
+        commit(&one, 3, value, false).unwrap();
+    }
+    let last = one.marks.published();
+    let other = pair.attach();
+    commit(&other, 1, 1000, true).unwrap();
+    die(one);
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [1000, last, last]);
+}
+
+/// As [`commit`], of a writer that dies before its batch is published.
+fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u64) {
+    let view = staged(&engine, frames, value);
+    engine.prepare(view.lane()).unwrap();
+    // Written, and held: nothing of it is published.
+    std::mem::forget(engine.write_early(view.lane(), facts(&engine, false)).unwrap());
+    die(engine);
+}
+
+/// Two segments of one ordinal, of which recovery takes the abandoned one: the zeros over a header that a dead writer wrote
+/// were never made durable, since who wrote them died, too, or its sync failed.
+#[test]
+fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    commit_and_die_before_the_store(one, 12, 66);
+    let begun = slot_name(other.log_id, 1);
+    pair.directory().open(&begun, OpenHow::Existing).unwrap().sync().unwrap();
+
+    let fault =
+        Fault { operation: Operation::Sync, name_contains: begun, nth: 1, effect: Effect::Error, goes_on: false };
+    pair.disk.plan().add(fault);
+    let larger = staged(&other, 20, 7);
+    let failed = other.prepare(larger.lane()).unwrap_err();
+    assert!(matches!(failed, EngineError::Sync { .. }), "{failed}");
+    drop(larger);
+    commit(&other, 20, 7, true).unwrap();
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [7; 3]);
+}
+
+/// `visible` is moved behind `certified`, in a step of its own. A leader that died in between left a commit that is durable
+/// and not visible, and nothing to flush: whoever waited for it went round and round.
+#[test]
+fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 1, 1, true).unwrap();
+    for (engine, wants_durable) in [(&one, true), (&other, false)] {
+        let view = staged(engine, 1, 2);
+        engine.prepare(view.lane()).unwrap();
+        engine.publish(view.lane(), facts(engine, wants_durable), false).unwrap();
+    }
+    let leader = one.try_lead().unwrap();
+    let epoch = one.cut_epoch(&leader, false).unwrap().unwrap();
+    one.slot(0).unwrap().sync().unwrap();
+    one.marks.words().certify(epoch);
+    std::mem::forget(leader);
+    die(one);
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(other.acknowledge(3, false, None)));
+    heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
+}
+
+/// Everything is in the database file, the last certificate says so, and all that comes is in the next segment: nobody who
+/// attaches now has read the last one.
+fn leave_a_segment(engine: &Arc<Engine>) {
+    commit(engine, 3, 1, false).unwrap();
+    let (slot, ordinal) = (engine.slot(engine.tail().file).unwrap(), engine.tail().ordinal);
+    // Four blocks each; the last eight are for certificates.
+    while engine.tail().offset + 12 * BLOCK <= slot.bytes {
+        commit(engine, 3, engine.marks.published() + 1, false).unwrap();
+    }
+    engine.checkpoint_when_idle().unwrap();
+    assert_eq!(engine.marks.words().certified_cut().unwrap().ordinal, ordinal);
+    commit(engine, 3, engine.marks.published() + 1, false).unwrap();
+    assert_eq!(engine.tail().ordinal, ordinal + 1);
+}
+
+/// Where the disk is full the slot is deleted again that somebody has begun to make: whoever looks for a segment meanwhile
+/// finds the name in the list, and no file. A leader that did poisoned the log.
+#[test]
+fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_over() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    leave_a_segment(&one);
+    let other = pair.attach();
+    pair.ghosts.lock().push(slot_name(one.log_id, 77));
+    commit(&other, 3, 1000, true).unwrap();
+}
+
+/// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
+/// failed of what is written, and nobody else is to suffer for it.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
+    for lone in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        let view = staged(&other, 3, 1000);
+        other.prepare(view.lane()).unwrap();
+        other.follow(other.marks.published()).unwrap();
+        pair.cannot_open(&slot_name(one.log_id, 0));
+        let facts = facts(&other, true);
+        let published = other.publish(view.lane(), facts, lone).unwrap();
+        assert_eq!(published.lone.is_some(), lone);
+        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
+        commit(&one, 3, 1001, true).unwrap();
+    }
+}
+
+/// As that, for what a leader left that died.
+#[test]
+fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
+    for goes_on in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let view = staged(&one, 3, 1000);
+        one.prepare(view.lane()).unwrap();
+        one.publish(view.lane(), facts(&one, true), false).unwrap();
+        let leader = one.try_lead().unwrap();
+        one.cut_epoch(&leader, false).unwrap();
+        std::mem::forget(leader);
+        let other = pair.attach();
+        other.follow(one.marks.published()).unwrap();
+        let last = one.marks.published();
+        die(one);
+        pair.cannot_open(&slot_name(other.log_id, 0));
+        if goes_on {
+            let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
+            pair.disk.plan().add(fault);
+        }
+        let (told, heard) = std::sync::mpsc::channel();
+        let waits = Arc::clone(&other);
+        std::thread::spawn(move || told.send(waits.wait_durable(last)));
+        let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
+        assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
+        assert!(!other.is_poisoned());
+    }
+}
+
+/// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
+#[test]
+fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    other.close_at_exit(Duration::from_secs(1));
+    for _ in 0..3 {
+        let _whatever_it_says = other.checkpoint_in_background();
+    }
+    commit(&one, 3, 2, true).unwrap();
+    one.checkpoint_when_idle().unwrap();
+}
+
+/// Who makes a slot may die in the middle of a write: its size may be anything then.
+#[test]
+fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let number = u32::try_from(one.marks.words().give_slot_number()).unwrap();
+    let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
+    file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
+    while one.tail().file == 0 {
+        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    }
+    let last = one.marks.published();
+    assert_eq!(one.tail().file, number);
+    die(one);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// A whole batch behind the end of the log, of a writer that died before it published: a marker that says where the log
+/// ended was contradicted by it, and the next open refused the database.
+#[test]
+fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
+    // In the slot, and in the next one.
+    for frames in [3, 12] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        one.checkpoint_when_idle().unwrap();
+        let other = pair.attach();
+        commit_and_die_before_the_store(other, frames, 66);
+        pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
+        assert!(one.retire().is_err(), "the stamp is there still, and the marker is, too");
+        die(one);
+        pair.disk.kill();
+        assert_eq!(pair.recovered(), [1; 3], "{frames}");
+    }
+}

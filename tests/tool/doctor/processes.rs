@@ -1,0 +1,105 @@
+//! Who has the database open, through pwal and past it, and what the shared words say.
+
+use super::{Open, ask, by_hand, closed, doctor, doctor_command, identity, log_of};
+use crate::common::{Scratch, close, open_stock, run};
+use pwal::shared::{CONTROL_NAME, Identity, Words, now_us};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn stock_connections_are_named() {
+    let scratch = Scratch::new();
+    let path = closed(&scratch, "app.db");
+    // Not `doctor`: reading the file here would drop the locks of this process on it.
+    let look = || ask(doctor_command(&scratch, &path));
+    let own = std::process::id().to_string();
+    let stock = open_stock(&path);
+    run(&stock, "SELECT * FROM t");
+    let report = look();
+    report.says("other openers", "warn", &[&own, "until it closes it"]).only(&["other openers"]);
+    run(&stock, "PRAGMA busy_timeout=0; INSERT INTO t VALUES(2)");
+    look().says("leftovers", "note", &["app.db-wal", "in use by stock"]);
+    run(&stock, "PRAGMA journal_mode=DELETE; PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT");
+    let report = look();
+    report.says("other openers", "problem", &[&own, "EXCLUSIVE"]);
+    run(&stock, "PRAGMA locking_mode=NORMAL; SELECT * FROM t");
+    look().says("other openers", "note", &[&own, "rollback mode"]).only(&["journal mode"]);
+    close(stock);
+}
+
+/// What the words of a live engine say, one thing after the other.
+#[test]
+fn the_words_of_a_live_engine_are_read() {
+    let scratch = Scratch::new();
+    let path = closed(&scratch, "app.db");
+    let (_lock, control) = by_hand(&path, 2);
+    let words = control.words();
+    doctor(&scratch, &path).says("processes", "note", &["not attached"]).only(&[]);
+
+    let ago = |seconds: u64| now_us().saturating_sub(seconds * 1_000_000);
+    let writer = words.attach(0, 4_000_001, "writer").expect("a slot");
+    let waiter = words.attach(1, 4_000_002, "waiter").expect("a slot");
+    let killed = words.attach(2, 4_000_003, "killed").expect("a slot");
+    doctor(&scratch, &path)
+        .says("processes", "ok", &["2 are attached", "4000001 (writer)", "4000002 (waiter)"])
+        .says("processes", "note", &["4000003 (killed) was killed"])
+        .only(&[]);
+    assert!(words.write().try_acquire(writer, false));
+    words.set_process_waiting(waiter, ago(30));
+    let slot = words.claim_snapshot_slot(waiter).expect("a slot");
+    assert!(words.take_snapshot(slot, 1, ago(600)));
+    let slot = words.claim_snapshot_slot(killed).expect("a slot");
+    assert!(words.take_snapshot(slot, 1, ago(20)));
+    doctor(&scratch, &path)
+        .says("processes", "warn", &["4000002 (waiter) waits to write", "4000001 (writer) writes"])
+        .says("processes", "warn", &["4000002 (waiter) reads since 10 min"])
+        .only(&["processes", "processes"]);
+    words.set_process_waiting(waiter, ago(1));
+    words.end_snapshot(slot);
+
+    words.set_mode(1);
+    doctor(&scratch, &path).says("engine", "ok", &["conservative"]);
+    assert!(words.poison());
+    doctor(&scratch, &path).says("engine", "problem", &["nobody can commit"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stopped_process_is_told_and_worse_if_it_holds_what_others_need() {
+    let scratch = Scratch::new();
+    let path = closed(&scratch, "app.db");
+    let (_lock, control) = by_hand(&path, 1);
+    let process = Open::new(&path);
+    let words: &Words = control.words();
+    let me = words.attach(0, process.pid(), "sleeper").expect("a slot");
+    let pid = process.pid().to_string();
+    process.signal(libc::SIGSTOP);
+    let stopped = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "));
+    crate::wait_until(stopped);
+    doctor(&scratch, &path).says("processes", "warn", &[&pid, "is stopped"]);
+    assert!(words.write().try_acquire(me, false));
+    doctor(&scratch, &path).says("processes", "problem", &[&pid, "holds WRITE"]);
+    process.signal(libc::SIGCONT);
+    crate::wait_until(|| !stopped());
+    doctor(&scratch, &path).says("processes", "ok", &["1 is attached"]);
+}
+
+#[test]
+fn a_control_of_another_version_or_file_is_told() {
+    let scratch = Scratch::new();
+    let path = closed(&scratch, "app.db");
+    let (lock, control) = by_hand(&path, 1);
+    assert!(control.words().attach(0, 4_000_001, "it").is_some());
+    control.words().set_identity(&Identity { inode: 1, ..identity(&path) });
+    doctor(&scratch, &path).says("control", "problem", &["another file"]).only(&["control"]);
+    let file = File::options().write(true).open(log_of(&path).join(CONTROL_NAME)).expect("open");
+    file.write_all_at(&99u64.to_ne_bytes(), 8).expect("write");
+    doctor(&scratch, &path).says("control", "problem", &["another version", "layout version 99"]).only(&["control"]);
+    drop(lock);
+    doctor(&scratch, &path).says("control", "note", &["another version"]).only(&[]);
+    control.words().set_identity(&identity(&path));
+    if cfg!(target_os = "linux") {
+        doctor(&scratch, &path).says("control", "note", &["another boot"]).only(&[]);
+    }
+}

@@ -1,0 +1,132 @@
+//! Who is attached, and the `control` file.
+
+use super::{commit, cut, identity};
+use pwal::shared::{COMMIT_RING, Control, State, WORDS_BYTES};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+#[test]
+fn a_process_slot_raises_its_incarnation_at_each_attach() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let first = words.attach(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
+    assert_eq!(words.processes().next().unwrap().command, "a command of more than 32 bytes,");
+    let second = words.attach(5, 78, "second").unwrap();
+    assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
+    assert_eq!(words.attach(128, 1, ""), None);
+    let seen: Vec<_> = words.processes().collect();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].owner, seen[0].pid, seen[0].command.as_str()), (second, 78, "second"));
+    words.detach(first);
+    assert_eq!(words.processes().count(), 1, "not the predecessor's to leave");
+    words.detach(second);
+    assert_eq!(words.processes().count(), 0);
+    // 31 bytes and a letter of two: no half letter is kept.
+    assert!(words.attach(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
+    assert_eq!(words.processes().next().unwrap().command, "x".repeat(31));
+}
+
+#[test]
+fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    let waiting = || words.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
+    let other = words.attach(0, 1, "other").unwrap();
+    let first = words.attach(5, 77, "killed while it waits").unwrap();
+    assert_eq!(waiting(), [0, 0]);
+    words.set_process_waiting(first, 123);
+    assert_eq!(waiting(), [0, 123]);
+    let second = words.attach(5, 78, "its successor").unwrap();
+    assert_eq!(waiting(), [0, 0]);
+    words.set_process_waiting(first, 124);
+    assert_eq!(waiting(), [0, 0], "not the predecessor's to say");
+    words.set_process_waiting(second, 125);
+    words.set_process_waiting(other, 126);
+    assert_eq!(waiting(), [126, 125]);
+    words.set_process_waiting(second, 0);
+    assert_eq!(waiting(), [126, 0]);
+    words.set_process_waiting(pwal::shared::Owner { slot: 128, incarnation: 0 }, 1);
+}
+
+#[test]
+fn a_control_file_carries_on_what_the_anonymous_words_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    std::fs::write(&path, "left by a crash").unwrap();
+    let control = Control::create(&path, 0o640).unwrap();
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (WORDS_BYTES as u64, 0o640));
+    assert!(metadata.blocks() * 512 < WORDS_BYTES as u64 / 2, "the rings are not there yet");
+    let words = control.words();
+    assert_eq!((words.state(), words.backfilled_pages()), (State::Building, None));
+    words.set_identity(&identity());
+    words.set_state(State::Ready);
+    let me = words.attach(0, 1, "it").unwrap();
+    let slot = words.claim_snapshot_slot(me).unwrap();
+    assert!(words.take_snapshot(slot, 3, 9));
+    assert!(words.write().try_acquire(me, true));
+    words.set_mode(2);
+    control.allocate_rings().unwrap();
+    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= WORDS_BYTES as u64, "allocated, not sparse");
+    for sequence in 1..=COMMIT_RING + 3 {
+        words.publish(&commit(sequence, false)).unwrap();
+        if sequence == 100 {
+            words.store_cut(&cut(words, sequence)).unwrap();
+            words.certify(1);
+        }
+    }
+    words.advance_visible();
+    let observed = Control::open_read_only(&path).unwrap();
+    for seen in [&**words, observed.words()] {
+        assert_eq!((seen.identity(), seen.state(), seen.mode()), (identity(), State::Ready, 2));
+        assert_eq!((seen.published(), seen.durable(), seen.visible()), (COMMIT_RING + 3, 100, COMMIT_RING + 3));
+        assert_eq!(seen.commit(COMMIT_RING), Some(commit(COMMIT_RING, false)));
+        assert_eq!(seen.commit(4).unwrap().sequence, 4);
+        assert_eq!(seen.commit(3), None, "the ring has moved on");
+        assert_eq!(seen.cut(1).unwrap().hi, 100);
+        assert_eq!(seen.holders(), [Some(me), None, None, None]);
+        assert_eq!(seen.snapshots().map(|s| s.sequence).collect::<Vec<_>>(), [3]);
+        assert_eq!(seen.processes().count(), 1);
+        assert_eq!(seen.tail(), words.tail());
+    }
+    assert!(words.write().release(me));
+    words.publish(&commit(COMMIT_RING + 4, true)).unwrap();
+    assert_eq!(observed.words().published(), COMMIT_RING + 4, "one memory");
+}
+
+#[test]
+fn the_pages_behind_what_is_backfilled_change_with_it() {
+    let control = Control::anonymous().unwrap();
+    let words = control.words();
+    words.set_backfilled_pages(0, 7);
+    assert_eq!(words.backfilled_pages(), Some((0, 7)));
+    for (sequence, pages) in [(5, 9), (6, 2), (1 << 40, u32::MAX)] {
+        let before = words.backfilled_pages();
+        // Stored by a checkpointer that died, and again by the next one.
+        words.set_backfilled_pages(sequence, 1);
+        words.set_backfilled_pages(sequence, pages);
+        assert_eq!(words.backfilled_pages(), before);
+        words.set_backfilled(sequence);
+        assert_eq!(words.backfilled_pages(), Some((sequence, pages)));
+    }
+}
+
+#[test]
+fn what_is_no_control_file_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    assert_eq!(Control::open_read_only(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    std::fs::write(&path, "short").unwrap();
+    let refused = |part: &str| {
+        let text = Control::open_read_only(&path).unwrap_err().to_string();
+        assert!(text.contains(part) && text.contains(path.to_str().unwrap()), "{text}");
+    };
+    refused("5 bytes");
+    std::fs::write(&path, vec![0; WORDS_BYTES]).unwrap();
+    refused("not a control file");
+    Control::create(&path, 0o600).unwrap().words().set_identity(&identity());
+    Control::open_read_only(&path).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&99u64.to_ne_bytes(), 8).unwrap();
+    refused("layout version 99");
+    let none = directory.path().join("none/control");
+    assert_eq!(Control::create(&none, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
