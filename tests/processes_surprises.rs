@@ -318,10 +318,7 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     if !common::on_pwal() || !cfg!(debug_assertions) {
         return; // a release has no fault points
     }
-    let _watchdog = watchdog("a flush that stands still");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a flush that stands still");
     let (mut reader, mut job) = (Agent::on(&path), Agent::on(&path));
     assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("0"), String::from("0")));
     let mut leader = Agent::start_with(&[("PWAL_TEST_STOP_AT", String::from("leading_uncertified"))]);
