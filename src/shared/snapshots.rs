@@ -153,6 +153,7 @@ impl Words {
         self.checkpoint_target.0.store(limit, SeqCst);
         step("behind a target");
         let target = limit.min(backfilled.max(self.oldest_snapshot(alive).unwrap_or(u64::MAX)));
+        step("behind the snapshots");
         self.checkpoint_target.0.store(target, SeqCst);
         target
     }

@@ -43,21 +43,34 @@ fn between() {
     }
 }
 
-/// No file grows while this is set.
+/// What all files have in common.
 #[derive(Clone, Debug, Default)]
-pub struct Full(Arc<AtomicBool>);
+pub struct Medium(Arc<Troubles>);
 
-impl Full {
-    pub fn set(&self, full: bool) {
-        self.0.store(full, SeqCst);
+#[derive(Debug, Default)]
+struct Troubles {
+    /// No file grows.
+    full: AtomicBool,
+    /// A sync of the log has failed: who knows it may be dead, and what only the cache held is lost.
+    failed: AtomicBool,
+}
+
+impl Medium {
+    pub fn set_full(&self, full: bool) {
+        self.0.full.store(full, SeqCst);
     }
 
-    pub fn is_set(&self) -> bool {
-        self.0.load(SeqCst)
+    pub fn is_full(&self) -> bool {
+        self.0.full.load(SeqCst)
+    }
+
+    /// Whether a sync of the log has failed since this was asked last.
+    pub fn take_failed(&self) -> bool {
+        self.0.failed.swap(false, SeqCst)
     }
 
     fn check(&self, now: io::Result<u64>, then: u64) -> io::Result<()> {
-        if self.is_set() && now? < then { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
+        if self.is_full() && now? < then { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
     }
 }
 
@@ -65,7 +78,7 @@ impl Full {
 pub struct Directory {
     pub inner: SimDirectory,
     pub path: PathBuf,
-    pub full: Full,
+    pub medium: Medium,
     /// Several processes: `lock` and `control` are the real files that they share.
     pub is_shared: bool,
 }
@@ -107,7 +120,7 @@ impl LogDirectory for Directory {
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
         between();
         let inner = self.inner.open_file(name, how)?;
-        Ok(Arc::new(File { inner, full: self.full.clone() }))
+        Ok(Arc::new(File { inner, medium: self.medium.clone() }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -151,7 +164,7 @@ impl LogDirectory for Directory {
 #[derive(Debug)]
 struct File {
     inner: SimLogFile,
-    full: Full,
+    medium: Medium,
 }
 
 impl LogFile for File {
@@ -165,7 +178,7 @@ impl LogFile for File {
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         between();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        self.full.check(self.inner.bytes(), offset + bytes as u64)?;
+        self.medium.check(self.inner.bytes(), offset + bytes as u64)?;
         match split(bytes) {
             None => self.inner.write_at(parts, offset)?,
             Some(first) => {
@@ -186,6 +199,7 @@ impl LogFile for File {
         between();
         step("a sync");
         let synced = self.inner.sync_end(token, false);
+        self.medium.0.failed.fetch_or(synced.is_err(), SeqCst);
         behind_sync(&synced);
         synced
     }
@@ -199,7 +213,7 @@ impl LogFile for File {
 #[derive(Debug)]
 pub struct SimBroker {
     pub inner: SimDatabase,
-    pub full: Full,
+    pub medium: Medium,
     pub exclusive: Option<Exclusive>,
 }
 
@@ -223,7 +237,7 @@ impl Database for SimBroker {
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
         between();
-        self.full.check(self.inner.bytes(), offset + data.len() as u64)?;
+        self.medium.check(self.inner.bytes(), offset + data.len() as u64)?;
         self.inner.write_at(data, offset)?;
         between();
         Ok(())
@@ -231,7 +245,7 @@ impl Database for SimBroker {
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
         between();
-        self.full.check(self.inner.bytes(), bytes)?;
+        self.medium.check(self.inner.bytes(), bytes)?;
         self.inner.set_bytes(bytes)
     }
 

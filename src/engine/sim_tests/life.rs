@@ -104,14 +104,14 @@ impl Life {
         if self.is_over() {
             return;
         }
-        let full = self.world.lock().full.clone();
+        let medium = self.world.lock().medium.clone();
         if !self.is_nested() {
-            self.was_full.set(full.is_set());
+            self.was_full.set(medium.is_full());
         }
         if self.world.lock().conditions.fills && self.percent(6) {
-            full.set(!full.is_set());
-            self.was_full.set(self.was_full.get() || full.is_set());
-            self.say(if full.is_set() { "the disk is full" } else { "the disk has space" });
+            medium.set_full(!medium.is_full());
+            self.was_full.set(self.was_full.get() || medium.is_full());
+            self.say(if medium.is_full() { "the disk is full" } else { "the disk has space" });
         } else if self.percent(self.habits.checkpoints) {
             self.checkpoint();
         } else if self.percent(self.habits.leaders_die) {
@@ -164,7 +164,7 @@ impl Life {
         if closes {
             self.finish_clients();
         }
-        self.world.lock().full.set(false);
+        self.world.lock().medium.set_full(false);
         if closes && !self.is_over() {
             self.close();
         }

@@ -13,6 +13,7 @@
 
 mod process;
 mod turns;
+mod unacknowledged;
 
 use super::scene::Habits;
 use super::world::{CALM, Conditions, NAME, World};
@@ -70,6 +71,7 @@ impl Run {
             hot: world.dice.pick(&[10, 40, 80]),
             events: 0,
             splits: world.dice.pick(&[0, 20]),
+            sniped: None,
         };
         let turns = Turns::new(world.dice.next(), course);
         Arc::new(Run {
@@ -112,6 +114,10 @@ impl Run {
                 habits = Habits { full_sync: 0, early: 0, reads: 10, checkpoints: 2, checkpoint_kinds: 0, ..habits };
             }
             let dice = &mut world.dice;
+            if dice.percent(20) {
+                // A reader, of what others do.
+                habits.reads = 90;
+            }
             Character {
                 habits,
                 threads: 1 + dice.below(2),
@@ -164,10 +170,17 @@ impl Run {
     fn happens(self: &Arc<Run>, weather: Weather) {
         let Weather { kills, power_cuts, comers, faults } = weather;
         let living = self.living();
+        let last = living.iter().find(|process| Some(process.id) == self.turns.last());
+        if self.turns.take_sniped()
+            && let Some(last) = last
+            && self.world.lock().dice.percent(80)
+        {
+            self.world.lock().say(format!("SNIPED p{}", last.number));
+            return self.kill(&[last.id]);
+        }
         let roll = self.world.lock().dice.below(kills + power_cuts + comers + faults);
         if roll < kills && !living.is_empty() {
             let any = &living[self.world.lock().dice.index(living.len())];
-            let last = living.iter().find(|process| Some(process.id) == self.turns.last());
             // Where it stands may be a place that was come to for this.
             let killed = last.filter(|_| self.world.lock().dice.percent(60)).unwrap_or(any);
             self.world.lock().say(format!("KILL p{}", killed.number));
@@ -180,7 +193,8 @@ impl Run {
                 self.spawn(None);
             }
         } else if faults > 0 {
-            self.world.lock().plan_fault();
+            let mut world = self.world.lock();
+            if world.dice.percent(50) { world.plan_failed_sync() } else { world.plan_fault() }
         }
     }
 
@@ -208,14 +222,16 @@ impl Run {
     }
 
     fn storm(self: &Arc<Run>) {
-        let (weather, steps, events) = {
+        let (weather, steps, events, sniped) = {
             let mut world = self.world.lock();
             let faults = if world.conditions.faults { 30 } else { 0 };
             let dice = &mut world.dice;
-            let (kills, power_cuts, comers) = (dice.pick(&[0, 10, 60]), dice.pick(&[0, 2, 10]), dice.pick(&[20, 60]));
-            (Weather { kills, power_cuts, comers, faults }, dice.pick(&STORM_STEPS), dice.pick(&[10, 30, 100]))
+            let (kills, power_cuts, comers) = (dice.pick(&[0, 10, 60]), dice.pick(&[0, 5, 40]), dice.pick(&[20, 60]));
+            let sniped = dice.percent(60).then(|| dice.pick(turns::HOT));
+            (Weather { kills, power_cuts, comers, faults }, dice.pick(&STORM_STEPS), dice.pick(&[10, 30, 100]), sniped)
         };
         self.turns.limit(steps);
+        self.turns.change(|course| course.sniped = sniped);
         for _ in 0..PROCESSES_MAX {
             self.spawn(None);
         }

@@ -1,6 +1,6 @@
 //! The disk, the history that the checks compare with, and the dice.
 
-use super::adapters::{Directory, Full, SimBroker};
+use super::adapters::{Directory, Medium, SimBroker};
 use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
 use crate::disk::sim::{Dice, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{LogDirectory, OpenHow};
@@ -66,7 +66,7 @@ pub struct World {
     pub dice: Dice,
     pub conditions: Conditions,
     pub disk: SimDisk,
-    pub full: Full,
+    pub medium: Medium,
     /// Where the real files are.
     pub real: PathBuf,
     pub page_bytes: u32,
@@ -101,7 +101,7 @@ impl World {
             page_bytes: dice.pick(&[512, 1024, 4096]),
             segment_bytes: 4096 * (17 + dice.below(8)),
             disk,
-            full: Full::default(),
+            medium: Medium::default(),
             real: real.to_path_buf(),
             counter: 0,
             log_id: 0,
@@ -211,12 +211,12 @@ impl World {
     }
 
     pub fn broker(&self) -> SimBroker {
-        SimBroker { inner: self.database(), full: self.full.clone(), exclusive: None }
+        SimBroker { inner: self.database(), medium: self.medium.clone(), exclusive: None }
     }
 
     pub fn directory(&self) -> Directory {
         let path = self.real.join(format!("{NAME}-pwal"));
-        Directory { inner: self.disk.directory(&sim_path()), path, full: self.full.clone(), is_shared: false }
+        Directory { inner: self.disk.directory(&sim_path()), path, medium: self.medium.clone(), is_shared: false }
     }
 
     /// As the claim does it: directory and `lock`.
@@ -230,10 +230,18 @@ impl World {
     }
 
     /// The state of the database file as a reader sees it.
-    fn state(&self) -> Contents {
+    pub fn state(&self) -> Contents {
         let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
         let pages = bytes.chunks(self.page_bytes as usize).zip(1..);
         pages.map(|(image, page)| self.value(page, image)).collect()
+    }
+
+    /// One of the next syncs of the log fails.
+    pub fn plan_failed_sync(&mut self) {
+        let nth = 1 + self.dice.below(5);
+        self.say(format!("PLAN sync {nth} fails"));
+        let (name_contains, effect) = (String::from(".seg"), Effect::Error);
+        self.disk.plan().add(Fault { operation: Operation::Sync, name_contains, nth, effect, goes_on: false });
     }
 
     /// Some failure of the disk to come.
@@ -292,7 +300,7 @@ impl World {
     /// # Errors
     /// What is violated.
     pub fn crash_and_open(&mut self) -> Result<(), String> {
-        self.full.set(false);
+        self.medium.set_full(false);
         self.crash();
         for attempt in 0.. {
             let is_calm = attempt >= 3;
@@ -303,11 +311,11 @@ impl World {
             } else if !is_calm && self.conditions.faults && self.dice.percent(30) {
                 self.plan_fault();
             } else if !is_calm && self.conditions.fills && self.dice.percent(30) {
-                self.full.set(true);
+                self.medium.set_full(true);
             }
             let opened = self.take_lock().map_err(|error| format!("lock: {error}")).and_then(|()| self.open_once());
-            let is_full = self.full.is_set();
-            self.full.set(false);
+            let is_full = self.medium.is_full();
+            self.medium.set_full(false);
             match opened {
                 Ok(()) if !self.disk.is_off() => {
                     self.disk.plan().reset();

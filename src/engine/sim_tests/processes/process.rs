@@ -1,10 +1,10 @@
 //! One simulated process: it claims the database or attaches to it as a real one does, works with one or two threads, and
 //! leaves, or exits in the middle.
 
-use super::super::adapters::{Directory, Exclusive, SimBroker};
+use super::super::adapters::{Directory, Exclusive, Medium, SimBroker};
 use super::super::client::{Client, Phase};
 use super::super::scene::{Habits, Scene};
-use super::super::world::{NAME, sim_path};
+use super::super::world::{NAME, World, sim_path};
 use super::Run;
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, LogDirectory};
@@ -42,16 +42,25 @@ pub struct Character {
     pub exits: bool,
 }
 
+/// An engine, or why there is none.
+type Opened = Result<Option<Arc<Engine>>, (Code, Option<String>)>;
+
 #[derive(Debug)]
 struct ProcessDisk {
     disk: SimDisk,
+    medium: Medium,
     real: PathBuf,
 }
 
 impl Disk for ProcessDisk {
     fn log_directory(&self, _database: &Path) -> Arc<dyn LogDirectory> {
         let path = self.real.join(format!("{NAME}-pwal"));
-        Arc::new(Directory { inner: self.disk.directory(&sim_path()), path, full: Default::default(), is_shared: true })
+        Arc::new(Directory {
+            inner: self.disk.directory(&sim_path()),
+            path,
+            medium: self.medium.clone(),
+            is_shared: true,
+        })
     }
 
     fn sector_bytes(&self, database: &Path) -> u32 {
@@ -62,6 +71,7 @@ impl Disk for ProcessDisk {
 #[derive(Debug)]
 struct ProcessHost {
     disk: SimDisk,
+    medium: Medium,
     exclusive: Exclusive,
 }
 
@@ -69,7 +79,7 @@ impl Host for ProcessHost {
     fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
         interleave::step("opening a broker");
         let exclusive = Some(self.exclusive.clone());
-        Ok(Box::new(SimBroker { inner: self.disk.database(&sim_path()), full: Default::default(), exclusive }))
+        Ok(Box::new(SimBroker { inner: self.disk.database(&sim_path()), medium: self.medium.clone(), exclusive }))
     }
 
     fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
@@ -83,21 +93,24 @@ impl Host for ProcessHost {
     }
 }
 
-/// As the first `xLock(SHARED)` of a process.
-fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
-    let (disk, real) = {
-        let world = run.world.lock();
-        (world.disk.clone(), world.real.clone())
+/// As the first `xLock(SHARED)` of a process with this number.
+pub fn open(world: &Mutex<World>, holder: &Arc<Mutex<Option<u64>>>, process: u64) -> Opened {
+    let (disk, medium, real) = {
+        let world = world.lock();
+        (world.disk.clone(), world.medium.clone(), world.real.clone())
     };
-    let exclusive = Exclusive { holder: Arc::clone(&run.exclusive), process: process.id };
+    let exclusive = Exclusive { holder: Arc::clone(holder), process };
     let context = Arc::new(Context {
-        host: Box::new(ProcessHost { disk: disk.clone(), exclusive }),
-        disk: Arc::new(ProcessDisk { disk, real: real.clone() }),
+        host: Box::new(ProcessHost { disk: disk.clone(), medium: medium.clone(), exclusive }),
+        disk: Arc::new(ProcessDisk { disk, medium, real: real.clone() }),
         defaults: Vec::new(),
         registry: Registry::default(),
     });
-    let facts = OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() };
-    let opened = open_engine(&context, facts);
+    open_engine(&context, OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() })
+}
+
+fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
+    let opened = open(&run.world, &run.exclusive, process.id);
     // From here on nobody comes between until the engine is known.
     let mut world = run.world.lock();
     match opened {
@@ -107,6 +120,7 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
                 world.say(format!("p{} attached", process.number));
             } else {
                 world.say(format!("p{} claimed", process.number));
+                world.had_power_cut |= world.medium.take_failed();
                 Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
                 world.disk.plan().reset();
                 world.log_id = engine.log_id;

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Real time after which a thread that does not come back is one that waits for ever.
 const STUCK: Duration = Duration::from_secs(60);
 /// Places where others come between more often: a step of the protocol is half done.
-const HOT: &[&str] = &[
+pub const HOT: &[&str] = &[
     "publish_before_store",
     "after_publish",
     "leading_before_cut",
@@ -29,10 +29,15 @@ const HOT: &[&str] = &[
     "before poisoned",
     "behind a snapshot",
     "behind a target",
+    "behind the snapshots",
     "a sync",
+    "a failed sync",
+    "an acknowledgement",
 ];
 /// Here it is decided whether a promise was one: something happens from outside so much more often.
-const DECISIVE: &[(&str, u64)] = &[("an acknowledgement", 20), ("a failed sync", 200)];
+const DECISIVE: &[(&str, u64)] = &[("an acknowledgement", 20), ("a failed sync", 100)];
+/// Where somebody lies in wait, in per cent.
+const SNIPED: u32 = 20;
 
 /// The same for the hot places.
 const HOT_EVENTS: u64 = 5;
@@ -48,6 +53,8 @@ pub struct Course {
     pub events: u64,
     /// Of the writes, in per cent: happens in two parts.
     pub splits: u32,
+    /// Who comes here is killed, in a good part of the cases.
+    pub sniped: Option<&'static str>,
 }
 
 struct Thread {
@@ -70,6 +77,8 @@ struct State {
     current: Option<usize>,
     /// Who gave up its turn last.
     last: usize,
+    /// It came where somebody lies in wait.
+    is_sniped: bool,
     /// Steps that are left before it is a hang.
     left: u64,
     panics: Vec<String>,
@@ -148,6 +157,7 @@ impl Turns {
             threads: Vec::new(),
             current: None,
             last: 0,
+            is_sniped: false,
             left: u64::MAX,
             panics: Vec::new(),
         };
@@ -225,6 +235,11 @@ impl Turns {
     /// If it takes so many steps more, it is a hang.
     pub fn limit(&self, steps: u64) {
         self.lock().left = steps;
+    }
+
+    /// Whether the process that had the turn last came where somebody lies in wait.
+    pub fn take_sniped(&self) -> bool {
+        std::mem::take(&mut self.lock().is_sniped)
     }
 
     /// The process that had the turn last.
@@ -318,7 +333,10 @@ impl interleave::Turns for Turn {
         let decisive = DECISIVE.iter().find(|(decisive, _)| *decisive == place).map(|(_, more)| *more);
         let is_hot = decisive.is_some() || HOT.contains(&place);
         let percent = if is_hot { state.course.hot } else { state.course.switches };
-        let is_event = state.is_event(decisive.unwrap_or(if is_hot { HOT_EVENTS } else { 1 }));
+        let mut is_event = state.is_event(decisive.unwrap_or(if is_hot { HOT_EVENTS } else { 1 }));
+        if state.course.events > 0 && state.course.sniped == Some(place) && state.dice.percent(SNIPED) {
+            (is_event, state.is_sniped) = (true, true);
+        }
         if is_event || state.dice.percent(percent) {
             self.give_up(state, place, None, is_event);
         }
