@@ -326,8 +326,12 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     leader.run("PRAGMA synchronous=FULL");
     leader.tell("c INSERT INTO t VALUES(1)");
     leader.wait_stopped();
-    // A statement of its own reads what is durable, and waits for nobody.
+    // A statement of its own reads what is durable, and waits for nobody; nor does who cannot write.
     assert_eq!(reader.run(COUNT), "0");
+    reader.open("r", &read_only(&path));
+    assert_eq!(reader.ask("r BEGIN"), "");
+    assert_eq!(reader.ask(&format!("r {COUNT}")), "0");
+    assert_eq!(reader.ask("r COMMIT"), "");
     job.run("BEGIN");
     assert_eq!(job.run(COUNT), "1");
     job.run("INSERT INTO t VALUES(2)");
