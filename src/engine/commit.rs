@@ -394,7 +394,7 @@ impl Engine {
         self.check_poison()?;
         let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
         let lone = may_lead && facts.wants_durable && (self.sync_is_free() || alone());
-        let leader = if lone { self.try_lead() } else { None };
+        let leader = if lone { self.try_lead().map(|leader| leader.answering(facts.sequence)) } else { None };
         let append = self.append()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();

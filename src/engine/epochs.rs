@@ -9,6 +9,7 @@ use crate::interleave::Instant;
 use crate::log::format::Certificate;
 use crate::shared::{TIMED_WAIT, Words};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -29,10 +30,28 @@ const FLUSH_TRIES: u32 = 40;
 pub(crate) struct Leader {
     engine: Arc<Engine>,
     held: Option<Held>,
+    /// The commit for which it flushes, which is not answered yet.
+    answers: Option<u64>,
+}
+
+impl Leader {
+    /// It flushes for this commit, and answers it.
+    pub(super) fn answering(mut self, sequence: u64) -> Leader {
+        self.answers = Some(sequence);
+        self
+    }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
+        if let Some(sequence) = self.answers
+            && std::thread::panicking()
+        {
+            // While LEADER is held: nobody makes durable what is answered with an error.
+            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.take_back_published(sequence)));
+            // Dropping a foreign payload may panic again.
+            std::mem::forget(taken_back);
+        }
         self.held = None;
         self.engine.marks.words().durable_wake().notify();
     }
@@ -40,7 +59,7 @@ impl Drop for Leader {
 
 impl Engine {
     fn leader(self: &Arc<Engine>, held: Held) -> Leader {
-        Leader { engine: Arc::clone(self), held: Some(held) }
+        Leader { engine: Arc::clone(self), held: Some(held), answers: None }
     }
 
     /// LEADER, if nobody has it, and what its last owner left could be made durable.
@@ -177,7 +196,11 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // Its failure is the log's, or the next leader does it.
         let _flushed = lone.map(|lone| self.flush_lone(&lone));
-        let acknowledged = if wants_durable { self.wait_durable(sequence) } else { self.wait_visible(sequence) };
+        let acknowledged = if wants_durable {
+            self.wait_until(&|| self.marks.durable() >= sequence, Some(sequence))
+        } else {
+            self.wait_until(&|| self.is_visible(sequence), Some(sequence))
+        };
         acknowledged.map_err(|error| {
             self.poison(&self.append_as_it_is(), &format!("a commit could not be acknowledged: {error}"), None);
             self.poisoned_as(error)
@@ -189,7 +212,7 @@ impl Engine {
     /// # Errors
     /// The flush failed: the commit was rolled back, or its outcome is unknown (R5).
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.durable() >= sequence)
+        self.wait_until(&|| self.marks.durable() >= sequence, None)
     }
 
     /// Waits until everything up to `sequence` is visible, leading if nobody does.
@@ -197,11 +220,16 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        // Moved here, too: the leader that made it durable may have died before it did.
-        self.wait_until(&|| self.marks.visible() >= sequence || self.marks.words().advance_visible() >= sequence)
+        self.wait_until(&|| self.is_visible(sequence), None)
     }
 
-    fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
+    fn is_visible(&self, sequence: u64) -> bool {
+        // Moved here, too: the leader that made it durable may have died before it did.
+        self.marks.visible() >= sequence || self.marks.words().advance_visible() >= sequence
+    }
+
+    /// `answers`: the commit of the caller's that is answered when it is reached.
+    fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool, answers: Option<u64>) -> Result<(), EngineError> {
         let wake = self.marks.words().durable_wake();
         let me = self.marks.attachment().me();
         let (mut waited, mut since) = (Duration::ZERO, None);
@@ -218,7 +246,8 @@ impl Engine {
             };
             let flushed = match leader {
                 Ok(None) => None,
-                Ok(Some(leader)) if !reached() => {
+                Ok(Some(mut leader)) if !reached() => {
+                    leader.answers = answers;
                     self.gather();
                     Some(self.flush(&leader, false))
                 }

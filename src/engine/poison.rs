@@ -58,14 +58,25 @@ impl Engine {
     /// A call panicked whose commit, `sequence`, was answered with an error: it is taken back. If it is published, with all
     /// that is not durable; else it lies behind the tail at most, maybe whole.
     pub(crate) fn take_back_after_panic(&self, sequence: Option<u64>) {
+        if sequence.is_some_and(|sequence| self.take_back_published(sequence)) {
+            return;
+        }
         let append = self.append_as_it_is();
-        if sequence.is_some_and(|sequence| sequence <= self.marks.published() && sequence > self.marks.durable()) {
-            self.poison(&append, "a panic", None);
-        } else if self.is_active()
+        if self.is_active()
             && let Err(error) = self.erase_behind_tail(&append)
         {
             self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), None);
         }
+    }
+
+    /// As that, if the commit is published and not durable, with all that is not durable. False: it is not.
+    pub(super) fn take_back_published(&self, sequence: u64) -> bool {
+        let append = self.append_as_it_is();
+        let takes_back = sequence <= self.marks.published() && sequence > self.marks.durable();
+        if takes_back {
+            self.poison(&append, "a panic", None);
+        }
+        takes_back
     }
 
     /// Before a marker says where the log ends: a whole batch behind that, of a writer that died before it published, would say
