@@ -306,7 +306,7 @@ fn first_seed() -> u64 {
 
 fn every_promise_holds(conditions: Conditions) {
     let real = real_directory();
-    for seed in first_seed()..first_seed() + rounds(40) {
+    for seed in first_seed()..first_seed() + rounds(12) {
         let (events, violation) = run(seed, conditions, real.path());
         if let Some(what) = violation {
             panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));
