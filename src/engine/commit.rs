@@ -248,7 +248,7 @@ impl Engine {
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
     fn erase_unpublished(&self, append: &HeldAppend, place: &Place) -> bool {
-        match self.erase(place) {
+        match self.erase(append, place) {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.

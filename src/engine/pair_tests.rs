@@ -485,6 +485,34 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
     }
 }
 
+/// A batch could not be written, and the sync of its erasure failed, too; who was told died before it could poison. Others'
+/// commits lie in that slot: whoever led next synced in vain, and answered a commit that was lost with them.
+#[test]
+fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_leader() {
+    for lone in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        commit(&one, 3, 2, false).unwrap();
+        let other = pair.attach();
+        let append = one.append().unwrap();
+        let place = one.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
+        pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
+        one.erase(&append, &place).unwrap_err();
+        std::mem::forget(append);
+        die(one);
+        let view = staged(&other, 1, 4);
+        other.prepare(view.lane()).unwrap();
+        let facts = facts(&other, true);
+        let published = other.publish(view.lane(), facts, lone).unwrap();
+        assert_eq!(published.lone.is_some(), lone);
+        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        die(other);
+        pair.lose_power();
+        assert_eq!(pair.recovered(), [4, 2, 2], "lone {lone}");
+    }
+}
+
 /// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
 #[test]
 fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {

@@ -371,11 +371,24 @@ impl Engine {
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
-    pub(super) fn erase(&self, place: &Place) -> Result<(), EngineError> {
+    pub(super) fn erase(&self, append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
         for offset in [if place.begins_slot() { 0 } else { place.offset }, place.offset] {
             place.slot.write(&self.zero_block(), offset)?;
         }
-        place.slot.sync()
+        self.sync_beside(append, &place.slot)
+    }
+
+    /// A sync of a slot in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
+    /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
+    /// of: so that one is warned (`sync_and_seal`).
+    pub(super) fn sync_beside(&self, _append: &HeldAppend, slot: &Slot) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        // Another one's doubt stays.
+        let before = words.is_sync_in_doubt();
+        words.set_sync_in_doubt(true);
+        slot.sync()?;
+        words.set_sync_in_doubt(before);
+        Ok(())
     }
 
     pub(super) fn no_segment(&self, ordinal: u64) -> EngineError {
