@@ -405,6 +405,41 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
 }
 
+/// Who looks for a free slot reads headers. One that has rotted made a slot seem free whose commits are needed, or the segment
+/// before it seem to hold one commit only.
+#[test]
+fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
+    for rotten in [1, 2] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        let next = || commit(&one, 3, one.marks.published() + 1, true).unwrap();
+        next();
+        one.checkpoint_on_request().unwrap();
+        while one.tail().ordinal < 3 {
+            next();
+        }
+        next();
+        let slot = one.slot_with_ordinal(rotten).unwrap().unwrap();
+        let mut header = vec![0; 4096];
+        slot.file.read_at(&mut header, 0).unwrap();
+        slot.write(&[7; 4096], 0).unwrap();
+        // A process that remembers, and one that does not.
+        let other = pair.attach();
+        for engine in [&one, &other] {
+            let begins = engine.tail().ordinal;
+            while engine.tail().ordinal <= begins {
+                commit(engine, 3, engine.marks.published() + 1, true).unwrap();
+            }
+        }
+        slot.write(&header, 0).unwrap();
+        let last = one.marks.published();
+        die(one);
+        die(other);
+        pair.disk.kill();
+        assert_eq!(pair.recovered(), [last; 3], "segment {rotten}");
+    }
+}
+
 /// Everything is in the database file, the last certificate says so, and all that comes is in the next segment: nobody who
 /// attaches now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
