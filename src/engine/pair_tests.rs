@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 const PAGE_BYTES: u32 = 4096;
@@ -28,6 +29,8 @@ struct Pair {
     real: tempfile::TempDir,
     disk: SimDisk,
     ghosts: Ghosts,
+    /// A connection that is not on pwal has the database open.
+    is_open_elsewhere: Arc<AtomicBool>,
 }
 
 /// Names that a list of the directory still has, of files that somebody else deletes meanwhile.
@@ -85,9 +88,9 @@ impl LogDirectory for Directory {
     }
 }
 
-/// A broker whose locks are always granted.
+/// A broker whose EXCLUSIVE is granted where nobody else has the database open.
 #[derive(Debug)]
-struct AnyBroker(SimDatabase);
+struct AnyBroker(SimDatabase, Arc<AtomicBool>);
 
 impl Database for AnyBroker {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -112,8 +115,8 @@ impl Database for AnyBroker {
 }
 
 impl Broker for AnyBroker {
-    fn lock(&mut self, _level: LockLevel) -> Result<(), Code> {
-        Ok(())
+    fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
+        if level == LockLevel::Exclusive && self.1.load(SeqCst) { Err(Code::BUSY) } else { Ok(()) }
     }
 
     fn unlock(&mut self, _level: LockLevel) -> Result<(), Code> {
@@ -163,7 +166,7 @@ impl Pair {
         let disk = SimDisk::new(1);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
-        Pair { real, disk, ghosts: Ghosts::default() }
+        Pair { real, disk, ghosts: Ghosts::default(), is_open_elsewhere: Arc::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -188,7 +191,7 @@ impl Pair {
     }
 
     fn broker(&self) -> Box<dyn Broker> {
-        Box::new(AnyBroker(self.disk.database(&sim_path())))
+        Box::new(AnyBroker(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere)))
     }
 
     fn lock(&self) -> LockFile {
@@ -222,6 +225,10 @@ impl Pair {
 
     /// One more.
     fn attach(&self) -> Arc<Engine> {
+        self.try_attach().unwrap()
+    }
+
+    fn try_attach(&self) -> Result<Arc<Engine>, EngineError> {
         let lock = self.lock();
         let file = std::fs::metadata(self.path()).unwrap();
         let control = Control::open(&self.real.path().join(CONTROL_NAME), file.dev(), file.ino()).unwrap();
@@ -232,10 +239,10 @@ impl Pair {
             broker: self.broker(),
             page_bytes: PAGE_BYTES,
         };
-        let engine = Engine::attach(&self.context(), attached).unwrap();
+        let engine = Engine::attach(&self.context(), attached)?;
         engine.background.stop();
         engine.end_init().unwrap();
-        engine
+        Ok(engine)
     }
 
     fn fault(&self, operation: Operation, name: &str) -> Fault {
@@ -546,6 +553,22 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         pair.lose_power();
         assert_eq!(pair.recovered(), [4, 2, 2], "lone {lone}");
     }
+}
+
+/// The process with EXCLUSIVE is killed while another one attaches, and stock SQLite comes before the stamp: what that one
+/// writes of page 1 would be lost under it.
+#[test]
+fn no_stamp_is_written_while_stock_sqlite_has_the_database() {
+    let pair = Pair::new();
+    die(pair.claim());
+    pair.is_open_elsewhere.store(true, SeqCst);
+    pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Write, DATABASE_NAME) });
+    let refused = pair.try_attach().unwrap_err();
+    assert!(matches!(refused, EngineError::NotOnPwal { .. }), "{refused}");
+    assert_eq!(pair.disk.plan().fired(), 0);
+    pair.disk.plan().clear();
+    pair.is_open_elsewhere.store(false, SeqCst);
+    commit(&pair.attach(), 3, 1, true).unwrap();
 }
 
 /// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
