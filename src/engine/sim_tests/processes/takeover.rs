@@ -10,6 +10,9 @@ use crate::disk::sim::PowerCut;
 const ALL_LOST: PowerCut =
     PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: false };
 
+/// Of what a failed sync covered the dice say which part is lost.
+const SEEDS: std::ops::Range<u64> = 0..12;
+
 /// `leader` cuts everything that is published, its sync of every slot fails, and it is killed with LEADER.
 fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     let engine = leader.engine();
@@ -71,26 +74,28 @@ fn it_is_written_again_by_who_finds_leader_free() {
 /// The header of a segment that begins is part of it.
 #[test]
 fn so_is_the_header_of_a_segment() {
-    let scenery = Scenery::new(1);
-    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
-    let before = first.ordinal();
-    let sequence = loop {
-        first.commits();
-        let sequence = second.publishes();
-        if second.ordinal() > before {
-            break sequence;
-        }
-        second.acknowledges().expect("acknowledged");
-    };
-    dies_over_a_failed_sync(&scenery, &first);
-    second.acknowledges().expect("taken over");
-    check_durable(&scenery, sequence, vec![second]);
+    for seed in SEEDS {
+        let scenery = Scenery::new(seed);
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+        let before = first.ordinal();
+        let sequence = loop {
+            first.commits();
+            let sequence = second.publishes();
+            if second.ordinal() > before {
+                break sequence;
+            }
+            second.acknowledges().expect("acknowledged");
+        };
+        dies_over_a_failed_sync(&scenery, &first);
+        second.acknowledges().expect("taken over");
+        check_durable(&scenery, sequence, vec![second]);
+    }
 }
 
 /// And so are the zeros behind a segment that was left: a record of a process that died lies there, durably.
 #[test]
 fn so_are_the_zeros_behind_a_segment() {
-    let found = (0..200).any(|seed| {
+    let rotates = |seed: u64| {
         let scenery = Scenery::new(seed);
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
         let mut third = scenery.party(3, EARLY);
@@ -118,8 +123,10 @@ fn so_are_the_zeros_behind_a_segment() {
         second.acknowledges().expect("taken over");
         check_durable(&scenery, sequence, vec![second, third]);
         true
-    });
-    assert!(found, "no seed makes such a rotation");
+    };
+    // Of 100 seeds some put it there.
+    let found = (0..100).filter(|seed| rotates(*seed)).count();
+    assert!(found > 5, "{found} rotations");
 }
 
 /// What lies before the last durable certificate is not looked at: it may be written over.
