@@ -11,7 +11,9 @@
 //! sim_tests::processes`), `PWAL_TEST_SEED` the first; one run is shown with
 //! `PWAL_TEST_ONE=<world>:<seed> cargo test --lib sim_tests::processes::one_run -- --nocapture`.
 
+mod parties;
 mod process;
+mod takeover;
 mod turns;
 mod unacknowledged;
 
