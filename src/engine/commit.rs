@@ -143,6 +143,7 @@ impl Engine {
             self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
         }
         self.make_room(batch_bytes(lane, self.page_bytes))?;
+        self.open_unsynced()?;
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }

@@ -350,6 +350,24 @@ impl Engine {
         self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 
+    /// Opens the slots that a flush would have to sync now: a process without descriptors shall not publish what it cannot make
+    /// durable.
+    ///
+    /// # Errors
+    /// One cannot be opened.
+    pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
+        let first = self.first_unsynced_segment();
+        // The slot of the remembered end is open.
+        if self.with_end(|end| end.is_some_and(|end| end.ordinal() == first)) {
+            return Ok(());
+        }
+        match self.slots_between(first, self.tail().ordinal) {
+            Err(error) if error.is_of_opening() => Err(error),
+            // Without APPEND it may have become another segment meanwhile.
+            _ => Ok(()),
+        }
+    }
+
     /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
     /// APPEND.
     fn sync_and_seal(&self, epoch: u64) -> Result<(), EngineError> {

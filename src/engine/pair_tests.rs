@@ -481,18 +481,38 @@ fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
     for lone in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
-        leave_a_segment(&one);
+        commit(&one, 3, 1, true).unwrap();
         let other = pair.attach();
+        other.prepare(staged(&other, 3, 1).lane()).unwrap();
+        leave_a_segment(&one);
+        let left = one.slot(one.tail().file).unwrap();
+        leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
-        other.prepare(view.lane()).unwrap();
         other.follow(other.marks.published()).unwrap();
-        pair.cannot_open(&slot_name(one.log_id, 0));
+        pair.cannot_open(&left.name);
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, lone).unwrap();
         assert_eq!(published.lone.is_some(), lone);
         other.acknowledge(facts.sequence, true, published.lone).unwrap();
         assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
         commit(&one, 3, 1001, true).unwrap();
+    }
+}
+
+/// It finds out before it publishes, as far as it can: what is published and cannot be made durable ends the log for all.
+#[test]
+fn a_process_without_descriptors_poisons_nobody() {
+    for wants_durable in [true, false] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &slot_name(one.log_id, 0)) });
+        let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
+        assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
+        commit(&one, 3, 1001, true).unwrap();
+        pair.disk.plan().clear();
+        commit(&other, 3, 1002, wants_durable).unwrap();
     }
 }
 

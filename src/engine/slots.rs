@@ -71,6 +71,12 @@ pub(crate) struct End {
     pub(super) chain: u64,
 }
 
+impl End {
+    pub(super) fn ordinal(&self) -> u64 {
+        self.tail.ordinal
+    }
+}
+
 /// Where a record goes.
 #[derive(Debug)]
 pub(crate) struct Place {
