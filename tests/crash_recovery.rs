@@ -15,7 +15,7 @@ use common::{Scratch, Watchdog, child, dump, env_number};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::ffi;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use workload::{Kind, Reported, Workload};
 
@@ -134,10 +134,7 @@ fn after_a_kill_stock_refuses_the_file_until_pwal_has_recovered_it() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    workload::create(&path);
-    let reported = kill_after(&path, "auto", 50);
+    let (_scratch, path, reported) = killed();
     let stock = common::open_stock(&path);
     for sql in ["SELECT count(*) FROM part", "CREATE TABLE t(x)", "VACUUM", "PRAGMA journal_mode=DELETE"] {
         assert_eq!(common::code_of(&stock, sql), ffi::SQLITE_NOTADB, "{sql}");
@@ -151,10 +148,7 @@ fn a_copy_without_its_log_is_refused_by_name() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    workload::create(&path);
-    kill_after(&path, "auto", 50);
+    let (scratch, path, _) = killed();
     let copy = scratch.file("copy.db");
     std::fs::copy(&path, &copy).unwrap();
     let connection = common::open(&copy);
@@ -169,23 +163,24 @@ fn a_database_and_its_log_can_be_moved_together() {
     if !common::on_pwal() {
         return;
     }
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    workload::create(&path);
-    let reported = kill_after(&path, "auto", 50);
+    let (scratch, path, reported) = killed();
     let moved = scratch.file("moved.db");
     std::fs::rename(&path, &moved).unwrap();
     std::fs::rename(scratch.file("app.db-pwal"), scratch.file("moved.db-pwal")).unwrap();
     check(&moved, &reported, true);
 }
 
-fn kill_after(path: &Path, mode: &str, commits: usize) -> Reported {
-    let mut child = Workload { path, mode, synchronous: "FULL", kind: Kind::Stays, seed: 7 }.start();
+/// A database whose process was killed after 50 commits, and what it had reported.
+fn killed() -> (Scratch, PathBuf, Reported) {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    workload::create(&path);
+    let mut child = Workload { path: &path, mode: "auto", synchronous: "FULL", kind: Kind::Stays, seed: 7 }.start();
     let mut reported = Reported::default();
-    for _ in 0..commits {
+    for _ in 0..50 {
         reported.add(&child.lines.next().expect("the child ended by itself"));
     }
     child.kill();
     child.lines.by_ref().for_each(|line| reported.add(&line));
-    reported
+    (scratch, path, reported)
 }

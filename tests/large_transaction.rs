@@ -7,7 +7,7 @@ mod common;
 
 use common::{Scratch, Watchdog, child, env_number};
 use rusqlite::Connection;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bytes of a row's body, about a page.
@@ -72,25 +72,28 @@ fn check(connection: &Connection, committed: bool) {
     assert_eq!(common::text(connection, &format!("SELECT count(*), ifnull({right}, 0) FROM t")), expected);
 }
 
-fn create(path: &Path) {
-    let connection = common::open_wal(path);
+fn database() -> (Watchdog, Scratch, PathBuf) {
+    let watchdog = Watchdog::new("a large transaction", Duration::from_secs(900));
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
     common::run(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB, y INTEGER); CREATE TABLE beside(x)");
     common::close(connection);
+    (watchdog, scratch, path)
 }
 
-fn start(path: &Path) -> child::Role {
-    child::start("child_writes_much", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())])
+/// A process that has staged the transaction.
+fn staged() -> (Watchdog, Scratch, PathBuf, child::Role) {
+    let (watchdog, scratch, path) = database();
+    let mut writer = child::start("child_writes_much", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    writer.expect("staged");
+    (watchdog, scratch, path, writer)
 }
 
 #[test]
 fn it_commits_and_rolls_back_in_bounded_memory_and_leaves_a_plain_file() {
     for end in ["ROLLBACK", "COMMIT"] {
-        let _watchdog = Watchdog::new("a large transaction", Duration::from_secs(900));
-        let scratch = Scratch::new();
-        let path = scratch.file("app.db");
-        create(&path);
-        let mut writer = start(&path);
-        writer.expect("staged");
+        let (_watchdog, _scratch, path, mut writer) = staged();
         writer.send(end);
         writer.expect("ended");
         let peak: u64 = writer.lines.next().expect("its memory").parse().expect("a number");
@@ -107,12 +110,7 @@ fn it_commits_and_rolls_back_in_bounded_memory_and_leaves_a_plain_file() {
 #[test]
 fn it_is_there_or_not_there_after_a_kill() {
     for committed in [false, true] {
-        let _watchdog = Watchdog::new("a large transaction", Duration::from_secs(900));
-        let scratch = Scratch::new();
-        let path = scratch.file("app.db");
-        create(&path);
-        let mut writer = start(&path);
-        writer.expect("staged");
+        let (_watchdog, _scratch, path, mut writer) = staged();
         if committed {
             writer.send("COMMIT");
             writer.expect("ended");
@@ -128,10 +126,7 @@ fn it_is_there_or_not_there_after_a_kill() {
 
 #[test]
 fn others_read_meanwhile_and_write_afterwards() {
-    let _watchdog = Watchdog::new("a large transaction", Duration::from_secs(900));
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_watchdog, _scratch, path) = database();
     let (own, other) = (common::open(&path), common::open(&path));
     common::run(&own, "PRAGMA cache_size=-4000; BEGIN");
     common::run(&own, &insert());

@@ -33,11 +33,15 @@ const PLACES: usize = SURVIVORS + 2;
 
 /// A step that every working process passes again and again.
 fn while_working(point: &str, others_go_on: bool) {
+    while_working_in("auto", &["FULL", "NORMAL"], point, others_go_on);
+}
+
+fn while_working_in(mode: &'static str, synchronous: &[&'static str], point: &str, others_go_on: bool) {
     for round in 0..env_number("PWAL_TEST_ROUNDS", 1) {
-        for synchronous in ["FULL", "NORMAL"] {
+        for synchronous in synchronous {
             let pass = 1 + 3 * round;
-            dies_alone(point, pass, synchronous);
-            let mut scene = Scene::new(point, synchronous);
+            dies_alone(mode, point, pass, synchronous);
+            let mut scene = Scene { mode, ..Scene::new(point, synchronous) };
             scene.start_survivors();
             scene.victim_dies(pass);
             scene.all_go_on();
@@ -83,8 +87,8 @@ fn while_coming_or_leaving(point: &str, prepare: fn(&mut Scene)) {
 }
 
 /// The victim is the only process.
-fn dies_alone(point: &str, pass: u64, synchronous: &'static str) {
-    let mut scene = Scene::new(point, synchronous);
+fn dies_alone(mode: &'static str, point: &str, pass: u64, synchronous: &'static str) {
+    let mut scene = Scene { mode, ..Scene::new(point, synchronous) };
     scene.victim_dies(pass);
     log::assert_sound(&scene.path);
     let connection = common::open(&scene.path);
@@ -98,6 +102,7 @@ fn dies_alone(point: &str, pass: u64, synchronous: &'static str) {
 
 struct Scene {
     point: String,
+    mode: &'static str,
     synchronous: &'static str,
     scratch: Scratch,
     path: PathBuf,
@@ -117,6 +122,7 @@ impl Scene {
         let _progress = watch_progress(&board, PLACES);
         Scene {
             point: point.to_owned(),
+            mode: "auto",
             synchronous,
             scratch,
             path,
@@ -137,7 +143,7 @@ impl Scene {
             place,
             places: PLACES,
             threads: 1,
-            mode: "auto",
+            mode: self.mode,
             synchronous: &[self.synchronous],
             // Whoever asks for a checkpoint waits for the one who is at it.
             checkpoints: false,
@@ -313,6 +319,16 @@ fn dies_leading_before_the_cut() {
 #[test]
 fn dies_leading_with_the_certificate_unsynced() {
     while_working("leading_uncertified", false);
+}
+
+#[test]
+fn dies_leading_with_everything_synced() {
+    while_working("sealing", false);
+}
+
+#[test]
+fn dies_with_a_synced_batch_before_its_last_word() {
+    while_working_in("conservative", &["FULL"], "written_early", false);
 }
 
 #[test]

@@ -6,22 +6,11 @@
 mod common;
 mod processes;
 
-use common::{Scratch, Watchdog};
+use common::Scratch;
+use common::scene::{COUNT, create, scene, watchdog};
 use processes::agent::Agent;
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// A hang of a scene is a failure.
-fn watchdog(scene: &str) -> Watchdog {
-    Watchdog::new(scene, Duration::from_secs(100))
-}
-
-/// A database in WAL mode with an empty table `t(x)`.
-fn create(path: &Path) {
-    let connection = common::open_wal(path);
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
-}
 
 fn log_directory(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
@@ -31,10 +20,7 @@ fn log_directory(path: &Path) -> PathBuf {
 /// files of the new database for its own.
 #[test]
 fn the_exit_of_one_whose_database_was_made_anew_leaves_the_new_one_alone() {
-    let _watchdog = watchdog("a database made anew");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a database made anew");
     let mut old = Agent::on(&path);
     old.run("INSERT INTO t VALUES('old')");
     std::fs::remove_file(&path).unwrap();
@@ -65,8 +51,6 @@ fn the_exit_of_one_whose_database_was_made_anew_leaves_the_new_one_alone() {
     assert_eq!(common::text(&stock, "SELECT x FROM t ORDER BY x"), "1 2 3 4");
 }
 
-const COUNT: &str = "SELECT count(*) FROM t";
-
 fn read_only(path: &Path) -> PathBuf {
     PathBuf::from(format!("file:{}?mode=ro", path.display()))
 }
@@ -74,10 +58,7 @@ fn read_only(path: &Path) -> PathBuf {
 /// A dashboard that opens the database with `mode=ro` is often the first to come.
 #[test]
 fn who_only_reads_keeps_no_writer_out_even_if_it_comes_first() {
-    let _watchdog = watchdog("a reader that comes first");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a reader that comes first");
     let (mut reader, mut other, mut writer) = (Agent::start(), Agent::start(), Agent::on(&path));
     reader.open("c", &read_only(&path));
     other.open("c", &read_only(&path));
@@ -95,10 +76,7 @@ fn who_only_reads_keeps_no_writer_out_even_if_it_comes_first() {
 /// Beside stock SQLite it reads as a connection of stock does: pwal cannot have the database, and who only reads needs no log.
 #[test]
 fn who_only_reads_does_so_beside_stock_too() {
-    let _watchdog = watchdog("a reader beside stock");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a reader beside stock");
     let (mut reader, mut stock) = (Agent::start(), Agent::start());
     assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
     stock.run("INSERT INTO t VALUES(1)");
@@ -141,10 +119,7 @@ fn the_spill_file_of_a_killed_transaction_goes_with_a_checkpoint_of_another_proc
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a killed transaction");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a killed transaction");
     let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run("INSERT INTO t VALUES(1)");
     stage(&mut victim);
@@ -166,10 +141,7 @@ fn a_spill_file_that_is_in_use_is_nobodys_to_delete() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("spill files in use");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("spill files in use");
     let (mut writer, mut other) = (Agent::on(&path), Agent::on(&path));
     // So that nothing holds the checkpoints back, and nothing is checkpointed unasked.
     writer.run("PRAGMA wal_autocheckpoint=0");
@@ -198,10 +170,7 @@ fn the_spill_file_of_a_commit_whose_process_was_killed_goes_when_nobody_needs_it
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a commit of a killed process");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a commit of a killed process");
     let (mut victim, mut other) = (Agent::on(&path), Agent::on(&path));
     other.run("INSERT INTO t VALUES(1)");
     stage(&mut victim);
@@ -227,10 +196,7 @@ fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a newcomer");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a newcomer");
     let (mut writer, mut second) = (Agent::on(&path), Agent::on(&path));
     second.run(COUNT);
     writer.run("PRAGMA wal_autocheckpoint=0");
@@ -256,10 +222,7 @@ fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a log directory that was removed");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a log directory that was removed");
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
     one.run("INSERT INTO t VALUES(1)");
     other.run("INSERT INTO t VALUES(2)");
@@ -323,11 +286,8 @@ fn the_log_directory_may_be_a_symlink_and_stays_one() {
     if !common::on_pwal() {
         return;
     }
-    let _watchdog = watchdog("a symlink");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
-    let place = scratch.file("elsewhere");
+    let (scene, path) = scene("a symlink");
+    let place = scene.scratch.file("elsewhere");
     std::fs::create_dir(&place).unwrap();
     std::os::unix::fs::symlink(&place, log_directory(&path)).unwrap();
     let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
@@ -348,5 +308,38 @@ fn the_log_directory_may_be_a_symlink_and_stays_one() {
     other.end();
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
     std::fs::remove_file(log_directory(&path)).unwrap();
+    common::assert_plain(&path);
+}
+
+/// A job that reads and then writes, as a migration does, beside somebody who commits all the time: what is published and not
+/// durable yet is no reason to refuse it, since it has not read anything before that.
+#[test]
+fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
+    if !common::on_pwal() || !cfg!(debug_assertions) {
+        return; // a release has no fault points
+    }
+    let _watchdog = watchdog("a flush that stands still");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    create(&path);
+    let (mut reader, mut job) = (Agent::on(&path), Agent::on(&path));
+    assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("0"), String::from("0")));
+    let mut leader = Agent::start_with(&[("PWAL_TEST_STOP_AT", String::from("leading_uncertified"))]);
+    leader.open("c", &path);
+    leader.run("PRAGMA synchronous=FULL");
+    leader.tell("c INSERT INTO t VALUES(1)");
+    leader.wait_stopped();
+    // A statement of its own reads what is durable, and waits for nobody.
+    assert_eq!(reader.run(COUNT), "0");
+    job.run("BEGIN");
+    assert_eq!(job.run(COUNT), "1");
+    job.run("INSERT INTO t VALUES(2)");
+    leader.signal(Signal::CONT);
+    job.run("COMMIT");
+    assert_eq!(leader.answer(), "");
+    assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("2"), String::from("2")));
+    for agent in [leader, reader, job] {
+        agent.end();
+    }
     common::assert_plain(&path);
 }

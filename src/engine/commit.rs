@@ -440,6 +440,9 @@ impl Engine {
             self.poison(&append, &error.to_string(), Some(written.begun()));
             return Err(self.poisoned_as(error));
         }
+        if leader.is_some() {
+            crate::fault_point("written_early");
+        }
         Ok(Early { append, leader, written, facts })
     }
 

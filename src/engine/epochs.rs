@@ -198,7 +198,7 @@ impl Engine {
     /// As [`Engine::wait_durable`].
     pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
         // Moved here, too: the leader that made it durable may have died before it did.
-        self.wait_until(&|| self.marks.words().advance_visible() >= sequence)
+        self.wait_until(&|| self.marks.visible() >= sequence || self.marks.words().advance_visible() >= sequence)
     }
 
     fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool) -> Result<(), EngineError> {
@@ -361,6 +361,7 @@ impl Engine {
             return Err(self.poisoned_as(error));
         }
         self.measured_sync(began.elapsed());
+        crate::fault_point("sealing");
         // Under APPEND: whoever poisons now erases these records, or finds them durable.
         let append = self.append()?;
         self.check_poison()?;

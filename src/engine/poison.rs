@@ -72,6 +72,7 @@ impl Engine {
     /// otherwise.
     pub(super) fn end_log(&self) -> Result<(), EngineError> {
         let append = self.append()?;
+        self.check_poison()?;
         let (tail, next) = (self.tail(), self.marks.words().published() + 1);
         let begun = match self.marks.words().next_slot().filter(|number| *number != tail.file) {
             Some(number) => self.header_of(&self.slot(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),

@@ -79,6 +79,8 @@ pub trait BaseFile {
 pub trait Pager: Send + Sync {
     /// The connection that uses it now, as a number that is only compared.
     fn connection(&self) -> usize;
+    /// Whether its connection is between BEGIN (or a savepoint) and COMMIT: who reads now may write later.
+    fn in_transaction(&self) -> bool;
     /// Whether a commit of this database may still fail in another one behind its prepare.
     fn has_siblings(&self) -> bool;
     /// Whether the commit may have a super-journal: two databases that have no log of ours are being written, too.

@@ -52,8 +52,13 @@ pub(super) struct Joined {
     pub(super) holds_write: bool,
     /// WRITE was taken in this read transaction.
     pub(super) wrote: bool,
-    /// The last transaction wrote, or wanted to: the next one gets the newest published state.
-    pub(super) likely_writer: bool,
+    /// The last statement of its own wrote, or wanted to: the next one gets the newest published state.
+    statement_writes: bool,
+    /// The same of transactions by BEGIN, which read first and then write: that fails where their snapshot was old from the
+    /// start, and no busy handler is asked. So also the first one gets the newest state.
+    block_writes: bool,
+    /// The present transaction began behind BEGIN.
+    in_block: bool,
     refused: bool,
     /// The newest commit that this connection has seen.
     pub(super) seen: u64,
@@ -101,7 +106,9 @@ impl Joined {
             read_pages: false,
             holds_write: false,
             wrote: false,
-            likely_writer: false,
+            statement_writes: false,
+            block_writes: true,
+            in_block: false,
             refused: false,
             seen: 0,
             checkpointing: Checkpointing::No,
@@ -191,7 +198,7 @@ impl Joined {
     pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
         self.check_mine()?;
         match (action, first) {
-            (ShmAction::LockShared, READ..) => self.begin_read(),
+            (ShmAction::LockShared, READ..) => self.begin_read(inner),
             (ShmAction::UnlockShared, READ..) => {
                 if self.previous == Behind::Commit {
                     self.behind = Behind::CommitAndRead;
@@ -215,14 +222,20 @@ impl Joined {
         }
     }
 
+    /// Whether a transaction like the present one is likely to write.
+    fn likely_writer(&mut self) -> &mut bool {
+        if self.in_block { &mut self.block_writes } else { &mut self.statement_writes }
+    }
+
     /// The moment of the snapshot (`walTryBeginRead`).
-    fn begin_read(&mut self) -> Result<(), Code> {
+    fn begin_read(&mut self, inner: &Inner) -> Result<(), Code> {
         if std::mem::take(&mut self.pinned) {
             self.reading = true;
             return Ok(());
         }
         self.engine.look_after_guard();
-        let newest = self.likely_writer || self.holds_write || self.engine.queue.granted(self.me.id);
+        self.in_block = inner.pager.get().is_some_and(|pager| pager.in_transaction());
+        let newest = *self.likely_writer() || self.holds_write || self.engine.queue.granted(self.me.id);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
@@ -275,7 +288,7 @@ impl Joined {
         }
         self.engine.drop_snapshot(self.me);
         if !self.wrote && !refused {
-            self.likely_writer = false;
+            *self.likely_writer() = false;
         }
         if refused {
             siblings::arm_refused(&self.engine, self.me.id);
@@ -295,7 +308,7 @@ impl Joined {
     }
 
     fn refuse(&mut self, code: Code) -> Code {
-        self.likely_writer = true;
+        *self.likely_writer() = true;
         if self.reading {
             self.refused = true;
         } else {
@@ -331,7 +344,7 @@ impl Joined {
         self.lane = Some(number);
         self.view.swap_lane_memory(memory);
         self.wrote = true;
-        self.likely_writer = true;
+        *self.likely_writer() = true;
         self.view.begin_write(self.engine.log_id, published + 1);
         self.engine.forget_staged_spill();
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));

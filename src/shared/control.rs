@@ -10,13 +10,16 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 
 /// The name in the log directory.
 pub const CONTROL_NAME: &str = "control";
+
+/// What a log may have (rule S3), in bytes.
+const BLOCKS: RangeInclusive<u64> = 4096..=65536;
 
 /// A mapping of `WORDS_BYTES`.
 #[derive(Debug)]
@@ -154,6 +157,9 @@ impl Control {
         }
         if (identity.device, identity.inode) != (device, inode) {
             return Err(SharedError::OtherDatabase { file: path.to_path_buf() });
+        }
+        if !identity.block_bytes.is_power_of_two() || !BLOCKS.contains(&identity.block_bytes) {
+            return Err(damaged(format!("blocks of {} bytes", identity.block_bytes)));
         }
         if control.words().state() != State::Ready {
             // Who builds holds INIT.
@@ -332,6 +338,8 @@ mod tests {
             (16, 1, "another boot or another machine"),
             (40, DEVICE + 1, "another database file"),
             (48, INODE + 1, "another database file"),
+            (64, 0, "blocks of 0 bytes"),
+            (64, 4097, "blocks of 4097 bytes"),
             (128, 0, "never completed"),
         ];
         for (offset, word, told) in cases {

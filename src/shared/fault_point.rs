@@ -15,6 +15,8 @@
 /// | `after_publish` | holding WRITE, APPEND let go, its batch published |
 /// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its cut not stored |
 /// | `leading_uncertified` | holding LEADER, the cut stored, nothing synced for it |
+/// | `sealing` | holding LEADER, everything synced, `certified` not stored |
+/// | `written_early` | holding WRITE, LEADER and APPEND, batch and certificate synced, `published` not stored: the conservative path |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
 /// | `rotating` | holding APPEND, a new slot's header written, no batch of it published |
 /// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
@@ -22,13 +24,15 @@
 /// | `activating` | holding INIT, the log made, the stamp not written |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
 #[cfg(debug_assertions)]
-const POINTS: [&str; 12] = [
+const POINTS: [&str; 14] = [
     "reading",
     "staging",
     "publish_before_store",
     "after_publish",
     "leading_before_cut",
     "leading_uncertified",
+    "sealing",
+    "written_early",
     "checkpointing",
     "rotating",
     "attaching",

@@ -161,11 +161,8 @@ impl CommitLine {
         let file_frames = self.file_frames.load(Relaxed);
         let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
-        // Those of larger commits were not stored.
-        let words = match file_frames as u32 as usize {
-            frames @ 1..=PAGES_INLINE if with_pages => &self.pages[..frames.div_ceil(2)],
-            _ => &[],
-        };
+        let count = if with_pages { (file_frames as u32 as usize).min(PAGES_INLINE) } else { 0 };
+        let words = &self.pages[..count.div_ceil(2)];
         for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(words) {
             let both = word.load(Relaxed);
             // What is behind the last one is of an older commit.
@@ -341,6 +338,7 @@ impl Words {
         self.commit_line(entry.sequence).store(entry);
         step("before published");
         self.published.0.store(entry.sequence, SeqCst);
+        step("behind published");
         Ok(())
     }
 
@@ -364,6 +362,7 @@ impl Words {
         self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
         step("before cuts");
         self.cuts.0.store(cut.epoch, SeqCst);
+        step("behind cuts");
         Ok(())
     }
 
@@ -373,6 +372,7 @@ impl Words {
     pub fn certify(&self, epoch: u64) {
         step("before certified");
         self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
+        step("behind certified");
     }
 
     /// Moves `visible` to the last commit before the first undurable one that wants durability, and

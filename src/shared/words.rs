@@ -531,6 +531,7 @@ impl Words {
 
     /// The log exists from here on. Under APPEND.
     pub fn set_active(&self) {
+        step("before active");
         self.state.active.store(1, SeqCst);
     }
 
@@ -670,8 +671,10 @@ impl Words {
     #[must_use]
     pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
+        step("before an incarnation");
         self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
+        step("behind an incarnation");
         // Not shown before it is whole: what a predecessor that was killed left is not this one's.
         line.attached_us.store(0, SeqCst);
         line.waiting_since_us.store(0, SeqCst);

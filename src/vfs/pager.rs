@@ -77,6 +77,11 @@ impl Pager for PagerOfFile {
         self.present().addr()
     }
 
+    fn in_transaction(&self) -> bool {
+        // SAFETY: the connection is in use by this thread; a flag of it is read.
+        self.open_connection().is_some_and(|connection| unsafe { (self.api.get_autocommit)(connection) } == 0)
+    }
+
     fn has_siblings(&self) -> bool {
         let (Some(connection), Some(db_name), Some(txn_state)) =
             (self.open_connection(), self.api.db_name, self.api.txn_state)

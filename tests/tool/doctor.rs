@@ -3,7 +3,7 @@
 mod processes;
 mod surroundings;
 
-use super::{Output, command, contents, crashed, hold, library, log_id, rot, tool};
+use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
 use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State};
 use serde_json::Value;
@@ -199,7 +199,7 @@ fn the_kind_of_database_is_told() {
 fn a_database_in_use_is_looked_at_without_disturbing() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let mut holder = hold(&path, 5);
+    let mut holder = hold(&path, FEW);
     let report = doctor(&scratch, &path);
     let pid = holder.pid().to_string();
     report.says("processes", "ok", &["1 is attached", &pid]).says("log", "ok", &["in use"]).only(&[]);

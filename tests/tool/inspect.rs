@@ -1,6 +1,6 @@
 //! `pwal inspect`, `pwal dump` and `pwal verify`: they only look.
 
-use super::{contents, crashed, hold, log_id, rot, slot, tool};
+use super::{FEW, contents, crashed, hold, log_id, rot, slot, tool};
 use crate::common::{Scratch, close, open_wal, run};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -54,10 +54,10 @@ fn a_crashed_log_is_shown_and_left_alone() {
 fn a_log_in_use_is_looked_at_without_disturbing() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let mut holder = hold(&path, 10);
+    let mut holder = hold(&path, FEW);
     let before = contents(scratch.path());
     let seen = json_of(&path);
-    assert_eq!((&seen["in_use"], &seen["logs"][0]["last"]), (&json!(true), &json!(11)));
+    assert_eq!((&seen["in_use"], &seen["logs"][0]["last"]), (&json!(true), &json!(FEW + 1)));
     assert!(tool(["inspect".as_ref(), path.as_os_str()]).printed().contains("in use"));
     tool(["verify".as_ref(), path.as_os_str()]).printed();
     assert_eq!(contents(scratch.path()), before);

@@ -98,6 +98,10 @@ fn holder() {
     let _ = child::command();
 }
 
+/// So few rows that whoever has committed them does nothing afterwards: the first slot is far from full, and no next one is
+/// made ahead of need.
+const FEW: u64 = 5;
+
 /// A process that has committed so many rows and holds the database open.
 fn hold(path: &Path, rows: u64) -> child::Role {
     let settings = [("DATABASE", path.display().to_string()), ("ROWS", rows.to_string())];

@@ -1,6 +1,6 @@
 //! `pwal status`
 
-use super::{contents, crashed, hold, tool, wait_until};
+use super::{FEW, contents, crashed, hold, tool, wait_until};
 use crate::common::{Scratch, child, close, open_stock, open_wal, run};
 use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State, now_us};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ fn json_of(path: &Path) -> Value {
 fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let mut holder = hold(&path, 5);
+    let mut holder = hold(&path, FEW);
     let before = contents(scratch.path());
     let output = tool(["status".as_ref(), path.as_os_str()]);
     let text = output.printed();
@@ -28,7 +28,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     // Named once: who is attached is not one more process that has the file open.
     assert_eq!(text.matches(&pid).count(), 1, "{text}");
     let json = json_of(&path);
-    assert_eq!((&json["open_through_pwal"], &json["marks"]["published"]), (&json!(true), &json!(6)));
+    assert_eq!((&json["open_through_pwal"], &json["marks"]["published"]), (&json!(true), &json!(FEW + 1)));
     let process = &json["processes"][0];
     assert_eq!((&process["pid"], &process["alive"], &process["slot"]), (&json!(holder.pid()), &json!(true), &json!(0)));
     assert_eq!(process["waiting_for_us"], Value::Null);

@@ -27,7 +27,7 @@ impl Directory {
         let directory = tempfile::tempdir().unwrap();
         let control = Control::create(&directory.path().join("control"), 0o600).unwrap();
         let boot_id = boot_id().unwrap();
-        let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 512 };
+        let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 4096 };
         control.words().set_identity(&identity);
         control.words().set_state(Complete::Ready);
         Directory(directory)

@@ -1,31 +1,51 @@
 //! Who has the database open, through pwal and past it, and what the shared words say.
 
-use super::{Open, ask, by_hand, closed, doctor, doctor_command, identity, log_of};
-use crate::common::{Scratch, close, open_stock, run};
+use super::{Open, by_hand, closed, doctor, identity, log_of};
+use crate::common::{Scratch, child, close, open_stock, run};
 use pwal::shared::{CONTROL_NAME, Identity, Words, now_us};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+
+const STOCK: &str = "doctor::processes::runs_what_it_is_told_on_stock";
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn runs_what_it_is_told_on_stock() {
+    if !child::role(STOCK) {
+        return;
+    }
+    let stock = open_stock(child::setting("DATABASE").as_ref());
+    while let Some(sql) = child::command() {
+        run(&stock, &sql);
+        child::report("done");
+    }
+    close(stock);
+}
 
 #[cfg(target_os = "linux")]
 #[test]
 fn stock_connections_are_named() {
     let scratch = Scratch::new();
     let path = closed(&scratch, "app.db");
-    // Not `doctor`: reading the file here would drop the locks of this process on it.
-    let look = || ask(doctor_command(&scratch, &path));
-    let own = std::process::id().to_string();
-    let stock = open_stock(&path);
-    run(&stock, "SELECT * FROM t");
-    let report = look();
-    report.says("other openers", "warn", &[&own, "until it closes it"]).only(&["other openers"]);
-    run(&stock, "PRAGMA busy_timeout=0; INSERT INTO t VALUES(2)");
-    look().says("leftovers", "note", &["app.db-wal", "in use by stock"]);
-    run(&stock, "PRAGMA journal_mode=DELETE; PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT");
-    let report = look();
-    report.says("other openers", "problem", &[&own, "EXCLUSIVE"]);
-    run(&stock, "PRAGMA locking_mode=NORMAL; SELECT * FROM t");
-    look().says("other openers", "note", &[&own, "rollback mode"]).only(&["journal mode"]);
-    close(stock);
+    // In another process: what this one has open, the children have, too, that other tests are just starting.
+    let mut stock = child::start(STOCK, &[("DATABASE", path.display().to_string())]);
+    let pid = stock.pid().to_string();
+    let mut runs = |sql: &str| {
+        stock.send(sql);
+        stock.expect("done");
+    };
+    runs("SELECT * FROM t");
+    let report = doctor(&scratch, &path);
+    report.says("other openers", "warn", &[&pid, "until it closes it"]).only(&["other openers"]);
+    runs("PRAGMA busy_timeout=0; INSERT INTO t VALUES(2)");
+    doctor(&scratch, &path).says("leftovers", "note", &["app.db-wal", "in use by stock"]);
+    runs("PRAGMA journal_mode=DELETE; PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT");
+    let report = doctor(&scratch, &path);
+    report.says("other openers", "problem", &[&pid, "EXCLUSIVE"]);
+    runs("PRAGMA locking_mode=NORMAL; SELECT * FROM t");
+    doctor(&scratch, &path).says("other openers", "note", &[&pid, "rollback mode"]).only(&["journal mode"]);
+    stock.end_input();
+    assert!(stock.wait().success());
 }
 
 /// What the words of a live engine say, one thing after the other.
