@@ -5,6 +5,7 @@ use super::super::client::Phase;
 use super::parties::{EARLY, FULL, NORMAL, Party, Scenery};
 use crate::disk::fault::Operation;
 use crate::disk::sim::PowerCut;
+use crate::shared::Owner;
 
 /// Nothing that is not synced survives.
 const ALL_LOST: PowerCut =
@@ -29,6 +30,10 @@ fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     scenery.heal();
     leader.is_killed(scenery);
     std::mem::forget(held);
+}
+
+fn me(party: &Party) -> Owner {
+    party.engine().marks.attachment().me()
 }
 
 /// The power goes: what the last commit, `acknowledged`, left is there.
@@ -65,9 +70,9 @@ fn it_is_written_again_by_who_finds_leader_free() {
     first.commits();
     let sequence = second.publishes();
     dies_over_a_failed_sync(&scenery, &first);
-    let slot = first.engine().marks.attachment().me().slot;
+    let slot = me(&first).slot;
     let third = scenery.party(3, FULL);
-    assert_eq!(third.engine().marks.attachment().me().slot, slot);
+    assert_eq!(me(&third).slot, slot);
     assert_eq!(third.engine().marks.words().leader().holder(), None);
     second.acknowledges().expect("the cut that was left is made durable first");
     check_durable(&scenery, sequence, vec![second, third]);
@@ -97,6 +102,15 @@ fn so_is_the_header_of_a_segment() {
 /// And so are the zeros behind a segment that was left: a record of a process that died lies there, durably.
 #[test]
 fn so_are_the_zeros_behind_a_segment() {
+    leaves_a_segment_with_a_record_behind_it(true);
+}
+
+#[test]
+fn a_record_of_a_dead_writer_behind_a_segment_does_not_count() {
+    leaves_a_segment_with_a_record_behind_it(false);
+}
+
+fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
     let rotates = |seed: u64| {
         let scenery = Scenery::new(seed);
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
@@ -122,8 +136,15 @@ fn so_are_the_zeros_behind_a_segment() {
         if there == [0; 64] || second.ordinal() == before {
             return false;
         }
-        dies_over_a_failed_sync(&scenery, &first);
-        second.acknowledges().expect("taken over");
+        if sync_fails {
+            dies_over_a_failed_sync(&scenery, &first);
+        } else {
+            // LEADER is the dead one's, who did not come to its cut: the next one takes it over.
+            first.is_killed(&scenery);
+            second.engine().marks.words().leader().take_over(me(&third), me(&second));
+            second.engine().marks.words().leader().release(me(&second));
+        }
+        second.acknowledges().expect("acknowledged");
         check_durable(&scenery, sequence, vec![second, third]);
         true
     };

@@ -131,3 +131,18 @@ fn the_database_of_these_tests_is_real_enough() {
     assert!(scenery.world.lock().real.join(NAME).exists());
     assert_eq!(scenery.recovered(vec![first, second]), expected);
 }
+
+/// A process died while it erased: whoever comes next erases, and tells.
+#[test]
+fn a_poisoning_that_its_process_did_not_survive_is_finished() {
+    let scenery = Scenery::new(6);
+    let mut first = scenery.party(1, FULL);
+    first.commits();
+    let mut second = scenery.party(2, FULL);
+    second.publishes();
+    first.engine().marks.poison();
+    first.is_killed(&scenery);
+    let error = second.acknowledges().expect_err("it is over");
+    assert!(matches!(error, EngineError::Poisoned { unknown: false, .. }), "{error}");
+    check_all_over(&scenery, &error, vec![second]);
+}
