@@ -318,10 +318,7 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     if !common::on_pwal() || !cfg!(debug_assertions) {
         return; // a release has no fault points
     }
-    let _watchdog = watchdog("a flush that stands still");
-    let scratch = Scratch::new();
-    let path = scratch.file("app.db");
-    create(&path);
+    let (_scene, path) = scene("a flush that stands still");
     let (mut reader, mut job) = (Agent::on(&path), Agent::on(&path));
     assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("0"), String::from("0")));
     let mut leader = Agent::start_with(&[("PWAL_TEST_STOP_AT", String::from("leading_uncertified"))]);
@@ -329,8 +326,12 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     leader.run("PRAGMA synchronous=FULL");
     leader.tell("c INSERT INTO t VALUES(1)");
     leader.wait_stopped();
-    // A statement of its own reads what is durable, and waits for nobody.
+    // A statement of its own reads what is durable, and waits for nobody; nor does who cannot write.
     assert_eq!(reader.run(COUNT), "0");
+    reader.open("r", &read_only(&path));
+    assert_eq!(reader.ask("r BEGIN"), "");
+    assert_eq!(reader.ask(&format!("r {COUNT}")), "0");
+    assert_eq!(reader.ask("r COMMIT"), "");
     job.run("BEGIN");
     assert_eq!(job.run(COUNT), "1");
     job.run("INSERT INTO t VALUES(2)");

@@ -142,10 +142,11 @@ fn is_taken(inner: &Inner) -> bool {
     lock_is_held(&lock).is_ok_and(|held| held == Some(true))
 }
 
-/// As far as its permissions tell.
+/// The database file, and a log beside it; as far as permissions tell.
 fn may_write(path: &Path) -> bool {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
-    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    let may = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    may(path) && (beside(path, "-pwal").exists() || path.parent().is_some_and(may))
 }
 
 /// For a connection that only reads, and cannot have the database through us: whether it may read beside those who have it, a

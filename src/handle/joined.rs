@@ -234,7 +234,7 @@ impl Joined {
             return Ok(());
         }
         self.engine.look_after_guard();
-        self.in_block = inner.pager.get().is_some_and(|pager| pager.in_transaction());
+        self.in_block = !inner.facts.read_only && inner.pager.get().is_some_and(|pager| pager.in_transaction());
         let newest = *self.likely_writer() || self.holds_write || self.engine.queue.granted(self.me.id);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
