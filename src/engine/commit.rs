@@ -143,6 +143,7 @@ impl Engine {
             self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
         }
         self.make_room(batch_bytes(lane, self.page_bytes))?;
+        self.open_unsynced()?;
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }
@@ -248,7 +249,7 @@ impl Engine {
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
     fn erase_unpublished(&self, append: &HeldAppend, place: &Place) -> bool {
-        match self.erase(place) {
+        match self.erase(append, place) {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.

@@ -1,13 +1,13 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
-use super::commit::{Begun, Lone};
+use super::commit::{Begun, HeldAppend, Lone};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::Certificate;
-use crate::shared::{TIMED_WAIT, Words};
+use crate::shared::{Cut, TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -112,18 +112,25 @@ impl Engine {
     /// proven by its CRCs, written again (the same bytes), and synced.
     fn finish_flush_of_the_dead(&self, _leader: &Leader) -> Result<(), EngineError> {
         let append = self.append()?;
+        self.prove_undurable(&append)?;
+        drop(append);
+        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
+        // Nothing was cut: the next leader syncs it.
+        if cuts > certified { self.sync_and_seal(cuts) } else { Ok(()) }
+    }
+
+    /// Under LEADER: what is not known to be durable is proven and written again, or the engine is poisoned.
+    fn prove_undurable(&self, append: &HeldAppend) -> Result<(), EngineError> {
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
             if error.is_of_opening() {
                 return Err(error);
             }
-            self.poison(&append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
+            self.poison(append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
             return Err(self.poisoned_as(error));
         }
-        drop(append);
-        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
-        // Nothing was cut: the next leader syncs it.
-        if cuts > certified { self.sync_and_seal(cuts) } else { Ok(()) }
+        self.marks.words().set_sync_in_doubt(false);
+        Ok(())
     }
 
     fn write_undurable_again(&self) -> Result<(), EngineError> {
@@ -372,12 +379,46 @@ impl Engine {
         self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 
+    /// Opens the slots that a flush would have to sync now: a process without descriptors shall not publish what it cannot make
+    /// durable.
+    ///
+    /// # Errors
+    /// One cannot be opened.
+    pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
+        let first = self.first_unsynced_segment();
+        // The slot of the remembered end is open.
+        if self.with_end(|end| end.is_some_and(|end| end.ordinal() == first)) {
+            return Ok(());
+        }
+        match self.slots_between(first, self.tail().ordinal) {
+            Err(error) if error.is_of_opening() => Err(error),
+            // Without APPEND it may have become another segment meanwhile.
+            _ => Ok(()),
+        }
+    }
+
     /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
     /// APPEND.
     fn sync_and_seal(&self, epoch: u64) -> Result<(), EngineError> {
         let cut = self.marks.words().cut(epoch).ok_or(EngineError::NoLog)?;
-        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         let wanted = self.marks.wanted();
+        loop {
+            self.sync_to_cut(&cut)?;
+            crate::fault_point("sealing");
+            // Under APPEND: whoever poisons now erases these records, or finds them durable.
+            let append = self.append()?;
+            self.check_poison()?;
+            if !self.marks.words().is_sync_in_doubt() {
+                self.sealed(cut.epoch, wanted);
+                return Ok(());
+            }
+            // Who was told of a failure may be dead, and this sync proves nothing.
+            self.prove_undurable(&append)?;
+        }
+    }
+
+    fn sync_to_cut(&self, cut: &Cut) -> Result<(), EngineError> {
+        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
         let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
@@ -390,12 +431,6 @@ impl Engine {
             return Err(self.poisoned_as(error));
         }
         self.measured_sync(began.elapsed());
-        crate::fault_point("sealing");
-        // Under APPEND: whoever poisons now erases these records, or finds them durable.
-        let append = self.append()?;
-        self.check_poison()?;
-        self.sealed(cut.epoch, wanted);
-        drop(append);
         Ok(())
     }
 

@@ -73,7 +73,8 @@ impl Engine {
         self.marks.words().guard_holder().is_some_and(|holder| self.marks.attachment().is_alive(holder))
     }
 
-    fn try_guard(&self, broker: &mut dyn Broker) -> bool {
+    /// Becomes the guard with this broker, which is the engine's.
+    pub(super) fn try_guard(&self, broker: &mut dyn Broker) -> bool {
         if self.guard.held.load(SeqCst) {
             return true;
         }

@@ -233,7 +233,11 @@ impl Engine {
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
-        // Where this process is not the one that holds EXCLUSIVE, that one may have died since.
+        // Where this process is not the one that holds EXCLUSIVE, that one may have died since: stock SQLite may have come, and
+        // what it commits would be lost under the stamp.
+        if !self.has_guard() && !self.try_guard(broker.as_mut()) {
+            return Err(EngineError::NotOnPwal { file: self.path.clone() });
+        }
         let mut first = self.nothing_changed(broker.as_mut())?;
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         crate::fault_point("activating");

@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 const PAGE_BYTES: u32 = 4096;
@@ -28,6 +29,8 @@ struct Pair {
     real: tempfile::TempDir,
     disk: SimDisk,
     ghosts: Ghosts,
+    /// A connection that is not on pwal has the database open.
+    is_open_elsewhere: Arc<AtomicBool>,
 }
 
 /// Names that a list of the directory still has, of files that somebody else deletes meanwhile.
@@ -85,9 +88,9 @@ impl LogDirectory for Directory {
     }
 }
 
-/// A broker whose locks are always granted.
+/// A broker whose EXCLUSIVE is granted where nobody else has the database open.
 #[derive(Debug)]
-struct AnyBroker(SimDatabase);
+struct AnyBroker(SimDatabase, Arc<AtomicBool>);
 
 impl Database for AnyBroker {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -112,8 +115,8 @@ impl Database for AnyBroker {
 }
 
 impl Broker for AnyBroker {
-    fn lock(&mut self, _level: LockLevel) -> Result<(), Code> {
-        Ok(())
+    fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
+        if level == LockLevel::Exclusive && self.1.load(SeqCst) { Err(Code::BUSY) } else { Ok(()) }
     }
 
     fn unlock(&mut self, _level: LockLevel) -> Result<(), Code> {
@@ -163,7 +166,7 @@ impl Pair {
         let disk = SimDisk::new(1);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
-        Pair { real, disk, ghosts: Ghosts::default() }
+        Pair { real, disk, ghosts: Ghosts::default(), is_open_elsewhere: Arc::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -188,7 +191,7 @@ impl Pair {
     }
 
     fn broker(&self) -> Box<dyn Broker> {
-        Box::new(AnyBroker(self.disk.database(&sim_path())))
+        Box::new(AnyBroker(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere)))
     }
 
     fn lock(&self) -> LockFile {
@@ -222,6 +225,10 @@ impl Pair {
 
     /// One more.
     fn attach(&self) -> Arc<Engine> {
+        self.try_attach().unwrap()
+    }
+
+    fn try_attach(&self) -> Result<Arc<Engine>, EngineError> {
         let lock = self.lock();
         let file = std::fs::metadata(self.path()).unwrap();
         let control = Control::open(&self.real.path().join(CONTROL_NAME), file.dev(), file.ino()).unwrap();
@@ -232,10 +239,10 @@ impl Pair {
             broker: self.broker(),
             page_bytes: PAGE_BYTES,
         };
-        let engine = Engine::attach(&self.context(), attached).unwrap();
+        let engine = Engine::attach(&self.context(), attached)?;
         engine.background.stop();
         engine.end_init().unwrap();
-        engine
+        Ok(engine)
     }
 
     fn fault(&self, operation: Operation, name: &str) -> Fault {
@@ -405,6 +412,41 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
 }
 
+/// Who looks for a free slot reads headers. One that has rotted made a slot seem free whose commits are needed, or the segment
+/// before it seem to hold one commit only.
+#[test]
+fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
+    for rotten in [1, 2] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        let next = || commit(&one, 3, one.marks.published() + 1, true).unwrap();
+        next();
+        one.checkpoint_on_request().unwrap();
+        while one.tail().ordinal < 3 {
+            next();
+        }
+        next();
+        let slot = one.slot_with_ordinal(rotten).unwrap().unwrap();
+        let mut header = vec![0; 4096];
+        slot.file.read_at(&mut header, 0).unwrap();
+        slot.write(&[7; 4096], 0).unwrap();
+        // A process that remembers, and one that does not.
+        let other = pair.attach();
+        for engine in [&one, &other] {
+            let begins = engine.tail().ordinal;
+            while engine.tail().ordinal <= begins {
+                commit(engine, 3, engine.marks.published() + 1, true).unwrap();
+            }
+        }
+        slot.write(&header, 0).unwrap();
+        let last = one.marks.published();
+        die(one);
+        die(other);
+        pair.disk.kill();
+        assert_eq!(pair.recovered(), [last; 3], "segment {rotten}");
+    }
+}
+
 /// Everything is in the database file, the last certificate says so, and all that comes is in the next segment: nobody who
 /// attaches now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
@@ -439,18 +481,38 @@ fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
     for lone in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
-        leave_a_segment(&one);
+        commit(&one, 3, 1, true).unwrap();
         let other = pair.attach();
+        other.prepare(staged(&other, 3, 1).lane()).unwrap();
+        leave_a_segment(&one);
+        let left = one.slot(one.tail().file).unwrap();
+        leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
-        other.prepare(view.lane()).unwrap();
         other.follow(other.marks.published()).unwrap();
-        pair.cannot_open(&slot_name(one.log_id, 0));
+        pair.cannot_open(&left.name);
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, lone).unwrap();
         assert_eq!(published.lone.is_some(), lone);
         other.acknowledge(facts.sequence, true, published.lone).unwrap();
         assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
         commit(&one, 3, 1001, true).unwrap();
+    }
+}
+
+/// It finds out before it publishes, as far as it can: what is published and cannot be made durable ends the log for all.
+#[test]
+fn a_process_without_descriptors_poisons_nobody() {
+    for wants_durable in [true, false] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &slot_name(one.log_id, 0)) });
+        let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
+        assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
+        commit(&one, 3, 1001, true).unwrap();
+        pair.disk.plan().clear();
+        commit(&other, 3, 1002, wants_durable).unwrap();
     }
 }
 
@@ -483,6 +545,50 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
         assert!(!other.is_poisoned());
     }
+}
+
+/// A batch could not be written, and the sync of its erasure failed, too; who was told died before it could poison. Others'
+/// commits lie in that slot: whoever led next synced in vain, and answered a commit that was lost with them.
+#[test]
+fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_leader() {
+    for lone in [false, true] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        commit(&one, 3, 2, false).unwrap();
+        let other = pair.attach();
+        let append = one.append().unwrap();
+        let place = one.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
+        pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
+        one.erase(&append, &place).unwrap_err();
+        std::mem::forget(append);
+        die(one);
+        let view = staged(&other, 1, 4);
+        other.prepare(view.lane()).unwrap();
+        let facts = facts(&other, true);
+        let published = other.publish(view.lane(), facts, lone).unwrap();
+        assert_eq!(published.lone.is_some(), lone);
+        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        die(other);
+        pair.lose_power();
+        assert_eq!(pair.recovered(), [4, 2, 2], "lone {lone}");
+    }
+}
+
+/// The process with EXCLUSIVE is killed while another one attaches, and stock SQLite comes before the stamp: what that one
+/// writes of page 1 would be lost under it.
+#[test]
+fn no_stamp_is_written_while_stock_sqlite_has_the_database() {
+    let pair = Pair::new();
+    die(pair.claim());
+    pair.is_open_elsewhere.store(true, SeqCst);
+    pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Write, DATABASE_NAME) });
+    let refused = pair.try_attach().unwrap_err();
+    assert!(matches!(refused, EngineError::NotOnPwal { .. }), "{refused}");
+    assert_eq!(pair.disk.plan().fired(), 0);
+    pair.disk.plan().clear();
+    pair.is_open_elsewhere.store(false, SeqCst);
+    commit(&pair.attach(), 3, 1, true).unwrap();
 }
 
 /// The thread of a process that exits with connections open goes on until the process has ended, without a broker.

@@ -101,7 +101,7 @@ impl Engine {
         let slot = self.slot(tail.file)?;
         if tail.offset < slot.bytes {
             slot.write(&self.zero_block(), tail.offset)?;
-            slot.sync()?;
+            self.sync_beside(append, &slot)?;
         }
         self.give_up_begun(append)
     }

@@ -13,7 +13,7 @@ use crate::log::format::{self, FileName, SlotHeader};
 use crate::log::slots::create_slot;
 use crate::shared::{Tail, Words};
 use crate::sqlite::Code;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -71,6 +71,12 @@ pub(crate) struct End {
     pub(super) chain: u64,
 }
 
+impl End {
+    pub(super) fn ordinal(&self) -> u64 {
+        self.tail.ordinal
+    }
+}
+
 /// Where a record goes.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -94,6 +100,13 @@ impl Place {
 struct Found {
     slot: Slot,
     header: Option<SlotHeader>,
+}
+
+/// Slot files that are not free, whatever their headers say.
+struct Needed {
+    slots: BTreeSet<u32>,
+    /// The rings have all of it still.
+    are_all: bool,
 }
 
 impl Engine {
@@ -371,11 +384,24 @@ impl Engine {
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
-    pub(super) fn erase(&self, place: &Place) -> Result<(), EngineError> {
+    pub(super) fn erase(&self, append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
         for offset in [if place.begins_slot() { 0 } else { place.offset }, place.offset] {
             place.slot.write(&self.zero_block(), offset)?;
         }
-        place.slot.sync()
+        self.sync_beside(append, &place.slot)
+    }
+
+    /// A sync of a slot in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
+    /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
+    /// of: so that one is warned (`sync_and_seal`).
+    pub(super) fn sync_beside(&self, _append: &HeldAppend, slot: &Slot) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        // Another one's doubt stays.
+        let before = words.is_sync_in_doubt();
+        words.set_sync_in_doubt(true);
+        slot.sync()?;
+        words.set_sync_in_doubt(before);
+        Ok(())
     }
 
     pub(super) fn no_segment(&self, ordinal: u64) -> EngineError {
@@ -457,10 +483,11 @@ impl Engine {
             let headers = all.iter().filter_map(|found| found.header.as_ref());
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
+        let needed = self.needed_slots(recyclable.before);
         all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
             let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
-                None => (0, true),
+                None => (0, needed.are_all),
                 Some(header) if header.ordinal > tail.ordinal => (0, true),
                 // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
                 Some(header) => {
@@ -468,8 +495,24 @@ impl Engine {
                     (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
                 }
             };
-            is_over.then(|| (found.slot.clone(), last_sequence))
+            (is_over && !needed.slots.contains(&found.slot.number)).then(|| (found.slot.clone(), last_sequence))
         })
+    }
+
+    /// What is known without the headers, which may have rotted: the slots of the commits that are not backfilled, of what is
+    /// not certified, and of the segments from `first` on that this process remembers.
+    fn needed_slots(&self, first: u64) -> Needed {
+        let words = self.marks.words();
+        let mut slots: BTreeSet<u32> = self.slots.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
+        let (backfilled, published) = (words.backfilled(), words.published());
+        let entries = (backfilled + 1..=published).map(|sequence| words.commit(sequence).map(|entry| entry.file));
+        let cuts = (words.certified().max(1)..=words.cuts()).map(|epoch| words.cut(epoch).map(|cut| cut.file));
+        let mut are_all = true;
+        for file in entries.chain(cuts) {
+            are_all &= file.is_some();
+            slots.extend(file);
+        }
+        Needed { slots, are_all }
     }
 
     /// A writer that died may have begun another slot than `chosen` as the next one: two segments of one ordinal would be in

@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | free |
@@ -43,7 +43,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 5;
+pub const LAYOUT_VERSION: u64 = 6;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.
@@ -105,6 +105,7 @@ struct LogLine {
     backfilled_pages: [AtomicU64; 2],
     /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
     staged_spill: AtomicU64,
+    sync_in_doubt: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -604,6 +605,18 @@ impl Words {
     /// batch, or behind the file's end. By the owner of WRITE.
     pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
         self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
+    }
+
+    /// Whether somebody syncs a slot under APPEND who does not lead. Under APPEND: he died over it, and may have been told of a
+    /// failure that is told to nobody else.
+    pub(crate) fn is_sync_in_doubt(&self) -> bool {
+        self.log.sync_in_doubt.load(SeqCst) != 0
+    }
+
+    /// As [`is_sync_in_doubt`](Words::is_sync_in_doubt). Taken back by who knows how it ended, or, leading, has written again
+    /// what is not durable.
+    pub(crate) fn set_sync_in_doubt(&self, in_doubt: bool) {
+        self.log.sync_in_doubt.store(u64::from(in_doubt), SeqCst);
     }
 
     /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.

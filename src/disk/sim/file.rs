@@ -101,16 +101,24 @@ impl SimFile {
 
     /// The writes up to `clock` reach the medium.
     pub(super) fn sync(&mut self, clock: u64) {
-        self.settle(clock, &mut |written| written);
+        self.settle(clock, &mut |_, written| written);
     }
 
     /// A write-back error: the pages count as clean now, and the medium has any of the values.
     pub(super) fn sync_failed(&mut self, clock: u64, dice: &mut Dice) {
-        self.settle(clock, &mut |written| dice.index(written + 1));
+        // The cache writes back a page at once: often all of it is lost.
+        let mut lost = (None, false);
+        self.settle(clock, &mut |sector, written| {
+            let page = Some(sector / CACHE_PAGE_SECTORS);
+            if lost.0 != page {
+                lost = (page, dice.percent(50));
+            }
+            if lost.1 { 0 } else { dice.index(written + 1) }
+        });
     }
 
     /// Takes the writes up to `clock` off the list; `choose` says how many of a sector's reached the medium.
-    fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(usize) -> usize) {
+    fn settle(&mut self, clock: u64, choose: &mut dyn FnMut(u64, usize) -> usize) {
         let covered = self.pending_bytes.partition_point(|(at, _)| *at <= clock);
         if let Some((_, bytes)) = self.pending_bytes[..covered].last() {
             resize(&mut self.medium, usize::try_from(*bytes).unwrap_or(usize::MAX));
@@ -120,7 +128,7 @@ impl SimFile {
         self.pending.retain(|sector, values| {
             let covered = values.partition_point(|(at, _)| *at <= clock);
             if covered > 0 {
-                let reached = choose(covered);
+                let reached = choose(*sector, covered);
                 if let Some((_, value)) = values[..reached].last() {
                     chosen.push((*sector, *value));
                 }

@@ -11,7 +11,9 @@
 //! sim_tests::processes`), `PWAL_TEST_SEED` the first; one run is shown with
 //! `PWAL_TEST_ONE=<world>:<seed> cargo test --lib sim_tests::processes::one_run -- --nocapture`.
 
+mod parties;
 mod process;
+mod takeover;
 mod turns;
 mod unacknowledged;
 
@@ -306,7 +308,7 @@ fn first_seed() -> u64 {
 
 fn every_promise_holds(conditions: Conditions) {
     let real = real_directory();
-    for seed in first_seed()..first_seed() + rounds(40) {
+    for seed in first_seed()..first_seed() + rounds(12) {
         let (events, violation) = run(seed, conditions, real.path());
         if let Some(what) = violation {
             panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));

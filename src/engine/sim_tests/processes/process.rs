@@ -122,6 +122,10 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
                 world.say(format!("p{} claimed", process.number));
                 world.had_power_cut |= world.medium.take_failed();
                 Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
+                if world.dice.percent(30) {
+                    let delay = engine.settings.set_number("parallel_wal_max_flush_delay_ms", "2");
+                    assert!(matches!(delay, Some(Ok(_))), "leaders gather");
+                }
                 world.disk.plan().reset();
                 world.log_id = engine.log_id;
                 if let Err(what) = world.check_open() {
@@ -206,8 +210,9 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
     }
     scene.catch_up();
     if is_last && !scene.is_over() {
-        let result = engine.close(false);
-        scene.say(format!("leaves: {result:?}"));
+        let keeps_log = scene.percent(10);
+        let result = engine.close(keeps_log);
+        scene.say(format!("leaves, keeps the log {keeps_log}: {result:?}"));
         match result {
             Ok(()) => closed(&scene),
             Err(error) => scene.check_error(&error),

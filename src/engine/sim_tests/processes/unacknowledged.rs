@@ -2,168 +2,11 @@
 //! nothing has failed on the medium, and then everybody is poisoned. No COMMIT is answered with a plain error and comes back
 //! later, made durable by somebody else's flush.
 
-use super::super::client::{Client, Phase};
-use super::super::real_directory;
-use super::super::scene::{Habits, Scene};
-use super::super::world::{CALM, Contents, NAME, World};
-use super::process::open;
-use crate::disk::fault::{Effect, Fault, Operation};
-use crate::engine::{Engine, EngineError, Settings};
-use crate::sync::Mutex;
-use crate::view::View;
-use std::cell::Cell;
-use std::sync::Arc;
-
-/// Who commits: it wants durability, and may carry its own certificate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct How {
-    full: bool,
-    leads: bool,
-}
-
-const FULL: How = How { full: true, leads: false };
-const LONE: How = How { full: true, leads: true };
-const NORMAL: How = How { full: false, leads: false };
-
-/// One process with one connection.
-struct Party {
-    scene: Scene,
-    client: Client,
-}
-
-/// Two processes on one database.
-struct Scenery {
-    world: Arc<Mutex<World>>,
-    holder: Arc<Mutex<Option<u64>>>,
-    _real: tempfile::TempDir,
-}
-
-impl Scenery {
-    fn new(seed: u64) -> Scenery {
-        let real = real_directory();
-        let mut world = World::new(seed, CALM, real.path());
-        world.page_bytes = 4096;
-        world.segment_bytes = 4096 * 17;
-        world.disk.edit(&super::super::world::sim_path(), |file| file.clear());
-        let bytes: Vec<u8> = (1..=3).flat_map(|page| world.image(page, 0)).collect();
-        world.disk.edit(&super::super::world::sim_path(), |file| *file = bytes);
-        Scenery { world: Arc::new(Mutex::new(world)), holder: Arc::default(), _real: real }
-    }
-
-    fn party(&self, number: u64, how: How) -> Party {
-        let engine = open(&self.world, &self.holder, u64::MAX - number).expect("opened").expect("an engine");
-        engine.background.stop();
-        let mut world = self.world.lock();
-        if !world.is_of(&engine) {
-            Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
-            world.log_id = engine.log_id;
-        }
-        let habits = Habits {
-            full_sync: if how.full { 100 } else { 0 },
-            early: 0,
-            rolls_back: 0,
-            leads: if how.leads { 100 } else { 0 },
-            reads: 0,
-            checkpoints: 0,
-            leaders_die: 0,
-            checkpoint_kinds: 3,
-            goes_on_within: 0,
-            bound: 1000,
-            lane_pages: 100,
-            pages_of_commit: 100,
-        };
-        drop(world);
-        let me = engine.join().expect("a seat");
-        let view = View::new(engine.page_bytes, 100 * engine.page_bytes as usize);
-        let client = Client { me, view, seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
-        let scene = Scene {
-            world: Arc::clone(&self.world),
-            engine,
-            habits,
-            name: format!("p{number} "),
-            waits: true,
-            depth: Cell::new(0),
-            was_full: Cell::new(false),
-        };
-        Party { scene, client }
-    }
-
-    fn plan(&self, operation: Operation, nth: u64, goes_on: bool) {
-        let fault = Fault { operation, name_contains: ".seg".to_owned(), nth, effect: Effect::Error, goes_on };
-        self.world.lock().disk.plan().add(fault);
-    }
-
-    fn heal(&self) {
-        self.world.lock().disk.plan().clear();
-    }
-
-    /// What the next one finds who opens the database, after all have gone.
-    fn recovered(&self, parties: Vec<Party>) -> Contents {
-        for Party { scene, client } in parties {
-            scene.engine.leave(client.me);
-            scene.engine.close(false).expect("a poisoned log stays as it is");
-        }
-        let engine = open(&self.world, &self.holder, u64::MAX - 9).expect("opened").expect("an engine");
-        let state = self.world.lock().state();
-        engine.close(false).expect("closed");
-        state
-    }
-}
-
-impl Party {
-    fn engine(&self) -> &Arc<Engine> {
-        &self.scene.engine
-    }
-
-    /// One commit, up to its publication.
-    fn publishes(&mut self) -> u64 {
-        // Nobody else's lease: whoever is refused makes what it has seen durable.
-        let (queue, me) = (&self.engine().queue, self.client.me.id);
-        while !queue.try_acquire(me) {
-            std::thread::yield_now();
-        }
-        queue.release(me, false);
-        for _ in 0..100 {
-            if let Phase::Published { sequence, .. } = self.client.phase {
-                return sequence;
-            }
-            self.client.step(&self.scene);
-            assert_eq!(self.scene.world.lock().violation, None);
-        }
-        panic!("no commit in 100 steps");
-    }
-
-    /// Its COMMIT is answered.
-    fn acknowledges(&mut self) -> Result<(), EngineError> {
-        let Phase::Published { sequence, wants_durable, lone } = std::mem::replace(&mut self.client.phase, Phase::Idle)
-        else {
-            panic!("nothing is published");
-        };
-        let result = self.engine().acknowledge(sequence, wants_durable, lone);
-        self.engine().drop_snapshot(self.client.me);
-        result
-    }
-
-    fn commits(&mut self) -> u64 {
-        let sequence = self.publishes();
-        self.acknowledges().expect("acknowledged");
-        sequence
-    }
-
-    fn ordinal(&self) -> u64 {
-        self.engine().tail().ordinal
-    }
-
-    fn check_over(&self) {
-        let Party { scene, client } = self;
-        let refused = scene.engine.check_poison();
-        assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{}{refused:?}", scene.name);
-        assert!(scene.engine.prepare(client.view.lane()).is_err(), "{}prepares", scene.name);
-        let snapshot = scene.engine.take_snapshot(client.me, true);
-        assert!(snapshot <= scene.engine.marks.durable(), "{}sees what is lost", scene.name);
-        scene.engine.drop_snapshot(client.me);
-    }
-}
+use super::super::client::Phase;
+use super::super::world::NAME;
+use super::parties::{FULL, How, LONE, NORMAL, Party, Scenery};
+use crate::disk::fault::Operation;
+use crate::engine::EngineError;
 
 /// `second` has published a commit; `first` has published more, in a slot that `second` does not have open.
 fn in_another_slot(scenery: &Scenery, how: How) -> (Party, Party) {
@@ -267,21 +110,12 @@ fn what_a_dead_leader_left_that_cannot_be_read_ends_in_an_answer() {
         let (first, mut second) = in_another_slot(&scenery, FULL);
         let leader = first.engine().try_lead().expect("LEADER is free");
         first.engine().cut_epoch(&leader, false).expect("cut");
-        // As if killed: its locks are free, its words stay.
-        first.engine().marks.attachment().lock().close();
-        *scenery.holder.lock() = None;
+        first.is_killed(&scenery);
         std::mem::forget(leader);
         scenery.plan(operation, 1, true);
         let error = second.acknowledges().expect_err("it cannot be durable");
-        let third = scenery.party_is_refused();
-        assert!(third, "{operation:?}: who comes now is told");
+        assert!(scenery.refuses(), "{operation:?}: who comes now is told");
         check_all_over(&scenery, &error, vec![second]);
-    }
-}
-
-impl Scenery {
-    fn party_is_refused(&self) -> bool {
-        open(&self.world, &self.holder, u64::MAX - 8).is_err()
     }
 }
 
@@ -296,4 +130,19 @@ fn the_database_of_these_tests_is_real_enough() {
     let expected = scenery.world.lock().history[20].clone();
     assert!(scenery.world.lock().real.join(NAME).exists());
     assert_eq!(scenery.recovered(vec![first, second]), expected);
+}
+
+/// A process died while it erased: whoever comes next erases, and tells.
+#[test]
+fn a_poisoning_that_its_process_did_not_survive_is_finished() {
+    let scenery = Scenery::new(6);
+    let mut first = scenery.party(1, FULL);
+    first.commits();
+    let mut second = scenery.party(2, FULL);
+    second.publishes();
+    first.engine().marks.poison();
+    first.is_killed(&scenery);
+    let error = second.acknowledges().expect_err("it is over");
+    assert!(matches!(error, EngineError::Poisoned { unknown: false, .. }), "{error}");
+    check_all_over(&scenery, &error, vec![second]);
 }

@@ -1,0 +1,183 @@
+//! A leader was told that its sync failed, and died before it told anybody: what the sync lost is written again by whoever
+//! goes on, or nobody is told that it is durable.
+
+use super::super::client::Phase;
+use super::parties::{EARLY, FULL, NORMAL, Party, Scenery};
+use crate::disk::fault::Operation;
+use crate::disk::sim::PowerCut;
+use crate::shared::Owner;
+
+/// Nothing that is not synced survives.
+const ALL_LOST: PowerCut =
+    PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: false };
+
+/// Of what a failed sync covered the dice say which part is lost.
+const SEEDS: std::ops::Range<u64> = 0..12;
+/// Where certificates alone may go on in a first slot.
+const BATCHES_END: u64 = 32 * 4096;
+
+/// `leader` cuts everything that is published, its sync of every slot fails, and it is killed with LEADER.
+fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
+    let engine = leader.engine();
+    let held = engine.lead_waiting().expect("LEADER is free, or of a dead process");
+    engine.cut_epoch(&held, false).expect("cut").expect("something was published");
+    scenery.plan(Operation::Sync, 1, true);
+    for slot in
+        engine.slots_between(1.max(engine.tail().ordinal.saturating_sub(1)), engine.tail().ordinal).expect("open")
+    {
+        assert!(slot.sync().is_err());
+    }
+    scenery.heal();
+    leader.is_killed(scenery);
+    std::mem::forget(held);
+}
+
+fn me(party: &Party) -> Owner {
+    party.engine().marks.attachment().me()
+}
+
+/// The power goes: what the last commit, `acknowledged`, left is there.
+fn check_durable(scenery: &Scenery, acknowledged: u64, parties: Vec<Party>) {
+    {
+        let world = scenery.world.lock();
+        world.disk.power_cut(&ALL_LOST);
+        world.disk.plan().reset();
+    }
+    let expected = scenery.world.lock().history[usize::try_from(acknowledged).unwrap()].clone();
+    for party in parties {
+        party.engine().abandon();
+    }
+    *scenery.holder.lock() = None;
+    assert_eq!(scenery.recovered(Vec::new()), expected, "commit {acknowledged}");
+}
+
+#[test]
+fn what_a_dead_leaders_sync_lost_is_written_again() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let sequence = second.publishes();
+    dies_over_a_failed_sync(&scenery, &first);
+    second.acknowledges().expect("taken over");
+    check_durable(&scenery, sequence, vec![second]);
+}
+
+/// Its place is another process's by now, and LEADER was freed with it.
+#[test]
+fn it_is_written_again_by_who_finds_leader_free() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let sequence = second.publishes();
+    dies_over_a_failed_sync(&scenery, &first);
+    let slot = me(&first).slot;
+    let third = scenery.party(3, FULL);
+    assert_eq!(me(&third).slot, slot);
+    assert_eq!(third.engine().marks.words().leader().holder(), None);
+    second.acknowledges().expect("the cut that was left is made durable first");
+    check_durable(&scenery, sequence, vec![second, third]);
+}
+
+/// The header of a segment that begins is part of it.
+#[test]
+fn so_is_the_header_of_a_segment() {
+    for seed in SEEDS {
+        let scenery = Scenery::new(seed);
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+        let before = first.ordinal();
+        let sequence = loop {
+            first.commits();
+            let sequence = second.publishes();
+            if second.ordinal() > before {
+                break sequence;
+            }
+            second.acknowledges().expect("acknowledged");
+        };
+        dies_over_a_failed_sync(&scenery, &first);
+        second.acknowledges().expect("taken over");
+        check_durable(&scenery, sequence, vec![second]);
+    }
+}
+
+/// And so are the zeros behind a segment that was left: a record of a process that died lies there, durably.
+#[test]
+fn so_are_the_zeros_behind_a_segment() {
+    leaves_a_segment_with_a_record_behind_it(true);
+}
+
+#[test]
+fn a_record_of_a_dead_writer_behind_a_segment_does_not_count() {
+    leaves_a_segment_with_a_record_behind_it(false);
+}
+
+fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
+    let rotates = |seed: u64| {
+        let scenery = Scenery::new(seed);
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+        let mut third = scenery.party(3, EARLY);
+        // Nearly full.
+        while first.ordinal() == 1 && first.engine().tail().offset < BATCHES_END - 6 * 4096 {
+            first.commits();
+        }
+        let before = first.ordinal();
+        // Written and synced at the tail, and never published.
+        for _ in 0..20 {
+            if !matches!(third.client.phase, Phase::Early { .. }) {
+                third.client.step(&third.scene);
+            }
+        }
+        let Phase::Early { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else { return false };
+        let (tail, mut there) = (first.engine().tail(), [0; 64]);
+        let slot = first.engine().slot(tail.file).expect("open");
+        slot.file.read_at(&mut there, tail.offset).expect("readable");
+        third.is_killed(&scenery);
+        std::mem::forget(early);
+        let sequence = second.publishes();
+        if there == [0; 64] || second.ordinal() == before {
+            return false;
+        }
+        if sync_fails {
+            dies_over_a_failed_sync(&scenery, &first);
+        } else {
+            // LEADER is the dead one's, who did not come to its cut: the next one takes it over.
+            first.is_killed(&scenery);
+            second.engine().marks.words().leader().take_over(me(&third), me(&second));
+            second.engine().marks.words().leader().release(me(&second));
+        }
+        second.acknowledges().expect("acknowledged");
+        check_durable(&scenery, sequence, vec![second, third]);
+        true
+    };
+    // Of 100 seeds some put it there.
+    let found = (0..100).filter(|seed| rotates(*seed)).count();
+    assert!(found > 5, "{found} rotations");
+}
+
+/// What lies before the last durable certificate is not looked at: it may be written over.
+#[test]
+fn a_segment_before_the_certificate_may_be_gone() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, NORMAL));
+    let durable = first.commits();
+    let (engine, of_durable) = (first.engine().clone(), first.ordinal());
+    // Everything is in the database file, a certificate says so, and the last one lies in another segment.
+    engine.checkpoint_when_idle().expect("a checkpoint");
+    while first.ordinal() == of_durable {
+        let leader = engine.try_lead().expect("LEADER is free");
+        engine.flush(&leader, true).expect("a mark");
+    }
+    let is_gone = || engine.slot_with_ordinal(of_durable).expect("readable").is_none();
+    while !is_gone() {
+        second.publishes();
+        second.client.phase = Phase::Idle;
+        second.engine().drop_snapshot(second.client.me);
+    }
+    assert_eq!(engine.marks.durable(), durable);
+    let leader = engine.try_lead().expect("LEADER is free");
+    engine.cut_epoch(&leader, false).expect("cut");
+    first.is_killed(&scenery);
+    std::mem::forget(leader);
+    let sequence = second.publishes();
+    second.engine().wait_durable(sequence).expect("taken over");
+    check_durable(&scenery, sequence, vec![second]);
+}
