@@ -11,6 +11,7 @@ use common::scene::{COUNT, create, scene, watchdog};
 use processes::agent::Agent;
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 fn log_directory(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
@@ -340,6 +341,34 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     assert_eq!(leader.answer(), "");
     assert_eq!((reader.run(COUNT), job.run(COUNT)), (String::from("2"), String::from("2")));
     for agent in [leader, reader, job] {
+        agent.end();
+    }
+    common::assert_plain(&path);
+}
+
+/// SQLite's busy handler counts its own sleeps: what an attempt waits before it answers BUSY comes on top.
+#[test]
+fn a_busy_timeout_is_about_as_long_as_it_says_for_an_open_too() {
+    if !common::on_pwal() || !cfg!(debug_assertions) {
+        return; // a release has no fault points
+    }
+    let (_scene, path) = scene("busy timeouts");
+    let mut first = Agent::on(&path);
+    first.run(COUNT);
+    let mut stopped = Agent::start_with(&[("PWAL_TEST_STOP_AT", String::from("attaching"))]);
+    stopped.open("c", &path);
+    stopped.tell(&format!("c {COUNT}"));
+    stopped.wait_stopped();
+    let mut waiter = Agent::on(&path);
+    assert_eq!(waiter.ask("c .timeout 1000"), "ok");
+    let began = Instant::now();
+    assert_eq!(waiter.ask(&format!("c {COUNT}")), "code 5");
+    let took = began.elapsed();
+    // A second for the first attempt, and one for the timeout. Twenty attempts of a second each are too many.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    stopped.signal(Signal::CONT);
+    assert_eq!(stopped.answer(), "0");
+    for agent in [stopped, waiter, first] {
         agent.end();
     }
     common::assert_plain(&path);

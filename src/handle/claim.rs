@@ -32,6 +32,12 @@ const GIVING_PAUSE: Duration = Duration::from_millis(1);
 const EXCLUSIVE_WAIT: Duration = Duration::from_millis(100);
 const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
 
+/// Who comes again so soon after BUSY has a busy handler. SQLite's own counts what it sleeps, not what it waits here: of each
+/// further attempt only a small part of its longest sleep (100 ms) may be spent here, or the busy timeout says nothing.
+const AGAIN: Duration = Duration::from_millis(500);
+const INIT_WAIT_AGAIN: Duration = Duration::from_millis(20);
+const EXCLUSIVE_WAIT_AGAIN: Duration = Duration::from_millis(5);
+
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
 
@@ -100,6 +106,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
             if let Some(text) = &refused.text {
                 say(inner, refused.code, text);
             }
+            *inner.waited.lock() = (refused.code.primary() == Code::BUSY).then(Instant::now);
             return Err(refused.code);
         }
     };
@@ -119,6 +126,11 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
             Err(code)
         }
     }
+}
+
+/// Whether a busy handler asks for the database, again.
+fn comes_again(inner: &Inner) -> bool {
+    inner.waited.lock().is_some_and(|waited| waited.elapsed() < AGAIN)
 }
 
 /// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
@@ -227,7 +239,8 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<
     let path = path_of(inner, identity)?;
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
-        let Some(lock) = take_init(&path, &*dir)? else { continue };
+        let at_most = if comes_again(inner) { INIT_WAIT_AGAIN } else { INIT_WAIT };
+        let Some(lock) = take_init(&path, &*dir, at_most)? else { continue };
         if is_shared(&lock, &*dir)? {
             return attach::attach(inner, &path, &dir, lock).map(Some);
         }
@@ -275,7 +288,7 @@ pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, 
 }
 
 /// `<database>-pwal/lock`, with INIT held, before any lock on the database file; `None`: the directory went meanwhile.
-fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
+fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) -> Result<Option<LockFile>, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
     let failed = |error| lock_failed(&lock_path, &error);
     let lock = match open_lock(path, dir) {
@@ -284,7 +297,7 @@ fn take_init(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Re
         Err(error) => return Err(failed(error)),
     };
     let is_alone = || lock.is_held_by_others(ALONE);
-    if !lock.lock_within(INIT, INIT_WAIT, is_alone).map_err(failed)? {
+    if !lock.lock_within(INIT, at_most, is_alone).map_err(failed)? {
         let who = who_has(&lock, dir);
         let text = if is_alone().map_err(failed)? {
             let why = attach::cannot_be_shared(path);
@@ -358,7 +371,7 @@ fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
 /// # Errors
 /// `BUSY`: somebody is.
 pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
-    let Some(lock) = take_init(path, dir)? else { return Ok(None) };
+    let Some(lock) = take_init(path, dir, INIT_WAIT)? else { return Ok(None) };
     if is_shared(&lock, dir)? {
         let text = format!("another process has the database open: {}", names(&who_has(&lock, dir)));
         return Err(Refused::new(Code::BUSY, text));
@@ -476,7 +489,7 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
         broker.lock(LockLevel::Shared)?;
         return Ok(broker);
     }
-    let deadline = Instant::now() + EXCLUSIVE_WAIT;
+    let deadline = Instant::now() + if comes_again(inner) { EXCLUSIVE_WAIT_AGAIN } else { EXCLUSIVE_WAIT };
     loop {
         match broker.lock(LockLevel::Shared).and_then(|()| broker.lock(LockLevel::Exclusive)) {
             Ok(()) => return Ok(broker),

@@ -18,6 +18,7 @@ pub(crate) use claim::open_engine;
 pub use registry::Registry;
 
 use crate::disk::Disk;
+use crate::interleave::Instant;
 use crate::sqlite::Code;
 use crate::sync::{Mutex, MutexGuard};
 use crate::view::Region;
@@ -82,6 +83,8 @@ struct Inner {
     state: Mutex<State>,
     /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
     refused: Mutex<Option<String>>,
+    /// When it was last answered BUSY, after a wait of its own.
+    waited: Mutex<Option<Instant>>,
 }
 
 impl Inner {
@@ -143,8 +146,10 @@ impl Handle {
             leaves_wal: false,
             kind: Kind::Plain,
         });
-        let (pager, refused, real_path) = (OnceLock::new(), Mutex::new(None), OnceLock::new());
-        Handle(Arc::new(Inner { context: Arc::clone(context), facts, identity, pager, real_path, state, refused }))
+        let (pager, refused, real_path, waited) =
+            (OnceLock::new(), Mutex::new(None), OnceLock::new(), Mutex::new(None));
+        let context = Arc::clone(context);
+        Handle(Arc::new(Inner { context, facts, identity, pager, real_path, state, refused, waited }))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
