@@ -78,6 +78,19 @@ fn it_is_written_again_by_who_finds_leader_free() {
     check_durable(&scenery, sequence, vec![second, third]);
 }
 
+/// And by who waits for LEADER, as a checkpoint does and a commit that is written before its last word.
+#[test]
+fn it_is_written_again_by_who_waits_for_leader() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let sequence = second.publishes();
+    dies_over_a_failed_sync(&scenery, &first);
+    drop(second.engine().lead_before_all().expect("taken over"));
+    assert_eq!(second.engine().marks.durable(), sequence);
+    check_durable(&scenery, sequence, vec![second]);
+}
+
 /// The header of a segment that begins is part of it.
 #[test]
 fn so_is_the_header_of_a_segment() {
