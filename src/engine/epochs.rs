@@ -385,15 +385,19 @@ impl Engine {
     /// # Errors
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
-        let first = self.first_unsynced_segment();
-        // The slot of the remembered end is open.
-        if self.with_end(|end| end.is_some_and(|end| end.ordinal() == first)) {
+        let last = self.with_end(|end| end.map(|end| end.ordinal())).unwrap_or_else(|| self.tail().ordinal);
+        // What is open stays open.
+        if self.opened_to.load(SeqCst) == last {
             return Ok(());
         }
-        match self.slots_between(first, self.tail().ordinal) {
+        match self.slots_between(self.first_unsynced_segment(), last) {
+            Ok(_) => {
+                self.opened_to.store(last, SeqCst);
+                Ok(())
+            }
             Err(error) if error.is_of_opening() => Err(error),
             // Without APPEND it may have become another segment meanwhile.
-            _ => Ok(()),
+            Err(_) => Ok(()),
         }
     }
 

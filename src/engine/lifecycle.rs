@@ -174,6 +174,7 @@ impl Engine {
             connections: Mutex::default(),
             slots: Mutex::default(),
             end: Mutex::default(),
+            opened_to: AtomicU64::new(0),
             ahead_failed: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
             followed: AtomicU64::new(0),

@@ -76,6 +76,8 @@ pub(crate) struct Engine {
     slots: Mutex<slots::SlotFiles>,
     /// Where the log ended when this process last looked.
     end: Mutex<Option<slots::End>>,
+    /// The last segment up to which the slots that a flush has to sync were opened.
+    opened_to: AtomicU64,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     frames: RwLock<Frames>,
