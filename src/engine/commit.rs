@@ -1,9 +1,10 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
+use super::end::End;
 use super::epochs::Leader;
 use super::frames::{FileId, LogCommit};
 use super::hold::Held;
-use super::slots::{End, Place};
+use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::shared::{CommitEntry, Cut, PAGES_INLINE, Words};
@@ -395,7 +396,7 @@ impl Engine {
         self.check_poison()?;
         let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
         let lone = may_lead && facts.wants_durable && (self.sync_is_free() || alone());
-        let leader = if lone { self.try_lead().map(|leader| leader.answering(facts.sequence)) } else { None };
+        let leader = if lone { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
         let append = self.append()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
         let certificate = written.header.certificate.clone();

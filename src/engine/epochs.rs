@@ -25,8 +25,8 @@ const SYNC_FREE: Duration = Duration::from_micros(10);
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left uncertified when it
-/// is taken.
+/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left
+/// uncertified when it is taken.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
     held: Option<Held>,
@@ -36,8 +36,8 @@ pub(crate) struct Leader {
 
 impl Leader {
     /// It flushes for this commit, and answers it.
-    pub(super) fn answering(mut self, sequence: u64) -> Leader {
-        self.answers = Some(sequence);
+    pub(super) fn answering(mut self, sequence: Option<u64>) -> Leader {
+        self.answers = sequence;
         self
     }
 }
@@ -253,8 +253,8 @@ impl Engine {
             };
             let flushed = match leader {
                 Ok(None) => None,
-                Ok(Some(mut leader)) if !reached() => {
-                    leader.answers = answers;
+                Ok(Some(leader)) if !reached() => {
+                    let leader = leader.answering(answers);
                     self.gather();
                     Some(self.flush(&leader, false))
                 }
@@ -385,7 +385,7 @@ impl Engine {
     /// # Errors
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
-        let last = self.with_end(|end| end.map(|end| end.ordinal())).unwrap_or_else(|| self.tail().ordinal);
+        let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.tail().ordinal);
         // What is open stays open.
         if self.opened_to.load(SeqCst) == last {
             return Ok(());

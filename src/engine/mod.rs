@@ -8,6 +8,7 @@ mod background;
 mod checkpoint;
 mod commit;
 mod connections;
+mod end;
 mod epochs;
 mod error;
 mod follow;
@@ -75,7 +76,7 @@ pub(crate) struct Engine {
     /// Open slot files.
     slots: Mutex<slots::SlotFiles>,
     /// Where the log ended when this process last looked.
-    end: Mutex<Option<slots::End>>,
+    end: Mutex<Option<end::End>>,
     /// The last segment up to which the slots that a flush has to sync were opened.
     opened_to: AtomicU64,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.

@@ -5,6 +5,7 @@
 //! are open files.
 
 use super::commit::HeldAppend;
+use super::end::End;
 use super::{Engine, EngineError};
 use crate::disk::{LogFile, OpenHow};
 use crate::log::LogError;
@@ -59,24 +60,6 @@ pub(crate) struct SlotFiles {
     by_ordinal: BTreeMap<u64, u32>,
 }
 
-/// Where the log ends, after so many commits and cuts: it does not change while these do not.
-#[derive(Clone, Debug)]
-pub(crate) struct End {
-    published: u64,
-    cuts: u64,
-    tail: Tail,
-    /// The slot file of the tail.
-    slot: Slot,
-    /// The chain value behind the last commit.
-    pub(super) chain: u64,
-}
-
-impl End {
-    pub(super) fn ordinal(&self) -> u64 {
-        self.tail.ordinal
-    }
-}
-
 /// Where a record goes.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -84,7 +67,7 @@ pub(crate) struct Place {
     pub(crate) ordinal: u64,
     /// Of the record, in bytes.
     pub(crate) offset: u64,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Of the slot, if the record begins it; and the slot that ends then, with its tail.
     begins: Option<(Vec<u8>, Slot, u64)>,
 }
@@ -132,30 +115,6 @@ impl Engine {
     pub(super) fn tail(&self) -> Tail {
         let begin = Tail { ordinal: 1, offset: u64::from(self.block_bytes), file: 0 };
         self.marks.words().tail().unwrap_or(begin)
-    }
-
-    /// Where the log ends, as this process found it last, if nobody has published or cut since.
-    pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
-        let words = self.marks.words();
-        let now = (words.published(), words.cuts());
-        use_it(self.end.lock().as_ref().filter(|end| (end.published, end.cuts) == now))
-    }
-
-    /// Where the log ends. Under APPEND, with every cut stored.
-    pub(super) fn find_end(&self) -> Result<End, EngineError> {
-        let (words, tail) = (self.marks.words(), self.tail());
-        let chain = words.last_commit().map_or(self.log_id, |entry| entry.chain);
-        Ok(End { published: words.published(), cuts: words.cuts(), tail, slot: self.slot(tail.file)?, chain })
-    }
-
-    /// The record at `place` counts: the log ends behind it. Under APPEND.
-    pub(super) fn ends_behind(&self, append: &mut HeldAppend, place: Place, chain: u64) {
-        let (words, slot) = (self.marks.words(), place.slot);
-        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
-        debug_assert_eq!(tail, self.tail());
-        let end = End { published: words.published(), cuts: words.cuts(), tail, slot, chain };
-        *self.end.lock() = Some(end.clone());
-        append.end = Some(end);
     }
 
     /// The slot file of this number, which is complete: a record of it counts, or it is the next one.

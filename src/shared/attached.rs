@@ -4,8 +4,9 @@
 //! stores nothing. The values are read one after the other, while all of them may change.
 
 use super::owner::Owner;
+use super::process_slots::Process;
 use super::snapshots::Snapshot;
-use super::words::{Process, ReadOnlyWords};
+use super::words::ReadOnlyWords;
 use serde_json::{Value, json};
 
 /// The names of the owner words, in the order of [`ReadOnlyWords::holders`], and GUARD.

@@ -6,7 +6,8 @@
 use super::control::Control;
 use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
 use super::owner::Owner;
-use super::words::{PROCESS_SLOTS, Process, ReadOnlyWords, Words};
+use super::process_slots::Process;
+use super::words::{PROCESS_SLOTS, ReadOnlyWords, Words};
 use std::io;
 use std::ops::Range;
 use std::time::Duration;

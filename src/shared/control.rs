@@ -5,7 +5,8 @@
 //! inode. Memory that a killed machine leaves is worthless: the identity holds the boot id.
 
 use super::SharedError;
-use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words, boot_id};
+use super::clock::boot_id;
+use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions, Permissions};

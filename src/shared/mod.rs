@@ -11,6 +11,7 @@
 
 mod attached;
 mod attachment;
+mod clock;
 mod control;
 mod event;
 mod fault_point;
@@ -18,6 +19,7 @@ mod futex;
 mod lock;
 mod owner;
 mod process;
+mod process_slots;
 mod ring;
 mod snapshots;
 mod threads;
@@ -25,6 +27,8 @@ mod words;
 
 pub use attached::Attached;
 pub use attachment::{ALIVE_BYTES, Attachment, living, names};
+pub(crate) use clock::now_coarse_us;
+pub use clock::{boot_id, now_us};
 pub use control::{CONTROL_NAME, Control, Observed};
 pub use event::Event;
 #[doc(hidden)]
@@ -37,13 +41,13 @@ pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 #[cfg(test)]
 pub(crate) use process::usage;
 pub use process::{Inside, command, generation, inside, watch};
+pub use process_slots::Process;
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
-pub(crate) use words::now_coarse_us;
 pub use words::{
-    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, Process, ReadOnlyWords, SETTINGS,
-    SNAPSHOT_SLOTS, State, WORDS_BYTES, Words, boot_id, now_us,
+    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, ReadOnlyWords, SETTINGS, SNAPSHOT_SLOTS,
+    State, WORDS_BYTES, Words,
 };
 
 /// A simulated process ([`crate::interleave`]) is killed: its words and its locks.

@@ -1,0 +1,163 @@
+//! The process slots of the shared words: who is attached, since when it waits for WRITE, and where it is told that its turn
+//! has come.
+//!
+//! What is here tells people, and orders the queue. Whether a process lives is the business of the kernel's locks
+//! ([`Attachment`](super::Attachment)).
+
+use super::clock::now_us;
+use super::event::Event;
+use super::owner::Owner;
+use super::words::{PROCESS_SLOTS, ReadOnlyWords, Words};
+use crate::interleave::step;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+const COMMAND_WORDS: usize = 4;
+
+#[repr(C, align(64))]
+pub(super) struct ProcessLine {
+    incarnation: AtomicU64,
+    pid: AtomicU64,
+    attached_us: AtomicU64,
+    waiting_since_us: AtomicU64,
+    command: [AtomicU64; COMMAND_WORDS],
+    /// Told when WRITE is granted to this process.
+    turn: Event,
+}
+
+/// One attached process, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its slot and incarnation.
+    pub owner: Owner,
+    /// Its process id in its own namespace. Never a proof of life.
+    pub pid: u32,
+    /// When it attached: microseconds, as [`now_us`].
+    pub attached_us: u64,
+    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`]; 0: none of them does.
+    pub waiting_since_us: u64,
+    /// The beginning of its command, at most 32 bytes.
+    pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command: String = self.command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, "process {} ({})", self.pid, command)
+    }
+}
+
+impl ReadOnlyWords {
+    /// The incarnation that the process slot `slot` has now.
+    pub(crate) fn incarnation(&self, slot: u16) -> Option<u32> {
+        self.processes.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
+    }
+
+    /// The attached processes.
+    pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
+        self.processes.iter().zip(0u16..).filter_map(|(line, slot)| {
+            let attached_us = line.attached_us.load(SeqCst);
+            if attached_us == 0 {
+                return None;
+            }
+            let bytes: Vec<u8> = line.command.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            Some(Process {
+                owner: Owner { slot, incarnation: line.incarnation.load(SeqCst) as u32 },
+                pid: line.pid.load(Relaxed) as u32,
+                attached_us,
+                waiting_since_us: line.waiting_since_us.load(SeqCst),
+                command: String::from_utf8_lossy(&bytes[..end]).into_owned(),
+            })
+        })
+    }
+}
+
+impl Words {
+    /// Attaches to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
+    /// first, then tells who it is. `None` if there is no such slot. The next thing to do is to take
+    /// over what the predecessor left in the owner words.
+    #[must_use]
+    pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
+        let line = self.processes.get(usize::from(slot))?;
+        step("before an incarnation");
+        self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
+        let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
+        step("behind an incarnation");
+        // Not shown before it is whole: what a predecessor that was killed left is not this one's.
+        line.attached_us.store(0, SeqCst);
+        line.waiting_since_us.store(0, SeqCst);
+        line.pid.store(u64::from(pid), Relaxed);
+        let mut bytes = [0; COMMAND_WORDS * 8];
+        let length = (0..=command.len().min(bytes.len())).rev().find(|at| command.is_char_boundary(*at)).unwrap_or(0);
+        bytes[..length].copy_from_slice(&command.as_bytes()[..length]);
+        for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*part), Relaxed);
+        }
+        line.attached_us.store(now_us().max(1), SeqCst);
+        Some(Owner { slot, incarnation: incarnation as u32 })
+    }
+
+    /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: none of
+    /// its own waits). Who frees WRITE hands it to the process that waits longest. Nothing happens if the slot is
+    /// another incarnation's.
+    pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(since_us, SeqCst);
+        }
+    }
+
+    /// The processes other than `me` that wait for WRITE: since when (microseconds, as [`now_us`]), and which. They may be
+    /// dead.
+    pub(crate) fn waiting(&self, me: Owner) -> impl Iterator<Item = (u64, Owner)> + '_ {
+        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        let lines = self.processes.iter().zip(0u16..).take(used).filter(move |(_, slot)| *slot != me.slot);
+        lines.filter_map(|(line, slot)| {
+            let incarnation = line.incarnation.load(SeqCst);
+            let since_us = line.waiting_since_us.load(SeqCst);
+            // An attach in between: what was read is of two processes.
+            let same = since_us != 0 && line.incarnation.load(SeqCst) == incarnation;
+            same.then_some((since_us, Owner { slot, incarnation: incarnation as u32 }))
+        })
+    }
+
+    /// `other`, which was found to wait since `since_us`, does not count any more: it is dead, or did not come for what it
+    /// was granted. If it does wait, it says so again.
+    pub(crate) fn discount_waiting(&self, other: Owner, since_us: u64) {
+        if let Some(line) = self.process_line(other) {
+            let _ = line.waiting_since_us.compare_exchange(since_us, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Since when `other` waits, as [`waiting`](Words::waiting) finds it; 0: it does not.
+    pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
+        self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
+    }
+
+    /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
+    pub(crate) fn tell_turns(&self) {
+        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        self.processes.iter().take(used).for_each(|line| line.turn.notify());
+    }
+
+    /// Told when WRITE is granted to the process in `slot`, and on poison.
+    pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
+        self.processes.get(usize::from(slot)).map(|line| &line.turn)
+    }
+
+    /// Leaves the process slot.
+    pub fn detach(&self, me: Owner) {
+        if let Some(line) = self.process_line(me) {
+            line.waiting_since_us.store(0, SeqCst);
+            line.attached_us.store(0, SeqCst);
+        }
+    }
+
+    /// The line of a process that is attached or was, if no other got its slot since. A live process holds its ALIVE
+    /// byte, so that nobody gets the slot between this look and a store of its own.
+    fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
+        let line = self.processes.get(usize::from(me.slot))?;
+        (line.incarnation.load(SeqCst) as u32 == me.incarnation).then_some(line)
+    }
+}
