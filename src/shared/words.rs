@@ -211,7 +211,7 @@ pub enum State {
 /// What the words belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The boot of the machine ([`boot_id`]): words of another one say nothing.
+    /// The boot of the machine ([`boot_id`](super::boot_id)): words of another one say nothing.
     pub boot_id: u128,
     /// The log.
     pub log_id: u64,
@@ -321,7 +321,7 @@ impl ReadOnlyWords {
         [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerWord::holder)
     }
 
-    /// Until when the grant in WRITE counts: microseconds, as [`now_us`].
+    /// Until when the grant in WRITE counts: microseconds, as [`now_us`](super::now_us).
     #[must_use]
     pub fn grant_until_us(&self) -> u64 {
         self.grant_until_us.0.load(SeqCst)
@@ -448,7 +448,7 @@ impl Words {
         self.recycled_below.0.fetch_max(sequence, SeqCst);
     }
 
-    /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`]); by the owner of WRITE, before it grants.
+    /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`](super::now_us)); by the owner of WRITE, before it grants.
     pub fn set_grant_until_us(&self, until_us: u64) {
         self.grant_until_us.0.store(until_us, SeqCst);
     }
