@@ -2,7 +2,11 @@
 
 use std::io;
 
-/// Microseconds of the machine's monotonic clock, the same for all its processes.
+/// What the clock shows when the machine boots, in microseconds: a day. So 0, which stands for "never" in the words, is no
+/// time, and a time some hours ago can be subtracted to on a machine that has just booted, or in a time namespace of its own.
+const AT_BOOT_US: u64 = 24 * 3600 * 1_000_000;
+
+/// Microseconds of the machine's monotonic clock, the same for all its processes; at least a day.
 #[must_use]
 pub fn now_us() -> u64 {
     microseconds(rustix::time::ClockId::Monotonic)
@@ -22,9 +26,13 @@ fn microseconds(clock: rustix::time::ClockId) -> u64 {
     if let Some(now) = crate::interleave::now_us() {
         return now;
     }
-    let now = rustix::time::clock_gettime(clock);
+    since_boot(rustix::time::clock_gettime(clock))
+}
+
+fn since_boot(now: rustix::time::Timespec) -> u64 {
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1000)
+    let microseconds = u64::try_from(now.tv_nsec).unwrap_or(0) / 1000;
+    seconds.saturating_mul(1_000_000).saturating_add(microseconds).saturating_add(AT_BOOT_US)
 }
 
 /// What names this boot of the machine; 0 where the system does not tell, which equals nothing.
@@ -38,5 +46,34 @@ pub fn boot_id() -> io::Result<u128> {
         u128::from_str_radix(&digits, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     } else {
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{Control, Words};
+
+    const HOUR_US: u64 = 3600 * 1_000_000;
+
+    fn at(seconds: i64, nanoseconds: i64) -> u64 {
+        since_boot(rustix::time::Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ })
+    }
+
+    /// A machine that booted just now: what waits since then does wait, and an hour before is a time, too.
+    #[test]
+    fn a_clock_near_zero_is_no_never() {
+        let control = Control::anonymous().unwrap();
+        let words: &Words = control.words();
+        let waiter = words.attach(0, 1, "a program").unwrap();
+        let other = words.attach(1, 2, "another").unwrap();
+        for now in [at(0, 0), at(0, 999), at(0, 1000), at(1, 0)] {
+            words.set_process_waiting(waiter, now);
+            assert_eq!(words.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
+            words.set_process_waiting(waiter, now - HOUR_US);
+            let seen = words.attached(|_| true);
+            assert_eq!(seen[0].to_json(now)["waiting_for_us"], serde_json::json!(HOUR_US));
+        }
+        assert_eq!((at(0, 1000) - at(0, 0), at(7, 0) - at(0, 0)), (1, 7_000_000), "in microseconds");
     }
 }

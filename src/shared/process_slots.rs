@@ -95,7 +95,7 @@ impl Words {
         for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*part), Relaxed);
         }
-        line.attached_us.store(now_us().max(1), SeqCst);
+        line.attached_us.store(now_us(), SeqCst);
         Some(Owner { slot, incarnation: incarnation as u32 })
     }
 

@@ -136,10 +136,10 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     let waiter = words.attach(1, 4_000_002, "python3 worker.py").expect("a slot");
     let killed = words.attach(7, 4_000_003, "sqlite3").expect("a slot");
     assert!(words.write().try_acquire(writer, false) && words.leader().try_acquire(waiter, false));
-    words.set_process_waiting(waiter, now_us().saturating_sub(200_000_000));
+    words.set_process_waiting(waiter, now_us() - 200_000_000);
     for (owner, sequence) in [(waiter, 8), (waiter, 5), (killed, 3)] {
         let slot = words.claim_snapshot_slot(owner).expect("a slot");
-        assert!(words.take_snapshot(slot, sequence, now_us().saturating_sub(300_000_000)));
+        assert!(words.take_snapshot(slot, sequence, now_us() - 300_000_000));
     }
     let before = contents(scratch.path());
     let output = tool(["status".as_ref(), path.as_os_str()]);

@@ -57,7 +57,7 @@ fn the_words_of_a_live_engine_are_read() {
     let words = control.words();
     doctor(&scratch, &path).says("processes", "note", &["not attached"]).only(&[]);
 
-    let ago = |seconds: u64| now_us().saturating_sub(seconds * 1_000_000);
+    let ago = |seconds: u64| now_us() - seconds * 1_000_000;
     let writer = words.attach(0, 4_000_001, "writer").expect("a slot");
     let waiter = words.attach(1, 4_000_002, "waiter").expect("a slot");
     let killed = words.attach(2, 4_000_003, "killed").expect("a slot");
