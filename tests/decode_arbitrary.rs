@@ -6,9 +6,9 @@ mod log_support;
 use log_support::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 use proptest::prelude::*;
 use pwal::log::format::{
-    BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, Descriptor, FileName, ImagePlace,
-    LANES_MAX, SLOT_HEADER_BYTES, SlotHeader, batch_head_bytes, chain_after, decode_batch, decode_batch_header,
-    embedded_certificate, encode_batch, image_crc,
+    BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, DESCRIPTOR_BYTES, Descriptor,
+    FileName, HeadDecoder, ImagePlace, LANES_MAX, SLOT_HEADER_BYTES, SlotHeader, batch_head_bytes, chain_after,
+    decode_batch, decode_batch_header, embedded_certificate, encode_batch, image_crc,
 };
 use pwal::log::recovery::{OpenFacts, open_database};
 use pwal::log::salvage;
@@ -156,6 +156,12 @@ proptest! {
         let claimed = decode_batch_header(&head, &place).unwrap();
         prop_assert_eq!(claimed.head_bytes, head.len());
         let batch = decode_batch(&head, &place).unwrap();
+        let mut decoder = HeadDecoder::new(&head, &place).unwrap();
+        for piece in head[BATCH_HEADER_BYTES..].chunks(3 * DESCRIPTOR_BYTES) {
+            prop_assert!(decoder.left() >= piece.len());
+            decoder.feed(piece).unwrap();
+        }
+        prop_assert_eq!(decoder.finish().unwrap(), batch.clone());
         prop_assert_eq!(batch.chain_after, chain_after(&header, &descriptors));
         prop_assert_eq!(embedded_certificate(&head).map(Result::unwrap), header.certificate.clone());
         prop_assert_eq!(batch.header, header);

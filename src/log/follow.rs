@@ -6,8 +6,8 @@
 
 use super::error::LogError;
 use super::format::{
-    BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, Descriptor, FormatError,
-    ImagePlace, LogId, Rule, SlotHeader, decode_batch, decode_batch_header, image_crc,
+    BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
+    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SlotHeader, decode_batch_header, image_crc,
 };
 use crate::disk::LogFile;
 use crate::sync::Mutex;
@@ -56,6 +56,9 @@ struct Window {
 }
 
 const WINDOW_BYTES: usize = 256 << 10;
+
+/// Descriptors are read in pieces of so many bytes.
+const HEAD_PIECE_BYTES: usize = 1024 * DESCRIPTOR_BYTES;
 
 impl ReadAhead {
     pub(crate) fn new(file: Arc<dyn LogFile>) -> ReadAhead {
@@ -158,11 +161,26 @@ impl SlotReader {
     /// # Errors
     /// [`LogError::Record`] if there is none, [`LogError::Newer`], or any error of the medium.
     pub fn head_at(&self, offset: u64) -> Result<Batch, LogError> {
-        let claimed = self.claimed_at(offset)?;
-        // The claim fits the slot, and the slot its file: the length is bounded by what is there.
-        let mut head = vec![0; claimed.head_bytes];
-        let read = self.open.read(&mut head, offset)?;
-        decode_batch(&head[..read], &self.place(offset)).map_err(|error| self.record(offset, error))
+        let record = |error| self.record(offset, error);
+        let mut header = [0; BATCH_HEADER_BYTES];
+        let read = self.open.read(&mut header, offset)?;
+        let mut decoder = HeadDecoder::new(&header[..read], &self.place(offset)).map_err(record)?;
+        let mut piece = vec![0; decoder.left().min(HEAD_PIECE_BYTES)];
+        let mut at = offset + BATCH_HEADER_BYTES as u64;
+        while decoder.left() > 0 {
+            let wanted = decoder.left().min(HEAD_PIECE_BYTES);
+            let read = self.open.read(&mut piece[..wanted], at)?;
+            // A length that lies ends with the file, or with the first descriptor that is none.
+            if read < wanted {
+                return Err(record(FormatError::Short { needed: decoder.claimed().head_bytes, found: read }));
+            }
+            decoder.reserve(wanted).map_err(|_| {
+                LogError::io("hold the descriptors of a batch in", &self.open.path, io::ErrorKind::OutOfMemory.into())
+            })?;
+            decoder.feed(&piece[..wanted]).map_err(record)?;
+            at += wanted as u64;
+        }
+        decoder.finish().map_err(record)
     }
 
     /// The batch at `offset`, proven with its images (rule B8).

@@ -13,8 +13,8 @@ mod name;
 mod slot;
 
 pub use batch::{
-    BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, batch_head_bytes, chain_after, decode_batch,
-    decode_batch_header, embedded_certificate, encode_batch, head_crc, image_crc,
+    BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, HeadDecoder, batch_head_bytes, chain_after,
+    decode_batch, decode_batch_header, embedded_certificate, encode_batch, head_crc, image_crc,
 };
 pub use certificate::{CERTIFICATE_BYTES, LANES_MAX};
 pub use error::{FormatError, Rule};

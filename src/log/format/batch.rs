@@ -4,6 +4,9 @@ use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::certificate::CERTIFICATE_BYTES;
 use super::error::{FormatError, Rule, require};
 use super::{BatchHeader, Certificate, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
+use std::collections::TryReserveError;
+use std::hash::Hasher;
+use twox_hash::XxHash3_64;
 
 const MAGIC: &[u8; 8] = b"pwalbtch";
 const VERSION: usize = 8;
@@ -64,7 +67,7 @@ pub fn chain_after(header: &BatchHeader, descriptors: &[Descriptor]) -> u64 {
 }
 
 fn chain_of(head: &[u8]) -> u64 {
-    twox_hash::XxHash3_64::oneshot(&head[CHAINED..])
+    XxHash3_64::oneshot(&head[CHAINED..])
 }
 
 fn crc_of(head: &[u8]) -> u32 {
@@ -227,51 +230,149 @@ pub struct Batch {
 /// # Errors
 /// The rule that does not hold; a newer version or unknown flags of a whole head by name.
 pub fn decode_batch(head: &[u8], place: &BatchPlace) -> Result<Batch, FormatError> {
-    let claimed = decode_batch_header(head, place)?;
-    let Some(head) = head.get(..claimed.head_bytes) else {
-        return Err(FormatError::Short { needed: claimed.head_bytes, found: head.len() });
+    let mut decoder = HeadDecoder::new(head, place)?;
+    let needed = decoder.claimed.head_bytes;
+    let Some(descriptors) = head.get(BATCH_HEADER_BYTES..needed) else {
+        return Err(FormatError::Short { needed, found: head.len() });
     };
-    require(u32_at(head, CRC) == crc_of(head), Rule::BatchCrc)?;
-    let (version, flags) = (u16_at(head, VERSION), u16_at(head, FLAGS));
-    if version > FORMAT_VERSION {
-        return Err(FormatError::NewerVersion(version));
+    decoder.feed(descriptors)?;
+    decoder.finish()
+}
+
+/// Proves the head of a batch whose descriptors come piece by piece, so that nobody allocates what a header claims before
+/// the descriptors are there.
+pub struct HeadDecoder {
+    place: BatchPlace,
+    claimed: ClaimedBatch,
+    header: [u8; BATCH_HEADER_BYTES],
+    crc: u32,
+    chain: XxHash3_64,
+    left: usize,
+    descriptors: Vec<Descriptor>,
+    /// Flags that a newer version knows, if the CRC says that they are its.
+    unknown: Option<FormatError>,
+}
+
+impl HeadDecoder {
+    /// Begins with the first [`BATCH_HEADER_BYTES`] at least (rules B1, B2, B4).
+    ///
+    /// # Errors
+    /// As [`decode_batch_header`].
+    pub fn new(block: &[u8], place: &BatchPlace) -> Result<HeadDecoder, FormatError> {
+        let claimed = decode_batch_header(block, place)?;
+        let Some(header) = block.first_chunk::<BATCH_HEADER_BYTES>() else {
+            return Err(FormatError::Short { needed: BATCH_HEADER_BYTES, found: block.len() });
+        };
+        let mut chain = XxHash3_64::with_seed(0);
+        chain.write(&header[CHAINED..]);
+        Ok(HeadDecoder {
+            place: *place,
+            header: *header,
+            crc: crc_of(header),
+            chain,
+            left: claimed.head_bytes - BATCH_HEADER_BYTES,
+            claimed,
+            descriptors: Vec::new(),
+            unknown: None,
+        })
     }
-    if flags & !FLAGS_KNOWN != 0 {
-        return Err(FormatError::UnknownFlags(flags));
+
+    /// What the header claims.
+    #[must_use]
+    pub fn claimed(&self) -> &ClaimedBatch {
+        &self.claimed
     }
-    let chain_after = chain_of(head);
-    let mut header = BatchHeader {
-        log_id: claimed.log_id,
-        sequence: claimed.sequence,
-        ordinal: claimed.ordinal,
-        offset: claimed.offset,
-        bytes: claimed.bytes,
-        frames: claimed.frames,
-        database_pages: u32_at(head, DATABASE_PAGES),
-        lane: u16_at(head, LANE),
-        wants_durable: flags & FLAG_WANTS_DURABLE != 0,
-        chain: u64_at(head, CHAIN),
-        certificate: None,
-    };
-    let room = &head[CERTIFICATE..CHAINED];
-    let has_certificate = flags & FLAG_CERTIFICATE != 0;
-    let possible = version == FORMAT_VERSION
-        && header.sequence != 0
-        && header.database_pages != 0
-        && u16_at(head, RESERVED_2) == 0
-        && u32_at(head, RESERVED_4) == 0
-        && (has_certificate || room.iter().all(|&byte| byte == 0));
-    require(possible, Rule::BatchFields)?;
-    if has_certificate {
-        let certificate = Certificate::decode(room)?;
-        require(certificate_fits(&certificate, &header, chain_after), Rule::BatchCertificate)?;
-        header.certificate = Some(certificate);
+
+    /// The bytes of descriptors that are still to come.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left
     }
-    let mut descriptors = Vec::with_capacity(head.len() / DESCRIPTOR_BYTES);
-    for bytes in head[BATCH_HEADER_BYTES..].chunks_exact(DESCRIPTOR_BYTES) {
-        descriptors.push(decode_descriptor(bytes, &claimed, place, flags & FLAG_SPILL != 0)?);
+
+    /// Makes room for the descriptors in the next `bytes`.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), TryReserveError> {
+        self.descriptors.try_reserve(bytes / DESCRIPTOR_BYTES)
     }
-    Ok(Batch { header, descriptors, chain_after })
+
+    /// Takes the next descriptors: whole ones, and no more than [`left`](HeadDecoder::left).
+    ///
+    /// # Errors
+    /// One of them is impossible (rule B6), or the bytes are not whole descriptors of this batch.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        if bytes.len() > self.left || !bytes.len().is_multiple_of(DESCRIPTOR_BYTES) {
+            return Err(FormatError::Short { needed: self.left, found: bytes.len() });
+        }
+        self.left -= bytes.len();
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.chain.write(bytes);
+        // Descriptors of another version are only counted in the CRC.
+        if u16_at(&self.header, VERSION) != FORMAT_VERSION {
+            return Ok(());
+        }
+        let may_spill = u16_at(&self.header, FLAGS) & FLAG_SPILL != 0;
+        for bytes in bytes.chunks_exact(DESCRIPTOR_BYTES) {
+            match decode_descriptor(bytes, &self.claimed, &self.place, may_spill) {
+                Ok(descriptor) => self.descriptors.push(descriptor),
+                Err(error) if error.is_newer() => self.unknown = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch, after all its descriptors (rules B3, B5, B7).
+    ///
+    /// # Errors
+    /// As [`decode_batch`].
+    pub fn finish(self) -> Result<Batch, FormatError> {
+        let (head, claimed) = (&self.header, &self.claimed);
+        if self.left > 0 {
+            return Err(FormatError::Short { needed: claimed.head_bytes, found: claimed.head_bytes - self.left });
+        }
+        require(u32_at(head, CRC) == self.crc, Rule::BatchCrc)?;
+        let (version, flags) = (u16_at(head, VERSION), u16_at(head, FLAGS));
+        if version > FORMAT_VERSION {
+            return Err(FormatError::NewerVersion(version));
+        }
+        if flags & !FLAGS_KNOWN != 0 {
+            return Err(FormatError::UnknownFlags(flags));
+        }
+        let chain_after = self.chain.finish();
+        let mut header = BatchHeader {
+            log_id: claimed.log_id,
+            sequence: claimed.sequence,
+            ordinal: claimed.ordinal,
+            offset: claimed.offset,
+            bytes: claimed.bytes,
+            frames: claimed.frames,
+            database_pages: u32_at(head, DATABASE_PAGES),
+            lane: u16_at(head, LANE),
+            wants_durable: flags & FLAG_WANTS_DURABLE != 0,
+            chain: u64_at(head, CHAIN),
+            certificate: None,
+        };
+        let room = &head[CERTIFICATE..CHAINED];
+        let has_certificate = flags & FLAG_CERTIFICATE != 0;
+        let possible = version == FORMAT_VERSION
+            && header.sequence != 0
+            && header.database_pages != 0
+            && u16_at(head, RESERVED_2) == 0
+            && u32_at(head, RESERVED_4) == 0
+            && (has_certificate || room.iter().all(|&byte| byte == 0));
+        require(possible, Rule::BatchFields)?;
+        if has_certificate {
+            let certificate = Certificate::decode(room)?;
+            require(certificate_fits(&certificate, &header, chain_after), Rule::BatchCertificate)?;
+            header.certificate = Some(certificate);
+        }
+        match self.unknown {
+            Some(error) => Err(error),
+            None => Ok(Batch { header, descriptors: self.descriptors, chain_after }),
+        }
+    }
 }
 
 fn decode_descriptor(
