@@ -2,9 +2,11 @@
 //!
 //! `.load ./libpwal` (or `sqlite3_load_extension`) calls `sqlite3_pwal_init`: the VFS `pwal` becomes the
 //! default for databases that are opened afterwards. With the entry point `sqlite3_pwalvfs_init`
-//! the default stays as it is, and `?vfs=pwal` chooses. The library stays loaded.
+//! the default stays as it is, and `?vfs=pwal` chooses; with `sqlite3_pwalstrict_init` a connection past pwal is an error.
+//! The library stays loaded.
 
 use pwal::sqlite::ffi::Connection;
+use pwal::vfs::Wanted;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Once;
 
@@ -29,7 +31,7 @@ pub unsafe extern "C" fn sqlite3_pwal_init(
 ) -> c_int {
     own_panic_hook();
     // SAFETY: SQLite's arguments, passed on.
-    unsafe { pwal::vfs::load(connection, message, routines, true) }
+    unsafe { pwal::vfs::load(connection, message, routines, Wanted::Default) }
 }
 
 /// Loads pwal without making it the default VFS.
@@ -44,5 +46,27 @@ pub unsafe extern "C" fn sqlite3_pwalvfs_init(
 ) -> c_int {
     own_panic_hook();
     // SAFETY: SQLite's arguments, passed on.
-    unsafe { pwal::vfs::load(connection, message, routines, false) }
+    unsafe { pwal::vfs::load(connection, message, routines, Wanted::ByName) }
+}
+
+/// Loads pwal, makes it the default VFS, and lets every later connection to a file on another VFS fail.
+///
+/// # Safety
+/// Called by SQLite, as the entry point of an extension.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_pwalstrict_init(
+    connection: *mut Connection,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    own_panic_hook();
+    // SAFETY: SQLite's arguments, passed on.
+    unsafe { pwal::vfs::load(connection, message, routines, Wanted::Strict) }
+}
+
+/// For the packages of hosts that have a log of their own: every message goes to this socket, too, a datagram each, without
+/// waiting; -1: no longer. The socket stays the caller's.
+#[unsafe(no_mangle)]
+pub extern "C" fn pwal_messages_to(socket: c_int) {
+    pwal::vfs::send_messages_to(socket);
 }

@@ -26,6 +26,18 @@ pub(super) fn any_file_system(inner: &Inner) -> bool {
     pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
+/// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
+///
+/// # Errors
+/// What is accepted.
+pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
+    match (name, value) {
+        (FILE_SYSTEM, "any") => Ok(true),
+        (FILE_SYSTEM, _) => Err(format!("{FILE_SYSTEM}: '{value}' is not accepted; accepted: any")),
+        _ => Settings::default().set(name, value),
+    }
+}
+
 /// The environment's settings, for a database that is claimed. Who attaches to one that others have finds its settings made:
 /// another environment (a console, a job) shall not change what the servers run with.
 pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {

@@ -15,6 +15,7 @@ mod transaction;
 pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
 #[cfg(test)]
 pub(crate) use claim::open_engine;
+pub(crate) use control::check_setting;
 pub use registry::Registry;
 
 use crate::disk::Disk;

@@ -6,10 +6,12 @@
 //! locks of the other handles on the file live on.
 
 use super::base::{BaseVfs, RawBase};
+use super::messages;
 use crate::disk::Database;
 use crate::handle::{BaseFile, Broker, Host, LockLevel};
 use crate::sqlite::ffi::{self, Connection, RawFile};
 use crate::sqlite::{Api, Code};
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -153,6 +155,15 @@ impl SqliteHost {
     }
 }
 
+thread_local! {
+    static PRIVATE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is opening a connection of our own, past pwal.
+pub(super) fn opens_private_connection() -> bool {
+    PRIVATE.get()
+}
+
 /// A private connection on the base VFS.
 struct PrivateConnection<'a> {
     api: &'a Api,
@@ -171,8 +182,10 @@ impl PrivateConnection<'_> {
         let (path, vfs) = (c_path(path, "")?, CString::new(vfs).map_err(|_| Code::CANTOPEN)?);
         let mut connection = std::ptr::null_mut();
         let flags = ffi::OPEN_READWRITE | ffi::OPEN_NOMUTEX | ffi::OPEN_PRIVATECACHE;
+        PRIVATE.set(true);
         // SAFETY: two C strings and a variable of ours.
         let code = unsafe { (api.open_v2)(path.as_ptr(), &raw mut connection, flags, vfs.as_ptr()) };
+        PRIVATE.set(false);
         let opened = PrivateConnection { api, connection };
         opened.check(code)?;
         Ok(opened)
@@ -236,7 +249,7 @@ impl Host for SqliteHost {
     }
 
     fn log(&self, code: i32, text: &str) {
-        self.api.write_log(code, text);
+        messages::write(&self.api, code, text);
     }
 }
 

@@ -94,6 +94,39 @@ unsafe extern "C" fn pwal_status<const HOST: usize>(call: *mut FunctionCall, _: 
     }
 }
 
+/// The file object of the main database; null where there is none.
+///
+/// # Safety
+/// `connection` is open, or being opened.
+unsafe fn main_file(api: &Api, connection: *mut Connection) -> *mut RawFile {
+    let mut file: *mut RawFile = std::ptr::null_mut();
+    // SAFETY: the file control takes a `sqlite3_file**`.
+    unsafe {
+        let out = (&raw mut file).cast();
+        (api.file_control)(connection, c"main".as_ptr(), ffi::FCNTL_FILE_POINTER, out);
+    }
+    file
+}
+
+/// # Safety
+/// The file object lives, or is null.
+unsafe fn is_no_file(file: *mut RawFile) -> bool {
+    // SAFETY: by the contract. A database in memory, or a temporary one that was not written yet, has no methods.
+    file.is_null() || unsafe { (*file).methods.is_null() }
+}
+
+/// Whether the main database is on pwal, or temporary or in memory.
+///
+/// # Safety
+/// `connection` is open, or being opened.
+pub(super) unsafe fn is_on_pwal_or_no_file(connection: *mut Connection, api: &Api) -> bool {
+    // SAFETY: the file object lives as long as the connection.
+    unsafe {
+        let file = main_file(api, connection);
+        is_no_file(file) || MainFile::of(file).is_some()
+    }
+}
+
 /// The state of the main database, as JSON.
 ///
 /// # Safety
@@ -102,15 +135,11 @@ unsafe fn status(api: &Api, call: *mut FunctionCall) -> String {
     // SAFETY: the file object lives as long as the connection, which runs a statement now.
     unsafe {
         let connection = (api.context_db_handle)(call);
-        let mut file: *mut RawFile = std::ptr::null_mut();
-        let out = (&raw mut file).cast();
-        let found = (api.file_control)(connection, c"main".as_ptr(), ffi::FCNTL_FILE_POINTER, out);
-        if found == ffi::OK
-            && let Some(main) = MainFile::of(file)
-        {
+        let file = main_file(api, connection);
+        if let Some(main) = MainFile::of(file) {
             return handle::status_json(main.handle());
         }
-        let reason = if file.is_null() || (*file).methods.is_null() {
+        let reason = if is_no_file(file) {
             "the main database is temporary or in memory"
         } else if (api.user_data)(call).is_null() {
             "opened on another VFS than pwal"

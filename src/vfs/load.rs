@@ -1,12 +1,25 @@
 //! What the entry points of the loadable library do, and the entry that SQLite calls for
 //! every connection it opens afterwards.
 
+use super::broker;
 use super::functions::{self, Opened};
 use super::guard::guard_value;
+use super::messages;
 use super::register::{self, Options, RegisterError, Registration};
 use crate::sqlite::ffi::{self, Connection, EntryPoint};
 use crate::sqlite::{Api, ApiError, Code};
 use std::ffi::{c_char, c_int, c_void};
+
+/// What an entry point of the loadable library asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Databases that are opened without naming a VFS go through pwal.
+    Default,
+    /// The same, and a connection to a file that is opened on another VFS afterwards is an error.
+    Strict,
+    /// Only those that say so: `?vfs=pwal`.
+    ByName,
+}
 
 /// Registers the VFS `pwal` with the SQLite that loads the library, and adds the SQL functions to this and
 /// every later connection. Answers a result code; with `SQLITE_ERROR` there is a message.
@@ -17,14 +30,14 @@ pub unsafe fn load(
     connection: *mut Connection,
     message: *mut *mut c_char,
     routines: *const c_void,
-    make_default: bool,
+    wanted: Wanted,
 ) -> c_int {
     guard_value(Code::INTERNAL.number(), || {
         // SAFETY: as SQLite promises to entry points.
         let result = unsafe { Api::from_host(routines) }
             .map_err(RegisterError::from)
             // SAFETY: as above.
-            .and_then(|api| unsafe { load_with(api, connection, make_default) });
+            .and_then(|api| unsafe { load_with(api, connection, wanted) });
         match result {
             // The library keeps pointers in SQLite: it must not be unloaded with this connection.
             Ok(()) => ffi::OK_LOAD_PERMANENTLY,
@@ -39,9 +52,13 @@ pub unsafe fn load(
 
 /// # Safety
 /// `connection` is the open connection that loads the library, of the SQLite of `api`.
-unsafe fn load_with(api: Api, connection: *mut Connection, make_default: bool) -> Result<(), RegisterError> {
+unsafe fn load_with(api: Api, connection: *mut Connection, wanted: Wanted) -> Result<(), RegisterError> {
+    let make_default = wanted != Wanted::ByName;
     let registration = register::register_api(api, Options { make_default, ..Options::default() })?;
-    add_functions_to_later(registration, for_later_connection)?;
+    add_to_later(registration, for_later_connection)?;
+    if wanted == Wanted::Strict {
+        add_to_later(registration, refuse_on_another_vfs)?;
+    }
     // SAFETY: by the contract.
     match unsafe { functions::add_to(connection, &api, Opened::BeforePwal) } {
         // "unable to delete/modify user-function due to active statements": it has them, and a statement runs,
@@ -51,7 +68,7 @@ unsafe fn load_with(api: Api, connection: *mut Connection, make_default: bool) -
     }
 }
 
-fn add_functions_to_later(registration: &Registration, entry: EntryPoint) -> Result<(), RegisterError> {
+fn add_to_later(registration: &Registration, entry: EntryPoint) -> Result<(), RegisterError> {
     // SAFETY: the entry is a function of a library that stays; registered twice, it counts once.
     match unsafe { (registration.api.auto_extension)(Some(entry)) } {
         ffi::OK => Ok(()),
@@ -62,7 +79,7 @@ fn add_functions_to_later(registration: &Registration, entry: EntryPoint) -> Res
 /// The SQL functions for every later connection of the linked SQLite.
 #[cfg(feature = "linked")]
 pub(super) fn add_functions_when_linked(registration: &Registration) -> Result<(), RegisterError> {
-    add_functions_to_later(registration, for_later_connection_when_linked)
+    add_to_later(registration, for_later_connection_when_linked)
 }
 
 /// Copies the error's text for SQLite, which frees it.
@@ -126,12 +143,35 @@ unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, A
     ffi::OK
 }
 
+/// SQLite calls it for each connection that it opens, once an entry point asked for [`Wanted::Strict`]: an error of it is an error of
+/// `sqlite3_open` (`sqlite3AutoLoadExtensions`).
+unsafe extern "C" fn refuse_on_another_vfs(
+    connection: *mut Connection,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    guard_value(Code::INTERNAL.number(), || {
+        // SAFETY: SQLite passes its table.
+        let Ok(api) = (unsafe { Api::from_host(routines) }) else { return ffi::OK };
+        // SAFETY: the connection is being opened; its main file is open.
+        if broker::opens_private_connection() || unsafe { functions::is_on_pwal_or_no_file(connection, &api) } {
+            return ffi::OK;
+        }
+        let text = "pwal: this file would be on another VFS than pwal, which the program has forbidden (strict)";
+        if !message.is_null() {
+            // SAFETY: SQLite frees the text.
+            unsafe { message.write(api.copy_text(text)) };
+        }
+        Code::CANTOPEN.number()
+    })
+}
+
 /// Sends the text of each panic of this library to `sqlite3_log` instead of standard error. For the
 /// loadable library, which has a panic hook of its own; a program's hook is the program's.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         if let Some(registration) = register::any() {
-            registration.api.write_log(Code::INTERNAL.number(), &format!("pwal: {panic}"));
+            messages::write(&registration.api, Code::INTERNAL.number(), &format!("pwal: {panic}"));
         }
     }));
 }

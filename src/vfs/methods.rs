@@ -3,6 +3,7 @@
 use super::base::{BaseVfs, RawBase};
 use super::guard::{guard, guard_value};
 use super::main_file::{HEAD_BYTES, MainFile};
+use super::messages;
 use super::register::Registration;
 use super::wal_file;
 use crate::handle::{self, Handle, OpenFacts};
@@ -201,7 +202,7 @@ unsafe fn open_wal(
                 "pwal: cannot open {name}: another VFS shim lies between SQLite and {}; register it below pwal",
                 registration.name()
             );
-            registration.api.write_log(Code::CANTOPEN.number(), &text);
+            messages::write(&registration.api, Code::CANTOPEN.number(), &text);
             Err(Code::CANTOPEN)
         }
         // SAFETY: passed on as it came.

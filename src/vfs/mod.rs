@@ -12,10 +12,12 @@
 
 mod base;
 mod broker;
+mod environment;
 mod functions;
 mod guard;
 mod load;
 mod main_file;
+mod messages;
 mod methods;
 mod pager;
 #[cfg(feature = "linked")]
@@ -24,7 +26,8 @@ mod register;
 mod wal_file;
 
 pub use functions::version;
-pub use load::{load, report_panics};
+pub use load::{Wanted, load, report_panics};
+pub use messages::set_socket as send_messages_to;
 #[cfg(feature = "linked")]
 pub use recover::{RecoverError, recover};
 pub use register::{Options, RegisterError};

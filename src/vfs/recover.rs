@@ -1,6 +1,7 @@
 //! Recovery without a connection, through the linked SQLite's base VFS.
 
 use super::broker::SqliteHost;
+use super::environment;
 use super::register::{self, RegisterError};
 use crate::disk::{Disk, RealDisk};
 use crate::handle::settle::{How, Report, SettleError, settle};
@@ -31,7 +32,7 @@ pub fn recover(path: &Path, how: How, disk: Option<Arc<dyn Disk>>) -> Result<Rep
     let context = Context {
         host: Box::new(SqliteHost::new(api, base)),
         disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
-        defaults: register::defaults_of_environment(),
+        defaults: environment::settings()?.accepted,
         // Whatever engine of this process has the database holds `lock`, which belongs to its open file.
         registry: Registry::default(),
     };

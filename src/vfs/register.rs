@@ -3,11 +3,13 @@
 
 use super::base::BaseVfs;
 use super::broker::SqliteHost;
+use super::environment;
+use super::messages;
 use super::methods;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
 use crate::sqlite::ffi::RawVfs;
-use crate::sqlite::{Api, ApiError};
+use crate::sqlite::{Api, ApiError, Code};
 use crate::sync::Mutex;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
@@ -63,6 +65,14 @@ pub enum RegisterError {
     /// A name cannot be used.
     #[error("{0:?} cannot be the name of a VFS")]
     BadName(String),
+    /// A variable of the environment has a value that pwal does not take.
+    #[error("the environment variable {variable} is not accepted: {reason}")]
+    Environment {
+        /// Its name.
+        variable: String,
+        /// What is wrong with it, and what is accepted.
+        reason: String,
+    },
     /// `sqlite3_vfs_register` or `sqlite3_auto_extension` failed.
     #[error("SQLite refused the registration: result code {0}")]
     Refused(i32),
@@ -238,10 +248,15 @@ fn build(
 ) -> Result<&'static Registration, RegisterError> {
     let base_name = base.name();
     let file_bytes = methods::file_bytes(base).ok_or_else(|| RegisterError::NoBase(format!("{base_name:?}")))?;
+    messages::open()?;
+    let settings = environment::settings()?;
+    for variable in &settings.unknown {
+        messages::write(&api, Code::NOTICE.number(), &format!("pwal: {variable} is not a setting of pwal; ignored"));
+    }
     let context = Context {
         host: Box::new(SqliteHost::new(api, base)),
         disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
-        defaults: defaults_of_environment(),
+        defaults: settings.accepted,
         registry: Registry::default(),
     };
     let registration = Box::leak(Box::new(Registration {
@@ -260,16 +275,4 @@ fn build(
         (*registration.vfs.get()).app_data = app_data;
     }
     Ok(registration)
-}
-
-/// `PWAL_MODE=auto` is `("parallel_wal_mode", "auto")`: read here, once.
-pub(super) fn defaults_of_environment() -> Vec<(String, String)> {
-    let mut defaults: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| {
-            let name = name.to_str()?.strip_prefix("PWAL_")?.to_lowercase();
-            Some((format!("parallel_wal_{name}"), value.to_string_lossy().into_owned()))
-        })
-        .collect();
-    defaults.sort();
-    defaults
 }

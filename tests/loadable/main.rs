@@ -4,6 +4,7 @@
 //! load extensions (Debian's can): `PWAL_TEST_SQLITE3` and `PWAL_TEST_PYTHON3` name others than
 //! those in `/usr/bin`.
 
+mod environment;
 mod python;
 mod shell;
 
@@ -66,11 +67,17 @@ impl Place {
 
 /// A program with this input, in this place, with no setting of pwal from outside.
 fn run(place: &Place, program: &Path, arguments: &[&str], input: &str) -> Output {
+    run_with(place, &[], program, arguments, input)
+}
+
+/// The same with these variables in its environment.
+fn run_with(place: &Place, environment: &[(&str, &str)], program: &Path, arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PWAL_")) {
         command.env_remove(name);
     }
     let mut child = command
+        .envs(environment.iter().copied())
         .args(arguments)
         .current_dir(place.path())
         .stdin(Stdio::piped())
@@ -103,7 +110,7 @@ fn the_library_exports_its_entry_points_and_needs_the_c_library_only() {
     let symbols = tool("nm", &["-D", "--defined-only"]);
     let mut exported: Vec<&str> = symbols.lines().filter_map(|line| line.split_whitespace().last()).collect();
     exported.sort_unstable();
-    assert_eq!(exported, ["sqlite3_pwal_init", "sqlite3_pwalvfs_init"]);
+    assert_eq!(exported, ["pwal_messages_to", "sqlite3_pwal_init", "sqlite3_pwalstrict_init", "sqlite3_pwalvfs_init"]);
 
     let dynamic = tool("readelf", &["-d", "--wide"]);
     assert!(dynamic.contains("NODELETE"), "{dynamic}");
