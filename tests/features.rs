@@ -13,6 +13,8 @@ mod common;
 mod extras;
 #[path = "features/isolation.rs"]
 mod isolation;
+#[path = "features/polling.rs"]
+mod polling;
 #[path = "features/read_only.rs"]
 mod read_only;
 

@@ -5,6 +5,12 @@
 //! again for a bounded time (the lease) before the longest waiter gets its turn; and a process that has WRITE may serve its
 //! own waiters for as long (its tenure) before one of another process that waits longer.
 //!
+//! Not everybody waits in `xSleep`: a busy handler of the application's sleeps by itself (Rails, .NET), and SQLite asks none for a
+//! write inside a transaction that has read. While others wait in the line the word never comes free, and such a connection,
+//! which polls, would never meet it free. So a refused attempt has a place in the line, too: before its next snapshot the
+//! connection waits for its turn there for a bounded time (`line_up`), and goes on with a grant. And since it is not in the line
+//! while it sleeps, it keeps its place for as long as it had waited (its credit).
+//!
 //! Here is the order within the process, under one mutex; the word that processes share is in `turn`. Every step on the
 //! word is taken under the mutex, so within the process the two never differ. The first of the waiters waits abroad
 //! (for its process's turn) when the word is another process's, and at home (for a connection of its own process) else.
@@ -15,7 +21,7 @@ use super::turn::Turn;
 use crate::interleave::Instant;
 use crate::shared::{Attachment, Held, Owner, now_us};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use state::{AT_HOME, BEHIND, Habit, LONG_WAIT, State, TIMES, Times, Waiter};
+use state::{AT_HOME, BEHIND, LINE_UP, LINE_UP_ALONE, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,14 +52,30 @@ impl WriteQueue {
         WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment), times: TIMES }
     }
 
-    /// Takes WRITE if it is free and nobody has an older claim.
+    /// Takes WRITE if it is free and nobody has an older claim. A connection that is refused has a place in the line from
+    /// then on.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
         let now = now_us();
+        let taken = self.try_take(&mut state, connection, now);
+        if taken {
+            let others = state.waiters.len() + self.turn.waiting_processes();
+            state.served(connection, others, now);
+        } else if !state.closed {
+            state.refused(connection, now);
+        }
+        taken
+    }
+
+    fn try_take(&self, state: &mut State, connection: ConnectionId, now: u64) -> bool {
         if let Some(habit) = state.habits.get_mut(&connection)
             && let Some(left) = habit.left.take()
         {
             habit.comes_soon = now < left + self.times.soon;
+            if habit.comes_soon {
+                // Nobody else got it in between.
+                habit.pay(now - left);
+            }
         }
         if state.owner.is_some() || state.closed {
             return state.owner == Some(connection);
@@ -72,7 +94,7 @@ impl WriteQueue {
                     return false;
                 }
                 state.tenure = Some(now + self.times.lease);
-                if self.pass_on(&mut state, now) {
+                if self.pass_on(state, now) {
                     continue;
                 }
                 return false;
@@ -87,7 +109,7 @@ impl WriteQueue {
             }
             state.tenure.get_or_insert(now + self.times.lease);
             if others_first && !entitled {
-                if self.pass_on(&mut state, now) {
+                if self.pass_on(state, now) {
                     continue;
                 }
                 return false;
@@ -100,7 +122,6 @@ impl WriteQueue {
         }
         state.grant = None;
         state.owner = Some(connection);
-        state.places.remove(&connection);
         true
     }
 
@@ -111,6 +132,7 @@ impl WriteQueue {
             return;
         }
         state.owner = None;
+        let taken_at = state.taken_at;
         if state.closed {
             self.left.notify_all();
         }
@@ -123,8 +145,9 @@ impl WriteQueue {
         }
         let now = now_us();
         state.expire(now);
-        let habit = state.habits.entry(connection).or_insert(Habit { left: None, comes_soon: true });
+        let habit = state.habits.entry(connection).or_default();
         habit.left = Some(now);
+        habit.pay(now.saturating_sub(taken_at));
         let comes_soon = habit.comes_soon;
         match state.lease.filter(|_| comes_soon) {
             Some((_, until)) => self.keep(&mut state, until),
@@ -137,7 +160,27 @@ impl WriteQueue {
 
     /// Whether this connection holds a grant.
     pub(crate) fn granted(&self, connection: ConnectionId) -> bool {
-        self.state.lock().grant.is_some_and(|(holder, until)| holder == connection && until > now_us())
+        self.state.lock().has_grant(connection, now_us())
+    }
+
+    /// Before the snapshot of a connection that is likely to write: if it polls, and others wait in the line, it waits there
+    /// for its turn, for at most 5 ms. True: with a grant, which [`give_up_grant`](Self::give_up_grant) gives back if the
+    /// connection does not write.
+    pub(crate) fn line_up(&self, connection: ConnectionId) -> bool {
+        let mut state = self.state.lock();
+        let now = now_us();
+        if state.has_grant(connection, now) {
+            return true;
+        }
+        let Some(ticket) = state.ticket_of_polling(connection, now) else { return false };
+        let at_most = if !state.waiters.is_empty() || self.turn.look().is_waited_for() {
+            LINE_UP
+        } else if state.has_credit(connection, now) {
+            LINE_UP_ALONE
+        } else {
+            return false;
+        };
+        self.wait_with(&mut state, connection, ticket, now + at_most)
     }
 
     /// Whether anybody waits in `xSleep`, in any process.
@@ -164,22 +207,34 @@ impl WriteQueue {
         let deadline = now.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
         let mut state = self.state.lock();
         let ticket = state.ticket(connection, now);
+        let granted = self.wait_with(&mut state, connection, ticket, deadline);
+        if let Some(place) = state.places.get_mut(&connection) {
+            place.waited = now_us();
+            place.polls = false;
+        }
+        granted
+    }
+
+    fn wait_with(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        connection: ConnectionId,
+        ticket: u64,
+        deadline: u64,
+    ) -> bool {
         let wake = Arc::new(Condvar::new());
         let place = state.waiters.partition_point(|other| other.ticket < ticket);
         let waiter = Waiter { connection, ticket, wake: Arc::clone(&wake), abroad: false, until: 0 };
         state.waiters.insert(place, waiter);
-        self.show_waiting(&state);
-        let granted = self.wait_in_line(&mut state, connection, &wake, deadline);
+        self.show_waiting(state);
+        let granted = self.wait_in_line(state, connection, &wake, deadline);
         state.waiters.retain(|waiter| waiter.connection != connection);
-        self.show_waiting(&state);
-        if let Some(place) = state.places.get_mut(&connection) {
-            place.waited = now_us();
-        }
+        self.show_waiting(state);
         if !granted {
             // The next one takes this one's part; and what came for this one is not lost.
             match state.waiters.first() {
                 Some(next) => self.wake(next),
-                None => self.settle(&mut state),
+                None => self.settle(state),
             }
         }
         granted

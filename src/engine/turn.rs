@@ -66,6 +66,11 @@ impl Turn {
         }
     }
 
+    /// How many other processes wait.
+    pub(super) fn waiting_processes(&self) -> usize {
+        self.attachment.words().waiting(self.attachment.me()).count()
+    }
+
     /// Until when the next grant counts. Only while the word is this process's and not granted.
     pub(super) fn set_grant_until(&self, until_us: u64) {
         self.attachment.words().set_grant_until_us(until_us);

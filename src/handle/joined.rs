@@ -60,6 +60,8 @@ pub(super) struct Joined {
     /// The present transaction began behind BEGIN.
     in_block: bool,
     refused: bool,
+    /// The present snapshot began with a grant of WRITE.
+    granted: bool,
     /// The newest commit that this connection has seen.
     pub(super) seen: u64,
     checkpointing: Checkpointing,
@@ -110,6 +112,7 @@ impl Joined {
             block_writes: true,
             in_block: false,
             refused: false,
+            granted: false,
             seen: 0,
             checkpointing: Checkpointing::No,
             behind: Behind::Nothing,
@@ -235,7 +238,12 @@ impl Joined {
         }
         self.engine.look_after_guard();
         self.in_block = !inner.facts.read_only && inner.pager.get().is_some_and(|pager| pager.in_transaction());
-        let newest = *self.likely_writer() || self.holds_write || self.engine.queue.granted(self.me.id);
+        let likely = *self.likely_writer();
+        self.granted = match likely && !self.holds_write {
+            true => self.engine.queue.line_up(self.me.id),
+            false => self.engine.queue.granted(self.me.id),
+        };
+        let newest = likely || self.holds_write || self.granted;
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
@@ -287,6 +295,9 @@ impl Joined {
             let _reported_by_the_next_snapshot = self.engine.wait_visible(self.seen);
         }
         self.engine.drop_snapshot(self.me);
+        if std::mem::take(&mut self.granted) && !self.wrote {
+            self.engine.queue.give_up_grant(self.me.id);
+        }
         if !self.wrote && !refused {
             *self.likely_writer() = false;
         }

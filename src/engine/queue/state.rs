@@ -27,6 +27,14 @@ pub(super) const BEHIND: u64 = 5;
 pub(super) const AT_HOME: u64 = 10;
 /// Who has not waited for so long, and not written either, has given up.
 pub(super) const PAUSE: u64 = 1_000_000;
+/// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up), while
+/// others wait, too. A lease and a tenure of another process are over within 1 ms; a long write transaction shall not hold
+/// up a caller that wants to sleep by itself.
+pub(super) const LINE_UP: u64 = 5_000;
+/// The same, while nobody else waits: for the end of one short write.
+pub(super) const LINE_UP_ALONE: u64 = 500;
+/// The longest credit of a connection that polls.
+pub(super) const CREDIT: u64 = 200_000;
 /// Who waits for so long wants to know why: nobody should write that long.
 pub(super) const LONG_WAIT: u64 = 500_000;
 
@@ -48,14 +56,44 @@ pub(super) struct Habit {
     /// When it left; `None`: it has come back since.
     pub(super) left: Option<u64>,
     pub(super) comes_soon: bool,
+    /// It got WRITE after it had polled.
+    pub(super) credit: Option<Credit>,
 }
 
-/// The place in the queue of a connection that waits again and again.
+impl Default for Habit {
+    fn default() -> Habit {
+        Habit { left: None, comes_soon: true, credit: None }
+    }
+}
+
+impl Habit {
+    /// So much of its credit is used up.
+    pub(super) fn pay(&mut self, write_us: u64) {
+        self.credit = self.credit.and_then(|credit| {
+            let write_left = credit.write_left.checked_sub(write_us).filter(|left| *left > 0)?;
+            Some(Credit { write_left, ..credit })
+        });
+    }
+}
+
+/// A connection that polls is not in the line while it sleeps. For as long as it has waited for WRITE it keeps the place in the
+/// line that it had then, until it has had WRITE for its share of that time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit {
+    pub(super) ticket: u64,
+    pub(super) until: u64,
+    pub(super) write_left: u64,
+}
+
+/// The place in the queue of a connection that was refused, and waits again and again.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) ticket: u64,
-    /// When it waited last.
+    /// When it waited or was refused last.
     pub(super) waited: u64,
+    /// It was refused and has not waited in `xSleep` since: a busy handler of the application's, or none, or an upgrade inside
+    /// a transaction, for which SQLite asks no busy handler.
+    pub(super) polls: bool,
     /// It is known who keeps it waiting.
     pub(super) told: bool,
 }
@@ -63,6 +101,8 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) owner: Option<ConnectionId>,
+    /// When the owner got WRITE.
+    pub(super) taken_at: u64,
     pub(super) lease: Option<(ConnectionId, u64)>,
     /// Whoever waits for the end of the lease knows when that is.
     pub(super) lease_told: bool,
@@ -99,8 +139,41 @@ impl State {
         }
         let ticket = now.max(self.last_ticket + 1);
         self.last_ticket = ticket;
-        self.places.insert(connection, Place { ticket, waited: now, told: false });
+        self.places.insert(connection, Place { ticket, waited: now, polls: false, told: false });
         ticket
+    }
+
+    /// WRITE was refused to `connection`.
+    pub(super) fn refused(&mut self, connection: ConnectionId, now: u64) {
+        self.ticket(connection, now);
+        if let Some(place) = self.places.get_mut(&connection) {
+            place.waited = now;
+            place.polls = true;
+        }
+    }
+
+    /// `connection` has WRITE, and its place in the line is free. It shares with so many `others`.
+    pub(super) fn served(&mut self, connection: ConnectionId, others: usize, now: u64) {
+        self.taken_at = now;
+        let Some(place) = self.places.remove(&connection).filter(|place| place.polls) else { return };
+        let habit = self.habits.entry(connection).or_default();
+        if habit.credit.is_none_or(|credit| credit.until <= now) {
+            let waited = now.saturating_sub(place.ticket).min(CREDIT);
+            let write_left = waited / others.max(1) as u64;
+            habit.credit = Some(Credit { ticket: place.ticket, until: now + 2 * waited, write_left });
+        }
+    }
+
+    pub(super) fn has_credit(&self, connection: ConnectionId, now: u64) -> bool {
+        let habit = self.habits.get(&connection);
+        habit.and_then(|habit| habit.credit).is_some_and(|credit| now < credit.until)
+    }
+
+    /// The ticket of a connection that polls, or has a credit.
+    pub(super) fn ticket_of_polling(&self, connection: ConnectionId, now: u64) -> Option<u64> {
+        let place = self.places.get(&connection).filter(|place| place.polls && now < place.waited + PAUSE);
+        let credit = || self.habits.get(&connection)?.credit.filter(|credit| now < credit.until);
+        place.map(|place| place.ticket).or_else(|| credit().map(|credit| credit.ticket))
     }
 
     /// The word is another process's, or free: whatever this one thought that it had is over.
@@ -108,6 +181,10 @@ impl State {
         self.grant = None;
         self.lease = None;
         self.tenure = None;
+    }
+
+    pub(super) fn has_grant(&self, connection: ConnectionId, now: u64) -> bool {
+        self.grant.is_some_and(|(holder, until)| holder == connection && until > now)
     }
 
     pub(super) fn has_lease(&self, connection: ConnectionId) -> bool {

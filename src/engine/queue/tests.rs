@@ -131,3 +131,54 @@ fn a_grant_that_is_not_used_goes_on() {
     queue.give_up_grant(1);
     assert!(queue.try_acquire(2));
 }
+
+#[test]
+fn a_refused_attempt_has_its_place_in_the_line() {
+    let queue = Arc::new(alone());
+    assert!(queue.try_acquire(1));
+    assert!(!queue.try_acquire(2), "it polls");
+    let waits = [3, 4].map(|id| {
+        let of_thread = Arc::clone(&queue);
+        let thread = std::thread::spawn(move || of_thread.wait(id, LONG));
+        wait_until("it waits", || queue.waiting() >= (id - 2) as usize);
+        thread
+    });
+    let [third, fourth] = waits;
+    queue.release(1, false);
+    assert!(third.join().unwrap());
+    assert!(queue.try_acquire(3));
+    // It came before connection 4, which is in the line already.
+    let of_thread = Arc::clone(&queue);
+    let second = std::thread::spawn(move || of_thread.line_up(2));
+    wait_until("both wait", || queue.waiting() == 2 || second.is_finished());
+    queue.release(3, false);
+    if second.join().unwrap() {
+        assert!(!queue.try_acquire(4), "the grant is connection 2's");
+        assert!(queue.try_acquire(2));
+        queue.release(2, false);
+    } else {
+        // The machine stood still for longer than it waits.
+        assert_eq!(queue.waiting(), 0);
+    }
+    assert!(fourth.join().unwrap());
+}
+
+#[test]
+fn a_wait_in_the_line_is_bounded_and_only_for_those_that_poll() {
+    let queue = Arc::new(alone());
+    assert!(queue.try_acquire(1));
+    let of_thread = Arc::clone(&queue);
+    let waits = std::thread::spawn(move || of_thread.wait(2, LONG));
+    wait_until("it waits", || queue.waiting() == 1);
+    let begin = Instant::now();
+    assert!(!queue.line_up(3), "it was never refused");
+    assert!(!queue.try_acquire(3));
+    assert!(!queue.line_up(3), "somebody writes");
+    assert!(begin.elapsed() < LONG / 2);
+    assert!(!queue.try_acquire(3));
+    assert!(!queue.wait(3, Duration::from_millis(1)), "it waits in xSleep");
+    queue.release(1, false);
+    assert!(waits.join().unwrap());
+    assert!(!queue.line_up(3), "and is no connection that polls any more");
+    queue.give_up_grant(2);
+}

@@ -27,6 +27,19 @@ fn start(part: &str, directory: &Directory, settings: &[(&str, u64)]) -> Role {
     child::start(CHILD, &all)
 }
 
+/// As an application does with a busy handler of its own.
+fn poll(queue: &WriteQueue, connection: ConnectionId, pause: Duration) {
+    let begin = Instant::now();
+    loop {
+        queue.line_up(connection);
+        if queue.try_acquire(connection) {
+            return;
+        }
+        assert!(begin.elapsed() < LONG, "BUSY again and again");
+        std::thread::sleep(pause);
+    }
+}
+
 fn number(name: &str) -> u64 {
     setting(name).parse().unwrap()
 }
@@ -48,6 +61,7 @@ fn plays_its_role_in_a_child_process() {
                 for_us: number("PWAL_QUEUE_FOR"),
                 slice_us: number("PWAL_QUEUE_SLICE"),
                 patient: number("PWAL_QUEUE_PATIENT") != 0,
+                polls_us: number("PWAL_QUEUE_POLLS"),
             };
             if load.patient {
                 queue.times = PATIENT;
@@ -103,6 +117,8 @@ struct Load {
     slice_us: u64,
     /// Nobody looks by itself, so that a wake or a grant that is lost is found out.
     patient: bool,
+    /// It does not wait in the queue but sleeps so long and tries again. 0: it waits.
+    polls_us: u64,
 }
 
 /// Only news helps.
@@ -131,6 +147,7 @@ impl Load {
             ("PWAL_QUEUE_FOR", self.for_us),
             ("PWAL_QUEUE_SLICE", self.slice_us),
             ("PWAL_QUEUE_PATIENT", u64::from(self.patient)),
+            ("PWAL_QUEUE_POLLS", self.polls_us),
         ];
         start("writes", directory, &settings)
     }
@@ -151,7 +168,12 @@ impl Load {
                         if begin >= end {
                             break;
                         }
-                        write(queue, connection, Duration::from_micros(self.slice_us));
+                        match self.polls_us {
+                            0 => {
+                                write(queue, connection, Duration::from_micros(self.slice_us));
+                            }
+                            polls_us => poll(queue, connection, Duration::from_micros(polls_us)),
+                        }
                         let inside = now_us();
                         longest_us.fetch_max(inside - begin, SeqCst);
                         words.set_setting(INSIDE, me + connection);

@@ -218,8 +218,16 @@ fn processes_are_killed_at_random_moments() {
         let mut begin = || {
             let keep_lease = rng.random_bool(0.5);
             let long = LONG.as_micros() as u64;
-            let load =
-                Load { threads: 2, keep_lease, work_us: 5, think_us: 50, for_us: long, slice_us: long, patient: false };
+            let load = Load {
+                threads: 2,
+                keep_lease,
+                work_us: 5,
+                think_us: 50,
+                for_us: long,
+                slice_us: long,
+                patient: false,
+                polls_us: 0,
+            };
             let mut child = load.start(&directory);
             child.expect("ready");
             child.send("go");

@@ -122,8 +122,13 @@ fn the_longest_waiter_of_all_processes_is_next() {
 
 /// Runs the load in so many processes at once.
 fn together(load: Load, processes: u16) -> Vec<Done> {
+    all_together(&vec![load; usize::from(processes)])
+}
+
+/// Runs each of these loads in a process of its own, all at once.
+fn all_together(loads: &[Load]) -> Vec<Done> {
     let directory = Directory::new();
-    let mut children: Vec<_> = (0..processes).map(|_| load.start(&directory)).collect();
+    let mut children: Vec<_> = loads.iter().map(|load| load.start(&directory)).collect();
     for child in &mut children {
         child.expect("ready");
     }
@@ -164,6 +169,7 @@ const LOAD: Load = Load {
     for_us: 300_000,
     slice_us: 5_000_000,
     patient: false,
+    polls_us: 0,
 };
 
 #[test]
@@ -174,6 +180,26 @@ fn processes_have_equal_shares() {
         // Other tests run at the same time: what they take from one process in one round they do not take in all.
         let ratios: Vec<_> = (0..5).map(|_| show(&name, &together(load, processes))).collect();
         assert!(ratios.iter().any(|ratio| *ratio > 0.8), "{name}: {ratios:?}");
+    }
+}
+
+#[test]
+fn a_process_that_polls_gets_half_of_its_share_at_least() {
+    for (polls_us, keep_lease, think_us) in
+        [(1_000, false, 100), (1_000, true, 0), (20_000, false, 100), (20_000, true, 0)]
+    {
+        let other = Load { keep_lease, think_us, for_us: 500_000, ..LOAD };
+        let loads = [Load { polls_us, ..other }, other, other, other];
+        let name = format!("polls every {polls_us} us, lease {keep_lease}, flush {think_us} us");
+        // As above.
+        let mut shares = Vec::new();
+        while shares.len() < 5 && shares.last().is_none_or(|share| *share < 0.5) {
+            let done = all_together(&loads);
+            show(&name, &done);
+            let all: u64 = done.iter().map(|done| done.writes).sum();
+            shares.push(done[0].writes as f64 * loads.len() as f64 / all as f64);
+        }
+        assert!(shares.last().is_some_and(|share| *share >= 0.5), "{name}: {shares:?}");
     }
 }
 

@@ -1,0 +1,106 @@
+//! Writers that do not wait in SQLite's own busy handler, beside some that do: a handler of the application's that sleeps and
+//! tries again (Rails, .NET), no handler at all, and a write inside a transaction that has read, for which SQLite asks none.
+
+use crate::common::{self, Watchdog};
+use rusqlite::{Connection, ErrorCode};
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// Writers with a busy timeout.
+const OTHERS: u64 = 4;
+/// A machine that is busy with other tests gets some more rounds.
+const ROUNDS: usize = 6;
+
+/// How the connection under test comes again.
+#[derive(Clone, Copy, Debug)]
+enum Polls {
+    /// A busy handler that sleeps so many milliseconds, and gives up after 5 s.
+    Handler(u64),
+    /// No busy handler: the application tries again after a millisecond.
+    Application,
+    /// `BEGIN; SELECT; UPDATE; COMMIT`, again from the start after a millisecond.
+    Upgrade,
+}
+
+thread_local! {
+    static SLEEP: Cell<u64> = const { Cell::new(0) };
+    static BEGIN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+fn sleep_and_try_again(tries: i32) -> bool {
+    if tries == 0 {
+        BEGIN.set(Some(Instant::now()));
+    }
+    std::thread::sleep(Duration::from_millis(SLEEP.get()));
+    BEGIN.get().is_some_and(|begin| begin.elapsed() < Duration::from_secs(5))
+}
+
+fn write(db: &Connection, polls: Option<Polls>) -> rusqlite::Result<()> {
+    let sql = match polls {
+        Some(Polls::Upgrade) => "BEGIN; SELECT x FROM t WHERE id=1; UPDATE t SET x=x+1 WHERE id=1; COMMIT",
+        _ => "UPDATE t SET x=x+1 WHERE id=1",
+    };
+    db.execute_batch(sql)
+}
+
+/// Commits of one connection until `stop`.
+fn commits(path: &Path, synchronous: &str, polls: Option<Polls>, stop: &AtomicBool) -> u64 {
+    let mut db = common::open(path);
+    db.busy_timeout(if polls.is_some() { Duration::ZERO } else { Duration::from_secs(20) }).unwrap();
+    if let Some(Polls::Handler(milliseconds)) = polls {
+        SLEEP.set(milliseconds);
+        db.busy_handler(Some(sleep_and_try_again)).unwrap();
+    }
+    db.pragma_update(None, "synchronous", synchronous).unwrap();
+    let mut commits = 0;
+    while !stop.load(SeqCst) {
+        match (write(&db, polls), polls) {
+            (Ok(()), _) => commits += 1,
+            (Err(error), Some(Polls::Application | Polls::Upgrade)) => {
+                assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{error}");
+                if !db.is_autocommit() {
+                    common::run(&db, "ROLLBACK");
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (Err(error), _) => panic!("{polls:?} {synchronous}: {error}"),
+        }
+    }
+    commits
+}
+
+/// Its commits, divided by its fair share, in one round.
+fn share(path: &Path, synchronous: &str, polls: Polls) -> f64 {
+    let stop = AtomicBool::new(false);
+    let (mine, others): (u64, u64) = std::thread::scope(|threads| {
+        let others: Vec<_> = (0..OTHERS).map(|_| threads.spawn(|| commits(path, synchronous, None, &stop))).collect();
+        let mine = threads.spawn(|| commits(path, synchronous, Some(polls), &stop));
+        std::thread::sleep(Duration::from_millis(700));
+        stop.store(true, SeqCst);
+        (mine.join().unwrap(), others.into_iter().map(|other| other.join().unwrap()).sum())
+    });
+    let share = mine as f64 * (OTHERS + 1) as f64 / (mine + others) as f64;
+    println!("{synchronous} {polls:?}: {mine} commits, the others {others}: {share:.2} of its share");
+    share
+}
+
+#[test]
+fn a_writer_that_polls_gets_half_of_its_share_at_least() {
+    let _watchdog = Watchdog::new("polling", Duration::from_secs(200));
+    let scratch = common::Scratch::new();
+    let path = scratch.file("app.db");
+    let first = common::open_wal(&path);
+    common::run(&first, "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 0)");
+    for synchronous in ["FULL", "NORMAL"] {
+        for polls in [Polls::Handler(1), Polls::Handler(20), Polls::Handler(50), Polls::Application, Polls::Upgrade] {
+            let mut shares = Vec::new();
+            while shares.len() < ROUNDS && shares.last().is_none_or(|share| *share < 0.5) {
+                shares.push(share(&path, synchronous, polls));
+            }
+            assert!(shares.last().is_some_and(|share| *share >= 0.5), "{synchronous} {polls:?}: {shares:?}");
+        }
+    }
+}
