@@ -8,6 +8,8 @@
 mod common;
 #[path = "crashes/leftovers.rs"]
 mod leftovers;
+#[path = "crashes/placeholder.rs"]
+mod placeholder;
 #[path = "crashes/workload.rs"]
 mod workload;
 
@@ -127,20 +129,6 @@ fn child_opens() {
         common::close(connection);
         child::report("closed");
     }
-}
-
-#[test]
-fn after_a_kill_stock_refuses_the_file_until_pwal_has_recovered_it() {
-    if !common::on_pwal() {
-        return;
-    }
-    let (_scratch, path, reported) = killed();
-    let stock = common::open_stock(&path);
-    for sql in ["SELECT count(*) FROM part", "CREATE TABLE t(x)", "VACUUM", "PRAGMA journal_mode=DELETE"] {
-        assert_eq!(common::code_of(&stock, sql), ffi::SQLITE_NOTADB, "{sql}");
-    }
-    common::close(stock);
-    check(&path, &reported, true);
 }
 
 #[test]

@@ -152,6 +152,8 @@ fn a_close_may_be_cut_short_anywhere() {
     let values = database_of(&LogBuilder::values_after(4), 1024);
     for stop in 0.. {
         let stopped = SimPlace::new(&complete());
+        stopped.directory().create_placeholder().unwrap();
+        stopped.directory().sync_parent().unwrap();
         stopped.disk.stop_after(stop);
         let result = retire(&*stopped.directory(), &mut *stopped.database(), ID, 4, 1024);
         for seed in 0..60 {
@@ -173,9 +175,11 @@ fn a_close_may_be_cut_short_anywhere() {
                 .unwrap_or_else(|error| panic!("stop {stop} seed {seed}: {error}"));
             assert_eq!(opened.next, Next::Ready, "stop {stop} seed {seed}");
             assert!(place.files().database == values, "stop {stop} seed {seed}");
+            let names = place.disk.names("/sim".as_ref()).unwrap();
+            assert!(!names.contains(&String::from("a.db-wal")), "stop {stop} seed {seed}: {names:?}");
         }
         if result.is_ok() {
-            assert!(stop > 6);
+            assert!(stop > 7);
             break;
         }
     }
@@ -189,6 +193,7 @@ fn a_failed_close_may_be_repeated() {
         (Operation::Sync, "(directory)"),
         (Operation::Write, "(database)"),
         (Operation::Sync, "(database)"),
+        (Operation::Remove, "(placeholder)"),
         (Operation::Remove, ".seg"),
         (Operation::Remove, "control"),
         (Operation::Remove, "retired"),
@@ -196,6 +201,7 @@ fn a_failed_close_may_be_repeated() {
         (Operation::Remove, "(directory)"),
     ] {
         let place = SimPlace::new(&complete());
+        place.directory().create_placeholder().unwrap();
         let fault = Fault { operation, name_contains: name.to_owned(), nth: 1, effect: Effect::Error, goes_on: false };
         place.disk.plan().add(fault);
         retire(&*place.directory(), &mut *place.database(), ID, 4, 1024).unwrap_err();

@@ -81,6 +81,12 @@ impl LogDirectory for Directory {
     fn remove_directory(&self) -> io::Result<bool> {
         Ok(self.inner.remove_directory()? && std::fs::remove_dir(&self.path).is_ok())
     }
+    fn create_placeholder(&self) -> io::Result<bool> {
+        self.inner.create_placeholder()
+    }
+    fn remove_placeholder(&self) -> io::Result<()> {
+        self.inner.remove_placeholder()
+    }
     fn rename(&self, suffix: &str) -> io::Result<()> {
         self.inner.rename(suffix)
     }

@@ -15,6 +15,8 @@ pub const DATABASE_NAME: &str = "(database)";
 pub const DIRECTORY_NAME: &str = "(directory)";
 /// The name that a [`Fault`] knows the directory's parent by.
 pub const PARENT_NAME: &str = "(parent)";
+/// The name of the placeholder, for [`Plan`].
+pub const PLACEHOLDER_NAME: &str = "(placeholder)";
 
 /// What can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -217,6 +219,16 @@ impl LogDirectory for FaultDirectory {
     fn remove_directory(&self) -> io::Result<bool> {
         self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
         self.inner.remove_directory()
+    }
+
+    fn create_placeholder(&self) -> io::Result<bool> {
+        self.plan.check(Operation::Create, PLACEHOLDER_NAME)?;
+        self.inner.create_placeholder()
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        self.plan.check(Operation::Remove, PLACEHOLDER_NAME)?;
+        self.inner.remove_placeholder()
     }
 
     fn rename(&self, suffix: &str) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 pub mod fault;
 mod file_system;
+mod placeholder;
 mod real;
 pub mod sim;
 
@@ -65,7 +66,7 @@ pub enum OpenHow {
     PastCache,
 }
 
-/// The directory `<database>-pwal` beside a database file, and its parent.
+/// The directory `<database>-pwal` beside a database file, the placeholder `<database>-wal`, and their parent.
 pub trait LogDirectory: Send + Sync + Debug {
     /// The path, for messages.
     fn path(&self) -> &Path;
@@ -109,6 +110,18 @@ pub trait LogDirectory: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium.
     fn remove_directory(&self) -> io::Result<bool>;
+    /// Makes the placeholder, an empty directory at `<database>-wal`, with the mode and, where permitted, the owner of the log
+    /// directory; `Ok(true)` if a directory is there; `Ok(false)` and untouched if something else has that name.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn create_placeholder(&self) -> io::Result<bool>;
+    /// Removes the placeholder; `Ok` and untouched if it is not there, not empty, not a directory, or not this process's to
+    /// remove.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn remove_placeholder(&self) -> io::Result<()>;
     /// Renames the directory to `<database>-pwal.<suffix>` beside the database.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! close-on-exec, files with mode and owner of the database file, and reads past the page cache where the
 //! file system can do them.
 
-use super::{Disk, LogDirectory, LogFile, OpenHow};
+use super::{Disk, LogDirectory, LogFile, OpenHow, placeholder};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -206,6 +206,14 @@ impl LogDirectory for RealLogDirectory {
                 _ => Err(error),
             },
         }
+    }
+
+    fn create_placeholder(&self) -> io::Result<bool> {
+        placeholder::create(&self.database, |made| self.adopt(made, true))
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        placeholder::remove(&self.database)
     }
 
     fn rename(&self, suffix: &str) -> io::Result<()> {

@@ -75,6 +75,11 @@ fn change_counter(header: &[u8]) -> u32 {
     u32::from_be_bytes(counter)
 }
 
+/// Whether a WAL of stock SQLite that is not empty lies beside the database file at `path`; the placeholder is none.
+pub(crate) fn has_stock_wal(path: &Path) -> bool {
+    std::fs::metadata(beside(path, "-wal")).is_ok_and(|wal| wal.is_file() && wal.len() > 0)
+}
+
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -229,6 +234,9 @@ impl Engine {
             chain: self.log_id,
         };
         let file = create_first_slot(&*self.dir, &name, &header)?;
+        // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
+        // stamp has to do alone.
+        self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
         self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
 
         let control = self.marks.attachment().control();
@@ -266,9 +274,8 @@ impl Engine {
         let mut first = vec![0; STAMP_WRITE_BYTES];
         let read = broker.read_at(&mut first, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
-        let real_wal = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |wal| wal.len());
         let same = (u64::from(change_counter(&first)), bytes) == self.marks.words().at_claim();
-        if read < STAMP_WRITE_BYTES || !same || real_wal != 0 {
+        if read < STAMP_WRITE_BYTES || !same || has_stock_wal(&self.path) {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
         Ok(first)
@@ -403,7 +410,9 @@ impl Engine {
             self.end_log()?;
             let retired = match self.broker.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
-                Some(broker) if !has_directory => retire::make_plain(broker.as_mut()).map_err(EngineError::from),
+                Some(broker) if !has_directory => retire::make_plain(broker.as_mut())
+                    .and_then(|()| retire::remove_placeholder(&*self.dir))
+                    .map_err(EngineError::from),
                 Some(broker) => {
                     let last = self.marks.published();
                     retire::retire(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes)

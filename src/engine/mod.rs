@@ -33,7 +33,7 @@ mod turn;
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT};
+pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
 pub(crate) use settings::{Mode, Settings};
 
 use crate::disk::LogDirectory;

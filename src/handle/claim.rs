@@ -7,7 +7,7 @@ use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
 use crate::disk::{LogDirectory, adopt, not_local};
-use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings};
+use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings, has_stock_wal};
 use crate::interleave::{self, Instant};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
@@ -138,7 +138,8 @@ fn comes_again(inner: &Inner) -> bool {
 /// the base's SHARED, held as long as it is open, would keep everybody out who writes.
 fn is_ours(inner: &Inner, header: &Header) -> bool {
     match stamp::read(header) {
-        StampState::Plain { wal: false } => false,
+        // An earlier log's placeholder keeps SQLite out of whatever file was brought here since: the claim takes it away.
+        StampState::Plain { wal: false } => has_placeholder(real_path(inner)) && may_write(real_path(inner)),
         StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
         StampState::Plain { wal: true } | StampState::Stamped(_) => true,
         // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
@@ -146,6 +147,11 @@ fn is_ours(inner: &Inner, header: &Header) -> bool {
             header.starts_with(MAGIC) || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
         }
     }
+}
+
+/// Whether a directory has the name of the database's `-wal`.
+fn has_placeholder(path: &Path) -> bool {
+    std::fs::symlink_metadata(beside(path, "-wal")).is_ok_and(|wal| wal.is_dir())
 }
 
 /// Whether somebody has the log of the database, or is just opening it.
@@ -408,7 +414,7 @@ pub(super) fn settle_locked(
     let facts = OpenFacts {
         read_only: broker.read_only(),
         hot_journal: has_hot_journal(path),
-        real_wal_not_empty: bytes_at(&beside(path, "-wal")) > 0,
+        real_wal_not_empty: has_stock_wal(path),
     };
     match settle(&**dir, broker.as_mut(), facts) {
         Ok(opened) => match opened.next {
@@ -514,10 +520,6 @@ pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
     if dir.list().is_ok_and(|names| names.iter().all(is_ours)) {
         let _ = crate::log::retire::remove_directory(dir);
     }
-}
-
-fn bytes_at(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
 /// As `hasHotJournal`: it is there and begins with a byte that is not zero (PERSIST leaves zeros).

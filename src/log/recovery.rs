@@ -9,7 +9,7 @@ use super::decide::{Action, LogFacts, Refusal, Situation, decide};
 use super::error::LogError;
 use super::format::{FileName, LogId};
 use super::found::{FoundLog, TornTail, Walk, log_ids};
-use super::retire::{delete_log, make_plain, retire_keeping_lock};
+use super::retire::{delete_log, make_plain, remove_placeholder, retire_keeping_lock};
 use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
 use crate::disk::{Database, LogDirectory, OpenHow};
 use std::io;
@@ -97,8 +97,14 @@ pub fn open_database(
     loop {
         let look = Look::take(dir, database, facts)?;
         match decide(&look.situation) {
-            Action::Open => return Ok(Opened { done, next: Next::Ready }),
-            Action::SettleStock => return Ok(Opened { done, next: Next::SettleStock }),
+            action @ (Action::Open | Action::SettleStock) => {
+                // The file is plain; a crash in activation or retirement, or somebody who brought another file here, left it.
+                if !facts.read_only {
+                    remove_placeholder(dir)?;
+                }
+                let next = if action == Action::Open { Next::Ready } else { Next::SettleStock };
+                return Ok(Opened { done, next });
+            }
             Action::DeleteAll => {
                 make_plain(database)?;
                 delete_log(dir, |_| true)?;

@@ -63,7 +63,15 @@ pub fn retire_keeping_lock(
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
     crate::fault_point("retiring");
     make_plain(database)?;
+    remove_placeholder(dir)?;
     delete_log(dir, |id| id == log_id)
+}
+
+/// Stock SQLite may open the database file again: it is plain, durably. No sync of its own: the one before the marker is
+/// deleted, which follows, takes this along where the file system has one journal for all names; else the directory may come
+/// back with a power cut, and the next open removes it.
+pub(crate) fn remove_placeholder(dir: &dyn LogDirectory) -> Result<(), LogError> {
+    dir.remove_placeholder().map_err(|error| LogError::io("remove the placeholder beside", dir.path(), error))
 }
 
 /// Z3: page 1 as SQLite would have it, durable. Also where it reads plain already: what reads plain may

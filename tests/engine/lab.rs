@@ -119,6 +119,18 @@ impl LogDirectory for HookedDirectory {
     fn remove_directory(&self) -> io::Result<bool> {
         self.hooks.around(Call::Remove, "(directory)", || self.inner.remove_directory())
     }
+    fn create_placeholder(&self) -> io::Result<bool> {
+        self.hooks.around(Call::Create, "(placeholder)", || self.inner.create_placeholder())
+    }
+    fn remove_placeholder(&self) -> io::Result<()> {
+        let log = self.path().display().to_string();
+        let database = log.strip_suffix("-pwal").expect("the name of a log directory");
+        if !Path::new(&format!("{database}-wal")).is_dir() {
+            // Every open asks.
+            return self.inner.remove_placeholder();
+        }
+        self.hooks.around(Call::Remove, "(placeholder)", || self.inner.remove_placeholder())
+    }
     fn rename(&self, suffix: &str) -> io::Result<()> {
         self.inner.rename(suffix)
     }

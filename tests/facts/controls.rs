@@ -2,6 +2,7 @@
 
 use crate::Lab;
 use crate::common::{self, shim::Verdict};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -137,6 +138,31 @@ fn version_bytes_of_3_are_refused_by_everything_that_reads() {
     drop(backup);
     drop(target);
     assert_eq!(std::fs::read(&path).unwrap()[18..20], [3, 3], "nothing written");
+}
+
+/// `pagerOpenWalIfPresent` counts a directory (`unixAccess`), and looks before `lockBtree` reads the version bytes.
+#[test]
+fn a_directory_in_place_of_the_wal_cannot_be_opened_whatever_the_version_bytes_say() {
+    for version in [1, 2, 3, 112] {
+        let lab = Lab::new();
+        stamped(&lab);
+        let path = lab.file("a.db");
+        set_bytes(&path, 18, &[version; 2]);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::create_dir(lab.file("a.db-wal")).unwrap();
+        for sql in
+            ["SELECT * FROM t", "CREATE TABLE u(x)", "VACUUM", "PRAGMA journal_mode=DELETE", "PRAGMA wal_checkpoint"]
+        {
+            for reset in [false, true] {
+                let connection = common::open_stock(&path);
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, reset).unwrap();
+                assert_eq!(common::code_of(&connection, sql), ffi::SQLITE_CANTOPEN, "{version}: {sql}");
+                common::close(connection);
+            }
+        }
+        assert!(std::fs::read(&path).unwrap() == before, "{version}: nothing written");
+        assert!(lab.file("a.db-wal").is_dir());
+    }
 }
 
 #[test]

@@ -17,13 +17,13 @@ fn shell(path: &Path, sql: &str) -> Result<String, String> {
 const STATEMENTS: [&str; 4] =
     ["SELECT count(*) FROM t", "INSERT INTO t VALUES('stock')", "PRAGMA journal_mode=DELETE", "VACUUM"];
 
-/// By the lock where somebody holds it, at the latest by the stamp; with `locked`, by the lock.
+/// By the lock where somebody holds it, at the latest by the directory in place of the `-wal`; with `locked`, by the lock.
 #[track_caller]
 fn assert_kept_out(path: &Path, locked: bool) {
     for sql in STATEMENTS {
         let error = shell(path, sql).expect_err(sql);
         let by_lock = error.contains("database is locked");
-        assert!(by_lock || (!locked && error.contains("file is not a database")), "{sql}: {error}");
+        assert!(by_lock || (!locked && error.contains("unable to open database file")), "{sql}: {error}");
     }
 }
 

@@ -93,6 +93,14 @@ impl LogDirectory for DirectoryAdapter {
         self.inner.remove_directory()
     }
 
+    fn create_placeholder(&self) -> io::Result<bool> {
+        self.inner.create_placeholder()
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        self.inner.remove_placeholder()
+    }
+
     fn rename(&self, suffix: &str) -> io::Result<()> {
         self.inner.rename(suffix)
     }

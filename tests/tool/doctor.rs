@@ -257,6 +257,8 @@ fn a_crash_and_what_lies_beside_are_told() {
     fs::create_dir(beside(&path, "-pwal.orphan-0123456789abcdef")).expect("a directory");
     doctor(&scratch, &path).says("leftovers", "note", &["orphan-0123456789abcdef"]).only(&[]);
 
+    fs::remove_dir(beside(&path, "-wal")).expect("it lies beside a log");
+    doctor(&scratch, &path).says("leftovers", "note", &["no directory at", "app.db-wal"]).only(&[]);
     fs::write(beside(&path, "-wal"), "x").expect("write");
     doctor(&scratch, &path).says("leftovers", "problem", &["app.db-wal", "beside a log"]);
     fs::remove_file(beside(&path, "-wal")).expect("remove");
@@ -265,6 +267,23 @@ fn a_crash_and_what_lies_beside_are_told() {
     doctor(&scratch, &path).says("log", "problem", &["damaged", "rule L3"]).only(&["log"]);
     fs::rename(log_of(&path), scratch.file("away")).expect("move");
     doctor(&scratch, &path).says("log", "problem", &["needs log", &log_id(&path)]).only(&["log"]);
+}
+
+#[test]
+fn a_directory_that_keeps_stock_out_of_a_plain_file_is_told_and_taken_away() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = open_wal(&path);
+    run(&connection, "CREATE TABLE t(x)");
+    close(connection);
+    fs::create_dir(beside(&path, "-wal")).expect("a directory");
+    fs::write(beside(&path, "-wal").join("notes"), "").expect("write");
+    doctor(&scratch, &path).says("leftovers", "problem", &["app.db-wal is a directory"]).only(&["leftovers"]);
+    fs::remove_file(beside(&path, "-wal").join("notes")).expect("remove");
+    doctor(&scratch, &path).says("leftovers", "problem", &["app.db-wal is a directory"]).only(&["leftovers"]);
+    tool(["recover".as_ref(), path.as_os_str()]).printed();
+    assert!(!beside(&path, "-wal").exists());
+    doctor(&scratch, &path).says("leftovers", "ok", &["none"]);
 }
 
 #[test]

@@ -53,6 +53,12 @@ impl DatabaseFile {
         self.beside("-pwal")
     }
 
+    /// The directory at `<database>-wal`, if there is one: it lies there while a log exists, so that stock SQLite cannot open
+    /// the database.
+    pub fn placeholder(&self) -> Option<PathBuf> {
+        Some(self.beside("-wal")).filter(|path| fs::symlink_metadata(path).is_ok_and(|wal| wal.is_dir()))
+    }
+
     /// The name for messages.
     pub fn name(&self) -> std::path::Display<'_> {
         self.path.display()

@@ -76,6 +76,14 @@ impl LogDirectory for ReadOnlyDirectory {
         refused()
     }
 
+    fn create_placeholder(&self) -> io::Result<bool> {
+        refused()
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        refused()
+    }
+
     fn rename(&self, _suffix: &str) -> io::Result<()> {
         refused()
     }

@@ -113,7 +113,11 @@ impl Status {
             ),
             (None, None) => {}
         }
-        for path in database.leftovers().iter().filter(|path| **path != directory) {
+        // Beside a log the placeholder is part of it.
+        let placeholder = database.placeholder().filter(|_| log.is_some());
+        for path in
+            database.leftovers().iter().filter(|path| **path != directory && Some(*path) != placeholder.as_ref())
+        {
             line("beside it", &path.display().to_string());
         }
         if let Some(Words { attached, .. }) = words {

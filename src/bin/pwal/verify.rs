@@ -59,7 +59,8 @@ fn first_wrong(seen: &Seen) -> Option<String> {
     let stamped = !matches!(seen.survey.header, StampState::Plain { .. });
     let of_stock = seen.database.leftovers().into_iter().find(|path| {
         let name = path.as_os_str().to_string_lossy();
-        (name.ends_with("-wal") || name.ends_with("-journal")) && path.metadata().is_ok_and(|file| file.len() > 0)
+        (name.ends_with("-wal") || name.ends_with("-journal"))
+            && path.metadata().is_ok_and(|file| file.is_file() && file.len() > 0)
     });
     of_stock.filter(|_| stamped).map(|path| format!("{} of stock SQLite lies beside the log", path.display()))
 }

@@ -10,7 +10,7 @@ mod file;
 
 pub use dice::Dice;
 
-use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, Plan};
+use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, PLACEHOLDER_NAME, Plan};
 use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
 use crate::sync::Mutex;
 use file::{SECTOR_BYTES, SimFile, last_survivor};
@@ -332,13 +332,13 @@ impl SimDisk {
     pub fn directory(&self, database: &Path) -> SimDirectory {
         let mut state = self.state.lock();
         let parent = state.parent(database);
-        let mut name = name_of(database);
-        name.push_str("-pwal");
+        let (name, placeholder) = (name_of(database) + "-pwal", name_of(database) + "-wal");
         SimDirectory {
             disk: self.clone(),
             path: database.with_file_name(&name),
             parent,
             name,
+            placeholder,
             incarnation: state.incarnation,
         }
     }
@@ -351,6 +351,7 @@ pub struct SimDirectory {
     path: PathBuf,
     parent: FileId,
     name: String,
+    placeholder: String,
     incarnation: u64,
 }
 
@@ -460,6 +461,32 @@ impl LogDirectory for SimDirectory {
         state.names(self.parent).change(clock, vec![(self.name.clone(), None)]);
         state.check(self.incarnation)?;
         Ok(true)
+    }
+
+    fn create_placeholder(&self) -> io::Result<bool> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        if state.names(self.parent).cache.contains_key(&self.placeholder) {
+            return Ok(true);
+        }
+        self.change(&mut state, Operation::Create, PLACEHOLDER_NAME)?;
+        state.nodes.push(Node::Directory(SimNames::default()));
+        let (id, clock) = (state.nodes.len() - 1, state.clock);
+        state.names(self.parent).change(clock, vec![(self.placeholder.clone(), Some(id))]);
+        state.check(self.incarnation)?;
+        Ok(true)
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        if !state.names(self.parent).cache.contains_key(&self.placeholder) {
+            return Ok(());
+        }
+        self.change(&mut state, Operation::Remove, PLACEHOLDER_NAME)?;
+        let clock = state.clock;
+        state.names(self.parent).change(clock, vec![(self.placeholder.clone(), None)]);
+        state.check(self.incarnation)
     }
 
     fn rename(&self, suffix: &str) -> io::Result<()> {

@@ -156,6 +156,16 @@ impl LogDirectory for Directory {
         Ok(removed)
     }
 
+    fn create_placeholder(&self) -> io::Result<bool> {
+        between();
+        self.inner.create_placeholder()
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        between();
+        self.inner.remove_placeholder()
+    }
+
     fn rename(&self, suffix: &str) -> io::Result<()> {
         self.inner.rename(suffix)
     }

@@ -103,7 +103,8 @@ pub fn check_log(scene: &Scene, report: &mut Report) {
 /// Files of stock SQLite, and logs that were moved away.
 pub fn check_leftovers(scene: &Scene, report: &mut Report) {
     let database = &scene.database;
-    let bytes = |path: &PathBuf| fs::symlink_metadata(path).map_or(0, |file| file.len());
+    let bytes =
+        |path: &PathBuf| fs::symlink_metadata(path).map_or(0, |file| if file.is_dir() { 0 } else { file.len() });
     let stamped = !matches!(database.stamp(), StampState::Plain { .. });
     let stock_has_it = scene.openers.all.iter().any(|opener| opener.way != Way::Pwal);
     for suffix in ["-wal", "-journal"] {
@@ -135,12 +136,37 @@ pub fn check_leftovers(scene: &Scene, report: &mut Report) {
     if database.beside("-shm").exists() && bytes(&database.beside("-wal")) == 0 && !stock_has_it {
         report.note(LEFTOVERS, format!("{}: harmless, goes with the next close", database.beside("-shm").display()));
     }
+    check_placeholder(scene, stamped, report);
     for path in moved_away(&database.log_directory()) {
         let found = format!("{}: a log that was moved away", path.display());
         report.note(LEFTOVERS, format!("{found}; delete it when nobody misses a commit"));
     }
     if report.is_silent_on(LEFTOVERS) {
         report.ok(LEFTOVERS, "none beside the database file");
+    }
+}
+
+/// The directory at `<database>-wal`, which goes with the log.
+fn check_placeholder(scene: &Scene, stamped: bool, report: &mut Report) {
+    let database = &scene.database;
+    let Some(path) = database.placeholder() else {
+        if stamped {
+            let found = format!("no directory at {}", database.beside("-wal").display());
+            let what = "until the next open through pwal stock SQLite calls this file \"not a database\"; it is one";
+            report.note(LEFTOVERS, format!("{found}: {what}"));
+        }
+        return;
+    };
+    if stamped || scene.owned {
+        return;
+    }
+    let found = format!("{} is a directory: stock SQLite cannot open the database", path.display());
+    if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()) {
+        let advice =
+            format!("left by a crash: `pwal recover {}`, or any open through pwal, removes it", database.name());
+        report.problem(LEFTOVERS, found, advice);
+    } else {
+        report.problem(LEFTOVERS, found, "pwal did not put anything into it: move it away");
     }
 }
 

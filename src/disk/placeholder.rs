@@ -1,0 +1,130 @@
+//! The placeholder: an empty directory at `<database>-wal`, the name of stock SQLite's WAL, while a log exists.
+//!
+//! Stock SQLite finds it in `pagerOpenWalIfPresent` (`unixAccess` counts everything that is no regular file), before it looks
+//! at the version bytes of page 1, and cannot open it: `SQLITE_CANTOPEN`, which nobody takes for damage. It stops builds
+//! that know more versions than SQLite does, and `SQLITE_DBCONFIG_RESET_DATABASE`, which skips the version check.
+//!
+//! Made and removed through a descriptor of the directory that the database lies in; nothing follows a link, and nothing that
+//! somebody else put there is touched.
+
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat, unlinkat};
+use rustix::io::Errno;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The directory that the database lies in, and the placeholder's name in it.
+fn place(database: &Path) -> io::Result<(OwnedFd, OsString)> {
+    let parent = match database.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut name = database.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push("-wal");
+    let parent = open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((parent, name))
+}
+
+/// Makes the placeholder of `database`, and passes it to `adopt` if this call made it. False: something else has the name,
+/// and stays.
+///
+/// # Errors
+/// Any error of the file system.
+pub(super) fn create(database: &Path, adopt: impl FnOnce(&File) -> io::Result<()>) -> io::Result<bool> {
+    let (parent, name) = place(database)?;
+    match rustix::fs::mkdirat(&parent, &name, Mode::RWXU) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let there = statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            return Ok(rustix::fs::FileType::from_raw_mode(there.st_mode).is_dir());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = File::from(openat(&parent, &name, flags, Mode::empty())?);
+    // Another user of the directory may have put one of his own in its place.
+    if made.metadata()?.uid() == rustix::process::geteuid().as_raw() {
+        adopt(&made)?;
+    }
+    Ok(true)
+}
+
+/// Removes the placeholder of `database`, if it is there, empty, and this process's to remove.
+///
+/// # Errors
+/// Any other error of the file system.
+pub(super) fn remove(database: &Path) -> io::Result<()> {
+    let (parent, name) = match place(database) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        place => place?,
+    };
+    match unlinkat(&parent, &name, AtFlags::REMOVEDIR) {
+        // A file has the name (a WAL of stock SQLite), or a directory that somebody uses, or another user's in a directory
+        // like /tmp.
+        Ok(())
+        | Err(
+            Errno::NOENT | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY | Errno::PERM | Errno::ACCESS,
+        ) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    fn scene() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let scratch = tempfile::tempdir().unwrap();
+        let (database, wal) = (scratch.path().join("a.db"), scratch.path().join("a.db-wal"));
+        std::fs::write(&database, "").unwrap();
+        (scratch, database, wal)
+    }
+
+    #[test]
+    fn what_was_made_is_adopted_once_and_removed() {
+        let (_scratch, database, wal) = scene();
+        let adopted = Cell::new(0);
+        let adopt = |_: &File| {
+            adopted.set(adopted.get() + 1);
+            Ok(())
+        };
+        assert!(create(&database, adopt).unwrap());
+        assert!(wal.is_dir());
+        assert!(create(&database, adopt).unwrap(), "that of an earlier try");
+        assert_eq!(adopted.get(), 1);
+        remove(&database).unwrap();
+        assert!(!wal.exists());
+        remove(&database).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_stays() {
+        let refused = |_: &File| panic!("adopted what somebody else made");
+        let (_scratch, database, wal) = scene();
+        std::fs::write(&wal, "a WAL of stock SQLite").unwrap();
+        assert!(!create(&database, refused).unwrap());
+        remove(&database).unwrap();
+        assert_eq!(std::fs::read(&wal).unwrap(), b"a WAL of stock SQLite");
+
+        let (scratch, database, wal) = scene();
+        let elsewhere = scratch.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, &wal).unwrap();
+        assert!(!create(&database, refused).unwrap());
+        remove(&database).unwrap();
+        assert!(elsewhere.is_dir() && wal.is_symlink());
+
+        let (_scratch, database, wal) = scene();
+        std::fs::create_dir(&wal).unwrap();
+        std::fs::write(wal.join("notes"), "").unwrap();
+        assert!(create(&database, refused).unwrap(), "stock SQLite cannot open this one either");
+        remove(&database).unwrap();
+        assert!(wal.join("notes").exists());
+    }
+}
