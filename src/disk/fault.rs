@@ -262,6 +262,11 @@ impl LogFile for FaultFile {
     fn bytes(&self) -> io::Result<u64> {
         self.inner.bytes()
     }
+
+    fn truncate(&self) -> io::Result<()> {
+        self.plan.check(Operation::SetBytes, &self.name)?;
+        self.inner.truncate()
+    }
 }
 
 /// A database file that fails as planned, under the name [`DATABASE_NAME`].

@@ -50,6 +50,14 @@ pub trait LogFile: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium.
     fn bytes(&self) -> io::Result<u64>;
+
+    /// Sets the size to 0: the space is free at once, whoever has the file open.
+    ///
+    /// # Errors
+    /// Any error of the medium; `PermissionDenied` for a file that is only read.
+    fn truncate(&self) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
 }
 
 /// How [`LogDirectory::open`] opens a file.

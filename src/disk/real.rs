@@ -295,6 +295,10 @@ impl LogFile for RealFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+
+    fn truncate(&self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
 }
 
 /// Zeros at an address that direct writes accept.

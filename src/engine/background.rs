@@ -137,19 +137,21 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         }
         let published = engine.marks.published();
         if watched == Some(published) {
-            watched = None;
             // A commit from here on wakes the thread again.
             shared.watching.store(false, SeqCst);
-            tell(&engine, engine.checkpoint_when_idle());
+            if !tell(&engine, engine.checkpoint_when_idle()) {
+                watched = None;
+            }
         } else {
             watched = watched.map(|_| published);
         }
     }
 }
 
-fn tell(engine: &Engine, result: Result<(), EngineError>) {
-    if let Err(error) = result {
+fn tell<T: Default>(engine: &Engine, result: Result<T, EngineError>) -> T {
+    result.unwrap_or_else(|error| {
         let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());
         engine.context.host.log(error.code().number(), &text);
-    }
+        T::default()
+    })
 }

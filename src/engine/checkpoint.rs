@@ -4,6 +4,7 @@
 //! checkpoints never overlap (CKPT).
 
 use super::hold::Held;
+use super::space::Keep;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
 use crate::log::stamp::Stamp;
@@ -57,18 +58,22 @@ impl Engine {
             self.certify()?;
         }
         self.pass(ckpt)?;
-        self.free_slots()
+        self.certify_backfilled()?;
+        self.tell_kept_space(self.give_back(Keep::ForLoad));
+        Ok(())
     }
 
-    /// Nobody has committed for a while: everything goes to the database file.
-    pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<(), EngineError> {
+    /// Nobody has committed for a while: everything goes to the database file. True: the log may become smaller by another
+    /// one, though nobody commits.
+    pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         self.checkpoint_on_request()?;
-        self.free_slots()
+        self.certify_backfilled()?;
+        Ok(self.tell_kept_space(self.give_back(Keep::Idle)))
     }
 
     /// Slots come free when a durable certificate carries B. The next epoch's does; where nobody wants durability there
     /// may be none for long, and the log would grow: so a mark, beside the commits.
-    fn free_slots(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.marks.certified().1 < self.marks.backfilled() {
             let leader = self.lead_waiting()?;
             if self.marks.certified().1 < self.marks.backfilled() {

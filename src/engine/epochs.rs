@@ -375,7 +375,7 @@ impl Engine {
     }
 
     /// Where the certificate lies that is durable last: what is behind it may not be.
-    fn first_unsynced_segment(&self) -> u64 {
+    pub(super) fn first_unsynced_segment(&self) -> u64 {
         self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 

@@ -35,6 +35,7 @@ impl Engine {
         while frames.last_sequence() < to {
             let (backfilled, pages) = self.marks.words().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
+            self.close_deleted(frames);
             if frames.last_sequence() < backfilled {
                 frames.begin_at(backfilled, pages);
                 continue;
@@ -68,8 +69,9 @@ impl Engine {
             end: entry.end,
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
+            let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(false) };
             self.note_ordinal(entry.ordinal, entry.file);
-            frames.add_file(FileId::Slot(entry.file), &self.slot(entry.file)?.file);
+            frames.add_file(FileId::Slot(entry.file), &slot.file);
         }
         let images = batch_head_bytes(pages.len());
         let page_bytes = u64::from(self.page_bytes);
@@ -80,9 +82,9 @@ impl Engine {
         Ok(true)
     }
 
-    /// False: its spill file is gone.
+    /// False: its slot or its spill file is gone.
     fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<bool, EngineError> {
-        let slot = self.slot(commit.slot)?;
+        let Some(slot) = self.slot_if_there(commit.slot)? else { return Ok(false) };
         let mut spilled = None;
         for descriptor in &batch.descriptors {
             if let ImagePlace::Spill { file, .. } = descriptor.place
@@ -125,7 +127,7 @@ impl Engine {
 
     /// The batch that an entry of the commit ring speaks of; `None` if it is not there.
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
-        let slot = self.slot(entry.file)?;
+        let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(None) };
         let bytes = batch_head_bytes(entry.frames as usize).min(slot.bytes);
         let mut head = vec![0; usize::try_from(bytes).unwrap_or(0)];
         let read = slot.file.read_at(&mut head, entry.offset).map_err(|e| EngineError::read(&self.path, e))?;

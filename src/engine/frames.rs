@@ -146,6 +146,8 @@ impl Frames {
         self.skipped_to = sequence;
         self.commits.clear();
         self.frames.clear();
+        shrink(&mut self.commits);
+        shrink(&mut self.frames);
     }
 
     pub(crate) fn has_file(&self, id: FileId) -> bool {
@@ -177,12 +179,11 @@ impl Frames {
         first
     }
 
-    /// Where frame `number` lies; `None`: the database file holds it.
-    pub(crate) fn locate(&self, number: u64) -> Option<(Frame, Arc<dyn LogFile>)> {
+    /// Where frame `number` lies; `None`: the database file holds it. Without a file: that is not open any more.
+    pub(crate) fn locate(&self, number: u64) -> Option<(Frame, Option<Arc<dyn LogFile>>)> {
         let index = number.checked_sub(self.base_number + 1)?;
         let frame = *self.frames.get(usize::try_from(index).ok()?)?;
-        let file = self.files.get(&frame.file)?;
-        Some((frame, Arc::clone(file)))
+        Some((frame, self.files.get(&frame.file).map(Arc::clone)))
     }
 
     /// The newest image of each page of the commits up to `sequence`, in page order; `None`: a file of them is not open.
@@ -233,7 +234,7 @@ impl Frames {
     /// Drops what is backfilled: the commits up to `sequence`.
     pub(crate) fn drop_to(&mut self, sequence: u64) {
         while self.base_sequence < sequence {
-            let Some(commit) = self.commits.pop_front() else { return };
+            let Some(commit) = self.commits.pop_front() else { break };
             let drop = commit.last - self.base_number;
             for _ in 0..drop {
                 self.frames.pop_front();
@@ -242,6 +243,18 @@ impl Frames {
             self.base_number = commit.last;
             self.base_pages = commit.database_pages;
         }
+        shrink(&mut self.commits);
+        shrink(&mut self.frames);
+    }
+}
+
+/// Memory of a table that was much longer once.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// Gives memory back that the table has not needed for long.
+fn shrink<T>(table: &mut VecDeque<T>) {
+    if table.capacity() > 4 * table.len() && table.capacity() * size_of::<T>() > KEPT_BYTES {
+        table.shrink_to((2 * table.len()).max(KEPT_BYTES / 2 / size_of::<T>()));
     }
 }
 

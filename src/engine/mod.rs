@@ -26,6 +26,7 @@ mod settings;
 #[cfg(test)]
 mod sim_tests;
 mod slots;
+mod space;
 mod spills;
 mod status;
 mod turn;
@@ -34,7 +35,7 @@ pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
 pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
-pub(crate) use settings::{Mode, Settings};
+pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::LogDirectory;
 use crate::handle::{Broker, Context};
@@ -81,6 +82,10 @@ pub(crate) struct Engine {
     opened_to: AtomicU64,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
+    /// The bytes of the log that were in use, as passes found it: the highest, which fades.
+    in_use: AtomicU64,
+    /// Of how many slots this process knows that they were deleted.
+    deleted_known: AtomicU64,
     frames: RwLock<Frames>,
     /// The last commit in the frame table.
     followed: AtomicU64,
@@ -112,6 +117,11 @@ impl Engine {
     /// The medium failed.
     pub(crate) fn read_frame(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<bool, EngineError> {
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
+        let Some(file) = file else {
+            // Its slot or its spill file is deleted: the database file has what was in it.
+            let is_there = frame.sequence <= self.marks.backfilled();
+            return if is_there { Ok(false) } else { Err(self.no_commit(frame.sequence)) };
+        };
         let read = file.read_at(buffer, frame.offset + offset).map_err(|e| EngineError::read(&self.path, e))?;
         // The slot may have been recycled meanwhile: then the image is in the database file.
         if self.marks.recycled(frame.sequence) {

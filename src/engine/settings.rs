@@ -60,7 +60,12 @@ struct Number {
     default: u64,
 }
 
-const NUMBERS: [Number; 4] = [
+/// SQLite's own pragma, which it also keeps itself.
+pub(crate) const JOURNAL_SIZE_LIMIT: &str = "journal_size_limit";
+/// No limit.
+pub(crate) const UNLIMITED: u64 = u64::MAX - 1;
+
+const NUMBERS: [Number; 5] = [
     Number { name: "parallel_wal_lanes", unit: "lanes", least: 1, most: 64, default: 8 },
     Number { name: "parallel_wal_max_batch_bytes", unit: "bytes", least: 65_536, most: 1 << 30, default: 4 << 20 },
     Number { name: "parallel_wal_max_flush_delay_ms", unit: "milliseconds", least: 0, most: 100, default: 2 },
@@ -71,6 +76,7 @@ const NUMBERS: [Number; 4] = [
         most: 1 << 30,
         default: SLOT_BYTES_MAX,
     },
+    Number { name: JOURNAL_SIZE_LIMIT, unit: "bytes", least: 0, most: UNLIMITED, default: UNLIMITED },
 ];
 
 const _: () = assert!(NUMBERS.len() <= SETTINGS);
@@ -173,6 +179,11 @@ impl Settings {
 
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.value(3)
+    }
+
+    /// As SQLite's `journal_size_limit`: what an idle log may keep though it does not need it, in bytes.
+    pub(crate) fn journal_size_limit(&self) -> u64 {
+        self.value(4)
     }
 
     /// The number named `name`, if there is one.

@@ -12,7 +12,7 @@ use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader, proven};
 use crate::log::format::{self, FileName, SlotHeader};
 use crate::log::slots::create_slot;
-use crate::shared::{Tail, Words};
+use crate::shared::{COMMIT_RING, Tail, Words};
 use crate::sqlite::Code;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -80,9 +80,18 @@ impl Place {
 }
 
 /// What a slot is, for whoever looks for one that is free.
-struct Found {
-    slot: Slot,
+pub(super) struct Found {
+    pub(super) slot: Slot,
     header: Option<SlotHeader>,
+}
+
+/// A slot of which nothing is needed any more.
+pub(super) struct Free {
+    pub(super) slot: Slot,
+    /// The newest commit that its records speak of; 0: it has none that counts.
+    pub(super) last_sequence: u64,
+    /// It has a header, of a segment before the tail.
+    pub(super) is_used: bool,
 }
 
 /// Slot files that are not free, whatever their headers say.
@@ -127,6 +136,14 @@ impl Engine {
         Ok(slot)
     }
 
+    /// As [`Engine::slot`]; `None`: it is deleted, and what was in it is in the database file.
+    pub(super) fn slot_if_there(&self, number: u32) -> Result<Option<Slot>, EngineError> {
+        match self.slot(number) {
+            Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            slot => slot.map(Some),
+        }
+    }
+
     fn open_slot(&self, number: u32) -> Result<Slot, EngineError> {
         let name = format::slot_name(self.log_id, number);
         let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
@@ -143,21 +160,25 @@ impl Engine {
 
     /// The segment `ordinal` lies in this slot file.
     pub(super) fn note_ordinal(&self, ordinal: u64, number: u32) {
-        let mut slots = self.slots.lock();
-        slots.by_ordinal.insert(ordinal, number);
-        while slots.by_ordinal.len() > ORDINALS_KEPT {
-            slots.by_ordinal.pop_first();
+        let first_unsynced = self.first_unsynced_segment();
+        let by_ordinal = &mut self.slots.lock().by_ordinal;
+        by_ordinal.insert(ordinal, number);
+        // Those that a flush has to sync stay, however many they are.
+        while by_ordinal.len() > ORDINALS_KEPT
+            && let Some(first) = by_ordinal.first_entry().filter(|first| *first.key() < first_unsynced)
+        {
+            first.remove();
         }
     }
 
     /// The slot in which the segment `ordinal` lies.
     pub(super) fn slot_with_ordinal(&self, ordinal: u64) -> Result<Option<Slot>, EngineError> {
         let known = self.slots.lock().by_ordinal.get(&ordinal).copied();
-        if let Some(number) = known {
-            let slot = self.slot(number)?;
-            if self.header_of(&slot)?.is_some_and(|header| header.ordinal == ordinal) {
-                return Ok(Some(slot));
-            }
+        if let Some(number) = known
+            && let Some(slot) = self.slot_if_there(number)?
+            && self.header_of(&slot)?.is_some_and(|header| header.ordinal == ordinal)
+        {
+            return Ok(Some(slot));
         }
         let found = self
             .all_slots()?
@@ -188,7 +209,7 @@ impl Engine {
             };
             let known = self.slots.lock().open.get(&number).cloned();
             let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
-                // It could not be made whole, and was removed again.
+                // It could not be made whole, or nobody needed it, and was removed.
                 Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
                 slot => slot?,
             };
@@ -213,6 +234,17 @@ impl Engine {
         Ok(first.map(|header| header.ordinal))
     }
 
+    /// Closes what was deleted, by whichever process; the numbers of those slots.
+    pub(super) fn close_deleted_slots(&self) -> Vec<u32> {
+        let mut slots = self.slots.lock();
+        let SlotFiles { open, by_ordinal } = &mut *slots;
+        let is_deleted = |slot: &Slot| slot.file.bytes().is_ok_and(|bytes| bytes == 0);
+        let deleted: Vec<u32> = open.values().filter(|slot| is_deleted(slot)).map(|slot| slot.number).collect();
+        open.retain(|number, _| !deleted.contains(number));
+        by_ordinal.retain(|_, number| !deleted.contains(number));
+        deleted
+    }
+
     /// The slots and their bytes, for the status.
     pub(super) fn slot_sizes(&self) -> (usize, u64) {
         let slots = self.slots.lock();
@@ -221,16 +253,31 @@ impl Engine {
 
     /// The slots between the segments `first` and `last`, in log order.
     pub(super) fn slots_between(&self, first: u64, last: u64) -> Result<Vec<Slot>, EngineError> {
+        let known = |ordinal: u64| {
+            let number = self.slots.lock().by_ordinal.get(&ordinal).copied();
+            number.map_or(Ok(None), |number| self.slot_if_there(number))
+        };
         let mut slots = Vec::new();
         for ordinal in first..=last {
-            let known = self.slots.lock().by_ordinal.get(&ordinal).copied();
-            let slot = match known {
-                Some(number) => Some(self.slot(number)?),
-                None => self.slot_with_ordinal(ordinal)?,
-            };
+            let mut slot = known(ordinal)?;
+            if slot.is_none() {
+                // One look for all that are unknown.
+                self.note_segments(ordinal, last)?;
+                slot = known(ordinal)?;
+            }
             slots.push(slot.ok_or_else(|| self.no_segment(ordinal))?);
         }
         Ok(slots)
+    }
+
+    /// Looks in which slots the segments between `first` and `last` lie.
+    fn note_segments(&self, first: u64, last: u64) -> Result<(), EngineError> {
+        for Found { slot, header } in self.all_slots()? {
+            if let Some(header) = header.filter(|header| (first..=last).contains(&header.ordinal)) {
+                self.note_ordinal(header.ordinal, slot.number);
+            }
+        }
+        Ok(())
     }
 
     /// The slot that follows the current one, if it is ready. Under APPEND.
@@ -255,13 +302,12 @@ impl Engine {
             return Ok(true);
         }
         let tail = self.tail();
-        if fits(tail, &self.slot(tail.file)?) {
+        if self.slot_if_there(tail.file)?.is_some_and(|slot| fits(tail, &slot)) {
             return Ok(true);
         }
-        match self.marks.words().next_slot().filter(|next| *next != tail.file) {
-            Some(next) => Ok(u64::from(self.block_bytes) + bytes <= self.limit(&self.slot(next)?)),
-            None => Ok(false),
-        }
+        let Some(next) = self.marks.words().next_slot().filter(|next| *next != tail.file) else { return Ok(false) };
+        let next = self.slot_if_there(next)?;
+        Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
     }
 
     /// Whether the next slot is to be prepared ahead of need.
@@ -402,21 +448,10 @@ impl Engine {
     /// Chooses the next slot, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
     fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
-        let tail = || self.append().map(|_append| self.tail());
-        // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
-        // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
-        // holds CREATE sets a next slot.
-        let (all, tail) = loop {
-            let before = tail()?;
-            let all = self.all_slots()?;
-            let tail = tail()?;
-            if tail.ordinal == before.ordinal {
-                break (all, tail);
-            }
-        };
-        let free = self.free_slot(&all, tail, least);
+        let (all, tail) = self.survey()?;
+        let free = self.free_slots(&all, tail).into_iter().find(|free| free.slot.bytes >= least);
         let number = match free {
-            Some((slot, last_sequence)) => {
+            Some(Free { slot, last_sequence, .. }) => {
                 if last_sequence == 0 {
                     // Whoever made it may have died before its space and its name were durable.
                     slot.sync()?;
@@ -435,15 +470,32 @@ impl Engine {
         Ok(())
     }
 
-    /// A slot of at least so many bytes of which nothing is needed any more, and the newest commit that its records speak of.
-    fn free_slot(&self, all: &[Found], tail: Tail, least: u64) -> Option<(Slot, u64)> {
+    /// Every slot file, and where the log ended meanwhile. Under CREATE.
+    pub(super) fn survey(&self) -> Result<(Vec<Found>, Tail), EngineError> {
+        let tail = || self.append().map(|_append| self.tail());
+        // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
+        // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
+        // holds CREATE sets a next slot.
+        loop {
+            let before = tail()?;
+            let all = self.all_slots()?;
+            let tail = tail()?;
+            if tail.ordinal == before.ordinal {
+                return Ok((all, tail));
+            }
+        }
+    }
+
+    /// The slots of which nothing is needed any more. Under CREATE.
+    pub(super) fn free_slots(&self, all: &[Found], tail: Tail) -> Vec<Free> {
         let recyclable = self.marks.recyclable();
         let begins_with = |ordinal: u64| {
             let headers = all.iter().filter_map(|found| found.header.as_ref());
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         let needed = self.needed_slots(recyclable.before);
-        all.iter().filter(|found| found.slot.bytes >= least && found.slot.number != tail.file).find_map(|found| {
+        let others = all.iter().filter(|found| found.slot.number != tail.file);
+        let free = others.filter_map(|found| {
             let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
                 None => (0, needed.are_all),
@@ -454,8 +506,11 @@ impl Engine {
                     (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
                 }
             };
-            (is_over && !needed.slots.contains(&found.slot.number)).then(|| (found.slot.clone(), last_sequence))
-        })
+            let is_used = found.header.as_ref().is_some_and(|header| header.ordinal <= tail.ordinal);
+            let is_free = is_over && !needed.slots.contains(&found.slot.number);
+            is_free.then(|| Free { slot: found.slot.clone(), last_sequence, is_used })
+        });
+        free.collect()
     }
 
     /// What is known without the headers, which may have rotted: the slots of the commits that are not backfilled, of what is
@@ -464,9 +519,11 @@ impl Engine {
         let words = self.marks.words();
         let mut slots: BTreeSet<u32> = self.slots.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
         let (backfilled, published) = (words.backfilled(), words.published());
-        let entries = (backfilled + 1..=published).map(|sequence| words.commit(sequence).map(|entry| entry.file));
+        // What the ring has no more is not looked for.
+        let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
+        let entries = (first_kept..=published).map(|sequence| words.commit(sequence).map(|entry| entry.file));
         let cuts = (words.certified().max(1)..=words.cuts()).map(|epoch| words.cut(epoch).map(|cut| cut.file));
-        let mut are_all = true;
+        let mut are_all = first_kept == backfilled + 1;
         for file in entries.chain(cuts) {
             are_all &= file.is_some();
             slots.extend(file);

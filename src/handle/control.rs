@@ -2,7 +2,7 @@
 
 use super::joined::Joined;
 use super::{Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State};
-use crate::engine::{Engine, Mode, Settings};
+use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
 use serde_json::json;
 use std::sync::Arc;
@@ -75,6 +75,9 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
     if let ("journal_mode", Some(value)) = (name.as_str(), value) {
         state.leaves_wal = !value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("wal");
     }
+    if let ("journal_size_limit", Some(value)) = (name.as_str(), value) {
+        limit_size(inner, state, value);
+    }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
     }
@@ -83,6 +86,18 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
         ("parallel_wal_mode", value) => mode(inner, state, value),
         (name, value) => number(inner, state, name, value),
     }
+}
+
+/// As `sqlite3DecOrHexToI64` reads it: a negative number is no limit, and what is no number is 0. SQLite keeps it, too, and
+/// answers what counts for this connection; the log has the limit that was set last.
+fn limit_size(inner: &Inner, state: &mut State, value: &str) {
+    let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let number = digits.map_or_else(|| text.parse(), |digits| i64::from_str_radix(digits, 16)).unwrap_or(0);
+    let bytes = u64::try_from(number).unwrap_or(UNLIMITED);
+    state.wishes.retain(|(name, _)| name != JOURNAL_SIZE_LIMIT);
+    state.wishes.push((JOURNAL_SIZE_LIMIT.to_owned(), bytes.to_string()));
+    apply_wishes(inner, state);
 }
 
 fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {

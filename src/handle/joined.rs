@@ -415,7 +415,8 @@ impl Joined {
     fn end_checkpoint(&mut self) {
         self.checkpointing = Checkpointing::No;
         if self.view.live_max_frame_is_zero() {
-            // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew.
+            // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew. All is in the database file.
+            self.engine.shrink();
             if let Err(error) = self.refresh_to_snapshot(false) {
                 // The next snapshot says it.
                 self.failed(&error);

@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt |
+//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | free |
@@ -104,6 +104,7 @@ struct LogLine {
     /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
     staged_spill: AtomicU64,
     sync_in_doubt: AtomicU64,
+    slots_deleted: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -446,6 +447,17 @@ impl Words {
     pub fn set_recycled_below(&self, sequence: u64) {
         step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
+    }
+
+    /// Counts the slots that were deleted while processes were attached: who has one of them open may close it.
+    #[must_use]
+    pub fn slots_deleted(&self) -> u64 {
+        self.log.slots_deleted.load(SeqCst)
+    }
+
+    /// One more slot is deleted.
+    pub fn add_slot_deleted(&self) {
+        self.log.slots_deleted.fetch_add(1, SeqCst);
     }
 
     /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`](super::now_us)); by the owner of WRITE, before it grants.

@@ -149,6 +149,9 @@ impl LogFile for HookedFile {
     fn bytes(&self) -> io::Result<u64> {
         self.inner.bytes()
     }
+    fn truncate(&self) -> io::Result<()> {
+        self.hooks.around(Call::Write, &self.name, || self.inner.truncate())
+    }
 }
 
 /// A VFS of its own, a directory, and the two places where things can be made to fail.

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ffi};
 use rustix::process::Signal;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Mutex;
@@ -266,6 +267,13 @@ impl Agent {
     pub fn wait(mut self) {
         let status = self.role.wait();
         assert!(status.success(), "a process ended with {status}");
+    }
+
+    /// Waits until it is killed, at a fault point.
+    #[track_caller]
+    pub fn wait_killed(mut self) {
+        let status = self.role.wait();
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "a process ended with {status}");
     }
 
     /// Ends it: it closes what is open.

@@ -603,6 +603,18 @@ impl SimHandle {
         state.check(self.incarnation)?;
         Ok(state.file(self.file).bytes())
     }
+
+    fn set_bytes(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation)?;
+        strike(&self.disk.plan, Operation::SetBytes, name)?;
+        if !state.begin(self.incarnation)? {
+            return Err(off());
+        }
+        let clock = state.clock;
+        state.file(self.file).set_bytes(bytes, clock);
+        Ok(())
+    }
 }
 
 /// A log file on a [`SimDisk`].
@@ -650,6 +662,10 @@ impl LogFile for SimLogFile {
     fn bytes(&self) -> io::Result<u64> {
         self.handle.bytes()
     }
+
+    fn truncate(&self) -> io::Result<()> {
+        self.handle.set_bytes(&self.name, 0)
+    }
 }
 
 /// A database file on a [`SimDisk`].
@@ -684,16 +700,7 @@ impl Database for SimDatabase {
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
-        let mut state = self.handle.disk.state.lock();
-        state.check(self.handle.incarnation)?;
-        strike(&self.handle.disk.plan, Operation::SetBytes, DATABASE_NAME)?;
-        if state.begin(self.handle.incarnation)? {
-            let clock = state.clock;
-            state.file(self.handle.file).set_bytes(bytes, clock);
-            Ok(())
-        } else {
-            Err(off())
-        }
+        self.handle.set_bytes(DATABASE_NAME, bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {

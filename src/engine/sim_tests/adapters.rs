@@ -217,6 +217,13 @@ impl LogFile for File {
     fn bytes(&self) -> io::Result<u64> {
         self.inner.bytes()
     }
+
+    fn truncate(&self) -> io::Result<()> {
+        between();
+        self.inner.truncate()?;
+        between();
+        Ok(())
+    }
 }
 
 /// The broker: locks are granted, but EXCLUSIVE to one process at a time.

@@ -67,7 +67,7 @@ impl Free {
     const ALL: Free = Free { append: true, leader: true, creating: true, checkpoint: true, broker: true, frames: true };
 
     pub fn can_flush(self) -> bool {
-        self.append && self.leader && self.frames
+        self.append && self.leader && self.creating && self.frames
     }
 
     pub fn can_publish(self) -> bool {
@@ -150,7 +150,7 @@ impl Scene {
             return;
         }
         let kind = if self.habits.checkpoint_kinds == IDLE_ONLY { 2 } else { self.below(self.habits.checkpoint_kinds) };
-        let visible_first = self.percent(50);
+        let (visible_first, shrinks) = (self.percent(50), self.percent(30));
         self.say(format!("checkpoint {kind}"));
         let result = if visible_first { self.engine.make_visible() } else { Ok(()) };
         if !self.free().can_checkpoint() {
@@ -159,8 +159,12 @@ impl Scene {
         let result = result.and_then(|()| match kind {
             0 => self.engine.checkpoint_on_request(),
             1 => self.engine.checkpoint_in_background(),
-            _ => self.engine.checkpoint_when_idle(),
+            _ => self.engine.checkpoint_when_idle().map(|_| ()),
         });
+        if shrinks && result.is_ok() && self.free().can_checkpoint() {
+            // As `wal_checkpoint(TRUNCATE)`.
+            self.engine.shrink();
+        }
         let marks = &self.engine.marks;
         self.say(format!("  backfilled {} certified {:?}: {result:?}", marks.backfilled(), marks.certified()));
         if let Err(error) = result {

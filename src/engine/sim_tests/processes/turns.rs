@@ -19,6 +19,8 @@ pub const HOT: &[&str] = &[
     "after_publish",
     "leading_before_cut",
     "leading_uncertified",
+    "deleting",
+    "truncated",
     "rotating",
     "activating",
     "attaching",

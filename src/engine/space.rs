@@ -1,0 +1,140 @@
+//! The space of the log: slots of which nothing is needed any more are deleted while processes are attached.
+//!
+//! A slot is deleted where it could be used again (`Engine::free_slots`), under CREATE, which covers the choice of the next
+//! slot; never that one. In this order: what was in it is read from the database file from now on (`recycled_below`); its file
+//! is truncated, so that the space is free though other processes have the file open; its name goes; a word counts it, and by
+//! that the others close it. A number is never given twice, so an open file of a deleted slot never becomes another segment.
+//! A process that opens the file in between finds no header in it, and one that finds no file looks again: all that was in
+//! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
+
+use super::frames::{FileId, Frames};
+use super::slots::Free;
+use super::{Engine, EngineError};
+use crate::log::format::FileName;
+use crate::shared::Words;
+use crate::sqlite::Code;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// A steady load goes round in so many slots: one is written, one is next, one waits for a certificate.
+const SLOTS_KEPT: u64 = 3;
+/// What was in use once fades by this share with each look: a log that is as large again and again is not made anew each time.
+const FADES: u64 = 8;
+/// Slots that are deleted at once: writers that need a slot wait for it.
+const AT_ONCE: usize = 8;
+
+/// What is not needed and stays nevertheless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// What the load of late needs, to be used again; `journal_size_limit` counts above what any load needs.
+    ForLoad,
+    /// The same where nobody has committed for a while, with `journal_size_limit` in full.
+    Idle,
+    /// The next slot only.
+    Nothing,
+}
+
+impl Engine {
+    /// Deletes slots that are not needed. True: of what is kept for the load some may go later, without another commit.
+    ///
+    /// # Errors
+    /// The log directory failed. Nothing but space is lost by it.
+    pub(super) fn give_back(&self, keep: Keep) -> Result<bool, EngineError> {
+        if !self.is_active() || self.count_slots()? <= 2 {
+            return Ok(false);
+        }
+        let mut kept_bytes = None;
+        loop {
+            let _create = self.hold(Words::create, "CREATE");
+            let (all, tail) = self.survey()?;
+            let next = self.marks.words().next_slot();
+            let mut free = self.free_slots(&all, tail);
+            free.retain(|free| Some(free.slot.number) != next);
+            let mut bytes: u64 = all.iter().map(|found| found.slot.bytes).sum();
+            let in_use = bytes - free.iter().map(|free| free.slot.bytes).sum::<u64>();
+            let kept = *kept_bytes.get_or_insert_with(|| self.kept_bytes(keep, in_use));
+            // Those of unusual size first, which were made for one batch; then the smallest.
+            let usual = self.settings.segment_bytes();
+            free.sort_by_key(|free| (free.slot.bytes <= usual, free.slot.bytes));
+            let mut given = 0;
+            for free in free.iter().take(AT_ONCE) {
+                if bytes <= kept {
+                    break;
+                }
+                self.delete_slot(free)?;
+                bytes -= free.slot.bytes;
+                given += 1;
+            }
+            if given < AT_ONCE {
+                self.close_deleted(&mut self.frames.write());
+                return Ok(given < free.len() && bytes > (SLOTS_KEPT * usual).min(self.settings.journal_size_limit()));
+            }
+        }
+    }
+
+    /// The bytes that the log may have though some of it is not needed.
+    fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
+        let before = self.in_use.load(SeqCst);
+        let high = in_use.max(before - before.div_ceil(FADES));
+        self.in_use.store(high, SeqCst);
+        let (limit, least) = (self.settings.journal_size_limit(), SLOTS_KEPT * self.settings.segment_bytes());
+        match keep {
+            Keep::Nothing => 0,
+            Keep::Idle => (high + high / 4).max(least).min(limit),
+            Keep::ForLoad => (high + high / 4).min(limit).max(least),
+        }
+    }
+
+    /// Under CREATE.
+    fn delete_slot(&self, free: &Free) -> Result<(), EngineError> {
+        let Free { slot, last_sequence, is_used } = free;
+        self.marks.recycle_to(*last_sequence);
+        if !is_used {
+            // A header that a dead writer began may be on the disk: the segment of that ordinal may have begun elsewhere since.
+            slot.write(&self.zero_block(), 0)?;
+            slot.sync()?;
+        }
+        crate::fault_point("deleting");
+        slot.file.truncate().map_err(|e| EngineError::write(&slot.name, e))?;
+        crate::fault_point("truncated");
+        self.dir.remove(&slot.name).map_err(|e| EngineError::write(&slot.name, e))?;
+        self.marks.words().add_slot_deleted();
+        Ok(())
+    }
+
+    /// Closes the files of slots that were deleted since this process last looked.
+    pub(super) fn close_deleted(&self, frames: &mut Frames) {
+        let deleted = self.marks.words().slots_deleted();
+        if self.deleted_known.swap(deleted, SeqCst) == deleted {
+            return;
+        }
+        frames.drop_to(self.marks.backfilled());
+        for number in self.close_deleted_slots() {
+            frames.remove_file(FileId::Slot(number));
+        }
+    }
+
+    fn count_slots(&self) -> Result<usize, EngineError> {
+        let names = self.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
+        let is_slot = |name: &&String| matches!(FileName::parse(name), Some(FileName::Slot { log_id, .. }) if log_id == self.log_id);
+        Ok(names.iter().filter(is_slot).count())
+    }
+
+    /// The log shall have no more than it needs, as behind `wal_checkpoint(TRUNCATE)`: what a durable certificate does not
+    /// allow yet gets one.
+    pub(crate) fn shrink(self: &Arc<Engine>) {
+        let shrunk = self.certify_backfilled().and_then(|()| self.give_back(Keep::Nothing));
+        self.tell_kept_space(shrunk);
+    }
+
+    /// A failure to give space back harms nothing else: it is only told. True: there may be more to give back later.
+    pub(super) fn tell_kept_space(&self, given: Result<bool, EngineError>) -> bool {
+        let error = match given {
+            Ok(more) => return more,
+            Err(error) => error,
+        };
+        let text = format!("pwal: {}: the log keeps space that it does not need: {error}", self.path.display());
+        self.context.host.log(Code::NOTICE.number(), &text);
+        false
+    }
+}

@@ -1,0 +1,218 @@
+//! The log gives back the space that it does not need, while processes stay attached.
+//!
+//! Segments have 256 KiB here, so that a log of a few megabytes has many.
+
+mod common;
+mod processes;
+
+use common::scene::{COUNT, scene};
+use processes::agent::Agent;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const SMALL: &str = "PRAGMA parallel_wal_segment_bytes=262144";
+/// What the tail and the next slot may take, and one that waits for a certificate.
+const SLOT_BYTES: u64 = 262_144;
+
+fn log_directory(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}-pwal", path.display()))
+}
+
+/// The slots in the log directory and the bytes that they take on the disk.
+fn slots(path: &Path) -> (usize, u64) {
+    let entries = std::fs::read_dir(log_directory(path)).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(".seg")));
+    // A file that goes just now counts for nothing.
+    let bytes: Vec<u64> = files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).collect();
+    (bytes.len(), bytes.iter().sum())
+}
+
+/// The highest number of a slot.
+fn highest(path: &Path) -> u32 {
+    let entries = std::fs::read_dir(log_directory(path)).unwrap().map(|entry| entry.unwrap().file_name());
+    let numbers = entries.filter_map(|name| name.to_str()?.strip_suffix(".seg")?.split_once('-')?.1.parse().ok());
+    numbers.max().unwrap()
+}
+
+/// Deleted files that this process still has open.
+fn deleted_but_open(pid: i32) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(Result::unwrap);
+    let links = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    links.filter(|link| link.to_string_lossy().ends_with(".seg (deleted)")).count()
+}
+
+/// A megabyte or two of commits that replace each other.
+fn write_much(writer: &mut Agent, rounds: usize) {
+    for _ in 0..rounds {
+        writer.run("INSERT INTO t VALUES(randomblob(60000))");
+        writer.run("DELETE FROM t WHERE rowid % 2 = 0");
+    }
+}
+
+/// A reader, and a writer whose log has grown to 20 segments and more beside it.
+fn pinned(path: &Path) -> (Agent, Agent) {
+    let (mut reader, mut writer) = (Agent::on(path), Agent::on(path));
+    writer.run(SMALL);
+    writer.run("PRAGMA wal_autocheckpoint=100");
+    writer.run("INSERT INTO t VALUES(1)");
+    reader.run("BEGIN");
+    reader.run(COUNT);
+    write_much(&mut writer, 60);
+    let (count, bytes) = slots(path);
+    assert!(count > 20 && bytes > 20 * SLOT_BYTES * 8 / 10, "{count} slots of {bytes} bytes");
+    (reader, writer)
+}
+
+#[test]
+fn truncate_gives_back_what_a_reader_has_kept_and_every_process_goes_on() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("TRUNCATE behind a long reader");
+    let (mut reader, mut writer) = pinned(&path);
+    let mut idle = Agent::on(&path);
+    let rows = writer.run(COUNT);
+    assert_eq!(idle.run(COUNT), rows);
+    assert_eq!(reader.run(COUNT), "1", "its snapshot stays");
+    assert_eq!(&writer.run("PRAGMA wal_checkpoint(TRUNCATE)")[..1], "1", "the reader is there");
+    assert_eq!(reader.run(COUNT), "1", "its snapshot stays");
+    reader.run("COMMIT");
+    assert_eq!(writer.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
+    let (count, bytes) = slots(&path);
+    assert!(count <= 2 && bytes <= 2 * SLOT_BYTES, "{count} slots of {bytes} bytes are left");
+    // Those that have the slots open go on, and let go of them with their next read of something new.
+    writer.run("INSERT INTO t VALUES(2)");
+    let rows = writer.run(COUNT);
+    for agent in [&mut reader, &mut idle, &mut writer] {
+        assert_eq!(agent.run(COUNT), rows);
+        assert_eq!(agent.run("PRAGMA integrity_check"), "ok");
+        assert_eq!(deleted_but_open(agent.pid()), 0);
+    }
+    // The log that is left can be recovered.
+    for agent in [reader, idle, writer] {
+        agent.kill();
+    }
+    processes::log::assert_sound(&path);
+    let mut next = Agent::on(&path);
+    assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
+    next.end();
+    common::assert_plain(&path);
+}
+
+/// Nobody asks for anything.
+#[test]
+fn an_idle_log_goes_down_to_what_a_load_needs() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("an idle log behind a long reader");
+    let (mut reader, writer) = pinned(&path);
+    reader.run("COMMIT");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while slots(&path).0 > 3 {
+        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    writer.end();
+    reader.end();
+    common::assert_plain(&path);
+}
+
+/// A writer that never rests: each checkpoint gives a part back, until the log has what the load needs; and then no more
+/// files are made and deleted.
+#[test]
+fn a_busy_log_gives_back_what_its_load_does_not_need_and_then_stays() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("a busy log behind a long reader");
+    let (mut reader, mut writer) = pinned(&path);
+    reader.run("COMMIT");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while slots(&path).0 > 8 {
+        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+        write_much(&mut writer, 5);
+    }
+    let before = highest(&path);
+    for _ in 0..10 {
+        write_much(&mut writer, 5);
+    }
+    // 24 segments of commits in 8 slots at most.
+    let made = highest(&path) - before;
+    assert!(made <= 4, "{made} slots were made anew");
+    writer.end();
+    reader.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn journal_size_limit_bounds_what_an_idle_log_keeps() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("journal_size_limit");
+    let mut agent = Agent::start();
+    agent.open("c", &path);
+    assert_eq!(agent.run("PRAGMA journal_size_limit=600000"), "600000");
+    agent.run(SMALL);
+    agent.run("PRAGMA wal_autocheckpoint=100");
+    write_much(&mut agent, 20);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while slots(&path).1 > 600_000 {
+        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.end();
+}
+
+/// Who deletes slots dies on the way: alone, and beside one that goes on.
+#[cfg(debug_assertions)]
+fn dies_while_it_deletes(point: &str, pass: u32) {
+    let (_scene, path) = scene(&format!("a death while slots are deleted: {point}, {pass}"));
+    let (mut reader, mut writer) = pinned(&path);
+    reader.run("COMMIT");
+    let rows = writer.run(COUNT);
+    let mut victim = Agent::start_with(&[("PWAL_TEST_DIE_AT", format!("{point}:{pass}"))]);
+    victim.open("c", &path);
+    assert_eq!(victim.run(COUNT), rows);
+    victim.tell("c PRAGMA wal_checkpoint(TRUNCATE)");
+    victim.wait_killed();
+    for agent in [&mut reader, &mut writer] {
+        assert_eq!((agent.run(COUNT), agent.run("PRAGMA integrity_check")), (rows.clone(), String::from("ok")));
+    }
+    writer.run("INSERT INTO t VALUES(2)");
+    let rows = writer.run(COUNT);
+    // What it left is deleted by the next.
+    assert_eq!(writer.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
+    assert!(slots(&path).0 <= 2, "{:?} slots and bytes are left", slots(&path));
+    assert_eq!(reader.run(COUNT), rows);
+
+    // And all die: what is left is a log that proves itself.
+    write_much(&mut writer, 20);
+    let rows = writer.run(COUNT);
+    let mut victim = Agent::start_with(&[("PWAL_TEST_DIE_AT", format!("{point}:1"))]);
+    victim.open("c", &path);
+    assert_eq!(victim.run(COUNT), rows);
+    reader.kill();
+    writer.signal(rustix::process::Signal::STOP);
+    victim.tell("c PRAGMA wal_checkpoint(TRUNCATE)");
+    victim.wait_killed();
+    writer.kill();
+    processes::log::assert_sound(&path);
+    let mut next = Agent::on(&path);
+    assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
+    next.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn who_deletes_slots_may_die_on_the_way() {
+    if common::on_pwal() {
+        for point in ["deleting", "truncated"] {
+            dies_while_it_deletes(point, 1);
+            dies_while_it_deletes(point, 5);
+        }
+    }
+}
