@@ -24,6 +24,8 @@ pub struct Sheet {
     pub stop: AtomicU64,
     /// Somebody has failed, and said why on standard error.
     pub failed: AtomicU64,
+    /// What may fail now: bits of [`super::worker::Trouble`].
+    pub trouble: AtomicU64,
     pub lines: [Line; LINES],
 }
 
@@ -108,6 +110,15 @@ impl Board {
 
     pub fn goes_on(&self) -> bool {
         self.sheet.stop.load(SeqCst) == 0 && !self.failed()
+    }
+
+    /// What may fail from now on.
+    pub fn set_trouble(&self, bits: u64) {
+        self.sheet.trouble.store(bits, SeqCst);
+    }
+
+    pub fn trouble(&self) -> u64 {
+        self.sheet.trouble.load(SeqCst)
     }
 
     /// What each of the first lines was acknowledged.

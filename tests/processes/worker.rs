@@ -9,12 +9,64 @@ use super::ledger::{self, Entry};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, ffi};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 /// Nobody may wait longer for the write lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the test does to the processes, so that a statement may fail meanwhile: bits of the board's word.
+pub struct Trouble;
+
+impl Trouble {
+    /// The disk is full: `SQLITE_FULL`.
+    pub const FULL: u64 = 1;
+    /// A process has no descriptor left: what opens a file fails.
+    pub const DESCRIPTORS: u64 = 2;
+    /// A process is stopped for longer than the others wait: `SQLITE_BUSY`.
+    pub const STOPPED: u64 = 4;
+
+    /// Whether a statement may fail with this code.
+    fn excuses(bits: u64, code: i32) -> bool {
+        let may = |trouble: u64| bits & trouble != 0;
+        match code & 0xff {
+            ffi::SQLITE_BUSY => may(Trouble::STOPPED),
+            ffi::SQLITE_FULL => may(Trouble::FULL),
+            ffi::SQLITE_CANTOPEN => may(Trouble::FULL | Trouble::DESCRIPTORS),
+            ffi::SQLITE_IOERR => may(Trouble::DESCRIPTORS),
+            _ => false,
+        }
+    }
+}
+
+thread_local! {
+    /// How the busy handler of this thread's connection sleeps, and when it began.
+    static POLLS: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static POLLS_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// A busy handler of the application's: sleeps by itself, and gives up after [`BUSY_TIMEOUT`].
+fn poll(tries: i32) -> bool {
+    if tries == 0 {
+        POLLS_SINCE.set(Some(Instant::now()));
+    }
+    std::thread::sleep(POLLS.get());
+    POLLS_SINCE.get().is_some_and(|since| since.elapsed() < BUSY_TIMEOUT)
+}
+
+/// The process has a child for a moment, which inherits all its descriptors and does nothing.
+fn fork_for(time: Duration) {
+    // SAFETY: the child calls nothing but these two, which are async-signal-safe; the parent gives no addresses.
+    unsafe {
+        if libc::fork() == 0 {
+            libc::usleep(time.as_micros() as u32);
+            libc::_exit(0);
+        }
+        while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
+    }
+}
 
 /// What a working process is told.
 #[derive(Clone, Debug)]
@@ -123,6 +175,10 @@ struct Worker<'a> {
     mode: String,
     synchronous: Vec<String>,
     checkpoints: bool,
+    /// `PWAL_TEST_NEMESIS`: some connections poll, the process forks, and what the board excuses may fail.
+    nemesis: bool,
+    /// What was excused when this operation began.
+    trouble: u64,
     /// Operations that are left.
     life: u64,
     /// Transactions that were acknowledged.
@@ -145,6 +201,8 @@ impl<'a> Worker<'a> {
             mode: child::setting("PWAL_TEST_MODE"),
             synchronous: child::setting("PWAL_TEST_SYNCHRONOUS").split(' ').map(str::to_owned).collect(),
             checkpoints: self::number("PWAL_TEST_CHECKPOINTS") != 0,
+            nemesis: std::env::var_os("PWAL_TEST_NEMESIS").is_some(),
+            trouble: 0,
             life: self::number("PWAL_TEST_LIFE"),
             done: 0,
         }
@@ -172,6 +230,10 @@ impl<'a> Worker<'a> {
             let until = self.life.saturating_sub(self.rng.random_range(1..150));
             while self.goes_on() && self.life > until {
                 self.life -= 1;
+                self.trouble = self.board.trouble();
+                if self.nemesis && self.rng.random_range(0..300) == 0 {
+                    fork_for(Duration::from_millis(self.rng.random_range(0..50)));
+                }
                 match part {
                     Part::Writes => self.write(&connection),
                     Part::Reads => {}
@@ -187,27 +249,38 @@ impl<'a> Worker<'a> {
     }
 
     fn open(&mut self, first: bool) -> Connection {
-        let connection = common::open(&self.path);
-        connection.busy_timeout(BUSY_TIMEOUT).expect("a busy timeout");
+        loop {
+            self.trouble = self.board.trouble();
+            match self.try_open(first) {
+                Ok(connection) => return connection,
+                Err(error) => self.excuse(&error, "opening"),
+            }
+        }
+    }
+
+    fn try_open(&mut self, first: bool) -> rusqlite::Result<Connection> {
+        let mut connection = common::try_open(&self.path, common::flags(), common::vfs())?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        if self.nemesis && self.rng.random_range(0..3) == 0 {
+            POLLS.set(Duration::from_millis([1, 20][self.rng.random_range(0..2)]));
+            connection.busy_handler(Some(poll))?;
+        }
         // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run; so are
         // batches that are larger than the usual slot. Stock ignores the words it does not know.
         let synchronous = &self.synchronous[self.rng.random_range(0..self.synchronous.len())];
-        common::run(
-            &connection,
-            &format!(
-                "PRAGMA parallel_wal_mode={}; PRAGMA parallel_wal_segment_bytes=262144;
+        connection.execute_batch(&format!(
+            "PRAGMA parallel_wal_mode={}; PRAGMA parallel_wal_segment_bytes=262144;
                  PRAGMA parallel_wal_max_batch_bytes={}; PRAGMA synchronous={synchronous};
                  PRAGMA wal_autocheckpoint={}; PRAGMA cache_size={}",
-                self.mode,
-                [65_536, 1 << 20][self.rng.random_range(0..2)],
-                [10, 30, 200][self.rng.random_range(0..3)],
-                [5, 50, 500][self.rng.random_range(0..3)]
-            ),
-        );
+            self.mode,
+            [65_536, 1 << 20][self.rng.random_range(0..2)],
+            [10, 30, 200][self.rng.random_range(0..3)],
+            [5, 50, 500][self.rng.random_range(0..3)]
+        ))?;
         if first {
             self.take_over(&connection);
         }
-        connection
+        Ok(connection)
     }
 
     /// Goes on where the last process of this place ended: at what it was told, or at the commit behind that, which was
@@ -215,6 +288,7 @@ impl<'a> Worker<'a> {
     fn take_over(&mut self, connection: &Connection) {
         let told = self.line.acknowledged.load(SeqCst);
         let last = loop {
+            self.trouble = self.board.trouble();
             match ledger::look_at_newest(connection, self.writers) {
                 Ok(seen) => break seen[self.number],
                 Err(error) => self.excuse(&error, "the first read of a process"),
@@ -234,7 +308,8 @@ impl<'a> Worker<'a> {
     #[track_caller]
     fn excuse(&self, error: &rusqlite::Error, what: &str) {
         let busy = common::code(error) & 0xff == ffi::SQLITE_BUSY;
-        assert!(busy && !common::on_pwal(), "writer {}, {what}: {error:?}", self.number);
+        let excused = Trouble::excuses(self.trouble | self.board.trouble(), common::code(error));
+        assert!(excused || busy && !common::on_pwal(), "writer {}, {what}: {error:?}", self.number);
         self.line.busy.fetch_add(1, SeqCst);
     }
 
