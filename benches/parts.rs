@@ -17,7 +17,7 @@ fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one-page batch");
     group.throughput(Throughput::Bytes(u64::from(PAGE_BYTES)));
     group.bench_function("image CRC", |bencher| bencher.iter(|| image_crc(9, 2, 5, black_box(&image))));
-    let descriptor = [Descriptor { page: 2, place: ImagePlace::Batch(1024), crc: 3 }];
+    let descriptor = [Descriptor { page: 2, place: ImagePlace::Batch(1024), mask: 0, crc: 3 }];
     let header = BatchHeader {
         log_id: 9,
         sequence: 5,
@@ -28,6 +28,7 @@ fn batch(criterion: &mut Criterion) {
         database_pages: 3,
         lane: 0,
         wants_durable: true,
+        time_us: 1,
         chain: 11,
         certificate: None,
     };
@@ -78,6 +79,7 @@ fn publish_one(control: &Control, me: Owner) {
         database_pages: 3,
         has_certificate: true,
         has_spill: false,
+        has_masks: false,
         writer: 0,
         chain: sequence,
         crc: 1,

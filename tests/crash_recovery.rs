@@ -143,7 +143,7 @@ fn a_copy_without_its_log_is_refused_by_name() {
     let code = common::code_of(&connection, "SELECT count(*) FROM part");
     assert_eq!(code & 0xff, ffi::SQLITE_CANTOPEN, "{code}");
     drop(connection);
-    assert_eq!(std::fs::read(&copy).unwrap()[18..20], [3, 3], "nothing written");
+    assert_eq!(std::fs::read(&copy).unwrap()[18..20], [0x70, 0x70], "nothing written");
 }
 
 #[test]

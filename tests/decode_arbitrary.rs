@@ -6,9 +6,9 @@ mod log_support;
 use log_support::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 use proptest::prelude::*;
 use pwal::log::format::{
-    BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, DESCRIPTOR_BYTES, Descriptor,
-    FileName, HeadDecoder, ImagePlace, LANES_MAX, SLOT_HEADER_BYTES, SlotHeader, batch_head_bytes, chain_after,
-    decode_batch, decode_batch_header, embedded_certificate, encode_batch, image_crc,
+    BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
+    Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SLOT_HEADER_BYTES, SPILL_NUMBER_END, SlotHeader,
+    batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch, image_crc,
 };
 use pwal::log::recovery::{OpenFacts, open_database};
 use pwal::log::salvage;
@@ -31,12 +31,18 @@ fn slot_headers() -> impl Strategy<Value = SlotHeader> {
     )
 }
 
+fn place_of(certificate: &Certificate) -> CertificatePlace {
+    let Certificate { log_id, ordinal, offset, .. } = *certificate;
+    CertificatePlace { log_id, ordinal: Some(ordinal), offset }
+}
+
 fn certificates() -> impl Strategy<Value = Certificate> {
-    let marks = (1..=u64::MAX, 1..=u64::MAX, 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let names = (1..=u64::MAX, 1..=u64::MAX, any::<u64>());
+    let marks = (names, 1..=u64::MAX, 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     let counts = (any::<u32>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<bool>(), any::<bool>());
     (marks, counts, prop::collection::vec(any::<u32>(), 0..=LANES_MAX)).prop_map(
         |(
-            (log_id, epoch, lo, span, d, b, chain),
+            ((log_id, ordinal, offset), epoch, lo, span, d, b, chain),
             (batches, frames, distinct_pages, database_pages, fallback, end),
             lanes,
         )| {
@@ -45,6 +51,8 @@ fn certificates() -> impl Strategy<Value = Certificate> {
             let backfilled = if durable == u64::MAX { b } else { b % (durable + 1) };
             Certificate {
                 log_id,
+                ordinal,
+                offset,
                 epoch,
                 lo,
                 hi,
@@ -65,12 +73,15 @@ fn certificates() -> impl Strategy<Value = Certificate> {
 
 /// A batch, with a certificate in it or not, and the place where it lies.
 fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)> {
-    let frames = prop::collection::vec((1..=u32::MAX, any::<u32>(), any::<Option<u32>>()), 1..40);
-    let words = (1..=u64::MAX, 1..=u64::MAX, 1..=u64::MAX, 1..1000_u64, any::<u64>(), 1..=u32::MAX, any::<u16>());
+    let frames =
+        prop::collection::vec((1..=u32::MAX, any::<u32>(), prop::option::of(0..SPILL_NUMBER_END), any::<u8>()), 1..40);
+    let times = any::<u64>();
+    let words =
+        (1..=u64::MAX, 1..=u64::MAX, 1..=u64::MAX, 1..1000_u64, any::<u64>(), 1..=u32::MAX, any::<u16>(), times);
     (frames, words, 9..=13_u32, any::<bool>(), prop::option::of(certificates())).prop_map(
         |(
             frames,
-            (log_id, sequence, ordinal, block, chain, database_pages, lane),
+            (log_id, sequence, ordinal, block, chain, database_pages, lane, time_us),
             page,
             wants_durable,
             certificate,
@@ -80,7 +91,7 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
             let mut inline = 0;
             let descriptors: Vec<Descriptor> = frames
                 .iter()
-                .map(|&(page, crc, spill)| {
+                .map(|&(page, crc, spill, mask)| {
                     let place = match spill {
                         Some(file) => ImagePlace::Spill { file, offset: u64::from(crc) },
                         None => {
@@ -88,7 +99,8 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
                             ImagePlace::Batch(head_bytes + (inline - 1) * page_bytes)
                         }
                     };
-                    Descriptor { page, place, crc }
+                    let mask = if spill.is_some() { 0 } else { mask };
+                    Descriptor { page, place, mask, crc }
                 })
                 .collect();
             let bytes = (head_bytes + inline * page_bytes).next_multiple_of(4096);
@@ -102,12 +114,15 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
                 database_pages,
                 lane,
                 wants_durable,
+                time_us,
                 chain,
                 certificate: None,
             };
             let chain = chain_after(&header, &descriptors);
             header.certificate = certificate.map(|certificate| Certificate {
                 log_id,
+                ordinal,
+                offset: block * 4096,
                 lo: sequence,
                 hi: sequence,
                 durable: sequence - 1,
@@ -130,7 +145,7 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
 
 /// Bytes that begin like a record more often than chance has it.
 fn bytes_like_records() -> impl Strategy<Value = Vec<u8>> {
-    let start = prop::sample::select(vec![&b""[..], b"pwalslot\x01\0", b"pwalbtch\x01\0", b"pwalcert\x01\0"]);
+    let start = prop::sample::select(vec![&b""[..], b"pwalslot\x02\0", b"pwalbtch\x02\0", b"pwalcert\x02\0"]);
     (start, prop::collection::vec(any::<u8>(), 0..1200)).prop_map(|(start, rest)| [start, &rest].concat())
 }
 
@@ -139,14 +154,22 @@ proptest! {
     fn slot_headers_come_back(header in slot_headers()) {
         let block = header.encode();
         prop_assert_eq!(block.len(), header.block_bytes as usize);
-        prop_assert_eq!(SlotHeader::decode(&block), Ok(header));
+        prop_assert_eq!(SlotHeader::decode(&block, header.log_id), Ok(header));
     }
 
     #[test]
     fn certificates_come_back(certificate in certificates()) {
         let block = certificate.encode_block(8192);
         prop_assert_eq!(block.len(), 8192);
-        prop_assert_eq!(Certificate::decode_block(&block), Ok(certificate));
+        let place = place_of(&certificate);
+        for other in [
+            CertificatePlace { log_id: place.log_id ^ 1, ..place },
+            CertificatePlace { ordinal: Some(certificate.ordinal ^ 1), ..place },
+            CertificatePlace { offset: place.offset ^ 4096, ..place },
+        ] {
+            prop_assert_eq!(Certificate::decode(&block, &other), Err(Rule::CertificatePlace.into()));
+        }
+        prop_assert_eq!(Certificate::decode(&block, &place), Ok(certificate));
     }
 
     #[test]
@@ -163,7 +186,7 @@ proptest! {
         }
         prop_assert_eq!(decoder.finish().unwrap(), batch.clone());
         prop_assert_eq!(batch.chain_after, chain_after(&header, &descriptors));
-        prop_assert_eq!(embedded_certificate(&head).map(Result::unwrap), header.certificate.clone());
+        prop_assert_eq!(embedded_certificate(&head, &place.of_certificate()).map(Result::unwrap), header.certificate.clone());
         prop_assert_eq!(batch.header, header);
         prop_assert_eq!(batch.descriptors, descriptors);
     }
@@ -186,11 +209,11 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_value_or_an_error(bytes in bytes_like_records(), place in batches()) {
-        let _ = SlotHeader::decode(&bytes);
-        let _ = Certificate::decode(&bytes);
+        let _ = SlotHeader::decode(&bytes, ID);
+        let _ = Certificate::decode(&bytes, &place.2.of_certificate());
         let _ = decode_batch_header(&bytes, &place.2);
         let _ = decode_batch(&bytes, &place.2);
-        let _ = embedded_certificate(&bytes);
+        let _ = embedded_certificate(&bytes, &place.2.of_certificate());
         let _ = stamp::read(&bytes);
         let _ = stamp::page_bytes(&bytes);
     }
@@ -210,15 +233,17 @@ fn every_bit_of_slot_headers_and_certificates_counts() {
     let header = LogBuilder::new(ID, 1024).files.into_values().next().unwrap();
     let mut log = LogBuilder::new(ID, 1024);
     log.commits(2);
-    let certificate = log.next_certificate(2, 1, 1).encode_block(4096);
+    let certificate = log.next_certificate(2, 1, 1);
+    let place = place_of(&certificate);
+    let certificate = certificate.encode_block(4096);
     for at in 0..SLOT_HEADER_BYTES.max(CERTIFICATE_BYTES) {
         for bit in 0..8 {
             let (mut slot, mut sealed) = (header.clone(), certificate.clone());
             slot[at] ^= 1 << bit;
             sealed[at] ^= 1 << bit;
-            assert!(Certificate::decode_block(&sealed).is_err(), "certificate, byte {at}");
+            assert!(Certificate::decode(&sealed, &place).is_err(), "certificate, byte {at}");
             // Padding proves nothing and is not looked at: rot in it costs nothing.
-            assert_eq!(SlotHeader::decode(&slot).is_err(), at < SLOT_HEADER_BYTES, "slot header, byte {at}");
+            assert_eq!(SlotHeader::decode(&slot, ID).is_err(), at < SLOT_HEADER_BYTES, "slot header, byte {at}");
         }
     }
 }

@@ -95,9 +95,9 @@ fn records_byte_for_byte() {
     let slot = &log.files[&slot_name(ID, 0)];
     golden("slot_header.hex", &hex(&slot[..128]));
     let (_, batch) = log.places[&2];
-    golden("batch_with_certificate.hex", &hex(&slot[batch as usize..][..336 + 48 + 32]));
+    golden("batch_with_certificate.hex", &hex(&slot[batch as usize..][..344 + 48 + 32]));
     let (_, spilled) = log.places[&3];
-    golden("batch_with_spill.hex", &hex(&slot[spilled as usize..][..336 + 72 + 32]));
+    golden("batch_with_spill.hex", &hex(&slot[spilled as usize..][..344 + 72 + 32]));
     golden("certificate.hex", &hex(&slot[spilled as usize + 4096..][..288]));
     let mut header = database_of(&[0], 1024);
     Stamp { log_id: ID, backfill_target: 77 }.apply(&mut header);
@@ -116,7 +116,7 @@ fn the_survey_finds_what_the_dump_shows() {
     assert_eq!(found.certificates.len(), 3);
     assert!(found.certificates[0].in_batch && found.certificates[2].certificate.is_mark());
     assert_eq!(found.slots.iter().map(|slot| slot.batches).collect::<Vec<_>>(), [3, 1]);
-    assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 336 + 24);
+    assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 344 + 24);
     // The builder counts two frames for each commit; commit 3 has three.
     let rules: Vec<&str> = found.findings.iter().map(|finding| finding.rule).collect();
     assert_eq!(rules, ["E2"]);

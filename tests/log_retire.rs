@@ -238,7 +238,7 @@ fn a_new_slot_is_zeroed_and_durable() {
     create_first_slot(&*place.directory(), &slot_name(ID, 7), &header).unwrap();
     place.disk.power_cut(&nothing);
     let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
-    assert_eq!((bytes.len(), SlotHeader::decode(&bytes)), (1 << 20, Ok(header)));
+    assert_eq!((bytes.len(), SlotHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));
     assert!(bytes[4096..].iter().all(|&byte| byte == 0));
     // A full disk leaves nothing behind.
     use pwal::disk::fault::{Effect, Fault, Operation};

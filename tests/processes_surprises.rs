@@ -270,7 +270,7 @@ fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
 fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
     let scratch = Scratch::new();
     let mut bytes: Vec<u8> = (0..8192_u32).map(|at| (at * 37 % 251) as u8).collect();
-    for versions in [[3, 3], [7, 3], [3, 7], [7, 2]] {
+    for versions in [[0x70, 0x70], [7, 0x70], [0x70, 7], [7, 2], [3, 3]] {
         bytes[18..20].copy_from_slice(&versions);
         let path = scratch.file(&format!("{}-{}.db", versions[0], versions[1]));
         std::fs::write(&path, &bytes).unwrap();

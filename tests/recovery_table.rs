@@ -31,6 +31,9 @@ fn specified(s: &Situation) -> Action {
             _ => Action::Orphan(s.logs.iter().find(|log| !finished(log)).unwrap().log_id),
         };
     }
+    if let StampState::Older { log_id } = s.header {
+        return Action::Refuse(Refusal::OlderStamp(log_id));
+    }
     if s.has_stock_leftovers {
         return Action::Refuse(Refusal::StockLeftovers);
     }
@@ -118,6 +121,7 @@ fn every_combination_fits_exactly_one_row() {
         StampState::Plain { wal: true },
         StampState::Plain { wal: false },
         StampState::BadStamp { log_id: OWN },
+        StampState::Older { log_id: OWN },
         StampState::Leftover,
     ];
     headers.extend((0..5).map(|backfill_target| StampState::Stamped(Stamp { log_id: OWN, backfill_target })));

@@ -34,6 +34,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         database_pages: 9,
         has_certificate: false,
         has_spill: false,
+        has_masks: false,
         writer: 0,
         chain: sequence,
         crc: 5,
@@ -94,6 +95,7 @@ fn an_entry_comes_back_as_it_was_published() {
         database_pages: u32::MAX - 4,
         has_certificate: true,
         has_spill: false,
+        has_masks: false,
         writer: 127,
         chain: u64::MAX - 5,
         crc: u32::MAX - 6,
@@ -102,7 +104,7 @@ fn an_entry_comes_back_as_it_was_published() {
     };
     words.publish(&entry).unwrap();
     assert_eq!(words.commit(1), Some(entry));
-    let other = CommitEntry { has_certificate: false, has_spill: true, writer: 0, ..commit(2, false) };
+    let other = CommitEntry { has_certificate: false, has_spill: true, has_masks: true, writer: 0, ..commit(2, false) };
     words.publish(&other).unwrap();
     assert_eq!(words.commit(2), Some(other));
     let cut = Cut {
@@ -131,6 +133,7 @@ fn the_pages_of_a_small_commit_are_in_its_entry() {
     let all = CommitEntry { frames: PAGES_INLINE as u32, pages, ..commit(1, false) };
     assert_eq!(all.inline_pages(), Some(&pages[..]));
     assert_eq!(CommitEntry { has_spill: true, ..all }.inline_pages(), None);
+    assert_eq!(CommitEntry { has_masks: true, ..all }.inline_pages(), None);
     assert_eq!(CommitEntry { frames: PAGES_INLINE as u32 + 1, ..all }.inline_pages(), None);
     for sequence in 1..=COMMIT_RING {
         words.publish(&CommitEntry { sequence, ..all }).unwrap();

@@ -189,6 +189,7 @@ impl Engine {
                 if read < buffer.len() {
                     return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page });
                 }
+                frame.unmask(buffer, 0);
                 Ok(())
             },
         )?;

@@ -2,16 +2,18 @@
 
 use super::end::End;
 use super::epochs::Leader;
-use super::frames::{FileId, LogCommit};
+use super::frames::{FileId, LogCommit, NewFrame};
 use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::shared::{CommitEntry, Cut, PAGES_INLINE, Words};
 use crate::view::{Image, Lane};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
@@ -130,6 +132,31 @@ fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
     format::batch_head_bytes(lane.len()) + lane.memory_frames() as u64 * u64::from(page_bytes)
 }
 
+/// The images in memory one by one, masked; none at all where none has a mask, so that none is copied.
+fn masked_images<'a>(lane: &'a Lane, descriptors: &[Descriptor]) -> Vec<Cow<'a, [u8]>> {
+    if descriptors.iter().all(|descriptor| descriptor.mask == 0) {
+        return Vec::new();
+    }
+    let frames = lane.frames().zip(descriptors);
+    let images = frames.filter_map(|(frame, descriptor)| match (frame.image, descriptor.place) {
+        (Image::Memory(image), ImagePlace::Batch(position)) => {
+            let mut image = Cow::Borrowed(image);
+            if descriptor.mask != 0 {
+                format::apply_mask(image.to_mut(), position, descriptor.mask);
+            }
+            Some(image)
+        }
+        _ => None,
+    });
+    images.collect()
+}
+
+/// Microseconds since 1970 began, by the clock of the machine; 0 before that.
+fn wall_clock_us() -> u64 {
+    let since = UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_micros()).unwrap_or(0)
+}
+
 impl Engine {
     /// Makes sure that the commit of this lane can be written: the log is active, its slot has room or the
     /// next one has, the spill file is durable. No byte of the batch is written.
@@ -206,19 +233,19 @@ impl Engine {
             append = self.append()?;
         };
         self.follow(facts.sequence - 1)?;
-        let (chain, epoch) = (append.end()?.chain, self.marks.epoch() + 1);
+        let chain = append.end()?.chain;
         let mut in_batch = format::batch_head_bytes(lane.len());
         let mut descriptors = Vec::with_capacity(lane.len());
         for frame in lane.frames() {
-            let place = match frame.image {
+            let (place, mask) = match frame.image {
                 Image::Memory(image) => {
                     let here = in_batch;
                     in_batch += image.len() as u64;
-                    ImagePlace::Batch(here)
+                    (ImagePlace::Batch(here), format::mask_of(image, here))
                 }
-                Image::Spill(offset) => ImagePlace::Spill { file: facts.spill.unwrap_or(u32::MAX), offset },
+                Image::Spill(offset) => (ImagePlace::Spill { file: facts.spill.unwrap_or(u32::MAX), offset }, 0),
             };
-            descriptors.push(Descriptor { page: frame.page, place, crc: frame.crc });
+            descriptors.push(Descriptor { page: frame.page, place, mask, crc: frame.crc });
         }
         let mut header = BatchHeader {
             log_id: self.log_id,
@@ -230,6 +257,7 @@ impl Engine {
             database_pages: facts.database_pages,
             lane: facts.lane,
             wants_durable: facts.wants_durable,
+            time_us: wall_clock_us(),
             chain,
             certificate: None,
         };
@@ -237,10 +265,15 @@ impl Engine {
         if certificate {
             let mut counts = self.frames.read().counts_since(self.marks.durable());
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
-            header.certificate = Some(self.certificate(&counts, epoch, facts.sequence, chain, facts.database_pages));
+            header.certificate = Some(self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages));
         }
         let head = format::encode_batch(&header, &descriptors)?;
-        let parts: Vec<&[u8]> = std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect();
+        let masked = masked_images(lane, &descriptors);
+        let images = masked.iter().map(|image| &**image);
+        let parts: Vec<&[u8]> = match masked.is_empty() {
+            true => std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect(),
+            false => std::iter::once(head.as_slice()).chain(images).collect(),
+        };
         if let Err(error) = self.write_at_place(&append, &place, &parts) {
             let erased = self.erase_unpublished(&append, &place);
             return Err(if erased { error } else { self.poisoned_as(error) });
@@ -265,11 +298,11 @@ impl Engine {
         }
     }
 
-    /// The certificate of the epoch that ends with commit `hi`.
+    /// The certificate of the epoch that ends with commit `hi`, in the record at `place`.
     pub(crate) fn certificate(
         &self,
         counts: &EpochCounts,
-        epoch: u64,
+        place: &Place,
         hi: u64,
         chain: u64,
         database_pages: u32,
@@ -277,7 +310,9 @@ impl Engine {
         let durable = self.marks.durable();
         Certificate {
             log_id: self.log_id,
-            epoch,
+            ordinal: place.ordinal,
+            offset: place.offset,
+            epoch: self.marks.epoch() + 1,
             lo: durable + 1,
             hi,
             durable,
@@ -317,6 +352,7 @@ impl Engine {
             database_pages: header.database_pages,
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
+            has_masks: descriptors.iter().any(|descriptor| descriptor.mask != 0),
             writer: self.marks.attachment().me().slot,
             chain,
             crc,
@@ -334,8 +370,7 @@ impl Engine {
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
                 }
-                let first =
-                    frames.append(&commit, descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)));
+                let first = frames.append(&commit, descriptors.iter().map(NewFrame::from));
                 self.followed.store(commit.sequence, SeqCst);
                 first
             })

@@ -6,7 +6,7 @@ use super::hold::Held;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
-use crate::log::format::Certificate;
+use crate::log::format::{Certificate, CertificatePlace};
 use crate::shared::{Cut, TIMED_WAIT, Words};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -162,7 +162,8 @@ impl Engine {
                 .commit(cut.hi)
                 .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
             if !in_batch {
-                let certificate = Certificate::decode_block(&bytes[..read])?;
+                let place = CertificatePlace { log_id: self.log_id, ordinal: Some(cut.ordinal), offset: cut.offset };
+                let certificate = Certificate::decode(&bytes[..read], &place)?;
                 if certificate.epoch != epoch || certificate.chain != cut.chain {
                     return Err(EngineError::NoLog);
                 }
@@ -347,7 +348,7 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, self.marks.epoch() + 1, hi, append.end()?.chain, database_pages);
+        let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages);
         let bytes = certificate.encode_block(self.block_bytes);
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");

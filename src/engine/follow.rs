@@ -4,11 +4,11 @@
 //! A process that fell behind the ring walks the slots, as recovery does. What is published is written, so all that is read
 //! proves itself; what is backfilled need not be read any more.
 
-use super::frames::{FileId, Frames, LogCommit};
+use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
 use crate::log::follow::proven;
-use crate::log::format::{self, Batch, BatchPlace, ImagePlace, batch_head_bytes, decode_batch, image_crc};
+use crate::log::format::{self, Batch, BatchPlace, ImagePlace, apply_mask, batch_head_bytes, decode_batch, image_crc};
 use crate::shared::CommitEntry;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -75,10 +75,12 @@ impl Engine {
         }
         let images = batch_head_bytes(pages.len());
         let page_bytes = u64::from(self.page_bytes);
-        frames.append(
-            &commit,
-            pages.iter().zip(0..).map(|(page, at)| (*page, ImagePlace::Batch(images + at * page_bytes))),
-        );
+        let frame = |(page, at): (&u32, u64)| NewFrame {
+            page: *page,
+            place: ImagePlace::Batch(images + at * page_bytes),
+            mask: 0,
+        };
+        frames.append(&commit, pages.iter().zip(0..).map(frame));
         Ok(true)
     }
 
@@ -102,7 +104,7 @@ impl Engine {
             }
         }
         frames.add_file(FileId::Slot(commit.slot), &slot.file);
-        frames.append(commit, batch.descriptors.iter().map(|descriptor| (descriptor.page, descriptor.place)));
+        frames.append(commit, batch.descriptors.iter().map(NewFrame::from));
         Ok(true)
     }
 
@@ -180,8 +182,9 @@ impl Engine {
             // Images in a spill file were durable before this was published.
             let ImagePlace::Batch(at) = descriptor.place else { continue };
             let image = usize::try_from(at).ok().and_then(|at| bytes[..read].get(at..at + self.page_bytes as usize));
-            let crc = image.map(|image| image_crc(self.log_id, descriptor.page, entry.sequence, image));
-            if crc != Some(descriptor.crc) {
+            let mut image = image.unwrap_or_default().to_vec();
+            apply_mask(&mut image, at, descriptor.mask);
+            if image_crc(self.log_id, descriptor.page, entry.sequence, &image) != descriptor.crc {
                 return Err(self.no_commit(entry.sequence));
             }
         }

@@ -5,7 +5,7 @@
 
 use super::commit::EpochCounts;
 use crate::disk::LogFile;
-use crate::log::format::{Batch, ImagePlace};
+use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask};
 use crate::view;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,9 +24,32 @@ pub(crate) enum FileId {
 pub(crate) struct Frame {
     pub(crate) page: u32,
     pub(crate) file: FileId,
+    /// Of the image in its file.
+    mask: u8,
     /// Bytes from the start of the file.
     pub(crate) offset: u64,
     pub(crate) sequence: u64,
+}
+
+impl Frame {
+    /// Makes what was read of the file at `offset` (bytes) in the image the image's own bytes.
+    pub(crate) fn unmask(&self, buffer: &mut [u8], offset: u64) {
+        apply_mask(buffer, self.offset + offset, self.mask);
+    }
+}
+
+/// A frame of a commit, to be added to the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewFrame {
+    pub(crate) page: u32,
+    pub(crate) place: ImagePlace,
+    pub(crate) mask: u8,
+}
+
+impl From<&Descriptor> for NewFrame {
+    fn from(descriptor: &Descriptor) -> NewFrame {
+        NewFrame { page: descriptor.page, place: descriptor.place, mask: descriptor.mask }
+    }
 }
 
 /// A published commit and where its batch lies.
@@ -163,15 +186,15 @@ impl Frames {
     }
 
     /// Adds the next commit, whose frames are these; returns the number of its first frame.
-    pub(crate) fn append(&mut self, commit: &LogCommit, frames: impl Iterator<Item = (u32, ImagePlace)>) -> u64 {
+    pub(crate) fn append(&mut self, commit: &LogCommit, frames: impl Iterator<Item = NewFrame>) -> u64 {
         debug_assert_eq!(commit.sequence, self.last_sequence() + 1, "commits come in their order");
         let first = self.base_number + self.frames.len() as u64 + 1;
-        self.frames.extend(frames.map(|(page, place)| {
+        self.frames.extend(frames.map(|NewFrame { page, place, mask }| {
             let (file, offset) = match place {
                 ImagePlace::Batch(offset) => (FileId::Slot(commit.slot), commit.offset + offset),
                 ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
             };
-            Frame { page, file, offset, sequence: commit.sequence }
+            Frame { page, file, mask, offset, sequence: commit.sequence }
         }));
         let last = self.base_number + self.frames.len() as u64;
         self.commits.push_back(Commit { last, database_pages: commit.database_pages, lane: commit.lane });

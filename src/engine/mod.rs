@@ -135,6 +135,7 @@ impl Engine {
         if read < buffer.len() {
             return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });
         }
+        frame.unmask(buffer, offset);
         Ok(true)
     }
 

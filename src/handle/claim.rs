@@ -141,7 +141,7 @@ fn is_ours(inner: &Inner, header: &Header) -> bool {
         // An earlier log's placeholder keeps SQLite out of whatever file was brought here since: the claim takes it away.
         StampState::Plain { wal: false } => has_placeholder(real_path(inner)) && may_write(real_path(inner)),
         StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
-        StampState::Plain { wal: true } | StampState::Stamped(_) => true,
+        StampState::Plain { wal: true } | StampState::Stamped(_) | StampState::Older { .. } => true,
         // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
         StampState::BadStamp { .. } | StampState::Leftover => {
             header.starts_with(MAGIC) || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()

@@ -88,6 +88,8 @@ pub enum Refusal {
     MarkerMismatch(LogId),
     /// The header is neither plain nor stamped, and nothing says that this is harmless.
     UnknownHeader,
+    /// The stamp is one of format version 1.
+    OlderStamp(LogId),
 }
 
 /// One row of the table.
@@ -106,8 +108,12 @@ impl Situation {
             StampState::Plain { .. } => true,
             // Reserved bytes that are not zero are none of ours where no log is.
             StampState::Leftover => self.logs.is_empty(),
-            StampState::Stamped(_) | StampState::BadStamp { .. } => false,
+            StampState::Stamped(_) | StampState::BadStamp { .. } | StampState::Older { .. } => false,
         }
+    }
+
+    fn is_older(&self) -> bool {
+        matches!(self.header, StampState::Older { .. })
     }
 
     fn is_stamped(&self) -> bool {
@@ -134,7 +140,7 @@ impl Situation {
     fn id(&self) -> LogId {
         match self.header {
             StampState::Stamped(stamp) => stamp.log_id,
-            StampState::BadStamp { log_id } => log_id,
+            StampState::BadStamp { log_id } | StampState::Older { log_id } => log_id,
             StampState::Plain { .. } | StampState::Leftover => 0,
         }
     }
@@ -216,8 +222,13 @@ pub const ROWS: &[Row] = &[
         action: |s| Action::Orphan(s.unfinished()),
     },
     Row {
+        name: "stamped by an older pwal",
+        fits: Situation::is_older,
+        action: |s| Action::Refuse(Refusal::OlderStamp(s.id())),
+    },
+    Row {
         name: "marked, stock's leftovers",
-        fits: |s| !s.is_plain() && s.has_stock_leftovers,
+        fits: |s| !s.is_plain() && !s.is_older() && s.has_stock_leftovers,
         action: |_| Action::Refuse(Refusal::StockLeftovers),
     },
     Row {
@@ -229,6 +240,7 @@ pub const ROWS: &[Row] = &[
         name: "marked, a log, read-only",
         fits: |s| {
             !s.is_plain()
+                && !s.is_older()
                 && !s.has_stock_leftovers
                 && s.is_read_only
                 && !s.logs.is_empty()

@@ -55,14 +55,14 @@ pub enum LogError {
         /// What does not hold.
         source: FormatError,
     },
-    /// A record proves itself and was written by a newer pwal. Nothing was touched.
+    /// A record proves itself and was written by a newer pwal, or by an older one. Nothing was touched.
     #[error("{} at byte {offset}: {source}", file.display())]
-    Newer {
+    OtherVersion {
         /// The file.
         file: PathBuf,
         /// The offset of the record in bytes.
         offset: u64,
-        /// What is newer.
+        /// What is newer, or older.
         source: FormatError,
     },
     /// Rules L2 and L3: commits that are known to have been durable do not prove themselves any more.
@@ -143,6 +143,14 @@ pub enum LogError {
         /// The log directory.
         directory: PathBuf,
     },
+    /// The stamp on the database file is of an older version of the format.
+    #[error(
+        "the database file and its log {log_id:016x} were written by an older pwal (format version 1): open the database once with the pwal that wrote it, which leaves one plain file"
+    )]
+    OlderStamp {
+        /// The log.
+        log_id: LogId,
+    },
     /// A hot journal or a `-wal` file of stock SQLite beside a stamped database file.
     #[error(
         "the database file has a log in {}, and beside it lies a journal or a -wal file of stock SQLite, which would undo it: move that file away after making sure that it belongs elsewhere",
@@ -186,8 +194,8 @@ impl LogError {
 
     pub(crate) fn record(file: &Path, offset: u64, source: FormatError) -> LogError {
         let file = file.to_path_buf();
-        if source.is_newer() {
-            LogError::Newer { file, offset, source }
+        if source.is_other_version() {
+            LogError::OtherVersion { file, offset, source }
         } else {
             LogError::Record { file, offset, source }
         }
@@ -205,7 +213,8 @@ impl LogError {
             | LogError::PageSize { .. } => ErrorKind::Corrupt,
             LogError::BareCopy { .. }
             | LogError::OldCopy { .. }
-            | LogError::Newer { .. }
+            | LogError::OtherVersion { .. }
+            | LogError::OlderStamp { .. }
             | LogError::UnknownHeader { .. }
             | LogError::StockLeftovers { .. }
             | LogError::NotOurs { .. } => ErrorKind::CannotOpen,

@@ -7,7 +7,7 @@
 use super::error::LogError;
 use super::format::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
-    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SlotHeader, decode_batch_header, image_crc,
+    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SlotHeader, apply_mask, decode_batch_header, image_crc,
 };
 use crate::disk::LogFile;
 use crate::sync::Mutex;
@@ -121,13 +121,14 @@ impl SlotReader {
     /// Reads the header of the slot file `open` of the log `log_id` (rules S1 to S4).
     ///
     /// # Errors
-    /// [`LogError::Record`] if it does not prove itself: the slot is free then. [`LogError::Newer`], or any error
+    /// [`LogError::Record`] if it does not prove itself: the slot is free then. [`LogError::OtherVersion`], or any error
     /// of the medium.
     pub fn new(open: OpenFile, log_id: LogId) -> Result<SlotReader, LogError> {
         let mut bytes = [0; 512];
         let read = open.read(&mut bytes, 0)?;
-        let header = SlotHeader::decode(&bytes[..read]).map_err(|error| LogError::record(&open.path, 0, error))?;
-        if header.log_id != log_id || header.slot_bytes > open.bytes()? {
+        let header =
+            SlotHeader::decode(&bytes[..read], log_id).map_err(|error| LogError::record(&open.path, 0, error))?;
+        if header.slot_bytes > open.bytes()? {
             return Err(LogError::record(&open.path, 0, Rule::SlotPlace.into()));
         }
         Ok(SlotReader { open, header })
@@ -159,7 +160,7 @@ impl SlotReader {
     /// The batch at `offset`, its head proven (rules B1 to B7), its images not.
     ///
     /// # Errors
-    /// [`LogError::Record`] if there is none, [`LogError::Newer`], or any error of the medium.
+    /// [`LogError::Record`] if there is none, [`LogError::OtherVersion`], or any error of the medium.
     pub fn head_at(&self, offset: u64) -> Result<Batch, LogError> {
         let record = |error| self.record(offset, error);
         let mut header = [0; BATCH_HEADER_BYTES];
@@ -220,6 +221,7 @@ impl SlotReader {
             },
             page: descriptor.page,
             sequence: batch.header.sequence,
+            mask: descriptor.mask,
             crc: descriptor.crc,
         };
         self.image_of(&frame, spills, image)
@@ -238,6 +240,7 @@ impl SlotReader {
             },
         };
         let read = open.read(image, offset)?;
+        apply_mask(image, offset, frame.mask);
         let crc = image_crc(self.header.log_id, frame.page, frame.sequence, image);
         if read == image.len() && crc == frame.crc {
             Ok(())
@@ -249,15 +252,12 @@ impl SlotReader {
     /// The certificate in a block of its own at `offset`.
     ///
     /// # Errors
-    /// [`LogError::Record`] if there is none of this log, [`LogError::Newer`], or any error of the medium.
+    /// [`LogError::Record`] if there is none of this log and segment, [`LogError::OtherVersion`], or any error of the medium.
     pub fn certificate_at(&self, offset: u64) -> Result<Certificate, LogError> {
         let mut bytes = [0; CERTIFICATE_BYTES];
         let read = self.open.read(&mut bytes, offset)?;
-        match Certificate::decode_block(&bytes[..read]) {
-            Ok(certificate) if certificate.log_id == self.header.log_id => Ok(certificate),
-            Ok(_) => Err(self.record(offset, Rule::CertificateFields.into())),
-            Err(error) => Err(self.record(offset, error)),
-        }
+        Certificate::decode(&bytes[..read], &self.place(offset).of_certificate())
+            .map_err(|error| self.record(offset, error))
     }
 
     fn record(&self, offset: u64, error: FormatError) -> LogError {
@@ -271,6 +271,7 @@ pub(crate) struct ImageRef {
     pub(crate) place: ImagePlace,
     pub(crate) page: u32,
     pub(crate) sequence: u64,
+    pub(crate) mask: u8,
     pub(crate) crc: u32,
 }
 

@@ -9,20 +9,23 @@ mod batch;
 mod bytes;
 mod certificate;
 mod error;
+mod mask;
 mod name;
 mod slot;
 
 pub use batch::{
-    BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, HeadDecoder, batch_head_bytes, chain_after,
-    decode_batch, decode_batch_header, embedded_certificate, encode_batch, head_crc, image_crc,
+    BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, HeadDecoder, POSITION_END, SPILL_NUMBER_END,
+    batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch, head_crc,
+    image_crc,
 };
-pub use certificate::{CERTIFICATE_BYTES, LANES_MAX};
+pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};
+pub use mask::{RECORD_PLACE_BYTES, apply_mask, mask_of};
 pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, slot_name, spill_name};
 pub use slot::{SLOT_HEADER_BYTES, is_block_size, is_page_size};
 
-/// The version of the format that is written, and the newest that is read.
-pub const FORMAT_VERSION: u16 = 1;
+/// The version of the format that is written, and the only one that is read.
+pub const FORMAT_VERSION: u16 = 2;
 
 /// What names one log; random, never 0, never used by a second incarnation.
 pub type LogId = u64;
@@ -77,6 +80,8 @@ pub struct Descriptor {
     pub page: u32,
     /// Where the image is.
     pub place: ImagePlace,
+    /// What the image is masked with where records could begin ([`apply_mask`]); 0 for none, and in a spill file.
+    pub mask: u8,
     /// `image_crc` of it.
     pub crc: u32,
 }
@@ -102,6 +107,8 @@ pub struct BatchHeader {
     pub lane: u16,
     /// The commit wants durability (`synchronous` FULL or EXTRA).
     pub wants_durable: bool,
+    /// When it was committed: microseconds since 1970 began, UTC, by the clock of the machine; 0 if that was not set.
+    pub time_us: u64,
     /// The chain value before this commit.
     pub chain: u64,
     /// The certificate in it, if this batch is the last of an epoch and carries it itself.
@@ -113,6 +120,10 @@ pub struct BatchHeader {
 pub struct Certificate {
     /// The log.
     pub log_id: LogId,
+    /// The ordinal of the segment that it lies in.
+    pub ordinal: u64,
+    /// The offset of its block in the slot, in bytes; in a batch that of the batch.
+    pub offset: u64,
     /// The epoch, from 1.
     pub epoch: u64,
     /// The first commit that it covers.

@@ -6,8 +6,8 @@
 use super::error::LogError;
 use super::follow::{ImageRef, OpenFile, ReadAhead, SlotReader, Spills, proven};
 use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, CERTIFICATE_BYTES, Certificate, FileName, FormatError, ImagePlace,
-    LogId, Rule, decode_batch, decode_batch_header, embedded_certificate,
+    BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, CERTIFICATE_BYTES, Certificate, CertificatePlace, FileName,
+    FormatError, ImagePlace, LogId, Rule, decode_batch, decode_batch_header, embedded_certificate,
 };
 use crate::disk::{LogDirectory, OpenHow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -218,15 +218,17 @@ impl FoundLog {
         if block.iter().take(8).all(|&byte| byte == 0) {
             return Ok(());
         }
-        let (certificate, in_batch) = match embedded_certificate(block) {
+        // What an older segment of the slot left is true, too.
+        let place = CertificatePlace { log_id: self.log_id, ordinal: None, offset };
+        let (certificate, in_batch) = match embedded_certificate(block, &place) {
             Some(embedded) => (Some(embedded), true),
-            None => (block.get(..CERTIFICATE_BYTES).map(Certificate::decode_block), false),
+            None => (block.get(..CERTIFICATE_BYTES).map(|bytes| Certificate::decode(bytes, &place)), false),
         };
         match certificate {
-            Some(Ok(certificate)) if certificate.log_id == self.log_id => {
-                show(Probed::Certificate { offset, certificate: &certificate, in_batch });
+            Some(Ok(certificate)) => show(Probed::Certificate { offset, certificate: &certificate, in_batch }),
+            Some(Err(error)) if error.is_other_version() => {
+                return Err(LogError::record(&found.open.path, offset, error));
             }
-            Some(Err(error)) if error.is_newer() => return Err(LogError::record(&found.open.path, offset, error)),
             _ => {}
         }
         let Some(reader) = &found.reader else { return Ok(()) };
@@ -400,7 +402,8 @@ impl FoundLog {
                     spilled @ ImagePlace::Spill { .. } => spilled,
                 };
                 let (page, sequence) = (descriptor.page, batch.header.sequence);
-                newest.insert(page, (slot, ImageRef { place, page, sequence, crc: descriptor.crc }));
+                let (mask, crc) = (descriptor.mask, descriptor.crc);
+                newest.insert(page, (slot, ImageRef { place, page, sequence, mask, crc }));
             }
         }
         Ok(newest)

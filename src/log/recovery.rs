@@ -236,6 +236,7 @@ impl Look {
             Refusal::StockLeftovers => Some(LogError::StockLeftovers { directory }),
             Refusal::BareCopy(log_id) => Some(LogError::BareCopy { log_id, directory }),
             Refusal::UnknownHeader => None,
+            Refusal::OlderStamp(log_id) => Some(LogError::OlderStamp { log_id }),
             Refusal::OldCopy(log_id) => {
                 of(log_id).map(|(_, facts)| LogError::OldCopy { log_id, target, backfilled: facts.backfilled })
             }

@@ -49,6 +49,7 @@ pub fn retire_keeping_lock(
         StampState::Stamped(stamp) => stamp.log_id == log_id && stamp::page_bytes(header) == Some(page_bytes),
         // Recovery retires torn stamps too; it has decided that the log is this file's.
         StampState::BadStamp { .. } | StampState::Leftover => true,
+        StampState::Older { .. } => false,
         // A retirement that failed behind Z3, repeated.
         StampState::Plain { .. } => list(dir)?.contains(&marker),
     };

@@ -154,7 +154,11 @@ fn choose<'a>(look: &'a Look, dir: &dyn LogDirectory) -> Result<Chosen<'a>, LogE
                 _ => return Ok(Chosen::Impossible(reason)),
             }
         }
-        Refusal::ReadOnly | Refusal::StockLeftovers | Refusal::BareCopy(_) | Refusal::PageSize(_) => {
+        Refusal::ReadOnly
+        | Refusal::StockLeftovers
+        | Refusal::BareCopy(_)
+        | Refusal::PageSize(_)
+        | Refusal::OlderStamp(_) => {
             return Ok(Chosen::Impossible(reason));
         }
     };

@@ -89,6 +89,8 @@ pub struct CommitSurvey {
     pub lane: u16,
     /// It wanted durability.
     pub wants_durable: bool,
+    /// When it was committed, in microseconds since 1970 began; 0: unknown.
+    pub time_us: u64,
     /// The chain value behind it.
     pub chain: u64,
 }
@@ -205,6 +207,7 @@ fn commits_of(log: &FoundLog, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError
             database_pages: batch.header.database_pages,
             lane: batch.header.lane,
             wants_durable: batch.header.wants_durable,
+            time_us: batch.header.time_us,
             chain: batch.chain_after,
         });
     }

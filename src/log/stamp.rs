@@ -1,7 +1,7 @@
 //! The marks in the database header that say: a log exists, and stock SQLite must not open this file.
 //!
 //! They lie in the first 512 bytes of page 1, so that one sector takes all of them: bytes 18..19 are
-//! 3,3 (an unknown version to SQLite), 72..79 the log id, 80..87 T, 88..91 a CRC-32C over 16..19 and 72..87.
+//! 112,112 (a version that no SQLite knows; 3,3 is that of its branch with two WAL files), 72..79 the log id, 80..87 T, 88..91 a CRC-32C over 16..19 and 72..87.
 //! SQLite reserves 72..91 as zeros.
 
 use super::format::{LogId, is_page_size};
@@ -17,7 +17,9 @@ const RESERVED: std::ops::Range<usize> = 72..92;
 const LOG_ID: std::ops::Range<usize> = 72..80;
 const TARGET: std::ops::Range<usize> = 80..88;
 const CRC: std::ops::Range<usize> = 88..92;
-const STAMPED: u8 = 3;
+const STAMPED: u8 = 0x70;
+/// In format version 1.
+const STAMPED_BY_OLDER: u8 = 3;
 const WAL: u8 = 2;
 
 /// The stamp of a log on its database file.
@@ -81,12 +83,17 @@ pub enum StampState {
     },
     /// A whole stamp.
     Stamped(Stamp),
-    /// Byte 19 is 3, but the stamp is not whole: torn, or not ours.
+    /// A whole stamp of format version 1.
+    Older {
+        /// The log.
+        log_id: LogId,
+    },
+    /// Byte 19 is 112, but the stamp is not whole: torn, or not ours.
     BadStamp {
         /// The log id as it reads.
         log_id: LogId,
     },
-    /// Byte 18 is 3 and byte 19 is not, or a WAL header's reserved bytes are not zero: a stamp torn the other way.
+    /// Byte 18 is 112 and byte 19 is not, or a WAL header's reserved bytes are not zero: a stamp torn the other way.
     Leftover,
 }
 
@@ -119,8 +126,11 @@ pub fn read(header: &[u8]) -> StampState {
         return StampState::Plain { wal: false };
     }
     let log_id = u64_of(&header[LOG_ID]);
+    let crc = u64_of(&header[CRC]) == u64::from(crc_of(header));
+    if crc && header[VERSIONS] == [STAMPED_BY_OLDER; 2] && log_id != 0 {
+        return StampState::Older { log_id };
+    }
     if header[READ_VERSION] == STAMPED {
-        let crc = u64_of(&header[CRC]) == u64::from(crc_of(header));
         return if crc && log_id != 0 && header[VERSIONS.start] == STAMPED {
             StampState::Stamped(Stamp { log_id, backfill_target: u64_of(&header[TARGET]) })
         } else {
@@ -190,6 +200,17 @@ mod tests {
                 assert!(!matches!(state, StampState::Stamped(_) | StampState::Plain { .. }), "{at}.{bit}: {state:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_stamp_of_version_1_is_named_and_that_of_another_sqlite_is_none() {
+        let mut page = wal_page();
+        page[VERSIONS].fill(3);
+        page[LOG_ID].copy_from_slice(&7_u64.to_le_bytes());
+        let crc = crc_of(&page);
+        assert_eq!(read(&page), StampState::Plain { wal: false });
+        page[CRC].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(read(&page), StampState::Older { log_id: 7 });
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub const PAGES_INLINE: usize = 16;
 
 const HAS_CERTIFICATE: u64 = 1;
 const HAS_SPILL: u64 = 2;
+const HAS_MASKS: u64 = 4;
 
 /// One entry of the commit ring.
 #[repr(C, align(64))]
@@ -75,6 +76,8 @@ pub struct CommitEntry {
     pub has_certificate: bool,
     /// Descriptors point into a spill file.
     pub has_spill: bool,
+    /// Images in the batch are masked, as its descriptors say.
+    pub has_masks: bool,
     /// The process slot of its writer.
     pub writer: u16,
     /// The chain value behind it.
@@ -92,7 +95,7 @@ impl CommitEntry {
     /// must be read.
     #[must_use]
     pub fn inline_pages(&self) -> Option<&[u32]> {
-        if self.has_spill { None } else { self.pages.get(..self.frames as usize) }
+        if self.has_spill || self.has_masks { None } else { self.pages.get(..self.frames as usize) }
     }
 }
 
@@ -133,7 +136,8 @@ pub struct Tail {
 
 impl CommitLine {
     fn store(&self, e: &CommitEntry) {
-        let flags = if e.has_certificate { HAS_CERTIFICATE } else { 0 } | if e.has_spill { HAS_SPILL } else { 0 };
+        let flags = [(e.has_certificate, HAS_CERTIFICATE), (e.has_spill, HAS_SPILL), (e.has_masks, HAS_MASKS)];
+        let flags = flags.iter().map(|(is_set, flag)| if *is_set { *flag } else { 0 }).sum::<u64>();
         self.tag.store(0, Relaxed);
         fence(Release);
         self.ordinal.store(e.ordinal, Relaxed);
@@ -181,6 +185,7 @@ impl CommitLine {
             database_pages: (pages_flags_writer >> 32) as u32,
             has_certificate: pages_flags_writer >> 16 & HAS_CERTIFICATE != 0,
             has_spill: pages_flags_writer >> 16 & HAS_SPILL != 0,
+            has_masks: pages_flags_writer >> 16 & HAS_MASKS != 0,
             writer: pages_flags_writer as u16,
             chain: self.chain.load(Relaxed),
             crc: crc_lane as u32,

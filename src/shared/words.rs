@@ -42,7 +42,7 @@ use std::sync::atomic::Ordering::SeqCst;
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 6;
+pub const LAYOUT_VERSION: u64 = 8;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = 128;
 /// Connections that may read at the same time.

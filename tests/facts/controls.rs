@@ -102,12 +102,12 @@ fn a_backup_into_a_wal_database_with_another_page_size_is_readonly() {
     assert_eq!(backup.step(-1).map_err(|error| common::code(&error)).unwrap_err(), ffi::SQLITE_READONLY);
 }
 
-/// A closed database in WAL mode, its bytes 18 and 19 set to 3.
+/// A closed database in WAL mode, its bytes 18 and 19 set to 112.
 fn stamped(lab: &Lab) {
     let connection = lab.wal();
     common::run(&connection, "INSERT INTO t VALUES(1)");
     common::close(connection);
-    set_bytes(&lab.file("a.db"), 18, &[3, 3]);
+    set_bytes(&lab.file("a.db"), 18, &[0x70, 0x70]);
 }
 
 fn set_bytes(path: &Path, at: u64, bytes: &[u8]) {
@@ -115,7 +115,7 @@ fn set_bytes(path: &Path, at: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn version_bytes_of_3_are_refused_by_everything_that_reads() {
+fn version_bytes_of_a_stamp_are_refused_by_everything_that_reads() {
     let lab = Lab::new();
     stamped(&lab);
     let path = lab.file("a.db");
@@ -137,7 +137,7 @@ fn version_bytes_of_3_are_refused_by_everything_that_reads() {
     assert_eq!(backup.step(-1).map_err(|error| common::code(&error)).unwrap_err(), ffi::SQLITE_NOTADB);
     drop(backup);
     drop(target);
-    assert_eq!(std::fs::read(&path).unwrap()[18..20], [3, 3], "nothing written");
+    assert_eq!(std::fs::read(&path).unwrap()[18..20], [0x70, 0x70], "nothing written");
 }
 
 /// `pagerOpenWalIfPresent` counts a directory (`unixAccess`), and looks before `lockBtree` reads the version bytes.
@@ -166,13 +166,13 @@ fn a_directory_in_place_of_the_wal_cannot_be_opened_whatever_the_version_bytes_s
 }
 
 #[test]
-fn a_real_wal_beside_version_bytes_of_3_is_played_back_first() {
+fn a_real_wal_beside_version_bytes_of_a_stamp_is_played_back_first() {
     let lab = Lab::new();
     let connection = lab.wal();
     common::run(&connection, "INSERT INTO t VALUES(1)");
     std::fs::copy(lab.file("a.db-wal"), lab.file("copy")).unwrap();
     common::close(connection);
-    set_bytes(&lab.file("a.db"), 18, &[3, 3]);
+    set_bytes(&lab.file("a.db"), 18, &[0x70, 0x70]);
     std::fs::rename(lab.file("copy"), lab.file("a.db-wal")).unwrap();
     let stock = common::open_stock(&lab.file("a.db"));
     assert_eq!(

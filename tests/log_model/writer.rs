@@ -319,7 +319,7 @@ impl Writer {
         let mut descriptors: Vec<Descriptor> = Vec::new();
         for (index, &page) in inline.iter().enumerate() {
             let place = ImagePlace::Batch(head_bytes + index as u64 * page_bytes);
-            descriptors.push(Descriptor { page, place, crc: crc_of(page) });
+            descriptors.push(Descriptor { page, place, mask: 0, crc: crc_of(page) });
         }
         if !spilled.is_empty() {
             let number = self.engine.borrow().spill_count;
@@ -331,7 +331,7 @@ impl Writer {
                 file.write_at(&[IoSlice::new(&image)], offset).unwrap();
                 step().await;
                 let place = ImagePlace::Spill { file: number, offset };
-                descriptors.push(Descriptor { page, place, crc: crc_of(page) });
+                descriptors.push(Descriptor { page, place, mask: 0, crc: crc_of(page) });
             }
             if self.keeps("spill_sync") {
                 self.sync_file(&file, false).await;
@@ -354,6 +354,7 @@ impl Writer {
             database_pages,
             lane: 0,
             wants_durable,
+            time_us: 0,
             chain: self.engine.borrow().chain(),
             certificate: None,
         };
@@ -361,7 +362,7 @@ impl Writer {
         let is_lone = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
         if is_lone {
             self.engine.borrow_mut().leader_held = true;
-            header.certificate = Some(self.next_certificate(sequence, chain, database_pages));
+            header.certificate = Some(self.next_certificate(sequence, chain, database_pages, (ordinal, offset)));
         }
         let mut bytes = encode_batch(&header, &descriptors).unwrap();
         for &page in &inline {
@@ -477,11 +478,13 @@ impl Writer {
         (pages, value, (new_size, state))
     }
 
-    fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32) -> Certificate {
+    fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32, (ordinal, block): (u64, u64)) -> Certificate {
         let mut engine = self.engine.borrow_mut();
         engine.epoch += 1;
         Certificate {
             log_id: engine.log_id.unwrap(),
+            ordinal,
+            offset: block * BLOCK,
             epoch: engine.epoch,
             lo: engine.durable + 1,
             hi,
@@ -544,7 +547,8 @@ impl Writer {
             engine.slots[slot].last = engine.slots[slot].last.max(hi);
             (engine.chain(), engine.commits.last().map_or(0, |commit| commit.database_pages))
         };
-        let certificate = self.next_certificate(hi, chain, database_pages);
+        let ordinal = self.engine.borrow().slots[slot].ordinal;
+        let certificate = self.next_certificate(hi, chain, database_pages, (ordinal, offset));
         self.say(format!(
             "cut epoch {} {}..{hi} slot {slot} block {offset} D {} B {}",
             certificate.epoch, certificate.lo, certificate.durable, certificate.backfilled

@@ -4,8 +4,8 @@
 use pwal::disk::sim::SimDisk;
 use pwal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SlotHeader, batch_head_bytes, chain_after, encode_batch,
-    image_crc, slot_name, spill_name,
+    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SlotHeader, apply_mask, batch_head_bytes, chain_after,
+    encode_batch, image_crc, mask_of, slot_name, spill_name,
 };
 use pwal::log::stamp::Stamp;
 use std::collections::BTreeMap;
@@ -145,17 +145,21 @@ impl LogBuilder {
         let head_bytes = batch_head_bytes(commit.frames.len());
         let (mut images, mut spilled, mut descriptors) = (Vec::<u8>::new(), Vec::<u8>::new(), Vec::new());
         for (index, &(page, value)) in commit.frames.iter().enumerate() {
-            let image = image(page, value, self.page_bytes);
+            let mut image = image(page, value, self.page_bytes);
+            let crc = image_crc(self.log_id, page, self.sequence, &image);
+            let mut mask = 0;
             let place = if index >= commit.spill_from {
                 let offset = spilled.len() as u64;
                 spilled.extend(&image);
                 ImagePlace::Spill { file: self.spills, offset }
             } else {
                 let position = head_bytes + images.len() as u64;
+                mask = mask_of(&image, position);
+                apply_mask(&mut image, position, mask);
                 images.extend(&image);
                 ImagePlace::Batch(position)
             };
-            descriptors.push(Descriptor { page, place, crc: image_crc(self.log_id, page, self.sequence, &image) });
+            descriptors.push(Descriptor { page, place, mask, crc });
         }
         if !spilled.is_empty() {
             self.files.insert(spill_name(self.log_id, self.spills), spilled);
@@ -172,6 +176,7 @@ impl LogBuilder {
             database_pages: commit.database_pages,
             lane: 0,
             wants_durable: commit.wants_durable,
+            time_us: 1_000_000 * self.sequence,
             chain: self.chain,
             certificate: None,
         };
@@ -205,6 +210,8 @@ impl LogBuilder {
         self.epoch += 1;
         let certificate = Certificate {
             log_id: self.log_id,
+            ordinal: self.ordinal,
+            offset: self.offset,
             epoch: self.epoch,
             lo: self.durable + 1,
             hi,

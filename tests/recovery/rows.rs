@@ -252,10 +252,10 @@ fn damage_below_a_certificate_is_refused_with_its_place() {
         bytes[offset
             + match what {
                 "header" => 20,
-                "descriptor" => 340,
+                "descriptor" => 348,
                 _ => 900,
             }] ^= 0x10;
-        let place = format!("byte {}", if what == "image" { offset + 336 + 48 } else { offset });
+        let place = format!("byte {}", if what == "image" { offset + 344 + 48 } else { offset });
         let words = ["-0000.seg", place.as_str(), "commit 3", if what == "image" { "rule B8" } else { "rule B3" }];
         expect_refusal(&fresh(2).with(&log.files), FACTS, ErrorKind::Corrupt, &words);
     }
@@ -263,7 +263,7 @@ fn damage_below_a_certificate_is_refused_with_its_place() {
 
 #[test]
 fn a_torn_tail_is_cut_and_reported() {
-    for at in [0, 20, 340, 900] {
+    for at in [0, 20, 348, 900] {
         let mut log = log_of(5);
         log.certify(4, 1);
         log.commits(1);
@@ -360,12 +360,27 @@ fn read_only_touches_nothing() {
 fn newer_records_and_read_errors_touch_nothing() {
     let mut newer = log_of(2);
     let header = newer.place_of_header();
-    header[8] = 2;
+    header[8] = 3;
     let crc = crc32c::crc32c(&header[..64]);
     header[64..68].copy_from_slice(&crc.to_le_bytes());
     for files in [fresh(0), plain()] {
-        expect_refusal(&files.with(&newer.files), FACTS, ErrorKind::CannotOpen, &["format version 2"]);
+        expect_refusal(&files.with(&newer.files), FACTS, ErrorKind::CannotOpen, &["format version 3"]);
     }
+    let mut older = log_of(2);
+    let header = older.place_of_header();
+    header[8] = 1;
+    let crc = crc32c::crc32c(&header[..64]);
+    header[64..68].copy_from_slice(&crc.to_le_bytes());
+    let mut stamped = plain().database;
+    stamped[18..20].fill(3);
+    stamped[72..80].copy_from_slice(&OWN.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&stamped[16..20]), &stamped[72..88]);
+    stamped[88..92].copy_from_slice(&crc.to_le_bytes());
+    let stamped = Files::new(stamped);
+    for files in [fresh(0), plain(), stamped.clone()] {
+        expect_refusal(&files.with(&older.files), FACTS, ErrorKind::CannotOpen, &["format version 1", "older pwal"]);
+    }
+    expect_refusal(&stamped, FACTS, ErrorKind::CannotOpen, &["format version 1", "older pwal"]);
     let mut flagged = log_of(2);
     let mut certificate = flagged.next_certificate(2, 1, 0).encode_block(4096);
     certificate[11] = 0x80;

@@ -73,6 +73,7 @@ impl DatabaseFile {
             StampState::Stamped(stamp) => {
                 format!("stamped by log {:016x}, checkpointed to commit {}", stamp.log_id, stamp.backfill_target)
             }
+            StampState::Older { log_id } => format!("stamped by an older pwal (log {log_id:016x})"),
             StampState::BadStamp { log_id } => format!("a stamp that is not whole (log {log_id:016x})"),
             StampState::Leftover => "half of a stamp, or reserved bytes that are not zero".to_owned(),
         }

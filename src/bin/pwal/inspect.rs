@@ -1,10 +1,11 @@
 //! `pwal inspect`: what lies in a log, for people and (`--json`) for programs.
 
-use crate::failure::Done;
+use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe};
 use crate::text::say;
 use crate::text::{self, Table};
 use pwal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SlotSurvey};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -37,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Done {
         say!("next open  {}", describe(seen.survey.action));
     }
     for log in &seen.survey.logs {
-        show(log, arguments.last);
+        show(log, arguments.last)?;
     }
     for name in &seen.survey.foreign {
         say!("\nnot a file of pwal: {}", seen.database.log_directory().join(name).display());
@@ -45,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Done {
     Ok(())
 }
 
-fn show(log: &LogSurvey, last: usize) {
+fn show(log: &LogSurvey, last: usize) -> Done {
     say!("\nlog {:016x}", log.log_id);
     say!("  commits to {} prove themselves (n)", log.last);
     say!("  durable to {} when the newest certificate was written (D)", log.durable);
@@ -67,7 +68,8 @@ fn show(log: &LogSurvey, last: usize) {
     }
     text::print(&format!("\n{}", slots(log).render("  ")));
     text::print(&shown("epoch", &epochs(&log.certificates, last), log.certificates.len(), last));
-    text::print(&shown("commit", &commits(log, last), log.commits.len(), last));
+    text::print(&shown("commit", &commits(log, last)?, log.commits.len(), last));
+    Ok(())
 }
 
 /// The table, and whether it is all.
@@ -118,13 +120,18 @@ fn epochs(certificates: &[CertificateSurvey], last: usize) -> Table {
     table
 }
 
-fn commits(log: &LogSurvey, last: usize) -> Table {
-    let head = ["commit", "epoch", "frames", "size", "database pages", "lane", "wants durability", "slot", "at"];
+fn commits(log: &LogSurvey, last: usize) -> Result<Table, Failure> {
+    let clock = Connection::open_in_memory().map_err(|error| Failure::cannot(format!("no SQLite: {error}")))?;
+    let head =
+        ["commit", "time (UTC)", "epoch", "frames", "size", "database pages", "lane", "wants durability", "slot", "at"];
     let mut table = Table::new(&head);
     for commit in newest(&log.commits, last) {
-        let CommitSurvey { sequence, slot, offset, bytes, frames, database_pages, lane, wants_durable, .. } = commit;
+        let CommitSurvey {
+            sequence, slot, offset, bytes, frames, database_pages, lane, wants_durable, time_us, ..
+        } = commit;
         table.row(vec![
             sequence.to_string(),
+            utc(&clock, *time_us),
             epoch_of(log, *sequence).map_or(String::new(), |epoch| epoch.to_string()),
             frames.to_string(),
             text::bytes(*bytes),
@@ -135,7 +142,21 @@ fn commits(log: &LogSurvey, last: usize) -> Table {
             offset.to_string(),
         ]);
     }
-    table
+    Ok(table)
+}
+
+/// Microseconds since 1970 began, as SQLite writes a time. A clock that was not set is 0.
+fn utc(clock: &Connection, time_us: u64) -> String {
+    if time_us == 0 {
+        return "unknown".to_owned();
+    }
+    let sql = "SELECT strftime('%Y-%m-%d %H:%M:%S', ?1, 'unixepoch')";
+    let text = clock.query_row(sql, [time_us / 1_000_000], |row| row.get::<_, Option<String>>(0));
+    match text {
+        Ok(Some(text)) => format!("{text}.{:06}", time_us % 1_000_000),
+        // Beyond the year 9999.
+        _ => format!("{time_us} us"),
+    }
 }
 
 /// The epoch that seals a commit; `None`: no certificate covers it (yet).
@@ -199,6 +220,7 @@ fn log_json(log: &LogSurvey) -> Value {
             "database_pages": commit.database_pages,
             "lane": commit.lane,
             "wants_durable": commit.wants_durable,
+            "time_us": commit.time_us,
             "chain": hex(commit.chain),
         })).collect::<Vec<_>>(),
     })

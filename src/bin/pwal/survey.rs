@@ -71,6 +71,7 @@ pub fn describe_refusal(refusal: Refusal) -> String {
         Refusal::OldCopy(id) => format!("the database file is older than its log {id:016x}"),
         Refusal::Damaged(id) => format!("log {id:016x} is damaged"),
         Refusal::MarkerMismatch(id) => format!("log {id:016x} was retired at another commit than it ends at"),
+        Refusal::OlderStamp(log_id) => format!("log {log_id:016x} was written by an older pwal (format version 1)"),
         Refusal::UnknownHeader => "the header of the database file is neither SQLite's nor that of a log".to_owned(),
     }
 }

@@ -3,12 +3,13 @@
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::certificate::CERTIFICATE_BYTES;
 use super::error::{FormatError, Rule, require};
-use super::{BatchHeader, Certificate, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
+use super::mask::{MAGICS, RECORD_PLACE_BYTES};
+use super::{BatchHeader, Certificate, CertificatePlace, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
 use std::collections::TryReserveError;
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
-const MAGIC: &[u8; 8] = b"pwalbtch";
+pub(super) const MAGIC: &[u8; 8] = b"pwalbtch";
 const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const CRC: usize = 12;
@@ -25,13 +26,33 @@ const FRAMES: usize = BYTES + 8;
 const DATABASE_PAGES: usize = FRAMES + 4;
 const LANE: usize = DATABASE_PAGES + 4;
 const RESERVED_2: usize = LANE + 2;
-const RESERVED_4: usize = RESERVED_2 + 2;
+const HEAD: usize = RESERVED_2 + 2;
+const TIME: usize = HEAD + 4;
 /// The header of a batch, with the room for its certificate, in bytes.
-pub const BATCH_HEADER_BYTES: usize = RESERVED_4 + 4;
+pub const BATCH_HEADER_BYTES: usize = TIME + 8;
 /// A descriptor in bytes.
 pub const DESCRIPTOR_BYTES: usize = 24;
 // The whole header, and so what a torn tail is told by, lies in the first sector.
-const _: () = assert!(BATCH_HEADER_BYTES == 336 && BATCH_HEADER_BYTES <= 512);
+const _: () = assert!(BATCH_HEADER_BYTES == 344 && BATCH_HEADER_BYTES <= RECORD_PLACE_BYTES);
+
+/// Positions of images, in a batch or a spill file, are below this, in bytes.
+pub const POSITION_END: u64 = 1 << 48;
+/// Numbers of spill files are below this.
+pub const SPILL_NUMBER_END: u32 = 1 << 30;
+
+// No descriptor reads as a magic at a place where a later format could begin a record. Header and descriptors are multiples
+// of 8, so such a place is at byte 0, 8 or 16 of a descriptor: there the last of the 8 bytes is the reserved one, the
+// highest of a position, or the highest of the number of a spill file, and each is below that of every magic.
+const _: () = {
+    assert!(RECORD_PLACE_BYTES.is_multiple_of(8) && BATCH_HEADER_BYTES.is_multiple_of(8));
+    assert!(DESCRIPTOR_BYTES == 24);
+    let mut magic = 0;
+    while magic < MAGICS.len() {
+        let last = MAGICS[magic][7] as u64;
+        assert!(last > 0 && POSITION_END <= last << 56 && (SPILL_NUMBER_END as u64) <= last << 24);
+        magic += 1;
+    }
+};
 
 const FLAG_CERTIFICATE: u16 = 1;
 const FLAG_SPILL: u16 = 2;
@@ -84,6 +105,8 @@ fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]
     put(head, FRAMES, header.frames.to_le_bytes());
     put(head, DATABASE_PAGES, header.database_pages.to_le_bytes());
     put(head, LANE, header.lane.to_le_bytes());
+    put(head, HEAD, u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put(head, TIME, header.time_us.to_le_bytes());
     for (descriptor, bytes) in descriptors.iter().zip(head[BATCH_HEADER_BYTES..].chunks_exact_mut(DESCRIPTOR_BYTES)) {
         let (flags, file, position) = match descriptor.place {
             ImagePlace::Batch(position) => (0, 0, position),
@@ -91,7 +114,7 @@ fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]
         };
         put(bytes, 0, descriptor.page.to_le_bytes());
         put(bytes, 4, flags.to_le_bytes());
-        put(bytes, 6, 0_u16.to_le_bytes());
+        put(bytes, 6, [descriptor.mask, 0]);
         put(bytes, 8, position.to_le_bytes());
         put(bytes, 16, descriptor.crc.to_le_bytes());
         put(bytes, 20, file.to_le_bytes());
@@ -107,7 +130,7 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
     let head_bytes = batch_head_bytes(descriptors.len());
     let lengths = !descriptors.is_empty()
         && usize::try_from(header.frames) == Ok(descriptors.len())
-        && head_bytes <= header.bytes;
+        && head_bytes <= header.bytes.min(u64::from(u32::MAX));
     require(lengths, Rule::BatchLengths)?;
     let possible = header.sequence != 0 && header.database_pages != 0 && header.log_id != 0 && header.ordinal != 0;
     require(possible, Rule::BatchFields)?;
@@ -117,9 +140,14 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
         require(descriptor.page != 0, Rule::BatchDescriptor)?;
         match descriptor.place {
             ImagePlace::Batch(position) => {
-                require(position >= head_bytes && position < header.bytes, Rule::BatchDescriptor)?;
+                let lies = position >= head_bytes && position < header.bytes.min(POSITION_END);
+                require(lies, Rule::BatchDescriptor)?;
             }
-            ImagePlace::Spill { .. } => flags |= FLAG_SPILL,
+            ImagePlace::Spill { file, offset } => {
+                let lies = file < SPILL_NUMBER_END && offset < POSITION_END && descriptor.mask == 0;
+                require(lies, Rule::BatchDescriptor)?;
+                flags |= FLAG_SPILL;
+            }
         }
     }
     put(&mut head, 0, *MAGIC);
@@ -137,7 +165,10 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
 }
 
 fn certificate_fits(certificate: &Certificate, header: &BatchHeader, chain_after: u64) -> bool {
-    certificate.log_id == header.log_id && certificate.hi == header.sequence && certificate.chain == chain_after
+    certificate.log_id == header.log_id
+        && (certificate.ordinal, certificate.offset) == (header.ordinal, header.offset)
+        && certificate.hi == header.sequence
+        && certificate.chain == chain_after
 }
 
 /// Where a batch is looked for, as the header of its slot says.
@@ -155,6 +186,14 @@ pub struct BatchPlace {
     pub page_bytes: u32,
     /// The slot in bytes.
     pub slot_bytes: u64,
+}
+
+impl BatchPlace {
+    /// That of the certificate in a batch there.
+    #[must_use]
+    pub fn of_certificate(&self) -> CertificatePlace {
+        CertificatePlace { log_id: self.log_id, ordinal: Some(self.ordinal), offset: self.offset }
+    }
 }
 
 /// The CRC in an encoded head ([`encode_batch`]); 0 if it is too short for one.
@@ -192,8 +231,7 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
         return Err(FormatError::Short { needed: BATCH_HEADER_BYTES, found: block.len() });
     };
     require(bytes.starts_with(MAGIC), Rule::BatchMagic)?;
-    let frames = u32_at(bytes, FRAMES);
-    let head_bytes = usize::try_from(frames).map(batch_head_bytes).unwrap_or(u64::MAX).min(usize::MAX as u64) as usize;
+    let (frames, head_bytes) = (u32_at(bytes, FRAMES), u32_at(bytes, HEAD));
     let claimed = ClaimedBatch {
         log_id: u64_at(bytes, LOG_ID),
         sequence: u64_at(bytes, SEQUENCE),
@@ -201,12 +239,15 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
         offset: u64_at(bytes, OFFSET),
         bytes: u64_at(bytes, BYTES),
         frames,
-        head_bytes,
+        head_bytes: head_bytes as usize,
     };
     let is_here = claimed.log_id == place.log_id && claimed.ordinal == place.ordinal && claimed.offset == place.offset;
     require(is_here, Rule::BatchPlace)?;
-    let lengths = frames != 0
-        && head_bytes as u64 <= claimed.bytes
+    // Of a later version only what it needs to be recognised: its head may be another one.
+    let is_later = u16_at(bytes, VERSION) > FORMAT_VERSION;
+    let lengths = (is_later || frames != 0 && batch_head_bytes(frames as usize) == u64::from(head_bytes))
+        && claimed.head_bytes >= BATCH_HEADER_BYTES
+        && u64::from(head_bytes) <= claimed.bytes
         && claimed.bytes.is_multiple_of(u64::from(place.block_bytes))
         && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.slot_bytes);
     require(lengths, Rule::BatchLengths)?;
@@ -302,21 +343,22 @@ impl HeadDecoder {
     /// # Errors
     /// One of them is impossible (rule B6), or the bytes are not whole descriptors of this batch.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
-        if bytes.len() > self.left || !bytes.len().is_multiple_of(DESCRIPTOR_BYTES) {
+        let is_ours = u16_at(&self.header, VERSION) == FORMAT_VERSION;
+        if bytes.len() > self.left || (is_ours && !bytes.len().is_multiple_of(DESCRIPTOR_BYTES)) {
             return Err(FormatError::Short { needed: self.left, found: bytes.len() });
         }
         self.left -= bytes.len();
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         self.chain.write(bytes);
         // Descriptors of another version are only counted in the CRC.
-        if u16_at(&self.header, VERSION) != FORMAT_VERSION {
+        if !is_ours {
             return Ok(());
         }
         let may_spill = u16_at(&self.header, FLAGS) & FLAG_SPILL != 0;
         for bytes in bytes.chunks_exact(DESCRIPTOR_BYTES) {
             match decode_descriptor(bytes, &self.claimed, &self.place, may_spill) {
                 Ok(descriptor) => self.descriptors.push(descriptor),
-                Err(error) if error.is_newer() => self.unknown = Some(error),
+                Err(error) if error.is_other_version() => self.unknown = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -334,9 +376,7 @@ impl HeadDecoder {
         }
         require(u32_at(head, CRC) == self.crc, Rule::BatchCrc)?;
         let (version, flags) = (u16_at(head, VERSION), u16_at(head, FLAGS));
-        if version > FORMAT_VERSION {
-            return Err(FormatError::NewerVersion(version));
-        }
+        FormatError::check_version(version)?;
         if flags & !FLAGS_KNOWN != 0 {
             return Err(FormatError::UnknownFlags(flags));
         }
@@ -351,20 +391,19 @@ impl HeadDecoder {
             database_pages: u32_at(head, DATABASE_PAGES),
             lane: u16_at(head, LANE),
             wants_durable: flags & FLAG_WANTS_DURABLE != 0,
+            time_us: u64_at(head, TIME),
             chain: u64_at(head, CHAIN),
             certificate: None,
         };
         let room = &head[CERTIFICATE..CHAINED];
         let has_certificate = flags & FLAG_CERTIFICATE != 0;
-        let possible = version == FORMAT_VERSION
-            && header.sequence != 0
+        let possible = header.sequence != 0
             && header.database_pages != 0
             && u16_at(head, RESERVED_2) == 0
-            && u32_at(head, RESERVED_4) == 0
             && (has_certificate || room.iter().all(|&byte| byte == 0));
         require(possible, Rule::BatchFields)?;
         if has_certificate {
-            let certificate = Certificate::decode(room)?;
+            let certificate = Certificate::decode(room, &self.place.of_certificate())?;
             require(certificate_fits(&certificate, &header, chain_after), Rule::BatchCertificate)?;
             header.certificate = Some(certificate);
         }
@@ -382,30 +421,32 @@ fn decode_descriptor(
     may_spill: bool,
 ) -> Result<Descriptor, FormatError> {
     let (page, flags, position, file) = (u32_at(bytes, 0), u16_at(bytes, 4), u64_at(bytes, 8), u32_at(bytes, 20));
+    let [mask, reserved] = [bytes[6], bytes[7]];
     if flags & !DESCRIPTOR_FLAG_SPILL != 0 {
         return Err(FormatError::UnknownFlags(flags));
     }
     let is_spilled = flags & DESCRIPTOR_FLAG_SPILL != 0;
     let end = position.checked_add(u64::from(place.page_bytes));
     let lies = if is_spilled {
-        may_spill && end.is_some_and(|end| end <= i64::MAX as u64)
+        may_spill && mask == 0 && file < SPILL_NUMBER_END
     } else {
         file == 0 && position >= batch.head_bytes as u64 && end.is_some_and(|end| end <= batch.bytes)
     };
-    require(lies && page != 0 && u16_at(bytes, 6) == 0, Rule::BatchDescriptor)?;
+    require(lies && position < POSITION_END && page != 0 && reserved == 0, Rule::BatchDescriptor)?;
     let image = if is_spilled { ImagePlace::Spill { file, offset: position } } else { ImagePlace::Batch(position) };
-    Ok(Descriptor { page, place: image, crc: u32_at(bytes, 16) })
+    Ok(Descriptor { page, place: image, mask, crc: u32_at(bytes, 16) })
 }
 
 /// The certificate in the head of a batch at these bytes, by its own CRC alone: what it says of D and B
-/// is true even where the batch around it is damaged. `None` if there is no batch or no certificate.
+/// is true even where the batch around it is damaged. `None` if there is no batch or no certificate. `place` is that of the
+/// batch.
 #[must_use]
-pub fn embedded_certificate(block: &[u8]) -> Option<Result<Certificate, FormatError>> {
+pub fn embedded_certificate(block: &[u8], place: &CertificatePlace) -> Option<Result<Certificate, FormatError>> {
     let bytes = block.first_chunk::<BATCH_HEADER_BYTES>()?;
     if !bytes.starts_with(MAGIC) {
         return None;
     }
-    match Certificate::decode(&bytes[CERTIFICATE..CHAINED]) {
+    match Certificate::decode(&bytes[CERTIFICATE..CHAINED], place) {
         Err(FormatError::Violated(Rule::CertificateMagic)) => None,
         other => Some(other),
     }

@@ -2,9 +2,9 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
-use super::{Certificate, FORMAT_VERSION};
+use super::{Certificate, FORMAT_VERSION, LogId};
 
-const MAGIC: &[u8; 8] = b"pwalcert";
+pub(super) const MAGIC: &[u8; 8] = b"pwalcert";
 const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const DATABASE_PAGES: usize = 12;
@@ -21,18 +21,31 @@ const RESERVED_2: usize = 78;
 const FRAMES: usize = 80;
 const DISTINCT_PAGES: usize = 88;
 const LANES: usize = 96;
-const RESERVED_END: usize = LANES + 4 * LANES_MAX;
+const ORDINAL: usize = LANES + 4 * LANES_MAX;
+const OFFSET: usize = ORDINAL + 8;
+const RESERVED_12: usize = OFFSET + 8;
 const CRC: usize = 252;
 /// A certificate in bytes.
 pub const CERTIFICATE_BYTES: usize = 256;
 /// The lanes that a certificate has room for.
 pub const LANES_MAX: usize = 32;
-const _: () = assert!(RESERVED_END <= CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
+const _: () = assert!(RESERVED_12 + 12 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
 
 const FLAG_FALLBACK: u16 = 1;
 const FLAG_MARK: u16 = 2;
 const FLAG_CLEAN_END: u16 = 4;
 const FLAGS_KNOWN: u16 = FLAG_FALLBACK | FLAG_MARK | FLAG_CLEAN_END;
+
+/// Where a certificate is looked for: what it must name before anything else of it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificatePlace {
+    /// The log.
+    pub log_id: LogId,
+    /// The ordinal of the segment; `None`: any one. What an older segment of the slot left is true, too.
+    pub ordinal: Option<u64>,
+    /// The offset in the slot, in bytes; in a batch that of the batch.
+    pub offset: u64,
+}
 
 impl Certificate {
     /// Whether this is an epoch without commits, there to carry D and B.
@@ -75,6 +88,8 @@ impl Certificate {
         for (lane, frames) in lanes.iter().enumerate() {
             put(&mut bytes, LANES + 4 * lane, frames.to_le_bytes());
         }
+        put(&mut bytes, ORDINAL, self.ordinal.to_le_bytes());
+        put(&mut bytes, OFFSET, self.offset.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..CRC]);
         put(&mut bytes, CRC, crc.to_le_bytes());
         bytes
@@ -88,27 +103,33 @@ impl Certificate {
         block
     }
 
-    /// The certificate that the first bytes hold (rules C1 to C3).
+    /// The certificate that the first bytes hold (rules C1 to C4).
     ///
     /// # Errors
-    /// The rule that does not hold; newer versions and unknown flags of a whole record by name.
-    pub fn decode(bytes: &[u8]) -> Result<Certificate, FormatError> {
+    /// The rule that does not hold; other versions and unknown flags of a whole record by name.
+    pub fn decode(bytes: &[u8], place: &CertificatePlace) -> Result<Certificate, FormatError> {
         let Some(bytes) = bytes.first_chunk::<CERTIFICATE_BYTES>() else {
             return Err(FormatError::Short { needed: CERTIFICATE_BYTES, found: bytes.len() });
         };
         require(bytes.starts_with(MAGIC), Rule::CertificateMagic)?;
-        require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]), Rule::CertificateCrc)?;
+        // Before the version: magic, version, log id, place and CRC keep their places in every version.
+        require(u64_at(bytes, LOG_ID) == place.log_id, Rule::CertificatePlace)?;
         let (version, flags) = (u16_at(bytes, VERSION), u16_at(bytes, FLAGS));
-        if version > FORMAT_VERSION {
-            return Err(FormatError::NewerVersion(version));
-        }
+        let (ordinal, offset) = (u64_at(bytes, ORDINAL), u64_at(bytes, OFFSET));
+        let is_here = offset == place.offset && place.ordinal.is_none_or(|expected| expected == ordinal);
+        // Version 1 named no place.
+        require(is_here || version == 1, Rule::CertificatePlace)?;
+        require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]), Rule::CertificateCrc)?;
+        FormatError::check_version(version)?;
         if flags & !FLAGS_KNOWN != 0 {
             return Err(FormatError::UnknownFlags(flags));
         }
         let lanes = usize::from(u16_at(bytes, LANE_COUNT));
         require(lanes <= LANES_MAX, Rule::CertificateFields)?;
         let certificate = Certificate {
-            log_id: u64_at(bytes, LOG_ID),
+            log_id: place.log_id,
+            ordinal,
+            offset,
             epoch: u64_at(bytes, EPOCH),
             lo: u64_at(bytes, LO),
             hi: u64_at(bytes, HI),
@@ -123,8 +144,8 @@ impl Certificate {
             clean_end: flags & FLAG_CLEAN_END != 0,
             lane_frames: (0..lanes).map(|lane| u32_at(bytes, LANES + 4 * lane)).collect(),
         };
-        let possible = version == FORMAT_VERSION
-            && certificate.log_id != 0
+        let possible = certificate.log_id != 0
+            && certificate.ordinal != 0
             && certificate.epoch != 0
             && certificate.lo != 0
             && certificate.hi >= certificate.lo - 1
@@ -132,16 +153,8 @@ impl Certificate {
             && certificate.backfilled <= certificate.durable
             && certificate.durable <= certificate.hi
             && u16_at(bytes, RESERVED_2) == 0
-            && bytes[LANES + 4 * lanes..CRC].iter().all(|&byte| byte == 0);
+            && bytes[LANES + 4 * lanes..ORDINAL].iter().chain(&bytes[RESERVED_12..CRC]).all(|&byte| byte == 0);
         require(possible, Rule::CertificateFields)?;
         Ok(certificate)
-    }
-
-    /// The certificate in a block of its own.
-    ///
-    /// # Errors
-    /// As [`Certificate::decode`].
-    pub fn decode_block(block: &[u8]) -> Result<Certificate, FormatError> {
-        Certificate::decode(block)
     }
 }

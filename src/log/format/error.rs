@@ -1,5 +1,6 @@
 //! What a record can violate. The numbers are those of `docs/format.md`.
 
+use std::cmp::Ordering;
 use std::fmt;
 use thiserror::Error;
 
@@ -37,16 +38,17 @@ rules! {
     SlotFields = "S3", "the fields of a slot header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, slot a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
     SlotPlace = "S4", "a slot header names the log of its file name, a slot no longer than its file, and the page size of the log's other slots";
     BatchMagic = "B1", "a batch begins with \"pwalbtch\"";
-    BatchLengths = "B2", "the lengths of a batch fit each other and the slot: at least one frame, head not longer than the batch, batch a multiple of the block that ends in the slot";
+    BatchLengths = "B2", "the lengths of a batch fit each other and the slot: at least one frame, head the bytes of header and descriptors and not longer than the batch, batch a multiple of the block that ends in the slot";
     BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
     BatchPlace = "B4", "a batch names the log, the segment and the offset where it lies";
     BatchFields = "B5", "the fields of a batch are possible: commit and database size not 0, reserved bytes 0, no certificate's bytes without the flag";
-    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies behind the descriptors and ends in the batch, or in a spill file if the batch's flag says so";
-    BatchCertificate = "B7", "the certificate in a batch names the log and the commit of the batch, and the chain value behind it";
+    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies behind the descriptors and ends in the batch, or without a mask in a spill file if the batch's flag says so; positions are below 2^48, numbers of spill files below 2^30";
+    BatchCertificate = "B7", "the certificate in a batch names the log, the place and the commit of the batch, and the chain value behind it";
     ImageCrc = "B8", "the CRC of an image covers log id, page number, commit and image";
     CertificateMagic = "C1", "a certificate begins with \"pwalcert\"";
     CertificateCrc = "C2", "the CRC of a certificate covers its bytes 0 to 251";
     CertificateFields = "C3", "the fields of a certificate are possible: log id, epoch and lo not 0, hi at least lo (a mark: lo - 1), B <= D <= hi, at most 32 lanes, reserved bytes 0";
+    CertificatePlace = "C4", "a certificate names the log, the segment and the offset where it lies";
 }
 
 impl fmt::Display for Rule {
@@ -76,16 +78,30 @@ pub enum FormatError {
         max = super::FORMAT_VERSION
     )]
     NewerVersion(u16),
+    /// The record proves itself but was written by an older pwal.
+    #[error(
+        "format version {0}, written by an older pwal: open the database once with the pwal that wrote it, which leaves one plain file"
+    )]
+    OlderVersion(u16),
     /// The record proves itself but has flags that must be understood and are not.
     #[error("unknown flags {0:#06x}: open the database with the pwal that wrote it")]
     UnknownFlags(u16),
 }
 
 impl FormatError {
-    /// The record is whole, and this pwal is too old for it: nothing may be touched.
+    /// The record is whole, and this pwal cannot read it, since it is too old or too new for that: nothing may be touched.
     #[must_use]
-    pub fn is_newer(&self) -> bool {
-        matches!(self, FormatError::NewerVersion(_) | FormatError::UnknownFlags(_))
+    pub fn is_other_version(&self) -> bool {
+        matches!(self, FormatError::NewerVersion(_) | FormatError::OlderVersion(_) | FormatError::UnknownFlags(_))
+    }
+
+    /// Of a whole record.
+    pub(super) fn check_version(version: u16) -> Result<(), FormatError> {
+        match version.cmp(&super::FORMAT_VERSION) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(FormatError::NewerVersion(version)),
+            Ordering::Less => Err(FormatError::OlderVersion(version)),
+        }
     }
 
     /// The rule that does not hold, if it is one.

@@ -2,9 +2,9 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
-use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FORMAT_VERSION, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SlotHeader};
+use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SlotHeader};
 
-const MAGIC: &[u8; 8] = b"pwalslot";
+pub(super) const MAGIC: &[u8; 8] = b"pwalslot";
 const VERSION: usize = 8;
 const RESERVED_2: usize = 10;
 const BLOCK: usize = 12;
@@ -39,23 +39,21 @@ impl SlotHeader {
         block
     }
 
-    /// The header that the first bytes of a slot hold (rules S1 to S3).
+    /// The header that the first bytes of a slot of the log `log_id` hold (rules S1 to S3, and S4 but for the sizes).
     ///
     /// # Errors
-    /// The rule that does not hold; [`FormatError::NewerVersion`] for a header that is whole and newer.
-    pub fn decode(block: &[u8]) -> Result<SlotHeader, FormatError> {
+    /// The rule that does not hold; other versions of a header that is whole by name.
+    pub fn decode(block: &[u8], log_id: LogId) -> Result<SlotHeader, FormatError> {
         let Some(bytes) = block.first_chunk::<SLOT_HEADER_BYTES>() else {
             return Err(FormatError::Short { needed: SLOT_HEADER_BYTES, found: block.len() });
         };
         require(bytes.starts_with(MAGIC), Rule::SlotMagic)?;
-        // The CRC comes before the version: magic, version and this CRC keep their places in every version.
+        // Before the version: magic, version, log id and this CRC keep their places in every version.
+        require(u64_at(bytes, LOG_ID) == log_id, Rule::SlotPlace)?;
         require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]), Rule::SlotCrc)?;
-        let version = u16_at(bytes, VERSION);
-        if version > FORMAT_VERSION {
-            return Err(FormatError::NewerVersion(version));
-        }
+        FormatError::check_version(u16_at(bytes, VERSION))?;
         let header = SlotHeader {
-            log_id: u64_at(bytes, LOG_ID),
+            log_id,
             block_bytes: u32_at(bytes, BLOCK),
             page_bytes: u32_at(bytes, PAGE),
             slot_bytes: u64_at(bytes, SLOT),
@@ -63,8 +61,7 @@ impl SlotHeader {
             first_sequence: u64_at(bytes, FIRST),
             chain: u64_at(bytes, CHAIN),
         };
-        let possible = version == FORMAT_VERSION
-            && u16_at(bytes, RESERVED_2) == 0
+        let possible = u16_at(bytes, RESERVED_2) == 0
             && u32_at(bytes, RESERVED_4) == 0
             && is_block_size(header.block_bytes)
             && is_page_size(header.page_bytes)

@@ -87,7 +87,7 @@ fn show_batch(out: &mut String, reader: &SlotReader, batch: &Batch, spills: &Spi
     let header = &batch.header;
     let _ = writeln!(
         out,
-        "{:>10}  commit {}: {} bytes, {} frames, database {} pages, lane {}{}\n{:12}chain {:016x} -> {:016x}",
+        "{:>10}  commit {}: {} bytes, {} frames, database {} pages, lane {}{}, time {} us\n{:12}chain {:016x} -> {:016x}",
         header.offset,
         header.sequence,
         header.bytes,
@@ -95,6 +95,7 @@ fn show_batch(out: &mut String, reader: &SlotReader, batch: &Batch, spills: &Spi
         header.database_pages,
         header.lane,
         if header.wants_durable { ", wants durability" } else { "" },
+        header.time_us,
         "",
         header.chain,
         batch.chain_after,
@@ -111,7 +112,8 @@ fn show_batch(out: &mut String, reader: &SlotReader, batch: &Batch, spills: &Spi
         };
         let is_whole = proven(reader.image(batch, descriptor, spills, &mut image))?.is_some();
         let state = if is_whole { "" } else { ", does not prove itself" };
-        let _ = writeln!(out, "{:12}page {} {place}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
+        let mask = if descriptor.mask == 0 { String::new() } else { format!(", mask {:02x}", descriptor.mask) };
+        let _ = writeln!(out, "{:12}page {} {place}{mask}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
     }
     Ok(())
 }
