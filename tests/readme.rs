@@ -70,6 +70,7 @@ fn the_examples_run() {
     symlink(program("PWAL_TEST_SQLITE3", "/usr/bin/sqlite3"), place.join("sqlite3")).expect("a symlink");
     std::fs::create_dir(place.join("bin")).expect("a directory");
     symlink(library::tool(), place.join("bin/pwal")).expect("a symlink");
+    assert_eq!(library::preload().parent(), built.parent(), "cargo puts both libraries beside the tool");
     python_package(place, &built);
     let mut printed = Vec::new();
     for (kind, text) in blocks() {
@@ -88,13 +89,14 @@ fn the_examples_run() {
             other => assert_eq!(other, "text", "a block that nobody runs"),
         }
     }
-    assert_eq!(printed.len(), 4, "{printed:?}");
+    assert_eq!(printed.len(), 5, "{printed:?}");
     assert_eq!(printed[0], "wal\nauto\nfrom the shell\n");
-    assert_eq!(printed[1], "('auto',)\n(2,)\n");
-    assert_eq!(printed[2], "3 notes\n");
-    assert!(printed[3].contains("plain, WAL mode") && printed[3].contains("plain, rollback mode"), "{printed:?}");
+    assert_eq!(printed[1], "");
+    assert_eq!(printed[2], "('auto',)\n(3,)\n");
+    assert_eq!(printed[3], "4 notes\n");
+    assert!(printed[4].contains("plain, WAL mode") && printed[4].contains("plain, rollback mode"), "{printed:?}");
     assert_plain_header(&scratch.file("app.db"), 1);
-    assert_eq!(number(&open_stock(&scratch.file("app.db")), "SELECT count(*) FROM note"), 3);
+    assert_eq!(number(&open_stock(&scratch.file("app.db")), "SELECT count(*) FROM note"), 4);
 }
 
 #[test]

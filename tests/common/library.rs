@@ -11,6 +11,12 @@ pub fn library() -> PathBuf {
     PATH.get_or_init(|| build(&["-p", "pwal-sqlite-ext"], "cdylib")).clone()
 }
 
+/// `libpwal_preload.so`, which cargo puts beside `libpwal.so`.
+pub fn preload() -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build(&["-p", "pwal-preload"], "cdylib")).clone()
+}
+
 /// The tool `pwal`.
 pub fn tool() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();

@@ -6,11 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backup;
 mod demo;
 mod doctor;
 mod inspect;
 mod off;
 mod recover;
+mod run;
 mod shell;
 mod status;
 

@@ -39,6 +39,16 @@ fn the_database_is_opened_through_pwal() {
 }
 
 #[test]
+fn a_database_in_memory_is_no_file() {
+    let scratch = Scratch::new();
+    let mut command = command(["shell", ":memory:", "PRAGMA database_list; SELECT pwal_status() LIKE '%in memory%'"]);
+    command.env("PWAL_LIBRARY", library::library()).env("PWAL_SQLITE3", sqlite3()).current_dir(scratch.path());
+    let output = Output::of(command.stdin(Stdio::null()).output().expect("the tool starts"));
+    assert_eq!(output.printed(), "0|main|\n1\n");
+    assert_eq!(super::contents(scratch.path()).len(), 0);
+}
+
+#[test]
 fn an_error_does_not_end_a_script_as_in_sqlite3() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");

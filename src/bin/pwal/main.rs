@@ -3,6 +3,7 @@
 //! One file for each command. `inspect`, `dump`, `verify`, `status` and `doctor` only look: they create and lock nothing.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod database;
 mod demo;
 mod doctor;
@@ -15,6 +16,7 @@ mod owner;
 mod progress;
 mod read_only;
 mod recover;
+mod run;
 mod shell;
 mod status;
 mod survey;
@@ -50,6 +52,8 @@ enum Command {
     Doctor(doctor::Arguments),
     Off(off::Arguments),
     Shell(shell::Arguments),
+    Run(run::Arguments),
+    Backup(backup::Arguments),
     Demo(demo::Arguments),
     #[command(hide = true)]
     DemoWriter(demo::writer::Arguments),
@@ -67,6 +71,8 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Off(arguments) => off::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoWriter(arguments) => demo::writer::run(&arguments),
         Command::DemoCheck(arguments) => demo::check::run(&arguments),

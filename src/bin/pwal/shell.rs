@@ -12,7 +12,7 @@ use std::process::Command;
 /// Loading comes before opening: `sqlite3 -cmd ".load libpwal" app.db` would open the file first, on stock SQLite.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The database file; created if it is not there
+    /// The database file; created if it is not there. `:memory:` is a database in memory
     database: PathBuf,
     /// Further arguments for sqlite3: options, and SQL to run instead of reading it from the terminal
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -27,8 +27,12 @@ pub const LIBRARY: &str = "libpwal.so";
 
 pub fn run(arguments: &Arguments) -> Done {
     let library = library()?;
-    let database =
-        std::path::absolute(&arguments.database).map_err(|error| Failure::io("find", &arguments.database, &error))?;
+    // `:memory:` is no file, as in sqlite3; `./:memory:` is one.
+    let database = match arguments.database.as_os_str() == ":memory:" {
+        true => Ok(arguments.database.clone()),
+        false => std::path::absolute(&arguments.database),
+    };
+    let database = database.map_err(|error| Failure::io("find", &arguments.database, &error))?;
     let sqlite3 = env::var_os("PWAL_SQLITE3").unwrap_or_else(|| "sqlite3".into());
     // With -bail a library that does not load ends the shell: it would go on with stock SQLite, silently.
     let mut command = Command::new(&sqlite3);
