@@ -129,6 +129,7 @@ impl Engine {
             self.poison(append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
             return Err(self.poisoned_as(error));
         }
+        crate::interleave::step("written again");
         self.marks.words().set_sync_in_doubt(false);
         Ok(())
     }
@@ -170,13 +171,18 @@ impl Engine {
                 slot.write(&bytes, cut.offset)?;
             }
         }
-        // The headers of the segments, and the zeros behind each that was left.
+        // The headers of the segments that began since, and the zeros behind each segment that was left. The header of the
+        // certified segment is durable, with every commit that depends on it: it is not written again.
+        let durable = words.certified_cut().map_or(0, |cut| cut.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
             let slot = self.slot(number)?;
             let reader = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal);
             let header = reader.ok_or_else(|| self.no_segment(ordinal))?.header;
-            slot.write(&header.encode(), 0)?;
+            // The first segment's was durable before the log was active.
+            if ordinal > durable.max(1) {
+                slot.write(&header.encode(), 0)?;
+            }
             if Some(ordinal) != last && end < slot.bytes {
                 slot.write(&self.zero_block(), end)?;
             }

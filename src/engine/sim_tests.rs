@@ -42,6 +42,31 @@ fn real_directory() -> tempfile::TempDir {
     directory
 }
 
+/// Ends the tests with the name of a run that does not end by itself.
+struct Watchdog(Option<std::sync::mpsc::Sender<()>>);
+
+/// No run takes nearly as long.
+const RUN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Watchdog {
+    fn new(name: String) -> Watchdog {
+        let (over, ends) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if ends.recv_timeout(RUN_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{name}: does not end");
+                std::process::abort();
+            }
+        });
+        Watchdog(Some(over))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
 fn rounds(default: u64) -> u64 {
     std::env::var("PWAL_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -52,6 +77,7 @@ fn every_promise_holds_after_a_crash() {
     for &conditions in WORLDS {
         // What the lazy world is for happens seldom.
         for seed in 0..rounds(60) * if conditions.lazy { 5 } else { 1 } {
+            let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", conditions.name));
             let (events, violation) = run(seed, conditions, real.path());
             if let Some(what) = violation {
                 panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));

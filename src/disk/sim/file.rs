@@ -20,6 +20,8 @@ pub(super) struct SimFile {
     pending: BTreeMap<u64, Versions>,
     pending_bytes: Vec<(u64, u64)>,
     is_database: bool,
+    /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
+    same_bytes_torn: u64,
 }
 
 impl SimFile {
@@ -34,6 +36,10 @@ impl SimFile {
 
     pub(super) fn cached(&self) -> &[u8] {
         &self.cache
+    }
+
+    pub(super) fn same_bytes_torn(&self) -> u64 {
+        self.same_bytes_torn
     }
 
     pub(super) fn medium(&self) -> &[u8] {
@@ -187,8 +193,10 @@ impl SimFile {
             } else {
                 old
             };
+            self.same_bytes_torn += u64::from(last == old && new != old);
             put_sector(&mut self.medium, *sector, &new);
         }
+        self.tear_same_bytes(sectors, how, dice);
         if sectors.is_empty() {
             return;
         }
@@ -198,6 +206,22 @@ impl SimFile {
             let old = sector_of(&self.medium, 0);
             let other = dice.pick(values).1;
             put_sector(&mut self.medium, 0, &torn_header(&old, &other, how, dice));
+        }
+    }
+
+    /// A rewrite with the same bytes is torn too seldom by the roll for all sectors for the rule that no durable block is
+    /// written twice.
+    fn tear_same_bytes(&mut self, sectors: &[(u64, Versions)], how: &PowerCut, dice: &mut Dice) {
+        if !how.tears_sectors || !how.tears_same_bytes {
+            return;
+        }
+        for (sector, values) in sectors.iter().filter(|(sector, _)| !self.is_database || *sector != 0) {
+            let old = sector_of(&self.medium, *sector);
+            let is_same = values.iter().all(|(_, value)| *value == old);
+            if is_same && dice.percent(20) {
+                self.same_bytes_torn += 1;
+                put_sector(&mut self.medium, *sector, &garbage(&old, &old, dice));
+            }
         }
     }
 

@@ -188,6 +188,17 @@ impl SimDisk {
         }
     }
 
+    /// How many sectors came out of a power cut as garbage though they were rewritten with the bytes that they had.
+    #[must_use]
+    pub fn same_bytes_torn(&self) -> u64 {
+        let state = self.state.lock();
+        let files = state.nodes.iter().filter_map(|node| match node {
+            Node::File(file) => Some(file.same_bytes_torn()),
+            Node::Directory(_) => None,
+        });
+        files.sum()
+    }
+
     /// A copy of the whole disk as it is, with dice and failures of its own.
     #[must_use]
     pub fn deep_clone(&self, seed: u64) -> SimDisk {

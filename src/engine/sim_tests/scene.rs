@@ -67,6 +67,7 @@ impl Free {
     const ALL: Free = Free { append: true, leader: true, creating: true, checkpoint: true, broker: true, frames: true };
 
     pub fn can_flush(self) -> bool {
+        // A certificate may need the next slot.
         self.append && self.leader && self.creating && self.frames
     }
 

@@ -215,7 +215,10 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
         scene.say(format!("leaves, keeps the log {keeps_log}: {result:?}"));
         match result {
             Ok(()) => closed(&scene),
-            Err(error) => scene.check_error(&error),
+            Err(error) => {
+                scene.check_error(&error);
+                scene.note_poison();
+            }
         }
     }
 }

@@ -40,6 +40,7 @@ pub const HOT: &[&str] = &[
     "before next_slot",
     "before recycled_below",
     "a takeover",
+    "written again",
     "a sync",
     "a failed sync",
     "an acknowledgement",
@@ -48,6 +49,8 @@ pub const HOT: &[&str] = &[
 const DECISIVE: &[(&str, u64)] = &[("an acknowledgement", 20), ("a failed sync", 100)];
 /// Where somebody lies in wait, in per cent.
 const SNIPED: u32 = 20;
+/// Where the power goes, in per cent.
+const POWER_GOES: u32 = 50;
 
 /// The same for the hot places.
 const HOT_EVENTS: u64 = 5;
@@ -65,6 +68,8 @@ pub struct Course {
     pub splits: u32,
     /// Who comes here is killed, in a good part of the cases.
     pub sniped: Option<&'static str>,
+    /// When somebody comes here the power goes, in a good part of the cases.
+    pub power_goes_at: Option<&'static str>,
 }
 
 struct Thread {
@@ -89,6 +94,8 @@ struct State {
     last: usize,
     /// It came where somebody lies in wait.
     is_sniped: bool,
+    /// Somebody came where the power goes.
+    power_goes: bool,
     /// Steps that are left before it is a hang.
     left: u64,
     panics: Vec<String>,
@@ -168,6 +175,7 @@ impl Turns {
             current: None,
             last: 0,
             is_sniped: false,
+            power_goes: false,
             left: u64::MAX,
             panics: Vec::new(),
         };
@@ -250,6 +258,11 @@ impl Turns {
     /// Whether the process that had the turn last came where somebody lies in wait.
     pub fn take_sniped(&self) -> bool {
         std::mem::take(&mut self.lock().is_sniped)
+    }
+
+    /// Whether somebody came where the power goes.
+    pub fn take_power_goes(&self) -> bool {
+        std::mem::take(&mut self.lock().power_goes)
     }
 
     /// The process that had the turn last.
@@ -347,6 +360,9 @@ impl interleave::Turns for Turn {
         if state.course.events > 0 && state.course.sniped == Some(place) && state.dice.percent(SNIPED) {
             (is_event, state.is_sniped) = (true, true);
         }
+        if state.course.events > 0 && state.course.power_goes_at == Some(place) && state.dice.percent(POWER_GOES) {
+            (is_event, state.power_goes) = (true, true);
+        }
         if is_event || state.dice.percent(percent) {
             self.give_up(state, place, None, is_event);
         }
@@ -355,7 +371,7 @@ impl interleave::Turns for Turn {
     fn sleep(&self, at_most: Duration) {
         let mut state = self.turns.lock();
         let is_event = state.is_event(1);
-        let until = state.now_us.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
+        let until = state.now_us.saturating_add(u64::try_from(at_most.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX));
         self.give_up(state, "a wait", Some(until), is_event);
     }
 
