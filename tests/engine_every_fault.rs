@@ -101,23 +101,16 @@ impl Fault {
 #[derive(Default)]
 struct Answers {
     acknowledged: BTreeSet<i64>,
-    /// Acknowledged since the last FULL commit was: a failed flush may take them (R5).
-    only_written: BTreeSet<i64>,
     refused: BTreeSet<i64>,
     log: Vec<String>,
 }
 
 impl Answers {
-    fn commit(&mut self, connection: &Connection, value: i64, sql: &str, full: bool) {
+    fn commit(&mut self, connection: &Connection, value: i64, sql: &str) {
         let code = common::code_of(connection, sql);
         self.log.push(format!("{value}: {code}"));
         if code == 0 {
             self.acknowledged.insert(value);
-            if full {
-                self.only_written.clear();
-            } else {
-                self.only_written.insert(value);
-            }
             return;
         }
         self.refused.insert(value);
@@ -133,11 +126,10 @@ impl Answers {
         }
     }
 
-    /// Whether these rows are what was answered. `lost`: a flush failed. `unknown`: and could not be undone.
-    fn check(&self, rows: &[String], lost: bool, unknown: bool, when: &str) {
+    /// Whether these rows are what was answered. `unknown`: a flush failed and could not be undone.
+    fn check(&self, rows: &[String], unknown: bool, when: &str) {
         let rows: BTreeSet<i64> = rows.iter().map(|row| row.parse().unwrap()).collect();
-        let missing: Vec<_> =
-            self.acknowledged.difference(&rows).filter(|v| !(lost && self.only_written.contains(v))).collect();
+        let missing: Vec<_> = self.acknowledged.difference(&rows).collect();
         assert!(missing.is_empty(), "{when}: acknowledged and not there: {missing:?}\n{:#?}", self.log);
         let phantoms: Vec<_> = rows.intersection(&self.refused).collect();
         assert!(unknown || phantoms.is_empty(), "{when}: refused and there: {phantoms:?}\n{:#?}", self.log);
@@ -173,30 +165,30 @@ fn script(lab: &Lab, mode: &str, answers: &mut Answers) -> (Connection, Connecti
             answers.run(&connection, if full { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" });
             for _ in 0..3 {
                 let value = next();
-                answers.commit(&connection, value, &insert(value), full);
+                answers.commit(&connection, value, &insert(value));
             }
             let value = next();
-            answers.commit(&connection, value, &many(value, 1500), full);
+            answers.commit(&connection, value, &many(value, 1500));
         }
         answers.run(
             &connection,
             "BEGIN; INSERT INTO t VALUES(-1, zeroblob(9000)); SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; ROLLBACK",
         );
         let value = next();
-        answers.commit(&connection, value, &many(value, 6000), true);
+        answers.commit(&connection, value, &many(value, 6000));
         answers.run(&other, ROWS);
         answers.run(&connection, "PRAGMA wal_checkpoint");
         answers.run(&other, "BEGIN; SELECT count(*) FROM t");
         for _ in 0..12 {
             let value = next();
-            answers.commit(&connection, value, &many(value, 100), true);
+            answers.commit(&connection, value, &many(value, 100));
         }
         answers.run(&other, "COMMIT");
         if round == 0 {
             answers.run(&connection, "DELETE FROM t WHERE x BETWEEN 1000 AND 2000; PRAGMA wal_checkpoint(TRUNCATE)");
         }
         let value = next();
-        answers.commit(&other, value, &insert(value), true);
+        answers.commit(&other, value, &insert(value));
     }
     (connection, other)
 }
@@ -220,7 +212,7 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
 
     // Everybody who may still read sees the same.
     match common::rows(&other, ROWS) {
-        Ok(rows) => answers.check(&rows, lost, false, &format!("{what}: live")),
+        Ok(rows) => answers.check(&rows, false, &format!("{what}: live")),
         Err(error) => {
             let code = common::code(&error);
             let no_table = code == ffi::SQLITE_ERROR && answers.acknowledged.is_empty();
@@ -239,7 +231,7 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
     }
     for (when, reopened) in [("killed", crashed.open()), ("closed", lab.open("a.db"))] {
         match common::rows(&reopened, ROWS) {
-            Ok(rows) => answers.check(&rows, lost, unknown, &format!("{what}: {when}")),
+            Ok(rows) => answers.check(&rows, unknown, &format!("{what}: {when}")),
             Err(error) => {
                 let no_table = common::code(&error) == ffi::SQLITE_ERROR && answers.acknowledged.is_empty();
                 assert!(no_table, "{what}: {when}: {error:?}\n{:#?}", answers.log);

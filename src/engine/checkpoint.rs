@@ -4,6 +4,7 @@
 //! checkpoints never overlap (CKPT).
 
 use super::hold::Held;
+use super::poison::Failed;
 use super::space::Keep;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
@@ -153,7 +154,7 @@ impl Engine {
                     if error.code() != crate::sqlite::Code::FULL && !matches!(error, EngineError::NoLog) {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
-                            self.poison(&self.append_as_it_is(), &error.to_string(), None);
+                            self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
                         }
                     }
                     return Err(error);

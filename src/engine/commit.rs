@@ -4,6 +4,7 @@ use super::end::End;
 use super::epochs::Leader;
 use super::frames::{FileId, LogCommit, NewFrame};
 use super::hold::Held;
+use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
@@ -291,7 +292,7 @@ impl Engine {
                 self.poison(
                     append,
                     &format!("a batch that was not published could not be erased: {error}"),
-                    Some(begun),
+                    Failed::Write(begun),
                 );
                 false
             }
@@ -392,7 +393,8 @@ impl Engine {
         }
         counts.map_err(|error| {
             // Against what prepare made sure of: the shared words are not what they were.
-            self.poison(append, &error.to_string(), Some(Begun { slot: at.0, offset: at.2 }));
+            // The commit may be published.
+            self.poison(append, &error.to_string(), Failed::Commit(header.sequence));
             self.poisoned_as(error)
         })
     }
@@ -474,7 +476,7 @@ impl Engine {
             if error.is_of_opening() && self.erase_unpublished(&append, &written.place) {
                 return Err(error);
             }
-            self.poison(&append, &error.to_string(), Some(written.begun()));
+            self.poison(&append, &error.to_string(), Failed::Write(written.begun()));
             return Err(self.poisoned_as(error));
         }
         if leader.is_some() {

@@ -3,6 +3,7 @@
 
 use super::commit::{Begun, HeldAppend, Lone};
 use super::hold::Held;
+use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
@@ -126,7 +127,11 @@ impl Engine {
             if error.is_of_opening() {
                 return Err(error);
             }
-            self.poison(append, &format!("what a process left that died in a flush cannot be read: {error}"), None);
+            self.poison(
+                append,
+                &format!("what a process left that died in a flush cannot be read: {error}"),
+                Failed::Flush,
+            );
             return Err(self.poisoned_as(error));
         }
         crate::interleave::step("written again");
@@ -210,14 +215,15 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // Its failure is the log's, or the next leader does it.
         let _flushed = lone.map(|lone| self.flush_lone(&lone));
-        let acknowledged = if wants_durable {
-            self.wait_until(&|| self.marks.durable() >= sequence, Some(sequence))
-        } else {
-            self.wait_until(&|| self.is_visible(sequence), Some(sequence))
-        };
-        acknowledged.map_err(|error| {
-            self.poison(&self.append_as_it_is(), &format!("a commit could not be acknowledged: {error}"), None);
-            self.poisoned_as(error)
+        let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
+        self.wait_until(&reached, Some(sequence)).or_else(|error| {
+            let append = self.append_as_it_is();
+            // By another process meanwhile.
+            if reached() {
+                return Ok(());
+            }
+            self.poison(&append, &format!("a commit could not be acknowledged: {error}"), Failed::Commit(sequence));
+            Err(self.poisoned_as(error))
         })
     }
 
@@ -238,8 +244,12 @@ impl Engine {
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
+        let words = self.marks.words();
         // Moved here, too: the leader that made it durable may have died before it did.
-        self.marks.visible() >= sequence || self.marks.words().advance_visible() >= sequence
+        self.marks.visible() >= sequence
+            || words.advance_visible() >= sequence
+            // It was before a flush failed, and stays in the log.
+            || words.kept_by_poison().is_some_and(|kept| kept >= sequence)
     }
 
     /// `answers`: the commit of the caller's that is answered when it is reached.
@@ -364,7 +374,7 @@ impl Engine {
         });
         if let Err(error) = cut {
             let begun = Begun { slot: place.slot.number, offset: place.offset };
-            self.poison(&append, &error.to_string(), Some(begun));
+            self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.poisoned_as(error));
         }
         self.ends_behind(&mut append, place, certificate.chain);
@@ -438,7 +448,7 @@ impl Engine {
             if error.is_of_opening() {
                 return Err(error);
             }
-            self.poison(&self.append_as_it_is(), &error.to_string(), None);
+            self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
             return Err(self.poisoned_as(error));
         }
         self.measured_sync(began.elapsed());

@@ -87,9 +87,9 @@ pub(crate) enum EngineError {
 
 fn outcome(unknown: bool) -> &'static str {
     if unknown {
-        "the outcome of commits that were not answered is unknown"
+        "the outcome of commits that were not acknowledged is unknown"
     } else {
-        "commits that were not durable were rolled back"
+        "commits that were not acknowledged were rolled back"
     }
 }
 

@@ -4,6 +4,7 @@
 use super::frames::Frames;
 use super::guard::Guard;
 use super::marks::Marks;
+use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::slots::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
@@ -425,7 +426,7 @@ impl Engine {
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
-                self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), None);
+                self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), Failed::Flush);
                 return Err(error);
             }
         } else if has_directory {

@@ -1,13 +1,26 @@
 //! R5, fail stop: the first failed write or sync of an epoch ends this engine.
 //!
 //! Every waiter gets an answer, nothing is tried again on the same pages, nobody goes on above the durable
-//! prefix, no checkpoint, no clean close. A commit that is reported as failed is invalidated on disk.
+//! prefix, no checkpoint, no clean close. A commit that is reported as failed is invalidated on disk, with all behind it. What
+//! was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far as the medium kept
+//! it, for the next open.
 
 use super::commit::{Begun, HeldAppend};
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
 use crate::log::follow::proven;
 use std::collections::BTreeSet;
+
+/// What failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failed {
+    /// A flush, a checkpoint or a retirement: only commits that wait for it are answered with an error.
+    Flush,
+    /// The write of a record that does not count.
+    Write(Begun),
+    /// This commit is answered with an error, though it may be visible.
+    Commit(u64),
+}
 
 impl Engine {
     /// Whether it is over: what could be erased is.
@@ -18,6 +31,13 @@ impl Engine {
     /// Whether a view of this commit shows what a failed flush took, or is just taking.
     pub(crate) fn shows_lost(&self, sequence: u64) -> bool {
         self.marks.is_poisoned() && sequence > self.marks.visible()
+    }
+
+    /// Whether acknowledged commits are not shown any more: they stay in the log for the next open, but a flush failed, and what
+    /// the cache still shows of them may not be what the medium has.
+    pub(crate) fn hides_acknowledged(&self) -> bool {
+        let words = self.marks.words();
+        self.marks.is_poisoned() && words.kept_by_poison().unwrap_or_else(|| words.was_visible()) > words.durable()
     }
 
     /// # Errors
@@ -36,10 +56,10 @@ impl Engine {
         self.check_poison().err().unwrap_or(error)
     }
 
-    /// Under APPEND: what is not durable is overwritten with zeros and synced through another descriptor
-    /// (Linux reports a write-back error once to each), then everybody is told. `begun`: a record that was written and does
-    /// not count.
-    pub(crate) fn poison(&self, append: &HeldAppend, reason: &str, begun: Option<Begun>) {
+    /// Under APPEND: what was answered with an error, and all behind it, is overwritten with zeros and synced through another
+    /// descriptor (Linux reports a write-back error once to each), then everybody is told. What was acknowledged without being
+    /// durable stays in the log: recovery decides by its CRCs how much of it survived.
+    pub(crate) fn poison(&self, append: &HeldAppend, reason: &str, failed: Failed) {
         if self.is_poisoned() {
             return;
         }
@@ -47,16 +67,16 @@ impl Engine {
         self.marks.poison();
         // Two at once are one.
         let _ = self.poison.set(reason.to_owned());
-        self.erase_undurable(append, begun);
+        self.erase_undurable(append, failed);
     }
 
     /// A process that died while it poisoned: what it may have left is erased.
     pub(super) fn erase_after_death(&self, append: &HeldAppend) {
-        self.erase_undurable(append, None);
+        self.erase_undurable(append, Failed::Flush);
     }
 
     /// A call panicked whose commit, `sequence`, was answered with an error: it is taken back. If it is published, with all
-    /// that is not durable; else it lies behind the tail at most, maybe whole.
+    /// behind it; else it lies behind the tail at most, maybe whole.
     pub(crate) fn take_back_after_panic(&self, sequence: Option<u64>) {
         if sequence.is_some_and(|sequence| self.take_back_published(sequence)) {
             return;
@@ -65,16 +85,16 @@ impl Engine {
         if self.is_active()
             && let Err(error) = self.erase_behind_tail(&append)
         {
-            self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), None);
+            self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), Failed::Flush);
         }
     }
 
-    /// As that, if the commit is published and not durable, with all that is not durable. False: it is not.
+    /// As that, if the commit is published and not durable, with all behind it. False: it is not.
     pub(super) fn take_back_published(&self, sequence: u64) -> bool {
         let append = self.append_as_it_is();
         let takes_back = sequence <= self.marks.published() && sequence > self.marks.durable();
         if takes_back {
-            self.poison(&append, "a panic", None);
+            self.poison(&append, "a panic", Failed::Commit(sequence));
         }
         takes_back
     }
@@ -106,13 +126,14 @@ impl Engine {
         self.give_up_begun(append)
     }
 
-    fn erase_undurable(&self, append: &HeldAppend, begun: Option<Begun>) {
-        let erased = self.erase_records(append, begun);
-        let lost = self.marks.published() - self.marks.durable();
+    fn erase_undurable(&self, append: &HeldAppend, failed: Failed) {
+        let kept = self.kept(&failed);
+        let erased = self.erase_behind(append, kept, failed);
+        let lost = self.marks.published().saturating_sub(kept);
         let unknown = erased.is_err();
         self.marks.words().set_poison_outcome(unknown);
         if let Err(error) = self.check_poison() {
-            let text = format!("pwal: {}: {error} ({lost} commits behind the durable prefix)", self.path.display());
+            let text = format!("pwal: {}: {error} ({lost} commits behind commit {kept})", self.path.display());
             self.context.host.log(error.code().number(), &text);
         }
         self.queue.close();
@@ -120,20 +141,35 @@ impl Engine {
         self.marks.words().gathered().notify();
     }
 
-    /// The first blocks of every record that is not durable (R5.1).
-    fn erase_records(&self, _append: &HeldAppend, begun: Option<Begun>) -> Result<(), EngineError> {
+    /// The last commit that is not erased: all that was acknowledged is at or below it.
+    fn kept(&self, failed: &Failed) -> u64 {
+        let mut kept = self.marks.words().was_visible();
+        if let Failed::Commit(sequence) = failed {
+            kept = kept.min(sequence.saturating_sub(1));
+        }
+        self.marks.words().keep_at_poison(kept.max(self.marks.durable()))
+    }
+
+    /// The first blocks of every record behind commit `kept` (R5.1). A certificate of commits that are kept says nothing that
+    /// is not so.
+    fn erase_behind(&self, _append: &HeldAppend, kept: u64, failed: Failed) -> Result<(), EngineError> {
         let words = self.marks.words();
         if !self.is_active() {
             return Ok(());
         }
-        let mut records: Vec<Begun> = begun.into_iter().collect();
-        for sequence in self.marks.durable() + 1..=words.published() {
+        let mut records = Vec::new();
+        if let Failed::Write(begun) = failed {
+            records.push(begun);
+        }
+        for sequence in kept + 1..=words.published() {
             let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             records.push(Begun { slot: entry.file, offset: entry.offset });
         }
         for epoch in words.certified() + 1..=words.cuts() {
             let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
-            records.push(Begun { slot: cut.file, offset: cut.offset });
+            if cut.hi > kept {
+                records.push(Begun { slot: cut.file, offset: cut.offset });
+            }
         }
         let mut touched = BTreeSet::new();
         for record in records {

@@ -253,8 +253,9 @@ impl Joined {
             }
         };
         let sequence = self.view.sequence().unwrap_or(0);
-        if sequence < self.seen {
-            // R5.3: what this connection saw was rolled back with a flush that failed.
+        if sequence < self.seen || self.engine.hides_acknowledged() {
+            // R5.3: what this connection saw was rolled back with a flush that failed; or an older state than others were
+            // told of would be shown.
             self.engine.drop_snapshot(self.me);
             self.engine.queue.give_up_grant(self.me.id);
             return Err(self.failed(&self.lost()));

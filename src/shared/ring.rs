@@ -299,6 +299,12 @@ impl ReadOnlyWords {
         if self.poisoned() == 0 { visible } else { visible.min(self.durable()) }
     }
 
+    /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also on a
+    /// poisoned engine. A commit that becomes visible behind [`poison`](Words::poison) is not acknowledged by that.
+    pub(crate) fn was_visible(&self) -> u64 {
+        self.visible.0.load(SeqCst).max(self.durable())
+    }
+
     /// Whether `published` - durable or `cuts` - `certified` has reached half its ring: then prepare
     /// leads or waits.
     #[must_use]

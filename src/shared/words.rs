@@ -7,7 +7,7 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
-//! | 128 | 64 | state, poison, mode, free, activation (2), change counter and bytes of the database at the claim |
+//! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
@@ -82,7 +82,8 @@ struct StateLine {
     state: AtomicU64,
     poison: AtomicU64,
     mode: AtomicU64,
-    _free: AtomicU64,
+    /// The last commit that poisoning leaves in the log, + 1; 0: not decided.
+    kept: AtomicU64,
     active: AtomicU64,
     may_be_stamped: AtomicU64,
     claim_counter: AtomicU64,
@@ -274,6 +275,12 @@ impl ReadOnlyWords {
         self.poisoned() == POISONING
     }
 
+    /// The last commit that poisoning leaves in the log; `None`: the engine is not poisoned, or it is not decided yet.
+    #[must_use]
+    pub fn kept_by_poison(&self) -> Option<u64> {
+        self.state.kept.load(SeqCst).checked_sub(1)
+    }
+
     /// The mode of the database, as the engine numbers it.
     #[must_use]
     pub fn mode(&self) -> u64 {
@@ -424,7 +431,17 @@ impl Words {
         self.state.poison.compare_exchange(NOT_POISONED, POISONING, SeqCst, SeqCst).is_ok()
     }
 
-    /// What is not durable is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
+    /// Decides that poisoning erases only what lies behind commit `kept`. Under APPEND, behind [`poison`](Words::poison). What
+    /// was decided first counts, and is returned.
+    pub fn keep_at_poison(&self, kept: u64) -> u64 {
+        step("before kept");
+        match self.state.kept.compare_exchange(0, kept.saturating_add(1), SeqCst, SeqCst) {
+            Ok(_) => kept,
+            Err(before) => before - 1,
+        }
+    }
+
+    /// What was answered with an error is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
     /// the owner words.
     pub fn set_poison_outcome(&self, unknown: bool) {
         step("before poisoned");

@@ -64,6 +64,11 @@ impl Medium {
         self.0.full.load(SeqCst)
     }
 
+    /// Whether a sync of the log has failed since [`take_failed`](Medium::take_failed).
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(SeqCst)
+    }
+
     /// Whether a sync of the log has failed since this was asked last.
     pub fn take_failed(&self) -> bool {
         self.0.failed.swap(false, SeqCst)

@@ -193,10 +193,12 @@ impl Scene {
         self.world.lock().catch_up(&self.engine);
     }
 
-    /// What a failed flush means for what was answered: what is not durable is gone, unless it says that it is not known.
+    /// What a failed flush means for what was answered: what was answered with an error is gone, unless it says that it is not
+    /// known.
     pub fn note_poison(&self) {
         let Err(EngineError::Poisoned { unknown, .. }) = self.engine.check_poison() else { return };
         let durable = self.engine.marks.durable();
+        let kept = self.engine.marks.words().kept_by_poison().unwrap_or(durable);
         let mut world = self.world.lock();
         if !world.is_of(&self.engine) {
             return;
@@ -207,10 +209,10 @@ impl Scene {
             }
             return;
         }
-        world.must_kill = world.must_kill.min(durable);
+        world.may_lose(durable, kept);
         if !unknown && !world.disk.is_off() && world.ceiling.is_none() {
-            world.say(format!("poisoned, rolled back to {durable}"));
-            world.ceiling = Some(durable);
+            world.say(format!("poisoned, rolled back to {kept}, durable {durable}"));
+            world.ceiling = Some(kept);
         }
     }
 

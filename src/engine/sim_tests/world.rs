@@ -167,8 +167,15 @@ impl World {
         if !engine.marks.is_poisoned() {
             self.must_kill = published;
         } else if !self.disk.is_off() {
-            self.must_kill = self.must_kill.min(durable);
+            let kept = engine.marks.words().kept_by_poison().unwrap_or(published);
+            self.may_lose(durable, kept);
         }
+    }
+
+    /// The engine is poisoned: what lies behind `kept` is erased; what is not durable, the cache may have lost where a sync failed.
+    pub fn may_lose(&mut self, durable: u64, kept: u64) {
+        let stays = if self.medium.has_failed() { durable } else { kept };
+        self.must_kill = self.must_kill.min(stays);
     }
 
     /// The last attempt at this commit was reported as failed.
