@@ -168,9 +168,20 @@ impl<T> RwLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(test)]
+    pub(crate) fn try_read(&self) -> Option<std::sync::RwLockReadGuard<'_, T>> {
+        match self.0.try_read() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(crate) fn try_write(&self) -> Option<std::sync::RwLockWriteGuard<'_, T>> {
-        self.0.try_write().ok()
+        match self.0.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, T> {

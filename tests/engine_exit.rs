@@ -3,16 +3,16 @@
 mod common;
 
 use common::{Scratch, child};
-use pwal::shared::{LOCK_NAME, lock_is_held};
+use pwal::shared::lock_is_held;
 use std::path::PathBuf;
 
-fn lock_path() -> PathBuf {
-    PathBuf::from(format!("{}-pwal", child::setting("PWAL_TEST_DATABASE"))).join(LOCK_NAME)
+fn log_directory() -> PathBuf {
+    PathBuf::from(format!("{}-pwal", child::setting("PWAL_TEST_DATABASE")))
 }
 
 /// Registered before pwal's own handler, so it runs behind it.
 extern "C" fn behind_pwal() {
-    child::report(&format!("{:?}", lock_is_held(&lock_path()).ok().flatten()));
+    child::report(&format!("{:?}", lock_is_held(&log_directory()).ok().flatten()));
 }
 
 #[test]

@@ -17,7 +17,8 @@ use processes::agent::{is_stopped, wait_for};
 use processes::board::Board;
 use processes::worker::Work;
 use processes::{Progress, ledger, log, watch_progress};
-use pwal::shared::{CONTROL_NAME, Control};
+use pwal::disk::Directory;
+use pwal::shared::Control;
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -230,8 +231,8 @@ impl Scene {
 
     /// All its threads were stopped: the one that writes may have been anywhere.
     fn victim_holds_more_than_the_checkpoint(&self) -> bool {
-        let control = self.path.with_file_name("app.db-pwal").join(CONTROL_NAME);
-        let observed = Control::open_read_only(&control).expect("the words");
+        let directory = Directory::open(&self.path.with_file_name("app.db-pwal")).expect("the log");
+        let observed = Control::open_read_only(&directory).expect("the words");
         let words = observed.words();
         let pid = self.victim.as_ref().expect("a victim").pid();
         let Some(victim) = words.processes().find(|process| i64::from(process.pid) == i64::from(pid)) else {

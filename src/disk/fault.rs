@@ -3,7 +3,7 @@
 //! What it promises: an operation that fails here fails as the kernel would let it. A failed write may have
 //! written a part; a failed sync is never passed on, so that what it should have covered stays unsynced.
 
-use super::{Database, Disk, LogDirectory, LogFile, OpenHow};
+use super::{Database, Directory, Disk, LogDirectory, LogFile, OpenHow};
 use crate::sync::Mutex;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -181,6 +181,10 @@ impl LogDirectory for FaultDirectory {
         self.inner.path()
     }
 
+    fn directory(&self) -> io::Result<Arc<Directory>> {
+        self.inner.directory()
+    }
+
     fn create(&self) -> io::Result<()> {
         self.plan.check(Operation::Create, DIRECTORY_NAME)?;
         self.inner.create()
@@ -266,6 +270,10 @@ impl LogFile for FaultFile {
     fn truncate(&self) -> io::Result<()> {
         self.plan.check(Operation::SetBytes, &self.name)?;
         self.inner.truncate()
+    }
+
+    fn keep_open(&self, keep: bool) -> io::Result<()> {
+        self.inner.keep_open(keep)
     }
 }
 

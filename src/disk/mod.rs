@@ -2,14 +2,20 @@
 //! replay and checkpoint see it. A real implementation, and a simulated one with a page
 //! cache, power cuts and injected faults.
 
+mod descriptor;
+mod directory;
 pub mod fault;
+mod file;
 mod file_system;
 mod placeholder;
 mod real;
 pub mod sim;
 
+pub(crate) use descriptor::open_to_read;
+pub use descriptor::{advice, is_out_of_descriptors};
+pub use directory::{Access, Directory};
 pub use file_system::not_local;
-pub use real::{RealDisk, RealLogDirectory, adopt};
+pub use real::{RealDisk, RealLogDirectory};
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -58,6 +64,16 @@ pub trait LogFile: Send + Sync + Debug {
     fn truncate(&self) -> io::Result<()> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
+
+    /// Keeps the file open from now on (opening it if it is not), or lets the disk close it while nobody uses it. What was
+    /// written to it by this process and not synced stays open anyway.
+    ///
+    /// # Errors
+    /// It is to be kept open and cannot be opened.
+    fn keep_open(&self, keep: bool) -> io::Result<()> {
+        let _all_files_stay_open = keep;
+        Ok(())
+    }
 }
 
 /// How [`LogDirectory::open`] opens a file.
@@ -78,7 +94,15 @@ pub enum OpenHow {
 pub trait LogDirectory: Send + Sync + Debug {
     /// The path, for messages.
     fn path(&self) -> &Path;
-    /// Creates the directory with the mode and, where permitted, the owner of the database file; `Ok` if it is there.
+    /// The directory on the real file system: `lock` and `control` are real files also where the log is simulated.
+    ///
+    /// # Errors
+    /// Any error of the file system; `NotFound`; a directory that is not to be trusted, by name.
+    fn directory(&self) -> io::Result<Arc<Directory>> {
+        Ok(Arc::new(Directory::open(self.path())?))
+    }
+    /// Creates the directory with the mode and, where permitted, the owner of the database file; `Ok` if it is there, and
+    /// belongs to somebody who may write the database.
     ///
     /// # Errors
     /// Any error of the medium.

@@ -7,13 +7,12 @@
 //! Made and removed through a descriptor of the directory that the database lies in; nothing follows a link, and nothing that
 //! somebody else put there is touched.
 
-use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat, unlinkat};
+use super::directory::Directory;
+use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The directory that the database lies in, and the placeholder's name in it.
@@ -24,8 +23,7 @@ fn place(database: &Path) -> io::Result<(OwnedFd, OsString)> {
     };
     let mut name = database.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push("-wal");
-    let parent = open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok((parent, name))
+    Ok((Directory::open_parent(parent)?, name))
 }
 
 /// Makes the placeholder of `database`, and passes it to `adopt` if this call made it. False: something else has the name,
@@ -33,23 +31,14 @@ fn place(database: &Path) -> io::Result<(OwnedFd, OsString)> {
 ///
 /// # Errors
 /// Any error of the file system.
-pub(super) fn create(database: &Path, adopt: impl FnOnce(&File) -> io::Result<()>) -> io::Result<bool> {
+pub(super) fn create(database: &Path, adopt: impl FnOnce(Directory) -> io::Result<()>) -> io::Result<bool> {
     let (parent, name) = place(database)?;
-    match rustix::fs::mkdirat(&parent, &name, Mode::RWXU) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => {
-            let there = statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-            return Ok(rustix::fs::FileType::from_raw_mode(there.st_mode).is_dir());
-        }
-        Err(error) => return Err(error.into()),
+    if let Some(made) = Directory::make_in(&parent, &name, &database.with_file_name(&name))? {
+        adopt(made)?;
+        return Ok(true);
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = File::from(openat(&parent, &name, flags, Mode::empty())?);
-    // Another user of the directory may have put one of his own in its place.
-    if made.metadata()?.uid() == rustix::process::geteuid().as_raw() {
-        adopt(&made)?;
-    }
-    Ok(true)
+    let there = statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(there.st_mode).is_dir())
 }
 
 /// Removes the placeholder of `database`, if it is there, empty, and this process's to remove.
@@ -90,7 +79,7 @@ mod tests {
     fn what_was_made_is_adopted_once_and_removed() {
         let (_scratch, database, wal) = scene();
         let adopted = Cell::new(0);
-        let adopt = |_: &File| {
+        let adopt = |_: Directory| {
             adopted.set(adopted.get() + 1);
             Ok(())
         };
@@ -105,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_somebody_else_put_there_stays() {
-        let refused = |_: &File| panic!("adopted what somebody else made");
+        let refused = |_: Directory| panic!("adopted what somebody else made");
         let (_scratch, database, wal) = scene();
         std::fs::write(&wal, "a WAL of stock SQLite").unwrap();
         assert!(!create(&database, refused).unwrap());

@@ -1,27 +1,22 @@
 //! The real file system.
 //!
-//! Promises what [`super`] asks: whole writes whatever the kernel takes at once, every descriptor
-//! close-on-exec, files with mode and owner of the database file, and reads past the page cache where the
-//! file system can do them.
+//! Promises what [`super`] asks. The log directory is opened once and used by its descriptor ([`Directory`]); it must
+//! belong to somebody who may write the database anyway.
 
+use super::descriptor::refused;
+use super::directory::Directory;
+use super::file::{Pool, RealFile};
+use super::file_system::place_of_log;
 use super::{Disk, LogDirectory, LogFile, OpenHow, placeholder};
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use crate::sync::Mutex;
+use rustix::fs::{AtFlags, FileType, Stat, lstat, renameat, statat, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What direct reads are aligned to, in bytes: a multiple of every usual logical sector.
-const DIRECT_ALIGN: usize = 4096;
-/// One direct read at most, in bytes.
-const DIRECT_PIECE: usize = 1 << 20;
-/// One buffered write of zeros at most, in bytes (see `write_zeros`).
-#[cfg(target_os = "linux")]
-const ZEROS_BUFFERED: usize = 16384;
-/// What `pwritev` takes at once (`IOV_MAX` of Linux).
-#[cfg(target_os = "linux")]
-const VECTORS_MAX: usize = 1024;
 
 /// The file system that the database lies on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,8 +28,15 @@ impl Disk for RealDisk {
     }
 
     fn sector_bytes(&self, database: &Path) -> u32 {
-        physical_sector(database).filter(|bytes| bytes.is_power_of_two() && *bytes >= 512).unwrap_or(4096).min(65536)
+        // The log may lie on another device than the file.
+        let places = [database.to_path_buf(), place_of_log(database)];
+        let sectors = places.map(|path| physical_sector(&path).filter(is_sector).unwrap_or(4096));
+        sectors[0].max(sectors[1]).min(65536)
     }
+}
+
+fn is_sector(bytes: &u32) -> bool {
+    bytes.is_power_of_two() && *bytes >= 512
 }
 
 /// The physical sector of the block device that holds `path`, as Linux tells it.
@@ -57,13 +59,27 @@ fn physical_sector(path: &Path) -> Option<u32> {
 pub struct RealLogDirectory {
     database: PathBuf,
     path: PathBuf,
+    opened: Mutex<Option<Opened>>,
+}
+
+#[derive(Clone, Debug)]
+struct Opened {
+    directory: Arc<Directory>,
+    files: Arc<Pool>,
+}
+
+impl Opened {
+    fn new(directory: Directory) -> Opened {
+        Opened { directory: Arc::new(directory), files: Arc::default() }
+    }
 }
 
 impl RealLogDirectory {
     /// The log directory of the database file at `database`; nothing is created.
     #[must_use]
     pub fn new(database: &Path) -> RealLogDirectory {
-        RealLogDirectory { database: database.to_path_buf(), path: beside(database, "-pwal") }
+        let path = beside(database, "-pwal");
+        RealLogDirectory { database: database.to_path_buf(), path, opened: Mutex::new(None) }
     }
 
     fn parent(&self) -> &Path {
@@ -73,37 +89,78 @@ impl RealLogDirectory {
         }
     }
 
-    /// Gives what was just created the owner and the permissions of the database file.
-    fn adopt(&self, file: &File, directory: bool) -> io::Result<()> {
-        let Ok(database) = fs::metadata(&self.database) else { return Ok(()) };
-        let own = file.metadata()?;
-        give(&own, &database, |user, group| std::os::unix::fs::fchown(file, user, group));
-        let mode = mode_of(&database, directory);
-        if own.mode() & 0o777 != mode {
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
+    /// The directory, opened if it is not, or is not there any more.
+    fn opened(&self) -> io::Result<Opened> {
+        let mut opened = self.opened.lock();
+        if let Some(opened) = &*opened
+            && opened.directory.metadata()?.st_nlink > 0
+        {
+            return Ok(opened.clone());
         }
-        Ok(())
+        let directory = Directory::open(&self.path)?;
+        self.check_owner(&directory)?;
+        Ok(opened.insert(Opened::new(directory.like(&self.database))).clone())
+    }
+
+    /// Whose the directory is may delete and replace the log: somebody who may write the database anyway, this user or
+    /// root.
+    fn check_owner(&self, directory: &Directory) -> io::Result<()> {
+        let own = directory.metadata()?;
+        let me = rustix::process::geteuid().as_raw();
+        if own.st_uid == me || own.st_uid == 0 {
+            return Ok(());
+        }
+        let Ok(database) = lstat(&self.database) else { return Ok(()) };
+        let parent = statat(directory, "..", AtFlags::empty())?;
+        if own.st_uid == database.st_uid || may_write(&own, &database, &parent) {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{} belongs to user {}, who may not write the database of user {}: nothing in it is used; delete it, or give \
+             it to the owner of the database (chown)",
+            self.path.display(),
+            own.st_uid,
+            database.st_uid
+        )))
+    }
+
+    /// Makes the directory; false: something has its name.
+    fn make(&self) -> io::Result<bool> {
+        let parent = Directory::open_parent(self.parent())?;
+        let Some(made) = Directory::make_in(parent, name_of(&self.path), &self.path)? else { return Ok(false) };
+        *self.opened.lock() = Some(Opened::new(self.adopt(made)?));
+        Ok(true)
+    }
+
+    /// Gives a directory that was just made the owner and the permissions of the database file.
+    fn adopt(&self, made: Directory) -> io::Result<Directory> {
+        let made = made.like(&self.database);
+        if let Ok(database) = fs::symlink_metadata(&self.database) {
+            made.adopt(made.as_fd(), mode_of(&database, true))?;
+        }
+        Ok(made)
+    }
+
+    /// The directory that the log directory lies in, with its own name there: not if another has that name by now.
+    fn parent_of(&self, opened: &Opened) -> io::Result<Option<OwnedFd>> {
+        let parent = opened.directory.parent()?;
+        let own = opened.directory.metadata()?;
+        let is_own = |there: Stat| (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino);
+        let there = statat(&parent, name_of(&self.path), AtFlags::SYMLINK_NOFOLLOW);
+        Ok(there.is_ok_and(is_own).then_some(parent))
+    }
+
+    fn forget(&self) {
+        *self.opened.lock() = None;
     }
 }
 
-/// Gives the file at `path` the owner of the database file, as far as this process may: as `findCreateFileMode` and
-/// `robust_open` of SQLite do with a `-wal`. Others may write the database by its group.
-pub fn adopt(path: &Path, database: &Path) {
-    if let (Ok(own), Ok(database)) = (fs::symlink_metadata(path), fs::metadata(database)) {
-        give(&own, &database, |user, group| std::os::unix::fs::lchown(path, user, group));
-    }
-}
-
-/// A process that may not give files away keeps them, and gives them to the group if it is in it: it could open the
-/// database, so the group and the others are what counts.
-fn give(own: &fs::Metadata, database: &fs::Metadata, change: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>) {
-    let (user, group) = (own.uid() != database.uid(), own.gid() != database.gid());
-    if user && change(Some(database.uid()), Some(database.gid())).is_ok() {
-        return;
-    }
-    if group {
-        let _ = change(None, Some(database.gid()));
-    }
+/// Whether the owner of `directory` may write the database, by the rights of all others, or by its group: who is not root can
+/// give a directory to no group but his own, or has it from the directory above, which only members may write to.
+fn may_write(directory: &Stat, database: &Stat, parent: &Stat) -> bool {
+    let by_parent = parent.st_mode & 0o2000 != 0 && parent.st_mode & 0o002 != 0;
+    let by_group = database.st_mode & 0o020 != 0 && directory.st_gid == database.st_gid && !by_parent;
+    database.st_mode & 0o002 != 0 || by_group
 }
 
 fn mode_of(database: &fs::Metadata, directory: bool) -> u32 {
@@ -117,8 +174,8 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or(path.as_os_str())
 }
 
 impl LogDirectory for RealLogDirectory {
@@ -126,90 +183,88 @@ impl LogDirectory for RealLogDirectory {
         &self.path
     }
 
+    fn directory(&self) -> io::Result<Arc<Directory>> {
+        Ok(self.opened()?.directory)
+    }
+
     fn create(&self) -> io::Result<()> {
-        match fs::DirBuilder::new().mode(0o700).create(&self.path) {
-            Ok(()) => self.adopt(&File::open(&self.path)?, true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.path.is_dir() => Ok(()),
-            Err(error) => Err(error),
+        // Always the one that has the name now.
+        self.forget();
+        if self.make()? {
+            return Ok(());
         }
+        self.opened().map(|_| ())
     }
 
     fn exists(&self) -> io::Result<bool> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(metadata.is_dir()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+        match lstat(&self.path) {
+            Ok(there) => Ok(FileType::from_raw_mode(there.st_mode) == FileType::Directory),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            // A name that is not text is not ours, and is left alone.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
+        match self.opened() {
+            Ok(opened) => opened.directory.list(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
         }
-        names.sort();
-        Ok(names)
     }
 
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        let path = self.path.join(name);
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_NOFOLLOW);
-        match how {
-            OpenHow::CreateNew => {
-                let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
-                if let Err(error) = self.adopt(&file, false) {
-                    let _ = fs::remove_file(&path);
-                    return Err(error);
-                }
-                Ok(Arc::new(RealFile { file }))
-            }
-            OpenHow::Existing => Ok(Arc::new(RealFile { file: options.write(true).open(&path)? })),
-            OpenHow::ReadOnly => Ok(Arc::new(RealFile { file: options.open(&path)? })),
-            OpenHow::PastCache => open_past_cache(&path),
-        }
+        let Opened { directory, files } = self.opened()?;
+        let mode = fs::symlink_metadata(&self.database).map_or(0o600, |database| mode_of(&database, false));
+        Ok(RealFile::open(&directory, &files, name, how, mode)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path.join(name)) {
+        match self.opened().and_then(|opened| opened.directory.remove(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        sync_directory(&self.path)
+        self.opened()?.directory.sync()
     }
 
     fn sync_parent(&self) -> io::Result<()> {
-        sync_directory(self.parent())
+        // By the path where it was removed.
+        let of_opened = self.opened.lock().as_ref().and_then(|opened| opened.directory.parent().ok());
+        let parent = of_opened.map_or_else(|| Directory::open_parent(self.parent()), Ok)?;
+        Ok(rustix::fs::fsync(parent)?)
     }
 
     fn remove_directory(&self) -> io::Result<bool> {
-        match fs::remove_dir(&self.path) {
-            Ok(()) => Ok(true),
+        let opened = match self.opened() {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        // Somebody else's has the name by now.
+        let Some(parent) = self.parent_of(&opened)? else { return Ok(false) };
+        let removed = unlinkat(&parent, name_of(&self.path), AtFlags::REMOVEDIR).map_err(io::Error::from);
+        match removed {
+            Ok(()) => {
+                self.forget();
+                Ok(true)
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::NotFound => Ok(true),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => Ok(false),
-                // Somebody else made it: a symlink to another place, a mount, another user's in a directory like /tmp.
-                io::ErrorKind::NotADirectory | io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => {
-                    Ok(false)
-                }
+                // Or a mount, or another user's in a directory like /tmp.
+                io::ErrorKind::DirectoryNotEmpty
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ResourceBusy
+                | io::ErrorKind::PermissionDenied => Ok(false),
                 _ => Err(error),
             },
         }
     }
 
     fn create_placeholder(&self) -> io::Result<bool> {
-        placeholder::create(&self.database, |made| self.adopt(made, true))
+        placeholder::create(&self.database, |made| self.adopt(made).map(|_| ()))
     }
 
     fn remove_placeholder(&self) -> io::Result<()> {
@@ -217,224 +272,20 @@ impl LogDirectory for RealLogDirectory {
     }
 
     fn rename(&self, suffix: &str) -> io::Result<()> {
-        fs::rename(&self.path, beside(&self.database, &format!("-pwal.{suffix}")))
-    }
-}
-
-/// A file that is read and written through the page cache.
-#[derive(Debug)]
-struct RealFile {
-    file: File,
-}
-
-impl LogFile for RealFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        read_full(&self.file, buffer, offset)
-    }
-
-    #[cfg(target_os = "linux")]
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut offset = offset;
-        let mut at = 0;
-        while at < parts.len() {
-            let end = parts.len().min(at + VECTORS_MAX);
-            let mut left: u64 = parts[at..end].iter().map(|part| part.len() as u64).sum();
-            let mut written = write_some(&self.file, &parts[at..end], offset)?;
-            left -= written.min(left);
-            offset += written;
-            if left > 0 {
-                // The kernel took less (2 GiB at once, a full disk, a signal): go on behind it.
-                let mut rest: Vec<IoSlice<'_>> = parts[at..end].iter().map(|part| IoSlice::new(part)).collect();
-                let mut rest = rest.as_mut_slice();
-                while left > 0 {
-                    IoSlice::advance_slices(&mut rest, usize::try_from(written).unwrap_or(usize::MAX));
-                    written = write_some(&self.file, rest, offset)?;
-                    left -= written.min(left);
-                    offset += written;
-                }
-            }
-            at = end;
-        }
+        let opened = self.opened()?;
+        let parent = self.parent_of(&opened)?.ok_or(io::ErrorKind::NotFound)?;
+        let name = name_of(&self.path);
+        renameat(&parent, name, &parent, beside(Path::new(name), &format!(".{suffix}")))?;
+        self.forget();
         Ok(())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut offset = offset;
-        for part in parts {
-            self.file.write_all_at(part, offset)?;
-            offset += part.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Directly, so that commits beside it do not wait for the write-back of so many zeros; and so that the page
-    /// cache does not hold the slot in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
-    /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
-    #[cfg(target_os = "linux")]
-    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
-        let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
-        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(again);
-        if aligned && let Ok(file) = direct {
-            match zeros_to(&RealFile { file }, bytes, offset, bytes) {
-                // Refused by the file system, or in a place that is aligned for nobody.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                other => return other,
-            }
-        }
-        zeros_to(self, bytes, offset, ZEROS_BUFFERED)
-    }
-
-    /// `fdatasync`; on macOS the standard library asks for `F_FULLFSYNC`, which is at least what is needed.
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    fn truncate(&self) -> io::Result<()> {
-        self.file.set_len(0)
-    }
-}
-
-/// Zeros at an address that direct writes accept.
-#[cfg(target_os = "linux")]
-#[repr(align(4096))]
-struct Zeros([u8; 65536]);
-
-#[cfg(target_os = "linux")]
-static ZEROS: Zeros = Zeros([0; 65536]);
-
-/// Zeros by calls of at most `piece` bytes.
-#[cfg(target_os = "linux")]
-fn zeros_to(file: &RealFile, bytes: usize, offset: u64, piece: usize) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes {
-        let now = piece.min(bytes - done);
-        let parts = vec![IoSlice::new(&ZEROS.0); now / ZEROS.0.len()];
-        let rest = IoSlice::new(&ZEROS.0[..now % ZEROS.0.len()]);
-        file.write_at(&[parts, vec![rest]].concat(), offset + done as u64)?;
-        done += now;
-    }
-    Ok(())
-}
-
-/// One `pwritev`; at least one byte, or an error.
-#[cfg(target_os = "linux")]
-fn write_some(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<u64> {
-    loop {
-        match rustix::io::pwritev(file, parts, offset) {
-            Ok(0) if parts.iter().any(|part| !part.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => return Ok(written as u64),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// Opens `path` for reading what the medium holds.
-fn open_past_cache(path: &Path) -> io::Result<Arc<dyn LogFile>> {
-    #[cfg(target_os = "linux")]
-    match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECT).open(path) {
-        Ok(file) => {
-            let direct = DirectFile { file };
-            // Some file systems take the flag and refuse the read.
-            match direct.read_at(&mut [0; 512], 0) {
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(Arc::new(direct)),
-            }
-        }
-        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
-        Err(_) => {}
-    }
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    file.sync_all()?;
-    #[cfg(target_os = "linux")]
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    #[cfg(target_vendor = "apple")]
-    rustix::fs::fcntl_nocache(&file, true)?;
-    Ok(Arc::new(RealFile { file }))
-}
-
-/// A file that is read with `O_DIRECT`, through aligned buffers, and not written.
-#[cfg(target_os = "linux")]
-#[derive(Debug)]
-struct DirectFile {
-    file: File,
-}
-
-#[cfg(target_os = "linux")]
-impl LogFile for DirectFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let align = DIRECT_ALIGN as u64;
-        // Not behind the block that the file ends in: a process that was killed in the middle of a buffered write leaves
-        // blocks there that ext4 has reserved and never wrote, and a direct read that touches one is EIO.
-        let end = self.bytes()?.next_multiple_of(align);
-        let mut filled = 0;
-        let mut space = Vec::new();
-        while filled < buffer.len() {
-            let from = offset + filled as u64;
-            let start = from - from % align;
-            let skip = usize::try_from(from - start).unwrap_or(0);
-            let there = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
-            let wanted = (skip + buffer.len() - filled).next_multiple_of(DIRECT_ALIGN).min(DIRECT_PIECE).min(there);
-            if wanted == 0 {
-                break;
-            }
-            if space.len() < wanted + DIRECT_ALIGN {
-                space = vec![0; wanted + DIRECT_ALIGN];
-            }
-            let aligned = space.as_ptr().align_offset(DIRECT_ALIGN);
-            let bounce = &mut space[aligned..aligned + wanted];
-            let read = match self.file.read_at(bounce, start) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            let piece = read.saturating_sub(skip).min(buffer.len() - filled);
-            buffer[filled..filled + piece].copy_from_slice(&bounce[skip..skip + piece]);
-            filled += piece;
-            // A direct read ends short of an aligned place only at the end of the file.
-            if piece == 0 || read % DIRECT_ALIGN != 0 {
-                break;
-            }
-        }
-        Ok(filled)
-    }
-
-    fn write_at(&self, _parts: &[IoSlice<'_>], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::IoSlice;
+    use std::os::unix::fs::PermissionsExt;
 
     fn directory() -> (tempfile::TempDir, RealLogDirectory) {
         let place = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! What goes wrong in the engine, and which result code of SQLite says it.
 
+use crate::disk::advice;
 use crate::log::format::FormatError;
 use crate::log::{ErrorKind, LogError};
 use crate::shared::SharedError;
@@ -18,7 +19,7 @@ pub(crate) enum EngineError {
     #[error("cannot sync {file}: {source}")]
     Sync { file: String, source: io::Error },
     /// A file of the log could not be opened.
-    #[error("cannot open {file}: {source}")]
+    #[error("cannot open {file}: {source}{}", advice(source))]
     Open { file: String, source: io::Error },
     /// A segment of the log is not there.
     #[error("segment {ordinal} of the log in {file} is missing: was it touched by somebody else?")]

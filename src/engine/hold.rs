@@ -111,12 +111,13 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Control, LOCK_NAME, LockFile};
+    use crate::disk::Directory;
+    use crate::shared::{Control, LockFile};
 
     #[test]
     fn a_forked_child_lets_go_of_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = LockFile::open(&directory.path().join(LOCK_NAME), 0o600).unwrap();
+        let lock = LockFile::open(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         let claimed = Attachment::claim(Control::anonymous().unwrap(), lock, "parent").unwrap();
         let attachment = Arc::new(claimed.unwrap());
         let word = attachment.words().append();

@@ -8,7 +8,7 @@ use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::slots::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
-use crate::disk::LogDirectory;
+use crate::disk::{LogDirectory, open_to_read};
 use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
@@ -17,6 +17,7 @@ use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation, names};
 use crate::sync::{Mutex, RwLock};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -266,7 +267,7 @@ impl Engine {
     /// A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
     /// stamp it is refused.
     fn sync_journal(&self) -> Result<(), EngineError> {
-        match std::fs::File::open(beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
+        match open_to_read(&beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::sync("the journal", error)),
             _ => Ok(()),
         }
@@ -399,7 +400,13 @@ impl Engine {
         let file = || self.path.clone();
         let io = |source| EngineError::Lock { file: file(), source };
         let lock = self.marks.attachment().lock();
-        if lock.is_same_as_path(&self.dir.path().join(LOCK_NAME)).map_err(io)? {
+        let is_in = match self.dir.directory() {
+            Ok(directory) => lock.is_in(&directory).map_err(io)?,
+            // What has the name by now is none, or not to be used.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => false,
+            Err(error) => return Err(io(error)),
+        };
+        if is_in {
             return Ok(true);
         }
         if lock.is_deleted().map_err(io)? { Ok(false) } else { Err(EngineError::Moved { file: file() }) }

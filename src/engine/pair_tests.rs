@@ -8,7 +8,7 @@ use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
-use crate::shared::{Attachment, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile};
+use crate::shared::{Attachment, Control, INIT, LockFile};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use crate::view::{View, Written};
@@ -203,7 +203,7 @@ impl Pair {
     }
 
     fn lock(&self) -> LockFile {
-        let lock = LockFile::open(&self.real.path().join(LOCK_NAME), 0o600).unwrap();
+        let lock = LockFile::open(&crate::disk::Directory::open(self.real.path()).unwrap(), 0o600).unwrap();
         assert!(lock.try_lock(INIT).unwrap());
         lock
     }
@@ -212,7 +212,7 @@ impl Pair {
     fn claim(&self) -> Arc<Engine> {
         let lock = self.lock();
         self.directory().create().unwrap();
-        let control = Control::create(&self.real.path().join(CONTROL_NAME), 0o600).unwrap();
+        let control = Control::create(&crate::disk::Directory::open(self.real.path()).unwrap(), 0o600).unwrap();
         let mut broker = self.broker();
         let mut header = [0; 100];
         broker.read_at(&mut header, 0).unwrap();
@@ -239,7 +239,8 @@ impl Pair {
     fn try_attach(&self) -> Result<Arc<Engine>, EngineError> {
         let lock = self.lock();
         let file = std::fs::metadata(self.path()).unwrap();
-        let control = Control::open(&self.real.path().join(CONTROL_NAME), file.dev(), file.ino()).unwrap();
+        let control =
+            Control::open(&crate::disk::Directory::open(self.real.path()).unwrap(), file.dev(), file.ino()).unwrap();
         let attached = Attached {
             path: self.path(),
             dir: self.directory(),

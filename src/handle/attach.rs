@@ -2,7 +2,7 @@
 
 use super::claim::{Refused, say};
 use super::{Broker, Inner};
-use crate::disk::{LogDirectory, adopt, not_local};
+use crate::disk::{LogDirectory, not_local};
 use crate::engine::{Attached, Engine, EngineError};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
@@ -26,7 +26,9 @@ pub(super) fn attach(
     lock: LockFile,
 ) -> Result<Arc<Engine>, Refused> {
     let file = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
-    let control = Control::open(&dir.path().join(CONTROL_NAME), file.dev(), file.ino()).map_err(refused)?;
+    let named = |source| SharedError::ControlOpen { file: dir.path().join(CONTROL_NAME), source };
+    let directory = dir.directory().map_err(named).map_err(refused)?;
+    let control = Control::open(&directory, file.dev(), file.ino()).map_err(refused)?;
     let words = control.words();
     let others = living(words, &lock);
     if words.poisoned() != 0 {
@@ -93,14 +95,13 @@ pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) ->
     let file = dir.path().join(CONTROL_NAME);
     let shared = match cannot_be_shared(path) {
         Some(why) => Err(why),
-        None => Control::create(&file, super::claim::file_mode(path))
+        None => dir
+            .directory()
+            .and_then(|directory| Control::create(&directory, super::claim::file_mode(path)))
             .map_err(|error| format!("{} cannot be made ({error})", file.display())),
     };
     match shared {
-        Ok(control) => {
-            adopt(&file, path);
-            Ok(control)
-        }
+        Ok(control) => Ok(control),
         Err(why) => {
             say(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
             Control::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())

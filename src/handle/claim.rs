@@ -6,7 +6,7 @@
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
-use crate::disk::{LogDirectory, adopt, not_local};
+use crate::disk::{LogDirectory, advice, not_local, open_to_read};
 use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings, has_stock_wal};
 use crate::interleave::{self, Instant};
 use crate::log::LogError;
@@ -156,8 +156,7 @@ fn has_placeholder(path: &Path) -> bool {
 
 /// Whether somebody has the log of the database, or is just opening it.
 fn is_taken(inner: &Inner) -> bool {
-    let lock = beside(real_path(inner), "-pwal").join(LOCK_NAME);
-    lock_is_held(&lock).is_ok_and(|held| held == Some(true))
+    lock_is_held(&beside(real_path(inner), "-pwal")).is_ok_and(|held| held == Some(true))
 }
 
 /// The database file, and a log beside it; as far as permissions tell.
@@ -320,7 +319,13 @@ fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) -> Result<O
         };
         return Err(Refused::new(Code::BUSY, text));
     }
-    Ok(lock.is_same_as_path(&lock_path).map_err(failed)?.then_some(lock))
+    let is_current = dir.directory().and_then(|directory| lock.is_in(&directory)).or_else(not_there).map_err(failed)?;
+    Ok(is_current.then_some(lock))
+}
+
+/// The directory went.
+fn not_there(error: io::Error) -> io::Result<bool> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
 }
 
 fn lock_failed(lock_path: &Path, error: &io::Error) -> Refused {
@@ -328,28 +333,23 @@ fn lock_failed(lock_path: &Path, error: &io::Error) -> Refused {
     let hint = if error.kind() == io::ErrorKind::PermissionDenied {
         "; who reads or writes a database through pwal must be able to write to it and to its log directory"
     } else {
-        ""
+        advice(error)
     };
     Refused::new(code, format!("cannot take {}: {error}{hint}", lock_path.display()))
 }
 
 /// The lock file, and its directory.
 fn open_lock(path: &Path, dir: &dyn LogDirectory) -> io::Result<LockFile> {
-    let lock_path = dir.path().join(LOCK_NAME);
     let mut pauses = 0;
     loop {
-        let opened = dir.create().and_then(|()| LockFile::open(&lock_path, file_mode(path)));
+        let opened = dir.create().and_then(|()| LockFile::open(&*dir.directory()?, file_mode(path)));
         match opened {
             // Another user may be making it, and has not given it away yet.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && pauses < GIVING_PAUSES => {
                 pauses += 1;
                 interleave::sleep(GIVING_PAUSE);
             }
-            Ok(lock) => {
-                adopt(&lock_path, path);
-                return Ok(lock);
-            }
-            Err(error) => return Err(error),
+            opened => return opened,
         }
     }
 }
@@ -368,8 +368,8 @@ fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
 
 /// Who has the database open, but this open file.
 fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
-    Control::open_read_only(&dir.path().join(CONTROL_NAME))
-        .map_or_else(|_| Vec::new(), |observed| living(observed.words(), lock))
+    let observed = dir.directory().and_then(|directory| Control::open_read_only(&directory));
+    observed.map_or_else(|_| Vec::new(), |observed| living(observed.words(), lock))
 }
 
 /// As the claim: INIT, with nobody attached.
@@ -526,7 +526,7 @@ pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
 fn has_hot_journal(path: &Path) -> bool {
     let journal = beside(path, "-journal");
     let mut first = [0];
-    std::fs::File::open(journal).is_ok_and(|mut file| io::Read::read(&mut file, &mut first).is_ok_and(|n| n == 1))
+    open_to_read(&journal).is_ok_and(|mut file| io::Read::read(&mut file, &mut first).is_ok_and(|n| n == 1))
         && first != [0]
 }
 

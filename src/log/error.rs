@@ -1,6 +1,7 @@
 //! What goes wrong in the log, and what the user can do about it.
 
 use super::format::{FormatError, LogId};
+use crate::disk::{advice, is_out_of_descriptors};
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -28,7 +29,7 @@ pub(crate) const DATABASE: &str = "the database file";
 #[non_exhaustive]
 pub enum LogError {
     /// The medium failed.
-    #[error("cannot {action} {}: {source}", file.display())]
+    #[error("cannot {action} {}: {source}{}", file.display(), advice(source))]
     Io {
         /// The operation.
         action: &'static str,
@@ -205,6 +206,8 @@ impl LogError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            // As SQLite answers where it cannot open a file.
+            LogError::Io { source, .. } if is_out_of_descriptors(source) => ErrorKind::CannotOpen,
             LogError::Io { .. } => ErrorKind::Io,
             LogError::Full { .. } => ErrorKind::Full,
             LogError::Record { .. }

@@ -7,13 +7,13 @@
 use super::SharedError;
 use super::clock::boot_id;
 use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words};
+use crate::disk::{Access, Directory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 /// The name in the log directory.
@@ -93,28 +93,25 @@ impl Control {
         Ok(Control { mapping: Mapping::anonymous()?, file: None })
     }
 
-    /// Creates the file at `path` with exactly the permission bits `mode` (what was there is unlinked; who has mapped
+    /// Creates the file in this directory with exactly the permission bits `mode` (what was there is unlinked; who has mapped
     /// that keeps it) and maps it shared, all zero, its state BUILDING. Allocated but for the rings, which
     /// [`allocate_rings`](Control::allocate_rings) does. Under INIT.
     ///
     /// # Errors
     /// Any error of the file system; `StorageFull`: nothing is left behind.
-    pub fn create(path: &Path, mode: u32) -> io::Result<Control> {
-        match std::fs::remove_file(path) {
+    pub fn create(directory: &Directory, mode: u32) -> io::Result<Control> {
+        match directory.remove(CONTROL_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
-        let made = Control::make(file, mode);
+        let made = Control::make(directory.create_file(CONTROL_NAME, mode)?);
         if made.is_err() {
-            let _ = std::fs::remove_file(path);
+            let _ = directory.remove(CONTROL_NAME);
         }
         made
     }
 
-    fn make(file: File, mode: u32) -> io::Result<Control> {
-        // Past the umask: whoever may write the database must be able to attach.
-        file.set_permissions(Permissions::from_mode(mode & 0o7777))?;
+    fn make(file: File) -> io::Result<Control> {
         file.set_len(WORDS_BYTES as u64)?;
         allocate(&file, 0..HEAD_BYTES)?;
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
@@ -126,11 +123,11 @@ impl Control {
     ///
     /// # Errors
     /// What it is instead, by name.
-    pub fn open(path: &Path, device: u64, inode: u64) -> Result<Control, SharedError> {
-        let named = |source| SharedError::ControlOpen { file: path.to_path_buf(), source };
-        let damaged = |reason: String| SharedError::ControlDamaged { file: path.to_path_buf(), reason };
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
-        let file = file.map_err(named)?;
+    pub fn open(directory: &Directory, device: u64, inode: u64) -> Result<Control, SharedError> {
+        let path = &directory.path().join(CONTROL_NAME);
+        let named = |source| SharedError::ControlOpen { file: path.clone(), source };
+        let damaged = |reason: String| SharedError::ControlDamaged { file: path.clone(), reason };
+        let file = directory.open_file(CONTROL_NAME, Access::Write).map_err(named)?;
         let mut head = [0; 16];
         file.read_exact_at(&mut head, 0).map_err(|error| damaged(error.to_string()))?;
         // Of another length in another version, so that is asked first.
@@ -143,7 +140,7 @@ impl Control {
             return Err(damaged(String::from("other bytes")));
         }
         if version != LAYOUT_VERSION {
-            return Err(SharedError::OtherVersion { file: path.to_path_buf(), found: version, known: LAYOUT_VERSION });
+            return Err(SharedError::OtherVersion { file: path.clone(), found: version, known: LAYOUT_VERSION });
         }
         let bytes = file.metadata().map_err(named)?.len();
         if bytes != WORDS_BYTES as u64 {
@@ -154,10 +151,10 @@ impl Control {
         let identity = control.words().identity();
         // 0: who made the words, or this process, cannot find out.
         if boot_id().is_ok_and(|boot| boot != identity.boot_id && boot != 0 && identity.boot_id != 0) {
-            return Err(SharedError::OtherBoot { file: path.to_path_buf() });
+            return Err(SharedError::OtherBoot { file: path.clone() });
         }
         if (identity.device, identity.inode) != (device, inode) {
-            return Err(SharedError::OtherDatabase { file: path.to_path_buf() });
+            return Err(SharedError::OtherDatabase { file: path.clone() });
         }
         if !identity.block_bytes.is_power_of_two() || !BLOCKS.contains(&identity.block_bytes) {
             return Err(damaged(format!("blocks of {} bytes", identity.block_bytes)));
@@ -195,8 +192,9 @@ impl Control {
     ///
     /// # Errors
     /// Any error of the file system; `InvalidData`, with a text, if it is not a `control` of this layout.
-    pub fn open_read_only(path: &Path) -> io::Result<Observed> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    pub fn open_read_only(directory: &Directory) -> io::Result<Observed> {
+        let path = directory.path().join(CONTROL_NAME);
+        let file = directory.open_file(CONTROL_NAME, Access::Read)?;
         let refuse =
             |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display())));
         let bytes = file.metadata()?.len();
@@ -279,6 +277,7 @@ pub(crate) mod simulated {
 mod tests {
     use super::*;
     use crate::shared::Identity;
+    use std::fs::OpenOptions;
     use std::mem::discriminant;
     use std::path::PathBuf;
 
@@ -286,7 +285,7 @@ mod tests {
     const INODE: u64 = 6;
 
     struct Made {
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
         path: PathBuf,
     }
 
@@ -294,7 +293,7 @@ mod tests {
     fn made() -> Made {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(CONTROL_NAME);
-        let control = Control::create(&path, 0o600).unwrap();
+        let control = Control::create(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         control.words().set_identity(&Identity {
             boot_id: boot_id().unwrap(),
             log_id: 7,
@@ -304,7 +303,7 @@ mod tests {
             block_bytes: 4096,
         });
         control.words().set_state(State::Ready);
-        Made { _directory: directory, path }
+        Made { directory, path }
     }
 
     impl Made {
@@ -314,15 +313,19 @@ mod tests {
             file.write_all_at(&word.to_ne_bytes(), offset).unwrap();
         }
 
+        fn open(&self) -> Result<Control, SharedError> {
+            Control::open(&Directory::open(self.directory.path()).unwrap(), DEVICE, INODE)
+        }
+
         fn error(&self) -> SharedError {
-            Control::open(&self.path, DEVICE, INODE).unwrap_err()
+            self.open().unwrap_err()
         }
     }
 
     #[test]
     fn what_one_maps_the_other_sees() {
         let made = made();
-        let [one, other] = [(); 2].map(|()| Control::open(&made.path, DEVICE, INODE).unwrap());
+        let [one, other] = [(); 2].map(|()| made.open().unwrap());
         one.words().set_mode(1);
         assert_eq!(other.words().mode(), 1);
         assert!(other.is_shared());
@@ -351,7 +354,7 @@ mod tests {
             assert!(error.contains(told), "{offset}: {error}");
             assert!(error.contains("control"), "which file: {error}");
             made.store(*offset, u64::from_ne_bytes(before));
-            assert!(Control::open(&made.path, DEVICE, INODE).is_ok(), "{offset}");
+            assert!(made.open().is_ok(), "{offset}");
         }
     }
 

@@ -11,13 +11,14 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 
 use super::words::PROCESS_SLOTS;
+use crate::disk::{Access, Directory};
 use crate::interleave::{self, Instant};
 use crate::sync::Mutex;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
@@ -76,40 +77,32 @@ fn close(descriptor: &AtomicI32) {
 }
 
 impl LockFile {
-    /// Opens the file at `path`, or creates it with exactly the permission bits `mode`. Locks nothing.
+    /// Opens `lock` in this directory, or creates it with exactly the permission bits `mode`. Locks nothing.
     ///
     /// # Errors
-    /// Any error of the file system; `NotFound` if the directory is not there.
-    pub fn open(path: &Path, mode: u32) -> io::Result<LockFile> {
+    /// Any error of the file system; `NotFound` if the directory was removed.
+    pub fn open(directory: &Directory, mode: u32) -> io::Result<LockFile> {
         loop {
-            let mut options = OpenOptions::new();
-            // std opens with O_CLOEXEC.
-            options.read(true).write(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
-            match options.clone().create_new(true).open(path) {
-                Ok(file) => {
-                    // Past the umask: whoever may write the database must be able to lock.
-                    if file.metadata()?.permissions().mode() & 0o7777 != mode & 0o7777 {
-                        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o7777))?;
-                    }
-                    return Ok(LockFile::of(file));
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Held across the open: a child that is forked meanwhile would have a descriptor that is not in the list.
+            let mut open = OPEN.lock();
+            match directory.open_file(LOCK_NAME, Access::Write) {
+                Ok(file) => return Ok(LockFile::of(file, &mut open)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            match options.open(path) {
-                Ok(file) => return Ok(LockFile::of(file)),
-                // Deleted between the two calls: a retirement.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            match directory.create_file(LOCK_NAME, mode) {
+                Ok(file) => return Ok(LockFile::of(file, &mut open)),
+                // Created between the two calls.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    fn of(file: File) -> LockFile {
+    fn of(file: File, open: &mut Vec<Weak<AtomicI32>>) -> LockFile {
         let descriptor = Arc::new(AtomicI32::new(file.into_raw_fd()));
         #[cfg(test)]
         simulated::opens(&descriptor);
-        let mut open = OPEN.lock();
         open.retain(|other| other.strong_count() > 0);
         open.push(Arc::downgrade(&descriptor));
         LockFile { descriptor }
@@ -176,18 +169,13 @@ impl LockFile {
         close(&self.descriptor);
     }
 
-    /// Whether `path` still is this file: who took a lock asks, since the last holder may have
-    /// deleted the file in between; if not, start again.
+    /// Whether the path of `directory` still leads to this file: who took a lock asks, since the last holder may have deleted
+    /// the file, or moved the directory away, in between; if not, start again.
     ///
     /// # Errors
     /// Any error of the file system, but not "is not there", which is `Ok(false)`.
-    pub fn is_same_as_path(&self, path: &Path) -> io::Result<bool> {
-        let mine = self.metadata()?;
-        match std::fs::symlink_metadata(path) {
-            Ok(there) => Ok(mine.dev() == there.dev() && mine.ino() == there.ino()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-            Err(error) => Err(error),
-        }
+    pub fn is_in(&self, directory: &Directory) -> io::Result<bool> {
+        Ok(self.with_file(|file| directory.has(LOCK_NAME, file))? && directory.is_current()?)
     }
 
     /// Whether the file has no name any more.
@@ -195,13 +183,13 @@ impl LockFile {
     /// # Errors
     /// Any error of the file system.
     pub fn is_deleted(&self) -> io::Result<bool> {
-        Ok(self.metadata()?.nlink() == 0)
+        self.with_file(|file| Ok(file.metadata()?.nlink() == 0))
     }
 
-    fn metadata(&self) -> io::Result<std::fs::Metadata> {
+    fn with_file<R>(&self, look: impl FnOnce(&File) -> io::Result<R>) -> io::Result<R> {
         // SAFETY: the descriptor is open as long as `self` is; `ManuallyDrop` keeps this `File` from closing it.
         let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.descriptor()?) });
-        file.metadata()
+        look(&file)
     }
 
     /// In a forked child: closes the inherited descriptor and never unlocks, since an unlock would
@@ -251,16 +239,22 @@ pub struct LockProbe {
 }
 
 impl LockProbe {
-    /// `None`: there is no such file.
+    /// Of `lock` in this directory; `None`: there is no such file.
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn open(path: &Path) -> io::Result<Option<LockProbe>> {
-        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+    pub fn open(directory: &Directory) -> io::Result<Option<LockProbe>> {
+        match directory.open_file(LOCK_NAME, Access::Read) {
             Ok(file) => Ok(Some(LockProbe { file })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Of another file, to see whether its file system has locks.
+    #[must_use]
+    pub fn of(file: File) -> LockProbe {
+        LockProbe { file }
     }
 
     /// Whether anybody, this process too, holds any byte of `range`; where there are no byte ranges: any lock at all.
@@ -281,12 +275,17 @@ impl LockProbe {
     }
 }
 
-/// Whether anybody holds any of the locks of the lock file at `path`; `None`: there is no such file. As [`LockProbe`].
+/// Whether anybody holds any of the locks of `lock` in the directory at `path`; `None`: there is no such file. As [`LockProbe`].
 ///
 /// # Errors
-/// Any error of the file system.
+/// Any error of the file system; a directory that is a symbolic link.
 pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
-    LockProbe::open(path)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
+    let directory = match Directory::open(path) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    LockProbe::open(&directory)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
 }
 
 impl Drop for LockFile {
@@ -374,13 +373,14 @@ mod os {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn two_open_files_of_one_process_exclude_each_other() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK_NAME);
-        let one = LockFile::open(&path, 0o600).unwrap();
-        let other = LockFile::open(&path, 0o600).unwrap();
+        let place = Directory::open(directory.path()).unwrap();
+        let one = LockFile::open(&place, 0o600).unwrap();
+        let other = LockFile::open(&place, 0o600).unwrap();
         assert!(one.try_lock(WHOLE_LOCK).unwrap());
         assert!(one.try_lock(WHOLE_LOCK).unwrap(), "again by the same open file");
         assert!(!other.try_lock(WHOLE_LOCK).unwrap());
@@ -394,43 +394,43 @@ mod tests {
     #[test]
     fn a_look_sees_the_lock_and_takes_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK_NAME);
-        assert_eq!(lock_is_held(&path).unwrap(), None);
-        assert!(!path.exists());
-        let lock = LockFile::open(&path, 0o600).unwrap();
-        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+        let place = Directory::open(directory.path()).unwrap();
+        assert_eq!(lock_is_held(directory.path()).unwrap(), None);
+        assert!(!directory.path().join(LOCK_NAME).exists());
+        let lock = LockFile::open(&place, 0o600).unwrap();
+        assert_eq!(lock_is_held(directory.path()).unwrap(), Some(false));
         assert!(lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
-        assert_eq!(lock_is_held(&path).unwrap(), Some(true));
+        assert_eq!(lock_is_held(directory.path()).unwrap(), Some(true));
         drop(lock);
-        assert_eq!(lock_is_held(&path).unwrap(), Some(false));
+        assert_eq!(lock_is_held(directory.path()).unwrap(), Some(false));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_look_tells_the_living_slots_from_the_others() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK_NAME);
-        assert!(LockProbe::open(&path).unwrap().is_none());
-        let lock = LockFile::open(&path, 0o600).unwrap();
-        let probe = LockProbe::open(&path).unwrap().unwrap();
+        let place = Directory::open(directory.path()).unwrap();
+        assert!(LockProbe::open(&place).unwrap().is_none());
+        let lock = LockFile::open(&place, 0o600).unwrap();
+        let probe = LockProbe::open(&place).unwrap().unwrap();
         assert!(lock.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap());
         let alive: Vec<u16> = (0..PROCESS_SLOTS as u16).filter(|slot| probe.is_alive(*slot).unwrap()).collect();
         assert_eq!(alive, [3]);
         assert!(!probe.is_held(INIT_BYTE..INIT_BYTE + 1).unwrap());
         drop(probe);
-        let other = LockFile::open(&path, 0o600).unwrap();
+        let other = LockFile::open(&place, 0o600).unwrap();
         assert!(!other.try_lock(ALIVE_BYTE + 3..ALIVE_BYTE + 4).unwrap(), "the end of a look frees nothing");
         drop(lock);
-        assert!(!LockProbe::open(&path).unwrap().unwrap().is_alive(3).unwrap());
+        assert!(!LockProbe::open(&place).unwrap().unwrap().is_alive(3).unwrap());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn ranges_are_separate() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK_NAME);
-        let one = LockFile::open(&path, 0o600).unwrap();
-        let other = LockFile::open(&path, 0o600).unwrap();
+        let place = Directory::open(directory.path()).unwrap();
+        let one = LockFile::open(&place, 0o600).unwrap();
+        let other = LockFile::open(&place, 0o600).unwrap();
         assert!(one.try_lock(ALIVE_BYTE..ALIVE_BYTE + 1).unwrap());
         assert!(other.try_lock(ALIVE_BYTE + 1..ALIVE_BYTE + 2).unwrap());
         assert!(!other.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).unwrap());
@@ -440,24 +440,31 @@ mod tests {
     #[test]
     fn the_mode_is_exact_and_the_path_is_compared() {
         let directory = tempfile::tempdir().unwrap();
+        let place = Directory::open(directory.path()).unwrap();
         let path = directory.path().join(LOCK_NAME);
-        let lock = LockFile::open(&path, 0o666).unwrap();
+        let lock = LockFile::open(&place, 0o666).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o666);
-        assert!(lock.is_same_as_path(&path).unwrap());
+        assert!(lock.is_in(&place).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(!lock.is_same_as_path(&path).unwrap());
+        assert!(!lock.is_in(&place).unwrap());
         assert!(lock.is_deleted().unwrap());
-        let newer = LockFile::open(&path, 0o600).unwrap();
-        assert!(!lock.is_same_as_path(&path).unwrap());
-        assert!(newer.is_same_as_path(&path).unwrap() && !newer.is_deleted().unwrap());
-        assert!(LockFile::open(&directory.path().join("none/lock"), 0o600).is_err());
+        let newer = LockFile::open(&place, 0o600).unwrap();
+        assert!(!lock.is_in(&place).unwrap());
+        assert!(newer.is_in(&place).unwrap() && !newer.is_deleted().unwrap());
+        std::fs::rename(directory.path(), directory.path().with_extension("moved")).unwrap();
+        assert!(!newer.is_in(&place).unwrap(), "the directory is another one's by now");
+        std::fs::rename(directory.path().with_extension("moved"), directory.path()).unwrap();
+        assert!(newer.is_in(&place).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(directory.path()).unwrap();
+        assert_eq!(LockFile::open(&place, 0o600).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn an_inherited_descriptor_is_closed_without_unlocking() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK_NAME);
-        let parent = LockFile::open(&path, 0o600).unwrap();
+        let place = Directory::open(directory.path()).unwrap();
+        let parent = LockFile::open(&place, 0o600).unwrap();
         assert!(parent.try_lock(WHOLE_LOCK).unwrap());
         // A duplicate shares the open file, as a forked child's descriptor does.
         // SAFETY: F_DUPFD_CLOEXEC takes an open descriptor and gives a new one.
@@ -468,7 +475,7 @@ mod tests {
         child.close_inherited();
         assert!(child.try_lock(WHOLE_LOCK).is_err());
         assert!(child.unlock(WHOLE_LOCK).is_err());
-        let other = LockFile::open(&path, 0o600).unwrap();
+        let other = LockFile::open(&place, 0o600).unwrap();
         assert!(!other.try_lock(WHOLE_LOCK).unwrap(), "the parent's lock stays");
     }
 }

@@ -4,7 +4,8 @@
 use super::processes::agent::Agent;
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, scene};
-use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LOCK_NAME, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
+use pwal::disk::Directory;
+use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ fn a_process_that_finds_no_place_is_told_so_by_name() {
     let mut first = Agent::on(&path);
     first.run("INSERT INTO t VALUES(1)");
     // A place is taken by its lock alone.
-    let lock = LockFile::open(&in_log(&path, LOCK_NAME), 0o600).expect("open the lock file");
+    let directory = Directory::open(&path.with_file_name("app.db-pwal")).expect("open the log");
+    let lock = LockFile::open(&directory, 0o600).expect("open the lock file");
     let bytes = (0..PROCESS_SLOTS as u64).map(|slot| ALIVE_BYTE + slot);
     let taken = bytes.filter(|byte| lock.try_lock(*byte..byte + 1).expect("take a place")).count();
     assert_eq!(taken, PROCESS_SLOTS - 1, "the first process has one place");

@@ -5,7 +5,8 @@ mod surroundings;
 
 use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
-use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State};
+use pwal::disk::Directory;
+use pwal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -125,9 +126,10 @@ impl Drop for Open {
 fn by_hand(path: &Path, alive: u64) -> (LockFile, Control) {
     let log = log_of(path);
     fs::create_dir(&log).expect("a directory");
-    let lock = LockFile::open(&log.join(LOCK_NAME), 0o644).expect("a lock");
+    let directory = Directory::open(&log).expect("the log");
+    let lock = LockFile::open(&directory, 0o644).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + alive).expect("locks"));
-    let control = Control::create(&log.join(CONTROL_NAME), 0o644).expect("a control");
+    let control = Control::create(&directory, 0o644).expect("a control");
     control.words().set_identity(&identity(path));
     control.words().set_state(State::Ready);
     (lock, control)

@@ -2,7 +2,8 @@
 
 use super::{FEW, contents, crashed, hold, tool, wait_until};
 use crate::common::{Scratch, child, close, open_stock, open_wal, run};
-use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, Control, Identity, LOCK_NAME, LockFile, State, now_us};
+use pwal::disk::Directory;
+use pwal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State, now_us};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -125,12 +126,13 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     std::fs::write(&path, "").expect("a database");
     let log = scratch.file("app.db-pwal");
     std::fs::create_dir(&log).expect("a directory");
+    let directory = Directory::open(&log).expect("the log");
     let identity = Identity { boot_id: 1, log_id: 2, device: 3, inode: 4, generation: 1, block_bytes: 4096 };
-    let control = Control::create(&log.join(CONTROL_NAME), 0o600).expect("a control");
+    let control = Control::create(&directory, 0o600).expect("a control");
     let words = control.words();
     words.set_identity(&identity);
     words.set_state(State::Ready);
-    let lock = LockFile::open(&log.join(LOCK_NAME), 0o600).expect("a lock");
+    let lock = LockFile::open(&directory, 0o600).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).expect("locks"));
     let writer = words.attach(0, 4_000_001, "gunicorn app").expect("a slot");
     let waiter = words.attach(1, 4_000_002, "python3 worker.py").expect("a slot");

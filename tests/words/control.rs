@@ -1,6 +1,7 @@
 //! Who is attached, and the `control` file.
 
 use super::{commit, cut, identity};
+use pwal::disk::Directory;
 use pwal::shared::{COMMIT_RING, Control, State, WORDS_BYTES};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
@@ -52,7 +53,8 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
     std::fs::write(&path, "left by a crash").unwrap();
-    let control = Control::create(&path, 0o640).unwrap();
+    let place = Directory::open(directory.path()).unwrap();
+    let control = Control::create(&place, 0o640).unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
     assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (WORDS_BYTES as u64, 0o640));
     assert!(metadata.blocks() * 512 < WORDS_BYTES as u64 / 2, "the rings are not there yet");
@@ -75,7 +77,7 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
         }
     }
     words.advance_visible();
-    let observed = Control::open_read_only(&path).unwrap();
+    let observed = Control::open_read_only(&place).unwrap();
     for seen in [&**words, observed.words()] {
         assert_eq!((seen.identity(), seen.state(), seen.mode()), (identity(), State::Ready, 2));
         assert_eq!((seen.published(), seen.durable(), seen.visible()), (COMMIT_RING + 3, 100, COMMIT_RING + 3));
@@ -114,19 +116,21 @@ fn the_pages_behind_what_is_backfilled_change_with_it() {
 fn what_is_no_control_file_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
-    assert_eq!(Control::open_read_only(&path).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    let place = Directory::open(directory.path()).unwrap();
+    assert_eq!(Control::open_read_only(&place).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     std::fs::write(&path, "short").unwrap();
     let refused = |part: &str| {
-        let text = Control::open_read_only(&path).unwrap_err().to_string();
+        let text = Control::open_read_only(&place).unwrap_err().to_string();
         assert!(text.contains(part) && text.contains(path.to_str().unwrap()), "{text}");
     };
     refused("5 bytes");
     std::fs::write(&path, vec![0; WORDS_BYTES]).unwrap();
     refused("not a control file");
-    Control::create(&path, 0o600).unwrap().words().set_identity(&identity());
-    Control::open_read_only(&path).unwrap();
+    Control::create(&place, 0o600).unwrap().words().set_identity(&identity());
+    Control::open_read_only(&place).unwrap();
     std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&99u64.to_ne_bytes(), 8).unwrap();
     refused("layout version 99");
-    let none = directory.path().join("none/control");
-    assert_eq!(Control::create(&none, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_dir(directory.path()).unwrap();
+    assert_eq!(Control::create(&place, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }

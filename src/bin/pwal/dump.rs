@@ -28,7 +28,9 @@ fn dump(path: &Path) -> Done {
         return Err(Failure::cannot(format!("{} is not a slot file: <log id, 16 hex>-<number>.seg", path.display())));
     };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let records = dump_slot(&ReadOnlyDirectory::new(directory.to_path_buf()), name).map_err(Failure::log)?;
+    // Links to the directory are the user's own here.
+    let directory = directory.canonicalize().map_err(|error| Failure::io("find", directory, &error))?;
+    let records = dump_slot(&ReadOnlyDirectory::new(directory), name).map_err(Failure::log)?;
     text::print(&records);
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use crate::database::DatabaseFile;
 use crate::openers::Openers;
-use pwal::shared::{Attached, CONTROL_NAME, Control, LOCK_NAME, LockProbe, Observed, State, lock_is_held};
+use pwal::disk::Directory;
+use pwal::shared::{Attached, Control, LockProbe, Observed, State, lock_is_held};
 use std::io;
 
 /// Whether a live engine owns the database.
 pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
-    Ok(lock_is_held(&database.log_directory().join(LOCK_NAME))?.unwrap_or(false))
+    Ok(lock_is_held(&database.log_directory())?.unwrap_or(false))
 }
 
 /// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
@@ -15,16 +16,17 @@ pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
 /// # Errors
 /// A `control` that cannot be read, or is none of this layout.
 pub fn attached(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<Attached>)>> {
-    let directory = database.log_directory();
-    let control = match Control::open_read_only(&directory.join(CONTROL_NAME)) {
-        Ok(control) => control,
+    let opened = Directory::open(&database.log_directory())
+        .and_then(|directory| Control::open_read_only(&directory).map(|control| (directory, control)));
+    let (directory, control) = match opened {
+        Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     if control.words().state() != State::Ready {
         return Ok(None);
     }
-    let probe = LockProbe::open(&directory.join(LOCK_NAME))?;
+    let probe = LockProbe::open(&directory)?;
     let alive = |slot| probe.as_ref().is_some_and(|probe| probe.is_alive(slot).unwrap_or(true));
     let attached = control.words().attached(|owner| alive(owner.slot));
     Ok(Some((control, attached)))

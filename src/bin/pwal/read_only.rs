@@ -2,10 +2,10 @@
 //! or change anything.
 
 use crate::failure::Failure;
-use pwal::disk::{Database, LogDirectory, LogFile, OpenHow};
-use std::fs::{self, File, OpenOptions};
+use pwal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow};
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,25 +39,17 @@ impl LogDirectory for ReadOnlyDirectory {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            // A name that is not UTF-8 is none of ours.
-            names.extend(entry?.file_name().into_string().ok());
+        match Directory::open(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            opened => opened?.list(),
         }
-        names.sort();
-        Ok(names)
     }
 
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
         if how != OpenHow::ReadOnly {
             return refused();
         }
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.path.join(name))?;
-        Ok(Arc::new(ReadOnlyFile(file)))
+        Ok(Arc::new(ReadOnlyFile(Directory::open(&self.path)?.open_file(name, Access::Read)?)))
     }
 
     fn remove(&self, _name: &str) -> io::Result<()> {

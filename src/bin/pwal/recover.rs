@@ -8,6 +8,7 @@ use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
 use crate::survey::Seen;
 use crate::text;
 use crate::text::say;
+use pwal::disk::Directory;
 use pwal::handle::settle::{How, Report, SettleError};
 use pwal::log::recovery::{self, Recovered};
 use pwal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
@@ -136,8 +137,9 @@ pub fn recover(database: &DatabaseFile, how: How) -> Result<Report, Failure> {
 
 /// The bytes of all slots and spill files.
 fn log_bytes(database: &DatabaseFile) -> u64 {
-    let Ok(entries) = std::fs::read_dir(database.log_directory()) else { return 0 };
-    entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+    let Ok(directory) = Directory::open(&database.log_directory()) else { return 0 };
+    let bytes = |name: &String| directory.look_at(name).map_or(0, |file| u64::try_from(file.st_size).unwrap_or(0));
+    directory.list().map_or(0, |names| names.iter().map(bytes).sum())
 }
 
 fn refused(database: &DatabaseFile, error: &SettleError) -> Failure {

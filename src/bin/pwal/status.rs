@@ -5,6 +5,7 @@ use crate::failure::{Done, Failure};
 use crate::openers::{Opener, Openers, Way};
 use crate::owner;
 use crate::text::{self, Table, say};
+use pwal::disk::Directory;
 use pwal::log::stamp::StampState;
 use pwal::shared::{Attached, ReadOnlyWords, now_us};
 use serde_json::{Value, json};
@@ -201,18 +202,16 @@ fn how(opener: &Opener, owned: bool) -> &'static str {
 impl LogFiles {
     /// By their names; `None`: no log directory.
     fn of(database: &DatabaseFile) -> Option<LogFiles> {
-        let entries = std::fs::read_dir(database.log_directory()).ok()?;
+        let directory = Directory::open(&database.log_directory()).ok()?;
         let (mut slots, mut spills, mut bytes) = (0, 0, 0);
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
+        for name in directory.list().ok()? {
             let counter = match () {
                 () if name.ends_with(".seg") => &mut slots,
                 () if name.ends_with(".spill") => &mut spills,
                 () => continue,
             };
             *counter += 1;
-            bytes += entry.metadata().map_or(0, |file| file.len());
+            bytes += directory.look_at(&name).map_or(0, |file| u64::try_from(file.st_size).unwrap_or(0));
         }
         Some(LogFiles { slots, spills, bytes })
     }

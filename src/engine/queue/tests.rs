@@ -11,7 +11,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn alone() -> WriteQueue {
     let directory = tempfile::tempdir().unwrap();
-    let lock = LockFile::open(&directory.path().join("lock"), 0o600).unwrap();
+    let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
     let attachment = Attachment::claim(Control::anonymous().unwrap(), lock, "alone").unwrap();
     WriteQueue::new(Arc::new(attachment.unwrap()))
 }
@@ -25,7 +25,7 @@ const INODE: u64 = 2;
 impl Directory {
     fn new() -> Directory {
         let directory = tempfile::tempdir().unwrap();
-        let control = Control::create(&directory.path().join("control"), 0o600).unwrap();
+        let control = Control::create(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         let boot_id = boot_id().unwrap();
         let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 4096 };
         control.words().set_identity(&identity);
@@ -42,15 +42,15 @@ impl Directory {
     }
 
     fn control(&self) -> Control {
-        Control::open(&self.0.path().join("control"), DEVICE, INODE).unwrap()
+        Control::open(&crate::disk::Directory::open(self.0.path()).unwrap(), DEVICE, INODE).unwrap()
     }
 }
 
 /// One more process, as the queue sees it: an open file of its own holds its lock.
 fn attach(directory: &Path) -> Arc<Attachment> {
-    let control = Control::open(&directory.join("control"), DEVICE, INODE).unwrap();
+    let control = Control::open(&crate::disk::Directory::open(directory).unwrap(), DEVICE, INODE).unwrap();
     // Under INIT: several children begin at once.
-    let lock = LockFile::open(&directory.join("lock"), 0o600).unwrap();
+    let lock = LockFile::open(&crate::disk::Directory::open(directory).unwrap(), 0o600).unwrap();
     wait_until("INIT", || lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
     let attachment = Attachment::claim(control, lock, "").unwrap().unwrap();
     attachment.end_init().unwrap();

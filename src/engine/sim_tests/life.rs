@@ -223,7 +223,7 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
         registry: Registry::default(),
     };
     std::fs::create_dir_all(&dir.path).unwrap();
-    let lock = LockFile::open(&dir.path.join(crate::shared::LOCK_NAME), 0o644).unwrap();
+    let lock = LockFile::open(&crate::disk::Directory::open(&dir.path).unwrap(), 0o644).unwrap();
     let control = Control::anonymous().unwrap();
     let me = control.words().attach(0, 1, "simulated").unwrap();
     let claimed = Claimed {

@@ -30,7 +30,7 @@ pub fn check(scene: &Scene, report: &mut Report) {
         check_mount(mount, report);
     }
     check_flags(path, report);
-    let locks = LockProbe::open(path).and_then(|probe| probe.map(|probe| probe.is_held(WHOLE_LOCK)).transpose());
+    let locks = std::fs::File::open(path).and_then(|file| LockProbe::of(file).is_held(WHOLE_LOCK));
     match locks {
         Err(error) if scene.unreadable.is_none() => {
             let advice = "one process at a time can use the database here: move it to a local disk";

@@ -5,6 +5,7 @@ use super::report::Report;
 use crate::openers::Way;
 use crate::survey::{Seen, describe, describe_refusal};
 use crate::text;
+use pwal::disk::Directory;
 use pwal::log::decide::{Action, Refusal};
 use pwal::log::scan::Finding;
 use pwal::log::stamp::StampState;
@@ -220,7 +221,9 @@ pub fn check_control(scene: &Scene, report: &mut Report) {
         }
         Ok(None) => {
             // Left by a crash: the next opener makes its own.
-            let why = match Control::open_read_only(&path) {
+            let left = Directory::open(&scene.database.log_directory())
+                .and_then(|directory| Control::open_read_only(&directory));
+            let why = match left {
                 Ok(left) if boot_id().ok() != Some(left.words().identity().boot_id) => "of another boot of the machine",
                 Ok(_) => "of processes that were killed",
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => "of another version of pwal",

@@ -2,6 +2,7 @@
 
 use super::Scene;
 use super::report::Report;
+use pwal::disk::Directory;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use std::fs::{self, Metadata};
@@ -79,9 +80,13 @@ fn check_links(scene: &Scene, own: &Metadata, report: &mut Report) {
 fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
     let log = scene.database.log_directory();
     let mut files = scene.database.leftovers();
-    match fs::read_dir(&log) {
-        Ok(entries) => files.extend(entries.flatten().map(|entry| entry.path())),
+    match Directory::open(&log).and_then(|directory| directory.list()) {
+        Ok(names) => files.extend(names.iter().map(|name| log.join(name))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            let advice = "delete it; to have the log elsewhere, move the database there";
+            return report.problem(PERMISSIONS, format!("pwal refuses the log directory: {error}"), advice);
+        }
         Err(error) => {
             let found = format!("this user may not look into {} ({error})", log.display());
             let advice = format!("it should have owner and rights of the database: {}", owner_of(own));

@@ -1,0 +1,422 @@
+//! A file of the log as the real file system has it, and how many of them are open.
+//!
+//! Whole writes whatever the kernel takes at once, and reads past the page cache where the file system can do them.
+//!
+//! A log may have more files than its process has descriptors. So each directory has a pool: beyond [`IDLE_MAX`] files it
+//! closes those that were not used for the longest time, and any of them when a descriptor is missing. A file is opened again by
+//! its name when it is used next, and must be the same file then. Not closed is what this process has written and not
+//! synced, since a failure to write it back is told to the descriptors that were open then; and what the engine keeps open
+//! ([`LogFile::keep_open`]).
+
+use super::descriptor;
+use super::directory::{Access, Directory};
+use super::{LogFile, OpenHow};
+use crate::sync::{Mutex, RwLock};
+use rustix::fs::OFlags;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Weak};
+
+/// What direct reads are aligned to, in bytes: a multiple of every usual logical sector.
+const DIRECT_ALIGN: usize = 4096;
+/// One direct read at most, in bytes.
+const DIRECT_PIECE: usize = 1 << 20;
+/// One buffered write of zeros at most, in bytes (see `write_zeros`).
+#[cfg(target_os = "linux")]
+const ZEROS_BUFFERED: usize = 16384;
+/// What `pwritev` takes at once (`IOV_MAX` of Linux).
+#[cfg(target_os = "linux")]
+const VECTORS_MAX: usize = 1024;
+/// Files of one directory that stay open though nothing asks for it.
+const IDLE_MAX: usize = 16;
+
+/// The open files of one directory, the one that was opened or found in use longest ago first.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<VecDeque<Weak<RealFile>>>);
+
+impl Pool {
+    fn admit(&self, file: &Arc<RealFile>) {
+        let mut open = self.0.lock();
+        open.retain(|other| other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file) && other.is_open()));
+        open.push_back(Arc::downgrade(file));
+        while open.len() > IDLE_MAX && close_one(&mut open, false) {}
+    }
+
+    /// Closes a file that can be opened again; false: there is none.
+    pub(super) fn close_one(&self) -> bool {
+        close_one(&mut self.0.lock(), true)
+    }
+}
+
+/// `any`: also one that was used since the last look.
+fn close_one(open: &mut VecDeque<Weak<RealFile>>, any: bool) -> bool {
+    for _ in 0..2 * open.len() {
+        let Some(first) = open.pop_front() else { return false };
+        let Some(file) = first.upgrade() else { continue };
+        if file.close_if_idle(any) {
+            return true;
+        }
+        if file.is_open() {
+            open.push_back(first);
+        }
+    }
+    false
+}
+
+/// A file of the log.
+#[derive(Debug)]
+pub(super) struct RealFile {
+    directory: Arc<Directory>,
+    pool: Arc<Pool>,
+    name: String,
+    how: OpenHow,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// `None`: closed for now.
+    open: RwLock<Option<Opened>>,
+    /// Used since the pool looked last.
+    used: AtomicBool,
+    /// Writes that have begun, and that have ended; and how many there were when a good sync began while none was under way.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    synced: AtomicU64,
+    keep: AtomicBool,
+    this: Weak<RealFile>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// Reads go past the page cache.
+    is_direct: bool,
+}
+
+impl RealFile {
+    /// Opens or creates the file `name`; a new one with the permission bits `mode`.
+    pub(super) fn open(
+        directory: &Arc<Directory>,
+        pool: &Arc<Pool>,
+        name: &str,
+        how: OpenHow,
+        mode: u32,
+    ) -> io::Result<Arc<RealFile>> {
+        let opened = if how == OpenHow::CreateNew {
+            let file = directory.create_with(name, mode, || pool.close_one())?;
+            Opened { file, is_direct: false }
+        } else {
+            open_again(directory, pool, name, how)?
+        };
+        let facts = opened.file.metadata()?;
+        let file = Arc::new_cyclic(|this| RealFile {
+            directory: Arc::clone(directory),
+            pool: Arc::clone(pool),
+            name: name.to_owned(),
+            how,
+            identity: (facts.dev(), facts.ino()),
+            open: RwLock::new(Some(opened)),
+            used: AtomicBool::new(true),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            keep: AtomicBool::new(false),
+            this: Weak::clone(this),
+        });
+        pool.admit(&file);
+        Ok(file)
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.try_read().is_none_or(|open| open.is_some())
+    }
+
+    /// Runs `act` with the open file, which is opened again if it was closed.
+    fn with<R>(&self, mut act: impl FnMut(&Opened) -> io::Result<R>) -> io::Result<R> {
+        loop {
+            if let Some(opened) = self.open.read().as_ref() {
+                if !self.used.load(Relaxed) {
+                    self.used.store(true, Relaxed);
+                }
+                return act(opened);
+            }
+            self.reopen()?;
+        }
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        let mut open = self.open.write();
+        if open.is_some() {
+            return Ok(());
+        }
+        let how = if self.how == OpenHow::CreateNew { OpenHow::Existing } else { self.how };
+        let opened = open_again(&self.directory, &self.pool, &self.name, how)?;
+        let facts = opened.file.metadata()?;
+        if (facts.dev(), facts.ino()) != self.identity {
+            return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
+        }
+        *open = Some(opened);
+        self.used.store(true, Relaxed);
+        drop(open);
+        if let Some(this) = self.this.upgrade() {
+            self.pool.admit(&this);
+        }
+        Ok(())
+    }
+
+    fn close_if_idle(&self, any: bool) -> bool {
+        if self.keep.load(SeqCst) || self.used.swap(false, Relaxed) && !any {
+            return false;
+        }
+        let Some(mut open) = self.open.try_write() else { return false };
+        if self.begun.load(SeqCst) != self.synced.load(SeqCst) || open.is_none() {
+            return false;
+        }
+        *open = None;
+        true
+    }
+
+    /// Runs `act`, which writes.
+    fn write_with(&self, mut act: impl FnMut(&File) -> io::Result<()>) -> io::Result<()> {
+        self.with(|opened| {
+            self.begun.fetch_add(1, SeqCst);
+            let written = act(&opened.file);
+            self.ended.fetch_add(1, SeqCst);
+            written
+        })
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        *self.open.write() = None;
+        descriptor::refill();
+    }
+}
+
+fn open_again(directory: &Directory, pool: &Pool, name: &str, how: OpenHow) -> io::Result<Opened> {
+    let buffered = |access| {
+        let file = directory.open_with(name, access, OFlags::empty(), || pool.close_one())?;
+        Ok(Opened { file, is_direct: false })
+    };
+    match how {
+        OpenHow::CreateNew | OpenHow::Existing => buffered(Access::Write),
+        OpenHow::ReadOnly => buffered(Access::Read),
+        OpenHow::PastCache => open_past_cache(directory, pool, name),
+    }
+}
+
+/// Opens `name` for reading what the medium holds.
+fn open_past_cache(directory: &Directory, pool: &Pool, name: &str) -> io::Result<Opened> {
+    #[cfg(target_os = "linux")]
+    match directory.open_with(name, Access::Read, OFlags::DIRECT, || pool.close_one()) {
+        Ok(file) => {
+            // Some file systems take the flag and refuse the read.
+            match read_direct(&file, &mut [0; 512], 0) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(Opened { file, is_direct: true }),
+            }
+        }
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+        Err(_) => {}
+    }
+    let file = directory.open_with(name, Access::Read, OFlags::empty(), || pool.close_one())?;
+    file.sync_all()?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    #[cfg(target_vendor = "apple")]
+    rustix::fs::fcntl_nocache(&file, true)?;
+    Ok(Opened { file, is_direct: false })
+}
+
+impl LogFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(|opened| {
+            #[cfg(target_os = "linux")]
+            if opened.is_direct {
+                return read_direct(&opened.file, buffer, offset);
+            }
+            read_full(&opened.file, buffer, offset)
+        })
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_with(|file| write_all(file, parts, offset))
+    }
+
+    /// Directly, so that commits beside it do not wait for the write-back of so many zeros; and so that the page
+    /// cache does not hold the slot in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
+    /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
+    #[cfg(target_os = "linux")]
+    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
+        let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
+        self.write_with(|file| {
+            if aligned && let Ok(direct) = descriptor::open_to_write_directly(file) {
+                match zeros_to(&direct, bytes, offset, bytes) {
+                    // Refused by the file system, or in a place that is aligned for nobody.
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                    other => return other,
+                }
+            }
+            zeros_to(file, bytes, offset, ZEROS_BUFFERED)
+        })
+    }
+
+    /// `fdatasync`; on macOS the standard library asks for `F_FULLFSYNC`, which is at least what is needed.
+    fn sync(&self) -> io::Result<()> {
+        self.with(|opened| {
+            let ended = self.ended.load(SeqCst);
+            let all = self.begun.load(SeqCst) == ended;
+            opened.file.sync_data()?;
+            if all {
+                self.synced.fetch_max(ended, SeqCst);
+            }
+            Ok(())
+        })
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.with(|opened| Ok(opened.file.metadata()?.len()))
+    }
+
+    fn truncate(&self) -> io::Result<()> {
+        if self.how == OpenHow::ReadOnly || self.how == OpenHow::PastCache {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.write_with(|file| file.set_len(0))
+    }
+
+    fn keep_open(&self, keep: bool) -> io::Result<()> {
+        if self.keep.swap(keep, SeqCst) == keep {
+            return Ok(());
+        }
+        // Opened if it was closed meanwhile.
+        self.with(|_| Ok(()))
+    }
+}
+
+/// Writes all parts, whatever the kernel takes at once.
+#[cfg(target_os = "linux")]
+fn write_all(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+    let mut offset = offset;
+    let mut at = 0;
+    while at < parts.len() {
+        let end = parts.len().min(at + VECTORS_MAX);
+        let mut left: u64 = parts[at..end].iter().map(|part| part.len() as u64).sum();
+        let mut written = write_some(file, &parts[at..end], offset)?;
+        left -= written.min(left);
+        offset += written;
+        if left > 0 {
+            // The kernel took less (2 GiB at once, a full disk, a signal): go on behind it.
+            let mut rest: Vec<IoSlice<'_>> = parts[at..end].iter().map(|part| IoSlice::new(part)).collect();
+            let mut rest = rest.as_mut_slice();
+            while left > 0 {
+                IoSlice::advance_slices(&mut rest, usize::try_from(written).unwrap_or(usize::MAX));
+                written = write_some(file, rest, offset)?;
+                left -= written.min(left);
+                offset += written;
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_all(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+    let mut offset = offset;
+    for part in parts {
+        file.write_all_at(part, offset)?;
+        offset += part.len() as u64;
+    }
+    Ok(())
+}
+
+/// Zeros at an address that direct writes accept.
+#[cfg(target_os = "linux")]
+#[repr(align(4096))]
+struct Zeros([u8; 65536]);
+
+#[cfg(target_os = "linux")]
+static ZEROS: Zeros = Zeros([0; 65536]);
+
+/// Zeros by calls of at most `piece` bytes.
+#[cfg(target_os = "linux")]
+fn zeros_to(file: &File, bytes: usize, offset: u64, piece: usize) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes {
+        let now = piece.min(bytes - done);
+        let parts = vec![IoSlice::new(&ZEROS.0); now / ZEROS.0.len()];
+        let rest = IoSlice::new(&ZEROS.0[..now % ZEROS.0.len()]);
+        write_all(file, &[parts, vec![rest]].concat(), offset + done as u64)?;
+        done += now;
+    }
+    Ok(())
+}
+
+/// One `pwritev`; at least one byte, or an error.
+#[cfg(target_os = "linux")]
+fn write_some(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<u64> {
+    loop {
+        match rustix::io::pwritev(file, parts, offset) {
+            Ok(0) if parts.iter().any(|part| !part.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(written as u64),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads with `O_DIRECT`, through aligned buffers.
+#[cfg(target_os = "linux")]
+fn read_direct(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let align = DIRECT_ALIGN as u64;
+    // Not behind the block that the file ends in: a process that was killed in the middle of a buffered write leaves
+    // blocks there that ext4 has reserved and never wrote, and a direct read that touches one is EIO.
+    let end = file.metadata()?.len().next_multiple_of(align);
+    let mut filled = 0;
+    let mut space = Vec::new();
+    while filled < buffer.len() {
+        let from = offset + filled as u64;
+        let start = from - from % align;
+        let skip = usize::try_from(from - start).unwrap_or(0);
+        let there = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+        let wanted = (skip + buffer.len() - filled).next_multiple_of(DIRECT_ALIGN).min(DIRECT_PIECE).min(there);
+        if wanted == 0 {
+            break;
+        }
+        if space.len() < wanted + DIRECT_ALIGN {
+            space = vec![0; wanted + DIRECT_ALIGN];
+        }
+        let aligned = space.as_ptr().align_offset(DIRECT_ALIGN);
+        let bounce = &mut space[aligned..aligned + wanted];
+        let read = match file.read_at(bounce, start) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        let piece = read.saturating_sub(skip).min(buffer.len() - filled);
+        buffer[filled..filled + piece].copy_from_slice(&bounce[skip..skip + piece]);
+        filled += piece;
+        // A direct read ends short of an aligned place only at the end of the file.
+        if piece == 0 || read % DIRECT_ALIGN != 0 {
+            break;
+        }
+    }
+    Ok(filled)
+}
