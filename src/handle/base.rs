@@ -75,12 +75,26 @@ pub trait BaseFile {
     fn check_reserved_lock(&mut self) -> Result<bool, Code>;
 }
 
+/// What a connection runs as it asks for a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// No statement (a backup, the schema at `sqlite3_prepare`), or it cannot be known.
+    Unknown,
+    /// A statement that writes, to this database or to another one of the connection.
+    Writes,
+    /// A statement that only reads. Inside BEGIN, or while its rows are fetched, others may write in the same transaction.
+    Reads {
+        /// A hash of its text.
+        text: u64,
+    },
+}
+
 /// SQLite's pager above a handle, asked from inside a call of its own.
 pub trait Pager: Send + Sync {
     /// The connection that uses it now, as a number that is only compared.
     fn connection(&self) -> usize;
-    /// Whether its connection is between BEGIN (or a savepoint) and COMMIT: who reads now may write later.
-    fn in_transaction(&self) -> bool;
+    /// The statement of its connection that asks for a snapshot now.
+    fn running(&self) -> Running;
     /// Whether a commit of this database may still fail in another one behind its prepare.
     fn has_siblings(&self) -> bool;
     /// Whether the commit may have a super-journal: two databases that have no log of ours are being written, too.

@@ -3,7 +3,8 @@
 
 use super::registry::Entry;
 use super::transaction::Transaction;
-use super::{BaseFile, Broker, Inner, ShmAction, siblings};
+use super::writers::{Begun, Writers};
+use super::{BaseFile, Broker, Inner, Running, ShmAction, siblings};
 use crate::engine::{Connection, Engine, EngineError};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
@@ -47,23 +48,20 @@ pub(super) struct Joined {
     retry: bool,
     /// Between the two: the snapshot is kept.
     pinned: bool,
-    /// Pages other than page 1 that were read in this snapshot: something may have reached the application.
-    read_pages: bool,
     pub(super) holds_write: bool,
     /// WRITE was taken in this read transaction.
     pub(super) wrote: bool,
-    /// The last statement of its own wrote, or wanted to: the next one gets the newest published state.
-    statement_writes: bool,
-    /// The same of transactions by BEGIN, which read first and then write: that fails where their snapshot was old from the
-    /// start, and no busy handler is asked. So also the first one gets the newest state.
-    block_writes: bool,
-    /// The present transaction began behind BEGIN.
-    in_block: bool,
+    /// Which transactions get the newest published state as their snapshot.
+    writers: Writers,
     refused: bool,
     /// The present snapshot began with a grant of WRITE.
     granted: bool,
-    /// The newest commit that this connection has seen.
+    /// WRITE was refused, and no transaction that only read has come since.
+    was_refused: bool,
+    /// The newest commit that this connection has shown to the application.
     pub(super) seen: u64,
+    /// What `seen` was before the present read transaction.
+    seen_before: u64,
     checkpointing: Checkpointing,
     pub(super) behind: Behind,
     /// What `behind` was before this call.
@@ -105,15 +103,14 @@ impl Joined {
             reading: false,
             retry: false,
             pinned: false,
-            read_pages: false,
             holds_write: false,
             wrote: false,
-            statement_writes: false,
-            block_writes: true,
-            in_block: false,
+            writers: Writers::default(),
             refused: false,
             granted: false,
+            was_refused: false,
             seen: 0,
+            seen_before: 0,
             checkpointing: Checkpointing::No,
             behind: Behind::Nothing,
             previous: Behind::Nothing,
@@ -225,11 +222,6 @@ impl Joined {
         }
     }
 
-    /// Whether a transaction like the present one is likely to write.
-    fn likely_writer(&mut self) -> &mut bool {
-        if self.in_block { &mut self.block_writes } else { &mut self.statement_writes }
-    }
-
     /// The moment of the snapshot (`walTryBeginRead`).
     fn begin_read(&mut self, inner: &Inner) -> Result<(), Code> {
         if std::mem::take(&mut self.pinned) {
@@ -237,13 +229,7 @@ impl Joined {
             return Ok(());
         }
         self.engine.look_after_guard();
-        self.in_block = !inner.facts.read_only && inner.pager.get().is_some_and(|pager| pager.in_transaction());
-        let likely = *self.likely_writer();
-        self.granted = match likely && !self.holds_write {
-            true => self.engine.queue.line_up(self.me.id),
-            false => self.engine.queue.granted(self.me.id),
-        };
-        let newest = likely || self.holds_write || self.granted;
+        let newest = self.wants_newest(inner);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
@@ -263,16 +249,38 @@ impl Joined {
         if changed {
             self.retry = true;
         }
-        self.seen = sequence;
+        self.seen_before = std::mem::replace(&mut self.seen, sequence);
         self.reading = true;
         self.shows_rolled_back = false;
-        self.read_pages = false;
         self.wrote = false;
         if self.holds_write {
             // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
             self.start_transaction(sequence);
         }
         Ok(())
+    }
+
+    /// Whether the transaction that begins now gets what is published as its snapshot, not only what is visible. One that writes
+    /// and was refused before waits for its turn first.
+    fn wants_newest(&mut self, inner: &Inner) -> bool {
+        if !self.was_refused && self.engine.marks.published() == self.engine.marks.visible() {
+            self.writers.begun = Begun::Unasked;
+            return self.holds_write;
+        }
+        let running = match inner.pager.get() {
+            Some(pager) if !inner.facts.read_only => pager.running(),
+            _ => Running::Unknown,
+        };
+        let writes = self.writers.begin(running);
+        self.granted = match writes && !self.holds_write {
+            true => self.engine.queue.line_up(self.me.id),
+            false => self.engine.queue.granted(self.me.id),
+        };
+        writes
+            || self.holds_write
+            || running == Running::Unknown && self.granted
+            // What could not be waited for at the end of an earlier transaction is waited for at the end of this one.
+            || self.seen > self.engine.marks.visible()
     }
 
     fn lost(&self) -> EngineError {
@@ -290,18 +298,21 @@ impl Joined {
             return;
         }
         let refused = std::mem::take(&mut self.refused);
-        // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
-        // fails, the next snapshot says so. Not for an attempt to write that was refused before it read anything.
-        if self.seen > self.engine.marks.visible() && (self.read_pages || !refused) {
+        if refused && self.writers.begun == Begun::Writes {
+            // WRITE was refused to the statement that took the snapshot, in the same `sqlite3BtreeBeginTrans`: nothing has come
+            // to the application, so the next snapshot may be an older one.
+            self.seen = self.seen_before;
+        } else if self.seen > self.engine.marks.visible() {
+            // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
+            // fails, the next snapshot says so.
             let _reported_by_the_next_snapshot = self.engine.wait_visible(self.seen);
         }
         self.engine.drop_snapshot(self.me);
         if std::mem::take(&mut self.granted) && !self.wrote {
             self.engine.queue.give_up_grant(self.me.id);
         }
-        if !self.wrote && !refused {
-            *self.likely_writer() = false;
-        }
+        self.writers.end(self.wrote || refused);
+        self.was_refused &= self.wrote || refused;
         if refused {
             siblings::arm_refused(&self.engine, self.me.id);
         }
@@ -310,6 +321,7 @@ impl Joined {
     /// The second attempt did not come.
     pub(super) fn unpin(&mut self) {
         if std::mem::take(&mut self.pinned) {
+            self.seen = self.seen_before;
             self.engine.drop_snapshot(self.me);
         }
     }
@@ -320,7 +332,7 @@ impl Joined {
     }
 
     fn refuse(&mut self, code: Code) -> Code {
-        *self.likely_writer() = true;
+        self.was_refused = true;
         if self.reading {
             self.refused = true;
         } else {
@@ -356,7 +368,6 @@ impl Joined {
         self.lane = Some(number);
         self.view.swap_lane_memory(memory);
         self.wrote = true;
-        *self.likely_writer() = true;
         self.view.begin_write(self.engine.log_id, published + 1);
         self.engine.forget_staged_spill();
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
@@ -427,14 +438,8 @@ impl Joined {
         self.view.reset_checkpoint_info();
     }
 
-    /// A page is read from the database file, at this offset.
-    pub(super) fn reads_page(&mut self, offset: u64) -> Result<(), Code> {
-        self.read_pages |= offset >= u64::from(self.engine.page_bytes);
-        self.check_lost()
-    }
-
     /// R5.3: a view that shows what was rolled back shows nothing.
-    fn check_lost(&self) -> Result<(), Code> {
+    pub(super) fn check_lost(&self) -> Result<(), Code> {
         self.check_mine()?;
         if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
             return Err(Code::IOERR_READ);
@@ -445,9 +450,7 @@ impl Joined {
     pub(super) fn wal_read(&mut self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         self.check_lost()?;
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
-        let mut other_page = false;
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
-            other_page |= page != 1;
             if number != 0 && engine.read_frame(number, within, part)? {
                 return Ok(());
             }
@@ -461,7 +464,6 @@ impl Joined {
             super::mask(part, at);
             Ok(())
         });
-        self.read_pages |= other_page;
         // What was read may have been erased meanwhile.
         self.check_lost()?;
         read.map_err(|error| match error {

@@ -11,8 +11,9 @@ mod registry;
 pub mod settle;
 mod siblings;
 mod transaction;
+mod writers;
 
-pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction};
+pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
 #[cfg(test)]
 pub(crate) use claim::open_engine;
 pub(crate) use control::check_setting;
@@ -265,7 +266,7 @@ impl Handle {
         let mut state = self.enter();
         let result = base.read(buffer, offset);
         if let Kind::Joined(joined) = &mut state.kind {
-            joined.reads_page(offset)?;
+            joined.check_lost()?;
             mask(buffer, offset);
         }
         result

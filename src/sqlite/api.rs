@@ -8,7 +8,7 @@
 //!
 //! No variadic function is called but `sqlite3_log`, and that always with the format `"%s"`.
 
-use super::ffi::{Connection, EntryPoint, FunctionCall, RawFile, RawVfs, SqlFunction};
+use super::ffi::{Connection, EntryPoint, FunctionCall, RawFile, RawVfs, SqlFunction, Statement};
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// The oldest version that has all slots: 3.32.0 brought `sqlite3_database_file_object`.
@@ -142,7 +142,6 @@ api! {
         errmsg, sqlite3_errmsg, 53: (*mut Connection) -> *const c_char;
         exec, sqlite3_exec, 55: (*mut Connection, *const c_char, Option<ExecCallback>, *mut c_void, *mut *mut c_char) -> c_int;
         free, sqlite3_free, 58: (*mut c_void);
-        get_autocommit, sqlite3_get_autocommit, 60: (*mut Connection) -> c_int;
         libversion_number, sqlite3_libversion_number, 67: () -> c_int;
         result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
         result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
@@ -153,9 +152,13 @@ api! {
         vfs_register, sqlite3_vfs_register, 142: (*mut RawVfs, c_int) -> c_int;
         threadsafe, sqlite3_threadsafe, 144: () -> c_int;
         context_db_handle, sqlite3_context_db_handle, 149: (*mut FunctionCall) -> *mut Connection;
+        next_stmt, sqlite3_next_stmt, 152: (*mut Connection, *mut Statement) -> *mut Statement;
+        sql, sqlite3_sql, 153: (*mut Statement) -> *const c_char;
         create_function_v2, sqlite3_create_function_v2, 162: (*mut Connection, *const c_char, c_int, c_int, *mut c_void, Option<SqlFunction>, Option<SqlFunction>, Option<unsafe extern "C" fn(*mut FunctionCall)>, Option<Destructor>) -> c_int;
         extended_errcode, sqlite3_extended_errcode, 166: (*mut Connection) -> c_int;
         close_v2, sqlite3_close_v2, 179: (*mut Connection) -> c_int;
+        stmt_busy, sqlite3_stmt_busy, 184: (*mut Statement) -> c_int;
+        stmt_readonly, sqlite3_stmt_readonly, 185: (*mut Statement) -> c_int;
         uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;
         db_release_memory, sqlite3_db_release_memory, 182: (*mut Connection) -> c_int;
         wal_checkpoint_v2, sqlite3_wal_checkpoint_v2, 191: (*mut Connection, *const c_char, c_int, *mut c_int, *mut c_int) -> c_int;

@@ -12,6 +12,12 @@ pub struct Connection {
     _opaque: [u8; 0],
 }
 
+/// `sqlite3_stmt`: a prepared statement.
+#[repr(C)]
+pub struct Statement {
+    _opaque: [u8; 0],
+}
+
 /// `sqlite3_context`: the call of a SQL function.
 #[repr(C)]
 pub struct FunctionCall {

@@ -5,10 +5,14 @@
 //! which may be gone: then nothing is asked.
 
 use super::main_file::MainFile;
-use crate::handle::Pager;
+use crate::handle::{Pager, Running};
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, RawFile};
 use std::ffi::{CStr, c_int};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Of a connection with more statements than these it is not looked which one runs.
+const STATEMENTS_MAX: usize = 1000;
 
 pub(super) struct PagerOfFile {
     api: Api,
@@ -77,9 +81,33 @@ impl Pager for PagerOfFile {
         self.present().addr()
     }
 
-    fn in_transaction(&self) -> bool {
-        // SAFETY: the connection is in use by this thread; a flag of it is read.
-        self.open_connection().is_some_and(|connection| unsafe { (self.api.get_autocommit)(connection) } == 0)
+    fn running(&self) -> Running {
+        let Some(connection) = self.open_connection() else { return Running::Unknown };
+        let mut running = Running::Unknown;
+        let mut statement = std::ptr::null_mut();
+        for _ in 0..STATEMENTS_MAX {
+            // SAFETY: the connection is in use by this thread, which is why no statement of it can go meanwhile; the text
+            // belongs to the statement.
+            unsafe {
+                statement = (self.api.next_stmt)(connection, statement);
+                if statement.is_null() {
+                    return running;
+                }
+                if (self.api.stmt_busy)(statement) == 0 {
+                    continue;
+                }
+                if (self.api.stmt_readonly)(statement) == 0 {
+                    return Running::Writes;
+                }
+                let sql = (self.api.sql)(statement);
+                if running == Running::Unknown && !sql.is_null() {
+                    let mut hasher = DefaultHasher::new();
+                    CStr::from_ptr(sql).hash(&mut hasher);
+                    running = Running::Reads { text: hasher.finish() };
+                }
+            }
+        }
+        Running::Unknown
     }
 
     fn has_siblings(&self) -> bool {
