@@ -95,7 +95,8 @@ fn publish_one(control: &Control, me: Owner) {
         ordinal: 1,
         file: 0,
         offset: 4096,
-        durable,
+        is_doubled: false,
+        doubled_ordinal: 1,
         backfilled: 0,
         chain: 1,
     };

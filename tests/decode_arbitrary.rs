@@ -66,6 +66,7 @@ fn certificates() -> impl Strategy<Value = Certificate> {
                 fallback,
                 clean_end: end,
                 lane_frames: lanes,
+                copy: None,
             }
         },
     )
@@ -170,6 +171,45 @@ proptest! {
             prop_assert_eq!(Certificate::decode(&block, &other), Err(Rule::CertificatePlace.into()));
         }
         prop_assert_eq!(Certificate::decode(&block, &place), Ok(certificate));
+    }
+
+    #[test]
+    fn doubled_certificates_come_back(
+        certificate in certificates(),
+        block in 12..=16_u32,
+        page in 9..=16_u32,
+        fill in any::<[u8; 7]>(),
+        magic in prop::sample::select(vec![&b"pwalcert"[..], b"pwalbtch", b"\x77walslot"]),
+        at in any::<prop::sample::Index>(),
+        damage in any::<prop::sample::Index>(),
+    ) {
+        let block_bytes = 1_usize << block;
+        // Neither block may lie beyond what an offset can say.
+        let certificate = Certificate { offset: certificate.offset & (u64::MAX >> 2), ..certificate };
+        let mut page_one: Vec<u8> = fill.into_iter().cycle().take((1 << page).min(block_bytes)).collect();
+        // At any byte of it, also where a sector begins.
+        let at = at.index(page_one.len() - 8);
+        page_one[at..at + 8].copy_from_slice(magic);
+        let blocks = certificate.encode_doubled(block_bytes as u32, &page_one);
+        prop_assert_eq!(blocks.len(), 2 * block_bytes);
+        for (index, half) in blocks.chunks(block_bytes).enumerate() {
+            let offset = certificate.offset + (index * block_bytes) as u64;
+            let place = CertificatePlace { offset, ..place_of(&certificate) };
+            let decoded = Certificate::decode(half, &place).unwrap();
+            let copy = decoded.copy.unwrap();
+            prop_assert_eq!(copy.is_second, index == 1);
+            prop_assert_eq!(copy.read(&blocks), Some(page_one.clone()));
+            prop_assert_eq!(Certificate { copy: None, offset: certificate.offset, ..decoded }, certificate.clone());
+            for (nth, place) in half.chunks(512).enumerate().skip(1) {
+                prop_assert!(!place.starts_with(b"pwal"), "place {}", nth);
+            }
+            let mut damaged = blocks.clone();
+            let byte = damage.index(page_one.len());
+            let byte = if byte < block_bytes - 256 { 256 + byte } else { block_bytes + 512 + byte - block_bytes };
+            damaged[byte] ^= 1;
+            prop_assert_eq!(copy.read(&damaged), None);
+            prop_assert_eq!(copy.read(&blocks[..512]), None);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod log_support;
 
-use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
+use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use pwal::log::format::{Rule, slot_name};
 use pwal::log::scan::{self, dump_slot};
 use pwal::log::stamp::Stamp;
@@ -67,7 +67,7 @@ fn sample() -> LogBuilder {
         ..Commit::default()
     });
     log.certify(2, 0);
-    log.certify(3, 2);
+    log.certify_doubled(3, 2, &image(1, 10, 1024));
     log.rotate(1);
     log.commit(&Commit { frames: &[(2, 12)], database_pages: 4, ..Commit::default() });
     let (bytes, at) = log.place(4);
@@ -99,6 +99,9 @@ fn records_byte_for_byte() {
     let (_, spilled) = log.places[&3];
     golden("batch_with_spill.hex", &hex(&slot[spilled as usize..][..344 + 72 + 32]));
     golden("certificate.hex", &hex(&slot[spilled as usize + 4096..][..288]));
+    for (name, at) in [("doubled_first.hex", 2 * 4096), ("doubled_second.hex", 3 * 4096)] {
+        golden(name, &hex(&slot[spilled as usize + at..][..448]));
+    }
     let mut header = database_of(&[0], 1024);
     Stamp { log_id: ID, backfill_target: 77 }.apply(&mut header);
     golden("stamp.hex", &hex(&header[..112]));
@@ -113,7 +116,7 @@ fn the_survey_finds_what_the_dump_shows() {
     let [found] = survey.logs.as_slice() else { panic!("{survey:?}") };
     assert_eq!((found.backfilled, found.durable, found.last), (2, 3, 3));
     assert_eq!(found.commits.iter().map(|commit| commit.sequence).collect::<Vec<_>>(), [3]);
-    assert_eq!(found.certificates.len(), 3);
+    assert_eq!(found.certificates.len(), 4);
     assert!(found.certificates[0].in_batch && found.certificates[2].certificate.is_mark());
     assert_eq!(found.slots.iter().map(|slot| slot.batches).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 344 + 24);

@@ -7,7 +7,7 @@ use pwal::disk::Database;
 use pwal::disk::sim::{Dice, PowerCut};
 use pwal::log::LogError;
 use pwal::log::backfill::Backfill;
-use pwal::log::format::{SlotHeader, slot_name};
+use pwal::log::format::{Certificate, CertificatePlace, SlotHeader, slot_name};
 use pwal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::log::retire::{remove_directory, retire};
 use pwal::log::scan;
@@ -235,11 +235,19 @@ fn a_new_slot_is_zeroed_and_durable() {
         first_sequence: 1,
         chain: ID,
     };
-    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header).unwrap();
+    let page_one = image(1, 5, 1024);
+    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 3, &page_one).unwrap();
     place.disk.power_cut(&nothing);
     let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
     assert_eq!((bytes.len(), SlotHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));
-    assert!(bytes[4096..].iter().all(|&byte| byte == 0));
+    for (offset, is_second) in [(4096, false), (8192, true)] {
+        let place = CertificatePlace { log_id: ID, ordinal: Some(1), offset };
+        let certificate = Certificate::decode(&bytes[offset as usize..], &place).unwrap();
+        assert!(certificate.is_mark() && (certificate.durable, certificate.backfilled) == (0, 0));
+        let copy = certificate.copy.unwrap();
+        assert_eq!((copy.is_second, copy.read(&bytes[4096..3 * 4096])), (is_second, Some(page_one.clone())));
+    }
+    assert!(bytes[3 * 4096..].iter().all(|&byte| byte == 0));
     // A full disk leaves nothing behind.
     use pwal::disk::fault::{Effect, Fault, Operation};
     let effect = Effect::ShortNoSpace(4096);

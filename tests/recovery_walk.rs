@@ -66,23 +66,24 @@ fn batches_count_without_a_certificate() {
 }
 
 #[test]
-fn any_number_of_certificates_and_one_lost_block_are_stepped_over() {
+fn any_number_of_certificates_and_two_lost_blocks_are_stepped_over() {
     let mut between = log(2);
     for _ in 0..5 {
         between.certify(2, 0);
     }
-    let mut lost_one = between.clone();
+    let mut lost_two = between.clone();
     between.commits(2);
     expect(&between, 0, 4);
-    // One certificate that the power cut took: the leader's, before its sync.
-    lost_one.put(&[0xee; 4096]);
-    lost_one.certify(2, 0);
-    let mut lost_two = lost_one.clone();
-    lost_one.commits(2);
-    expect(&lost_one, 0, 4);
+    // One doubled certificate that the power cut took: the leader's, before its sync.
     lost_two.put(&[0xee; 4096]);
+    lost_two.certify(2, 0);
+    lost_two.put(&[0xee; 4096]);
+    let mut lost_three = lost_two.clone();
     lost_two.commits(2);
-    expect(&lost_two, 0, 2);
+    expect(&lost_two, 0, 4);
+    lost_three.put(&[0xee; 4096]);
+    lost_three.commits(2);
+    expect(&lost_three, 0, 2);
 }
 
 #[test]

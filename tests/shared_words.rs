@@ -51,7 +51,8 @@ fn cut(words: &Words, hi: u64) -> Cut {
         ordinal: 1,
         file: 0,
         offset: hi * 2 * BLOCK,
-        durable: words.durable(),
+        is_doubled: false,
+        doubled_ordinal: 1,
         backfilled: words.backfilled(),
         chain: hi,
     }
@@ -114,7 +115,8 @@ fn an_entry_comes_back_as_it_was_published() {
         ordinal: u64::MAX,
         file: u32::MAX,
         offset: u64::from(u32::MAX) * 4096,
-        durable: 3,
+        is_doubled: true,
+        doubled_ordinal: u64::MAX >> 1,
         backfilled: 4,
         chain: u64::MAX,
     };
@@ -215,6 +217,9 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
     assert_eq!(words.tail(), Some(Tail { ordinal: 2, offset: 2 * BLOCK, file: 2 }));
     words.publish(&at(2, 2, 2 * BLOCK, 5 * BLOCK)).unwrap();
     assert_eq!(words.tail(), Some(Tail { ordinal: 2, offset: 5 * BLOCK, file: 2 }));
+    // A doubled one.
+    words.store_cut(&Cut { ordinal: 2, file: 2, offset: 5 * BLOCK, is_doubled: true, ..cut(words, 2) }).unwrap();
+    assert_eq!(words.tail(), Some(Tail { ordinal: 2, offset: 7 * BLOCK, file: 2 }));
 }
 
 #[test]

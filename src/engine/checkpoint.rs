@@ -72,12 +72,12 @@ impl Engine {
         Ok(self.tell_kept_space(self.give_back(Keep::Idle)))
     }
 
-    /// Slots come free when a durable certificate carries B. The next epoch's does; where nobody wants durability there
-    /// may be none for long, and the log would grow: so a mark, beside the commits.
+    /// Slots come free when a durable certificate carries B. That of the next epoch that this process seals does; where
+    /// nobody wants durability, or others lead, there may be none for long, and the log would grow: so one beside the commits.
     pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.marks.certified().1 < self.marks.backfilled() {
+        if self.copy_to_carry().is_some() {
             let leader = self.lead_waiting()?;
-            if self.marks.certified().1 < self.marks.backfilled() {
+            if self.copy_to_carry().is_some() {
                 self.flush(&leader, true)?;
             }
             drop(leader);
@@ -164,6 +164,10 @@ impl Engine {
             self.marks.set_backfilled(target, database_pages);
             self.frames.write().drop_to(target);
             self.counters.checkpoints.fetch_add(1, SeqCst);
+        } else if self.copy_to_carry().is_none() && self.marks.certified().1 < backfilled {
+            // Another process ran the pass, and has not carried B since.
+            let mut broker = self.broker.lock();
+            self.copy_page_one(broker.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
         }
         self.delete_spills();
         Ok(())
@@ -194,6 +198,7 @@ impl Engine {
                 Ok(())
             },
         )?;
+        self.copy_page_one(broker.as_mut(), target)?;
         Ok(database_pages)
     }
 }

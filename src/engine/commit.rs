@@ -4,6 +4,7 @@ use super::end::End;
 use super::epochs::Leader;
 use super::frames::{FileId, LogCommit, NewFrame};
 use super::hold::Held;
+use super::page_one::PageOne;
 use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
@@ -32,11 +33,20 @@ impl HeldAppend {
     }
 }
 
-/// The first block of a record.
+/// The blocks of a record that must go for it to be none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Begun {
     pub(crate) slot: u32,
     pub(crate) offset: u64,
+    /// The first one; both of a doubled certificate.
+    pub(crate) blocks: u64,
+}
+
+impl Begun {
+    /// A batch, or a certificate in one block.
+    pub(super) fn block(slot: u32, offset: u64) -> Begun {
+        Begun { slot, offset, blocks: 1 }
+    }
 }
 
 /// What the certificate of the next epoch will say of it.
@@ -76,7 +86,7 @@ pub(crate) struct Written {
 
 impl Written {
     fn begun(&self) -> Begun {
-        Begun { slot: self.place.slot.number, offset: self.place.offset }
+        Begun::block(self.place.slot.number, self.place.offset)
     }
 }
 
@@ -211,7 +221,7 @@ impl Engine {
         }
         let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
         let certificate = batch.header.certificate.ok_or_else(|| self.no_commit(entry.sequence))?;
-        self.cut(append, &certificate, (entry.file, entry.ordinal, entry.offset))
+        self.cut(append, &certificate, (entry.file, entry.ordinal, entry.offset), false)
     }
 
     /// Writes the batch of this lane at the tail, with `certificate` the one that seals it.
@@ -266,7 +276,8 @@ impl Engine {
         if certificate {
             let mut counts = self.frames.read().counts_since(self.marks.durable());
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
-            header.certificate = Some(self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages));
+            header.certificate =
+                Some(self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None));
         }
         let head = format::encode_batch(&header, &descriptors)?;
         let masked = masked_images(lane, &descriptors);
@@ -288,7 +299,7 @@ impl Engine {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
-                let begun = Begun { slot: place.slot.number, offset: place.offset };
+                let begun = Begun::block(place.slot.number, place.offset);
                 self.poison(
                     append,
                     &format!("a batch that was not published could not be erased: {error}"),
@@ -299,7 +310,8 @@ impl Engine {
         }
     }
 
-    /// The certificate of the epoch that ends with commit `hi`, in the record at `place`.
+    /// The certificate of the epoch that ends with commit `hi`, in the record at `place`. It moves B if it is to be doubled,
+    /// with this copy.
     pub(crate) fn certificate(
         &self,
         counts: &EpochCounts,
@@ -307,6 +319,7 @@ impl Engine {
         hi: u64,
         chain: u64,
         database_pages: u32,
+        copy: Option<&PageOne>,
     ) -> Certificate {
         let durable = self.marks.durable();
         Certificate {
@@ -317,7 +330,7 @@ impl Engine {
             lo: durable + 1,
             hi,
             durable,
-            backfilled: self.marks.backfilled(),
+            backfilled: copy.map_or(self.marks.certified().1, |copy| copy.sequence),
             chain,
             batches: counts.batches,
             frames: counts.frames,
@@ -326,6 +339,7 @@ impl Engine {
             fallback: false,
             clean_end: false,
             lane_frames: counts.lane_frames.clone(),
+            copy: None,
         }
     }
 
@@ -383,7 +397,7 @@ impl Engine {
         let cut = match &header.certificate {
             Some(certificate) if published.is_ok() => {
                 crate::fault_point("leading_before_cut");
-                self.cut(append, certificate, at)
+                self.cut(append, certificate, at, false)
             }
             _ => Ok(()),
         };
@@ -399,13 +413,15 @@ impl Engine {
         })
     }
 
-    /// The certificate in this slot file, segment and offset is written: its epoch is cut.
+    /// The certificate in this slot file, segment and offset is written, in two blocks or in one: its epoch is cut.
     pub(super) fn cut(
         &self,
         _append: &HeldAppend,
         certificate: &Certificate,
         (file, ordinal, offset): (u32, u64, u64),
+        is_doubled: bool,
     ) -> Result<(), EngineError> {
+        let before = self.marks.words().last_cut();
         let cut = Cut {
             epoch: certificate.epoch,
             lo: certificate.lo,
@@ -413,7 +429,8 @@ impl Engine {
             ordinal,
             file,
             offset,
-            durable: certificate.durable,
+            is_doubled,
+            doubled_ordinal: if is_doubled { ordinal } else { before.map_or(0, |cut| cut.doubled_ordinal) },
             backfilled: certificate.backfilled,
             chain: certificate.chain,
         };
@@ -432,7 +449,9 @@ impl Engine {
     ) -> Result<Published, EngineError> {
         self.check_poison()?;
         let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
-        let lone = may_lead && facts.wants_durable && (self.sync_is_free() || alone());
+        // One that moves B does not fit into a batch.
+        let may_be_lone = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
+        let lone = may_be_lone && (self.sync_is_free() || alone());
         let leader = if lone { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
         let append = self.append()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;

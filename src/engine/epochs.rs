@@ -151,7 +151,7 @@ impl Engine {
             // Where it lies in the batch, that one's end counts. A segment before it may have been written over.
             let in_batch =
                 words.commit(cut.hi).filter(|entry| (entry.ordinal, entry.offset) == (cut.ordinal, cut.offset));
-            reaches(cut.ordinal, cut.file, in_batch.map_or(cut.offset + block, |entry| entry.end));
+            reaches(cut.ordinal, cut.file, in_batch.map_or(cut.end(block), |entry| entry.end));
         }
         for sequence in self.marks.durable() + 1..=words.published() {
             let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
@@ -160,20 +160,12 @@ impl Engine {
         }
         for epoch in words.certified() + 1..=words.cuts() {
             let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
-            reaches(cut.ordinal, cut.file, cut.offset + block);
-            let slot = self.slot(cut.file)?;
-            let mut bytes = self.zero_block();
-            let read = slot.file.read_at(&mut bytes, cut.offset).map_err(|e| EngineError::read(&self.path, e))?;
+            reaches(cut.ordinal, cut.file, cut.end(block));
             let in_batch = words
                 .commit(cut.hi)
                 .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
             if !in_batch {
-                let place = CertificatePlace { log_id: self.log_id, ordinal: Some(cut.ordinal), offset: cut.offset };
-                let certificate = Certificate::decode(&bytes[..read], &place)?;
-                if certificate.epoch != epoch || certificate.chain != cut.chain {
-                    return Err(EngineError::NoLog);
-                }
-                slot.write(&bytes, cut.offset)?;
+                self.prove_certificate_and_write_again(&cut)?;
             }
         }
         // The headers of the segments that began since, and the zeros behind each segment that was left. The header of the
@@ -193,6 +185,26 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Reads the certificate of this cut, which lies in blocks of its own, proves it, and writes the same bytes again.
+    fn prove_certificate_and_write_again(&self, cut: &Cut) -> Result<(), EngineError> {
+        let (slot, block) = (self.slot(cut.file)?, u64::from(self.block_bytes));
+        let mut bytes = vec![0; usize::try_from(cut.end(block) - cut.offset).unwrap_or(0)];
+        let read = slot.file.read_at(&mut bytes, cut.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let mut is_whole = read == bytes.len();
+        for (at, half) in (cut.offset..).step_by(self.block_bytes as usize).zip(bytes.chunks(self.block_bytes as usize))
+        {
+            let place = CertificatePlace { log_id: self.log_id, ordinal: Some(cut.ordinal), offset: at };
+            let certificate = Certificate::decode(half, &place)?;
+            is_whole &= (certificate.epoch, certificate.chain) == (cut.epoch, cut.chain)
+                && certificate.copy.is_some() == cut.is_doubled
+                && certificate.copy.is_none_or(|copy| copy.read(&bytes).is_some());
+        }
+        if !is_whole {
+            return Err(EngineError::NoLog);
+        }
+        slot.write(&bytes, cut.offset)
     }
 
     /// LEADER, with everything that is published made durable.
@@ -343,6 +355,7 @@ impl Engine {
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
+        let copy = self.copy_to_carry();
         let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
@@ -350,7 +363,8 @@ impl Engine {
             if !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            match self.place(&append, u64::from(self.block_bytes), false, hi + 1)? {
+            let blocks = if copy.is_some() { 2 } else { 1 };
+            match self.place(&append, blocks * u64::from(self.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -364,16 +378,21 @@ impl Engine {
             let frames = self.frames.read();
             (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
         };
-        let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages);
-        let bytes = certificate.encode_block(self.block_bytes);
+        let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
+        let bytes = match &copy {
+            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes),
+            None => certificate.encode_block(self.block_bytes),
+        };
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
-            let cut = self.cut(&append, &certificate, (place.slot.number, place.ordinal, place.offset));
+            let at = (place.slot.number, place.ordinal, place.offset);
+            let cut = self.cut(&append, &certificate, at, copy.is_some());
             self.enter(&append, &place);
             cut
         });
         if let Err(error) = cut {
-            let begun = Begun { slot: place.slot.number, offset: place.offset };
+            let blocks = if copy.is_some() { 2 } else { 1 };
+            let begun = Begun { slot: place.slot.number, offset: place.offset, blocks };
             self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.poisoned_as(error));
         }

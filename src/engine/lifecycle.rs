@@ -15,7 +15,7 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{Attachment, CONTROL_NAME, Identity, LOCK_NAME, State, boot_id, generation, names};
+use crate::shared::{Attachment, CONTROL_NAME, Cut, Identity, LOCK_NAME, State, boot_id, generation, names};
 use crate::sync::{Mutex, RwLock};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -190,6 +190,7 @@ impl Engine {
             checkpointing: Mutex::default(),
             broker: Mutex::new(Some(broker)),
             guard,
+            page_one: Mutex::default(),
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
@@ -211,13 +212,14 @@ impl Engine {
         let words = self.marks.words();
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
         let mut first = self.nothing_changed(broker.as_mut())?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         if words.may_be_stamped() {
             // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
-            broker.write_at(&first, 0).map_err(io("write"))?;
+            broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         }
         broker.sync().map_err(io("sync"))?;
         words.set_may_be_stamped(false);
@@ -237,7 +239,9 @@ impl Engine {
             first_sequence: 1,
             chain: self.log_id,
         };
-        let file = create_first_slot(&*self.dir, &name, &header)?;
+        let mut copy = first.clone();
+        stamp::clear(&mut copy);
+        let file = create_first_slot(&*self.dir, &name, &header, pages, &copy)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
@@ -251,15 +255,19 @@ impl Engine {
         if !self.has_guard() && !self.try_guard(broker.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
-        let mut first = self.nothing_changed(broker.as_mut())?;
+        let again = self.nothing_changed(broker.as_mut())?;
+        if again != first {
+            return Err(EngineError::Changed { file: self.path.clone() });
+        }
         Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
         crate::fault_point("activating");
         words.set_may_be_stamped(true);
-        broker.write_at(&first, 0).map_err(io("write"))?;
+        broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 
         self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes }));
         self.note_ordinal(1, 0);
+        self.seal_first_epoch()?;
         words.set_active();
         Ok(())
     }
@@ -273,9 +281,31 @@ impl Engine {
         }
     }
 
-    /// The first sector of a database file that nobody changed since the claim.
+    /// The certificate that the log begins with is durable: an epoch without commits.
+    fn seal_first_epoch(&self) -> Result<(), EngineError> {
+        let words = self.marks.words();
+        // Not so if another process did this, and died before it could say that the log is active.
+        if words.cuts() == 0 {
+            self.marks.store_cut(&Cut {
+                epoch: 1,
+                lo: 1,
+                hi: 0,
+                ordinal: 1,
+                file: 0,
+                offset: u64::from(self.block_bytes),
+                is_doubled: true,
+                doubled_ordinal: 1,
+                backfilled: 0,
+                chain: self.log_id,
+            })?;
+        }
+        self.marks.certify(1, 0);
+        Ok(())
+    }
+
+    /// What a certificate copies of page 1, of a database file that nobody changed since the claim.
     fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
-        let mut first = vec![0; STAMP_WRITE_BYTES];
+        let mut first = vec![0; self.copied_bytes()];
         let read = broker.read_at(&mut first, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let same = (u64::from(change_counter(&first)), bytes) == self.marks.words().at_claim();

@@ -6,9 +6,9 @@
 use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_coarse_us};
 use std::sync::Arc;
 
-/// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable certificate
-/// carries, and which lie in a segment before that certificate's. It may be the last record of its own, and without it the
-/// log says less than the stamp; and what lies from there on is not known to be synced, though it may be no batch.
+/// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable doubled
+/// certificate carries, and which lie in a segment before that certificate's. It may be the last record of its own, and
+/// without it the log says less than the stamp, and has no copy of page 1 as the commits at or below B left it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recyclable {
     pub(crate) backfilled: u64,
@@ -62,13 +62,13 @@ impl Marks {
 
     /// D and B of the last durable certificate.
     pub(crate) fn certified(&self) -> (u64, u64) {
-        self.words().certified_cut().map_or((0, 0), |cut| (cut.durable, cut.backfilled))
+        self.words().certified_cut().map_or((0, 0), |cut| (cut.durable(), cut.backfilled))
     }
 
     /// What may be written over.
     pub(crate) fn recyclable(&self) -> Recyclable {
         let cut = self.words().certified_cut();
-        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.ordinal) }
+        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.doubled_ordinal) }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.

@@ -18,6 +18,7 @@ mod hold;
 mod lanes;
 mod lifecycle;
 mod marks;
+mod page_one;
 #[cfg(test)]
 mod pair_tests;
 mod poison;
@@ -46,6 +47,7 @@ use connections::Connections;
 use frames::Frames;
 use guard::Guard;
 use marks::Marks;
+use page_one::PageOne;
 use queue::WriteQueue;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -91,6 +93,8 @@ pub(crate) struct Engine {
     followed: AtomicU64,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
+    /// Of page 1 as the last pass of this process left it.
+    page_one: Mutex<Option<Arc<PageOne>>>,
     broker: Mutex<Option<Box<dyn Broker>>>,
     guard: Guard,
     retired: AtomicBool,

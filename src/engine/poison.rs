@@ -163,18 +163,21 @@ impl Engine {
         }
         for sequence in kept + 1..=words.published() {
             let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
-            records.push(Begun { slot: entry.file, offset: entry.offset });
+            records.push(Begun::block(entry.file, entry.offset));
         }
         for epoch in words.certified() + 1..=words.cuts() {
             let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
             if cut.hi > kept {
-                records.push(Begun { slot: cut.file, offset: cut.offset });
+                let blocks = if cut.is_doubled { 2 } else { 1 };
+                records.push(Begun { slot: cut.file, offset: cut.offset, blocks });
             }
         }
         let mut touched = BTreeSet::new();
         for record in records {
             let slot = self.slot(record.slot)?;
-            slot.write(&self.zero_block(), record.offset)?;
+            for block in 0..record.blocks {
+                slot.write(&self.zero_block(), record.offset + block * u64::from(self.block_bytes))?;
+            }
             touched.insert(slot.name.clone());
         }
         for name in touched {

@@ -150,4 +150,20 @@ pub struct Certificate {
     pub clean_end: bool,
     /// Frames of each lane.
     pub lane_frames: Vec<u32>,
+    /// It is doubled: what is behind it in its block.
+    pub copy: Option<PageCopy>,
+}
+
+/// One half of the copy of the beginning of page 1, as commit B left it and without a stamp, that lies behind a doubled
+/// certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    /// The whole copy in bytes: a multiple of 512, at most a block.
+    pub bytes: u32,
+    /// CRC-32C of the whole copy without its mask.
+    pub crc: u32,
+    /// What it is masked with ([`apply_mask`]); 0 for none.
+    pub mask: u8,
+    /// This is the second one of the two blocks.
+    pub is_second: bool,
 }

@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Slots are read in pieces of so many bytes while they are probed: a multiple of every block.
 const PROBE_PIECE_BYTES: usize = 1 << 20;
 
+/// Blocks between two batches that are no certificates: those of a doubled one that was not synced.
+const MISSED_BLOCKS_MAX: u32 = 2;
+
 /// A slot file of a log.
 #[derive(Debug)]
 pub(crate) struct FoundSlot {
@@ -350,8 +353,8 @@ impl FoundLog {
         Ok(None)
     }
 
-    /// The batch of commit `sequence` behind `offset` in a slot, over any number of certificates and at most one block
-    /// that is neither (rule W3).
+    /// The batch of commit `sequence` behind `offset` in a slot, over any number of certificates and at most
+    /// [`MISSED_BLOCKS_MAX`] blocks that are neither (rule W3).
     fn next_in(
         &self,
         slot: usize,
@@ -363,7 +366,7 @@ impl FoundLog {
         let Some(reader) = &self.slots[slot].reader else { return Ok(None) };
         let block_bytes = u64::from(reader.header.block_bytes);
         let mut offset = offset;
-        let mut has_missed = false;
+        let mut missed = 0;
         while offset < reader.header.slot_bytes {
             match reader.batch_at(offset, &self.spills) {
                 Ok(batch) if batch.header.sequence == sequence && batch.header.chain == chain => {
@@ -380,10 +383,10 @@ impl FoundLog {
                 Err(error) => return Err(error),
             }
             if proven(reader.certificate_at(offset))?.is_none() {
-                if has_missed {
+                if missed == MISSED_BLOCKS_MAX {
                     return Ok(None);
                 }
-                has_missed = true;
+                missed += 1;
             }
             offset += block_bytes;
         }

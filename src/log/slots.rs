@@ -1,7 +1,7 @@
 //! Slots: how large they are, and how one is made so that a commit can rely on its space.
 
 use super::error::LogError;
-use super::format::SlotHeader;
+use super::format::{Certificate, SlotHeader};
 use crate::disk::{LogDirectory, LogFile, OpenHow};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -25,8 +25,10 @@ pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc
     create(dir, name, bytes, &[])
 }
 
-/// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on. The
-/// stamp comes after this, so that a stamped file whose log has no slot header left is known to be damaged.
+/// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on, and a
+/// doubled certificate of an epoch without commits, which copies `page_one` (what
+/// [`Certificate::encode_doubled`] takes) of a database of `database_pages`. The stamp comes after this, so that a stamped
+/// file whose log has no slot header left is known to be damaged, and the sector that it is written to has a copy.
 ///
 /// # Errors
 /// As [`create_slot`].
@@ -34,8 +36,34 @@ pub fn create_first_slot(
     dir: &dyn LogDirectory,
     name: &str,
     header: &SlotHeader,
+    database_pages: u32,
+    page_one: &[u8],
 ) -> Result<Arc<dyn LogFile>, LogError> {
-    create(dir, name, header.slot_bytes, &header.encode())
+    let mut start = header.encode();
+    start.extend(first_certificate(header, database_pages).encode_doubled(header.block_bytes, page_one));
+    create(dir, name, header.slot_bytes, &start)
+}
+
+fn first_certificate(header: &SlotHeader, database_pages: u32) -> Certificate {
+    Certificate {
+        log_id: header.log_id,
+        ordinal: header.ordinal,
+        offset: u64::from(header.block_bytes),
+        epoch: 1,
+        lo: 1,
+        hi: 0,
+        durable: 0,
+        backfilled: 0,
+        chain: header.chain,
+        batches: 0,
+        frames: 0,
+        distinct_pages: 0,
+        database_pages,
+        fallback: false,
+        clean_end: false,
+        lane_frames: Vec::new(),
+        copy: None,
+    }
 }
 
 fn create(dir: &dyn LogDirectory, name: &str, bytes: u64, start: &[u8]) -> Result<Arc<dyn LogFile>, LogError> {

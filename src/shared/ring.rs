@@ -48,7 +48,8 @@ pub(super) struct CutLine {
     ordinal: AtomicU64,
     /// Slot file in the high half, offset in units of 4096 bytes in the low.
     file_offset: AtomicU64,
-    durable: AtomicU64,
+    /// Ordinal of the newest doubled certificate x 2 + "it is this one".
+    doubled: AtomicU64,
     backfilled: AtomicU64,
     chain: AtomicU64,
 }
@@ -115,8 +116,10 @@ pub struct Cut {
     /// Where the certificate's block begins in the slot, in bytes, a multiple of 4096; the batch's
     /// own offset if the certificate is in the header of batch `hi`.
     pub offset: u64,
-    /// D: commits up to here were durable when it was written.
-    pub durable: u64,
+    /// Its certificate is doubled: in two blocks, with a copy of the beginning of page 1.
+    pub is_doubled: bool,
+    /// The ordinal of the segment of the newest doubled certificate, this one or an earlier one, below 2^63; it says B.
+    pub doubled_ordinal: u64,
     /// B: commits up to here were in the database file and synced there.
     pub backfilled: u64,
     /// The chain value behind commit `hi`.
@@ -132,6 +135,21 @@ pub struct Tail {
     pub offset: u64,
     /// The slot file.
     pub file: u32,
+}
+
+impl Cut {
+    /// D: commits up to here were durable when its certificate was written.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.lo.saturating_sub(1)
+    }
+
+    /// Where its certificate ends, if that lies in blocks of its own of so many bytes.
+    #[must_use]
+    pub fn end(&self, block_bytes: u64) -> u64 {
+        let blocks = if self.is_doubled { 2 } else { 1 };
+        self.offset.saturating_add(blocks * block_bytes)
+    }
 }
 
 impl CommitLine {
@@ -205,7 +223,7 @@ impl CutLine {
         self.hi.store(c.hi, Relaxed);
         self.ordinal.store(c.ordinal, Relaxed);
         self.file_offset.store(file_offset, Relaxed);
-        self.durable.store(c.durable, Relaxed);
+        self.doubled.store(c.doubled_ordinal << 1 | u64::from(c.is_doubled), Relaxed);
         self.backfilled.store(c.backfilled, Relaxed);
         self.chain.store(c.chain, Relaxed);
         self.epoch.store(c.epoch, Release);
@@ -216,6 +234,7 @@ impl CutLine {
             return None;
         }
         let file_offset = self.file_offset.load(Relaxed);
+        let doubled = self.doubled.load(Relaxed);
         let cut = Cut {
             epoch,
             lo: self.lo.load(Relaxed),
@@ -223,7 +242,8 @@ impl CutLine {
             ordinal: self.ordinal.load(Relaxed),
             file: (file_offset >> 32) as u32,
             offset: u64::from(file_offset as u32) * OFFSET_UNIT,
-            durable: self.durable.load(Relaxed),
+            is_doubled: doubled & 1 != 0,
+            doubled_ordinal: doubled >> 1,
             backfilled: self.backfilled.load(Relaxed),
             chain: self.chain.load(Relaxed),
         };
@@ -282,7 +302,8 @@ impl ReadOnlyWords {
     }
 
     /// The last cut, certified or not.
-    fn last_cut(&self) -> Option<Cut> {
+    #[must_use]
+    pub fn last_cut(&self) -> Option<Cut> {
         entry_of(|| self.cuts(), |cuts| self.cut_line(cuts).load(cuts))
     }
 
@@ -322,8 +343,7 @@ impl ReadOnlyWords {
         let behind_commit = self.last_commit().map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut =
-            self.last_cut().map(|c| Tail { ordinal: c.ordinal, offset: c.offset.saturating_add(block), file: c.file });
+        let behind_cut = self.last_cut().map(|c| Tail { ordinal: c.ordinal, offset: c.end(block), file: c.file });
         behind_commit.max(behind_cut)
     }
 }

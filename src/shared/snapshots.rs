@@ -147,7 +147,7 @@ impl Words {
     /// if there is nothing to do. Under CKPT.
     pub fn choose_checkpoint_target(&self, alive: impl FnMut(Owner) -> bool) -> u64 {
         let backfilled = self.backfilled();
-        let proven = self.certified_cut().map_or(0, |cut| cut.durable);
+        let proven = self.certified_cut().map_or(0, |cut| cut.durable());
         let limit = backfilled.max(proven.min(self.visible()));
         step("before a target");
         self.checkpoint_target.0.store(limit, SeqCst);

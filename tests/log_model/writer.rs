@@ -498,6 +498,7 @@ impl Writer {
             fallback: false,
             clean_end: false,
             lane_frames: vec![0],
+            copy: None,
         }
     }
 

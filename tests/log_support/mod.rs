@@ -206,6 +206,12 @@ impl LogBuilder {
         self.put(&certificate.encode_block(self.block_bytes));
     }
 
+    /// The same, doubled: B moves by these in the engine.
+    pub fn certify_doubled(&mut self, durable: u64, backfilled: u64, page_one: &[u8]) {
+        let certificate = self.next_certificate(self.sequence, durable, backfilled);
+        self.put(&certificate.encode_doubled(self.block_bytes, page_one));
+    }
+
     pub fn next_certificate(&mut self, hi: u64, durable: u64, backfilled: u64) -> Certificate {
         self.epoch += 1;
         let certificate = Certificate {
@@ -225,6 +231,7 @@ impl LogBuilder {
             fallback: false,
             clean_end: false,
             lane_frames: vec![1, 1],
+            copy: None,
         };
         self.durable = hi;
         certificate

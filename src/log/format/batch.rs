@@ -167,6 +167,7 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
 fn certificate_fits(certificate: &Certificate, header: &BatchHeader, chain_after: u64) -> bool {
     certificate.log_id == header.log_id
         && (certificate.ordinal, certificate.offset) == (header.ordinal, header.offset)
+        && certificate.copy.is_none()
         && certificate.hi == header.sequence
         && certificate.chain == chain_after
 }

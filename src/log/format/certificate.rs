@@ -2,7 +2,9 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
-use super::{Certificate, FORMAT_VERSION, LogId};
+use super::mask::{apply_mask, mask_of};
+use super::{Certificate, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PageCopy};
+use std::ops::Range;
 
 pub(super) const MAGIC: &[u8; 8] = b"pwalcert";
 const VERSION: usize = 8;
@@ -23,18 +25,23 @@ const DISTINCT_PAGES: usize = 88;
 const LANES: usize = 96;
 const ORDINAL: usize = LANES + 4 * LANES_MAX;
 const OFFSET: usize = ORDINAL + 8;
-const RESERVED_12: usize = OFFSET + 8;
+const COPY: usize = OFFSET + 8;
+const COPY_CRC: usize = COPY + 4;
+const COPY_MASK: usize = COPY_CRC + 4;
+const COPY_HALF: usize = COPY_MASK + 1;
+const RESERVED_COPY: usize = COPY_HALF + 1;
 const CRC: usize = 252;
 /// A certificate in bytes.
 pub const CERTIFICATE_BYTES: usize = 256;
 /// The lanes that a certificate has room for.
 pub const LANES_MAX: usize = 32;
-const _: () = assert!(RESERVED_12 + 12 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
+const _: () = assert!(RESERVED_COPY + 2 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
 
 const FLAG_FALLBACK: u16 = 1;
 const FLAG_MARK: u16 = 2;
 const FLAG_CLEAN_END: u16 = 4;
-const FLAGS_KNOWN: u16 = FLAG_FALLBACK | FLAG_MARK | FLAG_CLEAN_END;
+const FLAG_DOUBLED: u16 = 8;
+const FLAGS_KNOWN: u16 = FLAG_FALLBACK | FLAG_MARK | FLAG_CLEAN_END | FLAG_DOUBLED;
 
 /// Where a certificate is looked for: what it must name before anything else of it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,31 @@ pub struct CertificatePlace {
     pub ordinal: Option<u64>,
     /// The offset in the slot, in bytes; in a batch that of the batch.
     pub offset: u64,
+}
+
+/// Which bytes of a copy of so many lie where in two blocks of so many: behind each certificate one half.
+fn half_rooms(copy: usize, block: usize) -> [(Range<usize>, Range<usize>); 2] {
+    let first = copy.min(block - CERTIFICATE_BYTES);
+    let second = (copy - first).min(block - CERTIFICATE_BYTES);
+    let behind = |at: usize, bytes: usize| at + CERTIFICATE_BYTES..at + CERTIFICATE_BYTES + bytes;
+    [(0..first, behind(0, first)), (first..first + second, behind(block, second))]
+}
+
+impl PageCopy {
+    /// The copy in these two blocks, if it is whole.
+    #[must_use]
+    pub fn read(&self, blocks: &[u8]) -> Option<Vec<u8>> {
+        let (block, bytes) = (blocks.len() / 2, usize::try_from(self.bytes).ok()?);
+        if block < 2 * CERTIFICATE_BYTES || bytes > block {
+            return None;
+        }
+        let mut copy = vec![0; bytes];
+        for (to, room) in half_rooms(bytes, block) {
+            copy[to.clone()].copy_from_slice(&blocks[room.clone()]);
+            apply_mask(&mut copy[to], room.start as u64, self.mask);
+        }
+        (crc32c::crc32c(&copy) == self.crc).then_some(copy)
+    }
 }
 
 impl Certificate {
@@ -59,9 +91,12 @@ impl Certificate {
     pub fn encode(&self) -> [u8; CERTIFICATE_BYTES] {
         let mut bytes = [0; CERTIFICATE_BYTES];
         let mut flags = 0;
-        for (is_set, flag) in
-            [(self.fallback, FLAG_FALLBACK), (self.is_mark(), FLAG_MARK), (self.clean_end, FLAG_CLEAN_END)]
-        {
+        for (is_set, flag) in [
+            (self.fallback, FLAG_FALLBACK),
+            (self.is_mark(), FLAG_MARK),
+            (self.clean_end, FLAG_CLEAN_END),
+            (self.copy.is_some(), FLAG_DOUBLED),
+        ] {
             flags |= if is_set { flag } else { 0 };
         }
         put(&mut bytes, 0, *MAGIC);
@@ -90,6 +125,11 @@ impl Certificate {
         }
         put(&mut bytes, ORDINAL, self.ordinal.to_le_bytes());
         put(&mut bytes, OFFSET, self.offset.to_le_bytes());
+        if let Some(copy) = &self.copy {
+            put(&mut bytes, COPY, copy.bytes.to_le_bytes());
+            put(&mut bytes, COPY_CRC, copy.crc.to_le_bytes());
+            put(&mut bytes, COPY_MASK, [copy.mask, u8::from(copy.is_second)]);
+        }
         let crc = crc32c::crc32c(&bytes[..CRC]);
         put(&mut bytes, CRC, crc.to_le_bytes());
         bytes
@@ -101,6 +141,31 @@ impl Certificate {
         let mut block = self.encode().to_vec();
         block.resize(usize::try_from(block_bytes).unwrap_or(0).max(CERTIFICATE_BYTES), 0);
         block
+    }
+
+    /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` behind it:
+    /// the first min(page, block) bytes of page 1 as commit B left it, without a stamp. Whoever reads them finds B in either
+    /// block, and the beginning of the database file with both.
+    #[must_use]
+    pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8]) -> Vec<u8> {
+        let block = usize::try_from(block_bytes).unwrap_or(0).max(2 * CERTIFICATE_BYTES);
+        let mut blocks = vec![0; 2 * block];
+        for (from, room) in half_rooms(page_one.len(), block) {
+            blocks[room].copy_from_slice(&page_one[from]);
+        }
+        let mask = mask_of(&blocks, 0);
+        for (_, room) in half_rooms(page_one.len(), block) {
+            let position = room.start as u64;
+            apply_mask(&mut blocks[room], position, mask);
+        }
+        let bytes = u32::try_from(page_one.len()).unwrap_or(0);
+        let copy = PageCopy { bytes, crc: crc32c::crc32c(page_one), mask, is_second: false };
+        for (at, is_second) in [(0, false), (block, true)] {
+            let offset = self.offset + at as u64;
+            let half = Certificate { offset, copy: Some(PageCopy { is_second, ..copy }), ..self.clone() };
+            put(&mut blocks, at, half.encode());
+        }
+        blocks
     }
 
     /// The certificate that the first bytes hold (rules C1 to C4).
@@ -143,6 +208,20 @@ impl Certificate {
             fallback: flags & FLAG_FALLBACK != 0,
             clean_end: flags & FLAG_CLEAN_END != 0,
             lane_frames: (0..lanes).map(|lane| u32_at(bytes, LANES + 4 * lane)).collect(),
+            copy: (flags & FLAG_DOUBLED != 0).then(|| PageCopy {
+                bytes: u32_at(bytes, COPY),
+                crc: u32_at(bytes, COPY_CRC),
+                mask: bytes[COPY_MASK],
+                is_second: bytes[COPY_HALF] != 0,
+            }),
+        };
+        let is_copy = match &certificate.copy {
+            Some(copy) => {
+                (PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&copy.bytes)
+                    && copy.bytes.is_multiple_of(PAGE_BYTES_MIN)
+                    && bytes[COPY_HALF] <= 1
+            }
+            None => bytes[COPY..RESERVED_COPY].iter().all(|&byte| byte == 0),
         };
         let possible = certificate.log_id != 0
             && certificate.ordinal != 0
@@ -153,7 +232,8 @@ impl Certificate {
             && certificate.backfilled <= certificate.durable
             && certificate.durable <= certificate.hi
             && u16_at(bytes, RESERVED_2) == 0
-            && bytes[LANES + 4 * lanes..ORDINAL].iter().chain(&bytes[RESERVED_12..CRC]).all(|&byte| byte == 0);
+            && bytes[LANES + 4 * lanes..ORDINAL].iter().chain(&bytes[RESERVED_COPY..CRC]).all(|&byte| byte == 0)
+            && is_copy;
         require(possible, Rule::CertificateFields)?;
         Ok(certificate)
     }

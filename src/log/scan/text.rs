@@ -135,6 +135,11 @@ fn show_certificate(out: &mut String, certificate: &Certificate) {
         certificate.database_pages,
         certificate.lane_frames,
     );
+    if let Some(copy) = &certificate.copy {
+        let half = if copy.is_second { "second" } else { "first" };
+        let mask = if copy.mask == 0 { String::new() } else { format!(", mask {:02x}", copy.mask) };
+        let _ = write!(out, ", {half} half of {} bytes of page 1{mask}, crc {:08x}", copy.bytes, copy.crc);
+    }
     for (is_set, flag) in [(certificate.fallback, "fallback"), (certificate.clean_end, "clean end")] {
         if is_set {
             let _ = write!(out, ", {flag}");

@@ -171,14 +171,15 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
 fn a_segment_before_the_certificate_may_be_gone() {
     let scenery = Scenery::new(1);
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, NORMAL));
-    let durable = first.commits();
+    first.commits();
     let (engine, of_durable) = (first.engine().clone(), first.ordinal());
-    // Everything is in the database file, a certificate says so, and the last one lies in another segment.
-    engine.checkpoint_when_idle().expect("a checkpoint");
+    // Everything is in the database file, and a doubled certificate in another segment says so.
     while first.ordinal() == of_durable {
         let leader = engine.try_lead().expect("LEADER is free");
         engine.flush(&leader, true).expect("a mark");
     }
+    let durable = first.commits();
+    engine.checkpoint_when_idle().expect("a checkpoint");
     let is_gone = || engine.slot_with_ordinal(of_durable).expect("readable").is_none();
     while !is_gone() {
         second.publishes();

@@ -1,0 +1,50 @@
+//! The second copy of the beginning of page 1.
+//!
+//! A pass, an activation and a retirement rewrite the first sector of the database file in place, and a drive may lose it
+//! with a power cut. So B moves by doubled certificates only, and each carries the beginning of page 1 as commit B left
+//! it; the log begins with one. A slot is used again only when a later one is durable in a later segment: at every moment
+//! the log holds either a copy as of some commit b and every batch from b + 1 on, or an image of page 1 among these, and
+//! no sync more than before is needed for it.
+//!
+//! Who has run a pass takes the copy from the database file, under CKPT, and carries it with the next flush that it
+//! leads.
+
+use super::{Engine, EngineError};
+use crate::handle::Broker;
+use crate::log::stamp::{self, Stamp, StampState};
+use std::sync::Arc;
+
+/// Page 1 from its beginning, at most a block, as a commit left it and without a stamp.
+#[derive(Debug)]
+pub(crate) struct PageOne {
+    /// That commit.
+    pub(super) sequence: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Engine {
+    /// What of page 1 a doubled certificate copies, in bytes.
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.page_bytes.min(self.block_bytes) as usize
+    }
+
+    /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same. Under
+    /// CKPT, when nobody writes to it.
+    pub(super) fn copy_page_one(&self, broker: &mut dyn Broker, sequence: u64) -> Result<(), EngineError> {
+        let mut bytes = vec![0; self.copied_bytes()];
+        let read = broker.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let expected = StampState::Stamped(Stamp { log_id: self.log_id, backfill_target: sequence });
+        // Else a pass died on the way to a later commit: the next one ends it.
+        if read == bytes.len() && stamp::read(&bytes) == expected {
+            stamp::clear(&mut bytes);
+            *self.page_one.lock() = Some(Arc::new(PageOne { sequence, bytes }));
+        }
+        Ok(())
+    }
+
+    /// The copy with which the next certificate moves B, if there is one.
+    pub(super) fn copy_to_carry(&self) -> Option<Arc<PageOne>> {
+        let copy = self.page_one.lock().clone()?;
+        (copy.sequence > self.marks.certified().1).then_some(copy)
+    }
+}
