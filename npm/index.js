@@ -43,8 +43,8 @@ function install(host, options = {}) {
   installed = true;
   if (before.length > 0) {
     process.emitWarning(
-      `open before pwal was installed: ${before.join(', ')}. Such a connection stays on stock SQLite, and as long as it is ` +
-        "open every connection through pwal to the same file gets 'database is locked'. Close it, or call install() " +
+      `open before pwal was installed: ${before.join(', ')}. Such a connection stays on stock SQLite, and those ` +
+        "through pwal to the same file work on stock SQLite's own -wal beside it. Close it before they open, or call install() " +
         'before the first one',
       'PwalOpenedBeforeWarning',
     );

@@ -296,7 +296,7 @@ fn a_process_that_was_killed_keeps_nobody_out() {
 }
 
 #[test]
-fn a_stock_connection_that_has_it_open_keeps_pwal_out_and_the_other_way_round() {
+fn a_stock_connection_of_the_same_process_is_shared_with_and_kept_out_of_pwal() {
     if !common::on_pwal() {
         return;
     }
@@ -307,10 +307,18 @@ fn a_stock_connection_that_has_it_open_keeps_pwal_out_and_the_other_way_round() 
     for connection in [&stock, &own] {
         connection.busy_timeout(Duration::ZERO).unwrap();
     }
-    assert_eq!(common::code_of(&own, "SELECT * FROM t"), ffi::SQLITE_BUSY);
+    assert_eq!(count(&own), 0);
+    let status = |connection: &Connection| -> String {
+        connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap()
+    };
+    assert!(status(&own).contains("\"beside_stock\":true"));
     common::run(&stock, "INSERT INTO t VALUES('stock')");
+    assert_eq!(count(&own), 1);
     common::close(stock);
+    common::close(own);
+    let own = common::open(&path);
     common::run(&own, "INSERT INTO t VALUES('own')");
+    assert!(status(&own).contains("\"active\":true"));
     let stock = common::open_stock(&path);
     stock.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(common::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);

@@ -28,7 +28,7 @@ _installed: dict[str, bool] = {}
 
 
 class OpenedBeforeWarning(RuntimeWarning):
-    """A database was open before pwal was there: that connection stays on stock SQLite and keeps pwal out."""
+    """A database was open before pwal was there: that connection stays on stock SQLite, and pwal cannot have it."""
 
 
 def path() -> str:
@@ -64,8 +64,8 @@ def install(default: bool = True, *, into: Optional[ModuleType] = None) -> None:
         _installed[module.__name__] = default
     if before:
         warnings.warn(
-            f"open before pwal was installed: {', '.join(before)}. Such a connection stays on stock SQLite, and as long as "
-            "it is open every connection through pwal to the same file gets 'database is locked'. Close it, or call "
+            f"open before pwal was installed: {', '.join(before)}. Such a connection stays on stock SQLite, and those "
+            "through pwal to the same file work on stock SQLite's own -wal beside it. Close it before they open, or call "
             "pwal.install() before the first connection",
             OpenedBeforeWarning,
             stacklevel=2,

@@ -3,6 +3,7 @@
 //! through the broker, settle what stock SQLite or a crash left, start the engine.
 //! [`super::settle`] goes the same way, up to the engine.
 
+use super::beside::{BesideStock, give_up_lock, is_beside_stock};
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
@@ -13,8 +14,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, CONTROL_NAME, Control, INIT, LOCK_NAME, LockFile, Process, command,
-    living, lock_is_held, names, watch,
+    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, Control, INIT, LOCK_NAME, LockFile, Process, command, living,
+    lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -46,6 +47,12 @@ type Header = [u8; DATABASE_HEADER_BYTES];
 /// What every database file begins with.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
+/// Why EXCLUSIVE cannot be had.
+const STOCK_IS_THERE: &str = "a connection that is not on pwal has the database open, in this or another process: one that was \
+                              opened before pwal was loaded, or on another VFS, or with mode=ro while such a one was there or by \
+                              a user who may only read it. Close it, and load pwal before the first connection, or open it with \
+                              vfs=pwal";
+
 /// Why a database cannot be had, and what the user can do about it.
 pub(super) struct Refused {
     pub(super) code: Code,
@@ -71,26 +78,34 @@ impl From<EngineError> for Refused {
     }
 }
 
-/// Joined, or `None`: the file is the base's, whose SHARED is held.
+/// Whose the file is for a handle that has SHARED.
+pub(super) enum Locked {
+    /// The log's.
+    Joined(Box<Joined>),
+    /// The base's, whose SHARED is held; beside stock SQLite with a lock that keeps claims away.
+    Base(Option<BesideStock>),
+}
+
+/// SHARED; `shares`: as stock SQLite does, where a connection that is not on pwal is there.
 ///
 /// # Errors
 /// `BUSY`, for the busy handler: somebody has the database who does not share it. What the claim met.
-pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result<Option<Joined>, Code> {
+pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: bool) -> Result<Locked, Code> {
     let Some(identity) = inner.identity else {
         base.lock(LockLevel::Shared)?;
-        return Ok(None);
+        return Ok(Locked::Base(None));
     };
     let entry = inner.context.registry.entry(identity);
     let mut engine = entry.engine.lock();
     if let Some(engine) = engine.as_ref() {
-        return join(inner, engine, &entry).map(Some);
+        return join(inner, engine, &entry).map(|joined| Locked::Joined(Box::new(joined)));
     }
     // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
     // A log that lives is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that changes.
     if !is_ours(inner, &read_header(base)?) {
         base.lock(LockLevel::Shared)?;
         match read_header(base) {
-            Ok(header) if !is_ours(inner, &header) => return Ok(None),
+            Ok(header) if !is_ours(inner, &header) => return Ok(Locked::Base(None)),
             Ok(_) => base.unlock(LockLevel::None)?,
             Err(code) => {
                 base.unlock(LockLevel::None)?;
@@ -99,9 +114,10 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
         }
     }
     watch_process(&inner.context);
-    let started = match start_or_attach(inner, identity) {
-        Ok(started) => started,
-        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => return Ok(None),
+    let started = match begin(inner, base, identity, shares) {
+        Ok(Begun::Engine(started)) => started,
+        Ok(Begun::Base(beside)) => return Ok(Locked::Base(beside)),
+        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => return Ok(Locked::Base(None)),
         Err(refused) => {
             if let Some(text) = &refused.text {
                 say(inner, refused.code, text);
@@ -110,20 +126,73 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile) -> Result
             return Err(refused.code);
         }
     };
-    let Some(started) = started else {
-        base.lock(LockLevel::Shared)?;
-        return Ok(None);
-    };
     match join(inner, &started, &entry) {
         Ok(joined) => {
             *engine = Some(started);
-            Ok(Some(joined))
+            Ok(Locked::Joined(Box::new(joined)))
         }
         Err(code) => {
             if let Err(error) = started.close(false) {
                 tell(inner, &error);
             }
             Err(code)
+        }
+    }
+}
+
+/// What a first SHARED began; the base's is held for `Base`.
+enum Begun {
+    Engine(Arc<Engine>),
+    Base(Option<BesideStock>),
+}
+
+fn begin(inner: &Arc<Inner>, base: &mut dyn BaseFile, identity: FileIdentity, shares: bool) -> Result<Begun, Refused> {
+    match start_or_attach(inner, identity)? {
+        Started::Engine(engine) => Ok(Begun::Engine(engine)),
+        Started::Base => {
+            base.lock(LockLevel::Shared)?;
+            Ok(Begun::Base(None))
+        }
+        Started::Refused(stock) => share_with_stock(inner, base, stock, shares).map(Begun::Base),
+    }
+}
+
+/// Beside the connection that keeps EXCLUSIVE from us, as stock SQLite would be; `None`: the file is in rollback mode by now.
+fn share_with_stock(
+    inner: &Inner,
+    base: &mut dyn BaseFile,
+    stock: StockIsThere,
+    shares: bool,
+) -> Result<Option<BesideStock>, Refused> {
+    let StockIsThere { lock, dir, refused } = stock;
+    let can_share = BYTE_RANGES && attach::cannot_be_shared(real_path(inner)).is_none();
+    if !shares || !can_share {
+        give_up_lock(&lock, &*dir);
+        return Err(refused);
+    }
+    let lock_path = dir.path().join(LOCK_NAME);
+    let failed = |error| lock_failed(&lock_path, &error);
+    let beside = BesideStock::begin(lock, &dir).map_err(failed)?;
+    // Not where somebody writes alone (`locking_mode=EXCLUSIVE`, a recovery).
+    if base.lock(LockLevel::Shared).is_err() {
+        return Err(refused);
+    }
+    let state = read_header(base).map(|header| stamp::read(&header));
+    match state {
+        Ok(StampState::Plain { wal: true }) => {
+            beside.end_init().map_err(failed)?;
+            let why = refused.text.unwrap_or_default();
+            let text = format!(
+                "on stock SQLite's own -wal, not on pwal: {why}. The next open after all of them, and those like this one, have \
+                 closed is on pwal again; parallel_wal_beside_stock=refuse makes this an error"
+            );
+            say(inner, Code::WARNING, &text);
+            Ok(Some(beside))
+        }
+        Ok(StampState::Plain { wal: false }) => Ok(None),
+        _ => {
+            base.unlock(LockLevel::None)?;
+            Err(refused)
         }
     }
 }
@@ -239,17 +308,42 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// An engine, or `None`: the file is in rollback mode by now.
-fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<Arc<Engine>>, Refused> {
+/// What a claim came to.
+enum Started {
+    Engine(Arc<Engine>),
+    /// The file is in rollback mode by now, or this process may not write it any more.
+    Base,
+    Refused(StockIsThere),
+}
+
+/// EXCLUSIVE cannot be had, since connections that are not on pwal have the database open; nobody is attached. INIT is held.
+struct StockIsThere {
+    lock: LockFile,
+    dir: Arc<dyn LogDirectory>,
+    refused: Refused,
+}
+
+fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, Refused> {
     let path = path_of(inner, identity)?;
     let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
         let at_most = if comes_again(inner) { INIT_WAIT_AGAIN } else { INIT_WAIT };
         let Some(lock) = take_init(&path, &*dir, at_most)? else { continue };
         if is_shared(&lock, &*dir)? {
-            return attach::attach(inner, &path, &dir, lock).map(Some);
+            return attach::attach(inner, &path, &dir, lock).map(Started::Engine);
         }
-        let settled = settle_locked(inner, &path, &dir, lock, &mut |dir, database, facts| {
+        let broker = match exclusive_broker(inner, &path, &lock) {
+            Ok(broker) => broker,
+            Err(refused) if refused.code.primary() == Code::BUSY => {
+                return Ok(Started::Refused(StockIsThere { lock, dir, refused }));
+            }
+            Err(refused) => {
+                give_up_lock(&lock, &*dir);
+                return Err(refused);
+            }
+        };
+        let exclusive = Settled { broker, lock };
+        let settled = settle_locked(inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             let opened = open_database(dir, database, facts)?;
             for done in &opened.done {
                 say(inner, Code::NOTICE, &describe(done));
@@ -257,7 +351,8 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Option<
             Ok(opened)
         })?;
         let Some(settled) = settled else { continue };
-        return start(inner, &path, &dir, settled);
+        let engine = start(inner, &path, &dir, settled)?;
+        return Ok(engine.map_or(Started::Base, Started::Engine));
     }
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
 }
@@ -270,7 +365,15 @@ pub(crate) fn open_engine(
 ) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
     let inner = super::Handle::open(context, facts).0;
     let Some(identity) = inner.identity else { return Ok(None) };
-    start_or_attach(&inner, identity).map_err(|refused| (refused.code, refused.text))
+    match start_or_attach(&inner, identity) {
+        Ok(Started::Engine(engine)) => Ok(Some(engine)),
+        Ok(Started::Base) => Ok(None),
+        Ok(Started::Refused(StockIsThere { lock, dir, refused })) => {
+            give_up_lock(&lock, &*dir);
+            Err((refused.code, refused.text))
+        }
+        Err(refused) => Err((refused.code, refused.text)),
+    }
 }
 
 /// The real path of the file that was opened, on a file system where a log may lie.
@@ -385,7 +488,7 @@ pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<Lo
     Ok(Some(lock))
 }
 
-/// A database whose leftovers are settled: `lock` and EXCLUSIVE are held, the file is plain.
+/// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
 pub(super) struct Settled {
     // Dropped in this order: whoever gets INIT next shall get EXCLUSIVE, too.
     pub(super) broker: Box<dyn Broker>,
@@ -395,22 +498,15 @@ pub(super) struct Settled {
 /// How what lies beside the database file is settled.
 type SettleBy<'a> = dyn FnMut(&dyn LogDirectory, &mut dyn Broker, OpenFacts) -> Result<Opened, LogError> + 'a;
 
-/// Holding `lock`: EXCLUSIVE, then `settle`. Whatever fails lets go of everything. `None`: claim again.
+/// Holding `lock` and EXCLUSIVE: `settle`. Whatever fails lets go of everything. `None`: claim again.
 pub(super) fn settle_locked(
     inner: &Inner,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
-    lock: LockFile,
+    exclusive: Settled,
     settle: &mut SettleBy<'_>,
 ) -> Result<Option<Settled>, Refused> {
-    let give_up = |refused: Refused| {
-        give_up_lock(&**dir);
-        Err(refused)
-    };
-    let mut broker = match exclusive_broker(inner, path) {
-        Ok(broker) => broker,
-        Err(refused) => return give_up(refused),
-    };
+    let Settled { mut broker, lock } = exclusive;
     let facts = OpenFacts {
         read_only: broker.read_only(),
         hot_journal: has_hot_journal(path),
@@ -424,14 +520,17 @@ pub(super) fn settle_locked(
                 drop(broker);
                 let settled = inner.context.host.settle_leftovers(path);
                 if settled.is_err() {
-                    give_up_lock(&**dir);
+                    give_up_lock(&lock, &**dir);
                 }
                 drop(lock);
                 settled?;
                 Ok(None)
             }
         },
-        Err(error) => give_up(EngineError::Log(error).into()),
+        Err(error) => {
+            give_up_lock(&lock, &**dir);
+            Err(EngineError::Log(error).into())
+        }
     }
 }
 
@@ -448,18 +547,18 @@ fn start(
     let database_bytes = match broker.read_at(&mut header, 0).and_then(|_| broker.bytes()) {
         Ok(bytes) => bytes,
         Err(error) => {
-            give_up_lock(&**dir);
+            give_up_lock(&lock, &**dir);
             return Err(EngineError::database("read", path, error).into());
         }
     };
     if broker.read_only() {
         // Its SHARED keeps no writer out, and nothing can be written by it: the base's, with its real `-wal` and `-shm`.
-        give_up_lock(&**dir);
+        give_up_lock(&lock, &**dir);
         return Ok(None);
     }
     let page_bytes = stamp::page_bytes(&header);
     let (StampState::Plain { wal: true }, Some(page_bytes)) = (stamp::read(&header), page_bytes) else {
-        give_up_lock(&**dir);
+        give_up_lock(&lock, &**dir);
         return Ok(None);
     };
     let settings = Settings::default();
@@ -488,7 +587,11 @@ fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFi
     attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }
 
-fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refused> {
+/// Under INIT, which `lock` holds.
+pub(super) fn exclusive_broker(inner: &Inner, path: &Path, lock: &LockFile) -> Result<Box<dyn Broker>, Refused> {
+    if is_beside_stock(lock).map_err(|error| lock_failed(&beside(path, "-pwal"), &error))? {
+        return Err(Refused::new(Code::BUSY, STOCK_IS_THERE));
+    }
     let mut broker = inner.context.host.open_broker(path)?;
     if broker.read_only() {
         // EXCLUSIVE on a read-only descriptor is EBADF.
@@ -501,24 +604,13 @@ fn exclusive_broker(inner: &Inner, path: &Path) -> Result<Box<dyn Broker>, Refus
             Ok(()) => return Ok(broker),
             Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
             Err(code) if Instant::now() >= deadline => {
-                let text = "a connection that is not on pwal has the database open, in this or another process: one that was \
-                            opened before pwal was loaded, or on another VFS, or with mode=ro while such a one was there or by a user \
-                            who may only read it. Close it, and load pwal before the first connection, or open it with vfs=pwal";
-                return Err(Refused::new(code, text));
+                return Err(Refused::new(code, STOCK_IS_THERE));
             }
             Err(_) => {
                 broker.unlock(LockLevel::None)?;
                 interleave::sleep(EXCLUSIVE_PAUSE);
             }
         }
-    }
-}
-
-/// Under INIT, with nobody attached: the directory goes if nothing but `lock` was in it. A failure leaves a harmless empty directory.
-pub(super) fn give_up_lock(dir: &dyn LogDirectory) {
-    let is_ours = |name: &String| name == LOCK_NAME || name == CONTROL_NAME;
-    if dir.list().is_ok_and(|names| names.iter().all(is_ours)) {
-        let _ = crate::log::retire::remove_directory(dir);
     }
 }
 

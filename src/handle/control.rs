@@ -26,6 +26,39 @@ pub(super) fn any_file_system(inner: &Inner) -> bool {
     pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
+const BESIDE_STOCK: &str = "parallel_wal_beside_stock";
+/// What it takes: work as stock SQLite does beside a connection of it, or BUSY.
+const SHARE: &str = "share";
+const REFUSE: &str = "refuse";
+
+/// Whether this connection works as stock SQLite does where one that is not on pwal has the database open.
+pub(super) fn shares_with_stock(inner: &Inner, wishes: &[(String, String)]) -> bool {
+    let mut settings = inner.context.defaults.iter().chain(&inner.facts.parameters).chain(wishes);
+    settings
+        .rfind(|(name, value)| name == BESIDE_STOCK && beside_stock(value).is_ok())
+        .is_none_or(|(_, value)| beside_stock(value) == Ok(SHARE))
+}
+
+fn beside_stock(value: &str) -> Result<&'static str, String> {
+    let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
+    [SHARE, REFUSE]
+        .into_iter()
+        .find(|word| word.eq_ignore_ascii_case(text))
+        .ok_or_else(|| format!("{BESIDE_STOCK}: '{value}' is not accepted; accepted: {SHARE}, {REFUSE}"))
+}
+
+/// The pragma of the connection; it counts where the database is first read.
+fn set_beside_stock(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
+    if let Some(value) = value {
+        if let Err(error) = beside_stock(value) {
+            return PragmaAnswer::Error(error);
+        }
+        state.wishes.retain(|(name, _)| name != BESIDE_STOCK);
+        state.wishes.push((BESIDE_STOCK.to_owned(), value.to_owned()));
+    }
+    PragmaAnswer::Row(if shares_with_stock(inner, &state.wishes) { SHARE } else { REFUSE }.to_owned())
+}
+
 /// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
 ///
 /// # Errors
@@ -33,6 +66,7 @@ pub(super) fn any_file_system(inner: &Inner) -> bool {
 pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
     match (name, value) {
         (FILE_SYSTEM, "any") => Ok(true),
+        (BESIDE_STOCK, value) => beside_stock(value).map(|_| true),
         (FILE_SYSTEM, _) => Err(format!("{FILE_SYSTEM}: '{value}' is not accepted; accepted: any")),
         _ => Settings::default().set(name, value),
     }
@@ -51,7 +85,9 @@ pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
 
 fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
     for (name, value) in pairs {
-        if name == FILE_SYSTEM || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off)) {
+        if matches!(name.as_str(), FILE_SYSTEM | BESIDE_STOCK)
+            || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off))
+        {
             continue;
         }
         let told = match settings.set(name, value) {
@@ -84,6 +120,7 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
     match (name.as_str(), value) {
         ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(inner, state)),
         ("parallel_wal_mode", value) => mode(inner, state, value),
+        (BESIDE_STOCK, value) => set_beside_stock(inner, state, value),
         (name, value) => number(inner, state, name, value),
     }
 }
@@ -177,7 +214,8 @@ pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
     if let Kind::Joined(joined) = &mut state.kind {
         joined.no_autocheckpoint = state.no_autocheckpoint;
         apply(inner, &joined.engine.settings, &state.wishes);
-        state.wishes.clear();
+        // The next time that this connection has no engine.
+        state.wishes.retain(|(name, _)| name == BESIDE_STOCK);
     }
 }
 
@@ -191,12 +229,16 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
             let refused = inner.refused.lock();
             let reason = if state.off {
                 "parallel_wal_mode=off"
-            } else if state.level == LockLevel::None {
+            } else if state.level == LockLevel::None || state.beside.is_some() {
                 refused.as_deref().unwrap_or("not read yet")
             } else {
                 "not in WAL mode: PRAGMA journal_mode=WAL"
             };
-            json!({ "vfs": "pwal", "active": false, "mode": mode, "path": path, "reason": reason }).to_string()
+            let beside = state.beside.is_some();
+            json!({
+                "vfs": "pwal", "active": false, "beside_stock": beside, "mode": mode, "path": path, "reason": reason
+            })
+            .to_string()
         }
     }
 }

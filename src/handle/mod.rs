@@ -4,6 +4,7 @@
 
 mod attach;
 mod base;
+mod beside;
 mod claim;
 mod control;
 mod joined;
@@ -24,6 +25,8 @@ use crate::interleave::Instant;
 use crate::sqlite::Code;
 use crate::sync::{Mutex, MutexGuard};
 use crate::view::Region;
+use beside::BesideStock;
+use claim::Locked;
 use joined::Joined;
 use registry::FileIdentity;
 use std::ops::{Deref, DerefMut};
@@ -70,6 +73,8 @@ struct State {
     /// `PRAGMA journal_mode` with another mode than WAL came.
     leaves_wal: bool,
     kind: Kind,
+    /// A connection that is not on pwal was there first: the file is the base's.
+    beside: Option<BesideStock>,
 }
 
 /// A handle's inside, shared with the other handles of its connection.
@@ -147,6 +152,7 @@ impl Handle {
             no_autocheckpoint: false,
             leaves_wal: false,
             kind: Kind::Plain,
+            beside: None,
         });
         let (pager, refused, real_path, waited) =
             (OnceLock::new(), Mutex::new(None), OnceLock::new(), Mutex::new(None));
@@ -193,9 +199,13 @@ impl Handle {
         let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             Kind::Plain if level == LockLevel::Shared && !off => {
-                if let Some(joined) = claim::lock_shared(&self.0, base)? {
-                    state.kind = Kind::Joined(Box::new(joined));
-                    control::apply_wishes(&self.0, &mut state);
+                let shares = control::shares_with_stock(&self.0, &state.wishes);
+                match claim::lock_shared(&self.0, base, shares)? {
+                    Locked::Joined(joined) => {
+                        state.kind = Kind::Joined(joined);
+                        control::apply_wishes(&self.0, &mut state);
+                    }
+                    Locked::Base(beside) => state.beside = beside,
                 }
             }
             Kind::Plain => base.lock(level)?,
@@ -223,7 +233,12 @@ impl Handle {
     pub fn unlock(&self, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            Kind::Plain => base.unlock(level)?,
+            Kind::Plain => {
+                base.unlock(level)?;
+                if level == LockLevel::None {
+                    state.beside = None;
+                }
+            }
             Kind::Joined(joined) => {
                 if level == LockLevel::None {
                     joined.unpin();
@@ -475,6 +490,7 @@ impl Handle {
         if let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) {
             joined.leave(&self.0);
         }
+        state.beside = None;
         state.level = LockLevel::None;
     }
 }

@@ -5,6 +5,7 @@
 //! database that somebody has is left alone.
 
 use super::Broker;
+use super::beside::give_up_lock;
 use super::claim::{self, Refused};
 use super::{Context, Handle, OpenFacts};
 use crate::disk::LogDirectory;
@@ -79,7 +80,15 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
     for _ in 0..ATTEMPTS {
         let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };
         let mut stock = false;
-        let settled = claim::settle_locked(&inner, &path, &dir, lock, &mut |dir, database, facts| {
+        let broker = match claim::exclusive_broker(&inner, &path, &lock) {
+            Ok(broker) => broker,
+            Err(refused) => {
+                give_up_lock(&lock, &*dir);
+                return Err(refused);
+            }
+        };
+        let exclusive = claim::Settled { broker, lock };
+        let settled = claim::settle_locked(&inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             if let Some(moved) = by_force(how, dir, database, facts, report)? {
                 return Ok(moved);
             }
@@ -90,7 +99,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         })?;
         report.stock_settled |= stock;
         if let Some(settled) = settled {
-            claim::give_up_lock(&*dir);
+            give_up_lock(&settled.lock, &*dir);
             drop(settled);
             return Ok(());
         }

@@ -9,6 +9,7 @@
 //! | 0 | INIT: attach, recovery, last close |
 //! | 1 | held by a process that shares with nobody, with all others |
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
+//! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |
 
 use super::words::PROCESS_SLOTS;
 use crate::disk::{Access, Directory};
@@ -37,6 +38,10 @@ pub const ALONE: Range<u64> = 1..2;
 pub const ALIVE_BYTE: u64 = 16;
 /// All locks: what a process holds that shares with nobody.
 pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
+
+/// STOCK: held, shared, by each connection of pwal that works beside stock SQLite, without the log. Not among [`WHOLE_LOCK`]:
+/// who holds it does not have the log.
+pub const STOCK: Range<u64> = WHOLE_LOCK.end..WHOLE_LOCK.end + 1;
 
 /// Whether processes can hold different bytes at the same time. Without that one process has a database.
 pub const BYTE_RANGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -114,7 +119,19 @@ impl LockFile {
     /// Any error of the file system, for example that it has no locks; `EBADF` after
     /// [`close_inherited`](LockFile::close_inherited).
     pub fn try_lock(&self, range: Range<u64>) -> io::Result<bool> {
-        match os::lock(self.descriptor()?, range, true) {
+        self.try_to(os::EXCLUSIVE, range)
+    }
+
+    /// As [`try_lock`](LockFile::try_lock), together with others who take it so.
+    ///
+    /// # Errors
+    /// As [`try_lock`](LockFile::try_lock).
+    pub fn try_lock_shared(&self, range: Range<u64>) -> io::Result<bool> {
+        self.try_to(os::SHARED, range)
+    }
+
+    fn try_to(&self, take: libc::c_int, range: Range<u64>) -> io::Result<bool> {
+        match os::lock(self.descriptor()?, range, take) {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
                 Some(code) if code == libc::EAGAIN || code == libc::EWOULDBLOCK || code == libc::EACCES => Ok(false),
@@ -153,7 +170,7 @@ impl LockFile {
     /// # Errors
     /// As [`try_lock`](LockFile::try_lock).
     pub fn unlock(&self, range: Range<u64>) -> io::Result<()> {
-        os::lock(self.descriptor()?, range, false)
+        os::lock(self.descriptor()?, range, os::UNLOCK)
     }
 
     /// Whether another open file holds any lock of `range` (bytes).
@@ -280,12 +297,24 @@ impl LockProbe {
 /// # Errors
 /// Any error of the file system; a directory that is a symbolic link.
 pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
+    held_at(path, WHOLE_LOCK)
+}
+
+/// Whether connections of pwal work beside stock SQLite, by `lock` in the directory at `path`. As [`LockProbe`].
+///
+/// # Errors
+/// As [`lock_is_held`].
+pub fn stock_is_shared(path: &Path) -> io::Result<bool> {
+    Ok(held_at(path, STOCK)?.unwrap_or(false))
+}
+
+fn held_at(path: &Path, range: Range<u64>) -> io::Result<Option<bool>> {
     let directory = match Directory::open(path) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    LockProbe::open(&directory)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
+    LockProbe::open(&directory)?.map(|probe| probe.is_held(range)).transpose()
 }
 
 impl Drop for LockFile {
@@ -297,6 +326,10 @@ impl Drop for LockFile {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod os {
     use super::{Range, RawFd, io};
+
+    pub(super) const EXCLUSIVE: libc::c_int = libc::F_WRLCK as libc::c_int;
+    pub(super) const SHARED: libc::c_int = libc::F_RDLCK as libc::c_int;
+    pub(super) const UNLOCK: libc::c_int = libc::F_UNLCK as libc::c_int;
 
     fn describe(range: Range<u64>, kind: libc::c_int) -> io::Result<libc::flock> {
         let offset =
@@ -323,8 +356,8 @@ mod os {
         Ok(what.l_type != libc::F_UNLCK as libc::c_short)
     }
 
-    pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: bool) -> io::Result<()> {
-        let what = describe(range, if take { libc::F_WRLCK } else { libc::F_UNLCK })?;
+    pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: libc::c_int) -> io::Result<()> {
+        let what = describe(range, take)?;
         loop {
             // SAFETY: F_OFD_SETLK reads one `flock` behind the pointer and does not wait.
             if unsafe { libc::fcntl(descriptor, libc::F_OFD_SETLK, &raw const what) } == 0 {
@@ -342,6 +375,10 @@ mod os {
 mod os {
     use super::{Range, RawFd, io};
 
+    pub(super) const EXCLUSIVE: libc::c_int = libc::LOCK_EX | libc::LOCK_NB;
+    pub(super) const SHARED: libc::c_int = libc::LOCK_SH | libc::LOCK_NB;
+    pub(super) const UNLOCK: libc::c_int = libc::LOCK_UN;
+
     /// `flock` has no question. On the systems that come here it shares its lock list with `fcntl`, which has.
     pub(super) fn is_held(descriptor: RawFd, _range: Range<u64>) -> io::Result<bool> {
         // SAFETY: `flock` is plain data.
@@ -355,11 +392,10 @@ mod os {
         Ok(what.l_type != libc::F_UNLCK as libc::c_short)
     }
 
-    pub(super) fn lock(descriptor: RawFd, _range: Range<u64>, take: bool) -> io::Result<()> {
-        let what = if take { libc::LOCK_EX | libc::LOCK_NB } else { libc::LOCK_UN };
+    pub(super) fn lock(descriptor: RawFd, _range: Range<u64>, take: libc::c_int) -> io::Result<()> {
         loop {
             // SAFETY: flock takes a descriptor and flags, no memory.
-            if unsafe { libc::flock(descriptor, what) } == 0 {
+            if unsafe { libc::flock(descriptor, take) } == 0 {
                 return Ok(());
             }
             let error = io::Error::last_os_error();

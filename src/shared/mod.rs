@@ -34,7 +34,8 @@ pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
 pub use lock::{
-    ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, WHOLE_LOCK, lock_is_held,
+    ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, STOCK, WHOLE_LOCK, lock_is_held,
+    stock_is_shared,
 };
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};

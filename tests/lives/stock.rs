@@ -3,7 +3,7 @@
 use super::processes::agent::Agent;
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, scene};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the `sqlite3` shell, without pwal, says to a statement.
@@ -89,8 +89,9 @@ fn stock_is_kept_out_of_a_database_that_nobody_has_written_yet() {
     }
 }
 
+/// On stock's own `-wal` with it, each seeing the others' commits; and on pwal again when all of them have closed.
 #[test]
-fn a_stock_connection_that_was_there_first_keeps_every_process_out() {
+fn beside_a_stock_connection_that_was_there_first_every_process_works_as_stock_does() {
     if !common::on_pwal() {
         return;
     }
@@ -99,17 +100,172 @@ fn a_stock_connection_that_was_there_first_keeps_every_process_out() {
     assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
     stock.run(COUNT);
     let mut agents = [Agent::on(&path), Agent::on(&path)];
-    for agent in &mut agents {
+    for (number, agent) in agents.iter_mut().enumerate() {
+        agent.run("INSERT INTO t VALUES('beside')");
+        let status = agent.status();
+        for word in ["\"active\":false", "\"beside_stock\":true", "on stock SQLite's own -wal", "load pwal before"] {
+            assert!(status.contains(word), "{word}: {status}");
+        }
+        assert!(agent.log().contains("on stock SQLite's own -wal"));
+        assert_eq!(stock.run(COUNT), (number + 1).to_string());
+    }
+    stock.run("INSERT INTO t VALUES('stock')");
+    assert_eq!(agents.each_mut().map(|agent| agent.run(COUNT)), ["3", "3"]);
+    stock.end();
+    // The connections beside it keep what they have: one that comes now joins them.
+    let mut late = Agent::on(&path);
+    late.run("INSERT INTO t VALUES('late')");
+    assert!(late.status().contains("\"beside_stock\":true"));
+    agents[0].close();
+    agents[0].open("c", &path);
+    agents[0].run(COUNT);
+    assert!(agents[0].status().contains("\"beside_stock\":true"));
+    agents.into_iter().for_each(Agent::end);
+    late.close();
+    assert_left(&path, 4);
+    late.open("c", &path);
+    late.run("INSERT INTO t VALUES('on pwal')");
+    assert!(late.status().contains("\"active\":true"));
+    assert_kept_out(&path, true);
+    late.end();
+    assert_left(&path, 5);
+}
+
+#[test]
+fn who_prefers_it_is_refused_beside_a_stock_connection() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("stock inside, refused");
+    let mut stock = Agent::start();
+    assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
+    stock.run(COUNT);
+    let uri = |value: &str| PathBuf::from(format!("file:{}?parallel_wal_beside_stock={value}", path.display()));
+    let refuse = [("PWAL_BESIDE_STOCK", String::from("refuse"))];
+    let mut agents = [Agent::start_with(&refuse), Agent::start(), Agent::start(), Agent::start_with(&refuse)];
+    agents[0].open("c", &path);
+    agents[1].open("c", &uri("refuse"));
+    agents[2].open("c", &path);
+    assert_eq!(agents[2].run("PRAGMA parallel_wal_beside_stock"), "share");
+    assert_eq!(agents[2].run("PRAGMA parallel_wal_beside_stock=refuse"), "refuse");
+    for agent in &mut agents[..3] {
+        assert_eq!(agent.run("PRAGMA parallel_wal_beside_stock"), "refuse");
         agent.ask("c .timeout 100");
         assert_eq!(agent.ask("c SELECT * FROM t"), "code 5");
         // It is still there: in WAL mode it holds SHARED for as long as it is open.
         assert_eq!(agent.ask("c INSERT INTO t VALUES(1)"), "code 5");
+        let status = agent.status();
+        assert!(status.contains("a connection that is not on pwal has the database open"), "{status}");
     }
-    stock.run("INSERT INTO t VALUES('stock')");
+    assert_eq!(agents[1].ask("c PRAGMA parallel_wal_beside_stock=maybe"), "code 1");
+    // The URI of a connection counts more than the environment.
+    agents[3].open("c", &uri("share"));
+    agents[3].run("INSERT INTO t VALUES('beside')");
+    // For who is refused, that one is a connection of stock's, too.
     stock.end();
-    for agent in &mut agents {
+    assert_eq!(agents[0].ask("c SELECT * FROM t"), "code 5");
+    agents[3].close();
+    for agent in &mut agents[..3] {
         agent.run("INSERT INTO t VALUES(1)");
+        assert!(agent.status().contains("\"active\":true"));
     }
     agents.into_iter().for_each(Agent::end);
-    assert_left(&path, 3);
+    assert_left(&path, 4);
+}
+
+/// The SHARED of POSIX is the process's: closing the file anywhere in it drops it, and another SQLite library in it is not
+/// kept out. A claim then would take the database from under a connection that works on stock's `-wal`.
+#[test]
+fn nobody_claims_a_database_whose_locks_a_process_beside_stock_has_dropped() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("dropped locks");
+    let mut stock = Agent::start();
+    assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
+    stock.run(COUNT);
+    let beside = common::open(&path);
+    common::run(&beside, "INSERT INTO t VALUES('beside')");
+    stock.end();
+    // A backup by an ordinary copy.
+    drop(std::fs::read(&path).expect("read the database file"));
+    let mut other = Agent::on(&path);
+    other.run("INSERT INTO t VALUES('other')");
+    assert!(other.status().contains("\"beside_stock\":true"), "{}", other.status());
+    common::run(&beside, "INSERT INTO t VALUES('beside')");
+    assert_eq!(other.run(COUNT), "3");
+    other.close();
+    common::close(beside);
+    other.open("c", &path);
+    other.run("INSERT INTO t VALUES('on pwal')");
+    assert!(other.status().contains("\"active\":true"));
+    other.end();
+    assert_left(&path, 4);
+}
+
+/// A killed one leaves a `-wal` of stock's, which the next open settles.
+#[test]
+fn what_a_killed_process_beside_stock_committed_is_there() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("a kill beside stock");
+    let mut stock = Agent::start();
+    assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
+    stock.run(COUNT);
+    let mut beside = Agent::on(&path);
+    beside.run("INSERT INTO t VALUES('beside')");
+    beside.kill();
+    stock.kill();
+    let mut next = Agent::on(&path);
+    assert_eq!(next.run(COUNT), "1");
+    assert!(next.status().contains("\"active\":true"));
+    next.end();
+    assert_left(&path, 1);
+}
+
+/// Everybody opens, writes and closes as it comes, on stock and through pwal: each row that was acknowledged is there, and
+/// nothing but BUSY and, to stock beside a log, CANTOPEN is answered.
+#[test]
+fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("coming and going");
+    let rounds = common::env_number("PWAL_TEST_ROUNDS", 150);
+    let worker = |number: u64| {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            let mut agent = Agent::start();
+            let mut dice = pwal::disk::sim::Dice::new(number);
+            let (mut acknowledged, mut active, mut beside) = (0, 0, 0);
+            for round in 0..rounds {
+                let vfs = if number == 0 { "unix" } else { "pwal" };
+                assert_eq!(agent.ask(&format!("c .vfs {vfs} {}", path.display())), "open");
+                agent.ask(&format!("c .timeout {}", dice.pick(&[0, 5, 500])));
+                for _ in 0..dice.index(4) {
+                    let answer = agent.ask(&format!("c INSERT INTO t VALUES('{number}, {round}')"));
+                    match answer.as_str() {
+                        "" => acknowledged += 1,
+                        "code 5" | "code 261" | "code 517" => {}
+                        "code 14" if number == 0 => {}
+                        other => panic!("{number}: {other}"),
+                    }
+                }
+                let status = agent.status();
+                active += u32::from(status.contains("\"active\":true"));
+                beside += u32::from(status.contains("\"beside_stock\":true"));
+                agent.close();
+            }
+            agent.end();
+            (acknowledged, active, beside)
+        })
+    };
+    let done: Vec<(i64, u32, u32)> =
+        [0, 1, 2].map(worker).into_iter().map(|worker| worker.join().expect("a worker")).collect();
+    println!("acknowledged, on pwal, beside stock: {done:?}");
+    let acknowledged: i64 = done.iter().map(|(acknowledged, ..)| acknowledged).sum();
+    assert!(done.iter().all(|(acknowledged, ..)| *acknowledged > 0));
+    assert!(done[1..].iter().any(|(_, active, _)| *active > 0) && done[1..].iter().any(|(.., beside)| *beside > 0));
+    assert_left(&path, acknowledged);
 }

@@ -42,7 +42,7 @@ fn messages_go_to_standard_error_with_time_process_and_database() {
     let lines: Vec<&str> = errors.lines().filter(|line| line.contains(" pwal: ")).collect();
     assert!(lines[0].ends_with("(27) pwal: PWAL_MOED is not a setting of pwal; ignored"), "{errors}");
     let database = place.path().canonicalize().unwrap().join("app.db");
-    let refused = lines.iter().find(|line| line.contains(&format!("(5) pwal: {}: ", database.display())));
+    let refused = lines.iter().find(|line| line.contains(&format!("(28) pwal: {}: ", database.display())));
     let words: Vec<&str> = refused.unwrap_or_else(|| panic!("{errors}")).split(' ').collect();
     assert!(words[0].starts_with("20") && words[0].ends_with('Z'), "{words:?}");
     assert!(words[1].parse::<u32>().is_ok(), "{words:?}");

@@ -3,12 +3,17 @@
 use crate::database::DatabaseFile;
 use crate::openers::Openers;
 use pwal::disk::Directory;
-use pwal::shared::{Attached, Control, LockProbe, Observed, State, lock_is_held};
+use pwal::shared::{Attached, Control, LockProbe, Observed, State, lock_is_held, stock_is_shared};
 use std::io;
 
 /// Whether a live engine owns the database.
 pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
     Ok(lock_is_held(&database.log_directory())?.unwrap_or(false))
+}
+
+/// Whether connections of pwal work on stock SQLite's own `-wal`, beside one of stock's that was there first.
+pub fn is_beside_stock(database: &DatabaseFile) -> io::Result<bool> {
+    stock_is_shared(&database.log_directory())
 }
 
 /// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.

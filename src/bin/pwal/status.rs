@@ -38,6 +38,7 @@ pub fn run(arguments: &Arguments) -> Done {
 struct Status {
     database: DatabaseFile,
     owned: bool,
+    beside_stock: bool,
     openers: Openers,
     log: Option<LogFiles>,
     /// What the shared words say; `None`: they are not ready, or nobody owns the log.
@@ -73,6 +74,8 @@ impl Status {
         let directory = database.log_directory();
         let owned =
             owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
+        let beside_stock = owner::is_beside_stock(&database)
+            .map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
         let words = if owned { owner::attached(&database) } else { Ok(None) };
         let (words, unread) = match words {
             Ok(words) => (words.map(|(control, attached)| Words::read(control.words(), attached)), None),
@@ -80,18 +83,18 @@ impl Status {
             Err(error) => (None, Some(format!("control cannot be read: {error}"))),
         };
         let (openers, log) = (Openers::of(&database), LogFiles::of(&database));
-        Ok(Status { database, owned, openers, log, words, unread })
+        Ok(Status { database, owned, beside_stock, openers, log, words, unread })
     }
 
     fn show(&self) {
-        let Status { database, owned, openers, log, words, unread } = self;
+        let Status { database, owned, openers, log, words, unread, .. } = self;
         let pages = database.page_bytes().map_or(String::new(), |page_bytes| {
             let pages = database.bytes / u64::from(page_bytes);
             format!(", {} of {page_bytes} bytes", text::counted(pages, "page"))
         });
         line("database", &format!("{} ({}{pages})", database.name(), text::bytes(database.bytes)));
         line("header", &database.describe());
-        line("state", state(database, *owned, log.as_ref()));
+        line("state", self.state());
         for process in self.others() {
             line("open in", &format!("{process}{}", how(process, *owned)));
         }
@@ -140,7 +143,8 @@ impl Status {
             "page_bytes": database.page_bytes(),
             "header": database.describe(),
             "open_through_pwal": owned,
-            "state": state(database, *owned, log.as_ref()),
+            "beside_stock": self.beside_stock,
+            "state": self.state(),
             "open_in": self.openers.all.iter().map(|opener| json!({
                 "pid": opener.pid,
                 "command": opener.command,
@@ -178,15 +182,20 @@ fn line(what: &str, value: &str) {
     say!("{what:<10} {value}");
 }
 
-fn state(database: &DatabaseFile, owned: bool, log: Option<&LogFiles>) -> &'static str {
-    match (owned, database.stamp()) {
-        (true, _) => "open through pwal",
-        (false, StampState::Plain { wal: true }) => "not open through pwal; pwal takes it with the next open",
-        (false, StampState::Plain { wal: false }) => "not open through pwal, not in WAL mode",
-        (false, _) if log.is_none_or(|log| log.slots == 0) => {
-            "a copy without its log, or the log was removed: an open through pwal is refused, `pwal recover` says what can be done"
+impl Status {
+    fn state(&self) -> &'static str {
+        match (self.owned, self.database.stamp()) {
+            (true, _) => "open through pwal",
+            (false, StampState::Plain { wal: true }) if self.beside_stock => {
+                "open through pwal, on stock SQLite's own -wal: a connection that is not on pwal was there first"
+            }
+            (false, StampState::Plain { wal: true }) => "not open through pwal; pwal takes it with the next open",
+            (false, StampState::Plain { wal: false }) => "not open through pwal, not in WAL mode",
+            (false, _) if self.log.as_ref().is_none_or(|log| log.slots == 0) => {
+                "a copy without its log, or the log was removed: an open through pwal is refused, `pwal recover` says what can be done"
+            }
+            (false, _) => "closed by a crash: the next open through pwal recovers it, or `pwal recover`",
         }
-        (false, _) => "closed by a crash: the next open through pwal recovers it, or `pwal recover`",
     }
 }
 

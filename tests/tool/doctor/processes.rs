@@ -1,7 +1,7 @@
 //! Who has the database open, through pwal and past it, and what the shared words say.
 
-use super::{Open, by_hand, closed, doctor, identity, log_of};
-use crate::common::{Scratch, child, close, open_stock, run};
+use super::{Open, by_hand, closed, doctor, identity, log_of, tool};
+use crate::common::{Scratch, child, close, open, open_stock, run};
 use pwal::shared::{CONTROL_NAME, Identity, Words, now_us};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -22,6 +22,21 @@ fn runs_what_it_is_told_on_stock() {
     close(stock);
 }
 
+const BESIDE: &str = "doctor::processes::reads_through_pwal";
+
+/// A role of its own process; nothing in a normal run.
+#[test]
+fn reads_through_pwal() {
+    if !child::role(BESIDE) {
+        return;
+    }
+    let connection = open(child::setting("DATABASE").as_ref());
+    run(&connection, "SELECT * FROM t");
+    child::report("here");
+    let _ = child::command();
+    close(connection);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn stock_connections_are_named() {
@@ -37,6 +52,16 @@ fn stock_connections_are_named() {
     runs("SELECT * FROM t");
     let report = doctor(&scratch, &path);
     report.says("other openers", "warn", &[&pid, "until it closes it"]).only(&["other openers"]);
+    let mut beside = child::start(BESIDE, &[("DATABASE", path.display().to_string())]);
+    beside.expect("here");
+    let words = ["works on stock SQLite's own -wal", &beside.pid().to_string()];
+    doctor(&scratch, &path).says("other openers", "warn", &words).only(&["other openers", "other openers"]);
+    let text = tool(["status".as_ref(), path.as_os_str()]);
+    assert!(text.printed().contains("on stock SQLite's own -wal: a connection that is not on pwal"), "{text:?}");
+    assert!(tool(["recover".as_ref(), path.as_os_str()]).refused(3).contains("is not on pwal"));
+    beside.end_input();
+    assert!(beside.wait().success());
+    doctor(&scratch, &path).says("other openers", "warn", &[&pid, "until it closes it"]).only(&["other openers"]);
     runs("PRAGMA busy_timeout=0; INSERT INTO t VALUES(2)");
     doctor(&scratch, &path).says("leftovers", "note", &["app.db-wal", "in use by stock"]);
     runs("PRAGMA journal_mode=DELETE; PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT");

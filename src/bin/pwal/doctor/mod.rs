@@ -79,6 +79,8 @@ struct Scene {
     /// The shared words of a live engine, and who is attached.
     words: io::Result<Option<(Observed, Vec<Attached>)>>,
     openers: Openers,
+    /// Whether connections of pwal work as stock SQLite does, beside one of stock's.
+    beside_stock: bool,
 }
 
 impl Scene {
@@ -95,7 +97,8 @@ impl Scene {
         let owned = owner::is_owned(&database).unwrap_or(false);
         let words = if owned { owner::attached(&database) } else { Ok(None) };
         let openers = Openers::of(&database);
-        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers })
+        let beside_stock = owner::is_beside_stock(&database).unwrap_or(false);
+        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers, beside_stock })
     }
 
     /// The attached processes, as far as they can be known.

@@ -94,6 +94,13 @@ fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
 
 fn check_others(scene: &Scene, report: &mut Report) {
     let rollback = matches!(scene.database.stamp(), StampState::Plain { wal: false }) && !scene.owned;
+    if scene.beside_stock {
+        let ours = scene.openers.all.iter().filter(|opener| opener.way == Way::Pwal);
+        let names = ours.map(Opener::to_string).collect::<Vec<_>>().join(", ");
+        let found = format!("works on stock SQLite's own -wal, beside a connection that was there first: {names}");
+        let advice = "close what is not on pwal, and then these, or restart them: the next open is on pwal again";
+        report.warn(OTHERS, found, advice);
+    }
     for opener in scene.openers.not_among(scene.attached()).filter(|opener| opener.way != Way::Pwal) {
         check_other(scene, opener, rollback, report);
     }
@@ -131,7 +138,9 @@ fn check_other(scene: &Scene, opener: &Opener, rollback: bool, report: &mut Repo
         }
         Way::Other => report.warn(
             OTHERS,
-            format!("{named} has the file open past pwal: until it closes it, pwal gets \"database is locked\""),
+            format!(
+                "{named} has the file open past pwal: until it closes it, others work on stock SQLite's own -wal, too"
+            ),
             "load pwal there before its first connection, or end it",
         ),
     }

@@ -1,0 +1,74 @@
+//! A connection beside stock SQLite: one that is not on pwal had the database open first, so that EXCLUSIVE cannot be had. Then
+//! this one works as stock does, with the real `-wal` and `-shm`, until all of them have closed.
+//!
+//! Nobody may have the log meanwhile. A claim needs EXCLUSIVE, against the SHARED of this connection's base file; but POSIX
+//! locks are the process's (another SQLite library in it is not kept out, and closing the file anywhere in it drops them). So
+//! each such connection also holds the byte STOCK of the lock file, shared, by a lock of its open file. STOCK is taken, and
+//! looked at by claims, under INIT: a claim that finds it held is BUSY, and STOCK is not taken while a process is attached.
+
+use crate::disk::LogDirectory;
+use crate::shared::{ALIVE_BYTES, INIT, LOCK_NAME, LockFile, STOCK};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the end of such a connection waits for INIT: without it the log directory stays, empty, for the next open.
+const INIT_WAIT: Duration = Duration::from_millis(100);
+
+pub(super) struct BesideStock {
+    lock: LockFile,
+    dir: Arc<dyn LogDirectory>,
+}
+
+impl BesideStock {
+    /// Under INIT, which `lock` holds and keeps, with nobody attached.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn begin(lock: LockFile, dir: &Arc<dyn LogDirectory>) -> io::Result<BesideStock> {
+        if !lock.try_lock_shared(STOCK)? {
+            // Nobody ever holds it alone.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(BesideStock { lock, dir: Arc::clone(dir) })
+    }
+
+    /// Others may come.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn end_init(&self) -> io::Result<()> {
+        self.lock.unlock(INIT)
+    }
+
+    fn leave(&self) -> io::Result<()> {
+        let has_init = self.lock.lock_within(INIT, INIT_WAIT, || Ok(false))?;
+        self.lock.unlock(STOCK)?;
+        if has_init && self.lock.is_in(&*self.dir.directory()?)? {
+            give_up_lock(&self.lock, &*self.dir);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BesideStock {
+    fn drop(&mut self) {
+        // Closing the lock file frees all; in a forked child it is closed already. A failure leaves an empty directory.
+        let _ = self.leave();
+    }
+}
+
+/// Whether connections of pwal are beside stock SQLite, but for this open file.
+pub(super) fn is_beside_stock(lock: &LockFile) -> io::Result<bool> {
+    lock.is_held_by_others(STOCK)
+}
+
+/// Under INIT: the log directory goes if nothing but `lock` and `control` is in it, and nobody holds locks by it. A failure
+/// leaves a harmless empty directory.
+pub(super) fn give_up_lock(lock: &LockFile, dir: &dyn LogDirectory) {
+    let is_ours = |name: &String| name == LOCK_NAME || name == crate::shared::CONTROL_NAME;
+    let is_used = lock.is_held_by_others(ALIVE_BYTES).unwrap_or(true) || is_beside_stock(lock).unwrap_or(true);
+    if !is_used && dir.list().is_ok_and(|names| names.iter().all(is_ours)) {
+        let _ = crate::log::retire::remove_directory(dir);
+    }
+}
