@@ -4,6 +4,7 @@
 //! checkpoints never overlap (CKPT).
 
 use super::hold::Held;
+use super::images::Images;
 use super::poison::Failed;
 use super::space::Keep;
 use super::{Engine, EngineError};
@@ -176,26 +177,21 @@ impl Engine {
     /// The newest image of each page up to `target` goes to the database file, which gets the size that it has then, in
     /// pages, and is synced.
     fn backfill(&self, target: u64) -> Result<u32, EngineError> {
-        let (newest, database_pages) = {
+        let (newest, unread, database_pages) = {
             let frames = self.frames.read();
             let newest = frames.newest_by_page(target).ok_or_else(|| self.no_commit(target))?;
-            (newest, frames.database_pages(target))
+            (newest, frames.unread_batches(target), frames.database_pages(target))
         };
+        let images = Images::prove(self, newest, &unread, database_pages)?;
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
         let stamp = Stamp { log_id: self.log_id, backfill_target: target };
         Backfill::new(broker.as_mut(), self.page_bytes, stamp).run(
-            newest.keys().copied(),
+            images.pages(),
             database_pages,
             |page, buffer| {
                 crate::fault_point("checkpointing");
-                let (frame, file) = newest.get(&page).ok_or(EngineError::NoLog)?;
-                let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&self.path, e))?;
-                if read < buffer.len() {
-                    return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page });
-                }
-                frame.unmask(buffer, 0);
-                Ok(())
+                images.read(page, buffer)
             },
         )?;
         self.copy_page_one(broker.as_mut(), target)?;

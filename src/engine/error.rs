@@ -36,6 +36,12 @@ pub(crate) enum EngineError {
     /// A slot is shorter than its frames.
     #[error("the log in {file} ends before the image of page {page}: was it touched by somebody else?")]
     ShortLog { file: PathBuf, page: u32 },
+    /// An image of a durable commit is not what was written.
+    #[error(
+        "the image of page {page} of commit {sequence} at byte {offset} of {file} does not fit its checksum: the medium has \
+         changed it, or somebody has; nothing of it is written to the database file, and the log stays"
+    )]
+    Image { file: PathBuf, page: u32, sequence: u64, offset: u64 },
     /// The database file could not be read, written or synced.
     #[error("cannot {action} the database file {file}: {source}")]
     Database { action: &'static str, file: PathBuf, source: io::Error },
@@ -139,6 +145,7 @@ impl EngineError {
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
             EngineError::Open { source, .. } => full_or(source, Code::IOERR),
             EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
+            EngineError::Image { .. } => Code::IOERR_DATA,
             EngineError::Held { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,

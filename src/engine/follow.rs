@@ -75,12 +75,8 @@ impl Engine {
         }
         let images = batch_head_bytes(pages.len());
         let page_bytes = u64::from(self.page_bytes);
-        let frame = |(page, at): (&u32, u64)| NewFrame {
-            page: *page,
-            place: ImagePlace::Batch(images + at * page_bytes),
-            mask: 0,
-        };
-        frames.append(&commit, pages.iter().zip(0..).map(frame));
+        frames
+            .append(&commit, pages.iter().zip(0..).map(|(page, at)| NewFrame::unread(*page, images + at * page_bytes)));
         Ok(true)
     }
 

@@ -5,7 +5,7 @@
 
 use super::commit::EpochCounts;
 use crate::disk::LogFile;
-use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask};
+use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask, batch_head_bytes};
 use crate::view;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,10 @@ pub(crate) enum FileId {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) page: u32,
-    pub(crate) file: FileId,
+    /// Of its descriptor; [`UNREAD`]: the head of its batch was not read.
+    pub(crate) crc: u32,
+    file_number: u32,
+    is_spilled: bool,
     /// Of the image in its file.
     mask: u8,
     /// Bytes from the start of the file.
@@ -31,7 +34,18 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
 }
 
+/// No CRC is known; an image that has this one by chance is looked up once more.
+pub(crate) const UNREAD: u32 = 0;
+
+/// A long reader's log has millions.
+const _: () = assert!(size_of::<Frame>() == 32);
+
 impl Frame {
+    /// The file that it lies in.
+    pub(crate) fn file(&self) -> FileId {
+        if self.is_spilled { FileId::Spill(self.file_number) } else { FileId::Slot(self.file_number) }
+    }
+
     /// Makes what was read of the file at `offset` (bytes) in the image the image's own bytes.
     pub(crate) fn unmask(&self, buffer: &mut [u8], offset: u64) {
         apply_mask(buffer, self.offset + offset, self.mask);
@@ -41,15 +55,32 @@ impl Frame {
 /// A frame of a commit, to be added to the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewFrame {
-    pub(crate) page: u32,
-    pub(crate) place: ImagePlace,
-    pub(crate) mask: u8,
+    page: u32,
+    place: ImagePlace,
+    mask: u8,
+    crc: u32,
+}
+
+impl NewFrame {
+    /// Of a small batch whose head was not read: its images lie one behind the other behind that, without masks.
+    pub(crate) fn unread(page: u32, offset: u64) -> NewFrame {
+        NewFrame { page, place: ImagePlace::Batch(offset), mask: 0, crc: UNREAD }
+    }
 }
 
 impl From<&Descriptor> for NewFrame {
     fn from(descriptor: &Descriptor) -> NewFrame {
-        NewFrame { page: descriptor.page, place: descriptor.place, mask: descriptor.mask }
+        let Descriptor { page, place, mask, crc, .. } = *descriptor;
+        NewFrame { page, place, mask, crc }
     }
+}
+
+/// Where a batch begins whose head was not read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchAt {
+    pub(crate) sequence: u64,
+    pub(crate) slot: u32,
+    pub(crate) offset: u64,
 }
 
 /// A published commit and where its batch lies.
@@ -189,12 +220,12 @@ impl Frames {
     pub(crate) fn append(&mut self, commit: &LogCommit, frames: impl Iterator<Item = NewFrame>) -> u64 {
         debug_assert_eq!(commit.sequence, self.last_sequence() + 1, "commits come in their order");
         let first = self.base_number + self.frames.len() as u64 + 1;
-        self.frames.extend(frames.map(|NewFrame { page, place, mask }| {
-            let (file, offset) = match place {
-                ImagePlace::Batch(offset) => (FileId::Slot(commit.slot), commit.offset + offset),
-                ImagePlace::Spill { file, offset } => (FileId::Spill(file), offset),
+        self.frames.extend(frames.map(|NewFrame { page, place, mask, crc }| {
+            let (file_number, is_spilled, offset) = match place {
+                ImagePlace::Batch(offset) => (commit.slot, false, commit.offset + offset),
+                ImagePlace::Spill { file, offset } => (file, true, offset),
             };
-            Frame { page, file, mask, offset, sequence: commit.sequence }
+            Frame { page, crc, file_number, is_spilled, mask, offset, sequence: commit.sequence }
         }));
         let last = self.base_number + self.frames.len() as u64;
         self.commits.push_back(Commit { last, database_pages: commit.database_pages, lane: commit.lane });
@@ -206,16 +237,33 @@ impl Frames {
     pub(crate) fn locate(&self, number: u64) -> Option<(Frame, Option<Arc<dyn LogFile>>)> {
         let index = number.checked_sub(self.base_number + 1)?;
         let frame = *self.frames.get(usize::try_from(index).ok()?)?;
-        Some((frame, self.files.get(&frame.file).map(Arc::clone)))
+        Some((frame, self.files.get(&frame.file()).map(Arc::clone)))
     }
 
     /// The newest image of each page of the commits up to `sequence`, in page order; `None`: a file of them is not open.
     pub(crate) fn newest_by_page(&self, sequence: u64) -> Option<NewestByPage> {
         let mut newest = BTreeMap::new();
         for frame in self.frames.iter().take_while(|frame| frame.sequence <= sequence) {
-            newest.insert(frame.page, (*frame, Arc::clone(self.files.get(&frame.file)?)));
+            newest.insert(frame.page, (*frame, Arc::clone(self.files.get(&frame.file())?)));
         }
         Some(newest)
+    }
+
+    /// The batches of the commits up to `sequence` whose heads were not read.
+    pub(crate) fn unread_batches(&self, sequence: u64) -> Vec<BatchAt> {
+        let mut unread = Vec::new();
+        let mut first = self.base_number;
+        for (commit, at) in self.commits.iter().zip(self.base_sequence + 1..=sequence) {
+            let count = usize::try_from(commit.last - first).unwrap_or(0);
+            let index = usize::try_from(first - self.base_number).unwrap_or(usize::MAX);
+            first = commit.last;
+            let frame = self.frames.get(index).filter(|frame| frame.crc == UNREAD && !frame.is_spilled);
+            if let Some(Frame { file_number, offset, .. }) = frame {
+                let offset = offset.saturating_sub(batch_head_bytes(count));
+                unread.push(BatchAt { sequence: at, slot: *file_number, offset });
+            }
+        }
+        unread
     }
 
     /// The commit `sequence` has images in this spill file.

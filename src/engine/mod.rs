@@ -15,6 +15,7 @@ mod follow;
 mod frames;
 mod guard;
 mod hold;
+mod images;
 mod lanes;
 mod lifecycle;
 mod marks;

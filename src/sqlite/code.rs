@@ -55,6 +55,7 @@ codes! {
     IOERR_LOCK = 10 | (15 << 8);
     IOERR_SHMOPEN = 10 | (18 << 8);
     IOERR_SHMMAP = 10 | (21 << 8);
+    IOERR_DATA = 10 | (32 << 8);
     CANTOPEN_ISDIR = 14 | (2 << 8);
     ABORT_ROLLBACK = 4 | (2 << 8);
 }
