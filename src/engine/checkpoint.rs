@@ -9,9 +9,11 @@ use super::poison::Failed;
 use super::space::Keep;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
-use crate::log::stamp::Stamp;
+use crate::log::stamp::{self, DATABASE_HEADER_BYTES, Stamp, StampState};
 use crate::shared::Words;
+use crate::sqlite::Code;
 use crate::sync::MutexGuard;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -30,6 +32,8 @@ struct Checkpointing<'a> {
 pub(super) struct Failures {
     /// Passes that failed one after the other; the next pass writes all their pages again.
     in_a_row: u32,
+    /// It was told that the database file has lost its name.
+    told_moved: bool,
 }
 
 /// Failed passes in a row that end the engine (R5).
@@ -137,11 +141,16 @@ impl Engine {
     }
 
     /// One pass, under CKPT.
-    fn pass(&self, mut ckpt: Checkpointing<'_>) -> Result<(), EngineError> {
+    fn pass(self: &Arc<Engine>, mut ckpt: Checkpointing<'_>) -> Result<(), EngineError> {
         if !self.is_active() {
             return Ok(());
         }
         let backfilled = self.marks.backfilled();
+        match self.check_database(backfilled) {
+            Err(error @ EngineError::Replaced { .. }) => return Err(self.end_for(error)),
+            checked => checked?,
+        }
+        self.look_at_name(&mut ckpt.failures);
         let target = self.marks.choose_target();
         if target > backfilled {
             self.follow(target)?;
@@ -152,10 +161,10 @@ impl Engine {
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
                     // the broker has gone, with the exit of this process.
-                    if error.code() != crate::sqlite::Code::FULL && !matches!(error, EngineError::NoLog) {
+                    if error.code() != Code::FULL && !matches!(error, EngineError::NoLog) {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
-                            self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
+                            return Err(self.end_for(error));
                         }
                     }
                     return Err(error);
@@ -172,6 +181,63 @@ impl Engine {
         }
         self.delete_spills();
         Ok(())
+    }
+
+    /// The engine ends for a checkpoint's failure. The log is whole: what is published is made durable first, if that can be
+    /// done.
+    fn end_for(self: &Arc<Engine>, error: EngineError) -> EngineError {
+        if self.is_poisoned() {
+            return error;
+        }
+        // Its failure poisons by itself.
+        let _flushed = self.lead_waiting().and_then(|leader| self.flush(&leader, false));
+        if matches!(error, EngineError::Replaced { .. }) {
+            self.marks.words().set_replaced();
+        }
+        self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
+        error
+    }
+
+    /// Whether the file is still the one that this log belongs to. Somebody may have copied another one over it, or restored an
+    /// older state: pages of this log in it would be a mixture of both. What SQLite itself writes is kept out, but `cp` is not.
+    fn check_database(&self, backfilled: u64) -> Result<(), EngineError> {
+        let mut broker = self.broker.lock();
+        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut header = [0; DATABASE_HEADER_BYTES];
+        let read = broker.read_at(&mut header, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let log_id = self.log_id;
+        let found = match stamp::read(&header[..read]) {
+            // T of a pass that did not come to its end may be beyond B.
+            StampState::Stamped(found) if found.log_id == log_id => match found.backfill_target {
+                target if (backfilled..=self.marks.published()).contains(&target) => return Ok(()),
+                target => format!("it has the state behind commit {target}, not {backfilled}"),
+            },
+            // A write of page 1 that failed on its way.
+            StampState::BadStamp { log_id: found } if found == log_id => return Ok(()),
+            StampState::Stamped(found) => format!("it belongs to the log {:016x}, not {log_id:016x}", found.log_id),
+            StampState::BadStamp { .. } | StampState::Older { .. } => "its header is damaged".to_owned(),
+            StampState::Plain { .. } | StampState::Leftover => {
+                format!("its header does not name the log {log_id:016x}")
+            }
+        };
+        Err(EngineError::Replaced { file: self.path.clone(), found })
+    }
+
+    /// A file that was renamed or removed, or over which another one was renamed, is still this log's: the processes that have it
+    /// open go on, as with stock SQLite (`verifyDbFile`), and nobody else finds it. So this is told, once.
+    fn look_at_name(&self, seen: &mut Failures) {
+        let identity = self.marks.words().identity();
+        let named = std::fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));
+        if seen.told_moved || named.is_ok_and(|named| named == (identity.device, identity.inode)) {
+            return;
+        }
+        seen.told_moved = true;
+        let text = format!(
+            "pwal: {}: the database file was renamed, removed or replaced while it was open; what is committed goes to the old \
+             file. Close all connections and open the database again",
+            self.path.display()
+        );
+        self.context.host.log(Code::WARNING.number(), &text);
     }
 
     /// The newest image of each page up to `target` goes to the database file, which gets the size that it has then, in

@@ -42,6 +42,12 @@ pub(crate) enum EngineError {
          changed it, or somebody has; nothing of it is written to the database file, and the log stays"
     )]
     Image { file: PathBuf, page: u32, sequence: u64, offset: u64 },
+    /// The database file is not the one that the log belongs to.
+    #[error(
+        "{file} was overwritten while it was open: {found}. Nothing was written to it; the log stays beside it. Close all \
+         connections before a database file is restored or copied over"
+    )]
+    Replaced { file: PathBuf, found: String },
     /// The database file could not be read, written or synced.
     #[error("cannot {action} the database file {file}: {source}")]
     Database { action: &'static str, file: PathBuf, source: io::Error },
@@ -145,6 +151,7 @@ impl EngineError {
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
             EngineError::Open { source, .. } => full_or(source, Code::IOERR),
             EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
+            EngineError::Replaced { .. } => Code::IOERR_READ,
             EngineError::Image { .. } => Code::IOERR_DATA,
             EngineError::Held { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,

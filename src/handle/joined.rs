@@ -228,6 +228,10 @@ impl Joined {
             self.reading = true;
             return Ok(());
         }
+        self.check_replaced().inspect_err(|_| {
+            self.engine.queue.give_up_grant(self.me.id);
+            self.log(Code::IOERR_READ, &self.lost().to_string());
+        })?;
         self.engine.look_after_guard();
         let newest = self.wants_newest(inner);
         let changed = match self.refresh_to_snapshot(newest) {
@@ -316,6 +320,10 @@ impl Joined {
         if refused {
             siblings::arm_refused(&self.engine, self.me.id);
         }
+    }
+
+    fn check_replaced(&self) -> Result<(), Code> {
+        if self.engine.marks.words().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
     }
 
     /// The second attempt did not come.
@@ -438,9 +446,10 @@ impl Joined {
         self.view.reset_checkpoint_info();
     }
 
-    /// R5.3: a view that shows what was rolled back shows nothing.
+    /// R5.3: a view that shows what was rolled back shows nothing. Nor does one over a file that was replaced.
     pub(super) fn check_lost(&self) -> Result<(), Code> {
         self.check_mine()?;
+        self.check_replaced()?;
         if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
             return Err(Code::IOERR_READ);
         }

@@ -18,7 +18,7 @@
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
 //! | 1408 | 64 | process slots that have ever been attached to |
-//! | 1472 | 64 | free |
+//! | 1472 | 64 | whether the database file was found to be another one |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
@@ -143,7 +143,7 @@ pub struct ReadOnlyWords {
     log: LogLine,
     flush: FlushLine,
     pub(super) slots_used: Line,
-    free: Line,
+    replaced: Line,
     pub(super) processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -279,6 +279,12 @@ impl ReadOnlyWords {
     #[must_use]
     pub fn kept_by_poison(&self) -> Option<u64> {
         self.state.kept.load(SeqCst).checked_sub(1)
+    }
+
+    /// Whether the database file was found to be another one than that of this log: nobody reads it any more.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.0.load(SeqCst) != 0
     }
 
     /// The mode of the database, as the engine numbers it.
@@ -464,6 +470,11 @@ impl Words {
     pub fn set_recycled_below(&self, sequence: u64) {
         step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
+    }
+
+    /// The database file is another one than that of this log.
+    pub fn set_replaced(&self) {
+        self.replaced.0.store(1, SeqCst);
     }
 
     /// Counts the slots that were deleted while processes were attached: who has one of them open may close it.
