@@ -216,3 +216,31 @@ fn who_deletes_slots_may_die_on_the_way() {
         }
     }
 }
+
+/// A slot that is truncated and has its name still is open in another process, which knows how large it was.
+#[test]
+#[cfg(debug_assertions)]
+fn a_truncated_slot_is_not_used_again() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("a truncated slot");
+    let (mut reader, mut writer) = pinned(&path);
+    reader.run("COMMIT");
+    let rows = writer.run(COUNT);
+    let mut victim = Agent::start_with(&[("PWAL_TEST_DIE_AT", String::from("truncated:3"))]);
+    victim.open("c", &path);
+    assert_eq!(victim.run(COUNT), rows);
+    victim.tell("c PRAGMA wal_checkpoint(TRUNCATE)");
+    victim.wait_killed();
+    writer.run("PRAGMA wal_autocheckpoint=0");
+    write_much(&mut writer, 40);
+    let rows = writer.run(COUNT);
+    writer.kill();
+    reader.kill();
+    processes::log::assert_sound(&path);
+    let mut next = Agent::on(&path);
+    assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
+    next.end();
+    common::assert_plain(&path);
+}

@@ -208,6 +208,8 @@ impl Engine {
                 _ => continue,
             };
             let known = self.slots.lock().open.get(&number).cloned();
+            // One that was truncated, and could not be removed: by a process that died, or an error.
+            let known = known.filter(|slot| slot.file.bytes().is_ok_and(|bytes| bytes >= slot.bytes));
             let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
                 // It could not be made whole, or nobody needed it, and was removed.
                 Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
