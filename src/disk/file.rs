@@ -142,14 +142,18 @@ impl RealFile {
                 }
                 return act(opened);
             }
-            self.reopen()?;
+            if let Some(result) = self.reopen_with(&mut act)? {
+                return result;
+            }
         }
     }
 
-    fn reopen(&self) -> io::Result<()> {
+    /// Opens the file again and runs `act` before the pool can close it: where all others must stay open, this one is closed at
+    /// once. `None`: somebody else has opened it.
+    fn reopen_with<R>(&self, act: &mut impl FnMut(&Opened) -> io::Result<R>) -> io::Result<Option<io::Result<R>>> {
         let mut open = self.open.write();
         if open.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let how = if self.how == OpenHow::CreateNew { OpenHow::Existing } else { self.how };
         let opened = open_again(&self.directory, &self.pool, &self.name, how)?;
@@ -157,13 +161,13 @@ impl RealFile {
         if (facts.dev(), facts.ino()) != self.identity {
             return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
         }
-        *open = Some(opened);
+        let result = act(open.insert(opened));
         self.used.store(true, Relaxed);
         drop(open);
         if let Some(this) = self.this.upgrade() {
             self.pool.admit(&this);
         }
-        Ok(())
+        Ok(Some(result))
     }
 
     fn close_if_idle(&self, any: bool) -> bool {
@@ -286,7 +290,13 @@ impl LogFile for RealFile {
         if self.how == OpenHow::ReadOnly || self.how == OpenHow::PastCache {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.write_with(|file| file.set_len(0))
+        // Nothing is left of it that a sync would have to make durable.
+        self.with(|opened| {
+            let ended = self.ended.load(SeqCst);
+            opened.file.set_len(0)?;
+            self.synced.fetch_max(ended, SeqCst);
+            Ok(())
+        })
     }
 
     fn keep_open(&self, keep: bool) -> io::Result<()> {

@@ -5,12 +5,15 @@
 //! proves itself; what is backfilled need not be read any more.
 
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
+use super::slots::if_there;
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
-use crate::log::follow::proven;
 use crate::log::format::{self, Batch, BatchPlace, ImagePlace, apply_mask, batch_head_bytes, decode_batch, image_crc};
 use crate::shared::CommitEntry;
 use std::sync::atomic::Ordering::SeqCst;
+
+/// Commits that a walk adds while others wait for the table.
+const WALKED_AT_ONCE: u64 = 1024;
 
 impl Engine {
     pub(super) fn no_commit(&self, sequence: u64) -> EngineError {
@@ -25,13 +28,18 @@ impl Engine {
         if self.followed.load(SeqCst) >= to {
             return Ok(());
         }
-        let mut frames = self.frames.write();
-        let followed = self.follow_with(&mut frames, to);
-        self.followed.store(frames.last_sequence(), SeqCst);
-        followed
+        loop {
+            let mut frames = self.frames.write();
+            let followed = self.follow_with(&mut frames, to);
+            self.followed.store(frames.last_sequence(), SeqCst);
+            if followed? {
+                return Ok(());
+            }
+        }
     }
 
-    fn follow_with(&self, frames: &mut Frames, to: u64) -> Result<(), EngineError> {
+    /// False: there is more to follow, and others may read the table first.
+    fn follow_with(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         while frames.last_sequence() < to {
             let (backfilled, pages) = self.marks.words().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
@@ -45,14 +53,17 @@ impl Engine {
                 break;
             }
             let next = frames.last_sequence() + 1;
-            match self.published_batch(frames, next)? {
-                Some((commit, batch)) if self.add(frames, &commit, &batch)? => {}
-                // Backfilled, and written over or deleted meanwhile.
-                _ if self.marks.backfilled() >= next => {}
-                _ => return Err(self.no_commit(next)),
+            let walks = self.marks.words().commit(next).is_none();
+            let added = if walks { self.walk(frames, to)? } else { self.add_published(frames, next)? };
+            // Else it is backfilled, and written over or deleted meanwhile.
+            if !added && self.marks.backfilled() < next {
+                return Err(self.no_commit(next));
+            }
+            if walks {
+                return Ok(frames.last_sequence() >= to);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Adds a small commit by what the commit ring says of it. False: its batch must be read.
@@ -104,12 +115,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// The commit `sequence`, which is published; `None`: it is not there any more.
-    fn published_batch(&self, frames: &Frames, sequence: u64) -> Result<Option<(LogCommit, Batch)>, EngineError> {
-        let Some(entry) = self.marks.words().commit(sequence) else { return self.walk_to(frames, sequence) };
-        let Some(batch) = self.batch_of(&entry)? else { return Ok(None) };
+    /// Adds the commit `sequence` by its batch. False: it is not there any more.
+    fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
+        let Some(entry) = self.marks.words().commit(sequence) else { return Ok(true) };
+        let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
         self.note_ordinal(entry.ordinal, entry.file);
-        Ok(Some((LogCommit::of(&batch, entry.file), batch)))
+        self.add(frames, &LogCommit::of(&batch, entry.file), &batch)
     }
 
     fn place_of(&self, entry: &CommitEntry, slot_bytes: u64) -> BatchPlace {
@@ -128,36 +139,33 @@ impl Engine {
         let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(None) };
         let bytes = batch_head_bytes(entry.frames as usize).min(slot.bytes);
         let mut head = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        let read = slot.file.read_at(&mut head, entry.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let read = match slot.file.read_at(&mut head, entry.offset) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|e| EngineError::read(&self.path, e))?,
+        };
         let batch = decode_batch(&head[..read], &self.place_of(entry, slot.bytes)).ok();
         Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 
-    /// Walks the slots to the commit `sequence`, which the ring has no more.
-    fn walk_to(&self, frames: &Frames, sequence: u64) -> Result<Option<(LogCommit, Batch)>, EngineError> {
+    /// Walks the slots from behind the table's last commit on, as far as commit `to` or [`WALKED_AT_ONCE`] commits, which the ring
+    /// has no more: a segment is read ahead, so that this takes time by its bytes. False: the next commit is not there any more.
+    fn walk(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         let block = u64::from(self.block_bytes);
-        // Where it was read to, unless that segment has been written over since.
-        let goes_on = match frames.end() {
-            Some((ordinal, offset)) => self.slot_with_ordinal(ordinal)?.map(|_| (ordinal, offset)),
-            None => None,
-        };
-        let from = match goes_on {
-            None => self.segment_with(sequence)?.map(|ordinal| (ordinal, block)),
-            there => there,
-        };
-        let Some((mut ordinal, mut offset)) = from else { return Ok(None) };
-        while ordinal <= self.tail().ordinal {
-            let Some(slot) = self.slot_with_ordinal(ordinal)? else { return Ok(None) };
-            let Some(reader) = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal) else {
-                return Ok(None);
-            };
-            while offset < slot.bytes {
-                if let Some(batch) = proven(reader.head_at(offset))? {
-                    if batch.header.sequence == sequence {
-                        return Ok(Some((LogCommit::of(&batch, slot.number), batch)));
+        let before = frames.last_sequence();
+        let to = to.min(before + WALKED_AT_ONCE);
+        let Some((mut ordinal, mut offset)) = self.walk_from(frames, before + 1)? else { return Ok(false) };
+        while frames.last_sequence() < to && ordinal <= self.tail().ordinal {
+            let Some(slot) = self.slot_with_ordinal(ordinal)? else { break };
+            let Some(reader) = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal) else { break };
+            let reader = reader.reading_ahead();
+            while frames.last_sequence() < to && offset < slot.bytes {
+                if let Some(batch) = if_there(reader.head_at(offset))? {
+                    let is_next = batch.header.sequence == frames.last_sequence() + 1;
+                    if is_next && !self.add(frames, &LogCommit::of(&batch, slot.number), &batch)? {
+                        return Ok(frames.last_sequence() > before);
                     }
                     offset += batch.header.bytes;
-                } else if proven(reader.certificate_at(offset))?.is_some() {
+                } else if if_there(reader.certificate_at(offset))?.is_some() {
                     offset += block;
                 } else {
                     break;
@@ -165,7 +173,18 @@ impl Engine {
             }
             (ordinal, offset) = (ordinal + 1, block);
         }
-        Ok(None)
+        Ok(frames.last_sequence() > before)
+    }
+
+    /// Segment and offset from which the walk to the commit `sequence` begins: where the log was read to, unless that segment has
+    /// been written over since.
+    fn walk_from(&self, frames: &Frames, sequence: u64) -> Result<Option<(u64, u64)>, EngineError> {
+        if let Some((ordinal, offset)) = frames.end()
+            && self.slot_with_ordinal(ordinal)?.is_some()
+        {
+            return Ok(Some((ordinal, offset)));
+        }
+        Ok(self.segment_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
     }
 
     /// Reads the batch of this entry whole, proves it, and writes the same bytes again.

@@ -127,11 +127,13 @@ impl Engine {
             let is_there = frame.sequence <= self.marks.backfilled();
             return if is_there { Ok(false) } else { Err(self.no_commit(frame.sequence)) };
         };
-        let read = file.read_at(buffer, frame.offset + offset).map_err(|e| EngineError::read(&self.path, e))?;
-        // The slot may have been recycled meanwhile: then the image is in the database file.
-        if self.marks.recycled(frame.sequence) {
+        let read = file.read_at(buffer, frame.offset + offset);
+        // The slot may have been used again or deleted meanwhile: then the image is in the database file.
+        let is_gone = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        if self.marks.recycled(frame.sequence) || (is_gone && frame.sequence <= self.marks.backfilled()) {
             return Ok(false);
         }
+        let read = read.map_err(|e| EngineError::read(&self.path, e))?;
         // Or erased: whoever reads has seen more than what is durable now.
         if self.marks.is_poisoned() && frame.sequence > self.marks.durable() {
             let reason = "a flush failed".to_owned();

@@ -101,6 +101,14 @@ struct Needed {
     are_all: bool,
 }
 
+/// `None` for a record that does not prove itself, and for one in a file that was deleted meanwhile and not open.
+pub(super) fn if_there<T>(record: Result<T, LogError>) -> Result<Option<T>, EngineError> {
+    match proven(record) {
+        Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        record => Ok(record?),
+    }
+}
+
 impl Engine {
     pub(super) fn round_up(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(u64::from(self.block_bytes))
@@ -192,7 +200,7 @@ impl Engine {
 
     pub(super) fn reader_of(&self, slot: &Slot) -> Result<Option<SlotReader>, EngineError> {
         let open = OpenFile { path: self.dir.path().join(&slot.name), file: Arc::clone(&slot.file) };
-        Ok(proven(SlotReader::new(open, self.log_id))?)
+        if_there(SlotReader::new(open, self.log_id))
     }
 
     pub(super) fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
@@ -240,7 +248,10 @@ impl Engine {
     pub(super) fn close_deleted_slots(&self) -> Vec<u32> {
         let mut slots = self.slots.lock();
         let SlotFiles { open, by_ordinal } = &mut *slots;
-        let is_deleted = |slot: &Slot| slot.file.bytes().is_ok_and(|bytes| bytes == 0);
+        let is_deleted = |slot: &Slot| match slot.file.bytes() {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
         let deleted: Vec<u32> = open.values().filter(|slot| is_deleted(slot)).map(|slot| slot.number).collect();
         open.retain(|number, _| !deleted.contains(number));
         by_ordinal.retain(|_, number| !deleted.contains(number));

@@ -65,8 +65,8 @@ impl Engine {
                 bytes -= free.slot.bytes;
                 given += 1;
             }
+            self.close_deleted(&mut self.frames.write());
             if given < AT_ONCE {
-                self.close_deleted(&mut self.frames.write());
                 return Ok(given < free.len() && bytes > (SLOTS_KEPT * usual).min(self.settings.journal_size_limit()));
             }
         }

@@ -134,6 +134,12 @@ impl SlotReader {
         Ok(SlotReader { open, header })
     }
 
+    /// The same for a walk: what is read is read ahead. It may be older than what the file has by then.
+    pub(crate) fn reading_ahead(self) -> SlotReader {
+        let OpenFile { path, file } = self.open;
+        SlotReader { open: OpenFile { path, file: Arc::new(ReadAhead::new(file)) }, header: self.header }
+    }
+
     /// The place `offset` (bytes) of this slot, for the decoders.
     #[must_use]
     pub fn place(&self, offset: u64) -> BatchPlace {
