@@ -7,6 +7,9 @@ const path = require('node:path');
 
 const workspace = path.dirname(__dirname);
 execFileSync('cargo', ['build', '--release', '--locked', '-p', 'pwal-sqlite-ext'], { cwd: workspace, stdio: 'inherit' });
+for (const licence of ['LICENSE-APACHE', 'LICENSE-MIT']) {
+  fs.copyFileSync(path.join(workspace, licence), path.join(__dirname, licence));
+}
 const target = path.resolve(workspace, process.env.CARGO_TARGET_DIR ?? 'target');
 const place = path.join(__dirname, 'prebuilt', `${process.platform}-${process.arch}`);
 fs.mkdirSync(place, { recursive: true });

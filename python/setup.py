@@ -1,6 +1,8 @@
 """Builds the wheel: the library by cargo, from the workspace around this directory, and the tag from what it needs.
 
     pip wheel --no-deps ./python
+
+A source distribution has the workspace in it, below `workspace`, as far as the library is built from it.
 """
 
 import os
@@ -13,9 +15,18 @@ from pathlib import Path
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
-WORKSPACE = HERE.parent
+COPY = HERE / "workspace"
+WORKSPACE = COPY if COPY.exists() else HERE.parent
+LICENCES = ["LICENSE-APACHE", "LICENSE-MIT"]
+# What cargo wants to see of the workspace to build the library.
+SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "rustfmt.toml", "src", "docs", "benches", "preload", "sqlite-ext", *LICENCES]
+
+# A package's licence files lie below its own directory.
+for licence in LICENCES:
+    shutil.copyfile(WORKSPACE / licence, HERE / licence)
 
 
 def version():
@@ -48,6 +59,18 @@ class WithLibrary(build_py):
             subprocess.run(["strip", "--strip-debug", str(copy)], check=True)
 
 
+class WithWorkspace(sdist):
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        for name in SOURCES:
+            source, copy = WORKSPACE / name, Path(base_dir) / "workspace" / name
+            if source.is_dir():
+                shutil.copytree(source, copy)
+            else:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+
+
 class WithBinary(Distribution):
     def has_ext_modules(self):
         return True
@@ -62,4 +85,8 @@ class ForThisPlatform(bdist_wheel):
         return ("py3", "none", f"manylinux_2_{max(map(int, found))}_{machine}" if found else f"linux_{machine}")
 
 
-setup(version=version(), distclass=WithBinary, cmdclass={"build_py": WithLibrary, "bdist_wheel": ForThisPlatform})
+setup(
+    version=version(),
+    distclass=WithBinary,
+    cmdclass={"build_py": WithLibrary, "bdist_wheel": ForThisPlatform, "sdist": WithWorkspace},
+)

@@ -54,7 +54,7 @@ fn assert_lines_of(text: &str, file: &str) {
 fn python_package(place: &Path, library: &Path) {
     let package = place.join("pwal");
     std::fs::create_dir(&package).expect("a directory");
-    for name in ["__init__.py", "_host.py"] {
+    for name in ["__init__.py", "_host.py", "_log.py"] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/pwal").join(name);
         symlink(source, package.join(name)).expect("a symlink");
     }

@@ -186,6 +186,85 @@ for (const host of Object.keys(hosts)) {
 }
 
 for (const host of Object.keys(hosts)) {
+  test(`${host}: strict forbids what would stay on stock SQLite`, { skip: missing(host) }, (t) => {
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    run(host, directory, `
+      const old = open('app.db');
+      fill(old);
+      assert.throws(() => pwal.install(Database, { strict: true }), /open before pwal was installed: .*app.db/);
+      old.close();
+      assert.throws(() => pwal.install(Database, { strict: true, default: false }), /cannot be had without default/);
+      pwal.install(Database, { strict: true });
+      open(':memory:').exec('CREATE TABLE t(x)');
+      const db = open('app.db');
+      assert.strictEqual(one(db, 'SELECT count(*) FROM t'), 1);
+      assert(pwal.status(db).active);
+      if ('${host}' === 'node:sqlite') assert.throws(() => open('file:app.db?vfs=unix'), /another VFS than pwal/);
+      db.close();
+    `);
+    assertPlain(host, directory, 1);
+  });
+
+  test(`${host}: another file of the same version is as good`, { skip: missing(host) }, (t) => {
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    run(host, directory, `
+      require('node:fs').copyFileSync(pwal.path, 'libpwal.so');
+      new Database(':memory:', { allowExtension: true }).loadExtension('./libpwal.so', 'sqlite3_pwalvfs_init');
+      pwal.install(Database);
+      const db = open('app.db');
+      fill(db);
+      assert(pwal.status(db).active);
+      db.close();
+      require('node:fs').unlinkSync('libpwal.so');
+    `);
+    assertPlain(host, directory, 1);
+  });
+
+  test(`${host}: by the names of an ES module`, { skip: missing(host) }, (t) => {
+    const directory = fs.mkdtempSync(path.join(here, 'esm-'));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    const imports = host === 'node:sqlite' ? '{ DatabaseSync as Database }' : 'Database';
+    fs.writeFileSync(path.join(directory, 'app.mjs'), `
+      import ${imports} from '${host}';
+      import { install, path, status } from 'pwal';
+      import pwal from 'pwal';
+      install(Database);
+      const db = new Database('app.db');
+      db.exec('PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)');
+      console.log(status(db).active, path === pwal.path, path.endsWith('libpwal.so'));
+      db.close();
+    `);
+    const options = { cwd: directory, encoding: 'utf8' };
+    const done = spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', 'app.mjs'], options);
+    assert.deepStrictEqual([done.status, done.stdout, done.stderr], [0, 'true true true\n', '']);
+  });
+
+  test(`${host}: in TypeScript`, { skip: missing(host) || missing('typescript') }, (t) => {
+    const directory = fs.mkdtempSync(path.join(here, 'ts-'));
+    t.after(() => fs.rmSync(directory, { recursive: true }));
+    const imports = host === 'node:sqlite' ? '{ DatabaseSync as Database }' : 'Database';
+    fs.writeFileSync(path.join(directory, 'app.mts'), `
+      import ${imports} from '${host}';
+      import { install, path, status } from 'pwal';
+      const nothing: void = install(Database);
+      const db = new Database('app.db');
+      db.exec('PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)');
+      const active: boolean = status(db).active;
+      console.log(active, path.length > 0, nothing);
+      db.close();
+      // @ts-expect-error: there is no such option.
+      export const wrong = () => install(Database, { defaults: false });
+    `);
+    const words = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--skipLibCheck', '--types', 'node', 'app.mts'];
+    const compiled = spawnSync(path.join(here, 'node_modules/.bin/tsc'), words, { cwd: directory, encoding: 'utf8' });
+    assert.deepStrictEqual([compiled.status, compiled.stdout], [0, '']);
+    const options = { cwd: directory, encoding: 'utf8' };
+    const done = spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', 'app.mjs'], options);
+    assert.deepStrictEqual([done.status, done.stdout, done.stderr], [0, 'true true undefined\n', '']);
+  });
+
   test(`${host}: several processes`, { skip: missing(host) }, async (t) => {
     const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
     t.after(() => fs.rmSync(directory, { recursive: true }));
@@ -229,6 +308,47 @@ test('better-sqlite3: a name with ?vfs= is a file of that name', { skip: missing
   t.after(() => fs.rmSync(directory, { recursive: true }));
   run('better-sqlite3', directory, "pwal.install(Database, { default: false }); open('file:app.db?vfs=pwal').exec('CREATE TABLE t(x)')");
   assert.deepStrictEqual(fs.readdirSync(directory), ['file:app.db?vfs=pwal']);
+});
+
+test('sqlite3: install() is to be waited for', { skip: missing('sqlite3') }, (t) => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pwal-npm-'));
+  t.after(() => fs.rmSync(directory, { recursive: true }));
+  const script = `
+    process.chdir(${JSON.stringify(directory)});
+    const assert = require('node:assert');
+    const { Database } = require('sqlite3');
+    const { install } = require('pwal');
+    (async () => {
+      await assert.rejects(async () => install(Database, { strict: true }), /sqlite3 cannot choose/);
+      await install(Database);
+      const db = new Database('app.db');
+      const call = (name, sql) => new Promise((ended, failed) => db[name](sql, (error, row) => error ? failed(error) : ended(row)));
+      await call('exec', 'PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)');
+      console.log(Object.values(await call('get', 'PRAGMA parallel_wal_mode'))[0]);
+      db.close();
+    })();
+  `;
+  const done = spawnSync(process.execPath, ['-e', script], { cwd: here, encoding: 'utf8' });
+  assert.deepStrictEqual([done.status, done.stdout, done.stderr], [0, 'auto\n', '']);
+  assert.deepStrictEqual(fs.readdirSync(directory), ['app.db']);
+});
+
+const bun = path.join(here, 'node_modules/.bin/bun');
+test('bun:sqlite', { skip: fs.existsSync(bun) ? false : 'bun is not there' }, (t) => {
+  const directory = fs.mkdtempSync(path.join(here, 'bun-'));
+  t.after(() => fs.rmSync(directory, { recursive: true }));
+  fs.writeFileSync(path.join(directory, 'app.ts'), `
+    import { Database } from 'bun:sqlite';
+    import { install, status } from 'pwal';
+    install(Database);
+    const db = new Database('app.db');
+    db.exec('PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)');
+    console.log(status(db).active);
+    db.close();
+  `);
+  const done = spawnSync(bun, ['app.ts'], { cwd: directory, encoding: 'utf8' });
+  assert.deepStrictEqual([done.status, done.stdout, done.stderr], [0, 'true\n', '']);
+  assert.deepStrictEqual(fs.readdirSync(directory).sort(), ['app.db', 'app.ts']);
 });
 
 test('what is no host is an error that says what to give', () => {

@@ -12,22 +12,31 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 import threading
 import warnings
 from types import ModuleType
 from typing import Any, Optional
 
-from . import _host
+from . import _host, _log
 from ._host import InstallError
 
-__all__ = ["InstallError", "OpenedBeforeWarning", "install", "path", "status"]
+__all__ = ["InstallError", "NotOnPwalWarning", "OpenedBeforeWarning", "install", "path", "status"]
 
 _mutex = threading.Lock()
-# Modules that have pwal; whether it is their default.
-_installed: dict[str, bool] = {}
+# The entry points of the library, each with all that the one before it does.
+_ENTRIES = ["sqlite3_pwalvfs_init", "sqlite3_pwal_init", "sqlite3_pwalstrict_init"]
+# Modules that have pwal: by which entry point.
+_installed: dict[str, int] = {}
+# Modules that bring a SQLite of their own.
+_OTHERS = ["pysqlite3", "apsw", "sqlean"]
 
 
-class OpenedBeforeWarning(RuntimeWarning):
+class NotOnPwalWarning(RuntimeWarning):
+    """Something in this process stays on stock SQLite."""
+
+
+class OpenedBeforeWarning(NotOnPwalWarning):
     """A database was open before pwal was there: that connection stays on stock SQLite, and pwal cannot have it."""
 
 
@@ -39,29 +48,37 @@ def path() -> str:
     return library
 
 
-def install(default: bool = True, *, into: Optional[ModuleType] = None) -> None:
+def install(default: bool = True, *, into: Optional[ModuleType] = None, strict: bool = False) -> None:
     """Loads pwal into the SQLite of this process, for connections that are opened afterwards.
 
     With `default`, every connection to a file goes through pwal; without, those that say so:
     `sqlite3.connect("file:app.db?vfs=pwal", uri=True)`. Once the default, always the default.
 
-    `into` is the module whose SQLite is meant, if it is not `sqlite3`: `pysqlite3`, `apsw`. Each brings a SQLite of its
-    own; open one database by one of them only.
+    `into` is the module whose SQLite is meant. Without it, `sqlite3`, and `pysqlite3`, `apsw` and `sqlean` where they are
+    imported already. Each brings a SQLite of its own; open one database by one of them only.
 
-    Calling it again changes nothing. Raises InstallError; warns with OpenedBeforeWarning where a database is open
-    already, as that connection stays on stock SQLite.
+    With `strict`, what would stay on stock SQLite is an error: a database that is open already is an InstallError here, and a
+    connection to a file on another VFS an OperationalError when it is opened.
+
+    pwal's messages go to the logger "pwal". Calling it again changes nothing. Raises InstallError; warns with
+    OpenedBeforeWarning where a database is open already, as that connection stays on stock SQLite.
     """
-    module = sqlite3 if into is None else into
-    library = path()
-    entry = "sqlite3_pwal_init" if default else "sqlite3_pwalvfs_init"
+    if strict and not default:
+        raise ValueError("strict makes every connection to a file go through pwal: it cannot be had without default")
+    level = 2 if strict else int(default)
     with _mutex:
-        known = _installed.get(module.__name__)
-        if known is True or known is default:
-            return
-        before = [] if _installed else _host.open_databases()
-        _host.load(module, library, entry)
-        _check(module)
-        _installed[module.__name__] = default
+        # Once pwal is there, what is open may well be on it.
+        module = sqlite3 if into is None else into
+        before = [] if _installed or _host.has_pwal(module) else _host.open_databases()
+        if before and strict:
+            raise InstallError(f"open before pwal was installed: {', '.join(before)}")
+        _install_into(module, level)
+        others = [sys.modules[name] for name in _OTHERS if name in sys.modules] if into is None else []
+        failures = [failure for failure in (_try_into(module, level) for module in others) if failure is not None]
+    if failures and strict:
+        raise failures[0]
+    for failure in failures:
+        warnings.warn(str(failure), NotOnPwalWarning, stacklevel=2)
     if before:
         warnings.warn(
             f"open before pwal was installed: {', '.join(before)}. Such a connection stays on stock SQLite, and those "
@@ -70,6 +87,30 @@ def install(default: bool = True, *, into: Optional[ModuleType] = None) -> None:
             OpenedBeforeWarning,
             stacklevel=2,
         )
+
+
+def _try_into(module: ModuleType, level: int) -> Optional[InstallError]:
+    try:
+        _install_into(module, level)
+        return None
+    except InstallError as error:
+        return error
+
+
+def _install_into(module: ModuleType, level: int) -> None:
+    if _installed.get(module.__name__, -1) >= level:
+        return
+    library = path()
+    try:
+        _log.listen(library)
+        _host.load(module, library, _ENTRIES[level])
+    except _host.AnotherCopy as error:
+        # The same version from another file (a preload, a second wheel) is as good: once more, that one.
+        copy = _host.copy_of(module, library, error)
+        _log.listen(copy)
+        _host.load(module, copy, _ENTRIES[level])
+    _check(module)
+    _installed[module.__name__] = level
 
 
 def _check(module: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.metadata
 import os
 import re
 import stat
@@ -15,6 +16,10 @@ MAGIC = b"SQLite format 3\0"
 
 class InstallError(RuntimeError):
     """pwal cannot be loaded into this SQLite; the text says why, and what to do."""
+
+
+class AnotherCopy(InstallError):
+    """Another file of the library is loaded into this SQLite."""
 
 
 def load(module: ModuleType, library: str, entry: str) -> None:
@@ -45,6 +50,18 @@ def one(connection: Any, sql: str) -> Any:
     return row and row[0]
 
 
+def has_pwal(module: ModuleType) -> bool:
+    """Whether pwal is loaded into this module's SQLite, by whatever."""
+    connection = open_memory(module)
+    try:
+        one(connection, "SELECT pwal_version()")
+        return True
+    except Exception:  # each module has its own class of errors
+        return False
+    finally:
+        connection.close()
+
+
 def _load_by_module(module: ModuleType, connection: Any, library: str, entry: str) -> None:
     try:
         connection.enable_load_extension(True)
@@ -52,7 +69,11 @@ def _load_by_module(module: ModuleType, connection: Any, library: str, entry: st
         connection.cursor().execute("SELECT load_extension(?, ?)", (library, entry)).fetchall()
         connection.enable_load_extension(False)
     except Exception as error:  # each module has its own class of errors
-        raise InstallError(f"{module.__name__} cannot load {library}: {error}") from error
+        raise _failure(str(error))(f"{module.__name__} cannot load {library}: {error}") from error
+
+
+def _failure(text: str) -> type[InstallError]:
+    return AnotherCopy if "is registered already, by other code" in text else InstallError
 
 
 def _load_past_python(module: ModuleType, connection: Any, library: str, entry: str) -> None:
@@ -85,10 +106,34 @@ def _load_past_python(module: ModuleType, connection: Any, library: str, entry: 
         code = code or sqlite.sqlite3_load_extension(handle, file, entry.encode(), ctypes.byref(message))
         if code:
             told = ctypes.string_at(message.value).decode(errors="replace") if message else f"result code {code}"
-            raise InstallError(f"{why}, and loading {library} past it failed: {told}. {remedy}")
+            raise _failure(told)(f"{why}, and loading {library} past it failed: {told}. {remedy}")
     finally:
         sqlite.sqlite3_free(message)
         sqlite.sqlite3_close(handle)
+
+
+def copy_of(module: ModuleType, library: str, error: AnotherCopy) -> str:
+    """The file of the library that is loaded into this SQLite, if it is of the package's version."""
+    connection = open_memory(module)
+    try:
+        loaded = one(connection, "SELECT pwal_version()").split()[0]
+    finally:
+        connection.close()
+    try:
+        wanted = importlib.metadata.version("pwal")
+    except importlib.metadata.PackageNotFoundError:  # in a checkout
+        wanted = loaded
+    others = [name for name in _loaded_files() if "pwal" in os.path.basename(name) and name != os.path.realpath(library)]
+    for other in others:
+        if loaded == wanted and hasattr(ctypes.CDLL(other), "sqlite3_pwal_init"):
+            return other
+    raise InstallError(f"{error}. It is version {loaded}, from {', '.join(others) or 'the program itself'}; this package's is {wanted}")
+
+
+def _loaded_files() -> list[str]:
+    """The files that are mapped into this process."""
+    with open("/proc/self/maps") as maps:
+        return sorted({line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/" in line})
 
 
 def _library_of(module: ModuleType) -> ctypes.CDLL:

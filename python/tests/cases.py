@@ -15,9 +15,10 @@ class Cases(unittest.TestCase):
         self.addCleanup(scratch.cleanup)
         self.directory = scratch.name
 
-    def run_script(self, script, *options):
-        """Its standard output and standard error; it must succeed."""
+    def run_script(self, script, *options, **variables):
+        """Its standard output and standard error; it must succeed. `variables` are added to its environment."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PWAL_")}
+        environment.update(variables)
         done = subprocess.run(
             [sys.executable, *options, "-c", textwrap.dedent(script)],
             cwd=self.directory,

@@ -189,6 +189,196 @@ db.close()
         self.assertIn("database is locked", self.run_script(script)[0])
 
 
+class Strict(Cases):
+    """What would stay on stock SQLite is an error."""
+
+    def test_a_database_that_is_open_and_one_on_another_vfs(self):
+        script = """
+            import sqlite3, pwal
+            old = sqlite3.connect("app.db")
+            fill(old)
+            try:
+                pwal.install(strict=True)
+            except pwal.InstallError as error:
+                print(error)
+            old.close()
+            pwal.install()
+            sqlite3.connect("file:app.db?vfs=unix", uri=True).close()
+            pwal.install(strict=True)
+            pwal.install()  # stays strict
+            try:
+                sqlite3.connect("file:app.db?vfs=unix", uri=True)
+            except sqlite3.OperationalError as error:
+                print(error)
+            sqlite3.connect(":memory:").execute("CREATE TABLE t(x)")
+            sqlite3.connect("").execute("CREATE TABLE t(x)")
+            db = sqlite3.connect("app.db")
+            assert db.execute("SELECT count(*) FROM t").fetchone() == (1,)
+            assert pwal.status(db)["active"]
+            db.close()
+            try:
+                pwal.install(default=False, strict=True)
+            except ValueError:
+                print("not both")
+        """
+        out, errors = self.run_script(FILL + textwrap.dedent(script), "-W", "error")
+        lines = out.splitlines()
+        self.assertIn("open before pwal was installed: ", lines[0])
+        self.assertIn("app.db", lines[0])
+        self.assertIn("another VFS than pwal", lines[1])
+        self.assertEqual((lines[2], errors), ("not both", ""))
+        self.assert_plain(rows=1)
+
+
+class Messages(Cases):
+    """The logger "pwal"."""
+
+    REFUSED = """
+import logging, os, sqlite3, sys, pwal
+def refuse():
+    stock = sqlite3.connect("file:app.db?vfs=unix", uri=True)
+    stock.execute("PRAGMA journal_mode=WAL")
+    stock.execute("CREATE TABLE IF NOT EXISTS t(x)")
+    stock.execute("SELECT * FROM t")
+    try:
+        sqlite3.connect("app.db", timeout=0).execute("SELECT * FROM t")
+    except sqlite3.OperationalError as error:
+        assert str(error) == "database is locked"
+    stock.close()
+
+class Wait(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.read, self.write = os.pipe()
+    def emit(self, record):
+        os.write(self.write, f"{record.name} {record.levelname} {record.getMessage()}\\n".encode())
+    def next(self):
+        return os.read(self.read, 10000).decode()
+"""
+
+    def test_a_refusal_is_a_warning_of_the_logger(self):
+        script = """
+            wait = Wait()
+            logging.getLogger("pwal").addHandler(wait)
+            pwal.install()
+            refuse()
+            print(wait.next())
+        """
+        out, errors = self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error")
+        self.assertTrue(out.startswith("pwal WARNING "), out)
+        self.assertIn(os.path.join(os.path.realpath(self.directory), "app.db"), out)
+        self.assertEqual(errors, "")
+
+    def test_without_any_logging_it_is_on_standard_error(self):
+        script = """
+            pwal.install()
+            import pwal._log
+            refuse()
+            pwal._log._listener.stop()  # after what was sent before
+        """
+        out, errors = self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error")
+        self.assertEqual(out, "")
+        self.assertIn("a connection that is not on pwal has the database open", errors)
+
+    def test_parent_and_child_each_have_their_own_after_a_fork(self):
+        script = """
+            import threading
+            wait = Wait()
+            logging.getLogger("pwal").addHandler(wait)
+            pwal.install()
+            child = os.fork()
+            # Under -W error a fork beside a thread would have been one.
+            assert [thread.name for thread in threading.enumerate()] == ["MainThread", "pwal messages"]
+            if child == 0:
+                wait = Wait()
+                logging.getLogger("pwal").handlers = [wait]
+            refuse()
+            assert wait.next().startswith("pwal WARNING ")
+            if child == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            print("done")
+        """
+        os.mkdir(os.path.join(self.directory, "child"))
+        script = script.replace("refuse()", "os.chdir('child' if child == 0 else '.'); refuse()")
+        self.assertEqual(self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error"), ("done\n", ""))
+
+    def test_a_setting_that_is_not_accepted_is_an_error_and_an_unknown_one_a_message(self):
+        script = """
+            import logging, pwal, pwal._log
+            logging.basicConfig(format="%(message)s")
+            try:
+                pwal.install()
+            except pwal.InstallError as error:
+                print(error)
+            else:
+                pwal._log._listener.stop()
+        """
+        out, _ = self.run_script(script, PWAL_MODE="fast")
+        self.assertIn("PWAL_MODE is not accepted", out)
+        self.assertIn("accepted: auto, conservative, off", out)
+        expected = "PWAL_MOED is not a setting of pwal; ignored\n"
+        self.assertEqual(self.run_script(script, PWAL_MOED="off"), ("", expected))
+
+    def test_a_record_for_each_line(self):
+        script = """
+            import logging, pwal._log
+            logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
+            for code in 27, 28, 5, 10: pwal._log.record(f"2026-11-29T21:41:36.007Z 4711 ({code}) pwal: /srv/app.db: text")
+            pwal._log.record("nonsense")
+        """
+        text = "/srv/app.db: text"
+        expected = f"INFO {text}\nWARNING {text}\nWARNING {text}\nERROR {text}\nERROR nonsense\n"
+        self.assertEqual(self.run_script(script), ("", expected))
+
+
+class Copies(Cases):
+    """Another file of the same library in the process: a preload, a second package."""
+
+    SCRIPT = FILL + """
+import shutil, sqlite3, pwal
+shutil.copyfile(pwal.path(), "libpwal.so")
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.execute("SELECT load_extension('./libpwal.so', ?)", (ENTRY,))
+"""
+
+    def test_of_the_same_version_it_is_as_good(self):
+        if not hasattr(__import__("sqlite3").Connection, "enable_load_extension"):
+            self.skipTest("this Python cannot load the copy")
+        script = """
+            pwal.install(strict=True)
+            db = sqlite3.connect("app.db")
+            fill(db)
+            assert pwal.status(db)["active"]
+            try:
+                sqlite3.connect("file:app.db?vfs=unix", uri=True)
+                raise AssertionError("not strict")
+            except sqlite3.OperationalError:
+                pass
+            db.close()
+        """
+        for entry in "sqlite3_pwal_init", "sqlite3_pwalvfs_init":
+            head = f"ENTRY = {entry!r}\n" + self.SCRIPT
+            self.assertEqual(self.run_script(head + textwrap.dedent(script), "-W", "error"), ("", ""))
+            os.remove(os.path.join(self.directory, "app.db"))
+
+    def test_of_another_version_it_is_an_error_that_names_both(self):
+        if not hasattr(__import__("sqlite3").Connection, "enable_load_extension"):
+            self.skipTest("this Python cannot load the copy")
+        script = """
+            import importlib.metadata
+            importlib.metadata.version = lambda name: "99.0.0"
+            try:
+                pwal.install()
+            except pwal.InstallError as error:
+                print(error)
+        """
+        out, _ = self.run_script("ENTRY = 'sqlite3_pwal_init'\n" + self.SCRIPT + textwrap.dedent(script))
+        self.assertIn("this package's is 99.0.0", out)
+        self.assertIn(os.path.join(os.path.realpath(self.directory), "libpwal.so"), out)
+
+
 class OtherModules(Cases):
     """Modules that bring a SQLite of their own."""
 
@@ -218,6 +408,38 @@ class OtherModules(Cases):
             db.close()
         """
         self.assertEqual(self.run_script(script, "-W", "error"), ("", ""))
+        self.assert_plain(rows=1)
+
+    def test_modules_that_are_imported_get_it_too(self):
+        self.needs("pysqlite3")
+        script = """
+            import pysqlite3, sqlite3, pwal
+            pwal.install()
+            db = pysqlite3.connect("app.db")
+            fill(db)
+            assert pwal.status(db)["active"]
+            db.close()
+        """
+        self.assertEqual(self.run_script(FILL + textwrap.dedent(script), "-W", "error"), ("", ""))
+        self.assert_plain(rows=1)
+
+    def test_a_module_that_cannot_have_it_is_named(self):
+        script = """
+            import sys, types, sqlite3, pwal
+            sys.modules["apsw"] = types.ModuleType("apsw")
+            pwal.install()
+            try:
+                pwal.install(strict=True)
+            except pwal.InstallError as error:
+                print(error)
+            db = sqlite3.connect("app.db")
+            fill(db)
+            assert pwal.status(db)["active"]
+            db.close()
+        """
+        out, errors = self.run_script(FILL + textwrap.dedent(script))
+        self.assertIn("NotOnPwalWarning: apsw is no SQLite module", errors)
+        self.assertIn("apsw is no SQLite module", out)
         self.assert_plain(rows=1)
 
     def test_two_modules_in_one_process(self):

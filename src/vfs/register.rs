@@ -251,7 +251,7 @@ fn build(
     messages::open()?;
     let settings = environment::settings()?;
     for variable in &settings.unknown {
-        messages::write(&api, Code::NOTICE.number(), &format!("pwal: {variable} is not a setting of pwal; ignored"));
+        messages::write(&api, Code::WARNING.number(), &format!("pwal: {variable} is not a setting of pwal; ignored"));
     }
     let context = Context {
         host: Box::new(SqliteHost::new(api, base)),

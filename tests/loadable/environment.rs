@@ -40,7 +40,7 @@ fn messages_go_to_standard_error_with_time_process_and_database() {
     let output = shell(&place, &[("PWAL_LOG", "stderr"), ("PWAL_MOED", "off")], &["app.db"], REFUSED);
     let errors = errors(&output);
     let lines: Vec<&str> = errors.lines().filter(|line| line.contains(" pwal: ")).collect();
-    assert!(lines[0].ends_with("(27) pwal: PWAL_MOED is not a setting of pwal; ignored"), "{errors}");
+    assert!(lines[0].ends_with("(28) pwal: PWAL_MOED is not a setting of pwal; ignored"), "{errors}");
     let database = place.path().canonicalize().unwrap().join("app.db");
     let refused = lines.iter().find(|line| line.contains(&format!("(28) pwal: {}: ", database.display())));
     let words: Vec<&str> = refused.unwrap_or_else(|| panic!("{errors}")).split(' ').collect();
