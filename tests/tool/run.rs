@@ -85,6 +85,9 @@ fn what_is_not_reached_is_refused_or_named() {
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("chmod");
     assert!(run(scratch.path(), &["./script"]).refused(4).contains("is statically linked"));
 
+    library::copy_program(Path::new("/bin/true"), &scratch.file("php8.2"));
+    assert!(run(scratch.path(), &["./php8.2"]).refused(4).contains("PHP opens its modules past"));
+
     let missing = run(scratch.path(), &["no-such-program"]);
     assert!(missing.refused(4).contains("no-such-program is not in PATH"), "{missing:?}");
 

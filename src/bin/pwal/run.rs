@@ -107,6 +107,13 @@ fn interpreter(bytes: &[u8]) -> Option<PathBuf> {
 }
 
 fn check_binary(program: &Path, bytes: &[u8]) -> Done {
+    // `DL_LOAD` of PHP: `dlopen` with RTLD_DEEPBIND, so that its modules find their own SQLite before ours.
+    let name =
+        fs::canonicalize(program).ok().and_then(|real| real.file_name().map(OsStr::to_owned)).unwrap_or_default();
+    if name.as_bytes().starts_with(b"php") {
+        let text = format!("{}: PHP opens its modules past what is preloaded", program.display());
+        return Err(Failure::cannot(text).hint("load pwal by SQLite3::loadExtension (docs/hosts.md)"));
+    }
     // What is no program of 64 bits is left to the kernel.
     let Ok(seen) = look(bytes) else { return Ok(()) };
     let advice = "load pwal there (docs/hosts.md), or take a build that uses the system's libsqlite3";
