@@ -110,7 +110,14 @@ fn what_the_page_names_is_there() {
     let names: Vec<&str> = names.collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names.iter().filter_map(|name| name.split(' ').next()) {
-        assert!(root.join(name).exists(), "{name}");
+        let (file, section) = name.split_once('#').map_or((name, None), |(file, section)| (file, Some(section)));
+        assert!(root.join(file).exists(), "{name}");
+        if let Some(section) = section {
+            let text = std::fs::read_to_string(root.join(file)).expect("a page");
+            let headings = text.lines().filter(|line| line.starts_with('#'));
+            let mut anchors = headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"));
+            assert!(anchors.any(|anchor| anchor == section), "{name}");
+        }
     }
 }
 
