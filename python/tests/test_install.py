@@ -194,7 +194,7 @@ class Strict(Cases):
 
     def test_a_database_that_is_open_and_one_on_another_vfs(self):
         script = """
-            import sqlite3, pwal
+            import subprocess, sqlite3, sys, pwal
             old = sqlite3.connect("app.db")
             fill(old)
             try:
@@ -212,38 +212,49 @@ class Strict(Cases):
                 print(error)
             sqlite3.connect(":memory:").execute("CREATE TABLE t(x)")
             sqlite3.connect("").execute("CREATE TABLE t(x)")
-            db = sqlite3.connect("app.db")
+            db = sqlite3.connect("app.db", timeout=0)
             assert db.execute("SELECT count(*) FROM t").fetchone() == (1,)
             assert pwal.status(db)["active"]
             db.close()
+            # Another process has it open past pwal.
+            words = [sys.executable, "-c", "import sqlite3\\ndb = sqlite3.connect('app.db')\\ndb.execute('SELECT * FROM t').fetchall()\\nprint(1, flush=True)\\ninput()"]
+            other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            other.stdout.readline()
+            db = sqlite3.connect("app.db", timeout=0)
+            try:
+                db.execute("SELECT count(*) FROM t")
+                raise AssertionError("on stock's WAL")
+            except sqlite3.OperationalError as error:
+                assert str(error) == "database is locked", error
+            db.close()
+            other.communicate(b"\\n")
             try:
                 pwal.install(default=False, strict=True)
             except ValueError:
                 print("not both")
         """
-        out, errors = self.run_script(FILL + textwrap.dedent(script), "-W", "error")
+        out, _ = self.run_script(FILL + textwrap.dedent(script), "-W", "error")
         lines = out.splitlines()
         self.assertIn("open before pwal was installed: ", lines[0])
         self.assertIn("app.db", lines[0])
         self.assertIn("another VFS than pwal", lines[1])
-        self.assertEqual((lines[2], errors), ("not both", ""))
+        self.assertEqual(lines[2], "not both")
         self.assert_plain(rows=1)
 
 
 class Messages(Cases):
     """The logger "pwal"."""
 
-    REFUSED = """
+    BESIDE = """
 import logging, os, sqlite3, sys, pwal
-def refuse():
+def open_beside_stock():
     stock = sqlite3.connect("file:app.db?vfs=unix", uri=True)
     stock.execute("PRAGMA journal_mode=WAL")
     stock.execute("CREATE TABLE IF NOT EXISTS t(x)")
     stock.execute("SELECT * FROM t")
-    try:
-        sqlite3.connect("app.db", timeout=0).execute("SELECT * FROM t")
-    except sqlite3.OperationalError as error:
-        assert str(error) == "database is locked"
+    beside = sqlite3.connect("app.db", timeout=0)
+    beside.execute("SELECT * FROM t")
+    beside.close()
     stock.close()
 
 class Wait(logging.Handler):
@@ -256,15 +267,15 @@ class Wait(logging.Handler):
         return os.read(self.read, 10000).decode()
 """
 
-    def test_a_refusal_is_a_warning_of_the_logger(self):
+    def test_what_is_not_on_pwal_is_a_warning_of_the_logger(self):
         script = """
             wait = Wait()
             logging.getLogger("pwal").addHandler(wait)
             pwal.install()
-            refuse()
+            open_beside_stock()
             print(wait.next())
         """
-        out, errors = self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error")
+        out, errors = self.run_script(self.BESIDE + textwrap.dedent(script), "-W", "error")
         self.assertTrue(out.startswith("pwal WARNING "), out)
         self.assertIn(os.path.join(os.path.realpath(self.directory), "app.db"), out)
         self.assertEqual(errors, "")
@@ -273,10 +284,10 @@ class Wait(logging.Handler):
         script = """
             pwal.install()
             import pwal._log
-            refuse()
+            open_beside_stock()
             pwal._log._listener.stop()  # after what was sent before
         """
-        out, errors = self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error")
+        out, errors = self.run_script(self.BESIDE + textwrap.dedent(script), "-W", "error")
         self.assertEqual(out, "")
         self.assertIn("a connection that is not on pwal has the database open", errors)
 
@@ -292,7 +303,7 @@ class Wait(logging.Handler):
             if child == 0:
                 wait = Wait()
                 logging.getLogger("pwal").handlers = [wait]
-            refuse()
+            open_beside_stock()
             assert wait.next().startswith("pwal WARNING ")
             if child == 0:
                 os._exit(7)
@@ -300,8 +311,8 @@ class Wait(logging.Handler):
             print("done")
         """
         os.mkdir(os.path.join(self.directory, "child"))
-        script = script.replace("refuse()", "os.chdir('child' if child == 0 else '.'); refuse()")
-        self.assertEqual(self.run_script(self.REFUSED + textwrap.dedent(script), "-W", "error"), ("done\n", ""))
+        script = script.replace("open_beside_stock()", "os.chdir('child' if child == 0 else '.'); open_beside_stock()")
+        self.assertEqual(self.run_script(self.BESIDE + textwrap.dedent(script), "-W", "error"), ("done\n", ""))
 
     def test_a_setting_that_is_not_accepted_is_an_error_and_an_unknown_one_a_message(self):
         script = """

@@ -9,13 +9,15 @@ use super::register::{self, Options, RegisterError, Registration};
 use crate::sqlite::ffi::{self, Connection, EntryPoint};
 use crate::sqlite::{Api, ApiError, Code};
 use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::Ordering;
 
 /// What an entry point of the loadable library asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Databases that are opened without naming a VFS go through pwal.
     Default,
-    /// The same, and a connection to a file that is opened on another VFS afterwards is an error.
+    /// The same, and a connection to a file that is opened on another VFS afterwards is an error; one that finds the database open past
+    /// pwal is refused, not on stock's WAL beside it.
     Strict,
     /// Only those that say so: `?vfs=pwal`.
     ByName,
@@ -57,6 +59,7 @@ unsafe fn load_with(api: Api, connection: *mut Connection, wanted: Wanted) -> Re
     let registration = register::register_api(api, Options { make_default, ..Options::default() })?;
     add_to_later(registration, for_later_connection)?;
     if wanted == Wanted::Strict {
+        registration.strict.store(true, Ordering::SeqCst);
         add_to_later(registration, refuse_on_another_vfs)?;
     }
     // SAFETY: by the contract.

@@ -13,6 +13,7 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// URI parameters with this prefix are for the handle.
 const PARAMETER_PREFIX: &str = "parallel_wal_";
@@ -152,6 +153,9 @@ unsafe fn open_main(
 unsafe fn facts(registration: &Registration, name: *const c_char, opened_with: c_int) -> OpenFacts {
     let api = &registration.api;
     let mut parameters = Vec::new();
+    if registration.strict.load(Ordering::SeqCst) {
+        parameters.push((String::from("parallel_wal_beside_stock"), String::from("refuse")));
+    }
     // SAFETY: the name carries its parameters; the answers are C strings inside it.
     let path = unsafe {
         for at in 0.. {

@@ -15,6 +15,7 @@ use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// How to register the VFS.
 #[derive(Clone, Debug)]
@@ -86,6 +87,8 @@ pub(super) struct Registration {
     pub(super) base: BaseVfs,
     pub(super) names: WalNames,
     pub(super) context: Arc<Context>,
+    /// What would work past pwal is refused ([`super::load::Wanted::Strict`]).
+    pub(super) strict: AtomicBool,
     name: CString,
     base_name: String,
 }
@@ -265,6 +268,7 @@ fn build(
         base,
         names: WalNames::default(),
         context: Arc::new(context),
+        strict: AtomicBool::new(false),
         name,
         base_name,
     }));

@@ -82,8 +82,8 @@ fn under_strict_a_file_on_another_vfs_cannot_be_opened() {
     printed(&run(&place, &sqlite3, &["-batch", "app.db"], &stock));
     assert!(place.path().join("left.db-wal").metadata().unwrap().len() > 0);
     let input = ".load ./libpwal sqlite3_pwalstrict_init\n.open left.db\n.vfsname\nSELECT x FROM t;\n\
-                 .open :memory:\nSELECT 'memory';\n.open file:left.db?vfs=unix\nSELECT x FROM t;\n";
+                 PRAGMA parallel_wal_beside_stock;\n.open :memory:\nSELECT 'memory';\n.open file:left.db?vfs=unix\nSELECT x FROM t;\n";
     let output = run(&place, &sqlite3, &["-batch"], input);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "pwal/unix\n7\nmemory\n", "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "pwal/unix\n7\nrefuse\nmemory\n", "{output:?}");
     assert!(errors(&output).contains("another VFS than pwal"), "{output:?}");
 }
