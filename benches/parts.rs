@@ -66,7 +66,7 @@ fn words(criterion: &mut Criterion) {
 fn publish_one(control: &Control, me: Owner) {
     let words = control.words();
     assert!(words.write().try_acquire(me, false));
-    words.append().acquire(me, |_| true);
+    words.append().acquire(me, |_| true, || Ok::<(), ()>(())).expect("an endless wait");
     let sequence = words.published() + 1;
     let entry = CommitEntry {
         sequence,

@@ -309,7 +309,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
             }
             let hi = words.published();
             if hi > words.durable() {
-                words.append().acquire(ME, |_| true);
+                words.append().acquire(ME, |_| true, || Ok::<(), ()>(())).unwrap();
                 words.store_cut(&cut(words, hi)).unwrap();
                 assert!(words.append().release(ME));
                 let begin = now_us();
@@ -332,7 +332,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                             lead();
                         }
                         let full = random.random_bool(0.1);
-                        words.append().acquire(ME, |_| true);
+                        words.append().acquire(ME, |_| true, || Ok::<(), ()>(())).unwrap();
                         let sequence = words.published() + 1;
                         if sequence <= COMMITS {
                             words.publish(&commit(sequence, full)).unwrap();

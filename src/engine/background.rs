@@ -5,6 +5,7 @@
 
 use super::{Engine, EngineError};
 use crate::sync::{Condvar, Mutex};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -23,8 +24,15 @@ struct Wishes {
     thread: Option<JoinHandle<()>>,
 }
 
+thread_local! {
+    /// This thread is an engine's own.
+    static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
 #[derive(Debug, Default)]
 struct Shared {
+    /// As in the wishes: for who waits in the middle of one.
+    stopping: AtomicBool,
     /// A wish to watch is there, or being fulfilled.
     watching: AtomicBool,
     wishes: Mutex<Wishes>,
@@ -84,14 +92,21 @@ impl Background {
         let mut wishes = self.0.wishes.lock();
         let thread = wishes.thread.take();
         *wishes = Wishes { thread, ..Wishes::default() };
+        self.0.stopping.store(false, SeqCst);
         self.0.watching.store(false, SeqCst);
     }
 
-    /// Ends the thread and waits for it.
+    /// Whether this is the thread, and it shall end: then it waits for nobody any more.
+    pub(super) fn stops_here(&self) -> bool {
+        self.0.stopping.load(SeqCst) && IS_BACKGROUND.get()
+    }
+
+    /// Ends the thread and waits for it: what it waits for it gives up, what it works on it ends.
     pub(super) fn stop(&self) {
         let thread = {
             let mut wishes = self.0.wishes.lock();
             wishes.stop = true;
+            self.0.stopping.store(true, SeqCst);
             self.0.wake.notify_one();
             wishes.thread.take()
         };
@@ -105,6 +120,7 @@ impl Background {
 }
 
 fn run(shared: &Shared, engine: &Weak<Engine>) {
+    IS_BACKGROUND.set(true);
     // The last commit when it was last looked whether the log is idle.
     let mut watched: Option<u64> = None;
     loop {

@@ -1,9 +1,9 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
 use super::end::End;
-use super::epochs::Leader;
 use super::frames::{FileId, LogCommit, NewFrame};
 use super::hold::Held;
+use super::lease::Leader;
 use super::page_one::PageOne;
 use super::poison::Failed;
 use super::slots::Place;
@@ -114,7 +114,7 @@ pub(crate) struct Published {
 /// The epoch of a batch that carries its own certificate.
 pub(crate) struct Lone {
     /// Held until the flush is over.
-    _leader: Leader,
+    pub(super) leader: Leader,
     pub(crate) certificate: Certificate,
 }
 
@@ -173,7 +173,8 @@ impl Engine {
     /// next one has, the spill file is durable. No byte of the batch is written.
     ///
     /// # Errors
-    /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back.
+    /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `Held`: a process that does
+    /// not go on has what this needs; the transaction may be committed later.
     pub(crate) fn prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
         self.check_poison()?;
         self.activate()?;
@@ -186,6 +187,10 @@ impl Engine {
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }
+        if self.marks.words().append().holder().is_some() {
+            // Of a process that is stopped: publish could not answer that it is busy.
+            drop(self.append_to_seal()?);
+        }
         Ok(())
     }
 
@@ -193,12 +198,9 @@ impl Engine {
     /// left is erased.
     ///
     /// # Errors
-    /// The log cannot be read.
+    /// The log cannot be read. `Held`: its owner keeps it for too long.
     pub(super) fn append(&self) -> Result<HeldAppend, EngineError> {
-        let mut append = self.append_as_it_is();
-        if self.marks.words().is_being_poisoned() {
-            self.erase_after_death(&append);
-        }
+        let mut append = self.append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
         if append.end.is_none() && self.is_active() {
             self.cut_of_self(&append)?;
@@ -207,9 +209,21 @@ impl Engine {
         Ok(append)
     }
 
-    /// APPEND, whatever its last owner left: to end what failed.
+    /// APPEND, for who writes nothing at the tail.
+    ///
+    /// # Errors
+    /// `Held`: its owner keeps it for too long.
+    pub(super) fn append_to_seal(&self) -> Result<HeldAppend, EngineError> {
+        let append = HeldAppend { end: None, _held: self.hold(Words::append, "APPEND")? };
+        if self.marks.words().is_being_poisoned() {
+            self.erase_after_death(&append);
+        }
+        Ok(append)
+    }
+
+    /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
     pub(super) fn append_as_it_is(&self) -> HeldAppend {
-        HeldAppend { end: None, _held: self.hold(Words::append, "APPEND").0 }
+        HeldAppend { end: None, _held: self.hold_endless(Words::append, "APPEND") }
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
@@ -224,13 +238,13 @@ impl Engine {
         self.cut(append, &certificate, (entry.file, entry.ordinal, entry.offset), false)
     }
 
-    /// Writes the batch of this lane at the tail, with `certificate` the one that seals it.
+    /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.
     fn write_batch(
         &self,
         mut append: HeldAppend,
         lane: &Lane,
         facts: CommitFacts,
-        certificate: bool,
+        leader: Option<&Leader>,
     ) -> Result<(HeldAppend, Written), EngineError> {
         let bytes = batch_bytes(lane, self.page_bytes);
         let place = loop {
@@ -273,7 +287,7 @@ impl Engine {
             certificate: None,
         };
         let chain = format::chain_after(&header, &descriptors);
-        if certificate {
+        if leader.is_some_and(|leader| leader.leads(&append)) {
             let mut counts = self.frames.read().counts_since(self.marks.durable());
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
             header.certificate =
@@ -454,7 +468,7 @@ impl Engine {
         let lone = may_be_lone && (self.sync_is_free() || alone());
         let leader = if lone { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
         let append = self.append()?;
-        let (mut append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
+        let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         let low = self.is_low(&append);
@@ -465,7 +479,7 @@ impl Engine {
             self.tell_gathering_leader();
         }
         self.counters.commits.fetch_add(1, SeqCst);
-        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { _leader: leader, certificate });
+        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { leader, certificate });
         Ok(Published { first_number, lone })
     }
 
@@ -487,7 +501,13 @@ impl Engine {
     pub(crate) fn write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
         let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
         let append = self.append()?;
-        let (append, written) = self.write_batch(append, lane, facts, leader.is_some())?;
+        let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
+        if leader.is_some() && written.header.certificate.is_none() {
+            // LEADER was taken away since.
+            let holder = "another process, which leads now".to_owned();
+            let held = EngineError::Held { what: "LEADER", file: self.path.clone(), holder };
+            return Err(if self.erase_unpublished(&append, &written.place) { held } else { self.poisoned_as(held) });
+        }
         if leader.is_some()
             && let Err(error) = self.sync_to(&written.place)
         {

@@ -2,16 +2,17 @@
 //! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
 use super::commit::{Begun, HeldAppend, Lone};
-use super::hold::Held;
+use super::hold::Wait;
+use super::lease::{Leader, Stall};
 use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::{Certificate, CertificatePlace};
-use crate::shared::{Cut, TIMED_WAIT, Words};
+use crate::shared::{Cut, TIMED_WAIT};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -26,102 +27,34 @@ const SYNC_FREE: Duration = Duration::from_micros(10);
 /// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
 const FLUSH_TRIES: u32 = 40;
 
-/// LEADER: whoever holds this leads; dropped, it wakes the first of those who wait for a flush. No cut is left
-/// uncertified when it is taken.
-pub(crate) struct Leader {
-    engine: Arc<Engine>,
-    held: Option<Held>,
-    /// The commit for which it flushes, which is not answered yet.
-    answers: Option<u64>,
-}
+/// The one of a process's waiters for a flush that looks every [`TIMED_WAIT`] whether the leader lives and goes on. The others
+/// are woken one by another, and look rarely.
+struct Watcher<'a>(Option<&'a AtomicBool>);
 
-impl Leader {
-    /// It flushes for this commit, and answers it.
-    pub(super) fn answering(mut self, sequence: Option<u64>) -> Leader {
-        self.answers = sequence;
-        self
+/// How often the others look at most.
+const OTHERS_LOOK: Duration = Duration::from_millis(50);
+
+impl<'a> Watcher<'a> {
+    /// After so long it looks again. Becomes the watcher if there is none.
+    fn looks_after(&mut self, watched: &'a AtomicBool, sync_nanos: u64) -> Duration {
+        if self.0.is_none() && !watched.swap(true, SeqCst) {
+            self.0 = Some(watched);
+        }
+        if self.0.is_some() { TIMED_WAIT } else { OTHERS_LOOK.max(Duration::from_nanos(sync_nanos) * 4) }
     }
 }
 
-impl Drop for Leader {
+impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        if let Some(sequence) = self.answers
-            && std::thread::panicking()
-        {
-            // While LEADER is held: nobody makes durable what is answered with an error.
-            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.take_back_published(sequence)));
-            // Dropping a foreign payload may panic again.
-            std::mem::forget(taken_back);
+        if let Some(watched) = self.0 {
+            watched.store(false, SeqCst);
         }
-        self.held = None;
-        self.engine.marks.words().durable_wake().notify();
     }
 }
 
 impl Engine {
-    fn leader(self: &Arc<Engine>, held: Held) -> Leader {
-        Leader { engine: Arc::clone(self), held: Some(held), answers: None }
-    }
-
-    /// LEADER, if nobody has it, and what its last owner left could be made durable.
-    pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
-        self.lead_if_free().ok().flatten()
-    }
-
-    fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
-        let Some(held) = self.try_hold(Words::leader) else { return Ok(None) };
-        let leader = self.leader(held);
-        // Who had it before may have failed, or been killed and its slot been taken over since.
-        self.certify_left(&leader)?;
-        Ok(Some(leader))
-    }
-
-    /// LEADER, from its owner if that one is dead.
-    fn lead_for_the_dead(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
-        let Some(held) = self.try_take_over(Words::leader) else { return Ok(None) };
-        let leader = self.leader(held);
-        self.finish_flush_of_the_dead(&leader)?;
-        Ok(Some(leader))
-    }
-
-    /// LEADER, waited for.
-    ///
-    /// # Errors
-    /// What a leader left that died could not be made durable.
-    pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
-        let (held, taken_from) = self.hold(Words::leader, "LEADER");
-        let leader = self.leader(held);
-        if taken_from.is_some() {
-            self.finish_flush_of_the_dead(&leader)?
-        } else {
-            self.certify_left(&leader)?
-        }
-        Ok(leader)
-    }
-
-    /// A cut that nobody certified, and LEADER free: its leader was killed, and whoever took LEADER from it too.
-    fn certify_left(self: &Arc<Engine>, leader: &Leader) -> Result<(), EngineError> {
-        let words = self.marks.words();
-        if words.cuts() > words.certified() && !self.is_poisoned() {
-            self.finish_flush_of_the_dead(leader)?;
-        }
-        Ok(())
-    }
-
-    /// The leader died in its flush, and its sync may have failed: Linux tells an error of write-back once, and it may
-    /// have been told to the dead. So a sync of this process alone proves nothing: what is not known to be durable is
-    /// proven by its CRCs, written again (the same bytes), and synced.
-    fn finish_flush_of_the_dead(&self, _leader: &Leader) -> Result<(), EngineError> {
-        let append = self.append()?;
-        self.prove_undurable(&append)?;
-        drop(append);
-        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
-        // Nothing was cut: the next leader syncs it.
-        if cuts > certified { self.sync_and_seal(cuts) } else { Ok(()) }
-    }
-
     /// Under LEADER: what is not known to be durable is proven and written again, or the engine is poisoned.
-    fn prove_undurable(&self, append: &HeldAppend) -> Result<(), EngineError> {
+    pub(super) fn prove_undurable(&self, append: &HeldAppend) -> Result<(), EngineError> {
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
             if error.is_of_opening() {
@@ -228,7 +161,7 @@ impl Engine {
         // Its failure is the log's, or the next leader does it.
         let _flushed = lone.map(|lone| self.flush_lone(&lone));
         let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
-        self.wait_until(&reached, Some(sequence)).or_else(|error| {
+        self.wait_until(&reached, Some(sequence), self.endless_wait()).or_else(|error| {
             let append = self.append_as_it_is();
             // By another process meanwhile.
             if reached() {
@@ -242,17 +175,26 @@ impl Engine {
     /// Waits until everything up to `sequence` is durable, leading if nobody does.
     ///
     /// # Errors
-    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5).
+    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `Held`: somebody else has kept what it
+    /// needs for too long.
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.durable() >= sequence, None)
+        self.wait_until(&|| self.marks.durable() >= sequence, None, self.bounded_wait())
     }
 
     /// Waits until everything up to `sequence` is visible, leading if nobody does.
     ///
     /// # Errors
     /// As [`Engine::wait_durable`].
-    pub(crate) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None)
+    pub(super) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
+        self.wait_until(&|| self.is_visible(sequence), None, self.bounded_wait())
+    }
+
+    /// As that, for who has seen it and cannot be answered before.
+    ///
+    /// # Errors
+    /// The flush failed.
+    pub(crate) fn wait_visible_of_seen(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
+        self.wait_until(&|| self.is_visible(sequence), None, self.endless_wait())
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
@@ -265,10 +207,15 @@ impl Engine {
     }
 
     /// `answers`: the commit of the caller's that is answered when it is reached.
-    fn wait_until(self: &Arc<Engine>, reached: &dyn Fn() -> bool, answers: Option<u64>) -> Result<(), EngineError> {
+    fn wait_until(
+        self: &Arc<Engine>,
+        reached: &dyn Fn() -> bool,
+        answers: Option<u64>,
+        mut wait: Wait,
+    ) -> Result<(), EngineError> {
         let wake = self.marks.words().durable_wake();
         let me = self.marks.attachment().me();
-        let (mut waited, mut since) = (Duration::ZERO, None);
+        let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
         let mut tries = FLUSH_TRIES;
         loop {
             let mut ticket = wake.ticket();
@@ -276,38 +223,45 @@ impl Engine {
                 return Ok(());
             }
             self.check_poison()?;
-            let leader = match self.lead_if_free() {
-                Ok(None) if waited >= TIMED_WAIT => self.lead_for_the_dead(),
-                leader => leader,
-            };
-            let flushed = match leader {
-                Ok(None) => None,
-                Ok(Some(leader)) if !reached() => {
-                    let leader = leader.answering(answers);
-                    self.gather();
-                    Some(self.flush(&leader, false))
-                }
-                led => Some(led.map(drop)),
-            };
-            match flushed {
-                None => {}
-                Some(Ok(())) => continue,
+            match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
+                Ok(true) => continue,
+                // Whoever has what it needs goes on, or the wait ends.
+                Ok(false) | Err(EngineError::Held { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
-                Some(Err(error)) if tries == 0 || self.is_poisoned() => return Err(error),
-                Some(Err(_)) => {
+                Err(error) if tries == 0 || self.is_poisoned() => return Err(error),
+                Err(_) => {
                     tries -= 1;
                     // Not woken by this thread's own letting go.
                     ticket = wake.ticket();
                 }
             }
+            let leader = self.marks.words().leader().holder().filter(|owner| *owner != me);
+            self.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
-            wake.wait(ticket, TIMED_WAIT);
+            wake.wait(ticket, watcher.looks_after(&self.flush_watched, self.marks.words().sync_nanos()));
             waited = began.elapsed();
-            if let Some(owner) = self.marks.words().leader().holder().filter(|owner| *owner != me) {
-                self.tell_owner(&mut since, owner, "a flush");
-            }
         }
+    }
+
+    /// Leads, if nobody else does, or, with `stall`, if who does is dead or does not go on. False: somebody leads.
+    fn try_to_flush(
+        self: &Arc<Engine>,
+        reached: &dyn Fn() -> bool,
+        answers: Option<u64>,
+        stall: Option<&mut Stall>,
+    ) -> Result<bool, EngineError> {
+        let leader = match (self.lead_if_free()?, stall) {
+            (None, Some(stall)) => self.lead_for_other(stall)?,
+            (leader, _) => leader,
+        };
+        let Some(leader) = leader else { return Ok(false) };
+        if !reached() {
+            let leader = leader.answering(answers);
+            self.gather();
+            self.flush(&leader, false)?;
+        }
+        Ok(true)
     }
 
     /// Holding LEADER only: where a sync is slow, waits for those who were just woken, so that they need not wait for
@@ -348,19 +302,22 @@ impl Engine {
     /// The write or the sync failed: the engine is poisoned.
     pub(crate) fn flush(&self, leader: &Leader, mark: bool) -> Result<(), EngineError> {
         match self.cut_epoch(leader, mark)? {
-            Some(epoch) => self.sync_and_seal(epoch),
+            Some(epoch) => self.sync_and_seal(leader, epoch),
             None => Ok(()),
         }
     }
 
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
-    pub(super) fn cut_epoch(&self, _leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
+    ///
+    /// # Errors
+    /// As [`Engine::flush`].
+    pub(super) fn cut_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let copy = self.copy_to_carry();
         let (mut append, place) = loop {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
-            if !self.is_active() || (self.marks.durable() >= hi && !mark) {
+            if !leader.leads(&append) || !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
@@ -407,7 +364,7 @@ impl Engine {
     /// As [`Engine::flush`].
     fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
         self.check_poison()?;
-        self.sync_and_seal(lone.certificate.epoch)
+        self.sync_and_seal(&lone.leader, lone.certificate.epoch)
     }
 
     /// Where the certificate lies that is durable last: what is behind it may not be.
@@ -438,40 +395,58 @@ impl Engine {
     }
 
     /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
-    /// APPEND.
-    fn sync_and_seal(&self, epoch: u64) -> Result<(), EngineError> {
-        let cut = self.marks.words().cut(epoch).ok_or(EngineError::NoLog)?;
+    /// APPEND. Nothing, where somebody else has taken LEADER meanwhile: he finishes it.
+    pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
+        let words = self.marks.words();
         let wanted = self.marks.wanted();
+        let mut written_again = false;
         loop {
-            self.sync_to_cut(&cut)?;
-            crate::fault_point("sealing");
-            // Under APPEND: whoever poisons now erases these records, or finds them durable.
-            let append = self.append()?;
-            self.check_poison()?;
-            if !self.marks.words().is_sync_in_doubt() {
-                self.sealed(cut.epoch, wanted);
+            if words.certified() >= epoch {
                 return Ok(());
             }
-            // Who was told of a failure may be dead, and this sync proves nothing.
+            let began = Instant::now();
+            let synced = words.cut(epoch).ok_or(EngineError::NoLog).and_then(|cut| self.sync_to_cut(&cut));
+            crate::fault_point("sealing");
+            // Under APPEND: whoever poisons now erases these records, or finds them durable; and whoever takes LEADER does.
+            let append = match &synced {
+                // Nothing was synced then, and nothing failed: the next leader does it.
+                Err(error) if error.is_of_opening() => return synced.map(drop),
+                Err(_) => self.append_as_it_is(),
+                Ok(_) => self.append_to_seal()?,
+            };
+            if !leader.leads(&append) {
+                return Ok(());
+            }
+            self.check_poison()?;
+            let is_young = match synced {
+                Ok(is_young) => is_young,
+                Err(error) => {
+                    self.poison(&append, &error.to_string(), Failed::Flush);
+                    return Err(self.poisoned_as(error));
+                }
+            };
+            if !words.is_sync_in_doubt() && (written_again || !is_young) {
+                self.note_lease(began.elapsed());
+                self.sealed(epoch, wanted);
+                return Ok(());
+            }
+            // Who was told of a failure may be dead or stopped, and this sync proves nothing.
             self.prove_undurable(&append)?;
+            written_again = true;
         }
     }
 
-    fn sync_to_cut(&self, cut: &Cut) -> Result<(), EngineError> {
-        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal);
+    /// True: LEADER was once taken from a process that lives, and a file was opened here when what is to be proven was written
+    /// already. That process may have been told of a failed write-back that this open file is not told of.
+    fn sync_to_cut(&self, cut: &Cut) -> Result<bool, EngineError> {
+        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal)?;
+        let durable = self.marks.durable();
+        let is_young = slots.iter().any(|slot| slot.opened_at > durable);
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
-        let synced = slots.and_then(|slots| slots.iter().try_for_each(|slot| slot.sync()));
-        if let Err(error) = synced {
-            // Nothing was synced then, and nothing failed: the next leader does it.
-            if error.is_of_opening() {
-                return Err(error);
-            }
-            self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
-            return Err(self.poisoned_as(error));
-        }
+        slots.iter().try_for_each(|slot| slot.sync())?;
         self.measured_sync(began.elapsed());
-        Ok(())
+        Ok(is_young && self.marks.words().was_led_away())
     }
 
     /// The epoch is durable, and with it what its certificate says of D and B.

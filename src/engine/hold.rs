@@ -3,16 +3,30 @@
 //! A word excludes the threads of this process as it excludes other processes; who waits finds out whether the owner
 //! lives, and takes the word from a dead one.
 
-use super::Engine;
 use super::queue::ConnectionId;
+use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After so long it is told for whom this process waits.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+/// A wait that has no bound is told of after so long.
+const TELL_AFTER: Duration = Duration::from_secs(2);
+/// A bounded wait ends where nobody makes progress for so long,
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// or, where syncs are slow, for so many syncs.
+const WAIT_SYNCS: u32 = 64;
+
+/// A wait for what others have or do.
+#[derive(Debug)]
+pub(super) struct Wait {
+    /// The last progress that was seen.
+    since: Instant,
+    seen: [u64; 3],
+    is_bounded: bool,
+    is_told: bool,
+}
 
 /// A word of the shared words.
 pub(super) type Which = fn(&Words) -> &OwnerWord;
@@ -52,15 +66,75 @@ impl Engine {
         (!attachment.is_alive(owner) && word.take_over(owner, attachment.me())).then(|| self.held(which))
     }
 
-    /// Waits for the word; and the dead owner from whom it was taken.
-    pub(super) fn hold(&self, which: Which, name: &'static str) -> (Held, Option<Owner>) {
+    /// Waits for the word, as long as a [bounded wait](Engine::bounded_wait) lasts.
+    ///
+    /// # Errors
+    /// `Held`: its owner keeps it for too long.
+    pub(super) fn hold(&self, which: Which, name: &'static str) -> Result<Held, EngineError> {
+        match self.try_hold(which) {
+            Some(held) => Ok(held),
+            None => self.hold_with(which, name, self.bounded_wait()),
+        }
+    }
+
+    /// Waits for the word, however long that takes: for who must end what failed.
+    pub(super) fn hold_endless(&self, which: Which, name: &'static str) -> Held {
+        loop {
+            if let Ok(held) = self.hold_with(which, name, self.endless_wait()) {
+                return held;
+            }
+        }
+    }
+
+    fn hold_with(&self, which: Which, name: &'static str, mut wait: Wait) -> Result<Held, EngineError> {
         let attachment = self.marks.attachment();
-        let mut began = None;
-        let taken_from = which(attachment.words()).acquire(attachment.me(), |owner| {
-            self.tell_owner(&mut began, owner, name);
-            attachment.is_alive(owner)
-        });
-        (self.held(which), taken_from)
+        let word = which(attachment.words());
+        let goes_on = || self.goes_on(&mut wait, name, word.holder());
+        word.acquire(attachment.me(), |owner| attachment.is_alive(owner), goes_on)?;
+        Ok(self.held(which))
+    }
+
+    /// A wait before anything is promised: it ends with `Held` (`SQLITE_BUSY`) where nobody makes progress for long, and where
+    /// it is the engine's own thread that waits and shall end.
+    pub(super) fn bounded_wait(&self) -> Wait {
+        Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false }
+    }
+
+    /// A wait for the answer to a commit that is published.
+    pub(super) fn endless_wait(&self) -> Wait {
+        Wait { is_bounded: false, ..self.bounded_wait() }
+    }
+
+    /// What moves while somebody works on the log.
+    fn progress(&self) -> [u64; 3] {
+        let words = self.marks.words();
+        [words.published(), words.cuts(), words.certified()]
+    }
+
+    /// Between two looks at what is waited for. `name` is what, `owner` the process that has it.
+    ///
+    /// # Errors
+    /// `Held`: the wait is over.
+    pub(super) fn goes_on(&self, wait: &mut Wait, name: &'static str, owner: Option<Owner>) -> Result<(), EngineError> {
+        let progress = self.progress();
+        if progress != wait.seen {
+            (wait.seen, wait.since) = (progress, Instant::now());
+        }
+        let syncs = Duration::from_nanos(self.marks.words().sync_nanos()) * WAIT_SYNCS;
+        let is_over = wait.is_bounded && wait.since.elapsed() >= WAIT_MAX.max(syncs);
+        if is_over || self.background.stops_here() {
+            let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner));
+            return Err(EngineError::Held { what: name, file: self.path.clone(), holder });
+        }
+        if let Some(owner) = owner
+            && !wait.is_bounded
+            && !wait.is_told
+            && wait.since.elapsed() >= TELL_AFTER
+        {
+            wait.is_told = true;
+            self.tell_waits(name, owner);
+        }
+        Ok(())
     }
 
     /// Waits for the word, so long at most; `Err`: the owner.
@@ -71,23 +145,14 @@ impl Engine {
             if let Some(held) = self.try_hold(which).or_else(|| self.try_take_over(which)) {
                 return Ok(held);
             }
-            if began.elapsed() >= at_most {
+            if began.elapsed() >= at_most || self.background.stops_here() {
                 return Err(word.holder());
             }
             word.wait(TIMED_WAIT);
         }
     }
 
-    /// A process that is stopped in the middle keeps everybody waiting: `sqlite3_log` says which.
-    pub(super) fn tell_owner(&self, began: &mut Option<(Instant, bool)>, owner: Owner, name: &str) {
-        let (since, told) = began.get_or_insert_with(|| (Instant::now(), false));
-        if !*told && since.elapsed() >= TELL_AFTER {
-            *told = true;
-            self.tell_waits(name, owner);
-        }
-    }
-
-    /// As that, for the write lock, after a wait of `connection` that ended without it.
+    /// After a busy timeout that ended without the write lock: `sqlite3_log` says which process has it.
     pub(crate) fn tell_writer(&self, connection: ConnectionId) {
         if let Some(owner) = self.queue.kept_waiting_by(connection) {
             self.tell_waits("WRITE", owner);

@@ -191,6 +191,8 @@ impl Engine {
             broker: Mutex::new(Some(broker)),
             guard,
             page_one: Mutex::default(),
+            leading: super::lease::Leading::default(),
+            flush_watched: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             generation: generation(),
             over: AtomicBool::new(false),
@@ -265,7 +267,7 @@ impl Engine {
         broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 
-        self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes }));
+        self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes, opened_at: 0 }));
         self.note_ordinal(1, 0);
         self.seal_first_epoch()?;
         words.set_active();

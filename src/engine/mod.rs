@@ -17,6 +17,7 @@ mod guard;
 mod hold;
 mod images;
 mod lanes;
+mod lease;
 mod lifecycle;
 mod marks;
 mod page_one;
@@ -98,6 +99,9 @@ pub(crate) struct Engine {
     page_one: Mutex<Option<Arc<PageOne>>>,
     broker: Mutex<Option<Box<dyn Broker>>>,
     guard: Guard,
+    leading: lease::Leading,
+    /// One of the threads that wait for a flush looks often whether the leader lives and goes on.
+    flush_watched: AtomicBool,
     retired: AtomicBool,
     /// The process that it belongs to.
     generation: u32,

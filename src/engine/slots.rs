@@ -39,6 +39,8 @@ pub(crate) struct SlotFile {
     pub(crate) name: String,
     pub(crate) file: Arc<dyn LogFile>,
     pub(crate) bytes: u64,
+    /// What was written before it was opened here is of commits up to this one, published or about to be.
+    pub(super) opened_at: u64,
 }
 
 impl SlotFile {
@@ -158,7 +160,8 @@ impl Engine {
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
         // Whole blocks, or its header does not prove itself: who was making it may have died in the middle of a write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
-        Ok(Arc::new(SlotFile { number, name, file, bytes }))
+        let opened_at = self.marks.published() + 1;
+        Ok(Arc::new(SlotFile { number, name, file, bytes, opened_at }))
     }
 
     /// A slot file that is complete.
@@ -435,14 +438,17 @@ impl Engine {
         if self.has_room(bytes)? {
             return Ok(());
         }
-        let _create = self.hold(Words::create, "CREATE");
+        let _create = self.hold(Words::create, "CREATE")?;
         if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
     /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
     /// needs the slot meets it.
     pub(crate) fn prepare_next_slot(&self) {
-        if let Err(error) = self.try_prepare_next_slot() {
+        // One who is at it, and keeps it: the writer that needs the slot is told.
+        if let Err(error) = self.try_prepare_next_slot()
+            && !matches!(error, EngineError::Held { .. })
+        {
             self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
             self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
         }
@@ -453,7 +459,7 @@ impl Engine {
         if tail.is_some_and(|tail| self.marks.words().next_slot().is_some_and(|next| next != tail.file)) {
             return Ok(());
         }
-        let _create = self.hold(Words::create, "CREATE");
+        let _create = self.hold(Words::create, "CREATE")?;
         let wanted = self.append().map(|append| self.is_low(&append))?;
         if wanted { self.choose_next(0) } else { Ok(()) }
     }
@@ -595,7 +601,7 @@ impl Engine {
         let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
         let file = create_slot(&*self.dir, &name, bytes)?;
-        let slot = Arc::new(SlotFile { number, name, file, bytes });
+        let slot = Arc::new(SlotFile { number, name, file, bytes, opened_at: 0 });
         self.add_slot(slot.clone());
         Ok(slot)
     }

@@ -45,7 +45,7 @@ impl Engine {
         }
         let mut kept_bytes = None;
         loop {
-            let _create = self.hold(Words::create, "CREATE");
+            let _create = self.hold(Words::create, "CREATE")?;
             let (all, tail) = self.survey()?;
             let next = self.marks.words().next_slot();
             let mut free = self.free_slots(&all, tail);

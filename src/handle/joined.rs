@@ -309,7 +309,7 @@ impl Joined {
         } else if self.seen > self.engine.marks.visible() {
             // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
             // fails, the next snapshot says so.
-            let _reported_by_the_next_snapshot = self.engine.wait_visible(self.seen);
+            let _reported_by_the_next_snapshot = self.engine.wait_visible_of_seen(self.seen);
         }
         self.engine.drop_snapshot(self.me);
         if std::mem::take(&mut self.granted) && !self.wrote {

@@ -162,27 +162,35 @@ impl OwnerWord {
         futex::wait(&self.0, waited as u32, timeout);
     }
 
-    /// Takes the word, however long that takes; for words that are held for microseconds, or by an
-    /// owner who certainly goes on. `alive` says whether the process of an owner lives; the word of a
-    /// dead one is taken over. Returns the dead owner it was taken from.
-    pub fn acquire(&self, me: Owner, mut alive: impl FnMut(Owner) -> bool) -> Option<Owner> {
+    /// Takes the word, however long that takes. `alive` says whether the process of an owner lives; the word of a dead one is
+    /// taken over. `goes_on` is asked between two waits. Returns the dead owner it was taken from.
+    ///
+    /// # Errors
+    /// What `goes_on` says: the wait is over, and the word is not taken.
+    pub fn acquire<E>(
+        &self,
+        me: Owner,
+        mut alive: impl FnMut(Owner) -> bool,
+        mut goes_on: impl FnMut() -> Result<(), E>,
+    ) -> Result<Option<Owner>, E> {
         for _ in 0..SPINS {
             if self.try_acquire(me, false) {
-                return None;
+                return Ok(None);
             }
             std::hint::spin_loop();
         }
         loop {
             self.wait(TIMED_WAIT);
             if self.try_acquire(me, true) {
-                return None;
+                return Ok(None);
             }
             if let Some(holder) = self.holder()
                 && !alive(holder)
                 && self.take_over(holder, me)
             {
-                return Some(holder);
+                return Ok(Some(holder));
             }
+            goes_on()?;
         }
     }
 }
@@ -259,7 +267,7 @@ mod tests {
                 threads.spawn(move || {
                     let me = Owner { slot, incarnation: 1 };
                     for _ in 0..5000 {
-                        assert_eq!(word.acquire(me, |_| true), None);
+                        assert_eq!(word.acquire(me, |_| true, || Ok::<(), ()>(())), Ok(None));
                         assert_eq!(inside.swap(1, Relaxed), 0);
                         count.store(count.load(Relaxed) + 1, Relaxed);
                         inside.store(0, Relaxed);
@@ -294,10 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_is_over_takes_nothing() {
+        let word = word();
+        assert!(word.try_acquire(A, false));
+        let mut asked = 0;
+        let over = || {
+            asked += 1;
+            if asked == 3 { Err("over") } else { Ok(()) }
+        };
+        assert_eq!(word.acquire(B, |_| true, over), Err("over"));
+        assert_eq!(word.holder(), Some(A));
+    }
+
+    #[test]
     fn the_word_of_a_dead_owner_is_taken() {
         let word = word();
         assert!(word.try_acquire(A, false));
-        assert_eq!(word.acquire(B, |owner| owner != A), Some(A));
+        assert_eq!(word.acquire(B, |owner| owner != A, || Ok::<(), ()>(())), Ok(Some(A)));
         assert_eq!(word.holder(), Some(B));
     }
 }

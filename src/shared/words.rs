@@ -16,7 +16,7 @@
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
-//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns) |
+//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | whether the database file was found to be another one |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
@@ -116,6 +116,10 @@ struct FlushLine {
     gather_goal: AtomicU64,
     group: AtomicU64,
     sync_nanos: AtomicU64,
+    /// As long as a leader may make no progress; 0: as long as the engine's constant says.
+    lease_us: AtomicU64,
+    /// LEADER was taken from a process that lives.
+    led_away: AtomicU64,
 }
 
 /// The shared words as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
@@ -657,5 +661,26 @@ impl Words {
     /// As [`sync_nanos`](Words::sync_nanos).
     pub(crate) fn set_sync_nanos(&self, nanos: u64) {
         self.flush.sync_nanos.store(nanos, SeqCst);
+    }
+
+    /// How long a leader may make no progress (us); 0: nobody has said so.
+    pub(crate) fn lease_us(&self) -> u64 {
+        self.flush.lease_us.load(SeqCst)
+    }
+
+    /// As [`lease_us`](Words::lease_us).
+    pub(crate) fn set_lease_us(&self, lease_us: u64) {
+        self.flush.lease_us.store(lease_us, SeqCst);
+    }
+
+    /// Whether LEADER was ever taken from a process that lives: its sync may end at any time, and be told of a failure that is
+    /// told to no file that is opened later.
+    pub(crate) fn was_led_away(&self) -> bool {
+        self.flush.led_away.load(SeqCst) != 0
+    }
+
+    /// As [`was_led_away`](Words::was_led_away). Under APPEND.
+    pub(crate) fn set_led_away(&self) {
+        self.flush.led_away.store(1, SeqCst);
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct SimFile {
     is_database: bool,
     /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
     same_bytes_torn: u64,
+    /// Syncs that failed.
+    failed_syncs: u64,
 }
 
 impl SimFile {
@@ -36,6 +38,10 @@ impl SimFile {
 
     pub(super) fn cached(&self) -> &[u8] {
         &self.cache
+    }
+
+    pub(super) fn failed_syncs(&self) -> u64 {
+        self.failed_syncs
     }
 
     pub(super) fn same_bytes_torn(&self) -> u64 {
@@ -112,6 +118,7 @@ impl SimFile {
 
     /// A write-back error: the pages count as clean now, and the medium has any of the values.
     pub(super) fn sync_failed(&mut self, clock: u64, dice: &mut Dice) {
+        self.failed_syncs += 1;
         // The cache writes back a page at once: often all of it is lost.
         let mut lost = (None, false);
         self.settle(clock, &mut |sector, written| {

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// What a power cut does to what is not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ struct State {
     is_off: bool,
     /// Handles of an earlier one belong to a dead process.
     incarnation: u64,
+    /// A failed sync is told to each file that was open then, as by Linux; else to the one alone that asked for it.
+    tells_each: bool,
 }
 
 /// The simulated disk; clones share it.
@@ -122,6 +125,7 @@ impl SimDisk {
             fuse: None,
             is_off: false,
             incarnation: 0,
+            tells_each: false,
         };
         SimDisk { state: Arc::new(Mutex::new(state)), plan: Plan::default() }
     }
@@ -149,7 +153,7 @@ impl SimDisk {
                 file
             }
         };
-        SimDatabase { handle: SimHandle { disk: self.clone(), file, incarnation: state.incarnation } }
+        SimDatabase { handle: SimHandle::new(self, &mut state, file) }
     }
 
     /// How many operations that change something were done so far.
@@ -162,6 +166,12 @@ impl SimDisk {
     /// [`SimDisk::kill`] or [`SimDisk::power_cut`].
     pub fn stop_after(&self, operations: u64) {
         self.state.lock().fuse = Some(operations);
+    }
+
+    /// From here on a failed sync is told to each file that is open then, at its next sync; else only to the one that asked for
+    /// it.
+    pub fn tell_each(&self) {
+        self.state.lock().tells_each = true;
     }
 
     /// Whether the machine has stopped.
@@ -543,7 +553,7 @@ impl SimDirectory {
                 file
             }
         };
-        let handle = SimHandle { disk: self.disk.clone(), file, incarnation: self.incarnation };
+        let handle = SimHandle { incarnation: self.incarnation, ..SimHandle::new(&self.disk, &mut state, file) };
         Ok(SimLogFile { handle, name: name.to_owned(), how })
     }
 }
@@ -554,9 +564,22 @@ struct SimHandle {
     disk: SimDisk,
     file: FileId,
     incarnation: u64,
+    /// So many failed syncs it was told of, or are older than it.
+    told: Arc<AtomicU64>,
 }
 
 impl SimHandle {
+    fn new(disk: &SimDisk, state: &mut State, file: FileId) -> SimHandle {
+        let told = Arc::new(AtomicU64::new(state.file(file).failed_syncs()));
+        SimHandle { disk: disk.clone(), file, incarnation: state.incarnation, told }
+    }
+
+    /// Whether a sync failed that it has to be told of.
+    fn has_to_be_told(&self, state: &mut State) -> bool {
+        let failed = state.file(self.file).failed_syncs();
+        self.told.swap(failed, SeqCst) < failed && state.tells_each
+    }
+
     fn read(&self, name: &str, buffer: &mut [u8], offset: u64, past_cache: bool) -> io::Result<usize> {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
@@ -599,11 +622,15 @@ impl SimHandle {
             let mut dice = state.dice.clone();
             state.file(self.file).sync_failed(token.0, &mut dice);
             state.dice = dice;
+            self.has_to_be_told(&mut state);
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         if runs {
             state.file(self.file).sync(token.0);
-            Ok(())
+            match self.has_to_be_told(&mut state) {
+                true => Err(io::Error::from_raw_os_error(libc::EIO)),
+                false => Ok(()),
+            }
         } else {
             Err(off())
         }

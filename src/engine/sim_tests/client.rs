@@ -176,7 +176,7 @@ impl Client {
             if !scene.free().can_flush() && !scene.engine.is_poisoned() {
                 return;
             }
-            if let Err(error) = scene.engine.wait_visible(self.seen) {
+            if let Err(error) = scene.engine.wait_visible_of_seen(self.seen) {
                 scene.check_error(&error);
             } else {
                 scene.seen(self.seen);

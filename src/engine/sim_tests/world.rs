@@ -34,6 +34,8 @@ pub struct Conditions {
     pub tears_header: bool,
     /// Nobody wants durability, and checkpoints are those of an idle log: few certificates, which carry much.
     pub lazy: bool,
+    /// Processes are stopped for long, and go on.
+    pub stops: bool,
 }
 
 pub const CALM: Conditions = Conditions {
@@ -43,6 +45,7 @@ pub const CALM: Conditions = Conditions {
     tears_same_bytes: false,
     tears_header: false,
     lazy: false,
+    stops: false,
 };
 
 pub const WORLDS: &[Conditions] = &[
@@ -96,6 +99,10 @@ impl World {
     pub fn new(seed: u64, conditions: Conditions, real: &Path) -> World {
         let mut dice = Dice::new(seed);
         let disk = SimDisk::new(dice.next());
+        if conditions.stops {
+            // Who is stopped in a sync is told of its failure, and cannot say so: then only this helps the others.
+            disk.tell_each();
+        }
         let mut world = World {
             conditions,
             page_bytes: dice.pick(&[512, 1024, 4096]),

@@ -7,6 +7,7 @@
 
 use crate::disk::sim::Dice;
 use crate::interleave::{self, simulate};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub const HOT: &[&str] = &[
     "before recycled_below",
     "a takeover",
     "written again",
+    "LEADER of the living",
+    "sealing",
     "a sync",
     "a failed sync",
     "an acknowledgement",
@@ -99,6 +102,10 @@ struct State {
     /// Steps that are left before it is a hang.
     left: u64,
     panics: Vec<String>,
+    /// Processes that are stopped, each for so many turns of others.
+    stopped: BTreeMap<u64, u64>,
+    /// How often LEADER was taken from a process that lives.
+    led_away: u64,
 }
 
 pub struct Turns {
@@ -129,8 +136,15 @@ impl State {
                 thread.weight = self.dice.pick(&[0, 1, 10, 10, 100]);
             }
         }
+        for left in self.stopped.values_mut() {
+            *left = left.saturating_sub(1);
+        }
+        self.stopped.retain(|_, left| *left > 0);
         for tries in 0.. {
-            let living: Vec<usize> = self.living().collect();
+            let mut living: Vec<usize> = self.living().collect();
+            if living.iter().any(|at| !self.stopped.contains_key(&self.threads[*at].process)) {
+                living.retain(|at| !self.stopped.contains_key(&self.threads[*at].process));
+            }
             let mut weights: Vec<u64> = living.iter().map(|at| self.threads[*at].weight).collect();
             if weights.iter().all(|weight| *weight == 0) {
                 weights.fill(1);
@@ -178,6 +192,8 @@ impl Turns {
             power_goes: false,
             left: u64::MAX,
             panics: Vec::new(),
+            stopped: BTreeMap::new(),
+            led_away: 0,
         };
         Arc::new(Turns { state: Mutex::new(state), outside: Condvar::new() })
     }
@@ -253,6 +269,21 @@ impl Turns {
     /// If it takes so many steps more, it is a hang.
     pub fn limit(&self, steps: u64) {
         self.lock().left = steps;
+    }
+
+    /// A process stands still for so many turns of the others, or until nobody else lives.
+    pub fn stop(&self, process: u64, turns: u64) {
+        self.lock().stopped.insert(process, turns);
+    }
+
+    /// Who is stopped goes on.
+    pub fn wake_all(&self) {
+        self.lock().stopped.clear();
+    }
+
+    /// How often LEADER was taken from a process that lives.
+    pub fn led_away(&self) -> u64 {
+        self.lock().led_away
     }
 
     /// Whether the process that had the turn last came where somebody lies in wait.
@@ -353,6 +384,7 @@ impl interleave::Turns for Turn {
         let mut state = self.turns.lock();
         let more = state.dice.below(4);
         state.now_us += more;
+        state.led_away += u64::from(place == "LEADER of the living");
         let decisive = DECISIVE.iter().find(|(decisive, _)| *decisive == place).map(|(_, more)| *more);
         let is_hot = decisive.is_some() || HOT.contains(&place);
         let percent = if is_hot { state.course.hot } else { state.course.switches };

@@ -1,0 +1,234 @@
+//! LEADER as a lease: a flush that makes no progress is finished by another process.
+//!
+//! A process that is stopped (SIGSTOP, a frozen container, a debugger) while it leads would keep everybody waiting for as long
+//! as it is stopped. Progress shows in the shared words: a leader cuts, certifies, or lets go. Who waits and sees none for the
+//! time of the lease takes LEADER from its live owner, as from a dead one: what is not known to be durable is proven,
+//! written again, and synced. So a wrong guess costs a second sync, and no commit.
+//!
+//! The fence is APPEND. LEADER is taken from a live owner under APPEND, and whoever leads looks under APPEND whether it leads
+//! still, before it writes to a slot and before it certifies. So who wakes up finds LEADER lost and writes nothing; its sync,
+//! which may end at any time, proves nothing, since others may have written the same blocks again behind it.
+//!
+//! A disk whose sync takes longer than the lease is no stopped leader: each taking doubles the lease, so that of several
+//! processes that take LEADER from each other one gets the time that its sync needs; a flush that ends sets it back to what it
+//! took.
+//!
+//! The word says which process leads. Which of its threads does is said by a ticket, kept in the process: a thread whose LEADER
+//! was taken does not let go of a later one of its process.
+
+use super::commit::HeldAppend;
+use super::{Engine, EngineError};
+use crate::interleave::{self, Instant};
+use crate::shared::{Owner, OwnerWord, Words, generation};
+use crate::sqlite::Code;
+use crate::sync::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The lease where syncs are fast.
+const LEASE: Duration = Duration::from_secs(1);
+/// The same in the simulation, whose syncs take no time, so that it ends while leaders work.
+const LEASE_SIMULATED: Duration = Duration::from_millis(15);
+/// The lease is never shorter than so many syncs.
+const LEASE_SYNCS: u32 = 4;
+
+/// Which thread of this process leads.
+#[derive(Debug, Default)]
+pub(super) struct Leading(Mutex<Tickets>);
+
+#[derive(Debug, Default)]
+struct Tickets {
+    last: u64,
+    /// 0: none of them.
+    present: u64,
+}
+
+/// LEADER: whoever holds this leads, unless it was taken away; dropped, it wakes the first of those who wait for a flush. No
+/// cut is left uncertified when it is taken.
+pub(crate) struct Leader {
+    engine: Arc<Engine>,
+    ticket: u64,
+    /// The process that holds it: a forked child that closes what it inherited lets go of nothing.
+    generation: u32,
+    /// The commit for which it flushes, which is not answered yet.
+    answers: Option<u64>,
+}
+
+impl Leader {
+    /// It flushes for this commit, and answers it.
+    pub(super) fn answering(mut self, sequence: Option<u64>) -> Leader {
+        self.answers = sequence;
+        self
+    }
+
+    /// Whether it leads still. Under APPEND this stays so: who takes LEADER away does so under APPEND.
+    pub(super) fn leads(&self, _append: &HeldAppend) -> bool {
+        let leading = self.engine.leading.0.lock();
+        let attachment = self.engine.marks.attachment();
+        leading.present == self.ticket && attachment.words().leader().holder() == Some(attachment.me())
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if let Some(sequence) = self.answers
+            && std::thread::panicking()
+        {
+            // While LEADER is held: nobody makes durable what is answered with an error.
+            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.take_back_published(sequence)));
+            // Dropping a foreign payload may panic again.
+            std::mem::forget(taken_back);
+        }
+        if self.generation == generation() {
+            let mut leading = self.engine.leading.0.lock();
+            if leading.present == self.ticket {
+                leading.present = 0;
+                let attachment = self.engine.marks.attachment();
+                attachment.words().leader().release(attachment.me());
+            }
+        }
+        self.engine.marks.words().durable_wake().notify();
+    }
+}
+
+/// What a waiter has seen of the flush of another process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stall {
+    leader: Option<Owner>,
+    certified: u64,
+    cuts: u64,
+    since: Instant,
+}
+
+impl Stall {
+    pub(super) fn new() -> Stall {
+        Stall { leader: None, certified: 0, cuts: 0, since: Instant::now() }
+    }
+
+    /// Since when the leader that is there now makes no progress; `None`: it does, or there is none.
+    fn look(&mut self, words: &Words) -> Option<(Owner, Duration)> {
+        let leader = words.leader().holder();
+        if leader.is_none() || !self.is_unchanged(words) {
+            let (certified, cuts) = (words.certified(), words.cuts());
+            *self = Stall { leader, certified, cuts, since: Instant::now() };
+        }
+        Some((leader?, self.since.elapsed()))
+    }
+
+    fn is_unchanged(&self, words: &Words) -> bool {
+        (self.leader, self.certified, self.cuts) == (words.leader().holder(), words.certified(), words.cuts())
+    }
+}
+
+impl Engine {
+    /// LEADER, if `take` gets the word.
+    fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerWord, Owner) -> bool) -> Option<Leader> {
+        let attachment = self.marks.attachment();
+        let mut leading = self.leading.0.lock();
+        if !take(attachment.words().leader(), attachment.me()) {
+            return None;
+        }
+        leading.last += 1;
+        leading.present = leading.last;
+        Some(Leader { engine: Arc::clone(self), ticket: leading.last, generation: generation(), answers: None })
+    }
+
+    /// LEADER, if nobody has it, and what its last owner left could be made durable.
+    pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
+        self.lead_if_free().ok().flatten()
+    }
+
+    pub(super) fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+        if self.marks.words().leader().holder().is_some() {
+            return Ok(None);
+        }
+        let Some(leader) = self.take_leader(|word, me| word.try_acquire(me, false)) else { return Ok(None) };
+        let words = self.marks.words();
+        // Who had it before may have failed, or been killed and its slot been taken over since.
+        if words.cuts() > words.certified() && !self.is_poisoned() {
+            let append = self.append()?;
+            self.finish_flush(&leader, append)?;
+        }
+        Ok(Some(leader))
+    }
+
+    /// LEADER, from its owner, if that one is dead, or makes no progress.
+    pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
+        let attachment = self.marks.attachment();
+        let words = attachment.words();
+        let Some((owner, stands_still)) = stall.look(words).filter(|(owner, _)| *owner != attachment.me()) else {
+            return Ok(None);
+        };
+        if !attachment.is_alive(owner) {
+            let Some(leader) = self.take_leader(|word, me| word.take_over(owner, me)) else { return Ok(None) };
+            let append = self.append()?;
+            return self.finish_flush(&leader, append).map(|()| Some(leader));
+        }
+        let lease = self.lease();
+        if stands_still < lease || self.is_poisoned() {
+            return Ok(None);
+        }
+        let append = self.append()?;
+        if !stall.is_unchanged(words) {
+            return Ok(None);
+        }
+        let Some(leader) = self.take_leader(|word, me| word.take_over(owner, me)) else { return Ok(None) };
+        interleave::step("LEADER of the living");
+        words.set_led_away();
+        words.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
+        let owner = self.describe(owner);
+        let text = format!("pwal: {}: finishes the flush of {owner}, which does not go on", self.path.display());
+        self.context.host.log(Code::NOTICE.number(), &text);
+        self.finish_flush(&leader, append).map(|()| Some(leader))
+    }
+
+    /// LEADER, waited for.
+    ///
+    /// # Errors
+    /// `Held`: for too long. What a leader left that died could not be made durable.
+    pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
+        let (mut wait, mut stall) = (self.bounded_wait(), Stall::new());
+        loop {
+            let leader = match self.lead_if_free()? {
+                None => self.lead_for_other(&mut stall)?,
+                leader => leader,
+            };
+            if let Some(leader) = leader {
+                return Ok(leader);
+            }
+            let word = self.marks.words().leader();
+            self.goes_on(&mut wait, "LEADER", word.holder())?;
+            word.wait(crate::shared::TIMED_WAIT);
+        }
+    }
+
+    /// How long a leader may make no progress.
+    fn lease(&self) -> Duration {
+        let words = self.marks.words();
+        let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
+        let syncs = Duration::from_nanos(words.sync_nanos()) * LEASE_SYNCS;
+        least.max(Duration::from_micros(words.lease_us())).max(syncs)
+    }
+
+    /// A flush of this process took so long, and was not taken away.
+    pub(super) fn note_lease(&self, took: Duration) {
+        let words = self.marks.words();
+        let before = words.lease_us();
+        if before > 0 {
+            let needed = u64::try_from((took * LEASE_SYNCS).as_micros()).unwrap_or(u64::MAX);
+            words.set_lease_us(before.min(needed));
+        }
+    }
+
+    /// The leader died in its flush, or does not go on, and its sync may have failed: Linux tells an error of write-back once to
+    /// each open file, and it may have been told to that one alone. So a sync of this process alone proves nothing: what is not
+    /// known to be durable is proven by its CRCs, written again (the same bytes), and synced.
+    fn finish_flush(&self, leader: &Leader, append: HeldAppend) -> Result<(), EngineError> {
+        self.prove_undurable(&append)?;
+        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
+        drop(append);
+        // Nothing was cut: the next leader syncs it.
+        if cuts > certified { self.sync_and_seal(leader, cuts) } else { Ok(()) }
+    }
+}
