@@ -166,6 +166,10 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
 
 fn tell<T: Default>(engine: &Engine, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
+        // It gave up a wait, to end.
+        if engine.background.stops_here() {
+            return T::default();
+        }
         let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());
         engine.context.host.log(error.code().number(), &text);
         T::default()

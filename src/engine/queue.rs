@@ -188,15 +188,14 @@ impl WriteQueue {
         self.turn.look().is_waited_for() || !self.state.lock().waiters.is_empty()
     }
 
-    /// The other process that has WRITE, if this connection has been waiting for long. Once for each time that it waits.
+    /// The other process that had WRITE while this connection waited for long. Once for each time that it waits.
     pub(crate) fn kept_waiting_by(&self, connection: ConnectionId) -> Option<Owner> {
         let mut state = self.state.lock();
         let place = state.places.get_mut(&connection)?;
         if place.told || now_us() < place.ticket + LONG_WAIT {
             return None;
         }
-        let word = self.turn.look();
-        let holder = word.owner().filter(|_| !self.turn.is_mine(word))?;
+        let holder = place.kept_by?;
         place.told = true;
         Some(holder)
     }
@@ -208,9 +207,11 @@ impl WriteQueue {
         let mut state = self.state.lock();
         let ticket = state.ticket(connection, now);
         let granted = self.wait_with(&mut state, connection, ticket, deadline);
+        let word = self.turn.look();
         if let Some(place) = state.places.get_mut(&connection) {
             place.waited = now_us();
             place.polls = false;
+            place.kept_by = word.owner().filter(|_| !granted && !self.turn.is_mine(word));
         }
         granted
     }

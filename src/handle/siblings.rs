@@ -101,7 +101,13 @@ pub(super) fn arm_refused(engine: &Arc<Engine>, connection: u64) {
 /// Any call but `xSleep` came.
 pub(super) fn forget_refused() {
     if IS_REFUSED.replace(false) {
-        let _ = REFUSED.try_with(|refused| refused.borrow_mut().take());
+        let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
+        // Its busy timeout is over, or it has none.
+        if let Some(refused) = refused
+            && let Some(engine) = refused.engine.upgrade()
+        {
+            engine.tell_writer(refused.connection);
+        }
     }
 }
 
@@ -110,9 +116,7 @@ pub(super) fn wait_for_refused(at_most: Duration) -> bool {
     let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
     let Some(refused) = refused else { return false };
     let Some(engine) = refused.engine.upgrade() else { return false };
-    if !engine.queue.wait(refused.connection, at_most) {
-        engine.tell_writer(refused.connection);
-    }
+    engine.queue.wait(refused.connection, at_most);
     true
 }
 

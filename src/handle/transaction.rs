@@ -121,10 +121,7 @@ impl Joined {
     fn prepare(&mut self, inner: &Arc<Inner>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
         let connection = inner.connection();
         if let Err(error) = self.engine.prepare(self.view.lane()) {
-            let code = self.failed(&error);
-            self.fail_transaction(inner);
-            reset_siblings(connection, inner);
-            return Err(code);
+            return Err(self.not_prepared(inner, &error, spill));
         }
         let facts = CommitFacts {
             sequence: self.view.sequence().unwrap_or(0) + 1,
@@ -161,12 +158,26 @@ impl Joined {
                 Ok(())
             }
             Err(error) => {
-                let code = self.failed(&error);
-                self.fail_transaction(inner);
-                reset_siblings(inner.connection(), inner);
-                Err(code)
+                let spill = prepared.facts.spill;
+                Err(self.not_prepared(inner, &error, spill))
             }
         }
+    }
+
+    /// What COMMIT answers before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and COMMIT may
+    /// come again: SQLite writes its frames again then. Whatever else it is, SQLite rolls back.
+    fn not_prepared(&mut self, inner: &Arc<Inner>, error: &EngineError, spill: Option<u32>) -> Code {
+        let code = self.failed(error);
+        let connection = inner.connection();
+        if code == Code::BUSY {
+            self.transaction = Transaction::Staging { spill };
+            siblings::remove_prepared(inner);
+            free_siblings(connection, inner);
+        } else {
+            self.fail_transaction(inner);
+            reset_siblings(connection, inner);
+        }
+        code
     }
 
     /// Another file of this connection is called while this one is prepared: SQLite may still roll back and copies the
@@ -273,7 +284,7 @@ impl Joined {
         let published = match published {
             Ok(published) => published,
             Err(error) => {
-                let code = self.failed(&error);
+                let code = at_phase_two(self.failed(&error));
                 self.view.rolled_back();
                 if let Some(number) = facts.spill {
                     self.engine.remove_spill(number);
@@ -407,6 +418,23 @@ impl Joined {
             self.roll_back(inner);
         } else {
             self.fail_transaction(inner);
+        }
+    }
+}
+
+/// SQLite has let go of its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes nothing.
+fn at_phase_two(code: Code) -> Code {
+    if code == Code::BUSY { Code::IOERR_LOCK } else { code }
+}
+
+/// The transaction stays open, for as long as the application likes: no sibling keeps APPEND meanwhile.
+fn free_siblings(connection: usize, inner: &Inner) {
+    for sibling in siblings::prepared_siblings(connection, inner) {
+        if let Kind::Joined(joined) = &mut sibling.state().kind
+            && matches!(&joined.transaction, Transaction::Prepared(prepared) if prepared.early.is_some())
+            && let Err(code) = joined.unprepare(&sibling)
+        {
+            joined.log(code, "a batch that was written early could not be taken back");
         }
     }
 }

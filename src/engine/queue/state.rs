@@ -1,7 +1,7 @@
 //! What the queue of one process knows: who is inside, who waits, since when, and until when what counts.
 
 use super::ConnectionId;
-use crate::shared::TIMED_WAIT;
+use crate::shared::{Owner, TIMED_WAIT};
 use crate::sync::Condvar;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -94,6 +94,8 @@ pub(super) struct Place {
     /// It was refused and has not waited in `xSleep` since: a busy handler of the application's, or none, or an upgrade inside
     /// a transaction, for which SQLite asks no busy handler.
     pub(super) polls: bool,
+    /// Which process had WRITE when it last waited in `xSleep` in vain.
+    pub(super) kept_by: Option<Owner>,
     /// It is known who keeps it waiting.
     pub(super) told: bool,
 }
@@ -139,7 +141,7 @@ impl State {
         }
         let ticket = now.max(self.last_ticket + 1);
         self.last_ticket = ticket;
-        self.places.insert(connection, Place { ticket, waited: now, polls: false, told: false });
+        self.places.insert(connection, Place { ticket, waited: now, polls: false, kept_by: None, told: false });
         ticket
     }
 
