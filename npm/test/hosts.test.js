@@ -109,6 +109,26 @@ for (const host of Object.keys(hosts)) {
     assertPlain(host, directory, 1);
   });
 
+  test(`${host}: SIGTERM leaves the log, where the program does not make an exit of it`, { skip }, async (t) => {
+    for (const handled of [false, true]) {
+      const directory = scratch(t);
+      const script = `
+        if (${handled}) process.once('SIGTERM', () => process.exit(143));
+        pwal.install(Database);
+        const db = open('app.db');
+        fill(db);
+        console.log('ready');
+        setInterval(() => {}, 1000);
+      `;
+      const [program, words, options] = command(host, directory, script);
+      const child = spawn(program, words, { ...options, stdio: ['ignore', 'pipe', 'inherit'] });
+      for await (const data of child.stdout) if (data.includes('ready')) child.kill('SIGTERM');
+      assert.strictEqual(fs.existsSync(path.join(directory, 'app.db-pwal')), !handled);
+      run(host, directory, "pwal.install(Database); const db = open('app.db'); one(db, 'SELECT * FROM t'); db.close()");
+      assertPlain(host, directory, 1);
+    }
+  });
+
   test(`${host}: SIGKILL loses nothing that was acknowledged`, { skip }, async (t) => {
     const directory = scratch(t);
     const script = `

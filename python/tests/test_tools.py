@@ -143,6 +143,26 @@ async def app(scope, receive, send):
         self.run_script(script)
         self.assert_plain(rows=1)
 
+    def test_a_program_that_makes_an_exit_of_sigterm_leaves_one_plain_file(self):
+        script = """
+            import signal, sqlite3, sys, pwal
+            if HANDLED: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+            pwal.install()
+            db = sqlite3.connect("app.db")
+            fill(db)
+            print("ready", flush=True)
+            while True: signal.pause()
+        """
+        for handled, status in (True, 143), (False, -signal.SIGTERM):
+            words = [sys.executable, "-c", f"HANDLED = {handled}\n{FILL}\n{textwrap.dedent(script)}"]
+            with subprocess.Popen(words, cwd=self.directory, stdout=subprocess.PIPE, text=True) as program:
+                self.assertEqual(program.stdout.readline(), "ready\n")
+                program.send_signal(signal.SIGTERM)
+                self.assertEqual(program.wait(), status)
+            self.assertEqual("app.db-pwal" in os.listdir(self.directory), not handled)
+            if handled:
+                os.remove(os.path.join(self.directory, "app.db"))
+
 
 if __name__ == "__main__":
     unittest.main()

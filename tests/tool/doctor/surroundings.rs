@@ -226,7 +226,10 @@ fn hosts_are_asked_and_judged() {
     refuses.says("sqlite", "warn", &["does not load", "no such symbol"]).only(&["sqlite"]);
     with("sqlite3", "echo broken >&2; exit 7").says("sqlite", "note", &["cannot be asked: broken"]).only(&[]);
     with("python3", "echo '{\"version\":\"3.40.1\",\"options\":[],\"loads\":false}'")
-        .says("sqlite", "warn", &["3.40.1", "without loading"])
+        .says("sqlite", "note", &["3.40.1", "without enable_load_extension", "pwal.install()"])
+        .only(&[]);
+    with("python3", "echo '{\"version\":\"3.40.1\",\"options\":[\"OMIT_LOAD_EXTENSION\"],\"loads\":false}'")
+        .says("sqlite", "warn", &["3.40.1", "without loading of extensions"])
         .only(&["sqlite"]);
     with("python3", "echo Traceback >&2; exit 1").says("sqlite", "note", &["cannot be asked: Traceback"]).only(&[]);
     with("python3", "echo '[}'").says("sqlite", "note", &["no JSON"]).only(&[]);

@@ -44,8 +44,10 @@ fn distinct(programs: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
 struct Host {
     /// `3.40.1`
     version: String,
-    /// It was built with SQLITE_OMIT_LOAD_EXTENSION, or does not offer loading.
+    /// It was built with SQLITE_OMIT_LOAD_EXTENSION.
     cannot_load: bool,
+    /// It can load, but does not offer it: pwal's package for it loads past that.
+    offers_no_loading: bool,
     /// It was built with SQLITE_THREADSAFE=0.
     single_threaded: bool,
     /// The version of pwal that it loaded, or why not; `None`: not tried.
@@ -71,9 +73,14 @@ fn tell(program: &Path, host: Result<Host, String>, library: Option<&Path>, repo
         );
     }
     if host.cannot_load {
-        let advice =
-            "use another build (Debian's python3, a python.org or uv build, pysqlite3, apsw), or link the crate pwal";
+        let advice = "use another build (Debian's python3, a python.org or uv build, pysqlite3, apsw), or link the crate sqlite-pwal";
         return report.warn(SQLITE, format!("{found}: built without loading of extensions"), advice);
+    }
+    if host.offers_no_loading {
+        let found = format!(
+            "{found}: built without enable_load_extension; `pwal.install()` of pwal's Python package loads past it"
+        );
+        return report.note(SQLITE, found);
     }
     let library = library.map_or(String::new(), |library| library.display().to_string());
     match host.loaded {
@@ -113,6 +120,7 @@ fn ask_shell(program: &Path, library: Option<&Path>) -> Result<Host, String> {
     let options: Vec<&str> = lines.collect();
     let mut host = Host {
         cannot_load: options.contains(&"OMIT_LOAD_EXTENSION"),
+        offers_no_loading: false,
         single_threaded: options.contains(&"THREADSAFE=0"),
         version,
         loaded: None,
@@ -147,7 +155,8 @@ fn ask_python(program: &Path, library: Option<&Path>) -> Result<Host, String> {
     let has = |option: &str| said["options"].as_array().is_some_and(|options| options.iter().any(|o| o == option));
     Ok(Host {
         version: text("version").ok_or("does not say its version")?,
-        cannot_load: said["loads"] != true || has("OMIT_LOAD_EXTENSION"),
+        cannot_load: has("OMIT_LOAD_EXTENSION"),
+        offers_no_loading: said["loads"] != true,
         single_threaded: has("THREADSAFE=0"),
         loaded: text("pwal").map(Ok).or(text("error").map(Err)),
     })
