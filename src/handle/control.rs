@@ -104,8 +104,7 @@ fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
 pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
     let name = name.to_ascii_lowercase();
     if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
-        // As `sqlite3Atoi` reads it: what is no number is 0.
-        state.no_autocheckpoint = value.trim().parse::<i64>().unwrap_or(0) <= 0;
+        state.autocheckpoint = integer(value);
         apply_wishes(inner, state);
     }
     if let ("journal_mode", Some(value)) = (name.as_str(), value) {
@@ -123,6 +122,25 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
         (BESIDE_STOCK, value) => set_beside_stock(inner, state, value),
         (name, value) => number(inner, state, name, value),
     }
+}
+
+/// As `sqlite3Atoi` reads it (`sqlite3GetInt32`): the digits at the begin; 0 where there are none, or a number of more than 31 bits.
+fn integer(text: &str) -> i32 {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        [b'0', b'x' | b'X', digits @ ..] => {
+            let bytes = digits.iter().take_while(|digit| digit.is_ascii_hexdigit()).count();
+            let text = std::str::from_utf8(&digits[..bytes]).unwrap_or_default();
+            return i32::from_str_radix(text, 16).unwrap_or(0);
+        }
+        digits => (false, digits),
+    };
+    let mut number = 0_i64;
+    for digit in digits.iter().take_while(|digit| digit.is_ascii_digit()) {
+        number = number.saturating_mul(10).saturating_add(i64::from(digit - b'0'));
+    }
+    i32::try_from(if negative { -number } else { number }).unwrap_or(0)
 }
 
 /// As `sqlite3DecOrHexToI64` reads it: a negative number is no limit, and what is no number is 0. SQLite keeps it, too, and
@@ -212,7 +230,7 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
     if let Kind::Joined(joined) = &mut state.kind {
-        joined.no_autocheckpoint = state.no_autocheckpoint;
+        joined.autocheckpoint = state.autocheckpoint;
         apply(inner, &joined.engine.settings, &state.wishes);
         // The next time that this connection has no engine.
         state.wishes.retain(|(name, _)| name == BESIDE_STOCK);

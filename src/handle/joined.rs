@@ -16,9 +16,12 @@ const WRITE: u32 = 0;
 const CHECKPOINT: u32 = 1;
 /// `WAL_READ_LOCK(0)`
 const READ: u32 = 3;
-/// A view is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook` and
-/// autocheckpoint get that number.
+/// A view that gets commits of others is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook`
+/// and autocheckpoint get that number.
 const FRAMES_BEYOND_LOG: u32 = 1000;
+/// The same for a view whose commits were all brought to the database file because this connection asked for it; directly behind
+/// a commit, where a `wal_hook` may ask, which would ask for each commit from there on.
+const FRAMES_BEHIND_HOOK: u32 = 64;
 
 /// A checkpoint of this connection, between lock and unlock of CKPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +84,9 @@ pub(super) struct Joined {
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
     asked_exclusive: bool,
     /// As of the handle.
-    pub(super) no_autocheckpoint: bool,
+    pub(super) autocheckpoint: i32,
+    /// A checkpoint came directly behind the last commit after which SQLite's own hook asks for one, and none where it does not.
+    hook_is_sqlites: bool,
 }
 
 /// What a transaction may stage in memory.
@@ -121,7 +126,8 @@ impl Joined {
             committing: None,
             lane: None,
             asked_exclusive: false,
-            no_autocheckpoint: false,
+            autocheckpoint: super::AUTOCHECKPOINT,
+            hook_is_sqlites: false,
         })
     }
 
@@ -211,7 +217,12 @@ impl Joined {
                 self.end_write(inner);
                 Ok(())
             }
-            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(self.previous == Behind::CommitAndRead),
+            // `sqlite3_snapshot_recover`: SQLite checkpoints in no read transaction (`sqlite3BtreeCheckpoint`).
+            (ShmAction::LockExclusive, CHECKPOINT) if self.reading => Err(Code::ERROR),
+            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(),
+            // `sqlite3_snapshot_open` and its check, nobody else: the headers of two views may be equal, and stand for
+            // different commits.
+            (ShmAction::LockShared, CHECKPOINT) => Err(Code::ERROR_SNAPSHOT),
             (ShmAction::UnlockExclusive, CHECKPOINT) => {
                 self.end_checkpoint();
                 Ok(())
@@ -233,6 +244,9 @@ impl Joined {
             self.log(Code::IOERR_READ, &self.lost().to_string());
         })?;
         self.engine.look_after_guard();
+        if self.previous == Behind::CommitAndRead && self.is_autocheckpoint_due() {
+            self.hook_is_sqlites = false;
+        }
         let newest = self.wants_newest(inner);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
@@ -252,6 +266,9 @@ impl Joined {
         }
         if changed {
             self.retry = true;
+        }
+        if self.view.has_several_blocks() {
+            self.view.skip_backfilled(self.view.frames_up_to(self.engine.backfilled_number(sequence)));
         }
         self.seen_before = std::mem::replace(&mut self.seen, sequence);
         self.reading = true;
@@ -357,6 +374,8 @@ impl Joined {
         let published = self.engine.marks.published();
         if self.checkpointing != Checkpointing::No {
             self.holds_write = true;
+            // More than PASSIVE: so no autocheckpoint.
+            self.checkpointing = Checkpointing::Requested;
             // An error means to SQLite that it has no lock: it unlocks none.
             return self.run_checkpoint().inspect_err(|_| self.free_write(false));
         }
@@ -382,18 +401,45 @@ impl Joined {
         self.transaction = Transaction::Staging { spill: None };
     }
 
-    /// CKPT (`sqlite3WalCheckpoint`). `automatic`: as the first call behind a commit and its read unlock it is an autocheckpoint
-    /// inside COMMIT's own step, which shall not wait.
-    fn begin_checkpoint(&mut self, automatic: bool) -> Result<(), Code> {
+    /// Whether SQLite's own hook asks for a checkpoint behind a commit (`sqlite3WalDefaultHook`), if it is there.
+    fn is_autocheckpoint_due(&self) -> bool {
+        u32::try_from(self.autocheckpoint).is_ok_and(|frames| frames > 0 && self.view.max_frame() >= frames)
+    }
+
+    /// Whether this CKPT is an autocheckpoint, inside COMMIT's own step, which shall not wait. `sqlite3_wal_checkpoint` behind a commit,
+    /// by the application, makes the same calls; and whether SQLite's hook is there cannot be asked. So the first one that might be its is
+    /// taken for the application's, and later ones as long as there are no others than it makes.
+    fn is_automatic(&mut self) -> bool {
+        if self.previous != Behind::CommitAndRead {
+            return false;
+        }
+        let due = self.is_autocheckpoint_due();
+        std::mem::replace(&mut self.hook_is_sqlites, due) && due
+    }
+
+    /// CKPT (`sqlite3WalCheckpoint`).
+    fn begin_checkpoint(&mut self) -> Result<(), Code> {
         self.engine.check_poison().map_err(|error| self.failed(&error))?;
-        if automatic {
+        if self.is_automatic() {
             self.checkpointing = Checkpointing::Automatic;
-            self.engine.wake_checkpoint();
+            let backfilled = self.engine.backfilled_number(self.view.sequence().unwrap_or(0));
+            let waiting = self.view.max_frame() - self.view.frames_up_to(backfilled);
+            if i64::from(waiting) >= i64::from(self.autocheckpoint) {
+                self.engine.wake_checkpoint();
+            }
             self.show_backfilled();
             return Ok(());
         }
         self.checkpointing = Checkpointing::Requested;
-        self.run_checkpoint().inspect_err(|_| self.end_checkpoint())
+        let bound = match self.previous {
+            Behind::CommitAndRead if !self.is_autocheckpoint_due() => FRAMES_BEHIND_HOOK,
+            _ => FRAMES_BEYOND_LOG,
+        };
+        self.run_checkpoint().inspect_err(|_| self.end_checkpoint())?;
+        if self.view.max_frame() > bound && self.engine.marks.backfilled() >= self.view.sequence().unwrap_or(0) {
+            self.view.renumber();
+        }
+        Ok(())
     }
 
     /// Brings the view to what is visible and the database file as near to it as readers allow.

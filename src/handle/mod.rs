@@ -51,6 +51,9 @@ pub struct Context {
 /// What SQLite reads at byte 18 of a database in WAL mode: both versions.
 const VERSION_BYTES: std::ops::Range<u64> = 18..20;
 
+/// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
+const AUTOCHECKPOINT: i32 = 1000;
+
 enum Kind {
     /// Everything goes to the base.
     Plain,
@@ -68,8 +71,8 @@ struct State {
     off: bool,
     /// Settings of pragmas that came before the database was first read.
     wishes: Vec<(String, String)>,
-    /// `PRAGMA wal_autocheckpoint` is 0: commits of this connection are not checkpointed unasked.
-    no_autocheckpoint: bool,
+    /// `PRAGMA wal_autocheckpoint`, in frames; 0 or less: commits of this connection are not checkpointed unasked.
+    autocheckpoint: i32,
     /// `PRAGMA journal_mode` with another mode than WAL came.
     leaves_wal: bool,
     kind: Kind,
@@ -149,7 +152,7 @@ impl Handle {
             level: LockLevel::None,
             off,
             wishes: Vec::new(),
-            no_autocheckpoint: false,
+            autocheckpoint: AUTOCHECKPOINT,
             leaves_wal: false,
             kind: Kind::Plain,
             beside: None,

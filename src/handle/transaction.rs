@@ -129,7 +129,7 @@ impl Joined {
             wants_durable: false,
             lane: self.lane.unwrap_or(0),
             spill,
-            checkpoint_when_idle: !self.no_autocheckpoint,
+            checkpoint_when_idle: self.autocheckpoint > 0,
         };
         let pager = inner.pager.get().filter(|pager| pager.has_siblings());
         // Not seen if main is on another VFS.

@@ -58,6 +58,7 @@ codes! {
     IOERR_DATA = 10 | (32 << 8);
     CANTOPEN_ISDIR = 14 | (2 << 8);
     ABORT_ROLLBACK = 4 | (2 << 8);
+    ERROR_SNAPSHOT = 1 | (3 << 8);
 }
 
 impl Code {

@@ -11,7 +11,7 @@ const REGION_FRAMES: u32 = 4096;
 /// Words of region 0 before its page numbers (`WALINDEX_HDR_SIZE / 4`).
 const PREFIX_WORDS: usize = 34;
 /// Frames in region 0 (`HASHTABLE_NPAGE_ONE`).
-const FIRST_REGION_FRAMES: u32 = REGION_FRAMES - PREFIX_WORDS as u32;
+pub(super) const FIRST_REGION_FRAMES: u32 = REGION_FRAMES - PREFIX_WORDS as u32;
 /// `HASHTABLE_NSLOT`
 const SLOTS: u32 = 8192;
 /// Where the slots (16 bits each) begin in a region.
@@ -100,8 +100,8 @@ impl Index {
         self.set_copies(&Copies(std::array::from_fn(|i| words[i % HEADER_WORDS])));
     }
 
-    /// `nBackfill` and `aReadMark[1]`; the other marks are unused, mark 0 is always 0, and
-    /// `nBackfillAttempted` makes `sqlite3_snapshot_open` refuse every snapshot.
+    /// `nBackfill` and `aReadMark[1]`; the other marks are unused, mark 0 is always 0. `nBackfillAttempted` is never above
+    /// `nBackfill`: `sqlite3_snapshot_recover` reads the frames in between.
     pub fn set_checkpoint_info(&mut self, backfill: u32, mark: u32) {
         let region = &self.regions[0];
         region.set_word(BACKFILL_WORD, backfill);
@@ -110,7 +110,7 @@ impl Index {
         for i in 2..READ_MARKS {
             region.set_word(READ_MARK_WORD + i, NOT_USED);
         }
-        region.set_word(BACKFILL_ATTEMPTED_WORD, NOT_USED);
+        region.set_word(BACKFILL_ATTEMPTED_WORD, backfill);
     }
 
     /// The page of a frame (`walFramePgno`); 0 if the index has none.

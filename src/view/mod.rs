@@ -9,7 +9,7 @@
 //! * The live header *stands for* one commit sequence. As long as that sequence is asked for, no
 //!   byte of the header changes, so SQLite keeps its page cache; any other snapshot gets an
 //!   `iChange` that this view never had before.
-//! * At least one frame is in it, so `mxFrame >= 1 > nBackfill = 0`: SQLite never enters
+//! * At least one frame is in it, and outside of a checkpoint `mxFrame > nBackfill`: SQLite never enters
 //!   `READ_LOCK(0)`, never restarts the log and never writes a WAL header.
 //! * Virtual frame numbers are the view's own; each has a frame number of the log (0: the database
 //!   file), in log order.
@@ -99,6 +99,10 @@ pub struct View {
     sequence: Option<u64>,
     /// A bound below this is not worth another rebuild: the last one could not meet its bound.
     bound_floor: u32,
+    /// Frames of this connection's own commits since the view was built.
+    own_frames: u32,
+    /// The next refresh builds it anew.
+    renumber: bool,
     writing: Option<Writing>,
     lane: Lane,
 }
@@ -116,6 +120,8 @@ impl View {
             numbers: Vec::new(),
             sequence: None,
             bound_floor: 0,
+            own_frames: 0,
+            renumber: false,
             writing: None,
             lane: Lane::new(page_bytes, lane_bytes_max),
         }
@@ -194,6 +200,20 @@ impl View {
         self.index.set_checkpoint_info(0, max_frame);
     }
 
+    /// What a reader finds whose snapshot the live header is, if that many virtual frames are in the database file: `walFindFrame`
+    /// looks for each page that is not in the log into every block of the index that holds a later frame. Never all of them, or
+    /// SQLite would restart the log.
+    pub fn skip_backfilled(&mut self, backfill: u32) {
+        let max_frame = self.max_frame();
+        self.index.set_checkpoint_info(backfill.min(max_frame.saturating_sub(1)), max_frame);
+    }
+
+    /// Whether a page that is in no frame costs SQLite more than one look into the index.
+    #[must_use]
+    pub fn has_several_blocks(&self) -> bool {
+        self.max_frame() > index::FIRST_REGION_FRAMES
+    }
+
     /// The memory that the lane stages in from now on, for what it had; while nothing is staged, else `memory` comes
     /// back.
     pub fn swap_lane_memory(&mut self, memory: LaneMemory) -> LaneMemory {
@@ -213,6 +233,7 @@ impl View {
     pub fn published(&mut self, first_frame_number: u64, sequence: u64) {
         self.restore_advance();
         self.numbers.extend((first_frame_number..).take(self.lane.len()));
+        self.own_frames = self.own_frames.saturating_add(u32::try_from(self.lane.len()).unwrap_or(u32::MAX));
         self.sequence = Some(sequence);
         self.lane.clear();
         self.writing = None;

@@ -28,6 +28,9 @@ pub trait FrameTable {
 /// After a rebuild that could not meet its bound, so many more frames before the next one.
 const REBUILD_EVERY: u32 = 1000;
 
+/// A view that only its own connection's commits let grow is built anew behind so many frames: 16 bytes of memory each.
+const OWN_FRAMES_MAX: u32 = 1 << 18;
+
 /// The numbers of so many frames do not give their memory back.
 const NUMBERS_KEPT: usize = 65536;
 
@@ -35,8 +38,9 @@ impl View {
     /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
     /// a second attempt (`WAL_RETRY`).
     ///
-    /// A view that stands for `to` is left alone. Otherwise it gets what lies between, or, if the table
-    /// has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
+    /// A view that stands for `to` is left alone, but for [`View::renumber`] and [`OWN_FRAMES_MAX`]: a header that changes without
+    /// a commit of others drops SQLite's page cache and begins its running backups again. Otherwise it gets what lies between, or, if
+    /// the table has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
     /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
     pub fn refresh(&mut self, table: &dyn FrameTable, to: Snapshot, bound: u32) -> bool {
         let hidden = self.writing.as_ref().is_some_and(|writing| writing.hidden.is_some());
@@ -47,9 +51,12 @@ impl View {
         // Not so after `walRestartHdr` (TRUNCATE), which leaves mxFrame = 0.
         let intact = self.snapshot_frames() == self.max_frame();
         let bound_met = bound.max(self.bound_floor);
+        let outgrown = self.renumber || self.own_frames > OWN_FRAMES_MAX;
         let appended = match self.sequence {
-            Some(at) if intact && at == to.sequence && self.max_frame() <= bound_met => return false,
-            Some(at) if intact && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
+            Some(at) if intact && at == to.sequence && !outgrown => return false,
+            Some(at) if intact && at < to.sequence && !outgrown => {
+                self.append_between(table, at, to.sequence, bound_met)
+            }
             _ => false,
         };
         if !appended {
@@ -71,6 +78,12 @@ impl View {
         true
     }
 
+    /// The next [`View::refresh`] builds the view anew, with the newest frame of each page alone: its frames count from 1 again, as
+    /// those of a WAL do that was checkpointed to its end.
+    pub fn renumber(&mut self) {
+        self.renumber = true;
+    }
+
     /// False if the view has to be rebuilt; its index is not to be used then.
     fn append_between(&mut self, table: &dyn FrameTable, from: u64, to: u64, bound: u32) -> bool {
         let mut fits = true;
@@ -82,6 +95,8 @@ impl View {
 
     fn rebuild(&mut self, table: &dyn FrameTable, to: u64, bound: u32) {
         self.numbers.clear();
+        self.renumber = false;
+        self.own_frames = 0;
         table.newest(to, &mut |number, page| {
             let pushed = self.push(number, page);
             debug_assert!(pushed, "a region is emptied before its first frame");

@@ -4,6 +4,7 @@ use crate::common::{self, Scratch, dump};
 use crate::fill;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use std::cell::Cell;
 
 fn copy(source: &Connection, target: &mut Connection, between: impl Fn(u32)) {
     let backup = Backup::new(source, target).unwrap();
@@ -121,4 +122,55 @@ fn vacuum_into_makes_a_plain_copy_of_the_snapshot() {
         common::assert_integrity(&stock);
     }
     assert_ne!(common::code_of(&connection, &format!("VACUUM INTO '{}'", scratch.file("plain.db").display())), 0);
+}
+
+/// SQLite writes what the source's own connection commits to the copy, too, and goes on.
+#[test]
+fn own_commits_do_not_begin_a_backup_again() {
+    let scratch = Scratch::in_memory();
+    let source = common::open_wal(&scratch.file("app.db"));
+    common::run(&source, "PRAGMA synchronous=OFF");
+    fill(&source, 6000, 3500);
+    let version = common::number(&source, "PRAGMA data_version");
+    let mut target = common::open(&scratch.file("copy.db"));
+    let steps = Cell::new(0);
+    {
+        let backup = rusqlite::backup::Backup::new(&source, &mut target).unwrap();
+        let mut left = i32::MAX;
+        while backup.step(20).unwrap() == rusqlite::backup::StepResult::More {
+            let now = backup.progress().remaining;
+            assert!(now < left, "{now} pages are left, and were {left}");
+            left = now;
+            steps.set(steps.get() + 1);
+            common::run(
+                &source,
+                "UPDATE t SET x=randomblob(3500) WHERE id IN (abs(random())%6000+1, abs(random())%6000+1)",
+            );
+        }
+    }
+    assert!(steps.get() >= 300);
+    assert_eq!(common::number(&source, "PRAGMA data_version"), version);
+    let rows = "SELECT count(*), sum(length(x)), group_concat(substr(x, 1, 8)) FROM t";
+    assert_eq!(common::text(&source, rows), common::text(&target, rows));
+}
+
+/// The idle checkpoint does its work, and no connection's view changes by it.
+#[test]
+fn a_checkpoint_in_the_background_changes_no_data_version() {
+    let scratch = Scratch::in_memory();
+    let path = scratch.file("app.db");
+    let (writer, reader) = (common::open_wal(&path), common::open(&path));
+    fill(&writer, 6000, 3500);
+    let version = |connection: &Connection| common::number(connection, "PRAGMA data_version");
+    let before = (version(&writer), version(&reader));
+    if common::on_pwal() {
+        let status = |field: &str| {
+            let json: String = writer.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
+            serde_json::from_str::<serde_json::Value>(&json).unwrap()[field].as_u64().unwrap()
+        };
+        while status("backfilled") < status("published") {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    assert_eq!((version(&writer), version(&reader)), before);
 }

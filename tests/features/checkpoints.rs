@@ -257,3 +257,97 @@ fn an_idle_database_is_checkpointed_without_being_asked() {
         }
     }
 }
+
+/// `sqlite3_wal_checkpoint_v2`: result code, frames in the log, frames in the database file.
+fn checkpoint(connection: &Connection, mode: i32) -> (i32, i32, i32) {
+    let (mut log, mut done) = (-1, -1);
+    // SAFETY: an open connection, a C string and two variables.
+    let code = unsafe {
+        ffi::sqlite3_wal_checkpoint_v2(connection.handle(), c"main".as_ptr(), mode, &raw mut log, &raw mut done)
+    };
+    (code, log, done)
+}
+
+const MODES: [i32; 4] = [
+    ffi::SQLITE_CHECKPOINT_PASSIVE,
+    ffi::SQLITE_CHECKPOINT_FULL,
+    ffi::SQLITE_CHECKPOINT_RESTART,
+    ffi::SQLITE_CHECKPOINT_TRUNCATE,
+];
+
+/// Its calls are the same as those of the checkpoint inside COMMIT that SQLite asks for by itself.
+#[test]
+fn a_checkpoint_by_the_c_function_directly_behind_a_commit_works() {
+    let scratch = Scratch::new();
+    let connection = common::open_wal(&scratch.file("app.db"));
+    // SAFETY: an open connection.
+    unsafe { ffi::sqlite3_wal_autocheckpoint(connection.handle(), 0) };
+    fill(&connection, 10, 100);
+    for rows in [5, 3000] {
+        for mode in MODES {
+            fill(&connection, rows, 1000);
+            let (code, log, done) = checkpoint(&connection, mode);
+            assert_eq!((code, log), (ffi::SQLITE_OK, done), "mode {mode}, {rows} rows");
+            if common::on_pwal() {
+                assert_eq!(status(&connection, "backfilled"), status(&connection, "published"));
+            }
+            fill(&connection, rows, 1000);
+            // SAFETY: an open connection, and a C string.
+            let code = unsafe { ffi::sqlite3_wal_checkpoint(connection.handle(), c"main".as_ptr()) };
+            assert_eq!(code, ffi::SQLITE_OK);
+            if common::on_pwal() && rows < 1000 {
+                assert_eq!(status(&connection, "backfilled"), status(&connection, "published"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_directly_behind_a_commit_waits_for_a_reader_that_leaves() {
+    thread_local! {
+        static READER: std::cell::RefCell<Option<Connection>> = const { std::cell::RefCell::new(None) };
+        static CALLS: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+    }
+    fn handler(calls: i32) -> bool {
+        CALLS.set(calls);
+        if calls == 5 {
+            READER.take();
+        }
+        calls < 1000
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let mut connection = common::open_wal(&path);
+    fill(&connection, 10, 100);
+    for mode in &MODES[1..] {
+        let reader = common::open(&path);
+        common::run(&reader, "BEGIN; SELECT * FROM t");
+        READER.set(Some(reader));
+        fill(&connection, 10, 1000);
+        connection.busy_handler(Some(handler)).unwrap();
+        let (code, log, done) = checkpoint(&connection, *mode);
+        assert_eq!((code, log), (ffi::SQLITE_OK, done), "mode {mode}");
+        assert!((5..10).contains(&CALLS.get()), "{} calls", CALLS.get());
+        assert!(READER.take().is_none());
+    }
+}
+
+/// A checkpoint that a `wal_hook` asks for counts the frames from the start again.
+#[test]
+fn a_hook_that_checkpoints_gets_small_numbers_again() {
+    static NUMBERS: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+    fn hook(wal: &mut rusqlite::hooks::Wal, frames: i32) -> rusqlite::Result<()> {
+        NUMBERS.lock().unwrap().push(frames);
+        if frames >= 100 { wal.checkpoint().map(drop) } else { Ok(()) }
+    }
+    let scratch = Scratch::new();
+    let mut connection = common::open_wal(&scratch.file("app.db"));
+    connection.wal_hook(Some(hook)).unwrap();
+    fill(&connection, 1, 10);
+    for _ in 0..400 {
+        fill(&connection, 2, 3000);
+    }
+    let numbers = NUMBERS.lock().unwrap();
+    let (large, small) = numbers.iter().partition::<Vec<i32>, _>(|frames| **frames >= 100);
+    assert!(large.len() * 10 < small.len(), "{} large numbers, {} small ones", large.len(), small.len());
+}
