@@ -17,6 +17,8 @@ mod isolation;
 mod polling;
 #[path = "features/read_only.rs"]
 mod read_only;
+#[path = "features/reasons.rs"]
+mod reasons;
 
 use rusqlite::Connection;
 

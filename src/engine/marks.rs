@@ -164,6 +164,12 @@ impl Marks {
         self.words().attached(|owner| self.0.is_alive(owner))
     }
 
+    /// Whether another process has a snapshot.
+    pub(crate) fn is_read_elsewhere(&self) -> bool {
+        let others = |snapshot: crate::shared::Snapshot| snapshot.owner != self.0.me();
+        self.words().snapshots().any(|snapshot| others(snapshot) && self.0.is_alive(snapshot.owner))
+    }
+
     /// The oldest snapshot that is registered.
     pub(crate) fn oldest_snapshot(&self) -> Option<u64> {
         self.words().snapshots().map(|snapshot| snapshot.sequence).min()

@@ -53,6 +53,8 @@ pub struct OpenFacts {
     pub read_only: bool,
     /// URI parameters whose names begin with `parallel_wal_`, in their order.
     pub parameters: Vec<(String, String)>,
+    /// The name does not lie among those of its journal and WAL, as SQLite makes them: a VFS above has made it.
+    pub foreign_name: bool,
 }
 
 /// The connection's own handle of the base VFS on the database file.
@@ -93,6 +95,8 @@ pub enum Running {
 pub trait Pager: Send + Sync {
     /// The connection that uses it now, as a number that is only compared.
     fn connection(&self) -> usize;
+    /// Whether SQLite calls the file itself; false: another VFS above does. `None`: it cannot be known.
+    fn is_direct(&self) -> Option<bool>;
     /// The statement of its connection that asks for a snapshot now.
     fn running(&self) -> Running;
     /// Whether a commit of this database may still fail in another one behind its prepare.

@@ -42,7 +42,7 @@ const EXCLUSIVE_WAIT_AGAIN: Duration = Duration::from_millis(5);
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
 
-type Header = [u8; DATABASE_HEADER_BYTES];
+pub(super) type Header = [u8; DATABASE_HEADER_BYTES];
 
 /// What every database file begins with.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -98,6 +98,10 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     let entry = inner.context.registry.entry(identity);
     let mut engine = entry.engine.lock();
     if let Some(engine) = engine.as_ref() {
+        if is_under_shim(inner) {
+            say(inner, Code::BUSY, UNDER_SHIM);
+            return Err(Code::BUSY);
+        }
         return join(inner, engine, &entry).map(|joined| Locked::Joined(Box::new(joined)));
     }
     // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
@@ -105,7 +109,10 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     if !is_ours(inner, &read_header(base)?) {
         base.lock(LockLevel::Shared)?;
         match read_header(base) {
-            Ok(header) if !is_ours(inner, &header) => return Ok(Locked::Base(None)),
+            Ok(header) if !is_ours(inner, &header) => {
+                *inner.bases.lock() = Some(why_bases(&header));
+                return Ok(Locked::Base(None));
+            }
             Ok(_) => base.unlock(LockLevel::None)?,
             Err(code) => {
                 base.unlock(LockLevel::None)?;
@@ -117,7 +124,10 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     let started = match begin(inner, base, identity, shares) {
         Ok(Begun::Engine(started)) => started,
         Ok(Begun::Base(beside)) => return Ok(Locked::Base(beside)),
-        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => return Ok(Locked::Base(None)),
+        Err(_) if inner.facts.read_only && is_bases_to_read(inner, base) => {
+            *inner.bases.lock() = Some(ONLY_READS);
+            return Ok(Locked::Base(None));
+        }
         Err(refused) => {
             if let Some(text) = &refused.text {
                 say(inner, refused.code, text);
@@ -202,19 +212,48 @@ fn comes_again(inner: &Inner) -> bool {
     inner.waited.lock().is_some_and(|waited| waited.elapsed() < AGAIN)
 }
 
+/// Another VFS calls this handle, not SQLite. It might answer `xShmMap` itself, or keep a file control from us by which a commit is
+/// published.
+fn is_under_shim(inner: &Inner) -> bool {
+    inner.facts.foreign_name || inner.pager.get().and_then(|pager| pager.is_direct()) == Some(false)
+}
+
+const UNDER_SHIM: &str = "another VFS lies above pwal in this connection, and might keep calls from it; register that one below pwal, \
+                          and open databases on pwal itself";
+
+const ONLY_READS: &str = "opened for reading where it cannot be had through pwal: it is read as stock SQLite does";
+
+/// Why a file with this header is the base's.
+pub(super) fn why_bases(header: &Header) -> &'static str {
+    match stamp::read(header) {
+        // A file without a byte is a new one.
+        StampState::Plain { wal: false } if header.starts_with(MAGIC) || header.iter().all(|byte| *byte == 0) => {
+            "not in WAL mode: PRAGMA journal_mode=WAL"
+        }
+        StampState::Plain { wal: true } if header.starts_with(MAGIC) => ONLY_READS,
+        StampState::BadStamp { .. } | StampState::Leftover if header.starts_with(MAGIC) => {
+            "something is in bytes 72 to 91 of the database header, which SQLite reserves, or its version is a newer one: it works as \
+             on stock SQLite"
+        }
+        _ => "its header is not SQLite's: the database is encrypted (it works as on stock SQLite), or no database",
+    }
+}
+
 /// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
 /// has, is the base's, with its real `-wal` and `-shm`. Where only the connection is for reading, it is ours like any other:
 /// the base's SHARED, held as long as it is open, would keep everybody out who writes.
-fn is_ours(inner: &Inner, header: &Header) -> bool {
+pub(super) fn is_ours(inner: &Inner, header: &Header) -> bool {
+    let has_log =
+        || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok() || has_placeholder(real_path(inner));
     match stamp::read(header) {
+        // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
+        _ if !header.starts_with(MAGIC) && !has_log() => false,
         // An earlier log's placeholder keeps SQLite out of whatever file was brought here since: the claim takes it away.
         StampState::Plain { wal: false } => has_placeholder(real_path(inner)) && may_write(real_path(inner)),
         StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
         StampState::Plain { wal: true } | StampState::Stamped(_) | StampState::Older { .. } => true,
-        // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
-        StampState::BadStamp { .. } | StampState::Leftover => {
-            header.starts_with(MAGIC) || std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
-        }
+        // What is in the bytes that SQLite reserves may be somebody else's.
+        StampState::BadStamp { .. } | StampState::Leftover => has_log(),
     }
 }
 
@@ -271,10 +310,11 @@ fn watch_process(context: &Arc<Context>) {
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
     control::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
+    *inner.bases.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
 }
 
-fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
+pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
     let mut header = [0; DATABASE_HEADER_BYTES];
     match base.read(&mut header, 0) {
         Ok(()) | Err(Code::IOERR_SHORT_READ) => Ok(header),
@@ -330,7 +370,14 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started
         let at_most = if comes_again(inner) { INIT_WAIT_AGAIN } else { INIT_WAIT };
         let Some(lock) = take_init(&path, &*dir, at_most)? else { continue };
         if is_shared(&lock, &*dir)? {
+            if is_under_shim(inner) {
+                return Err(Refused::new(Code::BUSY, UNDER_SHIM));
+            }
             return attach::attach(inner, &path, &dir, lock).map(Started::Engine);
+        }
+        if is_under_shim(inner) {
+            let refused = Refused::new(Code::BUSY, UNDER_SHIM);
+            return Ok(Started::Refused(StockIsThere { lock, dir, refused }));
         }
         let broker = match exclusive_broker(inner, &path, &lock) {
             Ok(broker) => broker,
@@ -630,13 +677,13 @@ pub(super) fn describe(done: &Done) -> String {
         Done::Recovered(recovered) => {
             let tail =
                 recovered.torn_tail.as_ref().map_or(String::new(), |tail| format!("; a torn tail was cut: {tail:?}"));
-            format!(
-                "recovered log {:016x}: commits {} to {}, {} pages{tail}",
-                recovered.log_id,
-                recovered.backfilled + 1,
-                recovered.last,
-                recovered.pages
-            )
+            let (id, last) = (recovered.log_id, recovered.last);
+            if last > recovered.backfilled {
+                let (first, pages) = (recovered.backfilled + 1, recovered.pages);
+                format!("recovered log {id:016x}: commits {first} to {last} replayed, {pages} pages written{tail}")
+            } else {
+                format!("recovered log {id:016x}: all {last} commits were in the database file already{tail}")
+            }
         }
         Done::Orphaned { log_id, suffix } => {
             format!("log {log_id:016x} belongs to another database file; its directory was renamed to -pwal.{suffix}")

@@ -1,7 +1,7 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
 use super::joined::Joined;
-use super::{Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State};
+use super::{BaseFile, Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State, claim};
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
 use serde_json::json;
@@ -101,7 +101,13 @@ fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
 
 /// `SQLITE_FCNTL_PRAGMA`. It comes when the statement is prepared, before the file was read, in a transaction, under
 /// the connection's mutexes.
-pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
+pub(super) fn pragma(
+    inner: &Arc<Inner>,
+    state: &mut State,
+    base: &mut dyn BaseFile,
+    name: &str,
+    value: Option<&str>,
+) -> PragmaAnswer {
     let name = name.to_ascii_lowercase();
     if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
         state.autocheckpoint = integer(value);
@@ -118,7 +124,7 @@ pub(super) fn pragma(inner: &Arc<Inner>, state: &mut State, name: &str, value: O
     }
     match (name.as_str(), value) {
         ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(inner, state)),
-        ("parallel_wal_mode", value) => mode(inner, state, value),
+        ("parallel_wal_mode", value) => mode(inner, state, base, value),
         (BESIDE_STOCK, value) => set_beside_stock(inner, state, value),
         (name, value) => number(inner, state, name, value),
     }
@@ -155,7 +161,7 @@ fn limit_size(inner: &Inner, state: &mut State, value: &str) {
     apply_wishes(inner, state);
 }
 
-fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
+fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option<&str>) -> PragmaAnswer {
     let wanted = match value.map(Mode::parse).transpose() {
         Ok(wanted) => wanted,
         Err(error) => return PragmaAnswer::Error(error),
@@ -179,7 +185,26 @@ fn mode(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
             state.wishes.push(("parallel_wal_mode".to_owned(), mode.name().to_owned()));
         }
     }
-    PragmaAnswer::Row(actual_mode(inner, state).name().to_owned())
+    let answer = match why_inactive(inner, state, base) {
+        Some(why) => format!("inactive: {why}"),
+        None => actual_mode(inner, state).name().to_owned(),
+    };
+    PragmaAnswer::Row(answer)
+}
+
+/// Why this connection is not on a log, and will not be by a read; but for `parallel_wal_mode=off`.
+fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option<String> {
+    if !matches!(state.kind, Kind::Plain) || state.off {
+        return None;
+    }
+    let refused = || inner.refused.lock().clone();
+    if state.level != LockLevel::None {
+        return inner.bases.lock().map(str::to_owned).or_else(refused);
+    }
+    // Before the first read, or between two of a database in rollback mode: as the next SHARED will find it.
+    let header = claim::read_header(base).ok()?;
+    let plain = !claim::is_ours(inner, &header);
+    if plain { Some(claim::why_bases(&header).to_owned()) } else { refused() }
 }
 
 /// The mode that counts, or that will count when the database is first read.
@@ -247,10 +272,8 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
             let refused = inner.refused.lock();
             let reason = if state.off {
                 "parallel_wal_mode=off"
-            } else if state.level == LockLevel::None || state.beside.is_some() {
-                refused.as_deref().unwrap_or("not read yet")
             } else {
-                "not in WAL mode: PRAGMA journal_mode=WAL"
+                refused.as_deref().or(*inner.bases.lock()).unwrap_or("not read yet")
             };
             let beside = state.beside.is_some();
             json!({
@@ -269,4 +292,31 @@ fn joined_status(joined: &Joined, mode: &str) -> String {
         fields.insert("mode".to_owned(), json!(mode));
     }
     status.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::integer;
+
+    #[test]
+    fn an_integer_is_read_as_sqlite_reads_it() {
+        for (text, value) in [
+            ("1000", 1000),
+            ("1000abc", 1000),
+            ("abc", 0),
+            ("", 0),
+            ("-5", -5),
+            ("+7x", 7),
+            ("0x10", 16),
+            ("0x10g", 16),
+            ("0xffffffff", 0),
+            ("2147483647", i32::MAX),
+            ("2147483648", 0),
+            ("99999999999999999999", 0),
+            ("1 000", 1),
+            ("10.9", 10),
+        ] {
+            assert_eq!(integer(text), value, "{text}");
+        }
+    }
 }

@@ -93,6 +93,8 @@ struct Inner {
     state: Mutex<State>,
     /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
     refused: Mutex<Option<String>>,
+    /// Why the file is the base's, as of the last SHARED.
+    bases: Mutex<Option<&'static str>>,
     /// When it was last answered BUSY, after a wait of its own.
     waited: Mutex<Option<Instant>>,
 }
@@ -157,10 +159,10 @@ impl Handle {
             kind: Kind::Plain,
             beside: None,
         });
-        let (pager, refused, real_path, waited) =
-            (OnceLock::new(), Mutex::new(None), OnceLock::new(), Mutex::new(None));
+        let (pager, real_path) = (OnceLock::new(), OnceLock::new());
+        let (refused, bases, waited) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
         let context = Arc::clone(context);
-        Handle(Arc::new(Inner { context, facts, identity, pager, real_path, state, refused, waited }))
+        Handle(Arc::new(Inner { context, facts, identity, pager, real_path, state, refused, bases, waited }))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
@@ -462,9 +464,30 @@ impl Handle {
     }
 
     /// `SQLITE_FCNTL_PRAGMA`: name in any case, value if there is one.
-    pub fn pragma(&self, name: &str, value: Option<&str>) -> PragmaAnswer {
+    pub fn pragma(&self, base: &mut dyn BaseFile, name: &str, value: Option<&str>) -> PragmaAnswer {
         let mut state = self.enter();
-        control::pragma(&self.0, &mut state, name, value)
+        control::pragma(&self.0, &mut state, base, name, value)
+    }
+
+    /// As [`Pager::is_direct`].
+    #[must_use]
+    pub fn is_direct(&self) -> Option<bool> {
+        self.0.pager.get().and_then(|pager| pager.is_direct())
+    }
+
+    /// `SQLITE_FCNTL_LOCKSTATE` of a joined handle: the level that SQLite believes to have.
+    #[must_use]
+    pub fn lock_level(&self) -> LockLevel {
+        self.0.state.lock().level
+    }
+
+    /// `SQLITE_FCNTL_EXTERNAL_READER` of a joined handle: whether another process reads.
+    #[must_use]
+    pub fn has_external_reader(&self) -> bool {
+        match &self.0.state.lock().kind {
+            Kind::Joined(joined) => joined.engine.marks.is_read_elsewhere(),
+            Kind::Plain | Kind::Retired { .. } => false,
+        }
     }
 
     /// `xDeviceCharacteristics`: those of the base, and what a joined handle adds.

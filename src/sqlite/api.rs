@@ -171,6 +171,9 @@ api! {
         database_file_object, sqlite3_database_file_object, 251: (*const c_char) -> *mut RawFile;
     }
     younger {
+        // Missing where SQLite was built without threads.
+        mutex_alloc, sqlite3_mutex_alloc, 130, 0: (c_int) -> *mut c_void;
+        mutex_free, sqlite3_mutex_free, 132, 0: (*mut c_void) -> ();
         txn_state, sqlite3_txn_state, 252, 3_034_000: (*mut Connection, *const c_char) -> c_int;
         db_name, sqlite3_db_name, 264, 3_039_000: (*mut Connection, c_int) -> *const c_char;
     }

@@ -136,6 +136,7 @@ constants! {
 
     SYNC_FULL = 3;
 
+    FCNTL_LOCKSTATE = 1;
     FCNTL_SIZE_HINT = 5;
     FCNTL_FILE_POINTER = 7;
     FCNTL_VFSNAME = 12;
@@ -143,8 +144,11 @@ constants! {
     FCNTL_COMMIT_PHASETWO = 22;
     FCNTL_PDB = 30;
     FCNTL_DATA_VERSION = 35;
+    FCNTL_EXTERNAL_READER = 40;
 
     TXN_WRITE = 2;
+
+    MUTEX_FAST = 0;
 
     CHECKPOINT_TRUNCATE = 3;
 

@@ -325,7 +325,8 @@ impl BaseFile for RawBase {
     }
 }
 
-fn lock_number(level: LockLevel) -> c_int {
+/// The number of that level.
+pub(super) fn lock_number(level: LockLevel) -> c_int {
     match level {
         LockLevel::None => ffi::LOCK_NONE,
         LockLevel::Shared => ffi::LOCK_SHARED,

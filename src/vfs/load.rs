@@ -55,20 +55,24 @@ pub unsafe fn load(
 /// # Safety
 /// `connection` is the open connection that loads the library, of the SQLite of `api`.
 unsafe fn load_with(api: Api, connection: *mut Connection, wanted: Wanted) -> Result<(), RegisterError> {
-    let make_default = wanted != Wanted::ByName;
-    let registration = register::register_api(api, Options { make_default, ..Options::default() })?;
+    // What may fail comes before databases that name no VFS go through pwal.
+    let registration = register::register_api(api, Options::default())?;
+    // SAFETY: by the contract.
+    match unsafe { functions::add_to(connection, &api, Opened::BeforePwal) } {
+        // "unable to delete/modify user-function due to active statements": it has them, and a statement runs,
+        // that of `SELECT load_extension(..)` itself.
+        Ok(()) | Err(Code::BUSY) => {}
+        Err(code) => return Err(RegisterError::Refused(code.number())),
+    }
     add_to_later(registration, for_later_connection)?;
     if wanted == Wanted::Strict {
         registration.strict.store(true, Ordering::SeqCst);
         add_to_later(registration, refuse_on_another_vfs)?;
     }
-    // SAFETY: by the contract.
-    match unsafe { functions::add_to(connection, &api, Opened::BeforePwal) } {
-        // "unable to delete/modify user-function due to active statements": it has them, and a statement runs,
-        // that of `SELECT load_extension(..)` itself.
-        Ok(()) | Err(Code::BUSY) => Ok(()),
-        Err(code) => Err(RegisterError::Refused(code.number())),
+    if wanted != Wanted::ByName {
+        register::register_api(api, Options { make_default: true, ..Options::default() })?;
     }
+    Ok(())
 }
 
 fn add_to_later(registration: &Registration, entry: EntryPoint) -> Result<(), RegisterError> {

@@ -5,7 +5,8 @@
 //! the connection (or of the shared cache). `pwal_status()` looks in from another thread: so the
 //! state is shared (`&MainFile`), and what changes in it is atomic or behind a lock.
 
-use super::base::{RawBase, lock_level};
+use super::base::{RawBase, lock_level, lock_number};
+use super::broker;
 use super::guard::{guard, guard_value};
 use super::pager::PagerOfFile;
 use super::register::Registration;
@@ -53,7 +54,6 @@ impl MainFile {
         base: RawBase,
         wal_name: *const c_char,
     ) -> MainFile {
-        registration.names.add(wal_name, &handle);
         MainFile { registration, handle, base, shm: AtomicU8::new(SHM_NONE), regions: Mutex::new(Vec::new()), wal_name }
     }
 
@@ -68,12 +68,13 @@ impl MainFile {
     /// Puts this state into SQLite's file object, which is open from here on.
     ///
     /// # Safety
-    /// `file` is the file object of this `xOpen`, with `self.base` in its second part.
+    /// `file` is the file object of this `xOpen`, with `self.base` in its second part, and the WAL's name a C string.
     pub(super) unsafe fn install(self, file: *mut RawFile) {
         let methods = methods_for(self.base);
         let head: *mut Head = file.cast();
-        // SAFETY: `szOsFile` of our VFS covers the head.
+        // SAFETY: by the contract; `szOsFile` of our VFS covers the head.
         unsafe {
+            self.registration.names.add(self.wal_name, &self.handle, self.base, file);
             (*head).main = Box::into_raw(Box::new(self));
             (*head).file.methods = methods;
         }
@@ -221,6 +222,10 @@ unsafe extern "C" fn x_lock(file: *mut RawFile, level: c_int) -> c_int {
     guard(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
+        if broker::opens_private_connection() {
+            // An automatic extension of the host's, inside the claim of a database by this very thread: it would wait for itself.
+            return Err(Code::BUSY);
+        }
         main.handle.lock(&mut main.base(), lock_level(level)?)
     })
 }
@@ -258,6 +263,16 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                         main.handle.set_pager(Box::new(pager));
                     }
                     main.base.file_control(operation, argument)
+                }
+                // The base holds no lock of a joined handle.
+                ffi::FCNTL_LOCKSTATE | ffi::FCNTL_EXTERNAL_READER if main.handle.joined() => {
+                    main.handle.other_call();
+                    let value = match operation {
+                        ffi::FCNTL_LOCKSTATE => lock_number(main.handle.lock_level()),
+                        _ => c_int::from(main.handle.has_external_reader()),
+                    };
+                    *argument.cast::<c_int>().as_mut().ok_or(Code::MISUSE)? = value;
+                    Ok(())
                 }
                 // The file belongs to the engine: a hint must not make it longer.
                 ffi::FCNTL_SIZE_HINT if main.handle.joined() => {
@@ -329,7 +344,7 @@ unsafe fn pragma(main: &MainFile, argument: *mut c_void) -> Result<(), Code> {
         (text(1), text(2))
     };
     let answer = match &name {
-        Some(name) => main.handle.pragma(name, value.as_deref()),
+        Some(name) => main.handle.pragma(&mut main.base(), name, value.as_deref()),
         None => PragmaAnswer::NotMine,
     };
     let (text, result) = match answer {

@@ -171,7 +171,12 @@ unsafe fn facts(registration: &Registration, name: *const c_char, opened_with: c
         }
         PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()))
     };
-    OpenFacts { path, read_only: opened_with & ffi::OPEN_READONLY != 0, parameters }
+    // SAFETY: C strings inside the name's block.
+    let foreign_name = unsafe {
+        let (own, wal) = (CStr::from_ptr(name).to_bytes(), (api.filename_wal)(name));
+        wal.is_null() || CStr::from_ptr(wal).to_bytes().strip_suffix(b"-wal") != Some(own)
+    };
+    OpenFacts { path, read_only: opened_with & ffi::OPEN_READONLY != 0, parameters, foreign_name }
 }
 
 /// The WAL of a joined handle is virtual; any other is the base's, whole.
@@ -185,30 +190,35 @@ unsafe fn open_wal(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> Result<(), Code> {
-    // SAFETY: inside `xOpen` of a WAL, `name` lies in the block of names of an open pager, whose
-    // main file is open.
-    let main = unsafe { MainFile::of((registration.api.database_file_object)(name)) };
-    match main {
-        Some(main) if main.handle().joined() => {
-            // SAFETY: SQLite's file object of this call.
-            unsafe { wal_file::install(main, file) }?;
+    let refuse = || {
+        // SAFETY: a C string.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let text = format!("pwal: cannot open {name}: another VFS lies between SQLite and {}", registration.name());
+        messages::write(&registration.api, Code::CANTOPEN.number(), &text);
+        Err(Code::CANTOPEN)
+    };
+    match registration.names.get(name) {
+        Some(known) if known.handle.joined() => {
+            let direct = known.handle.is_direct().unwrap_or_else(|| {
+                // SAFETY: the name of the WAL that SQLite has given to an open main file, so it lies in the block of names of an
+                // open pager. (One of `sqlite3_create_filename` would have to come from a VFS above on a SQLite that cannot be asked.)
+                unsafe { (registration.api.database_file_object)(name) }.addr() == known.file
+            });
+            if !direct {
+                // The shared memory would be asked of that one.
+                return refuse();
+            }
+            // SAFETY: SQLite's file object of this call; the main file outlives its WAL (`sqlite3PagerClose`).
+            unsafe { wal_file::install(known.handle, known.base, file) }?;
             if !out_flags.is_null() {
                 // SAFETY: `out_flags` takes one integer.
                 unsafe { out_flags.write(flags) };
             }
             Ok(())
         }
-        // The main file is under a shim above us: the shared memory would be asked of that one.
-        None if registration.names.get(name).is_none_or(|handle| handle.joined()) => {
-            // SAFETY: a C string.
-            let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-            let text = format!(
-                "pwal: cannot open {name}: another VFS shim lies between SQLite and {}; register it below pwal",
-                registration.name()
-            );
-            messages::write(&registration.api, Code::CANTOPEN.number(), &text);
-            Err(Code::CANTOPEN)
-        }
+        // A VFS above names files by names of its own: never a real WAL beside a log.
+        // SAFETY: a C string.
+        None if registration.names.has_virtual(unsafe { CStr::from_ptr(name) }) => refuse(),
         // SAFETY: passed on as it came.
         _ => unsafe { registration.base.open(name, file, flags, out_flags) },
     }

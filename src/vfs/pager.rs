@@ -81,6 +81,16 @@ impl Pager for PagerOfFile {
         self.present().addr()
     }
 
+    fn is_direct(&self) -> Option<bool> {
+        let connection = self.open_connection()?;
+        // The object that SQLite has, whatever methods somebody has put into it for a while (`sqlite3_recover_init`).
+        match self.schema(connection).is_some() {
+            // Without names, of all databases but main.
+            false if self.api.db_name.is_none() => None,
+            direct => Some(direct),
+        }
+    }
+
     fn running(&self) -> Running {
         let Some(connection) = self.open_connection() else { return Running::Unknown };
         let mut running = Running::Unknown;

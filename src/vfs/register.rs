@@ -1,19 +1,19 @@
 //! Registrations: one `sqlite3_vfs` of ours each, leaked, since SQLite and open connections
 //! keep pointers to it for the life of the process.
 
-use super::base::BaseVfs;
+use super::base::{BaseVfs, RawBase};
 use super::broker::SqliteHost;
 use super::environment;
 use super::messages;
 use super::methods;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
-use crate::sqlite::ffi::RawVfs;
+use crate::sqlite::ffi::{self, RawFile, RawVfs};
 use crate::sqlite::{Api, ApiError, Code};
 use crate::sync::Mutex;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -46,6 +46,9 @@ pub enum RegisterError {
     /// `SQLITE_THREADSAFE=0`: the log is written and checkpointed by more than one thread.
     #[error("this SQLite was built without thread safety (SQLITE_THREADSAFE=0), which pwal needs")]
     NotThreadSafe,
+    /// `SQLITE_CONFIG_SINGLETHREAD`: the same, by `sqlite3_config`.
+    #[error("this SQLite is configured for one thread (SQLITE_CONFIG_SINGLETHREAD), and pwal needs its mutexes")]
+    SingleThread,
     /// The name belongs to somebody else, perhaps to another copy of pwal.
     #[error("a VFS named {0:?} is registered already, by other code than this copy of pwal; load one copy only")]
     NameTaken(String),
@@ -109,31 +112,53 @@ impl Registration {
     }
 }
 
+/// An open main file, as its WAL's name knows it.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) handle: Arc<Handle>,
+    /// The connection's own handle on the database file.
+    pub(super) base: RawBase,
+    /// The address of the file object.
+    pub(super) file: usize,
+    wal_name: CString,
+}
+
 /// The WAL names of the open main files, by the address of SQLite's own copy: a file that merely has such a
 /// name is another's.
 #[derive(Default)]
-pub(super) struct WalNames(Mutex<HashMap<usize, Arc<Handle>>>);
+pub(super) struct WalNames(Mutex<HashMap<usize, Known>>);
 
 impl WalNames {
-    pub(super) fn add(&self, name: *const c_char, handle: &Arc<Handle>) {
+    /// # Safety
+    /// `name` is null or a C string.
+    pub(super) unsafe fn add(&self, name: *const c_char, handle: &Arc<Handle>, base: RawBase, file: *mut RawFile) {
         if !name.is_null() {
-            self.0.lock().insert(name.addr(), Arc::clone(handle));
+            // SAFETY: by the contract.
+            let wal_name = unsafe { CStr::from_ptr(name) }.to_owned();
+            let known = Known { handle: Arc::clone(handle), base, file: file.addr(), wal_name };
+            self.0.lock().insert(name.addr(), known);
         }
     }
 
     pub(super) fn remove(&self, name: *const c_char) {
-        let handle = self.0.lock().remove(&name.addr());
+        let known = self.0.lock().remove(&name.addr());
         // Not under the lock: it may be the last one.
-        drop(handle);
+        drop(known);
     }
 
-    pub(super) fn get(&self, name: *const c_char) -> Option<Arc<Handle>> {
-        self.0.lock().get(&name.addr()).map(Arc::clone)
+    pub(super) fn get(&self, name: *const c_char) -> Option<Known> {
+        self.0.lock().get(&name.addr()).cloned()
+    }
+
+    /// Whether a joined handle has a WAL of this name, wherever in memory.
+    pub(super) fn has_virtual(&self, name: &CStr) -> bool {
+        let same: Vec<Known> = self.0.lock().values().filter(|known| *known.wal_name == *name).cloned().collect();
+        same.iter().any(|known| known.handle.joined())
     }
 
     /// Whether it is the WAL of a joined handle: there is no such file then.
     pub(super) fn is_virtual(&self, name: *const c_char) -> bool {
-        self.get(name).is_some_and(|handle| handle.joined())
+        self.get(name).is_some_and(|known| known.handle.joined())
     }
 }
 
@@ -168,11 +193,28 @@ pub fn register_with(options: Options) -> Result<(), RegisterError> {
     super::load::add_functions_when_linked(registration)
 }
 
+/// Whether SQLite has mutexes: `sqlite3_threadsafe` says what it was built for, `sqlite3_config` may have taken them away since.
+fn has_mutexes(api: &Api) -> bool {
+    /// What `noopMutexAlloc` answers for every mutex.
+    const NO_MUTEX: usize = 8;
+    let (Some(alloc), Some(free)) = (api.mutex_alloc, api.mutex_free) else { return false };
+    // SAFETY: a fast mutex is allocated, which may initialise SQLite, and freed.
+    unsafe {
+        let mutex = alloc(ffi::MUTEX_FAST);
+        let is_one = mutex.addr() != NO_MUTEX;
+        free(mutex);
+        is_one
+    }
+}
+
 /// Registers a VFS with the SQLite of this table.
 pub(super) fn register_api(api: Api, options: Options) -> Result<&'static Registration, RegisterError> {
     // SAFETY: needs nothing.
     if unsafe { (api.threadsafe)() } == 0 {
         return Err(RegisterError::NotThreadSafe);
+    }
+    if !has_mutexes(&api) {
+        return Err(RegisterError::SingleThread);
     }
     let bad_name = |_| RegisterError::BadName(options.name.clone());
     let name = CString::new(options.name.as_bytes()).map_err(bad_name)?;

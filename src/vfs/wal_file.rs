@@ -5,7 +5,7 @@
 
 use super::base::RawBase;
 use super::guard::{guard, guard_value};
-use super::main_file::{MainFile, bytes_mut, bytes_of};
+use super::main_file::{bytes_mut, bytes_of};
 use crate::handle::Handle;
 use crate::sqlite::Code;
 use crate::sqlite::ffi::{IoMethods, RawFile};
@@ -25,13 +25,13 @@ struct Head {
     wal: *mut WalFile,
 }
 
-/// Opens the virtual WAL of `main` in SQLite's file object.
+/// Opens the virtual WAL of a handle in SQLite's file object.
 ///
 /// # Safety
-/// `file` is the file object of this `xOpen`.
-pub(super) unsafe fn install(main: &MainFile, file: *mut RawFile) -> Result<(), Code> {
-    main.handle().wal_open()?;
-    let wal = WalFile { handle: Arc::clone(main.handle()), base: main.base() };
+/// `file` is the file object of this `xOpen`; `base` stays open until it is closed.
+pub(super) unsafe fn install(handle: Arc<Handle>, base: RawBase, file: *mut RawFile) -> Result<(), Code> {
+    handle.wal_open()?;
+    let wal = WalFile { handle, base };
     let head: *mut Head = file.cast();
     // SAFETY: `szOsFile` of our VFS covers the head.
     unsafe {

@@ -106,7 +106,10 @@ pub fn open(world: &Mutex<World>, holder: &Arc<Mutex<Option<u64>>>, process: u64
         defaults: Vec::new(),
         registry: Registry::default(),
     });
-    open_engine(&context, OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new() })
+    open_engine(
+        &context,
+        OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new(), foreign_name: false },
+    )
 }
 
 fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {

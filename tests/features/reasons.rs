@@ -1,0 +1,120 @@
+//! What a connection says of itself: whether it is on a log, and if not, why and what to do. And file controls.
+
+use crate::common::{self, Scratch};
+use rusqlite::{Connection, ffi};
+use std::ffi::c_int;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+fn status(connection: &Connection) -> (bool, String) {
+    let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    (status["active"].as_bool().unwrap(), status["reason"].as_str().unwrap_or_default().to_owned())
+}
+
+const ROLLBACK: &str = "not in WAL mode: PRAGMA journal_mode=WAL";
+
+#[test]
+fn a_database_in_rollback_mode_says_what_to_type() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let connection = common::open(&scratch.file("app.db"));
+    let inactive = format!("inactive: {ROLLBACK}");
+    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "a new file");
+    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode=auto"), inactive);
+    assert_eq!(status(&connection), (false, String::from("not read yet")));
+    for sql in ["CREATE TABLE t(x)", "INSERT INTO t VALUES(1)", "SELECT * FROM t", "BEGIN; SELECT * FROM t", "COMMIT"] {
+        common::run(&connection, sql);
+        assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "{sql}");
+        assert_eq!(status(&connection), (false, ROLLBACK.to_owned()), "{sql}");
+    }
+    let other = common::open(&scratch.file("app.db"));
+    assert_eq!(common::text(&other, "PRAGMA parallel_wal_mode=conservative"), inactive);
+    assert_eq!(common::text(&other, "PRAGMA journal_mode=WAL"), "wal");
+    assert_eq!(common::number(&other, "SELECT count(*) FROM t"), 1);
+    assert_eq!(common::text(&other, "PRAGMA parallel_wal_mode"), "conservative", "the wish counts now");
+    assert_eq!(status(&other), (true, String::new()));
+    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), "auto");
+    assert_eq!(common::number(&connection, "SELECT count(*) FROM t"), 1);
+    assert!(status(&connection).0);
+    let off = common::open(&scratch.file("off.db"));
+    assert_eq!(common::text(&off, "PRAGMA parallel_wal_mode=off"), "off");
+    assert_eq!(status(&off).1, "parallel_wal_mode=off");
+}
+
+/// A database in WAL mode, closed, with these bytes in its header.
+fn patched(path: &Path, bytes: &[u8], offset: u64) {
+    let connection = common::open_wal(path);
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    common::close(connection);
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+/// Codecs with a plain header keep something there.
+#[test]
+fn what_others_keep_in_reserved_header_bytes_makes_it_work_as_stock() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    patched(&path, b"somebody's own bytes", 72);
+    let all: Vec<Connection> = (0..3).map(|_| common::open(&path)).collect();
+    for connection in &all {
+        common::run(connection, "INSERT INTO t VALUES(2); BEGIN; SELECT * FROM t; COMMIT");
+    }
+    assert_eq!(common::number(&all[0], "SELECT count(*) FROM t"), 4);
+    if common::on_pwal() {
+        assert!(status(&all[1]).1.contains("bytes 72 to 91"), "{:?}", status(&all[1]));
+    }
+    drop(all);
+    assert_eq!(std::fs::read(&path).unwrap()[72..92], *b"somebody's own bytes");
+    common::assert_integrity(&common::open_stock(&path));
+}
+
+#[test]
+fn what_is_no_database_of_this_version_has_the_codes_of_stock() {
+    let scratch = Scratch::new();
+    for (name, bytes, offset) in [
+        ("read version", &[3_u8][..], 19),
+        ("both versions", &[3, 3], 18),
+        ("a read version of pwal's without its stamp", &[0x70], 19),
+        ("both of pwal's without its stamp", &[0x70, 0x70], 18),
+        ("magic", b"blah", 8),
+        ("all", &[0xa5; 100], 0),
+    ] {
+        let path = scratch.file(&format!("{name}.db"));
+        patched(&path, bytes, offset);
+        let connection = common::open(&path);
+        let code = common::code_of(&connection, "SELECT * FROM t");
+        let stock = common::code_of(&common::open_stock(&path), "SELECT * FROM t");
+        assert_eq!((code, stock), (ffi::SQLITE_NOTADB, ffi::SQLITE_NOTADB), "{name}");
+        assert_eq!(common::beside(&path), Vec::<String>::new(), "{name}");
+        if common::on_pwal() && name == "all" {
+            assert!(status(&connection).1.contains("encrypted"), "{:?}", status(&connection));
+            assert!(common::text(&connection, "PRAGMA parallel_wal_mode").contains("encrypted"));
+        }
+    }
+}
+
+fn control(connection: &Connection, operation: c_int) -> c_int {
+    let mut value: c_int = -1;
+    // SAFETY: an open connection, a C string, and an integer as these operations want it.
+    let code =
+        unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), operation, (&raw mut value).cast()) };
+    assert_eq!(code, ffi::SQLITE_OK);
+    value
+}
+
+#[test]
+fn file_controls_tell_of_the_locks_that_sqlite_has() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
+    common::run(&connection, "CREATE TABLE t(x)");
+    assert_eq!(control(&connection, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
+    let other = common::open(&path);
+    assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_NONE);
+    common::run(&other, "BEGIN; SELECT * FROM t");
+    assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
+    assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 0, "of this process");
+}
