@@ -52,14 +52,18 @@ fn specified(s: &Situation) -> Action {
                 Some(Refusal::PageSize(OWN))
             } else if t < b {
                 Some(Refusal::OldCopy(OWN))
-            } else if t > n || d > n || (!own.has_header && own.marker.is_none()) {
+            } else if own.is_unreadable {
+                Some(Refusal::Unreadable(OWN))
+            } else if t > n || d > n || (!own.has_header && own.marker.is_none()) || own.is_contradicted {
                 Some(Refusal::Damaged(OWN))
             } else if own.marker.is_some_and(|marker| marker != n) {
                 Some(Refusal::MarkerMismatch(OWN))
             } else {
                 None
             };
-            refusal.map_or(Action::Recover(OWN), Action::Refuse)
+            let settled =
+                if own.marker.is_none() && t == 0 && n == 0 { Action::SetAside(OWN) } else { Action::Recover(OWN) };
+            refusal.map_or(settled, Action::Refuse)
         }
         StampState::BadStamp { .. } => {
             if s.logs.is_empty() {
@@ -75,7 +79,9 @@ fn specified(s: &Situation) -> Action {
                 Some(own) if !finished(own) => {
                     if !own.page_size_fits && !own.has_page_one {
                         Action::Refuse(Refusal::PageSize(OWN))
-                    } else if own.durable > own.last {
+                    } else if own.is_unreadable {
+                        Action::Refuse(Refusal::Unreadable(OWN))
+                    } else if own.durable > own.last || own.is_contradicted {
                         Action::Refuse(Refusal::Damaged(OWN))
                     } else {
                         Action::Recover(OWN)
@@ -96,7 +102,7 @@ fn all_logs(log_id: u64) -> Vec<LogFacts> {
     for marker in [None, Some(2), Some(3)] {
         for (backfilled, durable, last) in (0..3).flat_map(|b| (0..4).flat_map(move |d| (b..4).map(move |n| (b, d, n))))
         {
-            for bits in 0..16 {
+            for bits in 0..64 {
                 let bit = |n: usize| bools[bits >> n & 1];
                 logs.push(LogFacts {
                     log_id,
@@ -108,6 +114,8 @@ fn all_logs(log_id: u64) -> Vec<LogFacts> {
                     last,
                     page_size_fits: bit(2),
                     has_page_one: bit(3),
+                    is_unreadable: bit(4),
+                    is_contradicted: bit(5),
                 });
             }
         }

@@ -5,8 +5,9 @@ mod log_support;
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use pwal::disk::OpenHow;
 use pwal::disk::fault::{Effect, Fault, Operation};
-use pwal::log::format::{BatchPlace, batch_head_bytes, decode_batch, slot_name};
+use pwal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
 use pwal::log::recovery::{Done, OpenFacts, Recovered, open_database};
+use pwal::log::scan::{Survey, is_sound, survey};
 use pwal::log::{ErrorKind, LogError};
 use std::io::IoSlice;
 
@@ -321,4 +322,128 @@ fn what_a_failed_sync_left_in_the_cache_alone_does_not_count() {
         assert!(place.files().database == database_of(&LogBuilder::values_after(2), 1024));
     }
     assert!(seen > 10);
+}
+
+/// A writer whose batch 3 did not fit slot 0 began slot 1 with it and died; a smaller one was published in slot 0 and sealed by a
+/// certificate with this D.
+fn dead_and_sealed(durable: u64) -> LogBuilder {
+    let mut log = log(2);
+    let mut dead = log.clone();
+    dead.rotate(1);
+    dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], certificate: Some((2, 0)), ..Commit::default() });
+    let begun = slot_name(ID, 1);
+    log.files.insert(begun.clone(), dead.files[&begun].clone());
+    log.commits(1);
+    log.certify(durable, 0);
+    log
+}
+
+#[test]
+fn a_batch_that_a_certificate_denies_is_not_taken() {
+    for durable in [2, 3] {
+        let mut log = dead_and_sealed(durable);
+        assert!(is_sound(&survey_of(&log)), "{:?}", survey_of(&log).logs[0].findings);
+        expect(&log, 0, 3);
+        // Commit 3 rots, or a power cut took it: the dead writer's batch is whole, and is not the one that was sealed.
+        let (bytes, at) = log.place(3);
+        bytes[at + 1000] ^= 1;
+        if durable == 2 {
+            let torn = expect(&log, 0, 2).torn_tail.unwrap();
+            assert!(torn.file.ends_with(slot_name(ID, 1)) && torn.reason.contains("E1"), "{torn:?}");
+        } else {
+            let error = recover(&log, 0).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains("rule E1"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_whose_chain_is_not_that_of_a_log_that_goes_on_is_damage() {
+    let mut log = log(2);
+    let mut certificate = log.next_certificate(2, 0, 0);
+    certificate.chain ^= 1;
+    log.put(&certificate.encode_block(4096));
+    expect(&log, 0, 1);
+    log.commits(1);
+    let error = recover(&log, 0).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }) && error.to_string().contains("rule E1"), "{error}");
+    assert!(survey_of(&log).logs[0].findings.iter().any(|finding| finding.rule == "E1"));
+}
+
+#[test]
+fn a_certificate_that_counts_otherwise_is_damage() {
+    type Change = fn(&mut Certificate);
+    let changes: [(&str, Change); 7] = [
+        ("E2", |certificate| certificate.frames += 1),
+        ("E2", |certificate| certificate.distinct_pages += 1),
+        ("E2", |certificate| certificate.database_pages += 1),
+        ("E2", |certificate| certificate.batches += 1),
+        ("E2", |certificate| certificate.lane_frames[0] -= 1),
+        ("E2", |certificate| certificate.lane_frames.push(0)),
+        ("E3", |certificate| certificate.durable = 0),
+    ];
+    for (rule, change) in changes {
+        let mut log = log(2);
+        log.certify(1, 0);
+        log.commits(2);
+        let mut certificate = log.next_certificate(4, 2, 0);
+        change(&mut certificate);
+        log.put(&certificate.encode_block(4096));
+        expect_contradicted(&log, rule);
+    }
+    // In a batch, as well.
+    let mut log = log(1);
+    let frames = [(2, 102), (3, 102)];
+    log.commit(&Commit { frames: &frames, certificate: Some((0, 0)), miscounts: true, ..Commit::default() });
+    expect_contradicted(&log, "E2");
+}
+
+#[track_caller]
+fn expect_contradicted(log: &LogBuilder, rule: &str) {
+    let error = recover(log, 0).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("rule {rule}")), "{error}");
+    let survey = survey_of(log);
+    let findings = &survey.logs[0].findings;
+    assert!(findings.iter().any(|finding| finding.rule == rule), "{findings:?}");
+    assert!(!is_sound(&survey));
+}
+
+#[test]
+fn a_certificate_that_is_missing_between_two_is_named_by_verify_and_needed_by_nobody() {
+    let mut log = log(1);
+    log.certify(0, 0);
+    log.commits(1);
+    let at = log.offset as usize;
+    log.certify(1, 0);
+    log.commits(1);
+    log.certify(2, 0);
+    assert!(is_sound(&survey_of(&log)));
+    log.place_of_header()[at + 20] ^= 1;
+    expect(&log, 0, 3);
+    let survey = survey_of(&log);
+    let rules: Vec<&str> = survey.logs[0].findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, ["E4"], "{:?}", survey.logs[0].findings);
+}
+
+fn survey_of(log: &LogBuilder) -> Survey {
+    let files = Files::new(stamped(&[0; 3], log.page_bytes, ID, 0)).with(&log.files);
+    survey(&*SimPlace::new(&files).directory(), &files.database).unwrap()
+}
+
+#[test]
+fn a_broken_slot_header_is_reported() {
+    // Commits 3 to 7 lie behind a header of which one bit rotted. Nothing calls them durable, and they are not passed over in
+    // silence.
+    let mut log = log(2);
+    log.certify(0, 0);
+    log.rotate(1);
+    log.commits(5);
+    log.files.get_mut(&slot_name(ID, 1)).unwrap()[40] ^= 1;
+    let torn = expect(&log, 0, 2).torn_tail.unwrap();
+    assert!(torn.file.ends_with(slot_name(ID, 1)) && torn.offset == 0 && torn.reason.contains("commit 3"), "{torn:?}");
+    // A segment that was given up begins with zeros.
+    log.files.get_mut(&slot_name(ID, 1)).unwrap()[..4096].fill(0);
+    assert_eq!(expect(&log, 0, 2).torn_tail, None);
 }

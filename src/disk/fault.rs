@@ -6,6 +6,7 @@
 use super::{Database, Directory, Disk, LogDirectory, LogFile, OpenHow};
 use crate::sync::Mutex;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -274,6 +275,10 @@ impl LogFile for FaultFile {
 
     fn keep_open(&self, keep: bool) -> io::Result<()> {
         self.inner.keep_open(keep)
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.inner.data(from)
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -297,6 +298,10 @@ impl LogFile for RealFile {
             self.synced.fetch_max(ended, SeqCst);
             Ok(())
         })
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.with(|opened| super::data_of(&opened.file, from))
     }
 
     fn keep_open(&self, keep: bool) -> io::Result<()> {

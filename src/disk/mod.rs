@@ -7,6 +7,7 @@ mod directory;
 pub mod fault;
 mod file;
 mod file_system;
+mod holes;
 mod placeholder;
 mod real;
 pub mod sim;
@@ -15,10 +16,12 @@ pub(crate) use descriptor::open_to_read;
 pub use descriptor::{advice, is_out_of_descriptors};
 pub use directory::{Access, Directory};
 pub use file_system::not_local;
+pub use holes::data_of;
 pub use real::{RealDisk, RealLogDirectory};
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,6 +76,16 @@ pub trait LogFile: Send + Sync + Debug {
     fn keep_open(&self, keep: bool) -> io::Result<()> {
         let _all_files_stay_open = keep;
         Ok(())
+    }
+
+    /// The next bytes from `from` on that were written, if the file system knows: what lies between reads as zeros. `None`:
+    /// there are no more.
+    ///
+    /// # Errors
+    /// Any error of the medium.
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let end = self.bytes()?;
+        Ok((from < end).then_some(from..end))
     }
 }
 

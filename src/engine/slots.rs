@@ -201,7 +201,7 @@ impl Engine {
         Ok(found)
     }
 
-    pub(super) fn reader_of(&self, slot: &Slot) -> Result<Option<SlotReader>, EngineError> {
+    pub(super) fn reader_of(&self, slot: &Slot) -> Result<Option<SlotReader<'static>>, EngineError> {
         let open = OpenFile { path: self.dir.path().join(&slot.name), file: Arc::clone(&slot.file) };
         if_there(SlotReader::new(open, self.log_id))
     }

@@ -677,14 +677,21 @@ pub(super) fn describe(done: &Done) -> String {
         Done::Recovered(recovered) => {
             let tail =
                 recovered.torn_tail.as_ref().map_or(String::new(), |tail| format!("; a torn tail was cut: {tail:?}"));
+            let unread: String =
+                recovered.unreadable.iter().map(|unread| format!("; cannot be read: {unread}")).collect();
             let (id, last) = (recovered.log_id, recovered.last);
             if last > recovered.backfilled {
                 let (first, pages) = (recovered.backfilled + 1, recovered.pages);
-                format!("recovered log {id:016x}: commits {first} to {last} replayed, {pages} pages written{tail}")
+                format!(
+                    "recovered log {id:016x}: commits {first} to {last} replayed, {pages} pages written{tail}{unread}"
+                )
             } else {
-                format!("recovered log {id:016x}: all {last} commits were in the database file already{tail}")
+                format!("recovered log {id:016x}: all {last} commits were in the database file already{tail}{unread}")
             }
         }
+        Done::SetAside { log_id, suffix } => format!(
+            "no commit of log {log_id:016x} is whole, the first was torn or is damaged; its directory was renamed to -pwal.{suffix}"
+        ),
         Done::Orphaned { log_id, suffix } => {
             format!("log {log_id:016x} belongs to another database file; its directory was renamed to -pwal.{suffix}")
         }

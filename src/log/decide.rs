@@ -12,7 +12,7 @@ pub struct LogFacts {
     pub log_id: LogId,
     /// n of its marker; of several different ones one that is not `last`.
     pub marker: Option<u64>,
-    /// It holds a batch that proves itself, or a certificate with D > 0.
+    /// It may hold commits: the head of a batch, a certificate with D > 0, or a block that cannot be read.
     pub has_commits: bool,
     /// The header of one of its slots proves itself. One does before a stamp is written.
     pub has_header: bool,
@@ -26,6 +26,10 @@ pub struct LogFacts {
     pub page_size_fits: bool,
     /// The chain holds an image of page 1.
     pub has_page_one: bool,
+    /// A block that cannot be read may hold commit n + 1, or a certificate that speaks of it.
+    pub is_unreadable: bool,
+    /// A certificate does not fit its batches, or another certificate (rules E1 to E3).
+    pub is_contradicted: bool,
 }
 
 impl LogFacts {
@@ -61,7 +65,9 @@ pub enum Action {
     DeleteAll,
     /// Page 1 plain again, synced; then delete this log.
     DeleteOwn(LogId),
-    /// The logs are those of another database file: move the directory away, named by this one.
+    /// Page 1 plain again, synced; this log, whose first commit does not prove itself, is kept beside: move the directory away.
+    SetAside(LogId),
+    /// The logs are those of another database file: page 1, which is plain, synced; move the directory away, named by this one.
     Orphan(LogId),
     /// Replay this log to its n, and retire it.
     Recover(LogId),
@@ -82,8 +88,10 @@ pub enum Refusal {
     PageSize(LogId),
     /// Rule L1 does not hold: T < B.
     OldCopy(LogId),
-    /// Rule L2 or L3 does not hold: T > n, or D > n; or no slot header is left.
+    /// Rule L2 or L3 does not hold: T > n, or D > n; or no slot header is left; or a certificate is contradicted.
     Damaged(LogId),
+    /// What cannot be read may be a commit, or say that there was one.
+    Unreadable(LogId),
     /// Rule L4 does not hold: a marker names another n.
     MarkerMismatch(LogId),
     /// The header is neither plain nor stamped, and nothing says that this is harmless.
@@ -182,12 +190,26 @@ fn is_activation(log: &LogFacts, target: u64) -> bool {
     target == 0 && !log.has_commits && log.marker.is_none() && log.has_header
 }
 
+/// A crash behind the first batch that tore it, or an image that rotted: the log says nothing of whether it was durable.
+fn is_unproven(log: &LogFacts, target: u64) -> bool {
+    target == 0
+        && log.has_commits
+        && log.last == 0
+        && log.durable == 0
+        && log.marker.is_none()
+        && log.has_header
+        && log.page_size_fits
+        && !log.is_unreadable
+        && !log.is_contradicted
+}
+
 fn is_old_copy(log: &LogFacts, target: u64) -> bool {
     target < log.backfilled
 }
 
 fn is_damaged(log: &LogFacts, target: u64) -> bool {
-    target > log.last || log.durable > log.last || !(log.has_header || log.marker.is_some())
+    let no_header = !(log.has_header || log.marker.is_some());
+    !log.is_unreadable && (target > log.last || log.durable > log.last || no_header || log.is_contradicted)
 }
 
 fn is_marked_otherwise(log: &LogFacts) -> bool {
@@ -254,6 +276,11 @@ pub const ROWS: &[Row] = &[
         action: |s| Action::DeleteOwn(s.id()),
     },
     Row {
+        name: "stamped, no whole commit",
+        fits: |s| s.stamped_own(is_unproven),
+        action: |s| Action::SetAside(s.id()),
+    },
+    Row {
         name: "stamped, another page size",
         fits: |s| s.stamped_own(|log, target| !is_activation(log, target) && !log.page_size_fits),
         action: |s| Action::Refuse(Refusal::PageSize(s.id())),
@@ -264,6 +291,15 @@ pub const ROWS: &[Row] = &[
             s.stamped_own(|log, target| !is_activation(log, target) && log.page_size_fits && is_old_copy(log, target))
         },
         action: |s| Action::Refuse(Refusal::OldCopy(s.id())),
+    },
+    Row {
+        name: "stamped, unreadable where a commit may be",
+        fits: |s| {
+            s.stamped_own(|log, target| {
+                !is_activation(log, target) && log.page_size_fits && !is_old_copy(log, target) && log.is_unreadable
+            })
+        },
+        action: |s| Action::Refuse(Refusal::Unreadable(s.id())),
     },
     Row {
         name: "stamped, T > n or D > n",
@@ -281,7 +317,11 @@ pub const ROWS: &[Row] = &[
         name: "stamped, a marker with another n",
         fits: |s| {
             s.stamped_own(|log, target| {
-                log.page_size_fits && !is_old_copy(log, target) && !is_damaged(log, target) && is_marked_otherwise(log)
+                log.page_size_fits
+                    && !is_old_copy(log, target)
+                    && !log.is_unreadable
+                    && !is_damaged(log, target)
+                    && is_marked_otherwise(log)
             })
         },
         action: |s| Action::Refuse(Refusal::MarkerMismatch(s.id())),
@@ -291,8 +331,10 @@ pub const ROWS: &[Row] = &[
         fits: |s| {
             s.stamped_own(|log, target| {
                 !is_activation(log, target)
+                    && !is_unproven(log, target)
                     && log.page_size_fits
                     && !is_old_copy(log, target)
+                    && !log.is_unreadable
                     && !is_damaged(log, target)
                     && !is_marked_otherwise(log)
             })
@@ -310,13 +352,31 @@ pub const ROWS: &[Row] = &[
         action: |s| Action::Refuse(Refusal::PageSize(s.id())),
     },
     Row {
+        name: "torn stamp, own log, anything unreadable",
+        fits: |s| s.torn_own(|log| (log.page_size_fits || log.has_page_one) && log.is_unreadable),
+        action: |s| Action::Refuse(Refusal::Unreadable(s.id())),
+    },
+    Row {
         name: "torn stamp, own log, D > n",
-        fits: |s| s.torn_own(|log| (log.page_size_fits || log.has_page_one) && log.durable > log.last),
+        fits: |s| {
+            s.torn_own(|log| {
+                (log.page_size_fits || log.has_page_one)
+                    && !log.is_unreadable
+                    && (log.durable > log.last || log.is_contradicted)
+            })
+        },
         action: |s| Action::Refuse(Refusal::Damaged(s.id())),
     },
     Row {
         name: "torn stamp, own log, D <= n",
-        fits: |s| s.torn_own(|log| (log.page_size_fits || log.has_page_one) && log.durable <= log.last),
+        fits: |s| {
+            s.torn_own(|log| {
+                (log.page_size_fits || log.has_page_one)
+                    && !log.is_unreadable
+                    && log.durable <= log.last
+                    && !log.is_contradicted
+            })
+        },
         action: |s| Action::Recover(s.id()),
     },
     Row {

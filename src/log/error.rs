@@ -1,5 +1,6 @@
 //! What goes wrong in the log, and what the user can do about it.
 
+use super::files::ReadsTooMuch;
 use super::format::{FormatError, LogId};
 use crate::disk::{advice, is_out_of_descriptors};
 use std::io;
@@ -46,6 +47,16 @@ pub enum LogError {
         /// The file or directory.
         file: PathBuf,
     },
+    /// The records of a file claim lengths that no log has. Nothing was touched.
+    #[error("cannot {action} {}: {source}; `pwal recover --discard-log` opens the state of the last checkpoint", file.display())]
+    Endless {
+        /// The operation.
+        action: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What was seen.
+        source: io::Error,
+    },
     /// A record does not prove itself.
     #[error("{} is damaged at byte {offset}: {source}", file.display())]
     Record {
@@ -86,6 +97,23 @@ pub enum LogError {
         durable: u64,
         /// T of the stamp (0 where the stamp is torn).
         target: u64,
+    },
+    /// The medium does not give a block in which the next commit may lie, or a certificate that speaks of it.
+    #[error(
+        "{} cannot be read at byte {offset}: {error}; the log {log_id:016x} is whole up to commit {last}, and more may have been durable; `pwal recover --salvage` shows what can be saved",
+        file.display()
+    )]
+    Unreadable {
+        /// The slot or the spill file.
+        file: PathBuf,
+        /// The offset in bytes.
+        offset: u64,
+        /// What the medium says.
+        error: String,
+        /// The log.
+        log_id: LogId,
+        /// n: the last commit that proves itself.
+        last: u64,
     },
     /// Rule L1: the stamp is older than the log.
     #[error(
@@ -185,6 +213,9 @@ impl LogError {
         let file = file.to_path_buf();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full { action, file },
+            _ if source.get_ref().is_some_and(|inner| inner.is::<ReadsTooMuch>()) => {
+                LogError::Endless { action, file, source }
+            }
             _ => LogError::Io { action, file, source },
         }
     }
@@ -208,9 +239,10 @@ impl LogError {
         match self {
             // As SQLite answers where it cannot open a file.
             LogError::Io { source, .. } if is_out_of_descriptors(source) => ErrorKind::CannotOpen,
-            LogError::Io { .. } => ErrorKind::Io,
+            LogError::Io { .. } | LogError::Unreadable { .. } => ErrorKind::Io,
             LogError::Full { .. } => ErrorKind::Full,
             LogError::Record { .. }
+            | LogError::Endless { .. }
             | LogError::Damaged { .. }
             | LogError::MarkerMismatch { .. }
             | LogError::PageSize { .. } => ErrorKind::Corrupt,

@@ -5,33 +5,39 @@
 //! never taken for a record that does not.
 
 use super::error::LogError;
+use super::files::Ahead;
 use super::format::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
     FormatError, HeadDecoder, ImagePlace, LogId, Rule, SlotHeader, apply_mask, decode_batch_header, image_crc,
 };
 use crate::disk::LogFile;
-use crate::sync::Mutex;
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The spill files of a log by their number.
-pub type Spills = BTreeMap<u32, OpenFile>;
+pub type Spills<'a> = BTreeMap<u32, OpenFile<'a>>;
 
 /// A file of the log and its path, for messages.
 #[derive(Clone, Debug)]
-pub struct OpenFile {
+pub struct OpenFile<'a> {
     /// The path.
     pub path: PathBuf,
     /// The file.
-    pub file: Arc<dyn LogFile>,
+    pub file: Arc<dyn LogFile + 'a>,
 }
 
-impl OpenFile {
+impl OpenFile<'_> {
     /// Reads until `buffer` is full or the file ends.
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, LogError> {
         self.file.read_at(buffer, offset).map_err(|error| LogError::io("read", &self.path, error))
+    }
+
+    /// The next bytes that are no hole of the file.
+    pub(crate) fn data(&self, from: u64) -> Result<Option<Range<u64>>, LogError> {
+        self.file.data(from).map_err(|error| LogError::io("look for the holes of", &self.path, error))
     }
 
     pub(crate) fn bytes(&self) -> Result<u64, LogError> {
@@ -39,91 +45,25 @@ impl OpenFile {
     }
 }
 
-/// Reads ahead in a file that nobody writes meanwhile: a walk takes many small steps through it, and each
-/// read past the page cache is one of the disk.
-#[derive(Debug)]
-pub(crate) struct ReadAhead {
-    file: Arc<dyn LogFile>,
-    window: Mutex<Window>,
-}
-
-#[derive(Debug, Default)]
-struct Window {
-    start: u64,
-    bytes: Vec<u8>,
-    /// Where the last read ended: only one that goes on there fills the window.
-    last_end: u64,
-}
-
-const WINDOW_BYTES: usize = 256 << 10;
-
 /// Descriptors are read in pieces of so many bytes.
 const HEAD_PIECE_BYTES: usize = 1024 * DESCRIPTOR_BYTES;
 
-impl ReadAhead {
-    pub(crate) fn new(file: Arc<dyn LogFile>) -> ReadAhead {
-        ReadAhead { file, window: Mutex::default() }
-    }
-}
-
-impl LogFile for ReadAhead {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut window = self.window.lock();
-        let inside = |window: &Window| {
-            let at = usize::try_from(offset.checked_sub(window.start)?).ok()?;
-            (at.checked_add(buffer.len())? <= window.bytes.len()).then_some(at)
-        };
-        let goes_on = offset.abs_diff(window.last_end) <= WINDOW_BYTES as u64 / 4;
-        window.last_end = offset.saturating_add(buffer.len() as u64);
-        if inside(&window).is_none() {
-            if !goes_on || buffer.len() > WINDOW_BYTES / 2 {
-                return self.file.read_at(buffer, offset);
-            }
-            window.bytes.resize(WINDOW_BYTES, 0);
-            window.start = offset;
-            let read = self.file.read_at(&mut window.bytes, offset);
-            window.bytes.truncate(*read.as_ref().unwrap_or(&0));
-            read?;
-        }
-        match inside(&window) {
-            Some(at) => {
-                buffer.copy_from_slice(&window.bytes[at..at + buffer.len()]);
-                Ok(buffer.len())
-            }
-            // The window ends with the file.
-            None => self.file.read_at(buffer, offset),
-        }
-    }
-
-    fn write_at(&self, _parts: &[IoSlice<'_>], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        self.file.bytes()
-    }
-}
-
 /// A slot whose header has proven itself.
 #[derive(Clone, Debug)]
-pub struct SlotReader {
+pub struct SlotReader<'a> {
     /// The file.
-    pub open: OpenFile,
+    pub open: OpenFile<'a>,
     /// Its header.
     pub header: SlotHeader,
 }
 
-impl SlotReader {
+impl<'a> SlotReader<'a> {
     /// Reads the header of the slot file `open` of the log `log_id` (rules S1 to S4).
     ///
     /// # Errors
     /// [`LogError::Record`] if it does not prove itself: the slot is free then. [`LogError::OtherVersion`], or any error
     /// of the medium.
-    pub fn new(open: OpenFile, log_id: LogId) -> Result<SlotReader, LogError> {
+    pub fn new(open: OpenFile<'a>, log_id: LogId) -> Result<SlotReader<'a>, LogError> {
         let mut bytes = [0; 512];
         let read = open.read(&mut bytes, 0)?;
         let header =
@@ -135,9 +75,9 @@ impl SlotReader {
     }
 
     /// The same for a walk: what is read is read ahead. It may be older than what the file has by then.
-    pub(crate) fn reading_ahead(self) -> SlotReader {
+    pub(crate) fn reading_ahead(self) -> SlotReader<'a> {
         let OpenFile { path, file } = self.open;
-        SlotReader { open: OpenFile { path, file: Arc::new(ReadAhead::new(file)) }, header: self.header }
+        SlotReader { open: OpenFile { path, file: Arc::new(Ahead::new(file)) }, header: self.header }
     }
 
     /// The place `offset` (bytes) of this slot, for the decoders.
@@ -194,7 +134,7 @@ impl SlotReader {
     ///
     /// # Errors
     /// As [`SlotReader::head_at`].
-    pub fn batch_at(&self, offset: u64, spills: &Spills) -> Result<Batch, LogError> {
+    pub fn batch_at(&self, offset: u64, spills: &Spills<'_>) -> Result<Batch, LogError> {
         let batch = self.head_at(offset)?;
         self.check_images(&batch, spills)?;
         Ok(batch)
@@ -204,7 +144,7 @@ impl SlotReader {
     ///
     /// # Errors
     /// [`LogError::Record`] with the offset of the first image that does not prove itself, or any error of the medium.
-    pub fn check_images(&self, batch: &Batch, spills: &Spills) -> Result<(), LogError> {
+    pub fn check_images(&self, batch: &Batch, spills: &Spills<'_>) -> Result<(), LogError> {
         let mut image = vec![0; self.header.page_bytes as usize];
         batch.descriptors.iter().try_for_each(|descriptor| self.image(batch, descriptor, spills, &mut image))
     }
@@ -217,7 +157,7 @@ impl SlotReader {
         &self,
         batch: &Batch,
         descriptor: &Descriptor,
-        spills: &Spills,
+        spills: &Spills<'_>,
         image: &mut [u8],
     ) -> Result<(), LogError> {
         let frame = ImageRef {
@@ -233,7 +173,7 @@ impl SlotReader {
         self.image_of(&frame, spills, image)
     }
 
-    pub(crate) fn image_of(&self, frame: &ImageRef, spills: &Spills, image: &mut [u8]) -> Result<(), LogError> {
+    pub(crate) fn image_of(&self, frame: &ImageRef, spills: &Spills<'_>, image: &mut [u8]) -> Result<(), LogError> {
         let (open, offset) = match frame.place {
             ImagePlace::Batch(position) => (&self.open, position),
             ImagePlace::Spill { file, offset } => match spills.get(&file) {

@@ -1,89 +1,139 @@
-//! What a fresh process finds of one log: its slots, its certificates, and the chain of its batches.
+//! What a fresh process finds of one log: its slots, its certificates, and the batches in them.
 //!
-//! Nothing here decides or writes. Every block is probed, because a certificate behind damage still tells
-//! what was durable, and because B + 1 may begin anywhere in a recycled slot.
+//! Nothing here decides or writes. Every block that the file system keeps is probed ([`probe`](super::probe)), because a
+//! certificate behind damage still tells what was durable, and because commit B + 1 may begin anywhere in a slot that was
+//! used again. The chain of the batches is in [`walk`](super::walk).
 
 use super::error::LogError;
-use super::follow::{ImageRef, OpenFile, ReadAhead, SlotReader, Spills, proven};
-use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, CERTIFICATE_BYTES, Certificate, CertificatePlace, FileName,
-    FormatError, ImagePlace, LogId, Rule, decode_batch, decode_batch_header, embedded_certificate,
-};
+use super::files::{Files, Unreadable};
+use super::follow::{OpenFile, SlotReader, Spills};
+use super::format::{Certificate, FileName, FormatError, LogId, Rule};
+use super::seals::Contradiction;
 use crate::disk::{LogDirectory, OpenHow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Slots are read in pieces of so many bytes while they are probed: a multiple of every block.
-const PROBE_PIECE_BYTES: usize = 1 << 20;
-
-/// Blocks between two batches that are no certificates: those of a doubled one that was not synced.
-const MISSED_BLOCKS_MAX: u32 = 2;
+/// What block 0 of a slot file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderState {
+    /// A slot header.
+    Whole,
+    /// Zeros, or nothing: the slot is free, or the segment in it was given up.
+    Free,
+    /// Other bytes.
+    Broken,
+    /// The medium does not give it.
+    Unreadable,
+}
 
 /// A slot file of a log.
 #[derive(Debug)]
-pub(crate) struct FoundSlot {
-    pub(crate) open: OpenFile,
-    /// With a header that proves itself; without it the slot is free.
-    pub(crate) reader: Option<SlotReader>,
+pub(crate) struct FoundSlot<'a> {
+    pub(crate) open: OpenFile<'a>,
+    pub(crate) bytes: u64,
+    pub(crate) state: HeaderState,
+    /// Its header, if it is whole.
+    pub(crate) reader: Option<SlotReader<'a>>,
+    /// The header as the batches in the slot have it, if it is broken or unreadable.
+    pub(crate) inferred: Option<SlotReader<'a>>,
+    /// The segment that the first record names, in a slot without a header.
+    pub(crate) first_ordinal: Option<u64>,
+    /// Its blocks that the medium does not give, in order.
+    pub(crate) unreadable: Vec<Unreadable>,
 }
 
-/// A batch whose head proves itself, found by probing.
+/// A batch whose head is valid, found by probing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) slot: usize,
     pub(crate) offset: u64,
+    pub(crate) end: u64,
+    pub(crate) ordinal: u64,
     pub(crate) sequence: u64,
+    pub(crate) chain: u64,
 }
 
-/// What a probe meets, in the order of the file.
-pub(crate) enum Probed<'a> {
-    /// A certificate of this log; in a batch, or in a block of its own.
-    Certificate { offset: u64, certificate: &'a Certificate, in_batch: bool },
-    /// A batch whose head proves itself.
-    Batch { offset: u64, batch: &'a Batch },
-    /// A batch that was begun there, and whose head does not prove itself.
-    Broken { offset: u64, sequence: u64, error: FormatError },
-}
-
-/// A batch whose head does not prove itself, found by probing.
-#[derive(Clone, Copy, Debug)]
+/// A batch whose head is not valid, found by probing.
+#[derive(Clone, Debug)]
 pub(crate) struct Broken {
     pub(crate) slot: usize,
     pub(crate) offset: u64,
     pub(crate) sequence: u64,
-    pub(crate) error: FormatError,
+    pub(crate) flaw: Flaw,
+}
+
+/// Why the head of a batch is not valid.
+#[derive(Clone, Debug)]
+pub(crate) enum Flaw {
+    /// A rule does not hold.
+    Rule(FormatError),
+    /// The medium does not give all of it, and says this.
+    Unreadable(String),
+}
+
+/// A certificate, found by probing.
+#[derive(Clone, Debug)]
+pub(crate) struct Seal {
+    pub(crate) slot: usize,
+    pub(crate) offset: u64,
+    pub(crate) certificate: Certificate,
+}
+
+/// What every certificate says of the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch {
+    pub(crate) slot: usize,
+    pub(crate) offset: u64,
+    /// Of the segment that it names: an older one than the slot has, where it was left over.
+    pub(crate) ordinal: u64,
+    pub(crate) in_batch: bool,
+    /// It is doubled, and this is the first of the two.
+    pub(crate) has_second: bool,
+    pub(crate) epoch: u64,
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+    pub(crate) durable: u64,
+    pub(crate) backfilled: u64,
+    pub(crate) chain: u64,
+    pub(crate) batches: u32,
+}
+
+/// What a probe meets in a slot, for those who want all of it.
+pub(crate) enum Probed<'a> {
+    /// A certificate of this log; in a batch, or in a block of its own.
+    Certificate { slot: usize, offset: u64, certificate: &'a Certificate, in_batch: bool },
+    /// A batch whose head is valid.
+    Batch { slot: usize },
 }
 
 /// Everything of one log id.
 #[derive(Debug)]
-pub(crate) struct FoundLog {
+pub(crate) struct FoundLog<'a> {
     pub(crate) log_id: LogId,
-    pub(crate) slots: Vec<FoundSlot>,
-    pub(crate) spills: Spills,
+    pub(super) files: Arc<Files<'a>>,
+    pub(crate) slots: Vec<FoundSlot<'a>>,
+    pub(crate) spills: Spills<'a>,
     /// n of each marker.
     pub(crate) markers: BTreeSet<u64>,
+    /// By slot and offset.
     pub(crate) candidates: Vec<Candidate>,
+    /// By slot and offset.
     pub(crate) broken: Vec<Broken>,
+    /// The certificates in blocks of their own, by slot and offset; those that speak of commits behind B.
+    pub(crate) seals: Vec<Seal>,
+    /// Their indices by hi.
+    pub(super) seals_by_hi: BTreeMap<u64, Vec<usize>>,
+    /// Where all certificates in blocks of their own lie, also the one that a doubled one speaks of: slot and offset.
+    pub(super) certificates: Vec<(usize, u64)>,
+    /// Every certificate, by epoch.
+    pub(crate) epochs: Vec<Epoch>,
     /// B, the maximum over the certificates.
     pub(crate) backfilled: u64,
     /// D, the maximum over the certificates.
     pub(crate) durable: u64,
-}
-
-/// The chain of batches from one commit on.
-#[derive(Clone, Debug)]
-pub(crate) struct Walk {
-    /// The first commit of it minus 1.
-    pub(crate) base: u64,
-    /// Where its batches lie, in order: index of the slot, offset.
-    pub(crate) batches: Vec<(usize, u64)>,
-    /// The size of the database behind the last batch, in pages; 0 without a batch.
-    pub(crate) database_pages: u32,
-    /// Where the next batch should begin: index of the slot, offset. `None` without a batch.
-    pub(crate) end: Option<(usize, u64)>,
-    /// Why it ends there, if a batch of the next commit was begun and does not prove itself.
-    pub(crate) torn: Option<TornTail>,
+    /// What two certificates say that cannot both be.
+    pub(crate) contradiction: Option<Contradiction>,
 }
 
 /// The place where a batch was begun and does not prove itself.
@@ -97,87 +147,64 @@ pub struct TornTail {
     pub reason: String,
 }
 
-impl Walk {
-    /// n: the last commit of the chain.
-    pub(crate) fn last(&self) -> u64 {
-        self.base + self.batches.len() as u64
-    }
-
-    fn empty(base: u64) -> Walk {
-        Walk { base, batches: Vec::new(), database_pages: 0, end: None, torn: None }
-    }
-}
-
 /// The log ids that the names in a directory speak of.
 pub(crate) fn log_ids(names: &[String]) -> BTreeSet<LogId> {
     names.iter().filter_map(|name| FileName::parse(name)?.log_id()).collect()
 }
 
-impl FoundLog {
-    /// Opens the files of `log_id` among `names`, reads the headers, and probes every block.
+impl<'a> FoundLog<'a> {
+    /// Reads the headers of the files of `log_id` among `names`, and probes every block. `page_bytes`: those of the
+    /// database, for slots without a header. `observe` is shown what is met.
     pub(crate) fn read(
-        dir: &dyn LogDirectory,
+        dir: &'a dyn LogDirectory,
         names: &[String],
         log_id: LogId,
         how: OpenHow,
-    ) -> Result<FoundLog, LogError> {
+        page_bytes: Option<u32>,
+        observe: &mut dyn FnMut(Probed<'_>),
+    ) -> Result<FoundLog<'a>, LogError> {
         let mut log = FoundLog::open(dir, names, log_id, how)?;
-        let (mut backfilled, mut durable, mut candidates, mut broken) = (0, 0, Vec::new(), Vec::new());
-        for slot in 0..log.slots.len() {
-            log.probe(slot, &mut |probed| match probed {
-                Probed::Certificate { certificate, .. } => {
-                    backfilled = backfilled.max(certificate.backfilled);
-                    durable = durable.max(certificate.durable);
-                }
-                Probed::Batch { offset, batch } => {
-                    candidates.push(Candidate { slot, offset, sequence: batch.header.sequence });
-                }
-                Probed::Broken { offset, sequence, error } => {
-                    broken.push(Broken { slot, offset, sequence, error });
-                }
-            })?;
-        }
-        (log.backfilled, log.durable, log.candidates, log.broken) = (backfilled, durable, candidates, broken);
+        log.probe_all(page_bytes, observe)?;
         Ok(log)
     }
 
     /// As [`FoundLog::read`] without the probing.
     pub(crate) fn open(
-        dir: &dyn LogDirectory,
+        dir: &'a dyn LogDirectory,
         names: &[String],
         log_id: LogId,
         how: OpenHow,
-    ) -> Result<FoundLog, LogError> {
+    ) -> Result<FoundLog<'a>, LogError> {
         let mut log = FoundLog {
             log_id,
+            files: Files::new(dir, how),
             slots: Vec::new(),
             spills: BTreeMap::new(),
             markers: BTreeSet::new(),
             candidates: Vec::new(),
             broken: Vec::new(),
+            seals: Vec::new(),
+            seals_by_hi: BTreeMap::new(),
+            certificates: Vec::new(),
+            epochs: Vec::new(),
             backfilled: 0,
             durable: 0,
+            contradiction: None,
         };
         for name in names {
             let Some(parsed) = FileName::parse(name).filter(|parsed| parsed.log_id() == Some(log_id)) else { continue };
-            let path = dir.path().join(name);
-            let open = || -> Result<OpenFile, LogError> {
-                let file = dir.open(name, how).map_err(|error| LogError::io("open", &path, error))?;
-                Ok(OpenFile { path: path.clone(), file: Arc::new(ReadAhead::new(file)) })
-            };
             match parsed {
                 FileName::Slot { .. } => {
-                    let open = open()?;
-                    let reader = proven(SlotReader::new(open.clone(), log_id))?;
-                    let bytes = reader.as_ref().map(|reader| reader.header.page_bytes);
+                    let slot = FoundSlot::open(log.files.file(name), log_id)?;
+                    let bytes = slot.reader.as_ref().map(|reader| reader.header.page_bytes);
                     // One log has one page size; else an image could prove itself and not fit.
                     if bytes.is_some() && log.page_bytes().is_some() && bytes != log.page_bytes() {
-                        return Err(LogError::record(&open.path, 0, Rule::SlotPlace.into()));
+                        return Err(LogError::record(&slot.open.path, 0, Rule::SlotPlace.into()));
                     }
-                    log.slots.push(FoundSlot { open, reader });
+                    log.slots.push(slot);
                 }
                 FileName::Spill { number, .. } => {
-                    log.spills.insert(number, open()?);
+                    log.spills.insert(number, log.files.file(name));
                 }
                 FileName::Marker { last, .. } => {
                     log.markers.insert(last);
@@ -190,225 +217,79 @@ impl FoundLog {
 
     /// The page size of the log in bytes; `None` without a slot header.
     pub(crate) fn page_bytes(&self) -> Option<u32> {
-        self.slots.iter().find_map(|slot| Some(slot.reader.as_ref()?.header.page_bytes))
+        let of = |reader: &Option<SlotReader<'_>>| Some(reader.as_ref()?.header.page_bytes);
+        let whole = self.slots.iter().find_map(|slot| of(&slot.reader));
+        whole.or_else(|| self.slots.iter().find_map(|slot| of(&slot.inferred)))
     }
 
-    /// Shows every certificate of this log, and every batch whose head proves itself, in one slot file.
-    pub(crate) fn probe(&self, slot: usize, show: &mut dyn FnMut(Probed<'_>)) -> Result<(), LogError> {
-        let found = &self.slots[slot];
-        let file_bytes = found.open.bytes()?;
-        let mut piece = vec![0; PROBE_PIECE_BYTES];
-        let mut start = 0;
-        while start < file_bytes {
-            let read = found.open.read(&mut piece, start)?;
-            for (index, block) in piece[..read].chunks(BLOCK_BYTES_MIN as usize).enumerate() {
-                let at = index * BLOCK_BYTES_MIN as usize;
-                self.probe_block(found, start + at as u64, block, &piece[at..read], show)?;
-            }
-            start += PROBE_PIECE_BYTES as u64;
-        }
-        Ok(())
+    /// Whether the log may hold commits: the head of a batch, a certificate that speaks of durable commits (then there
+    /// were batches, and something rotted), or a block that cannot be read.
+    pub(crate) fn has_commits(&self) -> bool {
+        self.durable > 0 || !self.candidates.is_empty() || self.unreadable().next().is_some()
     }
 
-    fn probe_block(
-        &self,
-        found: &FoundSlot,
-        offset: u64,
-        block: &[u8],
-        rest: &[u8],
-        show: &mut dyn FnMut(Probed<'_>),
-    ) -> Result<(), LogError> {
-        if block.iter().take(8).all(|&byte| byte == 0) {
-            return Ok(());
-        }
-        // What an older segment of the slot left is true, too.
-        let place = CertificatePlace { log_id: self.log_id, ordinal: None, offset };
-        let (certificate, in_batch) = match embedded_certificate(block, &place) {
-            Some(embedded) => (Some(embedded), true),
-            None => (block.get(..CERTIFICATE_BYTES).map(|bytes| Certificate::decode(bytes, &place)), false),
+    /// What the medium does not give.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = &Unreadable> {
+        self.slots.iter().flat_map(|slot| &slot.unreadable)
+    }
+
+    /// The batch with a valid head at this place.
+    pub(crate) fn candidate(&self, slot: usize, offset: u64) -> Option<&Candidate> {
+        let key = |candidate: &Candidate| (candidate.slot, candidate.offset);
+        let at = self.candidates.binary_search_by_key(&(slot, offset), key).ok()?;
+        self.candidates.get(at)
+    }
+
+    /// The batch without a valid head at this place.
+    pub(crate) fn broken_at(&self, slot: usize, offset: u64) -> Option<&Broken> {
+        let at = self.broken.binary_search_by_key(&(slot, offset), |broken| (broken.slot, broken.offset)).ok()?;
+        self.broken.get(at)
+    }
+}
+
+impl<'a> FoundSlot<'a> {
+    fn open(open: OpenFile<'a>, log_id: LogId) -> Result<FoundSlot<'a>, LogError> {
+        let mut slot = FoundSlot {
+            open: open.clone(),
+            bytes: 0,
+            state: HeaderState::Free,
+            reader: None,
+            inferred: None,
+            first_ordinal: None,
+            unreadable: Vec::new(),
         };
-        match certificate {
-            Some(Ok(certificate)) => show(Probed::Certificate { offset, certificate: &certificate, in_batch }),
-            Some(Err(error)) if error.is_other_version() => {
-                return Err(LogError::record(&found.open.path, offset, error));
-            }
-            _ => {}
-        }
-        let Some(reader) = &found.reader else { return Ok(()) };
-        if offset == 0 || !offset.is_multiple_of(u64::from(reader.header.block_bytes)) {
-            return Ok(());
-        }
-        let place = reader.place(offset);
-        let Some(header) = block.get(..BATCH_HEADER_BYTES) else { return Ok(()) };
-        let Ok(claimed) = decode_batch_header(header, &place) else { return Ok(()) };
-        let batch = match rest.get(..claimed.head_bytes) {
-            Some(head) => decode_batch(head, &place).map_err(|error| LogError::record(&found.open.path, offset, error)),
-            None => reader.head_at(offset),
+        let whole = |error: &LogError| {
+            let error = error.unreadable()?.to_string();
+            Some(Unreadable { file: open.path.clone(), offset: 0, bytes: u64::MAX, error })
         };
-        match batch {
-            Ok(batch) => show(Probed::Batch { offset, batch: &batch }),
-            Err(LogError::Record { source: error, .. }) => {
-                show(Probed::Broken { offset, sequence: claimed.sequence, error });
+        match open.bytes() {
+            Ok(bytes) => slot.bytes = bytes,
+            Err(error) => match whole(&error) {
+                Some(unreadable) => {
+                    slot.unreadable.push(unreadable);
+                    slot.state = HeaderState::Unreadable;
+                    return Ok(slot);
+                }
+                None => return Err(error),
+            },
+        }
+        match SlotReader::new(open, log_id) {
+            Ok(reader) => (slot.reader, slot.state) = (Some(reader), HeaderState::Whole),
+            Err(LogError::Record { .. }) => {
+                let mut bytes = [0; 512];
+                let read = slot.open.read(&mut bytes, 0)?;
+                if bytes[..read].iter().any(|&byte| byte != 0) {
+                    slot.state = HeaderState::Broken;
+                }
             }
+            Err(error) if error.unreadable().is_some() => slot.state = HeaderState::Unreadable,
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(slot)
     }
 
-    /// Whether the log holds commits: a batch that proves itself whole, or a certificate that speaks of durable
-    /// commits (then there were batches, and something rotted).
-    pub(crate) fn has_commits(&self) -> Result<bool, LogError> {
-        if self.durable > 0 {
-            return Ok(true);
-        }
-        for candidate in &self.candidates {
-            if let Some(reader) = &self.slots[candidate.slot].reader
-                && proven(reader.batch_at(candidate.offset, &self.spills))?.is_some()
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The longest chain of batches from commit `base + 1` on (rules W1 to W5).
-    pub(crate) fn walk(&self, base: u64) -> Result<Walk, LogError> {
-        let mut best = Walk::empty(base);
-        let first = |candidate: &&Candidate| Some(candidate.sequence) == base.checked_add(1);
-        let mut beginnings: Vec<Candidate> = self.candidates.iter().filter(first).copied().collect();
-        // Of chains as long as each other the first counts: a writer that died may have begun the next segment with this
-        // commit, before another one was published in the segment that it had left.
-        beginnings
-            .sort_by_key(|candidate| self.slots[candidate.slot].reader.as_ref().map(|reader| reader.header.ordinal));
-        for first in beginnings {
-            let walk = self.walk_from(base, first)?;
-            if walk.batches.len() > best.batches.len() || (best.batches.is_empty() && best.torn.is_none()) {
-                best = walk;
-            }
-        }
-        if best.torn.is_none() {
-            let next = best.last().checked_add(1);
-            best.torn = self.broken.iter().find(|broken| Some(broken.sequence) == next).map(|broken| TornTail {
-                file: self.slots[broken.slot].open.path.clone(),
-                offset: broken.offset,
-                reason: broken.error.to_string(),
-            });
-        }
-        Ok(best)
-    }
-
-    fn walk_from(&self, base: u64, first: Candidate) -> Result<Walk, LogError> {
-        let mut walk = Walk::empty(base);
-        let Some(reader) = &self.slots[first.slot].reader else { return Ok(walk) };
-        let mut next = match reader.batch_at(first.offset, &self.spills) {
-            // W1: before commit 1 the chain value is the log id.
-            Ok(batch) if base > 0 || batch.header.chain == self.log_id => Some((first.slot, batch)),
-            Ok(_) => None,
-            Err(LogError::Record { source, file, offset }) => {
-                walk.torn = Some(TornTail { file, offset, reason: source.to_string() });
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        while let Some((slot, batch)) = next {
-            walk.batches.push((slot, batch.header.offset));
-            walk.database_pages = batch.header.database_pages;
-            walk.end = Some((slot, batch.header.offset + batch.header.bytes));
-            next = self.after(slot, &batch, &mut walk.torn)?;
-        }
-        Ok(walk)
-    }
-
-    /// The batch after `batch`: behind it, or in a later segment that begins with it (rules W2 to W4).
-    fn after(
-        &self,
-        slot: usize,
-        batch: &Batch,
-        torn: &mut Option<TornTail>,
-    ) -> Result<Option<(usize, Batch)>, LogError> {
-        let Some(sequence) = batch.header.sequence.checked_add(1) else { return Ok(None) };
-        let chain = batch.chain_after;
-        *torn = None;
-        let behind = batch.header.offset + batch.header.bytes;
-        if let Some(found) = self.next_in(slot, behind, sequence, chain, torn)? {
-            return Ok(Some((slot, found)));
-        }
-        let mut later: Vec<(u64, usize)> = Vec::new();
-        for (index, found) in self.slots.iter().enumerate() {
-            if let Some(reader) = &found.reader {
-                let header = &reader.header;
-                if header.ordinal > batch.header.ordinal && header.first_sequence == sequence && header.chain == chain {
-                    later.push((header.ordinal, index));
-                }
-            }
-        }
-        later.sort_unstable();
-        for (_, index) in later {
-            let Some(reader) = &self.slots[index].reader else { continue };
-            let start = u64::from(reader.header.block_bytes);
-            if let Some(found) = self.next_in(index, start, sequence, chain, torn)? {
-                return Ok(Some((index, found)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The batch of commit `sequence` behind `offset` in a slot, over any number of certificates and at most
-    /// [`MISSED_BLOCKS_MAX`] blocks that are neither (rule W3).
-    fn next_in(
-        &self,
-        slot: usize,
-        offset: u64,
-        sequence: u64,
-        chain: u64,
-        torn: &mut Option<TornTail>,
-    ) -> Result<Option<Batch>, LogError> {
-        let Some(reader) = &self.slots[slot].reader else { return Ok(None) };
-        let block_bytes = u64::from(reader.header.block_bytes);
-        let mut offset = offset;
-        let mut missed = 0;
-        while offset < reader.header.slot_bytes {
-            match reader.batch_at(offset, &self.spills) {
-                Ok(batch) if batch.header.sequence == sequence && batch.header.chain == chain => {
-                    *torn = None;
-                    return Ok(Some(batch));
-                }
-                Ok(_) => {}
-                Err(LogError::Record { source, file, offset: at }) => {
-                    let begun = proven(reader.claimed_at(offset))?.is_some_and(|claimed| claimed.sequence == sequence);
-                    if begun && torn.is_none() {
-                        *torn = Some(TornTail { file, offset: at, reason: source.to_string() });
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            if proven(reader.certificate_at(offset))?.is_none() {
-                if missed == MISSED_BLOCKS_MAX {
-                    return Ok(None);
-                }
-                missed += 1;
-            }
-            offset += block_bytes;
-        }
-        Ok(None)
-    }
-
-    /// Where the newest image of each page lies along `walk`, leaving out pages beyond the final size.
-    pub(crate) fn newest_images(&self, walk: &Walk) -> Result<BTreeMap<u32, (usize, ImageRef)>, LogError> {
-        let mut newest = BTreeMap::new();
-        for &(slot, offset) in &walk.batches {
-            let Some(reader) = &self.slots[slot].reader else { continue };
-            let batch = reader.head_at(offset)?;
-            for descriptor in batch.descriptors.iter().filter(|descriptor| descriptor.page <= walk.database_pages) {
-                let place = match descriptor.place {
-                    ImagePlace::Batch(position) => ImagePlace::Batch(offset + position),
-                    spilled @ ImagePlace::Spill { .. } => spilled,
-                };
-                let (page, sequence) = (descriptor.page, batch.header.sequence);
-                let (mask, crc) = (descriptor.mask, descriptor.crc);
-                newest.insert(page, (slot, ImageRef { place, page, sequence, mask, crc }));
-            }
-        }
-        Ok(newest)
+    /// The slot's header, or with `inferred` what the batches in it say of one that is broken.
+    pub(crate) fn reader(&self, inferred: bool) -> Option<&SlotReader<'a>> {
+        self.reader.as_ref().or(self.inferred.as_ref().filter(|_| inferred))
     }
 }

@@ -3,15 +3,22 @@
 pub mod backfill;
 pub mod decide;
 mod error;
+mod files;
 pub mod follow;
 pub mod format;
 mod found;
+mod probe;
 pub mod recovery;
 pub mod retire;
 pub mod salvage;
 pub mod scan;
+mod seals;
 pub mod slots;
 pub mod stamp;
+pub mod undo;
+mod walk;
 
 pub use error::{ErrorKind, LogError};
+pub use files::Unreadable;
 pub use found::TornTail;
+pub use seals::Contradiction;

@@ -7,10 +7,12 @@
 use super::backfill::Backfill;
 use super::decide::{Action, LogFacts, Refusal, Situation, decide};
 use super::error::LogError;
+use super::files::Unreadable;
 use super::format::{FileName, LogId};
-use super::found::{FoundLog, TornTail, Walk, log_ids};
+use super::found::{FoundLog, HeaderState, Probed, TornTail, log_ids};
 use super::retire::{delete_log, make_plain, remove_placeholder, retire_keeping_lock};
 use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
+use super::walk::{Through, Walk};
 use crate::disk::{Database, LogDirectory, OpenHow};
 use std::io;
 use std::path::PathBuf;
@@ -48,6 +50,13 @@ pub enum Done {
     },
     /// A log was replayed and retired.
     Recovered(Recovered),
+    /// A log whose only commits, never in the database file, do not prove themselves was moved away.
+    SetAside {
+        /// The log.
+        log_id: LogId,
+        /// The suffix behind `-pwal.` of its new name.
+        suffix: String,
+    },
     /// The log of another database file was moved away.
     Orphaned {
         /// One of the logs in it.
@@ -70,6 +79,8 @@ pub struct Recovered {
     pub pages: u64,
     /// A commit behind the last that was begun and is not whole: cut.
     pub torn_tail: Option<TornTail>,
+    /// What could not be read, and was not needed.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// What an open came to.
@@ -115,7 +126,15 @@ pub fn open_database(
                 delete_log(dir, |id| id == own)?;
                 done.push(Done::DeletedLeftovers { log_ids: vec![own] });
             }
+            Action::SetAside(log_id) => {
+                make_plain(database)?;
+                let suffix = move_away(dir, "orphan", log_id)?;
+                done.push(Done::SetAside { log_id, suffix });
+                return Ok(Opened { done, next: Next::ClaimAgain });
+            }
             Action::Orphan(log_id) => {
+                // A log that is set aside, cut short: what reads plain may be in the cache only.
+                make_plain(database)?;
                 let suffix = move_away(dir, "orphan", log_id)?;
                 done.push(Done::Orphaned { log_id, suffix });
                 return Ok(Opened { done, next: Next::ClaimAgain });
@@ -127,42 +146,47 @@ pub fn open_database(
 }
 
 /// One log with the chain of its batches.
-pub(crate) struct Chained {
-    pub(crate) log: FoundLog,
+pub(crate) struct Chained<'a> {
+    pub(crate) log: FoundLog<'a>,
     pub(crate) walk: Walk,
 }
 
 /// Everything that an opener has looked at.
-pub(crate) struct Look {
+pub(crate) struct Look<'a> {
     pub(crate) header: Vec<u8>,
     pub(crate) situation: Situation,
-    pub(crate) logs: Vec<Chained>,
+    pub(crate) logs: Vec<Chained<'a>>,
 }
 
-impl Look {
+impl<'a> Look<'a> {
     /// Syncs what lies there, and only then reads it.
     pub(crate) fn take(
-        dir: &dyn LogDirectory,
+        dir: &'a dyn LogDirectory,
         database: &mut dyn Database,
         facts: OpenFacts,
-    ) -> Result<Look, LogError> {
+    ) -> Result<Look<'a>, LogError> {
         let names = list(dir)?;
         let has_log = !log_ids(&names).is_empty();
         if has_log && !facts.read_only {
-            sync_everything(dir, &names)?;
+            // A failed sync says that what was written before may be lost.
+            if let Some(error) = sync_everything(dir, &names)?.into_iter().next() {
+                return Err(error);
+            }
         }
         let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
-        Look::at(dir, header_of(database)?, facts, &names, how)
+        Look::at(dir, header_of(database)?, facts, &names, how, &mut |_, _| {})
     }
 
     /// Looks only: at the files `names` beside a database file that begins with `header`.
+    /// `observe` is shown what is met in each log.
     pub(crate) fn at(
-        dir: &dyn LogDirectory,
+        dir: &'a dyn LogDirectory,
         header: Vec<u8>,
         facts: OpenFacts,
         names: &[String],
         how: OpenHow,
-    ) -> Result<Look, LogError> {
+        observe: &mut dyn FnMut(LogId, Probed<'_>),
+    ) -> Result<Look<'a>, LogError> {
         let mut look = Look {
             situation: Situation {
                 header: stamp::read(&header),
@@ -174,33 +198,37 @@ impl Look {
             logs: Vec::new(),
         };
         for log_id in log_ids(names) {
-            let log = FoundLog::read(dir, names, log_id, how)?;
-            let walk = log.walk(log.backfilled)?;
-            look.situation.logs.push(look.facts_of(&log, &walk)?);
+            let page_bytes = stamp::page_bytes(&look.header);
+            let log = FoundLog::read(dir, names, log_id, how, page_bytes, &mut |probed| observe(log_id, probed))?;
+            let walk = log.walk(log.backfilled, Through::Headers)?;
+            look.situation.logs.push(look.facts_of(&log, &walk));
             look.logs.push(Chained { log, walk });
         }
         Ok(look)
     }
 
-    fn facts_of(&self, log: &FoundLog, walk: &Walk) -> Result<LogFacts, LogError> {
+    fn facts_of(&self, log: &FoundLog<'_>, walk: &Walk) -> LogFacts {
         let page_bytes = stamp::page_bytes(&self.header);
-        Ok(LogFacts {
+        // Without T nothing bounds what a certificate that cannot be read may say.
+        let is_torn = matches!(self.situation.header, StampState::BadStamp { .. });
+        LogFacts {
             log_id: log.log_id,
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
-            has_commits: log.has_commits()?,
+            has_commits: log.has_commits(),
             has_header: log.slots.iter().any(|slot| slot.reader.is_some()),
             backfilled: log.backfilled,
             durable: log.durable,
             last: walk.last(),
             page_size_fits: log.page_bytes().is_none_or(|bytes| Some(bytes) == page_bytes),
             // Only asked for where the stamp is torn.
-            has_page_one: matches!(self.situation.header, StampState::BadStamp { .. })
-                && log.newest_images(walk)?.contains_key(&1),
-        })
+            has_page_one: is_torn && walk.newest.contains_key(&1),
+            is_unreadable: walk.doubt.is_some() || (is_torn && log.unreadable().next().is_some()),
+            is_contradicted: walk.contradiction.is_some(),
+        }
     }
 
-    pub(crate) fn own(&self, log_id: LogId) -> Option<(&Chained, &LogFacts)> {
+    pub(crate) fn own(&self, log_id: LogId) -> Option<(&Chained<'a>, &LogFacts)> {
         self.logs.iter().zip(&self.situation.logs).find(|(found, _)| found.log.log_id == log_id)
     }
 
@@ -217,7 +245,8 @@ impl Look {
         let pages = replay(database, log, walk, page_bytes, Marks::found(&self.header))?;
         crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
-        Ok(Recovered { log_id, backfilled: walk.base, last: walk.last(), pages, torn_tail: walk.torn.clone() })
+        let (torn_tail, unreadable) = (walk.torn.clone(), log.unreadable().cloned().collect());
+        Ok(Recovered { log_id, backfilled: walk.base, last: walk.last(), pages, torn_tail, unreadable })
     }
 
     fn unknown(&self, dir: &dyn LogDirectory) -> LogError {
@@ -251,21 +280,30 @@ impl Look {
                 database_bytes: stamp::page_bytes(&self.header).unwrap_or(0),
             }),
             Refusal::Damaged(log_id) => of(log_id).map(|(found, facts)| found.damaged(directory, facts, target)),
+            Refusal::Unreadable(log_id) => of(log_id).and_then(|(found, facts)| found.unreadable(facts)),
         };
         error.unwrap_or_else(|| self.unknown(dir))
     }
 }
 
-impl Chained {
+impl Chained<'_> {
+    fn unreadable(&self, facts: LogFacts) -> Option<LogError> {
+        let Unreadable { file, offset, error, .. } = self.walk.doubt.as_ref().or(self.log.unreadable().next())?.clone();
+        let LogFacts { log_id, last, .. } = facts;
+        Some(LogError::Unreadable { file, offset, error, log_id, last })
+    }
+
     /// Where and why the chain ends before it should.
     fn damaged(&self, directory: PathBuf, facts: LogFacts, target: u64) -> LogError {
         let missing = facts.last.saturating_add(1);
-        let (file, offset, reason) = if let Some(torn) = &self.walk.torn {
+        let (file, offset, reason) = if let Some(wrong) = &self.walk.contradiction {
+            (wrong.file.clone(), wrong.offset, format!("rule {}: {}", wrong.rule, wrong.what))
+        } else if let Some(torn) = &self.walk.torn {
             (torn.file.clone(), torn.offset, format!("commit {missing} does not prove itself ({})", torn.reason))
         } else if let Some((slot, offset)) = self.walk.end {
             let file = self.log.slots[slot].open.path.clone();
             (file, offset, format!("commit {missing} is not there"))
-        } else if let Some(free) = self.log.slots.iter().find(|slot| slot.reader.is_none()) {
+        } else if let Some(free) = self.log.slots.iter().find(|slot| slot.state == HeaderState::Broken) {
             (
                 free.open.path.clone(),
                 0,
@@ -283,7 +321,7 @@ impl Chained {
 /// sync. Returns the pages written.
 pub(crate) fn replay(
     database: &mut dyn Database,
-    log: &FoundLog,
+    log: &FoundLog<'_>,
     walk: &Walk,
     page_bytes: u32,
     marks: Marks,
@@ -292,17 +330,20 @@ pub(crate) fn replay(
         // A certificate says that everything is in the database file, and was synced there.
         return Ok(0);
     }
-    let newest = log.newest_images(walk)?;
+    let newest = || walk.newest.range(..=walk.database_pages);
     Backfill::with_marks(database, page_bytes, marks).run(
-        newest.keys().copied(),
+        newest().map(|(page, _)| *page),
         walk.database_pages,
-        |page, image| match newest.get(&page).and_then(|(slot, frame)| Some((log.slots[*slot].reader.as_ref()?, frame)))
+        |page, image| match walk
+            .newest
+            .get(&page)
+            .and_then(|(slot, frame)| Some((log.reader(*slot, walk.through)?, frame)))
         {
             Some((reader, frame)) => reader.image_of(frame, &log.spills, image),
             None => Err(LogError::database("replay", io::ErrorKind::NotFound.into())),
         },
     )?;
-    Ok(newest.len() as u64)
+    Ok(newest().count() as u64)
 }
 
 pub(crate) fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {
@@ -317,17 +358,25 @@ pub(crate) fn header_of(database: &mut dyn Database) -> Result<Vec<u8>, LogError
     Ok(header)
 }
 
-/// Step 2: what a killed process left may vanish in a power cut that comes after the decision.
-fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<(), LogError> {
+/// Step 2: what a killed process left may vanish in a power cut that comes after the decision. Returns what the
+/// medium says of files that it does not sync.
+pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<Vec<LogError>, LogError> {
+    let mut unsynced = Vec::new();
     for name in names {
         if let Some(FileName::Slot { .. } | FileName::Spill { .. }) = FileName::parse(name) {
             let path = dir.path().join(name);
-            let file = dir.open(name, OpenHow::Existing).map_err(|error| LogError::io("open", &path, error))?;
-            file.sync().map_err(|error| LogError::io("sync", &path, error))?;
+            let file = dir.open(name, OpenHow::Existing).map_err(|error| LogError::io("open", &path, error));
+            let synced = file.and_then(|file| file.sync().map_err(|error| LogError::io("sync", &path, error)));
+            match synced {
+                Ok(()) => {}
+                Err(error) if error.unreadable().is_some() => unsynced.push(error),
+                Err(error) => return Err(error),
+            }
         }
     }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
-    dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))
+    dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))?;
+    Ok(unsynced)
 }
 
 /// Moves the directory to `-pwal.<what>-<log id>`, with a number behind it if that name is taken.

@@ -1,16 +1,21 @@
 //! The way on where recovery refuses: replay the longest prefix that proves itself and say what is given up, or give up
 //! the log. Only ever on a person's word.
 //!
-//! Nothing is deleted: the log directory is moved beside, under another name. Each step may be the last before a crash: until
-//! page 1 is plain the same call starts again, and behind that an open moves the directory away by itself.
+//! Never worse than the file that was there: images of the log are only written over pages that cannot be newer, and what is
+//! overwritten is kept ([`undo`](super::undo)). Nothing is deleted: the log directory is moved beside, under another name. Each
+//! step may be the last before a crash: until page 1 is plain the same call starts again, and behind that an open moves
+//! the directory away by itself.
 
 use super::decide::{Action, Refusal, decide};
 use super::error::LogError;
+use super::files::Unreadable;
 use super::format::LogId;
-use super::found::{FoundLog, Walk, log_ids};
-use super::recovery::{Look, OpenFacts, header_of, list, move_away, replay};
+use super::found::{FoundLog, log_ids};
+use super::recovery::{Look, OpenFacts, header_of, list, move_away, replay, sync_everything};
 use super::retire::make_plain;
 use super::stamp::{self, Marks, StampState};
+use super::undo;
+use super::walk::{Through, Walk};
 use crate::disk::{Database, LogDirectory, OpenHow};
 
 /// What can be saved.
@@ -34,17 +39,20 @@ pub struct Plan {
     pub log_id: LogId,
     /// Commits up to here are in the database file.
     pub base: u64,
-    /// Commits up to here will be.
+    /// Commits up to here prove themselves in the log.
     pub last: u64,
-    /// The last commit that anything speaks of; those behind `last` are given up.
+    /// They are replayed. Not if the database file may hold pages of later commits: it is taken as it is then.
+    pub replays: bool,
+    /// The last commit that anything speaks of; what is behind the state of the database file is given up.
     pub known: u64,
-    /// The database file holds pages of commits up to here: more than `last` means that it may mix two states, and
-    /// `PRAGMA integrity_check` has to tell.
+    /// The database file holds pages of commits up to here: T of its stamp; D where the stamp is not whole.
     pub seen: u64,
     /// The size of the database behind it, in pages; 0: as it is.
     pub database_pages: u32,
     /// Why the normal rules refuse.
     pub reason: String,
+    /// What could not be looked at.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// What was done.
@@ -65,6 +73,8 @@ pub struct Discarded {
     pub moved_to: Option<String>,
     /// Logs that still held commits: id, B, and the last commit that anything in them speaks of.
     pub given_up: Vec<(LogId, u64, u64)>,
+    /// What could not be looked at, of which log: nobody knows what it held.
+    pub unreadable: Vec<(LogId, String)>,
 }
 
 /// Says what a salvage would do. Touches nothing.
@@ -73,7 +83,7 @@ pub struct Discarded {
 /// Any error of the medium; records of a newer pwal.
 pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salvage, LogError> {
     let names = list(dir)?;
-    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::ReadOnly)?;
+    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
     Ok(match choose(&look, dir)? {
         Chosen::NotNeeded => Salvage::NotNeeded,
         Chosen::Impossible(why) => Salvage::Impossible { why },
@@ -87,8 +97,10 @@ pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salva
 /// # Errors
 /// Any error of the medium, after which the same call starts again; the refusal of an open where nothing can be saved.
 pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Option<Salvaged>, LogError> {
-    let look = Look::take(dir, database, OpenFacts::default())?;
-    let (plan, log, walk) = match choose(&look, dir)? {
+    let names = list(dir)?;
+    let unsynced = if log_ids(&names).is_empty() { Vec::new() } else { sync_everything(dir, &names)? };
+    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
+    let (mut plan, log, walk) = match choose(&look, dir)? {
         Chosen::NotNeeded => return Ok(None),
         Chosen::Impossible(_) => {
             let Action::Refuse(refusal) = decide(&look.situation) else { return Ok(None) };
@@ -96,8 +108,19 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
         }
         Chosen::Possible { plan, log, walk } => (plan, log, walk),
     };
+    plan.unreadable.extend(unsynced.into_iter().filter_map(|error| match error {
+        LogError::Io { action, file, source } => {
+            Some(Unreadable { file, offset: 0, bytes: u64::MAX, error: format!("cannot {action} it: {source}") })
+        }
+        _ => None,
+    }));
     let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&look.header)).unwrap_or(0);
-    let pages = replay(database, log, &walk, page_bytes, Marks::found(&look.header))?;
+    let mut pages = 0;
+    if plan.replays && !walk.batches.is_empty() {
+        let overwritten = walk.newest.keys().copied().filter(|page| *page <= walk.database_pages);
+        undo::keep(dir, database, page_bytes, overwritten, walk.database_pages)?;
+        pages = replay(database, log, &walk, page_bytes, Marks::found(&look.header))?;
+    }
     make_plain(database)?;
     let moved_to = move_away(dir, "salvaged", plan.log_id)?;
     Ok(Some(Salvaged { plan, pages, moved_to }))
@@ -110,43 +133,62 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
 /// Any error of the medium, after which the same call starts again.
 pub fn discard_log(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Discarded, LogError> {
     let names = list(dir)?;
-    let mut given_up = Vec::new();
-    for log_id in log_ids(&names) {
-        // What cannot be read any more is given up all the same.
-        if let Ok(log) = FoundLog::read(dir, &names, log_id, OpenHow::ReadOnly)
-            && log.markers.is_empty()
-            && known_of(&log) > log.backfilled
-        {
-            given_up.push((log_id, log.backfilled, known_of(&log)));
-        }
-    }
+    let mut discarded = given_up(dir, database, &names)?;
     if !matches!(stamp::read(&header_of(database)?), StampState::Plain { .. }) {
         make_plain(database)?;
     }
-    let moved_to = match log_ids(&names).first() {
-        Some(log_id) => Some(move_away(dir, "discarded", *log_id)?),
-        None => None,
-    };
-    Ok(Discarded { moved_to, given_up })
+    if let Some(log_id) = log_ids(&names).first() {
+        discarded.moved_to = Some(move_away(dir, "discarded", *log_id)?);
+    }
+    Ok(discarded)
 }
 
-enum Chosen<'a> {
+/// Says what [`discard_log`] would give up. Touches nothing.
+///
+/// # Errors
+/// Any error of the medium in the directory itself or the database file.
+pub fn plan_discard(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Discarded, LogError> {
+    given_up(dir, database, &list(dir)?)
+}
+
+fn given_up(dir: &dyn LogDirectory, database: &mut dyn Database, names: &[String]) -> Result<Discarded, LogError> {
+    let mut discarded = Discarded { moved_to: None, given_up: Vec::new(), unreadable: Vec::new() };
+    let page_bytes = stamp::page_bytes(&header_of(database)?);
+    for log_id in log_ids(names) {
+        // What cannot be read any more is given up all the same.
+        match FoundLog::read(dir, names, log_id, OpenHow::ReadOnly, page_bytes, &mut |_| {}) {
+            Ok(log) => {
+                // What a finished log holds is in the database file.
+                if log.markers.is_empty() {
+                    discarded.unreadable.extend(log.unreadable().map(|unread| (log_id, unread.to_string())));
+                    if known_of(&log) > log.backfilled {
+                        discarded.given_up.push((log_id, log.backfilled, known_of(&log)));
+                    }
+                }
+            }
+            Err(error) => discarded.unreadable.push((log_id, error.to_string())),
+        }
+    }
+    Ok(discarded)
+}
+
+enum Chosen<'a, 'd> {
     NotNeeded,
     Impossible(String),
-    Possible { plan: Plan, log: &'a FoundLog, walk: Walk },
+    Possible { plan: Plan, log: &'a FoundLog<'d>, walk: Box<Walk> },
 }
 
-fn choose<'a>(look: &'a Look, dir: &dyn LogDirectory) -> Result<Chosen<'a>, LogError> {
+fn choose<'a, 'd>(look: &'a Look<'d>, dir: &dyn LogDirectory) -> Result<Chosen<'a, 'd>, LogError> {
     let Action::Refuse(refusal) = decide(&look.situation) else { return Ok(Chosen::NotNeeded) };
     let reason = look.refuse(dir, refusal).to_string();
     let target = match look.situation.header {
-        StampState::Stamped(stamp) => stamp.backfill_target,
-        _ => 0,
+        StampState::Stamped(stamp) => Some(stamp.backfill_target),
+        _ => None,
     };
     let (log_id, base) = match refusal {
-        Refusal::Damaged(log_id) | Refusal::MarkerMismatch(log_id) => (log_id, None),
+        Refusal::Damaged(log_id) | Refusal::Unreadable(log_id) | Refusal::MarkerMismatch(log_id) => (log_id, None),
         // The old copy holds commits up to T; the log may still hold all that followed.
-        Refusal::OldCopy(log_id) => (log_id, Some(target)),
+        Refusal::OldCopy(log_id) => (log_id, target),
         Refusal::UnknownHeader => {
             let mut unfinished = look.situation.logs.iter().filter(|log| !log.is_finished());
             match (unfinished.next(), unfinished.next()) {
@@ -164,29 +206,29 @@ fn choose<'a>(look: &'a Look, dir: &dyn LogDirectory) -> Result<Chosen<'a>, LogE
     };
     let Some((found, _)) = look.own(log_id) else { return Ok(Chosen::Impossible(reason)) };
     let log = &found.log;
-    let walk = match base {
-        Some(base) => log.walk(base)?,
-        None => found.walk.clone(),
-    };
+    let walk = log.walk(base.unwrap_or(log.backfilled), Through::Batches)?;
     // Without a batch behind T, an old copy is all that there is; without a header, nothing proves itself.
     if (base.is_some() && walk.batches.is_empty()) || log.page_bytes().is_none() {
         return Ok(Chosen::Impossible(reason));
     }
-    let known = known_of(log).max(target).max(walk.last());
+    // R4: no page of a commit behind D is in the database file.
+    let seen = target.unwrap_or(log.durable);
     let plan = Plan {
         log_id,
         base: walk.base,
         last: walk.last(),
-        known,
-        seen: target,
+        replays: walk.last() >= seen,
+        known: known_of(log).max(seen).max(walk.last()),
+        seen,
         database_pages: walk.database_pages,
         reason,
+        unreadable: log.unreadable().cloned().collect(),
     };
-    Ok(Chosen::Possible { plan, log, walk })
+    Ok(Chosen::Possible { plan, log, walk: Box::new(walk) })
 }
 
 /// The last commit that anything in the log speaks of.
-fn known_of(log: &FoundLog) -> u64 {
+fn known_of(log: &FoundLog<'_>) -> u64 {
     let candidates = log.candidates.iter().map(|candidate| candidate.sequence);
     candidates.chain(log.markers.iter().copied()).chain([log.durable, log.backfilled]).max().unwrap_or(0)
 }

@@ -9,11 +9,13 @@ pub use text::dump_slot;
 
 use super::decide::Action;
 use super::error::LogError;
-use super::follow::{SlotReader, proven};
+use super::files::Unreadable;
 use super::format::{Certificate, FileName, LogId, SlotHeader};
-use super::found::{FoundLog, Probed, TornTail, Walk};
+use super::found::{FoundLog, Probed, TornTail};
 use super::recovery::{Look, OpenFacts, list};
+use super::seals::Contradiction;
 use super::stamp::StampState;
+use super::walk::Walk;
 use crate::disk::{LogDirectory, OpenHow};
 use std::collections::BTreeMap;
 
@@ -53,6 +55,8 @@ pub struct LogSurvey {
     pub certificates: Vec<CertificateSurvey>,
     /// A commit behind n that was begun.
     pub torn_tail: Option<TornTail>,
+    /// What the medium does not give.
+    pub unreadable: Vec<Unreadable>,
     /// What does not hold, the worst first.
     pub findings: Vec<Finding>,
 }
@@ -127,7 +131,11 @@ pub struct Finding {
 /// Any error of the medium; records of a newer pwal.
 pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError> {
     let names = list(dir)?;
-    let look = Look::at(dir, header.to_vec(), OpenFacts::default(), &names, OpenHow::ReadOnly)?;
+    let mut seen: BTreeMap<LogId, Seen> = BTreeMap::new();
+    let look =
+        Look::at(dir, header.to_vec(), OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |log_id, probed| {
+            seen.entry(log_id).or_default().note(&probed);
+        })?;
     let target = match look.situation.header {
         StampState::Stamped(stamp) => Some((stamp.log_id, stamp.backfill_target)),
         _ => None,
@@ -135,7 +143,8 @@ pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError>
     let mut logs = Vec::new();
     for found in &look.logs {
         let target = target.and_then(|(log_id, target)| (log_id == found.log.log_id).then_some(target));
-        logs.push(survey_log(&found.log, &found.walk, target)?);
+        let seen = seen.remove(&found.log.log_id).unwrap_or_default();
+        logs.push(survey_log(&found.log, &found.walk, seen, target)?);
     }
     let is_foreign = |name: &&String| FileName::parse(name).is_none();
     Ok(Survey {
@@ -146,30 +155,47 @@ pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError>
     })
 }
 
-fn file_name(log: &FoundLog, slot: usize) -> String {
+/// What a look at a log meets.
+#[derive(Default)]
+struct Seen {
+    /// Slot, offset, whether it lies in a batch.
+    certificates: Vec<(usize, u64, bool, Certificate)>,
+    /// The batches with a valid head in each slot.
+    batches: BTreeMap<usize, u64>,
+}
+
+impl Seen {
+    fn note(&mut self, probed: &Probed<'_>) {
+        match *probed {
+            Probed::Certificate { slot, offset, certificate, in_batch } => {
+                self.certificates.push((slot, offset, in_batch, certificate.clone()));
+            }
+            Probed::Batch { slot } => *self.batches.entry(slot).or_default() += 1,
+        }
+    }
+}
+
+fn file_name(log: &FoundLog<'_>, slot: usize) -> String {
     let path = &log.slots[slot].open.path;
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn survey_log(log: &FoundLog, walk: &Walk, target: Option<u64>) -> Result<LogSurvey, LogError> {
-    let mut certificates = Vec::new();
+fn survey_log(log: &FoundLog<'_>, walk: &Walk, seen: Seen, target: Option<u64>) -> Result<LogSurvey, LogError> {
     let mut slots = Vec::new();
     for (index, slot) in log.slots.iter().enumerate() {
-        let name = file_name(log, index);
-        let mut batches = 0;
-        log.probe(index, &mut |probed| match probed {
-            Probed::Certificate { offset, certificate, in_batch } => certificates.push(CertificateSurvey {
-                slot: name.clone(),
-                offset,
-                in_batch,
-                certificate: certificate.clone(),
-            }),
-            Probed::Batch { .. } => batches += 1,
-            Probed::Broken { .. } => {}
-        })?;
         let header = slot.reader.as_ref().map(|reader| reader.header.clone());
-        slots.push(SlotSurvey { name, bytes: slot.open.bytes()?, header, batches });
+        let batches = seen.batches.get(&index).copied().unwrap_or(0);
+        slots.push(SlotSurvey { name: file_name(log, index), bytes: slot.bytes, header, batches });
     }
+    let certificates = seen.certificates.into_iter();
+    let mut certificates: Vec<CertificateSurvey> = certificates
+        .map(|(slot, offset, in_batch, certificate)| CertificateSurvey {
+            slot: file_name(log, slot),
+            offset,
+            in_batch,
+            certificate,
+        })
+        .collect();
     certificates.sort_by_key(|survey| (survey.certificate.epoch, survey.slot.clone(), survey.offset));
     let mut spills = Vec::new();
     for open in log.spills.values() {
@@ -187,16 +213,17 @@ fn survey_log(log: &FoundLog, walk: &Walk, target: Option<u64>) -> Result<LogSur
         commits: commits_of(log, walk)?,
         certificates,
         torn_tail: walk.torn.clone(),
+        unreadable: log.unreadable().cloned().collect(),
         findings: Vec::new(),
     };
-    survey.findings = findings_of(log, &survey, target);
+    survey.findings = findings_of(log, walk, &survey, target);
     Ok(survey)
 }
 
-fn commits_of(log: &FoundLog, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError> {
+fn commits_of(log: &FoundLog<'_>, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError> {
     let mut commits = Vec::new();
     for &(slot, offset) in &walk.batches {
-        let Some(reader) = &log.slots[slot].reader else { continue };
+        let Some(reader) = log.reader(slot, walk.through) else { continue };
         let batch = reader.head_at(offset)?;
         commits.push(CommitSurvey {
             sequence: batch.header.sequence,
@@ -214,8 +241,8 @@ fn commits_of(log: &FoundLog, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError
     Ok(commits)
 }
 
-/// What recovery would refuse, and what it does not look at because it needs no answer: epochs and counts.
-fn findings_of(log: &FoundLog, survey: &LogSurvey, target: Option<u64>) -> Vec<Finding> {
+/// What recovery would refuse.
+fn findings_of(log: &FoundLog<'_>, walk: &Walk, survey: &LogSurvey, target: Option<u64>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |rule, file: &str, offset, what| {
         findings.push(Finding { rule, file: file.to_owned(), offset, what });
@@ -241,28 +268,8 @@ fn findings_of(log: &FoundLog, survey: &LogSurvey, target: Option<u64>) -> Vec<F
     for marker in survey.markers.iter().filter(|marker| **marker != n && !is_deleted) {
         add("L4", &directory, 0, format!("a marker says that the log ends at commit {marker}, the batches end at {n}"));
     }
-    let by_sequence: BTreeMap<u64, &CommitSurvey> =
-        survey.commits.iter().map(|commit| (commit.sequence, commit)).collect();
-    for CertificateSurvey { slot, offset, certificate, .. } in &survey.certificates {
-        let Certificate { epoch, lo, hi, chain, .. } = *certificate;
-        if by_sequence.get(&hi).is_some_and(|commit| commit.chain != chain) {
-            add("E1", slot, *offset, format!("epoch {epoch}: its chain value is not that of commit {hi}"));
-        }
-        if hi - (lo - 1) != u64::from(certificate.batches) {
-            add("E2", slot, *offset, format!("epoch {epoch} counts {} batches for {lo}..{hi}", certificate.batches));
-        }
-        let in_walk: Option<u64> = (lo..=hi).map(|sequence| Some(u64::from(by_sequence.get(&sequence)?.frames))).sum();
-        if lo <= hi && in_walk.is_some_and(|frames| frames != certificate.frames) {
-            let (counted, there) = (certificate.frames, in_walk.unwrap_or(0));
-            add("E2", slot, *offset, format!("epoch {epoch} counts {counted} frames, its batches have {there}"));
-        }
-    }
-    for pair in survey.certificates.windows(2) {
-        let (before, after) = (&pair[0].certificate, &pair[1].certificate);
-        if after.durable < before.durable || after.backfilled < before.backfilled {
-            let what = format!("epoch {} says less than epoch {} before it", after.epoch, before.epoch);
-            add("E3", &pair[1].slot, pair[1].offset, what);
-        }
+    for Contradiction { rule, file, offset, what } in walk.contradiction.iter().cloned().chain(log.gaps()) {
+        add(rule, &file.display().to_string(), offset, what);
     }
     findings
 }
@@ -270,12 +277,6 @@ fn findings_of(log: &FoundLog, survey: &LogSurvey, target: Option<u64>) -> Vec<F
 /// Whether everything that a log says of itself holds: no finding, and the next open goes through.
 #[must_use]
 pub fn is_sound(survey: &Survey) -> bool {
-    !matches!(survey.action, Action::Refuse(_)) && survey.logs.iter().all(|log| log.findings.is_empty())
-}
-
-/// Reads the header of a slot file for [`dump_slot`]; `None` if it is free.
-fn reader_of(dir: &dyn LogDirectory, name: &str, log_id: LogId) -> Result<Option<SlotReader>, LogError> {
-    let path = dir.path().join(name);
-    let file = dir.open(name, OpenHow::ReadOnly).map_err(|error| LogError::io("open", &path, error))?;
-    proven(SlotReader::new(super::follow::OpenFile { path, file }, log_id))
+    let holds = |log: &LogSurvey| log.findings.is_empty() && log.unreadable.is_empty();
+    !matches!(survey.action, Action::Refuse(_)) && survey.logs.iter().all(holds)
 }

@@ -63,6 +63,8 @@ pub struct Engine {
     certified_durable: u64,
     certified_backfilled: u64,
     epoch: u64,
+    /// The pages of each commit.
+    pages: BTreeMap<u64, Vec<u32>>,
     database_errors: u32,
     write_held: bool,
     append_held: bool,
@@ -359,6 +361,8 @@ impl Writer {
             certificate: None,
         };
         let chain = chain_after(&header, &descriptors);
+        let written = descriptors.iter().map(|descriptor| descriptor.page).collect();
+        self.engine.borrow_mut().pages.insert(sequence, written);
         let is_lone = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
         if is_lone {
             self.engine.borrow_mut().leader_held = true;
@@ -481,6 +485,8 @@ impl Writer {
     fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32, (ordinal, block): (u64, u64)) -> Certificate {
         let mut engine = self.engine.borrow_mut();
         engine.epoch += 1;
+        let sealed = engine.pages.range(engine.durable + 1..).take_while(|(sequence, _)| **sequence <= hi);
+        let pages: Vec<u32> = sealed.flat_map(|(_, pages)| pages.clone()).collect();
         Certificate {
             log_id: engine.log_id.unwrap(),
             ordinal,
@@ -492,12 +498,12 @@ impl Writer {
             backfilled: engine.backfilled,
             chain,
             batches: (hi - engine.durable) as u32,
-            frames: 0,
-            distinct_pages: 0,
+            frames: pages.len() as u64,
+            distinct_pages: pages.iter().collect::<BTreeSet<_>>().len() as u64,
             database_pages,
             fallback: false,
             clean_end: false,
-            lane_frames: vec![0],
+            lane_frames: if hi > engine.durable { vec![pages.len() as u32] } else { vec![] },
             copy: None,
         }
     }

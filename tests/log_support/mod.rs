@@ -8,7 +8,7 @@ use pwal::log::format::{
     encode_batch, image_crc, mask_of, slot_name, spill_name,
 };
 use pwal::log::stamp::Stamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -52,11 +52,23 @@ pub struct Commit<'a> {
     /// From this frame on the images lie in a spill file.
     pub spill_from: usize,
     pub wants_durable: bool,
+    /// The certificate in it counts a frame more than there is.
+    pub miscounts: bool,
+    /// The images, if they are others than pages filled with a value.
+    pub images: &'a [&'a [u8]],
 }
 
 impl Default for Commit<'_> {
     fn default() -> Self {
-        Commit { frames: &[], database_pages: 3, certificate: None, spill_from: usize::MAX, wants_durable: true }
+        Commit {
+            frames: &[],
+            database_pages: 3,
+            certificate: None,
+            spill_from: usize::MAX,
+            wants_durable: true,
+            miscounts: false,
+            images: &[],
+        }
     }
 }
 
@@ -80,6 +92,8 @@ pub struct LogBuilder {
     pub spills: u32,
     /// Where each commit lies: file name, offset.
     pub places: BTreeMap<u64, (String, u64)>,
+    /// The pages of each commit.
+    pub pages: BTreeMap<u64, Vec<u32>>,
 }
 
 impl LogBuilder {
@@ -105,6 +119,7 @@ impl LogBuilder {
             database_pages: 0,
             spills: 0,
             places: BTreeMap::new(),
+            pages: BTreeMap::new(),
         };
         log.rotate(0);
         log
@@ -145,7 +160,8 @@ impl LogBuilder {
         let head_bytes = batch_head_bytes(commit.frames.len());
         let (mut images, mut spilled, mut descriptors) = (Vec::<u8>::new(), Vec::<u8>::new(), Vec::new());
         for (index, &(page, value)) in commit.frames.iter().enumerate() {
-            let mut image = image(page, value, self.page_bytes);
+            let given = commit.images.get(index).map(|image| image.to_vec());
+            let mut image = given.unwrap_or_else(|| image(page, value, self.page_bytes));
             let crc = image_crc(self.log_id, page, self.sequence, &image);
             let mut mask = 0;
             let place = if index >= commit.spill_from {
@@ -182,8 +198,12 @@ impl LogBuilder {
         };
         self.chain = chain_after(&header, &descriptors);
         self.database_pages = commit.database_pages;
+        self.pages.insert(self.sequence, commit.frames.iter().map(|(page, _)| *page).collect());
         header.certificate =
             commit.certificate.map(|(durable, backfilled)| self.next_certificate(self.sequence, durable, backfilled));
+        if let Some(certificate) = header.certificate.as_mut().filter(|_| commit.miscounts) {
+            certificate.frames += 1;
+        }
         let mut record = encode_batch(&header, &descriptors).unwrap();
         record.extend(images);
         record.resize(bytes as usize, 0);
@@ -214,6 +234,9 @@ impl LogBuilder {
 
     pub fn next_certificate(&mut self, hi: u64, durable: u64, backfilled: u64) -> Certificate {
         self.epoch += 1;
+        let sealed = self.pages.range(self.durable + 1..).take_while(|(sequence, _)| **sequence <= hi);
+        let pages: Vec<u32> = sealed.flat_map(|(_, pages)| pages.clone()).collect();
+        let distinct: BTreeSet<u32> = pages.iter().copied().collect();
         let certificate = Certificate {
             log_id: self.log_id,
             ordinal: self.ordinal,
@@ -225,12 +248,12 @@ impl LogBuilder {
             backfilled,
             chain: self.chain,
             batches: (hi - self.durable) as u32,
-            frames: 2 * (hi - self.durable),
-            distinct_pages: 2,
+            frames: pages.len() as u64,
+            distinct_pages: distinct.len() as u64,
             database_pages: self.database_pages,
             fallback: false,
             clean_end: false,
-            lane_frames: vec![1, 1],
+            lane_frames: if hi > self.durable { vec![pages.len() as u32] } else { vec![] },
             copy: None,
         };
         self.durable = hi;

@@ -179,8 +179,29 @@ fn a_crash_in_activation_leaves_nothing() {
     // The first batch is torn, and no certificate speaks of it.
     let mut torn = log_of(1);
     let (bytes, offset) = torn.place(1);
-    bytes[offset + 400] ^= 1;
+    bytes[offset + 350] ^= 1;
     expect_ready(&fresh(0).with(&torn.files), &base(), 1024, deleted);
+}
+
+#[test]
+fn a_first_commit_that_does_not_prove_itself_is_kept_beside() {
+    // Its head is whole, an image is not: torn, or a durable commit that rotted. Nothing says which.
+    let mut rotten = log_of(1);
+    let (bytes, offset) = rotten.place(1);
+    bytes[offset + 1000] ^= 1;
+    let files = fresh(0).with(&rotten.files);
+    on_both(&files, |place| {
+        let opened = open(place, FACTS).unwrap();
+        let suffix = format!("orphan-{OWN:016x}");
+        assert_eq!(opened.done, [Done::SetAside { log_id: OWN, suffix: suffix.clone() }]);
+        assert_eq!(opened.next, Next::ClaimAgain);
+        assert_eq!(place.moved_away(), [suffix]);
+        assert!(place.files() == Files::new(database_of(&base(), 1024)));
+        assert_eq!(open(place, FACTS).unwrap(), Opened { done: vec![], next: Next::Ready });
+    });
+    // With a certificate that calls it durable it is damage.
+    rotten.certify(1, 0);
+    expect_refusal(&fresh(0).with(&rotten.files), FACTS, ErrorKind::Corrupt, &["durable up to 1"]);
 }
 
 #[test]

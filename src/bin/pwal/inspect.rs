@@ -63,6 +63,9 @@ fn show(log: &LogSurvey, last: usize) -> Done {
             tail.reason
         );
     }
+    for unread in &log.unreadable {
+        say!("  cannot be read: {unread}");
+    }
     for Finding { rule, file, offset, what } in &log.findings {
         say!("  broken: rule {rule}, {file}, byte {offset}: {what}");
     }

@@ -3,6 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -120,5 +121,9 @@ impl LogFile for WatchedFile {
     }
     fn bytes(&self) -> io::Result<u64> {
         self.inner.bytes()
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.inner.data(from)
     }
 }

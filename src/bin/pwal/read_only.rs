@@ -2,9 +2,10 @@
 //! or change anything.
 
 use crate::failure::Failure;
-use pwal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow};
+use pwal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow, data_of};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +113,10 @@ impl LogFile for ReadOnlyFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        data_of(&self.0, from)
     }
 }
 

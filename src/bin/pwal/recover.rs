@@ -5,14 +5,15 @@ use crate::failure::{Done, Failure};
 use crate::owner;
 use crate::progress::WatchedDisk;
 use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
-use crate::survey::Seen;
 use crate::text;
 use crate::text::say;
-use pwal::disk::Directory;
+use pwal::disk::{Directory, LogDirectory};
 use pwal::handle::settle::{How, Report, SettleError};
+use pwal::log::format::FileName;
 use pwal::log::recovery::{self, Recovered};
 use pwal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
-use pwal::log::stamp::StampState;
+use pwal::log::stamp::{self, StampState};
+use pwal::log::undo::UNDO_NAME;
 use std::path::PathBuf;
 
 /// Recover a database after a crash: replay its log, retire it, leave one plain SQLite file
@@ -84,43 +85,59 @@ fn plan_of_salvage(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failu
 }
 
 fn describe_plan(plan: &Plan, verb: &str) -> Vec<String> {
-    let Plan { log_id, base, last, known, seen, reason, .. } = plan;
+    let Plan { log_id, base, last, replays, known, seen, reason, unreadable, .. } = plan;
     let mut lines = vec![format!("log {log_id:016x}: {reason}")];
-    lines.push(if last > base {
-        format!("commits {} to {last} {verb} replayed", base + 1)
-    } else {
-        format!("no commit {verb} replayed")
-    });
-    if known > last {
-        lines.push(format!("commits {} to {known} {verb} given up", last + 1));
-    }
-    if seen > last {
+    let kept = if !replays {
         lines.push(format!(
-            "the database file holds pages of commits up to {seen}: it may mix two states, which integrity_check has to tell"
+            "no commit {verb} replayed: the log is whole up to commit {last}, and the database file holds pages of commits up to {seen}; it {} taken as it is, and integrity_check has to tell whether it is whole",
+            if verb == "were" { "was" } else { verb }
         ));
+        seen
+    } else if last > base {
+        lines
+            .push(format!("commits {} to {last} {verb} replayed; the pages that they overwrite {verb} kept", base + 1));
+        last
+    } else {
+        lines.push(format!("no commit {verb} replayed"));
+        last
+    };
+    if known > kept {
+        lines.push(format!("commits {} to {known} {verb} given up", kept + 1));
     }
+    lines.extend(unreadable.iter().map(|unread| format!("could not be looked at: {unread}")));
     lines
 }
 
 fn plan_of_discard(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failure> {
-    let survey = Seen::look(&database.path)?.survey;
-    let mut lines = Vec::new();
-    for log in survey.logs.iter().filter(|log| log.markers.is_empty() && log.last.max(log.durable) > log.backfilled) {
-        let (first, last) = (log.backfilled + 1, log.last.max(log.durable));
-        lines.push(format!("log {:016x}: commits {first} to {last} would be given up", log.log_id));
-    }
-    if let (StampState::Stamped(stamp), true) = (survey.header, lines.is_empty()) {
-        if survey.logs.iter().any(|log| log.log_id == stamp.log_id) {
+    let directory = ReadOnlyDirectory::new(database.log_directory());
+    let mut file = ReadOnlyDatabase::open(&database.path)?;
+    let plan = salvage::plan_discard(&directory, &mut file).map_err(Failure::log)?;
+    let mut lines = describe_given_up(&plan, "would be");
+    let header = stamp::read(&database.header);
+    if let (StampState::Stamped(stamp), true) = (header, lines.is_empty()) {
+        let names = directory.list().map_err(|error| Failure::io("list", directory.path(), &error))?;
+        if names.iter().any(|name| FileName::parse(name).and_then(|name| name.log_id()) == Some(stamp.log_id)) {
             return Ok(None);
         }
         let (id, target) = (stamp.log_id, stamp.backfill_target);
         lines.push(format!("log {id:016x} is not there: everything behind commit {target} would be given up"));
     }
-    match (survey.header, lines.is_empty()) {
+    match (header, lines.is_empty()) {
         (StampState::Plain { .. }, true) => Ok(None),
         (_, true) => Ok(Some(vec![format!("the database file ({}) would be taken as it is", database.describe())])),
         (_, false) => Ok(Some(lines)),
     }
+}
+
+fn describe_given_up(discarded: &Discarded, verb: &str) -> Vec<String> {
+    let Discarded { given_up, unreadable, .. } = discarded;
+    let given_up = given_up.iter().map(|(log_id, backfilled, known)| {
+        format!("log {log_id:016x}: commits {} to {known} {verb} given up", backfilled + 1)
+    });
+    let unreadable = unreadable.iter().map(|(log_id, what)| {
+        format!("log {log_id:016x}: could not be looked at, and what it holds {verb} given up: {what}")
+    });
+    given_up.chain(unreadable).collect()
 }
 
 /// Settles the database as an open through pwal would, with a progress bar.
@@ -171,12 +188,15 @@ pub fn describe(report: &Report) -> Vec<String> {
     if let Some(Salvaged { plan, pages, moved_to }) = &report.salvaged {
         lines.extend(describe_plan(plan, "were"));
         lines.push(format!("{} written; the log directory is now -pwal.{moved_to}", text::counted(*pages, "page")));
-    }
-    if let Some(Discarded { moved_to, given_up }) = &report.discarded {
-        for (log_id, backfilled, known) in given_up {
-            lines.push(format!("log {log_id:016x}: commits {} to {known} were given up", backfilled + 1));
+        if *pages > 0 {
+            lines.push(format!(
+                "what they overwrote is in -pwal.{moved_to}/{UNDO_NAME}: a rollback journal of SQLite, which takes the file back to what it was if it is laid beside it as <database>-journal"
+            ));
         }
-        lines.push(match moved_to {
+    }
+    if let Some(discarded) = &report.discarded {
+        lines.extend(describe_given_up(discarded, "were"));
+        lines.push(match &discarded.moved_to {
             Some(moved_to) => format!("the log directory is now -pwal.{moved_to}"),
             None => "there was no log; the database file is taken as it is".to_owned(),
         });
@@ -187,6 +207,9 @@ pub fn describe(report: &Report) -> Vec<String> {
                 let logs = text::counted(log_ids.len() as u64, "log");
                 lines.push(format!("deleted what was left of {logs} that held nothing the database file needs"));
             }
+            recovery::Done::SetAside { log_id, suffix } => lines.push(format!(
+                "no commit of log {log_id:016x} is whole: the first was torn or is damaged; its directory is now -pwal.{suffix}"
+            )),
             recovery::Done::Orphaned { log_id, suffix } => lines.push(format!(
                 "log {log_id:016x} belongs to another database file; its directory is now -pwal.{suffix}"
             )),
@@ -197,7 +220,7 @@ pub fn describe(report: &Report) -> Vec<String> {
 }
 
 fn describe_recovered(recovered: &Recovered) -> Vec<String> {
-    let Recovered { log_id, backfilled, last, pages, torn_tail } = recovered;
+    let Recovered { log_id, backfilled, last, pages, torn_tail, unreadable } = recovered;
     let mut lines = Vec::new();
     lines.push(if last > backfilled {
         format!(
@@ -217,5 +240,6 @@ fn describe_recovered(recovered: &Recovered) -> Vec<String> {
             tail.reason
         ));
     }
+    lines.extend(unreadable.iter().map(|unread| format!("cannot be read, and was not needed: {unread}")));
     lines
 }

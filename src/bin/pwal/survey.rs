@@ -51,6 +51,7 @@ pub fn describe(action: Action) -> String {
         Action::SettleStock => "lets stock SQLite play back its journal or -wal file first".to_owned(),
         Action::DeleteAll => "deletes what is left of logs that nothing needs".to_owned(),
         Action::DeleteOwn(id) => format!("deletes log {id:016x}, which holds no commit"),
+        Action::SetAside(id) => format!("moves log {id:016x} away: no commit in it is whole"),
         Action::Orphan(id) => format!("moves log {id:016x} away: it belongs to another database file"),
         Action::Recover(id) => format!("recovers log {id:016x}"),
         Action::Refuse(refusal) => format!("refuses: {}", describe_refusal(refusal)),
@@ -69,6 +70,9 @@ pub fn describe_refusal(refusal: Refusal) -> String {
         }
         Refusal::PageSize(id) => format!("the pages of log {id:016x} are not of the size in the database header"),
         Refusal::OldCopy(id) => format!("the database file is older than its log {id:016x}"),
+        Refusal::Unreadable(id) => {
+            format!("a part of log {id:016x} cannot be read, where a commit may be or a certificate that speaks of it")
+        }
         Refusal::Damaged(id) => format!("log {id:016x} is damaged"),
         Refusal::MarkerMismatch(id) => format!("log {id:016x} was retired at another commit than it ends at"),
         Refusal::OlderStamp(log_id) => format!("log {log_id:016x} was written by an older pwal (format version 1)"),

@@ -52,6 +52,13 @@ fn first_wrong(seen: &Seen) -> Option<String> {
         let Finding { rule, file, offset, what } = finding;
         return Some(format!("rule {rule}, {file}, byte {offset}: {what}"));
     }
+    if let Some(unread) = seen.survey.logs.iter().flat_map(|log| &log.unreadable).next() {
+        let refused = match seen.survey.action {
+            Action::Refuse(refusal) => format!("; {}", describe_refusal(refusal)),
+            _ => "; nothing that the next open needs".to_owned(),
+        };
+        return Some(format!("cannot be read: {unread}{refused}"));
+    }
     if let Action::Refuse(refusal) = seen.survey.action {
         return Some(describe_refusal(refusal));
     }

@@ -359,7 +359,21 @@ impl World {
         for done in &opened.done {
             self.say(format!("{done:?}"));
         }
-        if opened.next == Next::Ready { Ok(()) } else { Err(format!("{opened:?}")) }
+        match opened.next {
+            Next::Ready => Ok(()),
+            // A log without a whole commit is moved away, and the lock with it: nothing in it may have been promised.
+            Next::ClaimAgain if self.must() == 0 => {
+                drop(broker);
+                self.take_lock().map_err(|error| format!("lock: {error}"))?;
+                self.open_once()
+            }
+            _ => Err(format!("{opened:?}")),
+        }
+    }
+
+    /// The last commit that was promised, after what happened.
+    fn must(&self) -> u64 {
+        if self.had_power_cut { self.must_power } else { self.must_kill }
     }
 
     pub fn check_open(&mut self) -> Result<(), String> {
@@ -372,7 +386,7 @@ impl World {
             return Err(format!("a log still there after open: {names:?}"));
         }
         let state = self.state();
-        let must = if self.had_power_cut { self.must_power } else { self.must_kill };
+        let must = self.must();
         let top = self.ceiling.unwrap_or(self.history.len() as u64 - 1);
         let at = self.history.iter().position(|known| *known == state).map(|at| at as u64);
         let in_doubt = self.doubt.iter().find(|doubt| doubt.sequence <= top + 1 && doubt.state == state);

@@ -255,6 +255,13 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
     Ok(claimed)
 }
 
+/// The log, the segment and the offset that the bytes of a batch name; nothing of it is proven. `None`: they begin no batch.
+#[must_use]
+pub fn batch_place(block: &[u8]) -> Option<(LogId, u64, u64)> {
+    let bytes = block.first_chunk::<BATCH_HEADER_BYTES>().filter(|bytes| bytes.starts_with(MAGIC))?;
+    Some((u64_at(bytes, LOG_ID), u64_at(bytes, ORDINAL), u64_at(bytes, OFFSET)))
+}
+
 /// A batch whose head is proven; its images are not yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {

@@ -1,12 +1,12 @@
 //! A slot as text: one line for each record, so that a change of the format shows in a review.
 
-use super::reader_of;
-use crate::disk::LogDirectory;
+use crate::disk::{LogDirectory, OpenHow};
 use crate::log::error::LogError;
 use crate::log::follow::{SlotReader, Spills, proven};
 use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImagePlace};
 use crate::log::found::FoundLog;
 use std::fmt::Write;
+use std::io;
 
 /// The slot file `name` as text.
 ///
@@ -14,15 +14,21 @@ use std::fmt::Write;
 /// Any error of the medium; records of a newer pwal; [`LogError::Io`] for a name that is not a slot's.
 pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError> {
     let Some(FileName::Slot { log_id, .. }) = FileName::parse(name) else {
-        return Err(LogError::io("dump", &dir.path().join(name), std::io::ErrorKind::InvalidInput.into()));
+        return Err(LogError::io("dump", &dir.path().join(name), io::ErrorKind::InvalidInput.into()));
     };
     let mut out = String::new();
-    let Some(reader) = reader_of(dir, name, log_id)? else {
+    let names = super::list(dir)?;
+    let log = FoundLog::open(dir, &names, log_id, OpenHow::ReadOnly)?;
+    let spills = &log.spills;
+    let path = dir.path().join(name);
+    let Some(slot) = log.slots.iter().find(|slot| slot.open.path == path) else {
+        return Err(LogError::io("open", &path, io::ErrorKind::NotFound.into()));
+    };
+    let Some(reader) = &slot.reader else {
         let _ = writeln!(out, "{name}: free (no slot header proves itself)");
         return Ok(out);
     };
-    let names = super::list(dir)?;
-    let spills = FoundLog::open(dir, &names, log_id, crate::disk::OpenHow::ReadOnly)?.spills;
+    let mut allowance = slot.allowance()?;
     let header = &reader.header;
     let _ = writeln!(
         out,
@@ -38,9 +44,9 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
     let mut offset = u64::from(header.block_bytes);
     let mut unknown = Unknown::default();
     while offset < header.slot_bytes {
-        if let Some(batch) = proven(reader.head_at(offset))? {
+        if let Some(batch) = proven(log.files.within(&mut allowance, || reader.head_at(offset)))? {
             unknown.end(&mut out, offset);
-            show_batch(&mut out, &reader, &batch, &spills)?;
+            show_batch(&mut out, reader, &batch, spills)?;
             offset += batch.header.bytes;
         } else if let Some(certificate) = proven(reader.certificate_at(offset))? {
             unknown.end(&mut out, offset);
@@ -50,8 +56,14 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
         } else {
             let mut block = vec![0; header.block_bytes as usize];
             reader.open.read(&mut block, offset)?;
-            unknown.block(&mut out, offset, block.iter().all(|&byte| byte == 0));
+            let is_zero = block.iter().all(|&byte| byte == 0);
+            unknown.block(&mut out, offset, is_zero);
             offset += u64::from(header.block_bytes);
+            if is_zero {
+                // The rest of a hole are zeros as well.
+                let data = reader.open.data(offset)?.map_or(header.slot_bytes, |data| data.start);
+                offset = offset.max(data - data % u64::from(header.block_bytes)).min(header.slot_bytes);
+            }
         }
     }
     unknown.end(&mut out, offset);
@@ -83,7 +95,7 @@ impl Unknown {
     }
 }
 
-fn show_batch(out: &mut String, reader: &SlotReader, batch: &Batch, spills: &Spills) -> Result<(), LogError> {
+fn show_batch(out: &mut String, reader: &SlotReader<'_>, batch: &Batch, spills: &Spills<'_>) -> Result<(), LogError> {
     let header = &batch.header;
     let _ = writeln!(
         out,
