@@ -51,7 +51,7 @@ pub fn real(name: &CStr, caller: *const c_void) -> Option<*mut c_void> {
         return None;
     };
     let open_v2 = scope.find(c"sqlite3_open_v2");
-    if !is_reached(open_v2) && !INSIDE.get() {
+    if !is_ready(scope, open_v2) && !INSIDE.get() {
         load_once(scope, open_v2)?;
     }
     let real = scope.find(name);
@@ -77,13 +77,14 @@ fn scope_of(caller: *const c_void) -> Option<Scope> {
 
 fn load_once(scope: Scope, open_v2: *mut c_void) -> Option<()> {
     let _one = LOADING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if is_reached(open_v2) {
+    if is_ready(scope, open_v2) {
         return Some(());
     }
     INSIDE.set(true);
     let done = load(scope);
     INSIDE.set(false);
-    let place = LOADED.iter().find(|place| place.load(SeqCst).is_null());
+    let is_for_it = |place: &&AtomicPtr<c_void>| [ptr::null_mut(), open_v2].contains(&place.load(SeqCst));
+    let place = LOADED.iter().find(is_for_it);
     match (done, place) {
         (Ok(()), Some(place)) => {
             place.store(open_v2, SeqCst);
@@ -95,6 +96,29 @@ fn load_once(scope: Scope, open_v2: *mut c_void) -> Option<()> {
             say(&format!("not loaded into {}, so the database is not opened: {why}", resolve::file_of(open_v2)));
             None
         }
+    }
+}
+
+/// The start of `sqlite3_vfs`.
+#[repr(C)]
+struct Vfs {
+    numbers: [c_int; 3],
+    next: *mut Vfs,
+    name: *const c_char,
+}
+
+/// Whether pwal is loaded, and still the default: `sqlite3_shutdown` forgets it, and `sqlite3_initialize` makes `unix` the default
+/// (`sqlite3_os_init`). Another VFS is the program's own choice.
+fn is_ready(scope: Scope, open_v2: *mut c_void) -> bool {
+    let find = scope.find(c"sqlite3_vfs_find");
+    if !is_reached(open_v2) || find.is_null() {
+        return is_reached(open_v2);
+    }
+    // SAFETY: SQLite's function of this name has this type; null asks for the default, which lives for ever.
+    unsafe {
+        let default =
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char) -> *const Vfs>(find)(ptr::null());
+        default.is_null() || (*default).name.is_null() || CStr::from_ptr((*default).name) != c"unix"
     }
 }
 

@@ -102,6 +102,35 @@ fn what_is_not_reached_is_refused_or_named() {
     assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""), "{output:?}");
 }
 
+/// A program that is linked with SQLite, and begins anew with it.
+#[test]
+fn every_open_function_is_reached_also_after_a_shutdown() {
+    let scratch = Scratch::new();
+    let source = r#"
+        #include <stdio.h>
+        int sqlite3_open(const char *, void **), sqlite3_open16(const void *, void **), sqlite3_close(void *), sqlite3_shutdown(void);
+        int sqlite3_open_v2(const char *, void **, int, const char *);
+        int sqlite3_exec(void *, const char *, int (*)(void *, int, char **, char **), void *, char **);
+        static int print(void *p, int n, char **texts, char **names) { return puts(texts[0]) < 0; }
+        static void ask(void *db) { sqlite3_exec(db, "PRAGMA parallel_wal_mode", print, 0, 0); sqlite3_close(db); }
+        int main(void) {
+            void *db;
+            sqlite3_open16(u"app.db", &db); ask(db);
+            sqlite3_shutdown();
+            sqlite3_open("app.db", &db); ask(db);
+            sqlite3_open_v2("app.db", &db, 6, 0); ask(db);
+            sqlite3_open_v2("app.db", &db, 6, "unix"); ask(db);
+            return 0;
+        }"#;
+    std::fs::write(scratch.file("main.c"), source).expect("write");
+    let words = ["-o", "linked", "main.c", "-l:libsqlite3.so.0"];
+    assert!(Command::new("cc").args(words).current_dir(scratch.path()).status().expect("cc starts").success());
+    let output = run(scratch.path(), &["./linked"]);
+    // The last one has chosen stock SQLite.
+    let expected = "auto\nauto\nauto\n";
+    assert_eq!(output.printed(), expected);
+}
+
 #[test]
 fn a_program_with_other_rights_is_refused() {
     if !rustix::process::getuid().is_root() {
