@@ -13,6 +13,7 @@
 
 mod parties;
 mod process;
+mod stopped;
 mod takeover;
 mod turns;
 mod unacknowledged;
@@ -43,7 +44,7 @@ const WORLDS: &[Conditions] = &[
     Conditions { name: "processes-torn", tears_header: true, ..CALM },
     Conditions { name: "processes-lazy", lazy: true, ..CALM },
     Conditions { name: "processes-ecc", tears_same_bytes: true, ..CALM },
-    Conditions { name: "processes-stopped", stops: true, ..CALM },
+    Conditions { name: "processes-stopped", stops: true, tears_same_bytes: true, ..CALM },
     Conditions { name: "processes-stopped-faults", stops: true, faults: true, ..CALM },
 ];
 
@@ -262,10 +263,12 @@ impl Run {
             if tears_same_bytes {
                 // Where a leader's death makes the next one write again; then the power goes before that is synced.
                 sniped = Some(dice.pick(&["behind cuts", "leading_uncertified", "before certified"]));
-                power_goes_at = Some("written again");
+                power_goes_at = Some(("written again", 50));
             }
             if has_stops && dice.percent(70) {
                 sniped = Some(dice.pick(LEADING));
+                // Behind what a leader answers that woke up, before what others wrote again is synced.
+                power_goes_at = Some(("an acknowledgement", dice.pick(&[1, 5])));
             }
             let storms = if has_stops { &STORM_STEPS[2..] } else { &STORM_STEPS };
             let (steps, events) = (dice.pick(storms), dice.pick(&[10, 30, 100]));

@@ -37,7 +37,7 @@ fn me(party: &Party) -> Owner {
 }
 
 /// The power goes: what the last commit, `acknowledged`, left is there.
-fn check_durable(scenery: &Scenery, acknowledged: u64, parties: Vec<Party>) {
+pub fn check_durable(scenery: &Scenery, acknowledged: u64, parties: Vec<Party>) {
     {
         let world = scenery.world.lock();
         world.disk.power_cut(&ALL_LOST);

@@ -52,8 +52,6 @@ pub const HOT: &[&str] = &[
 const DECISIVE: &[(&str, u64)] = &[("an acknowledgement", 20), ("a failed sync", 100)];
 /// Where somebody lies in wait, in per cent.
 const SNIPED: u32 = 20;
-/// Where the power goes, in per cent.
-const POWER_GOES: u32 = 50;
 
 /// The same for the hot places.
 const HOT_EVENTS: u64 = 5;
@@ -71,8 +69,8 @@ pub struct Course {
     pub splits: u32,
     /// Who comes here is killed, in a good part of the cases.
     pub sniped: Option<&'static str>,
-    /// When somebody comes here the power goes, in a good part of the cases.
-    pub power_goes_at: Option<&'static str>,
+    /// When somebody comes here the power goes, in so many per cent of the cases.
+    pub power_goes_at: Option<(&'static str, u32)>,
 }
 
 struct Thread {
@@ -392,7 +390,10 @@ impl interleave::Turns for Turn {
         if state.course.events > 0 && state.course.sniped == Some(place) && state.dice.percent(SNIPED) {
             (is_event, state.is_sniped) = (true, true);
         }
-        if state.course.events > 0 && state.course.power_goes_at == Some(place) && state.dice.percent(POWER_GOES) {
+        if state.course.events > 0
+            && let Some((_, percent)) = state.course.power_goes_at.filter(|(at, _)| *at == place)
+            && state.dice.percent(percent)
+        {
             (is_event, state.power_goes) = (true, true);
         }
         if is_event || state.dice.percent(percent) {

@@ -1,0 +1,148 @@
+//! A leader that lost LEADER while it stood still, and goes on: it writes nothing at the tail, certifies nothing, and lets go of
+//! nothing that is not its own.
+
+use super::parties::{FULL, Party, Scenery};
+use super::takeover::check_durable;
+use crate::disk::fault::Operation;
+use crate::engine::lease::Stall;
+use crate::shared::Owner;
+use std::time::{Duration, Instant};
+
+fn me(party: &Party) -> Owner {
+    party.engine().marks.attachment().me()
+}
+
+/// As by a process that finds that `from` makes no progress.
+fn takes_leader(party: &Party, from: &Party) {
+    let words = party.engine().marks.words();
+    assert!(words.leader().take_over(me(from), me(party)));
+    words.set_led_away();
+}
+
+#[test]
+fn who_lost_leader_certifies_nothing() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let sequence = second.publishes();
+    let leader = first.engine().try_lead().expect("LEADER is free");
+    let epoch = first.engine().cut_epoch(&leader, false).expect("cut").expect("something was published");
+    takes_leader(&second, &first);
+    let engine = second.engine().clone();
+    let words = engine.marks.words();
+    // Its sync is through; but what it synced may be written again just now, by who has LEADER.
+    first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    assert!(words.certified() < epoch);
+    // Nor is it poison that its own sync fails: the other one writes again, and is told by its own sync.
+    scenery.plan(Operation::Sync, 1, false);
+    first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    assert!(words.certified() < epoch && first.engine().check_poison().is_ok());
+    drop(leader);
+    assert_eq!(words.leader().holder(), Some(me(&second)), "it is not its own any more");
+    words.leader().release(me(&second));
+    second.acknowledges().expect("acknowledged");
+    assert!(words.certified() >= epoch);
+    check_durable(&scenery, sequence, vec![first, second]);
+}
+
+#[test]
+fn who_lost_leader_cuts_nothing() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    second.publishes();
+    let leader = first.engine().try_lead().expect("LEADER is free");
+    takes_leader(&second, &first);
+    let words = second.engine().marks.words();
+    let before = (words.cuts(), words.tail());
+    assert_eq!(first.engine().cut_epoch(&leader, false).expect("nothing failed"), None);
+    assert_eq!((words.cuts(), words.tail()), before);
+}
+
+#[test]
+fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
+    let scenery = Scenery::new(1);
+    let (first, second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    let old = first.engine().try_lead().expect("LEADER is free");
+    takes_leader(&second, &first);
+    second.engine().marks.words().leader().release(me(&second));
+    let new = first.engine().try_lead().expect("LEADER is free again");
+    let append = first.engine().append().expect("APPEND is free");
+    assert!(new.leads(&append) && !old.leads(&append));
+    drop(append);
+    drop(old);
+    assert_eq!(first.engine().marks.words().leader().holder(), Some(me(&first)));
+    drop(new);
+    assert_eq!(first.engine().marks.words().leader().holder(), None);
+}
+
+/// The lease: a live leader that makes no progress keeps LEADER for about a second.
+#[test]
+fn a_leader_that_makes_no_progress_loses_leader() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let sequence = second.publishes();
+    let leader = first.engine().try_lead().expect("LEADER is free");
+    first.engine().cut_epoch(&leader, false).expect("cut").expect("something was published");
+    let start = Instant::now();
+    second.acknowledges().expect("acknowledged");
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    let append = first.engine().append().expect("APPEND is free");
+    assert!(!leader.leads(&append));
+    drop(append);
+    drop(leader);
+    check_durable(&scenery, sequence, vec![first, second]);
+}
+
+/// Each taking doubles the lease, so that a slow disk gets its time; a flush that ends sets it back.
+#[test]
+fn the_lease_grows_with_each_taking_and_goes_back() {
+    let scenery = Scenery::new(1);
+    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+    first.commits();
+    let engine = second.engine().clone();
+    let words = engine.marks.words();
+    words.set_lease_us(1_200_000);
+    let leader = first.engine().try_lead().expect("LEADER is free");
+    let (start, mut stall) = (Instant::now(), Stall::new());
+    let taken = loop {
+        if let Some(taken) = engine.lead_for_other(&mut stall).expect("nothing failed") {
+            break taken;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(start.elapsed() >= Duration::from_millis(1200), "{:?}", start.elapsed());
+    assert_eq!(words.lease_us(), 2_400_000);
+    drop((leader, taken));
+    second.commits();
+    assert!(words.lease_us() < 1_200_000, "{}: this sync was fast", words.lease_us());
+}
+
+/// The stopped leader's sync is told of a failure that is told to no file that is opened later: who leads with such a file writes
+/// again what was written before.
+#[test]
+fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
+    for seed in 0..12 {
+        let scenery = Scenery::new(seed);
+        scenery.world.lock().disk.tell_each();
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+        first.commits();
+        second.publishes();
+        let leader = first.engine().try_lead().expect("LEADER is free");
+        takes_leader(&second, &first);
+        second.engine().marks.words().leader().release(me(&second));
+        second.acknowledges().expect("acknowledged");
+        // It goes on in its sync, behind another commit.
+        let sequence = second.publishes();
+        scenery.plan(Operation::Sync, 1, false);
+        let engine = first.engine();
+        let tail = engine.tail();
+        assert!(engine.slot(tail.file).expect("open").sync().is_err());
+        drop(leader);
+        let third = scenery.party(3, FULL);
+        second.is_killed(&scenery);
+        third.engine().wait_durable(sequence).expect("durable");
+        check_durable(&scenery, sequence, vec![first, second, third]);
+    }
+}
