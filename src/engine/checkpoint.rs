@@ -86,7 +86,10 @@ impl Engine {
                 self.flush(&leader, true)?;
             }
             drop(leader);
-            self.delete_spills();
+            // Who has CKPT deletes them himself.
+            if let Ok(_ckpt) = self.checkpoint_lock(Duration::ZERO) {
+                self.delete_spills();
+            }
         }
         Ok(())
     }

@@ -63,10 +63,13 @@ impl Engine {
 
     /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to
     /// write the newest published state.
-    pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> u64 {
-        let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned());
+    ///
+    /// # Errors
+    /// The shared words are damaged.
+    pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> Result<u64, EngineError> {
+        let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())?;
         crate::fault_point("reading");
-        sequence
+        Ok(sequence)
     }
 
     /// The transaction is over.

@@ -6,6 +6,9 @@
 use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_coarse_us};
 use std::sync::Arc;
 
+/// No announced target is beyond what is visible: who meets one has looked before it moved.
+const SNAPSHOT_TRIES: u32 = 100_000;
+
 /// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable doubled
 /// certificate carries, and which lie in a segment before that certificate's. It may be the last record of its own, and
 /// without it the log says less than the stamp, and has no copy of page 1 as the commits at or below B left it.
@@ -145,14 +148,20 @@ impl Marks {
     }
 
     /// Registers a snapshot that no checkpoint overtakes. `newest`: what is published, else what is visible.
-    pub(crate) fn take_snapshot(&self, slot: SnapshotSlot, newest: bool) -> u64 {
+    ///
+    /// # Errors
+    /// The words are damaged: a target lies beyond what is visible, and stays there.
+    pub(crate) fn take_snapshot(&self, slot: SnapshotSlot, newest: bool) -> Result<u64, SharedError> {
         let words = self.words();
-        loop {
+        for _ in 0..SNAPSHOT_TRIES {
             let sequence = if newest { words.published() } else { words.advance_visible() };
             if words.take_snapshot(slot, sequence, now_coarse_us()) {
-                return sequence;
+                return Ok(sequence);
             }
+            // A checkpoint stores twice.
+            std::hint::spin_loop();
         }
+        Err(SharedError::NoSnapshot { target: words.checkpoint_target(), visible: words.visible() })
     }
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
@@ -179,5 +188,25 @@ impl Marks {
     /// oldest snapshot. Under CKPT.
     pub(crate) fn choose_target(&self) -> u64 {
         self.words().choose_checkpoint_target(|owner| self.0.is_alive(owner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::{Control, LockFile};
+
+    #[test]
+    fn a_target_that_stays_beyond_what_is_visible_is_an_error_and_no_endless_loop() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
+        let attachment = Attachment::claim(Control::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
+        let marks = Marks::new(&Arc::new(attachment));
+        let slot = marks.claim_snapshot_slot().unwrap();
+        assert_eq!(marks.take_snapshot(slot, false).unwrap(), 0);
+        // Never stored while nothing is backfilled.
+        marks.words().set_recycled_below(9);
+        assert!(matches!(marks.take_snapshot(slot, false), Err(SharedError::NoSnapshot { visible: 0, .. })));
+        assert_eq!(marks.oldest_snapshot(), None);
     }
 }

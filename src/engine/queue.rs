@@ -443,6 +443,8 @@ impl WriteQueue {
         state.habits.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
+            // Who closes the queue waits for it.
+            self.left.notify_all();
         }
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
             state.grant = None;

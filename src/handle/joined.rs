@@ -188,7 +188,7 @@ impl Joined {
     /// # Errors
     /// What other processes wrote cannot be read; the snapshot is registered nevertheless.
     fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
-        let sequence = self.engine.take_snapshot(self.me, newest);
+        let sequence = self.engine.take_snapshot(self.me, newest)?;
         let view = &mut self.view;
         self.engine.with_frames(
             |table, facts| {

@@ -35,6 +35,22 @@ fn since_boot(now: rustix::time::Timespec) -> u64 {
     seconds.saturating_mul(1_000_000).saturating_add(microseconds).saturating_add(AT_BOOT_US)
 }
 
+/// By how much the monotonic clock of this process's time namespace is ahead of the machine's, in microseconds; 0 where there are
+/// no such namespaces, or it cannot be found out.
+#[must_use]
+pub fn clock_offset_us() -> i64 {
+    let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    offset_us(&text).unwrap_or(0)
+}
+
+/// `monotonic <seconds> <nanoseconds>` (`time_namespaces(7)`).
+fn offset_us(text: &str) -> Option<i64> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("monotonic"))?;
+    let mut numbers = line.split_whitespace().map(|number| number.parse::<i64>().ok());
+    let (seconds, nanoseconds) = (numbers.next()??, numbers.next()??);
+    seconds.checked_mul(1_000_000)?.checked_add(nanoseconds / 1000)
+}
+
 /// What names this boot of the machine; 0 where the system does not tell, which equals nothing.
 ///
 /// # Errors
@@ -55,6 +71,17 @@ mod tests {
     use crate::shared::{Control, Words};
 
     const HOUR_US: u64 = 3600 * 1_000_000;
+
+    #[test]
+    fn the_offset_of_a_time_namespace() {
+        let text = "monotonic     1000   5000000\nboottime           0         0\n";
+        assert_eq!(offset_us(text), Some(1_000_005_000));
+        assert_eq!(offset_us("monotonic -7 0"), Some(-7_000_000));
+        for text in ["", "monotonic", "monotonic 1", "monotonic x 0", "monotonic 9223372036854775807 0", "boottime 1 1"]
+        {
+            assert_eq!(offset_us(text), None, "{text}");
+        }
+    }
 
     fn at(seconds: i64, nanoseconds: i64) -> u64 {
         since_boot(rustix::time::Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ })

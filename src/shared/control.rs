@@ -5,7 +5,7 @@
 //! inode. Memory that a killed machine leaves is worthless: the identity holds the boot id.
 
 use super::SharedError;
-use super::clock::boot_id;
+use super::clock::{boot_id, clock_offset_us};
 use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words};
 use crate::disk::{Access, Directory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -152,6 +152,9 @@ impl Control {
         // 0: who made the words, or this process, cannot find out.
         if boot_id().is_ok_and(|boot| boot != identity.boot_id && boot != 0 && identity.boot_id != 0) {
             return Err(SharedError::OtherBoot { file: path.clone() });
+        }
+        if control.words().clock_offset_us() != clock_offset_us() {
+            return Err(SharedError::OtherClock { file: path.clone() });
         }
         if (identity.device, identity.inode) != (device, inode) {
             return Err(SharedError::OtherDatabase { file: path.clone() });

@@ -137,6 +137,26 @@ pub enum SharedError {
         /// The file.
         file: PathBuf,
     },
+    /// The clock of another time namespace: the times in the words would be over long ago, or never.
+    #[error(
+        "{file} is shared by processes of another time namespace, whose monotonic clock differs: pwal shares a database only \
+         between processes with one clock"
+    )]
+    OtherClock {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The announced target of a checkpoint lies beyond what is visible, and stays there.
+    #[error(
+        "no snapshot can be taken: a checkpoint announces commit {target}, and commits up to {visible} are visible: the \
+         shared words are damaged; close all connections of all processes and open the database again"
+    )]
+    NoSnapshot {
+        /// The announced target.
+        target: u64,
+        /// The last visible commit.
+        visible: u64,
+    },
     /// A value that its place in the words cannot hold.
     #[error("{what} {value} does not fit the shared words")]
     TooLarge {

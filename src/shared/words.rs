@@ -6,7 +6,7 @@
 //!
 //! | offset | size | what |
 //! |---|---|---|
-//! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes |
+//! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes, offset of the clock (us) |
 //! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
 //! | 448 | 64 | `durable_wake` |
@@ -74,6 +74,7 @@ struct IdentityLines {
     inode: AtomicU64,
     generation: AtomicU64,
     block_bytes: AtomicU64,
+    clock_offset_us: AtomicU64,
 }
 
 /// Rarely stored, read in every call.
@@ -244,6 +245,11 @@ impl ReadOnlyWords {
             generation: i.generation.load(SeqCst),
             block_bytes: i.block_bytes.load(SeqCst),
         }
+    }
+
+    /// The offset of the clock of who made the words (us): the times in them are by that clock.
+    pub(super) fn clock_offset_us(&self) -> i64 {
+        self.identity.clock_offset_us.load(SeqCst) as i64
     }
 
     /// The magic and the layout version, as stored.
@@ -426,6 +432,7 @@ impl Words {
         i.inode.store(identity.inode, SeqCst);
         i.generation.store(identity.generation, SeqCst);
         i.block_bytes.store(identity.block_bytes, SeqCst);
+        i.clock_offset_us.store(super::clock::clock_offset_us() as u64, SeqCst);
         i.layout_version.store(LAYOUT_VERSION, SeqCst);
         i.magic.store(MAGIC, SeqCst);
     }

@@ -201,3 +201,42 @@ fn a_network_file_system_is_refused_by_name_and_at_its_own_risk_for_one_process(
     two.end();
     assert_left(&path, 4);
 }
+
+/// Times in the shared words are by the monotonic clock: who has another one is refused, and the others go on.
+#[test]
+fn a_process_of_another_time_namespace_is_refused() {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--time", "--monotonic", "100000", "--fork"]);
+        command
+    };
+    let tried = unshare().arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+    if !common::on_pwal() || !tried.is_ok_and(|status| status.success()) {
+        println!("not played: this machine gives no time namespaces");
+        return;
+    }
+    let (_scene, path) = scene("another clock");
+    let mut one = Agent::on(&path);
+    one.run("INSERT INTO t VALUES(1)");
+    let elsewhere = || {
+        let mut command = unshare();
+        command.arg("--kill-child").arg(std::env::current_exe().expect("this binary"));
+        let mut agent = Agent::of(child::start_by(command, agent::ROLE, &[]));
+        agent.open("c", &path);
+        agent
+    };
+    let mut other = elsewhere();
+    assert_eq!(other.ask(&format!("c {COUNT}")), "code 14");
+    let told = other.log();
+    assert!(told.contains("time namespace"), "{told}");
+    one.run("INSERT INTO t VALUES(2)");
+    one.end();
+    // Alone it is fine.
+    assert_eq!(other.run(COUNT), "2");
+    other.run("INSERT INTO t VALUES(3)");
+    let mut second = elsewhere();
+    assert_eq!(second.run(COUNT), "3");
+    second.end();
+    other.end();
+    assert_left(&path, 3);
+}

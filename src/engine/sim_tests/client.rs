@@ -140,7 +140,7 @@ impl Client {
     /// Registers a snapshot and brings the view to it; false: this connection gets errors from now on.
     fn begin_read(&mut self, scene: &Scene, newest: bool) -> bool {
         let engine = &scene.engine;
-        let at = engine.take_snapshot(self.me, newest);
+        let at = engine.take_snapshot(self.me, newest).expect("the words are whole");
         let refreshed = engine.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence: at, database_pages: facts.database_pages };

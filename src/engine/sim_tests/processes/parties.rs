@@ -171,7 +171,7 @@ impl Party {
         let refused = scene.engine.check_poison();
         assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{}{refused:?}", scene.name);
         assert!(scene.engine.prepare(client.view.lane()).is_err(), "{}prepares", scene.name);
-        let snapshot = scene.engine.take_snapshot(client.me, true);
+        let snapshot = scene.engine.take_snapshot(client.me, true).expect("the words are whole");
         assert!(snapshot <= scene.engine.marks.durable(), "{}sees what is lost", scene.name);
         scene.engine.drop_snapshot(client.me);
     }
