@@ -146,3 +146,38 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         check_durable(&scenery, sequence, vec![first, second, third]);
     }
 }
+
+/// Of many threads that wait for a flush one looks often whether the leader goes on; the others sleep.
+#[test]
+fn many_that_wait_for_a_flush_sleep() {
+    const WAITERS: u64 = 64;
+    let scenery = Scenery::new(1);
+    let mut first = scenery.party(1, FULL);
+    first.commits();
+    let sequence = first.publishes();
+    let engine = first.engine().clone();
+    let leader = engine.try_lead().expect("LEADER is free");
+    let switches = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("a thread of Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).expect("a number")
+    };
+    let slept: Vec<u64> = std::thread::scope(|threads| {
+        let wait = || {
+            let before = switches();
+            engine.wait_durable(sequence).expect("durable");
+            switches() - before
+        };
+        let waiters: Vec<_> = (0..WAITERS).map(|_| threads.spawn(wait)).collect();
+        // Of 5 ms each this would be 100 looks.
+        std::thread::sleep(Duration::from_millis(500));
+        drop(leader);
+        waiters.into_iter().map(|waiter| waiter.join().expect("a waiter")).collect()
+    });
+    let most = slept.iter().max().expect("some");
+    let all: u64 = slept.iter().sum();
+    println!("{all} looks of {WAITERS} threads, {most} of one of them");
+    // What is not 50 ms or more apart is the watcher's, and the chain of wakes at the end.
+    assert!(all < WAITERS * 25, "{all} looks of {WAITERS} threads");
+    assert!(*most > 15, "one looks often: {most}");
+}
