@@ -173,6 +173,56 @@ fn a_log_is_discarded_on_demand_only() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_never_nothing_given_up() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 3);
+    let id = log_id(&path);
+    // A slot of a version that this pwal does not read: magic, version, log id and CRC keep their places.
+    let slot = path.with_file_name("app.db-pwal").join(format!("{id}-0000.seg"));
+    let mut bytes = std::fs::read(&slot).expect("a slot");
+    bytes[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..64]);
+    bytes[64..68].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&slot, bytes).expect("write");
+    let name = path.display().to_string();
+    tool(["verify", &name]).refused(1);
+    tool(["recover", "--salvage", "--yes", &name]).refused(1);
+    let output = tool(["recover", "--discard-log", &name]);
+    assert!(output.refused(1).contains("nothing was done"), "{output:?}");
+    let what = format!("log {id}: could not be looked at, and what it holds would be given up");
+    assert!(output.stdout.contains(&what) && output.stdout.contains("version 65535"), "{output:?}");
+    let output = tool(["recover", "--discard-log", "--yes", &name]);
+    assert!(output.printed().contains(&what.replace("would be", "were")), "{output:?}");
+    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
+}
+
+#[test]
+fn a_salvage_says_how_it_is_undone() {
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 10);
+    rot(&path, 4);
+    let before = std::fs::read(&path).expect("the database");
+    let output = tool(["recover", "--salvage", "--yes", &path.display().to_string()]);
+    let text = output.printed();
+    assert!(text.contains("commits 1 to 3 were replayed; the pages that they overwrite were kept"), "{text}");
+    assert!(text.contains("/undo-salvage.journal") && text.contains("<database>-journal"), "{text}");
+    let moved = crate::common::beside(&path);
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    let undo = path.with_file_name(&moved[0]).join("undo-salvage.journal");
+    std::fs::rename(undo, path.with_file_name("app.db-journal")).expect("move");
+    let stock = open_stock(&path);
+    assert_eq!(number(&stock, "SELECT count(*) FROM sqlite_schema"), 0);
+    close(stock);
+    // But for the stamp, byte by byte.
+    let (mut after, mut plain) = (std::fs::read(&path).expect("the database"), before);
+    for bytes in [&mut after, &mut plain] {
+        bytes[18..20].fill(0);
+        bytes[72..92].fill(0);
+    }
+    assert!(after == plain, "the file is not what it was");
+}
+
+#[test]
 fn a_bare_copy_opens_after_its_log_is_given_up() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 3);

@@ -198,6 +198,7 @@ fn log_json(log: &LogSurvey) -> Value {
             "offset": tail.offset,
             "reason": tail.reason,
         })),
+        "unreadable": log.unreadable.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "findings": log.findings.iter().map(|finding| json!({
             "rule": finding.rule,
             "file": finding.file,

@@ -1,0 +1,44 @@
+//! A log of more slots than this process may open files. One test, in a process of its own: it lowers the limit.
+#![cfg(target_os = "linux")]
+
+mod log_support;
+
+use log_support::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
+use pwal::log::recovery::{OpenFacts, open_database};
+use pwal::log::salvage::{Salvage, plan, salvage};
+use pwal::log::scan::{is_sound, survey};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+const ID: u64 = 0xfeed;
+const SLOTS: u32 = 120;
+
+#[test]
+fn a_log_of_more_slots_than_descriptors_is_recovered_surveyed_and_salvaged() {
+    let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 6);
+    for slot in 1..SLOTS {
+        log.commits(2);
+        log.certify(log.sequence - 1, 0);
+        log.rotate(slot);
+    }
+    let last = log.sequence;
+    let whole = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
+    let mut damaged = log;
+    damaged.certify(last, 0);
+    let (bytes, at) = damaged.place(last);
+    bytes[at + 1000] ^= 1;
+    let damaged = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&damaged.files);
+    let (place, broken) = (RealPlace::new(&whole), RealPlace::new(&damaged));
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let limit = rustix::process::Rlimit { current: Some(open + 30), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    assert!(open + 30 < u64::from(SLOTS), "{open} files are open");
+
+    let seen = survey(&*place.directory(), &whole.database).unwrap();
+    assert!(is_sound(&seen) && seen.logs[0].last == last && seen.logs[0].slots.len() == SLOTS as usize);
+    open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap();
+    assert!(place.files().database == database_of(&LogBuilder::values_after(last), 1024));
+    let planned = plan(&*broken.directory(), &mut *broken.database()).unwrap();
+    assert!(matches!(&planned, Salvage::Possible(plan) if plan.last == last - 1), "{planned:?}");
+    salvage(&*broken.directory(), &mut *broken.database()).unwrap().unwrap();
+    assert!(broken.files().database == database_of(&LogBuilder::values_after(last - 1), 1024));
+}
