@@ -190,14 +190,14 @@ proptest! {
         // At any byte of it, also where a sector begins.
         let at = at.index(page_one.len() - 8);
         page_one[at..at + 8].copy_from_slice(magic);
-        let blocks = certificate.encode_doubled(block_bytes as u32, &page_one);
+        let blocks = certificate.encode_doubled(block_bytes as u32, &page_one, 9);
         prop_assert_eq!(blocks.len(), 2 * block_bytes);
         for (index, half) in blocks.chunks(block_bytes).enumerate() {
             let offset = certificate.offset + (index * block_bytes) as u64;
             let place = CertificatePlace { offset, ..place_of(&certificate) };
             let decoded = Certificate::decode(half, &place).unwrap();
             let copy = decoded.copy.unwrap();
-            prop_assert_eq!(copy.is_second, index == 1);
+            prop_assert_eq!((copy.is_second, copy.behind), (index == 1, 9));
             prop_assert_eq!(copy.read(&blocks), Some(page_one.clone()));
             prop_assert_eq!(Certificate { copy: None, offset: certificate.offset, ..decoded }, certificate.clone());
             for (nth, place) in half.chunks(512).enumerate().skip(1) {

@@ -4,7 +4,7 @@ mod log_support;
 
 use log_support::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use pwal::disk::Database;
-use pwal::disk::sim::{Dice, PowerCut};
+use pwal::disk::sim::{Dice, HeaderTear, PowerCut};
 use pwal::log::LogError;
 use pwal::log::backfill::Backfill;
 use pwal::log::format::{Certificate, CertificatePlace, SlotHeader, slot_name};
@@ -165,7 +165,7 @@ fn a_close_may_be_cut_short_anywhere() {
                     keep_percent,
                     tears_sectors: true,
                     tears_same_bytes: false,
-                    tears_header: seed % 4 == 1,
+                    tears_header: if seed % 4 == 1 { HeaderTear::Mixed } else { HeaderTear::Never },
                 }),
             }
             // What is left of a finished log is nothing to complain of.
@@ -221,7 +221,8 @@ fn a_new_slot_is_zeroed_and_durable() {
     let name = slot_name(ID, 0);
     let slot = create_slot(&*place.directory(), &name, 3 << 20).unwrap();
     assert_eq!(slot.bytes().unwrap(), 3 << 20);
-    let nothing = PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: false };
+    let nothing =
+        PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
     place.disk.power_cut(&nothing);
     assert!(place.files().directory.unwrap()[&name] == vec![0; 3 << 20]);
     assert!(create_slot(&*place.directory(), &name, 1 << 20).is_err(), "it is there");
@@ -236,7 +237,7 @@ fn a_new_slot_is_zeroed_and_durable() {
         chain: ID,
     };
     let page_one = image(1, 5, 1024);
-    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 3, &page_one).unwrap();
+    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 3, &page_one, 77).unwrap();
     place.disk.power_cut(&nothing);
     let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
     assert_eq!((bytes.len(), SlotHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));
@@ -245,6 +246,7 @@ fn a_new_slot_is_zeroed_and_durable() {
         let certificate = Certificate::decode(&bytes[offset as usize..], &place).unwrap();
         assert!(certificate.is_mark() && (certificate.durable, certificate.backfilled) == (0, 0));
         let copy = certificate.copy.unwrap();
+        assert_eq!(copy.behind, 77);
         assert_eq!((copy.is_second, copy.read(&bytes[4096..3 * 4096])), (is_second, Some(page_one.clone())));
     }
     assert!(bytes[3 * 4096..].iter().all(|&byte| byte == 0));

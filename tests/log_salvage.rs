@@ -4,7 +4,7 @@ mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use pwal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
-use pwal::disk::sim::PowerCut;
+use pwal::disk::sim::{HeaderTear, PowerCut};
 use pwal::disk::{Disk, LogDirectory, RealDisk};
 use pwal::log::format::{marker_name, slot_name};
 use pwal::log::recovery::{Next, OpenFacts, open_database};
@@ -203,7 +203,7 @@ fn a_salvage_may_be_cut_short_anywhere() {
                     keep_percent,
                     tears_sectors: true,
                     tears_same_bytes: false,
-                    tears_header: false,
+                    tears_header: HeaderTear::Never,
                 });
             }
             salvage(&*place.directory(), &mut *place.database()).unwrap();

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Scratch, Watchdog, env_number};
-use pwal::disk::sim::{Dice, PowerCut, SimDisk};
+use pwal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
 use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -203,7 +203,7 @@ fn end(sim: &SimDisk, dice: &mut Dice) -> bool {
             keep_percent: dice.pick(&[0, 10, 50, 90, 100]),
             tears_sectors: true,
             tears_same_bytes: dice.percent(20),
-            tears_header: false,
+            tears_header: HeaderTear::Never,
         };
         sim.power_cut(&how);
     }

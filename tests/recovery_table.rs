@@ -2,6 +2,8 @@
 //! (`recovery/rows.rs`).
 
 mod log_support;
+#[path = "recovery/lost.rs"]
+mod lost;
 #[path = "recovery/rows.rs"]
 mod rows;
 
@@ -19,7 +21,7 @@ fn specified(s: &Situation) -> Action {
     let all_finished = s.logs.iter().all(finished);
     let plain = match s.header {
         StampState::Plain { .. } => true,
-        StampState::Leftover => s.logs.is_empty(),
+        StampState::Leftover | StampState::NoHeader => s.logs.is_empty(),
         _ => false,
     };
     if plain {
@@ -38,6 +40,25 @@ fn specified(s: &Situation) -> Action {
         return Action::Refuse(Refusal::StockLeftovers);
     }
     let own = s.logs.iter().find(|log| log.log_id == OWN);
+    let tellers: Vec<&LogFacts> = s.logs.iter().filter(|log| log.has_header || !finished(log)).collect();
+    let sole = if tellers.len() == 1 { Some(tellers[0]) } else { None };
+    let back = |log: &LogFacts| {
+        log.has_page_one
+            && log.is_of_file
+            && log.durable <= log.last
+            && log.marker.is_none_or(|m| m == log.last)
+            && !log.is_unreadable
+            && !log.is_contradicted
+    };
+    let half_finished = || match sole.filter(|log| log.has_lost_page_one) {
+        Some(log) if back(log) => Action::Recover(log.log_id),
+        Some(log) => Action::Refuse(Refusal::NoHeader(log.log_id)),
+        None => Action::DeleteAll,
+    };
+    let half_beside = || match sole {
+        Some(log) if back(log) => Action::Recover(log.log_id),
+        _ => Action::Refuse(Refusal::UnknownHeader),
+    };
     match s.header {
         StampState::Stamped(Stamp { backfill_target: t, .. }) => {
             let Some(own) = own else { return Action::Refuse(Refusal::BareCopy(OWN)) };
@@ -73,7 +94,7 @@ fn specified(s: &Situation) -> Action {
                 return Action::Refuse(Refusal::ReadOnly);
             }
             if all_finished {
-                return Action::DeleteAll;
+                return half_finished();
             }
             match own {
                 Some(own) if !finished(own) => {
@@ -87,12 +108,16 @@ fn specified(s: &Situation) -> Action {
                         Action::Recover(OWN)
                     }
                 }
-                _ => Action::Refuse(Refusal::UnknownHeader),
+                _ => half_beside(),
             }
         }
+        StampState::NoHeader if !s.is_read_only => match sole {
+            Some(log) if back(log) => Action::Recover(log.log_id),
+            sole => Action::Refuse(Refusal::NoHeader(sole.unwrap_or(&s.logs[0]).log_id)),
+        },
         _ if s.is_read_only => Action::Refuse(Refusal::ReadOnly),
-        _ if all_finished => Action::DeleteAll,
-        _ => Action::Refuse(Refusal::UnknownHeader),
+        _ if all_finished => half_finished(),
+        _ => half_beside(),
     }
 }
 
@@ -102,7 +127,7 @@ fn all_logs(log_id: u64) -> Vec<LogFacts> {
     for marker in [None, Some(2), Some(3)] {
         for (backfilled, durable, last) in (0..3).flat_map(|b| (0..4).flat_map(move |d| (b..4).map(move |n| (b, d, n))))
         {
-            for bits in 0..64 {
+            for bits in 0..256 {
                 let bit = |n: usize| bools[bits >> n & 1];
                 logs.push(LogFacts {
                     log_id,
@@ -116,6 +141,8 @@ fn all_logs(log_id: u64) -> Vec<LogFacts> {
                     has_page_one: bit(3),
                     is_unreadable: bit(4),
                     is_contradicted: bit(5),
+                    has_lost_page_one: bit(6),
+                    is_of_file: bit(7),
                 });
             }
         }
@@ -131,6 +158,7 @@ fn every_combination_fits_exactly_one_row() {
         StampState::BadStamp { log_id: OWN },
         StampState::Older { log_id: OWN },
         StampState::Leftover,
+        StampState::NoHeader,
     ];
     headers.extend((0..5).map(|backfill_target| StampState::Stamped(Stamp { log_id: OWN, backfill_target })));
     let own = all_logs(OWN);
@@ -146,11 +174,15 @@ fn every_combination_fits_exactly_one_row() {
         for &header in &headers {
             for (has_stock_leftovers, is_read_only) in [(false, false), (false, true), (true, false), (true, true)] {
                 let situation = Situation { header, logs: logs.clone(), has_stock_leftovers, is_read_only };
-                let fitting: Vec<usize> = (0..ROWS.len()).filter(|&row| (ROWS[row].fits)(&situation)).collect();
-                let names: Vec<&str> = fitting.iter().map(|&row| ROWS[row].name).collect();
-                assert_eq!(fitting.len(), 1, "{names:?} fit {situation:?}");
-                assert_eq!(decide(&situation), specified(&situation), "{names:?} {situation:?}");
-                hits[fitting[0]] += 1;
+                let fits = |row: &usize| (ROWS[*row].fits)(&situation);
+                let mut fitting = (0..ROWS.len()).filter(fits);
+                let (first, second) = (fitting.next(), fitting.next());
+                let (Some(first), None) = (first, second) else {
+                    let names = (0..ROWS.len()).filter(fits).map(|row| ROWS[row].name).collect::<Vec<_>>();
+                    panic!("{names:?} fit {situation:?}");
+                };
+                assert_eq!(decide(&situation), specified(&situation), "{} {situation:?}", ROWS[first].name);
+                hits[first] += 1;
             }
         }
     }

@@ -219,7 +219,7 @@ impl Engine {
             StampState::BadStamp { log_id: found } if found == log_id => return Ok(()),
             StampState::Stamped(found) => format!("it belongs to the log {:016x}, not {log_id:016x}", found.log_id),
             StampState::BadStamp { .. } | StampState::Older { .. } => "its header is damaged".to_owned(),
-            StampState::Plain { .. } | StampState::Leftover => {
+            StampState::Plain { .. } | StampState::Leftover | StampState::NoHeader => {
                 format!("its header does not name the log {log_id:016x}")
             }
         };

@@ -337,7 +337,7 @@ impl Engine {
         };
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {
-            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes),
+            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.behind),
             None => certificate.encode_block(self.block_bytes),
         };
         let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {

@@ -241,9 +241,8 @@ impl Engine {
             first_sequence: 1,
             chain: self.log_id,
         };
-        let mut copy = first.clone();
-        stamp::clear(&mut copy);
-        let file = create_first_slot(&*self.dir, &name, &header, pages, &copy)?;
+        let copy = self.page_one_of(first.clone(), 0);
+        let file = create_first_slot(&*self.dir, &name, &header, pages, &copy.bytes, copy.behind)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
@@ -305,13 +304,12 @@ impl Engine {
         Ok(())
     }
 
-    /// What a certificate copies of page 1, of a database file that nobody changed since the claim.
+    /// The beginning of a database file that nobody changed since the claim.
     fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
-        let mut first = vec![0; self.copied_bytes()];
-        let read = broker.read_at(&mut first, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let first = self.read_beginning(broker)?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let same = (u64::from(change_counter(&first)), bytes) == self.marks.words().at_claim();
-        if read < STAMP_WRITE_BYTES || !same || has_stock_wal(&self.path) {
+        if !same || has_stock_wal(&self.path) {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
         Ok(first)

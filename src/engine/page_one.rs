@@ -11,7 +11,7 @@
 
 use super::{Engine, EngineError};
 use crate::handle::Broker;
-use crate::log::stamp::{self, Stamp, StampState};
+use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use std::sync::Arc;
 
 /// Page 1 from its beginning, at most a block, as a commit left it and without a stamp.
@@ -20,24 +20,43 @@ pub(crate) struct PageOne {
     /// That commit.
     pub(super) sequence: u64,
     pub(super) bytes: Vec<u8>,
+    /// CRC of the block behind it in the file: whose file this is, where the beginning is lost.
+    pub(super) behind: u32,
 }
 
 impl Engine {
-    /// What of page 1 a doubled certificate copies, in bytes.
-    pub(super) fn copied_bytes(&self) -> usize {
+    /// What of page 1 a doubled certificate copies, in bytes; it knows a block behind that, too.
+    fn copied_bytes(&self) -> usize {
         self.page_bytes.min(self.block_bytes) as usize
+    }
+
+    /// The beginning of the database file, as far as a doubled certificate knows it; at least what it copies.
+    pub(super) fn read_beginning(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = vec![0; self.copied_bytes() + self.block_bytes as usize];
+        let read = broker.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        if read < STAMP_WRITE_BYTES {
+            return Err(EngineError::Changed { file: self.path.clone() });
+        }
+        bytes.truncate(read.max(self.copied_bytes()));
+        Ok(bytes)
+    }
+
+    /// What a doubled certificate says of a file that begins so, as commit `sequence` left it.
+    pub(super) fn page_one_of(&self, mut beginning: Vec<u8>, sequence: u64) -> PageOne {
+        let behind = beginning.split_off(self.copied_bytes());
+        stamp::clear(&mut beginning);
+        let behind = if behind.is_empty() { 0 } else { crc32c::crc32c(&behind) };
+        PageOne { sequence, bytes: beginning, behind }
     }
 
     /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same. Under
     /// CKPT, when nobody writes to it.
     pub(super) fn copy_page_one(&self, broker: &mut dyn Broker, sequence: u64) -> Result<(), EngineError> {
-        let mut bytes = vec![0; self.copied_bytes()];
-        let read = broker.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let beginning = self.read_beginning(broker)?;
         let expected = StampState::Stamped(Stamp { log_id: self.log_id, backfill_target: sequence });
         // Else a pass died on the way to a later commit: the next one ends it.
-        if read == bytes.len() && stamp::read(&bytes) == expected {
-            stamp::clear(&mut bytes);
-            *self.page_one.lock() = Some(Arc::new(PageOne { sequence, bytes }));
+        if stamp::read(&beginning) == expected {
+            *self.page_one.lock() = Some(Arc::new(self.page_one_of(beginning, sequence)));
         }
         Ok(())
     }

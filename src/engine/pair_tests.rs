@@ -3,7 +3,7 @@
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use crate::disk::sim::{PowerCut, SimDatabase, SimDirectory, SimDisk};
+use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
@@ -276,7 +276,7 @@ impl Pair {
             keep_percent: 0,
             tears_sectors: false,
             tears_same_bytes: false,
-            tears_header: false,
+            tears_header: HeaderTear::Never,
         });
     }
 }

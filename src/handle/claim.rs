@@ -249,12 +249,23 @@ pub(super) fn is_ours(inner: &Inner, header: &Header) -> bool {
         // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
         _ if !header.starts_with(MAGIC) && !has_log() => false,
         // An earlier log's placeholder keeps SQLite out of whatever file was brought here since: the claim takes it away.
-        StampState::Plain { wal: false } => has_placeholder(real_path(inner)) && may_write(real_path(inner)),
+        StampState::Plain { wal: false } | StampState::NoHeader => {
+            (has_placeholder(real_path(inner)) && may_write(real_path(inner))) || may_have_lost_header(inner, header)
+        }
         StampState::Plain { wal: true } if inner.facts.read_only => is_taken(inner) || may_write(real_path(inner)),
         StampState::Plain { wal: true } | StampState::Stamped(_) | StampState::Older { .. } => true,
         // What is in the bytes that SQLite reserves may be somebody else's.
         StampState::BadStamp { .. } | StampState::Leftover => has_log(),
     }
+}
+
+/// Whether the first sector may be lost: the file does not begin as a database, and a log directory lies beside it. Beside
+/// the file of a codec lies none.
+fn may_have_lost_header(inner: &Inner, header: &Header) -> bool {
+    let path = real_path(inner);
+    !header.starts_with(MAGIC)
+        && std::fs::metadata(path).is_ok_and(|file| file.len() >= header.len() as u64)
+        && std::fs::symlink_metadata(beside(path, "-pwal")).is_ok()
 }
 
 /// Whether a directory has the name of the database's `-wal`.
@@ -679,14 +690,20 @@ pub(super) fn describe(done: &Done) -> String {
                 recovered.torn_tail.as_ref().map_or(String::new(), |tail| format!("; a torn tail was cut: {tail:?}"));
             let unread: String =
                 recovered.unreadable.iter().map(|unread| format!("; cannot be read: {unread}")).collect();
+            let header = match recovered.restored_header {
+                true => "; the first sector of the database file was lost, and came back from its copy in the log",
+                false => "",
+            };
             let (id, last) = (recovered.log_id, recovered.last);
             if last > recovered.backfilled {
                 let (first, pages) = (recovered.backfilled + 1, recovered.pages);
                 format!(
-                    "recovered log {id:016x}: commits {first} to {last} replayed, {pages} pages written{tail}{unread}"
+                    "recovered log {id:016x}: commits {first} to {last} replayed, {pages} pages written{header}{tail}{unread}"
                 )
             } else {
-                format!("recovered log {id:016x}: all {last} commits were in the database file already{tail}{unread}")
+                format!(
+                    "recovered log {id:016x}: all {last} commits were in the database file already{header}{tail}{unread}"
+                )
             }
         }
         Done::SetAside { log_id, suffix } => format!(

@@ -24,12 +24,17 @@ pub struct LogFacts {
     pub last: u64,
     /// The pages of the log have the size that the database header states; true if the log does not say.
     pub page_size_fits: bool,
-    /// The chain holds an image of page 1.
+    /// What follows is only asked for where the header does not say whose file this is: the log says what the beginning of
+    /// page 1 was, by an image in the chain or by a copy.
     pub has_page_one: bool,
     /// A block that cannot be read may hold commit n + 1, or a certificate that speaks of it.
     pub is_unreadable: bool,
     /// A certificate does not fit its batches, or another certificate (rules E1 to E3).
     pub is_contradicted: bool,
+    /// And the file begins otherwise, marks aside.
+    pub has_lost_page_one: bool,
+    /// The other pages of the file say that it is this log's.
+    pub is_of_file: bool,
 }
 
 impl LogFacts {
@@ -37,6 +42,12 @@ impl LogFacts {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.marker.is_some() || !self.has_commits
+    }
+
+    /// The file is this log's though its header does not say so, and the log brings all of it back.
+    fn brings_header_back(&self) -> bool {
+        let is_whole = self.durable <= self.last && self.marker.is_none_or(|marker| marker == self.last);
+        self.has_page_one && self.is_of_file && is_whole && !self.is_unreadable && !self.is_contradicted
     }
 }
 
@@ -98,6 +109,8 @@ pub enum Refusal {
     UnknownHeader,
     /// The stamp is one of format version 1.
     OlderStamp(LogId),
+    /// The file does not begin as a database, and nothing proves that it is this log's.
+    NoHeader(LogId),
 }
 
 /// One row of the table.
@@ -115,7 +128,7 @@ impl Situation {
         match self.header {
             StampState::Plain { .. } => true,
             // Reserved bytes that are not zero are none of ours where no log is.
-            StampState::Leftover => self.logs.is_empty(),
+            StampState::Leftover | StampState::NoHeader => self.logs.is_empty(),
             StampState::Stamped(_) | StampState::BadStamp { .. } | StampState::Older { .. } => false,
         }
     }
@@ -130,6 +143,35 @@ impl Situation {
 
     fn is_torn(&self) -> bool {
         matches!(self.header, StampState::BadStamp { .. })
+    }
+
+    fn is_lost(&self) -> bool {
+        self.header == StampState::NoHeader && !self.logs.is_empty()
+    }
+
+    /// The only log that has anything to say of the file: beside it lies no other but what was deleted in part.
+    pub(crate) fn teller(&self) -> Option<&LogFacts> {
+        let mut tellers = self.logs.iter().filter(|log| log.has_header || !log.is_finished());
+        tellers.next().filter(|_| tellers.next().is_none())
+    }
+
+    fn sole(&self, holds: impl Fn(&LogFacts) -> bool) -> bool {
+        self.teller().is_some_and(holds)
+    }
+
+    /// Half a stamp, and only logs that nothing needs.
+    fn is_half_and_finished(&self) -> bool {
+        (self.is_torn() || self.is_leftover()) && self.is_free() && !self.logs.is_empty() && self.is_all_finished()
+    }
+
+    /// Half a stamp, which names no log that needs it, and one that does.
+    fn is_half_beside_another(&self) -> bool {
+        let is_half = self.is_leftover() || self.is_torn() && !self.has_own(|log| !log.is_finished());
+        is_half && self.is_free() && !self.is_all_finished()
+    }
+
+    fn teller_id(&self) -> LogId {
+        self.teller().or(self.logs.first()).map_or(0, |log| log.log_id)
     }
 
     fn is_leftover(&self) -> bool {
@@ -149,7 +191,7 @@ impl Situation {
         match self.header {
             StampState::Stamped(stamp) => stamp.log_id,
             StampState::BadStamp { log_id } | StampState::Older { log_id } => log_id,
-            StampState::Plain { .. } | StampState::Leftover => 0,
+            StampState::Plain { .. } | StampState::Leftover | StampState::NoHeader => 0,
         }
     }
 
@@ -343,7 +385,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "torn stamp, finished logs",
-        fits: |s| s.is_torn() && s.is_free() && !s.logs.is_empty() && s.is_all_finished(),
+        fits: |s| s.is_torn() && s.is_half_and_finished() && !s.sole(|log| log.has_lost_page_one),
         action: |_| Action::DeleteAll,
     },
     Row {
@@ -384,20 +426,44 @@ pub const ROWS: &[Row] = &[
         fits: |s| {
             s.is_torn()
                 && !s.has_stock_leftovers
-                && (s.logs.is_empty()
-                    || (!s.is_read_only && !s.is_all_finished() && !s.has_own(|log| !log.is_finished())))
+                && (s.logs.is_empty() || (s.is_half_beside_another() && !s.sole(LogFacts::brings_header_back)))
         },
         action: |_| Action::Refuse(Refusal::UnknownHeader),
     },
     Row {
         name: "2,2 and reserved bytes, finished logs",
-        fits: |s| s.is_leftover() && s.is_free() && s.is_all_finished(),
+        fits: |s| s.is_leftover() && s.is_half_and_finished() && !s.sole(|log| log.has_lost_page_one),
         action: |_| Action::DeleteAll,
     },
     Row {
         name: "2,2 and reserved bytes, a log with commits",
-        fits: |s| s.is_leftover() && s.is_free() && !s.is_all_finished(),
+        fits: |s| s.is_leftover() && s.is_half_beside_another() && !s.sole(LogFacts::brings_header_back),
         action: |_| Action::Refuse(Refusal::UnknownHeader),
+    },
+    Row {
+        name: "half a stamp, a finished log of this file, page 1 lost",
+        fits: |s| s.is_half_and_finished() && s.sole(|log| log.has_lost_page_one && log.brings_header_back()),
+        action: |s| Action::Recover(s.teller_id()),
+    },
+    Row {
+        name: "half a stamp, a finished log, page 1 lost",
+        fits: |s| s.is_half_and_finished() && s.sole(|log| log.has_lost_page_one && !log.brings_header_back()),
+        action: |s| Action::Refuse(Refusal::NoHeader(s.teller_id())),
+    },
+    Row {
+        name: "half a stamp, another log, which is this file's",
+        fits: |s| s.is_half_beside_another() && s.sole(LogFacts::brings_header_back),
+        action: |s| Action::Recover(s.teller_id()),
+    },
+    Row {
+        name: "no header, the log of this file",
+        fits: |s| s.is_lost() && s.is_free() && s.sole(LogFacts::brings_header_back),
+        action: |s| Action::Recover(s.teller_id()),
+    },
+    Row {
+        name: "no header, other logs",
+        fits: |s| s.is_lost() && s.is_free() && !s.sole(LogFacts::brings_header_back),
+        action: |s| Action::Refuse(Refusal::NoHeader(s.teller_id())),
     },
 ];
 

@@ -180,6 +180,17 @@ pub enum LogError {
         /// The log.
         log_id: LogId,
     },
+    /// The database file does not begin as one, and nothing proves that the log beside it is its own.
+    #[error(
+        "the database file does not begin as one, and nothing proves that the log {log_id:016x} in {} is its own: its first sector was lost, or it is another file, an encrypted one perhaps; `pwal recover --salvage` brings the sector back from the log, and if the log belongs elsewhere, move that directory away",
+        directory.display()
+    )]
+    LostHeader {
+        /// The log.
+        log_id: LogId,
+        /// The log directory.
+        directory: PathBuf,
+    },
     /// A hot journal or a `-wal` file of stock SQLite beside a stamped database file.
     #[error(
         "the database file has a log in {}, and beside it lies a journal or a -wal file of stock SQLite, which would undo it: move that file away after making sure that it belongs elsewhere",
@@ -250,6 +261,7 @@ impl LogError {
             | LogError::OldCopy { .. }
             | LogError::OtherVersion { .. }
             | LogError::OlderStamp { .. }
+            | LogError::LostHeader { .. }
             | LogError::UnknownHeader { .. }
             | LogError::StockLeftovers { .. }
             | LogError::NotOurs { .. } => ErrorKind::CannotOpen,

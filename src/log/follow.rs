@@ -221,6 +221,22 @@ pub(crate) struct ImageRef {
     pub(crate) crc: u32,
 }
 
+impl ImageRef {
+    /// That of a frame of `batch`.
+    pub(crate) fn of(batch: &Batch, descriptor: &Descriptor) -> ImageRef {
+        ImageRef {
+            place: match descriptor.place {
+                ImagePlace::Batch(position) => ImagePlace::Batch(batch.header.offset + position),
+                spilled @ ImagePlace::Spill { .. } => spilled,
+            },
+            page: descriptor.page,
+            sequence: batch.header.sequence,
+            mask: descriptor.mask,
+            crc: descriptor.crc,
+        }
+    }
+}
+
 /// `Ok(None)` for a record that does not prove itself; every other error stays one.
 pub(crate) fn proven<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
     match result {

@@ -162,6 +162,8 @@ pub struct PageCopy {
     pub bytes: u32,
     /// CRC-32C of the whole copy without its mask.
     pub crc: u32,
+    /// CRC-32C of the block of the database file behind what is copied, or of as much of it as there was; 0: of nothing.
+    pub behind: u32,
     /// What it is masked with ([`apply_mask`]); 0 for none.
     pub mask: u8,
     /// This is the second one of the two blocks.

@@ -8,6 +8,7 @@ use super::error::LogError;
 use super::files::{Files, Unreadable};
 use super::follow::{OpenFile, SlotReader, Spills};
 use super::format::{Certificate, FileName, FormatError, LogId, Rule};
+use super::page_one::FoundCopy;
 use super::seals::Contradiction;
 use crate::disk::{LogDirectory, OpenHow};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +129,8 @@ pub(crate) struct FoundLog<'a> {
     pub(super) certificates: Vec<(usize, u64)>,
     /// Every certificate, by epoch.
     pub(crate) epochs: Vec<Epoch>,
+    /// The halves of doubled certificates.
+    pub(crate) copies: Vec<FoundCopy>,
     /// B, the maximum over the certificates.
     pub(crate) backfilled: u64,
     /// D, the maximum over the certificates.
@@ -187,6 +190,7 @@ impl<'a> FoundLog<'a> {
             seals_by_hi: BTreeMap::new(),
             certificates: Vec::new(),
             epochs: Vec::new(),
+            copies: Vec::new(),
             backfilled: 0,
             durable: 0,
             contradiction: None,

@@ -11,6 +11,7 @@ use super::format::{
     SlotHeader, batch_place, decode_batch, decode_batch_header, embedded_certificate, is_block_size,
 };
 use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSlot, HeaderState, Probed, Seal};
+use super::page_one::FoundCopy;
 use std::ops::Range;
 
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
@@ -150,6 +151,12 @@ impl<'a> FoundLog<'a> {
         self.backfilled = self.backfilled.max(certificate.backfilled);
         self.durable = self.durable.max(certificate.durable);
         let Certificate { ordinal, epoch, lo, hi, durable, backfilled, chain, batches, .. } = certificate;
+        self.copies.extend(certificate.copy.map(|copy| FoundCopy {
+            slot,
+            offset,
+            backfilled: certificate.backfilled,
+            copy,
+        }));
         let has_second = certificate.copy.is_some_and(|copy| !copy.is_second);
         let has_first = certificate.copy.is_some_and(|copy| copy.is_second);
         self.epochs.push(Epoch {
@@ -259,7 +266,7 @@ impl<'a> FoundLog<'a> {
         Ok(())
     }
 
-    fn block_bytes(&self) -> Option<u32> {
+    pub(crate) fn block_bytes(&self) -> Option<u32> {
         self.slots.iter().find_map(|slot| Some(slot.reader.as_ref()?.header.block_bytes))
     }
 

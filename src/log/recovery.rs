@@ -11,7 +11,7 @@ use super::files::Unreadable;
 use super::format::{FileName, LogId};
 use super::found::{FoundLog, HeaderState, Probed, TornTail, log_ids};
 use super::retire::{delete_log, make_plain, remove_placeholder, retire_keeping_lock};
-use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
+use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, Stamp, StampState};
 use super::walk::{Through, Walk};
 use crate::disk::{Database, LogDirectory, OpenHow};
 use std::io;
@@ -77,6 +77,8 @@ pub struct Recovered {
     pub last: u64,
     /// Pages that were written.
     pub pages: u64,
+    /// The first sector of the database file was lost, and came back from a copy of it in the log.
+    pub restored_header: bool,
     /// A commit behind the last that was begun and is not whole: cut.
     pub torn_tail: Option<TornTail>,
     /// What could not be read, and was not needed.
@@ -117,16 +119,18 @@ pub fn open_database(
                 return Ok(Opened { done, next });
             }
             Action::DeleteAll => {
-                make_plain(database)?;
+                look.make_plain(database)?;
                 delete_log(dir, |_| true)?;
                 done.push(Done::DeletedLeftovers { log_ids: look.logs.iter().map(|found| found.log.log_id).collect() });
             }
             Action::DeleteOwn(own) => {
+                look.restore_own(database, own)?;
                 make_plain(database)?;
                 delete_log(dir, |id| id == own)?;
                 done.push(Done::DeletedLeftovers { log_ids: vec![own] });
             }
             Action::SetAside(log_id) => {
+                look.restore_own(database, log_id)?;
                 make_plain(database)?;
                 let suffix = move_away(dir, "orphan", log_id)?;
                 done.push(Done::SetAside { log_id, suffix });
@@ -174,22 +178,31 @@ impl<'a> Look<'a> {
             }
         }
         let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
-        Look::at(dir, header_of(database)?, facts, &names, how, &mut |_, _| {})
+        let header = header_of(database)?;
+        Look::at(dir, header, Some(database), facts, &names, how, &mut |_, _| {})
     }
 
-    /// Looks only: at the files `names` beside a database file that begins with `header`.
-    /// `observe` is shown what is met in each log.
+    /// Looks only: at the files `names` beside a database file that begins with `header`. Without the file, nothing says that it
+    /// is the log's where the header does not. `observe` is shown what is met in each log.
     pub(crate) fn at(
         dir: &'a dyn LogDirectory,
         header: Vec<u8>,
+        mut database: Option<&mut dyn Database>,
         facts: OpenFacts,
         names: &[String],
         how: OpenHow,
         observe: &mut dyn FnMut(LogId, Probed<'_>),
     ) -> Result<Look<'a>, LogError> {
+        let ids = log_ids(names);
+        let is_no_database = header.len() >= DATABASE_HEADER_BYTES && !stamp::is_database(&header);
+        let state = match stamp::read(&header) {
+            whole @ (StampState::Stamped(_) | StampState::Older { .. }) => whole,
+            _ if is_no_database && !ids.is_empty() => StampState::NoHeader,
+            other => other,
+        };
         let mut look = Look {
             situation: Situation {
-                header: stamp::read(&header),
+                header: state,
                 logs: Vec::new(),
                 has_stock_leftovers: facts.hot_journal || facts.real_wal_not_empty,
                 is_read_only: facts.read_only,
@@ -197,21 +210,35 @@ impl<'a> Look<'a> {
             header,
             logs: Vec::new(),
         };
-        for log_id in log_ids(names) {
+        for log_id in ids {
             let page_bytes = stamp::page_bytes(&look.header);
             let log = FoundLog::read(dir, names, log_id, how, page_bytes, &mut |probed| observe(log_id, probed))?;
             let walk = log.walk(log.backfilled, Through::Headers)?;
-            look.situation.logs.push(look.facts_of(&log, &walk));
+            let facts = look.facts_of(&log, &walk, database.as_deref_mut())?;
+            look.situation.logs.push(facts);
             look.logs.push(Chained { log, walk });
         }
         Ok(look)
     }
 
-    fn facts_of(&self, log: &FoundLog<'_>, walk: &Walk) -> LogFacts {
+    fn facts_of<'d>(
+        &self,
+        log: &FoundLog<'_>,
+        walk: &Walk,
+        database: Option<&mut (dyn Database + 'd)>,
+    ) -> Result<LogFacts, LogError> {
+        // Only asked for where the header does not say whose file this is.
+        let is_doubtful =
+            matches!(self.situation.header, StampState::BadStamp { .. } | StampState::Leftover | StampState::NoHeader);
+        let page_one = if is_doubtful { log.page_one(walk)? } else { None };
+        let (has_lost_page_one, is_of_file) = match (&page_one, database) {
+            (Some(page_one), Some(database)) => (!page_one.is_in(database)?, log.is_log_of(walk, page_one, database)?),
+            _ => (false, false),
+        };
         let page_bytes = stamp::page_bytes(&self.header);
         // Without T nothing bounds what a certificate that cannot be read may say.
         let is_torn = matches!(self.situation.header, StampState::BadStamp { .. });
-        LogFacts {
+        Ok(LogFacts {
             log_id: log.log_id,
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
@@ -221,11 +248,12 @@ impl<'a> Look<'a> {
             durable: log.durable,
             last: walk.last(),
             page_size_fits: log.page_bytes().is_none_or(|bytes| Some(bytes) == page_bytes),
-            // Only asked for where the stamp is torn.
-            has_page_one: is_torn && walk.newest.contains_key(&1),
+            has_page_one: page_one.is_some(),
             is_unreadable: walk.doubt.is_some() || (is_torn && log.unreadable().next().is_some()),
             is_contradicted: walk.contradiction.is_some(),
-        }
+            has_lost_page_one,
+            is_of_file,
+        })
     }
 
     pub(crate) fn own(&self, log_id: LogId) -> Option<(&Chained<'a>, &LogFacts)> {
@@ -242,11 +270,65 @@ impl<'a> Look<'a> {
         let Some((found, _)) = self.own(log_id) else { return Err(self.unknown(dir)) };
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
-        let pages = replay(database, log, walk, page_bytes, Marks::found(&self.header))?;
+        let marks = self.marks_for(log_id, walk);
+        let restored_header = self.restore(database, log, walk, marks)?;
+        let pages = replay(database, log, walk, page_bytes, marks)?;
         crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
-        let (torn_tail, unreadable) = (walk.torn.clone(), log.unreadable().cloned().collect());
-        Ok(Recovered { log_id, backfilled: walk.base, last: walk.last(), pages, torn_tail, unreadable })
+        Ok(Recovered {
+            log_id,
+            backfilled: walk.base,
+            last: walk.last(),
+            pages,
+            restored_header,
+            torn_tail: walk.torn.clone(),
+            unreadable: log.unreadable().cloned().collect(),
+        })
+    }
+
+    /// What page 1 carries while this walk is replayed.
+    pub(crate) fn marks_for(&self, log_id: LogId, walk: &Walk) -> Marks {
+        match self.situation.header {
+            // T: nobody knows what the file has seen, but it is no more than this.
+            StampState::NoHeader => Marks::Stamp(Stamp { log_id, backfill_target: walk.last() }),
+            _ => Marks::found(&self.header),
+        }
+    }
+
+    /// The beginning of the file is brought back, with these marks, where it was lost and no image of page 1 is replayed. Synced.
+    pub(crate) fn restore(
+        &self,
+        database: &mut dyn Database,
+        log: &FoundLog<'_>,
+        walk: &Walk,
+        marks: Marks,
+    ) -> Result<bool, LogError> {
+        let Some(page_one) = log.page_one(walk)? else { return Ok(false) };
+        if page_one.is_replayed || page_one.is_in(database)? {
+            return Ok(false);
+        }
+        page_one.write(database, marks)?;
+        database.sync().map_err(|error| LogError::database("sync", error))?;
+        Ok(true)
+    }
+
+    fn restore_own(&self, database: &mut dyn Database, log_id: LogId) -> Result<(), LogError> {
+        if let Some((found, _)) = self.own(log_id) {
+            self.restore(database, &found.log, &found.walk, Marks::found(&self.header))?;
+        }
+        Ok(())
+    }
+
+    /// As [`make_plain`], beside logs that nobody needs. A header that reads plain is only written again where a log could
+    /// bring it back: else some of it was deleted already, and that was after the header was synced.
+    fn make_plain(&self, database: &mut dyn Database) -> Result<(), LogError> {
+        let mut page_ones = self.logs.iter().map(|found| found.log.page_one(&found.walk));
+        let is_plain = matches!(self.situation.header, StampState::Plain { .. });
+        let could_bring_back = page_ones.try_fold(false, |any, one| one.map(|one| any || one.is_some()))?;
+        if is_plain && !could_bring_back {
+            return database.sync().map_err(|error| LogError::database("sync", error));
+        }
+        make_plain(database)
     }
 
     fn unknown(&self, dir: &dyn LogDirectory) -> LogError {
@@ -265,6 +347,7 @@ impl<'a> Look<'a> {
             Refusal::StockLeftovers => Some(LogError::StockLeftovers { directory }),
             Refusal::BareCopy(log_id) => Some(LogError::BareCopy { log_id, directory }),
             Refusal::UnknownHeader => None,
+            Refusal::NoHeader(log_id) => Some(LogError::LostHeader { log_id, directory }),
             Refusal::OlderStamp(log_id) => Some(LogError::OlderStamp { log_id }),
             Refusal::OldCopy(log_id) => {
                 of(log_id).map(|(_, facts)| LogError::OldCopy { log_id, target, backfilled: facts.backfilled })

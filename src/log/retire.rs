@@ -49,7 +49,7 @@ pub fn retire_keeping_lock(
         StampState::Stamped(stamp) => stamp.log_id == log_id && stamp::page_bytes(header) == Some(page_bytes),
         // Recovery retires torn stamps too; it has decided that the log is this file's.
         StampState::BadStamp { .. } | StampState::Leftover => true,
-        StampState::Older { .. } => false,
+        StampState::Older { .. } | StampState::NoHeader => false,
         // A retirement that failed behind Z3, repeated.
         StampState::Plain { .. } => list(dir)?.contains(&marker),
     };
@@ -81,8 +81,9 @@ pub(crate) fn make_plain(database: &mut dyn Database) -> Result<(), LogError> {
     let mut header = [0; DATABASE_HEADER_BYTES];
     let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
     match stamp::read(&header[..read]) {
-        // Too short for a header, or in rollback mode: the same bytes again, so that the sync covers them.
-        StampState::Plain { wal: false } if read < DATABASE_HEADER_BYTES => {}
+        // Too short for a header, or none of SQLite's: not touched.
+        _ if !stamp::is_database(&header) => {}
+        // In rollback mode: the same bytes again, so that the sync covers them.
         StampState::Plain { wal: false } => write_marks(database, Marks::found(&header))?,
         _ => write_marks(database, Marks::Plain)?,
     }

@@ -13,7 +13,7 @@ use super::format::LogId;
 use super::found::{FoundLog, log_ids};
 use super::recovery::{Look, OpenFacts, header_of, list, move_away, replay, sync_everything};
 use super::retire::make_plain;
-use super::stamp::{self, Marks, StampState};
+use super::stamp::{self, StampState};
 use super::undo;
 use super::walk::{Through, Walk};
 use crate::disk::{Database, LogDirectory, OpenHow};
@@ -83,7 +83,8 @@ pub struct Discarded {
 /// Any error of the medium; records of a newer pwal.
 pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salvage, LogError> {
     let names = list(dir)?;
-    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
+    let header = header_of(database)?;
+    let look = Look::at(dir, header, Some(database), OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
     Ok(match choose(&look, dir)? {
         Chosen::NotNeeded => Salvage::NotNeeded,
         Chosen::Impossible(why) => Salvage::Impossible { why },
@@ -99,7 +100,8 @@ pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salva
 pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Option<Salvaged>, LogError> {
     let names = list(dir)?;
     let unsynced = if log_ids(&names).is_empty() { Vec::new() } else { sync_everything(dir, &names)? };
-    let look = Look::at(dir, header_of(database)?, OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
+    let header = header_of(database)?;
+    let look = Look::at(dir, header, Some(database), OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
     let (mut plan, log, walk) = match choose(&look, dir)? {
         Chosen::NotNeeded => return Ok(None),
         Chosen::Impossible(_) => {
@@ -116,10 +118,16 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
     }));
     let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&look.header)).unwrap_or(0);
     let mut pages = 0;
+    let marks = look.marks_for(plan.log_id, &walk);
+    if look.situation.header == StampState::NoHeader {
+        let first = if walk.batches.is_empty() { u32::MAX } else { walk.database_pages };
+        undo::keep(dir, database, page_bytes, walk.newest.keys().copied(), first)?;
+        look.restore(database, log, &walk, marks)?;
+    }
     if plan.replays && !walk.batches.is_empty() {
         let overwritten = walk.newest.keys().copied().filter(|page| *page <= walk.database_pages);
         undo::keep(dir, database, page_bytes, overwritten, walk.database_pages)?;
-        pages = replay(database, log, &walk, page_bytes, Marks::found(&look.header))?;
+        pages = replay(database, log, &walk, page_bytes, marks)?;
     }
     make_plain(database)?;
     let moved_to = move_away(dir, "salvaged", plan.log_id)?;
@@ -187,6 +195,11 @@ fn choose<'a, 'd>(look: &'a Look<'d>, dir: &dyn LogDirectory) -> Result<Chosen<'
     };
     let (log_id, base) = match refusal {
         Refusal::Damaged(log_id) | Refusal::Unreadable(log_id) | Refusal::MarkerMismatch(log_id) => (log_id, None),
+        // On a person's word the file is this log's.
+        Refusal::NoHeader(log_id) => match look.situation.teller() {
+            Some(log) if log.has_page_one => (log_id, None),
+            _ => return Ok(Chosen::Impossible(reason)),
+        },
         // The old copy holds commits up to T; the log may still hold all that followed.
         Refusal::OldCopy(log_id) => (log_id, target),
         Refusal::UnknownHeader => {

@@ -26,7 +26,7 @@ pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc
 }
 
 /// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on, and a
-/// doubled certificate of an epoch without commits, which copies `page_one` (what
+/// doubled certificate of an epoch without commits, which copies `page_one` (with `behind` what
 /// [`Certificate::encode_doubled`] takes) of a database of `database_pages`. The stamp comes after this, so that a stamped
 /// file whose log has no slot header left is known to be damaged, and the sector that it is written to has a copy.
 ///
@@ -38,9 +38,10 @@ pub fn create_first_slot(
     header: &SlotHeader,
     database_pages: u32,
     page_one: &[u8],
+    behind: u32,
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let mut start = header.encode();
-    start.extend(first_certificate(header, database_pages).encode_doubled(header.block_bytes, page_one));
+    start.extend(first_certificate(header, database_pages).encode_doubled(header.block_bytes, page_one, behind));
     create(dir, name, header.slot_bytes, &start)
 }
 

@@ -93,6 +93,9 @@ pub enum StampState {
         /// The log id as it reads.
         log_id: LogId,
     },
+    /// A log lies beside the file, which does not begin as a database: its first sector was lost, or it is another file.
+    /// Only [`recovery`](super::recovery) says so.
+    NoHeader,
     /// Byte 18 is 112 and byte 19 is not, or a WAL header's reserved bytes are not zero: a stamp torn the other way.
     Leftover,
 }
@@ -143,6 +146,12 @@ pub fn read(header: &[u8]) -> StampState {
         return StampState::Leftover;
     }
     StampState::Plain { wal }
+}
+
+/// Whether a file that begins so is a database, and no codec's: it begins with SQLite's magic.
+#[must_use]
+pub fn is_database(header: &[u8]) -> bool {
+    header.starts_with(b"SQLite format 3\0")
 }
 
 /// The page size in bytes that a database header states; `None` if it is short or states an impossible one.

@@ -1,7 +1,7 @@
 //! The disk, the history that the checks compare with, and the dice.
 
 use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::sim::{Dice, PowerCut, SimDatabase, SimDirectory, SimDisk};
+use pwal::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use pwal::disk::{Database, LogDirectory};
 use pwal::log::LogError;
 use pwal::log::format::FileName;
@@ -25,7 +25,7 @@ pub struct Conditions {
     /// Syncs may fail.
     pub faults: bool,
     /// The sector of the stamp is not atomic.
-    pub tears_header: bool,
+    pub tears_header: HeaderTear,
     /// An old copy of the database file is put back under the log.
     pub restores: bool,
     /// One block or the stamp rots.
@@ -36,7 +36,7 @@ const CALM: Conditions = Conditions {
     name: "crash",
     tears_same_bytes: false,
     faults: false,
-    tears_header: false,
+    tears_header: HeaderTear::Never,
     restores: false,
     rots: false,
 };
@@ -45,7 +45,7 @@ const CALM: Conditions = Conditions {
 pub const WORLDS: &[Conditions] = &[
     CALM,
     Conditions { name: "faults", faults: true, ..CALM },
-    Conditions { name: "torn", tears_header: true, ..CALM },
+    Conditions { name: "torn", tears_header: HeaderTear::Mixed, ..CALM },
     Conditions { name: "restore", restores: true, ..CALM },
     Conditions { name: "ecc", faults: true, tears_same_bytes: true, ..CALM },
     Conditions { name: "rot", rots: true, ..CALM },
@@ -165,6 +165,7 @@ impl World {
         let mut image: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(self.page_bytes as usize).collect();
         if page == 1 {
             image[..100].fill(0);
+            image[..16].copy_from_slice(b"SQLite format 3\0");
             image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
             image[18..20].fill(2);
         }

@@ -227,9 +227,9 @@ impl LogBuilder {
     }
 
     /// The same, doubled: B moves by these in the engine.
-    pub fn certify_doubled(&mut self, durable: u64, backfilled: u64, page_one: &[u8]) {
+    pub fn certify_doubled(&mut self, durable: u64, backfilled: u64, page_one: &[u8], behind: u32) {
         let certificate = self.next_certificate(self.sequence, durable, backfilled);
-        self.put(&certificate.encode_doubled(self.block_bytes, page_one));
+        self.put(&certificate.encode_doubled(self.block_bytes, page_one, behind));
     }
 
     pub fn next_certificate(&mut self, hi: u64, durable: u64, backfilled: u64) -> Certificate {

@@ -3,7 +3,7 @@
 use super::log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use super::{FACTS, OTHER, OWN};
 use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::sim::PowerCut;
+use pwal::disk::sim::{HeaderTear, PowerCut};
 use pwal::log::format::marker_name;
 use pwal::log::recovery::{Done, Next, OpenFacts, Opened, Recovered, open_database};
 use pwal::log::stamp::Stamp;
@@ -329,7 +329,12 @@ fn torn_stamps_follow_the_log() {
     expect_recovered(&torn(3).with(&log.files), 4, 2, false);
     let deleted = |done: &[Done]| assert_eq!(done, [Done::DeletedLeftovers { log_ids: vec![OWN] }]);
     expect_ready(&torn(0).with(&log_of(0).files), &base(), 1024, deleted);
-    expect_ready(&torn(4).with(&log.files).with_file(marker_name(OWN, 4), b""), &base(), 1024, deleted);
+    // All of it is in the file.
+    let values = LogBuilder::values_after(4);
+    let mut complete = torn(4);
+    complete.database[1024..].copy_from_slice(&database_of(&values, 1024)[1024..]);
+    complete.database[100..1024].copy_from_slice(&database_of(&values, 1024)[100..1024]);
+    expect_ready(&complete.with(&log.files).with_file(marker_name(OWN, 4), b""), &values, 1024, deleted);
     let mut damaged = log.clone();
     damaged.certify(4, 2);
     let (bytes, offset) = damaged.place(4);
@@ -358,7 +363,11 @@ fn half_a_stamp_on_a_plain_header() {
     half.database[18..20].fill(2);
     let deleted = |done: &[Done]| assert_eq!(done, [Done::DeletedLeftovers { log_ids: vec![OWN] }]);
     expect_ready(&half.clone().with(&log_of(0).files), &base(), 1024, deleted);
-    expect_ready(&half.clone().with(&log_of(2).files).with_file(marker_name(OWN, 2), b""), &base(), 1024, deleted);
+    // All of it is in the file.
+    let values = LogBuilder::values_after(2);
+    let mut complete = half.clone();
+    complete.database[100..].copy_from_slice(&database_of(&values, 1024)[100..]);
+    expect_ready(&complete.with(&log_of(2).files).with_file(marker_name(OWN, 2), b""), &values, 1024, deleted);
     expect_refusal(&half.with(&log_of(2).files), FACTS, ErrorKind::CannotOpen, &["header"]);
 }
 
@@ -480,7 +489,7 @@ fn every_step_may_be_the_last_before_a_crash() {
         keep_percent,
         tears_sectors: true,
         tears_same_bytes: false,
-        tears_header: true,
+        tears_header: HeaderTear::Mixed,
     });
     for (index, (files, pages)) in cases.iter().enumerate() {
         for stop in 0.. {

@@ -74,6 +74,7 @@ impl DatabaseFile {
                 format!("stamped by log {:016x}, checkpointed to commit {}", stamp.log_id, stamp.backfill_target)
             }
             StampState::Older { log_id } => format!("stamped by an older pwal (log {log_id:016x})"),
+            StampState::NoHeader => "no database's: its first sector was lost, or it is another file".to_owned(),
             StampState::BadStamp { log_id } => format!("a stamp that is not whole (log {log_id:016x})"),
             StampState::Leftover => "half of a stamp, or reserved bytes that are not zero".to_owned(),
         }

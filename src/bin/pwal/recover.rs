@@ -220,7 +220,7 @@ pub fn describe(report: &Report) -> Vec<String> {
 }
 
 fn describe_recovered(recovered: &Recovered) -> Vec<String> {
-    let Recovered { log_id, backfilled, last, pages, torn_tail, unreadable } = recovered;
+    let Recovered { log_id, backfilled, last, pages, restored_header, torn_tail, unreadable } = recovered;
     let mut lines = Vec::new();
     lines.push(if last > backfilled {
         format!(
@@ -231,6 +231,9 @@ fn describe_recovered(recovered: &Recovered) -> Vec<String> {
     } else {
         format!("recovered log {log_id:016x}: all {last} commits were in the database file already")
     });
+    if *restored_header {
+        lines.push("the first sector of the database file was lost, and came back from its copy in the log".to_owned());
+    }
     if let Some(tail) = torn_tail {
         lines.push(format!(
             "cut a torn tail: commit {} was begun and is not whole, byte {} of {}: {}",

@@ -76,6 +76,9 @@ pub fn describe_refusal(refusal: Refusal) -> String {
         Refusal::Damaged(id) => format!("log {id:016x} is damaged"),
         Refusal::MarkerMismatch(id) => format!("log {id:016x} was retired at another commit than it ends at"),
         Refusal::OlderStamp(log_id) => format!("log {log_id:016x} was written by an older pwal (format version 1)"),
+        Refusal::NoHeader(log_id) => {
+            format!("the file does not begin as a database; the next open looks whether log {log_id:016x} is its own")
+        }
         Refusal::UnknownHeader => "the header of the database file is neither SQLite's nor that of a log".to_owned(),
     }
 }

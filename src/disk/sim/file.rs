@@ -1,6 +1,6 @@
 //! One simulated file: what readers see, what the medium holds for certain, and the writes between the two.
 
-use super::{Dice, PowerCut};
+use super::{Dice, HeaderTear, PowerCut};
 use std::collections::BTreeMap;
 
 /// What the medium writes at once.
@@ -24,12 +24,18 @@ pub(super) struct SimFile {
     same_bytes_torn: u64,
     /// Syncs that failed.
     failed_syncs: u64,
+    /// Power cuts that left the first sector of a database file as nobody wrote it.
+    headers_lost: u64,
 }
 
 impl SimFile {
     /// An empty database file.
     pub(super) fn database() -> SimFile {
         SimFile { is_database: true, ..SimFile::default() }
+    }
+
+    pub(super) fn headers_lost(&self) -> u64 {
+        self.headers_lost
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -172,6 +178,7 @@ impl SimFile {
     }
 
     fn power_cut_page(&mut self, sectors: &[(u64, Versions)], how: &PowerCut, dice: &mut Dice) {
+        let header_before = sector_of(&self.medium, 0);
         let roll = dice.below(100);
         let keep = u64::from(how.keep_percent);
         let between = keep + (100 - keep) * 3 / 10;
@@ -208,11 +215,20 @@ impl SimFile {
             return;
         }
         // A header sector alone in its page is torn too seldom by the roll above for the rules about torn stamps.
-        if how.tears_header && self.is_database && sectors[0].0 == 0 && dice.percent(30) {
+        let often = if how.tears_header == HeaderTear::Garbage { 60 } else { 30 };
+        if how.tears_header != HeaderTear::Never && self.is_database && sectors[0].0 == 0 && dice.percent(often) {
             let values = &sectors[0].1;
-            let old = sector_of(&self.medium, 0);
+            let old = match how.tears_header {
+                HeaderTear::Garbage => header_before,
+                _ => sector_of(&self.medium, 0),
+            };
             let other = dice.pick(values).1;
             put_sector(&mut self.medium, 0, &torn_header(&old, &other, how, dice));
+        }
+        if let (HeaderTear::Garbage, true, [(0, values), ..]) = (how.tears_header, self.is_database, sectors) {
+            let now = sector_of(&self.medium, 0);
+            let is_known = now == header_before || values.iter().any(|(_, value)| *value == now);
+            self.headers_lost += u64::from(!is_known);
         }
     }
 
@@ -286,10 +302,27 @@ fn garbage(old: &Sector, last: &Sector, dice: &mut Dice) -> Sector {
     value
 }
 
+/// Nothing of it, or the beginning of the new bytes before the end of the old ones.
+fn lost_header(old: &Sector, last: &Sector, dice: &mut Dice) -> Sector {
+    let mut value = [0; SECTOR_BYTES];
+    match dice.below(4) {
+        0 => {}
+        1 => {
+            let cut = dice.index(SECTOR_BYTES);
+            value[..cut].copy_from_slice(&last[..cut]);
+            value[cut..].copy_from_slice(&old[cut..]);
+        }
+        _ => value.iter_mut().for_each(|byte| *byte = dice.below(256) as u8),
+    }
+    value
+}
+
 /// The sector of the database header: one atomic sector, or a disk without them that mixes the stamp's fields.
 fn torn_header(old: &Sector, last: &Sector, how: &PowerCut, dice: &mut Dice) -> Sector {
-    if !how.tears_header {
-        return *old;
+    match how.tears_header {
+        HeaderTear::Never => return *old,
+        HeaderTear::Garbage => return lost_header(old, last, dice),
+        HeaderTear::Mixed => {}
     }
     let mut value = *old;
     for field in [18..20, 72..80, 80..88, 88..92] {

@@ -29,8 +29,20 @@ pub struct PowerCut {
     pub tears_sectors: bool,
     /// Also one that was rewritten with the bytes that it had.
     pub tears_same_bytes: bool,
-    /// The sector of the database header may come out mixed from its old and its new fields.
-    pub tears_header: bool,
+    /// What may become of the sector of the database header.
+    pub tears_header: HeaderTear,
+}
+
+/// What a power cut may do to the first sector of the database file while it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderTear {
+    /// It is written whole or not at all.
+    #[default]
+    Never,
+    /// It may come out mixed from the old and the new fields of the stamp.
+    Mixed,
+    /// It may come out as garbage, as zeros, or half new and half old.
+    Garbage,
 }
 
 type FileId = usize;
@@ -94,6 +106,8 @@ struct State {
     operations: u64,
     /// Operations that still work; at 0 the machine stops.
     fuse: Option<u64>,
+    /// Writes to the first sector of a database file that still work; behind the next one the machine stops.
+    header_fuse: Option<u64>,
     is_off: bool,
     /// Handles of an earlier one belong to a dead process.
     incarnation: u64,
@@ -123,6 +137,7 @@ impl SimDisk {
             dice: Dice::new(seed),
             operations: 0,
             fuse: None,
+            header_fuse: None,
             is_off: false,
             incarnation: 0,
             tells_each: false,
@@ -174,6 +189,11 @@ impl SimDisk {
         self.state.lock().tells_each = true;
     }
 
+    /// The machine stops behind the write to the first sector of a database file that comes after so many more.
+    pub fn stop_behind_header(&self, writes: u64) {
+        self.state.lock().header_fuse = Some(writes);
+    }
+
     /// Whether the machine has stopped.
     #[must_use]
     pub fn is_off(&self) -> bool {
@@ -207,6 +227,14 @@ impl SimDisk {
             Node::Directory(_) => None,
         });
         files.sum()
+    }
+
+    /// How often a power cut left the first sector of a database file as nobody wrote it.
+    #[must_use]
+    pub fn headers_lost(&self) -> u64 {
+        let state = self.state.lock();
+        let lost = |node: &Node| if let Node::File(file) = node { file.headers_lost() } else { 0 };
+        state.nodes.iter().map(lost).sum()
     }
 
     /// A copy of the whole disk as it is, with dice and failures of its own.
@@ -310,6 +338,7 @@ impl State {
     fn restart(&mut self) {
         self.incarnation += 1;
         self.fuse = None;
+        self.header_fuse = None;
         self.is_off = false;
     }
 
@@ -601,6 +630,16 @@ impl SimHandle {
             None => (state.dice.index(data.len() / SECTOR_BYTES + 2) * SECTOR_BYTES).min(data.len()),
         };
         state.file(self.file).write(&data[..length], offset, clock);
+        if name == DATABASE_NAME && offset == 0 && runs {
+            match &mut state.header_fuse {
+                Some(0) => {
+                    state.is_off = true;
+                    return Err(off());
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
         match effect {
             Some(Effect::Short(_) | Effect::Error) => Err(io::Error::from_raw_os_error(libc::EIO)),
             Some(Effect::ShortNoSpace(_) | Effect::NoSpace) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),

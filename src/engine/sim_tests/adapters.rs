@@ -261,6 +261,9 @@ impl Database for SimBroker {
         between();
         self.medium.check(self.inner.bytes(), offset + data.len() as u64)?;
         self.inner.write_at(data, offset)?;
+        if offset == 0 {
+            crate::interleave::step("header written");
+        }
         between();
         Ok(())
     }

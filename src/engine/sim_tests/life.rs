@@ -59,6 +59,7 @@ impl Life {
         } else {
             world.say("LIFE");
         }
+        world.may_lose_header();
         if world.conditions.faults && world.dice.percent(60) {
             for _ in 0..1 + world.dice.below(2) {
                 world.plan_fault();

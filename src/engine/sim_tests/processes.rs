@@ -21,6 +21,7 @@ mod unacknowledged;
 use super::scene::Habits;
 use super::world::{CALM, Conditions, NAME, World};
 use super::{Watchdog, real_directory, rounds};
+use crate::disk::sim::HeaderTear;
 use crate::sync::Mutex;
 use process::{Character, Process, live};
 use std::path::Path;
@@ -41,11 +42,12 @@ const PROCESSES_MAX: usize = 3;
 const WORLDS: &[Conditions] = &[
     Conditions { name: "processes", ..CALM },
     Conditions { name: "processes-faults", faults: true, ..CALM },
-    Conditions { name: "processes-torn", tears_header: true, ..CALM },
+    Conditions { name: "processes-torn", tears_header: HeaderTear::Mixed, ..CALM },
     Conditions { name: "processes-lazy", lazy: true, ..CALM },
     Conditions { name: "processes-ecc", tears_same_bytes: true, ..CALM },
     Conditions { name: "processes-stopped", stops: true, tears_same_bytes: true, ..CALM },
     Conditions { name: "processes-stopped-faults", stops: true, faults: true, ..CALM },
+    Conditions { name: "processes-garbage", tears_header: HeaderTear::Garbage, ..CALM },
 ];
 
 pub struct Run {
@@ -254,6 +256,7 @@ impl Run {
         let (weather, steps, events, sniped, power_goes_at) = {
             let mut world = self.world.lock();
             let Conditions { tears_same_bytes, stops: has_stops, .. } = world.conditions;
+            let loses_headers = world.conditions.tears_header == HeaderTear::Garbage;
             let faults = if world.conditions.faults { 30 } else { 0 };
             let stops = if world.conditions.stops { 60 } else { 0 };
             let dice = &mut world.dice;
@@ -269,6 +272,9 @@ impl Run {
                 sniped = Some(dice.pick(LEADING));
                 // Behind what a leader answers that woke up, before what others wrote again is synced.
                 power_goes_at = Some(("an acknowledgement", dice.pick(&[1, 5])));
+            }
+            if loses_headers {
+                power_goes_at = Some("header written");
             }
             let storms = if has_stops { &STORM_STEPS[2..] } else { &STORM_STEPS };
             let (steps, events) = (dice.pick(storms), dice.pick(&[10, 30, 100]));
@@ -330,6 +336,9 @@ struct Outcome {
     same_bytes_torn: u64,
     /// How often LEADER was taken from a process that lived.
     led_away: u64,
+    headers_lost: u64,
+    /// Opens that did not bring it back by themselves.
+    salvaged: u64,
 }
 
 fn run(seed: u64, conditions: Conditions, real: &Path) -> Outcome {
@@ -351,9 +360,14 @@ fn run(seed: u64, conditions: Conditions, real: &Path) -> Outcome {
     {
         world.violate(what);
     }
-    let same_bytes_torn = world.disk.same_bytes_torn();
-    let led_away = run.turns.led_away();
-    Outcome { events: std::mem::take(&mut world.events), violation: world.violation.take(), same_bytes_torn, led_away }
+    Outcome {
+        events: std::mem::take(&mut world.events),
+        violation: world.violation.take(),
+        same_bytes_torn: world.disk.same_bytes_torn(),
+        led_away: run.turns.led_away(),
+        headers_lost: world.disk.headers_lost(),
+        salvaged: world.salvaged,
+    }
 }
 
 fn first_seed() -> u64 {
@@ -409,6 +423,13 @@ fn every_promise_holds_where_processes_are_stopped() {
         let taken = every_promise_holds(world, |outcome| u64::from(outcome.led_away > 0));
         assert!(taken >= rounds(12) / 3, "{}: LEADER was taken from the living in {taken} runs only", world.name);
     }
+}
+
+/// The first sector of the database file comes back from the log.
+#[test]
+fn every_promise_holds_where_headers_are_lost() {
+    let lost = every_promise_holds(WORLDS[7], |outcome| u64::from(outcome.headers_lost > outcome.salvaged));
+    assert!(lost >= rounds(12) / 4, "the first sector of the database file was lost and came back in {lost} runs only");
 }
 
 #[test]

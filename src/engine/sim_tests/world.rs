@@ -2,12 +2,13 @@
 
 use super::adapters::{Directory, Medium, SimBroker};
 use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
-use crate::disk::sim::{Dice, PowerCut, SimDatabase, SimDisk};
+use crate::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{LogDirectory, OpenHow};
 use crate::engine::Engine;
 use crate::log::LogError;
 use crate::log::format::FileName;
 use crate::log::recovery::{Next, OpenFacts, open_database};
+use crate::log::salvage::salvage;
 use crate::log::stamp::{self, StampState};
 use crate::shared::LOCK_NAME;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub struct Conditions {
     /// Rewriting the same bytes can destroy a sector.
     pub tears_same_bytes: bool,
     /// The sector of the stamp is not atomic.
-    pub tears_header: bool,
+    pub tears_header: HeaderTear,
     /// Nobody wants durability, and checkpoints are those of an idle log: few certificates, which carry much.
     pub lazy: bool,
     /// Processes are stopped for long, and go on.
@@ -43,7 +44,7 @@ pub const CALM: Conditions = Conditions {
     faults: false,
     fills: false,
     tears_same_bytes: false,
-    tears_header: false,
+    tears_header: HeaderTear::Never,
     lazy: false,
     stops: false,
 };
@@ -52,9 +53,10 @@ pub const WORLDS: &[Conditions] = &[
     CALM,
     Conditions { name: "faults", faults: true, ..CALM },
     Conditions { name: "full", fills: true, ..CALM },
-    Conditions { name: "torn", tears_header: true, ..CALM },
+    Conditions { name: "torn", tears_header: HeaderTear::Mixed, ..CALM },
     Conditions { name: "ecc", faults: true, tears_same_bytes: true, ..CALM },
     Conditions { name: "lazy", lazy: true, ..CALM },
+    Conditions { name: "garbage", tears_header: HeaderTear::Garbage, ..CALM },
 ];
 
 /// A commit that was begun.
@@ -91,6 +93,8 @@ pub struct World {
     pub doubt: Vec<Doubt>,
     /// Or a sync failed in an open.
     pub had_power_cut: bool,
+    /// Opens that were refused because nothing but the lost sector said whose file it was.
+    pub salvaged: u64,
     pub violation: Option<String>,
     pub events: Vec<String>,
 }
@@ -119,6 +123,7 @@ impl World {
             ceiling: None,
             doubt: Vec::new(),
             had_power_cut: false,
+            salvaged: 0,
             violation: None,
             events: Vec::new(),
             dice,
@@ -203,6 +208,7 @@ impl World {
         let mut image = value.to_le_bytes().repeat(self.page_bytes as usize / 8);
         if page == 1 {
             image[..100].fill(0);
+            image[..16].copy_from_slice(b"SQLite format 3\0");
             image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
             image[18..20].fill(2);
         }
@@ -241,6 +247,17 @@ impl World {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an open was refused since nothing proved whose file this is: the user does what the refusal says then.
+    pub fn salvages_lost_header(&mut self, refusal: &str) -> bool {
+        if self.conditions.tears_header != HeaderTear::Garbage || !refusal.contains("nothing proves that the log") {
+            return false;
+        }
+        let salvaged = salvage(&self.disk.directory(&sim_path()), &mut self.database());
+        self.say(format!("salvage: {salvaged:?}"));
+        self.salvaged += 1;
+        matches!(salvaged, Ok(Some(_)))
     }
 
     /// The state of the database file as a reader sees it.
@@ -284,8 +301,17 @@ impl World {
         self.disk.plan().add(fault);
     }
 
+    /// What the world of lost headers is for: the power goes while one is written.
+    pub fn may_lose_header(&mut self) {
+        if self.conditions.tears_header == HeaderTear::Garbage && self.dice.percent(60) {
+            let writes = self.dice.below(4);
+            self.disk.stop_behind_header(writes);
+        }
+    }
+
     fn crash(&mut self) {
-        if self.dice.percent(50) {
+        let loses_header = self.conditions.tears_header == HeaderTear::Garbage && self.disk.is_off();
+        if !loses_header && self.dice.percent(50) {
             self.say("KILL");
             self.disk.kill();
         } else {
@@ -319,6 +345,9 @@ impl World {
         for attempt in 0.. {
             let is_calm = attempt >= 3;
             self.disk.plan().reset();
+            if !is_calm {
+                self.may_lose_header();
+            }
             if !is_calm && self.dice.percent(50) {
                 let after = self.dice.below(30);
                 self.disk.stop_after(after);
@@ -342,6 +371,7 @@ impl World {
                     // What only the cache held may be lost with a failed sync.
                     self.had_power_cut |= !is_full;
                 }
+                Err(what) if self.salvages_lost_header(&what) => {}
                 Err(what) => return Err(format!("a healthy database is not opened: {what}")),
             }
             self.crash();

@@ -26,16 +26,18 @@ const LANES: usize = 96;
 const ORDINAL: usize = LANES + 4 * LANES_MAX;
 const OFFSET: usize = ORDINAL + 8;
 const COPY: usize = OFFSET + 8;
-const COPY_CRC: usize = COPY + 4;
-const COPY_MASK: usize = COPY_CRC + 4;
+const COPY_MASK: usize = COPY + 2;
 const COPY_HALF: usize = COPY_MASK + 1;
-const RESERVED_COPY: usize = COPY_HALF + 1;
+const COPY_CRC: usize = COPY_HALF + 1;
+const BEHIND: usize = COPY_CRC + 4;
+/// A copy is counted in pieces of so many bytes.
+const COPY_UNIT: u32 = PAGE_BYTES_MIN;
 const CRC: usize = 252;
 /// A certificate in bytes.
 pub const CERTIFICATE_BYTES: usize = 256;
 /// The lanes that a certificate has room for.
 pub const LANES_MAX: usize = 32;
-const _: () = assert!(RESERVED_COPY + 2 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
+const _: () = assert!(BEHIND + 4 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
 
 const FLAG_FALLBACK: u16 = 1;
 const FLAG_MARK: u16 = 2;
@@ -126,8 +128,9 @@ impl Certificate {
         put(&mut bytes, ORDINAL, self.ordinal.to_le_bytes());
         put(&mut bytes, OFFSET, self.offset.to_le_bytes());
         if let Some(copy) = &self.copy {
-            put(&mut bytes, COPY, copy.bytes.to_le_bytes());
+            put(&mut bytes, COPY, u16::try_from(copy.bytes / COPY_UNIT).unwrap_or(0).to_le_bytes());
             put(&mut bytes, COPY_CRC, copy.crc.to_le_bytes());
+            put(&mut bytes, BEHIND, copy.behind.to_le_bytes());
             put(&mut bytes, COPY_MASK, [copy.mask, u8::from(copy.is_second)]);
         }
         let crc = crc32c::crc32c(&bytes[..CRC]);
@@ -145,9 +148,9 @@ impl Certificate {
 
     /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` behind it:
     /// the first min(page, block) bytes of page 1 as commit B left it, without a stamp. Whoever reads them finds B in either
-    /// block, and the beginning of the database file with both.
+    /// block, and the beginning of the database file with both. `behind` is what [`PageCopy::behind`] says.
     #[must_use]
-    pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8]) -> Vec<u8> {
+    pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8], behind: u32) -> Vec<u8> {
         let block = usize::try_from(block_bytes).unwrap_or(0).max(2 * CERTIFICATE_BYTES);
         let mut blocks = vec![0; 2 * block];
         for (from, room) in half_rooms(page_one.len(), block) {
@@ -159,7 +162,7 @@ impl Certificate {
             apply_mask(&mut blocks[room], position, mask);
         }
         let bytes = u32::try_from(page_one.len()).unwrap_or(0);
-        let copy = PageCopy { bytes, crc: crc32c::crc32c(page_one), mask, is_second: false };
+        let copy = PageCopy { bytes, crc: crc32c::crc32c(page_one), behind, mask, is_second: false };
         for (at, is_second) in [(0, false), (block, true)] {
             let offset = self.offset + at as u64;
             let half = Certificate { offset, copy: Some(PageCopy { is_second, ..copy }), ..self.clone() };
@@ -209,19 +212,16 @@ impl Certificate {
             clean_end: flags & FLAG_CLEAN_END != 0,
             lane_frames: (0..lanes).map(|lane| u32_at(bytes, LANES + 4 * lane)).collect(),
             copy: (flags & FLAG_DOUBLED != 0).then(|| PageCopy {
-                bytes: u32_at(bytes, COPY),
+                bytes: COPY_UNIT * u32::from(u16_at(bytes, COPY)),
                 crc: u32_at(bytes, COPY_CRC),
+                behind: u32_at(bytes, BEHIND),
                 mask: bytes[COPY_MASK],
                 is_second: bytes[COPY_HALF] != 0,
             }),
         };
         let is_copy = match &certificate.copy {
-            Some(copy) => {
-                (PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&copy.bytes)
-                    && copy.bytes.is_multiple_of(PAGE_BYTES_MIN)
-                    && bytes[COPY_HALF] <= 1
-            }
-            None => bytes[COPY..RESERVED_COPY].iter().all(|&byte| byte == 0),
+            Some(copy) => (PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&copy.bytes) && bytes[COPY_HALF] <= 1,
+            None => bytes[COPY..CRC].iter().all(|&byte| byte == 0),
         };
         let possible = certificate.log_id != 0
             && certificate.ordinal != 0
@@ -232,7 +232,7 @@ impl Certificate {
             && certificate.backfilled <= certificate.durable
             && certificate.durable <= certificate.hi
             && u16_at(bytes, RESERVED_2) == 0
-            && bytes[LANES + 4 * lanes..ORDINAL].iter().chain(&bytes[RESERVED_COPY..CRC]).all(|&byte| byte == 0)
+            && bytes[LANES + 4 * lanes..ORDINAL].iter().all(|&byte| byte == 0)
             && is_copy;
         require(possible, Rule::CertificateFields)?;
         Ok(certificate)

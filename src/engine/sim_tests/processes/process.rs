@@ -149,7 +149,8 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
             world.had_power_cut |= fired && !run.is_open();
             // Not for ever.
             world.disk.plan().clear();
-            if code != Code::BUSY && !fired {
+            let is_salvaged = text.as_ref().is_some_and(|text| world.salvages_lost_header(text));
+            if code != Code::BUSY && !fired && !is_salvaged {
                 world.violate(format!("a healthy database is not opened: {code} {text:?}"));
             }
             None

@@ -4,12 +4,12 @@
 use super::super::client::Phase;
 use super::parties::{EARLY, FULL, NORMAL, Party, Scenery};
 use crate::disk::fault::Operation;
-use crate::disk::sim::PowerCut;
+use crate::disk::sim::{HeaderTear, PowerCut};
 use crate::shared::Owner;
 
 /// Nothing that is not synced survives.
 const ALL_LOST: PowerCut =
-    PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: false };
+    PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
 
 /// Of what a failed sync covered the dice say which part is lost.
 const SEEDS: std::ops::Range<u64> = 0..12;
