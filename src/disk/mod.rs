@@ -15,7 +15,7 @@ pub mod sim;
 pub(crate) use descriptor::open_to_read;
 pub use descriptor::{advice, is_out_of_descriptors};
 pub use directory::{Access, Directory};
-pub use file_system::not_local;
+pub use file_system::{links_of_open_file, not_local};
 pub use holes::data_of;
 pub use real::{RealDisk, RealLogDirectory};
 

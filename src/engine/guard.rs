@@ -100,6 +100,34 @@ impl Engine {
         true
     }
 
+    /// Whether there is a guard; becomes it where nobody is. POSIX locks are the process's: it loses them where any other code in it
+    /// closes the file, and is not told. So this process's EXCLUSIVE is taken anew. (Another's cannot be tested: two SQLite
+    /// libraries in one process do not keep each other out.)
+    pub(super) fn confirm_guard(&self, broker: &mut dyn Broker) -> bool {
+        if !self.guard.held.load(SeqCst) {
+            return self.has_guard() || self.try_guard(broker);
+        }
+        // A connection on stock SQLite that comes in just now mostly goes again soon.
+        let deadline = Instant::now() + STOCK_WAIT;
+        let mut from = LockLevel::Shared;
+        loop {
+            let locked = broker.unlock(from).and_then(|()| broker.lock(LockLevel::Shared));
+            if locked.and_then(|()| broker.lock(LockLevel::Exclusive)).is_ok() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            from = LockLevel::None;
+            interleave::sleep(STOCK_PAUSE);
+        }
+        let _nothing_is_held = broker.unlock(LockLevel::None);
+        self.guard.held.store(false, SeqCst);
+        let attachment = self.marks.attachment();
+        attachment.words().guard().release(attachment.me());
+        false
+    }
+
     /// The broker goes, and with it what it holds; another process may be the guard.
     pub(super) fn end_guard(&self) {
         let mut broker = self.broker.lock();

@@ -8,7 +8,7 @@ use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::slots::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
-use crate::disk::{LogDirectory, open_to_read};
+use crate::disk::{LogDirectory, links_of_open_file, open_to_read};
 use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
@@ -69,6 +69,16 @@ struct Parts {
     block_bytes: u32,
 }
 
+/// By which it is seen whether anybody has changed the database file: of its header in the upper half, of the time of its
+/// last modification in the lower one. (Commits in WAL mode need move neither the change counter nor the size.)
+fn checksums(header: &[u8], file: &std::fs::Metadata) -> u64 {
+    let mut plain = header.get(..HEADER_BYTES).unwrap_or(header).to_vec();
+    // An activation that failed may have left its stamp.
+    stamp::clear(&mut plain);
+    let modified = [file.mtime().to_le_bytes(), file.mtime_nsec().to_le_bytes()].concat();
+    u64::from(crc32c::crc32c(&plain)) << 32 | u64::from(crc32c::crc32c(&modified))
+}
+
 fn change_counter(header: &[u8]) -> u32 {
     let mut counter = [0; 4];
     if let Some(bytes) = header.get(CHANGE_COUNTER) {
@@ -115,7 +125,7 @@ impl Engine {
         let attachment = Arc::new(attachment);
         let words = attachment.words();
         words.set_identity(&identity);
-        words.set_at_claim(u64::from(change_counter(&header)), database_bytes);
+        words.set_at_claim(checksums(&header, &file), database_bytes);
         words.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
         words.guard().try_acquire(attachment.me(), false);
         settings.copy_to(&Settings::shared(&attachment));
@@ -224,7 +234,11 @@ impl Engine {
             broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         }
         broker.sync().map_err(io("sync"))?;
-        words.set_may_be_stamped(false);
+        if words.may_be_stamped() {
+            let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
+            words.set_at_claim(checksums(&first, &file), words.at_claim().1);
+            words.set_may_be_stamped(false);
+        }
         self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
@@ -251,9 +265,9 @@ impl Engine {
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
-        // Where this process is not the one that holds EXCLUSIVE, that one may have died since: stock SQLite may have come, and
-        // what it commits would be lost under the stamp.
-        if !self.has_guard() && !self.try_guard(broker.as_mut()) {
+        // Where this process is not the one that holds EXCLUSIVE, that one may have died since, or either have lost it: stock SQLite
+        // may have come, and what it commits would be lost under the stamp.
+        if !self.confirm_guard(broker.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
         let again = self.nothing_changed(broker.as_mut())?;
@@ -308,8 +322,11 @@ impl Engine {
     fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
         let first = self.read_beginning(broker)?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
-        let same = (u64::from(change_counter(&first)), bytes) == self.marks.words().at_claim();
-        if !same || has_stock_wal(&self.path) {
+        let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
+        let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.words().at_claim());
+        // Where an activation failed behind its stamp, the last modification was its own.
+        let same = if self.marks.words().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
+        if !same || bytes != bytes_then || has_stock_wal(&self.path) {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
         Ok(first)
@@ -330,13 +347,21 @@ impl Engine {
     fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
         // Under INIT: of two that leave at once one is the last.
         self.wait_init()?;
-        if keep_log || self.is_poisoned() {
+        if keep_log && !self.is_deleted() || self.is_poisoned() {
             return Ok(());
         }
         match self.check_alone() {
             Ok(()) => self.retire_guarded(),
             Err(_) => Ok(()),
         }
+    }
+
+    /// Whether the database file has no name any more: nobody can open it again, and its log is of no use. (SQLite asks for no
+    /// EXCLUSIVE where its file has another name or none, `databaseIsUnmoved`.)
+    fn is_deleted(&self) -> bool {
+        let identity = self.marks.words().identity();
+        let same = |file: std::fs::Metadata| (file.dev(), file.ino()) == (identity.device, identity.inode);
+        !std::fs::metadata(&self.path).is_ok_and(same) && links_of_open_file(identity.device, identity.inode) == Some(0)
     }
 
     fn wait_init(&self) -> Result<(), EngineError> {

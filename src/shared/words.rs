@@ -87,7 +87,7 @@ struct StateLine {
     kept: AtomicU64,
     active: AtomicU64,
     may_be_stamped: AtomicU64,
-    claim_counter: AtomicU64,
+    claim_checksums: AtomicU64,
     claim_bytes: AtomicU64,
 }
 
@@ -539,15 +539,15 @@ impl Words {
         self.state.may_be_stamped.store(u64::from(may_be), SeqCst);
     }
 
-    /// The change counter and the size (bytes) of the database file at the claim.
+    /// What the header and the time of modification of the database file were at the claim, as checksums, and its size in bytes.
     #[must_use]
     pub fn at_claim(&self) -> (u64, u64) {
-        (self.state.claim_counter.load(SeqCst), self.state.claim_bytes.load(SeqCst))
+        (self.state.claim_checksums.load(SeqCst), self.state.claim_bytes.load(SeqCst))
     }
 
     /// As [`at_claim`](Words::at_claim).
-    pub fn set_at_claim(&self, change_counter: u64, bytes: u64) {
-        self.state.claim_counter.store(change_counter, SeqCst);
+    pub fn set_at_claim(&self, checksums: u64, bytes: u64) {
+        self.state.claim_checksums.store(checksums, SeqCst);
         self.state.claim_bytes.store(bytes, SeqCst);
     }
 

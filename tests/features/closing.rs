@@ -153,3 +153,30 @@ fn no_checkpoint_on_close_keeps_the_log_also_behind_a_refused_journal_mode() {
         common::assert_plain(&path);
     }
 }
+
+/// Test suites delete their databases before they close them.
+#[test]
+fn a_database_that_was_deleted_leaves_nothing() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    for round in 0..3 {
+        let connections = [common::open_wal(&path), common::open(&path)];
+        common::run(&connections[0], "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+        assert_eq!(common::number(&connections[1], "SELECT count(*) FROM t"), 1);
+        std::fs::remove_file(&path).unwrap();
+        common::run(&connections[1], "INSERT INTO t VALUES(2)");
+        drop(connections);
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "round {round}");
+    }
+    // One that has another name keeps its log.
+    let connection = common::open_wal(&path);
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    let moved = scratch.file("moved.db");
+    std::fs::rename(&path, &moved).unwrap();
+    drop(connection);
+    std::fs::rename(&moved, &path).unwrap();
+    assert_eq!(common::number(&common::open(&path), "SELECT count(*) FROM t"), 1);
+}

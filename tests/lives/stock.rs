@@ -3,6 +3,7 @@
 use super::processes::agent::Agent;
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, scene};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -268,4 +269,69 @@ fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
     assert!(done.iter().all(|(acknowledged, ..)| *acknowledged > 0));
     assert!(done[1..].iter().any(|(_, active, _)| *active > 0) && done[1..].iter().any(|(.., beside)| *beside > 0));
     assert_left(&path, acknowledged);
+}
+
+/// The application opens and closes the file itself (a copy, a checksum): POSIX locks of the whole process go by that.
+#[test]
+fn what_stock_commits_after_the_process_lost_its_locks_is_not_overwritten() {
+    if !common::on_pwal() {
+        return;
+    }
+    for stays in [false, true] {
+        let scratch = common::Scratch::new();
+        let path = scratch.file("app.db");
+        let connection = common::open_wal(&path);
+        common::run(&connection, "CREATE TABLE t(x INTEGER PRIMARY KEY, y); INSERT INTO t VALUES(1, 0), (2, 0)");
+        common::close(connection);
+        let connection = common::open(&path);
+        assert_eq!(common::text(&connection, "SELECT y FROM t"), "0 0");
+        assert_kept_out(&path, true);
+        drop(std::fs::read(&path).unwrap());
+        let write = "UPDATE t SET y='stock' WHERE x=1";
+        let mut stock = stays.then(|| {
+            let name = std::env::var_os("PWAL_TEST_SQLITE3").unwrap_or_else(|| "/usr/bin/sqlite3".into());
+            let mut child = Command::new(name);
+            child.arg("-batch").arg(&path).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+            let mut child = child.spawn().expect("the sqlite3 shell");
+            let mut answers = std::io::BufReader::new(child.stdout.take().unwrap());
+            let mut line = String::new();
+            writeln!(child.stdin.as_mut().unwrap(), "{write}; SELECT 'done';").unwrap();
+            answers.read_line(&mut line).unwrap();
+            assert_eq!(line.trim(), "done");
+            child
+        });
+        if !stays {
+            shell(&path, write).unwrap();
+        }
+        let code = common::code_of(&connection, "UPDATE t SET y='pwal' WHERE x=2");
+        assert_ne!(code, 0, "a commit on what stock has changed");
+        drop(connection);
+        if let Some(stock) = &mut stock {
+            drop(stock.stdin.take());
+            stock.wait().unwrap();
+        }
+        assert_eq!(shell(&path, "SELECT y FROM t ORDER BY x; PRAGMA integrity_check").unwrap(), "stock\n0\nok");
+        let again = common::open(&path);
+        common::run(&again, "UPDATE t SET y='pwal' WHERE x=2");
+        assert_eq!(common::text(&again, "SELECT y FROM t"), "stock pwal");
+    }
+}
+
+/// Not by stock: the file is as it was, and the lock is taken again.
+#[test]
+fn a_process_that_lost_its_locks_to_nobody_goes_on() {
+    if !common::on_pwal() {
+        return;
+    }
+    let scratch = common::Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
+    common::run(&connection, "CREATE TABLE t(x)");
+    common::close(connection);
+    let connection = common::open(&path);
+    assert_eq!(common::number(&connection, "SELECT count(*) FROM t"), 0);
+    drop(std::fs::read(&path).unwrap());
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    common::run(&connection, "INSERT INTO t VALUES(1)");
+    assert_kept_out(&path, true);
 }
