@@ -98,3 +98,8 @@ fn methods_that_are_swapped_for_the_first_read_change_nothing() {
 fn an_automatic_extension_inside_a_claim_does_not_wait_for_itself() {
     play("extension");
 }
+
+#[test]
+fn a_reader_of_another_process_is_told() {
+    play("controls");
+}

@@ -53,6 +53,8 @@ pub struct OpenFacts {
     pub read_only: bool,
     /// URI parameters whose names begin with `parallel_wal_`, in their order.
     pub parameters: Vec<(String, String)>,
+    /// `nolock=1`: SQLite takes no lock, and opens no WAL.
+    pub no_lock: bool,
     /// The name does not lie among those of its journal and WAL, as SQLite makes them: a VFS above has made it.
     pub foreign_name: bool,
 }

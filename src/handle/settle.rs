@@ -70,7 +70,13 @@ pub fn settle(context: &Arc<Context>, path: &Path, how: How) -> Result<Report, S
 }
 
 fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report) -> Result<(), Refused> {
-    let facts = OpenFacts { path: path.to_path_buf(), read_only: false, parameters: Vec::new(), foreign_name: false };
+    let facts = OpenFacts {
+        path: path.to_path_buf(),
+        read_only: false,
+        parameters: Vec::new(),
+        no_lock: false,
+        foreign_name: false,
+    };
     let inner = Handle::open(context, facts).0;
     let Some(identity) = inner.identity else {
         return Err(Refused::new(Code::CANTOPEN, "there is no such file, or it may not be looked at"));

@@ -122,6 +122,12 @@ pub fn clear(page1: &mut [u8]) {
     page1[RESERVED.start.min(end)..RESERVED.end.min(end)].fill(0);
 }
 
+/// Whether the first bytes of a database file carry a stamp, whole or not.
+#[must_use]
+pub fn is_stamped(header: &[u8]) -> bool {
+    header.get(READ_VERSION) == Some(&STAMPED)
+}
+
 /// What the first bytes of a database file (100, or the whole file if it is shorter) say.
 #[must_use]
 pub fn read(header: &[u8]) -> StampState {

@@ -160,6 +160,7 @@ api! {
         stmt_busy, sqlite3_stmt_busy, 184: (*mut Statement) -> c_int;
         stmt_readonly, sqlite3_stmt_readonly, 185: (*mut Statement) -> c_int;
         uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;
+        uri_boolean, sqlite3_uri_boolean, 187: (*const c_char, *const c_char, c_int) -> c_int;
         db_release_memory, sqlite3_db_release_memory, 182: (*mut Connection) -> c_int;
         wal_checkpoint_v2, sqlite3_wal_checkpoint_v2, 191: (*mut Connection, *const c_char, c_int, *mut c_int, *mut c_int) -> c_int;
         auto_extension, sqlite3_auto_extension, 192: (Option<EntryPoint>) -> c_int;

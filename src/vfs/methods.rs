@@ -172,11 +172,12 @@ unsafe fn facts(registration: &Registration, name: *const c_char, opened_with: c
         PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()))
     };
     // SAFETY: C strings inside the name's block.
-    let foreign_name = unsafe {
+    let (no_lock, foreign_name) = unsafe {
+        let no_lock = (api.uri_boolean)(name, c"nolock".as_ptr(), 0) != 0;
         let (own, wal) = (CStr::from_ptr(name).to_bytes(), (api.filename_wal)(name));
-        wal.is_null() || CStr::from_ptr(wal).to_bytes().strip_suffix(b"-wal") != Some(own)
+        (no_lock, wal.is_null() || CStr::from_ptr(wal).to_bytes().strip_suffix(b"-wal") != Some(own))
     };
-    OpenFacts { path, read_only: opened_with & ffi::OPEN_READONLY != 0, parameters, foreign_name }
+    OpenFacts { path, read_only: opened_with & ffi::OPEN_READONLY != 0, parameters, no_lock, foreign_name }
 }
 
 /// The WAL of a joined handle is virtual; any other is the base's, whole.

@@ -118,3 +118,20 @@ fn file_controls_tell_of_the_locks_that_sqlite_has() {
     assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
     assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 0, "of this process");
 }
+
+#[test]
+fn without_locks_a_database_in_wal_mode_cannot_be_opened() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let connection = common::open_wal(&path);
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    let uri = format!("file:{}?nolock=1", path.display());
+    let other = common::open(Path::new(&uri));
+    for sql in ["SELECT * FROM t", "INSERT INTO t VALUES(2)"] {
+        assert_eq!(common::code_of(&other, sql), ffi::SQLITE_CANTOPEN, "{sql}");
+    }
+    common::run(&connection, "INSERT INTO t VALUES(3)");
+    drop(other);
+    common::close(connection);
+    common::assert_plain(&path);
+}

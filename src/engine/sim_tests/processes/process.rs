@@ -108,7 +108,13 @@ pub fn open(world: &Mutex<World>, holder: &Arc<Mutex<Option<u64>>>, process: u64
     });
     open_engine(
         &context,
-        OpenFacts { path: real.join(NAME), read_only: false, parameters: Vec::new(), foreign_name: false },
+        OpenFacts {
+            path: real.join(NAME),
+            read_only: false,
+            parameters: Vec::new(),
+            no_lock: false,
+            foreign_name: false,
+        },
     )
 }
 
