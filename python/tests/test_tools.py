@@ -13,7 +13,8 @@ import unittest
 
 from cases import FILL, Cases
 
-RUN = os.environ.get("PWAL_TEST_RUN")
+# Not for the programs that are started: it is no setting of pwal.
+RUN = os.environ.pop("PWAL_TEST_RUN", None)
 
 
 class Tools(Cases):
