@@ -30,16 +30,18 @@ before = sqlite3.connect("before.db")
 load("sqlite3_pwalvfs_init")
 by_uri_only = sqlite3.connect("file:by-uri-only.db?vfs=pwal", uri=True)
 assert mode(sqlite3.connect("stock.db")) is None, "the second entry point is not the default"
-assert mode(by_uri_only) == "auto"
+assert mode(by_uri_only).startswith("inactive: "), "through pwal, and not in WAL mode yet"
 fill(by_uri_only)
+assert mode(by_uri_only) == "auto"
 by_uri_only.close()
 
 load()
 assert mode(before) is None, "opened before pwal was loaded"
 load("sqlite3_pwal_init")  # by a connection that has the functions already, while a statement runs
 default = sqlite3.connect("default.db")
-assert mode(default) == "auto"
+assert mode(default).startswith("inactive: ")
 fill(default)
+assert mode(default) == "auto"
 by_uri = sqlite3.connect("file:by-uri.db?vfs=pwal", uri=True)
 fill(by_uri)
 assert by_uri.execute("SELECT pwal_version()").fetchone()[0]
