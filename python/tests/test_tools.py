@@ -53,14 +53,6 @@ class Tools(Cases):
         self.assertIn("app", self.call(*datasette, "/"))
         self.assert_plain(rows=1)
 
-    def test_datasette_loads_extensions_after_its_own_databases_are_open(self):
-        """Shared databases in memory are found by name and VFS: with another default they are others, and empty."""
-        self.needs("datasette")
-        self.make()
-        words = [sys.executable, "-m", "datasette", "--load-extension", self.library(), "app.db", "--get", "/"]
-        done = subprocess.run(words, cwd=self.directory, capture_output=True, text=True, timeout=60)
-        self.assertIn("no such table: databases", done.stdout + done.stderr)
-
     def test_a_shared_database_in_memory_that_was_open_before_is_another_afterwards(self):
         script = """
             import sqlite3, pwal
