@@ -319,13 +319,16 @@ impl<'a> Look<'a> {
         Ok(())
     }
 
-    /// As [`make_plain`], beside logs that nobody needs. A header that reads plain is only written again where a log could
-    /// bring it back: else some of it was deleted already, and that was after the header was synced.
+    /// As [`make_plain`], beside logs that nobody needs. A header that reads plain is only written again where the only log that
+    /// is there could bring it back. Else nothing is in the cache alone: some of the log was deleted, after the header was synced;
+    /// or an older log is there again, whose deletion was durable before a younger one could write a stamp.
     fn make_plain(&self, database: &mut dyn Database) -> Result<(), LogError> {
-        let mut page_ones = self.logs.iter().map(|found| found.log.page_one(&found.walk));
-        let is_plain = matches!(self.situation.header, StampState::Plain { .. });
-        let could_bring_back = page_ones.try_fold(false, |any, one| one.map(|one| any || one.is_some()))?;
-        if is_plain && !could_bring_back {
+        let teller = self.situation.teller().and_then(|log| self.own(log.log_id));
+        let could_bring_back = match teller {
+            Some((found, _)) => found.log.page_one(&found.walk)?.is_some(),
+            None => false,
+        };
+        if matches!(self.situation.header, StampState::Plain { .. }) && !could_bring_back {
             return database.sync().map_err(|error| LogError::database("sync", error));
         }
         make_plain(database)

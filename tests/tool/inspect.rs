@@ -4,6 +4,7 @@ use super::{FEW, contents, crashed, hold, log_id, rot, slot, tool};
 use crate::common::{Scratch, close, open_wal, run};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 fn json_of(path: &Path) -> Value {
     let output = tool(["inspect", "--json", &path.display().to_string()]);
@@ -13,6 +14,8 @@ fn json_of(path: &Path) -> Value {
 #[test]
 fn a_crashed_log_is_shown_and_left_alone() {
     let scratch = Scratch::new();
+    let now_us = || u64::try_from(UNIX_EPOCH.elapsed().expect("a clock that is set").as_micros()).expect("a time");
+    let began = now_us();
     let path = crashed(&scratch, 22);
     let id = log_id(&path);
     let before = contents(scratch.path());
@@ -27,6 +30,8 @@ fn a_crashed_log_is_shown_and_left_alone() {
     let sequences: Vec<_> = commits.iter().map(|commit| commit["commit"].as_u64().expect("a number")).collect();
     assert_eq!(sequences, (1..=23).collect::<Vec<_>>());
     assert!(commits.iter().all(|commit| commit["wants_durable"] == json!(true) && commit["epoch"].is_u64()));
+    let times: Vec<u64> = commits.iter().map(|commit| commit["time_us"].as_u64().expect("a time")).collect();
+    assert!(times.is_sorted() && times[0] >= began && times[22] <= now_us(), "{times:?}");
     let last = log["epochs"].as_array().and_then(|epochs| epochs.last()).expect("an epoch");
     assert_eq!(last["hi"], json!(23));
     assert_eq!(log["slots"][0]["batches"], json!(23));
@@ -36,6 +41,10 @@ fn a_crashed_log_is_shown_and_left_alone() {
     let text = output.printed();
     assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 23 prove themselves"), "{text}");
     assert!(text.contains("(3 commits before these: --last)"), "{text}");
+    let clock = rusqlite::Connection::open_in_memory().expect("SQLite");
+    let sql = "SELECT strftime('%Y-%m-%d %H:%M:%S', ?1 / 1000000, 'unixepoch') || printf('.%06d', ?1 % 1000000)";
+    let time: String = clock.query_row(sql, [times[22]], |row| row.get(0)).expect("a time");
+    assert!(text.contains("time (UTC)") && text.contains(&time), "{time} is not in {text}");
     assert_eq!(text.lines().rev().take_while(|line| !line.contains("database pages")).count(), 20, "{text}");
     let output = tool(["inspect", "--last", "40", &path.display().to_string()]);
     assert!(!output.printed().contains("before these"), "{output:?}");

@@ -274,7 +274,7 @@ impl Run {
                 power_goes_at = Some(("an acknowledgement", dice.pick(&[1, 5])));
             }
             if loses_headers {
-                power_goes_at = Some("header written");
+                power_goes_at = Some(("header written", 50));
             }
             let storms = if has_stops { &STORM_STEPS[2..] } else { &STORM_STEPS };
             let (steps, events) = (dice.pick(storms), dice.pick(&[10, 30, 100]));
