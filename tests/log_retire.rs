@@ -219,13 +219,13 @@ fn a_failed_close_may_be_repeated() {
 fn a_new_slot_is_zeroed_and_durable() {
     let place = SimPlace::new(&Files::new(database_of(&[0; 3], 1024)).with_file("lock", b""));
     let name = slot_name(ID, 0);
-    let slot = create_slot(&*place.directory(), &name, 3 << 20).unwrap();
+    let slot = create_slot(&*place.directory(), &name, 3 << 20, &|| Ok(())).unwrap();
     assert_eq!(slot.bytes().unwrap(), 3 << 20);
     let nothing =
         PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
     place.disk.power_cut(&nothing);
     assert!(place.files().directory.unwrap()[&name] == vec![0; 3 << 20]);
-    assert!(create_slot(&*place.directory(), &name, 1 << 20).is_err(), "it is there");
+    assert!(create_slot(&*place.directory(), &name, 1 << 20, &|| Ok(())).is_err(), "it is there");
     // The first one has its header from the first sync on.
     let header = SlotHeader {
         log_id: ID,
@@ -255,7 +255,22 @@ fn a_new_slot_is_zeroed_and_durable() {
     let effect = Effect::ShortNoSpace(4096);
     let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth: 2, effect, goes_on: true };
     place.disk.plan().add(fault);
-    let error = create_slot(&*place.directory(), &slot_name(ID, 1), 3 << 20).unwrap_err();
+    let error = create_slot(&*place.directory(), &slot_name(ID, 1), 3 << 20, &|| Ok(())).unwrap_err();
     assert_eq!(error.kind(), pwal::log::ErrorKind::Full);
     assert!(!place.files().directory.unwrap().contains_key(&slot_name(ID, 1)));
+}
+
+/// Whoever closes the database waits for a piece of it at most.
+#[test]
+fn a_new_slot_that_is_given_up_leaves_nothing_behind() {
+    let place = SimPlace::new(&Files::new(database_of(&[0; 3], 1024)).with_file("lock", b""));
+    let asked = std::cell::Cell::new(0);
+    let goes_on = || {
+        asked.set(asked.get() + 1);
+        if asked.get() < 3 { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+    };
+    let name = slot_name(ID, 1);
+    create_slot(&*place.directory(), &name, 16 << 20, &goes_on).unwrap_err();
+    assert_eq!(asked.get(), 3, "once before each piece");
+    assert!(!place.files().directory.unwrap().contains_key(&name));
 }

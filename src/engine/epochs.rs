@@ -24,8 +24,8 @@ const GATHER_SHARE_PERCENT: u32 = 40;
 /// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
 const SYNC_FREE: Duration = Duration::from_micros(10);
 
-/// How often a flush that could not be begun is tried, with a [`TIMED_WAIT`] in between.
-const FLUSH_TRIES: u32 = 40;
+/// How long a flush that could not be begun here is tried again, while another process may lead.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The one of a process's waiters for a flush that looks every [`TIMED_WAIT`] whether the leader lives and goes on. The others
 /// are woken one by another, and look rarely.
@@ -216,7 +216,7 @@ impl Engine {
         let wake = self.marks.words().durable_wake();
         let me = self.marks.attachment().me();
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
-        let mut tries = FLUSH_TRIES;
+        let mut first_failure = None;
         loop {
             let mut ticket = wake.ticket();
             if reached() {
@@ -229,9 +229,11 @@ impl Engine {
                 Ok(false) | Err(EngineError::Held { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
-                Err(error) if tries == 0 || self.is_poisoned() => return Err(error),
-                Err(_) => {
-                    tries -= 1;
+                Err(error) => {
+                    let patient = first_failure.get_or_insert_with(Instant::now).elapsed() < FLUSH_PATIENCE;
+                    if !patient || self.is_poisoned() {
+                        return Err(error);
+                    }
                     // Not woken by this thread's own letting go.
                     ticket = wake.ticket();
                 }

@@ -445,9 +445,10 @@ impl Engine {
     /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
     /// needs the slot meets it.
     pub(crate) fn prepare_next_slot(&self) {
-        // One who is at it, and keeps it: the writer that needs the slot is told.
+        // `Held`: the writer that needs the slot is told.
         if let Err(error) = self.try_prepare_next_slot()
             && !matches!(error, EngineError::Held { .. })
+            && !self.background.stops_here()
         {
             self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
             self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
@@ -459,7 +460,10 @@ impl Engine {
         if tail.is_some_and(|tail| self.marks.words().next_slot().is_some_and(|next| next != tail.file)) {
             return Ok(());
         }
-        let _create = self.hold(Words::create, "CREATE")?;
+        // Who has it makes a slot, most likely; if not, the next commit asks again.
+        let Some(_create) = self.try_hold(Words::create).or_else(|| self.try_take_over(Words::create)) else {
+            return Ok(());
+        };
         let wanted = self.append().map(|append| self.is_low(&append))?;
         if wanted { self.choose_next(0) } else { Ok(()) }
     }
@@ -600,7 +604,9 @@ impl Engine {
         let number = self.marks.words().give_slot_number();
         let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
-        let file = create_slot(&*self.dir, &name, bytes)?;
+        // One that is made ahead of need is not finished for a process that closes the database.
+        let goes_on = || if self.background.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
+        let file = create_slot(&*self.dir, &name, bytes, &goes_on)?;
         let slot = Arc::new(SlotFile { number, name, file, bytes, opened_at: 0 });
         self.add_slot(slot.clone());
         Ok(slot)

@@ -3,7 +3,7 @@
 use super::error::LogError;
 use super::format::{Certificate, SlotHeader};
 use crate::disk::{LogDirectory, LogFile, OpenHow};
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// The first slot of a log in bytes.
@@ -19,10 +19,17 @@ pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 /// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece is synced by
 /// itself: a flush beside it would wait for all that is dirty.
 ///
+/// `goes_on` is asked before each piece: its error ends it.
+///
 /// # Errors
-/// Any error of the medium; the file is removed again then, as far as that works.
-pub fn create_slot(dir: &dyn LogDirectory, name: &str, bytes: u64) -> Result<Arc<dyn LogFile>, LogError> {
-    create(dir, name, bytes, &[])
+/// Any error of the medium or of `goes_on`; the file is removed again then, as far as that works.
+pub fn create_slot(
+    dir: &dyn LogDirectory,
+    name: &str,
+    bytes: u64,
+    goes_on: &dyn Fn() -> io::Result<()>,
+) -> Result<Arc<dyn LogFile>, LogError> {
+    create(dir, name, bytes, &[], goes_on)
 }
 
 /// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on, and a
@@ -42,7 +49,7 @@ pub fn create_first_slot(
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let mut start = header.encode();
     start.extend(first_certificate(header, database_pages).encode_doubled(header.block_bytes, page_one, behind));
-    create(dir, name, header.slot_bytes, &start)
+    create(dir, name, header.slot_bytes, &start, &|| Ok(()))
 }
 
 fn first_certificate(header: &SlotHeader, database_pages: u32) -> Certificate {
@@ -67,10 +74,16 @@ fn first_certificate(header: &SlotHeader, database_pages: u32) -> Certificate {
     }
 }
 
-fn create(dir: &dyn LogDirectory, name: &str, bytes: u64, start: &[u8]) -> Result<Arc<dyn LogFile>, LogError> {
+fn create(
+    dir: &dyn LogDirectory,
+    name: &str,
+    bytes: u64,
+    start: &[u8],
+    goes_on: &dyn Fn() -> io::Result<()>,
+) -> Result<Arc<dyn LogFile>, LogError> {
     let file =
         dir.open(name, OpenHow::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
-    match fill(dir, file.as_ref(), name, bytes, start) {
+    match fill(dir, file.as_ref(), name, bytes, start, goes_on) {
         Ok(()) => Ok(file),
         Err(error) => {
             // Only for the space: a slot without a header is free, so a failure to remove it harms nothing.
@@ -81,10 +94,18 @@ fn create(dir: &dyn LogDirectory, name: &str, bytes: u64, start: &[u8]) -> Resul
 }
 
 /// Zeros, but for what it starts with.
-fn fill(dir: &dyn LogDirectory, file: &dyn LogFile, name: &str, bytes: u64, start: &[u8]) -> Result<(), LogError> {
+fn fill(
+    dir: &dyn LogDirectory,
+    file: &dyn LogFile,
+    name: &str,
+    bytes: u64,
+    start: &[u8],
+    goes_on: &dyn Fn() -> io::Result<()>,
+) -> Result<(), LogError> {
     let path = dir.path().join(name);
     let mut offset = 0;
     while offset < bytes {
+        goes_on().map_err(|error| LogError::io("make", &path, error))?;
         let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
         file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
         if offset == 0 && !start.is_empty() {
