@@ -286,8 +286,12 @@ impl<'a> FoundSlot<'a> {
                     slot.state = HeaderState::Broken;
                 }
             }
-            Err(error) if error.unreadable().is_some() => slot.state = HeaderState::Unreadable,
-            Err(error) => return Err(error),
+            // Also if the probe should read it a moment later: the batches behind it are not gone through.
+            Err(error) => {
+                let path = slot.open.path.clone();
+                slot.unreadable.push(error.unreadable_at(&path, 0).ok_or(error)?);
+                slot.state = HeaderState::Unreadable;
+            }
         }
         Ok(slot)
     }

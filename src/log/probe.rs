@@ -17,6 +17,8 @@ use std::ops::Range;
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
 /// Slots are read in pieces of so many bytes while they are probed: a multiple of every block.
 const PIECE_BYTES: usize = 1 << 20;
+/// Holes are looked for in larger files only: up to here nothing depends on whether the file system knows them rightly.
+const WHOLE_BYTES: u64 = 64 << 20;
 /// So many times the bytes that a slot has (without its holes) are read for what its records claim. The heads of batches are
 /// a small part of a slot, and each generation of a slot that is used again leaves those that it did not write over.
 const ALLOWANCE_FACTOR: u64 = 16;
@@ -44,14 +46,7 @@ impl<'a> FoundLog<'a> {
     ) -> Result<(), LogError> {
         let page_bytes = self.page_bytes().or(page_bytes);
         for slot in 0..self.slots.len() {
-            let mut probe = Probe {
-                slot,
-                head_end: 0,
-                allowance: ALLOWANCE_BYTES,
-                without_header: Vec::new(),
-                page_bytes,
-                observe,
-            };
+            let mut probe = Probe { slot, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, observe };
             self.probe(&mut probe)?;
             let without_header = probe.without_header;
             self.infer(slot, page_bytes, without_header);
@@ -67,18 +62,21 @@ impl<'a> FoundLog<'a> {
     }
 
     fn probe(&mut self, probe: &mut Probe<'_>) -> Result<(), LogError> {
-        let open = self.slots[probe.slot].open.clone();
+        let (open, bytes) = (self.slots[probe.slot].open.clone(), self.slots[probe.slot].bytes);
+        probe.allowance = match self.slots[probe.slot].allowance() {
+            Ok(allowance) => allowance,
+            Err(error) => return self.note_unreadable(probe.slot, 0, u64::MAX, error),
+        };
+        if bytes <= WHOLE_BYTES {
+            return self.probe_data(probe, 0..bytes.next_multiple_of(BLOCK));
+        }
         let mut from = 0;
-        loop {
-            let data = match open.data(from) {
-                Ok(Some(data)) => (data.start - data.start % BLOCK)..data.end.next_multiple_of(BLOCK),
-                Ok(None) => return Ok(()),
-                Err(error) => return self.note_unreadable(probe.slot, 0, u64::MAX, error),
-            };
-            probe.allowance = probe.allowance.saturating_add(ALLOWANCE_FACTOR.saturating_mul(data.end - data.start));
+        while let Some(data) = open.data(from)? {
+            let data = (data.start - data.start % BLOCK)..data.end.next_multiple_of(BLOCK);
             self.probe_data(probe, data.clone())?;
             from = data.end;
         }
+        Ok(())
     }
 
     fn probe_data(&mut self, probe: &mut Probe<'_>, data: Range<u64>) -> Result<(), LogError> {
