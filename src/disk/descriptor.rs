@@ -96,6 +96,16 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open_regular(rustix::fs::CWD, path, OFlags::RDONLY, Mode::empty(), || false)
 }
 
+/// The file at `path`, created if it is not there, for messages that are appended.
+///
+/// # Errors
+/// Any error of the file system.
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
+    Ok(File::from(open(rustix::fs::CWD, path, flags, mode, || false)?))
+}
+
 /// The same file once more, for writes past the page cache. Where it cannot be had, the caller does without.
 #[cfg(target_os = "linux")]
 pub(super) fn open_to_write_directly(file: &File) -> io::Result<File> {

@@ -244,9 +244,14 @@ pub(super) fn bits(mode: u32) -> Mode {
     Mode::from_raw_mode((mode & 0o7777) as rustix::fs::RawMode)
 }
 
+/// Device and inode; their types differ from system to system.
+pub(super) fn identity(stat: &Stat) -> (i128, i128) {
+    (i128::from(stat.st_dev), i128::from(stat.st_ino))
+}
+
 fn is_same(own: &Stat, there: io::Result<Stat>) -> io::Result<bool> {
     match there {
-        Ok(there) => Ok((own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)),
+        Ok(there) => Ok(identity(own) == identity(&there)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(error) => Err(error),
     }

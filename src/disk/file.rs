@@ -4,20 +4,20 @@
 //!
 //! A log may have more files than its process has descriptors. So each directory has a pool: beyond [`IDLE_MAX`] files it
 //! closes those that were not used for the longest time, and any of them when a descriptor is missing. A file is opened again by
-//! its name when it is used next, and must be the same file then. Not closed is what this process has written and not
-//! synced, since a failure to write it back is told to the descriptors that were open then; and what the engine keeps open
-//! ([`LogFile::keep_open`]).
+//! its name when it is used next, and must be the same file then; one that was deleted meanwhile is empty. Not closed is what this
+//! process has written and not synced, since a failure to write it back is told to the descriptors that were open then;
+//! and what the engine keeps open ([`LogFile::keep_open`]).
 
 use super::descriptor;
-use super::directory::{Access, Directory};
+use super::directory::{Access, Directory, identity};
 use super::{LogFile, OpenHow};
 use crate::sync::{Mutex, RwLock};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fstat};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
@@ -43,8 +43,9 @@ impl Pool {
     fn admit(&self, file: &Arc<RealFile>) {
         let mut open = self.0.lock();
         open.retain(|other| other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file) && other.is_open()));
+        while open.len() >= IDLE_MAX && close_one(&mut open, false) {}
+        // Behind that: the others may be of those that stay open, and this one is about to be used.
         open.push_back(Arc::downgrade(file));
-        while open.len() > IDLE_MAX && close_one(&mut open, false) {}
     }
 
     /// Closes a file that can be opened again; false: there is none.
@@ -76,7 +77,7 @@ pub(super) struct RealFile {
     name: String,
     how: OpenHow,
     /// Device and inode.
-    identity: (u64, u64),
+    identity: (i128, i128),
     /// `None`: closed for now.
     open: RwLock<Option<Opened>>,
     /// Used since the pool looked last.
@@ -111,13 +112,13 @@ impl RealFile {
         } else {
             open_again(directory, pool, name, how)?
         };
-        let facts = opened.file.metadata()?;
+        let identity = identity(&fstat(&opened.file)?);
         let file = Arc::new_cyclic(|this| RealFile {
             directory: Arc::clone(directory),
             pool: Arc::clone(pool),
             name: name.to_owned(),
             how,
-            identity: (facts.dev(), facts.ino()),
+            identity,
             open: RwLock::new(Some(opened)),
             used: AtomicBool::new(true),
             begun: AtomicU64::new(0),
@@ -158,8 +159,7 @@ impl RealFile {
         }
         let how = if self.how == OpenHow::CreateNew { OpenHow::Existing } else { self.how };
         let opened = open_again(&self.directory, &self.pool, &self.name, how)?;
-        let facts = opened.file.metadata()?;
-        if (facts.dev(), facts.ino()) != self.identity {
+        if identity(&fstat(&opened.file)?) != self.identity {
             return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
         }
         let result = act(open.insert(opened));
@@ -239,13 +239,17 @@ fn open_past_cache(directory: &Directory, pool: &Pool, name: &str) -> io::Result
 
 impl LogFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(|opened| {
+        let read = self.with(|opened| {
             #[cfg(target_os = "linux")]
             if opened.is_direct {
                 return read_direct(&opened.file, buffer, offset);
             }
             read_full(&opened.file, buffer, offset)
-        })
+        });
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            read => read,
+        }
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -283,8 +287,17 @@ impl LogFile for RealFile {
         })
     }
 
+    /// Without opening it again.
     fn bytes(&self) -> io::Result<u64> {
-        self.with(|opened| Ok(opened.file.metadata()?.len()))
+        if let Some(opened) = self.open.read().as_ref() {
+            return Ok(opened.file.metadata()?.len());
+        }
+        match self.directory.look_at(&self.name) {
+            Ok(there) if identity(&there) == self.identity => u64::try_from(there.st_size).map_err(io::Error::other),
+            Ok(_) => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     fn truncate(&self) -> io::Result<()> {
@@ -305,11 +318,15 @@ impl LogFile for RealFile {
     }
 
     fn keep_open(&self, keep: bool) -> io::Result<()> {
-        if self.keep.swap(keep, SeqCst) == keep {
-            return Ok(());
+        self.keep.store(keep, SeqCst);
+        if keep {
+            return self.with(|_| Ok(()));
         }
-        // Opened if it was closed meanwhile.
-        self.with(|_| Ok(()))
+        let ended = self.ended.load(SeqCst);
+        if self.begun.load(SeqCst) == ended {
+            self.synced.fetch_max(ended, SeqCst);
+        }
+        Ok(())
     }
 }
 

@@ -12,8 +12,8 @@ mod placeholder;
 mod real;
 pub mod sim;
 
-pub(crate) use descriptor::open_to_read;
 pub use descriptor::{advice, is_out_of_descriptors};
+pub(crate) use descriptor::{open_to_append, open_to_read};
 pub use directory::{Access, Directory};
 pub use file_system::{links_of_open_file, not_local};
 pub use holes::data_of;
@@ -68,8 +68,8 @@ pub trait LogFile: Send + Sync + Debug {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    /// Keeps the file open from now on (opening it if it is not), or lets the disk close it while nobody uses it. What was
-    /// written to it by this process and not synced stays open anyway.
+    /// Keeps the file open from now on (opening it if it is not); or lets the disk close it while nobody uses it: what was
+    /// written to it is durable, whoever synced it. Without either, what this process has written and not synced stays open.
     ///
     /// # Errors
     /// It is to be kept open and cannot be opened.

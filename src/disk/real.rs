@@ -4,7 +4,7 @@
 //! belong to somebody who may write the database anyway.
 
 use super::descriptor::refused;
-use super::directory::Directory;
+use super::directory::{Directory, identity};
 use super::file::{Pool, RealFile};
 use super::file_system::place_of_log;
 use super::{Disk, LogDirectory, LogFile, OpenHow, placeholder};
@@ -69,6 +69,11 @@ struct Opened {
 }
 
 impl Opened {
+    /// Under whatever name: it was not removed.
+    fn is_there(&self) -> bool {
+        self.directory.metadata().is_ok_and(|own| own.st_nlink > 0)
+    }
+
     fn new(directory: Directory) -> Opened {
         Opened { directory: Arc::new(directory), files: Arc::default() }
     }
@@ -92,9 +97,7 @@ impl RealLogDirectory {
     /// The directory, opened if it is not, or is not there any more.
     fn opened(&self) -> io::Result<Opened> {
         let mut opened = self.opened.lock();
-        if let Some(opened) = &*opened
-            && opened.directory.metadata()?.st_nlink > 0
-        {
+        if let Some(opened) = opened.as_ref().filter(|opened| opened.is_there()) {
             return Ok(opened.clone());
         }
         let directory = Directory::open(&self.path)?;
@@ -145,7 +148,7 @@ impl RealLogDirectory {
     fn parent_of(&self, opened: &Opened) -> io::Result<Option<OwnedFd>> {
         let parent = opened.directory.parent()?;
         let own = opened.directory.metadata()?;
-        let is_own = |there: Stat| (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino);
+        let is_own = |there: Stat| identity(&there) == identity(&own);
         let there = statat(&parent, name_of(&self.path), AtFlags::SYMLINK_NOFOLLOW);
         Ok(there.is_ok_and(is_own).then_some(parent))
     }
@@ -188,9 +191,7 @@ impl LogDirectory for RealLogDirectory {
     }
 
     fn create(&self) -> io::Result<()> {
-        // Always the one that has the name now.
-        self.forget();
-        if self.make()? {
+        if self.opened.lock().as_ref().is_some_and(Opened::is_there) || self.make()? {
             return Ok(());
         }
         self.opened().map(|_| ())
@@ -377,5 +378,51 @@ mod tests {
             let expected = &expected[..expected.len().min(length)];
             assert_eq!(&buffer[..read], expected, "{offset} {length}");
         }
+    }
+
+    /// Whatever else stays open: a file that was closed is opened again, and used.
+    #[test]
+    fn files_are_closed_and_opened_again() {
+        let (_place, directory) = directory();
+        directory.create().unwrap();
+        let files: Vec<_> = (0..50_u8)
+            .map(|number| {
+                let file = directory.open(&number.to_string(), OpenHow::CreateNew).unwrap();
+                file.write_at(&[IoSlice::new(&[number])], 0).unwrap();
+                file
+            })
+            .collect();
+        let open = || {
+            let links = (0..1024).filter_map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).ok());
+            links.filter(|link| link.starts_with(directory.path()) && link != directory.path()).count()
+        };
+        let all_read = || {
+            for (number, file) in (0_u8..).zip(&files) {
+                let mut read = [99];
+                assert_eq!((file.read_at(&mut read, 0).unwrap(), read), (1, [number]));
+                assert_eq!(file.bytes().unwrap(), 1);
+            }
+        };
+        assert_eq!(open(), 50, "what is not synced stays open");
+        files[..48].iter().for_each(|file| file.sync().unwrap());
+        all_read();
+        let last = directory.open("last", OpenHow::CreateNew).unwrap();
+        assert!(open() <= 20, "{}", open());
+        all_read();
+        // More than that many stay open: the others come and go beside them.
+        files[..30].iter().for_each(|file| file.keep_open(true).unwrap());
+        all_read();
+        assert_eq!(open(), 30 + 2 + 1);
+        files[..30].iter().chain(&files[48..]).for_each(|file| file.keep_open(false).unwrap());
+        last.sync().unwrap();
+        all_read();
+        assert!(open() <= 20, "{}", open());
+        // One that was deleted or replaced while it was closed is empty, never another file.
+        directory.remove("0").unwrap();
+        directory.remove("1").unwrap();
+        directory.open("1", OpenHow::CreateNew).unwrap().write_at(&[IoSlice::new(b"other")], 0).unwrap();
+        assert_eq!(files[0].read_at(&mut [0; 9], 0).unwrap(), 0);
+        assert_eq!((files[0].bytes().unwrap(), files[1].bytes().unwrap()), (0, 0));
+        assert!(files[1].read_at(&mut [0; 9], 0).is_err());
     }
 }

@@ -182,8 +182,18 @@ impl Engine {
             spill.sync().map_err(|e| EngineError::sync("the spill file", e))?;
             self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
         }
-        self.make_room(batch_bytes(lane, self.page_bytes))?;
-        self.open_unsynced()?;
+        let batch_bytes = batch_bytes(lane, self.page_bytes);
+        let ready = || self.make_room(batch_bytes).and_then(|()| self.open_unsynced());
+        match ready() {
+            // What is synced need not stay open.
+            Err(error) if error.is_out_of_descriptors() => {
+                self.wait_durable(self.marks.published())?;
+                self.opened_to.store(0, SeqCst);
+                self.open_unsynced()?;
+                ready()?;
+            }
+            ready => ready?,
+        }
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }

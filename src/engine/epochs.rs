@@ -386,7 +386,8 @@ impl Engine {
             return Ok(());
         }
         match self.slots_between(self.first_unsynced_segment(), last) {
-            Ok(_) => {
+            Ok(unsynced) => {
+                self.keep_open(&unsynced)?;
                 self.opened_to.store(last, SeqCst);
                 Ok(())
             }

@@ -1,6 +1,6 @@
 //! What goes wrong in the engine, and which result code of SQLite says it.
 
-use crate::disk::advice;
+use crate::disk::{advice, is_out_of_descriptors};
 use crate::log::format::FormatError;
 use crate::log::{ErrorKind, LogError};
 use crate::shared::SharedError;
@@ -135,6 +135,16 @@ impl EngineError {
     /// nothing of what is written.
     pub(super) fn is_of_opening(&self) -> bool {
         matches!(self, EngineError::Open { .. })
+    }
+
+    /// The process, or the system, has no descriptor left.
+    pub(super) fn is_out_of_descriptors(&self) -> bool {
+        match self {
+            EngineError::Open { source, .. } | EngineError::Log(LogError::Io { source, .. }) => {
+                is_out_of_descriptors(source)
+            }
+            _ => false,
+        }
     }
 
     /// The result code for a failure of a spill file.

@@ -247,6 +247,18 @@ impl Engine {
         Ok(first.map(|header| header.ordinal))
     }
 
+    /// Those that a flush would have to sync, and the next one, stay open; the others need not.
+    pub(super) fn keep_open(&self, unsynced: &[Slot]) -> Result<(), EngineError> {
+        let next = self.marks.words().next_slot();
+        let next = next.map_or(Ok(None), |number| self.slot_if_there(number))?;
+        let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|slot| slot.number).collect();
+        let open: Vec<Slot> = self.slots.lock().open.values().cloned().collect();
+        open.iter().try_for_each(|slot| {
+            let keeping = slot.file.keep_open(kept.contains(&slot.number));
+            keeping.map_err(|error| EngineError::open(&slot.name, error))
+        })
+    }
+
     /// Closes what was deleted, by whichever process; the numbers of those slots.
     pub(super) fn close_deleted_slots(&self) -> Vec<u32> {
         let mut slots = self.slots.lock();

@@ -6,13 +6,13 @@
 
 use super::environment::LOG;
 use super::register::RegisterError;
+use crate::disk::open_to_append;
 use crate::sqlite::Api;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::ffi::c_int;
 use std::fmt::Write;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
@@ -58,23 +58,13 @@ fn sink_of_environment() -> Result<Option<Sink>, RegisterError> {
         return Ok(Some(Sink::Stderr(rustix::fs::fstat(std::io::stderr()).ok())));
     }
     let path = PathBuf::from(target);
-    let opened = File::options().append(true).create(true).open(&path);
-    let moved = opened.and_then(above_standard);
-    match moved {
-        Ok(file) => Ok(Some(Sink::File(file))),
+    match open_to_append(&path) {
+        Ok(file) => Ok(Some(Sink::File(file.into()))),
         Err(error) => {
             let reason = format!("cannot open {} for writing: {error}", path.display());
             Err(RegisterError::Environment { variable: String::from(LOG), reason })
         }
     }
-}
-
-/// As SQLite does with its files: a descriptor of 0 to 2 would be taken for a standard stream by other code.
-fn above_standard(file: File) -> std::io::Result<OwnedFd> {
-    if file.as_raw_fd() > 2 {
-        return Ok(file.into());
-    }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&file, 3)?)
 }
 
 /// Sends messages to this socket, too, a datagram each; -1: no longer. It is the caller's, and stays open.
@@ -177,7 +167,7 @@ mod tests {
     #[test]
     fn a_message_goes_to_the_socket_until_its_reader_is_gone() {
         let (reader, writer) = std::os::unix::net::UnixDatagram::pair().unwrap();
-        set_socket(writer.as_raw_fd());
+        set_socket(std::os::fd::AsRawFd::as_raw_fd(&writer));
         let api = Api::linked().unwrap();
         write(&api, 28, "pwal: hello");
         let mut buffer = [0; 200];
@@ -187,12 +177,5 @@ mod tests {
         drop(reader);
         write(&api, 28, "pwal: nobody reads");
         assert_eq!(SOCKET.load(SeqCst), -1);
-    }
-
-    #[test]
-    fn no_descriptor_of_ours_is_a_standard_stream() {
-        let file = File::open("/dev/null").unwrap();
-        let number = file.as_raw_fd();
-        assert_eq!(above_standard(file).unwrap().as_raw_fd(), number, "above 2 already");
     }
 }
