@@ -28,38 +28,27 @@ pub(super) fn wake_one(word: &AtomicU64) {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod os {
     use super::{AtomicU64, Duration};
+    use rustix::thread::futex::{self, Flags};
+    use rustix::time::Timespec;
+    use std::sync::atomic::AtomicU32;
 
-    /// The address of the low half, on which the kernel compares.
-    fn low_half(word: &AtomicU64) -> *const u32 {
-        let halves = word.as_ptr().cast::<u32>().cast_const();
-        if cfg!(target_endian = "big") { halves.wrapping_add(1) } else { halves }
+    /// The low half, on which the kernel compares.
+    fn low_half(word: &AtomicU64) -> &AtomicU32 {
+        let halves = word.as_ptr().cast::<AtomicU32>();
+        let low = if cfg!(target_endian = "big") { halves.wrapping_add(1) } else { halves };
+        // SAFETY: four aligned bytes of `word`, which lives as long as the reference; they are read by the kernel only.
+        unsafe { &*low }
     }
 
     pub(super) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
-        let timeout = libc::timespec {
-            tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: timeout.subsec_nanos() as libc::c_long,
-        };
-        // SAFETY: FUTEX_WAIT reads 4 aligned bytes at the address, which `word` keeps alive, and the
-        // timeout; it writes nothing. Any result (EAGAIN, ETIMEDOUT, EINTR) means "look again".
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                low_half(word),
-                libc::FUTEX_WAIT,
-                expected,
-                &raw const timeout,
-                std::ptr::null::<u32>(),
-                0u32,
-            );
-        }
+        // Beyond what the kernel takes: looked at again sooner.
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+        // Any result (EAGAIN, ETIMEDOUT, EINTR) means "look again".
+        let _looked_at_again = futex::wait(low_half(word), Flags::empty(), expected, Some(&timeout));
     }
 
     pub(super) fn wake(word: &AtomicU64) {
-        // SAFETY: FUTEX_WAKE uses the address as a key only.
-        unsafe {
-            libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, 1);
-        }
+        let _how_many = futex::wake(low_half(word), Flags::empty(), 1);
     }
 }
 
