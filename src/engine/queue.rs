@@ -19,7 +19,7 @@ mod state;
 
 use super::turn::Turn;
 use crate::interleave::Instant;
-use crate::shared::{Attachment, Held, Owner, now_us};
+use crate::shared::{Attachment, Held, Owner, now_us, this_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{AT_HOME, BEHIND, LINE_UP, LINE_UP_ALONE, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
@@ -122,6 +122,7 @@ impl WriteQueue {
         }
         state.grant = None;
         state.owner = Some(connection);
+        state.owner_thread = this_thread();
         true
     }
 
@@ -482,12 +483,16 @@ impl WriteQueue {
         self.settle(state);
     }
 
-    /// Closes the queue once nobody writes; false: somebody does, for longer than this.
+    /// Closes the queue once nobody writes; false: somebody does, for longer than this, or this very thread.
     pub(crate) fn close_when_free(&self, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
         let mut state = self.state.lock();
         self.end_waits(&mut state);
         while state.owner.is_some() {
+            // Its transaction ends with the process.
+            if state.owner_thread == this_thread() {
+                return false;
+            }
             if self.left.wait_until(&mut state, deadline) {
                 return state.owner.is_none();
             }

@@ -14,8 +14,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, Control, INIT, LOCK_NAME, LockFile, Process, command, living,
-    lock_is_held, names, watch,
+    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, Control, INIT, LOCK_NAME, LockFile, Process, between_forks, command,
+    living, lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -303,7 +303,8 @@ fn is_bases_to_read(inner: &Inner, base: &mut dyn BaseFile) -> bool {
 static CONTEXTS: Mutex<Vec<Weak<Context>>> = Mutex::new(Vec::new());
 
 fn close_at_exit() {
-    let Some(contexts) = CONTEXTS.try_lock() else { return };
+    // Not held over the closes, which tell the application's log: it may fork.
+    let Some(contexts) = CONTEXTS.try_lock().map(|contexts| contexts.clone()) else { return };
     for context in contexts.iter().filter_map(Weak::upgrade) {
         context.registry.close_all();
     }
@@ -312,6 +313,7 @@ fn close_at_exit() {
 /// Before the first lock: a child that is forked from here on closes what it inherits.
 fn watch_process(context: &Arc<Context>) {
     watch(close_at_exit);
+    let _no_fork = between_forks();
     let mut contexts = CONTEXTS.lock();
     if !contexts.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(context))) {
         contexts.push(Arc::downgrade(context));
@@ -376,8 +378,9 @@ struct StockIsThere {
 
 fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, Refused> {
     let path = path_of(inner, identity)?;
-    let dir = inner.context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
+        // Opened anew: that of the last attempt may have been removed, or moved away.
+        let dir = inner.context.disk.log_directory(&path);
         let at_most = if comes_again(inner) { INIT_WAIT_AGAIN } else { INIT_WAIT };
         let Some(lock) = take_init(&path, &*dir, at_most)? else { continue };
         if is_shared(&lock, &*dir)? {

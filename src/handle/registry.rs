@@ -1,7 +1,7 @@
 //! Which engines live in this process: found by file identity, so that symlinks, relative and URI paths meet.
 
 use crate::engine::Engine;
-use crate::shared::generation;
+use crate::shared::{between_forks, generation};
 use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::fmt;
@@ -44,6 +44,7 @@ impl fmt::Debug for Registry {
 
 impl Registry {
     pub(super) fn entry(&self, identity: FileIdentity) -> Arc<Entry> {
+        let _no_fork = between_forks();
         let mut entries = self.0.lock();
         let identity = (identity, generation());
         if let Some(entry) = entries.get(&identity).and_then(Weak::upgrade) {
@@ -64,9 +65,14 @@ impl Registry {
     /// The process exits: closes every engine that is its own and that nobody is in the middle of. What cannot be
     /// had in time is left to recovery.
     pub(super) fn close_all(&self) {
-        let Some(entries) = self.0.try_lock_for(EXIT_WAIT) else { return };
-        let mine = entries.iter().filter(|((_, of), _)| *of == generation());
-        for entry in mine.filter_map(|(_, entry)| entry.upgrade()) {
+        let mine = |((_, of), entry): (&(FileIdentity, u32), &Weak<Entry>)| {
+            (*of == generation()).then(|| entry.upgrade()).flatten()
+        };
+        let Some(mine) = self.0.try_lock_for(EXIT_WAIT).map(|all| all.iter().filter_map(mine).collect::<Vec<_>>())
+        else {
+            return;
+        };
+        for entry in mine {
             if let Some(mut engine) = entry.engine.try_lock_for(EXIT_WAIT)
                 && let Some(engine) = engine.take()
             {

@@ -82,8 +82,8 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         return Err(Refused::new(Code::CANTOPEN, "there is no such file, or it may not be looked at"));
     };
     let path = claim::path_of(&inner, identity)?;
-    let dir = context.disk.log_directory(&path);
     for _ in 0..ATTEMPTS {
+        let dir = context.disk.log_directory(&path);
         let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };
         let mut stock = false;
         let broker = match claim::exclusive_broker(&inner, &path, &lock) {

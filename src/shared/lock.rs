@@ -11,6 +11,7 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 //! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |
 
+use super::process::between_forks;
 use super::words::PROCESS_SLOTS;
 use crate::disk::{Access, Directory};
 use crate::interleave::{self, Instant};
@@ -64,8 +65,8 @@ static OPEN: Mutex<Vec<Weak<AtomicI32>>> = Mutex::new(Vec::new());
 
 /// In a forked child: closes every inherited lock file, as [`LockFile::close_inherited`].
 pub(super) fn close_all_inherited() {
-    // Held only if another thread of the parent was opening a database: then its descriptor stays, and the
-    // child's own attempts to open that database are BUSY while the child lives.
+    // Held only where the fork came from inside a call that holds it (`between_forks`): then its descriptors stay, and the
+    // child's own attempts to open those databases are BUSY while the child lives.
     if let Some(open) = OPEN.try_lock() {
         for descriptor in open.iter().filter_map(Weak::upgrade) {
             close(&descriptor);
@@ -88,7 +89,8 @@ impl LockFile {
     /// Any error of the file system; `NotFound` if the directory was removed.
     pub fn open(directory: &Directory, mode: u32) -> io::Result<LockFile> {
         loop {
-            // Held across the open: a child that is forked meanwhile would have a descriptor that is not in the list.
+            // Across the open: a child that is forked meanwhile would have a descriptor that is not in the list.
+            let _no_fork = between_forks();
             let mut open = OPEN.lock();
             match directory.open_file(LOCK_NAME, Access::Write) {
                 Ok(file) => return Ok(LockFile::of(file, &mut open)),
@@ -183,6 +185,8 @@ impl LockFile {
 
     /// Closes the file: its locks are free, and nothing can be locked any more.
     pub fn close(&self) {
+        // A child that is forked in the middle of it would have a descriptor that it takes for closed.
+        let _no_fork = between_forks();
         close(&self.descriptor);
     }
 
@@ -319,7 +323,7 @@ fn held_at(path: &Path, range: Range<u64>) -> io::Result<Option<bool>> {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        self.close_inherited();
+        self.close();
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};
 #[cfg(test)]
 pub(crate) use process::usage;
-pub use process::{Inside, command, generation, inside, watch};
+pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
 pub use process_slots::Process;
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};

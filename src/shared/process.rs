@@ -4,19 +4,66 @@
 //! inherited lock files (never unlocked them), and touches nothing of its parent's. At a normal exit a hook runs,
 //! once, and never in a child for what is its parent's.
 
-use std::cell::Cell;
+use crate::sync::RwLock;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Once, OnceLock};
+use std::sync::{Once, OnceLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 static AT_EXIT: OnceLock<fn()> = OnceLock::new();
 
+/// Shared by whoever holds a lock of the whole process (a `static`, or the registry of a VFS) or opens a lock file; exclusive
+/// during a fork. So a child inherits none of those locks from a thread that it does not have, and knows every
+/// lock file that it inherits.
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// Threads that fork, or wait to: whoever is not inside yet lets them go first.
+static FORKERS: AtomicU32 = AtomicU32::new(0);
+
+/// How long a fork waits for that: it comes from inside such a lock where a callback of the application forks.
+const FORK_WAIT: Duration = Duration::from_secs(1);
+const FORK_PAUSE: Duration = Duration::from_micros(100);
+
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How often this thread has [`between_forks`] now.
+    static WITHOUT_FORKS: Cell<u32> = const { Cell::new(0) };
+    /// During a fork, by the thread that forks.
+    static FORKING: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
+}
+
+/// While this lives no fork begins.
+#[derive(Debug)]
+#[must_use]
+pub struct WithoutForks {
+    _held: RwLockReadGuard<'static, ()>,
+}
+
+/// No fork begins from now on. For short, and never around a call of the application; it may be nested.
+pub fn between_forks() -> WithoutForks {
+    let deadline = Instant::now() + FORK_WAIT;
+    while WITHOUT_FORKS.get() == 0 && FORKERS.load(SeqCst) > 0 && Instant::now() < deadline {
+        std::thread::sleep(FORK_PAUSE);
+    }
+    WITHOUT_FORKS.set(WITHOUT_FORKS.get() + 1);
+    WithoutForks { _held: FORKS.read() }
+}
+
+impl Drop for WithoutForks {
+    fn drop(&mut self) {
+        WITHOUT_FORKS.set(WITHOUT_FORKS.get() - 1);
+    }
+}
+
+/// What tells the threads of a process apart, as long as they live.
+#[must_use]
+pub fn this_thread() -> usize {
+    DEPTH.with(|depth| std::ptr::from_ref(depth).addr())
 }
 
 /// While this lives, its thread is inside pwal, and may hold any of its locks.
@@ -60,25 +107,61 @@ fn command_of(arguments: impl Iterator<Item = OsString>) -> String {
     words.join(" ")
 }
 
-/// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not
-/// for signals. Only the first call counts.
-pub fn watch(at_exit: fn()) {
+/// Notices forks from now on. When the library is loaded, mostly by the only thread.
+pub fn watch_forks() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
-        // Set by nobody else.
-        let _ = AT_EXIT.set(at_exit);
-        // SAFETY: both take a function that stays: the library is never unloaded (`-z nodelete`). Without memory
-        // for the entry they fail, and recovery at the next open does the hook's work.
+        // SAFETY: takes functions that stay: the library is never unloaded (`-z nodelete`). Without memory for the entry it
+        // fails, and a forked child keeps its parent's locks until it ends.
         unsafe {
-            libc::pthread_atfork(None, None, Some(in_child));
-            libc::atexit(exiting);
+            libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
         }
     });
 }
 
+/// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not
+/// for signals, behind all handlers of `atexit` and all destructors of the program: they may use databases. Only the first call
+/// counts.
+pub fn watch(at_exit: fn()) {
+    watch_forks();
+    let _no_fork = between_forks();
+    // Set by nobody else.
+    let _ = AT_EXIT.set(at_exit);
+}
+
+/// A destructor of this library, or of the program that it is linked into. Handlers that were registered with `atexit`, by
+/// whomever and whenever, have run by then.
+#[used]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".fini_array"))]
+#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_term_func"))]
+static AT_END: extern "C" fn() = exiting;
+
+extern "C" fn before_fork() {
+    FORKERS.fetch_add(1, SeqCst);
+    let deadline = Instant::now() + FORK_WAIT;
+    loop {
+        if let Some(held) = FORKS.try_write() {
+            // A thread that ends has no place for it any more: then the child is as without it.
+            let _ended = FORKING.try_with(|forking| *forking.borrow_mut() = Some(held));
+            return;
+        }
+        if Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(FORK_PAUSE);
+    }
+}
+
+extern "C" fn in_parent() {
+    FORKERS.fetch_sub(1, SeqCst);
+    let _ended = FORKING.try_with(|forking| forking.borrow_mut().take());
+}
+
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, SeqCst);
+    FORKERS.store(0, SeqCst);
     super::lock::close_all_inherited();
+    let _ended = FORKING.try_with(|forking| forking.borrow_mut().take());
 }
 
 extern "C" fn exiting() {

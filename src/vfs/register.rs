@@ -8,6 +8,7 @@ use super::messages;
 use super::methods;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
+use crate::shared::{between_forks, watch_forks};
 use crate::sqlite::ffi::{self, RawFile, RawVfs};
 use crate::sqlite::{Api, ApiError, Code};
 use crate::sync::Mutex;
@@ -218,6 +219,8 @@ pub(super) fn register_api(api: Api, options: Options) -> Result<&'static Regist
     }
     let bad_name = |_| RegisterError::BadName(options.name.clone());
     let name = CString::new(options.name.as_bytes()).map_err(bad_name)?;
+    watch_forks();
+    let _no_fork = between_forks();
     let mut registrations = REGISTRATIONS.lock();
     // SAFETY: a C string; the call initialises SQLite if need be.
     let present = unsafe { (api.vfs_find)(name.as_ptr()) };

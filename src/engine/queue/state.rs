@@ -103,6 +103,8 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) owner: Option<ConnectionId>,
+    /// The thread that took WRITE for it.
+    pub(super) owner_thread: usize,
     /// When the owner got WRITE.
     pub(super) taken_at: u64,
     pub(super) lease: Option<(ConnectionId, u64)>,
