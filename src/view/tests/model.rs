@@ -37,7 +37,7 @@ impl Connection {
     fn refresh(&mut self, log: &Log, to: u64, bound: u32) {
         let before = header_words(&mut self.view, 0);
         let sequence_before = self.view.sequence();
-        let renumber = to % 5 == 0;
+        let renumber = to.is_multiple_of(5);
         if renumber {
             self.view.renumber();
         }
