@@ -263,7 +263,7 @@ pub(super) fn is_ours(inner: &Inner, header: &Header) -> bool {
 /// the file of a codec lies none.
 fn may_have_lost_header(inner: &Inner, header: &Header) -> bool {
     let path = real_path(inner);
-    !header.starts_with(MAGIC)
+    !stamp::is_database(header)
         && std::fs::metadata(path).is_ok_and(|file| file.len() >= header.len() as u64)
         && std::fs::symlink_metadata(beside(path, "-pwal")).is_ok()
 }

@@ -154,10 +154,13 @@ pub fn read(header: &[u8]) -> StampState {
     StampState::Plain { wal }
 }
 
-/// Whether a file that begins so is a database, and no codec's: it begins with SQLite's magic.
+/// Whether a file that begins so is a database, and neither a codec's nor one whose first sector was lost: it begins with
+/// SQLite's magic, and its versions are those that SQLite (with its branches) or a stamp has.
 #[must_use]
 pub fn is_database(header: &[u8]) -> bool {
+    let is_version = |version: &u8| matches!(*version, 1..=3 | STAMPED);
     header.starts_with(b"SQLite format 3\0")
+        && header.get(VERSIONS).is_some_and(|versions| versions.iter().all(is_version))
 }
 
 /// The page size in bytes that a database header states; `None` if it is short or states an impossible one.

@@ -126,6 +126,24 @@ fn it_comes_back_from_an_older_copy() {
     }
 }
 
+/// What was written is there up to some byte, and behind it what was lost before.
+#[test]
+fn half_of_a_lost_sector_comes_back() {
+    let mut log = begun(&[5, 6, 7], 1024);
+    commit(&mut log, &[(2, 8)]);
+    log.certify(1, 0);
+    for cut in [1, 17, 18, 19, 20, 50, 72, 75, 81, 89] {
+        let mut files = Files::new(stamped(&[5, 8, 7], 1024, OWN, 1)).with(&log.files);
+        LOST[2](&mut files.database[cut..512]);
+        for files in [files.clone(), files.clone().with_file(marker_name(OWN, 1), b"")] {
+            expect_back(&files, &[5, 8, 7], 1024, true);
+        }
+        let mut files = Files::new(stamped(&[5, 6, 7], 1024, OWN, 0)).with(&begun(&[5, 6, 7], 1024).files);
+        LOST[2](&mut files.database[cut..512]);
+        expect_back(&files, &[5, 6, 7], 1024, true);
+    }
+}
+
 /// The marks are whole, and the rest of the sector is not.
 #[test]
 fn what_rots_beside_a_whole_stamp_comes_back() {
