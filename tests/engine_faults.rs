@@ -203,8 +203,8 @@ fn a_reader_ahead_of_the_disk_gets_an_error_and_not_what_is_being_erased() {
     std::thread::scope(|scope| {
         let commit = scope.spawn(move || common::code_of(&{ connection }, "UPDATE t SET x='new'"));
         syncing.pass();
-        // It wrote last, so it is given what is published.
-        common::run(&reader, "BEGIN; SELECT * FROM u");
+        // It is about to write, so it is given what is published.
+        common::run(&reader, "BEGIN IMMEDIATE; SELECT * FROM u");
         go_on.open();
         erasing.pass();
         // The end of its transaction waits for the outcome.
