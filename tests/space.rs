@@ -275,3 +275,80 @@ fn who_attaches_behind_a_long_log_reads_it_in_large_pieces() {
     writer.end();
     late.end();
 }
+
+/// A reader of a table that does not fit its cache, and a writer beside it.
+fn reader_of_much(path: &Path) -> (Agent, Agent) {
+    let (mut reader, mut writer) = (Agent::on(path), Agent::on(path));
+    writer.run(SMALL);
+    writer.run("PRAGMA wal_autocheckpoint=100");
+    writer.run("CREATE TABLE much AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300) SELECT i, randomblob(3000) x FROM n");
+    reader.run("PRAGMA cache_size=5");
+    reader.run("BEGIN");
+    reader.run(COUNT);
+    (reader, writer)
+}
+
+const SUM: &str = "SELECT count(*), sum(length(x)) FROM much";
+
+#[test]
+fn a_log_that_has_reached_its_limit_refuses_commits_and_names_the_reader() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("parallel_wal_log_limit_bytes");
+    let (mut reader, mut writer) = reader_of_much(&path);
+    let limit = 5_000_000;
+    assert_eq!(writer.run(&format!("PRAGMA parallel_wal_log_limit_bytes={limit}")), limit.to_string());
+    let insert = "c INSERT INTO t VALUES(randomblob(60000))";
+    let refused = (0..400).find_map(|_| Some(writer.ask(insert)).filter(|answer| answer.starts_with("code ")));
+    assert_eq!(refused.as_deref(), Some("code 13"));
+    let log = writer.log();
+    let named = format!("process {} (", reader.pid());
+    assert!(log.contains(&named) && log.contains("parallel_wal_log_limit_bytes"), "{log}");
+    assert!(slots(&path).1 <= limit, "{:?} slots and bytes", slots(&path));
+    // The reader reads what it has read, and when it has ended, the writer goes on.
+    assert_eq!(reader.run(SUM), "300|900000");
+    reader.run("COMMIT");
+    assert_eq!(&writer.run("PRAGMA wal_checkpoint")[..2], "0|");
+    for _ in 0..100 {
+        writer.run(&insert[2..]);
+    }
+    writer.end();
+    reader.end();
+    common::assert_plain(&path);
+}
+
+#[test]
+fn a_reader_that_keeps_a_log_of_its_limit_loses_its_snapshot() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("parallel_wal_reader_limit_bytes");
+    let (mut reader, mut writer) = reader_of_much(&path);
+    let mut idle = Agent::on(&path);
+    idle.run(COUNT);
+    let limit = 5_000_000;
+    writer.run(&format!("PRAGMA parallel_wal_reader_limit_bytes={limit}"));
+    let mut most = 0;
+    for commit in 0..300 {
+        writer.run("INSERT INTO t VALUES(randomblob(60000))");
+        if commit % 10 == 0 {
+            writer.run("UPDATE much SET x = randomblob(3000)");
+        }
+        most = most.max(slots(&path).1);
+    }
+    let log = writer.log();
+    assert!(log.contains(&format!("process {} (", reader.pid())) && log.contains("its snapshot ends here"), "{log}");
+    assert!(most < 3 * limit, "the log had {most} bytes");
+    // Not a row of another state: an error, until the transaction has ended.
+    assert_eq!(reader.ask(&format!("c {SUM}")), "code 517");
+    assert_eq!(reader.ask("c INSERT INTO t VALUES(1)"), "code 517");
+    reader.run("ROLLBACK");
+    assert_eq!(reader.run(SUM), "300|900000");
+    assert_eq!(reader.run(COUNT), writer.run(COUNT));
+    assert_eq!(reader.run("PRAGMA integrity_check"), "ok");
+    for agent in [reader, writer, idle] {
+        agent.end();
+    }
+    common::assert_plain(&path);
+}

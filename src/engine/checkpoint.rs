@@ -86,7 +86,7 @@ impl Engine {
                 self.flush(&leader, true)?;
             }
             drop(leader);
-            // Who has CKPT deletes them himself.
+            // Who has CKPT deletes them.
             if let Ok(_ckpt) = self.checkpoint_lock(Duration::ZERO) {
                 self.delete_spills();
             }

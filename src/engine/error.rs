@@ -42,6 +42,9 @@ pub(crate) enum EngineError {
          changed it, or somebody has; nothing of it is written to the database file, and the log stays"
     )]
     Image { file: PathBuf, page: u32, sequence: u64, offset: u64 },
+    /// The log has reached `parallel_wal_log_limit_bytes`, and a reader keeps it.
+    #[error("the log of {file} has reached {bytes} bytes (parallel_wal_log_limit_bytes); {reader}")]
+    LogLimit { file: PathBuf, bytes: u64, reader: String },
     /// The database file is not the one that the log belongs to.
     #[error(
         "{file} was overwritten while it was open: {found}. Nothing was written to it; the log stays beside it. Close all \
@@ -161,6 +164,7 @@ impl EngineError {
             EngineError::Database { source, .. } => full_or(source, Code::IOERR),
             EngineError::Open { source, .. } => full_or(source, Code::IOERR),
             EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
+            EngineError::LogLimit { .. } => Code::FULL,
             EngineError::Replaced { .. } => Code::IOERR_READ,
             EngineError::Image { .. } => Code::IOERR_DATA,
             EngineError::Held { .. } => Code::BUSY,

@@ -88,6 +88,8 @@ pub(crate) struct Engine {
     ahead_failed: AtomicU64,
     /// The bytes of the log that were in use, as passes found it: the highest, which fades.
     in_use: AtomicU64,
+    /// The bytes of the log when it was last told that a reader keeps it.
+    told_reader: AtomicU64,
     /// Of how many slots this process knows that they were deleted.
     deleted_known: AtomicU64,
     frames: RwLock<Frames>,

@@ -65,7 +65,7 @@ pub(crate) const JOURNAL_SIZE_LIMIT: &str = "journal_size_limit";
 /// No limit.
 pub(crate) const UNLIMITED: u64 = u64::MAX - 1;
 
-const NUMBERS: [Number; 5] = [
+const NUMBERS: [Number; 7] = [
     Number { name: "parallel_wal_lanes", unit: "lanes", least: 1, most: 64, default: 8 },
     Number { name: "parallel_wal_max_batch_bytes", unit: "bytes", least: 65_536, most: 1 << 30, default: 4 << 20 },
     Number { name: "parallel_wal_max_flush_delay_ms", unit: "milliseconds", least: 0, most: 100, default: 2 },
@@ -77,6 +77,8 @@ const NUMBERS: [Number; 5] = [
         default: SLOT_BYTES_MAX,
     },
     Number { name: JOURNAL_SIZE_LIMIT, unit: "bytes", least: 0, most: UNLIMITED, default: UNLIMITED },
+    Number { name: "parallel_wal_log_limit_bytes", unit: "bytes", least: 0, most: 1 << 50, default: 0 },
+    Number { name: "parallel_wal_reader_limit_bytes", unit: "bytes", least: 0, most: 1 << 50, default: 0 },
 ];
 
 const _: () = assert!(NUMBERS.len() <= SETTINGS);
@@ -184,6 +186,16 @@ impl Settings {
     /// As SQLite's `journal_size_limit`: what an idle log may keep though it does not need it, in bytes.
     pub(crate) fn journal_size_limit(&self) -> u64 {
         self.value(4)
+    }
+
+    /// A log of so many bytes that a reader keeps refuses commits.
+    pub(crate) fn log_limit_bytes(&self) -> Option<u64> {
+        Some(self.value(5)).filter(|bytes| *bytes != 0)
+    }
+
+    /// A reader that keeps a log of so many bytes loses its snapshot.
+    pub(crate) fn reader_limit_bytes(&self) -> Option<u64> {
+        Some(self.value(6)).filter(|bytes| *bytes != 0)
     }
 
     /// The number named `name`, if there is one.

@@ -497,7 +497,10 @@ impl Engine {
                 self.add_slot(slot.clone());
                 slot.number
             }
-            None => self.create_next(&all, least)?.number,
+            None => {
+                self.keep_within_limits(&all, least)?;
+                self.create_next(&all, least)?.number
+            }
         };
         let append = self.append()?;
         self.give_up_begun_but(&append, &all, tail.ordinal, Some(number))?;

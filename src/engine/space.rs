@@ -8,10 +8,10 @@
 //! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
 
 use super::frames::{FileId, Frames};
-use super::slots::Free;
+use super::slots::{Found, Free};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
-use crate::shared::Words;
+use crate::shared::{Snapshot, Words, now_us};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering::SeqCst;
 const SLOTS_KEPT: u64 = 3;
 /// What was in use once fades by this share with each look: a log that is as large again and again is not made anew each time.
 const FADES: u64 = 8;
+/// A log of so many segments that a reader keeps is told of, and of each doubling.
+const TOLD_SEGMENTS: u64 = 4;
 /// Slots that are deleted at once: writers that need a slot wait for it.
 const AT_ONCE: usize = 8;
 
@@ -118,6 +120,46 @@ impl Engine {
         let names = self.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
         let is_slot = |name: &&String| matches!(FileName::parse(name), Some(FileName::Slot { log_id, .. }) if log_id == self.log_id);
         Ok(names.iter().filter(is_slot).count())
+    }
+
+    /// Before the log grows by a slot of at least `more` bytes. Where a reader is why no slot is free, its snapshot or this commit
+    /// may have to end.
+    ///
+    /// # Errors
+    /// [`EngineError::LogLimit`].
+    pub(super) fn keep_within_limits(&self, all: &[Found], more: u64) -> Result<(), EngineError> {
+        let Some(reader) = self.keeping_reader() else { return Ok(()) };
+        let bytes: u64 = all.iter().map(|found| found.slot.bytes).sum();
+        let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| bytes + more > limit);
+        let ends = exceeds(self.settings.reader_limit_bytes());
+        let seconds = now_us().saturating_sub(reader.since_us) / 1_000_000;
+        let text = format!(
+            "{} reads the state behind commit {} for {seconds} s now, and nothing that was written since can be given back; {}",
+            self.describe(reader.owner),
+            reader.sequence,
+            if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },
+        );
+        let told = self.told_reader.load(SeqCst);
+        if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.settings.segment_bytes()) {
+            self.told_reader.store(bytes, SeqCst);
+            let text = format!("pwal: {}: the log has {bytes} bytes: {text}", self.path.display());
+            self.context.host.log(Code::WARNING.number(), &text);
+        }
+        if ends {
+            self.marks.words().end_snapshots_below(reader.sequence + 1);
+        } else if exceeds(self.settings.log_limit_bytes()) {
+            return Err(EngineError::LogLimit { file: self.path.clone(), bytes, reader: text });
+        }
+        Ok(())
+    }
+
+    /// The reader behind which the checkpoints cannot go on.
+    fn keeping_reader(&self) -> Option<Snapshot> {
+        let (words, attachment) = (self.marks.words(), self.marks.attachment());
+        let limits =
+            |snapshot: &Snapshot| snapshot.sequence >= words.ended_below() && attachment.is_alive(snapshot.owner);
+        let oldest = words.snapshots().filter(limits).min_by_key(|snapshot| snapshot.sequence)?;
+        (oldest.sequence <= words.backfilled() && oldest.sequence < words.visible()).then_some(oldest)
     }
 
     /// The log shall have no more than it needs, as behind `wal_checkpoint(TRUNCATE)`: what a durable certificate does not

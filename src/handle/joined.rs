@@ -496,6 +496,12 @@ impl Joined {
     pub(super) fn check_lost(&self) -> Result<(), Code> {
         self.check_mine()?;
         self.check_replaced()?;
+        if self.reading
+            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.marks.words().ended_below())
+        {
+            // As a snapshot that has become too old to write by.
+            return Err(Code::BUSY_SNAPSHOT);
+        }
         if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
             return Err(Code::IOERR_READ);
         }

@@ -106,7 +106,8 @@ impl Words {
         step("before a snapshot");
         line.complement.store(!sequence, SeqCst);
         step("behind a snapshot");
-        if self.checkpoint_target() <= sequence && self.recycled_below() <= sequence.saturating_add(1) {
+        let is_held = self.checkpoint_target() <= sequence && self.recycled_below() <= sequence.saturating_add(1);
+        if is_held && self.ended_below() <= sequence {
             return true;
         }
         line.complement.store(IDLE, SeqCst);
@@ -118,7 +119,7 @@ impl Words {
         self.line(slot).complement.store(IDLE, SeqCst);
     }
 
-    /// The lowest registered snapshot; `None` if nobody reads. Slots whose process is dead (`alive`
+    /// The lowest registered snapshot that was not ended; `None` if nobody reads. Slots whose process is dead (`alive`
     /// says so) are cleared: under CKPT.
     pub fn oldest_snapshot(&self, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
         let mut oldest = None;
@@ -137,7 +138,9 @@ impl Words {
                 let _ = line.owner.compare_exchange(word, 0, SeqCst, SeqCst);
                 continue;
             }
-            oldest = Some(oldest.unwrap_or(u64::MAX).min(!complement));
+            if !complement >= self.ended_below() {
+                oldest = Some(oldest.unwrap_or(u64::MAX).min(!complement));
+            }
         }
         oldest
     }

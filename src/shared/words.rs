@@ -18,7 +18,7 @@
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process |
 //! | 1408 | 64 | process slots that have ever been attached to |
-//! | 1472 | 64 | whether the database file was found to be another one |
+//! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
@@ -109,6 +109,13 @@ struct LogLine {
     slots_deleted: AtomicU64,
 }
 
+/// Why readers have to stop; looked at with each page.
+#[repr(C, align(64))]
+struct ReadersLine {
+    replaced: AtomicU64,
+    ended_below: AtomicU64,
+}
+
 /// What a leader guesses by; nothing is decided by it that could be wrong.
 #[repr(C, align(64))]
 struct FlushLine {
@@ -148,7 +155,7 @@ pub struct ReadOnlyWords {
     log: LogLine,
     flush: FlushLine,
     pub(super) slots_used: Line,
-    replaced: Line,
+    readers: ReadersLine,
     pub(super) processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -294,7 +301,13 @@ impl ReadOnlyWords {
     /// Whether the database file was found to be another one than that of this log: nobody reads it any more.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
-        self.replaced.0.load(SeqCst) != 0
+        self.readers.replaced.load(SeqCst) != 0
+    }
+
+    /// Snapshots below this commit do not count any more: checkpoints go past them, and who reads by one gets an error.
+    #[must_use]
+    pub fn ended_below(&self) -> u64 {
+        self.readers.ended_below.load(SeqCst)
     }
 
     /// The mode of the database, as the engine numbers it.
@@ -483,9 +496,15 @@ impl Words {
         self.recycled_below.0.fetch_max(sequence, SeqCst);
     }
 
+    /// Ends every snapshot below this commit, which is not beyond `visible`.
+    pub fn end_snapshots_below(&self, sequence: u64) {
+        step("before ended_below");
+        self.readers.ended_below.fetch_max(sequence, SeqCst);
+    }
+
     /// The database file is another one than that of this log.
     pub fn set_replaced(&self) {
-        self.replaced.0.store(1, SeqCst);
+        self.readers.replaced.store(1, SeqCst);
     }
 
     /// Counts the slots that were deleted while processes were attached: who has one of them open may close it.
