@@ -184,7 +184,7 @@ impl RealFile {
     }
 
     /// Runs `act`, which writes.
-    fn write_with(&self, mut act: impl FnMut(&File) -> io::Result<()>) -> io::Result<()> {
+    fn write_with<R>(&self, mut act: impl FnMut(&File) -> io::Result<R>) -> io::Result<R> {
         self.with(|opened| {
             self.begun.fetch_add(1, SeqCst);
             let written = act(&opened.file);
@@ -260,17 +260,17 @@ impl LogFile for RealFile {
     /// cache does not hold the slot in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
     /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
     #[cfg(target_os = "linux")]
-    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
+    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<bool> {
         let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
         self.write_with(|file| {
             if aligned && let Ok(direct) = descriptor::open_to_write_directly(file) {
                 match zeros_to(&direct, bytes, offset, bytes) {
                     // Refused by the file system, or in a place that is aligned for nobody.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                    other => return other,
+                    other => return other.map(|()| true),
                 }
             }
-            zeros_to(file, bytes, offset, ZEROS_BUFFERED)
+            zeros_to(file, bytes, offset, ZEROS_BUFFERED).map(|()| false)
         })
     }
 

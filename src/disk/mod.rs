@@ -40,12 +40,13 @@ pub trait LogFile: Send + Sync + Debug {
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Writes `bytes` zeros from `offset` (bytes) on, as space for records to come: where possible past the
-    /// page cache.
+    /// page cache. True: past it, so that a sync has none of them to write.
     ///
     /// # Errors
     /// As [`write_at`](LogFile::write_at).
-    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<()> {
-        self.write_at(&[IoSlice::new(&vec![0; bytes])], offset)
+    fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<bool> {
+        self.write_at(&[IoSlice::new(&vec![0; bytes])], offset)?;
+        Ok(false)
     }
 
     /// Makes the writes that returned before this call durable (`fdatasync`).

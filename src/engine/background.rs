@@ -1,7 +1,7 @@
-//! The engine's own thread: prepares slots ahead of need, runs the checkpoints that commits only ask for, and
-//! one when nobody has committed for a while.
+//! The engine's own threads. One prepares slots ahead of need: no sync of a checkpoint keeps it from that. The other runs the
+//! checkpoints that commits only ask for, one when nobody has committed for a while, and a flush where much is not durable.
 //!
-//! It starts with the first wish and ends with the engine, which it does not keep alive.
+//! Each starts with the first wish and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
 use crate::sync::{Condvar, Mutex};
@@ -18,6 +18,7 @@ const IDLE: Duration = Duration::from_millis(500);
 struct Wishes {
     slot: bool,
     checkpoint: bool,
+    flush: bool,
     /// Look whether the log is idle.
     watch: bool,
     stop: bool,
@@ -37,29 +38,75 @@ struct Shared {
     watching: AtomicBool,
     wishes: Mutex<Wishes>,
     wake: Condvar,
+    /// What is under way shall not be brought to its end.
+    gives_up: AtomicBool,
 }
 
+/// A thread and its wishes.
 #[derive(Debug, Default)]
-pub(super) struct Background(Arc<Shared>);
+struct Worker(Arc<Shared>);
+
+#[derive(Debug, Default)]
+pub(super) struct Background {
+    slots: Worker,
+    checkpoints: Worker,
+}
 
 impl Background {
     /// The next slot shall be ready before it is needed.
     pub(super) fn want_slot(&self, engine: &Arc<Engine>) {
-        self.want(engine, |wishes| &mut wishes.slot);
+        self.slots.want(engine, |wishes| &mut wishes.slot);
     }
 
     /// A checkpoint shall run.
     pub(super) fn want_checkpoint(&self, engine: &Arc<Engine>) {
-        self.want(engine, |wishes| &mut wishes.checkpoint);
+        self.checkpoints.want(engine, |wishes| &mut wishes.checkpoint);
+    }
+
+    /// What is published shall become durable, though nobody waits for it.
+    pub(super) fn want_flush(&self, engine: &Arc<Engine>) {
+        self.checkpoints.want(engine, |wishes| &mut wishes.flush);
     }
 
     /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
     pub(super) fn watch(&self, engine: &Arc<Engine>) {
-        if !self.0.watching.swap(true, SeqCst) && !self.want(engine, |wishes| &mut wishes.watch) {
-            self.0.watching.store(false, SeqCst);
+        let worker = &self.checkpoints;
+        if !worker.0.watching.swap(true, SeqCst) && !worker.want(engine, |wishes| &mut wishes.watch) {
+            worker.0.watching.store(false, SeqCst);
         }
     }
 
+    /// Whether this is one of the threads, and it shall end: then it waits for nobody any more.
+    pub(super) fn stops_here(&self) -> bool {
+        let stops = |worker: &Worker| worker.0.stopping.load(SeqCst);
+        IS_BACKGROUND.get() && (stops(&self.slots) || stops(&self.checkpoints))
+    }
+
+    /// Whether the pass of this thread is left to others.
+    pub(super) fn gives_up_checkpoint(&self) -> bool {
+        self.checkpoints.0.gives_up.load(SeqCst)
+    }
+
+    /// They may start again behind [`Background::stop`].
+    pub(super) fn allow(&self) {
+        self.slots.allow();
+        self.checkpoints.allow();
+    }
+
+    /// Ends the threads and waits for them. A slot that is being made is given up; so is a checkpoint, if `leaves`: other
+    /// processes do it.
+    pub(super) fn stop(&self, leaves: bool) {
+        let threads = [self.slots.end(true), self.checkpoints.end(leaves)];
+        for thread in threads.into_iter().flatten() {
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic there has been told by the hook; the engine is going anyway.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Worker {
     /// False: there is no thread to fulfil it.
     fn want(&self, engine: &Arc<Engine>, wish: impl Fn(&mut Wishes) -> &mut bool) -> bool {
         let mut wishes = self.0.wishes.lock();
@@ -87,35 +134,23 @@ impl Background {
         crate::shared::spawn_without_signals("pwal", move || run(&shared, &engine)).ok()
     }
 
-    /// It may start again behind [`Background::stop`].
-    pub(super) fn allow(&self) {
+    fn allow(&self) {
         let mut wishes = self.0.wishes.lock();
         let thread = wishes.thread.take();
         *wishes = Wishes { thread, ..Wishes::default() };
         self.0.stopping.store(false, SeqCst);
         self.0.watching.store(false, SeqCst);
+        self.0.gives_up.store(false, SeqCst);
     }
 
-    /// Whether this is the thread, and it shall end: then it waits for nobody any more.
-    pub(super) fn stops_here(&self) -> bool {
-        self.0.stopping.load(SeqCst) && IS_BACKGROUND.get()
-    }
-
-    /// Ends the thread and waits for it: what it waits for it gives up, what it works on it ends.
-    pub(super) fn stop(&self) {
-        let thread = {
-            let mut wishes = self.0.wishes.lock();
-            wishes.stop = true;
-            self.0.stopping.store(true, SeqCst);
-            self.0.wake.notify_one();
-            wishes.thread.take()
-        };
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            // A panic there has been told by the hook; the engine is going anyway.
-            drop(thread.join());
-        }
+    /// No more wishes; the thread, to be waited for.
+    fn end(&self, gives_up: bool) -> Option<JoinHandle<()>> {
+        self.0.gives_up.store(gives_up, SeqCst);
+        self.0.stopping.store(true, SeqCst);
+        let mut wishes = self.0.wishes.lock();
+        wishes.stop = true;
+        self.0.wake.notify_one();
+        wishes.thread.take()
     }
 }
 
@@ -124,9 +159,9 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     // The last commit when it was last looked whether the log is idle.
     let mut watched: Option<u64> = None;
     loop {
-        let (slot, checkpoint) = {
+        let (slot, checkpoint, flush) = {
             let mut wishes = shared.wishes.lock();
-            while !wishes.slot && !wishes.checkpoint && !wishes.watch && !wishes.stop {
+            while !wishes.slot && !wishes.checkpoint && !wishes.flush && !wishes.watch && !wishes.stop {
                 if watched.is_none() {
                     shared.wake.wait(&mut wishes);
                 } else if shared.wake.wait_for(&mut wishes, IDLE) {
@@ -139,16 +174,20 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             if std::mem::take(&mut wishes.watch) {
                 watched = Some(0);
             }
-            (std::mem::take(&mut wishes.slot), std::mem::take(&mut wishes.checkpoint))
+            let Wishes { slot, checkpoint, flush, .. } = &mut *wishes;
+            (std::mem::take(slot), std::mem::take(checkpoint), std::mem::take(flush))
         };
         let Some(engine) = engine.upgrade() else { return };
         if slot {
             engine.prepare_next_slot();
         }
+        if flush {
+            tell(&engine, engine.flush_ahead());
+        }
         if checkpoint {
             tell(&engine, engine.checkpoint_in_background());
         }
-        if slot || checkpoint {
+        if slot || checkpoint || flush {
             continue;
         }
         let published = engine.marks.published();
@@ -166,8 +205,8 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
 
 fn tell<T: Default>(engine: &Engine, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
-        // It gave up a wait, to end.
-        if engine.background.stops_here() {
+        // It gave up a wait, or what it was at, to end.
+        if matches!(error, EngineError::GivenUp) || engine.background.stops_here() {
             return T::default();
         }
         let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());

@@ -45,6 +45,12 @@ impl Engine {
         self.background.want_checkpoint(self);
     }
 
+    /// So much is published and not durable that the next flush would take long, or the log could not be used again for long.
+    pub(super) fn flush_ahead(self: &Arc<Engine>) -> Result<(), EngineError> {
+        let leader = self.lead_waiting()?;
+        self.flush(&leader, false)
+    }
+
     /// Everything that is published becomes visible.
     ///
     /// # Errors
@@ -63,7 +69,7 @@ impl Engine {
         if target <= self.marks.backfilled() {
             self.certify()?;
         }
-        self.pass(ckpt)?;
+        self.pass(ckpt, &|| self.background.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         self.tell_kept_space(self.give_back(Keep::ForLoad));
         Ok(())
@@ -72,7 +78,7 @@ impl Engine {
     /// Nobody has committed for a while: everything goes to the database file. True: the log may become smaller by another
     /// one, though nobody commits.
     pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
-        self.checkpoint_on_request()?;
+        self.checkpoint_visible(&|| self.background.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         Ok(self.tell_kept_space(self.give_back(Keep::Idle)))
     }
@@ -99,10 +105,14 @@ impl Engine {
     /// # Errors
     /// The log or the database file failed; B did not move.
     pub(crate) fn checkpoint_on_request(self: &Arc<Engine>) -> Result<(), EngineError> {
+        self.checkpoint_visible(&|| false)
+    }
+
+    fn checkpoint_visible(self: &Arc<Engine>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let ckpt = self.checkpoint_lock(OTHER_PROCESS)?;
         self.check_poison()?;
         self.certify()?;
-        self.pass(ckpt)
+        self.pass(ckpt, gives_up)
     }
 
     /// Before a clean close: to the last commit. Nobody reads or writes.
@@ -143,8 +153,8 @@ impl Engine {
         Ok(Checkpointing { failures, _held: held })
     }
 
-    /// One pass, under CKPT.
-    fn pass(self: &Arc<Engine>, mut ckpt: Checkpointing<'_>) -> Result<(), EngineError> {
+    /// One pass, under CKPT, unless it `gives_up` on the way: a pass that did not end is made again by the next.
+    fn pass(self: &Arc<Engine>, mut ckpt: Checkpointing<'_>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
         if !self.is_active() {
             return Ok(());
         }
@@ -159,12 +169,12 @@ impl Engine {
             self.follow(target)?;
             // What another process brought there: its slots may be written over by now.
             self.frames.write().drop_to(backfilled);
-            let database_pages = match self.backfill(target) {
+            let database_pages = match self.backfill(target, gives_up) {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
                     // the broker has gone, with the exit of this process.
-                    if error.code() != Code::FULL && !matches!(error, EngineError::NoLog) {
+                    if error.code() != Code::FULL && !matches!(error, EngineError::NoLog | EngineError::GivenUp) {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             return Err(self.end_for(error));
@@ -245,7 +255,7 @@ impl Engine {
 
     /// The newest image of each page up to `target` goes to the database file, which gets the size that it has then, in
     /// pages, and is synced.
-    fn backfill(&self, target: u64) -> Result<u32, EngineError> {
+    fn backfill(&self, target: u64, gives_up: &dyn Fn() -> bool) -> Result<u32, EngineError> {
         let (newest, unread, database_pages) = {
             let frames = self.frames.read();
             let newest = frames.newest_by_page(target).ok_or_else(|| self.no_commit(target))?;
@@ -260,6 +270,9 @@ impl Engine {
             database_pages,
             |page, buffer| {
                 crate::fault_point("checkpointing");
+                if gives_up() {
+                    return Err(EngineError::GivenUp);
+                }
                 images.read(page, buffer)
             },
         )?;

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
 
+/// Where nobody wants durability, this many segments may be written before a flush is due.
+const UNDURABLE_SEGMENTS: u64 = 2;
+
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
 pub(crate) struct HeldAppend {
@@ -500,6 +503,12 @@ impl Engine {
         }
         if facts.checkpoint_when_idle {
             self.background.watch(self);
+        }
+        if !facts.wants_durable {
+            let tail = self.with_end(|end| end.map_or(0, |end| end.tail.ordinal));
+            if tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS {
+                self.background.want_flush(self);
+            }
         }
     }
 

@@ -63,6 +63,9 @@ pub(crate) enum EngineError {
     /// The batch cannot be placed: prepare was not asked, or promised too little.
     #[error("no place in the log for a batch")]
     NoLog,
+    /// The engine ends, and what was under way is left to others.
+    #[error("given up, since this process closes the database")]
+    GivenUp,
     /// No memory for the shared words.
     #[error("no memory for the shared words: {reason}")]
     NoMemory { reason: String },
@@ -165,6 +168,7 @@ impl EngineError {
             EngineError::Open { source, .. } => full_or(source, Code::IOERR),
             EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
             EngineError::LogLimit { .. } => Code::FULL,
+            EngineError::GivenUp => Code::INTERRUPT,
             EngineError::Replaced { .. } => Code::IOERR_READ,
             EngineError::Image { .. } => Code::IOERR_DATA,
             EngineError::Held { .. } => Code::BUSY,

@@ -339,7 +339,8 @@ impl Engine {
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn close(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
-        self.background.stop();
+        // Who stays goes on with the checkpoint; who is the last makes it anew if it is given up.
+        self.background.stop(!self.marks.attachment().others().is_empty());
         let closed = self.close_if_last(keep_log);
         self.abandon();
         closed
@@ -441,7 +442,7 @@ impl Engine {
         if self.is_retired() {
             return Ok(());
         }
-        self.background.stop();
+        self.background.stop(false);
         let retired = self.try_retire();
         if retired.is_err() {
             // Whoever asked for it goes on with this engine.
@@ -564,7 +565,7 @@ impl Engine {
 
     /// The end of this process's part: the log stays as it is, for the others or for the next open.
     pub(crate) fn abandon(&self) {
-        self.background.stop();
+        self.background.stop(true);
         self.end_guard();
         self.marks.attachment().leave();
     }

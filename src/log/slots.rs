@@ -16,8 +16,8 @@ pub const SLOT_BYTES_MAX: u64 = 16 << 20;
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
 /// Makes the slot file `name` of `bytes`: zero-written (space that is only allocated can still be
-/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece is synced by
-/// itself: a flush beside it would wait for all that is dirty.
+/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece that the page cache
+/// holds is synced by itself: a flush beside it would wait for all that is dirty.
 ///
 /// `goes_on` is asked before each piece: its error ends it.
 ///
@@ -107,12 +107,14 @@ fn fill(
     while offset < bytes {
         goes_on().map_err(|error| LogError::io("make", &path, error))?;
         let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-        file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
+        let is_direct = file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
         if offset == 0 && !start.is_empty() {
             file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
         }
-        file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         offset += piece as u64;
+        if !is_direct || offset >= bytes {
+            file.sync().map_err(|error| LogError::io("sync", &path, error))?;
+        }
     }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }

@@ -28,6 +28,7 @@ codes! {
     NOMEM = 7;
     READONLY = 8;
     IOERR = 10;
+    INTERRUPT = 9;
     CORRUPT = 11;
     NOTFOUND = 12;
     FULL = 13;
