@@ -193,7 +193,6 @@ impl Engine {
             end: Mutex::default(),
             opened_to: AtomicU64::new(0),
             ahead_failed: AtomicU64::new(0),
-            in_use: AtomicU64::new(0),
             told_reader: AtomicU64::new(0),
             deleted_known: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),

@@ -86,8 +86,6 @@ pub(crate) struct Engine {
     opened_to: AtomicU64,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
-    /// The bytes of the log that were in use, as passes found it: the highest, which fades.
-    in_use: AtomicU64,
     /// The bytes of the log when it was last told that a reader keeps it.
     told_reader: AtomicU64,
     /// Of how many slots this process knows that they were deleted.

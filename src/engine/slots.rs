@@ -499,7 +499,9 @@ impl Engine {
             }
             None => {
                 self.keep_within_limits(&all, least)?;
-                self.create_next(&all, least)?.number
+                let made = self.create_next(&all, least)?;
+                self.note_in_use(&all, &made);
+                made.number
             }
         };
         let append = self.append()?;

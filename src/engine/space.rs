@@ -8,7 +8,7 @@
 //! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
 
 use super::frames::{FileId, Frames};
-use super::slots::{Found, Free};
+use super::slots::{Found, Free, SlotFile};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::shared::{Snapshot, Words, now_us};
@@ -18,8 +18,10 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// A steady load goes round in so many slots: one is written, one is next, one waits for a certificate.
 const SLOTS_KEPT: u64 = 3;
-/// What was in use once fades by this share with each look: a log that is as large again and again is not made anew each time.
-const FADES: u64 = 8;
+/// What was in use at once fades by this share with each checkpoint, and with each look at an idle log: a log that is as large
+/// again and again is not made anew each time.
+const FADES: u64 = 64;
+const FADES_IDLE: u64 = 8;
 /// A log of so many segments that a reader keeps is told of, and of each doubling.
 const TOLD_SEGMENTS: u64 = 4;
 /// Slots that are deleted at once: writers that need a slot wait for it.
@@ -76,15 +78,23 @@ impl Engine {
 
     /// The bytes that the log may have though some of it is not needed.
     fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
-        let before = self.in_use.load(SeqCst);
-        let high = in_use.max(before - before.div_ceil(FADES));
-        self.in_use.store(high, SeqCst);
+        let (words, fades) = (self.marks.words(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
+        let before = words.in_use_bytes();
+        let high = in_use.max(before - before.div_ceil(fades));
+        words.set_in_use_bytes(high);
         let (limit, least) = (self.settings.journal_size_limit(), SLOTS_KEPT * self.settings.segment_bytes());
         match keep {
             Keep::Nothing => 0,
             Keep::Idle => (high + high / 4).max(least).min(limit),
             Keep::ForLoad => (high + high / 4).min(limit).max(least),
         }
+    }
+
+    /// A slot is made since none is free: all of them are in use. Under CREATE.
+    pub(super) fn note_in_use(&self, all: &[Found], made: &SlotFile) {
+        let bytes = all.iter().map(|found| found.slot.bytes).sum::<u64>() + made.bytes;
+        let words = self.marks.words();
+        words.set_in_use_bytes(words.in_use_bytes().max(bytes));
     }
 
     /// Under CREATE.

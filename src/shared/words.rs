@@ -16,7 +16,7 @@
 //! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
-//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process |
+//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1408 | 64 | process slots that have ever been attached to |
 //! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
@@ -128,6 +128,7 @@ struct FlushLine {
     lease_us: AtomicU64,
     /// LEADER was taken from a process that lives.
     led_away: AtomicU64,
+    in_use_bytes: AtomicU64,
 }
 
 /// The shared words as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
@@ -505,6 +506,17 @@ impl Words {
     /// The database file is another one than that of this log.
     pub fn set_replaced(&self) {
         self.readers.replaced.store(1, SeqCst);
+    }
+
+    /// The bytes of slots that were in use at once of late: how large a log the load needs.
+    #[must_use]
+    pub fn in_use_bytes(&self) -> u64 {
+        self.flush.in_use_bytes.load(SeqCst)
+    }
+
+    /// As [`in_use_bytes`](Words::in_use_bytes); under CREATE.
+    pub fn set_in_use_bytes(&self, bytes: u64) {
+        self.flush.in_use_bytes.store(bytes, SeqCst);
     }
 
     /// Counts the slots that were deleted while processes were attached: who has one of them open may close it.
