@@ -116,12 +116,6 @@ impl Condvar {
         Condvar(std::sync::Condvar::new())
     }
 
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        if let Some(held) = guard.held.take() {
-            guard.held = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
-        }
-    }
-
     /// True: the time is over.
     pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, at_most: Duration) -> bool {
         if interleave::is_simulated() {
@@ -222,7 +216,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             let mut told = of_thread.0.lock();
             while !*told {
-                of_thread.1.wait(&mut told);
+                assert!(!of_thread.1.wait_for(&mut told, Duration::from_secs(60)), "it was told nothing");
             }
         });
         assert!(shared.1.wait_for(&mut shared.0.lock(), Duration::from_millis(1)));

@@ -96,3 +96,28 @@ fn a_checkpoint_in_the_background_is_left_to_the_others() {
     other.end();
     common::assert_plain(&lab.path());
 }
+
+fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
+/// A process may have many databases open that nobody writes to.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_idle_database_has_no_thread() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = common::scene::scene("an idle database");
+    let mut agent = Agent::on(&path);
+    agent.run(COUNT);
+    let before = threads(agent.pid());
+    for round in 1..=2 {
+        agent.run("INSERT INTO t VALUES(1)");
+        assert_eq!(threads(agent.pid()), before + 1);
+        lab::wait_until(|| threads(agent.pid()) == before);
+        assert_eq!(agent.run(COUNT), round.to_string());
+    }
+    agent.end();
+    common::assert_plain(&path);
+}

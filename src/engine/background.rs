@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// A log to which nobody commits for so long is idle.
 const IDLE: Duration = Duration::from_millis(500);
+/// A thread that nobody has a wish for ends after so long: a process may have many databases.
+const LINGERS: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 struct Wishes {
@@ -28,6 +30,12 @@ struct Wishes {
 thread_local! {
     /// This thread is an engine's own.
     static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Wishes {
+    fn is_empty(&self) -> bool {
+        !self.slot && !self.checkpoint && !self.flush && !self.watch && !self.stop
+    }
 }
 
 #[derive(Debug, Default)]
@@ -161,10 +169,14 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     loop {
         let (slot, checkpoint, flush) = {
             let mut wishes = shared.wishes.lock();
-            while !wishes.slot && !wishes.checkpoint && !wishes.flush && !wishes.watch && !wishes.stop {
-                if watched.is_none() {
-                    shared.wake.wait(&mut wishes);
-                } else if shared.wake.wait_for(&mut wishes, IDLE) {
+            while wishes.is_empty() {
+                let timed_out = shared.wake.wait_for(&mut wishes, if watched.is_none() { LINGERS } else { IDLE });
+                if timed_out && watched.is_none() && wishes.is_empty() {
+                    // The next wish starts another one.
+                    wishes.thread = None;
+                    return;
+                }
+                if timed_out {
                     break;
                 }
             }

@@ -42,7 +42,7 @@ pub struct Snapshot {
 impl ReadOnlyWords {
     /// The registered snapshots.
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        self.snapshots.iter().zip(0u16..).filter_map(|(line, index)| {
+        self.snapshots.iter().take(self.snapshot_slots_used()).zip(0u16..).filter_map(|(line, index)| {
             let complement = line.complement.load(SeqCst);
             let owner = Owner::unpack(line.owner.load(SeqCst))?;
             (complement != IDLE).then(|| Snapshot {
@@ -64,10 +64,12 @@ impl Words {
     /// A slot for a connection, for as long as it lives; `None`: all are taken.
     #[must_use]
     pub fn claim_snapshot_slot(&self, me: Owner) -> Option<SnapshotSlot> {
-        self.snapshots.iter().zip(0u16..).find_map(|(line, index)| {
-            (line.owner.load(Relaxed) == 0 && line.owner.compare_exchange(0, me.pack(), SeqCst, SeqCst).is_ok())
-                .then_some(SnapshotSlot(index))
-        })
+        let claim = |line: &SnapshotLine| {
+            line.owner.load(Relaxed) == 0 && line.owner.compare_exchange(0, me.pack(), SeqCst, SeqCst).is_ok()
+        };
+        let index = self.snapshots.iter().zip(0u16..).find_map(|(line, index)| claim(line).then_some(index))?;
+        self.note_snapshot_slot(index);
+        Some(SnapshotSlot(index))
     }
 
     /// Gives the slot back.
@@ -81,7 +83,7 @@ impl Words {
     /// [`oldest_snapshot`](Words::oldest_snapshot) first, so that the two never store into the same slot. Under INIT.
     pub fn free_idle_snapshot_slots(&self, mut alive: impl FnMut(Owner) -> bool) {
         let mut known: Option<(Owner, bool)> = None;
-        for line in &self.snapshots {
+        for line in self.snapshots.iter().take(self.snapshot_slots_used()) {
             let word = line.owner.load(SeqCst);
             let Some(owner) = Owner::unpack(word) else { continue };
             let lives = match known {
@@ -123,7 +125,7 @@ impl Words {
     /// says so) are cleared: under CKPT.
     pub fn oldest_snapshot(&self, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
         let mut oldest = None;
-        for line in &self.snapshots {
+        for line in self.snapshots.iter().take(self.snapshot_slots_used()) {
             let complement = line.complement.load(SeqCst);
             if complement == IDLE {
                 continue;

@@ -18,7 +18,7 @@
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1408 | 64 | process slots that have ever been attached to |
-//! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended |
+//! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
@@ -109,11 +109,12 @@ struct LogLine {
     slots_deleted: AtomicU64,
 }
 
-/// Why readers have to stop; looked at with each page.
+/// Why readers have to stop, looked at with each page; and how many there have been at once.
 #[repr(C, align(64))]
 struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
+    slots_used: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -311,6 +312,12 @@ impl ReadOnlyWords {
         self.readers.ended_below.load(SeqCst)
     }
 
+    /// How many snapshot slots have ever been claimed, the lowest first: a look at those behind them would only touch their
+    /// memory.
+    pub(super) fn snapshot_slots_used(&self) -> usize {
+        usize::try_from(self.readers.slots_used.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
+    }
+
     /// The mode of the database, as the engine numbers it.
     #[must_use]
     pub fn mode(&self) -> u64 {
@@ -495,6 +502,11 @@ impl Words {
     pub fn set_recycled_below(&self, sequence: u64) {
         step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
+    }
+
+    /// The snapshot slot `index` is claimed; before a snapshot is stored in it.
+    pub(super) fn note_snapshot_slot(&self, index: u16) {
+        self.readers.slots_used.fetch_max(u64::from(index) + 1, SeqCst);
     }
 
     /// Ends every snapshot below this commit, which is not beyond `visible`.
