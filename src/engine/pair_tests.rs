@@ -226,7 +226,7 @@ impl Pair {
             page_bytes: PAGE_BYTES,
         };
         let engine = Engine::start(&self.context(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
-        engine.background.stop(true);
+        engine.background.stop(false);
         engine.end_init().unwrap();
         engine
     }
@@ -249,7 +249,7 @@ impl Pair {
             page_bytes: PAGE_BYTES,
         };
         let engine = Engine::attach(&self.context(), attached)?;
-        engine.background.stop(true);
+        engine.background.stop(false);
         engine.end_init().unwrap();
         Ok(engine)
     }

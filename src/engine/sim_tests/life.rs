@@ -242,6 +242,6 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     let only = Arc::get_mut(&mut engine).unwrap();
     only.log_id = world.dice.next() | 1;
     world.log_id = only.log_id;
-    engine.background.stop(true);
+    engine.background.stop(false);
     Some(engine)
 }

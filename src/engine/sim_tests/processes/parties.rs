@@ -53,7 +53,7 @@ impl Scenery {
 
     pub fn party(&self, number: u64, how: How) -> Party {
         let engine = open(&self.world, &self.holder, u64::MAX - number).expect("opened").expect("an engine");
-        engine.background.stop(true);
+        engine.background.stop(false);
         let mut world = self.world.lock();
         if !world.is_of(&engine) {
             Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);

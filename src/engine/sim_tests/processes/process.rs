@@ -124,7 +124,7 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
     let mut world = run.world.lock();
     match opened {
         Ok(Some(engine)) => {
-            engine.background.stop(true);
+            engine.background.stop(false);
             if world.is_of(&engine) {
                 world.say(format!("p{} attached", process.number));
             } else {
