@@ -279,37 +279,6 @@ fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
     }
 }
 
-/// On another disk, by the administrator's own hands.
-#[test]
-fn the_log_directory_may_be_a_symlink_and_stays_one() {
-    if !common::on_pwal() {
-        return;
-    }
-    let (scene, path) = scene("a symlink");
-    let place = scene.scratch.file("elsewhere");
-    std::fs::create_dir(&place).unwrap();
-    std::os::unix::fs::symlink(&place, log_directory(&path)).unwrap();
-    let (mut one, mut other) = (Agent::on(&path), Agent::on(&path));
-    one.run("INSERT INTO t VALUES(1)");
-    other.run("INSERT INTO t VALUES(2)");
-    other.close();
-    for mode in ["delete", "wal"] {
-        assert_eq!(one.run(&format!("PRAGMA journal_mode={mode}")), mode);
-    }
-    // Also where nothing was committed since.
-    assert_eq!(one.run("PRAGMA journal_mode=delete"), "delete");
-    one.run("INSERT INTO t VALUES(3)");
-    assert_eq!(one.run("PRAGMA journal_mode=wal"), "wal");
-    assert_eq!(other.ask(&format!("c .open {}", path.display())), "open");
-    other.run("INSERT INTO t VALUES(4)");
-    assert_eq!(one.run(COUNT), "4");
-    one.end();
-    other.end();
-    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
-    std::fs::remove_file(log_directory(&path)).unwrap();
-    common::assert_plain(&path);
-}
-
 /// A job that reads and then writes, as a migration does, beside somebody who commits all the time: what is published and not
 /// durable yet is no reason to refuse it, since it has not read anything before that.
 #[test]

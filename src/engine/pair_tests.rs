@@ -157,6 +157,7 @@ fn image(page: u32, value: u64) -> Vec<u8> {
     let mut image = value.to_le_bytes().repeat(PAGE_BYTES as usize / 8);
     if page == 1 {
         image[..100].fill(0);
+        image[..16].copy_from_slice(b"SQLite format 3\0");
         image[16..18].copy_from_slice(&u16::try_from(PAGE_BYTES).unwrap().to_be_bytes());
         image[18..20].fill(2);
     }

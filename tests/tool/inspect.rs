@@ -43,7 +43,8 @@ fn a_crashed_log_is_shown_and_left_alone() {
     assert!(text.contains("(3 commits before these: --last)"), "{text}");
     let clock = rusqlite::Connection::open_in_memory().expect("SQLite");
     let sql = "SELECT strftime('%Y-%m-%d %H:%M:%S', ?1 / 1000000, 'unixepoch') || printf('.%06d', ?1 % 1000000)";
-    let time: String = clock.query_row(sql, [times[22]], |row| row.get(0)).expect("a time");
+    let time: String =
+        clock.query_row(sql, [i64::try_from(times[22]).expect("a time")], |row| row.get(0)).expect("a time");
     assert!(text.contains("time (UTC)") && text.contains(&time), "{time} is not in {text}");
     assert_eq!(text.lines().rev().take_while(|line| !line.contains("database pages")).count(), 20, "{text}");
     let output = tool(["inspect", "--last", "40", &path.display().to_string()]);
