@@ -9,6 +9,8 @@ mod lab;
 
 use common::Watchdog;
 use lab::{Call, Lab};
+use pwal::disk::Directory;
+use pwal::shared::Control;
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -71,7 +73,10 @@ impl Held {
         let _watchdog = Watchdog::new("a transaction beside a flush that is held", Duration::from_secs(60));
         let before = status(&first, "published");
         let writer = std::thread::spawn(move || common::run(&connection, "INSERT INTO t VALUES(2)"));
-        while status(&first, "published") == before {
+        let log = Directory::open(&lab.path().with_file_name("a.db-pwal")).unwrap();
+        let observed = Control::open_read_only(&log).unwrap();
+        // It lets go of WRITE after it has published.
+        while status(&first, "published") == before || observed.words().holders()[0].is_some() {
             std::thread::yield_now();
         }
         assert_eq!(status(&first, "visible"), before);
