@@ -238,8 +238,9 @@ impl Scene {
         let Some(victim) = words.processes().find(|process| i64::from(process.pid) == i64::from(pid)) else {
             return false;
         };
-        let [write, append, _leader, _checkpoint] = words.holders();
-        [write, append].contains(&Some(victim.owner))
+        let [write, append, _leader, _checkpoint, create] = words.holders();
+        // Or it makes a slot that the others need.
+        [write, append, create].contains(&Some(victim.owner))
     }
 
     fn victim_goes_on(&mut self) {

@@ -76,7 +76,7 @@ fn fresh_words_are_an_empty_log() {
     assert_eq!(words.commit(1), None);
     assert_eq!(words.cut(0), None);
     assert_eq!(words.oldest_snapshot(|_| true), None);
-    assert_eq!(words.holders(), [None; 4]);
+    assert_eq!(words.holders(), [None; 5]);
     assert!(!words.ring_is_half_full());
 }
 

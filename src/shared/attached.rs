@@ -10,7 +10,7 @@ use super::words::ReadOnlyWords;
 use serde_json::{Value, json};
 
 /// The names of the owner words, in the order of [`ReadOnlyWords::holders`], and GUARD.
-const OWNER_WORDS: [&str; 5] = ["WRITE", "APPEND", "LEADER", "CKPT", "GUARD"];
+const OWNER_WORDS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "GUARD"];
 
 /// One attached process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Attached {
     pub oldest_snapshot: Option<Snapshot>,
     /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](super::now_us).
     pub waiting_since_us: Option<u64>,
-    /// Which of WRITE, APPEND, LEADER, CKPT and GUARD (SQLite's EXCLUSIVE on the database file) it owns, in this order.
+    /// Which of WRITE, APPEND, LEADER, CKPT, CREATE and GUARD (SQLite's EXCLUSIVE on the database file) it owns, in this order.
     pub holding: Vec<&'static str>,
     /// Whether it lives, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by whoever
     /// needs it, and its slot is given to the next process.

@@ -360,10 +360,10 @@ impl ReadOnlyWords {
         self.recycled_below.0.load(SeqCst)
     }
 
-    /// Who owns WRITE, APPEND, LEADER and CKPT, in this order.
+    /// Who owns WRITE, APPEND, LEADER, CKPT and CREATE, in this order.
     #[must_use]
-    pub fn holders(&self) -> [Option<Owner>; 4] {
-        [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerWord::holder)
+    pub fn holders(&self) -> [Option<Owner>; 5] {
+        [&self.write, &self.append, &self.leader, &self.checkpoint, &self.create].map(OwnerWord::holder)
     }
 
     /// Until when the grant in WRITE counts: microseconds, as [`now_us`](super::now_us).

@@ -135,7 +135,7 @@ impl Scene {
         }
         let engine = &self.engine;
         let words = engine.marks.words();
-        let [_, append, leader, checkpoint] = words.holders();
+        let [_, append, leader, checkpoint, _] = words.holders();
         Free {
             append: append.is_none(),
             leader: leader.is_none(),
