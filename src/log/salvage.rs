@@ -2,7 +2,7 @@
 //! the log. Only ever on a person's word.
 //!
 //! Never worse than the file that was there: images of the log are only written over pages that cannot be newer, and what is
-//! overwritten is kept ([`undo`](super::undo)). Nothing is deleted: the log directory is moved beside, under another name. Each
+//! overwritten is kept ([`super::undo`]). Nothing is deleted: the log directory is moved beside, under another name. Each
 //! step may be the last before a crash: until page 1 is plain the same call starts again, and behind that an open moves
 //! the directory away by itself.
 

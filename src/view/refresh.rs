@@ -38,7 +38,7 @@ impl View {
     /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
     /// a second attempt (`WAL_RETRY`).
     ///
-    /// A view that stands for `to` is left alone, but for [`View::renumber`] and [`OWN_FRAMES_MAX`]: a header that changes without
+    /// A view that stands for `to` is left alone, but for [`View::renumber`] and `OWN_FRAMES_MAX`: a header that changes without
     /// a commit of others drops SQLite's page cache and begins its running backups again. Otherwise it gets what lies between, or, if
     /// the table has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
     /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
