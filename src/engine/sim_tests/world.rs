@@ -95,6 +95,8 @@ pub struct World {
     pub had_power_cut: bool,
     /// Opens that were refused because nothing but the lost sector said whose file it was.
     pub salvaged: u64,
+    /// The last one was cut short.
+    is_salvaging: bool,
     pub violation: Option<String>,
     pub events: Vec<String>,
 }
@@ -124,6 +126,7 @@ impl World {
             doubt: Vec::new(),
             had_power_cut: false,
             salvaged: 0,
+            is_salvaging: false,
             violation: None,
             events: Vec::new(),
             dice,
@@ -146,6 +149,7 @@ impl World {
     }
 
     fn begin_history(&mut self, state: Contents) {
+        self.is_salvaging = false;
         self.history = vec![state];
         self.wants = vec![false];
         (self.must_kill, self.must_power, self.ceiling) = (0, 0, None);
@@ -249,15 +253,18 @@ impl World {
         }
     }
 
-    /// Whether an open was refused since nothing proved whose file this is: the user does what the refusal says then.
+    /// Whether an open was refused since nothing proved whose file this is: the user does what the refusal says then. The machine
+    /// may stop in that, too, and leave half of a stamp: then the next open goes on, or refuses, and the user starts again.
     pub fn salvages_lost_header(&mut self, refusal: &str) -> bool {
-        if self.conditions.tears_header != HeaderTear::Garbage || !refusal.contains("nothing proves that the log") {
+        let is_asked = refusal.contains("nothing proves that the log") || self.is_salvaging;
+        if self.conditions.tears_header != HeaderTear::Garbage || !is_asked {
             return false;
         }
         let salvaged = salvage(&self.disk.directory(&sim_path()), &mut self.database());
         self.say(format!("salvage: {salvaged:?}"));
         self.salvaged += 1;
-        matches!(salvaged, Ok(Some(_)))
+        self.is_salvaging = self.disk.is_off();
+        matches!(salvaged, Ok(Some(_))) || self.is_salvaging
     }
 
     /// The state of the database file as a reader sees it.
