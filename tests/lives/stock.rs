@@ -1,11 +1,13 @@
 //! Stock SQLite beside processes that use the database through pwal: it never gets in.
 
-use super::processes::agent::Agent;
+use super::processes::agent::{Agent, wait_for};
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, scene};
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 /// What the `sqlite3` shell, without pwal, says to a statement.
 fn shell(path: &Path, sql: &str) -> Result<String, String> {
@@ -234,8 +236,10 @@ fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
     }
     let (_scene, path) = scene("coming and going");
     let rounds = common::env_number("PWAL_TEST_ROUNDS", 150);
+    // How often somebody through pwal was beside stock, and how many of them are at it still.
+    let (met, left) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(2)));
     let worker = |number: u64| {
-        let path = path.clone();
+        let (path, met, left) = (path.clone(), Arc::clone(&met), Arc::clone(&left));
         std::thread::spawn(move || {
             let mut agent = Agent::start();
             let mut dice = pwal::disk::sim::Dice::new(number);
@@ -255,9 +259,18 @@ fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
                 }
                 let status = agent.status();
                 active += u32::from(status.contains("\"active\":true"));
-                beside += u32::from(status.contains("\"beside_stock\":true"));
+                let is_beside = u32::from(status.contains("\"beside_stock\":true"));
+                beside += is_beside;
+                met.fetch_add(is_beside, SeqCst);
+                if number == 0 && round % 50 == 0 {
+                    // Who comes waits a while for stock to go, longer than most of these rounds.
+                    while agent.ask(&format!("c {COUNT}")).starts_with("code") && left.load(SeqCst) > 0 {}
+                    let before = met.load(SeqCst);
+                    wait_for("somebody beside stock", || met.load(SeqCst) > before || left.load(SeqCst) == 0);
+                }
                 agent.close();
             }
+            left.fetch_sub(u32::from(number > 0), SeqCst);
             agent.end();
             (acknowledged, active, beside)
         })
