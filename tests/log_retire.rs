@@ -237,7 +237,7 @@ fn a_new_slot_is_zeroed_and_durable() {
         chain: ID,
     };
     let page_one = image(1, 5, 1024);
-    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 3, &page_one, 77).unwrap();
+    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 1, 3, &page_one, 77).unwrap();
     place.disk.power_cut(&nothing);
     let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
     assert_eq!((bytes.len(), SlotHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));

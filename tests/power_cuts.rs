@@ -163,6 +163,11 @@ impl<'a> Life<'a> {
                     return;
                 }
             }
+            if dice.percent(10) {
+                // BUSY beside a transaction.
+                let code = common::code_of(&connection, "SELECT pwal_retire()");
+                assert!(code == 0 || code == rusqlite::ffi::SQLITE_BUSY || self.sim.is_off(), "{code}");
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! The engine's own threads. One prepares slots ahead of need: no sync of a checkpoint keeps it from that. The other runs the
-//! checkpoints that commits only ask for, one when nobody has committed for a while, and a flush where much is not durable.
+//! checkpoints that commits only ask for, one when nobody has committed for a while, and a flush where much is not durable; and
+//! it retires the log when nobody has committed for long.
 //!
 //! Each starts with the first wish and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
+use crate::interleave::Instant;
 use crate::sync::{Condvar, Mutex};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -166,12 +168,19 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     IS_BACKGROUND.set(true);
     // The last commit when it was last looked whether the log is idle.
     let mut watched: Option<u64> = None;
+    // The last commit of an idle log, and when it is retired if that one still is the last then.
+    let mut retires: Option<(u64, Instant)> = None;
     loop {
         let (slot, checkpoint, flush) = {
             let mut wishes = shared.wishes.lock();
             while wishes.is_empty() {
-                let timed_out = shared.wake.wait_for(&mut wishes, if watched.is_none() { LINGERS } else { IDLE });
-                if timed_out && watched.is_none() && wishes.is_empty() {
+                let at_most = match retires {
+                    _ if watched.is_some() => IDLE,
+                    Some((_, at)) => at.saturating_duration_since(Instant::now()),
+                    None => LINGERS,
+                };
+                let timed_out = shared.wake.wait_for(&mut wishes, at_most);
+                if timed_out && watched.is_none() && retires.is_none() && wishes.is_empty() {
                     // The next wish starts another one.
                     wishes.thread = None;
                     return;
@@ -184,7 +193,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
                 return;
             }
             if std::mem::take(&mut wishes.watch) {
-                watched = Some(0);
+                (watched, retires) = (Some(0), None);
             }
             let Wishes { slot, checkpoint, flush, .. } = &mut *wishes;
             (std::mem::take(slot), std::mem::take(checkpoint), std::mem::take(flush))
@@ -203,11 +212,24 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             continue;
         }
         let published = engine.marks.published();
+        let retires_at = || Some((published, Instant::now() + engine.settings.idle_retire()?));
+        if watched.is_none() {
+            // It is time, or a notice came for nothing.
+            retires = match retires {
+                Some((last, at)) if last == published && Instant::now() >= at => {
+                    if tell(&engine, engine.rest_when_idle()) { None } else { retires_at() }
+                }
+                Some((last, at)) if last == published => Some((last, at)),
+                _ => None,
+            };
+            continue;
+        }
         if watched == Some(published) {
             // A commit from here on wakes the thread again.
             shared.watching.store(false, SeqCst);
             if !tell(&engine, engine.checkpoint_when_idle()) {
                 watched = None;
+                retires = retires_at();
             }
         } else {
             watched = watched.map(|_| published);

@@ -22,7 +22,7 @@ use std::time::Duration;
 const OTHER_PROCESS: Duration = Duration::from_secs(5);
 
 /// CKPT.
-struct Checkpointing<'a> {
+pub(super) struct Checkpointing<'a> {
     failures: MutexGuard<'a, Failures>,
     _held: Held,
 }
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// CKPT; of another process so long at most.
-    fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
+    pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
         let failures = self.checkpointing.lock();
         let held = self.hold_within(Words::checkpoint, at_most).map_err(|owner| EngineError::Held {
             what: "the checkpoint",

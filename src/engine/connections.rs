@@ -38,6 +38,7 @@ impl Engine {
     fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
         self.marks.claim_snapshot_slot().or_else(|| {
             // Killed processes keep theirs until somebody looks.
+            let _resting = self.resting.lock();
             let attachment = self.marks.attachment();
             if attachment.wait_init(INIT_WAIT).ok()? {
                 attachment.words().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));

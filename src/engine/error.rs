@@ -78,6 +78,9 @@ pub(crate) enum EngineError {
     /// What one process alone may do.
     #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
     OthersAttached { file: PathBuf, who: String },
+    /// A rest of the log beside a transaction.
+    #[error("a transaction writes {file}, or reads an older state of it; the log stays")]
+    InUse { file: PathBuf },
     /// A change of the journal mode has read the file without its log.
     #[error("others have committed to {file} while its journal mode was being changed; change it again")]
     Committed { file: PathBuf },
@@ -177,6 +180,7 @@ impl EngineError {
             EngineError::TooManyConnections { .. }
             | EngineError::NotBackfilled { .. }
             | EngineError::OthersAttached { .. }
+            | EngineError::InUse { .. }
             | EngineError::Committed { .. }
             | EngineError::InitHeld { .. }
             | EngineError::NotOnPwal { .. } => Code::BUSY,

@@ -319,6 +319,18 @@ impl Frames {
     }
 }
 
+impl Frames {
+    /// Every commit up to `sequence` is backfilled, and no file of the log is needed any more.
+    pub(super) fn close_files(&mut self, sequence: u64) {
+        self.drop_to(sequence);
+        if self.frames.is_empty() {
+            self.files.clear();
+            self.spills.clear();
+            self.end = None;
+        }
+    }
+}
+
 /// Memory of a table that was much longer once.
 const KEPT_BYTES: usize = 1 << 20;
 

@@ -58,6 +58,18 @@ pub(crate) struct Attached {
     pub(crate) page_bytes: u32,
 }
 
+/// The first record of a log.
+struct BeginOfLog {
+    ordinal: u64,
+    /// The number of the slot file.
+    file: u32,
+    epoch: u64,
+    /// The last commit before it: all up to there are in the database file.
+    last: u64,
+    /// The chain value behind that one.
+    chain: u64,
+}
+
 /// What an engine is built from.
 struct Parts {
     path: PathBuf,
@@ -208,6 +220,7 @@ impl Engine {
             over: AtomicBool::new(false),
             poison: OnceLock::new(),
             background: super::Background::default(),
+            resting: Mutex::default(),
         })
     }
 
@@ -226,8 +239,13 @@ impl Engine {
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
         let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
         let mut first = self.nothing_changed(broker.as_mut())?;
+        let begin = self.begin_of_log()?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         if words.may_be_stamped() {
+            if begin.ordinal > 1 {
+                // An earlier try took it away: the slots that it left beside a plain file would not be a finished log.
+                retire::mark(&*self.dir, self.log_id, begin.last)?;
+            }
             // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
@@ -242,21 +260,21 @@ impl Engine {
         self.sync_journal()?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
-        let name = format::slot_name(self.log_id, 0);
+        let name = format::slot_name(self.log_id, begin.file);
         let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
-        self.dir.remove(&name).map_err(|e| EngineError::write(&name, e))?;
+        retire::delete_slots(&*self.dir, self.log_id)?;
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
             slot_bytes: bytes,
-            ordinal: 1,
-            first_sequence: 1,
-            chain: self.log_id,
+            ordinal: begin.ordinal,
+            first_sequence: begin.last + 1,
+            chain: begin.chain,
         };
-        let copy = self.page_one_of(first.clone(), 0);
-        let file = create_first_slot(&*self.dir, &name, &header, pages, &copy.bytes, copy.behind)?;
+        let copy = self.page_one_of(first.clone(), begin.last);
+        let file = create_first_slot(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
@@ -274,15 +292,20 @@ impl Engine {
         if again != first {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
-        Stamp { log_id: self.log_id, backfill_target: 0 }.apply(&mut first);
+        Stamp { log_id: self.log_id, backfill_target: begin.last }.apply(&mut first);
         crate::fault_point("activating");
         words.set_may_be_stamped(true);
         broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         broker.sync().map_err(io("sync"))?;
 
-        self.add_slot(Arc::new(SlotFile { number: 0, name, file, bytes, opened_at: 0 }));
-        self.note_ordinal(1, 0);
-        self.seal_first_epoch()?;
+        if begin.ordinal > 1 {
+            crate::fault_point("activating_again");
+            retire::unmark(&*self.dir, self.log_id, begin.last)?;
+        }
+
+        self.add_slot(Arc::new(SlotFile { number: begin.file, name, file, bytes, opened_at: 0 }));
+        self.seal_first_epoch(&begin)?;
+        self.note_ordinal(begin.ordinal, begin.file);
         words.set_active();
         Ok(())
     }
@@ -296,25 +319,47 @@ impl Engine {
         }
     }
 
-    /// The certificate that the log begins with is durable: an epoch without commits.
-    fn seal_first_epoch(&self) -> Result<(), EngineError> {
+    /// How the log begins: anew, or where it ended when it was retired with connections open, or when another process died
+    /// before it could say that the log is active.
+    fn begin_of_log(&self) -> Result<BeginOfLog, EngineError> {
         let words = self.marks.words();
-        // Not so if another process did this, and died before it could say that the log is active.
         if words.cuts() == 0 {
-            self.marks.store_cut(&Cut {
-                epoch: 1,
-                lo: 1,
-                hi: 0,
-                ordinal: 1,
-                file: 0,
-                offset: u64::from(self.block_bytes),
-                is_doubled: true,
-                doubled_ordinal: 1,
-                backfilled: 0,
-                chain: self.log_id,
-            })?;
+            return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log_id });
         }
-        self.marks.certify(1, 0);
+        let file = u32::try_from(words.give_slot_number()).map_err(|_| EngineError::NoLog)?;
+        Ok(BeginOfLog {
+            ordinal: self.tail().ordinal + 1,
+            file,
+            epoch: words.cuts() + 1,
+            last: words.published(),
+            chain: words.last_commit().map_or(self.log_id, |entry| entry.chain),
+        })
+    }
+
+    /// The certificate that the log begins with is durable: an epoch without commits.
+    fn seal_first_epoch(&self, begin: &BeginOfLog) -> Result<(), EngineError> {
+        self.marks.store_cut(&Cut {
+            epoch: begin.epoch,
+            lo: begin.last + 1,
+            hi: begin.last,
+            ordinal: begin.ordinal,
+            file: begin.file,
+            offset: u64::from(self.block_bytes),
+            is_doubled: true,
+            doubled_ordinal: begin.ordinal,
+            backfilled: begin.last,
+            chain: begin.chain,
+        })?;
+        self.marks.certify(begin.epoch, 0);
+        Ok(())
+    }
+
+    /// What the database file is now is what the next activation must find.
+    pub(super) fn note_claim(&self, broker: &mut dyn Broker) -> Result<(), EngineError> {
+        let first = self.read_beginning(broker)?;
+        let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
+        let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
+        self.marks.words().set_at_claim(checksums(&first, &file), bytes);
         Ok(())
     }
 
@@ -365,7 +410,7 @@ impl Engine {
         !std::fs::metadata(&self.path).is_ok_and(same) && links_of_open_file(identity.device, identity.inode) == Some(0)
     }
 
-    fn wait_init(&self) -> Result<(), EngineError> {
+    pub(super) fn wait_init(&self) -> Result<(), EngineError> {
         let file = || self.path.clone();
         match self.marks.attachment().wait_init(INIT_WAIT) {
             Ok(true) => Ok(()),
@@ -382,13 +427,20 @@ impl Engine {
     /// connection has read page 1 past them. What the retirement met: stamp and log stay.
     pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
         self.check_alone()?;
-        self.wait_init()?;
+        // It may be retiring the log, and to the kernel its INIT is this thread's.
+        self.background.stop(true);
+        let _resting = self.resting.lock();
+        if let Err(error) = self.wait_init() {
+            self.background.allow();
+            return Err(error);
+        }
         let check_unused = || match unused && self.marks.published() > 0 {
             true => Err(EngineError::Committed { file: self.path.clone() }),
             false => Ok(()),
         };
         let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded());
         if retired.is_err() {
+            self.background.allow();
             self.end_init()?;
         }
         retired.and_then(|()| self.count_change())
@@ -424,7 +476,7 @@ impl Engine {
     }
 
     /// Nobody else is attached. A process that exits has left already, though it lives for a while.
-    fn check_alone(&self) -> Result<(), EngineError> {
+    pub(super) fn check_alone(&self) -> Result<(), EngineError> {
         let others = self.marks.attachment().others();
         if others.is_empty() {
             return Ok(());
@@ -452,7 +504,7 @@ impl Engine {
 
     /// Whether the log directory still is the one that this process is attached in. Where it was removed under it, others may
     /// have made another one since: what has its name is theirs, with their `lock` and `control`.
-    fn has_directory(&self) -> Result<bool, EngineError> {
+    pub(super) fn has_directory(&self) -> Result<bool, EngineError> {
         let file = || self.path.clone();
         let io = |source| EngineError::Lock { file: file(), source };
         let lock = self.marks.attachment().lock();
@@ -523,6 +575,7 @@ impl Engine {
     }
 
     fn leave_at_exit(self: &Arc<Engine>) -> Result<(), EngineError> {
+        let _resting = self.resting.lock();
         self.wait_init()?;
         let left = match self.check_alone() {
             Ok(()) => self.retire_guarded(),

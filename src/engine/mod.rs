@@ -25,6 +25,7 @@ mod page_one;
 mod pair_tests;
 mod poison;
 mod queue;
+mod rest;
 mod settings;
 #[cfg(test)]
 mod sim_tests;
@@ -38,6 +39,7 @@ pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
 pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
+pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::LogDirectory;
@@ -110,6 +112,7 @@ pub(crate) struct Engine {
     /// Why this process poisoned.
     poison: OnceLock<String>,
     background: Background,
+    resting: rest::Resting,
 }
 
 impl std::fmt::Debug for Engine {

@@ -1,14 +1,14 @@
 //! Two processes on one log, step by step on one thread: what one leaves where it dies, or where it stands still, and what
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
-use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Settings};
+use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Rest, Settings};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
-use crate::shared::{Attachment, Control, INIT, LockFile};
+use crate::shared::{Attachment, Control, INIT, LockFile, Words};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use crate::view::{View, Written};
@@ -653,4 +653,37 @@ fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
         pair.disk.kill();
         assert_eq!(pair.recovered(), [1; 3], "{frames}");
     }
+}
+
+/// A slot made ahead of need would come after the others have gone: the next log went on in it, and with that log's first slot
+/// it was deleted.
+#[test]
+fn a_slot_that_is_being_made_goes_with_the_log() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    one.checkpoint_when_idle().unwrap();
+    let words = one.marks.words();
+    let create = one.hold(Words::create, "CREATE").unwrap();
+    let rests = {
+        let one = Arc::clone(&one);
+        std::thread::spawn(move || one.rest())
+    };
+    while !words.create().look().is_waited_for() {
+        assert!(!rests.is_finished(), "it does not wait");
+        std::thread::yield_now();
+    }
+    let made = one.create_slot(SEGMENT_BYTES).unwrap();
+    words.set_next_slot(Some(made.number));
+    drop(create);
+    assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
+    let names = pair.directory().list().unwrap();
+    assert!(!names.iter().any(|name| name.contains(".seg")), "{names:?}");
+    while one.tail().ordinal < 4 {
+        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    }
+    let last = one.marks.published();
+    die(one);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [last; 3]);
 }

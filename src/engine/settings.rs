@@ -65,7 +65,7 @@ pub(crate) const JOURNAL_SIZE_LIMIT: &str = "journal_size_limit";
 /// No limit.
 pub(crate) const UNLIMITED: u64 = u64::MAX - 1;
 
-const NUMBERS: [Number; 7] = [
+const NUMBERS: [Number; 8] = [
     Number { name: "parallel_wal_lanes", unit: "lanes", least: 1, most: 64, default: 8 },
     Number { name: "parallel_wal_max_batch_bytes", unit: "bytes", least: 65_536, most: 1 << 30, default: 4 << 20 },
     Number { name: "parallel_wal_max_flush_delay_ms", unit: "milliseconds", least: 0, most: 100, default: 2 },
@@ -79,6 +79,13 @@ const NUMBERS: [Number; 7] = [
     Number { name: JOURNAL_SIZE_LIMIT, unit: "bytes", least: 0, most: UNLIMITED, default: UNLIMITED },
     Number { name: "parallel_wal_log_limit_bytes", unit: "bytes", least: 0, most: 1 << 50, default: 0 },
     Number { name: "parallel_wal_reader_limit_bytes", unit: "bytes", least: 0, most: 1 << 50, default: 0 },
+    Number {
+        name: "parallel_wal_idle_retire_ms",
+        unit: "milliseconds (0: never)",
+        least: 0,
+        most: 86_400_000,
+        default: 10_000,
+    },
 ];
 
 const _: () = assert!(NUMBERS.len() <= SETTINGS);
@@ -113,6 +120,7 @@ impl Settings {
         let settings = Settings::default();
         settings.store(2, 0);
         settings.store(3, segment_bytes);
+        settings.store(7, 0);
         settings
     }
 
@@ -196,6 +204,11 @@ impl Settings {
     /// A reader that keeps a log of so many bytes loses its snapshot.
     pub(crate) fn reader_limit_bytes(&self) -> Option<u64> {
         Some(self.value(6)).filter(|bytes| *bytes != 0)
+    }
+
+    /// How long nobody may commit before the log is retired with connections open; `None`: it is not.
+    pub(crate) fn idle_retire(&self) -> Option<Duration> {
+        Some(self.value(7)).filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 
     /// The number named `name`, if there is one.

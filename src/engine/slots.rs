@@ -617,7 +617,7 @@ impl Engine {
         }
     }
 
-    fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
+    pub(super) fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
         let number = self.marks.words().give_slot_number();
         let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);

@@ -5,7 +5,7 @@ use super::registry::Entry;
 use super::transaction::Transaction;
 use super::writers::{Begun, Writers};
 use super::{BaseFile, Broker, Inner, Running, ShmAction, siblings};
-use crate::engine::{Connection, Engine, EngineError};
+use crate::engine::{Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
 use std::sync::Arc;
@@ -588,6 +588,21 @@ impl Joined {
         self.engine.leave(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
         self.engine.take_broker().ok_or(Code::IOERR_LOCK)
+    }
+
+    /// The log is retired, and the next commit makes it anew.
+    ///
+    /// # Errors
+    /// Why not; it is there still, but for a failure that poisons.
+    pub(super) fn retire_log(&mut self) -> Result<&'static str, (Code, String)> {
+        self.check_mine().map_err(|code| (code, String::from("the database has to be opened anew")))?;
+        // Nobody joins, leaves or retires meanwhile.
+        let _entry = self.entry.engine.lock();
+        match self.engine.rest() {
+            Ok(Rest::Retired) => Ok("retired"),
+            Ok(Rest::NoLog) => Ok("no log"),
+            Err(error) => Err((error.code(), error.to_string())),
+        }
     }
 
     /// The view of a handle whose engine is retired.

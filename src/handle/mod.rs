@@ -510,6 +510,17 @@ impl Handle {
         }
     }
 
+    /// Retires the log with connections open; what came of it, in a word.
+    ///
+    /// # Errors
+    /// `BUSY` and why: others are attached, or a transaction is open.
+    pub fn retire_log(&self) -> Result<&'static str, (Code, String)> {
+        match &mut self.enter().kind {
+            Kind::Joined(joined) => joined.retire_log(),
+            Kind::Plain | Kind::Retired { .. } => Ok("no log"),
+        }
+    }
+
     /// Anything else that SQLite asks of the database file (other file controls and so on): some
     /// states end with it.
     pub fn other_call(&self) {

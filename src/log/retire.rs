@@ -41,6 +41,18 @@ pub fn retire_keeping_lock(
     last_sequence: u64,
     page_bytes: u32,
 ) -> Result<(), LogError> {
+    end(dir, database, log_id, last_sequence, page_bytes)?;
+    delete_log(dir, |id| id == log_id)
+}
+
+/// Z2 and Z3, and the placeholder.
+fn end(
+    dir: &dyn LogDirectory,
+    database: &mut dyn Database,
+    log_id: LogId,
+    last_sequence: u64,
+    page_bytes: u32,
+) -> Result<(), LogError> {
     let marker = marker_name(log_id, last_sequence);
     let mut header = [0; DATABASE_HEADER_BYTES];
     let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
@@ -56,16 +68,62 @@ pub fn retire_keeping_lock(
     if !is_ours {
         return Err(LogError::NotOurs { log_id });
     }
+    mark(dir, log_id, last_sequence)?;
+    crate::fault_point("retiring");
+    make_plain(database)?;
+    remove_placeholder(dir)
+}
+
+/// As [`retire_keeping_lock`], for a process whose connections stay: `control` does, and so does the marker, durably: beside it
+/// a plain file with slots of this log is a finished one, until the log that comes next is stamped.
+///
+/// # Errors
+/// As [`retire`].
+pub fn retire_in_place(
+    dir: &dyn LogDirectory,
+    database: &mut dyn Database,
+    log_id: LogId,
+    last_sequence: u64,
+    page_bytes: u32,
+) -> Result<(), LogError> {
+    end(dir, database, log_id, last_sequence, page_bytes)?;
+    delete_files(dir, |name| {
+        matches!(name, FileName::Slot { .. } | FileName::Spill { .. }) && name.log_id() == Some(log_id)
+    })
+}
+
+/// Deletes the slots of a log that is made anew, durably: its marker stays, and the spill file of the transaction for which it is.
+pub(crate) fn delete_slots(dir: &dyn LogDirectory, log_id: LogId) -> Result<(), LogError> {
+    delete_files(dir, |name| matches!(name, FileName::Slot { .. }) && name.log_id() == Some(log_id))
+}
+
+fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Result<(), LogError> {
+    let names = list(dir)?;
+    let is_ours = |name: &&String| FileName::parse(name).is_some_and(|name| which(&name));
+    let ours: Vec<&String> = names.iter().filter(is_ours).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    remove_all(dir, &ours)?;
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+}
+
+/// Makes the marker of a log, durably.
+pub(crate) fn mark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) -> Result<(), LogError> {
+    let marker = marker_name(log_id, last_sequence);
     match dir.open(&marker, OpenHow::CreateNew) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),
     }
-    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
-    crate::fault_point("retiring");
-    make_plain(database)?;
-    remove_placeholder(dir)?;
-    delete_log(dir, |id| id == log_id)
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+}
+
+/// Takes the marker of a log away, durably: commits follow.
+pub(crate) fn unmark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) -> Result<(), LogError> {
+    let marker = marker_name(log_id, last_sequence);
+    dir.remove(&marker).map_err(|error| LogError::io("delete", &dir.path().join(marker), error))?;
+    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 
 /// Stock SQLite may open the database file again: it is plain, durably. No sync of its own: the one before the marker is

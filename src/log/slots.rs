@@ -33,7 +33,7 @@ pub fn create_slot(
 }
 
 /// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on, and a
-/// doubled certificate of an epoch without commits, which copies `page_one` (with `behind` what
+/// doubled certificate of the epoch `epoch`, without commits, which copies `page_one` (with `behind` what
 /// [`Certificate::encode_doubled`] takes) of a database of `database_pages`. The stamp comes after this, so that a stamped
 /// file whose log has no slot header left is known to be damaged, and the sector that it is written to has a copy.
 ///
@@ -43,25 +43,29 @@ pub fn create_first_slot(
     dir: &dyn LogDirectory,
     name: &str,
     header: &SlotHeader,
+    epoch: u64,
     database_pages: u32,
     page_one: &[u8],
     behind: u32,
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let mut start = header.encode();
-    start.extend(first_certificate(header, database_pages).encode_doubled(header.block_bytes, page_one, behind));
+    let certificate = first_certificate(header, epoch, database_pages);
+    start.extend(certificate.encode_doubled(header.block_bytes, page_one, behind));
     create(dir, name, header.slot_bytes, &start, &|| Ok(()))
 }
 
-fn first_certificate(header: &SlotHeader, database_pages: u32) -> Certificate {
+fn first_certificate(header: &SlotHeader, epoch: u64, database_pages: u32) -> Certificate {
+    // All commits before it are in the database file.
+    let last = header.first_sequence.saturating_sub(1);
     Certificate {
         log_id: header.log_id,
         ordinal: header.ordinal,
         offset: u64::from(header.block_bytes),
-        epoch: 1,
-        lo: 1,
-        hi: 0,
-        durable: 0,
-        backfilled: 0,
+        epoch,
+        lo: last + 1,
+        hi: last,
+        durable: last,
+        backfilled: last,
         chain: header.chain,
         batches: 0,
         frames: 0,

@@ -24,9 +24,11 @@
 /// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
 /// | `activating` | holding INIT, the log made, the stamp not written |
+/// | `activating_again` | holding WRITE and APPEND, the log made anew behind a rest, the stamp written, the marker there |
+/// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the words not told |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
 #[cfg(debug_assertions)]
-const POINTS: [&str; 16] = [
+const POINTS: [&str; 18] = [
     "reading",
     "staging",
     "publish_before_store",
@@ -42,6 +44,8 @@ const POINTS: [&str; 16] = [
     "attaching",
     "recovering",
     "activating",
+    "activating_again",
+    "resting",
     "retiring",
 ];
 

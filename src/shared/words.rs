@@ -571,6 +571,12 @@ impl Words {
         self.state.active.store(1, SeqCst);
     }
 
+    /// The log is retired; the words are complete still. Under APPEND.
+    pub fn set_inactive(&self) {
+        step("before inactive");
+        self.state.active.store(0, SeqCst);
+    }
+
     /// Whether an activation that ended early may have left its stamp on the database file. Under APPEND.
     #[must_use]
     pub fn may_be_stamped(&self) -> bool {

@@ -144,6 +144,7 @@ api! {
         free, sqlite3_free, 58: (*mut c_void);
         libversion_number, sqlite3_libversion_number, 67: () -> c_int;
         result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
+        result_error_code, sqlite3_result_error_code, 146: (*mut FunctionCall, c_int);
         result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
         user_data, sqlite3_user_data, 101: (*mut FunctionCall) -> *mut c_void;
         file_control, sqlite3_file_control, 127: (*mut Connection, *const c_char, c_int, *mut c_void) -> c_int;

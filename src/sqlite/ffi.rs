@@ -155,4 +155,5 @@ constants! {
     UTF8 = 1;
     DETERMINISTIC = 0x800;
     INNOCUOUS = 0x20_0000;
+    DIRECTONLY = 0x8_0000;
 }

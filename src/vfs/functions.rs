@@ -1,4 +1,4 @@
-//! The SQL functions `pwal_version()` and `pwal_status()`, on every connection of a SQLite that has
+//! The SQL functions `pwal_version()`, `pwal_status()` and `pwal_retire()`, on every connection of a SQLite that has
 //! pwal, also on those that are not on it: there they say so.
 
 use super::guard::guard_value;
@@ -6,7 +6,7 @@ use super::main_file::MainFile;
 use crate::handle;
 use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
 use crate::sqlite::{Api, Code};
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::OnceLock;
 
 /// pwal's version, with the revision it was built from where that is known.
@@ -28,15 +28,15 @@ pub(super) enum Opened {
 /// can have several. So each gets functions of its own.
 const HOSTS_MAX: usize = 4;
 static HOSTS: [OnceLock<Api>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
-static FUNCTIONS: [(SqlFunction, SqlFunction); HOSTS_MAX] = [
-    (pwal_version::<0>, pwal_status::<0>),
-    (pwal_version::<1>, pwal_status::<1>),
-    (pwal_version::<2>, pwal_status::<2>),
-    (pwal_version::<3>, pwal_status::<3>),
+static FUNCTIONS: [[SqlFunction; 3]; HOSTS_MAX] = [
+    [pwal_version::<0>, pwal_status::<0>, pwal_retire::<0>],
+    [pwal_version::<1>, pwal_status::<1>, pwal_retire::<1>],
+    [pwal_version::<2>, pwal_status::<2>, pwal_retire::<2>],
+    [pwal_version::<3>, pwal_status::<3>, pwal_retire::<3>],
 ];
 
 /// The functions of the SQLite with this table; `None` if there are too many in this process.
-fn functions_of(api: &Api) -> Option<(SqlFunction, SqlFunction)> {
+fn functions_of(api: &Api) -> Option<[SqlFunction; 3]> {
     let same = |known: &Api| std::ptr::fn_addr_eq(known.vfs_find, api.vfs_find);
     let at = HOSTS.iter().position(|host| same(host.get_or_init(|| *api)))?;
     FUNCTIONS.get(at).copied()
@@ -47,7 +47,7 @@ fn functions_of(api: &Api) -> Option<(SqlFunction, SqlFunction)> {
 /// # Safety
 /// `connection` is an open connection of the SQLite of `api`.
 pub(super) unsafe fn add_to(connection: *mut Connection, api: &Api, opened: Opened) -> Result<(), Code> {
-    let (version, status) = functions_of(api).ok_or(Code::ERROR)?;
+    let [version, status, retire] = functions_of(api).ok_or(Code::ERROR)?;
     let user_data = std::ptr::without_provenance_mut(usize::from(opened == Opened::BeforePwal));
     let add = |name: &CStr, flags: c_int, function: SqlFunction| {
         // SAFETY: the connection is open and the name a C string; the user data is only a number.
@@ -57,7 +57,9 @@ pub(super) unsafe fn add_to(connection: *mut Connection, api: &Api, opened: Open
         })
     };
     add(c"pwal_version", ffi::DETERMINISTIC | ffi::INNOCUOUS, version)?;
-    add(c"pwal_status", 0, status)
+    add(c"pwal_status", 0, status)?;
+    // Not in a view or a trigger of a database that somebody else wrote.
+    add(c"pwal_retire", ffi::DIRECTONLY, retire)
 }
 
 /// `SQLITE_TRANSIENT`: SQLite copies the text.
@@ -91,6 +93,28 @@ unsafe extern "C" fn pwal_status<const HOST: usize>(call: *mut FunctionCall, _: 
         // SAFETY: only the SQLite of this host has got this function, and its connection is open
         // while a statement of it runs.
         unsafe { answer(call, api, || status(api, call)) };
+    }
+}
+
+/// Retires the log of the main database, with its connections open: answers what came of it.
+unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: c_int, _: *mut *mut Value) {
+    let Some(api) = HOSTS[HOST].get() else { return };
+    let retired = guard_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
+        // SAFETY: the file object lives as long as the connection, which runs a statement now.
+        let main = unsafe { MainFile::of(main_file(api, (api.context_db_handle)(call))) };
+        let main = main.ok_or_else(|| (Code::ERROR, String::from("the main database is not on pwal")))?;
+        main.handle().retire_log()
+    });
+    // SAFETY: only the SQLite of this host has got this function; it copies the text.
+    unsafe {
+        match retired {
+            Ok(what) => answer(call, api, || String::from(what)),
+            Err((code, text)) => {
+                let text = CString::new(format!("pwal_retire: {text}")).unwrap_or_default();
+                (api.result_error)(call, text.as_ptr(), -1);
+                (api.result_error_code)(call, code.number());
+            }
+        }
     }
 }
 

@@ -255,6 +255,14 @@ impl Agent {
         self.role.kill()
     }
 
+    /// Waits for the end of one that is killed by itself, whatever it answers before.
+    #[track_caller]
+    pub fn end_killed(mut self) {
+        self.role.lines.by_ref().for_each(drop);
+        let status = self.role.wait();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL), "{status}");
+    }
+
     /// [`Agent::kill`] of one in a namespace: what runs here is the program that made it, and dies first.
     pub fn kill_inside(mut self) {
         self.role.kill();

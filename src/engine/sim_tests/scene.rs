@@ -166,10 +166,29 @@ impl Scene {
             // As `wal_checkpoint(TRUNCATE)`.
             self.engine.shrink();
         }
+        if result.is_ok() && visible_first && shrinks {
+            self.rest();
+        }
         let marks = &self.engine.marks;
         self.say(format!("  backfilled {} certified {:?}: {result:?}", marks.backfilled(), marks.certified()));
         if let Err(error) = result {
             self.check_error(&error);
+        }
+    }
+
+    /// The log is retired with its connections open, where nothing is left to do before: else it would wait for those who
+    /// stand still.
+    fn rest(&self) {
+        let (engine, marks) = (&self.engine, &self.engine.marks);
+        let is_quiet = marks.backfilled() == marks.published() && marks.certified().0 >= marks.visible();
+        if !is_quiet || !self.free().can_checkpoint() || engine.resting.try_lock().is_none() {
+            return;
+        }
+        let result = engine.rest();
+        self.say(format!("rest: {result:?}"));
+        match result {
+            Err(error) if error.code() != Code::BUSY => self.check_error(&error),
+            _ => {}
         }
     }
 

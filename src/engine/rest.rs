@@ -1,0 +1,133 @@
+//! Rest: the log is retired while its connections stay, and the next commit makes it anew (`Engine::activate`).
+//!
+//! While it rests the database file is plain and complete, as before the first commit: a kill leaves one that stock SQLite opens,
+//! and the broker's EXCLUSIVE keeps stock SQLite out until then. It is for a process that is alone: two have the stamp between
+//! them and stock SQLite, whoever of them goes.
+//!
+//! Under INIT nobody attaches, under CKPT nobody writes to the database file, under WRITE nobody begins a commit, under CREATE
+//! nobody makes a slot, and under LEADER and APPEND nobody writes to the log. All that is published is in the database file, so
+//! that snapshots and page caches stay as they are. Log id, commit sequences, ordinals, epochs and chain go on in the log that
+//! comes next. The marker of the retirement stays until that one is stamped: beside it a plain file with slots is a finished log
+//! (`docs/format.md`).
+
+use super::{Engine, EngineError};
+use crate::log::retire;
+use crate::shared::Words;
+use crate::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+/// In the numbering of connections: those begin with 1.
+const NOBODY: u64 = 0;
+
+/// Nobody else is attached: a dead process has it at most.
+const CKPT_WAIT: Duration = Duration::from_secs(1);
+
+/// What a rest came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// The log is retired.
+    Retired,
+    /// There was none.
+    NoLog,
+}
+
+/// One thread of the process at a time: to the kernel they are one holder of INIT.
+pub(super) type Resting = Mutex<()>;
+
+impl Engine {
+    /// Retires the log now, with connections open.
+    ///
+    /// # Errors
+    /// `BUSY`: others are attached, somebody writes, or reads an older snapshot. What the retirement met: then the engine is
+    /// poisoned, as after a retirement that failed.
+    pub(crate) fn rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
+        let _resting = self.resting.lock();
+        self.try_rest()
+    }
+
+    /// The background thread's: nobody has committed for long. False: it is worth another try. Not beside other processes: each
+    /// would keep a thread for that.
+    pub(super) fn rest_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
+        let Some(_resting) = self.resting.try_lock() else { return Ok(false) };
+        match self.try_rest() {
+            Ok(_) | Err(EngineError::OthersAttached { .. }) => Ok(true),
+            Err(error) if error.code().primary() == crate::sqlite::Code::BUSY => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
+        self.check_poison()?;
+        if !self.is_active() {
+            return Ok(Rest::NoLog);
+        }
+        self.check_alone()?;
+        self.checkpoint_all()?;
+        let busy = || EngineError::InUse { file: self.path.clone() };
+        self.wait_init()?;
+        let rested = self.check_alone().and_then(|()| {
+            let _checkpointing = self.checkpoint_lock(CKPT_WAIT)?;
+            if !self.queue.try_acquire(NOBODY) {
+                self.queue.forget(NOBODY);
+                return Err(busy());
+            }
+            let rested = if self.be_guard() {
+                self.retire_in_place()
+            } else {
+                Err(EngineError::NotOnPwal { file: self.path.clone() })
+            };
+            self.queue.release(NOBODY, false);
+            self.queue.forget(NOBODY);
+            rested
+        });
+        self.end_init()?;
+        rested
+    }
+
+    /// Under INIT, CKPT and WRITE, with EXCLUSIVE.
+    fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
+        let leader = self.lead_waiting()?;
+        // A slot that is being made would come after the others have gone, and the log that comes next would go on in it.
+        let _create = self.hold(Words::create, "CREATE")?;
+        self.end_log()?;
+        let append = self.append()?;
+        self.check_poison()?;
+        let last = self.marks.published();
+        if self.marks.backfilled() < last {
+            // Somebody has committed since the checkpoint.
+            return Err(EngineError::InUse { file: self.path.clone() });
+        }
+        if !self.has_directory()? {
+            return Err(EngineError::Moved { file: self.path.clone() });
+        }
+        let mut broker = self.broker.lock();
+        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        if let Err(error) = retire::mark(&*self.dir, self.log_id, last) {
+            // A full disk, say: the log goes on, without it.
+            if let Err(gone) = retire::unmark(&*self.dir, self.log_id, last) {
+                self.poison(&append, &format!("the log could not be retired: {gone}"), super::poison::Failed::Flush);
+            }
+            return Err(error.into());
+        }
+        if let Err(error) = retire::retire_in_place(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes) {
+            // As a retirement: the stamp may be gone, slots may be deleted.
+            self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
+            return Err(error.into());
+        }
+        crate::fault_point("resting");
+        let words = self.marks.words();
+        self.note_claim(broker.as_mut())?;
+        words.set_may_be_stamped(false);
+        words.set_next_slot(None);
+        words.set_inactive();
+        *self.slots.lock() = super::slots::SlotFiles::default();
+        *self.end.lock() = None;
+        self.opened_to.store(0, SeqCst);
+        self.ahead_failed.store(0, SeqCst);
+        self.frames.write().close_files(self.marks.backfilled());
+        drop((append, leader));
+        Ok(Rest::Retired)
+    }
+}
