@@ -28,3 +28,9 @@ export function install(host: Host, options?: Options): void;
 
 /** What this connection is on: `active` (through pwal), `vfs`, and where it is not active, the `reason`. */
 export function status(database: object): { vfs: string; active: boolean; reason?: string; [more: string]: unknown };
+
+/**
+ * Takes the log of this connection's database away with connections open: for the shutdown of a server. The file is plain and
+ * complete then, and stock SQLite can open it once this process has ended, however it ends. Answers 'retired', or 'no log' where there is none. Throws if another process has the database open, or a transaction is open.
+ */
+export function retire(database: object): string;

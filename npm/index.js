@@ -133,6 +133,15 @@ function status(database) {
 }
 
 /**
+ * Takes the log of this connection's database away with connections open: for the shutdown of a server. The file is plain and
+ * complete then, and stock SQLite can open it once this process has ended, however it ends. Answers 'retired', or 'no log' where there is none; the next commit makes a log anew. An error if another process has the
+ * database open, or a transaction is open.
+ */
+function retire(database) {
+  return Object.values(database.prepare('SELECT pwal_retire()').get())[0];
+}
+
+/**
  * The SQLite database files that this process has open. Read through the descriptors that are there: to open such a file
  * once more and to close it would drop SQLite's locks on it, which are the process's.
  */
@@ -161,6 +170,7 @@ function descriptors() {
 
 // One by one and with plain values: so Node finds the names for `import { install } from 'pwal'`.
 exports.install = install;
+exports.retire = retire;
 exports.status = status;
 /** The loadable library. */
 exports.path = library;

@@ -109,6 +109,25 @@ for (const host of Object.keys(hosts)) {
     assertPlain(host, directory, 1);
   });
 
+  test(`${host}: retire() leaves a plain file with connections open`, { skip }, (t) => {
+    const directory = scratch(t);
+    run(host, directory, `
+      pwal.install(Database);
+      const db = open('app.db');
+      fill(db);
+      const log = () => require('node:fs').readdirSync('app.db-pwal').filter((name) => name.endsWith('.seg'));
+      assert.notDeepStrictEqual(log(), []);
+      db.exec('BEGIN; INSERT INTO t VALUES(2)');
+      assert.throws(() => pwal.retire(db), /pwal_retire: /);
+      db.exec('COMMIT');
+      assert.strictEqual(pwal.retire(db), 'retired');
+      assert.deepStrictEqual(log(), []);
+      assert.strictEqual(pwal.retire(db), 'no log');
+      db.close();
+    `);
+    assertPlain(host, directory, 2);
+  });
+
   test(`${host}: SIGTERM leaves the log, where the program does not make an exit of it`, { skip }, async (t) => {
     for (const handled of [false, true]) {
       const directory = scratch(t);

@@ -21,7 +21,7 @@ from typing import Any, Optional
 from . import _host, _log
 from ._host import InstallError
 
-__all__ = ["InstallError", "NotOnPwalWarning", "OpenedBeforeWarning", "install", "path", "status"]
+__all__ = ["InstallError", "NotOnPwalWarning", "OpenedBeforeWarning", "install", "path", "retire", "status"]
 
 _mutex = threading.Lock()
 # The entry points of the library, each with all that the one before it does.
@@ -130,3 +130,12 @@ def status(connection: Any) -> dict[str, Any]:
     return json.loads(
         _host.one(connection, "PRAGMA parallel_wal_status") or _host.one(connection, "SELECT pwal_status()")
     )
+
+
+def retire(connection: Any) -> str:
+    """Takes the log of a connection's database away with connections open: for the shutdown of a server.
+
+    The file is plain and complete then, and stock SQLite can open it once this process has ended, however it ends. Answers "retired", or "no log" where there is none. The next commit makes a log anew. The module's error for
+    `database is locked` if another process has the database open, or a transaction is open.
+    """
+    return _host.one(connection, "SELECT pwal_retire()")

@@ -79,6 +79,33 @@ class Install(Cases):
         self.assert_plain("stock.db", rows=1)
         self.assert_plain("other.db", rows=1)
 
+    def test_retire_leaves_a_plain_file_with_connections_open(self):
+        script = """
+            import os, sqlite3, pwal
+            pwal.install()
+            db = sqlite3.connect("app.db", isolation_level=None)
+            fill(db)
+            log = lambda: [name for name in os.listdir("app.db-pwal") if name.endswith(".seg")]
+            assert log()
+            assert pwal.retire(db) == "retired"
+            assert log() == [] and not os.path.exists("app.db-wal"), os.listdir(".")
+            assert pwal.retire(db) == "no log"
+            db.execute("INSERT INTO t VALUES(2)")
+            db.execute("BEGIN")
+            db.execute("INSERT INTO t VALUES(3)")
+            try:
+                pwal.retire(db)
+                raise AssertionError("inside a transaction")
+            except sqlite3.OperationalError as error:
+                print(error)
+            db.execute("COMMIT")
+            db.close()
+        """
+        out, errors = self.run_script(FILL + textwrap.dedent(script), "-W", "error")
+        self.assertIn("pwal_retire: ", out)
+        self.assertEqual(errors, "")
+        self.assert_plain(rows=3)
+
     def test_the_library_is_where_the_path_says(self):
         out, _ = self.run_script("import pwal; print(pwal.path())")
         with open(out.strip(), "rb") as file:
