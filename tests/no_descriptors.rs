@@ -15,6 +15,13 @@ fn limit(descriptors: u64) {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
 }
 
+/// One that can be raised again.
+fn soft_limit(descriptors: u64) {
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let limit = rustix::process::Rlimit { current: Some(descriptors), ..before };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a limit");
+}
+
 /// Takes every descriptor that is left.
 fn take_all() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
@@ -87,6 +94,126 @@ fn who_has_no_descriptor_left_goes_on_committing() {
     let connection = common::open(&path);
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 840);
     common::assert_integrity(&connection);
+}
+
+const SMALL_ROW: &str = "INSERT INTO t(x) VALUES(zeroblob(3000))";
+const SMALL_ROWS: &str = "SELECT count(*) FROM t WHERE length(x) = 3000";
+
+#[test]
+fn child_has_no_descriptor_beside_another_process() {
+    if !child::role("child_has_no_descriptor_beside_another_process") {
+        return;
+    }
+    soft_limit(64);
+    let connection = small_segments(&path_of_parent());
+    run(&connection, "PRAGMA synchronous=FULL");
+    run(&connection, SMALL_ROW);
+    let mut hogs = Vec::new();
+    child::report("opened");
+    while let Some(command) = child::command() {
+        match command.as_str() {
+            "take all" => hogs = take_all(),
+            // Also what is closed cannot be opened again.
+            "none at all" => soft_limit(3),
+            "have all" => {
+                soft_limit(64);
+                hogs.clear();
+            }
+            sql if sql.starts_with("SELECT") => {
+                child::report(&number(&connection, sql).to_string());
+                continue;
+            }
+            sql => {
+                child::report(&common::code_of(&connection, sql).to_string());
+                continue;
+            }
+        }
+        child::report("done");
+    }
+}
+
+/// All that the process needs of the slots that the other one begins and deletes meanwhile it opens with what it can close, or
+/// with the descriptor in reserve.
+#[test]
+fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
+    let _watchdog = watchdog("commits beside a process without descriptors");
+    let scratch = Scratch::new();
+    let path = scratch.file("a.db");
+    let setup = common::open_wal(&path);
+    run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
+    common::close(setup);
+    let other = small_segments(&path);
+    let mut process = start("child_has_no_descriptor_beside_another_process", &path);
+    process.expect("opened");
+    process.send("take all");
+    process.expect("done");
+    for round in 1..=10 {
+        run(&other, &format!("PRAGMA synchronous={}", if round % 2 == 0 { "FULL" } else { "NORMAL" }));
+        for _ in 0..20 {
+            run(&other, ROW);
+        }
+        process.send(SMALL_ROW);
+        process.expect("0");
+        run(&other, ROW);
+        assert_eq!(common::code_of(&other, "PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+        process.send(SMALL_ROW);
+        process.expect("0");
+        process.send("PRAGMA wal_checkpoint(PASSIVE)");
+        process.expect("0");
+        process.send(SMALL_ROWS);
+        process.expect(&(1 + 2 * round).to_string());
+        process.send(COUNT);
+        process.expect(&(21 * round).to_string());
+        assert_eq!(number(&other, SMALL_ROWS), 1 + 2 * round);
+    }
+    process.end_input();
+    assert!(process.wait().success());
+    common::assert_integrity(&other);
+}
+
+/// The limit is below what is open: nothing that is closed makes room. The process cannot write to slots that the other one has
+/// begun since; that one goes on, and so does this one when it may open files again.
+#[test]
+fn who_can_open_nothing_ends_nothing_for_others() {
+    let _watchdog = watchdog("commits beside a process that can open nothing");
+    let scratch = Scratch::new();
+    let path = scratch.file("a.db");
+    let setup = common::open_wal(&path);
+    run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
+    common::close(setup);
+    let other = small_segments(&path);
+    let mut process = start("child_has_no_descriptor_beside_another_process", &path);
+    process.expect("opened");
+    let mut small = 1;
+    for round in 1..=2 {
+        process.send("none at all");
+        process.expect("done");
+        // Where nobody has rotated all goes on.
+        process.send(SMALL_ROW);
+        process.expect("0");
+        small += 1;
+        for _ in 0..20 {
+            run(&other, ROW);
+        }
+        for sql in [SMALL_ROW, "PRAGMA wal_checkpoint(PASSIVE)"] {
+            process.send(sql);
+            let code: i32 = process.lines.next().expect("an answer").parse().expect("a code");
+            small += i64::from(code == 0 && sql == SMALL_ROW);
+            run(&other, ROW);
+            assert_eq!(common::code_of(&other, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
+        }
+        process.send("have all");
+        process.expect("done");
+        process.send(SMALL_ROW);
+        process.expect("0");
+        small += 1;
+        assert_eq!(number(&other, SMALL_ROWS), small);
+        process.send(COUNT);
+        process.expect(&(22 * round).to_string());
+    }
+    process.end_input();
+    assert!(process.wait().success());
+    common::assert_integrity(&other);
 }
 
 /// Rows of 200 kB, one in each segment.

@@ -130,7 +130,13 @@ fn lift(opened: OwnedFd) -> io::Result<OwnedFd> {
 
 /// False: there is no reserve, or another thread is just using it.
 fn release() -> bool {
-    RESERVE.try_lock().and_then(|mut reserve| reserve.take()).is_some()
+    RESERVE.try_lock().and_then(|mut reserve| reserve.take_if(|reserve| is_below_limit(reserve))).is_some()
+}
+
+/// Whether another file may get the number of this descriptor: the limit may have been lowered since it was opened.
+pub(super) fn is_below_limit(descriptor: impl AsFd) -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.is_none_or(|limit| i64::from(descriptor.as_fd().as_raw_fd()) < i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
 /// Takes the reserve back if it is missing and a descriptor is free.

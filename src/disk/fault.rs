@@ -49,14 +49,17 @@ pub enum Effect {
     Short(usize),
     /// No space left after so many bytes of the write.
     ShortNoSpace(usize),
+    /// The process has no descriptor left (`EMFILE`), nothing done.
+    NoDescriptor,
 }
 
 impl Effect {
-    fn error(self) -> io::Error {
+    pub(super) fn error(self) -> io::Error {
         match self {
             // As from the kernel: an error that says its number.
             Effect::Error | Effect::Short(_) => io::Error::from_raw_os_error(libc::EIO),
             Effect::NoSpace | Effect::ShortNoSpace(_) => io::Error::from_raw_os_error(libc::ENOSPC),
+            Effect::NoDescriptor => io::Error::from_raw_os_error(libc::EMFILE),
         }
     }
 }

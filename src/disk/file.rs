@@ -176,7 +176,11 @@ impl RealFile {
             return false;
         }
         let Some(mut open) = self.open.try_write() else { return false };
-        if self.begun.load(SeqCst) != self.synced.load(SeqCst) || open.is_none() {
+        if self.begun.load(SeqCst) != self.synced.load(SeqCst) {
+            return false;
+        }
+        let Some(opened) = &*open else { return false };
+        if any && !descriptor::is_below_limit(&opened.file) {
             return false;
         }
         *open = None;

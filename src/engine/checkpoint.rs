@@ -105,7 +105,7 @@ impl Engine {
     /// # Errors
     /// The log or the database file failed; B did not move.
     pub(crate) fn checkpoint_on_request(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.checkpoint_visible(&|| false)
+        self.with_descriptors(|| self.checkpoint_visible(&|| false))
     }
 
     fn checkpoint_visible(self: &Arc<Engine>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
@@ -173,8 +173,9 @@ impl Engine {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
-                    // the broker has gone, with the exit of this process.
-                    if error.code() != Code::FULL && !matches!(error, EngineError::NoLog | EngineError::GivenUp) {
+                    // a file cannot be opened here, or that the broker has gone, with the exit of this process.
+                    let is_of_medium = !matches!(error, EngineError::NoLog | EngineError::GivenUp);
+                    if is_of_medium && error.code() != Code::FULL && !error.is_of_opening() {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             return Err(self.end_for(error));

@@ -179,6 +179,10 @@ impl Engine {
     /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `Held`: a process that does
     /// not go on has what this needs; the transaction may be committed later.
     pub(crate) fn prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
+        self.with_descriptors(|| self.try_prepare(lane))
+    }
+
+    fn try_prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
         self.check_poison()?;
         self.activate()?;
         if let Some(spill) = lane.spill() {
@@ -186,17 +190,13 @@ impl Engine {
             self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
         }
         let batch_bytes = batch_bytes(lane, self.page_bytes);
-        let ready = || self.make_room(batch_bytes).and_then(|()| self.open_unsynced());
-        match ready() {
-            // What is synced need not stay open.
-            Err(error) if error.is_out_of_descriptors() => {
-                self.wait_durable(self.marks.published())?;
-                self.opened_to.store(0, SeqCst);
-                self.open_unsynced()?;
-                ready()?;
-            }
-            ready => ready?,
-        }
+        let ready = || {
+            self.make_room(batch_bytes)?;
+            self.open_unsynced()?;
+            // The writer of the batch needs what others have published, and publish must not fail.
+            self.follow(self.marks.published())
+        };
+        ready()?;
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }
@@ -314,6 +314,10 @@ impl Engine {
             false => std::iter::once(head.as_slice()).chain(images).collect(),
         };
         if let Err(error) = self.write_at_place(&append, &place, &parts) {
+            // Nothing is written then.
+            if error.is_of_opening() {
+                return Err(error);
+            }
             let erased = self.erase_unpublished(&append, &place);
             return Err(if erased { error } else { self.poisoned_as(error) });
         }
@@ -474,6 +478,16 @@ impl Engine {
         facts: CommitFacts,
         may_lead: bool,
     ) -> Result<Published, EngineError> {
+        // Until it is published nothing is written that counts.
+        self.with_descriptors(|| self.try_publish(lane, facts, may_lead))
+    }
+
+    fn try_publish(
+        self: &Arc<Engine>,
+        lane: &Lane,
+        facts: CommitFacts,
+        may_lead: bool,
+    ) -> Result<Published, EngineError> {
         self.check_poison()?;
         let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
         // One that moves B does not fit into a batch.
@@ -518,6 +532,10 @@ impl Engine {
     /// # Errors
     /// Nothing is published. A failed sync poisons.
     pub(crate) fn write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
+        self.with_descriptors(|| self.try_write_early(lane, facts))
+    }
+
+    fn try_write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
         let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
         let append = self.append()?;
         let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;

@@ -10,6 +10,7 @@ use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::{Certificate, CertificatePlace};
 use crate::shared::{Cut, TIMED_WAIT};
+use crate::sqlite::Code;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -216,7 +217,7 @@ impl Engine {
         let wake = self.marks.words().durable_wake();
         let me = self.marks.attachment().me();
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
-        let mut first_failure = None;
+        let (mut first_failure, mut is_told) = (None, false);
         loop {
             let mut ticket = wake.ticket();
             if reached() {
@@ -230,9 +231,16 @@ impl Engine {
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
                 Err(error) => {
-                    let patient = first_failure.get_or_insert_with(Instant::now).elapsed() < FLUSH_PATIENCE;
-                    if !patient || self.is_poisoned() {
+                    self.keep_no_more()?;
+                    let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE;
+                    // What is published is answered however long it takes: the error would be everybody's.
+                    let answers_later = answers.is_some() && error.is_out_of_descriptors();
+                    if is_over && !answers_later || self.is_poisoned() {
                         return Err(error);
+                    }
+                    if is_over && !std::mem::replace(&mut is_told, true) {
+                        let text = format!("pwal: {}: a commit waits to be made durable: {error}", self.path.display());
+                        self.context.host.log(Code::WARNING.number(), &text);
                     }
                     // Not woken by this thread's own letting go.
                     ticket = wake.ticket();
@@ -350,6 +358,10 @@ impl Engine {
             cut
         });
         if let Err(error) = cut {
+            // Nothing is written then.
+            if error.is_of_opening() {
+                return Err(error);
+            }
             let blocks = if copy.is_some() { 2 } else { 1 };
             let begun = Begun { slot: place.slot.number, offset: place.offset, blocks };
             self.poison(&append, &error.to_string(), Failed::Write(begun));
@@ -374,21 +386,24 @@ impl Engine {
         self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 
-    /// Opens the slots that a flush would have to sync now: a process without descriptors shall not publish what it cannot make
+    /// Opens the slots that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
     /// durable.
     ///
     /// # Errors
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
         let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.tail().ordinal);
+        let next = self.marks.words().next_slot();
         // What is open stays open.
-        if self.opened_to.load(SeqCst) == last {
+        if *self.opened.lock() == Some((last, next)) {
             return Ok(());
         }
+        // First, for what is opened here: the process may have no other descriptor.
+        self.keep_no_more()?;
         match self.slots_between(self.first_unsynced_segment(), last) {
             Ok(unsynced) => {
-                self.keep_open(&unsynced)?;
-                self.opened_to.store(last, SeqCst);
+                self.keep_open(&unsynced, next)?;
+                *self.opened.lock() = Some((last, next));
                 Ok(())
             }
             Err(error) if error.is_of_opening() => Err(error),

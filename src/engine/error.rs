@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub(crate) enum EngineError {
     /// A write to the log failed.
-    #[error("cannot write {file}: {source}")]
+    #[error("cannot write {file}: {source}{}", advice(source))]
     Write { file: String, source: io::Error },
     /// A sync of the log failed.
-    #[error("cannot sync {file}: {source}")]
+    #[error("cannot sync {file}: {source}{}", advice(source))]
     Sync { file: String, source: io::Error },
     /// A file of the log could not be opened.
     #[error("cannot open {file}: {source}{}", advice(source))]
@@ -31,7 +31,7 @@ pub(crate) enum EngineError {
     #[error("{what} of {file} is held by {holder}")]
     Held { what: &'static str, file: PathBuf, holder: String },
     /// A frame could not be read.
-    #[error("cannot read the log of {file}: {source}")]
+    #[error("cannot read the log of {file}: {source}{}", advice(source))]
     Read { file: PathBuf, source: io::Error },
     /// A slot is shorter than its frames.
     #[error("the log in {file} ends before the image of page {page}: was it touched by somebody else?")]
@@ -143,15 +143,20 @@ impl EngineError {
     /// A file, or the directory, could not be opened, mostly for want of descriptors: this process's trouble, which says
     /// nothing of what is written.
     pub(super) fn is_of_opening(&self) -> bool {
-        matches!(self, EngineError::Open { .. })
+        matches!(self, EngineError::Open { .. }) || self.is_out_of_descriptors()
     }
 
-    /// The process, or the system, has no descriptor left.
+    /// The process, or the system, has no descriptor left. A file of the log is opened again when it is used, so that every
+    /// operation on one may say so; then it was not begun.
     pub(super) fn is_out_of_descriptors(&self) -> bool {
         match self {
-            EngineError::Open { source, .. } | EngineError::Log(LogError::Io { source, .. }) => {
-                is_out_of_descriptors(source)
-            }
+            EngineError::Write { source, .. }
+            | EngineError::Sync { source, .. }
+            | EngineError::Open { source, .. }
+            | EngineError::Read { source, .. }
+            | EngineError::Database { source, .. }
+            | EngineError::Lock { source, .. }
+            | EngineError::Log(LogError::Io { source, .. }) => is_out_of_descriptors(source),
             _ => false,
         }
     }
@@ -185,6 +190,8 @@ impl EngineError {
             | EngineError::InitHeld { .. }
             | EngineError::NotOnPwal { .. } => Code::BUSY,
             EngineError::Moved { .. } => Code::READONLY_DBMOVED,
+            // As SQLite answers where it cannot open a file.
+            EngineError::Lock { source, .. } if is_out_of_descriptors(source) => Code::CANTOPEN,
             EngineError::Lock { .. } => Code::IOERR_LOCK,
             EngineError::Log(error) => log_code(error),
             EngineError::NoMemory { .. } => Code::NOMEM,

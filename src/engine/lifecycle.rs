@@ -203,7 +203,7 @@ impl Engine {
             connections: Mutex::default(),
             slots: Mutex::default(),
             end: Mutex::default(),
-            opened_to: AtomicU64::new(0),
+            opened: Mutex::new(None),
             ahead_failed: AtomicU64::new(0),
             told_reader: AtomicU64::new(0),
             deleted_known: AtomicU64::new(0),

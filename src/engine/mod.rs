@@ -42,7 +42,7 @@ pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
-use crate::disk::LogDirectory;
+use crate::disk::{LogDirectory, is_out_of_descriptors};
 use crate::handle::{Broker, Context};
 use crate::log::format::LogId;
 use crate::sync::{Mutex, RwLock};
@@ -84,8 +84,8 @@ pub(crate) struct Engine {
     slots: Mutex<slots::SlotFiles>,
     /// Where the log ended when this process last looked.
     end: Mutex<Option<end::End>>,
-    /// The last segment up to which the slots that a flush has to sync were opened.
-    opened_to: AtomicU64,
+    /// The last segment up to which the slots that a flush has to sync were opened, and the next slot, which was, too.
+    opened: Mutex<Option<(u64, Option<u32>)>>,
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     /// The bytes of the log when it was last told that a reader keeps it.
@@ -127,14 +127,24 @@ impl Engine {
     ///
     /// # Errors
     /// The medium failed.
-    pub(crate) fn read_frame(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<bool, EngineError> {
+    pub(crate) fn read_frame(
+        self: &Arc<Engine>,
+        number: u64,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool, EngineError> {
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
         let Some(file) = file else {
             // Its slot or its spill file is deleted: the database file has what was in it.
             let is_there = frame.sequence <= self.marks.backfilled();
             return if is_there { Ok(false) } else { Err(self.no_commit(frame.sequence)) };
         };
-        let read = file.read_at(buffer, frame.offset + offset);
+        let read = self.with_descriptors(|| {
+            Ok(match file.read_at(buffer, frame.offset + offset) {
+                Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.path, error)),
+                read => read,
+            })
+        })?;
         // The slot may have been used again or deleted meanwhile: then the image is in the database file.
         let is_gone = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         if self.marks.recycled(frame.sequence) || (is_gone && frame.sequence <= self.marks.backfilled()) {
@@ -173,11 +183,11 @@ impl Engine {
     /// # Errors
     /// What other processes wrote cannot be read.
     pub(crate) fn with_frames<T>(
-        &self,
+        self: &Arc<Engine>,
         use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
         sequence: u64,
     ) -> Result<T, EngineError> {
-        self.follow(sequence)?;
+        self.with_descriptors(|| self.follow(sequence))?;
         let frames = self.frames.read();
         let facts = SnapshotFacts { database_pages: frames.database_pages(sequence), frames: frames.len() };
         Ok(use_it(&*frames, &facts))

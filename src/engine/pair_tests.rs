@@ -526,7 +526,52 @@ fn a_process_without_descriptors_poisons_nobody() {
     }
 }
 
-/// As that, for what a leader left that died.
+/// A file of the log is opened again when it is used, so that a missing descriptor may be met by any operation: nothing has failed
+/// then. A commit that is published waits for its answer however long that takes; one that is not, for a while.
+#[test]
+fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
+    // Each attempt takes 5 ms: a flush that cannot be begun for another reason is given up after 400 of them.
+    for (operation, attempts) in [(Operation::Write, 20), (Operation::Sync, 600), (Operation::Open, 20)] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        leave_a_segment(&one);
+        let other = pair.attach();
+        let fault = pair.fault(operation, ".seg");
+        pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
+        let (told, heard) = std::sync::mpsc::channel();
+        let commits = Arc::clone(&other);
+        std::thread::spawn(move || told.send(commit(&commits, 3, 1000, true)));
+        while pair.disk.plan().fired() < attempts {
+            let early = heard.recv_timeout(Duration::from_millis(1));
+            assert!(early.is_err(), "{operation:?}: {early:?}");
+        }
+        pair.disk.plan().clear();
+        heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
+        commit(&one, 3, 1001, true).unwrap();
+        assert!(!one.is_poisoned());
+    }
+}
+
+/// Nor is it a failed pass of a checkpoint, two of which end the engine.
+#[test]
+fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.attach();
+    commit(&one, 3, 1, true).unwrap();
+    let fault = pair.fault(Operation::Read, ".seg");
+    pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
+    for _ in 0..3 {
+        let refused = other.checkpoint_in_background().unwrap_err();
+        assert!(refused.is_out_of_descriptors(), "{refused}");
+    }
+    pair.disk.plan().clear();
+    commit(&one, 3, 2, true).unwrap();
+    other.checkpoint_when_idle().unwrap();
+    assert_eq!(other.marks.backfilled(), 2);
+}
+
+/// As the first, for what a leader left that died.
 #[test]
 fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
     for goes_on in [false, true] {

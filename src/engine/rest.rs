@@ -124,7 +124,7 @@ impl Engine {
         words.set_inactive();
         *self.slots.lock() = super::slots::SlotFiles::default();
         *self.end.lock() = None;
-        self.opened_to.store(0, SeqCst);
+        *self.opened.lock() = None;
         self.ahead_failed.store(0, SeqCst);
         self.frames.write().close_files(self.marks.backfilled());
         drop((append, leader));

@@ -247,15 +247,33 @@ impl Engine {
         Ok(first.map(|header| header.ordinal))
     }
 
-    /// Those that a flush would have to sync, and the next one, stay open; the others need not.
-    pub(super) fn keep_open(&self, unsynced: &[Slot]) -> Result<(), EngineError> {
-        let next = self.marks.words().next_slot();
-        let next = next.map_or(Ok(None), |number| self.slot_if_there(number))?;
+    /// Those that a flush would have to sync, and the `next` one, stay open; the others need not.
+    pub(super) fn keep_open(&self, unsynced: &[Slot], next: Option<u32>) -> Result<(), EngineError> {
+        let next = match next.map_or(Ok(None), |number| self.slot_if_there(number)) {
+            // It is opened in the place of another one when it begins.
+            Err(error) if error.is_out_of_descriptors() => None,
+            next => next?,
+        };
+        // Nor is this an error before it is needed.
+        let next = next.filter(|next| next.file.keep_open(true).is_ok());
         let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|slot| slot.number).collect();
         let open: Vec<Slot> = self.slots.lock().open.values().cloned().collect();
         open.iter().try_for_each(|slot| {
             let keeping = slot.file.keep_open(kept.contains(&slot.number));
             keeping.map_err(|error| EngineError::open(&slot.name, error))
+        })
+    }
+
+    /// What was kept open may be closed, but for what a flush would have to sync now.
+    pub(super) fn keep_no_more(&self) -> Result<(), EngineError> {
+        // So `open_unsynced` looks again.
+        *self.opened.lock() = None;
+        let first_unsynced = self.first_unsynced_segment();
+        let slots = self.slots.lock();
+        let unsynced: BTreeSet<u32> = slots.by_ordinal.range(first_unsynced..).map(|(_, number)| *number).collect();
+        slots.open.values().filter(|slot| !unsynced.contains(&slot.number)).try_for_each(|slot| {
+            let ended = slot.file.keep_open(false);
+            ended.map_err(|error| EngineError::open(&slot.name, error))
         })
     }
 
@@ -268,6 +286,10 @@ impl Engine {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         let deleted: Vec<u32> = open.values().filter(|slot| is_deleted(slot)).map(|slot| slot.number).collect();
+        for slot in deleted.iter().filter_map(|number| open.get(number)) {
+            // Others may have the file for longer. No error: it is not opened.
+            let _not_kept = slot.file.keep_open(false);
+        }
         open.retain(|number, _| !deleted.contains(number));
         by_ordinal.retain(|_, number| !deleted.contains(number));
         deleted

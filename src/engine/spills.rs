@@ -4,8 +4,8 @@
 //! that the commit is in the database file. Who was killed leaves files for which neither holds, and nobody who knows
 //! them: so a checkpoint looks which files are there, and deletes what nobody needs.
 
-use super::Engine;
 use super::frames::FileId;
+use super::{Engine, EngineError};
 use crate::disk::{LogFile, OpenHow};
 use crate::log::format::{self, FileName};
 use std::io;
@@ -17,12 +17,17 @@ impl Engine {
     ///
     /// # Errors
     /// Any error of the medium.
-    pub(crate) fn create_spill(&self) -> io::Result<(u32, Arc<dyn LogFile>)> {
+    pub(crate) fn create_spill(self: &Arc<Engine>) -> io::Result<(u32, Arc<dyn LogFile>)> {
         let words = self.marks.words();
         let number = u32::try_from(words.give_spill_number()).map_err(io::Error::other)?;
         self.dir.create()?;
         words.set_staged_spill(Some(number));
-        let file = self.dir.open(&format::spill_name(self.log_id, number), OpenHow::CreateNew)?;
+        let name = format::spill_name(self.log_id, number);
+        let create = || self.dir.open(&name, OpenHow::CreateNew).map_err(|error| EngineError::open(&name, error));
+        let file = self.with_descriptors(create).map_err(|error| match error {
+            EngineError::Open { source, .. } => source,
+            other => io::Error::other(other),
+        })?;
         self.frames.write().add_file(FileId::Spill(number), &file);
         self.counters.spills.fetch_add(1, SeqCst);
         Ok((number, file))

@@ -422,9 +422,14 @@ impl Joined {
     }
 }
 
-/// SQLite has let go of its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes nothing.
+/// SQLite has let go of its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes nothing. And
+/// it forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).
 fn at_phase_two(code: Code) -> Code {
-    if code == Code::BUSY { Code::IOERR_LOCK } else { code }
+    match code {
+        Code::BUSY => Code::IOERR_LOCK,
+        Code::CANTOPEN => Code::IOERR,
+        code => code,
+    }
 }
 
 /// The transaction stays open, for as long as the application likes: no sibling keeps APPEND meanwhile.

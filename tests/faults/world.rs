@@ -142,6 +142,7 @@ impl Base {
         match case.effect {
             Effect::Error => Verdict::Answer(code),
             Effect::NoSpace => Verdict::Answer(ffi::SQLITE_FULL),
+            Effect::NoDescriptor => Verdict::Answer(ffi::SQLITE_CANTOPEN),
             Effect::Short(bytes) => Verdict::Short(bytes.min(65536), code),
             Effect::ShortNoSpace(bytes) => Verdict::Short(bytes.min(65536), ffi::SQLITE_FULL),
         }

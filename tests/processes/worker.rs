@@ -23,19 +23,18 @@ pub struct Trouble;
 impl Trouble {
     /// The disk is full: `SQLITE_FULL`.
     pub const FULL: u64 = 1;
-    /// A process has no descriptor left: what opens a file fails.
+    /// A process has no descriptor left: no connection can be opened; those that are open go on.
     pub const DESCRIPTORS: u64 = 2;
     /// A process is stopped for longer than the others wait: `SQLITE_BUSY`.
     pub const STOPPED: u64 = 4;
 
-    /// Whether a statement may fail with this code.
-    fn excuses(bits: u64, code: i32) -> bool {
+    /// Whether a statement may fail with this code; `opens`: it opens a connection.
+    fn excuses(bits: u64, code: i32, opens: bool) -> bool {
         let may = |trouble: u64| bits & trouble != 0;
         match code & 0xff {
             ffi::SQLITE_BUSY => may(Trouble::STOPPED),
             ffi::SQLITE_FULL => may(Trouble::FULL),
-            ffi::SQLITE_CANTOPEN => may(Trouble::FULL | Trouble::DESCRIPTORS),
-            ffi::SQLITE_IOERR => may(Trouble::DESCRIPTORS),
+            ffi::SQLITE_CANTOPEN => may(Trouble::FULL) || opens && may(Trouble::DESCRIPTORS),
             _ => false,
         }
     }
@@ -308,7 +307,8 @@ impl<'a> Worker<'a> {
     #[track_caller]
     fn excuse(&self, error: &rusqlite::Error, what: &str) {
         let busy = common::code(error) & 0xff == ffi::SQLITE_BUSY;
-        let excused = Trouble::excuses(self.trouble | self.board.trouble(), common::code(error));
+        let opens = ["opening", "the first read of a process"].contains(&what);
+        let excused = Trouble::excuses(self.trouble | self.board.trouble(), common::code(error), opens);
         assert!(excused || busy && !common::on_pwal(), "writer {}, {what}: {error:?}", self.number);
         self.line.busy.fetch_add(1, SeqCst);
     }

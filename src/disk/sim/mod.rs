@@ -435,11 +435,7 @@ impl SimDirectory {
 }
 
 fn strike(plan: &Plan, operation: Operation, name: &str) -> io::Result<()> {
-    match plan.strike(operation, name) {
-        Some(Effect::NoSpace | Effect::ShortNoSpace(_)) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-        Some(Effect::Error | Effect::Short(_)) => Err(io::Error::from_raw_os_error(libc::EIO)),
-        None => Ok(()),
-    }
+    plan.strike(operation, name).map_or(Ok(()), |effect| Err(effect.error()))
 }
 
 impl LogDirectory for SimDirectory {
@@ -624,7 +620,7 @@ impl SimHandle {
         let clock = state.clock;
         let length = match effect {
             Some(Effect::Short(bytes) | Effect::ShortNoSpace(bytes)) => bytes.min(data.len()),
-            Some(Effect::Error | Effect::NoSpace) => 0,
+            Some(Effect::Error | Effect::NoSpace | Effect::NoDescriptor) => 0,
             None if runs => data.len(),
             // The process died in it, or the power went: whole sectors of it are there.
             None => (state.dice.index(data.len() / SECTOR_BYTES + 2) * SECTOR_BYTES).min(data.len()),
@@ -641,8 +637,7 @@ impl SimHandle {
             }
         }
         match effect {
-            Some(Effect::Short(_) | Effect::Error) => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some(Effect::ShortNoSpace(_) | Effect::NoSpace) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Some(effect) => Err(effect.error()),
             None if runs => Ok(()),
             None => Err(off()),
         }
@@ -656,6 +651,9 @@ impl SimHandle {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
         let effect = self.disk.plan.strike(Operation::Sync, name);
+        if effect == Some(Effect::NoDescriptor) {
+            return Err(Effect::NoDescriptor.error());
+        }
         let runs = state.begin(self.incarnation)?;
         if effect.is_some() || fails {
             let mut dice = state.dice.clone();
