@@ -410,6 +410,26 @@ fn expect_contradicted(log: &LogBuilder, rule: &str) {
     assert!(!is_sound(&survey));
 }
 
+/// A leader that moves B died before its cut; the next one seals the same epoch at another place and carries the B of the last
+/// durable certificate. So do the epochs after it.
+#[test]
+fn b_of_a_dead_leaders_certificate_is_true_though_later_ones_say_less() {
+    let mut log = log(2);
+    log.certify(0, 0);
+    log.commits(1);
+    let dead = log.next_certificate(3, 2, 2);
+    log.put(&dead.encode_block(4096));
+    let place = log.next_certificate(3, 2, 0);
+    let again = Certificate { ordinal: place.ordinal, offset: place.offset, backfilled: 0, ..dead };
+    log.put(&again.encode_block(4096));
+    log.commits(1);
+    let last = Certificate { epoch: 3, ..log.next_certificate(4, 3, 0) };
+    log.put(&last.encode_block(4096));
+    expect(&log, 2, 4);
+    let findings = &survey_of(&log).logs[0].findings;
+    assert!(findings.iter().all(|finding| !finding.rule.starts_with('E')), "{findings:?}");
+}
+
 #[test]
 fn a_certificate_that_is_missing_between_two_is_named_by_verify_and_needed_by_nobody() {
     let mut log = log(1);

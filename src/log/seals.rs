@@ -148,13 +148,17 @@ impl FoundLog<'_> {
         Contradiction { rule, file, offset, what }
     }
 
-    /// What the certificates, in order, say against each other: D and B never fall (rule E3), a certificate counts as many
-    /// batches as it seals (rule E2).
+    /// What the certificates, in order, say against each other: D never falls (rule E3), a certificate counts as many batches as
+    /// it seals (rule E2).
+    ///
+    /// B may fall: a leader that died before its cut has left a doubled certificate with a newer B, and the leader after it seals
+    /// the same epoch at another place by a certificate that carries the B of the last durable one. Of one epoch there may be two
+    /// for the same reason; the order of these is not known.
     pub(super) fn check_epochs(&self) -> Option<Contradiction> {
         for pair in self.epochs.windows(2) {
             let (before, after) = (&pair[0], &pair[1]);
-            if after.durable < before.durable || after.backfilled < before.backfilled {
-                let what = format!("epoch {} says less of D or B than epoch {} before it", after.epoch, before.epoch);
+            if before.epoch < after.epoch && after.durable < before.durable {
+                let what = format!("epoch {} says less of D than epoch {} before it", after.epoch, before.epoch);
                 return Some(self.contradiction_at("E3", after.slot, after.offset, what));
             }
         }
