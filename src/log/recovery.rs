@@ -197,7 +197,7 @@ impl<'a> Look<'a> {
         let is_no_database = header.len() >= DATABASE_HEADER_BYTES && !stamp::is_database(&header);
         let state = match stamp::read(&header) {
             whole @ (StampState::Stamped(_) | StampState::Older { .. }) => whole,
-            _ if is_no_database && !ids.is_empty() => StampState::NoHeader,
+            _ if is_no_database => StampState::NoHeader,
             other => other,
         };
         let mut look = Look {

@@ -139,6 +139,8 @@ pub(crate) fn make_plain(database: &mut dyn Database) -> Result<(), LogError> {
     let mut header = [0; DATABASE_HEADER_BYTES];
     let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
     match stamp::read(&header[..read]) {
+        // Whatever else rotted around it: a stamp that stays names a log that is gone after this.
+        StampState::Stamped(_) => write_marks(database, Marks::Plain)?,
         // Too short for a header, or none of SQLite's: not touched.
         _ if !stamp::is_database(&header) => {}
         // In rollback mode: the same bytes again, so that the sync covers them.

@@ -93,8 +93,8 @@ pub enum StampState {
         /// The log id as it reads.
         log_id: LogId,
     },
-    /// A log lies beside the file, which does not begin as a database: its first sector was lost, or it is another file.
-    /// Only [`recovery`](super::recovery) says so.
+    /// The file does not begin as a database and carries no whole stamp: its first sector was lost, or it is another file.
+    /// Without a log beside it, it is SQLite's to refuse, or a codec's to read. Only [`recovery`](super::recovery) says so.
     NoHeader,
     /// Byte 18 is 112 and byte 19 is not, or a WAL header's reserved bytes are not zero: a stamp torn the other way.
     Leftover,
