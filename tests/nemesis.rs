@@ -295,7 +295,6 @@ impl Nemesis {
         let bound = BUSY_TIMEOUT + if self.blows.contains_key(&Blow::StopForLong) { LONG_STOP } else { Duration::ZERO };
         assert!(longest < bound, "seed {seed}: a statement took {longest:?}");
         let done = self.board.acknowledged(self.lines());
-        log::remove_torn_beginnings(&self.path);
         common::assert_plain(&self.path);
         let stock = common::open_stock(&self.path);
         common::assert_integrity(&stock);

@@ -184,7 +184,6 @@ impl Crowd<'_> {
             }
             if self.rng.random_range(0..2) == 0 {
                 common::close(connection);
-                log::remove_torn_beginnings(&self.path);
                 common::assert_plain(&self.path);
                 self.all_start();
             } else {
@@ -209,7 +208,6 @@ impl Crowd<'_> {
             assert!(process.wait().success(), "seed {seed}: a process has failed: see above");
         }
         let done = self.board.acknowledged(lines);
-        log::remove_torn_beginnings(&self.path);
         common::assert_plain(&self.path);
         let stock = common::open_stock(&self.path);
         assert_eq!(ledger::look(&stock, done.len()).expect("a look"), done, "rows against acknowledgements");

@@ -6,6 +6,8 @@ mod log_support;
 mod lost;
 #[path = "recovery/rows.rs"]
 mod rows;
+#[path = "recovery/torn.rs"]
+mod torn;
 
 use pwal::log::decide::{Action, LogFacts, ROWS, Refusal, Situation, decide};
 use pwal::log::recovery::OpenFacts;

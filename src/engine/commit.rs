@@ -272,6 +272,8 @@ impl Engine {
         };
         self.follow(facts.sequence - 1)?;
         let chain = append.end()?.chain;
+        // Of commit 1 recovery must know what was never written.
+        let mask_of = if facts.sequence == 1 { format::mask_of_first } else { format::mask_of };
         let mut in_batch = format::batch_head_bytes(lane.len());
         let mut descriptors = Vec::with_capacity(lane.len());
         for frame in lane.frames() {
@@ -279,7 +281,7 @@ impl Engine {
                 Image::Memory(image) => {
                     let here = in_batch;
                     in_batch += image.len() as u64;
-                    (ImagePlace::Batch(here), format::mask_of(image, here))
+                    (ImagePlace::Batch(here), mask_of(image, here))
                 }
                 Image::Spill(offset) => (ImagePlace::Spill { file: facts.spill.unwrap_or(u32::MAX), offset }, 0),
             };
@@ -313,7 +315,8 @@ impl Engine {
             true => std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect(),
             false => std::iter::once(head.as_slice()).chain(images).collect(),
         };
-        if let Err(error) = self.write_at_place(&append, &place, &parts) {
+        let cleared = if facts.sequence == 1 { self.clear_begun(&append, &place) } else { Ok(()) };
+        if let Err(error) = cleared.and_then(|()| self.write_at_place(&append, &place, &parts)) {
             // Nothing is written then.
             if error.is_of_opening() {
                 return Err(error);

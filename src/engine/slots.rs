@@ -11,7 +11,7 @@ use crate::disk::{LogFile, OpenHow};
 use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader, proven};
 use crate::log::format::{self, FileName, SlotHeader};
-use crate::log::slots::create_slot;
+use crate::log::slots::{ZERO_PIECE_BYTES, create_slot};
 use crate::shared::{COMMIT_RING, Tail, Words};
 use crate::sqlite::Code;
 use std::collections::{BTreeMap, BTreeSet};
@@ -426,6 +426,23 @@ impl Engine {
         place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
         if place.begins_slot() {
             crate::fault_point("rotating");
+        }
+        Ok(())
+    }
+
+    /// What a writer has left at `place` that died there in writing commit 1 becomes zeros: where the next one dies there, too, what
+    /// it has not written must be known (`log/unwritten.rs`). A write that was cut has its beginning.
+    pub(super) fn clear_begun(&self, _append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
+        let mut beginning = [0; format::RECORD_PLACE_BYTES];
+        let slot = &place.slot;
+        slot.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.path, error))?;
+        if beginning.iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        let end = place.offset + place.bytes;
+        for offset in (place.offset..end).step_by(ZERO_PIECE_BYTES) {
+            let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
+            slot.file.write_zeros(piece, offset).map_err(|error| EngineError::write(&slot.name, error))?;
         }
         Ok(())
     }

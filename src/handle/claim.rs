@@ -710,7 +710,7 @@ pub(super) fn describe(done: &Done) -> String {
             }
         }
         Done::SetAside { log_id, suffix } => format!(
-            "no commit of log {log_id:016x} is whole, the first was torn or is damaged; its directory was renamed to -pwal.{suffix}"
+            "no commit of log {log_id:016x} is whole, the first was written and is damaged; its directory was renamed to -pwal.{suffix}"
         ),
         Done::Orphaned { log_id, suffix } => {
             format!("log {log_id:016x} belongs to another database file; its directory was renamed to -pwal.{suffix}")

@@ -12,7 +12,8 @@ pub struct LogFacts {
     pub log_id: LogId,
     /// n of its marker; of several different ones one that is not `last`.
     pub marker: Option<u64>,
-    /// It may hold commits: the head of a batch, a certificate with D > 0, or a block that cannot be read.
+    /// It may hold commits that were durable: a certificate with D > 0, a block that cannot be read, or where commit 1 was begun
+    /// a batch of which every sector was written, whether it proves itself or not.
     pub has_commits: bool,
     /// The header of one of its slots proves itself. One does before a stamp is written.
     pub has_header: bool,
@@ -76,7 +77,7 @@ pub enum Action {
     DeleteAll,
     /// Page 1 plain again, synced; then delete this log.
     DeleteOwn(LogId),
-    /// Page 1 plain again, synced; this log, whose first commit does not prove itself, is kept beside: move the directory away.
+    /// Page 1 plain again, synced; this log, whose first commit was written and has rotted, is kept beside: move the directory away.
     SetAside(LogId),
     /// The logs are those of another database file: page 1, which is plain, synced; move the directory away, named by this one.
     Orphan(LogId),
@@ -226,13 +227,13 @@ impl Situation {
     }
 }
 
-/// A crash between A2 and the first batch. The slot of A1 was synced before the stamp: without its header this is
+/// A crash between A2 and the first commit, in its write too. The slot of A1 was synced before the stamp: without its header this is
 /// a log whose only header rotted, and commits may lie behind it.
 fn is_activation(log: &LogFacts, target: u64) -> bool {
     target == 0 && !log.has_commits && log.marker.is_none() && log.has_header
 }
 
-/// A crash behind the first batch that tore it, or an image that rotted: the log says nothing of whether it was durable.
+/// All of the first batch was written, and it has rotted: the log says nothing of whether it was durable.
 fn is_unproven(log: &LogFacts, target: u64) -> bool {
     target == 0
         && log.has_commits
@@ -318,7 +319,7 @@ pub const ROWS: &[Row] = &[
         action: |s| Action::DeleteOwn(s.id()),
     },
     Row {
-        name: "stamped, no whole commit",
+        name: "stamped, commit 1 has rotted",
         fits: |s| s.stamped_own(is_unproven),
         action: |s| Action::SetAside(s.id()),
     },

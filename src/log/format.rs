@@ -20,7 +20,7 @@ pub use batch::{
 };
 pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};
-pub use mask::{RECORD_PLACE_BYTES, apply_mask, mask_of};
+pub use mask::{RECORD_PLACE_BYTES, apply_mask, mask_of, mask_of_first};
 pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, slot_name, spill_name};
 pub use slot::{SLOT_HEADER_BYTES, is_block_size, is_page_size};
 

@@ -17,6 +17,7 @@ mod seals;
 pub mod slots;
 pub mod stamp;
 pub mod undo;
+mod unwritten;
 mod walk;
 
 pub use error::{ErrorKind, LogError};

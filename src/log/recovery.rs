@@ -50,7 +50,7 @@ pub enum Done {
     },
     /// A log was replayed and retired.
     Recovered(Recovered),
-    /// A log whose only commits, never in the database file, do not prove themselves was moved away.
+    /// A log whose first commit was written and has rotted, and was never in the database file, was moved away.
     SetAside {
         /// The log.
         log_id: LogId,
@@ -242,7 +242,7 @@ impl<'a> Look<'a> {
             log_id: log.log_id,
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
-            has_commits: log.has_commits(),
+            has_commits: log.may_hold_commits(walk)?,
             has_header: log.slots.iter().any(|slot| slot.reader.is_some()),
             backfilled: log.backfilled,
             durable: log.durable,

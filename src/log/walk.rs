@@ -250,6 +250,13 @@ impl FoundLog<'_> {
         Ok(())
     }
 
+    /// The first block from `offset` on that is no certificate.
+    pub(super) fn behind_certificates(&self, slot: usize, offset: u64) -> u64 {
+        let block_bytes = u64::from(self.block_bytes().unwrap_or(BLOCK_BYTES_MIN));
+        let mut places = (offset..).step_by(block_bytes as usize);
+        places.find(|place| !self.is_certificate(slot, *place)).unwrap_or(offset)
+    }
+
     fn is_certificate(&self, slot: usize, offset: u64) -> bool {
         self.certificates.binary_search(&(slot, offset)).is_ok()
     }
@@ -315,7 +322,7 @@ impl FoundLog<'_> {
 
     /// Where commit `base + 1` would follow, and the chain value before it: behind the newest certificate that ends with
     /// `base`, or where the log began.
-    fn resume(&self, base: u64) -> Option<(usize, u64, u64)> {
+    pub(super) fn resume(&self, base: u64) -> Option<(usize, u64, u64)> {
         if let Some(newest) = self.epochs.iter().rev().find(|epoch| epoch.hi == base) {
             let header = &self.slots[newest.slot].reader.as_ref()?.header;
             if header.ordinal != newest.ordinal {

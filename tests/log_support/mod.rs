@@ -5,7 +5,7 @@ use pwal::disk::sim::SimDisk;
 use pwal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SlotHeader, apply_mask, batch_head_bytes, chain_after,
-    encode_batch, image_crc, mask_of, slot_name, spill_name,
+    encode_batch, image_crc, mask_of, mask_of_first, slot_name, spill_name,
 };
 use pwal::log::stamp::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,7 +170,7 @@ impl LogBuilder {
                 ImagePlace::Spill { file: self.spills, offset }
             } else {
                 let position = head_bytes + images.len() as u64;
-                mask = mask_of(&image, position);
+                mask = if self.sequence == 1 { mask_of_first } else { mask_of }(&image, position);
                 apply_mask(&mut image, position, mask);
                 images.extend(&image);
                 ImagePlace::Batch(position)

@@ -19,18 +19,3 @@ pub fn assert_sound(database: &Path) -> Survey {
     assert!(scan::is_sound(&survey), "{survey:?}");
     survey
 }
-
-/// A kill that tears the first commit of a log leaves the log's directory beside the database, under another name: nothing says
-/// whether it was torn or has rotted. Here it was torn: no commit in it may be whole. Then it goes.
-pub fn remove_torn_beginnings(database: &Path) {
-    for name in super::common::beside(database).into_iter().filter(|name| name.contains("-pwal.orphan-")) {
-        let there = database.with_file_name("torn.db-pwal");
-        std::fs::rename(database.with_file_name(&name), &there).expect("rename the directory");
-        let directory = RealDisk.log_directory(&database.with_file_name("torn.db"));
-        let header = std::fs::read(database).expect("read the database file");
-        let survey = scan::survey(&*directory, &header[..header.len().min(100)]).expect("a survey of the log");
-        let commits: Vec<u64> = survey.logs.iter().flat_map(|log| &log.commits).map(|commit| commit.sequence).collect();
-        assert_eq!(commits, [0; 0], "{name} holds whole commits");
-        std::fs::remove_dir_all(there).expect("remove the directory");
-    }
-}

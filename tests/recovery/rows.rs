@@ -176,19 +176,28 @@ fn stock_leftovers_are_settled_first_or_refused() {
 fn a_crash_in_activation_leaves_nothing() {
     let deleted = |done: &[Done]| assert_eq!(done, [Done::DeletedLeftovers { log_ids: vec![OWN] }]);
     expect_ready(&fresh(0).with(&log_of(0).files), &base(), 1024, deleted);
-    // The first batch is torn, and no certificate speaks of it.
+    // In the write of the first commit.
     let mut torn = log_of(1);
     let (bytes, offset) = torn.place(1);
-    bytes[offset + 350] ^= 1;
+    bytes[offset + 1024..offset + 4096].fill(0);
     expect_ready(&fresh(0).with(&torn.files), &base(), 1024, deleted);
 }
 
 #[test]
-fn a_first_commit_that_does_not_prove_itself_is_kept_beside() {
-    // Its head is whole, an image is not: torn, or a durable commit that rotted. Nothing says which.
-    let mut rotten = log_of(1);
-    let (bytes, offset) = rotten.place(1);
-    bytes[offset + 1000] ^= 1;
+fn a_first_commit_that_has_rotted_is_kept_beside() {
+    // All of it was written: durable or not, nothing says which.
+    for at in [3, 350, 1000] {
+        let mut rotten = log_of(1);
+        let (bytes, offset) = rotten.place(1);
+        bytes[offset + at] ^= 1;
+        is_kept_beside(&rotten);
+        // With a certificate that calls it durable it is damage.
+        rotten.certify(1, 0);
+        expect_refusal(&fresh(0).with(&rotten.files), FACTS, ErrorKind::Corrupt, &["durable up to 1"]);
+    }
+}
+
+fn is_kept_beside(rotten: &LogBuilder) {
     let files = fresh(0).with(&rotten.files);
     on_both(&files, |place| {
         let opened = open(place, FACTS).unwrap();
@@ -199,9 +208,6 @@ fn a_first_commit_that_does_not_prove_itself_is_kept_beside() {
         assert!(place.files() == Files::new(database_of(&base(), 1024)));
         assert_eq!(open(place, FACTS).unwrap(), Opened { done: vec![], next: Next::Ready });
     });
-    // With a certificate that calls it durable it is damage.
-    rotten.certify(1, 0);
-    expect_refusal(&fresh(0).with(&rotten.files), FACTS, ErrorKind::Corrupt, &["durable up to 1"]);
 }
 
 #[test]
@@ -478,10 +484,14 @@ fn every_step_may_be_the_last_before_a_crash() {
     spilled.rotate(1);
     spilled.commit(&Commit { frames: &[(2, 904)], database_pages: 2, ..Commit::default() });
     spilled.certify(3, 0);
+    let mut torn = log_of(3);
+    let (bytes, offset) = torn.place(1);
+    bytes[offset + 1024..offset + 2048].fill(0);
     let cases = [
         (fresh(0).with(&spilled.files), vec![900, 904]),
         (fresh(0).with(&log_of(3).files), LogBuilder::values_after(3)),
         (fresh(0).with(&log_of(0).files), base()),
+        (fresh(0).with(&torn.files), base()),
         (plain().with(&log_of(3).files).with_file(marker_name(OWN, 3), b""), base()),
         (fresh(3).with(&log_of(3).files).with_file(marker_name(OWN, 3), b""), LogBuilder::values_after(3)),
     ];

@@ -208,7 +208,7 @@ pub fn describe(report: &Report) -> Vec<String> {
                 lines.push(format!("deleted what was left of {logs} that held nothing the database file needs"));
             }
             recovery::Done::SetAside { log_id, suffix } => lines.push(format!(
-                "no commit of log {log_id:016x} is whole: the first was torn or is damaged; its directory is now -pwal.{suffix}"
+                "no commit of log {log_id:016x} is whole: the first was written and is damaged; its directory is now -pwal.{suffix}"
             )),
             recovery::Done::Orphaned { log_id, suffix } => lines.push(format!(
                 "log {log_id:016x} belongs to another database file; its directory is now -pwal.{suffix}"

@@ -51,7 +51,9 @@ pub fn describe(action: Action) -> String {
         Action::SettleStock => "lets stock SQLite play back its journal or -wal file first".to_owned(),
         Action::DeleteAll => "deletes what is left of logs that nothing needs".to_owned(),
         Action::DeleteOwn(id) => format!("deletes log {id:016x}, which holds no commit"),
-        Action::SetAside(id) => format!("moves log {id:016x} away: no commit in it is whole"),
+        Action::SetAside(id) => {
+            format!("moves log {id:016x} away: its first commit was written, and is not whole any more")
+        }
         Action::Orphan(id) => format!("moves log {id:016x} away: it belongs to another database file"),
         Action::Recover(id) => format!("recovers log {id:016x}"),
         Action::Refuse(refusal) => format!("refuses: {}", describe_refusal(refusal)),

@@ -34,20 +34,44 @@ fn first_place(position: u64) -> usize {
 /// The bytes begin and end at multiples of 8, so that no magic goes on from one image to the next.
 #[must_use]
 pub fn mask_of(bytes: &[u8], position: u64) -> u8 {
-    debug_assert!(position.is_multiple_of(8) && bytes.len().is_multiple_of(8));
-    let places = || bytes.get(first_place(position)..).unwrap_or_default().chunks(RECORD_PLACE_BYTES);
     let excludes = |place: &[u8]| match place {
         [first, next @ ..] if next.starts_with(GOES_ON) => Some(first ^ START),
         _ => None,
     };
+    mask_without(bytes, position, excludes, 0..=u8::MAX)
+}
+
+/// As [`mask_of`], for an image of commit 1: with this mask no place begins bytes that are all zeros up to the next place or
+/// the end of the image, either. So no sector of that batch is all zeros before its last image ends, and one that is was
+/// never written. Zeros and what begins a record rule out one mask together: a place is not both. The largest mask: no single
+/// bit that rots makes zeros of it.
+#[must_use]
+pub fn mask_of_first(bytes: &[u8], position: u64) -> u8 {
+    let excludes = |place: &[u8]| match place {
+        [first, next @ ..] if next.starts_with(GOES_ON) => Some(first ^ START),
+        [first, next @ ..] if next.iter().all(|&byte| byte == 0) => Some(*first),
+        _ => None,
+    };
+    mask_without(bytes, position, excludes, (0..=u8::MAX).rev())
+}
+
+/// 0 if `excludes` says it of no place, else the first of `masks` of which it does not.
+fn mask_without(
+    bytes: &[u8],
+    position: u64,
+    excludes: impl Fn(&[u8]) -> Option<u8>,
+    mut masks: impl Iterator<Item = u8>,
+) -> u8 {
+    debug_assert!(position.is_multiple_of(8) && bytes.len().is_multiple_of(8));
+    let places = || bytes.get(first_place(position)..).unwrap_or_default().chunks(RECORD_PLACE_BYTES);
     if !places().any(|place| excludes(place) == Some(0)) {
         return 0;
     }
     let mut is_excluded = [false; 256];
-    for mask in places().filter_map(excludes) {
+    for mask in places().filter_map(&excludes) {
         is_excluded[usize::from(mask)] = true;
     }
-    (0..=u8::MAX).find(|mask| !is_excluded[usize::from(*mask)]).unwrap_or(0)
+    masks.find(|mask| !is_excluded[usize::from(*mask)]).unwrap_or(0)
 }
 
 /// Masks bytes that lie at `position` of a batch or of the slot, or undoes it.
@@ -93,6 +117,38 @@ mod tests {
             let (one, other) = masked.split_at_mut(512 * length / 3);
             apply_mask(one, position, mask);
             apply_mask(other, position + one.len() as u64, mask);
+            prop_assert_eq!(masked, bytes);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_sector_of_a_first_image_is_zeros(
+            eighths in 0..200_u64,
+            sectors in 1..=128_usize,
+            // Zeros, a lone byte where the place is, what begins a record, a byte elsewhere.
+            kinds in prop::collection::vec((0..4_u8, any::<u8>()), 129),
+        ) {
+            let position = 8 * eighths;
+            let mut bytes = vec![0; 512 * sectors];
+            let first = first_place(position);
+            for (place, (kind, byte)) in bytes[first..].chunks_mut(512).zip(&kinds) {
+                match kind {
+                    1 => place[0] = *byte,
+                    2 => place[..4].copy_from_slice(&[*byte, b'w', b'a', b'l']),
+                    3 => place[place.len() - 1] = *byte,
+                    _ => {}
+                }
+            }
+            let mask = mask_of_first(&bytes, position);
+            let mut masked = bytes.clone();
+            apply_mask(&mut masked, position, mask);
+            prop_assert!(!reads_as_a_record(&masked, position));
+            prop_assert!(masked[first..].chunks(512).all(|place| place.iter().any(|&byte| byte != 0)));
+            let needs_none = !reads_as_a_record(&bytes, position)
+                && bytes[first..].chunks(512).all(|place| place.iter().any(|&byte| byte != 0));
+            prop_assert_eq!(mask == 0, needs_none);
+            apply_mask(&mut masked, position, mask);
             prop_assert_eq!(masked, bytes);
         }
     }
