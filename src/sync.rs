@@ -151,6 +151,10 @@ impl<T> RwLock<T> {
         RwLock(std::sync::RwLock::new(value))
     }
 
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
         while interleave::is_simulated() {
             match self.0.try_read() {

@@ -216,6 +216,52 @@ fn who_can_open_nothing_ends_nothing_for_others() {
     common::assert_integrity(&other);
 }
 
+#[test]
+fn child_commits_to_many_databases() {
+    if !child::role("child_commits_to_many_databases") {
+        return;
+    }
+    limit(100);
+    let path = path_of_parent();
+    let databases: Vec<Connection> = (0..6).map(|n| small_segments(&path.with_extension(n.to_string()))).collect();
+    let failed_everywhere = |sql: &str| -> Vec<i32> {
+        databases.iter().map(|database| common::code_of(database, sql)).filter(|code| *code != 0).collect()
+    };
+    for synchronous in ["FULL", "NORMAL"] {
+        let settings = format!("PRAGMA synchronous={synchronous}");
+        assert_eq!(failed_everywhere(&settings), Vec::<i32>::new());
+        assert_eq!(failed_everywhere(SMALL_ROW), Vec::<i32>::new());
+        let hogs = take_all();
+        for n in 0..20 {
+            assert_eq!(failed_everywhere(ROW), Vec::<i32>::new(), "{synchronous}: row {n}");
+        }
+        assert_eq!(failed_everywhere("PRAGMA wal_checkpoint(PASSIVE)"), Vec::<i32>::new(), "{synchronous}");
+        drop(hogs);
+    }
+    for database in databases {
+        assert_eq!((number(&database, COUNT), number(&database, SMALL_ROWS)), (40, 2));
+        common::assert_integrity(&database);
+        common::close(database);
+    }
+    child::report("done");
+}
+
+/// There is one descriptor in reserve for all of them. Each makes do with what it has open.
+#[test]
+fn many_databases_go_on_committing_without_descriptors() {
+    let _watchdog = watchdog("commits to many databases without descriptors");
+    let scratch = Scratch::new();
+    let path = scratch.file("a.db");
+    for n in 0..6 {
+        let setup = common::open_wal(&path.with_extension(n.to_string()));
+        run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
+        common::close(setup);
+    }
+    let mut process = start("child_commits_to_many_databases", &path);
+    process.expect("done");
+    assert!(process.wait().success());
+}
+
 /// Rows of 200 kB, one in each segment.
 const ROWS: i64 = 300;
 const ROW: &str = "INSERT INTO t(x) VALUES(zeroblob(200000))";

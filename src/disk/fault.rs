@@ -280,6 +280,10 @@ impl LogFile for FaultFile {
         self.inner.keep_open(keep)
     }
 
+    fn openings(&self) -> u64 {
+        self.inner.openings()
+    }
+
     fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
         self.inner.data(from)
     }

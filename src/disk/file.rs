@@ -87,6 +87,7 @@ pub(super) struct RealFile {
     ended: AtomicU64,
     synced: AtomicU64,
     keep: AtomicBool,
+    openings: AtomicU64,
     this: Weak<RealFile>,
 }
 
@@ -125,6 +126,7 @@ impl RealFile {
             ended: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             keep: AtomicBool::new(false),
+            openings: AtomicU64::new(1),
             this: Weak::clone(this),
         });
         pool.admit(&file);
@@ -162,6 +164,7 @@ impl RealFile {
         if identity(&fstat(&opened.file)?) != self.identity {
             return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
         }
+        self.openings.fetch_add(1, SeqCst);
         let result = act(open.insert(opened));
         self.used.store(true, Relaxed);
         drop(open);
@@ -200,7 +203,8 @@ impl RealFile {
 
 impl Drop for RealFile {
     fn drop(&mut self) {
-        *self.open.write() = None;
+        // Without a lock: a forked child may inherit it as another thread had it.
+        *self.open.get_mut() = None;
         descriptor::refill();
     }
 }
@@ -315,6 +319,10 @@ impl LogFile for RealFile {
             self.synced.fetch_max(ended, SeqCst);
             Ok(())
         })
+    }
+
+    fn openings(&self) -> u64 {
+        self.openings.load(SeqCst)
     }
 
     fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {

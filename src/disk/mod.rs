@@ -79,6 +79,11 @@ pub trait LogFile: Send + Sync + Debug {
         Ok(())
     }
 
+    /// How often the file was opened for this, the first time included: the disk may have closed it meanwhile.
+    fn openings(&self) -> u64 {
+        1
+    }
+
     /// The next bytes from `from` on that were written, if the file system knows: what lies between reads as zeros. `None`:
     /// there are no more.
     ///

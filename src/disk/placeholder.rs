@@ -4,11 +4,11 @@
 //! at the version bytes of page 1, and cannot open it: `SQLITE_CANTOPEN`, which nobody takes for damage. It stops builds
 //! that know more versions than SQLite does, and `SQLITE_DBCONFIG_RESET_DATABASE`, which skips the version check.
 //!
-//! Made and removed through a descriptor of the directory that the database lies in; nothing follows a link, and nothing that
-//! somebody else put there is touched.
+//! Made through a descriptor of the directory that the database lies in, and removed by `rmdir`; neither follows a link at that name,
+//! and nothing that somebody else put there is touched.
 
 use super::directory::Directory;
-use rustix::fs::{AtFlags, FileType, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, statat, unlinkat};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io;
@@ -21,9 +21,13 @@ fn place(database: &Path) -> io::Result<(OwnedFd, OsString)> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    Ok((Directory::open_parent(parent)?, name_of(database)?))
+}
+
+fn name_of(database: &Path) -> io::Result<OsString> {
     let mut name = database.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push("-wal");
-    Ok((Directory::open_parent(parent)?, name))
+    Ok(name)
 }
 
 /// Makes the placeholder of `database`, and passes it to `adopt` if this call made it. False: something else has the name,
@@ -46,11 +50,9 @@ pub(super) fn create(database: &Path, adopt: impl FnOnce(Directory) -> io::Resul
 /// # Errors
 /// Any other error of the file system.
 pub(super) fn remove(database: &Path) -> io::Result<()> {
-    let (parent, name) = match place(database) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        place => place?,
-    };
-    match unlinkat(&parent, &name, AtFlags::REMOVEDIR) {
+    let name = name_of(database)?;
+    // By its path: a retirement that has begun shall not need a descriptor. The last component of it is not followed.
+    match unlinkat(CWD, database.with_file_name(name), AtFlags::REMOVEDIR) {
         // A file has the name (a WAL of stock SQLite), or a directory that somebody uses, or another user's in a directory
         // like /tmp.
         Ok(())

@@ -203,10 +203,10 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             engine.prepare_next_slot();
         }
         if flush {
-            tell(&engine, engine.flush_ahead());
+            tell(&engine, "flush", engine.flush_ahead());
         }
         if checkpoint {
-            tell(&engine, engine.checkpoint_in_background());
+            tell(&engine, "checkpoint", engine.checkpoint_in_background());
         }
         if slot || checkpoint || flush {
             continue;
@@ -217,7 +217,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             // It is time, or a notice came for nothing.
             retires = match retires {
                 Some((last, at)) if last == published && Instant::now() >= at => {
-                    if tell(&engine, engine.rest_when_idle()) { None } else { retires_at() }
+                    if tell(&engine, "retirement of the log", engine.rest_when_idle()) { None } else { retires_at() }
                 }
                 Some((last, at)) if last == published => Some((last, at)),
                 _ => None,
@@ -227,7 +227,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if watched == Some(published) {
             // A commit from here on wakes the thread again.
             shared.watching.store(false, SeqCst);
-            if !tell(&engine, engine.checkpoint_when_idle()) {
+            if !tell(&engine, "checkpoint", engine.checkpoint_when_idle()) {
                 watched = None;
                 retires = retires_at();
             }
@@ -237,13 +237,13 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     }
 }
 
-fn tell<T: Default>(engine: &Engine, result: Result<T, EngineError>) -> T {
+fn tell<T: Default>(engine: &Engine, what: &str, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
         // It gave up a wait, or what it was at, to end.
         if matches!(error, EngineError::GivenUp) || engine.background.stops_here() {
             return T::default();
         }
-        let text = format!("pwal: checkpoint of {}: {error}", engine.path.display());
+        let text = format!("pwal: {what} of {}: {error}", engine.path.display());
         engine.context.host.log(error.code().number(), &text);
         T::default()
     })

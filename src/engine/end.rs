@@ -4,7 +4,8 @@
 //! rings else.
 
 use super::commit::HeldAppend;
-use super::slots::{Place, Slot};
+use super::slot_file::Slot;
+use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::shared::Tail;
 

@@ -5,6 +5,7 @@ use super::commit::{Begun, HeldAppend, Lone};
 use super::hold::Wait;
 use super::lease::{Leader, Stall};
 use super::poison::Failed;
+use super::slot_file::sync_all;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
@@ -221,6 +222,9 @@ impl Engine {
         loop {
             let mut ticket = wake.ticket();
             if reached() {
+                if first_failure.is_some() {
+                    self.shortage.ends();
+                }
                 return Ok(());
             }
             self.check_poison()?;
@@ -232,9 +236,11 @@ impl Engine {
                 // this one a moment later.
                 Err(error) => {
                     self.keep_no_more()?;
-                    let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE;
+                    let misses_descriptor = error.is_out_of_descriptors();
+                    let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE
+                        || misses_descriptor && self.shortage_lasts();
                     // What is published is answered however long it takes: the error would be everybody's.
-                    let answers_later = answers.is_some() && error.is_out_of_descriptors();
+                    let answers_later = answers.is_some() && misses_descriptor;
                     if is_over && !answers_later || self.is_poisoned() {
                         return Err(error);
                     }
@@ -402,8 +408,9 @@ impl Engine {
         self.keep_no_more()?;
         match self.slots_between(self.first_unsynced_segment(), last) {
             Ok(unsynced) => {
-                self.keep_open(&unsynced, next)?;
-                *self.opened.lock() = Some((last, next));
+                if self.keep_open(&unsynced, next)? {
+                    *self.opened.lock() = Some((last, next));
+                }
                 Ok(())
             }
             Err(error) if error.is_of_opening() => Err(error),
@@ -459,11 +466,13 @@ impl Engine {
     fn sync_to_cut(&self, cut: &Cut) -> Result<bool, EngineError> {
         let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal)?;
         let durable = self.marks.durable();
-        let is_young = slots.iter().any(|slot| slot.opened_at > durable);
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
-        slots.iter().try_for_each(|slot| slot.sync())?;
+        sync_all(&slots)?;
         self.measured_sync(began.elapsed());
+        // Behind the sync, which may have opened one again.
+        let published = self.marks.published();
+        let is_young = slots.iter().any(|slot| slot.opened_at(published) > durable);
         Ok(is_young && self.marks.words().was_led_away())
     }
 
@@ -482,7 +491,7 @@ impl Engine {
         if place.begins_slot() {
             slots.push(place.slot.clone());
         }
-        slots.iter().try_for_each(|slot| slot.sync())
+        sync_all(&slots)
     }
 
     /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on

@@ -18,9 +18,6 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// or, where syncs are slow, for so many syncs.
 const WAIT_SYNCS: u32 = 64;
 
-/// So long an operation is tried again for which the process has no descriptor left.
-const DESCRIPTOR_WAIT: Duration = Duration::from_secs(2);
-
 /// A wait for what others have or do.
 #[derive(Debug)]
 pub(super) struct Wait {
@@ -106,42 +103,6 @@ impl Engine {
     /// A wait for the answer to a commit that is published.
     pub(super) fn endless_wait(&self) -> Wait {
         Wait { is_bounded: false, ..self.bounded_wait() }
-    }
-
-    /// Runs `act`, for a while again and again where a descriptor is missing: one may be free a moment later, or another process
-    /// may do what it is missing for.
-    ///
-    /// # Errors
-    /// Those of `act`.
-    pub(super) fn with_descriptors<T>(
-        self: &Arc<Engine>,
-        mut act: impl FnMut() -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        let wake = self.marks.words().durable_wake();
-        let mut began = None;
-        loop {
-            let ticket = wake.ticket();
-            let result = act();
-            if !result.as_ref().is_err_and(EngineError::is_out_of_descriptors)
-                || began.get_or_insert_with(Instant::now).elapsed() >= DESCRIPTOR_WAIT
-                || self.background.stops_here()
-            {
-                return result;
-            }
-            if !self.let_files_close() {
-                wake.wait(ticket, TIMED_WAIT);
-            }
-        }
-    }
-
-    /// What is published is made durable, so that no file of the log but the one at its end has to stay open here. False: nothing
-    /// more can be closed than before; the operation says what is missing.
-    fn let_files_close(self: &Arc<Engine>) -> bool {
-        let published = self.marks.published();
-        let was_durable = self.marks.durable() >= published;
-        // Before the flush, which may have to open files itself.
-        let closes = self.keep_no_more().and_then(|()| self.wait_durable(published)).and_then(|()| self.keep_no_more());
-        closes.is_ok() && !was_durable
     }
 
     /// What moves while somebody works on the log.

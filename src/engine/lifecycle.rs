@@ -6,7 +6,7 @@ use super::guard::Guard;
 use super::marks::Marks;
 use super::poison::Failed;
 use super::queue::WriteQueue;
-use super::slots::SlotFile;
+use super::slot_file::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file, open_to_read};
 use crate::handle::{Broker, Context};
@@ -221,6 +221,7 @@ impl Engine {
             poison: OnceLock::new(),
             background: super::Background::default(),
             resting: Mutex::default(),
+            shortage: super::shortage::Shortage::default(),
         })
     }
 
@@ -303,7 +304,7 @@ impl Engine {
             retire::unmark(&*self.dir, self.log_id, begin.last)?;
         }
 
-        self.add_slot(Arc::new(SlotFile { number: begin.file, name, file, bytes, opened_at: 0 }));
+        self.add_slot(Arc::new(SlotFile::new(begin.file, name, file, bytes, || None)));
         self.seal_first_epoch(&begin)?;
         self.note_ordinal(begin.ordinal, begin.file);
         words.set_active();

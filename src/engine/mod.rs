@@ -27,8 +27,10 @@ mod poison;
 mod queue;
 mod rest;
 mod settings;
+mod shortage;
 #[cfg(test)]
 mod sim_tests;
+mod slot_file;
 mod slots;
 mod space;
 mod spills;
@@ -113,6 +115,7 @@ pub(crate) struct Engine {
     poison: OnceLock<String>,
     background: Background,
     resting: rest::Resting,
+    shortage: shortage::Shortage,
 }
 
 impl std::fmt::Debug for Engine {

@@ -1,6 +1,8 @@
 //! Two processes on one log, step by step on one thread: what one leaves where it dies, or where it stands still, and what
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
+mod descriptors;
+
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Rest, Settings};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
@@ -16,7 +18,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 const PAGE_BYTES: u32 = 4096;
@@ -29,6 +31,8 @@ struct Pair {
     real: tempfile::TempDir,
     disk: SimDisk,
     ghosts: Ghosts,
+    /// How often each file was opened again.
+    reopened: Arc<AtomicU64>,
     /// A connection that is not on pwal has the database open.
     is_open_elsewhere: Arc<AtomicBool>,
 }
@@ -42,6 +46,40 @@ struct Directory {
     /// Of `lock`.
     real: PathBuf,
     ghosts: Ghosts,
+    reopened: Arc<AtomicU64>,
+}
+
+/// A file that its disk closes at times.
+#[derive(Debug)]
+struct Reopened {
+    inner: Arc<dyn LogFile>,
+    times: Arc<AtomicU64>,
+}
+
+impl LogFile for Reopened {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.inner.write_at(parts, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+
+    fn truncate(&self) -> io::Result<()> {
+        self.inner.truncate()
+    }
+
+    fn openings(&self) -> u64 {
+        1 + self.times.load(SeqCst)
+    }
 }
 
 impl LogDirectory for Directory {
@@ -64,7 +102,7 @@ impl LogDirectory for Directory {
     }
 
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        self.inner.open(name, how)
+        Ok(Arc::new(Reopened { inner: self.inner.open(name, how)?, times: Arc::clone(&self.reopened) }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -175,7 +213,7 @@ impl Pair {
         let disk = SimDisk::new(1);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
-        Pair { real, disk, ghosts: Ghosts::default(), is_open_elsewhere: Arc::default() }
+        Pair { real, disk, ghosts: Ghosts::default(), reopened: Arc::default(), is_open_elsewhere: Arc::default() }
     }
 
     fn path(&self) -> PathBuf {
@@ -187,6 +225,7 @@ impl Pair {
             inner: self.disk.directory(&sim_path()),
             real: self.real.path().to_path_buf(),
             ghosts: Arc::clone(&self.ghosts),
+            reopened: Arc::clone(&self.reopened),
         })
     }
 
@@ -482,124 +521,6 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let other = pair.attach();
     pair.ghosts.lock().push(slot_name(one.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
-}
-
-/// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
-/// failed of what is written, and nobody else is to suffer for it.
-#[test]
-fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
-    for lone in [false, true] {
-        let pair = Pair::new();
-        let one = pair.claim();
-        commit(&one, 3, 1, true).unwrap();
-        let other = pair.attach();
-        other.prepare(staged(&other, 3, 1).lane()).unwrap();
-        leave_a_segment(&one);
-        let left = one.slot(one.tail().file).unwrap();
-        leave_a_segment(&one);
-        let view = staged(&other, 3, 1000);
-        other.follow(other.marks.published()).unwrap();
-        pair.cannot_open(&left.name);
-        let facts = facts(&other, true);
-        let published = other.publish(view.lane(), facts, lone).unwrap();
-        assert_eq!(published.lone.is_some(), lone);
-        other.acknowledge(facts.sequence, true, published.lone).unwrap();
-        assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
-        commit(&one, 3, 1001, true).unwrap();
-    }
-}
-
-/// It finds out before it publishes, as far as it can: what is published and cannot be made durable ends the log for all.
-#[test]
-fn a_process_without_descriptors_poisons_nobody() {
-    for wants_durable in [true, false] {
-        let pair = Pair::new();
-        let one = pair.claim();
-        leave_a_segment(&one);
-        let other = pair.attach();
-        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &slot_name(one.log_id, 0)) });
-        let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
-        assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
-        commit(&one, 3, 1001, true).unwrap();
-        pair.disk.plan().clear();
-        commit(&other, 3, 1002, wants_durable).unwrap();
-    }
-}
-
-/// A file of the log is opened again when it is used, so that a missing descriptor may be met by any operation: nothing has failed
-/// then. A commit that is published waits for its answer however long that takes; one that is not, for a while.
-#[test]
-fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
-    // Each attempt takes 5 ms: a flush that cannot be begun for another reason is given up after 400 of them.
-    for (operation, attempts) in [(Operation::Write, 20), (Operation::Sync, 600), (Operation::Open, 20)] {
-        let pair = Pair::new();
-        let one = pair.claim();
-        leave_a_segment(&one);
-        let other = pair.attach();
-        let fault = pair.fault(operation, ".seg");
-        pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
-        let (told, heard) = std::sync::mpsc::channel();
-        let commits = Arc::clone(&other);
-        std::thread::spawn(move || told.send(commit(&commits, 3, 1000, true)));
-        while pair.disk.plan().fired() < attempts {
-            let early = heard.recv_timeout(Duration::from_millis(1));
-            assert!(early.is_err(), "{operation:?}: {early:?}");
-        }
-        pair.disk.plan().clear();
-        heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
-        commit(&one, 3, 1001, true).unwrap();
-        assert!(!one.is_poisoned());
-    }
-}
-
-/// Nor is it a failed pass of a checkpoint, two of which end the engine.
-#[test]
-fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
-    let pair = Pair::new();
-    let one = pair.claim();
-    let other = pair.attach();
-    commit(&one, 3, 1, true).unwrap();
-    let fault = pair.fault(Operation::Read, ".seg");
-    pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
-    for _ in 0..3 {
-        let refused = other.checkpoint_in_background().unwrap_err();
-        assert!(refused.is_out_of_descriptors(), "{refused}");
-    }
-    pair.disk.plan().clear();
-    commit(&one, 3, 2, true).unwrap();
-    other.checkpoint_when_idle().unwrap();
-    assert_eq!(other.marks.backfilled(), 2);
-}
-
-/// As the first, for what a leader left that died.
-#[test]
-fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
-    for goes_on in [false, true] {
-        let pair = Pair::new();
-        let one = pair.claim();
-        leave_a_segment(&one);
-        let view = staged(&one, 3, 1000);
-        one.prepare(view.lane()).unwrap();
-        one.publish(view.lane(), facts(&one, true), false).unwrap();
-        let leader = one.try_lead().unwrap();
-        one.cut_epoch(&leader, false).unwrap();
-        std::mem::forget(leader);
-        let other = pair.attach();
-        other.follow(one.marks.published()).unwrap();
-        let last = one.marks.published();
-        die(one);
-        pair.cannot_open(&slot_name(other.log_id, 0));
-        if goes_on {
-            let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
-            pair.disk.plan().add(fault);
-        }
-        let (told, heard) = std::sync::mpsc::channel();
-        let waits = Arc::clone(&other);
-        std::thread::spawn(move || told.send(waits.wait_durable(last)));
-        let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
-        assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
-        assert!(!other.is_poisoned());
-    }
 }
 
 /// A batch could not be written, and the sync of its erasure failed, too; who was told died before it could poison. Others'

@@ -6,10 +6,11 @@
 //! it, for the next open.
 
 use super::commit::{Begun, HeldAppend};
+use super::slot_file::Slot;
 use super::{Engine, EngineError};
-use crate::disk::OpenHow;
+use crate::disk::{OpenHow, is_out_of_descriptors};
 use crate::log::follow::proven;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// What failed.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +129,13 @@ impl Engine {
 
     fn erase_undurable(&self, append: &HeldAppend, failed: Failed) {
         let kept = self.kept(&failed);
-        let erased = self.erase_behind(append, kept, failed);
+        let erased = self.try_with_descriptors(
+            || self.erase_behind(append, kept, failed),
+            || {
+                self.keep_none();
+                false
+            },
+        );
         let lost = self.marks.published().saturating_sub(kept);
         let unknown = erased.is_err();
         self.marks.words().set_poison_outcome(unknown);
@@ -172,18 +179,27 @@ impl Engine {
                 records.push(Begun { slot: cut.file, offset: cut.offset, blocks });
             }
         }
-        let mut touched = BTreeSet::new();
+        let mut by_slot: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
         for record in records {
-            let slot = self.slot(record.slot)?;
-            for block in 0..record.blocks {
-                slot.write(&self.zero_block(), record.offset + block * u64::from(self.block_bytes))?;
-            }
-            touched.insert(slot.name.clone());
+            by_slot.entry(record.slot).or_default().push(record);
         }
-        for name in touched {
-            let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
-            file.sync().map_err(|e| EngineError::sync(&name, e))?;
+        by_slot.into_iter().try_for_each(|(number, records)| self.erase_in(&self.slot(number)?, &records))
+    }
+
+    /// Zeros over these records of a slot, durably: through another descriptor, since this one may still have to tell of an
+    /// earlier failure. Where there is no other, what is written again behind such a failure has a result of its own.
+    fn erase_in(&self, slot: &Slot, records: &[Begun]) -> Result<(), EngineError> {
+        let block = u64::from(self.block_bytes);
+        let write = || {
+            let mut offsets =
+                records.iter().flat_map(|record| (0..record.blocks).map(move |at| record.offset + at * block));
+            offsets.try_for_each(|offset| slot.write(&self.zero_block(), offset))
+        };
+        write()?;
+        match self.dir.open(&slot.name, OpenHow::Existing) {
+            Ok(other) => other.sync().map_err(|error| EngineError::sync(&slot.name, error)),
+            Err(error) if is_out_of_descriptors(&error) => slot.sync().or_else(|_| write().and_then(|()| slot.sync())),
+            Err(error) => Err(EngineError::open(&slot.name, error)),
         }
-        Ok(())
     }
 }

@@ -33,8 +33,9 @@ pub(crate) enum Rest {
     NoLog,
 }
 
-/// One thread of the process at a time: to the kernel they are one holder of INIT.
-pub(super) type Resting = Mutex<()>;
+/// One thread of the process at a time: to the kernel they are one holder of INIT. What was last told of why the log of an idle
+/// database stays.
+pub(super) type Resting = Mutex<Option<String>>;
 
 impl Engine {
     /// Retires the log now, with connections open.
@@ -50,10 +51,15 @@ impl Engine {
     /// The background thread's: nobody has committed for long. False: it is worth another try. Not beside other processes: each
     /// would keep a thread for that.
     pub(super) fn rest_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
-        let Some(_resting) = self.resting.try_lock() else { return Ok(false) };
+        let Some(mut told) = self.resting.try_lock() else { return Ok(false) };
         match self.try_rest() {
-            Ok(_) | Err(EngineError::OthersAttached { .. }) => Ok(true),
+            Ok(_) | Err(EngineError::OthersAttached { .. }) => {
+                *told = None;
+                Ok(true)
+            }
             Err(error) if error.code().primary() == crate::sqlite::Code::BUSY => Ok(false),
+            // A full disk, no descriptor: the log stays, and it is told once.
+            Err(error) if told.replace(error.to_string()) == Some(error.to_string()) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -111,14 +117,17 @@ impl Engine {
             }
             return Err(error.into());
         }
-        if let Err(error) = retire::retire_in_place(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes) {
+        let retired = retire::retire_in_place(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes);
+        let noted = retired.map_err(EngineError::from).and_then(|()| {
+            crate::fault_point("resting");
+            self.note_claim(broker.as_mut())
+        });
+        if let Err(error) = noted {
             // As a retirement: the stamp may be gone, slots may be deleted.
             self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
-            return Err(error.into());
+            return Err(error);
         }
-        crate::fault_point("resting");
         let words = self.marks.words();
-        self.note_claim(broker.as_mut())?;
         words.set_may_be_stamped(false);
         words.set_next_slot(None);
         words.set_inactive();

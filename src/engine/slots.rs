@@ -6,8 +6,9 @@
 
 use super::commit::HeldAppend;
 use super::end::End;
+use super::slot_file::{Slot, SlotFile};
 use super::{Engine, EngineError};
-use crate::disk::{LogFile, OpenHow};
+use crate::disk::OpenHow;
 use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader, proven};
 use crate::log::format::{self, FileName, SlotHeader};
@@ -27,32 +28,6 @@ const SPARE_BLOCKS: u64 = 4;
 static ZEROS: [u8; 4096] = [0; 4096];
 /// Ordinals of which it is remembered in which file they lie.
 const ORDINALS_KEPT: usize = 64;
-
-/// One slot file, open.
-pub(crate) type Slot = Arc<SlotFile>;
-
-/// As [`Slot`].
-#[derive(Debug)]
-pub(crate) struct SlotFile {
-    /// The number in its file name.
-    pub(crate) number: u32,
-    pub(crate) name: String,
-    pub(crate) file: Arc<dyn LogFile>,
-    pub(crate) bytes: u64,
-    /// What was written before it was opened here is of commits up to this one, published or about to be.
-    pub(super) opened_at: u64,
-}
-
-impl SlotFile {
-    /// Writes at `offset` (bytes).
-    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), EngineError> {
-        self.file.write_at(&[IoSlice::new(data)], offset).map_err(|error| EngineError::write(&self.name, error))
-    }
-
-    pub(super) fn sync(&self) -> Result<(), EngineError> {
-        self.file.sync().map_err(|error| EngineError::sync(&self.name, error))
-    }
-}
 
 /// The slot files that this process has open.
 #[derive(Debug, Default)]
@@ -160,8 +135,7 @@ impl Engine {
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
         // Whole blocks, or its header does not prove itself: who was making it may have died in the middle of a write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
-        let opened_at = self.marks.published() + 1;
-        Ok(Arc::new(SlotFile { number, name, file, bytes, opened_at }))
+        Ok(Arc::new(SlotFile::new(number, name, file, bytes, || Some(self.marks.published()))))
     }
 
     /// A slot file that is complete.
@@ -247,8 +221,12 @@ impl Engine {
         Ok(first.map(|header| header.ordinal))
     }
 
-    /// Those that a flush would have to sync, and the `next` one, stay open; the others need not.
-    pub(super) fn keep_open(&self, unsynced: &[Slot], next: Option<u32>) -> Result<(), EngineError> {
+    /// Those that a flush would have to sync, and the `next` one, stay open from now on. The others need not, which is said if
+    /// APPEND is free: nobody writes to a slot then. False: it was not.
+    pub(super) fn keep_open(&self, unsynced: &[Slot], next: Option<u32>) -> Result<bool, EngineError> {
+        for slot in unsynced {
+            slot.file.keep_open(true).map_err(|error| EngineError::open(&slot.name, error))?;
+        }
         let next = match next.map_or(Ok(None), |number| self.slot_if_there(number)) {
             // It is opened in the place of another one when it begins.
             Err(error) if error.is_out_of_descriptors() => None,
@@ -257,24 +235,42 @@ impl Engine {
         // Nor is this an error before it is needed.
         let next = next.filter(|next| next.file.keep_open(true).is_ok());
         let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|slot| slot.number).collect();
-        let open: Vec<Slot> = self.slots.lock().open.values().cloned().collect();
-        open.iter().try_for_each(|slot| {
-            let keeping = slot.file.keep_open(kept.contains(&slot.number));
-            keeping.map_err(|error| EngineError::open(&slot.name, error))
-        })
+        self.let_close_but(&kept)
     }
 
-    /// What was kept open may be closed, but for what a flush would have to sync now.
-    pub(super) fn keep_no_more(&self) -> Result<(), EngineError> {
+    /// What was kept open may be closed, but for what a flush would have to sync now. False: somebody has APPEND.
+    pub(super) fn keep_no_more(&self) -> Result<bool, EngineError> {
         // So `open_unsynced` looks again.
         *self.opened.lock() = None;
-        let first_unsynced = self.first_unsynced_segment();
+        self.let_close_but(&BTreeSet::new())
+    }
+
+    /// The files of these slots may be closed, and of those in which something may lie that is not durable. Of the others all
+    /// that was written is, whoever synced it: so APPEND, under which slots are written to, must be free for that.
+    fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
+        let Some(_append) = self.try_hold(Words::append) else { return Ok(false) };
+        let words = self.marks.words();
+        let mut needed = kept.clone();
+        let is_all_durable = words.published() <= words.durable() && words.cuts() == words.certified();
         let slots = self.slots.lock();
-        let unsynced: BTreeSet<u32> = slots.by_ordinal.range(first_unsynced..).map(|(_, number)| *number).collect();
-        slots.open.values().filter(|slot| !unsynced.contains(&slot.number)).try_for_each(|slot| {
+        if !is_all_durable {
+            needed.extend(slots.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
+            // Also where this process has not followed yet.
+            needed.insert(self.tail().file);
+        }
+        slots.open.values().filter(|slot| !needed.contains(&slot.number)).try_for_each(|slot| {
             let ended = slot.file.keep_open(false);
             ended.map_err(|error| EngineError::open(&slot.name, error))
-        })
+        })?;
+        Ok(true)
+    }
+
+    /// Any file may be closed: nothing is made durable any more but what is erased.
+    pub(super) fn keep_none(&self) {
+        for slot in self.slots.lock().open.values() {
+            // No error: it is not opened.
+            let _not_kept = slot.file.keep_open(false);
+        }
     }
 
     /// Closes what was deleted, by whichever process; the numbers of those slots.
@@ -402,7 +398,7 @@ impl Engine {
     /// of the slot that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
     pub(super) fn write_at_place(
         &self,
-        _append: &HeldAppend,
+        append: &HeldAppend,
         place: &Place,
         parts: &[&[u8]],
     ) -> Result<(), EngineError> {
@@ -423,7 +419,16 @@ impl Engine {
             slices.push(IoSlice::new(zeros));
             padding -= zeros.len();
         }
-        place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e))?;
+        let write = || place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e));
+        match (write(), &place.begins) {
+            // One descriptor has to do for both slots: the one that ends is closed when it is synced.
+            (Err(error), Some((_, ends, _))) if error.is_out_of_descriptors() => {
+                self.sync_beside(append, ends)?;
+                ends.file.keep_open(false).map_err(|e| EngineError::open(&ends.name, e))?;
+                write()?;
+            }
+            (written, _) => written?,
+        }
         if place.begins_slot() {
             crate::fault_point("rotating");
         }
@@ -663,7 +668,7 @@ impl Engine {
         // One that is made ahead of need is not finished for a process that closes the database.
         let goes_on = || if self.background.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
         let file = create_slot(&*self.dir, &name, bytes, &goes_on)?;
-        let slot = Arc::new(SlotFile { number, name, file, bytes, opened_at: 0 });
+        let slot = Arc::new(SlotFile::new(number, name, file, bytes, || None));
         self.add_slot(slot.clone());
         Ok(slot)
     }

@@ -8,7 +8,8 @@
 //! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
 
 use super::frames::{FileId, Frames};
-use super::slots::{Found, Free, SlotFile};
+use super::slot_file::SlotFile;
+use super::slots::{Found, Free};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::shared::{Snapshot, Words, now_us};

@@ -108,11 +108,12 @@ fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Re
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 
-/// Makes the marker of a log, durably.
+/// Makes the marker of a log, durably. One that is there is not opened: that needs a descriptor.
 pub(crate) fn mark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) -> Result<(), LogError> {
     let marker = marker_name(log_id, last_sequence);
-    match dir.open(&marker, OpenHow::CreateNew) {
-        Ok(_) => {}
+    let is_there = list(dir)?.contains(&marker);
+    match if is_there { Ok(()) } else { dir.open(&marker, OpenHow::CreateNew).map(drop) } {
+        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),
     }

@@ -563,7 +563,11 @@ impl SimDirectory {
         let id = self.own(&mut state)?;
         let known = state.names(id).cache.get(name).copied();
         let file = match (known, how) {
-            (Some(_), OpenHow::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Some(_), OpenHow::CreateNew) => {
+                // The kernel takes a descriptor before it looks at the name.
+                strike(&self.disk.plan, Operation::Create, name)?;
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             (None, OpenHow::CreateNew) => {
                 self.change(&mut state, Operation::Create, name)?;
                 state.nodes.push(Node::File(SimFile::default()));

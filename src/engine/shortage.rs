@@ -1,0 +1,98 @@
+//! Operations for which the process has no file descriptor left (`EMFILE`, `ENFILE`).
+//!
+//! Nothing was begun then, and a moment later a descriptor may be free, or another process may have done what it is missing for.
+//! So the operation is tried again: at once, if files of the log could be closed, and for [`PATIENCE`] in all, or
+//! [`PATIENCE_ALONE`]. That time is the shortage's, not the statement's: once it is over, statements fail at once, until an
+//! operation has succeeded again or none has failed for [`OVER_AFTER`].
+
+use super::{Engine, EngineError};
+use crate::interleave::Instant;
+use crate::shared::TIMED_WAIT;
+use crate::sync::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long operations are tried again in one shortage, while another process may do what a descriptor is missing for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where no other process is attached: only this one can close something.
+const PATIENCE_ALONE: Duration = Duration::from_millis(500);
+/// The next failure after so long begins another shortage.
+const OVER_AFTER: Duration = Duration::from_secs(10);
+
+/// Since when descriptors are missing, and when that was seen last; `None`: they are not.
+#[derive(Debug, Default)]
+pub(super) struct Shortage(Mutex<Option<(Instant, Instant)>>);
+
+impl Shortage {
+    /// A descriptor is missing now. How long that has been so.
+    fn goes_on(&self) -> Duration {
+        let mut seen = self.0.lock();
+        let now = Instant::now();
+        let began = seen.filter(|(_, last)| last.elapsed() < OVER_AFTER).map_or(now, |(began, _)| began);
+        *seen = Some((began, now));
+        began.elapsed()
+    }
+
+    /// What was missing was there.
+    pub(super) fn ends(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+impl Engine {
+    /// A descriptor is missing now. True: it has been for so long that nobody waits for one any more.
+    pub(super) fn shortage_lasts(&self) -> bool {
+        let lasts = self.shortage.goes_on();
+        lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.marks.attachment().others().is_empty()
+    }
+
+    /// Runs `act`, again where a descriptor is missing.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub(super) fn with_descriptors<T>(
+        self: &Arc<Engine>,
+        act: impl FnMut() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.try_with_descriptors(act, || self.let_files_close())
+    }
+
+    /// As that. `make_room` closes files; false: there is nothing more to close than before.
+    pub(super) fn try_with_descriptors<T>(
+        &self,
+        mut act: impl FnMut() -> Result<T, EngineError>,
+        make_room: impl Fn() -> bool,
+    ) -> Result<T, EngineError> {
+        let wake = self.marks.words().durable_wake();
+        let mut has_made_room = false;
+        let mut failed_at: Option<Instant> = None;
+        loop {
+            let ticket = wake.ticket();
+            let result = act();
+            if !result.as_ref().is_err_and(EngineError::is_out_of_descriptors) {
+                if failed_at.is_some() {
+                    self.shortage.ends();
+                }
+                return result;
+            }
+            let is_over = failed_at.get_or_insert_with(Instant::now).elapsed() >= PATIENCE || self.shortage_lasts();
+            if self.background.stops_here() || is_over && has_made_room {
+                return result;
+            }
+            has_made_room = true;
+            if !make_room() && !is_over {
+                wake.wait(ticket, TIMED_WAIT);
+            }
+        }
+    }
+
+    /// What is published is made durable, so that no file of the log but the one at its end has to stay open here. False: nothing
+    /// more can be closed than before; the operation says what is missing.
+    fn let_files_close(self: &Arc<Engine>) -> bool {
+        let published = self.marks.published();
+        let was_durable = self.marks.durable() >= published;
+        // Before the flush, which may have to open files itself.
+        let closes = self.keep_no_more().and_then(|_| self.wait_durable(published)).and_then(|()| self.keep_no_more());
+        matches!(closes, Ok(true)) && !was_durable
+    }
+}

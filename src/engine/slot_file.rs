@@ -1,0 +1,88 @@
+//! One slot file as this process has it open.
+
+use super::EngineError;
+use crate::disk::LogFile;
+use crate::sync::Mutex;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// One slot file, open.
+pub(crate) type Slot = Arc<SlotFile>;
+
+/// As [`Slot`].
+#[derive(Debug)]
+pub(crate) struct SlotFile {
+    /// The number in its file name.
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    pub(crate) file: Arc<dyn LogFile>,
+    pub(crate) bytes: u64,
+    /// [`LogFile::openings`], and what [`SlotFile::opened_at`] says of the last of them.
+    opened: Mutex<(u64, u64)>,
+}
+
+impl SlotFile {
+    /// `published`: the last commit, read when `file` was open; `None`: this process has made the file.
+    pub(super) fn new(
+        number: u32,
+        name: String,
+        file: Arc<dyn LogFile>,
+        bytes: u64,
+        published: impl FnOnce() -> Option<u64>,
+    ) -> SlotFile {
+        // In this order: one more opening is noticed later.
+        let openings = file.openings();
+        let opened = Mutex::new((openings, published().map_or(0, |published| published + 1)));
+        SlotFile { number, name, file, bytes, opened }
+    }
+
+    /// What was written before it was opened here is of commits up to this one, published or about to be. The disk may have
+    /// closed the file since, and opened it again when the last commit was at most `published`.
+    pub(super) fn opened_at(&self, published: u64) -> u64 {
+        let mut opened = self.opened.lock();
+        let openings = self.file.openings();
+        if opened.0 != openings {
+            *opened = (openings, published + 1);
+        }
+        opened.1
+    }
+
+    /// Writes at `offset` (bytes).
+    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), EngineError> {
+        self.file.write_at(&[IoSlice::new(data)], offset).map_err(|error| EngineError::write(&self.name, error))
+    }
+
+    pub(super) fn sync(&self) -> Result<(), EngineError> {
+        self.file.sync().map_err(|error| EngineError::sync(&self.name, error))
+    }
+}
+
+/// Syncs all of them. Where there are not descriptors enough to have all open at once, those that are synced are closed for the
+/// others.
+pub(super) fn sync_all(slots: &[Slot]) -> Result<(), EngineError> {
+    let mut left: Vec<&Slot> = slots.iter().collect();
+    loop {
+        let mut missing = None;
+        let mut synced = Vec::new();
+        let mut later = Vec::new();
+        for slot in left {
+            match slot.sync() {
+                Ok(()) => synced.push(slot),
+                Err(error) if error.is_out_of_descriptors() => {
+                    missing = Some(error);
+                    later.push(slot);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(missing) = missing else { return Ok(()) };
+        if synced.is_empty() {
+            return Err(missing);
+        }
+        for slot in synced {
+            // No error: it is not opened.
+            let _may_be_closed = slot.file.keep_open(false);
+        }
+        left = later;
+    }
+}
