@@ -176,9 +176,9 @@ impl Engine {
         self.retired.load(SeqCst)
     }
 
-    /// The number of the last frame that is backfilled, for a view of the commits up to `sequence`.
-    pub(crate) fn backfilled_number(&self, sequence: u64) -> u64 {
-        self.frames.read().last_number(self.marks.backfilled().min(sequence))
+    /// The number of the last frame of the commits up to `sequence`; at least that, where it has been dropped from the table.
+    pub(crate) fn last_number(&self, sequence: u64) -> u64 {
+        self.frames.read().last_number(sequence)
     }
 
     /// The frame table, which knows the commits up to `sequence`, for a view.

@@ -61,6 +61,8 @@ pub(super) struct Joined {
     granted: bool,
     /// WRITE was refused, and no transaction that only read has come since.
     was_refused: bool,
+    /// A backfilled commit, and the number of its last frame.
+    backfilled: (u64, u64),
     /// The newest commit that this connection has shown to the application.
     pub(super) seen: u64,
     /// What `seen` was before the present read transaction.
@@ -114,6 +116,7 @@ impl Joined {
             refused: false,
             granted: false,
             was_refused: false,
+            backfilled: (0, 0),
             seen: 0,
             seen_before: 0,
             checkpointing: Checkpointing::No,
@@ -190,6 +193,9 @@ impl Joined {
     fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
         let sequence = self.engine.take_snapshot(self.me, newest)?;
         let view = &mut self.view;
+        if view.stands_for(sequence) {
+            return Ok(false);
+        }
         self.engine.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence, database_pages: facts.database_pages };
@@ -268,7 +274,8 @@ impl Joined {
             self.retry = true;
         }
         if self.view.has_several_blocks() {
-            self.view.skip_backfilled(self.view.frames_up_to(self.engine.backfilled_number(sequence)));
+            let backfilled = self.backfilled_frames();
+            self.view.skip_backfilled(backfilled);
         }
         self.seen_before = std::mem::replace(&mut self.seen, sequence);
         self.reading = true;
@@ -422,8 +429,7 @@ impl Joined {
         self.engine.check_poison().map_err(|error| self.failed(&error))?;
         if self.is_automatic() {
             self.checkpointing = Checkpointing::Automatic;
-            let backfilled = self.engine.backfilled_number(self.view.sequence().unwrap_or(0));
-            let waiting = self.view.max_frame() - self.view.frames_up_to(backfilled);
+            let waiting = self.view.max_frame() - self.backfilled_frames();
             if i64::from(waiting) >= i64::from(self.autocheckpoint) {
                 self.engine.wake_checkpoint();
             }
@@ -454,13 +460,21 @@ impl Joined {
         result
     }
 
+    /// How many virtual frames of the snapshot, from the first on, are backfilled.
+    fn backfilled_frames(&mut self) -> u32 {
+        let commit = self.engine.marks.backfilled().min(self.view.sequence().unwrap_or(0));
+        if self.backfilled.0 != commit {
+            self.backfilled = (commit, self.engine.last_number(commit));
+        }
+        self.view.frames_up_to(self.backfilled.1)
+    }
+
     /// What SQLite shall find in `WalCkptInfo`: everything is done (true), or so far, and then nothing for SQLite to
     /// write: no reader's mark lies beyond.
     fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
         let all = self.engine.marks.backfilled() >= sequence;
-        let number = self.engine.backfilled_number(sequence);
-        let frames = if all { self.view.max_frame() } else { self.view.frames_up_to(number) };
+        let frames = if all { self.view.max_frame() } else { self.backfilled_frames() };
         self.view.set_checkpoint_info(frames, all);
         all
     }

@@ -97,6 +97,8 @@ pub struct View {
     numbers: Vec<u64>,
     /// What the live header stands for.
     sequence: Option<u64>,
+    /// What [`View::frames_up_to`] answered last.
+    prefix: usize,
     /// A bound below this is not worth another rebuild: the last one could not meet its bound.
     bound_floor: u32,
     /// Frames of this connection's own commits since the view was built.
@@ -119,6 +121,7 @@ impl View {
             index: Index::new(),
             numbers: Vec::new(),
             sequence: None,
+            prefix: 0,
             bound_floor: 0,
             own_frames: 0,
             renumber: false,
@@ -177,9 +180,15 @@ impl View {
 
     /// How many virtual frames (a prefix) have a number in the log that is at most `number`.
     #[must_use]
-    pub fn frames_up_to(&self, number: u64) -> u32 {
-        let prefix = self.numbers.partition_point(|&n| n <= number);
-        u32::try_from(prefix).unwrap_or(u32::MAX)
+    pub fn frames_up_to(&mut self, number: u64) -> u32 {
+        // Mostly the same as the last time: asked with each commit, while it changes with a checkpoint.
+        let (before, behind) = self.numbers.split_at(self.prefix.min(self.numbers.len()));
+        if before.last().is_some_and(|&last| last > number) || behind.first().is_some_and(|&first| first <= number) {
+            self.prefix = self.numbers.partition_point(|&n| n <= number);
+        } else {
+            self.prefix = before.len();
+        }
+        u32::try_from(self.prefix).unwrap_or(u32::MAX)
     }
 
     /// What `walCheckpoint` finds while it holds CKPT: `backfill` virtual frames are in the

@@ -38,7 +38,7 @@ impl View {
     /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
     /// a second attempt (`WAL_RETRY`).
     ///
-    /// A view that stands for `to` is left alone, but for [`View::renumber`] and `OWN_FRAMES_MAX`: a header that changes without
+    /// A view that [stands for](View::stands_for) `to` is left alone, but for [`View::renumber`] and `OWN_FRAMES_MAX`: a header that changes without
     /// a commit of others drops SQLite's page cache and begins its running backups again. Otherwise it gets what lies between, or, if
     /// the table has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
     /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
@@ -48,15 +48,12 @@ impl View {
             debug_assert!(false, "refresh of a view with staged frames");
             return false;
         }
-        // Not so after `walRestartHdr` (TRUNCATE), which leaves mxFrame = 0.
-        let intact = self.snapshot_frames() == self.max_frame();
+        if self.stands_for(to.sequence) {
+            return false;
+        }
         let bound_met = bound.max(self.bound_floor);
-        let outgrown = self.renumber || self.own_frames > OWN_FRAMES_MAX;
         let appended = match self.sequence {
-            Some(at) if intact && at == to.sequence && !outgrown => return false,
-            Some(at) if intact && at < to.sequence && !outgrown => {
-                self.append_between(table, at, to.sequence, bound_met)
-            }
+            Some(at) if self.goes_on() && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
             _ => false,
         };
         if !appended {
@@ -76,6 +73,19 @@ impl View {
             writing.saved = self.index.copies();
         }
         true
+    }
+
+    /// Whether [`View::refresh`] to commit `sequence` would change nothing, and needs no table.
+    #[must_use]
+    pub fn stands_for(&self, sequence: u64) -> bool {
+        self.sequence == Some(sequence) && self.goes_on()
+    }
+
+    /// Whether its frames stay as they are numbered.
+    fn goes_on(&self) -> bool {
+        // Not so after `walRestartHdr` (TRUNCATE), which leaves mxFrame = 0.
+        let is_intact = self.snapshot_frames() == self.max_frame();
+        is_intact && !self.renumber && self.own_frames <= OWN_FRAMES_MAX
     }
 
     /// The next [`View::refresh`] builds the view anew, with the newest frame of each page alone: its frames count from 1 again, as

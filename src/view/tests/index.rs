@@ -226,6 +226,16 @@ fn prefixes_by_log_number() {
     log.commit([(1, 3)], 3);
     view.refresh(&log, log.snapshot(2), 1000);
     assert_eq!([0, 1, 2, 3, 4].map(|n| view.frames_up_to(n)), [1, 2, 3, 4, 4]);
+    assert_eq!([4, 2, 3, 0, 0].map(|n| view.frames_up_to(n)), [4, 3, 4, 1, 1], "whatever was asked before");
+    log.commit([(1, 4)], 3);
+    assert!(!view.stands_for(3));
+    view.refresh(&log, log.snapshot(3), 1000);
+    assert!(view.stands_for(3));
+    assert_eq!([3, 4, 5].map(|n| view.frames_up_to(n)), [4, 5, 5], "it has grown");
+    view.renumber();
+    assert!(!view.stands_for(3));
+    view.refresh(&log, log.snapshot(3), 1000);
+    assert_eq!([4, 2, 1].map(|n| view.frames_up_to(n)), [2, 1, 0], "it was built anew");
 }
 
 #[test]
