@@ -183,7 +183,7 @@ impl Handle {
     }
 
     fn hide_siblings(&self) {
-        if !siblings::any_prepared() {
+        if !siblings::any_prepared_beside(&self.0) {
             return;
         }
         for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {

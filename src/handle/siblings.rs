@@ -4,7 +4,7 @@
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
 use super::Inner;
-use crate::engine::{Engine, EngineError, Lone};
+use crate::engine::Engine;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,13 +16,6 @@ pub(super) struct Unacknowledged {
     pub(super) wants_durable: bool,
 }
 
-impl Unacknowledged {
-    /// R2: durable if that was wanted; else what it was based on is visible.
-    pub(super) fn wait(&self, lone: Option<Lone>) -> Result<(), EngineError> {
-        self.engine.acknowledge(self.sequence, self.wants_durable, lone)
-    }
-}
-
 struct Refused {
     engine: Weak<Engine>,
     connection: u64,
@@ -30,7 +23,8 @@ struct Refused {
 
 thread_local! {
     // What every call asks, without a look at the lists below, which have destructors.
-    static PREPARED_COUNT: Cell<usize> = const { Cell::new(0) };
+    /// The handle that is prepared, by its address, which the list keeps from being used again; `SEVERAL`; or `NONE`.
+    static PREPARED_ONE: Cell<usize> = const { Cell::new(NONE) };
     static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
     static PREPARED: RefCell<Vec<(usize, Weak<Inner>)>> = const { RefCell::new(Vec::new()) };
     static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
@@ -39,29 +33,48 @@ thread_local! {
     static SUPER_JOURNAL: Cell<bool> = const { Cell::new(false) };
 }
 
+/// No address.
+const NONE: usize = 0;
+/// As this.
+const SEVERAL: usize = 1;
+
+fn note_prepared(prepared: &[(usize, Weak<Inner>)]) {
+    PREPARED_ONE.set(match prepared {
+        [] => NONE,
+        [(_, only)] => only.as_ptr().addr(),
+        _ => SEVERAL,
+    });
+}
+
 /// This handle of connection `connection` is prepared.
 pub(super) fn add_prepared(connection: usize, inner: &Arc<Inner>) {
     let _ = PREPARED.try_with(|prepared| {
-        prepared.borrow_mut().push((connection, Arc::downgrade(inner)));
-        PREPARED_COUNT.set(prepared.borrow().len());
+        let mut prepared = prepared.borrow_mut();
+        prepared.push((connection, Arc::downgrade(inner)));
+        note_prepared(&prepared);
     });
 }
 
 /// It is published, or rolled back.
 pub(super) fn remove_prepared(inner: &Inner) {
     let _ = PREPARED.try_with(|prepared| {
-        prepared.borrow_mut().retain(|(_, other)| !std::ptr::eq(other.as_ptr(), inner));
-        PREPARED_COUNT.set(prepared.borrow().len());
+        let mut prepared = prepared.borrow_mut();
+        prepared.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), inner));
+        note_prepared(&prepared);
     });
 }
 
-/// Whether any handle is prepared on this thread.
-pub(super) fn any_prepared() -> bool {
-    PREPARED_COUNT.get() > 0
+/// Whether any other handle than this one is prepared on this thread.
+pub(super) fn any_prepared_beside(inner: &Inner) -> bool {
+    let one = PREPARED_ONE.get();
+    one != NONE && one != std::ptr::from_ref(inner).addr()
 }
 
 /// The other handles of this connection that are prepared and not published.
 pub(super) fn prepared_siblings(connection: usize, inner: &Inner) -> Vec<Arc<Inner>> {
+    if !any_prepared_beside(inner) {
+        return Vec::new();
+    }
     PREPARED
         .try_with(|prepared| {
             let prepared = prepared.borrow();
@@ -82,6 +95,9 @@ pub(super) fn take_unacknowledged(connection: usize) -> Vec<Unacknowledged> {
     UNACKNOWLEDGED
         .try_with(|waiting| {
             let mut waiting = waiting.borrow_mut();
+            if waiting.is_empty() {
+                return Vec::new();
+            }
             let (mine, others) = waiting.drain(..).partition(|(of, _)| *of == connection);
             *waiting = others;
             let mine: Vec<(usize, Unacknowledged)> = mine;
@@ -99,15 +115,22 @@ pub(super) fn arm_refused(engine: &Arc<Engine>, connection: u64) {
 }
 
 /// Any call but `xSleep` came.
+#[inline]
 pub(super) fn forget_refused() {
-    if IS_REFUSED.replace(false) {
-        let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
-        // Its busy timeout is over, or it has none.
-        if let Some(refused) = refused
-            && let Some(engine) = refused.engine.upgrade()
-        {
-            engine.tell_writer(refused.connection);
-        }
+    if IS_REFUSED.get() {
+        end_refused();
+    }
+}
+
+#[cold]
+fn end_refused() {
+    IS_REFUSED.set(false);
+    let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
+    // Its busy timeout is over, or it has none.
+    if let Some(refused) = refused
+        && let Some(engine) = refused.engine.upgrade()
+    {
+        engine.tell_writer(refused.connection);
     }
 }
 

@@ -299,16 +299,13 @@ impl Joined {
         self.seen = facts.sequence;
         self.free_write(!facts.wants_durable || self.engine.sync_is_free());
         self.behind = Behind::Commit;
-        let commit = Unacknowledged {
-            engine: Arc::clone(&self.engine),
-            sequence: facts.sequence,
-            wants_durable: facts.wants_durable,
-        };
+        let CommitFacts { sequence, wants_durable, .. } = facts;
         if !last {
+            let commit = Unacknowledged { engine: Arc::clone(&self.engine), sequence, wants_durable };
             siblings::add_unacknowledged(connection, commit);
             return Ok(());
         }
-        self.acknowledge(connection, Some((commit, published.lone)))
+        self.acknowledge(connection, Some((facts, published.lone)))
     }
 
     /// With other databases behind this one in the transaction, what may fail in any of them comes before the first is
@@ -346,14 +343,15 @@ impl Joined {
         Ok(())
     }
 
-    /// R2, for this commit and those of the siblings that were published before it.
-    fn acknowledge(&self, connection: usize, own: Option<(Unacknowledged, Option<Lone>)>) -> Result<(), Code> {
+    /// R2, for this commit and those of the siblings that were published before it: durable if that was wanted; else what it was
+    /// based on is visible.
+    fn acknowledge(&self, connection: usize, own: Option<(CommitFacts, Option<Lone>)>) -> Result<(), Code> {
         let mut result = Ok(());
-        if let Some((commit, lone)) = own {
-            result = commit.wait(lone);
+        if let Some((facts, lone)) = own {
+            result = self.engine.acknowledge(facts.sequence, facts.wants_durable, lone);
         }
-        for commit in siblings::take_unacknowledged(connection) {
-            result = result.and(commit.wait(None));
+        for Unacknowledged { engine, sequence, wants_durable } in siblings::take_unacknowledged(connection) {
+            result = result.and(engine.acknowledge(sequence, wants_durable, None));
         }
         result.map_err(|error| self.failed(&error))
     }
