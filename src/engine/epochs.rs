@@ -163,6 +163,9 @@ impl Engine {
         // Its failure is the log's, or the next leader does it.
         let _flushed = lone.map(|lone| self.flush_lone(&lone));
         let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
+        if reached() {
+            return Ok(());
+        }
         self.wait_until(&reached, Some(sequence), self.endless_wait()).or_else(|error| {
             let append = self.append_as_it_is();
             // By another process meanwhile.

@@ -3,7 +3,7 @@
 use super::ConnectionId;
 use crate::shared::{Owner, TIMED_WAIT};
 use crate::sync::Condvar;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Microseconds, as all times here.
@@ -114,9 +114,9 @@ pub(super) struct State {
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
     /// Those who were refused and have not written since.
-    pub(super) places: HashMap<ConnectionId, Place>,
+    pub(super) places: BTreeMap<ConnectionId, Place>,
     pub(super) last_ticket: u64,
-    pub(super) habits: HashMap<ConnectionId, Habit>,
+    pub(super) habits: BTreeMap<ConnectionId, Habit>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
     /// was another's, or free.
     pub(super) tenure: Option<u64>,
