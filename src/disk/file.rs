@@ -82,9 +82,9 @@ pub(super) struct RealFile {
     open: RwLock<Option<Opened>>,
     /// Used since the pool looked last.
     used: AtomicBool,
-    /// Writes that have begun, and that have ended; and how many there were when a good sync began while none was under way.
-    begun: AtomicU64,
-    ended: AtomicU64,
+    /// Writes that have ended; and how many of these a good sync has made durable. One that was under way when that sync began
+    /// is counted behind it.
+    written: AtomicU64,
     synced: AtomicU64,
     keep: AtomicBool,
     openings: AtomicU64,
@@ -122,8 +122,7 @@ impl RealFile {
             identity,
             open: RwLock::new(Some(opened)),
             used: AtomicBool::new(true),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             keep: AtomicBool::new(false),
             openings: AtomicU64::new(1),
@@ -179,7 +178,8 @@ impl RealFile {
             return false;
         }
         let Some(mut open) = self.open.try_write() else { return false };
-        if self.begun.load(SeqCst) != self.synced.load(SeqCst) {
+        // No write is under way now.
+        if self.written.load(SeqCst) != self.synced.load(SeqCst) {
             return false;
         }
         let Some(opened) = &*open else { return false };
@@ -193,10 +193,9 @@ impl RealFile {
     /// Runs `act`, which writes.
     fn write_with<R>(&self, mut act: impl FnMut(&File) -> io::Result<R>) -> io::Result<R> {
         self.with(|opened| {
-            self.begun.fetch_add(1, SeqCst);
-            let written = act(&opened.file);
-            self.ended.fetch_add(1, SeqCst);
-            written
+            let result = act(&opened.file);
+            self.written.fetch_add(1, SeqCst);
+            result
         })
     }
 }
@@ -285,12 +284,9 @@ impl LogFile for RealFile {
     /// `fdatasync`; on macOS the standard library asks for `F_FULLFSYNC`, which is at least what is needed.
     fn sync(&self) -> io::Result<()> {
         self.with(|opened| {
-            let ended = self.ended.load(SeqCst);
-            let all = self.begun.load(SeqCst) == ended;
+            let written = self.written.load(SeqCst);
             opened.file.sync_data()?;
-            if all {
-                self.synced.fetch_max(ended, SeqCst);
-            }
+            self.synced.fetch_max(written, SeqCst);
             Ok(())
         })
     }
@@ -314,9 +310,9 @@ impl LogFile for RealFile {
         }
         // Nothing is left of it that a sync would have to make durable.
         self.with(|opened| {
-            let ended = self.ended.load(SeqCst);
+            let written = self.written.load(SeqCst);
             opened.file.set_len(0)?;
-            self.synced.fetch_max(ended, SeqCst);
+            self.synced.fetch_max(written, SeqCst);
             Ok(())
         })
     }
@@ -334,10 +330,7 @@ impl LogFile for RealFile {
         if keep {
             return self.with(|_| Ok(()));
         }
-        let ended = self.ended.load(SeqCst);
-        if self.begun.load(SeqCst) == ended {
-            self.synced.fetch_max(ended, SeqCst);
-        }
+        self.synced.fetch_max(self.written.load(SeqCst), SeqCst);
         Ok(())
     }
 }
