@@ -74,13 +74,13 @@ pub struct Inside(());
 /// This thread enters pwal. An exit from in there (a log callback, a signal handler) finds no way to close anything: what
 /// it leaves is what a kill leaves.
 pub fn inside() -> Inside {
-    DEPTH.set(DEPTH.get() + 1);
+    DEPTH.with(|depth| depth.set(depth.get() + 1));
     Inside(())
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
+        DEPTH.with(|depth| depth.set(depth.get() - 1));
     }
 }
 
