@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use pwal::log::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
     Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SLOT_HEADER_BYTES, SPILL_NUMBER_END, SlotHeader,
-    batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch, image_crc,
+    batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch,
+    encode_batch_sealed, image_crc,
 };
 use pwal::log::recovery::{OpenFacts, open_database};
 use pwal::log::salvage;
@@ -226,6 +227,12 @@ proptest! {
         }
         prop_assert_eq!(decoder.finish().unwrap(), batch.clone());
         prop_assert_eq!(batch.chain_after, chain_after(&header, &descriptors));
+        let mut bare = BatchHeader { certificate: None, ..header.clone() };
+        let sealed = encode_batch_sealed(&mut bare, &descriptors, |chain| {
+            header.certificate.clone().filter(|certificate| certificate.chain == chain)
+        });
+        prop_assert_eq!(sealed.unwrap(), (head.clone(), batch.chain_after));
+        prop_assert_eq!(&bare, &header);
         prop_assert_eq!(embedded_certificate(&head, &place.of_certificate()).map(Result::unwrap), header.certificate.clone());
         prop_assert_eq!(batch.header, header);
         prop_assert_eq!(batch.descriptors, descriptors);

@@ -301,14 +301,13 @@ impl Engine {
             chain,
             certificate: None,
         };
-        let chain = format::chain_after(&header, &descriptors);
-        if leader.is_some_and(|leader| leader.leads(&append)) {
+        let leads = leader.is_some_and(|leader| leader.leads(&append));
+        let seal = |chain| {
             let mut counts = self.frames.read().counts_since(self.marks.durable());
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
-            header.certificate =
-                Some(self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None));
-        }
-        let head = format::encode_batch(&header, &descriptors)?;
+            self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
+        };
+        let (head, chain) = format::encode_batch_sealed(&mut header, &descriptors, |chain| leads.then(|| seal(chain)))?;
         let masked = masked_images(lane, &descriptors);
         let images = masked.iter().map(|image| &**image);
         let parts: Vec<&[u8]> = match masked.is_empty() {

@@ -82,9 +82,7 @@ pub fn image_crc(log_id: LogId, page: u32, sequence: u64, image: &[u8]) -> u32 {
 /// CRC and certificate, and its descriptors. Before commit 1 the chain value is the log id.
 #[must_use]
 pub fn chain_after(header: &BatchHeader, descriptors: &[Descriptor]) -> u64 {
-    let mut head = vec![0; BATCH_HEADER_BYTES + descriptors.len() * DESCRIPTOR_BYTES];
-    put_chained(&mut head, header, descriptors);
-    chain_of(&head)
+    chain_of(&chained(header, descriptors))
 }
 
 fn chain_of(head: &[u8]) -> u64 {
@@ -95,7 +93,11 @@ fn crc_of(head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&head[..CRC]), &head[CERTIFICATE..])
 }
 
-fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]) {
+/// A head with what the chain value covers, and zeros before that. (Made without zeroed memory of the allocator: glibc before 2.41
+/// has that in no cache of the thread.)
+fn chained(header: &BatchHeader, descriptors: &[Descriptor]) -> Vec<u8> {
+    let bytes = BATCH_HEADER_BYTES + descriptors.len() * DESCRIPTOR_BYTES;
+    let head = &mut [0; BATCH_HEADER_BYTES];
     put(head, CHAIN, header.chain.to_le_bytes());
     put(head, LOG_ID, header.log_id.to_le_bytes());
     put(head, SEQUENCE, header.sequence.to_le_bytes());
@@ -105,9 +107,12 @@ fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]
     put(head, FRAMES, header.frames.to_le_bytes());
     put(head, DATABASE_PAGES, header.database_pages.to_le_bytes());
     put(head, LANE, header.lane.to_le_bytes());
-    put(head, HEAD, u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put(head, HEAD, u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
     put(head, TIME, header.time_us.to_le_bytes());
-    for (descriptor, bytes) in descriptors.iter().zip(head[BATCH_HEADER_BYTES..].chunks_exact_mut(DESCRIPTOR_BYTES)) {
+    let mut all = Vec::with_capacity(bytes);
+    all.extend_from_slice(head);
+    for descriptor in descriptors {
+        let bytes = &mut [0; DESCRIPTOR_BYTES];
         let (flags, file, position) = match descriptor.place {
             ImagePlace::Batch(position) => (0, 0, position),
             ImagePlace::Spill { file, offset } => (DESCRIPTOR_FLAG_SPILL, file, offset),
@@ -118,7 +123,9 @@ fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]
         put(bytes, 8, position.to_le_bytes());
         put(bytes, 16, descriptor.crc.to_le_bytes());
         put(bytes, 20, file.to_le_bytes());
+        all.extend_from_slice(bytes);
     }
+    all
 }
 
 /// Header, certificate and descriptors of a batch, unpadded, [`batch_head_bytes`] long. The images follow
@@ -127,6 +134,30 @@ fn put_chained(head: &mut [u8], header: &BatchHeader, descriptors: &[Descriptor]
 /// # Errors
 /// The rule that the batch would violate.
 pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<Vec<u8>, FormatError> {
+    let mut head = begin_batch(header, descriptors)?;
+    let chain = if header.certificate.is_some() { chain_of(&head) } else { 0 };
+    end_batch(&mut head, header, chain)?;
+    Ok(head)
+}
+
+/// The same, and the chain value behind the batch; `seal` makes the certificate from it, if there is to be one.
+///
+/// # Errors
+/// As [`encode_batch`].
+pub fn encode_batch_sealed(
+    header: &mut BatchHeader,
+    descriptors: &[Descriptor],
+    seal: impl FnOnce(u64) -> Option<Certificate>,
+) -> Result<(Vec<u8>, u64), FormatError> {
+    let mut head = begin_batch(header, descriptors)?;
+    let chain = chain_of(&head);
+    header.certificate = seal(chain);
+    end_batch(&mut head, header, chain)?;
+    Ok((head, chain))
+}
+
+/// The head, but for its certificate and its CRC.
+fn begin_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<Vec<u8>, FormatError> {
     let head_bytes = batch_head_bytes(descriptors.len());
     let lengths = !descriptors.is_empty()
         && usize::try_from(header.frames) == Ok(descriptors.len())
@@ -134,7 +165,6 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
     require(lengths, Rule::BatchLengths)?;
     let possible = header.sequence != 0 && header.database_pages != 0 && header.log_id != 0 && header.ordinal != 0;
     require(possible, Rule::BatchFields)?;
-    let mut head = vec![0; BATCH_HEADER_BYTES + descriptors.len() * DESCRIPTOR_BYTES];
     let mut flags = if header.wants_durable { FLAG_WANTS_DURABLE } else { 0 };
     for descriptor in descriptors {
         require(descriptor.page != 0, Rule::BatchDescriptor)?;
@@ -150,18 +180,23 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
             }
         }
     }
+    let mut head = chained(header, descriptors);
     put(&mut head, 0, *MAGIC);
     put(&mut head, VERSION, FORMAT_VERSION.to_le_bytes());
-    put_chained(&mut head, header, descriptors);
-    if let Some(certificate) = &header.certificate {
-        flags |= FLAG_CERTIFICATE;
-        require(certificate_fits(certificate, header, chain_of(&head)), Rule::BatchCertificate)?;
-        put(&mut head, CERTIFICATE, certificate.encode());
-    }
     put(&mut head, FLAGS, flags.to_le_bytes());
-    let crc = crc_of(&head);
-    put(&mut head, CRC, crc.to_le_bytes());
     Ok(head)
+}
+
+fn end_batch(head: &mut [u8], header: &BatchHeader, chain_after: u64) -> Result<(), FormatError> {
+    if let Some(certificate) = &header.certificate {
+        require(certificate_fits(certificate, header, chain_after), Rule::BatchCertificate)?;
+        put(head, CERTIFICATE, certificate.encode());
+        let flags = u16_at(head, FLAGS) | FLAG_CERTIFICATE;
+        put(head, FLAGS, flags.to_le_bytes());
+    }
+    let crc = crc_of(head);
+    put(head, CRC, crc.to_le_bytes());
+    Ok(())
 }
 
 fn certificate_fits(certificate: &Certificate, header: &BatchHeader, chain_after: u64) -> bool {
