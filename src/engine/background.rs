@@ -81,7 +81,9 @@ impl Background {
     /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
     pub(super) fn watch(&self, engine: &Arc<Engine>) {
         let worker = &self.checkpoints;
-        if !worker.0.watching.swap(true, SeqCst) && !worker.want(engine, |wishes| &mut wishes.watch) {
+        // Read first: the word is written by nobody then. Whoever takes the wish away looks for commits behind that.
+        let is_wished = worker.0.watching.load(SeqCst) || worker.0.watching.swap(true, SeqCst);
+        if !is_wished && !worker.want(engine, |wishes| &mut wishes.watch) {
             worker.0.watching.store(false, SeqCst);
         }
     }

@@ -500,10 +500,10 @@ impl Engine {
         let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
-        let low = self.is_low(&append);
+        let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
-        self.tell_background(low, facts);
+        self.tell_background(low, tail, facts);
         if facts.wants_durable {
             self.tell_gathering_leader();
         }
@@ -512,19 +512,16 @@ impl Engine {
         Ok(Published { first_number, lone })
     }
 
-    /// A commit is published: what there is to do for the background thread.
-    fn tell_background(self: &Arc<Engine>, low: bool, facts: CommitFacts) {
+    /// A commit is published, and the log ends in segment `tail`: what there is to do for the background thread.
+    fn tell_background(self: &Arc<Engine>, low: bool, tail: u64, facts: CommitFacts) {
         if low {
             self.background.want_slot(self);
         }
         if facts.checkpoint_when_idle {
             self.background.watch(self);
         }
-        if !facts.wants_durable {
-            let tail = self.with_end(|end| end.map_or(0, |end| end.tail.ordinal));
-            if tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS {
-                self.background.want_flush(self);
-            }
+        if !facts.wants_durable && tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS {
+            self.background.want_flush(self);
         }
     }
 
@@ -574,11 +571,11 @@ impl Engine {
         if let Some(certificate) = certificate {
             self.sealed(certificate.epoch, self.marks.wanted());
         }
-        let low = self.is_low(&append);
+        let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
         drop(leader);
-        self.tell_background(low, facts);
+        self.tell_background(low, tail, facts);
         self.counters.commits.fetch_add(1, SeqCst);
         Ok(Published { first_number, lone: None })
     }

@@ -134,6 +134,8 @@ pub(crate) struct Frames {
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
     files: BTreeMap<FileId, Arc<dyn LogFile>>,
+    /// It is in there.
+    added_last: Option<FileId>,
     /// Spill files that batches name: (commit, number).
     spills: Vec<(u64, u32)>,
     /// Commits up to here were not all read: what spill files they name is not known.
@@ -152,6 +154,7 @@ impl Frames {
             commits: VecDeque::new(),
             frames: VecDeque::new(),
             files: BTreeMap::new(),
+            added_last: None,
             spills: Vec::new(),
             skipped_to: 0,
             end: None,
@@ -209,11 +212,16 @@ impl Frames {
     }
 
     pub(crate) fn add_file(&mut self, id: FileId, file: &Arc<dyn LogFile>) {
-        self.files.entry(id).or_insert_with(|| Arc::clone(file));
+        // Mostly the one in which the last commit lies.
+        if self.added_last != Some(id) {
+            self.files.entry(id).or_insert_with(|| Arc::clone(file));
+            self.added_last = Some(id);
+        }
     }
 
     pub(crate) fn remove_file(&mut self, id: FileId) {
         self.files.remove(&id);
+        self.added_last = None;
     }
 
     /// Adds the next commit, whose frames are these; returns the number of its first frame.
@@ -275,7 +283,7 @@ impl Frames {
     pub(crate) fn take_spills(&mut self, backfilled: u64) -> Vec<(u64, u32)> {
         let over = self.spills.extract_if(.., |(sequence, _)| *sequence <= backfilled).collect::<Vec<_>>();
         for (_, number) in &over {
-            self.files.remove(&FileId::Spill(*number));
+            self.remove_file(FileId::Spill(*number));
         }
         over
     }
@@ -325,6 +333,7 @@ impl Frames {
         self.drop_to(sequence);
         if self.frames.is_empty() {
             self.files.clear();
+            self.added_last = None;
             self.spills.clear();
             self.end = None;
         }

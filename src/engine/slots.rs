@@ -326,17 +326,15 @@ impl Engine {
         Ok(())
     }
 
-    /// The slot that follows the current one, if it is ready. Under APPEND.
-    fn next_slot(&self, tail: Tail) -> Result<Option<Slot>, EngineError> {
-        match self.marks.words().next_slot() {
+    /// The number of the slot that follows the current one, if it is ready. Under APPEND.
+    fn next_slot(&self, tail: Tail) -> Option<u32> {
+        let next = self.marks.words().next_slot();
+        if next == Some(tail.file) {
             // It was taken by a batch or a certificate whose writer died before it said so.
-            Some(number) if number == tail.file => {
-                self.marks.words().set_next_slot(None);
-                Ok(None)
-            }
-            Some(number) => Ok(Some(self.slot(number)?)),
-            None => Ok(None),
+            self.marks.words().set_next_slot(None);
+            return None;
         }
+        next
     }
 
     /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
@@ -360,7 +358,7 @@ impl Engine {
     pub(super) fn is_low(&self, append: &HeldAppend) -> bool {
         let Some(End { tail, slot, .. }) = &append.end else { return false };
         tail.offset * 4 > slot.bytes
-            && self.next_slot(*tail).is_ok_and(|next| next.is_none())
+            && self.next_slot(*tail).is_none()
             && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
     }
 
@@ -375,12 +373,14 @@ impl Engine {
     ) -> Result<Option<Place>, EngineError> {
         let bytes = self.round_up(bytes);
         let end = |slot: &Slot| if batch { self.limit(slot) } else { slot.bytes };
-        let End { tail, slot: here, chain, .. } = append.end()?.clone();
-        if tail.offset + bytes <= end(&here) {
-            return Ok(Some(Place { slot: here, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
+        let &End { tail, slot: ref here, chain, .. } = append.end()?;
+        if tail.offset + bytes <= end(here) {
+            let slot = Arc::clone(here);
+            return Ok(Some(Place { slot, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
         let offset = u64::from(self.block_bytes);
-        let Some(slot) = self.next_slot(tail)?.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
+        let next = self.next_slot(tail).map(|number| self.slot(number)).transpose()?;
+        let Some(slot) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -390,7 +390,7 @@ impl Engine {
             first_sequence,
             chain,
         };
-        let begins = Some((header.encode(), here, tail.offset));
+        let begins = Some((header.encode(), Arc::clone(here), tail.offset));
         Ok(Some(Place { slot, ordinal: header.ordinal, offset, bytes, begins }))
     }
 
