@@ -211,10 +211,9 @@ fn the_page_size_changes_by_way_of_rollback_mode() {
     common::assert_plain(&path);
 }
 
-/// `locking_mode=EXCLUSIVE` in WAL mode either works as under stock, or the statement that would need it is refused
-/// with BUSY, and nothing else changes.
+/// More of it in `locking_mode.rs`.
 #[test]
-fn locking_mode_exclusive_works_or_is_refused_with_busy() {
+fn locking_mode_exclusive_keeps_others_out() {
     for before_first_use in [false, true] {
         let scratch = Scratch::new();
         let path = scratch.file("app.db");
@@ -225,22 +224,18 @@ fn locking_mode_exclusive_works_or_is_refused_with_busy() {
             assert_eq!(count(&connection), 1);
         }
         common::run(&connection, "PRAGMA locking_mode=EXCLUSIVE");
-        let code = common::code_of(&connection, "INSERT INTO t VALUES(1)");
-        let works = code == 0;
-        assert!(works || common::on_pwal() && code == ffi::SQLITE_BUSY, "{before_first_use}: {code}");
-        if works {
-            let other = common::open(&path);
-            other.busy_timeout(Duration::ZERO).unwrap();
-            assert_eq!(common::code_of(&other, "SELECT count(*) FROM t"), ffi::SQLITE_BUSY);
-            assert_eq!(count(&connection), 2);
-        }
+        common::run(&connection, "INSERT INTO t VALUES(1)");
+        let other = common::open(&path);
+        other.busy_timeout(Duration::ZERO).unwrap();
+        assert_eq!(common::code_of(&other, "SELECT count(*) FROM t"), ffi::SQLITE_BUSY);
+        assert_eq!(count(&connection), 2);
         common::run(&connection, "PRAGMA locking_mode=NORMAL");
-        assert_eq!(count(&connection), 1 + i64::from(works));
+        assert_eq!(count(&connection), 2);
         if !before_first_use {
             // Stock goes back only if it began with a shared wal-index.
             let other = common::open(&path);
             common::run(&other, "INSERT INTO t VALUES(2)");
-            assert_eq!(count(&connection), 2 + i64::from(works));
+            assert_eq!(count(&connection), 3);
             common::close(other);
         }
         common::close(connection);

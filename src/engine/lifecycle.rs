@@ -70,6 +70,17 @@ struct BeginOfLog {
     chain: u64,
 }
 
+/// What a connection does with the database file when the log is retired for it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It goes on in rollback mode, or closes.
+    Rollback,
+    /// It goes on in rollback mode, and has not opened the WAL.
+    RollbackUnused,
+    /// It goes on with a WAL of stock SQLite's.
+    Wal,
+}
+
 /// What an engine is built from.
 struct Parts {
     path: PathBuf,
@@ -424,9 +435,9 @@ impl Engine {
     /// held until the log is gone.
     ///
     /// # Errors
-    /// `BUSY`: others are attached, or have a lock on the file; with `unused`, there are commits in this log, and the
-    /// connection has read page 1 past them. What the retirement met: stamp and log stay.
-    pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
+    /// `BUSY`: others are attached, or have a lock on the file; with [`Afterwards::RollbackUnused`], there are commits in this log,
+    /// and the connection has read page 1 past them. What the retirement met: stamp and log stay.
+    pub(crate) fn retire_alone(self: &Arc<Engine>, afterwards: Afterwards) -> Result<(), EngineError> {
         self.check_alone()?;
         // It may be retiring the log, and to the kernel its INIT is this thread's.
         self.background.stop(true);
@@ -435,6 +446,7 @@ impl Engine {
             self.background.allow();
             return Err(error);
         }
+        let unused = afterwards == Afterwards::RollbackUnused;
         let check_unused = || match unused && self.marks.published() > 0 {
             true => Err(EngineError::Committed { file: self.path.clone() }),
             false => Ok(()),
@@ -444,7 +456,7 @@ impl Engine {
             self.background.allow();
             self.end_init()?;
         }
-        retired.and_then(|()| self.count_change())
+        retired.and_then(|()| if afterwards == Afterwards::Wal { Ok(()) } else { self.count_change() })
     }
 
     /// The connection goes on with the file in rollback mode, and with the pages that it has cached unless the change counter
@@ -477,7 +489,7 @@ impl Engine {
     }
 
     /// Nobody else is attached. A process that exits has left already, though it lives for a while.
-    pub(super) fn check_alone(&self) -> Result<(), EngineError> {
+    pub(crate) fn check_alone(&self) -> Result<(), EngineError> {
         let others = self.marks.attachment().others();
         if others.is_empty() {
             return Ok(());

@@ -33,6 +33,40 @@ impl BesideStock {
         Ok(BesideStock { lock, dir: Arc::clone(dir) })
     }
 
+    /// As [`BesideStock::begin`], with STOCK alone; `None`: others have it.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn begin_alone(lock: LockFile, dir: &Arc<dyn LogDirectory>) -> io::Result<Option<BesideStock>> {
+        Ok(lock.try_lock(STOCK)?.then(|| BesideStock { lock, dir: Arc::clone(dir) }))
+    }
+
+    /// STOCK alone, before this connection writes as the only one; false: others have it, too.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn be_alone(&self) -> io::Result<bool> {
+        self.lock.try_lock(STOCK)
+    }
+
+    /// STOCK together with others again.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn share(&self) -> io::Result<()> {
+        self.lock.try_lock_shared(STOCK).map(drop)
+    }
+
+    /// STOCK is free; the directory stays. Under INIT, which another open file of this process holds.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn end_under_init(self) -> io::Result<()> {
+        self.lock.unlock(STOCK)?;
+        self.lock.close();
+        Ok(())
+    }
+
     /// Others may come.
     ///
     /// # Errors
@@ -61,6 +95,15 @@ impl Drop for BesideStock {
 /// Whether connections of pwal are beside stock SQLite, but for this open file.
 pub(super) fn is_beside_stock(lock: &LockFile) -> io::Result<bool> {
     lock.is_held_by_others(STOCK)
+}
+
+/// Under INIT, with STOCK held by others: whether it is one, which has the database for itself.
+pub(super) fn is_held_alone(lock: &LockFile) -> io::Result<bool> {
+    let shared = lock.try_lock_shared(STOCK)?;
+    if shared {
+        lock.unlock(STOCK)?;
+    }
+    Ok(!shared)
 }
 
 /// Under INIT: the log directory goes if nothing but `lock` and `control` is in it, and nobody holds locks by it. A failure

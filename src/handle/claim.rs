@@ -3,12 +3,13 @@
 //! through the broker, settle what stock SQLite or a crash left, start the engine.
 //! [`super::settle`] goes the same way, up to the engine.
 
-use super::beside::{BesideStock, give_up_lock, is_beside_stock};
+use super::beside::{BesideStock, give_up_lock, is_beside_stock, is_held_alone};
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
 use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
 use crate::disk::{LogDirectory, advice, not_local, open_to_read};
-use crate::engine::{Claimed, Engine, EngineError, INIT_WAIT, Settings, has_stock_wal};
+pub(super) use crate::engine::INIT_WAIT;
+use crate::engine::{Claimed, Engine, EngineError, Settings, has_stock_wal};
 use crate::interleave::{self, Instant};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
@@ -19,6 +20,7 @@ use crate::shared::{
 };
 use crate::sqlite::Code;
 use crate::sync::Mutex;
+use crate::view::View;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -52,6 +54,9 @@ const STOCK_IS_THERE: &str = "a connection that is not on pwal has the database 
                               opened before pwal was loaded, or on another VFS, or with mode=ro while such a one was there or by \
                               a user who may only read it. Close it, and load pwal before the first connection, or open it with \
                               vfs=pwal";
+
+const ALONE_IS_THERE: &str = "a connection with locking_mode=EXCLUSIVE, in this or another process, has the database for itself: close it, or \
+                              set locking_mode=NORMAL in it before it reads the database";
 
 /// Why a database cannot be had, and what the user can do about it.
 pub(super) struct Refused {
@@ -176,12 +181,12 @@ fn share_with_stock(
 ) -> Result<Option<BesideStock>, Refused> {
     let StockIsThere { lock, dir, refused } = stock;
     let can_share = BYTE_RANGES && attach::cannot_be_shared(real_path(inner)).is_none();
-    if !shares || !can_share {
+    let lock_path = dir.path().join(LOCK_NAME);
+    let failed = |error| lock_failed(&lock_path, &error);
+    if !shares || !can_share || is_held_alone(&lock).map_err(failed)? {
         give_up_lock(&lock, &*dir);
         return Err(refused);
     }
-    let lock_path = dir.path().join(LOCK_NAME);
-    let failed = |error| lock_failed(&lock_path, &error);
     let beside = BesideStock::begin(lock, &dir).map_err(failed)?;
     // Not where somebody writes alone (`locking_mode=EXCLUSIVE`, a recovery).
     if base.lock(LockLevel::Shared).is_err() {
@@ -355,7 +360,7 @@ fn real_path(inner: &Inner) -> &Path {
         .get_or_init(|| std::fs::canonicalize(&inner.facts.path).unwrap_or_else(|_| inner.facts.path.clone()))
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -457,7 +462,7 @@ pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, 
 }
 
 /// `<database>-pwal/lock`, with INIT held, before any lock on the database file; `None`: the directory went meanwhile.
-fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) -> Result<Option<LockFile>, Refused> {
+pub(super) fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) -> Result<Option<LockFile>, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
     let failed = |error| lock_failed(&lock_path, &error);
     let lock = match open_lock(path, dir) {
@@ -639,6 +644,50 @@ fn start(
     Ok(Some(engine))
 }
 
+/// For a connection that holds EXCLUSIVE, in WAL mode: STOCK alone, where there are such locks.
+///
+/// # Errors
+/// `BUSY`; any error of the file system.
+pub(super) fn hold_alone(inner: &Inner) -> Result<Option<BesideStock>, Refused> {
+    let path = real_path(inner);
+    if !BYTE_RANGES || attach::cannot_be_shared(path).is_some() {
+        return Ok(None);
+    }
+    for _ in 0..ATTEMPTS {
+        let dir = inner.context.disk.log_directory(path);
+        let Some(lock) = take_init(path, &*dir, INIT_WAIT)? else { continue };
+        let failed = |error| lock_failed(&dir.path().join(LOCK_NAME), &error);
+        let held = BesideStock::begin_alone(lock, &dir).map_err(failed)?;
+        let held = held.ok_or_else(|| Refused::new(Code::BUSY, STOCK_IS_THERE))?;
+        held.end_init().map_err(failed)?;
+        return Ok(Some(held));
+    }
+    Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
+}
+
+/// A connection that had the database for itself goes on with an engine, and with what it sees by `view`, which is all in the
+/// database file.
+///
+/// # Errors
+/// The engine could not be started: the lock is gone.
+pub(super) fn resume(
+    inner: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    path: &Path,
+    dir: &Arc<dyn LogDirectory>,
+    settled: Settled,
+    view: Box<View>,
+) -> Result<(Arc<Engine>, Joined), Code> {
+    let started = start(inner, path, dir, settled).map_err(|refused| {
+        say(inner, refused.code, refused.text.as_deref().unwrap_or("cannot be shared again; close the connection"));
+        refused.code
+    })?;
+    let engine = started.ok_or(Code::IOERR)?;
+    let mut joined = join(inner, &engine, entry)?;
+    joined.resume(view).map_err(|error| tell(inner, &error))?;
+    Ok((engine, joined))
+}
+
 /// The words of a database that nobody has, and the first place in them.
 fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
@@ -651,7 +700,8 @@ fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFi
 /// Under INIT, which `lock` holds.
 pub(super) fn exclusive_broker(inner: &Inner, path: &Path, lock: &LockFile) -> Result<Box<dyn Broker>, Refused> {
     if is_beside_stock(lock).map_err(|error| lock_failed(&beside(path, "-pwal"), &error))? {
-        return Err(Refused::new(Code::BUSY, STOCK_IS_THERE));
+        let alone = is_held_alone(lock).map_err(|error| lock_failed(&beside(path, "-pwal"), &error))?;
+        return Err(Refused::new(Code::BUSY, if alone { ALONE_IS_THERE } else { STOCK_IS_THERE }));
     }
     let mut broker = inner.context.host.open_broker(path)?;
     if broker.read_only() {

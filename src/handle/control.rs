@@ -1,5 +1,6 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
+use super::alone::WHY_INACTIVE;
 use super::joined::Joined;
 use super::{BaseFile, Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State, claim};
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
@@ -119,6 +120,9 @@ pub(super) fn pragma(
     if let ("journal_size_limit", Some(value)) = (name.as_str(), value) {
         limit_size(inner, state, value);
     }
+    if let ("locking_mode", Some(value), Kind::Joined(joined)) = (name.as_str(), value, &mut state.kind) {
+        joined.wants_alone = value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("exclusive");
+    }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
     }
@@ -194,6 +198,9 @@ fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option
 
 /// Why this connection is not on a log, and will not be by a read; but for `parallel_wal_mode=off`.
 fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option<String> {
+    if is_alone(inner, state) {
+        return Some(WHY_INACTIVE.to_owned());
+    }
     if !matches!(state.kind, Kind::Plain) || state.off {
         return None;
     }
@@ -205,6 +212,12 @@ fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option
     let header = claim::read_header(base).ok()?;
     let plain = !claim::is_ours(inner, &header);
     if plain { Some(claim::why_bases(&header).to_owned()) } else { refused() }
+}
+
+/// Whether the connection has the database for itself, in WAL mode.
+fn is_alone(inner: &Inner, state: &State) -> bool {
+    let in_wal_mode = || state.level == LockLevel::Exclusive && *inner.bases.lock() == Some(WHY_INACTIVE);
+    matches!(state.kind, Kind::Alone(_)) || in_wal_mode()
 }
 
 /// The mode that counts, or that will count when the database is first read.
@@ -268,16 +281,20 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
     let path = inner.facts.path.display().to_string();
     match &state.kind {
         Kind::Joined(joined) => joined_status(joined, mode),
-        Kind::Plain | Kind::Retired { .. } => {
+        Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => {
             let refused = inner.refused.lock();
-            let reason = if state.off {
+            let alone = is_alone(inner, state);
+            let reason = if alone {
+                WHY_INACTIVE
+            } else if state.off {
                 "parallel_wal_mode=off"
             } else {
                 refused.as_deref().or(*inner.bases.lock()).unwrap_or("not read yet")
             };
             let beside = state.beside.is_some();
             json!({
-                "vfs": "pwal", "active": false, "beside_stock": beside, "mode": mode, "path": path, "reason": reason
+                "vfs": "pwal", "active": false, "beside_stock": beside, "exclusive": alone, "mode": mode, "path": path,
+                "reason": reason
             })
             .to_string()
         }

@@ -5,7 +5,7 @@ use super::registry::Entry;
 use super::transaction::Transaction;
 use super::writers::{Begun, Writers};
 use super::{BaseFile, Broker, Inner, Running, ShmAction, siblings};
-use crate::engine::{Connection, Engine, EngineError, Rest};
+use crate::engine::{Afterwards, Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
 use std::sync::Arc;
@@ -83,6 +83,12 @@ pub(super) struct Joined {
     pub(super) committing: Option<u64>,
     /// The lane that the transaction is bound to.
     pub(super) lane: Option<u16>,
+    /// This connection will ask to have the database for itself (`locking_mode=EXCLUSIVE`, [`super::alone`]).
+    pub(super) wants_alone: bool,
+    /// The present snapshot is read by `READ_LOCK(0)`: all of it from the database file.
+    at_zero: bool,
+    /// The base promises `SQLITE_IOCAP_POWERSAFE_OVERWRITE`, too.
+    pub(super) is_powersafe: bool,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
     asked_exclusive: bool,
     /// As of the handle.
@@ -128,6 +134,9 @@ impl Joined {
             transaction: Transaction::None,
             committing: None,
             lane: None,
+            wants_alone: false,
+            at_zero: false,
+            is_powersafe: false,
             asked_exclusive: false,
             autocheckpoint: super::AUTOCHECKPOINT,
             hook_is_sqlites: false,
@@ -210,7 +219,7 @@ impl Joined {
     pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
         self.check_mine()?;
         match (action, first) {
-            (ShmAction::LockShared, READ..) => self.begin_read(inner),
+            (ShmAction::LockShared, READ..) => self.begin_read(inner, first == READ),
             (ShmAction::UnlockShared, READ..) => {
                 if self.previous == Behind::Commit {
                     self.behind = Behind::CommitAndRead;
@@ -240,7 +249,8 @@ impl Joined {
     }
 
     /// The moment of the snapshot (`walTryBeginRead`).
-    fn begin_read(&mut self, inner: &Inner) -> Result<(), Code> {
+    fn begin_read(&mut self, inner: &Inner, at_zero: bool) -> Result<(), Code> {
+        self.at_zero = at_zero;
         if std::mem::take(&mut self.pinned) {
             self.reading = true;
             return Ok(());
@@ -254,6 +264,7 @@ impl Joined {
             self.hook_is_sqlites = false;
         }
         let newest = self.wants_newest(inner);
+        let alone = self.shows_backfilled();
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
@@ -273,7 +284,9 @@ impl Joined {
         if changed {
             self.retry = true;
         }
-        if self.view.has_several_blocks() {
+        if alone {
+            self.view.set_checkpoint_info(self.view.max_frame(), true);
+        } else if self.view.has_several_blocks() {
             let backfilled = self.backfilled_frames();
             self.view.skip_backfilled(backfilled);
         }
@@ -311,6 +324,31 @@ impl Joined {
             || self.seen > self.engine.marks.visible()
     }
 
+    /// For the next snapshot: whether the view shall show that all of it is in the database file, so that SQLite takes
+    /// `READ_LOCK(0)` and begins the WAL anew with its next write, as the only connection; brings everything there. Where not, and
+    /// SQLite has come by that lock, the view gets another header, with which SQLite comes again.
+    fn shows_backfilled(&mut self) -> bool {
+        let is_alone = self.wants_alone && self.is_powersafe && !self.holds_write && self.engine.joined() == 1;
+        let done = is_alone && self.engine.check_alone().is_ok() && self.engine.checkpoint_on_request().is_ok();
+        let shows = done && self.engine.marks.backfilled() == self.engine.marks.published();
+        if shows != self.at_zero {
+            self.view.renumber();
+        }
+        shows
+    }
+
+    /// What SQLite knows of the log and of its `-wal`, which it had for itself, is in the database file: it goes on reading by this view.
+    ///
+    /// # Errors
+    /// The shared words are damaged.
+    pub(super) fn resume(&mut self, view: Box<View>) -> Result<(), EngineError> {
+        self.view = *view;
+        self.seen = self.engine.take_snapshot(self.me, false)?;
+        self.view.adopt(self.seen);
+        (self.wal_open, self.reading, self.is_powersafe) = (true, true, true);
+        Ok(())
+    }
+
     fn lost(&self) -> EngineError {
         let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
         self.engine.check_poison().err().unwrap_or(gone)
@@ -323,6 +361,12 @@ impl Joined {
             return;
         }
         if !std::mem::take(&mut self.reading) {
+            return;
+        }
+        if std::mem::take(&mut self.at_zero) && self.holds_write {
+            // `walRestartLog`, which was not allowed to: it comes again for the same snapshot, by another lock. The transaction
+            // goes on.
+            self.pinned = true;
             return;
         }
         let refused = std::mem::take(&mut self.refused);
@@ -378,6 +422,8 @@ impl Joined {
         if !self.engine.queue.try_acquire(self.me.id) {
             return Err(self.refuse(Code::BUSY));
         }
+        // In `locking_mode=EXCLUSIVE` SQLite does not come here for a write.
+        self.wants_alone &= self.checkpointing != Checkpointing::No;
         let published = self.engine.marks.published();
         if self.checkpointing != Checkpointing::No {
             self.holds_write = true;
@@ -483,7 +529,11 @@ impl Joined {
     /// moves a read mark. SQLite has copied the header by now, so the view stays as it is; the background thread may have
     /// done more since SQLite was shown how much, and what is granted must be what is shown.
     fn exclude_readers(&mut self) -> Result<(), Code> {
-        if self.checkpointing == Checkpointing::No || self.show_backfilled() {
+        if self.checkpointing == Checkpointing::No {
+            // `walRestartLog`, by a connection that was to have the database for itself and writes beside others.
+            return if self.reading && self.at_zero { Err(Code::BUSY) } else { Ok(()) };
+        }
+        if self.show_backfilled() {
             return Ok(());
         }
         if self.checkpointing == Checkpointing::Requested {
@@ -569,20 +619,32 @@ impl Joined {
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
     /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode: what it has
     /// read of the file by then must be all there is.
-    /// `leaves_wal`: the user asked for it, so a refusal is told.
+    /// `for_itself`: [`Joined::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is told.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.
-    pub(super) fn retire_for_exclusive(&mut self, by_the_wal: bool, leaves_wal: bool) -> Result<Box<dyn Broker>, Code> {
-        self.asked_exclusive |= by_the_wal;
+    pub(super) fn retire_for_exclusive(
+        &mut self,
+        by_the_wal: bool,
+        for_itself: bool,
+        leaves_wal: bool,
+    ) -> Result<Box<dyn Broker>, Code> {
+        self.asked_exclusive |= by_the_wal && !for_itself;
         self.check_mine()?;
-        if self.reading {
-            // `sqlite3PagerBegin`, in `locking_mode=EXCLUSIVE`: from then on SQLite would take no lock of the wal-index
-            // any more, by which snapshots and checkpoints go.
-            self.log(Code::BUSY, "locking_mode=EXCLUSIVE cannot be had through pwal; set locking_mode=NORMAL");
+        if self.holds_write || !for_itself && (self.reading || by_the_wal != self.wal_open) {
             return Err(Code::BUSY);
         }
-        if self.holds_write || by_the_wal != self.wal_open {
+        if self.reading && !self.is_all_backfilled() {
+            self.wants_alone = true;
+            let why = match self.is_powersafe {
+                true => {
+                    "locking_mode=EXCLUSIVE is had by the next transaction that finds the database unused by others"
+                }
+                false => {
+                    "locking_mode=EXCLUSIVE can be had before the database is first read only: its disk has no powersafe overwrite"
+                }
+            };
+            self.log(Code::BUSY, why);
             return Err(Code::BUSY);
         }
         self.unpin();
@@ -590,18 +652,34 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        let retired = self.engine.retire_alone(!by_the_wal);
+        let afterwards = match (for_itself, by_the_wal) {
+            (true, _) => Afterwards::Wal,
+            (false, true) => Afterwards::Rollback,
+            (false, false) => Afterwards::RollbackUnused,
+        };
+        let retired = self.engine.retire_alone(afterwards);
         if self.engine.is_retired() {
             *of_entry = None;
         }
         retired.map_err(|error| match error {
             // SQLite asks this at each close, too.
-            EngineError::OthersAttached { .. } if !leaves_wal => Code::BUSY,
+            EngineError::OthersAttached { .. } if !leaves_wal && !for_itself => Code::BUSY,
             error => self.failed(&error),
         })?;
         self.engine.leave(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
         self.engine.take_broker().ok_or(Code::IOERR_LOCK)
+    }
+
+    /// Whether `xLock(EXCLUSIVE)` now is that of `locking_mode=EXCLUSIVE`: before the WAL is opened, or with a read lock.
+    pub(super) fn asks_for_itself(&self) -> bool {
+        self.reading || !self.wal_open
+    }
+
+    /// Whether the present snapshot is the newest state, and SQLite reads all of it from the database file.
+    fn is_all_backfilled(&self) -> bool {
+        let published = self.engine.marks.published();
+        self.at_zero && self.view.sequence() == Some(published) && self.engine.marks.backfilled() == published
     }
 
     /// The log is retired, and the next commit makes it anew.

@@ -2,6 +2,7 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
+mod alone;
 mod attach;
 mod base;
 mod beside;
@@ -26,6 +27,7 @@ use crate::log::stamp;
 use crate::sqlite::Code;
 use crate::sync::{Mutex, MutexGuard};
 use crate::view::Region;
+use alone::Alone;
 use beside::BesideStock;
 use claim::Locked;
 use joined::Joined;
@@ -63,6 +65,8 @@ enum Kind {
     /// The last handle got EXCLUSIVE and the log is retired: the broker's EXCLUSIVE stands for
     /// this handle's. The view lives until `shm_unmap`.
     Retired { broker: Box<dyn Broker>, view: Option<Box<crate::view::View>> },
+    /// `locking_mode=EXCLUSIVE`: the log is retired, and the connection goes on in WAL mode.
+    Alone(Box<Alone>),
 }
 
 struct State {
@@ -214,17 +218,38 @@ impl Handle {
                     Locked::Base(beside) => state.beside = beside,
                 }
             }
-            Kind::Plain => base.lock(level)?,
-            Kind::Retired { .. } => {}
+            Kind::Plain => {
+                base.lock(level)?;
+                if level == LockLevel::Exclusive
+                    && let Some(beside) = &state.beside
+                    && !beside.be_alone().unwrap_or(false)
+                {
+                    // POSIX locks, which others have lost, do not say it.
+                    base.unlock(state.level)?;
+                    return Err(Code::BUSY);
+                }
+            }
+            Kind::Retired { .. } | Kind::Alone(_) => {}
             Kind::Joined(joined) => match level {
                 LockLevel::None | LockLevel::Shared => {}
                 LockLevel::Pending => return Err(Code::BUSY),
                 LockLevel::Reserved | LockLevel::Exclusive => {
-                    let broker = joined.retire_for_exclusive(level == LockLevel::Exclusive, leaves_wal)?;
+                    let by_the_wal = level == LockLevel::Exclusive;
+                    let for_itself = by_the_wal && joined.asks_for_itself();
+                    if for_itself && self.0.facts.read_only {
+                        // As the base says it of a file that is open for reading.
+                        return Err(Code::IOERR_LOCK);
+                    }
+                    let broker = joined.retire_for_exclusive(by_the_wal, for_itself, leaves_wal)?;
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };
-                    state.kind = Kind::Retired { broker, view: Some(joined.into_view()) };
+                    state.kind = if for_itself {
+                        let view = joined.wal_is_open().then(|| joined.into_view());
+                        Kind::Alone(Box::new(Alone::new(&self.0, broker, view)))
+                    } else {
+                        Kind::Retired { broker, view: Some(joined.into_view()) }
+                    };
                 }
             },
         }
@@ -241,6 +266,9 @@ impl Handle {
         match &mut state.kind {
             Kind::Plain => {
                 base.unlock(level)?;
+                if let Some(beside) = &state.beside {
+                    beside.share().map_err(|_| Code::IOERR_UNLOCK)?;
+                }
                 if level == LockLevel::None {
                     state.beside = None;
                 }
@@ -253,12 +281,11 @@ impl Handle {
                 }
             }
             Kind::Retired { broker, .. } => {
-                // Another handle's SHARED makes EXCLUSIVE fail, and none may slip in between.
-                broker.unlock(level.min(LockLevel::Shared))?;
-                if level >= LockLevel::Shared {
-                    base.lock(LockLevel::Shared)?;
-                    broker.unlock(LockLevel::None)?;
-                }
+                hand_over(broker.as_mut(), base, level)?;
+                state.kind = Kind::Plain;
+            }
+            Kind::Alone(alone) => {
+                hand_over(alone.broker()?, base, level)?;
                 state.kind = Kind::Plain;
             }
         }
@@ -274,7 +301,7 @@ impl Handle {
         match self.enter().kind {
             Kind::Plain => base.check_reserved_lock(),
             // No hot-journal playback beside a log.
-            Kind::Joined(_) | Kind::Retired { .. } => Ok(true),
+            Kind::Joined(_) | Kind::Retired { .. } | Kind::Alone(_) => Ok(true),
         }
     }
 
@@ -293,6 +320,7 @@ impl Handle {
             }
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.
             Kind::Plain if self.0.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => mask(buffer, offset),
+            Kind::Alone(alone) => alone.check()?,
             Kind::Plain | Kind::Retired { .. } => {}
         }
         result
@@ -303,8 +331,9 @@ impl Handle {
     /// # Errors
     /// What the base says; `IOERR_WRITE` beside a log.
     pub fn write(&self, base: &mut dyn BaseFile, data: &[u8], offset: u64) -> Result<(), Code> {
-        match self.enter().kind {
+        match &self.enter().kind {
             Kind::Joined(_) => Err(Code::IOERR_WRITE),
+            Kind::Alone(alone) => alone.check().and_then(|()| base.write(data, offset)),
             Kind::Plain | Kind::Retired { .. } => base.write(data, offset),
         }
     }
@@ -314,8 +343,9 @@ impl Handle {
     /// # Errors
     /// What the base says; `IOERR_TRUNCATE` beside a log.
     pub fn truncate(&self, base: &mut dyn BaseFile, bytes: u64) -> Result<(), Code> {
-        match self.enter().kind {
+        match &self.enter().kind {
             Kind::Joined(_) => Err(Code::IOERR_TRUNCATE),
+            Kind::Alone(alone) => alone.check().and_then(|()| base.truncate(bytes)),
             Kind::Plain | Kind::Retired { .. } => base.truncate(bytes),
         }
     }
@@ -343,7 +373,23 @@ impl Handle {
     /// view's, and `xFetch` answers null.
     #[must_use]
     pub fn joined(&self) -> bool {
-        matches!(self.0.state.lock().kind, Kind::Joined(_) | Kind::Retired { view: Some(_), .. })
+        match &self.0.state.lock().kind {
+            Kind::Joined(_) | Kind::Retired { view: Some(_), .. } => true,
+            Kind::Alone(alone) => alone.view.is_some(),
+            Kind::Plain | Kind::Retired { view: None, .. } => false,
+        }
+    }
+
+    /// The number of the real `-wal` that SQLite's virtual one stands for now, where the connection has the database for itself
+    /// (`locking_mode=EXCLUSIVE`): it goes to the base. Another number is another file.
+    ///
+    /// # Errors
+    /// `IOERR`: only `xClose` is left.
+    pub fn real_wal(&self) -> Result<Option<u64>, Code> {
+        match &self.enter().kind {
+            Kind::Alone(alone) => alone.check().map(|()| alone.wal()),
+            Kind::Plain | Kind::Joined(_) | Kind::Retired { .. } => Ok(None),
+        }
     }
 
     /// `xShmMap` of a joined handle: the region of that index (32768 bytes); `None` if it is not there and
@@ -356,6 +402,7 @@ impl Handle {
         match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.region(index, extend),
             Kind::Retired { view: Some(view), .. } => Ok(view.region(index, extend)),
+            Kind::Alone(alone) => alone.view.as_mut().map(|view| view.region(index, extend)).ok_or(Code::IOERR_SHMMAP),
             Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_SHMMAP),
         }
     }
@@ -368,15 +415,33 @@ impl Handle {
         let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.shm_lock(&self.0, first, action),
-            Kind::Retired { .. } => Ok(()),
+            Kind::Alone(alone) if action == ShmAction::LockShared => {
+                let joined = alone.share(&self.0)?;
+                state.kind = Kind::Joined(Box::new(joined));
+                control::apply_wishes(&self.0, &mut state);
+                Ok(())
+            }
+            Kind::Retired { .. } | Kind::Alone(_) => Ok(()),
             Kind::Plain => Err(Code::IOERR_LOCK),
         }
     }
 
     /// `xShmUnmap` of a joined handle.
     pub fn shm_unmap(&self) {
-        if let Kind::Retired { view, .. } = &mut self.enter().kind {
-            *view = None;
+        match &mut self.enter().kind {
+            Kind::Retired { view, .. } => *view = None,
+            Kind::Alone(alone) => alone.view = None,
+            Kind::Plain | Kind::Joined(_) => {}
+        }
+    }
+
+    /// `xOpen(WAL)` goes to the base: in `locking_mode=EXCLUSIVE` behind a change of `journal_mode` nothing else says that this
+    /// connection has the database for itself.
+    pub fn real_wal_opens(&self) {
+        let mut state = self.enter();
+        if state.level == LockLevel::Exclusive && state.beside.is_none() && matches!(state.kind, Kind::Plain) {
+            *self.0.bases.lock() = Some(alone::WHY_INACTIVE);
+            state.beside = alone::hold(&self.0);
         }
     }
 
@@ -390,7 +455,7 @@ impl Handle {
                 joined.wal_opened();
                 Ok(())
             }
-            Kind::Plain | Kind::Retired { .. } => Err(Code::CANTOPEN),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::CANTOPEN),
         }
     }
 
@@ -406,7 +471,7 @@ impl Handle {
     pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.wal_read(base, buffer, offset),
-            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_READ),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::IOERR_READ),
         }
     }
 
@@ -418,7 +483,7 @@ impl Handle {
         let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.wal_write(&self.0, data, offset),
-            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_WRITE),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::IOERR_WRITE),
         }
     }
 
@@ -438,7 +503,7 @@ impl Handle {
         let mut state = self.enter();
         match &mut state.kind {
             Kind::Joined(joined) => joined.wal_sync(&self.0),
-            Kind::Plain | Kind::Retired { .. } => Ok(()),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok(()),
         }
     }
 
@@ -450,7 +515,7 @@ impl Handle {
         match &self.0.state.lock().kind {
             Kind::Joined(joined) => Ok(joined.wal_bytes()),
             Kind::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
-            Kind::Plain | Kind::Retired { .. } => Ok(0),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok(0),
         }
     }
 
@@ -462,7 +527,7 @@ impl Handle {
         self.hide_siblings();
         match &mut self.0.state().kind {
             Kind::Joined(joined) => joined.commit_phase_two(&self.0),
-            Kind::Plain | Kind::Retired { .. } => {
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => {
                 siblings::set_super_journal(false);
                 Ok(())
             }
@@ -492,7 +557,7 @@ impl Handle {
     pub fn has_external_reader(&self) -> bool {
         match &self.0.state.lock().kind {
             Kind::Joined(joined) => joined.engine.marks.is_read_elsewhere(),
-            Kind::Plain | Kind::Retired { .. } => false,
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => false,
         }
     }
 
@@ -504,8 +569,11 @@ impl Handle {
         const POWERSAFE_OVERWRITE: i32 = 0x1000;
         /// `SQLITE_IOCAP_SUBPAGE_READ` would read overflow pages past the view's accounting.
         const SUBPAGE_READ: i32 = 0x8000;
-        match &self.0.state.lock().kind {
-            Kind::Joined(joined) if joined.wal_is_open() => (of_base | POWERSAFE_OVERWRITE) & !SUBPAGE_READ,
+        match &mut self.0.state.lock().kind {
+            Kind::Joined(joined) if joined.wal_is_open() => {
+                joined.is_powersafe = of_base & POWERSAFE_OVERWRITE != 0;
+                (of_base | POWERSAFE_OVERWRITE) & !SUBPAGE_READ
+            }
             _ => of_base,
         }
     }
@@ -517,7 +585,7 @@ impl Handle {
     pub fn retire_log(&self) -> Result<&'static str, (Code, String)> {
         match &mut self.enter().kind {
             Kind::Joined(joined) => joined.retire_log(),
-            Kind::Plain | Kind::Retired { .. } => Ok("no log"),
+            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok("no log"),
         }
     }
 
@@ -530,12 +598,24 @@ impl Handle {
     /// `xClose`, before the base is closed.
     pub fn close(&self, _base: &mut dyn BaseFile) {
         let mut state = self.enter();
+        // `Alone` lets go of EXCLUSIVE first, then of STOCK.
         if let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) {
             joined.leave(&self.0);
         }
         state.beside = None;
         state.level = LockLevel::None;
     }
+}
+
+/// The broker has EXCLUSIVE for this handle, which goes on with `level`, by its own file.
+fn hand_over(broker: &mut dyn Broker, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
+    // Another handle's SHARED makes EXCLUSIVE fail, and none may slip in between.
+    broker.unlock(level.min(LockLevel::Shared))?;
+    if level >= LockLevel::Shared {
+        base.lock(LockLevel::Shared)?;
+        broker.unlock(LockLevel::None)?;
+    }
+    Ok(())
 }
 
 /// Makes page 1 of the database file, read at `offset`, look as a plain WAL database does: 2,2 at byte 18, zeros in the

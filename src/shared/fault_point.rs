@@ -27,8 +27,11 @@
 /// | `activating_again` | holding WRITE and APPEND, the log made anew behind a rest, the stamp written, the marker there |
 /// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the words not told |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
+/// | `retired_alone` | holding EXCLUSIVE (`locking_mode`), the log retired, nothing in stock SQLite's `-wal` |
+/// | `backfilled_alone` | holding EXCLUSIVE, all of its own `-wal` in the database file and synced, the `-wal` there |
+/// | `sharing_again` | holding EXCLUSIVE and INIT, its own `-wal` removed, no engine yet |
 #[cfg(debug_assertions)]
-const POINTS: [&str; 18] = [
+const POINTS: [&str; 21] = [
     "reading",
     "staging",
     "publish_before_store",
@@ -47,6 +50,9 @@ const POINTS: [&str; 18] = [
     "activating_again",
     "resting",
     "retiring",
+    "retired_alone",
+    "backfilled_alone",
+    "sharing_again",
 ];
 
 #[cfg(debug_assertions)]

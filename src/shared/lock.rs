@@ -180,7 +180,7 @@ impl LockFile {
     /// # Errors
     /// As [`try_lock`](LockFile::try_lock).
     pub fn is_held_by_others(&self, range: Range<u64>) -> io::Result<bool> {
-        os::is_held(self.descriptor()?, range)
+        os::is_held(self.descriptor()?, range, os::EXCLUSIVE)
     }
 
     /// Closes the file: its locks are free, and nothing can be locked any more.
@@ -283,7 +283,15 @@ impl LockProbe {
     /// # Errors
     /// Any error of the file system.
     pub fn is_held(&self, range: Range<u64>) -> io::Result<bool> {
-        os::is_held(self.file.as_raw_fd(), range)
+        os::is_held(self.file.as_raw_fd(), range, os::EXCLUSIVE)
+    }
+
+    /// Whether anybody holds any byte of `range` alone, not together with others.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn is_held_alone(&self, range: Range<u64>) -> io::Result<bool> {
+        os::is_held(self.file.as_raw_fd(), range, os::SHARED)
     }
 
     /// Whether the process in slot `slot` lives: somebody holds its ALIVE byte.
@@ -301,24 +309,38 @@ impl LockProbe {
 /// # Errors
 /// Any error of the file system; a directory that is a symbolic link.
 pub fn lock_is_held(path: &Path) -> io::Result<Option<bool>> {
-    held_at(path, WHOLE_LOCK)
+    probe_at(path)?.map(|probe| probe.is_held(WHOLE_LOCK)).transpose()
 }
 
-/// Whether connections of pwal work beside stock SQLite, by `lock` in the directory at `path`. As [`LockProbe`].
+/// How connections of pwal use a database that has no log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStockWal {
+    /// None does.
+    No,
+    /// On stock SQLite's own `-wal`, beside a connection that is not on pwal.
+    Shared,
+    /// One does, in `locking_mode=EXCLUSIVE`, on stock SQLite's own `-wal`.
+    Alone,
+}
+
+/// How connections of pwal use the database, by `lock` in the directory at `path`. As [`LockProbe`].
 ///
 /// # Errors
 /// As [`lock_is_held`].
-pub fn stock_is_shared(path: &Path) -> io::Result<bool> {
-    Ok(held_at(path, STOCK)?.unwrap_or(false))
+pub fn on_stock_wal(path: &Path) -> io::Result<OnStockWal> {
+    Ok(match probe_at(path)? {
+        Some(probe) if probe.is_held_alone(STOCK)? => OnStockWal::Alone,
+        Some(probe) if probe.is_held(STOCK)? => OnStockWal::Shared,
+        _ => OnStockWal::No,
+    })
 }
 
-fn held_at(path: &Path, range: Range<u64>) -> io::Result<Option<bool>> {
-    let directory = match Directory::open(path) {
-        Ok(directory) => directory,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    LockProbe::open(&directory)?.map(|probe| probe.is_held(range)).transpose()
+fn probe_at(path: &Path) -> io::Result<Option<LockProbe>> {
+    match Directory::open(path) {
+        Ok(directory) => LockProbe::open(&directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Drop for LockFile {
@@ -351,8 +373,9 @@ mod os {
         Ok(what)
     }
 
-    pub(super) fn is_held(descriptor: RawFd, range: Range<u64>) -> io::Result<bool> {
-        let mut what = describe(range, libc::F_WRLCK)?;
+    /// Whether a lock that is held conflicts with `take`.
+    pub(super) fn is_held(descriptor: RawFd, range: Range<u64>, take: libc::c_int) -> io::Result<bool> {
+        let mut what = describe(range, take)?;
         // SAFETY: F_OFD_GETLK reads and writes one `flock` behind the pointer.
         if unsafe { libc::fcntl(descriptor, libc::F_OFD_GETLK, &raw mut what) } != 0 {
             return Err(io::Error::last_os_error());
@@ -384,10 +407,10 @@ mod os {
     pub(super) const UNLOCK: libc::c_int = libc::LOCK_UN;
 
     /// `flock` has no question. On the systems that come here it shares its lock list with `fcntl`, which has.
-    pub(super) fn is_held(descriptor: RawFd, _range: Range<u64>) -> io::Result<bool> {
+    pub(super) fn is_held(descriptor: RawFd, _range: Range<u64>, take: libc::c_int) -> io::Result<bool> {
         // SAFETY: `flock` is plain data.
         let mut what: libc::flock = unsafe { std::mem::zeroed() };
-        what.l_type = libc::F_WRLCK as libc::c_short;
+        what.l_type = if take == SHARED { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short;
         what.l_whence = libc::SEEK_SET as libc::c_short;
         // SAFETY: F_GETLK reads and writes one `flock` behind the pointer.
         if unsafe { libc::fcntl(descriptor, libc::F_GETLK, &raw mut what) } != 0 {

@@ -34,8 +34,8 @@ pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
 pub use lock::{
-    ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, STOCK, WHOLE_LOCK, lock_is_held,
-    stock_is_shared,
+    ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, OnStockWal, STOCK, WHOLE_LOCK,
+    lock_is_held, on_stock_wal,
 };
 pub(crate) use owner::Held;
 pub use owner::{Owner, OwnerWord, TIMED_WAIT};

@@ -210,7 +210,7 @@ unsafe fn open_wal(
                 return refuse();
             }
             // SAFETY: SQLite's file object of this call; the main file outlives its WAL (`sqlite3PagerClose`).
-            unsafe { wal_file::install(known.handle, known.base, file) }?;
+            unsafe { wal_file::install(known.handle, known.base, registration.base, name, file) }?;
             if !out_flags.is_null() {
                 // SAFETY: `out_flags` takes one integer.
                 unsafe { out_flags.write(flags) };
@@ -220,8 +220,13 @@ unsafe fn open_wal(
         // A VFS above names files by names of its own: never a real WAL beside a log.
         // SAFETY: a C string.
         None if registration.names.has_virtual(unsafe { CStr::from_ptr(name) }) => refuse(),
-        // SAFETY: passed on as it came.
-        _ => unsafe { registration.base.open(name, file, flags, out_flags) },
+        known => {
+            if let Some(known) = known {
+                known.handle.real_wal_opens();
+            }
+            // SAFETY: passed on as it came.
+            unsafe { registration.base.open(name, file, flags, out_flags) }
+        }
     }
 }
 

@@ -1,21 +1,64 @@
-//! The virtual WAL of a joined handle: a file object without a file behind it.
+//! The virtual WAL of a joined handle: a file object without a file behind it. Where the connection has the database for itself
+//! (`locking_mode=EXCLUSIVE`) the base's `-wal` is, whose file object lies behind our head.
 //!
 //! SQLite opens it while the main file is open and closes it before (`sqlite3PagerClose`), so
 //! it may read the database through the main file's base handle.
 
-use super::base::RawBase;
+use super::base::{BaseVfs, RawBase};
 use super::guard::{guard, guard_value};
-use super::main_file::{bytes_mut, bytes_of};
-use crate::handle::Handle;
+use super::main_file::{HEAD_BYTES, bytes_mut, bytes_of};
+use crate::handle::{BaseFile, Handle};
 use crate::sqlite::Code;
-use crate::sqlite::ffi::{IoMethods, RawFile};
-use std::ffi::{c_int, c_void};
+use crate::sqlite::ffi::{self, IoMethods, RawFile};
+use crate::sync::Mutex;
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 struct WalFile {
     handle: Arc<Handle>,
     /// The connection's own handle on the database file.
     base: RawBase,
+    /// What opens the real `-wal`, and its name, which SQLite keeps as long as the main file is open.
+    vfs: BaseVfs,
+    name: *const c_char,
+    /// Room for the real one's file object.
+    room: *mut RawFile,
+    /// The real one that is open, and its number (`Handle::real_wal`).
+    real: Mutex<Option<(u64, RawBase)>>,
+}
+
+impl WalFile {
+    /// The real `-wal` that this file stands for now, opened with the first call that needs it.
+    fn real(&self) -> Result<Option<RawBase>, Code> {
+        let wanted = self.handle.real_wal()?;
+        let mut real = self.real.lock();
+        match (*real, wanted) {
+            (Some((number, file)), Some(wanted)) if number == wanted => return Ok(Some(file)),
+            (Some((_, file)), _) => {
+                *real = None;
+                file.close()?;
+            }
+            (None, _) => {}
+        }
+        let Some(number) = wanted else { return Ok(None) };
+        let flags = ffi::OPEN_READWRITE | ffi::OPEN_CREATE | ffi::OPEN_WAL;
+        let mut opened_with: c_int = 0;
+        // SAFETY: SQLite's own name of the WAL; `szOsFile` of our VFS has room for the base's file object behind the head, where none is
+        // open now.
+        let file = unsafe {
+            (*self.room).methods = std::ptr::null();
+            let opened = self.vfs.open(self.name, self.room, flags, &raw mut opened_with);
+            let file = (!(*self.room).methods.is_null()).then(|| RawBase::new(self.room));
+            if let Err(code) = opened {
+                // A failed open that leaves methods wants `xClose`.
+                file.map_or(Ok(()), RawBase::close)?;
+                return Err(code);
+            }
+            file.ok_or(Code::CANTOPEN)?
+        };
+        *real = Some((number, file));
+        Ok(Some(file))
+    }
 }
 
 #[repr(C)]
@@ -28,13 +71,20 @@ struct Head {
 /// Opens the virtual WAL of a handle in SQLite's file object.
 ///
 /// # Safety
-/// `file` is the file object of this `xOpen`; `base` stays open until it is closed.
-pub(super) unsafe fn install(handle: Arc<Handle>, base: RawBase, file: *mut RawFile) -> Result<(), Code> {
+/// `file` is the file object of this `xOpen`, and `name` its name; `base` stays open until it is closed.
+pub(super) unsafe fn install(
+    handle: Arc<Handle>,
+    base: RawBase,
+    vfs: BaseVfs,
+    name: *const c_char,
+    file: *mut RawFile,
+) -> Result<(), Code> {
     handle.wal_open()?;
-    let wal = WalFile { handle, base };
     let head: *mut Head = file.cast();
-    // SAFETY: `szOsFile` of our VFS covers the head.
+    // SAFETY: `szOsFile` of our VFS covers the head, and behind it the base's file object.
     unsafe {
+        let room = file.byte_add(HEAD_BYTES);
+        let wal = WalFile { handle, base, vfs, name, room, real: Mutex::new(None) };
         (*head).wal = Box::into_raw(Box::new(wal));
         (*head).file.methods = &raw const METHODS;
     }
@@ -57,7 +107,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
         let wal = unsafe { opened(file) }?;
         let closed = guard_value(Err(Code::IOERR), || {
             wal.handle.wal_close();
-            Ok(())
+            wal.real.lock().take().map_or(Ok(()), |(_, file)| file.close())
         });
         // SAFETY: the state came from `Box::into_raw` in `install`, and nobody uses it after this call.
         unsafe {
@@ -74,7 +124,10 @@ unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int,
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (wal, buffer) = unsafe { (opened(file)?, bytes_mut(data, bytes).ok_or(Code::IOERR_READ)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_READ)?;
-        wal.handle.wal_read(&mut wal.base.clone(), buffer, offset)
+        match wal.real()? {
+            Some(mut real) => real.read(buffer, offset),
+            None => wal.handle.wal_read(&mut wal.base.clone(), buffer, offset),
+        }
     })
 }
 
@@ -83,7 +136,10 @@ unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_i
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (wal, data) = unsafe { (opened(file)?, bytes_of(data, bytes).ok_or(Code::IOERR_WRITE)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
-        wal.handle.wal_write(data, offset)
+        match wal.real()? {
+            Some(mut real) => real.write(data, offset),
+            None => wal.handle.wal_write(data, offset),
+        }
     })
 }
 
@@ -91,14 +147,22 @@ unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
     guard(Code::IOERR_TRUNCATE, || {
         // SAFETY: SQLite's open file.
         let wal = unsafe { opened(file) }?;
-        wal.handle.wal_truncate(u64::try_from(bytes).map_err(|_| Code::IOERR_TRUNCATE)?)
+        let bytes = u64::try_from(bytes).map_err(|_| Code::IOERR_TRUNCATE)?;
+        match wal.real()? {
+            Some(mut real) => real.truncate(bytes),
+            None => wal.handle.wal_truncate(bytes),
+        }
     })
 }
 
 unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
     guard(Code::IOERR_FSYNC, || {
         // SAFETY: SQLite's open file.
-        unsafe { opened(file) }?.handle.wal_sync(flags)
+        let wal = unsafe { opened(file) }?;
+        match wal.real()? {
+            Some(mut real) => real.sync(flags),
+            None => wal.handle.wal_sync(flags),
+        }
     })
 }
 
@@ -106,7 +170,11 @@ unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
     guard(Code::IOERR_FSTAT, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (wal, out) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
-        *out = i64::try_from(wal.handle.wal_bytes()?).map_err(|_| Code::IOERR_FSTAT)?;
+        let bytes = match wal.real()? {
+            Some(mut real) => real.bytes()?,
+            None => wal.handle.wal_bytes()?,
+        };
+        *out = i64::try_from(bytes).map_err(|_| Code::IOERR_FSTAT)?;
         Ok(())
     })
 }

@@ -113,6 +113,11 @@ impl Index {
         region.set_word(BACKFILL_ATTEMPTED_WORD, backfill);
     }
 
+    /// `nBackfill`
+    pub fn backfilled(&self) -> u32 {
+        self.regions[0].word(BACKFILL_WORD)
+    }
+
     /// The page of a frame (`walFramePgno`); 0 if the index has none.
     pub fn page(&self, frame: u32) -> u32 {
         if frame == 0 {

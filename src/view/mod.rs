@@ -36,6 +36,7 @@ pub use wal_file::{ReadImage, Written};
 
 use header::Copies;
 use index::Index;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -221,6 +222,30 @@ impl View {
     #[must_use]
     pub fn has_several_blocks(&self) -> bool {
         self.max_frame() > index::FIRST_REGION_FRAMES
+    }
+
+    /// What SQLite, without locks of the wal-index (`WAL_EXCLUSIVE_MODE`), has put into a WAL file of its own and not into the
+    /// database file: page and newest frame of each, by page; and the size of the database in pages.
+    #[must_use]
+    pub fn frames_to_backfill(&self) -> (Vec<(u32, u32)>, u32) {
+        let header = self.index.header();
+        let newest: BTreeMap<u32, u32> = (self.index.backfilled().saturating_add(1)..=header.max_frame)
+            .map(|frame| (self.index.page(frame), frame))
+            .collect();
+        let inside = |page: u32| page > 0 && page <= header.database_pages;
+        (newest.into_iter().filter(|(page, _)| inside(*page)).collect(), header.database_pages)
+    }
+
+    /// All that the live header shows is in the database file, and stands for `sequence`: the header stays as SQLite left it. (With
+    /// `mxFrame` = 0 the next refresh builds the view anew.)
+    pub fn adopt(&mut self, sequence: u64) {
+        self.numbers.clear();
+        self.numbers.resize(self.max_frame() as usize, 0);
+        self.own_frames = self.max_frame();
+        self.bound_floor = 0;
+        self.renumber = self.live_max_frame_is_zero();
+        self.sequence = (!self.renumber).then_some(sequence);
+        self.reset_checkpoint_info();
     }
 
     /// The memory that the lane stages in from now on, for what it had; while nothing is staged, else `memory` comes

@@ -3,7 +3,7 @@
 use crate::database::DatabaseFile;
 use crate::openers::Openers;
 use pwal::disk::Directory;
-use pwal::shared::{Attached, Control, LockProbe, Observed, State, lock_is_held, stock_is_shared};
+use pwal::shared::{Attached, Control, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal};
 use std::io;
 
 /// Whether a live engine owns the database.
@@ -11,9 +11,9 @@ pub fn is_owned(database: &DatabaseFile) -> io::Result<bool> {
     Ok(lock_is_held(&database.log_directory())?.unwrap_or(false))
 }
 
-/// Whether connections of pwal work on stock SQLite's own `-wal`, beside one of stock's that was there first.
-pub fn is_beside_stock(database: &DatabaseFile) -> io::Result<bool> {
-    stock_is_shared(&database.log_directory())
+/// Whether connections of pwal work on stock SQLite's own `-wal`.
+pub fn stock_wal(database: &DatabaseFile) -> io::Result<OnStockWal> {
+    on_stock_wal(&database.log_directory())
 }
 
 /// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.

@@ -7,7 +7,7 @@ use crate::owner;
 use crate::text::{self, Table, say};
 use pwal::disk::Directory;
 use pwal::log::stamp::StampState;
-use pwal::shared::{Attached, ReadOnlyWords, now_us};
+use pwal::shared::{Attached, OnStockWal, ReadOnlyWords, now_us};
 use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Done {
 struct Status {
     database: DatabaseFile,
     owned: bool,
-    beside_stock: bool,
+    stock_wal: OnStockWal,
     openers: Openers,
     log: Option<LogFiles>,
     /// What the shared words say; `None`: they are not ready, or nobody owns the log.
@@ -74,8 +74,8 @@ impl Status {
         let directory = database.log_directory();
         let owned =
             owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
-        let beside_stock = owner::is_beside_stock(&database)
-            .map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
+        let stock_wal =
+            owner::stock_wal(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
         let words = if owned { owner::attached(&database) } else { Ok(None) };
         let (words, unread) = match words {
             Ok(words) => (words.map(|(control, attached)| Words::read(control.words(), attached)), None),
@@ -83,7 +83,7 @@ impl Status {
             Err(error) => (None, Some(format!("control cannot be read: {error}"))),
         };
         let (openers, log) = (Openers::of(&database), LogFiles::of(&database));
-        Ok(Status { database, owned, beside_stock, openers, log, words, unread })
+        Ok(Status { database, owned, stock_wal, openers, log, words, unread })
     }
 
     fn show(&self) {
@@ -143,7 +143,8 @@ impl Status {
             "page_bytes": database.page_bytes(),
             "header": database.describe(),
             "open_through_pwal": owned,
-            "beside_stock": self.beside_stock,
+            "beside_stock": self.stock_wal == OnStockWal::Shared,
+            "exclusive": self.stock_wal == OnStockWal::Alone,
             "state": self.state(),
             "open_in": self.openers.all.iter().map(|opener| json!({
                 "pid": opener.pid,
@@ -186,7 +187,10 @@ impl Status {
     fn state(&self) -> &'static str {
         match (self.owned, self.database.stamp()) {
             (true, _) => "open through pwal",
-            (false, StampState::Plain { wal: true }) if self.beside_stock => {
+            (false, StampState::Plain { .. }) if self.stock_wal == OnStockWal::Alone => {
+                "open through pwal in locking_mode=EXCLUSIVE: one connection has it for itself, on stock SQLite's own -wal"
+            }
+            (false, StampState::Plain { wal: true }) if self.stock_wal == OnStockWal::Shared => {
                 "open through pwal, on stock SQLite's own -wal: a connection that is not on pwal was there first"
             }
             (false, StampState::Plain { wal: true }) => "not open through pwal; pwal takes it with the next open",

@@ -21,7 +21,7 @@ use crate::failure::{Done, Failure};
 use crate::openers::Openers;
 use crate::owner;
 use crate::text::{self, say};
-use pwal::shared::{Attached, Observed};
+use pwal::shared::{Attached, Observed, OnStockWal};
 use report::{Report, Verdict};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,8 @@ struct Scene {
     /// The shared words of a live engine, and who is attached.
     words: io::Result<Option<(Observed, Vec<Attached>)>>,
     openers: Openers,
-    /// Whether connections of pwal work as stock SQLite does, beside one of stock's.
-    beside_stock: bool,
+    /// Whether connections of pwal work as stock SQLite does.
+    stock_wal: OnStockWal,
 }
 
 impl Scene {
@@ -97,8 +97,8 @@ impl Scene {
         let owned = owner::is_owned(&database).unwrap_or(false);
         let words = if owned { owner::attached(&database) } else { Ok(None) };
         let openers = Openers::of(&database);
-        let beside_stock = owner::is_beside_stock(&database).unwrap_or(false);
-        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers, beside_stock })
+        let stock_wal = owner::stock_wal(&database).unwrap_or(OnStockWal::No);
+        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers, stock_wal })
     }
 
     /// The attached processes, as far as they can be known.

@@ -5,7 +5,7 @@ use super::report::Report;
 use crate::openers::{Opener, Way};
 use crate::text;
 use pwal::log::stamp::StampState;
-use pwal::shared::{Attached, PROCESS_SLOTS, ReadOnlyWords, now_us};
+use pwal::shared::{Attached, OnStockWal, PROCESS_SLOTS, ReadOnlyWords, now_us};
 use std::time::Duration;
 
 const PROCESSES: &str = "processes";
@@ -94,9 +94,13 @@ fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
 
 fn check_others(scene: &Scene, report: &mut Report) {
     let rollback = matches!(scene.database.stamp(), StampState::Plain { wal: false }) && !scene.owned;
-    if scene.beside_stock {
-        let ours = scene.openers.all.iter().filter(|opener| opener.way == Way::Pwal);
-        let names = ours.map(Opener::to_string).collect::<Vec<_>>().join(", ");
+    let ours = scene.openers.all.iter().filter(|opener| opener.way == Way::Pwal);
+    let names = ours.map(Opener::to_string).collect::<Vec<_>>().join(", ");
+    if scene.stock_wal == OnStockWal::Alone {
+        let found = format!("has it for itself, on stock SQLite's own -wal: {names}");
+        report.warn(OTHERS, found, "locking_mode=EXCLUSIVE: all others get \"database is locked\" until it is closed");
+    }
+    if scene.stock_wal == OnStockWal::Shared {
         let found = format!("works on stock SQLite's own -wal, beside a connection that was there first: {names}");
         let advice = "close what is not on pwal, and then these, or restart them: the next open is on pwal again";
         report.warn(OTHERS, found, advice);

@@ -1,0 +1,757 @@
+//! `locking_mode=EXCLUSIVE` on databases in WAL mode, step by step, by stock SQLite and through pwal: every answer has to be
+//! the same, and what is left.
+//!
+//! Each scene is a list of steps, played once by processes on stock SQLite and once by processes on pwal, each on a database of
+//! its own: in WAL mode, with a table `t(x)` and one row in it. Nobody waits for a lock.
+
+mod common;
+mod processes;
+
+use common::{Watchdog, library};
+use processes::agent::Agent;
+use pwal::shared::OnStockWal;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The processes of a scene, and its database.
+struct Stage {
+    vfs: &'static str,
+    scratch: common::Scratch,
+    agents: BTreeMap<char, Agent>,
+}
+
+impl Stage {
+    fn new(vfs: &'static str) -> Stage {
+        let stage = Stage { vfs, scratch: common::Scratch::new(), agents: BTreeMap::new() };
+        let stock = common::open_stock(&stage.path());
+        common::run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+        common::close(stock);
+        stage
+    }
+
+    fn path(&self) -> PathBuf {
+        self.scratch.file("app.db")
+    }
+
+    /// One step, and its answer. It is `<process><connection> <statement>`, or one of:
+    /// * `<process><connection> open`, `open stock` (not on pwal), `open for reading`, `close`;
+    /// * `<process><connection> attach`: a connection whose main database is another one, with this one as `app`;
+    /// * `<process> kill`;
+    /// * `wal`: whether a `-wal` lies beside the database, and is a file.
+    fn play(&mut self, step: &str) -> String {
+        let path = self.path();
+        let (who, what) = step.split_once(' ').unwrap_or((step, ""));
+        if who == "wal" {
+            return wal(&path);
+        }
+        let process = who.chars().next().expect("a process");
+        let name = &who[1..];
+        if what == "kill" {
+            self.agents.remove(&process).expect("a process").kill();
+            return String::from("killed");
+        }
+        let agent = self.agents.entry(process).or_insert_with(Agent::start);
+        let mut open = |vfs: &str, path: &str| {
+            let answer = agent.ask(&format!("{name} .vfs {vfs} {path}"));
+            assert_eq!(agent.ask(&format!("{name} .timeout 0")), "ok");
+            answer
+        };
+        match what {
+            "open" => open(self.vfs, &path.display().to_string()),
+            "open stock" => open(common::STOCK, &path.display().to_string()),
+            "open for reading" => open(self.vfs, &format!("file:{}?mode=ro", path.display())),
+            "attach" => {
+                assert_eq!(open(common::STOCK, ":memory:"), "open");
+                agent.ask(&format!("{name} ATTACH 'file:{}?vfs={}' AS app", path.display(), self.vfs))
+            }
+            "close" => agent.ask(&format!("{name} .close")),
+            sql => agent.ask(&format!("{name} {sql}")),
+        }
+    }
+
+    /// All close; what is left.
+    fn end(self) -> Vec<String> {
+        let path = self.path();
+        self.agents.into_values().for_each(Agent::end);
+        // What a killed one left.
+        let last = common::try_open(&path, common::flags(), self.vfs).expect("open");
+        common::text(&last, "SELECT x FROM t");
+        common::close(last);
+        let beside = format!("beside: {:?}", common::beside(&path));
+        let stock = common::open_stock(&path);
+        let left = format!("left: {}", common::rows(&stock, "SELECT x FROM t").expect("its rows").join(" "));
+        common::assert_integrity(&stock);
+        common::close(stock);
+        vec![beside, left]
+    }
+}
+
+/// Plays the steps on this VFS; what was answered, a line for each step.
+fn play(vfs: &'static str, steps: &[&str]) -> Vec<String> {
+    let mut stage = Stage::new(vfs);
+    let mut answers: Vec<String> = steps.iter().map(|step| format!("{step}: {}", stage.play(step))).collect();
+    answers.extend(stage.end());
+    answers
+}
+
+/// Whether a file has the name of the `-wal`.
+fn wal(path: &Path) -> String {
+    let name = format!("{}-wal", path.display());
+    std::fs::symlink_metadata(name).is_ok_and(|wal| wal.is_file()).to_string()
+}
+
+/// The steps, played on both.
+#[track_caller]
+fn same(steps: &[&str]) {
+    let _watchdog = Watchdog::new("a scene of locking_mode", Duration::from_secs(100));
+    let (stock, pwal) = (play(common::STOCK, steps), play(common::vfs(), steps));
+    for (stock, pwal) in stock.iter().zip(&pwal) {
+        if stock == pwal { println!("  {stock}") } else { println!("! {stock} | {pwal}") }
+    }
+    assert_eq!(pwal, stock);
+}
+
+#[test]
+fn before_the_first_read() {
+    same(&[
+        "1a open",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "2b open",
+        "2b SELECT x FROM t",
+        "2b INSERT INTO t VALUES('other')",
+        "1b open",
+        "1b SELECT x FROM t",
+        "1a INSERT INTO t VALUES(1)",
+        "1a BEGIN",
+        "1a INSERT INTO t VALUES(2)",
+        "1a ROLLBACK",
+        "1a UPDATE t SET x=x+10",
+        "1a PRAGMA journal_mode",
+        "1a PRAGMA wal_checkpoint",
+        "1a INSERT INTO t VALUES(3)",
+        "1a SELECT x FROM t",
+        "2b SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(4)",
+        "2b SELECT x FROM t",
+        "1a close",
+        "2b SELECT x FROM t",
+        "2b INSERT INTO t VALUES(5)",
+    ]);
+}
+
+#[test]
+fn before_the_first_write() {
+    same(&[
+        "1a open",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(1)",
+        "wal",
+        "2a open",
+        "2a INSERT INTO t VALUES('other')",
+        "2a PRAGMA journal_mode=DELETE",
+        "1a PRAGMA wal_checkpoint(TRUNCATE)",
+        "1a INSERT INTO t VALUES(2)",
+        "1a close",
+        "wal",
+        "2a INSERT INTO t VALUES(3)",
+    ]);
+}
+
+#[test]
+fn behind_the_first_read() {
+    same(&[
+        "1a open",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a close",
+        "1a INSERT INTO t VALUES(1)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a INSERT INTO t VALUES('other')",
+        "1b open",
+        "1b SELECT x FROM t",
+        "1a UPDATE t SET x=x+10",
+        "1a BEGIN",
+        "1a DELETE FROM t",
+        "1a ROLLBACK",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "1b SELECT x FROM t",
+        "2a INSERT INTO t VALUES(2)",
+        "1b INSERT INTO t VALUES(3)",
+        "1a INSERT INTO t VALUES(4)",
+        "2a SELECT x FROM t",
+        "1a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn behind_commits() {
+    same(&[
+        "1a open",
+        "1a INSERT INTO t VALUES(1)",
+        "1a INSERT INTO t VALUES(2)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(3)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a CREATE TABLE u(y)",
+        "1a INSERT INTO u VALUES(zeroblob(100000))",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(4)",
+        "2a INSERT INTO t VALUES(5)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(6)",
+        "2a close",
+        "1a INSERT INTO t VALUES(7)",
+        "1a SELECT x FROM t",
+        "1a PRAGMA wal_checkpoint(TRUNCATE)",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "2a open",
+        "2a INSERT INTO t VALUES(8)",
+        "1a SELECT x FROM t",
+        "1a INSERT INTO t VALUES(9)",
+    ]);
+}
+
+#[test]
+fn inside_a_transaction() {
+    same(&[
+        "1a open",
+        "1a INSERT INTO t VALUES(1)",
+        "1a BEGIN",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a COMMIT",
+        "1a BEGIN",
+        "1a SELECT x FROM t",
+        "1a INSERT INTO t VALUES(2)",
+        "1a COMMIT",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a BEGIN IMMEDIATE",
+        "1a ROLLBACK",
+        "1a BEGIN IMMEDIATE",
+        "1a INSERT INTO t VALUES(3)",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a COMMIT",
+        "2a INSERT INTO t VALUES(4)",
+        "1a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn beside_others() {
+    same(&[
+        "1a open",
+        "2a open",
+        "1a SELECT x FROM t",
+        "2a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "1a INSERT INTO t VALUES('refused')",
+        "2a INSERT INTO t VALUES(1)",
+        "1a SELECT x FROM t",
+        "1b open",
+        "1b PRAGMA locking_mode=EXCLUSIVE",
+        "1b SELECT x FROM t",
+        "2a close",
+        "1b SELECT x FROM t",
+        "1b close",
+        "1a INSERT INTO t VALUES(2)",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "2a open",
+        "2a INSERT INTO t VALUES(3)",
+    ]);
+}
+
+#[test]
+fn two_that_want_it() {
+    same(&[
+        "1a open",
+        "2a open",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "2a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "2a SELECT x FROM t",
+        "1a INSERT INTO t VALUES(1)",
+        "2a INSERT INTO t VALUES('refused')",
+        "1a close",
+        "2a INSERT INTO t VALUES(2)",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn to_rollback_mode_and_back() {
+    same(&[
+        "1a open",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA journal_mode=DELETE",
+        "wal",
+        "1a INSERT INTO t VALUES(2)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a PRAGMA journal_mode=WAL",
+        "1a INSERT INTO t VALUES(3)",
+        "wal",
+        "2a SELECT x FROM t",
+        "1a PRAGMA journal_mode=DELETE",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(4)",
+        "1a PRAGMA journal_mode=WAL",
+        "1a INSERT INTO t VALUES(5)",
+        "2a INSERT INTO t VALUES(6)",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn to_rollback_mode_behind_the_first_read() {
+    same(&[
+        "1a open",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(2)",
+        "1a PRAGMA journal_mode=DELETE",
+        "wal",
+        "1a INSERT INTO t VALUES(3)",
+        "1a PRAGMA journal_mode=WAL",
+        "1a INSERT INTO t VALUES(4)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a close",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn from_rollback_mode() {
+    same(&[
+        "1a open",
+        "1a PRAGMA journal_mode=DELETE",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA journal_mode=WAL",
+        "1a INSERT INTO t VALUES(2)",
+        "wal",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(3)",
+        "2a SELECT x FROM t",
+        "1a close",
+        "2a INSERT INTO t VALUES(4)",
+    ]);
+}
+
+/// A process that was killed left a log, a `-wal` there, which the one that wants the database alone recovers first.
+#[test]
+fn behind_a_kill() {
+    for exclusive in ["PRAGMA locking_mode=EXCLUSIVE", "SELECT x FROM t"] {
+        same(&[
+            "1a open",
+            "1a INSERT INTO t VALUES(1)",
+            "1a INSERT INTO t VALUES(2)",
+            "1 kill",
+            "2a open",
+            &format!("2a {exclusive}"),
+            "2a PRAGMA locking_mode=EXCLUSIVE",
+            "2a SELECT x FROM t",
+            "2a INSERT INTO t VALUES(3)",
+            "3a open",
+            "3a SELECT x FROM t",
+            "2 kill",
+            "3a SELECT x FROM t",
+            "3a INSERT INTO t VALUES(4)",
+            "3 kill",
+        ]);
+    }
+}
+
+#[test]
+fn killed_with_a_transaction_open() {
+    same(&[
+        "1a open",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA cache_size=5",
+        "1a BEGIN",
+        "1a CREATE TABLE u(y)",
+        "1a INSERT INTO u VALUES(zeroblob(300000))",
+        "1 kill",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a SELECT count(*) FROM sqlite_master",
+    ]);
+}
+
+/// As a SQLite with `SQLITE_DEFAULT_LOCKING_MODE=1` does: no pragma says it to the VFS.
+#[test]
+fn without_a_pragma_that_the_vfs_sees() {
+    same(&[
+        "1a attach",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a INSERT INTO t VALUES(1)",
+        "1a close",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+/// Nor does one where the main database is another one: SQLite is refused once, and comes again.
+#[test]
+fn behind_the_first_read_without_a_pragma_that_the_vfs_sees() {
+    same(&[
+        "1a attach",
+        "1a INSERT INTO t VALUES(1)",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a .timeout 1000",
+        "1a INSERT INTO t VALUES(2)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(3)",
+        "1a SELECT x FROM t",
+        "2a close",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(4)",
+        "1a INSERT INTO t VALUES(5)",
+        "1 kill",
+        "2a open",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+/// More frames than one block of the wal-index has, pages that were spilled and rolled back, a database that became smaller.
+#[test]
+fn large_transactions() {
+    same(&[
+        "1a open",
+        "1a CREATE TABLE u(y)",
+        "1a INSERT INTO u VALUES(zeroblob(3000000))",
+        "1a PRAGMA cache_size=10",
+        "1a PRAGMA wal_autocheckpoint=0",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO u VALUES(zeroblob(20000000))",
+        "1a INSERT INTO u VALUES(randomblob(10000))",
+        "1a BEGIN",
+        "1a UPDATE u SET y=zeroblob(length(y))",
+        "1a SELECT sum(length(y)) FROM u",
+        "1a ROLLBACK",
+        "1a SELECT sum(length(y)) FROM u",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(1)",
+        "2a open",
+        "2a PRAGMA integrity_check",
+        "2a SELECT sum(length(y)) FROM u",
+        "2a DELETE FROM u WHERE length(y) > 10000",
+        "1a SELECT sum(length(y)) FROM u",
+        "2a close",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a VACUUM",
+        "1a PRAGMA page_count",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT count(*) FROM u",
+        "2a open",
+        "2a INSERT INTO t VALUES(2)",
+        "2a PRAGMA integrity_check",
+        "1a PRAGMA page_count",
+    ]);
+}
+
+#[test]
+fn back_to_normal_without_a_write_or_a_read_in_between() {
+    same(&[
+        "1a open",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(2)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a BEGIN",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(3)",
+        "1a COMMIT",
+        "2a open",
+        "2a INSERT INTO t VALUES(4)",
+        "1a SELECT x FROM t",
+        "2a close",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a BEGIN IMMEDIATE",
+        "1a COMMIT",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a BEGIN IMMEDIATE",
+        "1a INSERT INTO t VALUES(5)",
+        "1a COMMIT",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(6)",
+        "1a PRAGMA journal_mode=DELETE",
+        "2a close",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES(7)",
+        "1a PRAGMA journal_mode=DELETE",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a PRAGMA journal_mode=WAL",
+        "1a INSERT INTO t VALUES(8)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(9)",
+        "1a SELECT x FROM t",
+    ]);
+}
+
+#[test]
+fn for_reading() {
+    same(&[
+        "1a open for reading",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "2a open",
+        "2a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(1)",
+        "1a SELECT x FROM t",
+        "1a close",
+        "1a open for reading",
+        "1a SELECT x FROM t",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a SELECT x FROM t",
+        "1a INSERT INTO t VALUES('refused')",
+        "2a INSERT INTO t VALUES(2)",
+    ]);
+}
+
+/// Where stock SQLite was there first, every connection works as it does.
+#[test]
+fn beside_stock() {
+    same(&[
+        "3a open stock",
+        "3a SELECT x FROM t",
+        "1a open",
+        "1a INSERT INTO t VALUES(1)",
+        "1a PRAGMA locking_mode=EXCLUSIVE",
+        "1a INSERT INTO t VALUES('refused')",
+        "2a open",
+        "2a PRAGMA locking_mode=EXCLUSIVE",
+        "2a INSERT INTO t VALUES('refused')",
+        "3a INSERT INTO t VALUES(2)",
+        "3a close",
+        "1a INSERT INTO t VALUES('refused')",
+        "2a close",
+        "1a INSERT INTO t VALUES(3)",
+        "2a open",
+        "2a SELECT x FROM t",
+        "3a open stock",
+        "3a SELECT x FROM t",
+        "1a PRAGMA locking_mode=NORMAL",
+        "1a SELECT x FROM t",
+        "2a INSERT INTO t VALUES(4)",
+        "3a INSERT INTO t VALUES(5)",
+        "1a INSERT INTO t VALUES(6)",
+        "1a SELECT x FROM t",
+    ]);
+}
+
+/// Stock SQLite comes while somebody has the database for itself, and is refused as it is by one of its own.
+#[test]
+fn before_stock() {
+    for first in ["1a PRAGMA cache_size", "1a SELECT x FROM t"] {
+        same(&[
+            "1a open",
+            first,
+            "1a PRAGMA locking_mode=EXCLUSIVE",
+            "1a INSERT INTO t VALUES(1)",
+            "3a open stock",
+            "3a SELECT x FROM t",
+            "3a PRAGMA journal_mode=DELETE",
+            "3a VACUUM",
+            "1a INSERT INTO t VALUES(2)",
+            "1a close",
+            "3a INSERT INTO t VALUES(3)",
+        ]);
+    }
+}
+
+/// Several databases in one transaction, one of which is had alone.
+#[test]
+fn with_another_database_in_the_transaction() {
+    same(&[
+        "1a open",
+        "1a ATTACH ':memory:' AS other",
+        "1a CREATE TABLE other.u(y)",
+        "1a SELECT x FROM t",
+        "1a PRAGMA main.locking_mode=EXCLUSIVE",
+        "1a BEGIN",
+        "1a INSERT INTO t VALUES(1)",
+        "1a INSERT INTO u VALUES(1)",
+        "1a COMMIT",
+        "1a BEGIN",
+        "1a INSERT INTO u VALUES(2)",
+        "1a INSERT INTO t VALUES(2)",
+        "1a ROLLBACK",
+        "1a SELECT x, y FROM t, u",
+        "1a PRAGMA main.locking_mode=NORMAL",
+        "1a INSERT INTO t VALUES(3)",
+        "2a open",
+        "2a SELECT x FROM t",
+    ]);
+}
+
+/// Whatever two processes do, one after the other: the seed and the steps are shown where an answer differs.
+#[test]
+fn in_any_order() {
+    let first = common::env_number("PWAL_TEST_SEED", 1);
+    for seed in first..first + common::env_number("PWAL_TEST_ROUNDS", 4) {
+        let _watchdog = Watchdog::new("any order", Duration::from_secs(100));
+        let (mut stock, mut pwal) = (Stage::new(common::STOCK), Stage::new(common::vfs()));
+        let mut dice = pwal::disk::sim::Dice::new(seed);
+        let mut open = [false; 3];
+        let mut steps = Vec::new();
+        for number in 0..60 {
+            let who = dice.index(open.len());
+            let name = ["1a", "1b", "2a"][who];
+            let what = match dice.index(17) {
+                _ if !open[who] => String::from("open"),
+                0 => String::from("close"),
+                1..=3 => String::from("PRAGMA locking_mode=EXCLUSIVE"),
+                4..=5 => String::from("PRAGMA locking_mode=NORMAL"),
+                6 => String::from("PRAGMA journal_mode=DELETE"),
+                7 => String::from("PRAGMA journal_mode=WAL"),
+                8..=10 => String::from("SELECT x FROM t"),
+                16 => {
+                    let (process, its) = if who == 2 { ("2", 2..3) } else { ("1", 0..2) };
+                    open[its].fill(false);
+                    for stage in [&mut stock, &mut pwal] {
+                        stage.play(&format!("{process} kill"));
+                    }
+                    steps.push(format!("{process} kill"));
+                    continue;
+                }
+                11 => format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({number}); ROLLBACK"),
+                _ => format!("INSERT INTO t VALUES({number})"),
+            };
+            match what.as_str() {
+                "open" => open[who] = true,
+                "close" => open[who] = false,
+                _ => {}
+            }
+            let step = format!("{name} {what}");
+            let (of_stock, of_pwal) = (stock.play(&step), pwal.play(&step));
+            steps.push(format!("{step}: {of_stock}"));
+            assert_eq!(of_pwal, of_stock, "seed {seed}: {steps:#?}");
+        }
+        assert_eq!(pwal.end(), stock.end(), "seed {seed}: {steps:#?}");
+    }
+}
+
+/// A kill at each step of the way into the mode and back: all that was acknowledged is there.
+#[test]
+#[cfg(debug_assertions)]
+fn killed_on_the_way() {
+    if !common::on_pwal() {
+        return;
+    }
+    for (point, first, left) in [
+        ("retired_alone", "SELECT x FROM t", "0 1"),
+        ("retired_alone", "PRAGMA cache_size", "0 1"),
+        ("backfilled_alone", "SELECT x FROM t", "0 1 2 3"),
+        ("sharing_again", "SELECT x FROM t", "0 1 2 3"),
+    ] {
+        let _watchdog = Watchdog::new(point, Duration::from_secs(100));
+        let mut stage = Stage::new(common::PWAL);
+        for step in ["2a open", "2a INSERT INTO t VALUES(1)"] {
+            stage.play(step);
+        }
+        stage.play("2 kill");
+        let path = stage.path();
+        let mut agent = Agent::start_with(&[("PWAL_TEST_DIE_AT", point.to_owned())]);
+        agent.open("c", &path);
+        agent.run(first);
+        for sql in [
+            "PRAGMA locking_mode=EXCLUSIVE",
+            "INSERT INTO t VALUES(2)",
+            "UPDATE t SET x=x",
+            "INSERT INTO t VALUES(3)",
+            "PRAGMA locking_mode=NORMAL",
+            "SELECT x FROM t",
+        ] {
+            agent.tell(&format!("c {sql}"));
+        }
+        agent.end_killed();
+        assert_eq!(stage.end(), ["beside: []", &format!("left: {left}")], "{point}, {first}");
+    }
+}
+
+#[test]
+fn it_says_what_it_is() {
+    if !common::on_pwal() {
+        return;
+    }
+    for steps in [
+        vec!["PRAGMA locking_mode=EXCLUSIVE", "INSERT INTO t VALUES(1)"],
+        vec!["SELECT x FROM t", "PRAGMA locking_mode=EXCLUSIVE", "INSERT INTO t VALUES(1)"],
+        vec![
+            "PRAGMA journal_mode=DELETE",
+            "PRAGMA locking_mode=EXCLUSIVE",
+            "PRAGMA journal_mode=WAL",
+            "INSERT INTO t VALUES(1)",
+        ],
+    ] {
+        let stage = Stage::new(common::PWAL);
+        let (mut alone, mut other) = (Agent::on(&stage.path()), Agent::on(&stage.path()));
+        steps.iter().for_each(|sql| drop(alone.run(sql)));
+        let why = "locking_mode=EXCLUSIVE: this connection has the database for itself";
+        for word in ["\"active\":false", "\"exclusive\":true", why] {
+            assert!(alone.status().contains(word), "{word}: {}", alone.status());
+        }
+        let mode = alone.run("PRAGMA parallel_wal_mode");
+        assert!(mode.starts_with(&format!("inactive: {why}")), "{mode}");
+        other.ask("c .timeout 0");
+        assert_eq!(other.ask("c SELECT x FROM t"), "code 5");
+        assert!(other.status().contains("a connection with locking_mode=EXCLUSIVE"), "{}", other.status());
+        // By a lock that no close of the file in that process drops.
+        let lock = pwal::shared::on_stock_wal(&stage.scratch.file("app.db-pwal")).expect("its lock file");
+        assert_eq!(lock, OnStockWal::Alone);
+        let tool = |command: &str| {
+            let output =
+                Command::new(library::tool()).arg(command).arg(stage.path()).output().expect("the tool starts");
+            String::from_utf8(output.stdout).expect("a text")
+        };
+        for command in ["status", "doctor"] {
+            let said = tool(command);
+            assert!(said.contains("locking_mode=EXCLUSIVE") && said.contains("for itself"), "{said}");
+        }
+        alone.close();
+        other.run("INSERT INTO t VALUES(2)");
+        assert!(other.status().contains("\"active\":true"), "{}", other.status());
+        other.end();
+        alone.end();
+        assert_eq!(stage.end(), ["beside: []", "left: 0 1 2"]);
+    }
+}
