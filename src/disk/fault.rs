@@ -224,6 +224,10 @@ impl LogDirectory for FaultDirectory {
         self.inner.sync_parent()
     }
 
+    fn sync_journal(&self) -> io::Result<()> {
+        self.inner.sync_journal()
+    }
+
     fn remove_directory(&self) -> io::Result<bool> {
         self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
         self.inner.remove_directory()

@@ -19,9 +19,11 @@ pub use file_system::{links_of_open_file, not_local};
 pub use holes::data_of;
 pub use real::{RealDisk, RealLogDirectory};
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -156,6 +158,19 @@ pub trait LogDirectory: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium.
     fn sync_parent(&self) -> io::Result<()>;
+    /// Makes what the journal beside the database is now durable, if there is one.
+    ///
+    /// # Errors
+    /// Any error of the medium; not for "is not there".
+    fn sync_journal(&self) -> io::Result<()> {
+        let path = self.path().as_os_str().as_encoded_bytes();
+        let database = path.strip_suffix(b"-pwal").unwrap_or(path);
+        let journal = [database, b"-journal"].concat();
+        match open_to_read(Path::new(OsStr::from_bytes(&journal))).and_then(|journal| journal.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
     /// Removes the directory; `Ok(false)` and untouched if it is not empty, or not this process's to remove.
     ///
     /// # Errors

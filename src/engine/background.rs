@@ -5,7 +5,7 @@
 //! Each starts with the first wish and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
-use crate::interleave::Instant;
+use crate::interleave::{self, Instant};
 use crate::sync::{Condvar, Mutex};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -142,6 +142,10 @@ impl Worker {
     /// No thread (the system refuses one): the wish is nobody's until the next one, writers make their slots themselves
     /// and checkpoints run when SQLite asks with a wait.
     fn start(&self, engine: &Arc<Engine>) -> Option<JoinHandle<()>> {
+        if interleave::is_simulated() {
+            // The simulation does the work itself, at moments of its choice.
+            return None;
+        }
         let (shared, engine) = (Arc::clone(&self.0), Arc::downgrade(engine));
         crate::shared::spawn_without_signals("pwal", move || run(&shared, &engine)).ok()
     }

@@ -8,7 +8,7 @@ use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::slot_file::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
-use crate::disk::{LogDirectory, links_of_open_file, open_to_read};
+use crate::disk::{LogDirectory, links_of_open_file};
 use crate::handle::{Broker, Context};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
@@ -269,7 +269,9 @@ impl Engine {
             words.set_at_claim(checksums(&first, &file), words.at_claim().1);
             words.set_may_be_stamped(false);
         }
-        self.sync_journal()?;
+        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
+        // stamp it is refused.
+        self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, begin.file);
@@ -320,15 +322,6 @@ impl Engine {
         self.note_ordinal(begin.ordinal, begin.file);
         words.set_active();
         Ok(())
-    }
-
-    /// A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
-    /// stamp it is refused.
-    fn sync_journal(&self) -> Result<(), EngineError> {
-        match open_to_read(&beside(&self.path, "-journal")).and_then(|journal| journal.sync_all()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::sync("the journal", error)),
-            _ => Ok(()),
-        }
     }
 
     /// How the log begins: anew, or where it ended when it was retired with connections open, or when another process died

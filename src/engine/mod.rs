@@ -5,6 +5,8 @@
 //! Order of its locks: CKPT > WRITE > LEADER > CREATE > APPEND.
 
 mod background;
+#[cfg(test)]
+mod by_hand;
 mod checkpoint;
 mod commit;
 mod connections;
@@ -37,6 +39,8 @@ mod spills;
 mod status;
 mod turn;
 
+#[cfg(all(test, feature = "linked"))]
+pub(crate) use by_hand::Work;
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;

@@ -62,6 +62,15 @@ impl Registry {
         entry
     }
 
+    /// The engine of the database file at `path`, if one lives.
+    #[cfg(test)]
+    pub(crate) fn engine_of(&self, path: &Path) -> Option<Arc<Engine>> {
+        let identity = FileIdentity::of(path).ok()?;
+        let entry = self.0.lock().get(&(identity, generation())).and_then(Weak::upgrade)?;
+        let engine = entry.engine.lock();
+        engine.clone()
+    }
+
     /// The process exits: closes every engine that is its own and that nobody is in the middle of. What cannot be
     /// had in time is left to recovery.
     pub(super) fn close_all(&self) {

@@ -20,6 +20,8 @@ mod main_file;
 mod messages;
 mod methods;
 mod pager;
+#[cfg(all(test, feature = "linked"))]
+mod power_tests;
 #[cfg(feature = "linked")]
 mod recover;
 mod register;

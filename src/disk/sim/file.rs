@@ -19,6 +19,8 @@ pub(super) struct SimFile {
     medium: Vec<u8>,
     pending: BTreeMap<u64, Versions>,
     pending_bytes: Vec<(u64, u64)>,
+    /// Those of them that made the file shorter.
+    pending_cuts: Vec<(u64, u64)>,
     is_database: bool,
     /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
     same_bytes_torn: u64,
@@ -64,6 +66,7 @@ impl SimFile {
         self.cache = bytes;
         self.pending.clear();
         self.pending_bytes.clear();
+        self.pending_cuts.clear();
     }
 
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64, past_cache: bool) -> usize {
@@ -109,6 +112,7 @@ impl SimFile {
         resize(&mut self.cache, new);
         self.pending_bytes.push((clock, bytes));
         if new < old {
+            self.pending_cuts.push((clock, bytes));
             // What is cut off must not come back when the file grows again.
             for sector in new / SECTOR_BYTES..=(old - 1) / SECTOR_BYTES {
                 let now = sector_of(&self.cache, sector as u64);
@@ -143,6 +147,7 @@ impl SimFile {
             resize(&mut self.medium, usize::try_from(*bytes).unwrap_or(usize::MAX));
         }
         self.pending_bytes.drain(..covered);
+        self.pending_cuts.retain(|(at, _)| *at > clock);
         let mut chosen = Vec::new();
         self.pending.retain(|sector, values| {
             let covered = values.partition_point(|(at, _)| *at <= clock);
@@ -162,7 +167,9 @@ impl SimFile {
 
     /// What is unsynced survives old, new, in between, or torn.
     pub(super) fn power_cut(&mut self, how: &PowerCut, dice: &mut Dice) {
-        if let Some((_, bytes)) = last_survivor(&self.pending_bytes, how, dice) {
+        let size = last_survivor(&self.pending_bytes, how, dice);
+        self.power_cut_cuts(size.map_or(0, |(clock, _)| clock));
+        if let Some((_, bytes)) = size {
             resize(&mut self.medium, usize::try_from(bytes).unwrap_or(usize::MAX));
         }
         let pending = std::mem::take(&mut self.pending);
@@ -175,6 +182,22 @@ impl SimFile {
         }
         self.pending_bytes.clear();
         self.cache.clone_from(&self.medium);
+    }
+
+    /// A file that was made shorter, and the sizes up to `survived` are on the medium: where that is one of them, nothing of what
+    /// it took is; else what it took is not zeros.
+    fn power_cut_cuts(&mut self, survived: u64) {
+        for (clock, bytes) in std::mem::take(&mut self.pending_cuts) {
+            let has_happened = clock <= survived;
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            if has_happened {
+                self.medium.truncate(bytes);
+            }
+            for (_, versions) in self.pending.range_mut((bytes / SECTOR_BYTES) as u64..) {
+                versions.retain(|(at, _)| if has_happened { *at >= clock } else { *at != clock });
+            }
+        }
+        self.pending.retain(|_, versions| !versions.is_empty());
     }
 
     fn power_cut_page(&mut self, sectors: &[(u64, Versions)], how: &PowerCut, dice: &mut Dice) {

@@ -5,9 +5,11 @@
 //! directories need their own syncs. Everything is decided by one seed. The same traits are implemented by the real disk, so
 //! that the code under test is the code that users run.
 
+mod beside;
 mod dice;
 mod file;
 
+pub use beside::{SimBeside, SimBesideFile};
 pub use dice::Dice;
 
 use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, PLACEHOLDER_NAME, Plan};
@@ -113,6 +115,8 @@ struct State {
     incarnation: u64,
     /// A failed sync is told to each file that was open then, as by Linux; else to the one alone that asked for it.
     tells_each: bool,
+    /// So many bytes all files together may have.
+    capacity: Option<u64>,
 }
 
 /// The simulated disk; clones share it.
@@ -141,6 +145,7 @@ impl SimDisk {
             is_off: false,
             incarnation: 0,
             tells_each: false,
+            capacity: None,
         };
         SimDisk { state: Arc::new(Mutex::new(state)), plan: Plan::default() }
     }
@@ -620,6 +625,7 @@ impl SimHandle {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
         let effect = self.disk.plan.strike(Operation::Write, name);
+        state.check_room(self.file, offset + data.len() as u64)?;
         let runs = state.begin(self.incarnation)?;
         let clock = state.clock;
         let length = match effect {
@@ -687,6 +693,7 @@ impl SimHandle {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
         strike(&self.disk.plan, Operation::SetBytes, name)?;
+        state.check_room(self.file, bytes)?;
         if !state.begin(self.incarnation)? {
             return Err(off());
         }

@@ -1,0 +1,329 @@
+//! One simulated machine: a disk that loses what is not synced, and a real directory that stands for what the kernel shows of it.
+//!
+//! All content is the simulated disk's. The real directory has the locks, the shared memory, `lock` and `control`, and a copy of
+//! each file as its page cache holds it, for what is asked of the file system by path: the inode, the size, whether a journal
+//! is there. After a crash the next machine begins with a directory made from the disk.
+
+use super::{NAME, sim_path};
+use crate::disk::sim::{Dice, SimBeside, SimDirectory, SimDisk};
+use crate::disk::{Disk, LogDirectory, LogFile, OpenHow};
+use crate::log::format::{CONTROL_NAME, LOCK_NAME};
+use crate::sync::Mutex;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+
+/// What holds when the machine stops at some moment, in numbers of the history.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Promise {
+    /// The newest commit that a power cut may not take.
+    pub must: usize,
+    /// The newest one that the end of all processes may not take.
+    pub kept: usize,
+    /// The newest one that was answered.
+    pub last: usize,
+    /// The state if the commit that is under way is there.
+    pub under_way: Option<u64>,
+}
+
+/// How often something happened.
+pub type Counts = BTreeMap<&'static str, u64>;
+
+/// A machine that could have stopped here.
+pub struct Moment {
+    pub disk: SimDisk,
+    pub promise: Promise,
+    /// The operation that was to come.
+    pub place: String,
+}
+
+/// Chooses the moments.
+pub struct Watch {
+    pub dice: Dice,
+    pub permille: u64,
+    pub promise: Promise,
+    pub moments: Vec<Moment>,
+    pub most: usize,
+}
+
+/// One machine from its start to its end.
+pub struct Machine {
+    pub disk: SimDisk,
+    real: tempfile::TempDir,
+    watch: Mutex<Watch>,
+    operations: AtomicU64,
+    counts: Mutex<Counts>,
+}
+
+/// The machines by their real directories.
+static MACHINES: Mutex<BTreeMap<PathBuf, Weak<Machine>>> = Mutex::new(BTreeMap::new());
+
+impl Machine {
+    /// The machine starts with what is on the disk.
+    pub fn start(disk: SimDisk, watch: Watch) -> Arc<Machine> {
+        let memory = Path::new("/dev/shm");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("pwal-power-");
+        let real = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() }.expect("a directory");
+        for name in disk.names(Path::new("/sim")).unwrap_or_default() {
+            let (from, to) = (Path::new("/sim").join(&name), real.path().join(&name));
+            match disk.contents(&from) {
+                Some((bytes, _)) => std::fs::write(to, bytes).expect("a file"),
+                None => std::fs::create_dir(to).expect("a directory"),
+            }
+        }
+        let machine = Arc::new(Machine {
+            disk,
+            real,
+            watch: Mutex::new(watch),
+            operations: AtomicU64::new(0),
+            counts: Mutex::default(),
+        });
+        MACHINES.lock().insert(machine.real.path().to_path_buf(), Arc::downgrade(&machine));
+        machine
+    }
+
+    /// The one whose directory a file lies in.
+    pub fn of(path: &Path) -> Option<Arc<Machine>> {
+        MACHINES.lock().get(path.parent()?)?.upgrade()
+    }
+
+    /// The real path of the database file.
+    pub fn path(&self) -> PathBuf {
+        self.real.path().join(NAME)
+    }
+
+    pub fn real(&self, name: &str) -> PathBuf {
+        self.real.path().join(name)
+    }
+
+    /// The files beside the log.
+    pub fn beside(&self) -> SimBeside {
+        self.disk.beside(&sim_path())
+    }
+
+    pub fn promise(&self, change: impl FnOnce(&mut Promise)) {
+        change(&mut self.watch.lock().promise);
+    }
+
+    pub fn current(&self) -> Promise {
+        let promise = self.watch.lock().promise;
+        // A failed operation may have taken what only the cache held.
+        let has_failed = self.disk.plan().fired() > 0;
+        if has_failed { Promise { kept: promise.must, ..promise } } else { promise }
+    }
+
+    pub fn count(&self, what: &'static str) {
+        *self.counts.lock().entry(what).or_default() += 1;
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts.lock().clone()
+    }
+
+    pub fn take_moments(&self) -> Vec<Moment> {
+        std::mem::take(&mut self.watch.lock().moments)
+    }
+
+    pub fn operations(&self) -> u64 {
+        self.operations.load(SeqCst)
+    }
+
+    /// Before each operation that changes something.
+    pub fn tick(&self, operation: &str, name: &str) {
+        self.operations.fetch_add(1, SeqCst);
+        match operation {
+            "create" if name.ends_with(".seg") => self.count("segments made"),
+            "create" if name.starts_with("retired") => self.count("logs retired"),
+            _ => {}
+        }
+        let promise = self.current();
+        let mut watch = self.watch.lock();
+        let permille = watch.permille;
+        if watch.moments.len() < watch.most && watch.dice.below(1000) < permille {
+            let disk = self.disk.deep_clone(watch.dice.next());
+            let moment = Moment { disk, promise, place: format!("{operation} {name}") };
+            watch.moments.push(moment);
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        MACHINES.lock().remove(self.real.path());
+    }
+}
+
+/// Finds the machine of a database, and the log on its disk.
+#[derive(Debug)]
+pub struct PowerDisk;
+
+impl Disk for PowerDisk {
+    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
+        let machine = Machine::of(database).expect("a database of a simulated machine");
+        let path = PathBuf::from(format!("{}-pwal", database.display()));
+        Arc::new(Directory { inner: machine.disk.directory(&sim_path()), path, machine })
+    }
+
+    fn sector_bytes(&self, _database: &Path) -> u32 {
+        512
+    }
+}
+
+struct Directory {
+    inner: SimDirectory,
+    path: PathBuf,
+    machine: Arc<Machine>,
+}
+
+impl std::fmt::Debug for Directory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+fn is_real(name: &str) -> bool {
+    name == LOCK_NAME || name == CONTROL_NAME
+}
+
+impl Directory {
+    fn placeholder(&self) -> PathBuf {
+        self.machine.real(&format!("{NAME}-wal"))
+    }
+}
+
+impl LogDirectory for Directory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn create(&self) -> io::Result<()> {
+        self.machine.tick("create", "the log directory");
+        self.inner.create()?;
+        std::fs::create_dir_all(&self.path)
+    }
+
+    fn exists(&self) -> io::Result<bool> {
+        self.inner.exists()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = self.inner.list()?;
+        let real = [CONTROL_NAME, LOCK_NAME].into_iter().filter(|name| self.path.join(name).exists());
+        names.extend(real.map(str::to_owned));
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+        if how == OpenHow::CreateNew {
+            self.machine.tick("create", name);
+        }
+        let inner = self.inner.open_file(name, how)?;
+        Ok(Arc::new(File { inner, name: name.to_owned(), machine: Arc::clone(&self.machine) }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if !is_real(name) {
+            self.machine.tick("remove", name);
+            return self.inner.remove(name);
+        }
+        match std::fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.machine.tick("sync", "the log directory");
+        self.inner.sync()
+    }
+
+    fn sync_parent(&self) -> io::Result<()> {
+        self.machine.tick("sync", "the parent");
+        self.inner.sync_parent()
+    }
+
+    fn sync_journal(&self) -> io::Result<()> {
+        match self.machine.beside().open(&format!("{NAME}-journal"), false) {
+            Ok(journal) => {
+                self.machine.tick("sync", "the journal for the log");
+                journal.sync()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove_directory(&self) -> io::Result<bool> {
+        if [CONTROL_NAME, LOCK_NAME].iter().any(|name| self.path.join(name).exists()) {
+            return Ok(false);
+        }
+        self.machine.tick("remove", "the log directory");
+        Ok(self.inner.remove_directory()? && std::fs::remove_dir(&self.path).is_ok())
+    }
+
+    fn create_placeholder(&self) -> io::Result<bool> {
+        if std::fs::symlink_metadata(self.placeholder()).is_ok_and(|there| !there.is_dir()) {
+            return Ok(false);
+        }
+        self.machine.tick("create", "the placeholder");
+        let made = self.inner.create_placeholder()?;
+        std::fs::create_dir_all(self.placeholder())?;
+        Ok(made)
+    }
+
+    fn remove_placeholder(&self) -> io::Result<()> {
+        if !std::fs::symlink_metadata(self.placeholder()).is_ok_and(|there| there.is_dir()) {
+            return Ok(());
+        }
+        self.machine.tick("remove", "the placeholder");
+        self.inner.remove_placeholder()?;
+        std::fs::remove_dir(self.placeholder())
+    }
+
+    fn rename(&self, suffix: &str) -> io::Result<()> {
+        self.machine.tick("rename", "the log directory");
+        self.inner.rename(suffix)?;
+        std::fs::rename(&self.path, format!("{}.{suffix}", self.path.display()))
+    }
+}
+
+struct File {
+    inner: crate::disk::sim::SimLogFile,
+    name: String,
+    machine: Arc<Machine>,
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+impl LogFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.machine.tick("write", &self.name);
+        self.inner.write_at(parts, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.machine.tick("sync", &self.name);
+        self.inner.sync()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+
+    fn truncate(&self) -> io::Result<()> {
+        self.machine.tick("truncate", &self.name);
+        self.inner.truncate()
+    }
+}
