@@ -300,9 +300,10 @@ impl Run {
         if order != "ok" {
             return Err(told(format!("integrity_check: {order}")));
         }
-        // What was read once stays.
+        // What was read once stays; but for the deletion of a rollback journal that only the cache has, as with stock SQLite.
         let at = known.len() - 1;
-        machine.promise(|promise| *promise = Promise { must: at, kept: at, last: at, under_way: None });
+        let must = if is_killed && self.world.stock { promise.must.min(at) } else { at };
+        machine.promise(|promise| *promise = Promise { must, kept: at, last: at, under_way: None });
         Ok(Opened { machine, connection, known })
     }
 
