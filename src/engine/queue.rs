@@ -303,6 +303,8 @@ impl WriteQueue {
         if free || self.turn.is_mine(word) {
             if let Some((holder, until)) = state.lease
                 && holder != connection
+                // It let go of the word while nobody waited: then WRITE is idle for one that comes soon only.
+                && (!free || state.comes_soon(holder))
             {
                 return Next::AtHome(until);
             }

@@ -195,6 +195,11 @@ impl State {
         self.lease.is_some_and(|(holder, _)| holder == connection)
     }
 
+    /// Whether this connection came back soon when it last left WRITE to others.
+    pub(super) fn comes_soon(&self, connection: ConnectionId) -> bool {
+        self.habits.get(&connection).is_some_and(|habit| habit.comes_soon)
+    }
+
     pub(super) fn is_first(&self, connection: ConnectionId) -> bool {
         self.waiters.first().is_some_and(|waiter| waiter.connection == connection)
     }

@@ -114,6 +114,25 @@ fn a_lease_ends() {
     assert!(thread.join().unwrap(), "granted after the lease, though nobody released again");
 }
 
+/// The owner released while nobody waited, and whoever comes then is awake already.
+#[test]
+fn a_free_word_is_kept_only_for_a_connection_that_comes_soon() {
+    let mut queue = alone();
+    queue.times.lease = 10 * LONG.as_micros() as u64;
+    assert!(queue.try_acquire(1));
+    queue.release(1, true);
+    assert!(queue.wait(2, LONG), "it waits for the end of a lease that nobody uses");
+    queue.give_up_grant(2);
+
+    assert!(queue.try_acquire(1));
+    queue.state.lock().habits.entry(1).or_default().comes_soon = true;
+    queue.release(1, true);
+    assert!(!queue.wait(2, Duration::from_millis(1)), "connection 1 may come again");
+    assert!(queue.try_acquire(1));
+    queue.release(1, false);
+    assert!(queue.wait(2, LONG));
+}
+
 #[test]
 fn a_wait_ends_at_its_time_and_when_closed() {
     let queue = alone();
