@@ -3,7 +3,9 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{Attached, Attachment, CommitEntry, Cut, SharedError, SnapshotSlot, Words, now_coarse_us};
+use crate::shared::{
+    Attached, Attachment, CommitEntry, Cut, SharedError, Snapshot, SnapshotSlot, Words, now_coarse_us,
+};
 use std::sync::Arc;
 
 /// No announced target is beyond what is visible: who meets one has looked before it moved.
@@ -177,6 +179,13 @@ impl Marks {
     pub(crate) fn is_read_elsewhere(&self) -> bool {
         let others = |snapshot: crate::shared::Snapshot| snapshot.owner != self.0.me();
         self.words().snapshots().any(|snapshot| others(snapshot) && self.0.is_alive(snapshot.owner))
+    }
+
+    /// The oldest snapshot of a process that lives, if it was not ended.
+    pub(crate) fn oldest_reader(&self) -> Option<Snapshot> {
+        let words = self.words();
+        let counts = |snapshot: &Snapshot| snapshot.sequence >= words.ended_below() && self.0.is_alive(snapshot.owner);
+        words.snapshots().filter(counts).min_by_key(|snapshot| snapshot.sequence)
     }
 
     /// The oldest snapshot that is registered.

@@ -212,11 +212,16 @@ impl Engine {
         Ok(all)
     }
 
+    /// The headers of all slots that have one.
+    pub(super) fn segments(&self) -> Result<Vec<SlotHeader>, EngineError> {
+        Ok(self.all_slots()?.into_iter().filter_map(|found| found.header).collect())
+    }
+
     /// The first segment in which the published commit `sequence` may lie.
     pub(super) fn segment_with(&self, sequence: u64) -> Result<Option<u64>, EngineError> {
         let last = self.tail().ordinal;
-        let headers = self.all_slots()?.into_iter().filter_map(|found| found.header);
-        let candidates = headers.filter(|header| header.ordinal <= last && header.first_sequence <= sequence);
+        let candidates =
+            self.segments()?.into_iter().filter(|header| header.ordinal <= last && header.first_sequence <= sequence);
         let first = candidates.max_by_key(|header| (header.first_sequence, std::cmp::Reverse(header.ordinal)));
         Ok(first.map(|header| header.ordinal))
     }

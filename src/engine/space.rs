@@ -12,6 +12,7 @@ use super::slot_file::SlotFile;
 use super::slots::{Found, Free};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
+use crate::log::kept::bytes_kept;
 use crate::shared::{Snapshot, Words, now_us};
 use crate::sqlite::Code;
 use std::sync::Arc;
@@ -166,11 +167,19 @@ impl Engine {
 
     /// The reader behind which the checkpoints cannot go on.
     fn keeping_reader(&self) -> Option<Snapshot> {
-        let (words, attachment) = (self.marks.words(), self.marks.attachment());
-        let limits =
-            |snapshot: &Snapshot| snapshot.sequence >= words.ended_below() && attachment.is_alive(snapshot.owner);
-        let oldest = words.snapshots().filter(limits).min_by_key(|snapshot| snapshot.sequence)?;
+        let (words, oldest) = (self.marks.words(), self.marks.oldest_reader()?);
         (oldest.sequence <= words.backfilled() && oldest.sequence < words.visible()).then_some(oldest)
+    }
+
+    /// The bytes of the log that a reader of the state behind commit `snapshot` keeps, or 0 while it keeps no segment but the one
+    /// that is written.
+    pub(super) fn kept_by(&self, snapshot: u64) -> Result<u64, EngineError> {
+        let last = self.tail().ordinal;
+        let begins_in = self.marks.words().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
+        if !self.is_active() || snapshot >= self.marks.published() || begins_in == Some(last) {
+            return Ok(0);
+        }
+        Ok(bytes_kept(&self.segments()?, snapshot, last))
     }
 
     /// The log shall have no more than it needs, as behind `wal_checkpoint(TRUNCATE)`: what a durable certificate does not

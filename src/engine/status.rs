@@ -22,6 +22,7 @@ impl Engine {
             "durable": self.marks.durable(),
             "backfilled": self.marks.backfilled(),
             "oldest_snapshot": self.marks.oldest_snapshot(),
+            "oldest_reader": self.oldest_reader(),
             "processes": self.processes(),
             "commits": self.counters.commits.load(SeqCst),
             "flushes": self.counters.flushes.load(SeqCst),
@@ -32,6 +33,19 @@ impl Engine {
             "slot_bytes": slot_bytes,
             "lost_commits": lost,
             "poisoned": self.check_poison().err().map(|error| error.to_string()),
+        })
+    }
+
+    /// The process with the oldest snapshot, and the bytes of the log that it keeps (null: the log cannot be read).
+    fn oldest_reader(&self) -> Value {
+        let Some(snapshot) = self.marks.oldest_reader() else { return Value::Null };
+        let process = self.marks.words().processes().find(|process| process.owner == snapshot.owner);
+        json!({
+            "pid": process.as_ref().map(|process| process.pid),
+            "command": process.as_ref().map(|process| &process.command),
+            "snapshot": snapshot.sequence,
+            "for_us": now_us().saturating_sub(snapshot.since_us),
+            "kept_bytes": self.kept_by(snapshot.sequence).ok(),
         })
     }
 

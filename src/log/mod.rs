@@ -7,6 +7,7 @@ mod files;
 pub mod follow;
 pub mod format;
 mod found;
+pub mod kept;
 mod page_one;
 mod probe;
 pub mod recovery;

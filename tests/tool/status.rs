@@ -84,12 +84,62 @@ fn marks_mode_and_readers_come_from_the_shared_words() {
     run(&writer, "INSERT INTO t VALUES(2)");
     let text = status();
     assert!(text.contains("mode       conservative\n"), "{text}");
-    assert!(text.contains("1 transaction; the oldest sees commit 2, for "), "{text}");
+    assert!(text.contains(&format!("1 transaction; the oldest: {} (tool-", std::process::id())), "{text}");
     // What is no control is not believed.
     let control = path.with_file_name("app.db-pwal").join("control");
     // A new file: the old one is mapped.
     std::fs::remove_file(&control).and_then(|()| std::fs::write(&control, "nonsense")).expect("replace");
     assert!(!status().contains("published"), "{}", status());
+}
+
+/// What it says that a reader keeps is given back when that one ends.
+#[test]
+fn the_oldest_reader_is_named_with_what_it_keeps() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let writer = open_wal(&path);
+    run(
+        &writer,
+        "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=0; CREATE TABLE t(x)",
+    );
+    let insert = || run(&writer, "INSERT INTO t VALUES(zeroblob(200000))");
+    let mut reader = play(&path, "BEGIN; SELECT * FROM t");
+    reader.expect("done");
+    let inside = || -> Value {
+        let text: String = writer.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("the state");
+        serde_json::from_str::<Value>(&text).expect("JSON")["oldest_reader"].clone()
+    };
+    let outside = || json_of(&path)["marks"]["oldest_reader"].clone();
+    let kept = |of: &Value| of["kept_bytes"].as_u64().unwrap_or_else(|| panic!("{of:#}"));
+    insert();
+    let snapshot = outside()["snapshot"].clone();
+    for _ in 0..20 {
+        insert();
+    }
+    let log_bytes = || json_of(&path)["log"]["bytes"].as_u64().expect("a size");
+    let before = log_bytes();
+    for seen in [inside(), outside()] {
+        assert_eq!((&seen["pid"], &seen["snapshot"]), (&json!(reader.pid()), &snapshot), "{seen:#}");
+        assert!(seen["command"].as_str().is_some_and(|command| command.starts_with("tool-")), "{seen:#}");
+        assert!((19 * 262_144..before).contains(&kept(&seen)), "{seen:#}");
+    }
+    let was_kept = kept(&outside());
+    assert_eq!(kept(&inside()), was_kept);
+    let text = tool(["status".as_ref(), path.as_os_str()]);
+    let named = format!("the oldest: {} (tool-", reader.pid());
+    assert!(text.printed().contains(&named) && text.printed().contains(" of the log\n"), "{text:?}");
+    // One that has seen everything keeps nothing.
+    let late = open_wal(&path);
+    run(&late, "BEGIN; SELECT count(*) FROM t");
+    reader.end_input();
+    assert!(reader.wait().success());
+    assert_eq!((&inside()["pid"], kept(&inside())), (&json!(std::process::id()), 0));
+    assert_eq!(kept(&outside()), 0);
+    run(&late, "COMMIT");
+    assert_eq!((inside(), outside()), (Value::Null, Value::Null));
+    writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("a checkpoint");
+    let given = before - log_bytes();
+    assert!(given >= was_kept, "{given} bytes of {was_kept}");
 }
 
 #[test]
@@ -266,7 +316,9 @@ fn another_user_sees_who_is_attached_and_who_is_stopped() {
     let mut writer = play(&path, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2)");
     writer.expect("done");
     let status = as_nobody(&["status"]);
-    let text = status.printed();
+    // The writer reads, too, and is named as the oldest reader.
+    let lines = status.printed().lines().filter(|line| !line.starts_with("reading "));
+    let text = lines.collect::<Vec<_>>().join("\n");
     for role in [&guard, &writer] {
         assert_eq!(text.matches(&role.pid().to_string()).count(), 1, "{text}");
     }

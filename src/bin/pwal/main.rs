@@ -15,6 +15,7 @@ mod openers;
 mod owner;
 mod progress;
 mod read_only;
+mod reader;
 mod recover;
 mod run;
 mod shell;

@@ -4,6 +4,7 @@ use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::openers::{Opener, Openers, Way};
 use crate::owner;
+use crate::reader::OldestReader;
 use crate::text::{self, Table, say};
 use pwal::disk::Directory;
 use pwal::log::stamp::StampState;
@@ -63,8 +64,7 @@ struct Words {
     backfilled: u64,
     mode: &'static str,
     transactions: usize,
-    /// The oldest snapshot, and since when it is read.
-    oldest: Option<(u64, u64)>,
+    oldest: Option<OldestReader>,
     poisoned: bool,
 }
 
@@ -78,7 +78,7 @@ impl Status {
             owner::stock_wal(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
         let words = if owned { owner::attached(&database) } else { Ok(None) };
         let (words, unread) = match words {
-            Ok(words) => (words.map(|(control, attached)| Words::read(control.words(), attached)), None),
+            Ok(words) => (words.map(|(control, attached)| Words::read(&database, control.words(), attached)), None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => (None, Some(error.to_string())),
             Err(error) => (None, Some(format!("control cannot be read: {error}"))),
         };
@@ -167,8 +167,7 @@ impl Status {
                 "backfilled": words.backfilled,
                 "mode": words.mode,
                 "transactions": words.transactions,
-                "oldest_snapshot": words.oldest.map(|(commit, _)| commit),
-                "oldest_snapshot_for_us": words.oldest.map(|(_, since_us)| now_us.saturating_sub(since_us)),
+                "oldest_reader": words.oldest.as_ref().map(|oldest| oldest.as_json(now_us)),
                 "poisoned": words.poisoned,
             })),
             "marks_unread": unread,
@@ -231,11 +230,11 @@ impl LogFiles {
 }
 
 impl Words {
-    fn read(words: &ReadOnlyWords, attached: Vec<Attached>) -> Words {
+    fn read(database: &DatabaseFile, words: &ReadOnlyWords, attached: Vec<Attached>) -> Words {
         // The lower ones first: they only grow.
         let (backfilled, durable) = (words.backfilled(), words.durable());
         let (visible, published) = (words.visible(), words.published());
-        let oldest = words.snapshots().min_by_key(|snapshot| snapshot.sequence);
+        let oldest = OldestReader::of(database, words, &attached);
         Words {
             attached,
             published,
@@ -244,7 +243,7 @@ impl Words {
             backfilled,
             mode: if words.mode() == 1 { "conservative" } else { "auto" },
             transactions: words.snapshots().count(),
-            oldest: oldest.map(|snapshot| (snapshot.sequence, snapshot.since_us)),
+            oldest,
             poisoned: words.poisoned() != 0,
         }
     }
@@ -255,9 +254,12 @@ impl Words {
             format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}");
         line("marks", if *published > 0 { &marks } else { "nothing committed yet" });
         line("mode", mode);
-        if let Some((commit, since_us)) = *oldest {
-            let (transactions, age) = (text::counted(*transactions as u64, "transaction"), ago(since_us, now_us()));
-            line("reading", &format!("{transactions}; the oldest sees commit {commit}, for {age}"));
+        if let Some(oldest) = oldest {
+            let transactions = text::counted(*transactions as u64, "transaction");
+            let OldestReader { snapshot, pid, command, .. } = oldest;
+            let (age, keeps) = (text::duration(oldest.since(now_us())), oldest.keeps());
+            let reader = format!("{pid} ({command}) sees commit {}, for {age}{keeps}", snapshot.sequence);
+            line("reading", &format!("{transactions}; the oldest: {reader}"));
         }
         if *poisoned {
             line("failed", "a write or a sync of the log failed: close all connections and open the database again");

@@ -98,7 +98,7 @@ fn the_words_of_a_live_engine_are_read() {
     assert!(words.take_snapshot(slot, 1, ago(20)));
     doctor(&scratch, &path)
         .says("processes", "warn", &["4000002 (waiter) waits to write", "4000001 (writer) writes"])
-        .says("processes", "warn", &["4000002 (waiter) reads since 10 min"])
+        .says("processes", "warn", &["4000002 (waiter) reads since 10 min", "the oldest reader: it sees commit 1"])
         .only(&["processes", "processes"]);
     words.set_process_waiting(waiter, ago(1));
     words.end_snapshot(slot);

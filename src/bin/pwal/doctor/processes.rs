@@ -3,6 +3,7 @@
 use super::Scene;
 use super::report::Report;
 use crate::openers::{Opener, Way};
+use crate::reader::OldestReader;
 use crate::text;
 use pwal::log::stamp::StampState;
 use pwal::shared::{Attached, OnStockWal, PROCESS_SLOTS, ReadOnlyWords, now_us};
@@ -35,8 +36,10 @@ fn check_attached(scene: &Scene, report: &mut Report) {
     }
     let now_us = now_us();
     let mut living = attached.iter().filter(|process| process.alive).collect::<Vec<_>>();
+    let words = scene.words.as_ref().ok().and_then(Option::as_ref);
+    let oldest = words.and_then(|(control, _)| OldestReader::of(&scene.database, control.words(), attached));
     for process in &living {
-        check_one(scene, process, now_us, report);
+        check_one(scene, process, now_us, oldest.as_ref(), report);
     }
     living.truncate(8);
     let names = living.iter().map(|process| name(process)).collect::<Vec<_>>().join(", ");
@@ -59,7 +62,7 @@ fn name(process: &Attached) -> String {
     format!("{} ({})", process.pid, process.command)
 }
 
-fn check_one(scene: &Scene, process: &Attached, now_us: u64, report: &mut Report) {
+fn check_one(scene: &Scene, process: &Attached, now_us: u64, reader: Option<&OldestReader>, report: &mut Report) {
     let since = |since_us: u64| Duration::from_micros(now_us.saturating_sub(since_us));
     let named = name(process);
     let stopped = scene.openers.is_stopped(process.pid);
@@ -70,7 +73,11 @@ fn check_one(scene: &Scene, process: &Attached, now_us: u64, report: &mut Report
         report.warn(PROCESSES, format!("{named} is stopped"), format!("kill -CONT {}", process.pid));
     }
     if let Some(oldest) = process.oldest_snapshot.filter(|oldest| since(oldest.since_us) >= READS_LONG) {
-        let found = format!("{named} reads since {}: the log grows meanwhile", text::duration(since(oldest.since_us)));
+        let keeps = reader.filter(|reader| reader.snapshot == oldest).map_or(String::new(), |reader| {
+            format!(" (the oldest reader: it sees commit {}{})", oldest.sequence, reader.keeps())
+        });
+        let age = text::duration(since(oldest.since_us));
+        let found = format!("{named} reads since {age}: the log grows meanwhile{keeps}");
         report.warn(PROCESSES, found, "end the transaction, or the statement that was not stepped to its end");
     }
     if let Some(since_us) = process.waiting_since_us.filter(|since_us| since(*since_us) >= WAITS_LONG) {
