@@ -33,8 +33,6 @@ pub(crate) struct PageOne {
     pub(crate) bytes: Vec<u8>,
     /// It is an image of page 1 in the walk itself, which a replay writes.
     pub(crate) is_replayed: bool,
-    /// The CRC of what lay behind it in the file, if that is known.
-    behind: Option<u32>,
 }
 
 impl FoundLog<'_> {
@@ -52,14 +50,13 @@ impl FoundLog<'_> {
     /// `None`: the log does not say.
     pub(crate) fn page_one(&self, walk: &Walk) -> Result<Option<PageOne>, LogError> {
         if let Some(bytes) = self.image_of_page_one(walk)? {
-            return Ok(Some(PageOne { bytes, is_replayed: true, behind: None }));
+            return Ok(Some(PageOne { bytes, is_replayed: true }));
         }
         let mut copies: Vec<&FoundCopy> = self.copies.iter().filter(|copy| copy.backfilled <= walk.base).collect();
         copies.sort_by_key(|copy| std::cmp::Reverse(copy.backfilled));
         for found in copies {
             let Some(bytes) = self.copy_of(found)? else { continue };
-            let copy =
-                PageOne { bytes, is_replayed: false, behind: (found.copy.behind != 0).then_some(found.copy.behind) };
+            let copy = PageOne { bytes, is_replayed: false };
             if found.backfilled == walk.base {
                 return Ok(Some(copy));
             }
@@ -67,7 +64,7 @@ impl FoundLog<'_> {
             let longer = self.walk(found.backfilled, walk.through)?;
             if longer.last() == walk.last() {
                 let image = self.image_of_page_one(&longer)?;
-                return Ok(Some(image.map_or(copy, |bytes| PageOne { bytes, is_replayed: false, behind: None })));
+                return Ok(Some(image.map_or(copy, |bytes| PageOne { bytes, is_replayed: false })));
             }
         }
         Ok(None)
@@ -94,10 +91,13 @@ impl FoundLog<'_> {
         let mut there = vec![0; page_one.bytes.len()];
         let read_bytes = read(database, &mut there, 0)?;
         let mut is_known = has_sector_of(&there[..read_bytes], &page_one.bytes, 1);
-        if let Some(behind) = page_one.behind {
+        // Also where page 1 is replayed: before the first pass, the file is what it was when the log began.
+        for found in self.copies.iter().filter(|found| found.backfilled == walk.base) {
+            let Some(copy) = self.copy_of(found)? else { continue };
+            is_known |= has_sector_of(&there[..read_bytes], &copy, 1);
             let mut bytes = vec![0; block_bytes as usize];
-            let read_bytes = read(database, &mut bytes, page_one.bytes.len() as u64)?;
-            is_known |= crc32c::crc32c(&bytes[..read_bytes]) == behind;
+            let behind = read(database, &mut bytes, copy.len() as u64)?;
+            is_known |= found.copy.behind != 0 && crc32c::crc32c(&bytes[..behind]) == found.copy.behind;
         }
         let (mut there, mut image) = (vec![0; page_bytes as usize], vec![0; page_bytes as usize]);
         for (page, images) in self.images_to(walk)? {
