@@ -108,7 +108,11 @@ pub fn open_database(
     let mut done = Vec::new();
     // One round for the own log, one for what lies beside it; each takes at least one log away.
     loop {
-        let look = Look::take(dir, database, facts)?;
+        let mut look = Look::take(dir, database, facts)?;
+        // A whole stamp has said whose file this is: not that of a log that is left, whatever has rotted around the stamp.
+        if look.situation.header == StampState::NoHeader && !done.is_empty() {
+            look.situation.header = StampState::Plain { wal: true };
+        }
         match decide(&look.situation) {
             action @ (Action::Open | Action::SettleStock) => {
                 // The file is plain; a crash in activation or retirement, or somebody who brought another file here, left it.
