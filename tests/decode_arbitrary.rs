@@ -348,34 +348,6 @@ fn sample() -> LogBuilder {
     log
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn a_log_damaged_anywhere_opens_or_is_refused(
-        damage in prop::collection::vec((0..4_usize, any::<prop::sample::Index>(), any::<[u8; 12]>(), 1..12_usize), 1..6),
-        target in 0..7_u64,
-        cut in prop::option::of(any::<prop::sample::Index>()),
-    ) {
-        let log = sample();
-        let mut files = Files::new(stamped(&[0; 3], 512, ID, target)).with(&log.files);
-        let names: Vec<String> = log.files.keys().cloned().collect();
-        for (file, at, bytes, length) in damage {
-            let target = match names.get(file) {
-                Some(name) => files.directory.as_mut().unwrap().get_mut(name).unwrap(),
-                None => &mut files.database,
-            };
-            let at = at.index(target.len());
-            let length = length.min(target.len() - at);
-            target[at..at + length].copy_from_slice(&bytes[..length]);
-        }
-        if let Some(cut) = cut {
-            let bytes = files.directory.as_mut().unwrap().get_mut(&names[0]).unwrap();
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        every_way_on_ends(&files, &names[0]);
-    }
-}
-
 /// The tools and a refusal touch nothing; with the log given up, the database opens.
 fn every_way_on_ends(files: &Files, slot: &str) {
     let place = SimPlace::new(files);

@@ -2,11 +2,9 @@
 //! One test, in a process of its own: it measures the memory of the process.
 
 mod log_support;
-#[path = "log_support/media.rs"]
-mod media;
 
+use log_support::media::Medium;
 use log_support::{Files, LogBuilder, Place, RealPlace, stamped};
-use media::Medium;
 use pwal::disk::LogDirectory;
 use pwal::log::ErrorKind;
 use pwal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SlotHeader, slot_name};

@@ -2,11 +2,9 @@
 //! be read can be saved.
 
 mod log_support;
-#[path = "log_support/media.rs"]
-mod media;
 
+use log_support::media::Medium;
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
-use media::Medium;
 use pwal::log::format::slot_name;
 use pwal::log::recovery::{Done, Next, OpenFacts, Recovered, open_database};
 use pwal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};

@@ -1,6 +1,9 @@
 //! Logs made by hand, byte for byte, and the two disks that they are put on.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod history;
+pub mod media;
+
 use pwal::disk::sim::SimDisk;
 use pwal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::log::format::{

@@ -1,0 +1,431 @@
+//! Damage with an oracle: each field of each record of logs of several shapes is flipped, zeroed, filled; each record is put at
+//! another one's place, swapped, cut off, brought back to what lay there before; each sector is garbage or cannot be read; and
+//! so the first sector of the database file. What comes of it is judged by the states that the log went through
+//! (`log_support/history.rs`).
+//!
+//! `PWAL_TEST_STRIDE=1` does all of it, a stride of n each n-th harm; `PWAL_TEST_ROUNDS` harms together on each state of the file.
+
+mod log_support;
+
+use log_support::history::{DATABASE, Harm, Harmed, History, Kind, Outcome, Record, Seen};
+use log_support::{Files, LogBuilder, Place, SimPlace, database_of, stamped};
+use pwal::disk::Database;
+use pwal::disk::sim::Dice;
+use pwal::log::ErrorKind;
+use pwal::log::format::{
+    BatchHeader, Certificate, Descriptor, ImagePlace, batch_head_bytes, chain_after, encode_batch,
+};
+use pwal::log::recovery::{Next, OpenFacts, open_database};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+
+const ID: u64 = 0xfeed;
+const ALL: u64 = u64::MAX;
+
+/// Each n-th harm is tried.
+fn stride() -> usize {
+    std::env::var("PWAL_TEST_STRIDE").ok().and_then(|text| text.parse().ok()).unwrap_or(151)
+}
+
+/// Commits of which each writes some of the pages, the last of an epoch with a certificate in it or behind it.
+fn commits(history: &mut History, count: u64) {
+    for _ in 0..count {
+        let next = history.last() + 1;
+        let pages = history.pages();
+        let chosen: Vec<u32> = (1..=pages).filter(|page| u64::from(*page) % 3 == next % 3 || *page == pages).collect();
+        history.fill(&chosen, pages, next.is_multiple_of(3), usize::MAX);
+        if next.is_multiple_of(4) {
+            history.certify();
+        }
+    }
+}
+
+fn shapes() -> Vec<(&'static str, History)> {
+    let mut shapes = Vec::new();
+    let mut add = |name, page_bytes, pages, make: &dyn Fn(&mut History)| {
+        let mut history = History::new(ID, page_bytes, pages, 12);
+        make(&mut history);
+        shapes.push((name, history));
+    };
+    add("one commit", 1024, 3, &|history| history.fill(&[1, 2], 3, true, usize::MAX));
+    add("nothing durable", 512, 3, &|history| history.fill(&[2, 3], 3, false, usize::MAX));
+    add("many commits", 512, 5, &|history| commits(history, 9));
+    add("a pass in the middle", 1024, 5, &|history| {
+        commits(history, 6);
+        history.backfill();
+        commits(history, 6);
+    });
+    add("a ring that lapped", 1024, 6, &|history| {
+        for _ in 0..4 {
+            commits(history, 9);
+            history.certify();
+            history.backfill();
+        }
+        commits(history, 5);
+    });
+    add("spills", 512, 6, &|history| {
+        commits(history, 2);
+        history.fill(&[1, 2, 3, 4], 6, true, 1);
+        history.certify();
+        history.fill(&[2, 5, 6], 6, false, 0);
+        history.fill(&[1, 3], 6, true, 1);
+        history.certify();
+    });
+    add("sizes that change", 4096, 2, &|history| {
+        history.fill(&[1, 3, 4], 4, true, usize::MAX);
+        history.fill(&[1], 1, true, usize::MAX);
+        history.certify();
+        history.backfill();
+        history.fill(&[1, 2], 2, true, usize::MAX);
+        history.fill(&[2, 3], 3, false, usize::MAX);
+        history.certify();
+    });
+    add("a rest", 512, 4, &|history| {
+        commits(history, 5);
+        history.rest();
+        commits(history, 4);
+    });
+    add("a dead writer's segment", 512, 5, &|history| {
+        commits(history, 6);
+        history.begin_elsewhere();
+        commits(history, 3);
+    });
+    add("pages that hold records", 8192, 3, &|history| {
+        commits(history, 2);
+        let hostile = records_as_page(history);
+        history.commit(&[(2, hostile)], 3, true, usize::MAX);
+        commits(history, 2);
+    });
+    add("a log that is done", 512, 4, &|history| {
+        commits(history, 5);
+        history.certify();
+        history.backfill();
+        history.marker = Some(history.last());
+    });
+    shapes
+}
+
+/// A page of records that would count at each place where the next commit may put it.
+fn records_as_page(history: &History) -> Vec<u8> {
+    let (log, next) = (&history.log, history.last() + 1);
+    let certificate = |offset: u64| Certificate {
+        log_id: ID,
+        ordinal: log.ordinal,
+        offset,
+        epoch: 1,
+        lo: 1,
+        hi: 1 << 40,
+        durable: 1 << 40,
+        backfilled: 1 << 40,
+        chain: 7,
+        batches: 1,
+        frames: 1,
+        distinct_pages: 1,
+        database_pages: 1,
+        fallback: false,
+        clean_end: false,
+        lane_frames: vec![],
+        copy: None,
+    };
+    let batch = |offset: u64| {
+        let descriptors = [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), mask: 0, crc: 9 }];
+        let mut header = BatchHeader {
+            log_id: ID,
+            sequence: next + 1,
+            ordinal: log.ordinal,
+            offset,
+            bytes: 4096,
+            frames: 1,
+            database_pages: 1,
+            lane: 0,
+            wants_durable: true,
+            time_us: 1,
+            chain: log.chain,
+            certificate: None,
+        };
+        header.chain = chain_after(&header, &descriptors);
+        encode_batch(&header, &descriptors).unwrap()
+    };
+    let mut page = vec![0; log.page_bytes as usize];
+    // Image 0 lies behind the head of its batch.
+    let position = batch_head_bytes(1);
+    for (nth, at) in (0..page.len()).filter(|at| (position + *at as u64).is_multiple_of(512)).enumerate() {
+        let offset = log.offset + position + at as u64;
+        let record = if nth % 2 == 0 { certificate(offset).encode().to_vec() } else { batch(offset) };
+        let end = page.len().min(at + record.len());
+        page[at..end].copy_from_slice(&record[..end - at]);
+    }
+    page
+}
+
+/// The database file before the log, after it, and with some pages of what a pass was writing.
+fn seens(history: &History) -> Vec<Seen> {
+    let (from, to) = (history.backfilled, history.durable.max(history.backfilled));
+    let mut seens = vec![Seen { target: from, pages: ALL }];
+    if to > from {
+        seens.extend([Seen { target: to, pages: ALL }, Seen { target: to, pages: 0b10110 }]);
+    }
+    seens
+}
+
+/// Pieces of these lengths, one behind the other.
+fn pieces(from: usize, lengths: &[usize]) -> Vec<Range<usize>> {
+    let mut at = from;
+    let next = |length: &usize| {
+        at += length;
+        at - length..at
+    };
+    lengths.iter().map(next).collect()
+}
+
+const SLOT_HEADER: [usize; 12] = [8, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 4];
+const CERTIFICATE: [usize; 26] = [8, 2, 2, 4, 8, 8, 8, 8, 8, 8, 8, 4, 2, 2, 8, 8, 4, 4, 120, 8, 8, 2, 1, 1, 4, 8];
+const BATCH: [usize; 4] = [8, 2, 2, 4];
+const CHAINED: [usize; 12] = [8, 8, 8, 8, 8, 8, 4, 4, 2, 2, 4, 8];
+const DESCRIPTOR: [usize; 7] = [4, 2, 1, 1, 8, 4, 4];
+/// Magic, page size, versions, what SQLite keeps, log id, T, CRC, what SQLite keeps, the page.
+const DATABASE_HEADER: [usize; 10] = [16, 2, 2, 4, 4, 44, 8, 8, 4, 420];
+
+/// The fields of a record, its padding as one.
+fn fields(record: &Record, page_bytes: usize) -> Vec<Range<usize>> {
+    let Range { start, end } = record.bytes;
+    let mut fields = match record.kind {
+        Kind::Header => pieces(start, &SLOT_HEADER),
+        Kind::Certificate | Kind::Half { .. } => pieces(start, &CERTIFICATE),
+        Kind::Spill { .. } => Vec::new(),
+        Kind::Batch { head, .. } => {
+            let mut fields = pieces(start, &BATCH);
+            fields.extend(pieces(start + 16, &CERTIFICATE));
+            fields.extend(pieces(start + 272, &CHAINED));
+            (344..head).step_by(24).for_each(|at| fields.extend(pieces(start + at, &DESCRIPTOR)));
+            fields
+        }
+    };
+    let mut at = fields.last().map_or(start, |last| last.end);
+    while at < end {
+        let next = end.min(at + page_bytes.min(512));
+        fields.push(at..next);
+        at = next;
+    }
+    fields
+}
+
+/// Every single harm to one field, or to a sector.
+fn harms_of_field(name: &str, file: &[u8], field: &Range<usize>, every_bit: bool) -> Vec<Harm> {
+    let bytes = |at: usize, bytes: Vec<u8>| Harm::Bytes(name.to_owned(), at, bytes);
+    let flip = |at: usize, bit: usize| bytes(at, vec![file[at] ^ 1 << bit]);
+    let mut harms = vec![
+        flip(field.start, 0),
+        flip(field.end - 1, 7),
+        bytes(field.start, vec![0; field.len()]),
+        bytes(field.start, vec![0xff; field.len()]),
+        bytes(field.start, file[field.clone()].iter().map(|byte| byte.wrapping_add(1)).collect()),
+    ];
+    if every_bit && field.len() <= 24 {
+        harms.extend(field.clone().flat_map(|at| (0..8).map(move |bit| (at, bit))).map(|(at, bit)| flip(at, bit)));
+    }
+    harms
+}
+
+fn garbage(bytes: usize) -> Vec<u8> {
+    (0..bytes as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// All harms to the log of a history, each a list.
+fn harms(history: &History, files: &Files) -> Vec<Vec<Harm>> {
+    let directory = files.directory.as_ref().unwrap();
+    let every_bit = stride() == 1;
+    let mut harms: Vec<Vec<Harm>> = Vec::new();
+    for record in &history.records {
+        let (name, file) = (&record.file, &directory[&record.file]);
+        let put = |at: usize, bytes: &[u8]| Harm::Bytes(name.clone(), at, bytes.to_vec());
+        for field in fields(record, history.page_bytes()) {
+            harms.extend(harms_of_field(name, file, &field, every_bit).into_iter().map(|harm| vec![harm]));
+        }
+        // What lay there before; and only a part of it.
+        for (_, older) in history.older.iter().filter(|(of, _)| of == name) {
+            harms.push(vec![put(record.bytes.start, &older[record.bytes.clone()])]);
+            let sector = record.bytes.start..record.bytes.start + 512;
+            harms.push(vec![put(sector.start, &older[sector.clone()])]);
+            harms.push(vec![put(sector.end, &older[sector.end..record.bytes.end])]);
+        }
+        // Another record at this place, the two swapped, and a sector of it.
+        for other in &history.records {
+            let bytes = &directory[&other.file][other.bytes.clone()];
+            let fits = &bytes[..bytes.len().min(record.bytes.len())];
+            harms.push(vec![put(record.bytes.start, fits)]);
+            harms.push(vec![put(record.bytes.start, &fits[..512])]);
+            let back = &file[record.bytes.clone()];
+            let back = Harm::Bytes(other.file.clone(), other.bytes.start, back[..fits.len()].to_vec());
+            harms.push(vec![put(record.bytes.start, fits), back]);
+        }
+        for at in [record.bytes.start, record.bytes.start + 512, record.bytes.end] {
+            harms.push(vec![Harm::Cut(name.clone(), at)]);
+        }
+        for at in record.bytes.clone().step_by(512) {
+            harms.push(vec![Harm::Unreadable(name.clone(), at..at + 512)]);
+            harms.push(vec![put(at, &garbage(512))]);
+            harms.push(vec![put(at, &[0; 512])]);
+        }
+        harms.push(vec![Harm::Unreadable(name.clone(), record.bytes.clone())]);
+    }
+    // Behind the tail, too.
+    let tail = history.log.offset as usize;
+    for at in (tail..directory[&history.log.slot_name()].len()).step_by(512) {
+        harms.push(vec![Harm::Unreadable(history.log.slot_name(), at..at + 512)]);
+        harms.push(vec![Harm::Bytes(history.log.slot_name(), at, garbage(512))]);
+    }
+    harms
+}
+
+/// All harms to the first sector of the database file.
+fn harms_of_first_sector(files: &Files) -> Vec<Vec<Harm>> {
+    let put = |bytes: &[u8]| Harm::Bytes(DATABASE.to_owned(), 0, bytes.to_vec());
+    let mut harms = vec![vec![put(&garbage(512))], vec![put(&[0; 512])], vec![put(&[0xff; 512])]];
+    for field in pieces(0, &DATABASE_HEADER) {
+        harms.extend(
+            harms_of_field(DATABASE, &files.database, &field, stride() == 1).into_iter().map(|harm| vec![harm]),
+        );
+    }
+    // Half written, either way.
+    harms.push(vec![put(&garbage(256))]);
+    harms.push(vec![Harm::Bytes(DATABASE.to_owned(), 256, garbage(256))]);
+    harms
+}
+
+/// Judges each n-th of them, on each state of the file.
+fn judge_all(
+    shape: &str,
+    history: &History,
+    stride: usize,
+    all: impl Fn(&Files) -> Vec<Vec<Harm>>,
+) -> BTreeMap<Outcome, usize> {
+    let mut outcomes = BTreeMap::new();
+    for (index, seen) in seens(history).into_iter().enumerate() {
+        let files = history.files(seen);
+        assert_eq!(history.judge(seen, &Harmed::new(&files, &[])), Outcome::Right, "{shape}, unharmed");
+        for harms in all(&files).into_iter().skip(index).step_by(stride) {
+            let harmed = Harmed::new(&files, &harms);
+            let context = || format!("{shape}: {:?} with {seen:?}, B {}", harmed.touched, history.backfilled);
+            let outcome = std::panic::catch_unwind(|| history.judge(seen, &harmed));
+            let outcome = outcome.unwrap_or_else(|panic| {
+                println!("{}", context());
+                std::panic::resume_unwind(panic)
+            });
+            assert!(outcome == Outcome::Right || !history.is_spared(&harmed), "{outcome:?}: {}", context());
+            let is_one = harms.len() == 1 && !matches!(harms[0], Harm::Cut(..));
+            assert!(outcome != Outcome::Impossible || !is_one, "nothing can be saved: {}", context());
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+    }
+    println!("{shape}: {outcomes:?}");
+    outcomes
+}
+
+#[test]
+fn a_log_that_is_harmed() {
+    let mut outcomes: BTreeMap<Outcome, usize> = BTreeMap::new();
+    for (shape, history) in shapes() {
+        for (outcome, count) in judge_all(shape, &history, stride(), |files| harms(&history, files)) {
+            *outcomes.entry(outcome).or_default() += count;
+        }
+    }
+    println!("{outcomes:?}");
+    for outcome in [Outcome::Right, Outcome::Earlier, Outcome::Salvaged] {
+        assert!(outcomes.contains_key(&outcome), "{outcome:?} did not come of anything");
+    }
+}
+
+#[test]
+fn a_first_sector_that_is_harmed() {
+    for (shape, history) in shapes() {
+        judge_all(shape, &history, stride().div_ceil(16), harms_of_first_sector);
+    }
+}
+
+/// Several at once, in the log and in the first sector.
+#[test]
+fn several_harms() {
+    let rounds = std::env::var("PWAL_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    for (shape, history) in shapes() {
+        for seen in seens(&history) {
+            let files = history.files(seen);
+            let all = [harms(&history, &files), harms_of_first_sector(&files)].concat();
+            let mut dice = Dice::new(1);
+            for _ in 0..rounds {
+                let count = 2 + dice.below(3);
+                let harms: Vec<Harm> =
+                    (0..count).flat_map(|_| all[dice.below(all.len() as u64) as usize].clone()).collect();
+                let harmed = Harmed::new(&files, &harms);
+                let outcome = std::panic::catch_unwind(|| history.judge(seen, &harmed));
+                if let Err(panic) = outcome {
+                    println!("{shape}: {:?} with {seen:?}, B {}", harmed.touched, history.backfilled);
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+}
+
+/// A database file whose first sector cannot be read.
+#[derive(Debug)]
+struct Unreadable(Box<dyn Database>);
+
+impl Database for Unreadable {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset < 512 { Err(io::Error::from_raw_os_error(libc::EIO)) } else { self.0.read_at(buffer, offset) }
+    }
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        self.0.set_bytes(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.0.bytes()
+    }
+}
+
+#[test]
+fn a_first_sector_that_cannot_be_read_is_an_error_of_the_medium() {
+    for (shape, history) in shapes() {
+        let files = history.files(seens(&history)[0]);
+        let place = SimPlace::new(&files);
+        let mut database = Unreadable(place.database());
+        let error = open_database(&*place.directory(), &mut database, OpenFacts::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{shape}: {error}");
+        assert!(place.files() == files, "{shape}: a refusal touched something");
+    }
+}
+
+#[test]
+fn the_fields_are_those_of_the_format() {
+    for (lengths, bytes) in [(&SLOT_HEADER[..], 68), (&CERTIFICATE, 256), (&BATCH, 16), (&DESCRIPTOR, 24)] {
+        assert_eq!(lengths.iter().sum::<usize>(), bytes);
+    }
+    assert_eq!((CHAINED.iter().sum::<usize>(), DATABASE_HEADER.iter().sum::<usize>()), (344 - 272, 512));
+}
+
+/// What settles the log of a whole stamp also settles whose the others are: of another file, whatever is left of the header.
+#[test]
+fn a_rotted_header_beside_two_logs() {
+    let own = LogBuilder::new(ID, 1024);
+    for commits in [0, 2] {
+        let mut other = LogBuilder::new(ID + 1, 1024);
+        other.commits(commits);
+        let mut database = stamped(&[7, 8, 9], 1024, ID, 0);
+        database[3] ^= 1;
+        let place = SimPlace::new(&Files::new(database).with(&own.files).with(&other.files));
+        let open = || open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap();
+        let opened = open();
+        assert_eq!(opened.next, if commits == 0 { Next::Ready } else { Next::ClaimAgain }, "{opened:?}");
+        assert_eq!(open().done, []);
+        let mut expected = database_of(&[7, 8, 9], 1024);
+        expected[3] ^= 1;
+        assert!(place.files().database == expected);
+    }
+}
