@@ -1,0 +1,17 @@
+//! What the fuzz targets check, and the inputs that they begin with.
+//!
+//! - [`records`]: every decoder of bytes and names, by itself;
+//! - [`words`]: a `control` file with other words in it;
+//! - [`images`]: any database file with any log directory beside it;
+//! - [`histories`]: a log of which every state is known, and damage to it.
+
+pub mod histories;
+pub mod images;
+pub mod input;
+pub mod memory;
+pub mod records;
+pub mod seeds;
+pub mod words;
+
+#[path = "../../tests/log_support/mod.rs"]
+pub mod log_support;
