@@ -276,6 +276,36 @@ fn who_attaches_behind_a_long_log_reads_it_in_large_pieces() {
     late.end();
 }
 
+/// Where nobody wants durability, no more than a few segments are written that are not durable: a later commit that does would
+/// wait for all of them.
+#[test]
+fn what_is_not_durable_is_bounded_in_bytes() {
+    if !common::on_pwal() {
+        return;
+    }
+    let (_scene, path) = scene("undurable bytes");
+    let writer = common::open(&path);
+    common::run(&writer, &format!("{SMALL}; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL"));
+    let reader = common::open(&path);
+    common::run(&reader, "BEGIN");
+    common::number(&reader, COUNT);
+    let durable = || {
+        let status: String = writer.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("status");
+        let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        assert_eq!(status["checkpoints"], 0, "a checkpoint makes all durable, too");
+        status["durable"].as_u64().expect("a commit")
+    };
+    let first = durable();
+    // Far fewer commits than the ring holds, one after the other: the log is never idle.
+    let mut commits = 0;
+    while durable() == first {
+        commits += 1;
+        assert!(commits < 400, "{commits} segments and more are not durable");
+        common::run(&writer, "INSERT INTO t VALUES(zeroblob(120000))");
+    }
+    assert!(commits > 2, "{commits} commits");
+}
+
 /// A reader of a table that does not fit its cache, and a writer beside it.
 fn reader_of_much(path: &Path) -> (Agent, Agent) {
     let (mut reader, mut writer) = (Agent::on(path), Agent::on(path));

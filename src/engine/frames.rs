@@ -382,3 +382,47 @@ impl view::FrameTable for Frames {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMITS: u64 = 50_000;
+
+    fn filled() -> Frames {
+        let mut frames = Frames::new(3);
+        for sequence in 1..=COMMITS {
+            let offset = sequence * 16384;
+            let (slot, ordinal, end) = (1, 1, offset + 16384);
+            let commit = LogCommit { sequence, database_pages: 3, lane: 0, slot, ordinal, offset, end };
+            frames.append(&commit, (1..=3).map(|page| NewFrame::unread(page, 4096 * u64::from(page))));
+        }
+        frames
+    }
+
+    fn bytes(frames: &Frames) -> usize {
+        frames.commits.capacity() * size_of::<Commit>() + frames.frames.capacity() * size_of::<Frame>()
+    }
+
+    /// What a long reader has kept is in the table of each process; behind it that memory is given back.
+    #[test]
+    fn the_memory_of_a_long_table_is_given_back() {
+        let mut frames = filled();
+        let full = bytes(&frames);
+        assert!(full > 4 << 20, "{full} bytes");
+        frames.drop_to(COMMITS / 2);
+        assert!(bytes(&frames) <= full, "a table that is half as long may grow again");
+        frames.drop_to(COMMITS - 1);
+        assert!(bytes(&frames) <= 2 * KEPT_BYTES, "{} bytes for one commit", bytes(&frames));
+        let (frame, _) = frames.locate(3 * COMMITS).expect("the last frame");
+        assert_eq!((frame.page, frame.sequence, frames.len()), (3, COMMITS, 3));
+        // And where a process has fallen behind what is backfilled.
+        let mut frames = filled();
+        frames.begin_at(COMMITS + 9, 3);
+        assert!(bytes(&frames) <= 2 * KEPT_BYTES, "{} bytes for none", bytes(&frames));
+        assert_eq!(
+            (frames.last_sequence(), frames.len(), frames.last_number(COMMITS + 9)),
+            (COMMITS + 9, 0, 3 * COMMITS)
+        );
+    }
+}

@@ -33,6 +33,8 @@ struct Pair {
     ghosts: Ghosts,
     /// How often each file was opened again.
     reopened: Arc<AtomicU64>,
+    /// How often the directory was listed.
+    lists: Arc<AtomicU64>,
     /// A connection that is not on pwal has the database open.
     is_open_elsewhere: Arc<AtomicBool>,
 }
@@ -47,6 +49,7 @@ struct Directory {
     real: PathBuf,
     ghosts: Ghosts,
     reopened: Arc<AtomicU64>,
+    lists: Arc<AtomicU64>,
 }
 
 /// A file that its disk closes at times.
@@ -96,6 +99,7 @@ impl LogDirectory for Directory {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
+        self.lists.fetch_add(1, SeqCst);
         let mut names = self.inner.list()?;
         names.extend(self.ghosts.lock().iter().cloned());
         Ok(names)
@@ -213,7 +217,14 @@ impl Pair {
         let disk = SimDisk::new(1);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
-        Pair { real, disk, ghosts: Ghosts::default(), reopened: Arc::default(), is_open_elsewhere: Arc::default() }
+        Pair {
+            real,
+            disk,
+            ghosts: Ghosts::default(),
+            reopened: Arc::default(),
+            lists: Arc::default(),
+            is_open_elsewhere: Arc::default(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -226,6 +237,7 @@ impl Pair {
             real: self.real.path().to_path_buf(),
             ghosts: Arc::clone(&self.ghosts),
             reopened: Arc::clone(&self.reopened),
+            lists: Arc::clone(&self.lists),
         })
     }
 
@@ -652,4 +664,41 @@ fn a_slot_that_is_being_made_goes_with_the_log() {
     die(one);
     pair.lose_power();
     assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// In which file each segment lies that a flush has to sync is known, however many there are: a look through all files for each
+/// of them, in each commit, was cubic.
+#[test]
+fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    while one.tail().ordinal < 100 {
+        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+    }
+    assert_eq!(one.first_unsynced_segment(), 1);
+    let mut stayed = 0;
+    for _ in 0..20 {
+        let place = || (one.tail().ordinal, one.marks.words().next_slot());
+        let (before, lists) = (place(), pair.lists.load(SeqCst));
+        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+        // Who needs another slot looks which file is free.
+        if place() == before {
+            assert_eq!(pair.lists.load(SeqCst) - lists, 0);
+            stayed += 1;
+        }
+    }
+    assert!(stayed >= 6, "{stayed} commits in the segment of the one before");
+    let before = pair.lists.load(SeqCst);
+    one.wait_durable(one.marks.published()).unwrap();
+    assert_eq!(pair.lists.load(SeqCst) - before, 0);
+
+    // Who has followed by the ring alone looks once for all.
+    while one.tail().ordinal < 200 {
+        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+    }
+    let other = pair.attach();
+    let before = pair.lists.load(SeqCst);
+    other.wait_durable(other.marks.published()).unwrap();
+    assert!(pair.lists.load(SeqCst) - before <= 2, "{} looks", pair.lists.load(SeqCst) - before);
 }
