@@ -8,6 +8,8 @@ mod lost;
 mod rows;
 #[path = "recovery/torn.rs"]
 mod torn;
+#[path = "recovery/unreadable.rs"]
+mod unreadable;
 
 use pwal::log::decide::{Action, LogFacts, ROWS, Refusal, Situation, decide};
 use pwal::log::recovery::OpenFacts;

@@ -111,7 +111,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     }
     // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
     // A log that lives is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that changes.
-    if !is_ours(inner, &read_header(base)?) {
+    if !is_ours(inner, &read_header_or_lost(inner, base)?) {
         base.lock(LockLevel::Shared)?;
         match read_header(base) {
             Ok(header) if !is_ours(inner, &header) => {
@@ -270,7 +270,7 @@ fn may_have_lost_header(inner: &Inner, header: &Header) -> bool {
     let path = real_path(inner);
     !stamp::is_database(header)
         && std::fs::metadata(path).is_ok_and(|file| file.len() >= header.len() as u64)
-        && std::fs::symlink_metadata(beside(path, "-pwal")).is_ok()
+        && has_directory(inner)
 }
 
 /// Whether a directory has the name of the database's `-wal`.
@@ -338,6 +338,19 @@ pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
         Ok(()) | Err(Code::IOERR_SHORT_READ) => Ok(header),
         Err(code) => Err(code),
     }
+}
+
+/// As that; zeros where the medium does not give the header and a log directory lies beside the file: recovery can bring it back.
+fn read_header_or_lost(inner: &Inner, base: &mut dyn BaseFile) -> Result<Header, Code> {
+    match read_header(base) {
+        Err(code) if code.is_unreadable() && has_directory(inner) => Ok([0; DATABASE_HEADER_BYTES]),
+        read => read,
+    }
+}
+
+/// Whether a log directory lies beside the file.
+pub(super) fn has_directory(inner: &Inner) -> bool {
+    std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
 }
 
 fn tell(inner: &Inner, error: &EngineError) -> Code {

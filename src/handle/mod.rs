@@ -313,6 +313,7 @@ impl Handle {
     pub fn read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
         let result = base.read(buffer, offset);
+        let is_unlocked = state.level == LockLevel::None && !self.0.facts.no_lock;
         match &mut state.kind {
             Kind::Joined(joined) => {
                 joined.check_lost()?;
@@ -321,6 +322,17 @@ impl Handle {
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.
             Kind::Plain if self.0.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => mask(buffer, offset),
             Kind::Alone(alone) => alone.check()?,
+            // Before its first lock SQLite looks at the header (`sqlite3PagerReadFileheader`), and an error ends the open. The lock
+            // brings the header back where a log has it.
+            Kind::Plain
+                if is_unlocked
+                    && offset == 0
+                    && result.is_err_and(Code::is_unreadable)
+                    && claim::has_directory(&self.0) =>
+            {
+                buffer.fill(0);
+                return Err(Code::IOERR_SHORT_READ);
+            }
             Kind::Plain | Kind::Retired { .. } => {}
         }
         result

@@ -191,6 +191,19 @@ pub enum LogError {
         /// The log directory.
         directory: PathBuf,
     },
+    /// The medium does not give the first sector of the database file, and nothing proves that the log beside it is its own.
+    #[error(
+        "the database file cannot be read at byte 0: {error}; the log {log_id:016x} in {} does not bring it back by itself, since nothing proves that it is this file's, or it is not whole; `pwal recover --salvage` shows what can be saved",
+        directory.display()
+    )]
+    UnreadableHeader {
+        /// What the medium says.
+        error: String,
+        /// The log.
+        log_id: LogId,
+        /// The log directory.
+        directory: PathBuf,
+    },
     /// A hot journal or a `-wal` file of stock SQLite beside a stamped database file.
     #[error(
         "the database file has a log in {}, and beside it lies a journal or a -wal file of stock SQLite, which would undo it: move that file away after making sure that it belongs elsewhere",
@@ -250,7 +263,7 @@ impl LogError {
         match self {
             // As SQLite answers where it cannot open a file.
             LogError::Io { source, .. } if is_out_of_descriptors(source) => ErrorKind::CannotOpen,
-            LogError::Io { .. } | LogError::Unreadable { .. } => ErrorKind::Io,
+            LogError::Io { .. } | LogError::Unreadable { .. } | LogError::UnreadableHeader { .. } => ErrorKind::Io,
             LogError::Full { .. } => ErrorKind::Full,
             LogError::Record { .. }
             | LogError::Endless { .. }

@@ -98,7 +98,8 @@ impl<'a> Files<'a> {
 
 /// Whether the medium does not give these bytes, now and at the next attempt. Other errors are of the moment (no descriptor,
 /// no memory), or something that the user can change (permissions).
-pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_unreadable(error: &io::Error) -> bool {
     match error.raw_os_error() {
         // What a block device says of a bad sector, and file systems of a checksum that does not fit.
         #[cfg(target_os = "linux")]

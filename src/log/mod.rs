@@ -22,6 +22,6 @@ mod unwritten;
 mod walk;
 
 pub use error::{ErrorKind, LogError};
-pub use files::Unreadable;
+pub use files::{Unreadable, is_unreadable};
 pub use found::TornTail;
 pub use seals::Contradiction;

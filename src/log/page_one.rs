@@ -154,8 +154,30 @@ fn given<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
     }
 }
 
+/// Sectors that the medium does not give read as zeros.
 fn read(database: &mut dyn Database, buffer: &mut [u8], offset: u64) -> Result<usize, LogError> {
-    database.read_at(buffer, offset).map_err(|error| LogError::database("read", error))
+    let mut read = |buffer: &mut [u8], offset| {
+        let result = database.read_at(buffer, offset).map_err(|error| LogError::database("read", error));
+        match result {
+            Err(error) if error.unreadable().is_some() => Ok(None),
+            result => result.map(Some),
+        }
+    };
+    if let Some(read) = read(buffer, offset)? {
+        return Ok(read);
+    }
+    let mut filled = 0;
+    for (at, sector) in (offset..).step_by(STAMP_WRITE_BYTES).zip(buffer.chunks_mut(STAMP_WRITE_BYTES)) {
+        filled += match read(sector, at)? {
+            Some(read) if read < sector.len() => return Ok(filled + read),
+            Some(read) => read,
+            None => {
+                sector.fill(0);
+                sector.len()
+            }
+        };
+    }
+    Ok(filled)
 }
 
 impl PageOne {

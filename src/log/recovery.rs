@@ -159,9 +159,19 @@ pub(crate) struct Chained<'a> {
     pub(crate) walk: Walk,
 }
 
+/// The first bytes of the database file, as far as SQLite's header goes.
+pub(crate) struct Beginning {
+    /// Zeros where they cannot be read.
+    pub(crate) header: Vec<u8>,
+    /// What the medium says instead.
+    pub(crate) unreadable: Option<LogError>,
+}
+
 /// Everything that an opener has looked at.
 pub(crate) struct Look<'a> {
     pub(crate) header: Vec<u8>,
+    /// The header is zeros because the medium does not give it, and says this.
+    unreadable_header: Option<String>,
     pub(crate) situation: Situation,
     pub(crate) logs: Vec<Chained<'a>>,
 }
@@ -182,15 +192,15 @@ impl<'a> Look<'a> {
             }
         }
         let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
-        let header = header_of(database)?;
+        let header = beginning_of(database)?;
         Look::at(dir, header, Some(database), facts, &names, how, &mut |_, _| {})
     }
 
-    /// Looks only: at the files `names` beside a database file that begins with `header`. Without the file, nothing says that it
+    /// Looks only: at the files `names` beside a database file that begins so. Without the file, nothing says that it
     /// is the log's where the header does not. `observe` is shown what is met in each log.
     pub(crate) fn at(
         dir: &'a dyn LogDirectory,
-        header: Vec<u8>,
+        beginning: Beginning,
         mut database: Option<&mut dyn Database>,
         facts: OpenFacts,
         names: &[String],
@@ -198,6 +208,13 @@ impl<'a> Look<'a> {
         observe: &mut dyn FnMut(LogId, Probed<'_>),
     ) -> Result<Look<'a>, LogError> {
         let ids = log_ids(names);
+        let Beginning { header, unreadable } = beginning;
+        // Without a log, nothing brings it back.
+        let unreadable_header = match unreadable {
+            Some(error) if ids.is_empty() => return Err(error),
+            Some(error) => error.unreadable().map(ToString::to_string),
+            None => None,
+        };
         let is_no_database = header.len() >= DATABASE_HEADER_BYTES && !stamp::is_database(&header);
         let state = match stamp::read(&header) {
             whole @ (StampState::Stamped(_) | StampState::Older { .. }) => whole,
@@ -212,6 +229,7 @@ impl<'a> Look<'a> {
                 is_read_only: facts.read_only,
             },
             header,
+            unreadable_header,
             logs: Vec::new(),
         };
         for log_id in ids {
@@ -354,7 +372,10 @@ impl<'a> Look<'a> {
             Refusal::StockLeftovers => Some(LogError::StockLeftovers { directory }),
             Refusal::BareCopy(log_id) => Some(LogError::BareCopy { log_id, directory }),
             Refusal::UnknownHeader => None,
-            Refusal::NoHeader(log_id) => Some(LogError::LostHeader { log_id, directory }),
+            Refusal::NoHeader(log_id) => Some(match self.unreadable_header.clone() {
+                Some(error) => LogError::UnreadableHeader { error, log_id, directory },
+                None => LogError::LostHeader { log_id, directory },
+            }),
             Refusal::OlderStamp(log_id) => Some(LogError::OlderStamp { log_id }),
             Refusal::OldCopy(log_id) => {
                 of(log_id).map(|(_, facts)| LogError::OldCopy { log_id, target, backfilled: facts.backfilled })
@@ -440,12 +461,26 @@ pub(crate) fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {
     dir.list().map_err(|error| LogError::io("list", dir.path(), error))
 }
 
-/// The first bytes of the database file, as far as SQLite's header goes.
-pub(crate) fn header_of(database: &mut dyn Database) -> Result<Vec<u8>, LogError> {
+impl From<&[u8]> for Beginning {
+    fn from(header: &[u8]) -> Beginning {
+        Beginning { header: header.to_vec(), unreadable: None }
+    }
+}
+
+/// Reads the beginning of the database file. A sector that cannot be read is no error yet: a write heals it.
+pub(crate) fn beginning_of(database: &mut dyn Database) -> Result<Beginning, LogError> {
     let mut header = vec![0; DATABASE_HEADER_BYTES];
-    let read = database.read_at(&mut header, 0).map_err(|error| LogError::database("read", error))?;
-    header.truncate(read);
-    Ok(header)
+    match database.read_at(&mut header, 0).map_err(|error| LogError::database("read the first sector of", error)) {
+        Ok(read) => {
+            header.truncate(read);
+            Ok(Beginning { header, unreadable: None })
+        }
+        Err(error) if error.unreadable().is_some() => {
+            header.fill(0);
+            Ok(Beginning { header, unreadable: Some(error) })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Step 2: what a killed process left may vanish in a power cut that comes after the decision. Returns what the

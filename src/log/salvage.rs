@@ -11,7 +11,7 @@ use super::error::LogError;
 use super::files::Unreadable;
 use super::format::LogId;
 use super::found::{FoundLog, log_ids};
-use super::recovery::{Look, OpenFacts, header_of, list, move_away, replay, sync_everything};
+use super::recovery::{Beginning, Look, OpenFacts, beginning_of, list, move_away, replay, sync_everything};
 use super::retire::make_plain;
 use super::stamp::{self, StampState};
 use super::undo;
@@ -83,8 +83,9 @@ pub struct Discarded {
 /// Any error of the medium; records of a newer pwal.
 pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salvage, LogError> {
     let names = list(dir)?;
-    let header = header_of(database)?;
-    let look = Look::at(dir, header, Some(database), OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
+    let beginning = beginning_of(database)?;
+    let look =
+        Look::at(dir, beginning, Some(database), OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
     Ok(match choose(&look, dir)? {
         Chosen::NotNeeded => Salvage::NotNeeded,
         Chosen::Impossible(why) => Salvage::Impossible { why },
@@ -100,8 +101,9 @@ pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salva
 pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Option<Salvaged>, LogError> {
     let names = list(dir)?;
     let unsynced = if log_ids(&names).is_empty() { Vec::new() } else { sync_everything(dir, &names)? };
-    let header = header_of(database)?;
-    let look = Look::at(dir, header, Some(database), OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
+    let beginning = beginning_of(database)?;
+    let look =
+        Look::at(dir, beginning, Some(database), OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
     let (mut plan, log, walk) = match choose(&look, dir)? {
         Chosen::NotNeeded => return Ok(None),
         Chosen::Impossible(_) => {
@@ -142,7 +144,9 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
 pub fn discard_log(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Discarded, LogError> {
     let names = list(dir)?;
     let mut discarded = given_up(dir, database, &names)?;
-    if !matches!(stamp::read(&header_of(database)?), StampState::Plain { .. }) {
+    let Beginning { header, unreadable } = beginning_of(database)?;
+    // What cannot be read cannot be made plain. It is left alone.
+    if unreadable.is_none() && !matches!(stamp::read(&header), StampState::Plain { .. }) {
         make_plain(database)?;
     }
     if let Some(log_id) = log_ids(&names).first() {
@@ -161,8 +165,15 @@ pub fn plan_discard(dir: &dyn LogDirectory, database: &mut dyn Database) -> Resu
 
 fn given_up(dir: &dyn LogDirectory, database: &mut dyn Database, names: &[String]) -> Result<Discarded, LogError> {
     let mut discarded = Discarded { moved_to: None, given_up: Vec::new(), unreadable: Vec::new() };
-    let page_bytes = stamp::page_bytes(&header_of(database)?);
-    for log_id in log_ids(names) {
+    let Beginning { header, unreadable } = beginning_of(database)?;
+    let page_bytes = stamp::page_bytes(&header);
+    let log_ids = log_ids(names);
+    match (unreadable, log_ids.first()) {
+        (Some(error), Some(log_id)) => discarded.unreadable.push((*log_id, error.to_string())),
+        (Some(error), None) => return Err(error),
+        (None, _) => {}
+    }
+    for log_id in log_ids {
         // What cannot be read any more is given up all the same.
         match FoundLog::read(dir, names, log_id, OpenHow::ReadOnly, page_bytes, &mut |_| {}) {
             Ok(log) => {

@@ -132,17 +132,10 @@ pub struct Finding {
 pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError> {
     let names = list(dir)?;
     let mut seen: BTreeMap<LogId, Seen> = BTreeMap::new();
-    let look = Look::at(
-        dir,
-        header.to_vec(),
-        None,
-        OpenFacts::default(),
-        &names,
-        OpenHow::ReadOnly,
-        &mut |log_id, probed| {
+    let look =
+        Look::at(dir, header.into(), None, OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |log_id, probed| {
             seen.entry(log_id).or_default().note(&probed);
-        },
-    )?;
+        })?;
     let target = match look.situation.header {
         StampState::Stamped(stamp) => Some((stamp.log_id, stamp.backfill_target)),
         _ => None,

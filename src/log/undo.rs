@@ -4,6 +4,7 @@
 //! it was before the salvage, as a plain one.
 
 use super::error::LogError;
+use super::files::is_unreadable;
 use super::stamp;
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ const HEADER_BYTES: u64 = 512;
 /// The byte that SQLite locks; its page holds nothing.
 const PENDING_BYTE: u64 = 0x4000_0000;
 
-/// Keeps `pages` of the database file, page 1, and all behind `database_pages`, durably. Does nothing where an attempt that was
+/// Keeps `pages` of the database file, page 1, and all behind `database_pages`, durably, as far as the medium gives them. Does nothing where an attempt that was
 /// cut short has kept them already: the file may have been changed since.
 ///
 /// # Errors
@@ -75,10 +76,14 @@ fn write(
     pages: &BTreeSet<u32>,
     count: u32,
 ) -> Result<(), Failed> {
-    let mut offset = HEADER_BYTES;
+    let (mut offset, mut records) = (HEADER_BYTES, 0_u32);
     for page in pages {
         let mut image = vec![0; page_bytes as usize];
-        database.read_at(&mut image, u64::from(page - 1) * u64::from(page_bytes)).map_err(Failed::Database)?;
+        match database.read_at(&mut image, u64::from(page - 1) * u64::from(page_bytes)) {
+            // Nothing is lost by what is written there.
+            Err(error) if is_unreadable(&error) => continue,
+            read => read.map_err(Failed::Database)?,
+        };
         if *page == 1 {
             stamp::clear(&mut image);
         }
@@ -86,9 +91,9 @@ fn write(
         let parts = [IoSlice::new(&number), IoSlice::new(&image), IoSlice::new(&sum)];
         file.write_at(&parts, offset).map_err(Failed::Journal)?;
         offset += 8 + u64::from(page_bytes);
+        records += 1;
     }
     file.sync().map_err(Failed::Journal)?;
-    let records = u32::try_from(pages.len()).unwrap_or(u32::MAX);
     let words = [records, 0, count, HEADER_BYTES as u32, page_bytes].map(u32::to_be_bytes);
     let mut header = [MAGIC.as_slice(), words.as_flattened()].concat();
     header.resize(HEADER_BYTES as usize, 0);

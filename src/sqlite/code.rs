@@ -57,6 +57,7 @@ codes! {
     IOERR_SHMOPEN = 10 | (18 << 8);
     IOERR_SHMMAP = 10 | (21 << 8);
     IOERR_DATA = 10 | (32 << 8);
+    IOERR_CORRUPTFS = 10 | (33 << 8);
     CANTOPEN_ISDIR = 14 | (2 << 8);
     ABORT_ROLLBACK = 4 | (2 << 8);
     ERROR_SNAPSHOT = 1 | (3 << 8);
@@ -115,6 +116,12 @@ impl From<Code> for io::Error {
 }
 
 impl Code {
+    /// Whether a read answers so where the medium does not give the bytes (`seekAndRead`: `EIO` is `IOERR_CORRUPTFS` since 3.34).
+    #[must_use]
+    pub fn is_unreadable(self) -> bool {
+        [Code::IOERR_READ, Code::IOERR_DATA, Code::IOERR_CORRUPTFS].contains(&self)
+    }
+
     /// The code inside an error that was made from one.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Code> {

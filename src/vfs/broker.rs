@@ -102,6 +102,8 @@ impl Database for SqliteBroker {
                 let behind = self.base.bytes()?.saturating_sub(offset);
                 Ok(usize::try_from(behind).map_or(buffer.len(), |bytes| bytes.min(buffer.len())))
             }
+            // Recovery asks whether it is the medium.
+            Err(code) if code.is_unreadable() => Err(io::Error::from_raw_os_error(libc::EIO)),
             Err(code) => Err(code.into()),
         }
     }

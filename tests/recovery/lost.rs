@@ -20,7 +20,7 @@ fn checksum_behind(database: &[u8], page_bytes: usize) -> u32 {
 }
 
 /// A log as an activation begins it, on a database whose pages are filled with these values.
-fn begun(values: &[u64], page_bytes: u32) -> LogBuilder {
+pub fn begun(values: &[u64], page_bytes: u32) -> LogBuilder {
     let mut log = LogBuilder::with_blocks(OWN, page_bytes, 4096, 400);
     let database = database_of(values, page_bytes);
     let copied = (page_bytes as usize).min(4096);
@@ -28,7 +28,7 @@ fn begun(values: &[u64], page_bytes: u32) -> LogBuilder {
     log
 }
 
-fn commit(log: &mut LogBuilder, frames: &[(u32, u64)]) {
+pub fn commit(log: &mut LogBuilder, frames: &[(u32, u64)]) {
     log.commit(&Commit { frames, ..Commit::default() });
 }
 

@@ -2,6 +2,7 @@
 //! lock on it, so that plain file calls disturb nobody.
 
 use crate::failure::Failure;
+use pwal::log::is_unreadable;
 use pwal::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,25 +13,38 @@ pub struct DatabaseFile {
     /// Absolute, symlinks resolved: the log lies beside the real file.
     pub path: PathBuf,
     pub bytes: u64,
+    /// Zeros where the medium does not give it and a log lies beside the file.
     pub header: Vec<u8>,
+    /// What the medium says instead.
+    pub unreadable: Option<String>,
 }
 
 impl DatabaseFile {
     pub fn look(path: &Path) -> Result<DatabaseFile, Failure> {
         let path = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
-        let failed = |error| Failure::io("read", &path, &error);
-        let file = File::open(&path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
+        let failed = |error: &_| Failure::io("read", &path, error);
+        // Not opened before: of a pipe that waits for who writes to it.
+        let metadata = fs::metadata(&path).map_err(|error| failed(&error))?;
         if !metadata.is_file() {
             return Err(Failure::cannot(format!("{} is not a file", path.display())));
         }
-        let mut header = Vec::new();
-        file.take(DATABASE_HEADER_BYTES as u64).read_to_end(&mut header).map_err(failed)?;
-        if !header.is_empty() && !header.starts_with(b"SQLite format 3\0") {
+        let file = File::open(&path).map_err(|error| failed(&error))?;
+        let mut database =
+            DatabaseFile { path: path.clone(), bytes: metadata.len(), header: Vec::new(), unreadable: None };
+        let has_log = fs::symlink_metadata(database.log_directory()).is_ok();
+        match file.take(DATABASE_HEADER_BYTES as u64).read_to_end(&mut database.header) {
+            Err(error) if has_log && is_unreadable(&error) => {
+                database.header = vec![0; DATABASE_HEADER_BYTES];
+                database.unreadable = Some(error.to_string());
+            }
+            read => drop(read.map_err(|error| failed(&error))?),
+        }
+        // Beside a log it may be one that has lost its first sector.
+        if !has_log && !database.header.is_empty() && !database.header.starts_with(b"SQLite format 3\0") {
             let text = format!("{} is not a SQLite database: its first bytes are others", path.display());
             return Err(Failure::cannot(text));
         }
-        Ok(DatabaseFile { path, bytes: metadata.len(), header })
+        Ok(database)
     }
 
     pub fn stamp(&self) -> StampState {
@@ -66,7 +80,13 @@ impl DatabaseFile {
 
     /// What the header says of the journal mode and of a log.
     pub fn describe(&self) -> String {
+        if let Some(error) = &self.unreadable {
+            return format!("not to be read at byte 0: {error}");
+        }
         match self.stamp() {
+            _ if !self.header.is_empty() && !stamp::is_database(&self.header) => {
+                "no database's: its first sector was lost, or it is another file".to_owned()
+            }
             StampState::Plain { .. } if self.header.is_empty() => "empty: no database yet".to_owned(),
             StampState::Plain { wal: true } => "plain, WAL mode".to_owned(),
             StampState::Plain { wal: false } => "plain, rollback mode".to_owned(),
@@ -74,7 +94,7 @@ impl DatabaseFile {
                 format!("stamped by log {:016x}, checkpointed to commit {}", stamp.log_id, stamp.backfill_target)
             }
             StampState::Older { log_id } => format!("stamped by an older pwal (log {log_id:016x})"),
-            StampState::NoHeader => "no database's: its first sector was lost, or it is another file".to_owned(),
+            StampState::NoHeader => "no database's".to_owned(),
             StampState::BadStamp { log_id } => format!("a stamp that is not whole (log {log_id:016x})"),
             StampState::Leftover => "half of a stamp, or reserved bytes that are not zero".to_owned(),
         }
