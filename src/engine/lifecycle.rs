@@ -402,7 +402,7 @@ impl Engine {
             return Ok(());
         }
         match self.check_alone() {
-            Ok(()) => self.retire_guarded(),
+            Ok(()) => self.retire_guarded(false),
             Err(_) => Ok(()),
         }
     }
@@ -444,17 +444,19 @@ impl Engine {
             true => Err(EngineError::Committed { file: self.path.clone() }),
             false => Ok(()),
         };
-        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded());
+        let counts = afterwards != Afterwards::Wal;
+        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded(counts));
         if retired.is_err() {
             self.background.allow();
             self.end_init()?;
         }
-        retired.and_then(|()| if afterwards == Afterwards::Wal { Ok(()) } else { self.count_change() })
+        retired
     }
 
     /// The connection goes on with the file in rollback mode, and with the pages that it has cached unless the change counter
     /// has moved (`sqlite3PagerSharedLock`). Commits in WAL mode need not move it: without this, pages that others have
-    /// written since its last read are lost with its next write. (With stock SQLite they are.)
+    /// written since its last read are lost with its next write. (With stock SQLite they are.) The log is there still, if there is
+    /// one: it brings back a sector that is lost in this write.
     fn count_change(&self) -> Result<(), EngineError> {
         if self.marks.published() == 0 {
             return Ok(());
@@ -474,11 +476,11 @@ impl Engine {
     }
 
     /// Under INIT, and with no other process attached.
-    fn retire_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
+    fn retire_guarded(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
         if !self.be_guard() {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
-        self.retire()
+        self.retire_counting(counts)
     }
 
     /// Nobody else is attached. A process that exits has left already, though it lives for a while.
@@ -496,11 +498,16 @@ impl Engine {
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn retire(self: &Arc<Engine>) -> Result<(), EngineError> {
+        self.retire_counting(false)
+    }
+
+    /// As that; `counts`: the change counter moves, for a connection that goes on with the file.
+    fn retire_counting(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
         if self.is_retired() {
             return Ok(());
         }
         self.background.stop(false);
-        let retired = self.try_retire();
+        let retired = self.try_retire(counts);
         if retired.is_err() {
             // Whoever asked for it goes on with this engine.
             self.background.allow();
@@ -526,12 +533,15 @@ impl Engine {
         if lock.is_deleted().map_err(io)? { Ok(false) } else { Err(EngineError::Moved { file: file() }) }
     }
 
-    fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
+    fn try_retire(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
         self.check_poison()?;
         let has_directory = self.has_directory()?;
         if self.is_active() {
             self.checkpoint_all()?;
             self.end_log()?;
+            if counts {
+                self.count_change()?;
+            }
             let retired = match self.broker.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
                 Some(broker) if !has_directory => retire::make_plain(broker.as_mut())
@@ -557,6 +567,9 @@ impl Engine {
                 let mut broker = self.broker.lock();
                 let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
                 open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
+            }
+            if counts {
+                self.count_change()?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
             retire::remove_directory(&*self.dir)?;
@@ -584,7 +597,7 @@ impl Engine {
         let _resting = self.resting.lock();
         self.wait_init()?;
         let left = match self.check_alone() {
-            Ok(()) => self.retire_guarded(),
+            Ok(()) => self.retire_guarded(false),
             Err(_) => {
                 // From here on somebody else may retire the log: nobody reads by it. The background thread ends with the
                 // process; it may be waiting for others.
