@@ -267,6 +267,9 @@ fn not_a_directory(path: &Path, error: io::Error) -> io::Error {
             "{} is a symbolic link, which is not followed: to have the log elsewhere, move the database there",
             path.display()
         )),
+        Ok(there) if FileType::from_raw_mode(there.st_mode) != FileType::Directory => {
+            refused(format!("{} is no directory, and not pwal's: move it away, or delete it", path.display()))
+        }
         _ => error,
     }
 }

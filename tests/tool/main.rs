@@ -10,6 +10,7 @@ mod backup;
 mod demo;
 mod doctor;
 mod inspect;
+mod links;
 mod off;
 mod recover;
 mod run;

@@ -84,7 +84,7 @@ fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
         Ok(names) => files.extend(names.iter().map(|name| log.join(name))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
-            let advice = "delete it; to have the log elsewhere, move the database there";
+            let advice = "move it away, or delete it; to have the log elsewhere, move the database there";
             return report.problem(PERMISSIONS, format!("pwal refuses the log directory: {error}"), advice);
         }
         Err(error) => {
