@@ -1,15 +1,15 @@
 //! What users store is never taken for a record of the log that it lies in, whatever they know of it.
 
 mod common;
+#[path = "log_support/forged.rs"]
+mod forged;
 #[path = "engine/lab.rs"]
 mod lab;
 
+use forged::{KINDS, forged};
 use lab::{Lab, status};
 use pwal::disk::{Disk, RealDisk};
-use pwal::log::format::{
-    BatchHeader, CERTIFICATE_BYTES, Certificate, Descriptor, FileName, ImagePlace, SlotHeader, batch_head_bytes,
-    chain_after, encode_batch,
-};
+use pwal::log::format::{CERTIFICATE_BYTES, FileName, SlotHeader};
 use pwal::log::scan::dump_slot;
 use rusqlite::Connection;
 use std::path::Path;
@@ -67,73 +67,6 @@ fn places() -> Vec<(u64, u64, usize)> {
     places
 }
 
-fn certificate(log_id: u64, ordinal: u64, offset: u64, durable: u64, backfilled: u64) -> Certificate {
-    Certificate {
-        log_id,
-        ordinal,
-        offset,
-        epoch: 1,
-        lo: 1,
-        hi: durable,
-        durable,
-        backfilled,
-        chain: 7,
-        batches: 1,
-        frames: 1,
-        distinct_pages: 1,
-        database_pages: 1,
-        fallback: false,
-        clean_end: false,
-        lane_frames: vec![],
-        copy: None,
-    }
-}
-
-/// Records that prove themselves in this place: of this log, of a later version, with any watermarks.
-fn forged(kind: usize, log_id: u64, ordinal: u64, offset: u64, next: u64) -> Vec<u8> {
-    let newer = |mut record: Vec<u8>, crc: usize, covered: usize| {
-        record[8] = 3;
-        let sum = if crc < 16 {
-            crc32c::crc32c_append(crc32c::crc32c(&record[..crc]), &record[crc + 4..])
-        } else {
-            crc32c::crc32c(&record[..covered])
-        };
-        record[crc..crc + 4].copy_from_slice(&sum.to_le_bytes());
-        record
-    };
-    let batch = || {
-        let descriptors = [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), mask: 0, crc: 9 }];
-        let mut header = BatchHeader {
-            log_id,
-            sequence: next,
-            ordinal,
-            offset,
-            bytes: 2 * BLOCK,
-            frames: 1,
-            database_pages: 1,
-            lane: 0,
-            wants_durable: true,
-            time_us: 1,
-            chain: 5,
-            certificate: None,
-        };
-        let chain = chain_after(&header, &descriptors);
-        header.certificate =
-            Some(Certificate { hi: next, chain, ..certificate(log_id, ordinal, offset, 1 << 40, 1 << 40) });
-        header.certificate.as_mut().unwrap().durable = 0;
-        header.certificate.as_mut().unwrap().backfilled = 0;
-        encode_batch(&header, &descriptors).unwrap()
-    };
-    match kind {
-        0 => certificate(log_id, ordinal, offset, 1 << 40, 0).encode().to_vec(),
-        1 => certificate(log_id, ordinal, offset, 1 << 40, 1 << 40).encode().to_vec(),
-        2 => newer(certificate(log_id, ordinal, offset, 1, 0).encode().to_vec(), 252, 252),
-        3 => certificate(log_id, ordinal, offset, 1 << 40, 1 << 40).encode_doubled(4096, &[7; 512], 8)[..768].to_vec(),
-        4 => batch(),
-        _ => newer(batch(), 12, 0),
-    }
-}
-
 #[test]
 fn records_in_a_blob_are_none() {
     if !common::on_pwal() {
@@ -146,7 +79,7 @@ fn records_in_a_blob_are_none() {
     let next = status(&connection, "published").as_u64().unwrap() + 1;
     let mut blob = vec![0xa5; BLOB_BYTES];
     for (nth, (ordinal, offset, at)) in places.into_iter().enumerate() {
-        let record = forged(nth % 6, log_id, ordinal, offset, next);
+        let record = forged(nth % KINDS, log_id, ordinal, offset, next);
         let end = blob.len().min(at + record.len());
         blob[at..end].copy_from_slice(&record[..end - at]);
     }
@@ -181,7 +114,7 @@ fn records_at_every_phase_are_none() {
     if !common::on_pwal() {
         return;
     }
-    for kind in 0..6 {
+    for kind in 0..KINDS {
         let (lab, connection) = begun();
         let record = forged(kind, 1, 1, BLOCK, 1);
         let mut blob = vec![0; 300 * 4092];
