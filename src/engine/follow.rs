@@ -8,12 +8,16 @@ use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::slots::if_there;
 use super::{Engine, EngineError};
 use crate::disk::OpenHow;
-use crate::log::format::{self, Batch, BatchPlace, ImagePlace, apply_mask, batch_head_bytes, decode_batch, image_crc};
+use crate::log::LogError;
+use crate::log::follow::{OpenFile, SlotReader};
+use crate::log::format::{self, Batch, ImagePlace, SlotHeader, apply_mask, batch_head_bytes, encode_batch, image_crc};
 use crate::shared::CommitEntry;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// Commits that a walk adds while others wait for the table.
 const WALKED_AT_ONCE: u64 = 1024;
+/// Bytes of a batch that are written again in one write, and a page more.
+const WRITTEN_AT_ONCE: usize = 1 << 20;
 
 impl Engine {
     pub(super) fn no_commit(&self, sequence: u64) -> EngineError {
@@ -123,27 +127,24 @@ impl Engine {
         self.add(frames, &LogCommit::of(&batch, entry.file), &batch)
     }
 
-    fn place_of(&self, entry: &CommitEntry, slot_bytes: u64) -> BatchPlace {
-        BatchPlace {
-            log_id: self.log_id,
-            ordinal: entry.ordinal,
-            offset: entry.offset,
-            block_bytes: self.block_bytes,
-            page_bytes: self.page_bytes,
-            slot_bytes,
-        }
-    }
-
-    /// The batch that an entry of the commit ring speaks of; `None` if it is not there.
+    /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
+    /// length before its bytes were there.
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
         let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(None) };
-        let bytes = batch_head_bytes(entry.frames as usize).min(slot.bytes);
-        let mut head = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        let read = match slot.file.read_at(&mut head, entry.offset) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|e| EngineError::read(&self.path, e))?,
+        let header = SlotHeader {
+            log_id: self.log_id,
+            block_bytes: self.block_bytes,
+            page_bytes: self.page_bytes,
+            slot_bytes: slot.bytes,
+            ordinal: entry.ordinal,
+            first_sequence: entry.sequence,
+            chain: entry.chain,
         };
-        let batch = decode_batch(&head[..read], &self.place_of(entry, slot.bytes)).ok();
+        let open = OpenFile { path: self.dir.path().join(&slot.name), file: slot.file.clone() };
+        let batch = match (SlotReader { open, header }).head_at(entry.offset) {
+            Err(LogError::OtherVersion { .. }) => None,
+            head => if_there(head)?,
+        };
         Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 
@@ -187,22 +188,41 @@ impl Engine {
         Ok(self.segment_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
     }
 
-    /// Reads the batch of this entry whole, proves it, and writes the same bytes again.
+    /// Reads the batch of this entry, proves it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
         let slot = self.slot(entry.file)?;
-        let batch = self.batch_of(entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
-        let mut bytes = vec![0; usize::try_from(batch.header.bytes).unwrap_or(0)];
-        let read = slot.file.read_at(&mut bytes, entry.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let missing = || self.no_commit(entry.sequence);
+        let batch = self.batch_of(entry)?.ok_or_else(missing)?;
+        // What was proven of it is all of it: the same bytes.
+        let mut piece = encode_batch(&batch.header, &batch.descriptors)?;
+        let (mut start, mut image) = (entry.offset, vec![0; self.page_bytes as usize]);
         for descriptor in &batch.descriptors {
             // Images in a spill file were durable before this was published.
             let ImagePlace::Batch(at) = descriptor.place else { continue };
-            let image = usize::try_from(at).ok().and_then(|at| bytes[..read].get(at..at + self.page_bytes as usize));
-            let mut image = image.unwrap_or_default().to_vec();
+            // They lie packed.
+            if entry.offset + at != start + piece.len() as u64 {
+                return Err(missing());
+            }
+            let read =
+                slot.file.read_at(&mut image, entry.offset + at).map_err(|e| EngineError::read(&self.path, e))?;
+            piece.extend(&image[..read]);
             apply_mask(&mut image, at, descriptor.mask);
-            if image_crc(self.log_id, descriptor.page, entry.sequence, &image) != descriptor.crc {
-                return Err(self.no_commit(entry.sequence));
+            let is_whole = read == image.len()
+                && image_crc(self.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
+            if !is_whole {
+                return Err(missing());
+            }
+            if piece.len() >= WRITTEN_AT_ONCE {
+                slot.write(&piece, start)?;
+                start += piece.len() as u64;
+                piece.clear();
             }
         }
-        slot.write(&bytes[..read], entry.offset)
+        let padding = (entry.offset + batch.header.bytes).saturating_sub(start + piece.len() as u64);
+        if padding >= u64::from(self.block_bytes) {
+            return Err(missing());
+        }
+        piece.resize(piece.len() + usize::try_from(padding).unwrap_or(0), 0);
+        slot.write(&piece, start)
     }
 }
