@@ -1,0 +1,340 @@
+//! The lives of the recorded processes: all that pwal does to a database and its log, step by step.
+
+use super::common::{self, child};
+use super::history::{digest, statements};
+use super::recorder::{self, Failure, SPACE};
+use pwal::handle::settle::How;
+use rusqlite::Connection;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+/// The directory that is recorded, the file of records, the number of the first commit, the life.
+pub const ROOT: &str = "PWAL_TEST_ROOT";
+pub const RECORDS: &str = "PWAL_TEST_RECORDS";
+pub const FIRST: &str = "PWAL_TEST_FIRST";
+pub const LIFE: &str = "PWAL_TEST_LIFE";
+
+/// The database in the directory.
+pub const DATABASE: &str = "app.db";
+
+/// Small segments, so that they are changed often.
+const SETTINGS: &str = "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA wal_autocheckpoint=0";
+
+struct Life {
+    path: PathBuf,
+    connection: Connection,
+    next: Cell<u64>,
+}
+
+/// Plays the life that the environment names, recorded.
+pub fn play() {
+    let root = PathBuf::from(child::setting(ROOT));
+    if let Err(error) = recorder::start(&root, child::setting(RECORDS).as_ref()) {
+        panic!(
+            "system calls cannot be recorded here: {error}. This test needs Linux 5.5 and a sandbox (container, systemd) that \
+             permits seccomp(2) with a filter and user notification, as the usual ones do; no privileges"
+        );
+    }
+    let name = child::setting(LIFE);
+    recorder::mark(&format!("life {name}"));
+    let path = root.join(DATABASE);
+    match name.as_str() {
+        "modes" => modes(&path),
+        "created" => created(&path),
+        "written and killed" => written_and_killed(&path),
+        "opened" => opened(&path),
+        "rested" => rested(&path),
+        "idle" => idle(&path),
+        "everything" => everything(&path),
+        "survives" => survives(&path),
+        "dies beside" => dies_beside(&path, false),
+        "makes a slot" => dies_beside(&path, true),
+        "salvaged" => salvaged(&path),
+        "checkpointed" => checkpointed(&path),
+        "rollback journal" => rollback_journal(&path, "DELETE"),
+        "persistent journal" => rollback_journal(&path, "PERSIST"),
+        "journal begun" => journal_begun(&path),
+        "stock's log" => stock(&path, false),
+        "stock's journal" => stock(&path, true),
+        "failed sync" => failed(&path, Failure::BatchSync),
+        "failed write" => failed(&path, Failure::BatchWrite),
+        other => panic!("no life is called {other}"),
+    }
+}
+
+impl Life {
+    fn on(path: &Path, connection: Connection) -> Life {
+        let next = child::setting(FIRST).parse().expect("a number");
+        Life { path: path.to_owned(), connection, next: Cell::new(next) }
+    }
+
+    /// Through pwal: what an earlier life left is settled by the first read.
+    fn open(path: &Path) -> Life {
+        let life = Life::on(path, common::open(path));
+        life.run(SETTINGS);
+        recorder::mark(&format!("found {}", digest(&life.connection).expect("read")));
+        life
+    }
+
+    fn run(&self, sql: &str) {
+        common::run(&self.connection, sql);
+    }
+
+    /// One commit over so many pages; 0: the tables.
+    fn commit(&self, pages: u64) {
+        assert_eq!(self.try_commit(pages), 0, "a commit");
+    }
+
+    /// Its result code.
+    fn try_commit(&self, pages: u64) -> i32 {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let synchronous = common::number(&self.connection, "PRAGMA synchronous");
+        // Without WAL mode only EXTRA makes the end of a journal durable (`sqlite3PagerSetFlags`).
+        let is_wal = common::text(&self.connection, "PRAGMA journal_mode") == "wal";
+        let promise = if synchronous == 3 || synchronous == 2 && is_wal { "durable" } else { "ordered" };
+        recorder::mark(&format!("begin {number} {pages} {promise}"));
+        let code =
+            common::code_of(&self.connection, &format!("BEGIN IMMEDIATE; {}; COMMIT", statements(number, pages)));
+        recorder::mark(if code == 0 { "acknowledged" } else { "failed" });
+        code
+    }
+
+    fn commits(&self, count: u64, pages: u64) {
+        (0..count).for_each(|_| self.commit(pages));
+    }
+
+    /// All of it is in the database file.
+    fn checkpoint(&self, how: &str) {
+        let told = common::text(&self.connection, &format!("PRAGMA wal_checkpoint({how})"));
+        let numbers: Vec<&str> = told.split('|').collect();
+        assert!(numbers[0] == "0" && numbers[1] == numbers[2], "wal_checkpoint({how}): {told}");
+        recorder::mark("durable");
+    }
+
+    fn close(self) {
+        common::close(self.connection);
+        recorder::mark("durable");
+        let mut beside = common::beside(&self.path);
+        // A journal that stock SQLite had begun stays until it writes the next, and a log that was salvaged until somebody
+        // deletes it.
+        beside.retain(|name| !name.ends_with("-journal") && !name.contains("-pwal.salvaged-"));
+        assert_eq!(beside, Vec::<String>::new());
+    }
+}
+
+/// A new database, and every way to commit and to checkpoint.
+fn modes(path: &Path) {
+    let life = Life::on(path, common::open(path));
+    life.run("PRAGMA journal_mode=WAL");
+    life.run(SETTINGS);
+    life.commit(0);
+    for mode in ["auto", "conservative"] {
+        for synchronous in ["FULL", "NORMAL", "EXTRA", "OFF", "NORMAL"] {
+            life.run(&format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"));
+            life.commits(2, 1);
+        }
+    }
+    for (mode, synchronous) in [("conservative", "FULL"), ("auto", "FULL"), ("auto", "NORMAL")] {
+        life.run(&format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"));
+        life.commits(7, 12);
+    }
+    life.checkpoint("PASSIVE");
+    life.commits(3, 12);
+    life.run("PRAGMA synchronous=FULL");
+    life.commits(12, 12);
+    life.checkpoint("FULL");
+    life.commits(8, 12);
+    // Outgrows its lane: images in a file of their own.
+    life.run("PRAGMA parallel_wal_max_batch_bytes=65536");
+    for synchronous in ["FULL", "NORMAL"] {
+        life.run(&format!("PRAGMA synchronous={synchronous}"));
+        life.commits(2, 30);
+    }
+    life.commits(2, 2);
+    life.checkpoint("TRUNCATE");
+    life.commits(2, 2);
+    life.close();
+}
+
+/// A new database with a few rows.
+fn created(path: &Path) {
+    let life = Life::on(path, common::open(path));
+    life.run("PRAGMA journal_mode=WAL");
+    life.commit(0);
+    life.commit(30);
+    life.commit(30);
+    life.close();
+}
+
+/// Nothing is said of the end.
+fn written_and_killed(path: &Path) {
+    let life = Life::open(path);
+    life.commits(3, 12);
+    life.checkpoint("PASSIVE");
+    life.run("PRAGMA synchronous=NORMAL; PRAGMA parallel_wal_max_batch_bytes=65536");
+    life.commit(25);
+    life.commits(4, 3);
+    life.run("PRAGMA synchronous=FULL");
+    life.commits(2, 1);
+    life.run("PRAGMA synchronous=NORMAL");
+    life.commits(3, 1);
+    recorder::kill();
+}
+
+/// A little of everything that a process alone can do, for those that die at some place in it.
+fn everything(path: &Path) {
+    let life = Life::open(path);
+    life.run("PRAGMA journal_mode=WAL");
+    for mode in ["conservative", "auto"] {
+        life.run(&format!("PRAGMA parallel_wal_mode={mode}"));
+        life.commit(1);
+    }
+    life.commits(8, 12);
+    life.run("PRAGMA synchronous=NORMAL");
+    life.commits(6, 12);
+    life.checkpoint("TRUNCATE");
+    life.commit(2);
+    assert_eq!(common::text(&life.connection, "SELECT pwal_retire()"), "retired");
+    recorder::mark("durable");
+    life.commits(2, 1);
+    life.close();
+}
+
+/// Two processes have the database: this one goes on when the other has died, which its parent says.
+fn survives(path: &Path) {
+    let life = Life::open(path);
+    life.commit(1);
+    child::report("ready");
+    let pages = child::command().and_then(|pages| pages.parse().ok()).expect("the size of the next commit");
+    recorder::mark("goes on");
+    // As who writes: what is published, and perhaps not durable.
+    life.run("BEGIN IMMEDIATE");
+    recorder::mark(&format!("saw {}", digest(&life.connection).expect("read")));
+    life.run("ROLLBACK");
+    // It may have died in a commit, whose number is used.
+    life.next.set(life.next.get() + 100);
+    life.commits(2, pages);
+    life.commits(6, 12);
+    life.run("PRAGMA synchronous=NORMAL");
+    life.commits(6, 12);
+    life.checkpoint("TRUNCATE");
+    life.close();
+}
+
+/// The other one: dies where it makes a slot ahead of need, or at the place that the environment names.
+fn dies_beside(path: &Path, makes_slot: bool) {
+    let life = Life::open(path);
+    if makes_slot {
+        recorder::fail(Failure::Death(SPACE));
+    }
+    life.commits(10, 12);
+    unreachable!("it dies");
+}
+
+/// Killed when the log has nothing to replay.
+fn checkpointed(path: &Path) {
+    let life = Life::open(path);
+    life.commits(2, 2);
+    life.checkpoint("TRUNCATE");
+    recorder::kill();
+}
+
+/// What was damaged is saved as far as it proves itself.
+fn salvaged(path: &Path) {
+    assert!(pwal::recover(path, How::Recover, None).is_err(), "it is damaged");
+    let report = pwal::recover(path, How::Salvage, None).expect("a salvage");
+    assert!(report.salvaged.is_some(), "{report:?}");
+}
+
+/// As a program that does one thing.
+fn opened(path: &Path) {
+    let life = Life::open(path);
+    life.run("PRAGMA journal_mode=WAL");
+    life.commit(1);
+    life.close();
+}
+
+/// The log is retired with the connection open, twice, and made anew.
+fn rested(path: &Path) {
+    let life = Life::open(path);
+    for synchronous in ["FULL", "NORMAL"] {
+        life.run(&format!("PRAGMA synchronous={synchronous}"));
+        life.commits(2, 3);
+        assert_eq!(common::text(&life.connection, "SELECT pwal_retire()"), "retired");
+        recorder::mark("durable");
+    }
+    life.commits(3, 1);
+    recorder::kill();
+}
+
+/// By itself, when nobody commits.
+fn idle(path: &Path) {
+    let life = Life::open(path);
+    life.run("PRAGMA parallel_wal_idle_retire_ms=1; PRAGMA wal_autocheckpoint=1000");
+    life.commits(2, 3);
+    let directory = PathBuf::from(format!("{}-pwal", path.display()));
+    let has_slots = || {
+        let names = std::fs::read_dir(&directory).expect("the log directory").map(|entry| entry.expect("an entry"));
+        names.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".seg"))
+    };
+    let began = std::time::Instant::now();
+    while has_slots() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "the log is not retired");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    life.commit(1);
+    life.close();
+}
+
+/// Out of WAL mode and back.
+fn rollback_journal(path: &Path, mode: &str) {
+    let life = Life::open(path);
+    life.commit(2);
+    life.run(&format!("PRAGMA journal_mode={mode}; PRAGMA synchronous=EXTRA"));
+    recorder::mark("durable");
+    life.commits(3, 2);
+    life.run("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL");
+    life.commits(2, 2);
+    recorder::kill();
+}
+
+/// Stock SQLite is killed, with a log of its own or in the middle of a transaction.
+fn stock(path: &Path, in_rollback_mode: bool) {
+    let life = Life::on(path, common::open_stock(path));
+    if in_rollback_mode {
+        life.run("PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA");
+        life.commit(2);
+        life.run("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL");
+        life.commit(2);
+        life.run("PRAGMA journal_mode=DELETE; PRAGMA cache_size=2; BEGIN; UPDATE t SET x=x||'lost'");
+    } else {
+        life.run("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL");
+        life.commits(2, 2);
+        life.run("PRAGMA synchronous=NORMAL");
+        life.commits(2, 2);
+    }
+    recorder::kill();
+}
+
+/// Stock SQLite is killed when it has begun to leave WAL mode: the journal is no hot one, and stays.
+fn journal_begun(path: &Path) {
+    let life = Life::on(path, common::open_stock(path));
+    recorder::fail(Failure::Death("-journal"));
+    life.run("PRAGMA journal_mode=DELETE");
+    unreachable!("it writes to a journal");
+}
+
+/// A commit that is answered with an error never comes back.
+fn failed(path: &Path, failure: Failure) {
+    let life = Life::open(path);
+    life.run("PRAGMA synchronous=FULL");
+    life.commits(2, 2);
+    life.run("PRAGMA synchronous=NORMAL");
+    life.commit(1);
+    life.run("PRAGMA synchronous=FULL");
+    recorder::fail(failure);
+    assert_ne!(life.try_commit(2), 0, "a failure was planned");
+    life.try_commit(1);
+    recorder::kill();
+}
