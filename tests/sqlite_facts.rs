@@ -13,12 +13,16 @@ mod common;
 mod controls;
 #[path = "facts/errors.rs"]
 mod errors;
+#[path = "facts/exclusive.rs"]
+mod exclusive;
 #[path = "facts/frames.rs"]
 mod frames;
 #[path = "facts/locking.rs"]
 mod locking;
 #[path = "facts/opening.rs"]
 mod opening;
+#[path = "facts/read_only.rs"]
+mod read_only;
 #[path = "facts/view.rs"]
 mod view;
 #[path = "facts/waiting.rs"]
