@@ -755,3 +755,80 @@ fn it_says_what_it_is() {
         assert_eq!(stage.end(), ["beside: []", "left: 0 1 2"]);
     }
 }
+
+/// What one worker has had answered: commits, and how often it had the database for itself.
+#[derive(Default)]
+struct Had {
+    commits: i64,
+    alone: u32,
+    on_pwal: u32,
+}
+
+fn works(path: &Path, seed: u64, rounds: u64) -> Had {
+    let mut dice = pwal::disk::sim::Dice::new(seed);
+    let (mut agent, mut had) = (Agent::start(), Had::default());
+    for round in 0..rounds {
+        agent.open("c", path);
+        agent.ask(&format!("c .timeout {}", dice.pick(&[0, 20, 200])));
+        for _ in 0..1 + dice.index(8) {
+            let (sql, writes) = match dice.index(8) {
+                0 | 1 => ("PRAGMA locking_mode=EXCLUSIVE".to_owned(), false),
+                2 => ("PRAGMA locking_mode=NORMAL".to_owned(), false),
+                3 | 4 => ("SELECT count(*) FROM t".to_owned(), false),
+                _ => (format!("INSERT INTO t VALUES('{seed}, {round}')"), true),
+            };
+            match agent.ask(&format!("c {sql}")).as_str() {
+                "code 5" | "code 261" | "code 517" => {}
+                error if error.starts_with("code") => panic!("seed {seed}: {sql}: {error}: {}", agent.log()),
+                _ => had.commits += i64::from(writes),
+            }
+        }
+        let status = agent.status();
+        had.alone += u32::from(status.contains("\"exclusive\":true"));
+        had.on_pwal += u32::from(status.contains("\"active\":true"));
+        if dice.index(10) == 0 {
+            std::mem::replace(&mut agent, Agent::start()).kill();
+        } else {
+            agent.close();
+        }
+    }
+    agent.end();
+    had
+}
+
+/// Three processes at once, which are killed now and then: nothing but BUSY is answered, and every commit that was
+/// acknowledged is there.
+#[test]
+fn at_once() {
+    if !common::on_pwal() {
+        return;
+    }
+    let _watchdog = Watchdog::new("locking_mode at once", Duration::from_secs(100 + 2 * rounds()));
+    let stage = Stage::new(common::PWAL);
+    let (path, seed) = (stage.path(), common::env_number("PWAL_TEST_SEED", 1));
+    let workers: Vec<_> = (0..3)
+        .map(|number| {
+            let path = path.clone();
+            std::thread::spawn(move || works(&path, 1000 * seed + number, rounds()))
+        })
+        .collect();
+    let had: Vec<Had> = workers.into_iter().map(|worker| worker.join().expect("a worker")).collect();
+    let of = |which: fn(&Had) -> i64| had.iter().map(which).sum::<i64>();
+    println!(
+        "seed {seed}: {} commits, alone {}, on pwal {}",
+        of(|h| h.commits),
+        of(|h| h.alone.into()),
+        of(|h| h.on_pwal.into())
+    );
+    let last = common::open(&path);
+    assert_eq!(common::number(&last, "SELECT count(*)-1 FROM t"), of(|h| h.commits), "seed {seed}");
+    common::assert_integrity(&last);
+    common::close(last);
+    common::assert_plain(&path);
+    assert!(of(|h| h.alone.into()) > 0 && of(|h| h.on_pwal.into()) > 0);
+}
+
+/// Of each worker.
+fn rounds() -> u64 {
+    common::env_number("PWAL_TEST_ROUNDS", 40)
+}

@@ -120,3 +120,24 @@ fn a_reset_writes_it() {
     common::close(connection);
     assert_eq!(std::fs::read(lab.file("a.db")).expect("read the file")[18..20], [1, 1]);
 }
+
+/// It is played back before page 1 is looked at (`sqlite3PagerSharedLock`).
+#[test]
+fn a_hot_journal_is_played_back_into_it() {
+    let lab = Lab::new();
+    let connection = lab.open("a.db");
+    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(100000)); PRAGMA cache_size=2");
+    common::run(
+        &connection,
+        "BEGIN; UPDATE t SET x=randomblob(100000); CREATE TABLE u AS SELECT randomblob(50000) AS x",
+    );
+    let (journal, kept) = (lab.file("a.db-journal"), lab.file("kept"));
+    std::fs::copy(&journal, &kept).expect("copy the journal");
+    common::run(&connection, "ROLLBACK");
+    common::close(connection);
+    std::fs::rename(kept, &journal).expect("bring it back");
+    set_versions(&lab.file("a.db"), [112, 1]);
+    assert_eq!(common::number(&lab.open("a.db"), "SELECT count(*) FROM t"), 1);
+    assert!(!journal.exists());
+    assert_eq!(std::fs::read(lab.file("a.db")).expect("read the file")[18..20], [1, 1]);
+}
