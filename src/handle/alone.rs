@@ -96,11 +96,11 @@ impl Alone {
         };
         let identity = inner.identity.ok_or(Code::IOERR)?;
         let path = claim::path_of(inner, identity).map_err(refused)?;
-        let entry = inner.context.registry.entry(identity);
-        let mut of_entry = entry.engine.lock();
         let wal = claim::beside(&inner.facts.path, "-wal");
         let broker = self.broker.as_mut().ok_or(Code::IOERR)?;
         backfill(view, &wal, broker.as_mut()).map_err(|error| refused(error.into()))?;
+        let entry = inner.context.registry.entry(identity);
+        let mut of_entry = entry.engine.lock();
         let dir = inner.context.disk.log_directory(&path);
         crate::fault_point("backfilled_alone");
         let Some(lock) = claim::take_init(&path, &*dir, claim::INIT_WAIT).map_err(refused)? else {
@@ -113,10 +113,10 @@ impl Alone {
             _ => {}
         }
         // The database file is all there is. From here on a failure leaves it, and this connection has to be closed.
+        let (Some(broker), Some(view)) = (self.broker.take(), self.view.take()) else { return Err(Code::IOERR) };
         if let Some(own) = self.lock.take() {
             own.end_under_init().map_err(|_| Code::IOERR_LOCK)?;
         }
-        let (Some(broker), Some(view)) = (self.broker.take(), self.view.take()) else { return Err(Code::IOERR) };
         crate::fault_point("sharing_again");
         let (engine, joined) = claim::resume(inner, &entry, &path, &dir, claim::Settled { broker, lock }, view)?;
         *of_entry = Some(engine);

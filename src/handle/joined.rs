@@ -329,7 +329,8 @@ impl Joined {
     /// SQLite has come by that lock, the view gets another header, with which SQLite comes again.
     fn shows_backfilled(&mut self) -> bool {
         let is_alone = self.wants_alone && self.is_powersafe && !self.holds_write && self.engine.joined() == 1;
-        let done = is_alone && self.engine.check_alone().is_ok() && self.engine.checkpoint_on_request().is_ok();
+        let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        let done = is_alone && self.engine.check_alone().is_ok() && brings().is_ok();
         let shows = done && self.engine.marks.backfilled() == self.engine.marks.published();
         if shows != self.at_zero {
             self.view.renumber();

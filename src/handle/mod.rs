@@ -224,8 +224,10 @@ impl Handle {
                     && let Some(beside) = &state.beside
                     && !beside.be_alone().unwrap_or(false)
                 {
-                    // POSIX locks, which others have lost, do not say it.
-                    base.unlock(state.level)?;
+                    // POSIX locks, which others have lost, do not say it. Behind RESERVED only SQLite may let go.
+                    if state.level <= LockLevel::Shared {
+                        base.unlock(state.level)?;
+                    }
                     return Err(Code::BUSY);
                 }
             }
