@@ -2,9 +2,14 @@
 //! goes on, or nobody is told that it is durable.
 
 use super::super::client::Phase;
+use super::super::world::sim_path;
 use super::parties::{EARLY, FULL, NORMAL, Party, Scenery};
+use crate::disk::Database;
 use crate::disk::fault::Operation;
 use crate::disk::sim::{HeaderTear, PowerCut};
+use crate::log::format::Certificate;
+use crate::log::scan::{CertificateSurvey, survey};
+use crate::log::stamp::DATABASE_HEADER_BYTES;
 use crate::shared::Owner;
 
 /// Nothing that is not synced survives.
@@ -48,7 +53,25 @@ pub fn check_durable(scenery: &Scenery, acknowledged: u64, parties: Vec<Party>) 
         party.engine().abandon();
     }
     *scenery.holder.lock() = None;
+    check_certificates(scenery, acknowledged);
     assert_eq!(scenery.recovered(Vec::new()), expected, "commit {acknowledged}");
+}
+
+/// What the certificates say of the commits that they seal is true (rules E1 to E4), whoever of the dead and the living wrote which;
+/// one of them seals the last commit.
+fn check_certificates(scenery: &Scenery, last: u64) {
+    let world = scenery.world.lock();
+    let mut header = vec![0; DATABASE_HEADER_BYTES];
+    world.database().read_at(&mut header, 0).expect("read");
+    let survey = survey(&world.disk.directory(&sim_path()), &header).expect("a survey");
+    let log = survey.logs.iter().find(|log| log.log_id == world.log_id).expect("the log");
+    let findings: Vec<String> = log.findings.iter().map(|finding| format!("{finding:?}")).collect();
+    assert_eq!((log.last, findings), (last, vec![]));
+    let seals = |certificate: &CertificateSurvey| {
+        let Certificate { lo, hi, batches, .. } = certificate.certificate;
+        lo <= last && hi == last && u64::from(batches) == hi + 1 - lo
+    };
+    assert!(log.certificates.iter().any(seals), "no certificate seals commit {last}: {:?}", log.certificates);
 }
 
 #[test]
