@@ -51,6 +51,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("Z3", "before the slots of a log are deleted, the plain page 1 is synced"),
     ("Z4", "before a marker is deleted, the deletion of the slots and spill files of its log is durable"),
     ("moved", "before a log directory is made, the renaming of another one is durable"),
+    ("undo whole", "before the header of the journal that undoes a salvage is written, its records are synced"),
     ("undo", "before a salvage overwrites a page, the journal that undoes it is durable"),
 ];
 
@@ -177,6 +178,9 @@ impl Walk {
                     for record in records::read(log_id, node, at, *offset, bytes) {
                         self.record(at, &record);
                     }
+                } else if role == Role::Undo && *offset == 0 {
+                    let holds = self.is_synced(node);
+                    self.demand("undo whole", at, holds, "they are not");
                 } else if role == Role::Database {
                     self.database(at, pid, node, *offset, bytes);
                 }

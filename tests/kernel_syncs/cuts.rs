@@ -2,7 +2,7 @@
 
 use super::common::{self, Scratch};
 use super::history::{History, digest};
-use super::medium::{Change, Left, Medium, Pending, lay_down};
+use super::medium::{Change, Left, Medium, lay_down};
 use super::script::DATABASE;
 use super::trace::Call;
 use rand::rngs::StdRng;
@@ -25,7 +25,8 @@ struct Cut {
 }
 
 /// All that is lost, and each alone, and all but one, and the last write in part, and some at random.
-fn cuts(pending: &[&Pending], dice: &mut StdRng) -> Vec<Cut> {
+fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<Cut> {
+    let pending = &medium.pending();
     let cut = |name: String, left: &dyn Fn(usize) -> Left| {
         let left = pending.iter().map(|pending| (pending.at, left(pending.at)));
         Cut { name, left: left.filter(|(_, left)| *left != Left::All).collect() }
@@ -111,7 +112,7 @@ fn each_cut(before: &Medium, calls: &[(u32, Call)], seed: u64, act: &mut dyn FnM
         if matches!(call, Call::Open { .. }) || medium.is_of_shared_memory(call) {
             continue;
         }
-        let mut cuts = cuts(&medium.pending(), &mut dice);
+        let mut cuts = cuts(&medium, &mut dice);
         cuts.shuffle(&mut dice);
         total += cuts.len();
         cuts.iter().for_each(|cut| act(&medium, at, cut));
@@ -154,12 +155,11 @@ fn open(place: &Path) -> Result<String, String> {
 }
 
 /// What may lie beside a plain file: a journal that stock SQLite had begun, which is no hot one, its shared memory and an empty
-/// log; and the directory of a log whose first commit is torn or has rotted, since nobody knows which.
+/// log.
 fn is_harmless(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let starts_with = |magic: &[u8]| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(magic));
-    name.contains("-pwal.orphan-")
-        || name.ends_with("-shm")
+    name.ends_with("-shm")
         || name.ends_with("-wal") && path.metadata().is_ok_and(|wal| wal.is_file() && wal.len() == 0)
         || name.ends_with("-journal") && !starts_with(&JOURNAL)
 }
