@@ -18,6 +18,7 @@
 use super::beside::BesideStock;
 use super::joined::Joined;
 use super::{Broker, Inner, claim};
+use crate::disk::open_to_read;
 use crate::engine::EngineError;
 use crate::log::backfill::Backfill;
 use crate::log::stamp::Marks;
@@ -144,7 +145,7 @@ fn backfill(view: &View, wal: &Path, database: &mut dyn Broker) -> Result<(), En
         return Ok(());
     }
     let failed = |action| move |error| EngineError::database(action, wal, error);
-    let file = File::open(wal).map_err(failed("open"))?;
+    let file = open_to_read(wal).map_err(failed("open"))?;
     file.sync_all().map_err(failed("sync"))?;
     let page_bytes = view.page_bytes();
     Backfill::with_marks(database, page_bytes, Marks::Plain).run(
