@@ -33,6 +33,8 @@ pub mod handle;
 mod interleave;
 #[forbid(unsafe_code)]
 pub mod log;
+#[forbid(unsafe_code)]
+mod mutants;
 #[allow(unsafe_code)]
 pub mod shared;
 #[allow(unsafe_code)]
@@ -44,6 +46,7 @@ pub mod vfs;
 #[forbid(unsafe_code)]
 pub mod view;
 
+pub(crate) use mutants::drops;
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
 pub use vfs::{Options, RegisterError, version};

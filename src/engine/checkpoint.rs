@@ -170,6 +170,7 @@ impl Engine {
         }
         let backfilled = self.marks.backfilled();
         match self.check_database(backfilled) {
+            Err(_) if crate::drops("r8-database-checked") => {}
             Err(error @ EngineError::Replaced { .. }) => return Err(self.end_for(error)),
             checked => checked?,
         }

@@ -186,13 +186,21 @@ impl Engine {
         self.check_poison()?;
         self.activate()?;
         if let Some(spill) = lane.spill() {
-            spill.sync().map_err(|e| EngineError::sync("the spill file", e))?;
-            self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+            if !crate::drops("spill-sync") {
+                spill.sync().map_err(|e| EngineError::sync("the spill file", e))?;
+            }
+            if !crate::drops("spill-sync-name") {
+                self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+            }
         }
         let batch_bytes = batch_bytes(lane, self.page_bytes);
         let ready = || {
-            self.make_room(batch_bytes)?;
-            self.open_unsynced()?;
+            if !crate::drops("r6-room-in-prepare") {
+                self.make_room(batch_bytes)?;
+            }
+            if !crate::drops("unsynced-stay-open") {
+                self.open_unsynced()?;
+            }
             // The writer of the batch needs what others have published, and publish must not fail.
             self.follow(self.marks.published())
         };
@@ -216,7 +224,9 @@ impl Engine {
         let mut append = self.append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
         if append.end.is_none() && self.is_active() {
-            self.cut_of_self(&append)?;
+            if !crate::drops("append-cut-stored") {
+                self.cut_of_self(&append)?;
+            }
             append.end = Some(self.find_end()?);
         }
         Ok(append)
@@ -228,7 +238,7 @@ impl Engine {
     /// `Held`: its owner keeps it for too long.
     pub(super) fn append_to_seal(&self) -> Result<HeldAppend, EngineError> {
         let append = HeldAppend { end: None, _held: self.hold(Words::append, "APPEND")? };
-        if self.marks.words().is_being_poisoned() {
+        if self.marks.words().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
         Ok(append)
@@ -298,10 +308,10 @@ impl Engine {
             lane: facts.lane,
             wants_durable: facts.wants_durable,
             time_us: wall_clock_us(),
-            chain,
+            chain: if crate::drops("r1-chain") { self.log_id } else { chain },
             certificate: None,
         };
-        let leads = leader.is_some_and(|leader| leader.leads(&append));
+        let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
         let seal = |chain| {
             let mut counts = self.frames.read().counts_since(self.marks.durable());
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
@@ -328,6 +338,9 @@ impl Engine {
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
     fn erase_unpublished(&self, append: &HeldAppend, place: &Place) -> bool {
+        if crate::drops("r5-erase-unpublished") {
+            return true;
+        }
         match self.erase(append, place) {
             Ok(()) => true,
             Err(error) => {

@@ -91,7 +91,9 @@ impl Engine {
         for sequence in self.marks.durable() + 1..=words.published() {
             let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             reaches(entry.ordinal, entry.file, entry.end);
-            self.prove_and_write_again(&entry)?;
+            if !crate::drops("taker-batches-again") {
+                self.prove_and_write_again(&entry)?;
+            }
         }
         for epoch in words.certified() + 1..=words.cuts() {
             let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
@@ -99,7 +101,7 @@ impl Engine {
             let in_batch = words
                 .commit(cut.hi)
                 .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
-            if !in_batch {
+            if !in_batch && !crate::drops("taker-certificate-again") {
                 self.prove_certificate_and_write_again(&cut)?;
             }
         }
@@ -112,10 +114,11 @@ impl Engine {
             let reader = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal);
             let header = reader.ok_or_else(|| self.no_segment(ordinal))?.header;
             // The first segment's was durable before the log was active.
-            if ordinal > durable.max(1) {
+            let is_durable = ordinal <= durable.max(1) && !crate::drops("taker-leaves-durable-header");
+            if !is_durable && !crate::drops("taker-header-again") {
                 slot.write(&header.encode(), 0)?;
             }
-            if Some(ordinal) != last && end < slot.bytes {
+            if Some(ordinal) != last && end < slot.bytes && !crate::drops("taker-zeros-again") {
                 slot.write(&self.zero_block(), end)?;
             }
         }
@@ -162,6 +165,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // Its failure is the log's, or the next leader does it.
         let _flushed = lone.map(|lone| self.flush_lone(&lone));
+        let wants_durable = wants_durable && !crate::drops("r2-durable");
         let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
         if reached() {
             return Ok(());
@@ -204,6 +208,9 @@ impl Engine {
 
     fn is_visible(&self, sequence: u64) -> bool {
         let words = self.marks.words();
+        if crate::drops("r2-visible") {
+            return true;
+        }
         // Moved here, too: the leader that made it durable may have died before it did.
         self.marks.visible() >= sequence
             || words.advance_visible() >= sequence
@@ -336,7 +343,8 @@ impl Engine {
             let append = self.append()?;
             self.check_poison()?;
             let hi = self.marks.published();
-            if !leader.leads(&append) || !self.is_active() || (self.marks.durable() >= hi && !mark) {
+            let leads = leader.leads(&append) || crate::drops("lease-cut");
+            if !leads || !self.is_active() || (self.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
@@ -356,6 +364,7 @@ impl Engine {
         };
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {
+            Some(_) if crate::drops("b-doubled") => certificate.encode_block(self.block_bytes),
             Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.behind),
             None => certificate.encode_block(self.block_bytes),
         };
@@ -442,7 +451,7 @@ impl Engine {
                 Err(_) => self.append_as_it_is(),
                 Ok(_) => self.append_to_seal()?,
             };
-            if !leader.leads(&append) {
+            if !leader.leads(&append) && !crate::drops("lease-seal") {
                 return Ok(());
             }
             self.check_poison()?;
@@ -453,7 +462,8 @@ impl Engine {
                     return Err(self.poisoned_as(error));
                 }
             };
-            if !words.is_sync_in_doubt() && (written_again || !is_young) {
+            let in_doubt = words.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
+            if !in_doubt && (written_again || !is_young || crate::drops("lease-young-descriptor")) {
                 self.note_lease(began.elapsed());
                 self.sealed(epoch, wanted);
                 return Ok(());
@@ -471,7 +481,10 @@ impl Engine {
         let durable = self.marks.durable();
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
-        sync_all(&slots)?;
+        let unsynced = if crate::drops("epoch-all-slots") { slots.len() - 1 } else { 0 };
+        if !crate::drops("epoch-sync") {
+            sync_all(&slots[unsynced..])?;
+        }
         self.measured_sync(began.elapsed());
         // Behind the sync, which may have opened one again.
         let published = self.marks.published();
@@ -491,8 +504,14 @@ impl Engine {
     pub(crate) fn sync_to(&self, place: &Place) -> Result<(), EngineError> {
         let before = place.ordinal - u64::from(place.begins_slot());
         let mut slots = self.slots_between(self.first_unsynced_segment(), before)?;
-        if place.begins_slot() {
+        if crate::drops("conservative-slots-before") {
+            slots.clear();
+        }
+        if place.begins_slot() || crate::drops("conservative-slots-before") {
             slots.push(place.slot.clone());
+        }
+        if crate::drops("conservative-sync") {
+            return Ok(());
         }
         sync_all(&slots)
     }

@@ -82,7 +82,7 @@ impl Drop for Leader {
         }
         if self.generation == generation() {
             let mut leading = self.engine.leading.0.lock();
-            if leading.present == self.ticket {
+            if leading.present == self.ticket || crate::drops("lease-ticket") {
                 leading.present = 0;
                 let attachment = self.engine.marks.attachment();
                 attachment.words().leader().release(attachment.me());
@@ -146,7 +146,7 @@ impl Engine {
         let Some(leader) = self.take_leader(|word, me| word.try_acquire(me, false)) else { return Ok(None) };
         let words = self.marks.words();
         // Who had it before may have failed, or been killed and its slot been taken over since.
-        if words.cuts() > words.certified() && !self.is_poisoned() {
+        if words.cuts() > words.certified() && !self.is_poisoned() && !crate::drops("leader-finishes-cut") {
             let append = self.append()?;
             self.finish_flush(&leader, append)?;
         }
@@ -170,12 +170,14 @@ impl Engine {
             return Ok(None);
         }
         let append = self.append()?;
-        if !stall.is_unchanged(words) {
+        if !stall.is_unchanged(words) && !crate::drops("lease-looks-again") {
             return Ok(None);
         }
         let Some(leader) = self.take_leader(|word, me| word.take_over(owner, me)) else { return Ok(None) };
         interleave::step("LEADER of the living");
-        words.set_led_away();
+        if !crate::drops("lease-led-away") {
+            words.set_led_away();
+        }
         words.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
         let owner = self.describe(owner);
         let text = format!("pwal: {}: finishes the flush of {owner}, which does not go on", self.path.display());
@@ -225,7 +227,9 @@ impl Engine {
     /// each open file, and it may have been told to that one alone. So a sync of this process alone proves nothing: what is not
     /// known to be durable is proven by its CRCs, written again (the same bytes), and synced.
     fn finish_flush(&self, leader: &Leader, append: HeldAppend) -> Result<(), EngineError> {
-        self.prove_undurable(&append)?;
+        if !crate::drops("taker-proves") {
+            self.prove_undurable(&append)?;
+        }
         let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
         drop(append);
         // Nothing was cut: the next leader syncs it.

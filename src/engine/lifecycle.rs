@@ -254,16 +254,20 @@ impl Engine {
         let begin = self.begin_of_log()?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         if words.may_be_stamped() {
-            if begin.ordinal > 1 {
+            if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
                 // An earlier try took it away: the slots that it left beside a plain file would not be a finished log.
                 retire::mark(&*self.dir, self.log_id, begin.last)?;
             }
             // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
-            broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+            if !crate::drops("a0-clear-stamp") {
+                broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+            }
         }
-        broker.sync().map_err(io("sync"))?;
+        if !crate::drops("a0-sync-database") {
+            broker.sync().map_err(io("sync"))?;
+        }
         if words.may_be_stamped() {
             let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
             words.set_at_claim(checksums(&first, &file), words.at_claim().1);
@@ -271,13 +275,17 @@ impl Engine {
         }
         // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
         // stamp it is refused.
-        self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
+        if !crate::drops("a0-sync-journal") {
+            self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
+        }
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
         let name = format::slot_name(self.log_id, begin.file);
         let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
         // A slot of an earlier try, whose stamp could not be written.
-        retire::delete_slots(&*self.dir, self.log_id)?;
+        if !crate::drops("a1-delete-slots") {
+            retire::delete_slots(&*self.dir, self.log_id)?;
+        }
         let header = SlotHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -292,14 +300,16 @@ impl Engine {
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
-        self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+        if !crate::drops("a1-sync-parent") {
+            self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+        }
 
         let control = self.marks.attachment().control();
         control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         // Where this process is not the one that holds EXCLUSIVE, that one may have died since, or either have lost it: stock SQLite
         // may have come, and what it commits would be lost under the stamp.
-        if !self.confirm_guard(broker.as_mut()) {
+        if !crate::drops("r7-confirm-guard") && !self.confirm_guard(broker.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
         let again = self.nothing_changed(broker.as_mut())?;
@@ -309,10 +319,14 @@ impl Engine {
         Stamp { log_id: self.log_id, backfill_target: begin.last }.apply(&mut first);
         crate::fault_point("activating");
         words.set_may_be_stamped(true);
-        broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
-        broker.sync().map_err(io("sync"))?;
+        if !crate::drops("a2-stamp") {
+            broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+        }
+        if !crate::drops("a2-sync-stamp") {
+            broker.sync().map_err(io("sync"))?;
+        }
 
-        if begin.ordinal > 1 {
+        if begin.ordinal > 1 && !crate::drops("a3-unmark") {
             crate::fault_point("activating_again");
             retire::unmark(&*self.dir, self.log_id, begin.last)?;
         }
@@ -376,7 +390,7 @@ impl Engine {
         let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.words().at_claim());
         // Where an activation failed behind its stamp, the last modification was its own.
         let same = if self.marks.words().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
-        if !same || bytes != bytes_then || has_stock_wal(&self.path) {
+        if (!same || bytes != bytes_then || has_stock_wal(&self.path)) && !crate::drops("r7-nothing-changed") {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
         Ok(first)
@@ -538,7 +552,9 @@ impl Engine {
         let has_directory = self.has_directory()?;
         if self.is_active() {
             self.checkpoint_all()?;
-            self.end_log()?;
+            if !crate::drops("z2-end-log") {
+                self.end_log()?;
+            }
             if counts {
                 self.count_change()?;
             }

@@ -334,7 +334,7 @@ impl Engine {
     /// The number of the slot that follows the current one, if it is ready. Under APPEND.
     fn next_slot(&self, tail: Tail) -> Option<u32> {
         let next = self.marks.words().next_slot();
-        if next == Some(tail.file) {
+        if next == Some(tail.file) && !crate::drops("next-slot-taken") {
             // It was taken by a batch or a certificate whose writer died before it said so.
             self.marks.words().set_next_slot(None);
             return None;
@@ -412,7 +412,7 @@ impl Engine {
         let mut slices = Vec::with_capacity(parts.len() + 2 + padding / ZEROS.len());
         let mut offset = place.offset;
         if let Some((header, ends, tail)) = &place.begins {
-            if *tail < ends.bytes {
+            if *tail < ends.bytes && !crate::drops("rotation-zeros") {
                 ends.write(&self.zero_block(), *tail)?;
             }
             slices.push(IoSlice::new(header));
@@ -467,7 +467,8 @@ impl Engine {
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
     pub(super) fn erase(&self, append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
-        for offset in [if place.begins_slot() { 0 } else { place.offset }, place.offset] {
+        let header = if place.begins_slot() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
+        for offset in [header, place.offset] {
             place.slot.write(&self.zero_block(), offset)?;
         }
         self.sync_beside(append, &place.slot)
@@ -480,8 +481,10 @@ impl Engine {
         let words = self.marks.words();
         // Another one's doubt stays.
         let before = words.is_sync_in_doubt();
-        words.set_sync_in_doubt(true);
-        slot.sync()?;
+        words.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
+        if !crate::drops("r5-sync-erased") {
+            slot.sync()?;
+        }
         words.set_sync_in_doubt(before);
         Ok(())
     }
@@ -538,11 +541,17 @@ impl Engine {
             Some(Free { slot, last_sequence, .. }) => {
                 if last_sequence == 0 {
                     // Whoever made it may have died before its space and its name were durable.
-                    slot.sync()?;
-                    self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+                    if !crate::drops("r6-sync-begun-slot") {
+                        slot.sync()?;
+                    }
+                    if !crate::drops("r6-sync-begun-name") {
+                        self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+                    }
                 }
                 // Read from the database file from now on.
-                self.marks.recycle_to(last_sequence);
+                if !crate::drops("recycled-below") {
+                    self.marks.recycle_to(last_sequence);
+                }
                 self.add_slot(slot.clone());
                 slot.number
             }
@@ -592,11 +601,14 @@ impl Engine {
                 // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
                 Some(header) => {
                     let last = begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1);
-                    (last, last <= recyclable.backfilled && header.ordinal < recyclable.before)
+                    let is_backfilled = last <= recyclable.backfilled || crate::drops("recycle-backfilled");
+                    let is_before = header.ordinal < recyclable.before || crate::drops("recycle-before-certificate");
+                    (last, is_backfilled && is_before)
                 }
             };
             let is_used = found.header.as_ref().is_some_and(|header| header.ordinal <= tail.ordinal);
-            let is_free = is_over && !needed.slots.contains(&found.slot.number);
+            let is_needed = needed.slots.contains(&found.slot.number) && !crate::drops("recycle-needed");
+            let is_free = is_over && !is_needed;
             is_free.then(|| Free { slot: found.slot.clone(), last_sequence, is_used })
         });
         free.collect()
@@ -637,9 +649,12 @@ impl Engine {
             }
             // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
             // have been given up before, by a process that died before its zeros were durable.
-            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) {
+            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) && !crate::drops("begun-slot-given-up")
+            {
                 slot.write(&self.zero_block(), 0)?;
-                slot.sync()?;
+                if !crate::drops("begun-slot-sync") {
+                    slot.sync()?;
+                }
             }
         }
         Ok(())

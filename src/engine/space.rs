@@ -102,8 +102,10 @@ impl Engine {
     /// Under CREATE.
     fn delete_slot(&self, free: &Free) -> Result<(), EngineError> {
         let Free { slot, last_sequence, is_used } = free;
-        self.marks.recycle_to(*last_sequence);
-        if !is_used {
+        if !crate::drops("deleted-below") {
+            self.marks.recycle_to(*last_sequence);
+        }
+        if !is_used && !crate::drops("deleted-begun-header") {
             // A header that a dead writer began may be on the disk: the segment of that ordinal may have begun elsewhere since.
             slot.write(&self.zero_block(), 0)?;
             slot.sync()?;

@@ -52,7 +52,8 @@ impl Engine {
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass. Under CKPT.
     pub(super) fn delete_spills(&self) {
-        let over = self.frames.write().take_spills(self.marks.certified().1);
+        let carried = if crate::drops("spill-kept") { self.marks.backfilled() } else { self.marks.certified().1 };
+        let over = self.frames.write().take_spills(carried);
         for (sequence, number) in over {
             if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
                 self.frames.write().add_spill(sequence, number);
@@ -78,7 +79,7 @@ impl Engine {
         };
         let mut there: Vec<u32> = names.iter().filter_map(number_of).collect();
         let staged = words.staged_spill();
-        there.retain(|number| Some(*number) != staged);
+        there.retain(|number| Some(*number) != staged || crate::drops("spill-staged-kept"));
         if there.is_empty() {
             return None;
         }

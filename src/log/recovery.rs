@@ -191,7 +191,8 @@ impl<'a> Look<'a> {
                 return Err(error);
             }
         }
-        let how = if facts.read_only { OpenHow::ReadOnly } else { OpenHow::PastCache };
+        let how =
+            if facts.read_only || crate::drops("r4-past-the-cache") { OpenHow::ReadOnly } else { OpenHow::PastCache };
         let header = beginning_of(database)?;
         Look::at(dir, header, Some(database), facts, &names, how, &mut |_, _| {})
     }
@@ -326,10 +327,13 @@ impl<'a> Look<'a> {
         marks: Marks,
     ) -> Result<bool, LogError> {
         let Some(page_one) = log.page_one(walk)? else { return Ok(false) };
-        if page_one.is_replayed || page_one.is_in(database)? {
+        if page_one.is_replayed || page_one.is_in(database)? || crate::drops("page-one-restored") {
             return Ok(false);
         }
         page_one.write(database, marks)?;
+        if crate::drops("page-one-sync") {
+            return Ok(true);
+        }
         database.sync().map_err(|error| LogError::database("sync", error))?;
         Ok(true)
     }
@@ -488,7 +492,9 @@ pub(crate) fn beginning_of(database: &mut dyn Database) -> Result<Beginning, Log
 pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<Vec<LogError>, LogError> {
     let mut unsynced = Vec::new();
     for name in names {
-        if let Some(FileName::Slot { .. } | FileName::Spill { .. }) = FileName::parse(name) {
+        if let Some(FileName::Slot { .. } | FileName::Spill { .. }) = FileName::parse(name)
+            && !crate::drops("r4-recovery-syncs-files")
+        {
             let path = dir.path().join(name);
             let file = dir.open(name, OpenHow::Existing).map_err(|error| LogError::io("open", &path, error));
             let synced = file.and_then(|file| file.sync().map_err(|error| LogError::io("sync", &path, error)));
@@ -499,8 +505,12 @@ pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Resul
             }
         }
     }
-    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
-    dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))?;
+    if !crate::drops("r4-recovery-syncs-names") {
+        dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
+    }
+    if !crate::drops("r4-recovery-syncs-parent") {
+        dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))?;
+    }
     Ok(unsynced)
 }
 
@@ -513,6 +523,7 @@ pub(crate) fn move_away(dir: &dyn LogDirectory, what: &str, log_id: LogId) -> Re
             _ => format!("{what}-{log_id:016x}-{number}"),
         };
         match dir.rename(&suffix) {
+            Ok(()) if crate::drops("orphan-sync-parent") => return Ok(suffix),
             Ok(()) => {
                 dir.sync_parent().map_err(|error| LogError::io("sync the parent of", dir.path(), error))?;
                 return Ok(suffix);

@@ -68,7 +68,9 @@ fn end(
     if !is_ours {
         return Err(LogError::NotOurs { log_id });
     }
-    mark(dir, log_id, last_sequence)?;
+    if !crate::drops("z2-marker") {
+        mark(dir, log_id, last_sequence)?;
+    }
     crate::fault_point("retiring");
     make_plain(database)?;
     remove_placeholder(dir)
@@ -105,6 +107,9 @@ fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Re
         return Ok(());
     }
     remove_all(dir, &ours)?;
+    if crate::drops("z4-sync-rest") {
+        return Ok(());
+    }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 
@@ -117,6 +122,9 @@ pub(crate) fn mark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) ->
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),
     }
+    if crate::drops("z2-sync-marker") {
+        return Ok(());
+    }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 
@@ -124,6 +132,9 @@ pub(crate) fn mark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) ->
 pub(crate) fn unmark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) -> Result<(), LogError> {
     let marker = marker_name(log_id, last_sequence);
     dir.remove(&marker).map_err(|error| LogError::io("delete", &dir.path().join(marker), error))?;
+    if crate::drops("a3-sync-unmark") {
+        return Ok(());
+    }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }
 
@@ -131,6 +142,9 @@ pub(crate) fn unmark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) 
 /// deleted, which follows, takes this along where the file system has one journal for all names; else the directory may come
 /// back with a power cut, and the next open removes it.
 pub(crate) fn remove_placeholder(dir: &dyn LogDirectory) -> Result<(), LogError> {
+    if crate::drops("z3-placeholder") {
+        return Ok(());
+    }
     dir.remove_placeholder().map_err(|error| LogError::io("remove the placeholder beside", dir.path(), error))
 }
 
@@ -142,11 +156,15 @@ pub(crate) fn make_plain(database: &mut dyn Database) -> Result<(), LogError> {
     match stamp::read(&header[..read]) {
         // Whatever else rotted around it: a stamp that stays names a log that is gone after this.
         StampState::Stamped(_) => write_marks(database, Marks::Plain)?,
+        StampState::Plain { .. } if crate::drops("z3-plain-again") => {}
         // Too short for a header, or none of SQLite's: not touched.
         _ if !stamp::is_database(&header) => {}
         // In rollback mode: the same bytes again, so that the sync covers them.
         StampState::Plain { wal: false } => write_marks(database, Marks::found(&header))?,
         _ => write_marks(database, Marks::Plain)?,
+    }
+    if crate::drops("z3-sync-plain") {
+        return Ok(());
     }
     database.sync().map_err(|error| LogError::database("sync", error))
 }
@@ -164,7 +182,7 @@ pub(crate) fn delete_log(dir: &dyn LogDirectory, which: impl Fn(LogId) -> bool) 
     remove_all(dir, &others)?;
     // Unsynced deletions may come undone: a slot that came back without its marker would be replayed as the log of a
     // replaced file.
-    if !markers.is_empty() {
+    if !markers.is_empty() && !crate::drops("z4-sync-deletions") {
         dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;
     }
     remove_all(dir, &markers)

@@ -107,6 +107,8 @@ fn fill(
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), LogError> {
     let path = dir.path().join(name);
+    let is_first = !start.is_empty();
+    let is_synced = !(is_first && crate::drops("a1-sync-slot") || !is_first && crate::drops("r6-sync-slot"));
     let mut offset = 0;
     while offset < bytes {
         goes_on().map_err(|error| LogError::io("make", &path, error))?;
@@ -116,9 +118,12 @@ fn fill(
             file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
         }
         offset += piece as u64;
-        if !is_direct || offset >= bytes {
+        if is_synced && (!is_direct || offset >= bytes) {
             file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         }
+    }
+    if is_first && crate::drops("a1-sync-name") || !is_first && crate::drops("r6-sync-name") {
+        return Ok(());
     }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
 }

@@ -116,10 +116,11 @@ impl FoundLog<'_> {
         let mut beginnings: Vec<Candidate> = self.candidates.iter().filter(is_first).copied().collect();
         // Of chains as long as each other the first counts: a writer that died may have begun the next segment with this
         // commit, before another one was published in the segment that it had left.
-        beginnings.sort_by_key(|candidate| candidate.ordinal);
+        beginnings.sort_by_key(|candidate| if crate::drops("w1-earliest") { 0 } else { candidate.ordinal });
         for first in beginnings {
             let walk = self.walk_from(base, first, through)?;
-            if walk.batches.len() > best.batches.len() || (best.batches.is_empty() && best.torn.is_none()) {
+            let is_longer = walk.batches.len() > best.batches.len() && !crate::drops("w1-longest");
+            if is_longer || (best.batches.is_empty() && best.torn.is_none()) {
                 best = walk;
             }
         }
@@ -144,7 +145,7 @@ impl FoundLog<'_> {
         let mut counts = Counts::from(base);
         let mut search = Search::default();
         // W1: before commit 1 the chain value is the log id.
-        if base > 0 || first.chain == self.log_id {
+        if base > 0 || first.chain == self.log_id || crate::drops("w1-log-id") {
             let wanted = Wanted { sequence: first.sequence, chain: None, through };
             self.look(&mut search, first.slot, first.offset, wanted)?;
         }
@@ -161,11 +162,12 @@ impl FoundLog<'_> {
             search = self.after(slot, &batch, through)?;
         }
         // The batch in another segment may be that of a writer that died, where nothing confirms it.
-        walk.doubt = search.unread.or(crossed.filter(|_| !walk.is_confirmed));
+        let crossed = crossed.filter(|_| !walk.is_confirmed && !crate::drops("u5"));
+        walk.doubt = search.unread.filter(|_| !crate::drops("u1")).or(crossed);
         walk.torn = search.torn;
         if let Some((slot, batch, contradiction)) = search.denied {
             // Where the log goes on behind it, the certificate cannot be of another commit of that number.
-            if self.after(slot, &batch, through)?.found.is_some() {
+            if self.after(slot, &batch, through)?.found.is_some() && !crate::drops("e1") {
                 walk.contradiction.get_or_insert_with(|| contradiction.clone());
             }
             let (file, offset) = (self.slots[slot].open.path.clone(), batch.header.offset);
@@ -194,12 +196,15 @@ impl FoundLog<'_> {
         for index in 0..self.slots.len() {
             let Some(reader) = self.reader(index, wanted.through) else { continue };
             let header = &reader.header;
-            let is_next = header.first_sequence == wanted.sequence && Some(header.chain) == wanted.chain;
-            if header.ordinal > ordinal && is_next {
+            let is_chained = Some(header.chain) == wanted.chain || crate::drops("w4-chain");
+            let is_next = (header.first_sequence == wanted.sequence || crate::drops("w4-first")) && is_chained;
+            if (header.ordinal > ordinal || crate::drops("w4-later")) && is_next {
                 later.push((header.ordinal, index, u64::from(header.block_bytes)));
             }
         }
-        later.sort_unstable();
+        if !crate::drops("w4-order") {
+            later.sort_unstable();
+        }
         for (_, index, start) in later {
             let passed = search.unread.clone();
             self.scan(&mut search, index, start, wanted)?;
@@ -220,7 +225,8 @@ impl FoundLog<'_> {
         let mut missed = 0;
         while offset < end {
             let candidate = self.candidate(slot, offset);
-            if candidate.is_some_and(|it| it.sequence == wanted.sequence && Some(it.chain) == wanted.chain) {
+            let is_chained = |it: &Candidate| Some(it.chain) == wanted.chain || crate::drops("w2-chain");
+            if candidate.is_some_and(|it| it.sequence == wanted.sequence && is_chained(it)) {
                 self.look(search, slot, offset, wanted)?;
                 if search.found.is_some() {
                     return Ok(());
@@ -235,13 +241,17 @@ impl FoundLog<'_> {
                 Some(Flaw::Unreadable(error)) => self.slots[slot].note_unread(search, offset, error),
                 None => {}
             }
-            if !self.is_certificate(slot, offset) {
+            if !self.is_certificate(slot, offset) || crate::drops("w3-certificates") {
                 match self.slots[slot].unreadable_in(offset, block_bytes) {
                     // It may have been a certificate, as well.
                     Some(unread) => {
                         search.unread.get_or_insert_with(|| unread.clone());
                     }
-                    None if missed == MISSED_BLOCKS_MAX => return Ok(()),
+                    None if missed == if crate::drops("w3-missed") { 0 } else { MISSED_BLOCKS_MAX }
+                        && !crate::drops("w3-missed-bound") =>
+                    {
+                        return Ok(());
+                    }
                     None => missed += 1,
                 }
             }
@@ -278,10 +288,14 @@ impl FoundLog<'_> {
                 None => return Err(error),
             },
         };
-        if batch.header.sequence != wanted.sequence || wanted.chain.is_some_and(|chain| chain != batch.header.chain) {
+        let is_chained = wanted.chain.is_none_or(|chain| chain == batch.header.chain) || crate::drops("w2-chain");
+        if batch.header.sequence != wanted.sequence || !is_chained {
             return Ok(());
         }
-        match self.denied(&batch) {
+        if crate::drops("w5") && batch.header.certificate.is_none() && !self.is_confirmed(&batch) {
+            return Ok(());
+        }
+        match self.denied(&batch).filter(|_| !crate::drops("w6")) {
             Some(contradiction) => {
                 search.denied.get_or_insert((slot, batch, contradiction));
             }
@@ -357,11 +371,14 @@ impl FoundLog<'_> {
         // A slot that may be a later segment: unless the first record in it says that it is not.
         let headless =
             self.slots.iter().find(|slot| slot.state == HeaderState::Unreadable && !self.is_before(slot, walk));
-        if let Some(unread) = headless.and_then(|slot| slot.unreadable.first()) {
+        if let Some(unread) = headless.and_then(|slot| slot.unreadable.first())
+            && !crate::drops("u3")
+        {
             return Ok(Some(unread.clone()));
         }
         // Where the walk begins.
-        if let Some((slot, offset, chain)) = self.resume(walk.base) {
+        if crate::drops("u2") {
+        } else if let Some((slot, offset, chain)) = self.resume(walk.base) {
             let Some(reader) = self.reader(slot, walk.through) else { return Ok(Some(anything.clone())) };
             let wanted = Wanted { sequence: walk.base.saturating_add(1), chain: Some(chain), through: walk.through };
             let search = self.search(slot, offset, reader.header.ordinal, wanted)?;
@@ -373,7 +390,7 @@ impl FoundLog<'_> {
             return Ok(Some(anything.clone()));
         }
         // A commit that was begun may have been durable: the certificate that says so lies behind it.
-        if walk.torn.is_some() {
+        if walk.torn.is_some() && !crate::drops("u4") {
             return Ok(self.unread_behind(walk).cloned());
         }
         Ok(None)

@@ -93,6 +93,7 @@ impl Attachment {
             if let Some(holder) = word.holder()
                 && holder.slot == self.me.slot
                 && holder != self.me
+                && !crate::drops("attach-frees-words")
                 && word.take_over(holder, self.me)
             {
                 word.release(self.me);
@@ -132,7 +133,11 @@ impl Attachment {
         if owner == self.me {
             return true;
         }
-        if owner.slot == self.me.slot || self.words().incarnation(owner.slot) != Some(owner.incarnation) {
+        let is_of_slot = self.words().incarnation(owner.slot) == Some(owner.incarnation);
+        if owner.slot == self.me.slot || !(is_of_slot || crate::drops("alive-incarnation")) {
+            return false;
+        }
+        if crate::drops("alive-byte") {
             return false;
         }
         self.control.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)

@@ -111,7 +111,7 @@ impl OwnerWord {
     /// the next waiter sits out its [`TIMED_WAIT`].
     pub fn try_acquire(&self, me: Owner, waited: bool) -> bool {
         step("taking a word");
-        let taken = me.pack() | if waited { WAITS } else { 0 };
+        let taken = me.pack() | if waited && !crate::drops("owner-waits-kept") { WAITS } else { 0 };
         self.0.compare_exchange(0, taken, SeqCst, SeqCst).is_ok()
     }
 
@@ -140,7 +140,8 @@ impl OwnerWord {
     pub fn take_over(&self, dead: Owner, me: Owner) -> bool {
         step("a takeover");
         let mut now = self.0.load(SeqCst);
-        while Owner::unpack(now) == Some(dead) {
+        let is_dead = |owner: Owner| owner == dead || (owner.slot == dead.slot && crate::drops("owner-incarnation"));
+        while Owner::unpack(now).is_some_and(is_dead) {
             match self.0.compare_exchange(now, me.pack() | WAITS, SeqCst, SeqCst) {
                 Ok(_) => return true,
                 Err(other) => now = other,

@@ -317,7 +317,7 @@ impl ReadOnlyWords {
     #[must_use]
     pub fn visible(&self) -> u64 {
         let visible = self.visible.0.load(SeqCst);
-        if self.poisoned() == 0 { visible } else { visible.min(self.durable()) }
+        if self.poisoned() == 0 || crate::drops("r5-hides-undurable") { visible } else { visible.min(self.durable()) }
     }
 
     /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also on a
@@ -332,6 +332,9 @@ impl ReadOnlyWords {
     pub fn ring_is_half_full(&self) -> bool {
         // The lower watermarks first: the answer may be too low, never wrong by a wrap.
         let (durable, certified) = (self.durable(), self.certified());
+        if crate::drops("r9-ring-half-full") {
+            return false;
+        }
         self.published().saturating_sub(durable) >= COMMIT_RING / 2
             || self.cuts().saturating_sub(certified) >= CUT_RING / 2
     }
@@ -357,14 +360,18 @@ impl Words {
     /// Nothing has changed then.
     pub fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
         let published = self.published();
-        if entry.sequence != published.wrapping_add(1) {
+        if entry.sequence != published.wrapping_add(1) && !crate::drops("r1-dense") {
             return Err(SharedError::NotTheNextCommit { offered: entry.sequence, published });
         }
         if entry.sequence > u64::MAX >> 1 {
             return Err(SharedError::TooLarge { what: "commit sequence", value: entry.sequence });
         }
-        if published.saturating_sub(self.durable()) >= COMMIT_RING - 1 {
+        if published.saturating_sub(self.durable()) >= COMMIT_RING - 1 && !crate::drops("r9-ring-full") {
             return Err(SharedError::RingFull { ring: "commits" });
+        }
+        if crate::drops("r9-entry-first") {
+            self.published.0.store(entry.sequence, SeqCst);
+            step("before published");
         }
         self.commit_line(entry.sequence).store(entry);
         step("before published");
@@ -390,6 +397,10 @@ impl Words {
         let Some(units) = units else {
             return Err(SharedError::TooLarge { what: "offset of a certificate", value: cut.offset });
         };
+        if crate::drops("r9-cut-first") {
+            self.cuts.0.store(cut.epoch, SeqCst);
+            step("before cuts");
+        }
         self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
         step("before cuts");
         self.cuts.0.store(cut.epoch, SeqCst);
@@ -417,11 +428,11 @@ impl Words {
             let visible = self.visible.0.load(SeqCst);
             let mut candidate = durable.max(visible);
             // Poisoned: nothing above the durable prefix becomes visible any more.
-            if self.poisoned() == 0 {
+            if self.poisoned() == 0 || crate::drops("r5-visible-stops") {
                 while candidate < published {
                     let tag = self.commit_line(candidate + 1).tag.load(SeqCst);
                     // Of another round: the watermarks moved, and the walk begins again below.
-                    if tag >> 1 != candidate + 1 || tag & 1 != 0 {
+                    if tag >> 1 != candidate + 1 || (tag & 1 != 0 && !crate::drops("r3-visible-prefix")) {
                         break;
                     }
                     candidate += 1;

@@ -108,7 +108,8 @@ impl Words {
         step("before a snapshot");
         line.complement.store(!sequence, SeqCst);
         step("behind a snapshot");
-        let is_held = self.checkpoint_target() <= sequence && self.recycled_below() <= sequence.saturating_add(1);
+        let is_held = (self.checkpoint_target() <= sequence || crate::drops("snapshot-looks-at-target"))
+            && self.recycled_below() <= sequence.saturating_add(1);
         if is_held && self.ended_below() <= sequence {
             return true;
         }
@@ -133,6 +134,7 @@ impl Words {
             let word = line.owner.load(SeqCst);
             if let Some(owner) = Owner::unpack(word)
                 && !alive(owner)
+                && !crate::drops("dead-snapshot-cleared")
             {
                 // Nobody can claim the slot before its owner is 0, so the first store meets the dead one's value. From then
                 // on `free_idle_snapshot_slots` may be quicker.
@@ -153,11 +155,15 @@ impl Words {
     pub fn choose_checkpoint_target(&self, alive: impl FnMut(Owner) -> bool) -> u64 {
         let backfilled = self.backfilled();
         let proven = self.certified_cut().map_or(0, |cut| cut.durable());
-        let limit = backfilled.max(proven.min(self.visible()));
+        let proven = if crate::drops("r4-certified") { self.published() } else { proven };
+        let limit = backfilled.max(if crate::drops("r4-visible") { proven } else { proven.min(self.visible()) });
         step("before a target");
-        self.checkpoint_target.0.store(limit, SeqCst);
+        if !crate::drops("snapshot-target-announced") {
+            self.checkpoint_target.0.store(limit, SeqCst);
+        }
         step("behind a target");
-        let target = limit.min(backfilled.max(self.oldest_snapshot(alive).unwrap_or(u64::MAX)));
+        let oldest = self.oldest_snapshot(alive).filter(|_| !crate::drops("snapshot-holds-target"));
+        let target = limit.min(backfilled.max(oldest.unwrap_or(u64::MAX)));
         step("behind the snapshots");
         self.checkpoint_target.0.store(target, SeqCst);
         target

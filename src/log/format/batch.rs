@@ -278,7 +278,7 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
         head_bytes: head_bytes as usize,
     };
     let is_here = claimed.log_id == place.log_id && claimed.ordinal == place.ordinal && claimed.offset == place.offset;
-    require(is_here, Rule::BatchPlace)?;
+    require(is_here || crate::drops("b4"), Rule::BatchPlace)?;
     // Of a later version only what it needs to be recognised: its head may be another one.
     let is_later = u16_at(bytes, VERSION) > FORMAT_VERSION;
     let lengths = (is_later || frames != 0 && batch_head_bytes(frames as usize) == u64::from(head_bytes))
@@ -286,7 +286,7 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
         && u64::from(head_bytes) <= claimed.bytes
         && claimed.bytes.is_multiple_of(u64::from(place.block_bytes))
         && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.slot_bytes);
-    require(lengths, Rule::BatchLengths)?;
+    require(lengths || crate::drops("b2"), Rule::BatchLengths)?;
     Ok(claimed)
 }
 
@@ -417,7 +417,7 @@ impl HeadDecoder {
         if self.left > 0 {
             return Err(FormatError::Short { needed: claimed.head_bytes, found: claimed.head_bytes - self.left });
         }
-        require(u32_at(head, CRC) == self.crc, Rule::BatchCrc)?;
+        require(u32_at(head, CRC) == self.crc || crate::drops("b3"), Rule::BatchCrc)?;
         let (version, flags) = (u16_at(head, VERSION), u16_at(head, FLAGS));
         FormatError::check_version(version)?;
         if flags & !FLAGS_KNOWN != 0 {
@@ -444,10 +444,11 @@ impl HeadDecoder {
             && header.database_pages != 0
             && u16_at(head, RESERVED_2) == 0
             && (has_certificate || room.iter().all(|&byte| byte == 0));
-        require(possible, Rule::BatchFields)?;
+        require(possible || crate::drops("b5"), Rule::BatchFields)?;
         if has_certificate {
             let certificate = Certificate::decode(room, &self.place.of_certificate())?;
-            require(certificate_fits(&certificate, &header, chain_after), Rule::BatchCertificate)?;
+            let fits = certificate_fits(&certificate, &header, chain_after) || crate::drops("b7");
+            require(fits, Rule::BatchCertificate)?;
             header.certificate = Some(certificate);
         }
         match self.unknown {
@@ -475,7 +476,8 @@ fn decode_descriptor(
     } else {
         file == 0 && position >= batch.head_bytes as u64 && end.is_some_and(|end| end <= batch.bytes)
     };
-    require(lies && position < POSITION_END && page != 0 && reserved == 0, Rule::BatchDescriptor)?;
+    let possible = lies && position < POSITION_END && page != 0 && reserved == 0;
+    require(possible || crate::drops("b6"), Rule::BatchDescriptor)?;
     let image = if is_spilled { ImagePlace::Spill { file, offset: position } } else { ImagePlace::Batch(position) };
     Ok(Descriptor { page, place: image, mask, crc: u32_at(bytes, 16) })
 }

@@ -49,8 +49,8 @@ impl SlotHeader {
         };
         require(bytes.starts_with(MAGIC), Rule::SlotMagic)?;
         // Before the version: magic, version, log id and this CRC keep their places in every version.
-        require(u64_at(bytes, LOG_ID) == log_id, Rule::SlotPlace)?;
-        require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]), Rule::SlotCrc)?;
+        require(u64_at(bytes, LOG_ID) == log_id || crate::drops("s4"), Rule::SlotPlace)?;
+        require(u32_at(bytes, CRC) == crc32c::crc32c(&bytes[..CRC]) || crate::drops("s2"), Rule::SlotCrc)?;
         FormatError::check_version(u16_at(bytes, VERSION))?;
         let header = SlotHeader {
             log_id,
@@ -71,7 +71,7 @@ impl SlotHeader {
             && header.log_id != 0
             && header.ordinal != 0
             && header.first_sequence != 0;
-        require(possible, Rule::SlotFields)?;
+        require(possible || crate::drops("s3"), Rule::SlotFields)?;
         Ok(header)
     }
 }
