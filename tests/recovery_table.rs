@@ -4,6 +4,8 @@
 mod log_support;
 #[path = "recovery/lost.rs"]
 mod lost;
+#[path = "recovery/power.rs"]
+mod power;
 #[path = "recovery/rows.rs"]
 mod rows;
 #[path = "recovery/torn.rs"]

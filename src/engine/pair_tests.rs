@@ -2,6 +2,7 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
 
 mod descriptors;
+mod rules;
 
 use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Rest, Settings};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
@@ -212,9 +213,14 @@ fn sim_path() -> PathBuf {
 
 impl Pair {
     fn new() -> Pair {
+        Pair::with_dice(1)
+    }
+
+    /// `seed`: of the dice of a power cut.
+    fn with_dice(seed: u64) -> Pair {
         let real = tempfile::tempdir().unwrap();
         std::fs::write(real.path().join("a.db"), "").unwrap();
-        let disk = SimDisk::new(1);
+        let disk = SimDisk::new(seed);
         drop(disk.database(&sim_path()));
         disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
         Pair {
