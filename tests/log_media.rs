@@ -113,6 +113,36 @@ fn what_cannot_be_read_may_be_what_says_that_a_torn_commit_was_durable() {
     assert!(matches!(error, LogError::Unreadable { last: 8, .. }), "{error}");
 }
 
+/// Farther behind the end of the chain than the next commit may lie (rule U4).
+#[test]
+fn also_where_no_commit_is_looked_for() {
+    let (mut log, _) = sample();
+    log.commits(4);
+    let behind = log.offset;
+    log.certify(8, 6);
+    let (bytes, at) = log.place(9);
+    bytes[at + 1000] ^= 1;
+    let files = Files::new(stamped(&LogBuilder::values_after(6), 1024, ID, 6)).with(&log.files);
+    assert_eq!(recover(&SimPlace::new(&files), &[]).unwrap().last, 8);
+    let error = recover(&SimPlace::new(&files), &[(slot_name(ID, 2), behind..behind + BLOCK)]).unwrap_err();
+    assert!(matches!(error, LogError::Unreadable { last: 8, .. }), "{error}");
+}
+
+/// A slot whose header is not given may be the segment in which the chain goes on (rule U3): nothing else speaks of its commits.
+#[test]
+fn a_header_that_cannot_be_read_may_be_that_of_the_next_segment() {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commits(2);
+    log.certify(2, 0);
+    log.rotate(1);
+    log.commits(2);
+    let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
+    let place = SimPlace::new(&files);
+    let error = recover(&place, &[(slot_name(ID, 1), 0..BLOCK)]).unwrap_err();
+    assert!(matches!(error, LogError::Unreadable { last: 2, .. }), "{error}");
+    assert!(place.files() == files, "the refusal touched something");
+}
+
 #[test]
 fn a_batch_in_the_next_segment_does_not_stand_in_for_one_that_cannot_be_read() {
     // A writer whose batch did not fit began slot 1 with commit 3 and died; another commit 3 was published in slot 0.

@@ -1,5 +1,7 @@
 //! The walk along the batches of a log: what recovery finds, where it ends, and what it does with it.
 
+#[path = "recovery/beginnings.rs"]
+mod beginnings;
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
