@@ -2,6 +2,8 @@
 
 #[path = "recovery/beginnings.rs"]
 mod beginnings;
+#[path = "recovery/fields.rs"]
+mod fields;
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};

@@ -238,17 +238,15 @@ impl SimFile {
             return;
         }
         // A header sector alone in its page is torn too seldom by the roll above for the rules about torn stamps.
-        let often = if how.tears_header == HeaderTear::Garbage { 60 } else { 30 };
-        if how.tears_header != HeaderTear::Never && self.is_database && sectors[0].0 == 0 && dice.percent(often) {
+        if how.tears_header != HeaderTear::Never && self.is_database && sectors[0].0 == 0 && dice.percent(60) {
             let values = &sectors[0].1;
-            let old = match how.tears_header {
-                HeaderTear::Garbage => header_before,
-                _ => sector_of(&self.medium, 0),
-            };
             let other = dice.pick(values).1;
-            put_sector(&mut self.medium, 0, &torn_header(&old, &other, how, dice));
+            put_sector(&mut self.medium, 0, &torn_header(&header_before, &other, how, dice));
         }
-        if let (HeaderTear::Garbage, true, [(0, values), ..]) = (how.tears_header, self.is_database, sectors) {
+        if how.tears_header != HeaderTear::Never
+            && self.is_database
+            && let [(0, values), ..] = sectors
+        {
             let now = sector_of(&self.medium, 0);
             let is_known = now == header_before || values.iter().any(|(_, value)| *value == now);
             self.headers_lost += u64::from(!is_known);

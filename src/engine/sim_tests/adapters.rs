@@ -15,7 +15,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 type Between = Rc<dyn Fn()>;
 
@@ -53,6 +53,8 @@ struct Troubles {
     full: AtomicBool,
     /// A sync of the log has failed: who knows it may be dead, and what only the cache held is lost.
     failed: AtomicBool,
+    /// How often a file could not grow.
+    refused: AtomicU64,
 }
 
 impl Medium {
@@ -74,8 +76,17 @@ impl Medium {
         self.0.failed.swap(false, SeqCst)
     }
 
+    /// How often a file could not grow.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(SeqCst)
+    }
+
     fn check(&self, now: io::Result<u64>, then: u64) -> io::Result<()> {
-        if self.is_full() && now? < then { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
+        if !self.is_full() || now? >= then {
+            return Ok(());
+        }
+        self.0.refused.fetch_add(1, SeqCst);
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
     }
 }
 

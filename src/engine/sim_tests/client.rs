@@ -356,7 +356,8 @@ impl Client {
 
     fn prepare(&mut self, scene: &Scene, commit: Commit) {
         let (free, is_active) = (scene.free(), scene.engine.is_active());
-        if !(free.append && free.creating && free.frames && (is_active || free.broker)) {
+        let would_flush = scene.engine.marks.too_much_undurable() && !free.can_flush();
+        if would_flush || !(free.append && free.creating && free.frames && (is_active || free.broker)) {
             self.phase = Phase::Staged(commit);
             return;
         }

@@ -47,7 +47,7 @@ impl Life {
             habits = Habits { full_sync: 0, early: 0, reads: 10, checkpoints: 2, pages_of_commit: 100, ..habits };
             habits.checkpoint_kinds = IDLE_ONLY;
         }
-        world.disk.plan().reset();
+        world.plan_anew();
         if stop > 0 {
             let after = match stop {
                 1 => world.dice.below(30),

@@ -157,11 +157,15 @@ impl Scene {
         if !self.free().can_checkpoint() {
             return;
         }
+        let backfilled = self.engine.marks.backfilled();
         let result = result.and_then(|()| match kind {
             0 => self.engine.checkpoint_on_request(),
             1 => self.engine.checkpoint_in_background(),
             _ => self.engine.checkpoint_when_idle().map(|_| ()),
         });
+        if kind == 2 && self.engine.marks.backfilled() > backfilled {
+            self.world.lock().idle_checkpoints += 1;
+        }
         if shrinks && result.is_ok() && self.free().can_checkpoint() {
             // As `wal_checkpoint(TRUNCATE)`.
             self.engine.shrink();

@@ -37,6 +37,8 @@ pub struct Conditions {
     pub lazy: bool,
     /// Processes are stopped for long, and go on.
     pub stops: bool,
+    /// In so many per cent of the runs what the world exists for has to happen ([`World::met`]).
+    pub met_percent: u64,
 }
 
 pub const CALM: Conditions = Conditions {
@@ -47,16 +49,17 @@ pub const CALM: Conditions = Conditions {
     tears_header: HeaderTear::Never,
     lazy: false,
     stops: false,
+    met_percent: 40,
 };
 
 pub const WORLDS: &[Conditions] = &[
     CALM,
-    Conditions { name: "faults", faults: true, ..CALM },
-    Conditions { name: "full", fills: true, ..CALM },
-    Conditions { name: "torn", tears_header: HeaderTear::Mixed, ..CALM },
-    Conditions { name: "ecc", faults: true, tears_same_bytes: true, ..CALM },
-    Conditions { name: "lazy", lazy: true, ..CALM },
-    Conditions { name: "garbage", tears_header: HeaderTear::Garbage, ..CALM },
+    Conditions { name: "faults", faults: true, met_percent: 20, ..CALM },
+    Conditions { name: "full", fills: true, met_percent: 20, ..CALM },
+    Conditions { name: "torn", tears_header: HeaderTear::Mixed, met_percent: 15, ..CALM },
+    Conditions { name: "ecc", faults: true, tears_same_bytes: true, met_percent: 10, ..CALM },
+    Conditions { name: "lazy", lazy: true, met_percent: 20, ..CALM },
+    Conditions { name: "garbage", tears_header: HeaderTear::Garbage, met_percent: 25, ..CALM },
 ];
 
 /// A commit that was begun.
@@ -93,6 +96,11 @@ pub struct World {
     pub doubt: Vec<Doubt>,
     /// Or a sync failed in an open.
     pub had_power_cut: bool,
+    pub power_cuts: u64,
+    /// Planned failures that happened before the plan was made anew.
+    faults: u64,
+    /// Checkpoints of an idle log that brought something to the database file.
+    pub idle_checkpoints: u64,
     /// Opens that were refused because nothing but the lost sector said whose file it was.
     pub salvaged: u64,
     /// The last one was cut short.
@@ -103,7 +111,8 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, conditions: Conditions, real: &Path) -> World {
-        let mut dice = Dice::new(seed);
+        // Another course for each world, also where they differ in something that happens seldom.
+        let mut dice = Dice::new(seed ^ u64::from(crc32c::crc32c(conditions.name.as_bytes())) << 32);
         let disk = SimDisk::new(dice.next());
         if conditions.stops {
             // Who is stopped in a sync is told of its failure, and cannot say so: then only this helps the others.
@@ -125,6 +134,9 @@ impl World {
             ceiling: None,
             doubt: Vec::new(),
             had_power_cut: false,
+            power_cuts: 0,
+            faults: 0,
+            idle_checkpoints: 0,
             salvaged: 0,
             is_salvaging: false,
             violation: None,
@@ -308,16 +320,16 @@ impl World {
         self.disk.plan().add(fault);
     }
 
-    /// What the world of lost headers is for: the power goes while one is written.
+    /// What the worlds of torn headers are for: the power goes while one is written.
     pub fn may_lose_header(&mut self) {
-        if self.conditions.tears_header == HeaderTear::Garbage && self.dice.percent(60) {
+        if self.conditions.tears_header != HeaderTear::Never && self.dice.percent(60) {
             let writes = self.dice.below(4);
             self.disk.stop_behind_header(writes);
         }
     }
 
     fn crash(&mut self) {
-        let loses_header = self.conditions.tears_header == HeaderTear::Garbage && self.disk.is_off();
+        let loses_header = self.conditions.tears_header != HeaderTear::Never && self.disk.is_off();
         if !loses_header && self.dice.percent(50) {
             self.say("KILL");
             self.disk.kill();
@@ -329,8 +341,29 @@ impl World {
         }
     }
 
+    /// How often that happened for which this world exists.
+    pub fn met(&self) -> u64 {
+        let Conditions { faults, fills, tears_same_bytes, tears_header, lazy, .. } = self.conditions;
+        match tears_header {
+            HeaderTear::Mixed => self.disk.headers_lost(),
+            HeaderTear::Garbage => self.disk.headers_lost().saturating_sub(self.salvaged),
+            HeaderTear::Never if tears_same_bytes => self.disk.same_bytes_torn(),
+            HeaderTear::Never if faults => self.faults + self.disk.plan().fired(),
+            HeaderTear::Never if fills => self.medium.refused(),
+            HeaderTear::Never if lazy => self.idle_checkpoints,
+            HeaderTear::Never => self.power_cuts,
+        }
+    }
+
+    /// Nothing is planned any more, and what is met from here on is explained by new plans only.
+    pub fn plan_anew(&mut self) {
+        self.faults += self.disk.plan().fired();
+        self.disk.plan().reset();
+    }
+
     /// What was not synced survives or not.
     pub fn power_cut(&mut self) {
+        self.power_cuts += 1;
         self.say("POWER CUT");
         let how = PowerCut {
             keep_percent: self.dice.pick(&[0, 10, 50, 90, 100]),
@@ -351,7 +384,7 @@ impl World {
         self.crash();
         for attempt in 0.. {
             let is_calm = attempt >= 3;
-            self.disk.plan().reset();
+            self.plan_anew();
             if !is_calm {
                 self.may_lose_header();
             }
@@ -368,7 +401,7 @@ impl World {
             self.medium.set_full(false);
             match opened {
                 Ok(()) if !self.disk.is_off() => {
-                    self.disk.plan().reset();
+                    self.plan_anew();
                     return self.check_open();
                 }
                 Ok(()) => {}

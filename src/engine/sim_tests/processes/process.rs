@@ -135,7 +135,7 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
                     let delay = engine.settings.set_number("parallel_wal_max_flush_delay_ms", "2");
                     assert!(matches!(delay, Some(Ok(_))), "leaders gather");
                 }
-                world.disk.plan().reset();
+                world.plan_anew();
                 world.log_id = engine.log_id;
                 if let Err(what) = world.check_open() {
                     world.violate(what);

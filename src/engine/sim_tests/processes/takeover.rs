@@ -3,7 +3,7 @@
 
 use super::super::client::Phase;
 use super::super::world::sim_path;
-use super::parties::{EARLY, FULL, NORMAL, Party, Scenery};
+use super::parties::{EARLY, FULL, LONE, NORMAL, Party, Scenery};
 use crate::disk::Database;
 use crate::disk::fault::Operation;
 use crate::disk::sim::{HeaderTear, PowerCut};
@@ -185,6 +185,50 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         true
     };
     // Of 100 seeds some put it there.
+    let found = (0..100).filter(|seed| rotates(*seed)).count();
+    assert!(found > 5, "{found} rotations");
+}
+
+/// And where the certificate is in the batch, so that nothing denies what lies there.
+#[test]
+fn so_are_they_where_the_certificate_is_in_the_batch() {
+    let rotates = |seed: u64| {
+        let scenery = Scenery::new(seed);
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, LONE));
+        let mut third = scenery.party(3, EARLY);
+        while first.ordinal() == 1 && first.engine().tail().offset < BATCHES_END - 6 * 4096 {
+            first.commits();
+        }
+        let before = first.ordinal();
+        for _ in 0..20 {
+            if !matches!(third.client.phase, Phase::Early { .. }) {
+                third.client.step(&third.scene);
+            }
+        }
+        let Phase::Early { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else { return false };
+        third.is_killed(&scenery);
+        std::mem::forget(early);
+        let leader = second.engine().marks.words().leader();
+        leader.take_over(me(&third), me(&second));
+        leader.release(me(&second));
+        let sequence = second.publishes();
+        let Phase::Published { lone: Some(lone), .. } = std::mem::replace(&mut second.client.phase, Phase::Idle) else {
+            return false;
+        };
+        if second.ordinal() == before {
+            return false;
+        }
+        // Its sync fails, and it dies before it says so.
+        let slots = second.engine().slots_between(before, second.ordinal()).expect("open");
+        scenery.plan(Operation::Sync, 1, true);
+        slots.iter().for_each(|slot| assert!(slot.sync().is_err()));
+        scenery.heal();
+        second.is_killed(&scenery);
+        std::mem::forget(lone);
+        first.engine().wait_durable(sequence).expect("taken over");
+        check_durable(&scenery, sequence, vec![first, third]);
+        true
+    };
     let found = (0..100).filter(|seed| rotates(*seed)).count();
     assert!(found > 5, "{found} rotations");
 }

@@ -102,8 +102,8 @@ struct State {
     panics: Vec<String>,
     /// Processes that are stopped, each for so many turns of others.
     stopped: BTreeMap<u64, u64>,
-    /// How often LEADER was taken from a process that lives.
-    led_away: u64,
+    /// How often somebody came to each place.
+    times: BTreeMap<String, u64>,
 }
 
 pub struct Turns {
@@ -191,7 +191,7 @@ impl Turns {
             left: u64::MAX,
             panics: Vec::new(),
             stopped: BTreeMap::new(),
-            led_away: 0,
+            times: BTreeMap::new(),
         };
         Arc::new(Turns { state: Mutex::new(state), outside: Condvar::new() })
     }
@@ -279,9 +279,9 @@ impl Turns {
         self.lock().stopped.clear();
     }
 
-    /// How often LEADER was taken from a process that lives.
-    pub fn led_away(&self) -> u64 {
-        self.lock().led_away
+    /// How often somebody came to this place.
+    pub fn times(&self, place: &str) -> u64 {
+        self.lock().times.get(place).copied().unwrap_or(0)
     }
 
     /// Whether the process that had the turn last came where somebody lies in wait.
@@ -382,7 +382,10 @@ impl interleave::Turns for Turn {
         let mut state = self.turns.lock();
         let more = state.dice.below(4);
         state.now_us += more;
-        state.led_away += u64::from(place == "LEADER of the living");
+        match state.times.get_mut(place) {
+            Some(times) => *times += 1,
+            None => drop(state.times.insert(place.to_owned(), 1)),
+        }
         let decisive = DECISIVE.iter().find(|(decisive, _)| *decisive == place).map(|(_, more)| *more);
         let is_hot = decisive.is_some() || HOT.contains(&place);
         let percent = if is_hot { state.course.hot } else { state.course.switches };

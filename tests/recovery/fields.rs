@@ -1,0 +1,95 @@
+//! Records whose CRC fits and whose fields are impossible are none (rules S3, S4, B5, B6, B7, C3).
+
+use super::ID;
+use super::log_support::{Commit, LogBuilder};
+use pwal::log::format::{
+    BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SlotHeader, decode_batch, slot_name,
+};
+
+const CERTIFICATE: usize = 16;
+
+/// A change of a record before its CRC is made anew.
+type Change = (usize, &'static [u8]);
+
+fn log() -> LogBuilder {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commit(&Commit { frames: &[(2, 5)], certificate: Some((0, 0)), ..Commit::default() });
+    log.certify(1, 0);
+    log
+}
+
+fn put(bytes: &mut [u8], (at, new): Change) {
+    bytes[at..at + new.len()].copy_from_slice(new);
+}
+
+#[test]
+fn a_slot_header() {
+    let log = log();
+    let header = &log.files[&slot_name(ID, 0)][..4096];
+    assert!(SlotHeader::decode(header, ID).is_ok());
+    for change in [(12, &[1, 16][..]), (16, &[1, 2]), (20, &[1]), (40, &[0]), (48, &[0]), (32, &[1])] {
+        let mut header = header.to_vec();
+        put(&mut header, change);
+        let crc = crc32c::crc32c(&header[..64]);
+        header[64..68].copy_from_slice(&crc.to_le_bytes());
+        assert!(SlotHeader::decode(&header, ID).is_err(), "{change:?}");
+    }
+}
+
+fn seal_certificate(certificate: &mut [u8]) {
+    let crc = crc32c::crc32c(&certificate[..252]);
+    certificate[252..256].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn a_certificate() {
+    let log = log();
+    let place = CertificatePlace { log_id: ID, ordinal: Some(1), offset: 2 * 4096 };
+    let certificate = &log.files[&slot_name(ID, 0)][2 * 4096..2 * 4096 + 256];
+    assert!(Certificate::decode(certificate, &place).is_ok());
+    // Epoch, lo, D beyond hi, B beyond D, reserved bytes.
+    for change in [(24, &[0][..]), (32, &[0]), (48, &[9]), (56, &[9]), (78, &[1])] {
+        let mut certificate = certificate.to_vec();
+        put(&mut certificate, change);
+        seal_certificate(&mut certificate);
+        assert!(Certificate::decode(&certificate, &place).is_err(), "{change:?}");
+    }
+}
+
+fn expect_no_batch(certificate: Option<(u64, u64)>, changes: &[Change]) {
+    let mut log = LogBuilder::new(ID, 1024);
+    log.commit(&Commit { frames: &[(2, 5)], certificate, ..Commit::default() });
+    let slot_bytes = log.slot_bytes;
+    let place = BatchPlace { log_id: ID, ordinal: 1, offset: 4096, block_bytes: 4096, page_bytes: 1024, slot_bytes };
+    let head = &log.files[&slot_name(ID, 0)][4096..4096 + BATCH_HEADER_BYTES + 24];
+    assert!(decode_batch(head, &place).is_ok());
+    for change in changes {
+        let mut head = head.to_vec();
+        put(&mut head, *change);
+        if certificate.is_some() {
+            seal_certificate(&mut head[CERTIFICATE..CERTIFICATE + 256]);
+        }
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..12]), &head[16..]);
+        head[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert!(decode_batch(&head, &place).is_err(), "{change:?}");
+    }
+}
+
+#[test]
+fn the_head_of_a_batch() {
+    // The commit, the size, reserved bytes, the room of a certificate that is none.
+    expect_no_batch(None, &[(288, &[0]), (324, &[0]), (330, &[1]), (CERTIFICATE, &[1])]);
+}
+
+#[test]
+fn a_descriptor() {
+    // The page, a place in the head, and one behind the batch, a file of an image in the batch.
+    let at = BATCH_HEADER_BYTES;
+    expect_no_batch(None, &[(at, &[0]), (at + 8, &[8, 0]), (at + 8, &[0, 64]), (at + 20, &[1])]);
+}
+
+#[test]
+fn the_certificate_in_a_batch() {
+    // The last commit, and the chain value behind it.
+    expect_no_batch(Some((0, 0)), &[(CERTIFICATE + 40, &[9]), (CERTIFICATE + 64, &[1, 2, 3])]);
+}
