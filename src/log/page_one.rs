@@ -14,7 +14,7 @@ use super::found::FoundLog;
 use super::stamp::{Marks, STAMP_WRITE_BYTES};
 use super::walk::{Through, Walk};
 use crate::disk::Database;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One half of a doubled certificate, found by probing.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ impl FoundLog<'_> {
 
     /// Whether the rest of the database file says that it is this log's: what lies behind its first sector is, in some place, an
     /// image of the log or what a doubled certificate saw there, and every page of which the log has nothing but images that
-    /// are in the file for long is one of them.
+    /// are in the file for long, among them the last one, is one of them.
     pub(crate) fn is_log_of(
         &self,
         walk: &Walk,
@@ -100,14 +100,18 @@ impl FoundLog<'_> {
             is_known |= found.copy.behind != 0 && crc32c::crc32c(&bytes[..behind]) == found.copy.behind;
         }
         let (mut there, mut image) = (vec![0; page_bytes as usize], vec![0; page_bytes as usize]);
-        for (page, images) in self.images_to(walk)? {
+        let (images_to, all_from) = (self.images_to(walk)?, self.all_from(walk));
+        for (page, images) in images_to {
             if read(database, &mut there, u64::from(page - 1) * u64::from(page_bytes))? < there.len() {
                 continue;
             }
             let is_one = |frame: &ImageRef| frame.crc == image_crc(self.log_id, page, frame.sequence, &there);
             if page > 1 && images.iter().any(|(_, frame)| is_one(frame)) {
                 is_known = true;
-            } else if page > 1 && images.iter().all(|(_, frame)| frame.sequence <= walk.base) {
+            } else if page > 1
+                && images.iter().all(|(_, frame)| frame.sequence <= walk.base)
+                && images.iter().any(|(_, frame)| frame.sequence >= all_from)
+            {
                 return Ok(false);
             } else if !is_known {
                 // A pass may have been writing it.
@@ -119,6 +123,13 @@ impl FoundLog<'_> {
             }
         }
         Ok(is_known)
+    }
+
+    /// From this commit on the log has every batch up to the base of `walk`. Of older ones there may be some in slots that are
+    /// free, while a later one was written over or deleted: their images are not the last ones of their pages.
+    fn all_from(&self, walk: &Walk) -> u64 {
+        let there: BTreeSet<u64> = self.candidates.iter().map(|candidate| candidate.sequence).collect();
+        (1..=walk.base).rev().take_while(|sequence| there.contains(sequence)).last().unwrap_or(walk.base + 1)
     }
 
     /// The images of each page in the batches up to the last of `walk`, also those before it, as far as they are there.

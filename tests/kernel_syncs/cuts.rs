@@ -2,7 +2,8 @@
 
 use super::common::{self, Scratch};
 use super::history::{History, digest};
-use super::medium::{Change, Left, Medium, lay_down};
+use super::medium::{Change, Left, Medium, ROOT, lay_down};
+use super::records::BLOCK_BYTES;
 use super::script::DATABASE;
 use super::trace::Call;
 use rand::rngs::StdRng;
@@ -49,6 +50,17 @@ fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<Cut> {
                 let name = format!("call {} is torn ({mask:x}), of the others {others:?}", torn.at);
                 cuts.push(cut(name, &|at| if at == torn.at { Left::Sectors(mask) } else { others }));
             }
+        }
+    }
+    // Of a database of one page that says nothing nobody can prove whose it is.
+    let database = medium.names(ROOT).get(DATABASE).copied();
+    let database = database.filter(|database| medium.bytes(*database, true).len() > BLOCK_BYTES);
+    let of_database = database.into_iter().flat_map(|database| medium.pending_of(database));
+    for lost in of_database.filter(|pending| matches!(pending.change, Change::Write { offset: 0, .. })) {
+        for others in [Left::All, Left::Nothing] {
+            let bytes = dice.random();
+            let name = format!("the first sector is lost in call {}, of the others {others:?}", lost.at);
+            cuts.push(cut(name, &|at| if at == lost.at { Left::LostSector(bytes) } else { others }));
         }
     }
     for percent in [20, 50, 80] {

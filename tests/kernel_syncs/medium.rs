@@ -58,6 +58,9 @@ pub enum Left {
     Nothing,
     /// Of a write each sector whose number has its bit set, modulo 64.
     Sectors(u64),
+    /// Of a write to the first sector of the database file, which some disks lose when they rewrite it: these bytes, again and
+    /// again, and the rest of the write.
+    LostSector(u64),
 }
 
 /// A directory with all that is in it; `None`: a directory.
@@ -291,6 +294,13 @@ fn change(content: &mut Content, change: &Change, left: Left) {
             let mut at = *offset;
             while at < end {
                 let stop = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+                if let Left::LostSector(bytes) = left
+                    && at < SECTOR_BYTES
+                {
+                    file[..SECTOR_BYTES].chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&bytes.to_le_bytes()));
+                    at = stop;
+                    continue;
+                }
                 let is_left = match left {
                     Left::Sectors(mask) => mask >> (at / SECTOR_BYTES % 64) & 1 == 1,
                     _ => true,
