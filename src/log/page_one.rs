@@ -203,10 +203,11 @@ impl PageOne {
         Ok(read == there.len() && there == expected)
     }
 
-    /// Puts it at the beginning of the file, with these marks. Not synced.
-    pub(crate) fn write(&self, database: &mut dyn Database, marks: Marks) -> Result<(), LogError> {
+    /// Puts at most so many bytes of it at the beginning of the file, with these marks. Not synced.
+    pub(crate) fn write(&self, database: &mut dyn Database, marks: Marks, bytes_max: usize) -> Result<(), LogError> {
         let mut bytes = self.bytes.clone();
         marks.apply(&mut bytes);
+        bytes.truncate(bytes_max);
         database.write_at(&bytes, 0).map_err(|error| LogError::database("write", error))
     }
 }

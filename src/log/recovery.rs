@@ -294,7 +294,7 @@ impl<'a> Look<'a> {
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
         let marks = self.marks_for(log_id, walk);
-        let restored_header = self.restore(database, log, walk, marks)?;
+        let restored_header = self.restore(database, log, walk, marks, usize::MAX)?;
         let pages = replay(database, log, walk, page_bytes, marks)?;
         crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
@@ -318,19 +318,21 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The beginning of the file is brought back, with these marks, where it was lost and no image of page 1 is replayed. Synced.
+    /// The beginning of the file is brought back, at most so many bytes and with these marks, where it was lost and no image of
+    /// page 1 is replayed. Synced.
     pub(crate) fn restore(
         &self,
         database: &mut dyn Database,
         log: &FoundLog<'_>,
         walk: &Walk,
         marks: Marks,
+        bytes_max: usize,
     ) -> Result<bool, LogError> {
         let Some(page_one) = log.page_one(walk)? else { return Ok(false) };
         if page_one.is_replayed || page_one.is_in(database)? || crate::drops("page-one-restored") {
             return Ok(false);
         }
-        page_one.write(database, marks)?;
+        page_one.write(database, marks, bytes_max)?;
         if crate::drops("page-one-sync") {
             return Ok(true);
         }
@@ -340,7 +342,7 @@ impl<'a> Look<'a> {
 
     fn restore_own(&self, database: &mut dyn Database, log_id: LogId) -> Result<(), LogError> {
         if let Some((found, _)) = self.own(log_id) {
-            self.restore(database, &found.log, &found.walk, Marks::found(&self.header))?;
+            self.restore(database, &found.log, &found.walk, Marks::found(&self.header), usize::MAX)?;
         }
         Ok(())
     }

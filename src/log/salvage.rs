@@ -124,7 +124,9 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
     if look.situation.header == StampState::NoHeader {
         let first = if walk.batches.is_empty() { u32::MAX } else { walk.database_pages };
         undo::keep(dir, database, page_bytes, walk.newest.keys().copied(), first)?;
-        look.restore(database, log, &walk, marks)?;
+        // What is taken as it is may be newer behind the sector that was lost.
+        let bytes_max = if plan.replays { usize::MAX } else { stamp::STAMP_WRITE_BYTES };
+        look.restore(database, log, &walk, marks, bytes_max)?;
     }
     if plan.replays && !walk.batches.is_empty() {
         let overwritten = walk.newest.keys().copied().filter(|page| *page <= walk.database_pages);
