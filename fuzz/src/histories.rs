@@ -61,7 +61,8 @@ fn harm(history: &History, input: &mut Input<'_>, files: &crate::log_support::Fi
     let kind = input.u8();
     if kind % 8 == 7 {
         let at = input.below(512);
-        let bytes = input.bytes(1 + usize::from(kind >> 3)).to_vec();
+        // Nothing has a copy of what lies behind the first sector.
+        let bytes = input.bytes((1 + usize::from(kind >> 3)).min(512 - at)).to_vec();
         return Some(Harm::Bytes(DATABASE.to_owned(), at, bytes));
     }
     let record = history.records.get(input.below(history.records.len()))?;
