@@ -339,7 +339,7 @@ fn a_log_that_is_harmed() {
 #[test]
 fn a_first_sector_that_is_harmed() {
     for (shape, history) in shapes() {
-        judge_all(shape, &history, stride().div_ceil(16), harms_of_first_sector);
+        judge_all(shape, &history, stride().div_ceil(40), harms_of_first_sector);
     }
 }
 
