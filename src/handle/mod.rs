@@ -34,6 +34,7 @@ use joined::Joined;
 use registry::FileIdentity;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ struct Inner {
     bases: Mutex<Option<&'static str>>,
     /// When it was last answered BUSY, after a wait of its own.
     waited: Mutex<Option<Instant>>,
+    /// It has been [`Kind::Alone`].
+    was_alone: AtomicBool,
 }
 
 impl Inner {
@@ -166,8 +169,9 @@ impl Handle {
         });
         let (pager, real_path) = (OnceLock::new(), OnceLock::new());
         let (refused, bases, waited) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
-        let context = Arc::clone(context);
-        Handle(Arc::new(Inner { context, facts, identity, pager, real_path, state, refused, bases, waited }))
+        let (context, was_alone) = (Arc::clone(context), AtomicBool::new(false));
+        let inner = Inner { context, facts, identity, pager, real_path, state, refused, bases, waited, was_alone };
+        Handle(Arc::new(inner))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
@@ -248,6 +252,7 @@ impl Handle {
                     };
                     state.kind = if for_itself {
                         let view = joined.wal_is_open().then(|| joined.into_view());
+                        self.0.was_alone.store(true, SeqCst);
                         Kind::Alone(Box::new(Alone::new(&self.0, broker, view)))
                     } else {
                         Kind::Retired { broker, view: Some(joined.into_view()) }
@@ -392,6 +397,12 @@ impl Handle {
             Kind::Alone(alone) => alone.view.is_some(),
             Kind::Plain | Kind::Retired { view: None, .. } => false,
         }
+    }
+
+    /// Whether [`Handle::real_wal`] has had an answer, or may have one: asked by each call on the WAL.
+    #[must_use]
+    pub fn may_have_real_wal(&self) -> bool {
+        self.0.was_alone.load(SeqCst)
     }
 
     /// The number of the real `-wal` that SQLite's virtual one stands for now, where the connection has the database for itself

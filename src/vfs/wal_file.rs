@@ -30,6 +30,9 @@ struct WalFile {
 impl WalFile {
     /// The real `-wal` that this file stands for now, opened with the first call that needs it.
     fn real(&self) -> Result<Option<RawBase>, Code> {
+        if !self.handle.may_have_real_wal() {
+            return Ok(None);
+        }
         let wanted = self.handle.real_wal()?;
         let mut real = self.real.lock();
         match (*real, wanted) {
