@@ -27,10 +27,6 @@ use std::time::Duration;
 /// How long INIT is waited for at once: who gets BUSY then has a busy handler.
 pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 
-/// Bytes 24..28 of the database header: the change counter.
-const CHANGE_COUNTER: std::ops::Range<usize> = 24..28;
-/// Bytes 92..96: the change counter behind which the size in the header is right.
-const VERSION_VALID_FOR: std::ops::Range<usize> = 92..96;
 /// Bytes that are compared at activation.
 const HEADER_BYTES: usize = 100;
 
@@ -70,17 +66,6 @@ struct BeginOfLog {
     chain: u64,
 }
 
-/// What a connection does with the database file when the log is retired for it alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Afterwards {
-    /// It goes on in rollback mode, or closes.
-    Rollback,
-    /// It goes on in rollback mode, and has not opened the WAL.
-    RollbackUnused,
-    /// It goes on with a WAL of stock SQLite's.
-    Wal,
-}
-
 /// What an engine is built from.
 struct Parts {
     path: PathBuf,
@@ -100,14 +85,6 @@ fn checksums(header: &[u8], file: &std::fs::Metadata) -> u64 {
     stamp::clear(&mut plain);
     let modified = [file.mtime().to_le_bytes(), file.mtime_nsec().to_le_bytes()].concat();
     u64::from(crc32c::crc32c(&plain)) << 32 | u64::from(crc32c::crc32c(&modified))
-}
-
-fn change_counter(header: &[u8]) -> u32 {
-    let mut counter = [0; 4];
-    if let Some(bytes) = header.get(CHANGE_COUNTER) {
-        counter.copy_from_slice(bytes);
-    }
-    u32::from_be_bytes(counter)
 }
 
 /// Whether a WAL of stock SQLite that is not empty lies beside the database file at `path`; the placeholder is none.
@@ -416,7 +393,7 @@ impl Engine {
             return Ok(());
         }
         match self.check_alone() {
-            Ok(()) => self.retire_guarded(false),
+            Ok(()) => self.retire_guarded(),
             Err(_) => Ok(()),
         }
     }
@@ -442,9 +419,9 @@ impl Engine {
     /// held until the log is gone.
     ///
     /// # Errors
-    /// `BUSY`: others are attached, or have a lock on the file; with [`Afterwards::RollbackUnused`], there are commits in this log,
-    /// and the connection has read page 1 past them. What the retirement met: stamp and log stay.
-    pub(crate) fn retire_alone(self: &Arc<Engine>, afterwards: Afterwards) -> Result<(), EngineError> {
+    /// `BUSY`: others are attached, or have a lock on the file; with `unused` (it has not opened the WAL), there are commits in this
+    /// log, and the connection has read page 1 past them. What the retirement met: stamp and log stay.
+    pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
         self.check_alone()?;
         // It may be retiring the log, and to the kernel its INIT is this thread's.
         self.background.stop(true);
@@ -453,13 +430,11 @@ impl Engine {
             self.background.allow();
             return Err(error);
         }
-        let unused = afterwards == Afterwards::RollbackUnused;
         let check_unused = || match unused && self.marks.published() > 0 {
             true => Err(EngineError::Committed { file: self.path.clone() }),
             false => Ok(()),
         };
-        let counts = afterwards != Afterwards::Wal;
-        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded(counts));
+        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded());
         if retired.is_err() {
             self.background.allow();
             self.end_init()?;
@@ -467,34 +442,12 @@ impl Engine {
         retired
     }
 
-    /// The connection goes on with the file in rollback mode, and with the pages that it has cached unless the change counter
-    /// has moved (`sqlite3PagerSharedLock`). Commits in WAL mode need not move it: without this, pages that others have
-    /// written since its last read are lost with its next write. (With stock SQLite they are.) The log is there still, if there is
-    /// one: it brings back a sector that is lost in this write.
-    fn count_change(&self) -> Result<(), EngineError> {
-        if self.marks.published() == 0 {
-            return Ok(());
-        }
-        let io = |action| move |e| EngineError::database(action, &self.path, e);
-        let mut broker = self.broker.lock();
-        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-        let mut header = [0; HEADER_BYTES];
-        broker.read_at(&mut header, 0).map_err(io("read"))?;
-        let counter = change_counter(&header).wrapping_add(1).to_be_bytes();
-        // The size in the header is believed where the counter that it was written with is the present one.
-        if header[CHANGE_COUNTER] == header[VERSION_VALID_FOR] {
-            header[VERSION_VALID_FOR].copy_from_slice(&counter);
-        }
-        header[CHANGE_COUNTER].copy_from_slice(&counter);
-        broker.write_at(&header, 0).map_err(io("write"))
-    }
-
     /// Under INIT, and with no other process attached.
-    fn retire_guarded(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
+    fn retire_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
         if !self.be_guard() {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
-        self.retire_counting(counts)
+        self.retire()
     }
 
     /// Nobody else is attached. A process that exits has left already, though it lives for a while.
@@ -512,16 +465,11 @@ impl Engine {
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn retire(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.retire_counting(false)
-    }
-
-    /// As that; `counts`: the change counter moves, for a connection that goes on with the file.
-    fn retire_counting(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
         if self.is_retired() {
             return Ok(());
         }
         self.background.stop(false);
-        let retired = self.try_retire(counts);
+        let retired = self.try_retire();
         if retired.is_err() {
             // Whoever asked for it goes on with this engine.
             self.background.allow();
@@ -547,16 +495,13 @@ impl Engine {
         if lock.is_deleted().map_err(io)? { Ok(false) } else { Err(EngineError::Moved { file: file() }) }
     }
 
-    fn try_retire(self: &Arc<Engine>, counts: bool) -> Result<(), EngineError> {
+    fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.check_poison()?;
         let has_directory = self.has_directory()?;
         if self.is_active() {
             self.checkpoint_all()?;
             if !crate::drops("z2-end-log") {
                 self.end_log()?;
-            }
-            if counts {
-                self.count_change()?;
             }
             let retired = match self.broker.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
@@ -584,9 +529,6 @@ impl Engine {
                 let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
                 open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
             }
-            if counts {
-                self.count_change()?;
-            }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
             retire::remove_directory(&*self.dir)?;
         }
@@ -613,7 +555,7 @@ impl Engine {
         let _resting = self.resting.lock();
         self.wait_init()?;
         let left = match self.check_alone() {
-            Ok(()) => self.retire_guarded(false),
+            Ok(()) => self.retire_guarded(),
             Err(_) => {
                 // From here on somebody else may retire the log: nobody reads by it. The background thread ends with the
                 // process; it may be waiting for others.

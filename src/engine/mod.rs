@@ -44,7 +44,7 @@ pub(crate) use by_hand::Work;
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::{Afterwards, Attached, Claimed, INIT_WAIT, has_stock_wal};
+pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 

@@ -5,7 +5,7 @@ use super::registry::Entry;
 use super::transaction::Transaction;
 use super::writers::{Begun, Writers};
 use super::{BaseFile, Broker, Inner, Running, ShmAction, siblings};
-use crate::engine::{Afterwards, Connection, Engine, EngineError, Rest};
+use crate::engine::{Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
 use std::sync::Arc;
@@ -653,12 +653,7 @@ impl Joined {
         if self.engine.joined() > 1 {
             return Err(Code::BUSY);
         }
-        let afterwards = match (for_itself, by_the_wal) {
-            (true, _) => Afterwards::Wal,
-            (false, true) => Afterwards::Rollback,
-            (false, false) => Afterwards::RollbackUnused,
-        };
-        let retired = self.engine.retire_alone(afterwards);
+        let retired = self.engine.retire_alone(!for_itself && !by_the_wal);
         if self.engine.is_retired() {
             *of_entry = None;
         }

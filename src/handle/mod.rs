@@ -70,6 +70,13 @@ enum Kind {
     Alone(Box<Alone>),
 }
 
+/// What `sqlite3PagerSharedLock` compares with the version that its cache is of, with a rollback journal: change counter, size and
+/// free pages in the header of the database file. Commits in WAL mode need not move the counter. A connection that leaves WAL
+/// mode goes on with its cache if it finds what it knows, and overwrites what others have committed since its last read.
+/// (With stock SQLite it does.) The file is not changed for that: its first sector would be written without a log.
+const FILE_VERSION: u64 = 24;
+const FILE_VERSION_BYTES: usize = 16;
+
 struct State {
     /// The level that SQLite believes to have.
     level: LockLevel,
@@ -81,6 +88,8 @@ struct State {
     autocheckpoint: i32,
     /// `PRAGMA journal_mode` with another mode than WAL came.
     leaves_wal: bool,
+    /// SQLite shall drop the pages that it has cached: the next read of the file's version says that others have written.
+    drops_cache: bool,
     kind: Kind,
     /// A connection that is not on pwal was there first: the file is the base's.
     beside: Option<BesideStock>,
@@ -164,6 +173,7 @@ impl Handle {
             wishes: Vec::new(),
             autocheckpoint: AUTOCHECKPOINT,
             leaves_wal: false,
+            drops_cache: false,
             kind: Kind::Plain,
             beside: None,
         });
@@ -250,6 +260,7 @@ impl Handle {
                     let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
                         return Err(Code::INTERNAL);
                     };
+                    state.drops_cache |= !for_itself;
                     state.kind = if for_itself {
                         let view = joined.wal_is_open().then(|| joined.into_view());
                         self.0.was_alone.store(true, SeqCst);
@@ -341,6 +352,11 @@ impl Handle {
                 return Err(Code::IOERR_SHORT_READ);
             }
             Kind::Plain | Kind::Retired { .. } => {}
+        }
+        if state.drops_cache && offset == FILE_VERSION && buffer.len() == FILE_VERSION_BYTES && result.is_ok() {
+            state.drops_cache = false;
+            // A size of the file that no version had.
+            buffer.iter_mut().for_each(|byte| *byte = !*byte);
         }
         result
     }
