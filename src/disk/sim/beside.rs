@@ -26,6 +26,16 @@ impl SimDisk {
         self.state.lock().used()
     }
 
+    /// A sector (of 512 bytes) of the file at `path` cannot be read until it is written.
+    pub fn make_unreadable(&self, path: &Path, sector: u64) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.find(path)
+            && let Node::File(file) = &mut state.nodes[id]
+        {
+            file.make_unreadable(sector);
+        }
+    }
+
     /// What no name leads to any more leaves the memory. For a machine on which nothing is open.
     pub fn forget_unnamed(&self) {
         let mut state = self.state.lock();
@@ -64,6 +74,15 @@ impl State {
             _ => None,
         });
         files.sum()
+    }
+
+    /// # Errors
+    /// `EIO`: a sector of these bytes cannot be read.
+    pub(super) fn check_readable(&mut self, file: usize, offset: u64, bytes: usize) -> io::Result<()> {
+        match self.file(file).is_unreadable(offset, bytes) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
     }
 
     /// # Errors

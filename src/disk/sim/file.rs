@@ -1,7 +1,7 @@
 //! One simulated file: what readers see, what the medium holds for certain, and the writes between the two.
 
 use super::{Dice, HeaderTear, PowerCut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the medium writes at once.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -24,6 +24,8 @@ pub(super) struct SimFile {
     is_database: bool,
     /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
     same_bytes_torn: u64,
+    /// Sectors that cannot be read until they are written.
+    unreadable: BTreeSet<u64>,
     /// Syncs that failed.
     failed_syncs: u64,
     /// Power cuts that left the first sector of a database file as nobody wrote it.
@@ -38,6 +40,16 @@ impl SimFile {
 
     pub(super) fn headers_lost(&self) -> u64 {
         self.headers_lost
+    }
+
+    pub(super) fn make_unreadable(&mut self, sector: u64) {
+        self.unreadable.insert(sector);
+    }
+
+    /// Whether a sector of these bytes cannot be read.
+    pub(super) fn is_unreadable(&self, offset: u64, bytes: usize) -> bool {
+        let sectors = offset / SECTOR_BYTES as u64..(offset + bytes as u64).div_ceil(SECTOR_BYTES as u64);
+        self.unreadable.range(sectors).next().is_some()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -103,6 +115,7 @@ impl SimFile {
         for sector in start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES {
             let now = sector_of(&self.cache, sector as u64);
             self.pending.entry(sector as u64).or_default().push((clock, now));
+            self.unreadable.remove(&(sector as u64));
         }
     }
 

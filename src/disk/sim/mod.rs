@@ -618,6 +618,7 @@ impl SimHandle {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
         strike(&self.disk.plan, Operation::Read, name)?;
+        state.check_readable(self.file, offset, buffer.len())?;
         Ok(state.file(self.file).read(buffer, offset, past_cache))
     }
 

@@ -6,11 +6,15 @@ use super::state::state;
 use super::{Character, medium, process_vfs, registration, script};
 use crate::disk::sim::Dice;
 use crate::engine::Work;
+use rusqlite::backup::Backup;
 use rusqlite::{Connection, Error, OpenFlags, ffi};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What `synchronous` a connection has.
 const LEVELS: [(&str, bool); 4] = [("FULL", true), ("NORMAL", false), ("EXTRA", true), ("OFF", false)];
+
+const EXTRA: usize = 2;
 
 struct Client {
     /// `None`: stock SQLite on the medium.
@@ -53,8 +57,17 @@ pub fn open(machine: &Machine, process: Option<usize>) -> rusqlite::Result<Conne
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let name = process.map_or_else(|| medium::MEDIUM.to_owned(), process_vfs);
     let connection = Connection::open_with_flags_and_vfs(machine.path(), flags, name.as_str())?;
-    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
+}
+
+/// The same database in memory.
+pub fn copy(connection: &Connection) -> Connection {
+    let mut twin = Connection::open_in_memory().expect("a twin");
+    let copied =
+        Backup::new(connection, &mut twin).and_then(|backup| backup.run_to_completion(i32::MAX, Duration::ZERO, None));
+    copied.expect("a copy");
+    twin
 }
 
 impl Life {
@@ -85,12 +98,47 @@ impl Life {
         {
             engine.make_slots_small(self.character.segment_bytes);
         }
+        if self.clients.is_empty() && self.machine.disk.plan().fired() > 0 {
+            match state(&connection) {
+                Ok(found) => self.go_back_to(found, &connection)?,
+                Err(error) => return self.fails("read", &error),
+            }
+        }
         if process.is_some_and(|process| self.clients.iter().any(|client| client.process != Some(process))) {
             self.machine.count("processes that attached");
         }
         self.clients.push(Client { process, connection, transaction: None, level: 0 });
         let at = self.clients.len() - 1;
         self.set_level(at, 0)
+    }
+
+    /// An engine has failed, and the database was opened anew: what was not durable may be gone with a failed sync.
+    fn go_back_to(&mut self, found: u64, connection: &Connection) -> Checked {
+        let Promise { must, last, under_way, .. } = self.machine.current();
+        let at = (must..=last).rev().find(|at| self.history[*at] == found);
+        match at {
+            Some(at) if at == last => {}
+            Some(at) => self.machine_keeps(at, connection),
+            None if under_way == Some(found) => {
+                self.history.push(found);
+                self.machine_keeps(last + 1, connection);
+            }
+            None => {
+                return Err(format!(
+                    "an opening after a failure finds a state that is not {must}..={last} or the next"
+                ));
+            }
+        }
+        let last = self.history.len() - 1;
+        self.machine.promise(|promise| *promise = Promise { must: last, kept: last, last, under_way: None });
+        Ok(())
+    }
+
+    fn machine_keeps(&mut self, at: usize, connection: &Connection) {
+        self.say(format!("  after the failure: state {at}"));
+        self.history.truncate(at + 1);
+        self.machine.count("openings after a failure that lost something");
+        self.twin = copy(connection);
     }
 
     /// An error that a statement may get in this world, or a violation.
@@ -125,13 +173,9 @@ impl Life {
         connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).ok()
     }
 
-    /// Whether a commit of this connection stays when the power goes: with rollback journals the deletion of the journal
-    /// is the commit, and only EXTRA syncs the directory then.
-    fn is_durable(&self, at: usize, mode: &str) -> bool {
-        match mode {
-            "wal" | "truncate" | "persist" => LEVELS[self.clients[at].level].1,
-            _ => LEVELS[self.clients[at].level].0 == "EXTRA",
-        }
+    /// Whether a commit of this connection stays when the power goes.
+    fn is_durable(&self, at: usize) -> bool {
+        LEVELS[self.clients[at].level].1
     }
 
     pub fn step(&mut self, mut dice: Dice) -> Checked {
@@ -197,11 +241,12 @@ impl Life {
         }
     }
 
-    /// A mode of journaling in which a torn page is not lost needs its syncs.
+    /// With a rollback journal a connection has EXTRA: without a sync of the directory a deleted journal may come back, and where
+    /// its transaction made the file shorter (`pager_end_transaction` does that last) it cannot be rolled back any more.
     fn prepare_to_write(&mut self, at: usize) -> Result<Option<String>, String> {
         let Some(mode) = self.journal_mode(at) else { return Ok(None) };
-        if mode != "wal" && !LEVELS[self.clients[at].level].1 {
-            self.set_level(at, 0)?;
+        if mode != "wal" {
+            self.set_level(at, EXTRA)?;
         }
         Ok(Some(mode))
     }
@@ -326,7 +371,7 @@ impl Life {
                 }
                 self.history.push(then);
                 let last = self.history.len() - 1;
-                let is_durable = then != now && self.is_durable(at, &mode);
+                let is_durable = then != now && self.is_durable(at);
                 self.machine.promise(|promise| {
                     promise.under_way = None;
                     promise.last = last;
@@ -369,7 +414,7 @@ impl Life {
 
     fn switch(&mut self, at: usize, dice: &mut Dice) -> Checked {
         let mode = dice.pick(&["WAL", "WAL", "WAL", "DELETE", "TRUNCATE", "PERSIST"]);
-        self.set_level(at, 0)?;
+        self.set_level(at, EXTRA)?;
         self.pragma(at, &format!("PRAGMA journal_mode={mode}"))?;
         let now = self.journal_mode(at);
         self.say(format!("{at}: {now:?}"));

@@ -139,6 +139,9 @@ impl Machine {
             "create" if name.starts_with("retired") => self.count("logs retired"),
             _ => {}
         }
+        if std::env::var_os("PWAL_TEST_TALK").is_some() {
+            println!("    {operation} {name}");
+        }
         let promise = self.current();
         let mut watch = self.watch.lock();
         let permille = watch.permille;
