@@ -338,12 +338,12 @@ impl Run {
         // What the power took is not there for the next end of a process.
         watch.promise = if is_killed { promise } else { Promise { kept: promise.must, ..promise } };
         let before = self.is_spoiled.then(|| files(&disk));
-        let mut machine = Machine::start(disk.clone(), watch);
+        let machine = Machine::start(disk.clone(), watch);
         let process = dice.index(PROCESSES);
         let read = |machine: &Machine| {
             open(machine, Some(process)).and_then(|connection| Ok((state(&connection)?, connection)))
         };
-        let mut found = read(&machine);
+        let found = read(&machine);
         if let (Err(error), Some(before)) = (&found, &before) {
             if files(&disk) != *before {
                 return Err(told(format!("a refused database was changed: {error:?}")));
@@ -352,14 +352,10 @@ impl Run {
             return Ok(None);
         }
         if found.is_err() && self.world.tears_header == HeaderTear::Garbage {
-            drop(machine);
             disk.kill();
-            let salvaged = self.salvages(&disk);
-            let mut watch = self.watch(dice, 0, 0);
-            watch.promise = promise;
-            machine = Machine::start(disk, watch);
-            if salvaged {
-                found = read(&machine);
+            if self.salvages(&disk) {
+                // What a salvage brings back is what it says, not what was promised.
+                return Ok(None);
             }
         }
         let (found, connection) = found.map_err(|error| {
