@@ -372,8 +372,12 @@ impl Life {
                 self.history.push(then);
                 let last = self.history.len() - 1;
                 let is_durable = then != now && self.is_durable(at);
+                // A commit of which nobody knows stays in doubt, also when a transaction that wrote nothing ends.
+                let stays_in_doubt = self.is_unknown();
                 self.machine.promise(|promise| {
-                    promise.under_way = None;
+                    if !stays_in_doubt {
+                        promise.under_way = None;
+                    }
                     promise.last = last;
                     promise.kept = last;
                     if is_durable {
