@@ -156,6 +156,14 @@ impl Directory {
         Ok(statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
+    /// Which file has this name, as [`FileIdentity::of`].
+    ///
+    /// # Errors
+    /// Any error of the file system; `NotFound`.
+    pub(super) fn identity_of(&self, name: &str) -> io::Result<FileIdentity> {
+        FileIdentity::at(self.descriptor.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW, identity(&self.look_at(name)?))
+    }
+
     /// The directory itself.
     ///
     /// # Errors
@@ -247,6 +255,52 @@ pub(super) fn bits(mode: u32) -> Mode {
 /// Device and inode; their types differ from system to system.
 pub(super) fn identity(stat: &Stat) -> (i128, i128) {
     (i128::from(stat.st_dev), i128::from(stat.st_ino))
+}
+
+/// A file among all that are and were: a file system gives the inode of a deleted one to the next that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    inode: (i128, i128),
+    /// When it was made, where the file system says so: seconds and nanoseconds.
+    made: Option<(i64, u32)>,
+}
+
+impl FileIdentity {
+    /// That of an open file.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(super) fn of(file: &File) -> io::Result<FileIdentity> {
+        FileIdentity::at(file.as_fd(), "", empty_path(), identity(&fstat(file)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn at(directory: BorrowedFd<'_>, name: &str, flags: AtFlags, inode: (i128, i128)) -> io::Result<FileIdentity> {
+        use rustix::fs::{StatxFlags, statx};
+        use rustix::io::Errno;
+        let made = match statx(directory, name, flags, StatxFlags::BTIME) {
+            Ok(there) if there.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+                Some((there.stx_btime.tv_sec, there.stx_btime.tv_nsec))
+            }
+            // A kernel or a sandbox that does not know the call.
+            Ok(_) | Err(Errno::NOSYS | Errno::PERM) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(FileIdentity { inode, made })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn at(_: BorrowedFd<'_>, _: &str, _: AtFlags, inode: (i128, i128)) -> io::Result<FileIdentity> {
+        Ok(FileIdentity { inode, made: None })
+    }
+}
+
+/// The descriptor itself.
+fn empty_path() -> AtFlags {
+    #[cfg(target_os = "linux")]
+    return AtFlags::EMPTY_PATH;
+    #[cfg(not(target_os = "linux"))]
+    AtFlags::empty()
 }
 
 fn is_same(own: &Stat, there: io::Result<Stat>) -> io::Result<bool> {

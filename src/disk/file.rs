@@ -9,10 +9,10 @@
 //! and what the engine keeps open ([`LogFile::keep_open`]).
 
 use super::descriptor;
-use super::directory::{Access, Directory, identity};
+use super::directory::{Access, Directory, FileIdentity};
 use super::{LogFile, OpenHow};
 use crate::sync::{Mutex, RwLock};
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::OFlags;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -76,8 +76,7 @@ pub(super) struct RealFile {
     pool: Arc<Pool>,
     name: String,
     how: OpenHow,
-    /// Device and inode.
-    identity: (i128, i128),
+    identity: FileIdentity,
     /// `None`: closed for now.
     open: RwLock<Option<Opened>>,
     /// Used since the pool looked last.
@@ -113,7 +112,7 @@ impl RealFile {
         } else {
             open_again(directory, pool, name, how)?
         };
-        let identity = identity(&fstat(&opened.file)?);
+        let identity = FileIdentity::of(&opened.file)?;
         let file = Arc::new_cyclic(|this| RealFile {
             directory: Arc::clone(directory),
             pool: Arc::clone(pool),
@@ -160,7 +159,7 @@ impl RealFile {
         }
         let how = if self.how == OpenHow::CreateNew { OpenHow::Existing } else { self.how };
         let opened = open_again(&self.directory, &self.pool, &self.name, how)?;
-        if identity(&fstat(&opened.file)?) != self.identity {
+        if FileIdentity::of(&opened.file)? != self.identity {
             return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
         }
         self.openings.fetch_add(1, SeqCst);
@@ -296,8 +295,9 @@ impl LogFile for RealFile {
         if let Some(opened) = self.open.read().as_ref() {
             return Ok(opened.file.metadata()?.len());
         }
-        match self.directory.look_at(&self.name) {
-            Ok(there) if identity(&there) == self.identity => u64::try_from(there.st_size).map_err(io::Error::other),
+        let there = self.directory.identity_of(&self.name);
+        match there.and_then(|there| Ok((there, self.directory.look_at(&self.name)?))) {
+            Ok((there, stat)) if there == self.identity => u64::try_from(stat.st_size).map_err(io::Error::other),
             Ok(_) => Ok(0),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),

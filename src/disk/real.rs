@@ -418,9 +418,10 @@ mod tests {
         all_read();
         assert!(open() <= 20, "{}", open());
         // One that was deleted or replaced while it was closed is empty, never another file.
-        directory.remove("0").unwrap();
+        // It gets the inode of the one before, on most file systems.
         directory.remove("1").unwrap();
         directory.open("1", OpenHow::CreateNew).unwrap().write_at(&[IoSlice::new(b"other")], 0).unwrap();
+        directory.remove("0").unwrap();
         assert_eq!(files[0].read_at(&mut [0; 9], 0).unwrap(), 0);
         assert_eq!((files[0].bytes().unwrap(), files[1].bytes().unwrap()), (0, 0));
         assert!(files[1].read_at(&mut [0; 9], 0).is_err());
