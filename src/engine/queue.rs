@@ -9,7 +9,7 @@
 //! write inside a transaction that has read. While others wait in the line the word never comes free, and such a connection,
 //! which polls, would never meet it free. So a refused attempt has a place in the line, too: before its next snapshot the
 //! connection waits for its turn there for a bounded time (`line_up`), and goes on with a grant. And since it is not in the line
-//! while it sleeps, it keeps its place for as long as it had waited (its credit).
+//! while it sleeps, it keeps its place afterwards, until it has had WRITE for its share of the time that it had waited (its credit).
 //!
 //! Here is the order within the process, under one mutex; the word that processes share is in `turn`. Every step on the
 //! word is taken under the mutex, so within the process the two never differ. The first of the waiters waits abroad

@@ -35,6 +35,9 @@ pub(super) const LINE_UP: u64 = 5_000;
 pub(super) const LINE_UP_ALONE: u64 = 500;
 /// The longest credit of a connection that polls.
 pub(super) const CREDIT: u64 = 200_000;
+/// How many times as long as it has waited a credit lasts: a connection with slow code of its own has WRITE for a small part of
+/// the time, and its share shall be used up before the credit ends.
+const CREDIT_LASTS: u64 = 8;
 /// Who waits for so long wants to know why: nobody should write that long.
 pub(super) const LONG_WAIT: u64 = 500_000;
 
@@ -76,8 +79,8 @@ impl Habit {
     }
 }
 
-/// A connection that polls is not in the line while it sleeps. For as long as it has waited for WRITE it keeps the place in the
-/// line that it had then, until it has had WRITE for its share of that time.
+/// A connection that polls is not in the line while it sleeps. After it has waited for WRITE it keeps the place in the line that
+/// it had then, until it has had WRITE for its share of that time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Credit {
     pub(super) ticket: u64,
@@ -163,8 +166,9 @@ impl State {
         let habit = self.habits.entry(connection).or_default();
         if habit.credit.is_none_or(|credit| credit.until <= now) {
             let waited = now.saturating_sub(place.ticket).min(CREDIT);
-            let write_left = waited / others.max(1) as u64;
-            habit.credit = Some(Credit { ticket: place.ticket, until: now + 2 * waited, write_left });
+            // Twice its share of that time: the others go on while it is used up, each with a lease.
+            let write_left = 2 * waited / others.max(1) as u64;
+            habit.credit = Some(Credit { ticket: place.ticket, until: now + CREDIT_LASTS * waited, write_left });
         }
     }
 
