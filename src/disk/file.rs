@@ -3,10 +3,11 @@
 //! Whole writes whatever the kernel takes at once, and reads past the page cache where the file system can do them.
 //!
 //! A log may have more files than its process has descriptors. So each directory has a pool: beyond [`IDLE_MAX`] files it
-//! closes those that were not used for the longest time, and any of them when a descriptor is missing. A file is opened again by
-//! its name when it is used next, and must be the same file then; one that was deleted meanwhile is empty. Not closed is what this
-//! process has written and not synced, since a failure to write it back is told to the descriptors that were open then;
-//! and what the engine keeps open ([`LogFile::keep_open`]).
+//! closes those that were not used for the longest time, and any of them, of the other directories of the process too, when a
+//! descriptor is missing. A file is opened again by its name when it is used next, and must be the same file then; one that was
+//! deleted meanwhile is empty. Not closed is what this process has written and not synced, since a failure to write it back is
+//! told to the descriptors that were open then; and, but for another directory, what the engine keeps open
+//! ([`LogFile::keep_open`]).
 
 use super::descriptor;
 use super::directory::{Access, Directory, FileIdentity};
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::ptr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
@@ -39,27 +41,58 @@ const IDLE_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Pool(Mutex<VecDeque<Weak<RealFile>>>);
 
+/// The pools of all directories. Only tried, never waited for: a forked child may inherit it locked.
+static POOLS: Mutex<Vec<Weak<Pool>>> = Mutex::new(Vec::new());
+
 impl Pool {
+    pub(super) fn new() -> Arc<Pool> {
+        let pool = Arc::new(Pool::default());
+        if let Some(mut pools) = POOLS.try_lock() {
+            pools.retain(|other| other.strong_count() > 0);
+            pools.push(Arc::downgrade(&pool));
+        }
+        pool
+    }
+
     fn admit(&self, file: &Arc<RealFile>) {
         let mut open = self.0.lock();
         open.retain(|other| other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file) && other.is_open()));
-        while open.len() >= IDLE_MAX && close_one(&mut open, false) {}
+        while open.len() >= IDLE_MAX && close_one(&mut open, Which::Unused) {}
         // Behind that: the others may be of those that stay open, and this one is about to be used.
         open.push_back(Arc::downgrade(file));
     }
 
-    /// Closes a file that can be opened again; false: there is none.
+    /// Closes a file that can be opened again, of another directory if there is none of this one; false: there is none at all.
     pub(super) fn close_one(&self) -> bool {
-        close_one(&mut self.0.lock(), true)
+        let closed = close_one(&mut self.0.lock(), Which::Any);
+        closed || self.others_close_one()
+    }
+
+    fn others_close_one(&self) -> bool {
+        let others: Vec<Arc<Pool>> = match POOLS.try_lock() {
+            Some(pools) => pools.iter().filter_map(Weak::upgrade).filter(|other| !ptr::eq(&**other, self)).collect(),
+            None => return false,
+        };
+        others.iter().any(|other| other.0.try_lock().is_some_and(|mut open| close_one(&mut open, Which::Kept)))
     }
 }
 
-/// `any`: also one that was used since the last look.
-fn close_one(open: &mut VecDeque<Weak<RealFile>>, any: bool) -> bool {
+/// Which files may be closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// That was not used since the last look.
+    Unused,
+    /// Also one that was.
+    Any,
+    /// Also one that is kept open: a database that has two segments open lets one go for another database, which has none.
+    Kept,
+}
+
+fn close_one(open: &mut VecDeque<Weak<RealFile>>, which: Which) -> bool {
     for _ in 0..2 * open.len() {
         let Some(first) = open.pop_front() else { return false };
         let Some(file) = first.upgrade() else { continue };
-        if file.close_if_idle(any) {
+        if file.close_if_idle(which) {
             return true;
         }
         if file.is_open() {
@@ -172,8 +205,11 @@ impl RealFile {
         Ok(Some(result))
     }
 
-    fn close_if_idle(&self, any: bool) -> bool {
-        if self.keep.load(SeqCst) || self.used.swap(false, Relaxed) && !any {
+    fn close_if_idle(&self, which: Which) -> bool {
+        if self.keep.load(SeqCst) && which != Which::Kept {
+            return false;
+        }
+        if self.used.swap(false, Relaxed) && which == Which::Unused {
             return false;
         }
         let Some(mut open) = self.open.try_write() else { return false };
@@ -182,7 +218,7 @@ impl RealFile {
             return false;
         }
         let Some(opened) = &*open else { return false };
-        if any && !descriptor::is_below_limit(&opened.file) {
+        if which != Which::Unused && !descriptor::is_below_limit(&opened.file) {
             return false;
         }
         *open = None;

@@ -75,7 +75,7 @@ impl Opened {
     }
 
     fn new(directory: Directory) -> Opened {
-        Opened { directory: Arc::new(directory), files: Arc::default() }
+        Opened { directory: Arc::new(directory), files: Pool::new() }
     }
 }
 
