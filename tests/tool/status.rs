@@ -305,7 +305,11 @@ fn another_user_sees_who_is_attached_and_who_is_stopped() {
     // The build may lie where nobody else may look.
     let copy = scratch.file("tool");
     std::fs::copy(crate::library::tool(), &copy).expect("copy");
-    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    // Whatever the umask is.
+    std::fs::File::create(&path).expect("an empty database");
+    for (file, mode) in [(scratch.path(), 0o755), (&copy, 0o755), (&path, 0o644)] {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    }
     let as_nobody = |arguments: &[&str]| {
         let mut command = std::process::Command::new(&copy);
         command.args(arguments).arg(&path).env_clear().uid(65_534).gid(65_534).stdin(std::process::Stdio::null());

@@ -165,7 +165,10 @@ fn a_user_without_rights_is_told_what_it_may_not_do() {
     let tool = scratch.file("pwal");
     library::copy_program(&library::tool(), &tool);
     let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+    // Whatever the umask is.
     mode(scratch.path(), 0o755);
+    mode(&tool, 0o755);
+    mode(&path, 0o644);
     let as_nobody = |path: &Path| {
         let mut command = Command::new(&tool);
         command.args(["doctor".as_ref(), "--json".as_ref(), path.as_os_str()]).env_clear().uid(65_534).gid(65_534);
