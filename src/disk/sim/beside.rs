@@ -141,7 +141,7 @@ impl SimBeside {
                 file
             }
         };
-        let handle = SimHandle { incarnation: self.incarnation, ..SimHandle::new(&self.disk, &mut state, file) };
+        let handle = SimHandle::new(&self.disk, &mut state, file, self.incarnation);
         Ok(SimBesideFile { handle, name: known_as.to_owned() })
     }
 
