@@ -6,112 +6,16 @@
 
 mod common;
 mod processes;
+#[path = "locking_mode/stage.rs"]
+mod stage;
 
 use common::{Watchdog, library};
 use processes::agent::Agent;
 use pwal::shared::OnStockWal;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use stage::{Stage, same};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-
-/// The processes of a scene, and its database.
-struct Stage {
-    vfs: &'static str,
-    scratch: common::Scratch,
-    agents: BTreeMap<char, Agent>,
-}
-
-impl Stage {
-    fn new(vfs: &'static str) -> Stage {
-        let stage = Stage { vfs, scratch: common::Scratch::new(), agents: BTreeMap::new() };
-        let stock = common::open_stock(&stage.path());
-        common::run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
-        common::close(stock);
-        stage
-    }
-
-    fn path(&self) -> PathBuf {
-        self.scratch.file("app.db")
-    }
-
-    /// One step, and its answer. It is `<process><connection> <statement>`, or one of:
-    /// * `<process><connection> open`, `open stock` (not on pwal), `open for reading`, `close`;
-    /// * `<process><connection> attach`: a connection whose main database is another one, with this one as `app`;
-    /// * `<process> kill`;
-    /// * `wal`: whether a `-wal` lies beside the database, and is a file.
-    fn play(&mut self, step: &str) -> String {
-        let path = self.path();
-        let (who, what) = step.split_once(' ').unwrap_or((step, ""));
-        if who == "wal" {
-            return wal(&path);
-        }
-        let process = who.chars().next().expect("a process");
-        let name = &who[1..];
-        if what == "kill" {
-            self.agents.remove(&process).expect("a process").kill();
-            return String::from("killed");
-        }
-        let agent = self.agents.entry(process).or_insert_with(Agent::start);
-        let mut open = |vfs: &str, path: &str| {
-            let answer = agent.ask(&format!("{name} .vfs {vfs} {path}"));
-            assert_eq!(agent.ask(&format!("{name} .timeout 0")), "ok");
-            answer
-        };
-        match what {
-            "open" => open(self.vfs, &path.display().to_string()),
-            "open stock" => open(common::STOCK, &path.display().to_string()),
-            "open for reading" => open(self.vfs, &format!("file:{}?mode=ro", path.display())),
-            "attach" => {
-                assert_eq!(open(common::STOCK, ":memory:"), "open");
-                agent.ask(&format!("{name} ATTACH 'file:{}?vfs={}' AS app", path.display(), self.vfs))
-            }
-            "close" => agent.ask(&format!("{name} .close")),
-            sql => agent.ask(&format!("{name} {sql}")),
-        }
-    }
-
-    /// All close; what is left.
-    fn end(self) -> Vec<String> {
-        let path = self.path();
-        self.agents.into_values().for_each(Agent::end);
-        // What a killed one left.
-        let last = common::try_open(&path, common::flags(), self.vfs).expect("open");
-        common::text(&last, "SELECT x FROM t");
-        common::close(last);
-        let beside = format!("beside: {:?}", common::beside(&path));
-        let stock = common::open_stock(&path);
-        let left = format!("left: {}", common::rows(&stock, "SELECT x FROM t").expect("its rows").join(" "));
-        common::assert_integrity(&stock);
-        common::close(stock);
-        vec![beside, left]
-    }
-}
-
-/// Plays the steps on this VFS; what was answered, a line for each step.
-fn play(vfs: &'static str, steps: &[&str]) -> Vec<String> {
-    let mut stage = Stage::new(vfs);
-    let mut answers: Vec<String> = steps.iter().map(|step| format!("{step}: {}", stage.play(step))).collect();
-    answers.extend(stage.end());
-    answers
-}
-
-/// Whether a file has the name of the `-wal`.
-fn wal(path: &Path) -> String {
-    let name = format!("{}-wal", path.display());
-    std::fs::symlink_metadata(name).is_ok_and(|wal| wal.is_file()).to_string()
-}
-
-/// The steps, played on both.
-#[track_caller]
-fn same(steps: &[&str]) {
-    let _watchdog = Watchdog::new("a scene of locking_mode", Duration::from_secs(100));
-    let (stock, pwal) = (play(common::STOCK, steps), play(common::vfs(), steps));
-    for (stock, pwal) in stock.iter().zip(&pwal) {
-        if stock == pwal { println!("  {stock}") } else { println!("! {stock} | {pwal}") }
-    }
-    assert_eq!(pwal, stock);
-}
 
 #[test]
 fn before_the_first_read() {
