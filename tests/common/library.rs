@@ -20,13 +20,13 @@ pub fn preload() -> PathBuf {
 /// The tool `pwal`.
 pub fn tool() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build(&["--features", "tool", "--bin", "pwal"], "bin")).clone()
+    PATH.get_or_init(|| build(&["-p", "pwal-tool"], "bin")).clone()
 }
 
 /// The example `examples/notes.rs`.
 pub fn example() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build(&["--example", "notes"], "example")).clone()
+    PATH.get_or_init(|| build(&["-p", "sqlite-pwal", "--example", "notes"], "example")).clone()
 }
 
 fn build(what: &[&str], kind: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! What the parts of a commit and of a snapshot cost in the processor: `cargo bench --bench parts`.
+//! What the parts of a commit and of a snapshot cost in the processor: `cargo bench -p pwal-bench --bench parts`.
 //!
 //! A FULL commit of one page may cost some 10 us beside its sync before one thread falls behind stock;
 //! these are the parts of that which are pwal's own: checksum, chain and header of a one-page batch, the

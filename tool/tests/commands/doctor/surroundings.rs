@@ -11,9 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[path = "../../../src/bin/pwal/doctor/mount.rs"]
+#[path = "../../../src/doctor/mount.rs"]
 mod mount;
-#[path = "../../../src/bin/pwal/doctor/schema.rs"]
+#[path = "../../../src/doctor/schema.rs"]
 mod schema;
 
 #[test]

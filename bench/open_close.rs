@@ -1,4 +1,4 @@
-//! What it costs to open a database, commit one row under FULL and close: `cargo bench --bench open_close`.
+//! What it costs to open a database, commit one row under FULL and close: `cargo bench -p pwal-bench --bench open_close`.
 //!
 //! In the real `sqlite3` shell with the loadable library (a process for each), and on one connection of
 //! this process, in pairs with stock SQLite. `-- [--pairs N] [--check]`; `SQLITE3` names another shell.
@@ -24,7 +24,7 @@ fn library() -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--release", "--package", "pwal-sqlite-ext", "--manifest-path"])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
         .status()
         .map_err(|error| format!("cargo: {error}"))?;
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target"));
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
             "--check" => check = true,
             "--pairs" => count = words.next().and_then(|text| text.parse().ok()).unwrap_or(count).max(1),
             _ => {
-                eprintln!("cargo bench --bench open_close -- [--pairs N] [--check]");
+                eprintln!("cargo bench -p pwal-bench --bench open_close -- [--pairs N] [--check]");
                 return ExitCode::FAILURE;
             }
         }

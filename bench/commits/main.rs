@@ -1,4 +1,4 @@
-//! Commits per second on pwal and on stock SQLite, side by side: `cargo bench --bench commits`.
+//! Commits per second on pwal and on stock SQLite, side by side: `cargo bench -p pwal-bench --bench commits`.
 //!
 //! Pairs of runs, one on each, on the same disk, in turns; a ratio for each pair; the median of the
 //! ratios and their spread. Each run is a process of its own with a new database. `-- --help` tells
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use support::compare::{Choice, Line, Table, Targets};
 
 const HELP: &str = "\
-cargo bench --bench commits -- [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
+cargo bench -p pwal-bench --bench commits -- [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
   --pairs N    pairs of runs for each line (default 3)
   --ms N       length of a run in milliseconds (default 1000)
   --only WORD  only the lines whose name contains WORD, for example FULL, NORMAL, +100, SELECT, \"8 threads\"

@@ -1,4 +1,4 @@
-//! Several processes on one database, on pwal and on stock SQLite, side by side: `cargo bench --bench processes`.
+//! Several processes on one database, on pwal and on stock SQLite, side by side: `cargo bench -p pwal-bench --bench processes`.
 //!
 //! Pairs of runs, one on each, on the same disk, in turns; a ratio for each pair; the median of the ratios and their
 //! spread. Each run has a new database and processes of its own, which begin together. The last lines compare pwal with
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use support::compare::{Choice, Line, Table, Targets};
 
 const HELP: &str = "\
-cargo bench --bench processes -- [--short] [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
+cargo bench -p pwal-bench --bench processes -- [--short] [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
   --short      few lines, one pair of runs of 500 ms each
   --pairs N    pairs of runs for each line (default 3)
   --ms N       length of a run in milliseconds (default 1000)

@@ -3,7 +3,7 @@
 //! Builds the tool (and for `shell` the library) once, in the profile `dev`. `shell` needs the `sqlite3` shell:
 //! `PWAL_TEST_SQLITE3` names another than `/usr/bin/sqlite3`.
 
-#[path = "../common/mod.rs"]
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 
 mod backup;

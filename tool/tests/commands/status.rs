@@ -25,7 +25,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     assert!(text.contains("1 slot, 256 KiB"), "{text}");
     let row = text.lines().skip_while(|line| !line.starts_with("attached ")).nth(1).expect("a row");
     let pid = holder.pid().to_string();
-    assert!(row.trim_start().starts_with(&pid) && row.contains(" tool-"), "{text}");
+    assert!(row.trim_start().starts_with(&pid) && row.contains(" commands-"), "{text}");
     // Named once: who is attached is not one more process that has the file open.
     assert_eq!(text.matches(&pid).count(), 1, "{text}");
     let json = json_of(&path);
@@ -84,7 +84,7 @@ fn marks_mode_and_readers_come_from_the_shared_words() {
     run(&writer, "INSERT INTO t VALUES(2)");
     let text = status();
     assert!(text.contains("mode       conservative\n"), "{text}");
-    assert!(text.contains(&format!("1 transaction; the oldest: {} (tool-", std::process::id())), "{text}");
+    assert!(text.contains(&format!("1 transaction; the oldest: {} (commands-", std::process::id())), "{text}");
     // What is no control is not believed.
     let control = path.with_file_name("app.db-pwal").join("control");
     // A new file: the old one is mapped.
@@ -120,13 +120,13 @@ fn the_oldest_reader_is_named_with_what_it_keeps() {
     let before = log_bytes();
     for seen in [inside(), outside()] {
         assert_eq!((&seen["pid"], &seen["snapshot"]), (&json!(reader.pid()), &snapshot), "{seen:#}");
-        assert!(seen["command"].as_str().is_some_and(|command| command.starts_with("tool-")), "{seen:#}");
+        assert!(seen["command"].as_str().is_some_and(|command| command.starts_with("commands-")), "{seen:#}");
         assert!((19 * 262_144..before).contains(&kept(&seen)), "{seen:#}");
     }
     let was_kept = kept(&outside());
     assert_eq!(kept(&inside()), was_kept);
     let text = tool(["status".as_ref(), path.as_os_str()]);
-    let named = format!("the oldest: {} (tool-", reader.pid());
+    let named = format!("the oldest: {} (commands-", reader.pid());
     assert!(text.printed().contains(&named) && text.printed().contains(" of the log\n"), "{text:?}");
     // One that has seen everything keeps nothing.
     let late = open_wal(&path);
@@ -164,7 +164,7 @@ fn a_connection_tells_who_is_attached() {
     assert_eq!(status["processes"].as_array().map(Vec::len), Some(1), "{status}");
     assert_eq!((&process["pid"], &process["alive"]), (&json!(std::process::id()), &json!(true)));
     assert_eq!((&process["transactions"], &process["oldest_snapshot"]), (&json!(1), &json!(1)));
-    assert!(process["command"].as_str().is_some_and(|command| command.starts_with("tool-")), "{status}");
+    assert!(process["command"].as_str().is_some_and(|command| command.starts_with("commands-")), "{status}");
 }
 
 /// Slots, snapshots and owner words as several processes leave them, by hand.
