@@ -5,9 +5,9 @@
 //! words it is published through, and bringing a reader's view up to date.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use pwal::log::format::{BatchHeader, Descriptor, ImagePlace, encode_batch_sealed, image_crc};
-use pwal::shared::{CommitEntry, Control, Cut, Owner};
-use pwal::view::{FrameTable, Snapshot, View};
+use pwal::internal::log::format::{BatchHeader, Descriptor, ImagePlace, encode_batch_sealed, image_crc};
+use pwal::internal::shared::{CommitEntry, Control, Cut, Owner};
+use pwal::internal::view::{FrameTable, Snapshot, View};
 use std::hint::black_box;
 
 const PAGE_BYTES: u32 = 4096;

@@ -24,27 +24,53 @@
 #![deny(unsafe_code)]
 
 #[forbid(unsafe_code)]
-pub mod disk;
+mod disk;
 #[forbid(unsafe_code)]
 mod engine;
 #[forbid(unsafe_code)]
-pub mod handle;
+mod handle;
 #[forbid(unsafe_code)]
 mod interleave;
 #[forbid(unsafe_code)]
-pub mod log;
+mod log;
 #[forbid(unsafe_code)]
 mod mutants;
 #[allow(unsafe_code)]
-pub mod shared;
+mod shared;
 #[allow(unsafe_code)]
-pub mod sqlite;
+mod sqlite;
 #[forbid(unsafe_code)]
 mod sync;
 #[allow(unsafe_code)]
-pub mod vfs;
+mod vfs;
 #[forbid(unsafe_code)]
-pub mod view;
+mod view;
+
+/// The rooms, for the tests, the tool and the loadable library of this workspace. Not part of the API: semver does not cover it.
+#[doc(hidden)]
+pub mod internal {
+    pub mod disk {
+        pub use crate::disk::*;
+    }
+    pub mod handle {
+        pub use crate::handle::*;
+    }
+    pub mod log {
+        pub use crate::log::*;
+    }
+    pub mod shared {
+        pub use crate::shared::*;
+    }
+    pub mod sqlite {
+        pub use crate::sqlite::*;
+    }
+    pub mod vfs {
+        pub use crate::vfs::*;
+    }
+    pub mod view {
+        pub use crate::view::*;
+    }
+}
 
 pub(crate) use mutants::drops;
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]

@@ -3,7 +3,7 @@
 //!
 //! The tests share one SQLite and one of them shuts it down: so they run one after the other.
 
-use pwal::sqlite::{Api, ApiError};
+use pwal::internal::sqlite::{Api, ApiError};
 use pwal::{Options, RegisterError};
 use rusqlite::{Connection, ffi};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};

@@ -8,9 +8,9 @@ mod lab;
 
 use forged::{KINDS, forged};
 use lab::{Lab, status};
-use pwal::disk::{Disk, RealDisk};
-use pwal::log::format::{CERTIFICATE_BYTES, FileName, SlotHeader};
-use pwal::log::scan::dump_slot;
+use pwal::internal::disk::{Disk, RealDisk};
+use pwal::internal::log::format::{CERTIFICATE_BYTES, FileName, SlotHeader};
+use pwal::internal::log::scan::dump_slot;
 use rusqlite::Connection;
 use std::path::Path;
 

@@ -8,11 +8,11 @@ mod log_support;
 use forged::{KINDS, forged};
 use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use proptest::prelude::*;
-use pwal::log::format::batch_head_bytes;
-use pwal::log::recovery::{Done, OpenFacts, Recovered, open_database};
-use pwal::log::salvage::{Salvage, plan, salvage};
-use pwal::log::scan;
-use pwal::log::stamp;
+use pwal::internal::log::format::batch_head_bytes;
+use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
+use pwal::internal::log::salvage::{Salvage, plan, salvage};
+use pwal::internal::log::scan;
+use pwal::internal::log::stamp;
 
 const ID: u64 = 0xfeed_0001;
 const PAGES: u32 = 4;

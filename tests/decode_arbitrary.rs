@@ -5,16 +5,16 @@ mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 use proptest::prelude::*;
-use pwal::log::format::{
+use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
     Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SLOT_HEADER_BYTES, SPILL_NUMBER_END, SlotHeader,
     batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch,
     encode_batch_sealed, image_crc,
 };
-use pwal::log::recovery::{OpenFacts, open_database};
-use pwal::log::salvage;
-use pwal::log::scan::{dump_slot, survey};
-use pwal::log::stamp;
+use pwal::internal::log::recovery::{OpenFacts, open_database};
+use pwal::internal::log::salvage;
+use pwal::internal::log::scan::{dump_slot, survey};
+use pwal::internal::log::stamp;
 
 const ID: u64 = 0x77;
 

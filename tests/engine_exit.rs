@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Scratch, child};
-use pwal::shared::lock_is_held;
+use pwal::internal::shared::lock_is_held;
 use std::path::PathBuf;
 
 fn log_directory() -> PathBuf {

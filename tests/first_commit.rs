@@ -6,7 +6,7 @@ mod common;
 mod lab;
 
 use lab::{Call, Crashed, Lab, Once};
-use pwal::log::format::{Batch, BatchPlace, FileName, ImagePlace, SlotHeader, decode_batch};
+use pwal::internal::log::format::{Batch, BatchPlace, FileName, ImagePlace, SlotHeader, decode_batch};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

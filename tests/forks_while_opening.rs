@@ -6,8 +6,8 @@ mod common;
 
 use common::scene::watchdog;
 use common::{Scratch, child, run};
-use pwal::disk::Directory;
-use pwal::shared::LockFile;
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::LockFile;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 

@@ -5,9 +5,9 @@
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
-use pwal::log::format::{Rule, slot_name};
-use pwal::log::scan::{self, dump_slot};
-use pwal::log::stamp::Stamp;
+use pwal::internal::log::format::{Rule, slot_name};
+use pwal::internal::log::scan::{self, dump_slot};
+use pwal::internal::log::stamp::Stamp;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -131,7 +131,7 @@ fn every_rule_is_in_the_specification() {
     for rule in Rule::ALL {
         assert!(text.contains(&format!("| {} |", rule.number())), "{} is not in docs/format.md", rule.number());
     }
-    for row in pwal::log::decide::ROWS {
+    for row in pwal::internal::log::decide::ROWS {
         assert!(text.contains(row.name), "the row {} is not in docs/format.md", row.name);
     }
     for rule in ["L1", "L2", "L3", "L4", "W1", "W2", "W3", "W4", "W5", "E1", "E2", "E3"] {

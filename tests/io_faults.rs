@@ -2,7 +2,7 @@
 //! statement answers, what the next ones answer here and on other connections, and what is there
 //! after the database is opened again.
 //!
-//! Each case plans one failure of the n-th operation of a kind ([`pwal::disk::fault`] for the log's files,
+//! Each case plans one failure of the n-th operation of a kind ([`pwal::internal::disk::fault`] for the log's files,
 //! [`common::shim`] below pwal for the database file), plays a scene, and compares: nothing acknowledged is
 //! missing, nothing that was reported as failed comes back (unless the error says that its outcome is
 //! unknown), nobody sees a failed commit, nothing hangs. n goes up until nothing fails any more.
@@ -17,7 +17,7 @@ mod scene;
 mod world;
 
 use common::Watchdog;
-use pwal::disk::fault::{Effect, Operation};
+use pwal::internal::disk::fault::{Effect, Operation};
 use scene::SCENES;
 use std::time::Duration;
 use world::{Case, Target, World};

@@ -11,7 +11,7 @@ mod stage;
 
 use common::{Watchdog, library};
 use processes::agent::Agent;
-use pwal::shared::OnStockWal;
+use pwal::internal::shared::OnStockWal;
 use stage::{Stage, same};
 use std::path::Path;
 use std::process::Command;
@@ -535,7 +535,7 @@ fn in_any_order() {
     for seed in first..first + common::env_number("PWAL_TEST_ROUNDS", 4) {
         let _watchdog = Watchdog::new("any order", Duration::from_secs(100));
         let (mut stock, mut pwal) = (Stage::new(common::STOCK), Stage::new(common::vfs()));
-        let mut dice = pwal::disk::sim::Dice::new(seed);
+        let mut dice = pwal::internal::disk::sim::Dice::new(seed);
         let mut open = [false; 3];
         let mut played = Vec::new();
         for number in 0..60 {
@@ -638,7 +638,7 @@ fn it_says_what_it_is() {
         assert_eq!(other.ask("c SELECT x FROM t"), "code 5");
         assert!(other.status().contains("a connection with locking_mode=EXCLUSIVE"), "{}", other.status());
         // By a lock that no close of the file in that process drops.
-        let lock = pwal::shared::on_stock_wal(&stage.scratch.file("app.db-pwal")).expect("its lock file");
+        let lock = pwal::internal::shared::on_stock_wal(&stage.scratch.file("app.db-pwal")).expect("its lock file");
         assert_eq!(lock, OnStockWal::Alone);
         let tool = |command: &str| {
             let output =
@@ -667,7 +667,7 @@ struct Had {
 }
 
 fn works(path: &Path, seed: u64, rounds: u64) -> Had {
-    let mut dice = pwal::disk::sim::Dice::new(seed);
+    let mut dice = pwal::internal::disk::sim::Dice::new(seed);
     let (mut agent, mut had) = (Agent::start(), Had::default());
     for round in 0..rounds {
         agent.open("c", path);

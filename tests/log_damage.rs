@@ -9,12 +9,12 @@ mod log_support;
 
 use log_support::history::{DATABASE, Harm, Harmed, History, Kind, Outcome, Record, Seen};
 use log_support::{Files, LogBuilder, Place, SimPlace, database_of, stamped};
-use pwal::disk::Database;
-use pwal::disk::sim::Dice;
-use pwal::log::format::{
+use pwal::internal::disk::Database;
+use pwal::internal::disk::sim::Dice;
+use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, batch_head_bytes, chain_after, encode_batch,
 };
-use pwal::log::recovery::{Next, OpenFacts, open_database};
+use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;

@@ -4,9 +4,9 @@
 mod log_support;
 
 use log_support::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
-use pwal::log::recovery::{OpenFacts, open_database};
-use pwal::log::salvage::{Salvage, plan, salvage};
-use pwal::log::scan::{is_sound, survey};
+use pwal::internal::log::recovery::{OpenFacts, open_database};
+use pwal::internal::log::salvage::{Salvage, plan, salvage};
+use pwal::internal::log::scan::{is_sound, survey};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 const ID: u64 = 0xfeed;

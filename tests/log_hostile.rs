@@ -5,12 +5,12 @@ mod log_support;
 
 use log_support::media::Medium;
 use log_support::{Files, LogBuilder, Place, RealPlace, stamped};
-use pwal::disk::LogDirectory;
-use pwal::log::ErrorKind;
-use pwal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SlotHeader, slot_name};
-use pwal::log::recovery::{OpenFacts, open_database};
-use pwal::log::salvage::{discard_log, plan};
-use pwal::log::scan::{dump_slot, survey};
+use pwal::internal::disk::LogDirectory;
+use pwal::internal::log::ErrorKind;
+use pwal::internal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SlotHeader, slot_name};
+use pwal::internal::log::recovery::{OpenFacts, open_database};
+use pwal::internal::log::salvage::{discard_log, plan};
+use pwal::internal::log::scan::{dump_slot, survey};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::SeqCst;
 

@@ -5,11 +5,11 @@ mod log_support;
 
 use log_support::media::Medium;
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
-use pwal::log::format::slot_name;
-use pwal::log::recovery::{Done, Next, OpenFacts, Recovered, open_database};
-use pwal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
-use pwal::log::scan::survey;
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::log::format::slot_name;
+use pwal::internal::log::recovery::{Done, Next, OpenFacts, Recovered, open_database};
+use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
+use pwal::internal::log::scan::survey;
+use pwal::internal::log::{ErrorKind, LogError};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 

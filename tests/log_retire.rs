@@ -3,16 +3,16 @@
 mod log_support;
 
 use log_support::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
-use pwal::disk::Database;
-use pwal::disk::sim::{Dice, HeaderTear, PowerCut};
-use pwal::log::LogError;
-use pwal::log::backfill::Backfill;
-use pwal::log::format::{Certificate, CertificatePlace, SlotHeader, slot_name};
-use pwal::log::recovery::{Next, OpenFacts, open_database};
-use pwal::log::retire::{remove_directory, retire};
-use pwal::log::scan;
-use pwal::log::slots::{create_first_slot, create_slot};
-use pwal::log::stamp::{self, Stamp, StampState};
+use pwal::internal::disk::Database;
+use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
+use pwal::internal::log::LogError;
+use pwal::internal::log::backfill::Backfill;
+use pwal::internal::log::format::{Certificate, CertificatePlace, SlotHeader, slot_name};
+use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
+use pwal::internal::log::retire::{remove_directory, retire};
+use pwal::internal::log::scan;
+use pwal::internal::log::slots::{create_first_slot, create_slot};
+use pwal::internal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -187,7 +187,7 @@ fn a_close_may_be_cut_short_anywhere() {
 
 #[test]
 fn a_failed_close_may_be_repeated() {
-    use pwal::disk::fault::{Effect, Fault, Operation};
+    use pwal::internal::disk::fault::{Effect, Fault, Operation};
     for (operation, name) in [
         (Operation::Create, "retired"),
         (Operation::Sync, "(directory)"),
@@ -251,12 +251,12 @@ fn a_new_slot_is_zeroed_and_durable() {
     }
     assert!(bytes[3 * 4096..].iter().all(|&byte| byte == 0));
     // A full disk leaves nothing behind.
-    use pwal::disk::fault::{Effect, Fault, Operation};
+    use pwal::internal::disk::fault::{Effect, Fault, Operation};
     let effect = Effect::ShortNoSpace(4096);
     let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth: 2, effect, goes_on: true };
     place.disk.plan().add(fault);
     let error = create_slot(&*place.directory(), &slot_name(ID, 1), 3 << 20, &|| Ok(())).unwrap_err();
-    assert_eq!(error.kind(), pwal::log::ErrorKind::Full);
+    assert_eq!(error.kind(), pwal::internal::log::ErrorKind::Full);
     assert!(!place.files().directory.unwrap().contains_key(&slot_name(ID, 1)));
 }
 

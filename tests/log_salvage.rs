@@ -3,14 +3,14 @@
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
-use pwal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
-use pwal::disk::sim::{HeaderTear, PowerCut};
-use pwal::disk::{Disk, LogDirectory, RealDisk};
-use pwal::log::format::{marker_name, slot_name};
-use pwal::log::recovery::{Next, OpenFacts, open_database};
-use pwal::log::salvage::{Discarded, Salvage, discard_log, plan, salvage};
-use pwal::log::undo::UNDO_NAME;
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
+use pwal::internal::disk::sim::{HeaderTear, PowerCut};
+use pwal::internal::disk::{Disk, LogDirectory, RealDisk};
+use pwal::internal::log::format::{marker_name, slot_name};
+use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
+use pwal::internal::log::salvage::{Discarded, Salvage, discard_log, plan, salvage};
+use pwal::internal::log::undo::UNDO_NAME;
+use pwal::internal::log::{ErrorKind, LogError};
 use std::sync::Arc;
 
 const ID: u64 = 0xfeed;
@@ -150,7 +150,7 @@ fn sqlite_undoes_a_salvage() {
     let (bytes, at) = log.place(2);
     bytes[at + 1000] ^= 1;
     let mut stamped = before.clone();
-    pwal::log::stamp::Stamp { log_id: ID, backfill_target: 0 }.apply(&mut stamped);
+    pwal::internal::log::stamp::Stamp { log_id: ID, backfill_target: 0 }.apply(&mut stamped);
     let real = RealPlace::new(&Files::new(stamped).with(&log.files).with_file("lock", b""));
     let done = salvage(&*real.directory(), &mut *real.database()).unwrap().unwrap();
     assert_eq!((done.plan.last, done.pages), (1, pages.len() as u64));

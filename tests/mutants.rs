@@ -1,6 +1,6 @@
 //! `docs/mutants.md` and the places in the source name the same mutants, and each has a test or a reason.
 
-use pwal::log::decide::ROWS;
+use pwal::internal::log::decide::ROWS;
 use std::collections::BTreeSet;
 use std::path::Path;
 

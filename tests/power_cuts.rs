@@ -8,8 +8,8 @@
 mod common;
 
 use common::{Scratch, Watchdog, env_number};
-use pwal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
-use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::io;

@@ -10,8 +10,8 @@ mod processes;
 
 use common::scene::{COUNT, scene};
 use processes::agent::Agent;
-use pwal::disk::Directory;
-use pwal::shared::{Control, Owner, OwnerWord, Words};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{Control, Owner, OwnerWord, Words};
 use rusqlite::{Connection, ffi};
 use rustix::process::Signal;
 use std::os::unix::fs::MetadataExt;

@@ -9,8 +9,8 @@ mod lab;
 
 use common::Watchdog;
 use lab::{Call, Lab};
-use pwal::disk::Directory;
-use pwal::shared::Control;
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::Control;
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;

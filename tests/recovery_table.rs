@@ -13,9 +13,9 @@ mod torn;
 #[path = "recovery/unreadable.rs"]
 mod unreadable;
 
-use pwal::log::decide::{Action, LogFacts, ROWS, Refusal, Situation, decide};
-use pwal::log::recovery::OpenFacts;
-use pwal::log::stamp::{Stamp, StampState};
+use pwal::internal::log::decide::{Action, LogFacts, ROWS, Refusal, Situation, decide};
+use pwal::internal::log::recovery::OpenFacts;
+use pwal::internal::log::stamp::{Stamp, StampState};
 
 const OWN: u64 = 0x1122_3344_5566_7788;
 const OTHER: u64 = 0x99;

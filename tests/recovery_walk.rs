@@ -7,12 +7,12 @@ mod fields;
 mod log_support;
 
 use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
-use pwal::disk::OpenHow;
-use pwal::disk::fault::{Effect, Fault, Operation};
-use pwal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
-use pwal::log::recovery::{Done, OpenFacts, Recovered, open_database};
-use pwal::log::scan::{Survey, is_sound, survey};
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::disk::OpenHow;
+use pwal::internal::disk::fault::{Effect, Fault, Operation};
+use pwal::internal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
+use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
+use pwal::internal::log::scan::{Survey, is_sound, survey};
+use pwal::internal::log::{ErrorKind, LogError};
 use std::io::IoSlice;
 
 const ID: u64 = 0xabcd;

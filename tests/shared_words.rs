@@ -5,7 +5,7 @@ mod control_file;
 #[path = "words/snapshots.rs"]
 mod snapshots;
 
-use pwal::shared::{
+use pwal::internal::shared::{
     COMMIT_RING, CUT_RING, CommitEntry, Control, Cut, Identity, Owner, PAGES_INLINE, SharedError, Tail, Words, boot_id,
     now_us,
 };

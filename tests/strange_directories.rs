@@ -117,7 +117,8 @@ fn a_symbolic_link_in_the_place_of_the_log_is_refused_and_what_it_leads_to_untou
         victims.iter().for_each(Victim::is_untouched);
         assert!(place.log.is_symlink());
     }
-    let refused = pwal::recover(&place.database, pwal::handle::settle::How::Recover, None).expect_err("a link");
+    let refused =
+        pwal::recover(&place.database, pwal::internal::handle::settle::How::Recover, None).expect_err("a link");
     assert!(refused.to_string().contains("symbolic link"), "{refused}");
     victims.iter().for_each(Victim::is_untouched);
     // A link that leads nowhere creates nothing there.
@@ -185,7 +186,7 @@ fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
         return;
     }
     let _watchdog = watchdog("a pipe in the log directory");
-    let slot = pwal::log::format::slot_name(7, 1);
+    let slot = pwal::internal::log::format::slot_name(7, 1);
     for (name, refused) in [("lock", true), ("control", false), (slot.as_str(), true)] {
         let place = Place::new(0o666);
         fs::create_dir(&place.log).expect("a directory");

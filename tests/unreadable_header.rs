@@ -5,7 +5,7 @@ mod common;
 mod lab;
 
 use lab::Lab;
-use pwal::sqlite::Code;
+use pwal::internal::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 

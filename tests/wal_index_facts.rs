@@ -1,7 +1,7 @@
 //! What SQLite itself writes into a wal-index, byte for byte against what the view synthesises for the
 //! same frames: header, page numbers, hash blocks, read marks. Each test fails when SQLite changes its layout.
 
-use pwal::view::{FrameTable, Region, Snapshot, View};
+use pwal::internal::view::{FrameTable, Region, Snapshot, View};
 use rusqlite::Connection;
 use std::fs;
 use std::path::PathBuf;

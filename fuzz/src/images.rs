@@ -6,12 +6,12 @@ use crate::input::Input;
 use crate::log_support::{Files, Place, SimPlace};
 use crate::memory;
 use crate::records::{name_place, seal, seal_chain};
-use pwal::log::format::{BatchPlace, FileName, marker_name, slot_name, spill_name};
-use pwal::log::recovery::{Next, OpenFacts, Opened, open_database};
-use pwal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
-use pwal::log::scan::{dump_slot, survey};
-use pwal::log::stamp::{self, Stamp, StampState};
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::log::format::{BatchPlace, FileName, marker_name, slot_name, spill_name};
+use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
+use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
+use pwal::internal::log::scan::{dump_slot, survey};
+use pwal::internal::log::stamp::{self, Stamp, StampState};
+use pwal::internal::log::{ErrorKind, LogError};
 
 /// The logs that an image may have.
 const LOGS: [u64; 2] = [0x77, 0xfeed];
@@ -233,7 +233,7 @@ pub fn every_way_on(image: &Image) {
     expect_opened(&place, Next::ClaimAgain);
 }
 
-fn directory_of(place: &SimPlace) -> std::sync::Arc<dyn pwal::disk::LogDirectory> {
+fn directory_of(place: &SimPlace) -> std::sync::Arc<dyn pwal::internal::disk::LogDirectory> {
     place.directory()
 }
 

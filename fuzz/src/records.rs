@@ -2,12 +2,12 @@
 
 use crate::input::Input;
 use crate::memory;
-use pwal::log::format::{
+use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES, FileName,
     HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SLOT_HEADER_BYTES, SlotHeader, apply_mask, decode_batch,
     embedded_certificate, encode_batch, mask_of,
 };
-use pwal::log::stamp::{self, StampState};
+use pwal::internal::log::stamp::{self, StampState};
 use twox_hash::XxHash3_64;
 
 /// Puts the right CRC on a record, so that what lies behind the check is reached.

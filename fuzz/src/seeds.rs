@@ -2,7 +2,7 @@
 
 use crate::images;
 use crate::log_support::{Commit, Files, LogBuilder, image, stamped};
-use pwal::log::format::marker_name;
+use pwal::internal::log::format::marker_name;
 use std::path::Path;
 
 /// Writes them where `PWAL_FUZZ_SEEDS` says.

@@ -3,8 +3,8 @@
 
 use crate::input::Input;
 use crate::memory;
-use pwal::disk::Directory;
-use pwal::shared::{Control, Identity, ReadOnlyWords, State, WORDS_BYTES, Words, boot_id};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{Control, Identity, ReadOnlyWords, State, WORDS_BYTES, Words, boot_id};
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -41,7 +41,7 @@ impl Scene {
         let me = words.attach(0, 70, "a program").unwrap();
         let slot = words.claim_snapshot_slot(me).unwrap();
         assert!(words.take_snapshot(slot, 0, 9));
-        let path = root.path().join(pwal::shared::CONTROL_NAME);
+        let path = root.path().join(pwal::internal::shared::CONTROL_NAME);
         let mut whole = std::fs::read(&path).unwrap();
         let end = whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         whole.truncate(end);

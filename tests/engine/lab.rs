@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
 use crate::common::{self, Scratch, shim::Shim, shim::Verdict};
-use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
 use rusqlite::Connection;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};

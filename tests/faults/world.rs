@@ -5,8 +5,8 @@ use crate::common::{
     shim::{Shim, Verdict},
 };
 use crate::scene::Scene;
-use pwal::disk::RealDisk;
-use pwal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
+use pwal::internal::disk::RealDisk;
+use pwal::internal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
 use rusqlite::{Connection, ffi};
 use std::collections::BTreeSet;
 use std::fmt;

@@ -6,8 +6,8 @@
 use super::medium::{Change, Left, Medium, Node, ROOT};
 use super::records::{self, BLOCK_BYTES, Image, Kind, Record, Role, batches};
 use super::trace::Call;
-use pwal::log::format::{LogId, image_crc};
-use pwal::log::stamp::{self, StampState};
+use pwal::internal::log::format::{LogId, image_crc};
+use pwal::internal::log::stamp::{self, StampState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The header of a database file.

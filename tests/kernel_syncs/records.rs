@@ -2,8 +2,8 @@
 
 use super::medium::{Medium, Node, ROOT};
 use super::script::DATABASE;
-use pwal::log::format::BatchPlace;
-use pwal::log::format::{
+use pwal::internal::log::format::BatchPlace;
+use pwal::internal::log::format::{
     Certificate, CertificatePlace, FileName, ImagePlace, LogId, SlotHeader, batch_place, decode_batch,
 };
 use std::collections::BTreeMap;

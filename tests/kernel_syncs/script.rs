@@ -3,7 +3,7 @@
 use super::common::{self, child};
 use super::history::{digest, statements};
 use super::recorder::{self, Failure, SPACE};
-use pwal::handle::settle::How;
+use pwal::internal::handle::settle::How;
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};

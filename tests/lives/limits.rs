@@ -4,8 +4,8 @@
 use super::processes::agent::Agent;
 use super::{assert_left, common};
 use crate::common::scene::{COUNT, scene};
-use pwal::disk::Directory;
-use pwal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -242,7 +242,7 @@ fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
         let (path, met, left) = (path.clone(), Arc::clone(&met), Arc::clone(&left));
         std::thread::spawn(move || {
             let mut agent = Agent::start();
-            let mut dice = pwal::disk::sim::Dice::new(number);
+            let mut dice = pwal::internal::disk::sim::Dice::new(number);
             let (mut acknowledged, mut active, mut beside) = (0, 0, 0);
             for round in 0..rounds {
                 let vfs = if number == 0 { "unix" } else { "pwal" };

@@ -1,8 +1,8 @@
 //! Drops one rule of recovery at the door to the disk, to show that the checks would notice.
 
-use pwal::disk::sim::{SimDatabase, SimDirectory};
-use pwal::disk::{Database, LogDirectory, LogFile, OpenHow};
-use pwal::log::stamp;
+use pwal::internal::disk::sim::{SimDatabase, SimDirectory};
+use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenHow};
+use pwal::internal::log::stamp;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;

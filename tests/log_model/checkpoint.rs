@@ -1,13 +1,13 @@
 //! Checkpoint and clean close of the reference writer: in small steps, or as the project does them.
 
 use super::{Writer, step};
-use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::{Database, LogDirectory, OpenHow};
-use pwal::log::LogError;
-use pwal::log::backfill::Backfill;
-use pwal::log::format::{FileName, marker_name, spill_name};
-use pwal::log::retire::retire_keeping_lock;
-use pwal::log::stamp::{self, Stamp};
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::{Database, LogDirectory, OpenHow};
+use pwal::internal::log::LogError;
+use pwal::internal::log::backfill::Backfill;
+use pwal::internal::log::format::{FileName, marker_name, spill_name};
+use pwal::internal::log::retire::retire_keeping_lock;
+use pwal::internal::log::stamp::{self, Stamp};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 

@@ -1,12 +1,12 @@
 //! The disk, the history that the checks compare with, and the dice.
 
-use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
-use pwal::disk::{Database, LogDirectory};
-use pwal::log::LogError;
-use pwal::log::format::FileName;
-use pwal::log::recovery::{Done, Next, OpenFacts, open_database};
-use pwal::log::stamp::{self, StampState};
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
+use pwal::internal::disk::{Database, LogDirectory};
+use pwal::internal::log::LogError;
+use pwal::internal::log::format::FileName;
+use pwal::internal::log::recovery::{Done, Next, OpenFacts, open_database};
+use pwal::internal::log::stamp::{self, StampState};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 

@@ -6,13 +6,13 @@
 mod checkpoint;
 
 use crate::world::{PAGES_MAX, World, header_of};
-use pwal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
-use pwal::disk::{Database, LogDirectory, LogFile, OpenHow};
-use pwal::log::format::{
+use pwal::internal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
+use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenHow};
+use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
     image_crc, slot_name, spill_name,
 };
-use pwal::log::stamp::Stamp;
+use pwal::internal::log::stamp::Stamp;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! Records that prove themselves in any place of a log: what a user could store who knows all of it.
 
-use pwal::log::format::{
+use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
 };
 

@@ -6,12 +6,12 @@
 
 use super::media::Medium;
 use super::{Commit, Files, LogBuilder, Place, SimPlace, image};
-use pwal::disk::Disk;
-use pwal::log::LogError;
-use pwal::log::format::{FileName, LogId, marker_name};
-use pwal::log::recovery::{Next, OpenFacts, Opened, open_database};
-use pwal::log::salvage::{Plan, Salvage, discard_log, plan, salvage};
-use pwal::log::stamp::{self, Stamp};
+use pwal::internal::disk::Disk;
+use pwal::internal::log::LogError;
+use pwal::internal::log::format::{FileName, LogId, marker_name};
+use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
+use pwal::internal::log::salvage::{Plan, Salvage, discard_log, plan, salvage};
+use pwal::internal::log::stamp::{self, Stamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -170,7 +170,7 @@ impl History {
         let head = 344 + 24 * images.len();
         self.note(Kind::Batch { sequence, head }, offset, (self.log.offset - offset) as usize, marks);
         if images.len() > spill_from {
-            let file = pwal::log::format::spill_name(self.log.log_id, spill);
+            let file = pwal::internal::log::format::spill_name(self.log.log_id, spill);
             let bytes = 0..self.log.files[&file].len();
             let ordinal = self.log.ordinal;
             self.records.push(Record { kind: Kind::Spill { sequence }, file, bytes, ordinal, marks: None });
@@ -213,8 +213,8 @@ impl History {
     }
 
     fn rotate_to(&mut self, slot: u32) {
-        if let Some(again) = self.log.files.get(&pwal::log::format::slot_name(self.log.log_id, slot)) {
-            self.older.push((pwal::log::format::slot_name(self.log.log_id, slot), again.clone()));
+        if let Some(again) = self.log.files.get(&pwal::internal::log::format::slot_name(self.log.log_id, slot)) {
+            self.older.push((pwal::internal::log::format::slot_name(self.log.log_id, slot), again.clone()));
         }
         self.log.rotate(slot);
         self.segments.insert(slot, (self.log.sequence + 1, self.log.sequence, self.log.ordinal));

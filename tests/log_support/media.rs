@@ -1,6 +1,6 @@
 //! A log directory on a medium with bad sectors, that counts what is read and how many files are open.
 
-use pwal::disk::{LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::{LogDirectory, LogFile, OpenHow};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::Path;

@@ -4,13 +4,13 @@
 pub mod history;
 pub mod media;
 
-use pwal::disk::sim::SimDisk;
-use pwal::disk::{Database, Disk, LogDirectory, RealDisk};
-use pwal::log::format::{
+use pwal::internal::disk::sim::SimDisk;
+use pwal::internal::disk::{Database, Disk, LogDirectory, RealDisk};
+use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SlotHeader, apply_mask, batch_head_bytes, chain_after,
     encode_batch, image_crc, mask_of, mask_of_first, slot_name, spill_name,
 };
-use pwal::log::stamp::Stamp;
+use pwal::internal::log::stamp::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -334,7 +334,7 @@ impl SimPlace {
             let directory = place.disk.directory(&place.path);
             directory.create().unwrap();
             for (name, bytes) in files {
-                drop(directory.open_file(name, pwal::disk::OpenHow::CreateNew).unwrap());
+                drop(directory.open_file(name, pwal::internal::disk::OpenHow::CreateNew).unwrap());
                 place.disk.edit(&directory.path().join(name), |file| file.clone_from(bytes));
             }
             directory.sync().unwrap();

@@ -138,7 +138,7 @@ impl Board {
 
     /// Who of the first lines is in one thing for longer than so many microseconds, in words.
     pub fn hanging(&self, lines: usize, longest_us: u64) -> Vec<String> {
-        let now = pwal::shared::now_us();
+        let now = pwal::internal::shared::now_us();
         let hangs = |line: &&Line| {
             let since = line.since_us.load(SeqCst);
             since != 0 && now.saturating_sub(since) > longest_us
@@ -161,11 +161,11 @@ impl Line {
     /// Runs `work`, noting what it is and how long it takes.
     pub fn during<T>(&self, doing: &str, work: impl FnOnce() -> T) -> T {
         let number = DOING.iter().position(|known| *known == doing).expect("one of what is listed");
-        let start = pwal::shared::now_us();
+        let start = pwal::internal::shared::now_us();
         self.doing.store(number as u64, SeqCst);
         self.since_us.store(start, SeqCst);
         let result = work();
-        self.longest_us.fetch_max(pwal::shared::now_us() - start, SeqCst);
+        self.longest_us.fetch_max(pwal::internal::shared::now_us() - start, SeqCst);
         self.since_us.store(0, SeqCst);
         result
     }

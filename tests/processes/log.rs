@@ -1,8 +1,8 @@
 //! The log beside a database that no process has open, looked at. (Not one that this process has open: to close
 //! the file drops its locks.)
 
-use pwal::disk::{Disk, RealDisk};
-use pwal::log::scan::{self, Survey};
+use pwal::internal::disk::{Disk, RealDisk};
+use pwal::internal::log::scan::{self, Survey};
 use std::path::Path;
 
 /// Surveys the log of `database`: it must prove itself, densely.

@@ -2,7 +2,7 @@
 
 use super::log_support::Commit;
 use super::{ID, expect_from, log};
-use pwal::log::format::slot_name;
+use pwal::internal::log::format::slot_name;
 
 /// A writer that died before it published had begun the next slot, in a file that is found earlier. What was published in the
 /// slot before it is not sealed yet.

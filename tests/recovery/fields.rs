@@ -2,7 +2,7 @@
 
 use super::ID;
 use super::log_support::{Commit, LogBuilder};
-use pwal::log::format::{
+use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SlotHeader, decode_batch, slot_name,
 };
 

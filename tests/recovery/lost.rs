@@ -2,10 +2,10 @@
 
 use super::log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use super::{FACTS, OTHER, OWN};
-use pwal::log::ErrorKind;
-use pwal::log::format::marker_name;
-use pwal::log::recovery::{Done, Next, Recovered, open_database};
-use pwal::log::salvage::{self, Salvage};
+use pwal::internal::log::ErrorKind;
+use pwal::internal::log::format::marker_name;
+use pwal::internal::log::recovery::{Done, Next, Recovered, open_database};
+use pwal::internal::log::salvage::{self, Salvage};
 
 /// What becomes of a sector.
 const LOST: [fn(&mut [u8]); 3] = [

@@ -2,9 +2,9 @@
 
 use super::log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 use super::{FACTS, OWN};
-use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::sim::{HeaderTear, PowerCut};
-use pwal::log::recovery::{Next, Opened, open_database};
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::sim::{HeaderTear, PowerCut};
+use pwal::internal::log::recovery::{Next, Opened, open_database};
 
 /// Of what was not synced a power cut leaves what the dice say.
 const SEEDS: std::ops::Range<u64> = 0..24;

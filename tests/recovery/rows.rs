@@ -2,12 +2,12 @@
 
 use super::log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use super::{FACTS, OTHER, OWN};
-use pwal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::disk::sim::{HeaderTear, PowerCut};
-use pwal::log::format::marker_name;
-use pwal::log::recovery::{Done, Next, OpenFacts, Opened, Recovered, open_database};
-use pwal::log::stamp::Stamp;
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::sim::{HeaderTear, PowerCut};
+use pwal::internal::log::format::marker_name;
+use pwal::internal::log::recovery::{Done, Next, OpenFacts, Opened, Recovered, open_database};
+use pwal::internal::log::stamp::Stamp;
+use pwal::internal::log::{ErrorKind, LogError};
 
 fn open(place: &dyn Place, facts: OpenFacts) -> Result<Opened, LogError> {
     open_database(&*place.directory(), &mut *place.database(), facts)
@@ -147,7 +147,7 @@ fn a_taken_name_does_not_keep_an_orphan_here() {
     directory.create().unwrap();
     for (name, bytes) in files.directory.as_ref().unwrap() {
         directory
-            .open(name, pwal::disk::OpenHow::CreateNew)
+            .open(name, pwal::internal::disk::OpenHow::CreateNew)
             .unwrap()
             .write_at(&[std::io::IoSlice::new(bytes)], 0)
             .unwrap();

@@ -3,7 +3,7 @@
 use super::log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 use super::{FACTS, OWN};
 use proptest::prelude::*;
-use pwal::log::recovery::{Done, Next, Opened, Recovered, open_database};
+use pwal::internal::log::recovery::{Done, Next, Opened, Recovered, open_database};
 use std::ops::Range;
 
 const SECTOR: usize = 512;

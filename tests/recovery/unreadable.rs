@@ -3,11 +3,11 @@
 use super::log_support::{Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use super::lost::{begun, commit};
 use super::{FACTS, OWN};
-use pwal::disk::Database;
-use pwal::log::format::marker_name;
-use pwal::log::recovery::{Done, Next, Recovered, open_database};
-use pwal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
-use pwal::log::{ErrorKind, LogError};
+use pwal::internal::disk::Database;
+use pwal::internal::log::format::marker_name;
+use pwal::internal::log::recovery::{Done, Next, Recovered, open_database};
+use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
+use pwal::internal::log::{ErrorKind, LogError};
 use std::io;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! Opening: failed opens, WAL databases, names that only look like ours, shims above, panics below.
 
 use super::{READ_WRITE, Recorder, Shape, find, open, pair, text};
-use pwal::disk::{Disk, LogDirectory};
+use pwal::internal::disk::{Disk, LogDirectory};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::ffi::{CString, c_int};
 use std::os::unix::ffi::OsStrExt;

@@ -7,8 +7,8 @@ mod vfs;
 pub use vfs::Database;
 
 use libsqlite3_sys as ffi;
-use pwal::disk::LogFile;
-use pwal::view::{FrameTable, Image, ReadError, Region, Snapshot, View, ViewError, Written};
+use pwal::internal::disk::LogFile;
+use pwal::internal::view::{FrameTable, Image, ReadError, Region, Snapshot, View, ViewError, Written};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -327,7 +327,7 @@ impl Connected {
                 }
             }
             let sequence = world.commits.len() as u64;
-            assert_eq!(frame.crc, pwal::log::format::image_crc(LOG_ID, frame.page, sequence, &image));
+            assert_eq!(frame.crc, pwal::internal::log::format::image_crc(LOG_ID, frame.page, sequence, &image));
             world.frames.push((frame.page, image.into_boxed_slice()));
         }
         let last = world.frames.len() as u64;

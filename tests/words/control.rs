@@ -1,8 +1,8 @@
 //! Who is attached, and the `control` file.
 
 use super::{commit, cut, identity};
-use pwal::disk::Directory;
-use pwal::shared::{COMMIT_RING, Control, State, WORDS_BYTES};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{COMMIT_RING, Control, State, WORDS_BYTES};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 #[test]
@@ -45,7 +45,7 @@ fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
     assert_eq!(waiting(), [126, 125]);
     words.set_process_waiting(second, 0);
     assert_eq!(waiting(), [126, 0]);
-    words.set_process_waiting(pwal::shared::Owner { slot: 128, incarnation: 0 }, 1);
+    words.set_process_waiting(pwal::internal::shared::Owner { slot: 128, incarnation: 0 }, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Snapshots against checkpoint targets.
 
 use super::{ME, collide, commit, cut, seed};
-use pwal::shared::{Control, Owner, SNAPSHOT_SLOTS};
+use pwal::internal::shared::{Control, Owner, SNAPSHOT_SLOTS};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::atomic::Ordering::SeqCst;

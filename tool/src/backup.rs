@@ -5,7 +5,7 @@ use crate::failure::{Done, Failure};
 use crate::openers::Openers;
 use crate::text::say;
 use crate::{owner, progress, text};
-use pwal::log::stamp::StampState;
+use pwal::internal::log::stamp::StampState;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File};

@@ -2,8 +2,8 @@
 //! lock on it, so that plain file calls disturb nobody.
 
 use crate::failure::Failure;
-use pwal::log::is_unreadable;
-use pwal::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use pwal::internal::log::is_unreadable;
+use pwal::internal::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};

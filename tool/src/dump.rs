@@ -3,8 +3,8 @@
 use crate::failure::{Done, Failure};
 use crate::read_only::ReadOnlyDirectory;
 use crate::text;
-use pwal::log::format::FileName;
-use pwal::log::scan::dump_slot;
+use pwal::internal::log::format::FileName;
+use pwal::internal::log::scan::dump_slot;
 use std::path::{Path, PathBuf};
 
 /// Print every record of a slot file as text

@@ -1,7 +1,7 @@
 //! How a command ends that did not do what it was asked: a text, and an exit status.
 
-use pwal::log::{ErrorKind, LogError};
-use pwal::sqlite::Code;
+use pwal::internal::log::{ErrorKind, LogError};
+use pwal::internal::sqlite::Code;
 use std::fmt;
 use std::io;
 use std::path::Path;

@@ -4,7 +4,7 @@ use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe};
 use crate::text::say;
 use crate::text::{self, Table};
-use pwal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SlotSurvey};
+use pwal::internal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SlotSurvey};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::path::PathBuf;

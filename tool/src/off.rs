@@ -4,8 +4,8 @@ use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::text::say;
 use crate::{owner, progress, recover, text};
-use pwal::handle::settle::How;
-use pwal::log::stamp::StampState;
+use pwal::internal::handle::settle::How;
+use pwal::internal::log::stamp::StampState;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 //! Only for people: who owns a database is told by the kernel's locks on `<database>-pwal/lock`.
 
 use crate::database::DatabaseFile;
-use pwal::shared::{Attached, CONTROL_NAME, LOCK_NAME};
+use pwal::internal::shared::{Attached, CONTROL_NAME, LOCK_NAME};
 use rustix::fs::{major, minor};
 use std::fmt;
 use std::fs;

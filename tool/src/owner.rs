@@ -2,8 +2,8 @@
 
 use crate::database::DatabaseFile;
 use crate::openers::Openers;
-use pwal::disk::Directory;
-use pwal::shared::{Attached, Control, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{Attached, Control, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal};
 use std::io;
 
 /// Whether a live engine owns the database.

@@ -1,7 +1,7 @@
 //! Progress of a recovery: a disk that counts what is read from the log.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pwal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::Path;

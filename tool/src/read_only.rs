@@ -2,7 +2,7 @@
 //! or change anything.
 
 use crate::failure::Failure;
-use pwal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow, data_of};
+use pwal::internal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow, data_of};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;

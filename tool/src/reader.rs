@@ -2,10 +2,10 @@
 
 use crate::database::DatabaseFile;
 use crate::text;
-use pwal::disk::{Access, Directory};
-use pwal::log::format::{FileName, SlotHeader};
-use pwal::log::kept::bytes_kept;
-use pwal::shared::{Attached, ReadOnlyWords, Snapshot};
+use pwal::internal::disk::{Access, Directory};
+use pwal::internal::log::format::{FileName, SlotHeader};
+use pwal::internal::log::kept::bytes_kept;
+use pwal::internal::shared::{Attached, ReadOnlyWords, Snapshot};
 use serde_json::{Value, json};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;

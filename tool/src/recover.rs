@@ -7,13 +7,13 @@ use crate::progress::WatchedDisk;
 use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
 use crate::text;
 use crate::text::say;
-use pwal::disk::{Directory, LogDirectory};
-use pwal::handle::settle::{How, Report, SettleError};
-use pwal::log::format::FileName;
-use pwal::log::recovery::{self, Recovered};
-use pwal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
-use pwal::log::stamp::{self, StampState};
-use pwal::log::undo::UNDO_NAME;
+use pwal::internal::disk::{Directory, LogDirectory};
+use pwal::internal::handle::settle::{How, Report, SettleError};
+use pwal::internal::log::format::FileName;
+use pwal::internal::log::recovery::{self, Recovered};
+use pwal::internal::log::salvage::{self, Discarded, Plan, Salvage, Salvaged};
+use pwal::internal::log::stamp::{self, StampState};
+use pwal::internal::log::undo::UNDO_NAME;
 use std::path::PathBuf;
 
 /// Recover a database after a crash: replay its log, retire it, leave one plain SQLite file

@@ -4,8 +4,8 @@ use crate::database::DatabaseFile;
 use crate::failure::Failure;
 use crate::owner;
 use crate::read_only::ReadOnlyDirectory;
-use pwal::log::decide::{Action, Refusal};
-use pwal::log::scan::{self, Survey};
+use pwal::internal::log::decide::{Action, Refusal};
+use pwal::internal::log::scan::{self, Survey};
 
 /// Looks at a log that somebody writes, before its answer is doubted.
 const LOOKS: usize = 5;

@@ -4,9 +4,9 @@ use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe_refusal};
 use crate::text;
 use crate::text::say;
-use pwal::log::decide::Action;
-use pwal::log::scan::Finding;
-use pwal::log::stamp::StampState;
+use pwal::internal::log::decide::Action;
+use pwal::internal::log::scan::Finding;
+use pwal::internal::log::stamp::StampState;
 use std::path::PathBuf;
 
 /// Check that the log of a database proves itself; the exit status says it

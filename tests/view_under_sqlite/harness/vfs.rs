@@ -2,7 +2,7 @@
 
 use super::{Connected, State, World};
 use libsqlite3_sys as ffi;
-use pwal::view::View;
+use pwal::internal::view::View;
 use rusqlite::{Connection, OpenFlags};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};

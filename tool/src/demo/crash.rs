@@ -6,7 +6,7 @@ use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::recover;
 use crate::text::{self, say};
-use pwal::handle::settle::How;
+use pwal::internal::handle::settle::How;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -4,8 +4,8 @@ use super::Scene;
 use super::mount::Mount;
 use super::report::Report;
 use crate::text;
-use pwal::disk::not_local;
-use pwal::shared::{LockProbe, WHOLE_LOCK};
+use pwal::internal::disk::not_local;
+use pwal::internal::shared::{LockProbe, WHOLE_LOCK};
 use std::path::Path;
 
 const FILE_SYSTEM: &str = "file system";

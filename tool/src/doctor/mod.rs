@@ -21,7 +21,7 @@ use crate::failure::{Done, Failure};
 use crate::openers::Openers;
 use crate::owner;
 use crate::text::{self, say};
-use pwal::shared::{Attached, Observed, OnStockWal};
+use pwal::internal::shared::{Attached, Observed, OnStockWal};
 use report::{Report, Verdict};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use super::Scene;
 use super::report::Report;
-use pwal::disk::Directory;
+use pwal::internal::disk::Directory;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use std::fs::{self, Metadata};

@@ -5,8 +5,8 @@ use super::report::Report;
 use crate::openers::{Opener, Way};
 use crate::reader::OldestReader;
 use crate::text;
-use pwal::log::stamp::StampState;
-use pwal::shared::{Attached, OnStockWal, PROCESS_SLOTS, ReadOnlyWords, now_us};
+use pwal::internal::log::stamp::StampState;
+use pwal::internal::shared::{Attached, OnStockWal, PROCESS_SLOTS, ReadOnlyWords, now_us};
 use std::time::Duration;
 
 const PROCESSES: &str = "processes";

@@ -4,7 +4,7 @@
 //! Only the file's own pages: what is in a log or in a `-wal` file only is not seen. Somebody may write the file
 //! meanwhile: every number is checked, and what makes no sense ends the walk without an answer.
 
-use pwal::log::stamp;
+use pwal::internal::log::stamp;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -5,8 +5,8 @@ mod surroundings;
 
 use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
-use pwal::disk::Directory;
-use pwal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -2,8 +2,8 @@
 
 use super::{FEW, contents, crashed, hold, tool, wait_until};
 use crate::common::{Scratch, child, close, open_stock, open_wal, run};
-use pwal::disk::Directory;
-use pwal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State, now_us};
+use pwal::internal::disk::Directory;
+use pwal::internal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State, now_us};
 use serde_json::{Value, json};
 use std::path::Path;
 

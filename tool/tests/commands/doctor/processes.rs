@@ -2,7 +2,7 @@
 
 use super::{Open, by_hand, closed, doctor, identity, log_of, tool};
 use crate::common::{Scratch, child, close, open, open_stock, run};
-use pwal::shared::{CONTROL_NAME, Identity, Words, now_us};
+use pwal::internal::shared::{CONTROL_NAME, Identity, Words, now_us};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 

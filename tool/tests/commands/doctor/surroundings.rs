@@ -4,7 +4,7 @@ use super::{Open, Report, ask, by_hand, closed, doctor, doctor_command, log_of};
 use crate::common::{Scratch, close, open_stock, run};
 use crate::{Output, contents, library};
 use proptest::prelude::*;
-use pwal::shared::{CONTROL_NAME, LOCK_NAME};
+use pwal::internal::shared::{CONTROL_NAME, LOCK_NAME};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
