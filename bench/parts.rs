@@ -6,7 +6,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pwal::internal::log::format::{BatchHeader, Descriptor, ImagePlace, encode_batch_sealed, image_crc};
-use pwal::internal::shared::{CommitEntry, Control, Cut, Owner};
+use pwal::internal::shared::{CommitEntry, ControlMapping, Cut, Owner};
 use pwal::internal::view::{FrameTable, Snapshot, View};
 use std::hint::black_box;
 
@@ -41,33 +41,33 @@ fn batch(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn words(criterion: &mut Criterion) {
-    let control = Control::anonymous().expect("memory");
-    let words = control.words();
-    let me = words.attach(0, 1, "bench").expect("a process slot");
-    let slot = words.claim_snapshot_slot(me).expect("a snapshot slot");
+fn control(criterion: &mut Criterion) {
+    let mapping = ControlMapping::anonymous().expect("memory");
+    let control = mapping.control();
+    let me = control.attach(0, 1, "bench").expect("a process slot");
+    let slot = control.claim_snapshot_slot(me).expect("a snapshot slot");
     let mut group = criterion.benchmark_group("shared words");
     group.bench_function("commit: WRITE, APPEND, publish, cut, certify, visible", |bencher| {
-        bencher.iter(|| publish_one(&control, me));
+        bencher.iter(|| publish_one(&mapping, me));
     });
     group.bench_function("snapshot", |bencher| {
         bencher.iter(|| {
-            let visible = words.advance_visible();
-            assert!(words.take_snapshot(slot, visible, 1));
-            words.end_snapshot(slot);
+            let visible = control.advance_visible();
+            assert!(control.take_snapshot(slot, visible, 1));
+            control.end_snapshot(slot);
         });
     });
     group.bench_function("checkpoint target over all snapshots", |bencher| {
-        bencher.iter(|| words.choose_checkpoint_target(|_| true));
+        bencher.iter(|| control.choose_checkpoint_target(|_| true));
     });
     group.finish();
 }
 
-fn publish_one(control: &Control, me: Owner) {
-    let words = control.words();
-    assert!(words.write().try_acquire(me, false));
-    words.append().acquire(me, |_| true, || Ok::<(), ()>(())).expect("an endless wait");
-    let sequence = words.published() + 1;
+fn publish_one(mapping: &ControlMapping, me: Owner) {
+    let control = mapping.control();
+    assert!(control.write().try_acquire(me, false));
+    control.append().acquire(me, |_| true, || Ok::<(), ()>(())).expect("an endless wait");
+    let sequence = control.published() + 1;
     let entry = CommitEntry {
         sequence,
         wants_durable: true,
@@ -86,8 +86,8 @@ fn publish_one(control: &Control, me: Owner) {
         lane: 3,
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };
-    words.publish(&entry).expect("the next commit");
-    let (durable, epoch) = (words.durable(), words.cuts() + 1);
+    control.publish(&entry).expect("the next commit");
+    let (durable, epoch) = (control.durable(), control.cuts() + 1);
     let cut = Cut {
         epoch,
         lo: durable + 1,
@@ -100,12 +100,12 @@ fn publish_one(control: &Control, me: Owner) {
         backfilled: 0,
         chain: 1,
     };
-    words.store_cut(&cut).expect("the next epoch");
-    words.append().release(me);
-    words.write().release(me);
-    words.certify(epoch);
-    words.advance_visible();
-    words.durable_wake().notify();
+    control.store_cut(&cut).expect("the next epoch");
+    control.append().release(me);
+    control.write().release(me);
+    control.certify(epoch);
+    control.advance_visible();
+    control.durable_wake().notify();
 }
 
 /// One frame for each commit; 1000 pages in turns.
@@ -152,5 +152,5 @@ fn short() -> Criterion {
         .measurement_time(std::time::Duration::from_millis(600))
 }
 
-criterion_group! { name = parts; config = short(); targets = batch, words, view }
+criterion_group! { name = parts; config = short(); targets = batch, control, view }
 criterion_main!(parts);

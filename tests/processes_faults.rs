@@ -18,7 +18,7 @@ use processes::board::Board;
 use processes::worker::Work;
 use processes::{Progress, ledger, log, watch_progress};
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::Control;
+use pwal::internal::shared::ControlMapping;
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -232,13 +232,13 @@ impl Scene {
     /// All its threads were stopped: the one that writes may have been anywhere. LEADER is taken from it.
     fn victim_keeps_others_waiting(&self) -> bool {
         let directory = Directory::open(&self.path.with_file_name("app.db-pwal")).expect("the log");
-        let observed = Control::open_read_only(&directory).expect("the words");
-        let words = observed.words();
+        let observed = ControlMapping::open_read_only(&directory).expect("the words");
+        let control = observed.control();
         let pid = self.victim.as_ref().expect("a victim").pid();
-        let Some(victim) = words.processes().find(|process| i64::from(process.pid) == i64::from(pid)) else {
+        let Some(victim) = control.processes().find(|process| i64::from(process.pid) == i64::from(pid)) else {
             return false;
         };
-        let [write, append, _leader, _checkpoint, create] = words.holders();
+        let [write, append, _leader, _checkpoint, create] = control.holders();
         // Or it makes a slot that the others need.
         [write, append, create].contains(&Some(victim.owner))
     }

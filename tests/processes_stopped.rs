@@ -2,7 +2,7 @@
 //! share: the others go on, or get `SQLITE_BUSY`, in bounded time; and when it goes on, nothing that was acknowledged is missing.
 //!
 //! Steps are the fault points of `src/shared/fault_point.rs` (builds with debug assertions only). What a process holds for
-//! microseconds only is taken for it by the test, in the shared words.
+//! microseconds only is taken for it by the test, in the control block.
 #![cfg(debug_assertions)]
 
 mod common;
@@ -11,7 +11,7 @@ mod processes;
 use common::scene::{COUNT, scene};
 use processes::agent::Agent;
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{Control, Owner, OwnerWord, Words};
+use pwal::internal::shared::{ControlBlock, ControlMapping, Owner, OwnerLock};
 use rusqlite::{Connection, ffi};
 use rustix::process::Signal;
 use std::os::unix::fs::MetadataExt;
@@ -129,9 +129,9 @@ fn stopped_with_a_batch_that_is_not_published() {
     a_stopped_writer_keeps_writers_out("publish_before_store");
 }
 
-/// The words of a database, and the place of another process in them.
+/// The control block of a database, and the place of another process in them.
 struct Stopped {
-    control: Control,
+    mapping: ControlMapping,
     owner: Owner,
 }
 
@@ -139,23 +139,23 @@ impl Stopped {
     fn new(path: &Path, agent: &Agent) -> Stopped {
         let file = std::fs::metadata(path).expect("the database");
         let directory = Directory::open(&path.with_file_name("app.db-pwal")).expect("the log directory");
-        let control = Control::open(&directory, file.dev(), file.ino()).expect("the words");
-        let found = control.words().processes().find(|process| i64::from(process.pid) == i64::from(agent.pid()));
+        let mapping = ControlMapping::open(&directory, file.dev(), file.ino()).expect("the words");
+        let found = mapping.control().processes().find(|process| i64::from(process.pid) == i64::from(agent.pid()));
         let owner = found.expect("the agent is attached").owner;
-        Stopped { control, owner }
+        Stopped { mapping, owner }
     }
 
     /// As if it had been stopped with this word in its hands.
-    fn takes(&self, which: fn(&Words) -> &OwnerWord) {
+    fn takes(&self, which: fn(&ControlBlock) -> &OwnerLock) {
         let start = Instant::now();
-        while !which(self.control.words()).try_acquire(self.owner, false) {
+        while !which(self.mapping.control()).try_acquire(self.owner, false) {
             assert!(start.elapsed() < BUSY, "somebody keeps the word");
             std::thread::yield_now();
         }
     }
 
-    fn goes_on(&self, which: fn(&Words) -> &OwnerWord) {
-        assert!(which(self.control.words()).release(self.owner));
+    fn goes_on(&self, which: fn(&ControlBlock) -> &OwnerLock) {
+        assert!(which(self.mapping.control()).release(self.owner));
     }
 }
 
@@ -174,7 +174,7 @@ fn commit_is_busy(connection: &Connection, insert: &str, go_on: impl FnOnce()) {
 
 /// COMMIT, and a statement without BEGIN, while a stopped process has `which`; each statement inserts five rows of so many
 /// bytes.
-fn is_busy_before_publication(mode: &str, name: &str, which: fn(&Words) -> &OwnerWord, bytes: [u32; 2]) {
+fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -> &OwnerLock, bytes: [u32; 2]) {
     if !common::on_pwal() {
         return;
     }
@@ -219,18 +219,18 @@ fn is_busy_before_publication(mode: &str, name: &str, which: fn(&Words) -> &Owne
 
 #[test]
 fn a_commit_that_needs_append_of_a_stopped_process_is_busy_and_can_be_repeated() {
-    is_busy_before_publication("auto", "APPEND", Words::append, [1000, 1000]);
+    is_busy_before_publication("auto", "APPEND", ControlBlock::append, [1000, 1000]);
 }
 
 #[test]
 fn so_it_is_in_conservative_mode() {
-    is_busy_before_publication("conservative", "APPEND", Words::append, [1000, 1000]);
+    is_busy_before_publication("conservative", "APPEND", ControlBlock::append, [1000, 1000]);
 }
 
 /// More than any slot has room for that is there.
 #[test]
 fn a_commit_that_needs_create_of_a_stopped_process_is_busy_and_can_be_repeated() {
-    is_busy_before_publication("auto", "CREATE", Words::create, [100_000, 4_000_000]);
+    is_busy_before_publication("auto", "CREATE", ControlBlock::create, [100_000, 4_000_000]);
 }
 
 /// Whatever word a stopped process has: who closes does not wait for it, though its thread does.
@@ -239,8 +239,9 @@ fn a_close_does_not_wait_for_a_stopped_process() {
     if !common::on_pwal() {
         return;
     }
-    let words: [fn(&Words) -> &OwnerWord; 4] = [Words::leader, Words::append, Words::create, Words::checkpoint];
-    for which in words {
+    let control: [fn(&ControlBlock) -> &OwnerLock; 4] =
+        [ControlBlock::leader, ControlBlock::append, ControlBlock::create, ControlBlock::checkpoint];
+    for which in control {
         let (_scene, path) = scene("close beside a stopped process");
         let connection = common::open(&path);
         common::run(&connection, "PRAGMA synchronous=NORMAL");
@@ -253,7 +254,7 @@ fn a_close_does_not_wait_for_a_stopped_process() {
         std::thread::sleep(Duration::from_millis(800));
         within(FINISHED, "close", || common::close(connection));
         // LEADER may have been taken away from it.
-        which(stopped.control.words()).release(stopped.owner);
+        which(stopped.mapping.control()).release(stopped.owner);
         drop(stopped);
         assert_eq!(other.run(COUNT), "1");
         other.end();

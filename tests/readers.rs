@@ -10,7 +10,7 @@ mod lab;
 use common::Watchdog;
 use lab::{Call, Lab};
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::Control;
+use pwal::internal::shared::ControlMapping;
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -74,9 +74,9 @@ impl Held {
         let before = status(&first, "published");
         let writer = std::thread::spawn(move || common::run(&connection, "INSERT INTO t VALUES(2)"));
         let log = Directory::open(&lab.path().with_file_name("a.db-pwal")).unwrap();
-        let observed = Control::open_read_only(&log).unwrap();
+        let observed = ControlMapping::open_read_only(&log).unwrap();
         // It lets go of WRITE after it has published.
-        while status(&first, "published") == before || observed.words().holders()[0].is_some() {
+        while status(&first, "published") == before || observed.control().holders()[0].is_some() {
             std::thread::yield_now();
         }
         assert_eq!(status(&first, "visible"), before);

@@ -18,12 +18,12 @@ pub fn write(seeds: impl FnOnce() -> Vec<Vec<u8>>) {
 fn from_hex(text: &str) -> Vec<u8> {
     let mut bytes: Vec<u8> = Vec::new();
     for line in text.lines().filter(|line| *line != "*") {
-        let mut words = line.split_whitespace();
-        let at = words.next().map_or(0, |at| usize::from_str_radix(at, 16).expect("an offset"));
+        let mut control = line.split_whitespace();
+        let at = control.next().map_or(0, |at| usize::from_str_radix(at, 16).expect("an offset"));
         while bytes.len() < at {
             bytes.push(bytes[bytes.len() - 16]);
         }
-        bytes.extend(words.map(|byte| u8::from_str_radix(byte, 16).expect("a byte")));
+        bytes.extend(control.map(|byte| u8::from_str_radix(byte, 16).expect("a byte")));
     }
     bytes
 }
@@ -59,7 +59,7 @@ pub fn records() -> Vec<Vec<u8>> {
 
 /// Some words in each part of the head.
 #[must_use]
-pub fn words() -> Vec<Vec<u8>> {
+pub fn control() -> Vec<Vec<u8>> {
     (0..40_u32)
         .map(|at| [&[0][..], &(at * 13).to_le_bytes(), &[1], &(at * 8).to_le_bytes(), &[254, 3]].concat())
         .collect()

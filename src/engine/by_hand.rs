@@ -31,7 +31,7 @@ impl Engine {
 
     /// Whether the engine is poisoned, and says that commits that were answered with an error may be there.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
-        self.marks.words().poison_outcome() == Some(true)
+        self.marks.control().poison_outcome() == Some(true)
     }
 
     /// Small slots, and no waiting for other commits.

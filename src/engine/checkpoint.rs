@@ -10,7 +10,7 @@ use super::space::Keep;
 use super::{Engine, EngineError};
 use crate::log::backfill::Backfill;
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, Stamp, StampState};
-use crate::shared::Words;
+use crate::shared::ControlBlock;
 use crate::sqlite::Code;
 use crate::sync::MutexGuard;
 use std::os::unix::fs::MetadataExt;
@@ -155,7 +155,7 @@ impl Engine {
     /// CKPT; of another process so long at most.
     pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
         let failures = self.checkpointing.lock();
-        let held = self.hold_within(Words::checkpoint, at_most).map_err(|owner| EngineError::Held {
+        let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::Held {
             what: "the checkpoint",
             file: self.path.clone(),
             holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner)),
@@ -217,7 +217,7 @@ impl Engine {
         // Its failure poisons by itself.
         let _flushed = self.lead_waiting().and_then(|leader| self.flush(&leader, false));
         if matches!(error, EngineError::Replaced { .. }) {
-            self.marks.words().set_replaced();
+            self.marks.control().set_replaced();
         }
         self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
         error
@@ -251,7 +251,7 @@ impl Engine {
     /// A file that was renamed or removed, or over which another one was renamed, is still this log's: the processes that have it
     /// open go on, as with stock SQLite (`verifyDbFile`), and nobody else finds it. So this is told, once.
     fn look_at_name(&self, seen: &mut Failures) {
-        let identity = self.marks.words().identity();
+        let identity = self.marks.control().identity();
         let named = std::fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));
         if seen.told_moved || named.is_ok_and(|named| named == (identity.device, identity.inode)) {
             return;

@@ -9,7 +9,7 @@ use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::shared::{CommitEntry, Cut, PAGES_INLINE, Words};
+use crate::shared::{CommitEntry, ControlBlock, Cut, PAGES_INLINE};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -208,7 +208,7 @@ impl Engine {
         if self.marks.too_much_undurable() {
             self.wait_durable(self.marks.published())?;
         }
-        if self.marks.words().append().holder().is_some() {
+        if self.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
             drop(self.append_to_seal()?);
         }
@@ -237,8 +237,8 @@ impl Engine {
     /// # Errors
     /// `Held`: its owner keeps it for too long.
     pub(super) fn append_to_seal(&self) -> Result<HeldAppend, EngineError> {
-        let append = HeldAppend { end: None, _held: self.hold(Words::append, "APPEND")? };
-        if self.marks.words().is_being_poisoned() && !crate::drops("append-poison-ended") {
+        let append = HeldAppend { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
+        if self.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
         Ok(append)
@@ -246,14 +246,14 @@ impl Engine {
 
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
     pub(super) fn append_as_it_is(&self) -> HeldAppend {
-        HeldAppend { end: None, _held: self.hold_endless(Words::append, "APPEND") }
+        HeldAppend { end: None, _held: self.hold_endless(ControlBlock::append, "APPEND") }
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
     fn cut_of_self(&self, append: &HeldAppend) -> Result<(), EngineError> {
-        let words = self.marks.words();
-        let Some(entry) = words.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
-        if words.cut(words.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
+        let control = self.marks.control();
+        let Some(entry) = control.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
+        if control.cut(control.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
             return Ok(());
         }
         let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
@@ -452,7 +452,7 @@ impl Engine {
             self.ends_behind(append, place, chain);
         }
         counts.map_err(|error| {
-            // Against what prepare made sure of: the shared words are not what they were.
+            // Against what prepare made sure of: the control block is not what they were.
             // The commit may be published.
             self.poison(append, &error.to_string(), Failed::Commit(header.sequence));
             self.poisoned_as(error)
@@ -467,7 +467,7 @@ impl Engine {
         (file, ordinal, offset): (u32, u64, u64),
         is_doubled: bool,
     ) -> Result<(), EngineError> {
-        let before = self.marks.words().last_cut();
+        let before = self.marks.control().last_cut();
         let cut = Cut {
             epoch: certificate.epoch,
             lo: certificate.lo,
@@ -504,7 +504,7 @@ impl Engine {
         may_lead: bool,
     ) -> Result<Published, EngineError> {
         self.check_poison()?;
-        let alone = || !self.queue.contended() && self.marks.words().flush_group() <= 1;
+        let alone = || !self.queue.contended() && self.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
         let may_be_lone = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
         let lone = may_be_lone && (self.sync_is_free() || alone());
@@ -576,7 +576,7 @@ impl Engine {
     /// The conservative path, second half.
     ///
     /// # Errors
-    /// The shared words refuse: the engine is poisoned.
+    /// The control block refuse: the engine is poisoned.
     pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
         let Early { mut append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();

@@ -41,7 +41,7 @@ impl Engine {
             let _resting = self.resting.lock();
             let attachment = self.marks.attachment();
             if attachment.wait_init(INIT_WAIT).ok()? {
-                attachment.words().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));
+                attachment.control().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));
                 attachment.end_init().ok()?;
             }
             self.marks.claim_snapshot_slot()
@@ -66,7 +66,7 @@ impl Engine {
     /// write the newest published state.
     ///
     /// # Errors
-    /// The shared words are damaged.
+    /// The control block is damaged.
     pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> Result<u64, EngineError> {
         let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())?;
         crate::fault_point("reading");

@@ -24,24 +24,24 @@ pub(crate) struct End {
 impl Engine {
     /// Where the log ends, as this process found it last, if nobody has published or cut since.
     pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
-        let words = self.marks.words();
-        let now = (words.published(), words.cuts());
+        let control = self.marks.control();
+        let now = (control.published(), control.cuts());
         use_it(self.end.lock().as_ref().filter(|end| (end.published, end.cuts) == now))
     }
 
     /// Where the log ends. Under APPEND, with every cut stored.
     pub(super) fn find_end(&self) -> Result<End, EngineError> {
-        let (words, tail) = (self.marks.words(), self.tail());
-        let chain = words.last_commit().map_or(self.log_id, |entry| entry.chain);
-        Ok(End { published: words.published(), cuts: words.cuts(), tail, slot: self.slot(tail.file)?, chain })
+        let (control, tail) = (self.marks.control(), self.tail());
+        let chain = control.last_commit().map_or(self.log_id, |entry| entry.chain);
+        Ok(End { published: control.published(), cuts: control.cuts(), tail, slot: self.slot(tail.file)?, chain })
     }
 
     /// The record at `place` counts: the log ends behind it. Under APPEND.
     pub(super) fn ends_behind(&self, append: &mut HeldAppend, place: Place, chain: u64) {
-        let (words, slot) = (self.marks.words(), place.slot);
+        let (control, slot) = (self.marks.control(), place.slot);
         let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
         debug_assert_eq!(tail, self.tail());
-        let end = End { published: words.published(), cuts: words.cuts(), tail, slot, chain };
+        let end = End { published: control.published(), cuts: control.cuts(), tail, slot, chain };
         *self.end.lock() = Some(end.clone());
         append.end = Some(end);
     }

@@ -70,35 +70,35 @@ impl Engine {
             return Err(self.poisoned_as(error));
         }
         crate::interleave::step("written again");
-        self.marks.words().set_sync_in_doubt(false);
+        self.marks.control().set_sync_in_doubt(false);
         Ok(())
     }
 
     fn write_undurable_again(&self) -> Result<(), EngineError> {
-        let (words, block) = (self.marks.words(), u64::from(self.block_bytes));
+        let (control, block) = (self.marks.control(), u64::from(self.block_bytes));
         // Where the segments end that have a part in it, and in which files they lie.
         let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
         let mut reaches = |ordinal: u64, file: u32, end: u64| {
             let before = ends.entry(ordinal).or_insert((file, end));
             before.1 = before.1.max(end);
         };
-        if let Some(cut) = words.certified_cut() {
+        if let Some(cut) = control.certified_cut() {
             // Where it lies in the batch, that one's end counts. A segment before it may have been written over.
             let in_batch =
-                words.commit(cut.hi).filter(|entry| (entry.ordinal, entry.offset) == (cut.ordinal, cut.offset));
+                control.commit(cut.hi).filter(|entry| (entry.ordinal, entry.offset) == (cut.ordinal, cut.offset));
             reaches(cut.ordinal, cut.file, in_batch.map_or(cut.end(block), |entry| entry.end));
         }
-        for sequence in self.marks.durable() + 1..=words.published() {
-            let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
+        for sequence in self.marks.durable() + 1..=control.published() {
+            let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             reaches(entry.ordinal, entry.file, entry.end);
             if !crate::drops("taker-batches-again") {
                 self.prove_and_write_again(&entry)?;
             }
         }
-        for epoch in words.certified() + 1..=words.cuts() {
-            let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
+        for epoch in control.certified() + 1..=control.cuts() {
+            let cut = control.cut(epoch).ok_or(EngineError::NoLog)?;
             reaches(cut.ordinal, cut.file, cut.end(block));
-            let in_batch = words
+            let in_batch = control
                 .commit(cut.hi)
                 .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
             if !in_batch && !crate::drops("taker-certificate-again") {
@@ -107,7 +107,7 @@ impl Engine {
         }
         // The headers of the segments that began since, and the zeros behind each segment that was left. The header of the
         // certified segment is durable, with every commit that depends on it: it is not written again.
-        let durable = words.certified_cut().map_or(0, |cut| cut.ordinal);
+        let durable = control.certified_cut().map_or(0, |cut| cut.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
             let slot = self.slot(number)?;
@@ -207,15 +207,15 @@ impl Engine {
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
-        let words = self.marks.words();
+        let control = self.marks.control();
         if crate::drops("r2-visible") {
             return true;
         }
         // Moved here, too: the leader that made it durable may have died before it did.
         self.marks.visible() >= sequence
-            || words.advance_visible() >= sequence
+            || control.advance_visible() >= sequence
             // It was before a flush failed, and stays in the log.
-            || words.kept_by_poison().is_some_and(|kept| kept >= sequence)
+            || control.kept_by_poison().is_some_and(|kept| kept >= sequence)
     }
 
     /// `answers`: the commit of the caller's that is answered when it is reached.
@@ -225,7 +225,7 @@ impl Engine {
         answers: Option<u64>,
         mut wait: Wait,
     ) -> Result<(), EngineError> {
-        let wake = self.marks.words().durable_wake();
+        let wake = self.marks.control().durable_wake();
         let me = self.marks.attachment().me();
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
         let (mut first_failure, mut is_told) = (None, false);
@@ -262,10 +262,10 @@ impl Engine {
                     ticket = wake.ticket();
                 }
             }
-            let leader = self.marks.words().leader().holder().filter(|owner| *owner != me);
+            let leader = self.marks.control().leader().holder().filter(|owner| *owner != me);
             self.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
-            wake.wait(ticket, watcher.looks_after(&self.flush_watched, self.marks.words().sync_nanos()));
+            wake.wait(ticket, watcher.looks_after(&self.flush_watched, self.marks.control().sync_nanos()));
             waited = began.elapsed();
         }
     }
@@ -293,31 +293,31 @@ impl Engine {
     /// Holding LEADER only: where a sync is slow, waits for those who were just woken, so that they need not wait for
     /// two syncs; as many as the last flush released or left, within a share of the sync time.
     fn gather(&self) {
-        let goal = self.marks.words().flush_group();
-        let sync = Duration::from_nanos(self.marks.words().sync_nanos());
+        let goal = self.marks.control().flush_group();
+        let sync = Duration::from_nanos(self.marks.control().sync_nanos());
         let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.settings.flush_delay_max());
         if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.wanting() >= goal {
             return;
         }
-        let (words, deadline) = (self.marks.words(), Instant::now() + at_most);
-        words.set_gather_goal(goal);
+        let (control, deadline) = (self.marks.control(), Instant::now() + at_most);
+        control.set_gather_goal(goal);
         loop {
-            let ticket = words.gathered().ticket();
+            let ticket = control.gathered().ticket();
             let left = deadline.saturating_duration_since(Instant::now());
             if self.marks.wanting() >= goal || left.is_zero() {
                 break;
             }
-            words.gathered().wait(ticket, left);
+            control.gathered().wait(ticket, left);
         }
-        words.set_gather_goal(0);
+        control.set_gather_goal(0);
     }
 
     /// A commit that wants durability is published.
     pub(crate) fn tell_gathering_leader(&self) {
-        let words = self.marks.words();
-        let goal = words.gather_goal();
+        let control = self.marks.control();
+        let goal = control.gather_goal();
         if goal > 0 && self.marks.wanting() >= goal {
-            words.gathered().notify();
+            control.gathered().notify();
         }
     }
 
@@ -401,7 +401,7 @@ impl Engine {
 
     /// Where the certificate lies that is durable last: what is behind it may not be.
     pub(super) fn first_unsynced_segment(&self) -> u64 {
-        self.marks.words().certified_cut().map_or(1, |cut| cut.ordinal)
+        self.marks.control().certified_cut().map_or(1, |cut| cut.ordinal)
     }
 
     /// Opens the slots that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
@@ -411,7 +411,7 @@ impl Engine {
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
         let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.tail().ordinal);
-        let next = self.marks.words().next_slot();
+        let next = self.marks.control().next_slot();
         // What is open stays open.
         if *self.opened.lock() == Some((last, next)) {
             return Ok(());
@@ -434,15 +434,15 @@ impl Engine {
     /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
     /// APPEND. Nothing, where somebody else has taken LEADER meanwhile: he finishes it.
     pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
-        let words = self.marks.words();
+        let control = self.marks.control();
         let wanted = self.marks.wanted();
         let mut written_again = false;
         loop {
-            if words.certified() >= epoch {
+            if control.certified() >= epoch {
                 return Ok(());
             }
             let began = Instant::now();
-            let synced = words.cut(epoch).ok_or(EngineError::NoLog).and_then(|cut| self.sync_to_cut(&cut));
+            let synced = control.cut(epoch).ok_or(EngineError::NoLog).and_then(|cut| self.sync_to_cut(&cut));
             crate::fault_point("sealing");
             // Under APPEND: whoever poisons now erases these records, or finds them durable; and whoever takes LEADER does.
             let append = match &synced {
@@ -462,7 +462,7 @@ impl Engine {
                     return Err(self.poisoned_as(error));
                 }
             };
-            let in_doubt = words.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
+            let in_doubt = control.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
             if !in_doubt && (written_again || !is_young || crate::drops("lease-young-descriptor")) {
                 self.note_lease(began.elapsed());
                 self.sealed(epoch, wanted);
@@ -489,14 +489,14 @@ impl Engine {
         // Behind the sync, which may have opened one again.
         let published = self.marks.published();
         let is_young = slots.iter().any(|slot| slot.opened_at(published) > durable);
-        Ok(is_young && self.marks.words().was_led_away())
+        Ok(is_young && self.marks.control().was_led_away())
     }
 
     /// The epoch is durable, and with it what its certificate says of D and B.
     pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
         let group = self.marks.wanting();
         self.marks.certify(epoch, wanted);
-        self.marks.words().set_flush_group(group);
+        self.marks.control().set_flush_group(group);
         self.counters.flushes.fetch_add(1, SeqCst);
     }
 
@@ -519,15 +519,15 @@ impl Engine {
     /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on
     /// writing as one that does not wait.
     pub(crate) fn sync_is_free(&self) -> bool {
-        let nanos = self.marks.words().sync_nanos();
+        let nanos = self.marks.control().sync_nanos();
         nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE
     }
 
     /// A moving average, so that a leader knows what a sync costs here.
     fn measured_sync(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.marks.words().sync_nanos();
+        let before = self.marks.control().sync_nanos();
         let average = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.marks.words().set_sync_nanos(average);
+        self.marks.control().set_sync_nanos(average);
     }
 }

@@ -66,8 +66,8 @@ pub(crate) enum EngineError {
     /// The engine ends, and what was under way is left to others.
     #[error("given up, since this process closes the database")]
     GivenUp,
-    /// No memory for the shared words.
-    #[error("no memory for the shared words: {reason}")]
+    /// No memory for the control block.
+    #[error("no memory for the control block: {reason}")]
     NoMemory { reason: String },
     /// Some reader holds the checkpoint back where none should be.
     #[error("not all commits could be brought into {file}; the log stays for the next open")]
@@ -102,7 +102,7 @@ pub(crate) enum EngineError {
     /// A record cannot be encoded.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The shared words refuse.
+    /// The control block refuse.
     #[error(transparent)]
     Shared(#[from] SharedError),
 }

@@ -45,7 +45,7 @@ impl Engine {
     /// False: there is more to follow, and others may read the table first.
     fn follow_with(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         while frames.last_sequence() < to {
-            let (backfilled, pages) = self.marks.words().backfilled_pages().unwrap_or((0, 0));
+            let (backfilled, pages) = self.marks.control().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
             self.close_deleted(frames);
             if frames.last_sequence() < backfilled {
@@ -57,7 +57,7 @@ impl Engine {
                 break;
             }
             let next = frames.last_sequence() + 1;
-            let walks = self.marks.words().commit(next).is_none();
+            let walks = self.marks.control().commit(next).is_none();
             let added = if walks { self.walk(frames, to)? } else { self.add_published(frames, next)? };
             // Else it is backfilled, and written over or deleted meanwhile.
             if !added && self.marks.backfilled() < next {
@@ -72,7 +72,7 @@ impl Engine {
 
     /// Adds a small commit by what the commit ring says of it. False: its batch must be read.
     fn follow_entry(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
-        let Some(entry) = self.marks.words().commit(sequence) else { return Ok(false) };
+        let Some(entry) = self.marks.control().commit(sequence) else { return Ok(false) };
         let Some(pages) = entry.inline_pages().filter(|pages| !pages.contains(&0)) else { return Ok(false) };
         let commit = LogCommit {
             sequence,
@@ -121,7 +121,7 @@ impl Engine {
 
     /// Adds the commit `sequence` by its batch. False: it is not there any more.
     fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
-        let Some(entry) = self.marks.words().commit(sequence) else { return Ok(true) };
+        let Some(entry) = self.marks.control().commit(sequence) else { return Ok(true) };
         let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
         self.note_ordinal(entry.ordinal, entry.file);
         self.add(frames, &LogCommit::of(&batch, entry.file), &batch)

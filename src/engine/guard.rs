@@ -1,7 +1,7 @@
 //! GUARD: the process whose broker holds SQLite's EXCLUSIVE on the database file, so that stock SQLite gets "database is
 //! locked".
 //!
-//! One process at a time, as the word says. Who goes lets go of it; who finds it free, or its holder dead, tries to have
+//! One process at a time, as the lock says. Who goes lets go of it; who finds it free, or its holder dead, tries to have
 //! it. Nobody needs it while the log is active: the stamp keeps stock SQLite out then. So the one thing it is asked for with
 //! certainty is a retirement, and the time before activation, when there is one process.
 
@@ -70,7 +70,7 @@ impl Engine {
 
     /// Whether the process that is the guard lives, as far as this can be known.
     pub(crate) fn has_guard(&self) -> bool {
-        self.marks.words().guard_holder().is_some_and(|holder| self.marks.attachment().is_alive(holder))
+        self.marks.control().guard_holder().is_some_and(|holder| self.marks.attachment().is_alive(holder))
     }
 
     /// Becomes the guard with this broker, which is the engine's.
@@ -79,9 +79,9 @@ impl Engine {
             return true;
         }
         let attachment = self.marks.attachment();
-        let (word, me) = (attachment.words().guard(), attachment.me());
-        let mine = word.try_acquire(me, false)
-            || word.holder().is_some_and(|holder| !attachment.is_alive(holder) && word.take_over(holder, me));
+        let (lock, me) = (attachment.control().guard(), attachment.me());
+        let mine = lock.try_acquire(me, false)
+            || lock.holder().is_some_and(|holder| !attachment.is_alive(holder) && lock.take_over(holder, me));
         if !mine {
             return false;
         }
@@ -89,7 +89,7 @@ impl Engine {
         if let Err(code) = locked {
             // PENDING stays behind a refused EXCLUSIVE.
             let unlocked = broker.unlock(LockLevel::None);
-            word.release(me);
+            lock.release(me);
             if code.primary() != Code::BUSY || unlocked.is_err() {
                 let text = format!("pwal: {}: cannot lock the database file", self.path.display());
                 self.context.host.log(code.number(), &text);
@@ -124,7 +124,7 @@ impl Engine {
         let _nothing_is_held = broker.unlock(LockLevel::None);
         self.guard.held.store(false, SeqCst);
         let attachment = self.marks.attachment();
-        attachment.words().guard().release(attachment.me());
+        attachment.control().guard().release(attachment.me());
         false
     }
 
@@ -134,6 +134,6 @@ impl Engine {
         broker.take();
         self.guard.held.store(false, SeqCst);
         let attachment = self.marks.attachment();
-        attachment.words().guard().release(attachment.me());
+        attachment.control().guard().release(attachment.me());
     }
 }

@@ -1,12 +1,12 @@
-//! APPEND, LEADER, CREATE and CKPT: owner words that a guard lets go of.
+//! APPEND, LEADER, CREATE and CKPT: owner locks that a guard lets go of.
 //!
-//! A word excludes the threads of this process as it excludes other processes; who waits finds out whether the owner
-//! lives, and takes the word from a dead one.
+//! A lock excludes the threads of this process as it excludes other processes; who waits finds out whether the owner
+//! lives, and takes the lock from a dead one.
 
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
-use crate::shared::{Attachment, Owner, OwnerWord, TIMED_WAIT, Words, generation};
+use crate::shared::{Attachment, ControlBlock, Owner, OwnerLock, TIMED_WAIT, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +28,10 @@ pub(super) struct Wait {
     is_told: bool,
 }
 
-/// A word of the shared words.
-pub(super) type Which = fn(&Words) -> &OwnerWord;
+/// A lock of the control block.
+pub(super) type Which = fn(&ControlBlock) -> &OwnerLock;
 
-/// A word that is held; dropped, it is free.
+/// A lock that is held; dropped, it is free.
 pub(crate) struct Held {
     attachment: Arc<Attachment>,
     which: Which,
@@ -42,7 +42,7 @@ pub(crate) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.generation == generation() {
-            (self.which)(self.attachment.words()).release(self.attachment.me());
+            (self.which)(self.attachment.control()).release(self.attachment.me());
         }
     }
 }
@@ -52,21 +52,21 @@ impl Engine {
         Held { attachment: self.marks.shared(), which, generation: generation() }
     }
 
-    /// Takes the word if it is free.
+    /// Takes the lock if it is free.
     pub(super) fn try_hold(&self, which: Which) -> Option<Held> {
         let attachment = self.marks.attachment();
-        which(attachment.words()).try_acquire(attachment.me(), false).then(|| self.held(which))
+        which(attachment.control()).try_acquire(attachment.me(), false).then(|| self.held(which))
     }
 
-    /// Takes the word from its owner if that one is dead.
+    /// Takes the lock from its owner if that one is dead.
     pub(super) fn try_take_over(&self, which: Which) -> Option<Held> {
         let attachment = self.marks.attachment();
-        let word = which(attachment.words());
-        let owner = word.holder()?;
-        (!attachment.is_alive(owner) && word.take_over(owner, attachment.me())).then(|| self.held(which))
+        let lock = which(attachment.control());
+        let owner = lock.holder()?;
+        (!attachment.is_alive(owner) && lock.take_over(owner, attachment.me())).then(|| self.held(which))
     }
 
-    /// Waits for the word, as long as a [bounded wait](Engine::bounded_wait) lasts.
+    /// Waits for the lock, as long as a [bounded wait](Engine::bounded_wait) lasts.
     ///
     /// # Errors
     /// `Held`: its owner keeps it for too long.
@@ -77,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// Waits for the word, however long that takes: for who must end what failed.
+    /// Waits for the lock, however long that takes: for who must end what failed.
     pub(super) fn hold_endless(&self, which: Which, name: &'static str) -> Held {
         loop {
             if let Ok(held) = self.hold_with(which, name, self.endless_wait()) {
@@ -88,9 +88,9 @@ impl Engine {
 
     fn hold_with(&self, which: Which, name: &'static str, mut wait: Wait) -> Result<Held, EngineError> {
         let attachment = self.marks.attachment();
-        let word = which(attachment.words());
-        let goes_on = || self.goes_on(&mut wait, name, word.holder());
-        word.acquire(attachment.me(), |owner| attachment.is_alive(owner), goes_on)?;
+        let lock = which(attachment.control());
+        let goes_on = || self.goes_on(&mut wait, name, lock.holder());
+        lock.acquire(attachment.me(), |owner| attachment.is_alive(owner), goes_on)?;
         Ok(self.held(which))
     }
 
@@ -107,8 +107,8 @@ impl Engine {
 
     /// What moves while somebody works on the log.
     fn progress(&self) -> [u64; 3] {
-        let words = self.marks.words();
-        [words.published(), words.cuts(), words.certified()]
+        let control = self.marks.control();
+        [control.published(), control.cuts(), control.certified()]
     }
 
     /// Between two looks at what is waited for. `name` is what, `owner` the process that has it.
@@ -120,7 +120,7 @@ impl Engine {
         if progress != wait.seen {
             (wait.seen, wait.since) = (progress, Instant::now());
         }
-        let syncs = Duration::from_nanos(self.marks.words().sync_nanos()) * WAIT_SYNCS;
+        let syncs = Duration::from_nanos(self.marks.control().sync_nanos()) * WAIT_SYNCS;
         let is_over = wait.is_bounded && wait.since.elapsed() >= WAIT_MAX.max(syncs);
         if is_over || self.background.stops_here() {
             let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner));
@@ -137,18 +137,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the word, so long at most; `Err`: the owner.
+    /// Waits for the lock, so long at most; `Err`: the owner.
     pub(super) fn hold_within(&self, which: Which, at_most: Duration) -> Result<Held, Option<Owner>> {
-        let word = which(self.marks.words());
+        let lock = which(self.marks.control());
         let began = Instant::now();
         loop {
             if let Some(held) = self.try_hold(which).or_else(|| self.try_take_over(which)) {
                 return Ok(held);
             }
             if began.elapsed() >= at_most || self.background.stops_here() {
-                return Err(word.holder());
+                return Err(lock.holder());
             }
-            word.wait(TIMED_WAIT);
+            lock.wait(TIMED_WAIT);
         }
     }
 
@@ -166,7 +166,7 @@ impl Engine {
 
     /// Who that is, for people.
     pub(crate) fn describe(&self, owner: Owner) -> String {
-        match self.marks.words().processes().find(|process| process.owner == owner) {
+        match self.marks.control().processes().find(|process| process.owner == owner) {
             Some(process) => format!("process {} ({})", process.pid, process.command),
             None => format!("the process in slot {}", owner.slot),
         }
@@ -177,20 +177,20 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::disk::Directory;
-    use crate::shared::{Control, LockFile};
+    use crate::shared::{ControlMapping, LockFile};
 
     #[test]
     fn a_forked_child_lets_go_of_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let lock = LockFile::open(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-        let claimed = Attachment::claim(Control::anonymous().unwrap(), lock, "parent").unwrap();
+        let claimed = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "parent").unwrap();
         let attachment = Arc::new(claimed.unwrap());
-        let word = attachment.words().append();
-        assert!(word.try_acquire(attachment.me(), false));
-        let held = |generation| Held { attachment: Arc::clone(&attachment), which: Words::append, generation };
+        let lock = attachment.control().append();
+        assert!(lock.try_acquire(attachment.me(), false));
+        let held = |generation| Held { attachment: Arc::clone(&attachment), which: ControlBlock::append, generation };
         drop(held(generation() + 1));
-        assert_eq!(word.holder(), Some(attachment.me()), "the parent has it still");
+        assert_eq!(lock.holder(), Some(attachment.me()), "the parent has it still");
         drop(held(generation()));
-        assert_eq!(word.holder(), None);
+        assert_eq!(lock.holder(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! LEADER as a lease: a flush that makes no progress is finished by another process.
 //!
 //! A process that is stopped (SIGSTOP, a frozen container, a debugger) while it leads would keep everybody waiting for as long
-//! as it is stopped. Progress shows in the shared words: a leader cuts, certifies, or lets go. Who waits and sees none for the
+//! as it is stopped. Progress shows in the control block: a leader cuts, certifies, or lets go. Who waits and sees none for the
 //! time of the lease takes LEADER from its live owner, as from a dead one: what is not known to be durable is proven,
 //! written again, and synced. So a wrong guess costs a second sync, and no commit.
 //!
@@ -13,13 +13,13 @@
 //! processes that take LEADER from each other one gets the time that its sync needs; a flush that ends sets it back to what it
 //! took.
 //!
-//! The word says which process leads. Which of its threads does is said by a ticket, kept in the process: a thread whose LEADER
+//! LEADER says which process leads. Which of its threads does is said by a ticket, kept in the process: a thread whose LEADER
 //! was taken does not let go of a later one of its process.
 
 use super::commit::HeldAppend;
 use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
-use crate::shared::{Owner, OwnerWord, Words, generation};
+use crate::shared::{ControlBlock, Owner, OwnerLock, generation};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,7 +66,7 @@ impl Leader {
     pub(super) fn leads(&self, _append: &HeldAppend) -> bool {
         let leading = self.engine.leading.0.lock();
         let attachment = self.engine.marks.attachment();
-        leading.present == self.ticket && attachment.words().leader().holder() == Some(attachment.me())
+        leading.present == self.ticket && attachment.control().leader().holder() == Some(attachment.me())
     }
 }
 
@@ -85,10 +85,10 @@ impl Drop for Leader {
             if leading.present == self.ticket || crate::drops("lease-ticket") {
                 leading.present = 0;
                 let attachment = self.engine.marks.attachment();
-                attachment.words().leader().release(attachment.me());
+                attachment.control().leader().release(attachment.me());
             }
         }
-        self.engine.marks.words().durable_wake().notify();
+        self.engine.marks.control().durable_wake().notify();
     }
 }
 
@@ -107,26 +107,26 @@ impl Stall {
     }
 
     /// Since when the leader that is there now makes no progress; `None`: it does, or there is none.
-    fn look(&mut self, words: &Words) -> Option<(Owner, Duration)> {
-        let leader = words.leader().holder();
-        if leader.is_none() || !self.is_unchanged(words) {
-            let (certified, cuts) = (words.certified(), words.cuts());
+    fn look(&mut self, control: &ControlBlock) -> Option<(Owner, Duration)> {
+        let leader = control.leader().holder();
+        if leader.is_none() || !self.is_unchanged(control) {
+            let (certified, cuts) = (control.certified(), control.cuts());
             *self = Stall { leader, certified, cuts, since: Instant::now() };
         }
         Some((leader?, self.since.elapsed()))
     }
 
-    fn is_unchanged(&self, words: &Words) -> bool {
-        (self.leader, self.certified, self.cuts) == (words.leader().holder(), words.certified(), words.cuts())
+    fn is_unchanged(&self, control: &ControlBlock) -> bool {
+        (self.leader, self.certified, self.cuts) == (control.leader().holder(), control.certified(), control.cuts())
     }
 }
 
 impl Engine {
-    /// LEADER, if `take` gets the word.
-    fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerWord, Owner) -> bool) -> Option<Leader> {
+    /// LEADER, if `take` gets the lock.
+    fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerLock, Owner) -> bool) -> Option<Leader> {
         let attachment = self.marks.attachment();
         let mut leading = self.leading.0.lock();
-        if !take(attachment.words().leader(), attachment.me()) {
+        if !take(attachment.control().leader(), attachment.me()) {
             return None;
         }
         leading.last += 1;
@@ -140,13 +140,13 @@ impl Engine {
     }
 
     pub(super) fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
-        if self.marks.words().leader().holder().is_some() {
+        if self.marks.control().leader().holder().is_some() {
             return Ok(None);
         }
-        let Some(leader) = self.take_leader(|word, me| word.try_acquire(me, false)) else { return Ok(None) };
-        let words = self.marks.words();
+        let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
+        let control = self.marks.control();
         // Who had it before may have failed, or been killed and its slot been taken over since.
-        if words.cuts() > words.certified() && !self.is_poisoned() && !crate::drops("leader-finishes-cut") {
+        if control.cuts() > control.certified() && !self.is_poisoned() && !crate::drops("leader-finishes-cut") {
             let append = self.append()?;
             self.finish_flush(&leader, append)?;
         }
@@ -156,12 +156,12 @@ impl Engine {
     /// LEADER, from its owner, if that one is dead, or makes no progress.
     pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
         let attachment = self.marks.attachment();
-        let words = attachment.words();
-        let Some((owner, stands_still)) = stall.look(words).filter(|(owner, _)| *owner != attachment.me()) else {
+        let control = attachment.control();
+        let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != attachment.me()) else {
             return Ok(None);
         };
         if !attachment.is_alive(owner) {
-            let Some(leader) = self.take_leader(|word, me| word.take_over(owner, me)) else { return Ok(None) };
+            let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
             let append = self.append()?;
             return self.finish_flush(&leader, append).map(|()| Some(leader));
         }
@@ -170,15 +170,15 @@ impl Engine {
             return Ok(None);
         }
         let append = self.append()?;
-        if !stall.is_unchanged(words) && !crate::drops("lease-looks-again") {
+        if !stall.is_unchanged(control) && !crate::drops("lease-looks-again") {
             return Ok(None);
         }
-        let Some(leader) = self.take_leader(|word, me| word.take_over(owner, me)) else { return Ok(None) };
+        let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
         interleave::step("LEADER of the living");
         if !crate::drops("lease-led-away") {
-            words.set_led_away();
+            control.set_led_away();
         }
-        words.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
+        control.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
         let owner = self.describe(owner);
         let text = format!("pwal: {}: finishes the flush of {owner}, which does not go on", self.path.display());
         self.context.host.log(Code::NOTICE.number(), &text);
@@ -199,27 +199,27 @@ impl Engine {
             if let Some(leader) = leader {
                 return Ok(leader);
             }
-            let word = self.marks.words().leader();
-            self.goes_on(&mut wait, "LEADER", word.holder())?;
-            word.wait(crate::shared::TIMED_WAIT);
+            let lock = self.marks.control().leader();
+            self.goes_on(&mut wait, "LEADER", lock.holder())?;
+            lock.wait(crate::shared::TIMED_WAIT);
         }
     }
 
     /// How long a leader may make no progress.
     fn lease(&self) -> Duration {
-        let words = self.marks.words();
+        let control = self.marks.control();
         let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
-        let syncs = Duration::from_nanos(words.sync_nanos()) * LEASE_SYNCS;
-        least.max(Duration::from_micros(words.lease_us())).max(syncs)
+        let syncs = Duration::from_nanos(control.sync_nanos()) * LEASE_SYNCS;
+        least.max(Duration::from_micros(control.lease_us())).max(syncs)
     }
 
     /// A flush of this process took so long, and was not taken away.
     pub(super) fn note_lease(&self, took: Duration) {
-        let words = self.marks.words();
-        let before = words.lease_us();
+        let control = self.marks.control();
+        let before = control.lease_us();
         if before > 0 {
             let needed = u64::try_from((took * LEASE_SYNCS).as_micros()).unwrap_or(u64::MAX);
-            words.set_lease_us(before.min(needed));
+            control.set_lease_us(before.min(needed));
         }
     }
 
@@ -230,7 +230,7 @@ impl Engine {
         if !crate::drops("taker-proves") {
             self.prove_undurable(&append)?;
         }
-        let (cuts, certified) = (self.marks.words().cuts(), self.marks.words().certified());
+        let (cuts, certified) = (self.marks.control().cuts(), self.marks.control().certified());
         drop(append);
         // Nothing was cut: the next leader syncs it.
         if cuts > certified { self.sync_and_seal(leader, cuts) } else { Ok(()) }

@@ -35,7 +35,7 @@ const HEADER_BYTES: usize = 100;
 pub(crate) struct Claimed {
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
-    /// The words are all zero but for this process's slot.
+    /// The control block is all zero but for this process's slot.
     pub(crate) attachment: Attachment,
     pub(crate) broker: Box<dyn Broker>,
     /// The first bytes of the database file.
@@ -123,15 +123,15 @@ impl Engine {
             block_bytes: u64::from(block_bytes),
         };
         let attachment = Arc::new(attachment);
-        let words = attachment.words();
-        words.set_identity(&identity);
-        words.set_at_claim(checksums(&header, &file), database_bytes);
-        words.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
-        words.guard().try_acquire(attachment.me(), false);
+        let control = attachment.control();
+        control.set_identity(&identity);
+        control.set_at_claim(checksums(&header, &file), database_bytes);
+        control.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
+        control.guard().try_acquire(attachment.me(), false);
         settings.copy_to(&Settings::shared(&attachment));
         let parts = Parts { path, dir, attachment, broker, guard: Guard::of_claim(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
-        engine.marks.words().set_state(State::Ready);
+        engine.marks.control().set_state(State::Ready);
         Ok(engine)
     }
 
@@ -143,7 +143,7 @@ impl Engine {
     pub(crate) fn attach(context: &Arc<Context>, attached: Attached) -> Result<Arc<Engine>, EngineError> {
         let Attached { path, dir, attachment, broker, page_bytes } = attached;
         let attachment = Arc::new(attachment);
-        let block_bytes = u32::try_from(attachment.words().identity().block_bytes).unwrap_or(0);
+        let block_bytes = u32::try_from(attachment.control().identity().block_bytes).unwrap_or(0);
         let parts = Parts { path, dir, attachment, broker, guard: Guard::default(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
         match engine.activate_guarded() {
@@ -158,7 +158,7 @@ impl Engine {
     /// As [`Engine::activate`], with somebody else's EXCLUSIVE, which must have been there all the time: without it stock
     /// SQLite may have come in before the stamp, and would take it away.
     fn activate_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.marks.words().is_active() {
+        if self.marks.control().is_active() {
             self.look_after_guard();
             return Ok(());
         }
@@ -173,9 +173,9 @@ impl Engine {
 
     fn build(context: &Arc<Context>, parts: Parts) -> Arc<Engine> {
         let Parts { path, dir, attachment, broker, guard, page_bytes, block_bytes } = parts;
-        let words = attachment.words();
-        let log_id = words.identity().log_id;
-        let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
+        let control = attachment.control();
+        let log_id = control.identity().log_id;
+        let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         Arc::new(Engine {
             context: Arc::clone(context),
             block_bytes,
@@ -223,14 +223,14 @@ impl Engine {
         if self.is_active() {
             return Ok(());
         }
-        let words = self.marks.words();
+        let control = self.marks.control();
         let mut broker = self.broker.lock();
         let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-        let pages = words.backfilled_pages().map_or(0, |(_, pages)| pages);
+        let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         let mut first = self.nothing_changed(broker.as_mut())?;
         let begin = self.begin_of_log()?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
-        if words.may_be_stamped() {
+        if control.may_be_stamped() {
             if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
                 // An earlier try took it away: the slots that it left beside a plain file would not be a finished log.
                 retire::mark(&*self.dir, self.log_id, begin.last)?;
@@ -245,10 +245,10 @@ impl Engine {
         if !crate::drops("a0-sync-database") {
             broker.sync().map_err(io("sync"))?;
         }
-        if words.may_be_stamped() {
+        if control.may_be_stamped() {
             let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
-            words.set_at_claim(checksums(&first, &file), words.at_claim().1);
-            words.set_may_be_stamped(false);
+            control.set_at_claim(checksums(&first, &file), control.at_claim().1);
+            control.set_may_be_stamped(false);
         }
         // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
         // stamp it is refused.
@@ -281,8 +281,8 @@ impl Engine {
             self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
         }
 
-        let control = self.marks.attachment().control();
-        control.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        let mapping = self.marks.attachment().mapping();
+        mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         // Where this process is not the one that holds EXCLUSIVE, that one may have died since, or either have lost it: stock SQLite
         // may have come, and what it commits would be lost under the stamp.
@@ -295,7 +295,7 @@ impl Engine {
         }
         Stamp { log_id: self.log_id, backfill_target: begin.last }.apply(&mut first);
         crate::fault_point("activating");
-        words.set_may_be_stamped(true);
+        control.set_may_be_stamped(true);
         if !crate::drops("a2-stamp") {
             broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         }
@@ -311,24 +311,24 @@ impl Engine {
         self.add_slot(Arc::new(SlotFile::new(begin.file, name, file, bytes, || None)));
         self.seal_first_epoch(&begin)?;
         self.note_ordinal(begin.ordinal, begin.file);
-        words.set_active();
+        control.set_active();
         Ok(())
     }
 
     /// How the log begins: anew, or where it ended when it was retired with connections open, or when another process died
     /// before it could say that the log is active.
     fn begin_of_log(&self) -> Result<BeginOfLog, EngineError> {
-        let words = self.marks.words();
-        if words.cuts() == 0 {
+        let control = self.marks.control();
+        if control.cuts() == 0 {
             return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log_id });
         }
-        let file = u32::try_from(words.give_slot_number()).map_err(|_| EngineError::NoLog)?;
+        let file = u32::try_from(control.give_slot_number()).map_err(|_| EngineError::NoLog)?;
         Ok(BeginOfLog {
             ordinal: self.tail().ordinal + 1,
             file,
-            epoch: words.cuts() + 1,
-            last: words.published(),
-            chain: words.last_commit().map_or(self.log_id, |entry| entry.chain),
+            epoch: control.cuts() + 1,
+            last: control.published(),
+            chain: control.last_commit().map_or(self.log_id, |entry| entry.chain),
         })
     }
 
@@ -355,7 +355,7 @@ impl Engine {
         let first = self.read_beginning(broker)?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
-        self.marks.words().set_at_claim(checksums(&first, &file), bytes);
+        self.marks.control().set_at_claim(checksums(&first, &file), bytes);
         Ok(())
     }
 
@@ -364,9 +364,9 @@ impl Engine {
         let first = self.read_beginning(broker)?;
         let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
-        let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.words().at_claim());
+        let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.control().at_claim());
         // Where an activation failed behind its stamp, the last modification was its own.
-        let same = if self.marks.words().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
+        let same = if self.marks.control().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
         if (!same || bytes != bytes_then || has_stock_wal(&self.path)) && !crate::drops("r7-nothing-changed") {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
@@ -401,7 +401,7 @@ impl Engine {
     /// Whether the database file has no name any more: nobody can open it again, and its log is of no use. (SQLite asks for no
     /// EXCLUSIVE where its file has another name or none, `databaseIsUnmoved`.)
     fn is_deleted(&self) -> bool {
-        let identity = self.marks.words().identity();
+        let identity = self.marks.control().identity();
         let same = |file: std::fs::Metadata| (file.dev(), file.ino()) == (identity.device, identity.inode);
         !std::fs::metadata(&self.path).is_ok_and(same) && links_of_open_file(identity.device, identity.inode) == Some(0)
     }
@@ -562,7 +562,7 @@ impl Engine {
                 self.over.store(true, SeqCst);
                 self.end_guard();
                 let attachment = self.marks.attachment();
-                attachment.words().detach(attachment.me());
+                attachment.control().detach(attachment.me());
                 Ok(())
             }
         };

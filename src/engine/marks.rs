@@ -1,10 +1,10 @@
-//! The watermarks over commit sequences, and the snapshots that hold them back: the shared words of
+//! The watermarks over commit sequences, and the snapshots that hold them back: the control block of
 //! `shared::words`, as the engine uses them.
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
 use crate::shared::{
-    Attached, Attachment, CommitEntry, Cut, SharedError, Snapshot, SnapshotSlot, Words, now_coarse_us,
+    Attached, Attachment, CommitEntry, ControlBlock, Cut, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
 };
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ impl Marks {
         Marks(Arc::clone(attachment))
     }
 
-    pub(crate) fn words(&self) -> &Words {
-        self.0.words()
+    pub(crate) fn control(&self) -> &ControlBlock {
+        self.0.control()
     }
 
     /// As [`Marks::attachment`], for who keeps it.
@@ -43,52 +43,52 @@ impl Marks {
     }
 
     pub(crate) fn published(&self) -> u64 {
-        self.words().published()
+        self.control().published()
     }
     pub(crate) fn durable(&self) -> u64 {
-        self.words().durable()
+        self.control().durable()
     }
     pub(crate) fn visible(&self) -> u64 {
-        self.words().visible()
+        self.control().visible()
     }
     pub(crate) fn backfilled(&self) -> u64 {
-        self.words().backfilled()
+        self.control().backfilled()
     }
 
     /// Whether a frame of commit `sequence` may be gone from its slot: the database file has it then.
     pub(crate) fn recycled(&self, sequence: u64) -> bool {
-        sequence < self.words().recycled_below()
+        sequence < self.control().recycled_below()
     }
 
     /// The epoch of the last cut.
     pub(crate) fn epoch(&self) -> u64 {
-        self.words().cuts()
+        self.control().cuts()
     }
 
     /// D and B of the last durable certificate.
     pub(crate) fn certified(&self) -> (u64, u64) {
-        self.words().certified_cut().map_or((0, 0), |cut| (cut.durable(), cut.backfilled))
+        self.control().certified_cut().map_or((0, 0), |cut| (cut.durable(), cut.backfilled))
     }
 
     /// What may be written over.
     pub(crate) fn recyclable(&self) -> Recyclable {
-        let cut = self.words().certified_cut();
+        let cut = self.control().certified_cut();
         Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.doubled_ordinal) }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.
     pub(crate) fn too_much_undurable(&self) -> bool {
-        self.words().ring_is_half_full()
+        self.control().ring_is_half_full()
     }
 
     /// Commits that want durability and wait for it.
     pub(crate) fn wanting(&self) -> u64 {
-        self.words().wanting()
+        self.control().wanting()
     }
 
     /// Commits that wanted durability, ever: under APPEND, for [`Marks::certify`].
     pub(crate) fn wanted(&self) -> u64 {
-        self.words().wanted()
+        self.control().wanted()
     }
 
     /// The next commit is written: it is everybody's. Under APPEND.
@@ -96,11 +96,11 @@ impl Marks {
     /// # Errors
     /// It is not the next one, or the ring is full, against prepare's promise.
     pub(crate) fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
-        self.words().publish(entry)?;
+        self.control().publish(entry)?;
         if entry.wants_durable {
-            self.words().add_wanted();
+            self.control().add_wanted();
         }
-        self.words().advance_visible();
+        self.control().advance_visible();
         Ok(())
     }
 
@@ -109,112 +109,113 @@ impl Marks {
     /// # Errors
     /// As [`Marks::publish`].
     pub(crate) fn store_cut(&self, cut: &Cut) -> Result<(), SharedError> {
-        self.words().store_cut(cut)
+        self.control().store_cut(cut)
     }
 
     /// Epoch `epoch` is durable, and with it so many of the commits that [`Marks::wanted`] it.
     pub(crate) fn certify(&self, epoch: u64, wanted: u64) {
-        self.words().add_satisfied(wanted);
-        self.words().certify(epoch);
-        self.words().advance_visible();
+        self.control().add_satisfied(wanted);
+        self.control().certify(epoch);
+        self.control().advance_visible();
     }
 
     /// A flush failed: nobody goes on above what is durable.
     pub(crate) fn poison(&self) {
-        self.words().poison();
+        self.control().poison();
     }
 
     /// As soon as the poisoning begins.
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.words().poisoned() != 0
+        self.control().poisoned() != 0
     }
 
     /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
     pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
-        self.words().set_backfilled_pages(sequence, database_pages);
-        self.words().set_backfilled(sequence);
+        self.control().set_backfilled_pages(sequence, database_pages);
+        self.control().set_backfilled(sequence);
     }
 
     /// Slots with commits up to `sequence` are about to be written over.
     pub(crate) fn recycle_to(&self, sequence: u64) {
-        self.words().set_recycled_below(sequence + 1);
+        self.control().set_recycled_below(sequence + 1);
     }
 
     /// A snapshot slot for a connection; `None`: all are taken.
     pub(crate) fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.words().claim_snapshot_slot(self.0.me())
+        self.control().claim_snapshot_slot(self.0.me())
     }
 
     pub(crate) fn free_snapshot_slot(&self, slot: SnapshotSlot) {
-        self.words().free_snapshot_slot(slot);
+        self.control().free_snapshot_slot(slot);
     }
 
     /// Registers a snapshot that no checkpoint overtakes. `newest`: what is published, else what is visible.
     ///
     /// # Errors
-    /// The words are damaged: a target lies beyond what is visible, and stays there.
+    /// The control block is damaged: a target lies beyond what is visible, and stays there.
     pub(crate) fn take_snapshot(&self, slot: SnapshotSlot, newest: bool) -> Result<u64, SharedError> {
-        let words = self.words();
+        let control = self.control();
         for _ in 0..SNAPSHOT_TRIES {
-            let sequence = if newest { words.published() } else { words.advance_visible() };
-            if words.take_snapshot(slot, sequence, now_coarse_us()) {
+            let sequence = if newest { control.published() } else { control.advance_visible() };
+            if control.take_snapshot(slot, sequence, now_coarse_us()) {
                 return Ok(sequence);
             }
             // A checkpoint stores twice.
             std::hint::spin_loop();
         }
-        Err(SharedError::NoSnapshot { target: words.checkpoint_target(), visible: words.visible() })
+        Err(SharedError::NoSnapshot { target: control.checkpoint_target(), visible: control.visible() })
     }
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
-        self.words().end_snapshot(slot);
+        self.control().end_snapshot(slot);
     }
 
     /// The attached processes, this one too.
     pub(crate) fn attached(&self) -> Vec<Attached> {
-        self.words().attached(|owner| self.0.is_alive(owner))
+        self.control().attached(|owner| self.0.is_alive(owner))
     }
 
     /// Whether another process has a snapshot.
     pub(crate) fn is_read_elsewhere(&self) -> bool {
         let others = |snapshot: crate::shared::Snapshot| snapshot.owner != self.0.me();
-        self.words().snapshots().any(|snapshot| others(snapshot) && self.0.is_alive(snapshot.owner))
+        self.control().snapshots().any(|snapshot| others(snapshot) && self.0.is_alive(snapshot.owner))
     }
 
     /// The oldest snapshot of a process that lives, if it was not ended.
     pub(crate) fn oldest_reader(&self) -> Option<Snapshot> {
-        let words = self.words();
-        let counts = |snapshot: &Snapshot| snapshot.sequence >= words.ended_below() && self.0.is_alive(snapshot.owner);
-        words.snapshots().filter(counts).min_by_key(|snapshot| snapshot.sequence)
+        let control = self.control();
+        let counts =
+            |snapshot: &Snapshot| snapshot.sequence >= control.ended_below() && self.0.is_alive(snapshot.owner);
+        control.snapshots().filter(counts).min_by_key(|snapshot| snapshot.sequence)
     }
 
     /// The oldest snapshot that is registered.
     pub(crate) fn oldest_snapshot(&self) -> Option<u64> {
-        self.words().snapshots().map(|snapshot| snapshot.sequence).min()
+        self.control().snapshots().map(|snapshot| snapshot.sequence).min()
     }
 
     /// Announces the target of a checkpoint: no higher than D of the last durable certificate, visible, and the
     /// oldest snapshot. Under CKPT.
     pub(crate) fn choose_target(&self) -> u64 {
-        self.words().choose_checkpoint_target(|owner| self.0.is_alive(owner))
+        self.control().choose_checkpoint_target(|owner| self.0.is_alive(owner))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Control, LockFile};
+    use crate::shared::{ControlMapping, LockFile};
 
     #[test]
     fn a_target_that_stays_beyond_what_is_visible_is_an_error_and_no_endless_loop() {
         let directory = tempfile::tempdir().unwrap();
         let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-        let attachment = Attachment::claim(Control::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
+        let attachment = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
         let marks = Marks::new(&Arc::new(attachment));
         let slot = marks.claim_snapshot_slot().unwrap();
         assert_eq!(marks.take_snapshot(slot, false).unwrap(), 0);
         // Never stored while nothing is backfilled.
-        marks.words().set_recycled_below(9);
+        marks.control().set_recycled_below(9);
         assert!(matches!(marks.take_snapshot(slot, false), Err(SharedError::NoSnapshot { visible: 0, .. })));
         assert_eq!(marks.oldest_snapshot(), None);
     }

@@ -172,7 +172,7 @@ impl Engine {
 
     /// Whether the log has been activated and not been retired.
     pub(crate) fn is_active(&self) -> bool {
-        self.marks.words().is_active() && !self.is_retired()
+        self.marks.control().is_active() && !self.is_retired()
     }
 
     /// Whether the log was retired: the database is one plain file again and this engine is over.

@@ -1,5 +1,5 @@
 //! Two processes on one log, step by step on one thread: what one leaves where it dies, or where it stands still, and what
-//! another makes of it. Each has an engine of its own; the disk is simulated, the words and locks are real.
+//! another makes of it. Each has an engine of its own; the disk is simulated, the control block and locks are real.
 
 mod descriptors;
 mod rules;
@@ -11,7 +11,7 @@ use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
 use crate::handle::{Broker, Context, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
-use crate::shared::{Attachment, Control, INIT, LockFile, Words};
+use crate::shared::{Attachment, ControlBlock, ControlMapping, INIT, LockFile};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use crate::view::{View, Written};
@@ -270,12 +270,12 @@ impl Pair {
     fn claim(&self) -> Arc<Engine> {
         let lock = self.lock();
         self.directory().create().unwrap();
-        let control = Control::create(&crate::disk::Directory::open(self.real.path()).unwrap(), 0o600).unwrap();
+        let mapping = ControlMapping::create(&crate::disk::Directory::open(self.real.path()).unwrap(), 0o600).unwrap();
         let mut broker = self.broker();
         let mut header = [0; 100];
         broker.read_at(&mut header, 0).unwrap();
         let claimed = Claimed {
-            attachment: Attachment::claim(control, lock, "first").unwrap().unwrap(),
+            attachment: Attachment::claim(mapping, lock, "first").unwrap().unwrap(),
             path: self.path(),
             dir: self.directory(),
             database_bytes: broker.bytes().unwrap(),
@@ -297,12 +297,13 @@ impl Pair {
     fn try_attach(&self) -> Result<Arc<Engine>, EngineError> {
         let lock = self.lock();
         let file = std::fs::metadata(self.path()).unwrap();
-        let control =
-            Control::open(&crate::disk::Directory::open(self.real.path()).unwrap(), file.dev(), file.ino()).unwrap();
+        let mapping =
+            ControlMapping::open(&crate::disk::Directory::open(self.real.path()).unwrap(), file.dev(), file.ino())
+                .unwrap();
         let attached = Attached {
             path: self.path(),
             dir: self.directory(),
-            attachment: Attachment::claim(control, lock, "another").unwrap().unwrap(),
+            attachment: Attachment::claim(mapping, lock, "another").unwrap().unwrap(),
             broker: self.broker(),
             page_bytes: PAGE_BYTES,
         };
@@ -471,7 +472,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     let leader = one.try_lead().unwrap();
     let epoch = one.cut_epoch(&leader, false).unwrap().unwrap();
     one.slot(0).unwrap().sync().unwrap();
-    one.marks.words().certify(epoch);
+    one.marks.control().certify(epoch);
     std::mem::forget(leader);
     die(one);
     let (told, heard) = std::sync::mpsc::channel();
@@ -524,7 +525,7 @@ fn leave_a_segment(engine: &Arc<Engine>) {
         commit(engine, 3, engine.marks.published() + 1, false).unwrap();
     }
     engine.checkpoint_when_idle().unwrap();
-    assert_eq!(engine.marks.words().certified_cut().unwrap().ordinal, ordinal);
+    assert_eq!(engine.marks.control().certified_cut().unwrap().ordinal, ordinal);
     commit(engine, 3, engine.marks.published() + 1, false).unwrap();
     assert_eq!(engine.tail().ordinal, ordinal + 1);
 }
@@ -606,7 +607,7 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let number = u32::try_from(one.marks.words().give_slot_number()).unwrap();
+    let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
     let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
     file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
     while one.tail().file == 0 {
@@ -647,18 +648,18 @@ fn a_slot_that_is_being_made_goes_with_the_log() {
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
     one.checkpoint_when_idle().unwrap();
-    let words = one.marks.words();
-    let create = one.hold(Words::create, "CREATE").unwrap();
+    let control = one.marks.control();
+    let create = one.hold(ControlBlock::create, "CREATE").unwrap();
     let rests = {
         let one = Arc::clone(&one);
         std::thread::spawn(move || one.rest())
     };
-    while !words.create().look().is_waited_for() {
+    while !control.create().look().is_waited_for() {
         assert!(!rests.is_finished(), "it does not wait");
         std::thread::yield_now();
     }
     let made = one.create_slot(SEGMENT_BYTES).unwrap();
-    words.set_next_slot(Some(made.number));
+    control.set_next_slot(Some(made.number));
     drop(create);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
     let names = pair.directory().list().unwrap();
@@ -685,7 +686,7 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     assert_eq!(one.first_unsynced_segment(), 1);
     let mut stayed = 0;
     for _ in 0..20 {
-        let place = || (one.tail().ordinal, one.marks.words().next_slot());
+        let place = || (one.tail().ordinal, one.marks.control().next_slot());
         let (before, lists) = (place(), pair.lists.load(SeqCst));
         commit(&one, 3, one.marks.published() + 1, false).unwrap();
         // Who needs another slot looks which file is free.

@@ -26,7 +26,7 @@ pub(crate) enum Failed {
 impl Engine {
     /// Whether it is over: what could be erased is.
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.marks.words().poison_outcome().is_some()
+        self.marks.control().poison_outcome().is_some()
     }
 
     /// Whether a view of this commit shows what a failed flush took, or is just taking.
@@ -37,14 +37,15 @@ impl Engine {
     /// Whether acknowledged commits are not shown any more: they stay in the log for the next open, but a flush failed, and what
     /// the cache still shows of them may not be what the medium has.
     pub(crate) fn hides_acknowledged(&self) -> bool {
-        let words = self.marks.words();
-        self.marks.is_poisoned() && words.kept_by_poison().unwrap_or_else(|| words.was_visible()) > words.durable()
+        let control = self.marks.control();
+        self.marks.is_poisoned()
+            && control.kept_by_poison().unwrap_or_else(|| control.was_visible()) > control.durable()
     }
 
     /// # Errors
     /// The engine is poisoned, by this process or another.
     pub(crate) fn check_poison(&self) -> Result<(), EngineError> {
-        let outcome = self.marks.words().poison_outcome().filter(|_| !crate::drops("r5-nobody-goes-on"));
+        let outcome = self.marks.control().poison_outcome().filter(|_| !crate::drops("r5-nobody-goes-on"));
         let Some(unknown) = outcome else { return Ok(()) };
         let reason = match self.poison.get() {
             Some(reason) => reason.clone(),
@@ -106,8 +107,8 @@ impl Engine {
     pub(super) fn end_log(&self) -> Result<(), EngineError> {
         let append = self.append()?;
         self.check_poison()?;
-        let (tail, next) = (self.tail(), self.marks.words().published() + 1);
-        let begun = match self.marks.words().next_slot().filter(|number| *number != tail.file) {
+        let (tail, next) = (self.tail(), self.marks.control().published() + 1);
+        let begun = match self.marks.control().next_slot().filter(|number| *number != tail.file) {
             Some(number) => self.header_of(&self.slot(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
             None => false,
         };
@@ -139,30 +140,30 @@ impl Engine {
         );
         let lost = self.marks.published().saturating_sub(kept);
         let unknown = erased.is_err();
-        self.marks.words().set_poison_outcome(unknown);
+        self.marks.control().set_poison_outcome(unknown);
         if let Err(error) = self.check_poison() {
             let text = format!("pwal: {}: {error} ({lost} commits behind commit {kept})", self.path.display());
             self.context.host.log(error.code().number(), &text);
         }
         self.queue.close();
-        self.marks.words().durable_wake().notify();
-        self.marks.words().gathered().notify();
+        self.marks.control().durable_wake().notify();
+        self.marks.control().gathered().notify();
     }
 
     /// The last commit that is not erased: all that was acknowledged is at or below it.
     fn kept(&self, failed: &Failed) -> u64 {
-        let kept = self.marks.words().was_visible();
+        let kept = self.marks.control().was_visible();
         let mut kept = if crate::drops("r5-keeps-acknowledged") { 0 } else { kept };
         if let Failed::Commit(sequence) = failed {
             kept = kept.min(sequence.saturating_sub(1));
         }
-        self.marks.words().keep_at_poison(kept.max(self.marks.durable()))
+        self.marks.control().keep_at_poison(kept.max(self.marks.durable()))
     }
 
     /// The first blocks of every record behind commit `kept` (R5.1). A certificate of commits that are kept says nothing that
     /// is not so.
     fn erase_behind(&self, _append: &HeldAppend, kept: u64, failed: Failed) -> Result<(), EngineError> {
-        let words = self.marks.words();
+        let control = self.marks.control();
         if !self.is_active() {
             return Ok(());
         }
@@ -172,12 +173,12 @@ impl Engine {
         {
             records.push(begun);
         }
-        for sequence in kept + 1..=words.published() {
-            let entry = words.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
+        for sequence in kept + 1..=control.published() {
+            let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             records.push(Begun::block(entry.file, entry.offset));
         }
-        for epoch in words.certified() + 1..=words.cuts() {
-            let cut = words.cut(epoch).ok_or(EngineError::NoLog)?;
+        for epoch in control.certified() + 1..=control.cuts() {
+            let cut = control.cut(epoch).ok_or(EngineError::NoLog)?;
             if cut.hi > kept && !crate::drops("r5-erase-certificates") {
                 let blocks = if cut.is_doubled { 2 } else { 1 };
                 records.push(Begun { slot: cut.file, offset: cut.offset, blocks });

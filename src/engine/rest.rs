@@ -12,7 +12,7 @@
 
 use super::{Engine, EngineError};
 use crate::log::retire;
-use crate::shared::Words;
+use crate::shared::ControlBlock;
 use crate::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -96,7 +96,7 @@ impl Engine {
     fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let leader = self.lead_waiting()?;
         // A slot that is being made would come after the others have gone, and the log that comes next would go on in it.
-        let _create = if crate::drops("rest-create") { None } else { Some(self.hold(Words::create, "CREATE")?) };
+        let _create = if crate::drops("rest-create") { None } else { Some(self.hold(ControlBlock::create, "CREATE")?) };
         self.end_log()?;
         let append = self.append()?;
         self.check_poison()?;
@@ -127,10 +127,10 @@ impl Engine {
             self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
             return Err(error);
         }
-        let words = self.marks.words();
-        words.set_may_be_stamped(false);
-        words.set_next_slot(None);
-        words.set_inactive();
+        let control = self.marks.control();
+        control.set_may_be_stamped(false);
+        control.set_next_slot(None);
+        control.set_inactive();
         *self.slots.lock() = super::slots::SlotFiles::default();
         *self.end.lock() = None;
         *self.opened.lock() = None;

@@ -1,7 +1,7 @@
 //! What can be set, and how: pragmas, URI parameters, environment. A bad value changes nothing and is
 //! answered with what is accepted.
 //!
-//! The settings are the database's: they lie in the shared words, and what one process sets counts for all. The
+//! The settings are the database's: they lie in the control block, and what one process sets counts for all. The
 //! environment speaks where the database is claimed, by the process that does it; who attaches later has URI
 //! parameters and pragmas.
 
@@ -30,7 +30,7 @@ impl Mode {
         Mode::ALL.iter().find(|(mode, _)| *mode == self).map_or("auto", |(_, name)| name)
     }
 
-    /// Its number in the shared words.
+    /// Its number in the control block.
     pub(crate) fn number(self) -> u64 {
         match self {
             Mode::Auto => 0,
@@ -99,7 +99,7 @@ enum Place {
     /// Of a database that is not open yet.
     Own { mode: AtomicU64, numbers: [AtomicU64; NUMBERS.len()] },
     /// Those that all processes share.
-    Words(Arc<Attachment>),
+    ControlBlock(Arc<Attachment>),
 }
 
 impl Default for Settings {
@@ -109,9 +109,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Those of the words.
+    /// Those of the control block.
     pub(super) fn shared(attachment: &Arc<Attachment>) -> Settings {
-        Settings(Place::Words(Arc::clone(attachment)))
+        Settings(Place::ControlBlock(Arc::clone(attachment)))
     }
 
     /// Slots of so many bytes, fewer than a user may ask for, and no waiting for other commits.
@@ -136,14 +136,14 @@ impl Settings {
     fn code(&self, index: usize) -> u64 {
         match &self.0 {
             Place::Own { numbers, .. } => numbers[index].load(SeqCst),
-            Place::Words(attachment) => attachment.words().setting(index),
+            Place::ControlBlock(attachment) => attachment.control().setting(index),
         }
     }
 
     fn store_code(&self, index: usize, code: u64) {
         match &self.0 {
             Place::Own { numbers, .. } => numbers[index].store(code, SeqCst),
-            Place::Words(attachment) => attachment.words().set_setting(index, code),
+            Place::ControlBlock(attachment) => attachment.control().set_setting(index, code),
         }
     }
 
@@ -161,7 +161,7 @@ impl Settings {
     pub(crate) fn mode(&self) -> Mode {
         let mode = match &self.0 {
             Place::Own { mode, .. } => mode.load(SeqCst),
-            Place::Words(attachment) => attachment.words().mode(),
+            Place::ControlBlock(attachment) => attachment.control().mode(),
         };
         if mode == Mode::Conservative.number() { Mode::Conservative } else { Mode::Auto }
     }
@@ -171,7 +171,7 @@ impl Settings {
         let number = if mode == Mode::Off { Mode::Auto.number() } else { mode.number() };
         match &self.0 {
             Place::Own { mode, .. } => mode.store(number, SeqCst),
-            Place::Words(attachment) => attachment.words().set_mode(number),
+            Place::ControlBlock(attachment) => attachment.control().set_mode(number),
         }
     }
 

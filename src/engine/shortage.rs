@@ -63,7 +63,7 @@ impl Engine {
         mut act: impl FnMut() -> Result<T, EngineError>,
         make_room: impl Fn() -> bool,
     ) -> Result<T, EngineError> {
-        let wake = self.marks.words().durable_wake();
+        let wake = self.marks.control().durable_wake();
         let mut has_made_room = false;
         let mut failed_at: Option<Instant> = None;
         loop {

@@ -1,7 +1,7 @@
 //! The slots of the log: which files there are, where the next record goes, which slot is next.
 //!
 //! Nothing of this is kept: the tail is derived from the rings, a slot's ordinal from its header, the next slot from
-//! the words. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
+//! the control block. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
 //! are open files.
 
 use super::commit::HeldAppend;
@@ -13,7 +13,7 @@ use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader, proven};
 use crate::log::format::{self, FileName, SlotHeader};
 use crate::log::slots::{ZERO_PIECE_BYTES, create_slot};
-use crate::shared::{COMMIT_RING, Tail, Words};
+use crate::shared::{COMMIT_RING, ControlBlock, Tail};
 use crate::sqlite::Code;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -108,7 +108,7 @@ impl Engine {
     /// Where the log ends. Under APPEND.
     pub(super) fn tail(&self) -> Tail {
         let begin = Tail { ordinal: 1, offset: u64::from(self.block_bytes), file: 0 };
-        self.marks.words().tail().unwrap_or(begin)
+        self.marks.control().tail().unwrap_or(begin)
     }
 
     /// The slot file of this number, which is complete: a record of it counts, or it is the next one.
@@ -253,10 +253,10 @@ impl Engine {
     /// The files of these slots may be closed, and of those in which something may lie that is not durable. Of the others all
     /// that was written is, whoever synced it: so APPEND, under which slots are written to, must be free for that.
     fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
-        let Some(_append) = self.try_hold(Words::append) else { return Ok(false) };
-        let words = self.marks.words();
+        let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
+        let control = self.marks.control();
         let mut needed = kept.clone();
-        let is_all_durable = words.published() <= words.durable() && words.cuts() == words.certified();
+        let is_all_durable = control.published() <= control.durable() && control.cuts() == control.certified();
         let slots = self.slots.lock();
         if !is_all_durable {
             needed.extend(slots.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
@@ -333,10 +333,10 @@ impl Engine {
 
     /// The number of the slot that follows the current one, if it is ready. Under APPEND.
     fn next_slot(&self, tail: Tail) -> Option<u32> {
-        let next = self.marks.words().next_slot();
+        let next = self.marks.control().next_slot();
         if next == Some(tail.file) && !crate::drops("next-slot-taken") {
             // It was taken by a batch or a certificate whose writer died before it said so.
-            self.marks.words().set_next_slot(None);
+            self.marks.control().set_next_slot(None);
             return None;
         }
         next
@@ -354,7 +354,7 @@ impl Engine {
         if self.slot_if_there(tail.file)?.is_some_and(|slot| fits(tail, &slot)) {
             return Ok(true);
         }
-        let Some(next) = self.marks.words().next_slot().filter(|next| *next != tail.file) else { return Ok(false) };
+        let Some(next) = self.marks.control().next_slot().filter(|next| *next != tail.file) else { return Ok(false) };
         let next = self.slot_if_there(next)?;
         Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
     }
@@ -461,7 +461,7 @@ impl Engine {
     pub(super) fn enter(&self, _append: &HeldAppend, place: &Place) {
         if place.begins.is_some() {
             self.note_ordinal(place.ordinal, place.slot.number);
-            self.marks.words().set_next_slot(None);
+            self.marks.control().set_next_slot(None);
         }
     }
 
@@ -478,14 +478,14 @@ impl Engine {
     /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
     /// of: so that one is warned (`sync_and_seal`).
     pub(super) fn sync_beside(&self, _append: &HeldAppend, slot: &Slot) -> Result<(), EngineError> {
-        let words = self.marks.words();
+        let control = self.marks.control();
         // Another one's doubt stays.
-        let before = words.is_sync_in_doubt();
-        words.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
+        let before = control.is_sync_in_doubt();
+        control.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
         if !crate::drops("r5-sync-erased") {
             slot.sync()?;
         }
-        words.set_sync_in_doubt(before);
+        control.set_sync_in_doubt(before);
         Ok(())
     }
 
@@ -502,7 +502,7 @@ impl Engine {
         if self.has_room(bytes)? {
             return Ok(());
         }
-        let _create = self.hold(Words::create, "CREATE")?;
+        let _create = self.hold(ControlBlock::create, "CREATE")?;
         if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
@@ -521,11 +521,12 @@ impl Engine {
 
     fn try_prepare_next_slot(&self) -> Result<(), EngineError> {
         let tail = self.with_end(|end| end.map(|end| end.tail));
-        if tail.is_some_and(|tail| self.marks.words().next_slot().is_some_and(|next| next != tail.file)) {
+        if tail.is_some_and(|tail| self.marks.control().next_slot().is_some_and(|next| next != tail.file)) {
             return Ok(());
         }
         // Who has it makes a slot, most likely; if not, the next commit asks again.
-        let Some(_create) = self.try_hold(Words::create).or_else(|| self.try_take_over(Words::create)) else {
+        let Some(_create) = self.try_hold(ControlBlock::create).or_else(|| self.try_take_over(ControlBlock::create))
+        else {
             return Ok(());
         };
         let wanted = self.append().map(|append| self.is_low(&append))?;
@@ -564,7 +565,7 @@ impl Engine {
         };
         let append = self.append()?;
         self.give_up_begun_but(&append, &all, tail.ordinal, Some(number))?;
-        self.marks.words().set_next_slot(Some(number));
+        self.marks.control().set_next_slot(Some(number));
         Ok(())
     }
 
@@ -617,13 +618,13 @@ impl Engine {
     /// What is known without the headers, which may have rotted: the slots of the commits that are not backfilled, of what is
     /// not certified, and of the segments from `first` on that this process remembers.
     fn needed_slots(&self, first: u64) -> Needed {
-        let words = self.marks.words();
+        let control = self.marks.control();
         let mut slots: BTreeSet<u32> = self.slots.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
-        let (backfilled, published) = (words.backfilled(), words.published());
+        let (backfilled, published) = (control.backfilled(), control.published());
         // What the ring has no more is not looked for.
         let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
-        let entries = (first_kept..=published).map(|sequence| words.commit(sequence).map(|entry| entry.file));
-        let cuts = (words.certified().max(1)..=words.cuts()).map(|epoch| words.cut(epoch).map(|cut| cut.file));
+        let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.file));
+        let cuts = (control.certified().max(1)..=control.cuts()).map(|epoch| control.cut(epoch).map(|cut| cut.file));
         let mut are_all = first_kept == backfilled + 1;
         for file in entries.chain(cuts) {
             are_all &= file.is_some();
@@ -641,7 +642,7 @@ impl Engine {
         was_last: u64,
         chosen: Option<u32>,
     ) -> Result<(), EngineError> {
-        let (last, next) = (self.tail().ordinal, self.marks.words().next_slot());
+        let (last, next) = (self.tail().ordinal, self.marks.control().next_slot());
         for Found { slot, header } in all {
             let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
             if !may_be || chosen == Some(slot.number) {
@@ -682,7 +683,7 @@ impl Engine {
     }
 
     pub(super) fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
-        let number = self.marks.words().give_slot_number();
+        let number = self.marks.control().give_slot_number();
         let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
         let name = format::slot_name(self.log_id, number);
         // One that is made ahead of need is not finished for a process that closes the database.

@@ -13,7 +13,7 @@ use super::slots::{Found, Free};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
-use crate::shared::{Snapshot, Words, now_us};
+use crate::shared::{ControlBlock, Snapshot, now_us};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -51,9 +51,9 @@ impl Engine {
         }
         let mut kept_bytes = None;
         loop {
-            let _create = self.hold(Words::create, "CREATE")?;
+            let _create = self.hold(ControlBlock::create, "CREATE")?;
             let (all, tail) = self.survey()?;
-            let next = self.marks.words().next_slot();
+            let next = self.marks.control().next_slot();
             let mut free = self.free_slots(&all, tail);
             free.retain(|free| Some(free.slot.number) != next);
             let mut bytes: u64 = all.iter().map(|found| found.slot.bytes).sum();
@@ -80,10 +80,10 @@ impl Engine {
 
     /// The bytes that the log may have though some of it is not needed.
     fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
-        let (words, fades) = (self.marks.words(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
-        let before = words.in_use_bytes();
+        let (control, fades) = (self.marks.control(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
+        let before = control.in_use_bytes();
         let high = in_use.max(before - before.div_ceil(fades));
-        words.set_in_use_bytes(high);
+        control.set_in_use_bytes(high);
         let (limit, least) = (self.settings.journal_size_limit(), SLOTS_KEPT * self.settings.segment_bytes());
         match keep {
             Keep::Nothing => 0,
@@ -95,8 +95,8 @@ impl Engine {
     /// A slot is made since none is free: all of them are in use. Under CREATE.
     pub(super) fn note_in_use(&self, all: &[Found], made: &SlotFile) {
         let bytes = all.iter().map(|found| found.slot.bytes).sum::<u64>() + made.bytes;
-        let words = self.marks.words();
-        words.set_in_use_bytes(words.in_use_bytes().max(bytes));
+        let control = self.marks.control();
+        control.set_in_use_bytes(control.in_use_bytes().max(bytes));
     }
 
     /// Under CREATE.
@@ -114,13 +114,13 @@ impl Engine {
         slot.file.truncate().map_err(|e| EngineError::write(&slot.name, e))?;
         crate::fault_point("truncated");
         self.dir.remove(&slot.name).map_err(|e| EngineError::write(&slot.name, e))?;
-        self.marks.words().add_slot_deleted();
+        self.marks.control().add_slot_deleted();
         Ok(())
     }
 
     /// Closes the files of slots that were deleted since this process last looked.
     pub(super) fn close_deleted(&self, frames: &mut Frames) {
-        let deleted = self.marks.words().slots_deleted();
+        let deleted = self.marks.control().slots_deleted();
         if self.deleted_known.swap(deleted, SeqCst) == deleted {
             return;
         }
@@ -160,7 +160,7 @@ impl Engine {
             self.context.host.log(Code::WARNING.number(), &text);
         }
         if ends {
-            self.marks.words().end_snapshots_below(reader.sequence + 1);
+            self.marks.control().end_snapshots_below(reader.sequence + 1);
         } else if exceeds(self.settings.log_limit_bytes()) {
             return Err(EngineError::LogLimit { file: self.path.clone(), bytes, reader: text });
         }
@@ -169,15 +169,15 @@ impl Engine {
 
     /// The reader behind which the checkpoints cannot go on.
     fn keeping_reader(&self) -> Option<Snapshot> {
-        let (words, oldest) = (self.marks.words(), self.marks.oldest_reader()?);
-        (oldest.sequence <= words.backfilled() && oldest.sequence < words.visible()).then_some(oldest)
+        let (control, oldest) = (self.marks.control(), self.marks.oldest_reader()?);
+        (oldest.sequence <= control.backfilled() && oldest.sequence < control.visible()).then_some(oldest)
     }
 
     /// The bytes of the log that a reader of the state behind commit `snapshot` keeps, or 0 while it keeps no segment but the one
     /// that is written.
     pub(super) fn kept_by(&self, snapshot: u64) -> Result<u64, EngineError> {
         let last = self.tail().ordinal;
-        let begins_in = self.marks.words().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
+        let begins_in = self.marks.control().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
         if !self.is_active() || snapshot >= self.marks.published() || begins_in == Some(last) {
             return Ok(0);
         }

@@ -18,10 +18,10 @@ impl Engine {
     /// # Errors
     /// Any error of the medium.
     pub(crate) fn create_spill(self: &Arc<Engine>) -> io::Result<(u32, Arc<dyn LogFile>)> {
-        let words = self.marks.words();
-        let number = u32::try_from(words.give_spill_number()).map_err(io::Error::other)?;
+        let control = self.marks.control();
+        let number = u32::try_from(control.give_spill_number()).map_err(io::Error::other)?;
         self.dir.create()?;
-        words.set_staged_spill(Some(number));
+        control.set_staged_spill(Some(number));
         let name = format::spill_name(self.log_id, number);
         let create = || self.dir.open(&name, OpenHow::CreateNew).map_err(|error| EngineError::open(&name, error));
         let file = self.with_descriptors(create).map_err(|error| match error {
@@ -45,8 +45,8 @@ impl Engine {
 
     /// Who has WRITE has no spill file: whoever had it before, and perhaps died, needs none.
     pub(crate) fn forget_staged_spill(&self) {
-        if self.marks.words().staged_spill().is_some() {
-            self.marks.words().set_staged_spill(None);
+        if self.marks.control().staged_spill().is_some() {
+            self.marks.control().set_staged_spill(None);
         }
     }
 
@@ -68,8 +68,8 @@ impl Engine {
     /// The spill files that are there and that nobody needs. The order of the looks counts: a file that is there and not staged
     /// any more is published, or nobody's; and what is published by then, the frame table knows.
     fn unneeded_spills(&self) -> Option<Vec<u32>> {
-        let words = self.marks.words();
-        if !words.has_spilled() {
+        let control = self.marks.control();
+        if !control.has_spilled() {
             return None;
         }
         let names = self.dir.list().ok()?;
@@ -78,7 +78,7 @@ impl Engine {
             _ => None,
         };
         let mut there: Vec<u32> = names.iter().filter_map(number_of).collect();
-        let staged = words.staged_spill();
+        let staged = control.staged_spill();
         there.retain(|number| Some(*number) != staged || crate::drops("spill-staged-kept"));
         if there.is_empty() {
             return None;

@@ -28,7 +28,7 @@ impl Engine {
             "flushes": self.counters.flushes.load(SeqCst),
             "checkpoints": self.counters.checkpoints.load(SeqCst),
             "spills": self.counters.spills.load(SeqCst),
-            "sync_us": self.marks.words().sync_nanos() / 1000,
+            "sync_us": self.marks.control().sync_nanos() / 1000,
             "slots": slots,
             "slot_bytes": slot_bytes,
             "lost_commits": lost,
@@ -39,7 +39,7 @@ impl Engine {
     /// The process with the oldest snapshot, and the bytes of the log that it keeps (null: the log cannot be read).
     fn oldest_reader(&self) -> Value {
         let Some(snapshot) = self.marks.oldest_reader() else { return Value::Null };
-        let process = self.marks.words().processes().find(|process| process.owner == snapshot.owner);
+        let process = self.marks.control().processes().find(|process| process.owner == snapshot.owner);
         json!({
             "pid": process.as_ref().map(|process| process.pid),
             "command": process.as_ref().map(|process| &process.command),

@@ -35,12 +35,12 @@ impl Turn {
     }
 
     pub(super) fn look(&self) -> Held {
-        self.attachment.words().write().look()
+        self.attachment.control().write().look()
     }
 
     /// Changes the word from exactly `seen` to `then`.
     pub(super) fn swap(&self, seen: Held, then: Held) -> bool {
-        self.attachment.words().write().swap(seen, then)
+        self.attachment.control().write().swap(seen, then)
     }
 
     /// The word as this process holds it while one of its connections is inside.
@@ -54,30 +54,30 @@ impl Turn {
 
     /// The process that waits longest, of those that live.
     pub(super) fn longest(&self) -> Option<Longest> {
-        let words = self.attachment.words();
+        let control = self.attachment.control();
         loop {
             let mut all = 0;
-            let waiting = words.waiting(self.attachment.me()).inspect(|_| all += 1);
+            let waiting = control.waiting(self.attachment.me()).inspect(|_| all += 1);
             let (since_us, process) = waiting.min_by_key(|(since_us, _)| *since_us)?;
             if self.attachment.is_alive(process) {
                 return Some(Longest { since_us, process, more: all > 1 });
             }
-            words.discount_waiting(process, since_us);
+            control.discount_waiting(process, since_us);
         }
     }
 
     /// How many other processes wait.
     pub(super) fn waiting_processes(&self) -> usize {
-        self.attachment.words().waiting(self.attachment.me()).count()
+        self.attachment.control().waiting(self.attachment.me()).count()
     }
 
     /// Until when the next grant counts. Only while the word is this process's and not granted.
     pub(super) fn set_grant_until(&self, until_us: u64) {
-        self.attachment.words().set_grant_until_us(until_us);
+        self.attachment.control().set_grant_until_us(until_us);
     }
 
     pub(super) fn grant_until(&self) -> u64 {
-        self.attachment.words().grant_until_us()
+        self.attachment.control().grant_until_us()
     }
 
     /// Hands the word, which is `mine`, to `next`; `wait`: this process waits again. The caller tells it afterwards.
@@ -87,19 +87,19 @@ impl Turn {
 
     /// Wakes the waiter of that process that waits for its turn.
     pub(super) fn tell(&self, longest: Longest) {
-        if let Some(turn) = self.attachment.words().turn(longest.process.slot) {
+        if let Some(turn) = self.attachment.control().turn(longest.process.slot) {
             turn.notify();
         }
     }
 
     /// Every process looks again, whether WRITE was granted to it or not.
     pub(super) fn tell_all(&self) {
-        self.attachment.words().tell_turns();
+        self.attachment.control().tell_turns();
     }
 
     /// Told when it may be this process's turn.
     pub(super) fn mine(&self) -> Option<&Event> {
-        self.attachment.words().turn(self.attachment.me().slot)
+        self.attachment.control().turn(self.attachment.me().slot)
     }
 
     /// Waits until that is told, at most so long (microseconds).
@@ -111,15 +111,15 @@ impl Turn {
 
     /// Since when this process waits; 0: it does not.
     pub(super) fn show_waiting(&self, since_us: u64) {
-        self.attachment.words().set_process_waiting(self.attachment.me(), since_us);
+        self.attachment.control().set_process_waiting(self.attachment.me(), since_us);
     }
 
     /// Takes the word, which is another process's, if that is dead or did not come for its grant, which was for `grant_us`, in
     /// time. `suspect`: it may be dead. The word is this process's then, with "somebody waits".
     pub(super) fn take_from_gone(&self, word: Held, suspect: bool, grant_us: u64) -> bool {
         let Some(holder) = word.owner() else { return false };
-        let words = self.attachment.words();
-        let (since_us, until_us) = (words.waiting_since_us(holder), words.grant_until_us());
+        let control = self.attachment.control();
+        let (since_us, until_us) = (control.waiting_since_us(holder), control.grant_until_us());
         // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
         // back and granted anew in between. Then one connection asks twice.
         let late = word.is_granted() && until_us <= now_us() && self.look() == word;
@@ -129,12 +129,12 @@ impl Turn {
         let taken = self.swap(word, self.inside().waited_for(true));
         // Who waited when it was granted and did not come would be next again and again.
         if taken && since_us != 0 && (!late || since_us.saturating_add(grant_us) <= until_us) {
-            words.discount_waiting(holder, since_us);
+            control.discount_waiting(holder, since_us);
         }
         taken
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
-        self.attachment.words().poisoned() != 0
+        self.attachment.control().poisoned() != 0
     }
 }

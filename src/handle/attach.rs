@@ -6,7 +6,7 @@ use crate::disk::{LogDirectory, not_local};
 use crate::engine::{Attached, Engine, EngineError};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    Attachment, BYTE_RANGES, CONTROL_NAME, Control, LockFile, PROCESS_SLOTS, SharedError, command, living, names,
+    Attachment, BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, PROCESS_SLOTS, SharedError, command, living, names,
 };
 use crate::sqlite::Code;
 use std::io;
@@ -28,10 +28,10 @@ pub(super) fn attach(
     let file = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
     let named = |source| SharedError::ControlOpen { file: dir.path().join(CONTROL_NAME), source };
     let directory = dir.directory().map_err(named).map_err(refused)?;
-    let control = Control::open(&directory, file.dev(), file.ino()).map_err(refused)?;
-    let words = control.words();
-    let others = living(words, &lock);
-    if words.poisoned() != 0 {
+    let mapping = ControlMapping::open(&directory, file.dev(), file.ino()).map_err(refused)?;
+    let control = mapping.control();
+    let others = living(control, &lock);
+    if control.poisoned() != 0 {
         let text = format!(
             "a write or a sync of the log has failed: close the database in all processes that have it open ({}), and open \
              it again",
@@ -48,8 +48,8 @@ pub(super) fn attach(
         );
         return Err(Refused::new(Code::READONLY_RECOVERY, text));
     }
-    let page_bytes = page_bytes(path, broker.as_mut(), words.is_active().then(|| words.identity().log_id))?;
-    let claimed = Attachment::claim(control, lock, &command());
+    let page_bytes = page_bytes(path, broker.as_mut(), control.is_active().then(|| control.identity().log_id))?;
+    let claimed = Attachment::claim(mapping, lock, &command());
     let claimed = claimed.map_err(|source| EngineError::Lock { file: path.to_path_buf(), source })?;
     let Some(attachment) = claimed else {
         let text = format!("{PROCESS_SLOTS} processes have the database open ({}): pwal takes no more", names(&others));
@@ -90,21 +90,21 @@ fn page_bytes(path: &Path, broker: &mut dyn Broker, log_id: Option<u64>) -> Resu
     Err(EngineError::Changed { file: path.to_path_buf() }.into())
 }
 
-/// The words of a database that nobody has: a file that others can map, or memory of this process alone.
-pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<Control, Refused> {
+/// The control block of a database that nobody has: a file that others can map, or memory of this process alone.
+pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<ControlMapping, Refused> {
     let file = dir.path().join(CONTROL_NAME);
     let shared = match cannot_be_shared(path) {
         Some(why) => Err(why),
         None => dir
             .directory()
-            .and_then(|directory| Control::create(&directory, super::claim::file_mode(path)))
+            .and_then(|directory| ControlMapping::create(&directory, super::claim::file_mode(path)))
             .map_err(|error| format!("{} cannot be made ({error})", file.display())),
     };
     match shared {
-        Ok(control) => Ok(control),
+        Ok(mapping) => Ok(mapping),
         Err(why) => {
             say(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
-            Control::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
+            ControlMapping::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
         }
     }
 }

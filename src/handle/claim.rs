@@ -6,7 +6,7 @@
 use super::beside::{BesideStock, give_up_lock, is_beside_stock, is_held_alone};
 use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
-use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, control};
+use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, pragma};
 use crate::disk::{LogDirectory, advice, not_local, open_to_read};
 pub(super) use crate::engine::INIT_WAIT;
 use crate::engine::{Claimed, Engine, EngineError, Settings, has_stock_wal};
@@ -15,8 +15,8 @@ use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, Control, INIT, LOCK_NAME, LockFile, Process, between_forks, command,
-    living, lock_is_held, names, watch,
+    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, ControlMapping, INIT, LOCK_NAME, LockFile, Process, between_forks,
+    command, living, lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -326,7 +326,7 @@ fn watch_process(context: &Arc<Context>) {
 }
 
 fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
-    control::apply_parameters(inner, engine);
+    pragma::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
     *inner.bases.lock() = None;
     Joined::new(engine, entry).map_err(|error| tell(inner, &error))
@@ -463,7 +463,7 @@ pub(super) fn path_of(inner: &Inner, identity: FileIdentity) -> Result<PathBuf, 
         return Err(Refused::new(Code::READONLY_DBMOVED, text));
     }
     if let Some(name) = not_local(&path)
-        && !control::any_file_system(inner)
+        && !pragma::any_file_system(inner)
     {
         let text = format!(
             "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
@@ -550,8 +550,8 @@ fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
 
 /// Who has the database open, but this open file.
 fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
-    let observed = dir.directory().and_then(|directory| Control::open_read_only(&directory));
-    observed.map_or_else(|_| Vec::new(), |observed| living(observed.words(), lock))
+    let observed = dir.directory().and_then(|directory| ControlMapping::open_read_only(&directory));
+    observed.map_or_else(|_| Vec::new(), |observed| living(observed.control(), lock))
 }
 
 /// As the claim: INIT, with nobody attached.
@@ -641,7 +641,7 @@ fn start(
         return Ok(None);
     };
     let settings = Settings::default();
-    control::apply_defaults(inner, &settings);
+    pragma::apply_defaults(inner, &settings);
     let attachment = attach_first(inner, path, &**dir, lock)?;
     let claimed = Claimed {
         path: path.to_path_buf(),
@@ -701,11 +701,11 @@ pub(super) fn resume(
     Ok((engine, joined))
 }
 
-/// The words of a database that nobody has, and the first place in them.
+/// The control block of a database that nobody has, and the first place in them.
 fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
-    let control = attach::new_control(inner, path, dir)?;
-    let attachment = Attachment::claim(control, lock, &command());
+    let mapping = attach::new_control(inner, path, dir)?;
+    let attachment = Attachment::claim(mapping, lock, &command());
     let attachment = attachment.map_err(|error| lock_failed(&lock_path, &error))?;
     attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }

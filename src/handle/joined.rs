@@ -341,7 +341,7 @@ impl Joined {
     /// What SQLite knows of the log and of its `-wal`, which it had for itself, is in the database file: it goes on reading by this view.
     ///
     /// # Errors
-    /// The shared words are damaged.
+    /// The control block is damaged.
     pub(super) fn resume(&mut self, view: Box<View>) -> Result<(), EngineError> {
         self.view = *view;
         self.seen = self.engine.take_snapshot(self.me, false)?;
@@ -392,7 +392,7 @@ impl Joined {
     }
 
     fn check_replaced(&self) -> Result<(), Code> {
-        if self.engine.marks.words().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
+        if self.engine.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
     }
 
     /// The second attempt did not come.
@@ -562,7 +562,7 @@ impl Joined {
         self.check_mine()?;
         self.check_replaced()?;
         if self.reading
-            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.marks.words().ended_below())
+            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.marks.control().ended_below())
         {
             // As a snapshot that has become too old to write by.
             return Err(Code::BUSY_SNAPSHOT);

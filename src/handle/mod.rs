@@ -7,8 +7,8 @@ mod attach;
 mod base;
 mod beside;
 mod claim;
-mod control;
 mod joined;
+mod pragma;
 mod registry;
 pub mod settle;
 mod siblings;
@@ -18,7 +18,7 @@ mod writers;
 pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
 #[cfg(test)]
 pub(crate) use claim::open_engine;
-pub(crate) use control::check_setting;
+pub(crate) use pragma::check_setting;
 pub use registry::Registry;
 
 use crate::disk::Disk;
@@ -166,7 +166,7 @@ impl Handle {
     #[must_use]
     pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
         let identity = FileIdentity::of(&facts.path).ok();
-        let off = control::opens_off(context, &facts);
+        let off = pragma::opens_off(context, &facts);
         let state = Mutex::new(State {
             level: LockLevel::None,
             off,
@@ -223,11 +223,11 @@ impl Handle {
         let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             Kind::Plain if level == LockLevel::Shared && !off => {
-                let shares = control::shares_with_stock(&self.0, &state.wishes);
+                let shares = pragma::shares_with_stock(&self.0, &state.wishes);
                 match claim::lock_shared(&self.0, base, shares)? {
                     Locked::Joined(joined) => {
                         state.kind = Kind::Joined(joined);
-                        control::apply_wishes(&self.0, &mut state);
+                        pragma::apply_wishes(&self.0, &mut state);
                     }
                     Locked::Base(beside) => state.beside = beside,
                 }
@@ -459,7 +459,7 @@ impl Handle {
             Kind::Alone(alone) if action == ShmAction::LockShared => {
                 let joined = alone.share(&self.0)?;
                 state.kind = Kind::Joined(Box::new(joined));
-                control::apply_wishes(&self.0, &mut state);
+                pragma::apply_wishes(&self.0, &mut state);
                 Ok(())
             }
             Kind::Retired { .. } | Kind::Alone(_) => Ok(()),
@@ -578,7 +578,7 @@ impl Handle {
     /// `SQLITE_FCNTL_PRAGMA`: name in any case, value if there is one.
     pub fn pragma(&self, base: &mut dyn BaseFile, name: &str, value: Option<&str>) -> PragmaAnswer {
         let mut state = self.enter();
-        control::pragma(&self.0, &mut state, base, name, value)
+        pragma::pragma(&self.0, &mut state, base, name, value)
     }
 
     /// As [`Pager::is_direct`].
@@ -704,5 +704,5 @@ pub fn sleep(microseconds: u32) -> Option<u32> {
 /// `pwal_status()`'s text (JSON) for a handle of this library.
 #[must_use]
 pub fn status_json(handle: &Handle) -> String {
-    control::status_json(&handle.0, &handle.0.state.lock())
+    pragma::status_json(&handle.0, &handle.0.state.lock())
 }

@@ -1,16 +1,16 @@
 //! Who is attached to a database: the process slots, and what each process reads, waits for and holds, as plain values.
 //!
-//! For people, from inside ([`Words`](super::Words)) and from outside ([`Observed`](super::Observed)): it takes no lock and
+//! For people, from inside ([`ControlBlock`](super::ControlBlock)) and from outside ([`Observed`](super::Observed)): it takes no lock and
 //! stores nothing. The values are read one after the other, while all of them may change.
 
+use super::control_block::ControlView;
 use super::owner::Owner;
 use super::process_slots::Process;
 use super::snapshots::Snapshot;
-use super::words::ReadOnlyWords;
 use serde_json::{Value, json};
 
-/// The names of the owner words, in the order of [`ReadOnlyWords::holders`], and GUARD.
-const OWNER_WORDS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "GUARD"];
+/// The names of the owner locks, in the order of [`ControlView::holders`], and GUARD.
+const OWNER_LOCKS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "GUARD"];
 
 /// One attached process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Attached {
     pub alive: bool,
 }
 
-impl ReadOnlyWords {
+impl ControlView {
     /// The attached processes, in the order of their slots, the dead ones too. `alive` says whether the process of an
     /// owner lives: it is this one, or its ALIVE byte is held ([`LockProbe::is_alive`](super::LockProbe::is_alive)).
     pub fn attached(&self, mut alive: impl FnMut(Owner) -> bool) -> Vec<Attached> {
@@ -48,7 +48,7 @@ impl ReadOnlyWords {
                 process.oldest_snapshot = Some(snapshot);
             }
         }
-        for (holder, name) in self.holders().into_iter().chain([self.guard_holder()]).zip(OWNER_WORDS) {
+        for (holder, name) in self.holders().into_iter().chain([self.guard_holder()]).zip(OWNER_LOCKS) {
             let process = all.iter_mut().find(|process| Some(process.owner) == holder);
             process.into_iter().for_each(|process| process.holding.push(name));
         }
@@ -94,31 +94,31 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Control, Words};
+    use crate::shared::{ControlBlock, ControlMapping};
 
-    fn attach(words: &Words, slot: u16, pid: u32) -> Owner {
-        words.attach(slot, pid, "a program").unwrap()
+    fn attach(control: &ControlBlock, slot: u16, pid: u32) -> Owner {
+        control.attach(slot, pid, "a program").unwrap()
     }
 
     #[test]
     fn each_process_has_what_is_its_own() {
-        let control = Control::anonymous().unwrap();
-        let words = control.words();
-        assert_eq!(words.attached(|_| true), []);
-        let one = attach(words, 0, 70);
-        let other = attach(words, 3, 80);
+        let mapping = ControlMapping::anonymous().unwrap();
+        let control = mapping.control();
+        assert_eq!(control.attached(|_| true), []);
+        let one = attach(control, 0, 70);
+        let other = attach(control, 3, 80);
         for (owner, sequence, now) in [(one, 9, 5), (one, 4, 7), (one, 6, 8), (other, 5, 6)] {
-            let slot = words.claim_snapshot_slot(owner).unwrap();
-            assert!(words.take_snapshot(slot, sequence, now));
+            let slot = control.claim_snapshot_slot(owner).unwrap();
+            assert!(control.take_snapshot(slot, sequence, now));
         }
-        let idle = words.claim_snapshot_slot(other);
+        let idle = control.claim_snapshot_slot(other);
         assert!(idle.is_some());
-        assert!(words.write().try_acquire(other, false) && words.checkpoint().try_acquire(other, false));
-        assert!(words.leader().try_acquire(one, false));
-        assert!(words.guard().try_acquire(one, false));
-        words.set_process_waiting(one, 11);
+        assert!(control.write().try_acquire(other, false) && control.checkpoint().try_acquire(other, false));
+        assert!(control.leader().try_acquire(one, false));
+        assert!(control.guard().try_acquire(one, false));
+        control.set_process_waiting(one, 11);
 
-        let seen = words.attached(|owner| owner == one);
+        let seen = control.attached(|owner| owner == one);
         assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].owner, seen[0].pid, seen[0].alive), (one, 70, true));
         let oldest = seen[0].oldest_snapshot.unwrap();
@@ -138,13 +138,13 @@ mod tests {
 
     #[test]
     fn what_a_predecessor_left_is_not_its_successors() {
-        let control = Control::anonymous().unwrap();
-        let words = control.words();
-        let dead = attach(words, 2, 70);
-        let slot = words.claim_snapshot_slot(dead).unwrap();
-        assert!(words.take_snapshot(slot, 3, 1) && words.write().try_acquire(dead, false));
-        let next = attach(words, 2, 71);
-        let seen = words.attached(|_| true);
+        let mapping = ControlMapping::anonymous().unwrap();
+        let control = mapping.control();
+        let dead = attach(control, 2, 70);
+        let slot = control.claim_snapshot_slot(dead).unwrap();
+        assert!(control.take_snapshot(slot, 3, 1) && control.write().try_acquire(dead, false));
+        let next = attach(control, 2, 71);
+        let seen = control.attached(|_| true);
         assert_eq!((seen.len(), seen[0].owner, seen[0].pid), (1, next, 71));
         assert_eq!((seen[0].transactions, seen[0].oldest_snapshot, seen[0].holding.len()), (0, None, 0));
     }

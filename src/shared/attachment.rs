@@ -1,13 +1,13 @@
-//! What one process holds of the words that all share: its process slot, and who else lives.
+//! What one process holds of the control block that all share: its process slot, and who else lives.
 //!
 //! A process lives as long as the kernel holds its ALIVE byte and nobody has attached to its slot since. Nothing else
 //! is proof: not a pid, not a time.
 
-use super::control::Control;
+use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
 use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
+use super::mapping::ControlMapping;
 use super::owner::Owner;
 use super::process_slots::Process;
-use super::words::{PROCESS_SLOTS, ReadOnlyWords, Words};
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -22,9 +22,9 @@ fn alive_byte(slot: u16) -> Range<u64> {
 
 /// The processes that live and are attached to `words`, but not the one that `lock` belongs to.
 #[must_use]
-pub fn living(words: &ReadOnlyWords, lock: &LockFile) -> Vec<Process> {
+pub fn living(control: &ControlView, lock: &LockFile) -> Vec<Process> {
     let lives = |process: &Process| lock.is_held_by_others(alive_byte(process.owner.slot)).unwrap_or(true);
-    words.processes().filter(lives).collect()
+    control.processes().filter(lives).collect()
 }
 
 /// Processes that a message names.
@@ -45,7 +45,7 @@ pub fn names(processes: &[Process]) -> String {
 /// One process's place among those that share a database. Dropping it closes the lock file, and with it go its locks.
 #[derive(Debug)]
 pub struct Attachment {
-    control: Control,
+    mapping: ControlMapping,
     lock: LockFile,
     me: Owner,
 }
@@ -53,8 +53,8 @@ pub struct Attachment {
 impl Attachment {
     /// The place in `control`, whose ALIVE byte `lock` holds.
     #[cfg(test)]
-    pub(crate) fn new(control: Control, lock: LockFile, me: Owner) -> Attachment {
-        Attachment { control, lock, me }
+    pub(crate) fn new(mapping: ControlMapping, lock: LockFile, me: Owner) -> Attachment {
+        Attachment { mapping, lock, me }
     }
 
     /// A place in `control`: the lowest process slot whose ALIVE byte is free; in words of one process alone the first,
@@ -63,9 +63,9 @@ impl Attachment {
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn claim(control: Control, lock: LockFile, command: &str) -> io::Result<Option<Attachment>> {
+    pub fn claim(mapping: ControlMapping, lock: LockFile, command: &str) -> io::Result<Option<Attachment>> {
         let mut slot = None;
-        if !control.is_shared() {
+        if !mapping.is_shared() {
             slot = lock.try_lock(WHOLE_LOCK)?.then_some(0);
         } else {
             for free in (0u16..).take(PROCESS_SLOTS) {
@@ -75,9 +75,9 @@ impl Attachment {
                 }
             }
         }
-        let me = slot.and_then(|slot| control.words().attach(slot, std::process::id(), command));
+        let me = slot.and_then(|slot| mapping.control().attach(slot, std::process::id(), command));
         Ok(me.map(|me| {
-            let attachment = Attachment { control, lock, me };
+            let attachment = Attachment { mapping, lock, me };
             crate::fault_point("attaching");
             attachment.free_leftovers();
             attachment
@@ -87,9 +87,16 @@ impl Attachment {
     /// Before anything else: who died in this slot may own words still, and a process that lives holds the ALIVE byte that
     /// says so: without this everybody would wait for the dead one for ever.
     fn free_leftovers(&self) {
-        let words = self.words();
+        let control = self.control();
         // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last cut is.
-        for word in [words.write(), words.append(), words.leader(), words.checkpoint(), words.create(), words.guard()] {
+        for word in [
+            control.write(),
+            control.append(),
+            control.leader(),
+            control.checkpoint(),
+            control.create(),
+            control.guard(),
+        ] {
             if let Some(holder) = word.holder()
                 && holder.slot == self.me.slot
                 && holder != self.me
@@ -99,8 +106,8 @@ impl Attachment {
                 word.release(self.me);
             }
         }
-        words.tell_turns();
-        self.words().free_idle_snapshot_slots(|owner| self.is_alive(owner));
+        control.tell_turns();
+        self.control().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 
     /// The lock file.
@@ -109,16 +116,16 @@ impl Attachment {
         &self.lock
     }
 
-    /// The words.
+    /// The control block.
     #[must_use]
-    pub fn words(&self) -> &Words {
-        self.control.words()
+    pub fn control(&self) -> &ControlBlock {
+        self.mapping.control()
     }
 
-    /// The memory behind the words.
+    /// The memory behind the control block.
     #[must_use]
-    pub fn control(&self) -> &Control {
-        &self.control
+    pub fn mapping(&self) -> &ControlMapping {
+        &self.mapping
     }
 
     /// Slot and incarnation of this process.
@@ -133,29 +140,29 @@ impl Attachment {
         if owner == self.me {
             return true;
         }
-        let is_of_slot = self.words().incarnation(owner.slot) == Some(owner.incarnation);
+        let is_of_slot = self.control().incarnation(owner.slot) == Some(owner.incarnation);
         if owner.slot == self.me.slot || !(is_of_slot || crate::drops("alive-incarnation")) {
             return false;
         }
         if crate::drops("alive-byte") {
             return false;
         }
-        self.control.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
+        self.mapping.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
     }
 
     /// The other processes that are attached and live. Under INIT nobody comes.
     #[must_use]
     pub fn others(&self) -> Vec<Process> {
-        if self.control.is_shared() { living(self.words(), &self.lock) } else { Vec::new() }
+        if self.mapping.is_shared() { living(self.control(), &self.lock) } else { Vec::new() }
     }
 
-    /// INIT, waited for at most so long. Words of one process alone need none. Threads of one process exclude each other
+    /// INIT, waited for at most so long. ControlBlock of one process alone need none. Threads of one process exclude each other
     /// by something else: to the kernel they are one.
     ///
     /// # Errors
     /// Any error of the file system.
     pub fn wait_init(&self, at_most: Duration) -> io::Result<bool> {
-        if self.control.is_shared() { self.lock.lock_within(INIT, at_most, || Ok(false)) } else { Ok(true) }
+        if self.mapping.is_shared() { self.lock.lock_within(INIT, at_most, || Ok(false)) } else { Ok(true) }
     }
 
     /// Lets go of INIT.
@@ -163,12 +170,12 @@ impl Attachment {
     /// # Errors
     /// Any error of the file system.
     pub fn end_init(&self) -> io::Result<()> {
-        if self.control.is_shared() { self.lock.unlock(INIT) } else { Ok(()) }
+        if self.mapping.is_shared() { self.lock.unlock(INIT) } else { Ok(()) }
     }
 
     /// Leaves the process slot and closes the lock file: all its locks are free.
     pub fn leave(&self) {
-        self.words().detach(self.me);
+        self.control().detach(self.me);
         self.lock.close();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// What the clock shows when the machine boots, in microseconds: a day. So 0, which stands for "never" in the words, is no
+/// What the clock shows when the machine boots, in microseconds: a day. So 0, which stands for "never" in the control block, is no
 /// time, and a time some hours ago can be subtracted to on a machine that has just booted, or in a time namespace of its own.
 const AT_BOOT_US: u64 = 24 * 3600 * 1_000_000;
 
@@ -68,7 +68,7 @@ pub fn boot_id() -> io::Result<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::{Control, Words};
+    use crate::shared::{ControlBlock, ControlMapping};
 
     const HOUR_US: u64 = 3600 * 1_000_000;
 
@@ -90,15 +90,15 @@ mod tests {
     /// A machine that booted just now: what waits since then does wait, and an hour before is a time, too.
     #[test]
     fn a_clock_near_zero_is_no_never() {
-        let control = Control::anonymous().unwrap();
-        let words: &Words = control.words();
-        let waiter = words.attach(0, 1, "a program").unwrap();
-        let other = words.attach(1, 2, "another").unwrap();
+        let mapping = ControlMapping::anonymous().unwrap();
+        let control: &ControlBlock = mapping.control();
+        let waiter = control.attach(0, 1, "a program").unwrap();
+        let other = control.attach(1, 2, "another").unwrap();
         for now in [at(0, 0), at(0, 999), at(0, 1000), at(1, 0)] {
-            words.set_process_waiting(waiter, now);
-            assert_eq!(words.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
-            words.set_process_waiting(waiter, now - HOUR_US);
-            let seen = words.attached(|_| true);
+            control.set_process_waiting(waiter, now);
+            assert_eq!(control.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
+            control.set_process_waiting(waiter, now - HOUR_US);
+            let seen = control.attached(|_| true);
             assert_eq!(seen[0].to_json(now)["waiting_for_us"], serde_json::json!(HOUR_US));
         }
         assert_eq!((at(0, 1000) - at(0, 0), at(7, 0) - at(0, 0)), (1, 7_000_000), "in microseconds");

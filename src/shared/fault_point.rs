@@ -25,7 +25,7 @@
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
 /// | `activating` | holding INIT, the log made, the stamp not written |
 /// | `activating_again` | holding WRITE and APPEND, the log made anew behind a rest, the stamp written, the marker there |
-/// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the words not told |
+/// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the control block not told |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
 /// | `retired_alone` | holding EXCLUSIVE (`locking_mode`), the log retired, nothing in stock SQLite's `-wal` |
 /// | `backfilled_alone` | holding EXCLUSIVE, all of its own `-wal` in the database file and synced, the `-wal` there |

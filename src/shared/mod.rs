@@ -1,35 +1,38 @@
-//! The words that connections and processes share, and the lock file beside the log.
+//! The control block that connections and processes share, and the lock file beside the log.
 //!
-//! One `#[repr(C)]` structure of atomics ([`Words`]) carries everything that decides what is
+//! One `#[repr(C)]` structure of atomics ([`ControlBlock`]) carries everything that decides what is
 //! published, durable and visible, who may write, and who still reads what. It lives in the mapped file
-//! `<database>-pwal/control` ([`Control`]); a process has a place in it ([`Attachment`]). [`LockFile`] is
+//! `<database>-pwal/control` ([`ControlMapping`]); a process has a place in it ([`Attachment`]). [`LockFile`] is
 //! `<database>-pwal/lock`: what the kernel frees when a process dies.
 //!
 //! Promises of this room: each transition is one atomic store of something complete; all else
 //! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
-//! never a pointer, a pid or a thread; nothing that is read from the words can make it panic or loop.
+//! never a pointer, a pid or a thread; nothing that is read from the control block can make it panic or loop.
 
 mod attached;
 mod attachment;
 mod clock;
-mod control;
+mod control_block;
 mod event;
 mod fault_point;
 mod futex;
 mod lock;
+mod mapping;
 mod owner;
 mod process;
 mod process_slots;
 mod ring;
 mod snapshots;
 mod threads;
-mod words;
 
 pub use attached::Attached;
 pub use attachment::{ALIVE_BYTES, Attachment, living, names};
 pub(crate) use clock::now_coarse_us;
 pub use clock::{boot_id, now_us};
-pub use control::{CONTROL_NAME, Control, Observed};
+pub use control_block::{
+    COMMIT_RING, CONTROL_BYTES, CUT_RING, ControlBlock, ControlView, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS,
+    SETTINGS, SNAPSHOT_SLOTS, State,
+};
 pub use event::Event;
 #[doc(hidden)]
 pub use fault_point::fault_point;
@@ -37,8 +40,9 @@ pub use lock::{
     ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, OnStockWal, STOCK, WHOLE_LOCK,
     lock_is_held, on_stock_wal,
 };
+pub use mapping::{CONTROL_NAME, ControlMapping, Observed};
 pub(crate) use owner::Held;
-pub use owner::{Owner, OwnerWord, TIMED_WAIT};
+pub use owner::{Owner, OwnerLock, TIMED_WAIT};
 #[cfg(test)]
 pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
@@ -46,22 +50,18 @@ pub use process_slots::Process;
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
-pub use words::{
-    COMMIT_RING, CUT_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS, ReadOnlyWords, SETTINGS, SNAPSHOT_SLOTS,
-    State, WORDS_BYTES, Words,
-};
 
 /// A simulated process ([`crate::interleave`]) is killed: its words and its locks.
 #[cfg(test)]
 pub(crate) fn cut_off(process: u64) {
-    control::simulated::cut_off(process);
+    mapping::simulated::cut_off(process);
     lock::simulated::cut_off(process);
 }
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why the shared words refuse a step, or a `control` file.
+/// Why the control block refuse a step, or a `control` file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SharedError {
@@ -119,7 +119,7 @@ pub enum SharedError {
         /// Ours.
         known: u64,
     },
-    /// The words are of another boot of the machine, or of another machine.
+    /// The control block is of another boot of the machine, or of another machine.
     #[error(
         "{file} is of another boot or another machine, but processes have the database open: \
          pwal shares a database only between the processes of one machine"
@@ -128,7 +128,7 @@ pub enum SharedError {
         /// The file.
         file: PathBuf,
     },
-    /// The words belong to another database file.
+    /// The control block belongs to another database file.
     #[error(
         "{file} belongs to another database file than the one with this name, which was replaced while processes had it \
          open: close them, and open it again"
@@ -137,7 +137,7 @@ pub enum SharedError {
         /// The file.
         file: PathBuf,
     },
-    /// The clock of another time namespace: the times in the words would be over long ago, or never.
+    /// The clock of another time namespace: the times in the control block would be over long ago, or never.
     #[error(
         "{file} is shared by processes of another time namespace, whose monotonic clock differs: pwal shares a database only \
          between processes with one clock"
@@ -149,7 +149,7 @@ pub enum SharedError {
     /// The announced target of a checkpoint lies beyond what is visible, and stays there.
     #[error(
         "no snapshot can be taken: a checkpoint announces commit {target}, and commits up to {visible} are visible: the \
-         shared words are damaged; close all connections of all processes and open the database again"
+         control block is damaged; close all connections of all processes and open the database again"
     )]
     NoSnapshot {
         /// The announced target.
@@ -157,8 +157,8 @@ pub enum SharedError {
         /// The last visible commit.
         visible: u64,
     },
-    /// A value that its place in the words cannot hold.
-    #[error("{what} {value} does not fit the shared words")]
+    /// A value that its place in the control block cannot hold.
+    #[error("{what} {value} does not fit the control block")]
     TooLarge {
         /// What it is.
         what: &'static str,

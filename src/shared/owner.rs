@@ -3,7 +3,7 @@
 //! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
 //! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
 //! process exclude each other by the same word, since it is held whoever holds it. Only WRITE is ever granted:
-//! its steps are the engine's, by [`OwnerWord::look`] and [`OwnerWord::swap`].
+//! its steps are the engine's, by [`OwnerLock::look`] and [`OwnerLock::swap`].
 
 use super::futex;
 use crate::interleave::step;
@@ -28,7 +28,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// As the words hold it; never 0.
+    /// As the control block holds it; never 0.
     pub(super) fn pack(self) -> u64 {
         u64::from(self.incarnation) << 32 | (u64::from(self.slot) + 1)
     }
@@ -40,7 +40,7 @@ impl Owner {
     }
 }
 
-/// What an owner word holds at one moment.
+/// What an owner lock holds at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held(u64);
 
@@ -86,9 +86,9 @@ impl Held {
 
 /// A word that one process owns. On a cache line of its own.
 #[repr(C, align(64))]
-pub struct OwnerWord(pub(super) AtomicU64);
+pub struct OwnerLock(pub(super) AtomicU64);
 
-impl OwnerWord {
+impl OwnerLock {
     /// What it holds now.
     pub(crate) fn look(&self) -> Held {
         Held(self.0.load(SeqCst))
@@ -204,8 +204,8 @@ mod tests {
     const A: Owner = Owner { slot: 0, incarnation: 1 };
     const B: Owner = Owner { slot: 65535, incarnation: u32::MAX };
 
-    fn word() -> OwnerWord {
-        OwnerWord(AtomicU64::new(0))
+    fn word() -> OwnerLock {
+        OwnerLock(AtomicU64::new(0))
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! The process slots of the shared words: who is attached, since when it waits for WRITE, and where it is told that its turn
+//! The process slots of the control block: who is attached, since when it waits for WRITE, and where it is told that its turn
 //! has come.
 //!
 //! What is here tells people, and orders the queue. Whether a process lives is the business of the kernel's locks
 //! ([`Attachment`](super::Attachment)).
 
 use super::clock::now_us;
+use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
 use super::event::Event;
 use super::owner::Owner;
-use super::words::{PROCESS_SLOTS, ReadOnlyWords, Words};
 use crate::interleave::step;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -48,7 +48,7 @@ impl fmt::Display for Process {
     }
 }
 
-impl ReadOnlyWords {
+impl ControlView {
     /// The incarnation that the process slot `slot` has now.
     pub(crate) fn incarnation(&self, slot: u16) -> Option<u32> {
         self.processes.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
@@ -74,10 +74,10 @@ impl ReadOnlyWords {
     }
 }
 
-impl Words {
+impl ControlBlock {
     /// Attaches to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
     /// first, then tells who it is. `None` if there is no such slot. The next thing to do is to take
-    /// over what the predecessor left in the owner words.
+    /// over what the predecessor left in the owner locks.
     #[must_use]
     pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
@@ -130,7 +130,7 @@ impl Words {
         }
     }
 
-    /// Since when `other` waits, as [`waiting`](Words::waiting) finds it; 0: it does not.
+    /// Since when `other` waits, as [`waiting`](ControlBlock::waiting) finds it; 0: it does not.
     pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
         self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
     }

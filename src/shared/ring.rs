@@ -5,7 +5,7 @@
 //! first word is not what the reader looks for is of another round, or being written over.
 
 use super::SharedError;
-use super::words::{COMMIT_RING, CUT_RING, ReadOnlyWords, Words};
+use super::control_block::{COMMIT_RING, CUT_RING, ControlBlock, ControlView};
 use crate::interleave::step;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
@@ -184,8 +184,8 @@ impl CommitLine {
         let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
         let count = if with_pages { (file_frames as u32 as usize).min(PAGES_INLINE) } else { 0 };
-        let words = &self.pages[..count.div_ceil(2)];
-        for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(words) {
+        let control = &self.pages[..count.div_ceil(2)];
+        for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(control) {
             let both = word.load(Relaxed);
             // What is behind the last one is of an older commit.
             pair[0] = if at < file_frames as u32 { (both >> 32) as u32 } else { 0 };
@@ -266,7 +266,7 @@ fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> 
     }
 }
 
-impl ReadOnlyWords {
+impl ControlView {
     fn commit_line(&self, sequence: u64) -> &CommitLine {
         &self.commit_ring[(sequence % COMMIT_RING) as usize]
     }
@@ -321,7 +321,7 @@ impl ReadOnlyWords {
     }
 
     /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also on a
-    /// poisoned engine. A commit that becomes visible behind [`poison`](Words::poison) is not acknowledged by that.
+    /// poisoned engine. A commit that becomes visible behind [`poison`](ControlBlock::poison) is not acknowledged by that.
     pub(crate) fn was_visible(&self) -> u64 {
         self.visible.0.load(SeqCst).max(self.durable())
     }
@@ -351,9 +351,9 @@ impl ReadOnlyWords {
     }
 }
 
-impl Words {
+impl ControlBlock {
     /// Publishes the next commit, whose batch is written: the ring entry, then `published`. Under APPEND.
-    /// The caller then calls [`advance_visible`](Words::advance_visible).
+    /// The caller then calls [`advance_visible`](ControlBlock::advance_visible).
     ///
     /// # Errors
     /// It is not the next commit; the ring is full of commits that are not durable; a value does not fit.
@@ -384,7 +384,7 @@ impl Words {
     /// `cuts`. Under LEADER and APPEND.
     ///
     /// # Errors
-    /// As [`publish`](Words::publish).
+    /// As [`publish`](ControlBlock::publish).
     pub fn store_cut(&self, cut: &Cut) -> Result<(), SharedError> {
         let cuts = self.cuts();
         if cut.epoch != cuts.wrapping_add(1) {
@@ -409,8 +409,8 @@ impl Words {
     }
 
     /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor
-    /// beyond `cuts`. The caller then calls [`advance_visible`](Words::advance_visible) and tells
-    /// [`durable_wake`](Words::durable_wake).
+    /// beyond `cuts`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and tells
+    /// [`durable_wake`](ControlBlock::durable_wake).
     pub fn certify(&self, epoch: u64) {
         step("before certified");
         self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
@@ -418,7 +418,7 @@ impl Words {
     }
 
     /// Moves `visible` to the last commit before the first undurable one that wants durability, and
-    /// returns it. Runs after each publish, after each [`certify`](Words::certify), and in each snapshot:
+    /// returns it. Runs after each publish, after each [`certify`](ControlBlock::certify), and in each snapshot:
     /// whoever stores `published` or `certified` last sees the other's store and does what is left.
     pub fn advance_visible(&self) -> u64 {
         loop {

@@ -4,8 +4,8 @@
 //! announced target; the checkpointer announces, and then looks at the snapshots. All of it is
 //! sequentially consistent, so at least one of them sees the other.
 
+use super::control_block::{ControlBlock, ControlView, SNAPSHOT_SLOTS};
 use super::owner::Owner;
-use super::words::{ReadOnlyWords, SNAPSHOT_SLOTS, Words};
 use crate::interleave::step;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -15,7 +15,7 @@ const IDLE: u64 = 0;
 
 #[repr(C, align(64))]
 pub(super) struct SnapshotLine {
-    /// As in the owner words; 0: nobody's.
+    /// As in the owner locks; 0: nobody's.
     owner: AtomicU64,
     /// The complement of the commit sequence.
     complement: AtomicU64,
@@ -39,7 +39,7 @@ pub struct Snapshot {
     pub since_us: u64,
 }
 
-impl ReadOnlyWords {
+impl ControlView {
     /// The registered snapshots.
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
         self.snapshots.iter().take(self.snapshot_slots_used()).zip(0u16..).filter_map(|(line, index)| {
@@ -55,7 +55,7 @@ impl ReadOnlyWords {
     }
 }
 
-impl Words {
+impl ControlBlock {
     fn line(&self, slot: SnapshotSlot) -> &SnapshotLine {
         // Slots come from `claim_snapshot_slot` only.
         &self.snapshots[usize::from(slot.0) % SNAPSHOT_SLOTS]
@@ -80,7 +80,7 @@ impl Words {
     }
 
     /// Frees the slots of dead processes (`alive` says so) that hold no snapshot. Those that do are cleared by
-    /// [`oldest_snapshot`](Words::oldest_snapshot) first, so that the two never store into the same slot. Under INIT.
+    /// [`oldest_snapshot`](ControlBlock::oldest_snapshot) first, so that the two never store into the same slot. Under INIT.
     pub fn free_idle_snapshot_slots(&self, mut alive: impl FnMut(Owner) -> bool) {
         let mut known: Option<(Owner, bool)> = None;
         for line in self.snapshots.iter().take(self.snapshot_slots_used()) {

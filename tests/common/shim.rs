@@ -123,19 +123,19 @@ impl Shim {
     }
 }
 
-/// Region 0 of a wal-index, in the words of `wal.c` (`WalIndexHdr`, `WalCkptInfo`).
+/// Region 0 of a wal-index, in the control block of `wal.c` (`WalIndexHdr`, `WalCkptInfo`).
 #[derive(Clone, Copy)]
 pub struct WalIndex(*mut u32);
 
 // SAFETY: the memory is shared by design; each word is read and written whole.
 unsafe impl Send for WalIndex {}
 
-/// Words of the header.
+/// ControlBlock of the header.
 pub const CHANGE: usize = 2;
 pub const MX_FRAME: usize = 4;
 pub const PAGES: usize = 5;
 pub const FRAME_CHECKSUM: usize = 6;
-/// Words of the checkpoint info.
+/// ControlBlock of the checkpoint info.
 pub const BACKFILLED: usize = 24;
 pub const READ_MARK: usize = 25;
 

@@ -100,7 +100,7 @@ fn open(thread: i64, kind: Kind) -> Connection {
         common::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
     }
     // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
-    // run. Stock ignores the words it does not know.
+    // run. Stock ignores the control block it does not know.
     common::run(
         &connection,
         &format!(

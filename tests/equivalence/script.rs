@@ -437,7 +437,7 @@ impl Maker {
         }
     }
 
-    /// Words that stock does not know. They change how things are done, never what comes out.
+    /// ControlBlock that stock does not know. They change how things are done, never what comes out.
     fn ours(&mut self) -> String {
         let schema = self.pick(&["", "main.", "one."]);
         let word = self.pick(&[

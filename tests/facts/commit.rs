@@ -139,7 +139,7 @@ fn files_of_one_connection_are_told_its_pointer() {
     drop(other);
 }
 
-/// The words of `a.db`'s live header at each call whose text is in `at`.
+/// The control block of `a.db`'s live header at each call whose text is in `at`.
 fn frames_at(lab: &Lab, at: &'static [&'static str]) -> Arc<Mutex<Vec<(String, u32)>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let frames = Arc::clone(&seen);

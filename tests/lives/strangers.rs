@@ -202,7 +202,7 @@ fn a_network_file_system_is_refused_by_name_and_at_its_own_risk_for_one_process(
     assert_left(&path, 4);
 }
 
-/// Times in the shared words are by the monotonic clock: who has another one is refused, and the others go on.
+/// Times in the control block is by the monotonic clock: who has another one is refused, and the others go on.
 #[test]
 fn a_process_of_another_time_namespace_is_refused() {
     let unshare = || {

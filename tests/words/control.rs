@@ -2,50 +2,50 @@
 
 use super::{commit, cut, identity};
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{COMMIT_RING, Control, State, WORDS_BYTES};
+use pwal::internal::shared::{COMMIT_RING, CONTROL_BYTES, ControlMapping, State};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 #[test]
 fn a_process_slot_raises_its_incarnation_at_each_attach() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let first = words.attach(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
-    assert_eq!(words.processes().next().unwrap().command, "a command of more than 32 bytes,");
-    let second = words.attach(5, 78, "second").unwrap();
+    let mapping = ControlMapping::anonymous().unwrap();
+    let control = mapping.control();
+    let first = control.attach(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
+    assert_eq!(control.processes().next().unwrap().command, "a command of more than 32 bytes,");
+    let second = control.attach(5, 78, "second").unwrap();
     assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
-    assert_eq!(words.attach(128, 1, ""), None);
-    let seen: Vec<_> = words.processes().collect();
+    assert_eq!(control.attach(128, 1, ""), None);
+    let seen: Vec<_> = control.processes().collect();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].owner, seen[0].pid, seen[0].command.as_str()), (second, 78, "second"));
-    words.detach(first);
-    assert_eq!(words.processes().count(), 1, "not the predecessor's to leave");
-    words.detach(second);
-    assert_eq!(words.processes().count(), 0);
+    control.detach(first);
+    assert_eq!(control.processes().count(), 1, "not the predecessor's to leave");
+    control.detach(second);
+    assert_eq!(control.processes().count(), 0);
     // 31 bytes and a letter of two: no half letter is kept.
-    assert!(words.attach(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
-    assert_eq!(words.processes().next().unwrap().command, "x".repeat(31));
+    assert!(control.attach(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
+    assert_eq!(control.processes().next().unwrap().command, "x".repeat(31));
 }
 
 #[test]
 fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    let waiting = || words.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
-    let other = words.attach(0, 1, "other").unwrap();
-    let first = words.attach(5, 77, "killed while it waits").unwrap();
+    let mapping = ControlMapping::anonymous().unwrap();
+    let control = mapping.control();
+    let waiting = || control.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
+    let other = control.attach(0, 1, "other").unwrap();
+    let first = control.attach(5, 77, "killed while it waits").unwrap();
     assert_eq!(waiting(), [0, 0]);
-    words.set_process_waiting(first, 123);
+    control.set_process_waiting(first, 123);
     assert_eq!(waiting(), [0, 123]);
-    let second = words.attach(5, 78, "its successor").unwrap();
+    let second = control.attach(5, 78, "its successor").unwrap();
     assert_eq!(waiting(), [0, 0]);
-    words.set_process_waiting(first, 124);
+    control.set_process_waiting(first, 124);
     assert_eq!(waiting(), [0, 0], "not the predecessor's to say");
-    words.set_process_waiting(second, 125);
-    words.set_process_waiting(other, 126);
+    control.set_process_waiting(second, 125);
+    control.set_process_waiting(other, 126);
     assert_eq!(waiting(), [126, 125]);
-    words.set_process_waiting(second, 0);
+    control.set_process_waiting(second, 0);
     assert_eq!(waiting(), [126, 0]);
-    words.set_process_waiting(pwal::internal::shared::Owner { slot: 128, incarnation: 0 }, 1);
+    control.set_process_waiting(pwal::internal::shared::Owner { slot: 128, incarnation: 0 }, 1);
 }
 
 #[test]
@@ -54,31 +54,31 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     let path = directory.path().join("control");
     std::fs::write(&path, "left by a crash").unwrap();
     let place = Directory::open(directory.path()).unwrap();
-    let control = Control::create(&place, 0o640).unwrap();
+    let mapping = ControlMapping::create(&place, 0o640).unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
-    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (WORDS_BYTES as u64, 0o640));
-    assert!(metadata.blocks() * 512 < WORDS_BYTES as u64 / 2, "the rings are not there yet");
-    let words = control.words();
-    assert_eq!((words.state(), words.backfilled_pages()), (State::Building, None));
-    words.set_identity(&identity());
-    words.set_state(State::Ready);
-    let me = words.attach(0, 1, "it").unwrap();
-    let slot = words.claim_snapshot_slot(me).unwrap();
-    assert!(words.take_snapshot(slot, 3, 9));
-    assert!(words.write().try_acquire(me, true));
-    words.set_mode(2);
-    control.allocate_rings().unwrap();
-    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= WORDS_BYTES as u64, "allocated, not sparse");
+    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (CONTROL_BYTES as u64, 0o640));
+    assert!(metadata.blocks() * 512 < CONTROL_BYTES as u64 / 2, "the rings are not there yet");
+    let control = mapping.control();
+    assert_eq!((control.state(), control.backfilled_pages()), (State::Building, None));
+    control.set_identity(&identity());
+    control.set_state(State::Ready);
+    let me = control.attach(0, 1, "it").unwrap();
+    let slot = control.claim_snapshot_slot(me).unwrap();
+    assert!(control.take_snapshot(slot, 3, 9));
+    assert!(control.write().try_acquire(me, true));
+    control.set_mode(2);
+    mapping.allocate_rings().unwrap();
+    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= CONTROL_BYTES as u64, "allocated, not sparse");
     for sequence in 1..=COMMIT_RING + 3 {
-        words.publish(&commit(sequence, false)).unwrap();
+        control.publish(&commit(sequence, false)).unwrap();
         if sequence == 100 {
-            words.store_cut(&cut(words, sequence)).unwrap();
-            words.certify(1);
+            control.store_cut(&cut(control, sequence)).unwrap();
+            control.certify(1);
         }
     }
-    words.advance_visible();
-    let observed = Control::open_read_only(&place).unwrap();
-    for seen in [&**words, observed.words()] {
+    control.advance_visible();
+    let observed = ControlMapping::open_read_only(&place).unwrap();
+    for seen in [&**control, observed.control()] {
         assert_eq!((seen.identity(), seen.state(), seen.mode()), (identity(), State::Ready, 2));
         assert_eq!((seen.published(), seen.durable(), seen.visible()), (COMMIT_RING + 3, 100, COMMIT_RING + 3));
         assert_eq!(seen.commit(COMMIT_RING), Some(commit(COMMIT_RING, false)));
@@ -88,27 +88,27 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
         assert_eq!(seen.holders(), [Some(me), None, None, None, None]);
         assert_eq!(seen.snapshots().map(|s| s.sequence).collect::<Vec<_>>(), [3]);
         assert_eq!(seen.processes().count(), 1);
-        assert_eq!(seen.tail(), words.tail());
+        assert_eq!(seen.tail(), control.tail());
     }
-    assert!(words.write().release(me));
-    words.publish(&commit(COMMIT_RING + 4, true)).unwrap();
-    assert_eq!(observed.words().published(), COMMIT_RING + 4, "one memory");
+    assert!(control.write().release(me));
+    control.publish(&commit(COMMIT_RING + 4, true)).unwrap();
+    assert_eq!(observed.control().published(), COMMIT_RING + 4, "one memory");
 }
 
 #[test]
 fn the_pages_behind_what_is_backfilled_change_with_it() {
-    let control = Control::anonymous().unwrap();
-    let words = control.words();
-    words.set_backfilled_pages(0, 7);
-    assert_eq!(words.backfilled_pages(), Some((0, 7)));
+    let mapping = ControlMapping::anonymous().unwrap();
+    let control = mapping.control();
+    control.set_backfilled_pages(0, 7);
+    assert_eq!(control.backfilled_pages(), Some((0, 7)));
     for (sequence, pages) in [(5, 9), (6, 2), (1 << 40, u32::MAX)] {
-        let before = words.backfilled_pages();
+        let before = control.backfilled_pages();
         // Stored by a checkpointer that died, and again by the next one.
-        words.set_backfilled_pages(sequence, 1);
-        words.set_backfilled_pages(sequence, pages);
-        assert_eq!(words.backfilled_pages(), before);
-        words.set_backfilled(sequence);
-        assert_eq!(words.backfilled_pages(), Some((sequence, pages)));
+        control.set_backfilled_pages(sequence, 1);
+        control.set_backfilled_pages(sequence, pages);
+        assert_eq!(control.backfilled_pages(), before);
+        control.set_backfilled(sequence);
+        assert_eq!(control.backfilled_pages(), Some((sequence, pages)));
     }
 }
 
@@ -117,20 +117,20 @@ fn what_is_no_control_file_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
     let place = Directory::open(directory.path()).unwrap();
-    assert_eq!(Control::open_read_only(&place).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(ControlMapping::open_read_only(&place).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     std::fs::write(&path, "short").unwrap();
     let refused = |part: &str| {
-        let text = Control::open_read_only(&place).unwrap_err().to_string();
+        let text = ControlMapping::open_read_only(&place).unwrap_err().to_string();
         assert!(text.contains(part) && text.contains(path.to_str().unwrap()), "{text}");
     };
     refused("5 bytes");
-    std::fs::write(&path, vec![0; WORDS_BYTES]).unwrap();
+    std::fs::write(&path, vec![0; CONTROL_BYTES]).unwrap();
     refused("not a control file");
-    Control::create(&place, 0o600).unwrap().words().set_identity(&identity());
-    Control::open_read_only(&place).unwrap();
+    ControlMapping::create(&place, 0o600).unwrap().control().set_identity(&identity());
+    ControlMapping::open_read_only(&place).unwrap();
     std::fs::File::options().write(true).open(&path).unwrap().write_all_at(&99u64.to_ne_bytes(), 8).unwrap();
     refused("layout version 99");
     std::fs::remove_file(&path).unwrap();
     std::fs::remove_dir(directory.path()).unwrap();
-    assert_eq!(Control::create(&place, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(ControlMapping::create(&place, 0o600).unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }

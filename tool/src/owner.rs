@@ -3,7 +3,9 @@
 use crate::database::DatabaseFile;
 use crate::openers::Openers;
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{Attached, Control, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal};
+use pwal::internal::shared::{
+    Attached, ControlMapping, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal,
+};
 use std::io;
 
 /// Whether a live engine owns the database.
@@ -16,25 +18,25 @@ pub fn stock_wal(database: &DatabaseFile) -> io::Result<OnStockWal> {
     on_stock_wal(&database.log_directory())
 }
 
-/// The shared words of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
+/// The control block of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
 ///
 /// # Errors
 /// A `control` that cannot be read, or is none of this layout.
 pub fn attached(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<Attached>)>> {
     let opened = Directory::open(&database.log_directory())
-        .and_then(|directory| Control::open_read_only(&directory).map(|control| (directory, control)));
-    let (directory, control) = match opened {
+        .and_then(|directory| ControlMapping::open_read_only(&directory).map(|mapping| (directory, mapping)));
+    let (directory, mapping) = match opened {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if control.words().state() != State::Ready {
+    if mapping.control().state() != State::Ready {
         return Ok(None);
     }
     let probe = LockProbe::open(&directory)?;
     let alive = |slot| probe.as_ref().is_some_and(|probe| probe.is_alive(slot).unwrap_or(true));
-    let attached = control.words().attached(|owner| alive(owner.slot));
-    Ok(Some((control, attached)))
+    let attached = mapping.control().attached(|owner| alive(owner.slot));
+    Ok(Some((mapping, attached)))
 }
 
 /// A sentence that names who has the database open, for a command that cannot go on.

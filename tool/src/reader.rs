@@ -5,7 +5,7 @@ use crate::text;
 use pwal::internal::disk::{Access, Directory};
 use pwal::internal::log::format::{FileName, SlotHeader};
 use pwal::internal::log::kept::bytes_kept;
-use pwal::internal::shared::{Attached, ReadOnlyWords, Snapshot};
+use pwal::internal::shared::{Attached, ControlView, Snapshot};
 use serde_json::{Value, json};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -21,11 +21,11 @@ pub struct OldestReader {
 
 impl OldestReader {
     /// `None`: none of those that live reads.
-    pub fn of(database: &DatabaseFile, words: &ReadOnlyWords, attached: &[Attached]) -> Option<OldestReader> {
+    pub fn of(database: &DatabaseFile, control: &ControlView, attached: &[Attached]) -> Option<OldestReader> {
         let reading = attached.iter().filter(|process| process.alive);
         let oldest = reading.filter_map(|process| Some((process.oldest_snapshot?, process)));
         let (snapshot, process) = oldest.min_by_key(|(snapshot, _)| snapshot.sequence)?;
-        let kept = kept_by(database, words, snapshot.sequence);
+        let kept = kept_by(database, control, snapshot.sequence);
         Some(OldestReader { snapshot, pid: process.pid, command: process.command.clone(), kept })
     }
 
@@ -53,9 +53,9 @@ impl OldestReader {
     }
 }
 
-fn kept_by(database: &DatabaseFile, words: &ReadOnlyWords, snapshot: u64) -> Option<u64> {
-    let Some(tail) = words.tail().filter(|_| words.is_active()) else { return Some(0) };
-    let log_id = words.identity().log_id;
+fn kept_by(database: &DatabaseFile, control: &ControlView, snapshot: u64) -> Option<u64> {
+    let Some(tail) = control.tail().filter(|_| control.is_active()) else { return Some(0) };
+    let log_id = control.identity().log_id;
     let directory = Directory::open(&database.log_directory()).ok()?;
     let mut segments = Vec::new();
     for name in directory.list().ok()? {

@@ -8,7 +8,7 @@ use crate::reader::OldestReader;
 use crate::text::{self, Table, say};
 use pwal::internal::disk::Directory;
 use pwal::internal::log::stamp::StampState;
-use pwal::internal::shared::{Attached, OnStockWal, ReadOnlyWords, now_us};
+use pwal::internal::shared::{Attached, ControlView, OnStockWal, now_us};
 use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -42,9 +42,9 @@ struct Status {
     stock_wal: OnStockWal,
     openers: Openers,
     log: Option<LogFiles>,
-    /// What the shared words say; `None`: they are not ready, or nobody owns the log.
-    words: Option<Words>,
-    /// Why the shared words say nothing.
+    /// What the control block says; `None`: they are not ready, or nobody owns the log.
+    control: Option<ControlBlock>,
+    /// Why the control block says nothing.
     unread: Option<String>,
 }
 
@@ -55,8 +55,8 @@ struct LogFiles {
     bytes: u64,
 }
 
-/// What the shared words say.
-struct Words {
+/// What the control block says.
+struct ControlBlock {
     attached: Vec<Attached>,
     published: u64,
     visible: u64,
@@ -76,18 +76,20 @@ impl Status {
             owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
         let stock_wal =
             owner::stock_wal(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
-        let words = if owned { owner::attached(&database) } else { Ok(None) };
-        let (words, unread) = match words {
-            Ok(words) => (words.map(|(control, attached)| Words::read(&database, control.words(), attached)), None),
+        let control = if owned { owner::attached(&database) } else { Ok(None) };
+        let (control, unread) = match control {
+            Ok(control) => {
+                (control.map(|(control, attached)| ControlBlock::read(&database, control.control(), attached)), None)
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => (None, Some(error.to_string())),
             Err(error) => (None, Some(format!("control cannot be read: {error}"))),
         };
         let (openers, log) = (Openers::of(&database), LogFiles::of(&database));
-        Ok(Status { database, owned, stock_wal, openers, log, words, unread })
+        Ok(Status { database, owned, stock_wal, openers, log, control, unread })
     }
 
     fn show(&self) {
-        let Status { database, owned, openers, log, words, unread, .. } = self;
+        let Status { database, owned, openers, log, control, unread, .. } = self;
         let pages = database.page_bytes().map_or(String::new(), |page_bytes| {
             let pages = database.bytes / u64::from(page_bytes);
             format!(", {} of {page_bytes} bytes", text::counted(pages, "page"))
@@ -98,7 +100,7 @@ impl Status {
         for process in self.others() {
             line("open in", &format!("{process}{}", how(process, *owned)));
         }
-        if openers.hidden > 0 && words.is_none() {
+        if openers.hidden > 0 && control.is_none() {
             line("", &format!("and perhaps in processes of other users ({})", text::count(openers.hidden as u64)));
         }
         let directory = database.log_directory();
@@ -108,8 +110,8 @@ impl Status {
             let (slots, bytes) = (text::counted(*slots, "slot"), text::bytes(*bytes));
             line("log", &format!("{slots}{spills}, {bytes} in {}", directory.display()));
         }
-        match (words, unread) {
-            (Some(words), _) => words.show(),
+        match (control, unread) {
+            (Some(control), _) => control.show(),
             (None, Some(why)) => line("marks", &format!("not shown: {why}")),
             (None, None) if *owned => line(
                 "marks",
@@ -124,18 +126,18 @@ impl Status {
         {
             line("beside it", &path.display().to_string());
         }
-        if let Some(Words { attached, .. }) = words {
+        if let Some(ControlBlock { attached, .. }) = control {
             text::print(&format!("\n{}", table(attached, now_us()).render("")));
         }
     }
 
     /// Who has the file open and is not among the attached.
     fn others(&self) -> impl Iterator<Item = &Opener> {
-        self.openers.not_among(self.words.as_ref().map_or(&[], |words| &words.attached))
+        self.openers.not_among(self.control.as_ref().map_or(&[], |control| &control.attached))
     }
 
     fn as_json(&self) -> Value {
-        let Status { database, owned, log, words, unread, .. } = self;
+        let Status { database, owned, log, control, unread, .. } = self;
         let now_us = now_us();
         json!({
             "database": database.name().to_string(),
@@ -160,19 +162,19 @@ impl Status {
                 "spill_files": log.spills,
                 "bytes": log.bytes,
             })),
-            "marks": words.as_ref().map(|words| json!({
-                "published": words.published,
-                "visible": words.visible,
-                "durable": words.durable,
-                "backfilled": words.backfilled,
-                "mode": words.mode,
-                "transactions": words.transactions,
-                "oldest_reader": words.oldest.as_ref().map(|oldest| oldest.as_json(now_us)),
-                "poisoned": words.poisoned,
+            "marks": control.as_ref().map(|control| json!({
+                "published": control.published,
+                "visible": control.visible,
+                "durable": control.durable,
+                "backfilled": control.backfilled,
+                "mode": control.mode,
+                "transactions": control.transactions,
+                "oldest_reader": control.oldest.as_ref().map(|oldest| oldest.as_json(now_us)),
+                "poisoned": control.poisoned,
             })),
             "marks_unread": unread,
-            "processes": words.as_ref().map(|words| {
-                words.attached.iter().map(|process| process.to_json(now_us)).collect::<Vec<_>>()
+            "processes": control.as_ref().map(|control| {
+                control.attached.iter().map(|process| process.to_json(now_us)).collect::<Vec<_>>()
             }),
         })
     }
@@ -229,27 +231,27 @@ impl LogFiles {
     }
 }
 
-impl Words {
-    fn read(database: &DatabaseFile, words: &ReadOnlyWords, attached: Vec<Attached>) -> Words {
+impl ControlBlock {
+    fn read(database: &DatabaseFile, control: &ControlView, attached: Vec<Attached>) -> ControlBlock {
         // The lower ones first: they only grow.
-        let (backfilled, durable) = (words.backfilled(), words.durable());
-        let (visible, published) = (words.visible(), words.published());
-        let oldest = OldestReader::of(database, words, &attached);
-        Words {
+        let (backfilled, durable) = (control.backfilled(), control.durable());
+        let (visible, published) = (control.visible(), control.published());
+        let oldest = OldestReader::of(database, control, &attached);
+        ControlBlock {
             attached,
             published,
             visible,
             durable,
             backfilled,
-            mode: if words.mode() == 1 { "conservative" } else { "auto" },
-            transactions: words.snapshots().count(),
+            mode: if control.mode() == 1 { "conservative" } else { "auto" },
+            transactions: control.snapshots().count(),
             oldest,
-            poisoned: words.poisoned() != 0,
+            poisoned: control.poisoned() != 0,
         }
     }
 
     fn show(&self) {
-        let Words { published, visible, durable, backfilled, mode, transactions, oldest, poisoned, .. } = self;
+        let ControlBlock { published, visible, durable, backfilled, mode, transactions, oldest, poisoned, .. } = self;
         let marks =
             format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}");
         line("marks", if *published > 0 { &marks } else { "nothing committed yet" });

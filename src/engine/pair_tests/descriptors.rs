@@ -188,7 +188,7 @@ fn without_a_descriptor_the_log_is_not_retired() {
     assert_eq!(pair.disk.plan().fired(), 0, "its marker is made once");
 }
 
-/// Its log is gone then, though the words say that there is one: a commit behind it would be lost.
+/// Its log is gone then, though the control block says that there is one: a commit behind it would be lost.
 #[test]
 fn a_rest_that_fails_behind_its_log_ends_the_engine() {
     // Each read of the file in turn, until a rest gets through.
@@ -241,7 +241,7 @@ fn a_file_that_was_opened_again_is_young() {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        one.marks.words().set_led_away();
+        one.marks.control().set_led_away();
         let view = staged(&one, 3, 2);
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();

@@ -41,7 +41,7 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
         let pair = Pair::with_dice(seed);
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        let number = u32::try_from(one.marks.words().give_slot_number()).unwrap();
+        let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
         let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
         file.write_zeros(usize::try_from(24 * BLOCK).unwrap(), 0).unwrap();
         while one.tail().file == 0 {

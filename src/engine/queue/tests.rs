@@ -3,7 +3,7 @@
 mod processes;
 
 use super::*;
-use crate::shared::{Control, INIT_BYTE, Identity, LockFile, State as Complete, boot_id};
+use crate::shared::{ControlMapping, INIT_BYTE, Identity, LockFile, State as Complete, boot_id};
 use std::path::Path;
 
 /// Longer than anything here takes: a wait of that long is a failure.
@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(20);
 fn alone() -> WriteQueue {
     let directory = tempfile::tempdir().unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-    let attachment = Attachment::claim(Control::anonymous().unwrap(), lock, "alone").unwrap();
+    let attachment = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "alone").unwrap();
     WriteQueue::new(Arc::new(attachment.unwrap()))
 }
 
@@ -25,11 +25,11 @@ const INODE: u64 = 2;
 impl Directory {
     fn new() -> Directory {
         let directory = tempfile::tempdir().unwrap();
-        let control = Control::create(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
+        let mapping = ControlMapping::create(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         let boot_id = boot_id().unwrap();
         let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 4096 };
-        control.words().set_identity(&identity);
-        control.words().set_state(Complete::Ready);
+        mapping.control().set_identity(&identity);
+        mapping.control().set_state(Complete::Ready);
         Directory(directory)
     }
 
@@ -41,18 +41,18 @@ impl Directory {
         WriteQueue::new(self.attach())
     }
 
-    fn control(&self) -> Control {
-        Control::open(&crate::disk::Directory::open(self.0.path()).unwrap(), DEVICE, INODE).unwrap()
+    fn mapping(&self) -> ControlMapping {
+        ControlMapping::open(&crate::disk::Directory::open(self.0.path()).unwrap(), DEVICE, INODE).unwrap()
     }
 }
 
 /// One more process, as the queue sees it: an open file of its own holds its lock.
 fn attach(directory: &Path) -> Arc<Attachment> {
-    let control = Control::open(&crate::disk::Directory::open(directory).unwrap(), DEVICE, INODE).unwrap();
+    let mapping = ControlMapping::open(&crate::disk::Directory::open(directory).unwrap(), DEVICE, INODE).unwrap();
     // Under INIT: several children begin at once.
     let lock = LockFile::open(&crate::disk::Directory::open(directory).unwrap(), 0o600).unwrap();
     wait_until("INIT", || lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
-    let attachment = Attachment::claim(control, lock, "").unwrap().unwrap();
+    let attachment = Attachment::claim(mapping, lock, "").unwrap().unwrap();
     attachment.end_init().unwrap();
     Arc::new(attachment)
 }

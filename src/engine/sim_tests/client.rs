@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 const WAL_HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// Words of the wal-index: the second copy of the header, the fields of one, the page numbers.
+/// ControlBlock of the wal-index: the second copy of the header, the fields of one, the page numbers.
 const HEADER_WORDS: usize = 12;
 const CHANGE: usize = 2;
 const MAX_FRAME: usize = 4;

@@ -11,7 +11,7 @@ use super::world::{NAME, World};
 use crate::disk::Database;
 use crate::engine::{Claimed, Engine, Settings};
 use crate::handle::{Context, Registry};
-use crate::shared::{Attachment, Control, LockFile};
+use crate::shared::{Attachment, ControlMapping, LockFile};
 use crate::view::View;
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -225,10 +225,10 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     };
     std::fs::create_dir_all(&dir.path).unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(&dir.path).unwrap(), 0o644).unwrap();
-    let control = Control::anonymous().unwrap();
-    let me = control.words().attach(0, 1, "simulated").unwrap();
+    let mapping = ControlMapping::anonymous().unwrap();
+    let me = mapping.control().attach(0, 1, "simulated").unwrap();
     let claimed = Claimed {
-        attachment: Attachment::new(control, lock, me),
+        attachment: Attachment::new(mapping, lock, me),
         path,
         dir: Arc::new(dir),
         broker: Box::new(broker),

@@ -134,12 +134,12 @@ impl Scene {
             return Free::ALL;
         }
         let engine = &self.engine;
-        let words = engine.marks.words();
-        let [_, append, leader, checkpoint, _] = words.holders();
+        let control = engine.marks.control();
+        let [_, append, leader, checkpoint, _] = control.holders();
         Free {
             append: append.is_none(),
             leader: leader.is_none(),
-            creating: words.create().holder().is_none(),
+            creating: control.create().holder().is_none(),
             checkpoint: checkpoint.is_none(),
             broker: engine.broker.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
@@ -221,7 +221,7 @@ impl Scene {
     pub fn note_poison(&self) {
         let Err(EngineError::Poisoned { unknown, .. }) = self.engine.check_poison() else { return };
         let durable = self.engine.marks.durable();
-        let kept = self.engine.marks.words().kept_by_poison().unwrap_or(durable);
+        let kept = self.engine.marks.control().kept_by_poison().unwrap_or(durable);
         let mut world = self.world.lock();
         if !world.is_of(&self.engine) {
             return;

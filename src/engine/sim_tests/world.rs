@@ -195,7 +195,7 @@ impl World {
         if !engine.marks.is_poisoned() {
             self.must_kill = published;
         } else if !self.disk.is_off() {
-            let kept = engine.marks.words().kept_by_poison().unwrap_or(published);
+            let kept = engine.marks.control().kept_by_poison().unwrap_or(published);
             self.may_lose(durable, kept);
         }
     }

@@ -4,7 +4,7 @@ use super::LogId;
 
 /// The file whose lock says that the database has an owner.
 pub const LOCK_NAME: &str = "lock";
-/// The file that holds the words processes share.
+/// The file that holds the control block processes share.
 pub const CONTROL_NAME: &str = "control";
 
 /// The name of a slot: `<log id, 16 hex>-<index, 4 digits>.seg`.

@@ -9,7 +9,7 @@ use pwal::internal::disk::Directory;
 use pwal::internal::log::decide::{Action, Refusal};
 use pwal::internal::log::scan::Finding;
 use pwal::internal::log::stamp::StampState;
-use pwal::internal::shared::{CONTROL_NAME, Control, boot_id};
+use pwal::internal::shared::{CONTROL_NAME, ControlMapping, boot_id};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -186,10 +186,10 @@ fn moved_away(log: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The shared words.
+/// The control block.
 pub fn check_control(scene: &Scene, report: &mut Report) {
     let path = scene.database.log_directory().join(CONTROL_NAME);
-    match &scene.words {
+    match &scene.control {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             let found = format!("the processes that have it open run another version of pwal ({error})");
             report.problem(
@@ -199,8 +199,8 @@ pub fn check_control(scene: &Scene, report: &mut Report) {
             );
         }
         Err(error) => report.problem(CONTROL, format!("{}: {error}", path.display()), "see the permissions"),
-        Ok(Some((control, _))) => {
-            let identity = control.words().identity();
+        Ok(Some((mapping, _))) => {
+            let identity = mapping.control().identity();
             let own = fs::metadata(&scene.database.path).map_or((0, 0), |file| (file.dev(), file.ino()));
             if (identity.device, identity.inode) != own {
                 let found = "the processes that have it open have another file than the one that bears the name now";
@@ -222,9 +222,11 @@ pub fn check_control(scene: &Scene, report: &mut Report) {
         Ok(None) => {
             // Left by a crash: the next opener makes its own.
             let left = Directory::open(&scene.database.log_directory())
-                .and_then(|directory| Control::open_read_only(&directory));
+                .and_then(|directory| ControlMapping::open_read_only(&directory));
             let why = match left {
-                Ok(left) if boot_id().ok() != Some(left.words().identity().boot_id) => "of another boot of the machine",
+                Ok(left) if boot_id().ok() != Some(left.control().identity().boot_id) => {
+                    "of another boot of the machine"
+                }
                 Ok(_) => "of processes that were killed",
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => "of another version of pwal",
                 Err(_) => return,

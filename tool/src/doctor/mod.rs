@@ -76,8 +76,8 @@ struct Scene {
     unreadable: Option<io::Error>,
     /// Whether a live engine owns it.
     owned: bool,
-    /// The shared words of a live engine, and who is attached.
-    words: io::Result<Option<(Observed, Vec<Attached>)>>,
+    /// The control block of a live engine, and who is attached.
+    control: io::Result<Option<(Observed, Vec<Attached>)>>,
     openers: Openers,
     /// Whether connections of pwal work as stock SQLite does.
     stock_wal: OnStockWal,
@@ -96,14 +96,14 @@ impl Scene {
         };
         // What cannot be looked at here is told by the permissions.
         let owned = owner::is_owned(&database).unwrap_or(false);
-        let words = if owned { owner::attached(&database) } else { Ok(None) };
+        let control = if owned { owner::attached(&database) } else { Ok(None) };
         let openers = Openers::of(&database);
         let stock_wal = owner::stock_wal(&database).unwrap_or(OnStockWal::No);
-        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, words, openers, stock_wal })
+        Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, control, openers, stock_wal })
     }
 
     /// The attached processes, as far as they can be known.
     fn attached(&self) -> &[Attached] {
-        self.words.as_ref().ok().and_then(Option::as_ref).map_or(&[], |(_, attached)| attached)
+        self.control.as_ref().ok().and_then(Option::as_ref).map_or(&[], |(_, attached)| attached)
     }
 }

@@ -6,7 +6,7 @@ use crate::openers::{Opener, Way};
 use crate::reader::OldestReader;
 use crate::text;
 use pwal::internal::log::stamp::StampState;
-use pwal::internal::shared::{Attached, OnStockWal, PROCESS_SLOTS, ReadOnlyWords, now_us};
+use pwal::internal::shared::{Attached, ControlView, OnStockWal, PROCESS_SLOTS, now_us};
 use std::time::Duration;
 
 const PROCESSES: &str = "processes";
@@ -19,8 +19,8 @@ const WAITS_LONG: Duration = Duration::from_secs(5);
 
 pub fn check(scene: &Scene, report: &mut Report) {
     check_attached(scene, report);
-    if let Ok(Some((control, _))) = &scene.words {
-        check_engine(control.words(), report);
+    if let Ok(Some((control, _))) = &scene.control {
+        check_engine(control.control(), report);
     }
     check_others(scene, report);
 }
@@ -36,8 +36,8 @@ fn check_attached(scene: &Scene, report: &mut Report) {
     }
     let now_us = now_us();
     let mut living = attached.iter().filter(|process| process.alive).collect::<Vec<_>>();
-    let words = scene.words.as_ref().ok().and_then(Option::as_ref);
-    let oldest = words.and_then(|(control, _)| OldestReader::of(&scene.database, control.words(), attached));
+    let control = scene.control.as_ref().ok().and_then(Option::as_ref);
+    let oldest = control.and_then(|(control, _)| OldestReader::of(&scene.database, control.control(), attached));
     for process in &living {
         check_one(scene, process, now_us, oldest.as_ref(), report);
     }
@@ -88,13 +88,13 @@ fn check_one(scene: &Scene, process: &Attached, now_us: u64, reader: Option<&Old
     }
 }
 
-fn check_engine(words: &ReadOnlyWords, report: &mut Report) {
-    if words.poisoned() != 0 {
+fn check_engine(control: &ControlView, report: &mut Report) {
+    if control.poisoned() != 0 {
         let advice =
             "look at the disk and the system's messages; then close all connections and open the database again";
         report.problem("engine", "a write or a sync of the log failed: nobody can commit", advice);
     } else {
-        let mode = if words.mode() == 1 { "conservative: a flush for each commit" } else { "auto" };
+        let mode = if control.mode() == 1 { "conservative: a flush for each commit" } else { "auto" };
         report.ok("engine", format!("mode {mode}; no write of the log has failed"));
     }
 }

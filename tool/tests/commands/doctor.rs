@@ -6,7 +6,7 @@ mod surroundings;
 use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
 use crate::common::{Scratch, close, open_stock, open_wal, run};
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State};
+use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -41,10 +41,10 @@ impl Report {
     }
 
     /// Exactly one check of this name has this verdict and says these words.
-    fn says(&self, check: &str, verdict: &str, words: &[&str]) -> &Report {
-        let fits = |found: &str| words.iter().all(|word| found.contains(word));
+    fn says(&self, check: &str, verdict: &str, control: &[&str]) -> &Report {
+        let fits = |found: &str| control.iter().all(|word| found.contains(word));
         let count = self.checks().filter(|(c, v, found)| (*c, *v) == (check, verdict) && fits(found)).count();
-        assert_eq!(count, 1, "{check}: {verdict}: {words:?} in {:#}", self.said);
+        assert_eq!(count, 1, "{check}: {verdict}: {control:?} in {:#}", self.said);
         self
     }
 
@@ -123,16 +123,16 @@ impl Drop for Open {
 }
 
 /// A live engine's `lock` and `control`, made by hand, with the first `alive` process slots alive.
-fn by_hand(path: &Path, alive: u64) -> (LockFile, Control) {
+fn by_hand(path: &Path, alive: u64) -> (LockFile, ControlMapping) {
     let log = log_of(path);
     fs::create_dir(&log).expect("a directory");
     let directory = Directory::open(&log).expect("the log");
     let lock = LockFile::open(&directory, 0o644).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + alive).expect("locks"));
-    let control = Control::create(&directory, 0o644).expect("a control");
-    control.words().set_identity(&identity(path));
-    control.words().set_state(State::Ready);
-    (lock, control)
+    let mapping = ControlMapping::create(&directory, 0o644).expect("a control");
+    mapping.control().set_identity(&identity(path));
+    mapping.control().set_state(State::Ready);
+    (lock, mapping)
 }
 
 fn identity(path: &Path) -> Identity {
@@ -147,7 +147,7 @@ fn a_closed_database_is_fine_and_the_text_says_it_in_lines() {
     let report = doctor(&scratch, &path);
     report.only(&[]);
     assert_eq!(report.said["verdict"], "ok");
-    for (check, words) in [
+    for (check, control) in [
         ("database", "plain, WAL mode"),
         ("page size", "4096 bytes"),
         ("journal mode", "WAL"),
@@ -163,7 +163,7 @@ fn a_closed_database_is_fine_and_the_text_says_it_in_lines() {
         ("sqlite", "in this program"),
         ("settings", "no setting"),
     ] {
-        report.says(check, "ok", &[words]);
+        report.says(check, "ok", &[control]);
     }
     let mut command = doctor_command(&scratch, &path);
     command.env("PWAL_MODE", "off");

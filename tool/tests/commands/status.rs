@@ -3,7 +3,7 @@
 use super::{FEW, contents, crashed, hold, tool, wait_until};
 use crate::common::{Scratch, child, close, open_stock, open_wal, run};
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{ALIVE_BYTE, Control, Identity, LockFile, State, now_us};
+use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State, now_us};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -86,9 +86,9 @@ fn marks_mode_and_readers_come_from_the_shared_words() {
     assert!(text.contains("mode       conservative\n"), "{text}");
     assert!(text.contains(&format!("1 transaction; the oldest: {} (commands-", std::process::id())), "{text}");
     // What is no control is not believed.
-    let control = path.with_file_name("app.db-pwal").join("control");
+    let mapping = path.with_file_name("app.db-pwal").join("control");
     // A new file: the old one is mapped.
-    std::fs::remove_file(&control).and_then(|()| std::fs::write(&control, "nonsense")).expect("replace");
+    std::fs::remove_file(&mapping).and_then(|()| std::fs::write(&mapping, "nonsense")).expect("replace");
     assert!(!status().contains("published"), "{}", status());
 }
 
@@ -167,7 +167,7 @@ fn a_connection_tells_who_is_attached() {
     assert!(process["command"].as_str().is_some_and(|command| command.starts_with("commands-")), "{status}");
 }
 
-/// Slots, snapshots and owner words as several processes leave them, by hand.
+/// Slots, snapshots and owner locks as several processes leave them, by hand.
 #[cfg(target_os = "linux")]
 #[test]
 fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
@@ -178,20 +178,20 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     std::fs::create_dir(&log).expect("a directory");
     let directory = Directory::open(&log).expect("the log");
     let identity = Identity { boot_id: 1, log_id: 2, device: 3, inode: 4, generation: 1, block_bytes: 4096 };
-    let control = Control::create(&directory, 0o600).expect("a control");
-    let words = control.words();
-    words.set_identity(&identity);
-    words.set_state(State::Ready);
+    let mapping = ControlMapping::create(&directory, 0o600).expect("a control");
+    let control = mapping.control();
+    control.set_identity(&identity);
+    control.set_state(State::Ready);
     let lock = LockFile::open(&directory, 0o600).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).expect("locks"));
-    let writer = words.attach(0, 4_000_001, "gunicorn app").expect("a slot");
-    let waiter = words.attach(1, 4_000_002, "python3 worker.py").expect("a slot");
-    let killed = words.attach(7, 4_000_003, "sqlite3").expect("a slot");
-    assert!(words.write().try_acquire(writer, false) && words.leader().try_acquire(waiter, false));
-    words.set_process_waiting(waiter, now_us() - 200_000_000);
+    let writer = control.attach(0, 4_000_001, "gunicorn app").expect("a slot");
+    let waiter = control.attach(1, 4_000_002, "python3 worker.py").expect("a slot");
+    let killed = control.attach(7, 4_000_003, "sqlite3").expect("a slot");
+    assert!(control.write().try_acquire(writer, false) && control.leader().try_acquire(waiter, false));
+    control.set_process_waiting(waiter, now_us() - 200_000_000);
     for (owner, sequence) in [(waiter, 8), (waiter, 5), (killed, 3)] {
-        let slot = words.claim_snapshot_slot(owner).expect("a slot");
-        assert!(words.take_snapshot(slot, sequence, now_us() - 300_000_000));
+        let slot = control.claim_snapshot_slot(owner).expect("a slot");
+        assert!(control.take_snapshot(slot, sequence, now_us() - 300_000_000));
     }
     let before = contents(scratch.path());
     let output = tool(["status".as_ref(), path.as_os_str()]);

@@ -154,7 +154,7 @@ impl Load {
 
     fn run(&self, attachment: &Attachment, queue: &WriteQueue) -> Done {
         let before = usage();
-        let words = attachment.words();
+        let control = attachment.control();
         let me = u64::from(attachment.me().slot) << 32;
         let (fewest, longest_us, writes) = (AtomicU64::new(u64::MAX), AtomicU64::new(0), AtomicU64::new(0));
         let end = now_us() + self.for_us;
@@ -176,12 +176,12 @@ impl Load {
                         }
                         let inside = now_us();
                         longest_us.fetch_max(inside - begin, SeqCst);
-                        words.set_setting(INSIDE, me + connection);
+                        control.set_setting(INSIDE, me + connection);
                         // A load and a store: two that are inside at once lose one.
-                        let count = words.setting(COUNT);
+                        let count = control.setting(COUNT);
                         spin(self.work_us);
-                        words.set_setting(COUNT, count + 1);
-                        assert_eq!(words.setting(INSIDE), me + connection, "two are inside");
+                        control.set_setting(COUNT, count + 1);
+                        assert_eq!(control.setting(INSIDE), me + connection, "two are inside");
                         mine += 1;
                         queue.release(connection, self.keep_lease);
                         if self.think_us > 0 {

@@ -14,9 +14,9 @@ fn me(party: &Party) -> Owner {
 
 /// As by a process that finds that `from` makes no progress.
 fn takes_leader(party: &Party, from: &Party) {
-    let words = party.engine().marks.words();
-    assert!(words.leader().take_over(me(from), me(party)));
-    words.set_led_away();
+    let control = party.engine().marks.control();
+    assert!(control.leader().take_over(me(from), me(party)));
+    control.set_led_away();
 }
 
 #[test]
@@ -29,19 +29,19 @@ fn who_lost_leader_certifies_nothing() {
     let epoch = first.engine().cut_epoch(&leader, false).expect("cut").expect("something was published");
     takes_leader(&second, &first);
     let engine = second.engine().clone();
-    let words = engine.marks.words();
+    let control = engine.marks.control();
     // Its sync is through; but what it synced may be written again just now, by who has LEADER.
     first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
-    assert!(words.certified() < epoch);
+    assert!(control.certified() < epoch);
     // Nor is it poison that its own sync fails: the other one writes again, and is told by its own sync.
     scenery.plan(Operation::Sync, 1, false);
     first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
-    assert!(words.certified() < epoch && first.engine().check_poison().is_ok());
+    assert!(control.certified() < epoch && first.engine().check_poison().is_ok());
     drop(leader);
-    assert_eq!(words.leader().holder(), Some(me(&second)), "it is not its own any more");
-    words.leader().release(me(&second));
+    assert_eq!(control.leader().holder(), Some(me(&second)), "it is not its own any more");
+    control.leader().release(me(&second));
     second.acknowledges().expect("acknowledged");
-    assert!(words.certified() >= epoch);
+    assert!(control.certified() >= epoch);
     check_durable(&scenery, sequence, vec![first, second]);
 }
 
@@ -53,10 +53,10 @@ fn who_lost_leader_cuts_nothing() {
     second.publishes();
     let leader = first.engine().try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
-    let words = second.engine().marks.words();
-    let before = (words.cuts(), words.tail());
+    let control = second.engine().marks.control();
+    let before = (control.cuts(), control.tail());
     assert_eq!(first.engine().cut_epoch(&leader, false).expect("nothing failed"), None);
-    assert_eq!((words.cuts(), words.tail()), before);
+    assert_eq!((control.cuts(), control.tail()), before);
 }
 
 #[test]
@@ -65,15 +65,15 @@ fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
     let (first, second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     let old = first.engine().try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
-    second.engine().marks.words().leader().release(me(&second));
+    second.engine().marks.control().leader().release(me(&second));
     let new = first.engine().try_lead().expect("LEADER is free again");
     let append = first.engine().append().expect("APPEND is free");
     assert!(new.leads(&append) && !old.leads(&append));
     drop(append);
     drop(old);
-    assert_eq!(first.engine().marks.words().leader().holder(), Some(me(&first)));
+    assert_eq!(first.engine().marks.control().leader().holder(), Some(me(&first)));
     drop(new);
-    assert_eq!(first.engine().marks.words().leader().holder(), None);
+    assert_eq!(first.engine().marks.control().leader().holder(), None);
 }
 
 /// The lease: a live leader that makes no progress keeps LEADER for about a second.
@@ -102,8 +102,8 @@ fn the_lease_grows_with_each_taking_and_goes_back() {
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     first.commits();
     let engine = second.engine().clone();
-    let words = engine.marks.words();
-    words.set_lease_us(1_200_000);
+    let control = engine.marks.control();
+    control.set_lease_us(1_200_000);
     let leader = first.engine().try_lead().expect("LEADER is free");
     let (start, mut stall) = (Instant::now(), Stall::new());
     let taken = loop {
@@ -113,10 +113,10 @@ fn the_lease_grows_with_each_taking_and_goes_back() {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(start.elapsed() >= Duration::from_millis(1200), "{:?}", start.elapsed());
-    assert_eq!(words.lease_us(), 2_400_000);
+    assert_eq!(control.lease_us(), 2_400_000);
     drop((leader, taken));
     second.commits();
-    assert!(words.lease_us() < 1_200_000, "{}: this sync was fast", words.lease_us());
+    assert!(control.lease_us() < 1_200_000, "{}: this sync was fast", control.lease_us());
 }
 
 /// The stopped leader's sync is told of a failure that is told to no file that is opened later: who leads with such a file writes
@@ -131,7 +131,7 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         second.publishes();
         let leader = first.engine().try_lead().expect("LEADER is free");
         takes_leader(&second, &first);
-        second.engine().marks.words().leader().release(me(&second));
+        second.engine().marks.control().leader().release(me(&second));
         second.acknowledges().expect("acknowledged");
         // It goes on in its sync, behind another commit.
         let sequence = second.publishes();

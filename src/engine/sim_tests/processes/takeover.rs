@@ -96,7 +96,7 @@ fn it_is_written_again_by_who_finds_leader_free() {
     let slot = me(&first).slot;
     let third = scenery.party(3, FULL);
     assert_eq!(me(&third).slot, slot);
-    assert_eq!(third.engine().marks.words().leader().holder(), None);
+    assert_eq!(third.engine().marks.control().leader().holder(), None);
     second.acknowledges().expect("the cut that was left is made durable first");
     check_durable(&scenery, sequence, vec![second, third]);
 }
@@ -177,8 +177,8 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         } else {
             // LEADER is the dead one's, who did not come to its cut: the next one takes it over.
             first.is_killed(&scenery);
-            second.engine().marks.words().leader().take_over(me(&third), me(&second));
-            second.engine().marks.words().leader().release(me(&second));
+            second.engine().marks.control().leader().take_over(me(&third), me(&second));
+            second.engine().marks.control().leader().release(me(&second));
         }
         second.acknowledges().expect("acknowledged");
         check_durable(&scenery, sequence, vec![second, third]);
@@ -208,7 +208,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         let Phase::Early { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else { return false };
         third.is_killed(&scenery);
         std::mem::forget(early);
-        let leader = second.engine().marks.words().leader();
+        let leader = second.engine().marks.control().leader();
         leader.take_over(me(&third), me(&second));
         leader.release(me(&second));
         let sequence = second.publishes();

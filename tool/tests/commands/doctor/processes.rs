@@ -1,8 +1,8 @@
-//! Who has the database open, through pwal and past it, and what the shared words say.
+//! Who has the database open, through pwal and past it, and what the control block says.
 
 use super::{Open, by_hand, closed, doctor, identity, log_of, tool};
 use crate::common::{Scratch, child, close, open, open_stock, run};
-use pwal::internal::shared::{CONTROL_NAME, Identity, Words, now_us};
+use pwal::internal::shared::{CONTROL_NAME, ControlBlock, Identity, now_us};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
@@ -54,8 +54,8 @@ fn stock_connections_are_named() {
     report.says("other openers", "warn", &[&pid, "until it closes it"]).only(&["other openers"]);
     let mut beside = child::start(BESIDE, &[("DATABASE", path.display().to_string())]);
     beside.expect("here");
-    let words = ["works on stock SQLite's own -wal", &beside.pid().to_string()];
-    doctor(&scratch, &path).says("other openers", "warn", &words).only(&["other openers", "other openers"]);
+    let control = ["works on stock SQLite's own -wal", &beside.pid().to_string()];
+    doctor(&scratch, &path).says("other openers", "warn", &control).only(&["other openers", "other openers"]);
     let text = tool(["status".as_ref(), path.as_os_str()]);
     assert!(text.printed().contains("on stock SQLite's own -wal: a connection that is not on pwal"), "{text:?}");
     assert!(tool(["recover".as_ref(), path.as_os_str()]).refused(3).contains("is not on pwal"));
@@ -73,39 +73,39 @@ fn stock_connections_are_named() {
     assert!(stock.wait().success());
 }
 
-/// What the words of a live engine say, one thing after the other.
+/// What the control block of a live engine say, one thing after the other.
 #[test]
 fn the_words_of_a_live_engine_are_read() {
     let scratch = Scratch::new();
     let path = closed(&scratch, "app.db");
     let (_lock, control) = by_hand(&path, 2);
-    let words = control.words();
+    let control = control.control();
     doctor(&scratch, &path).says("processes", "note", &["not attached"]).only(&[]);
 
     let ago = |seconds: u64| now_us() - seconds * 1_000_000;
-    let writer = words.attach(0, 4_000_001, "writer").expect("a slot");
-    let waiter = words.attach(1, 4_000_002, "waiter").expect("a slot");
-    let killed = words.attach(2, 4_000_003, "killed").expect("a slot");
+    let writer = control.attach(0, 4_000_001, "writer").expect("a slot");
+    let waiter = control.attach(1, 4_000_002, "waiter").expect("a slot");
+    let killed = control.attach(2, 4_000_003, "killed").expect("a slot");
     doctor(&scratch, &path)
         .says("processes", "ok", &["2 are attached", "4000001 (writer)", "4000002 (waiter)"])
         .says("processes", "note", &["4000003 (killed) was killed"])
         .only(&[]);
-    assert!(words.write().try_acquire(writer, false));
-    words.set_process_waiting(waiter, ago(30));
-    let slot = words.claim_snapshot_slot(waiter).expect("a slot");
-    assert!(words.take_snapshot(slot, 1, ago(600)));
-    let slot = words.claim_snapshot_slot(killed).expect("a slot");
-    assert!(words.take_snapshot(slot, 1, ago(20)));
+    assert!(control.write().try_acquire(writer, false));
+    control.set_process_waiting(waiter, ago(30));
+    let slot = control.claim_snapshot_slot(waiter).expect("a slot");
+    assert!(control.take_snapshot(slot, 1, ago(600)));
+    let slot = control.claim_snapshot_slot(killed).expect("a slot");
+    assert!(control.take_snapshot(slot, 1, ago(20)));
     doctor(&scratch, &path)
         .says("processes", "warn", &["4000002 (waiter) waits to write", "4000001 (writer) writes"])
         .says("processes", "warn", &["4000002 (waiter) reads since 10 min", "the oldest reader: it sees commit 1"])
         .only(&["processes", "processes"]);
-    words.set_process_waiting(waiter, ago(1));
-    words.end_snapshot(slot);
+    control.set_process_waiting(waiter, ago(1));
+    control.end_snapshot(slot);
 
-    words.set_mode(1);
+    control.set_mode(1);
     doctor(&scratch, &path).says("engine", "ok", &["conservative"]);
-    assert!(words.poison());
+    assert!(control.poison());
     doctor(&scratch, &path).says("engine", "problem", &["nobody can commit"]);
 }
 
@@ -116,14 +116,14 @@ fn a_stopped_process_is_told_and_worse_if_it_holds_what_others_need() {
     let path = closed(&scratch, "app.db");
     let (_lock, control) = by_hand(&path, 1);
     let process = Open::new(&path);
-    let words: &Words = control.words();
-    let me = words.attach(0, process.pid(), "sleeper").expect("a slot");
+    let control: &ControlBlock = control.control();
+    let me = control.attach(0, process.pid(), "sleeper").expect("a slot");
     let pid = process.pid().to_string();
     process.signal(libc::SIGSTOP);
     let stopped = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "));
     crate::wait_until(stopped);
     doctor(&scratch, &path).says("processes", "warn", &[&pid, "is stopped"]);
-    assert!(words.write().try_acquire(me, false));
+    assert!(control.write().try_acquire(me, false));
     doctor(&scratch, &path).says("processes", "problem", &[&pid, "holds WRITE"]);
     process.signal(libc::SIGCONT);
     crate::wait_until(|| !stopped());
@@ -135,15 +135,15 @@ fn a_control_of_another_version_or_file_is_told() {
     let scratch = Scratch::new();
     let path = closed(&scratch, "app.db");
     let (lock, control) = by_hand(&path, 1);
-    assert!(control.words().attach(0, 4_000_001, "it").is_some());
-    control.words().set_identity(&Identity { inode: 1, ..identity(&path) });
+    assert!(control.control().attach(0, 4_000_001, "it").is_some());
+    control.control().set_identity(&Identity { inode: 1, ..identity(&path) });
     doctor(&scratch, &path).says("control", "problem", &["another file"]).only(&["control"]);
     let file = File::options().write(true).open(log_of(&path).join(CONTROL_NAME)).expect("open");
     file.write_all_at(&99u64.to_ne_bytes(), 8).expect("write");
     doctor(&scratch, &path).says("control", "problem", &["another version", "layout version 99"]).only(&["control"]);
     drop(lock);
     doctor(&scratch, &path).says("control", "note", &["another version"]).only(&[]);
-    control.words().set_identity(&identity(&path));
+    control.control().set_identity(&identity(&path));
     if cfg!(target_os = "linux") {
         doctor(&scratch, &path).says("control", "note", &["another boot"]).only(&[]);
     }

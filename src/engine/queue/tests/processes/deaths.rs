@@ -119,8 +119,8 @@ fn a_process_that_keeps_a_lease_is_killed() {
 
 /// How many processes wait.
 fn waiting(directory: &Directory) -> usize {
-    let control = directory.control();
-    control.words().processes().filter(|process| process.waiting_since_us != 0).count()
+    let mapping = directory.mapping();
+    mapping.control().processes().filter(|process| process.waiting_since_us != 0).count()
 }
 
 #[test]
@@ -244,5 +244,5 @@ fn processes_are_killed_at_random_moments() {
         watch.join().unwrap()
     });
     soon("the longest wait", &[Duration::from_micros(longest)]);
-    assert!(stays.words().setting(COUNT) > 0);
+    assert!(stays.control().setting(COUNT) > 0);
 }

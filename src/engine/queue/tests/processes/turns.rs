@@ -87,7 +87,7 @@ fn poison_ends_the_waits_of_all_processes() {
         });
         std::thread::sleep(Duration::from_millis(5));
         let begin = Instant::now();
-        directory.control().words().poison();
+        directory.mapping().control().poison();
         queues[0].close();
         assert!(!waits.map(|wait| wait.join().unwrap()).contains(&true), "a grant of a poisoned log");
         assert!(begin.elapsed() < Duration::from_secs(2), "it was not told");
@@ -136,11 +136,11 @@ fn all_together(loads: &[Load]) -> Vec<Done> {
         child.send("go");
     }
     let done: Vec<_> = children.iter_mut().map(|child| Done::from_line(&child.lines.next().unwrap())).collect();
-    let words = directory.control();
-    let words = words.words();
+    let control = directory.mapping();
+    let control = control.control();
     let all: u64 = done.iter().map(|done| done.writes).sum();
-    assert_eq!(words.setting(COUNT), all, "two were inside at once");
-    assert_eq!(words.write().look(), Held::FREE);
+    assert_eq!(control.setting(COUNT), all, "two were inside at once");
+    assert_eq!(control.write().look(), Held::FREE);
     done
 }
 

@@ -1,4 +1,4 @@
-//! The memory behind the words: the mapped file `<database>-pwal/control`, from the claim on; or memory of one process
+//! The memory behind the control block: the mapped file `<database>-pwal/control`, from the claim on; or memory of one process
 //! alone, where files cannot be shared.
 //!
 //! Who maps the file must not find it shorter later: only who holds `lock` replaces it, under a new
@@ -6,7 +6,7 @@
 
 use super::SharedError;
 use super::clock::{boot_id, clock_offset_us};
-use super::words::{HEAD_BYTES, LAYOUT_VERSION, MAGIC, ReadOnlyWords, State, WORDS_BYTES, Words};
+use super::control_block::{CONTROL_BYTES, ControlBlock, ControlView, HEAD_BYTES, LAYOUT_VERSION, MAGIC, State};
 use crate::disk::{Access, Directory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -22,7 +22,7 @@ pub const CONTROL_NAME: &str = "control";
 /// What a log may have (rule S3), in bytes.
 const BLOCKS: RangeInclusive<u64> = 4096..=65536;
 
-/// A mapping of `WORDS_BYTES`.
+/// A mapping of `CONTROL_BYTES`.
 #[derive(Debug)]
 struct Mapping {
     address: NonNull<c_void>,
@@ -39,7 +39,7 @@ impl Mapping {
         let address = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
-                WORDS_BYTES,
+                CONTROL_BYTES,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
@@ -49,7 +49,7 @@ impl Mapping {
 
     fn shared(file: &File, protection: ProtFlags) -> io::Result<Mapping> {
         // SAFETY: as above; the caller checked that the file is as long as the mapping.
-        let address = unsafe { mmap(std::ptr::null_mut(), WORDS_BYTES, protection, MapFlags::SHARED, file, 0) }?;
+        let address = unsafe { mmap(std::ptr::null_mut(), CONTROL_BYTES, protection, MapFlags::SHARED, file, 0) }?;
         let mapping = Mapping::of(address)?;
         #[cfg(test)]
         simulated::maps(address.expose_provenance());
@@ -60,10 +60,10 @@ impl Mapping {
         NonNull::new(address).map(|address| Mapping { address }).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
 
-    fn words(&self) -> &ReadOnlyWords {
-        // SAFETY: the mapping is page aligned, WORDS_BYTES long and lives as long as `self`; any bytes
+    fn control(&self) -> &ControlView {
+        // SAFETY: the mapping is page aligned, CONTROL_BYTES long and lives as long as `self`; any bytes
         // are valid atomics, and everybody else accesses them as atomics too.
-        unsafe { self.address.cast::<ReadOnlyWords>().as_ref() }
+        unsafe { self.address.cast::<ControlView>().as_ref() }
     }
 }
 
@@ -72,25 +72,25 @@ impl Drop for Mapping {
         #[cfg(test)]
         simulated::unmaps(self.address.as_ptr().addr());
         // SAFETY: `address` came from mmap with this length, and every reference borrows from `self`.
-        let _ = unsafe { munmap(self.address.as_ptr(), WORDS_BYTES) };
+        let _ = unsafe { munmap(self.address.as_ptr(), CONTROL_BYTES) };
     }
 }
 
-/// The shared words of one engine, writable.
+/// The control block of one engine, writable.
 #[derive(Debug)]
-pub struct Control {
+pub struct ControlMapping {
     mapping: Mapping,
     /// What is mapped; `None`: memory of this process alone.
     file: Option<File>,
 }
 
-impl Control {
-    /// Words in memory of this process alone, all zero; costs one system call, pages come as they are touched.
+impl ControlMapping {
+    /// ControlBlock in memory of this process alone, all zero; costs one system call, pages come as they are touched.
     ///
     /// # Errors
     /// The system has no memory.
-    pub fn anonymous() -> io::Result<Control> {
-        Ok(Control { mapping: Mapping::anonymous()?, file: None })
+    pub fn anonymous() -> io::Result<ControlMapping> {
+        Ok(ControlMapping { mapping: Mapping::anonymous()?, file: None })
     }
 
     /// Creates the file in this directory with exactly the permission bits `mode` (what was there is unlinked; who has mapped
@@ -99,23 +99,23 @@ impl Control {
     ///
     /// # Errors
     /// Any error of the file system; `StorageFull`: nothing is left behind.
-    pub fn create(directory: &Directory, mode: u32) -> io::Result<Control> {
+    pub fn create(directory: &Directory, mode: u32) -> io::Result<ControlMapping> {
         match directory.remove(CONTROL_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let made = Control::make(directory.create_file(CONTROL_NAME, mode)?);
+        let made = ControlMapping::make(directory.create_file(CONTROL_NAME, mode)?);
         if made.is_err() {
             let _ = directory.remove(CONTROL_NAME);
         }
         made
     }
 
-    fn make(file: File) -> io::Result<Control> {
-        file.set_len(WORDS_BYTES as u64)?;
+    fn make(file: File) -> io::Result<ControlMapping> {
+        file.set_len(CONTROL_BYTES as u64)?;
         allocate(&file, 0..HEAD_BYTES)?;
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(Control { mapping, file: Some(file) })
+        Ok(ControlMapping { mapping, file: Some(file) })
     }
 
     /// Maps the `control` that others made, to share it: complete words of this layout, of this boot of the machine, and
@@ -123,7 +123,7 @@ impl Control {
     ///
     /// # Errors
     /// What it is instead, by name.
-    pub fn open(directory: &Directory, device: u64, inode: u64) -> Result<Control, SharedError> {
+    pub fn open(directory: &Directory, device: u64, inode: u64) -> Result<ControlMapping, SharedError> {
         let path = &directory.path().join(CONTROL_NAME);
         let named = |source| SharedError::ControlOpen { file: path.clone(), source };
         let damaged = |reason: String| SharedError::ControlDamaged { file: path.clone(), reason };
@@ -143,17 +143,17 @@ impl Control {
             return Err(SharedError::OtherVersion { file: path.clone(), found: version, known: LAYOUT_VERSION });
         }
         let bytes = file.metadata().map_err(named)?.len();
-        if bytes != WORDS_BYTES as u64 {
-            return Err(damaged(format!("{bytes} bytes instead of {WORDS_BYTES}")));
+        if bytes != CONTROL_BYTES as u64 {
+            return Err(damaged(format!("{bytes} bytes instead of {CONTROL_BYTES}")));
         }
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE).map_err(named)?;
-        let control = Control { mapping, file: Some(file) };
-        let identity = control.words().identity();
-        // 0: who made the words, or this process, cannot find out.
+        let mapping = ControlMapping { mapping, file: Some(file) };
+        let identity = mapping.control().identity();
+        // 0: who made the control block, or this process, cannot find out.
         if boot_id().is_ok_and(|boot| boot != identity.boot_id && boot != 0 && identity.boot_id != 0) {
             return Err(SharedError::OtherBoot { file: path.clone() });
         }
-        if control.words().clock_offset_us() != clock_offset_us() {
+        if mapping.control().clock_offset_us() != clock_offset_us() {
             return Err(SharedError::OtherClock { file: path.clone() });
         }
         if (identity.device, identity.inode) != (device, inode) {
@@ -162,11 +162,11 @@ impl Control {
         if !identity.block_bytes.is_power_of_two() || !BLOCKS.contains(&identity.block_bytes) {
             return Err(damaged(format!("blocks of {} bytes", identity.block_bytes)));
         }
-        if control.words().state() != State::Ready {
+        if mapping.control().state() != State::Ready {
             // Who builds holds INIT.
             return Err(damaged(String::from("it was never completed")));
         }
-        Ok(control)
+        Ok(mapping)
     }
 
     /// Makes sure that no store into the rings meets a full disk. Before anything is published or cut: under APPEND, in an
@@ -175,7 +175,7 @@ impl Control {
     /// # Errors
     /// Any error of the file system.
     pub fn allocate_rings(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| allocate(file, HEAD_BYTES..WORDS_BYTES))
+        self.file.as_ref().map_or(Ok(()), |file| allocate(file, HEAD_BYTES..CONTROL_BYTES))
     }
 
     /// Whether other processes can share these words.
@@ -184,11 +184,11 @@ impl Control {
         self.file.is_some()
     }
 
-    /// The words.
+    /// The control block.
     #[must_use]
-    pub fn words(&self) -> &Words {
-        // SAFETY: `Words` is a transparent wrapper of `ReadOnlyWords`; this mapping is writable.
-        unsafe { &*std::ptr::from_ref(self.mapping.words()).cast::<Words>() }
+    pub fn control(&self) -> &ControlBlock {
+        // SAFETY: `ControlBlock` is a transparent wrapper of `ControlView`; this mapping is writable.
+        unsafe { &*std::ptr::from_ref(self.mapping.control()).cast::<ControlBlock>() }
     }
 
     /// Maps the `control` of a live log for looking only: creates, locks and changes nothing.
@@ -201,11 +201,11 @@ impl Control {
         let refuse =
             |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display())));
         let bytes = file.metadata()?.len();
-        if bytes != WORDS_BYTES as u64 {
-            return refuse(format!("{bytes} bytes, a control file has {WORDS_BYTES}"));
+        if bytes != CONTROL_BYTES as u64 {
+            return refuse(format!("{bytes} bytes, a control file has {CONTROL_BYTES}"));
         }
         let observed = Observed { mapping: Mapping::shared(&file, ProtFlags::READ)? };
-        match observed.words().layout() {
+        match observed.control().layout() {
             (MAGIC, LAYOUT_VERSION) => Ok(observed),
             (MAGIC, version) => refuse(format!("layout version {version}, this program knows {LAYOUT_VERSION}")),
             _ => refuse(String::from("not a control file")),
@@ -213,17 +213,17 @@ impl Control {
     }
 }
 
-/// The shared words of a log that somebody else may be using, for looking only.
+/// The control block of a log that somebody else may be using, for looking only.
 #[derive(Debug)]
 pub struct Observed {
     mapping: Mapping,
 }
 
 impl Observed {
-    /// The words. They change under the reader: read `recycled_below` again after reading a slot.
+    /// The control block. They change under the reader: read `recycled_below` again after reading a slot.
     #[must_use]
-    pub fn words(&self) -> &ReadOnlyWords {
-        self.mapping.words()
+    pub fn control(&self) -> &ControlView {
+        self.mapping.control()
     }
 }
 
@@ -245,7 +245,7 @@ fn allocate(file: &File, range: Range<usize>) -> io::Result<()> {
 /// The mappings of simulated processes ([`crate::interleave`]), which end with a process before its threads do.
 #[cfg(test)]
 pub(crate) mod simulated {
-    use super::{MapFlags, ProtFlags, WORDS_BYTES, mmap_anonymous};
+    use super::{CONTROL_BYTES, MapFlags, ProtFlags, mmap_anonymous};
     use crate::interleave::process;
     use crate::sync::Mutex;
 
@@ -270,7 +270,7 @@ pub(crate) mod simulated {
             let at = std::ptr::with_exposed_provenance_mut(*address);
             // SAFETY: all of this range is one live mapping of ours, of atomics, for which any bytes are valid: who drops
             // it takes it off the list first, under the mutex that is held here.
-            let mapped = unsafe { mmap_anonymous(at, WORDS_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags) };
+            let mapped = unsafe { mmap_anonymous(at, CONTROL_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags) };
             assert_eq!(mapped.expect("memory").addr(), *address);
         }
     }
@@ -296,8 +296,8 @@ mod tests {
     fn made() -> Made {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(CONTROL_NAME);
-        let control = Control::create(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-        control.words().set_identity(&Identity {
+        let mapping = ControlMapping::create(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
+        mapping.control().set_identity(&Identity {
             boot_id: boot_id().unwrap(),
             log_id: 7,
             device: DEVICE,
@@ -305,7 +305,7 @@ mod tests {
             generation: 1,
             block_bytes: 4096,
         });
-        control.words().set_state(State::Ready);
+        mapping.control().set_state(State::Ready);
         Made { directory, path }
     }
 
@@ -316,8 +316,8 @@ mod tests {
             file.write_all_at(&word.to_ne_bytes(), offset).unwrap();
         }
 
-        fn open(&self) -> Result<Control, SharedError> {
-            Control::open(&Directory::open(self.directory.path()).unwrap(), DEVICE, INODE)
+        fn open(&self) -> Result<ControlMapping, SharedError> {
+            ControlMapping::open(&Directory::open(self.directory.path()).unwrap(), DEVICE, INODE)
         }
 
         fn error(&self) -> SharedError {
@@ -329,8 +329,8 @@ mod tests {
     fn what_one_maps_the_other_sees() {
         let made = made();
         let [one, other] = [(); 2].map(|()| made.open().unwrap());
-        one.words().set_mode(1);
-        assert_eq!(other.words().mode(), 1);
+        one.control().set_mode(1);
+        assert_eq!(other.control().mode(), 1);
         assert!(other.is_shared());
     }
 

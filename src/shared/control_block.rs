@@ -1,4 +1,4 @@
-//! The layout of the shared words, and the plain reads and stores on them.
+//! The layout of the control block, and the plain reads and stores on them.
 //!
 //! Everything is 64-bit atomics in the machine's own byte order (a `control` never outlives a boot,
 //! and the magic tells the order). All zero is a valid beginning: nothing published, everything
@@ -8,12 +8,12 @@
 //! |---|---|---|
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes, offset of the clock (us) |
 //! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
-//! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner words |
+//! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
 //! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
-//! | 1088 | 2 x 64 | CREATE, GUARD: owner words |
+//! | 1088 | 2 x 64 | CREATE, GUARD: owner locks |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
@@ -24,12 +24,12 @@
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197568 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
 //!
-//! The rings are allocated at activation, the rest when the words are made: until then nothing is stored in them.
+//! The rings are allocated at activation, the rest when the control block is made: until then nothing is stored in them.
 //!
 //! What several processors store all the time lies on a 64-byte line of its own.
 
 use super::event::Event;
-use super::owner::{Owner, OwnerWord};
+use super::owner::{Owner, OwnerLock};
 use super::process_slots::ProcessLine;
 use super::ring::{CommitLine, CutLine};
 use super::snapshots::SnapshotLine;
@@ -51,14 +51,14 @@ pub const SNAPSHOT_SLOTS: usize = 2048;
 pub const COMMIT_RING: u64 = 8192;
 /// Entries of the cut ring.
 pub const CUT_RING: u64 = 1024;
-/// The size of the words, and of the file `control`.
-pub const WORDS_BYTES: usize = size_of::<Words>();
+/// The size of the control block, and of the file `control`.
+pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 
-/// Settings that the words hold.
+/// Settings that the control block holds.
 pub const SETTINGS: usize = 8;
 
-/// What the words take before the rings.
-pub(super) const HEAD_BYTES: usize = offset_of!(ReadOnlyWords, commit_ring);
+/// What the control block take before the rings.
+pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
 
 /// A word on a line of its own.
 #[repr(C, align(64))]
@@ -132,15 +132,15 @@ struct FlushLine {
     in_use_bytes: AtomicU64,
 }
 
-/// The shared words as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
+/// The control block as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
 #[repr(C)]
-pub struct ReadOnlyWords {
+pub struct ControlView {
     identity: IdentityLines,
     state: StateLine,
-    pub(super) write: OwnerWord,
-    pub(super) append: OwnerWord,
-    pub(super) leader: OwnerWord,
-    pub(super) checkpoint: OwnerWord,
+    pub(super) write: OwnerLock,
+    pub(super) append: OwnerLock,
+    pub(super) leader: OwnerLock,
+    pub(super) checkpoint: OwnerLock,
     pub(super) durable_wake: Event,
     pub(super) grant_until_us: Line,
     pub(super) published: Line,
@@ -151,8 +151,8 @@ pub struct ReadOnlyWords {
     pub(super) checkpoint_target: Line,
     pub(super) recycled_below: Line,
     settings: SettingsLine,
-    create: OwnerWord,
-    guard: OwnerWord,
+    create: OwnerLock,
+    guard: OwnerLock,
     gathered: Event,
     log: LogLine,
     flush: FlushLine,
@@ -164,40 +164,40 @@ pub struct ReadOnlyWords {
     pub(super) cut_ring: [CutLine; CUT_RING as usize],
 }
 
-/// The shared words. Only ever behind a reference into a mapping ([`Control`](super::Control)).
+/// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::Control)).
 #[repr(transparent)]
-pub struct Words {
-    readable: ReadOnlyWords,
+pub struct ControlBlock {
+    readable: ControlView,
 }
 
 const _: () = {
-    assert!(offset_of!(ReadOnlyWords, identity) == 0);
-    assert!(offset_of!(ReadOnlyWords, state) == 128);
-    assert!(offset_of!(ReadOnlyWords, write) == 192);
-    assert!(offset_of!(ReadOnlyWords, append) == 256);
-    assert!(offset_of!(ReadOnlyWords, leader) == 320);
-    assert!(offset_of!(ReadOnlyWords, checkpoint) == 384);
-    assert!(offset_of!(ReadOnlyWords, durable_wake) == 448);
-    assert!(offset_of!(ReadOnlyWords, grant_until_us) == 512);
-    assert!(offset_of!(ReadOnlyWords, published) == 576);
-    assert!(offset_of!(ReadOnlyWords, cuts) == 640);
-    assert!(offset_of!(ReadOnlyWords, certified) == 704);
-    assert!(offset_of!(ReadOnlyWords, visible) == 768);
-    assert!(offset_of!(ReadOnlyWords, backfilled) == 832);
-    assert!(offset_of!(ReadOnlyWords, checkpoint_target) == 896);
-    assert!(offset_of!(ReadOnlyWords, recycled_below) == 960);
-    assert!(offset_of!(ReadOnlyWords, settings) == 1024);
-    assert!(offset_of!(ReadOnlyWords, create) == 1088);
-    assert!(offset_of!(ReadOnlyWords, gathered) == 1216);
-    assert!(offset_of!(ReadOnlyWords, log) == 1280);
-    assert!(offset_of!(ReadOnlyWords, flush) == 1344);
-    assert!(offset_of!(ReadOnlyWords, slots_used) == 1408);
-    assert!(offset_of!(ReadOnlyWords, processes) == 1536);
-    assert!(offset_of!(ReadOnlyWords, snapshots) == 17_920);
-    assert!(offset_of!(ReadOnlyWords, commit_ring) == 148_992);
-    assert!(offset_of!(ReadOnlyWords, cut_ring) == 1_197_568);
-    assert!(WORDS_BYTES == 1_263_104);
-    assert!(size_of::<Line>() == 64 && size_of::<OwnerWord>() == 64 && size_of::<Event>() == 64);
+    assert!(offset_of!(ControlView, identity) == 0);
+    assert!(offset_of!(ControlView, state) == 128);
+    assert!(offset_of!(ControlView, write) == 192);
+    assert!(offset_of!(ControlView, append) == 256);
+    assert!(offset_of!(ControlView, leader) == 320);
+    assert!(offset_of!(ControlView, checkpoint) == 384);
+    assert!(offset_of!(ControlView, durable_wake) == 448);
+    assert!(offset_of!(ControlView, grant_until_us) == 512);
+    assert!(offset_of!(ControlView, published) == 576);
+    assert!(offset_of!(ControlView, cuts) == 640);
+    assert!(offset_of!(ControlView, certified) == 704);
+    assert!(offset_of!(ControlView, visible) == 768);
+    assert!(offset_of!(ControlView, backfilled) == 832);
+    assert!(offset_of!(ControlView, checkpoint_target) == 896);
+    assert!(offset_of!(ControlView, recycled_below) == 960);
+    assert!(offset_of!(ControlView, settings) == 1024);
+    assert!(offset_of!(ControlView, create) == 1088);
+    assert!(offset_of!(ControlView, gathered) == 1216);
+    assert!(offset_of!(ControlView, log) == 1280);
+    assert!(offset_of!(ControlView, flush) == 1344);
+    assert!(offset_of!(ControlView, slots_used) == 1408);
+    assert!(offset_of!(ControlView, processes) == 1536);
+    assert!(offset_of!(ControlView, snapshots) == 17_920);
+    assert!(offset_of!(ControlView, commit_ring) == 148_992);
+    assert!(offset_of!(ControlView, cut_ring) == 1_197_568);
+    assert!(CONTROL_BYTES == 1_263_104);
+    assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<Event>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
     assert!(size_of::<CommitLine>() == 128 && size_of::<CutLine>() == 64);
     // A slot index and an owner fit 16 bits, a ring index its mask.
@@ -215,7 +215,7 @@ const POISONED_UNKNOWN: u64 = 3;
 const PAGES_STORED: u64 = 1 << 32;
 const LOW_31: u64 = (1 << 31) - 1;
 
-/// Whether the words are complete.
+/// Whether the control block is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// They are being filled, or who filled them died.
@@ -224,7 +224,7 @@ pub enum State {
     Ready,
 }
 
-/// What the words belong to.
+/// What the control block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The boot of the machine ([`boot_id`](super::boot_id)): words of another one say nothing.
@@ -241,8 +241,8 @@ pub struct Identity {
     pub block_bytes: u64,
 }
 
-impl ReadOnlyWords {
-    /// What the words belong to.
+impl ControlView {
+    /// What the control block belongs to.
     #[must_use]
     pub fn identity(&self) -> Identity {
         let i = &self.identity;
@@ -256,7 +256,7 @@ impl ReadOnlyWords {
         }
     }
 
-    /// The offset of the clock of who made the words (us): the times in them are by that clock.
+    /// The offset of the clock of who made the control block (us): the times in them are by that clock.
     pub(super) fn clock_offset_us(&self) -> i64 {
         self.identity.clock_offset_us.load(SeqCst) as i64
     }
@@ -266,7 +266,7 @@ impl ReadOnlyWords {
         (self.identity.magic.load(SeqCst), self.identity.layout_version.load(SeqCst))
     }
 
-    /// Whether the words are complete.
+    /// Whether the control block is complete.
     #[must_use]
     pub fn state(&self) -> State {
         if self.state.state.load(SeqCst) == 1 { State::Ready } else { State::Building }
@@ -363,7 +363,7 @@ impl ReadOnlyWords {
     /// Who owns WRITE, APPEND, LEADER, CKPT and CREATE, in this order.
     #[must_use]
     pub fn holders(&self) -> [Option<Owner>; 5] {
-        [&self.write, &self.append, &self.leader, &self.checkpoint, &self.create].map(OwnerWord::holder)
+        [&self.write, &self.append, &self.leader, &self.checkpoint, &self.create].map(OwnerLock::holder)
     }
 
     /// Until when the grant in WRITE counts: microseconds, as [`now_us`](super::now_us).
@@ -404,46 +404,46 @@ impl ReadOnlyWords {
     }
 }
 
-impl Deref for Words {
-    type Target = ReadOnlyWords;
+impl Deref for ControlBlock {
+    type Target = ControlView;
 
-    fn deref(&self) -> &ReadOnlyWords {
+    fn deref(&self) -> &ControlView {
         &self.readable
     }
 }
 
-impl Words {
+impl ControlBlock {
     /// WRITE: one writer, from the check of its snapshot to publish.
     #[must_use]
-    pub fn write(&self) -> &OwnerWord {
+    pub fn write(&self) -> &OwnerLock {
         &self.write
     }
 
     /// APPEND: the tail. Held for microseconds, never while waiting for a flush.
     #[must_use]
-    pub fn append(&self) -> &OwnerWord {
+    pub fn append(&self) -> &OwnerLock {
         &self.append
     }
 
     /// LEADER: cut, certificate, sync. Tried, not waited for.
     #[must_use]
-    pub fn leader(&self) -> &OwnerWord {
+    pub fn leader(&self) -> &OwnerLock {
         &self.leader
     }
 
     /// CKPT: backfill and recycling.
     #[must_use]
-    pub fn checkpoint(&self) -> &OwnerWord {
+    pub fn checkpoint(&self) -> &OwnerLock {
         &self.checkpoint
     }
 
-    /// Who waits for durability waits here; told after each [`certify`](Words::certify) and on poison.
+    /// Who waits for durability waits here; told after each [`certify`](ControlBlock::certify) and on poison.
     #[must_use]
     pub fn durable_wake(&self) -> &Event {
         &self.durable_wake
     }
 
-    /// Stores what the words belong to, with magic and layout version; before [`Control::create`](super::Control::create).
+    /// Stores what the control block belongs to, with magic and layout version; before [`ControlMapping::create`](super::Control::create).
     pub fn set_identity(&self, identity: &Identity) {
         let i = &self.identity;
         i.boot_id[0].store((identity.boot_id >> 64) as u64, SeqCst);
@@ -458,18 +458,18 @@ impl Words {
         i.magic.store(MAGIC, SeqCst);
     }
 
-    /// Stores whether the words are complete.
+    /// Stores whether the control block is complete.
     pub fn set_state(&self, state: State) {
         self.state.state.store(u64::from(state == State::Ready), SeqCst);
     }
 
     /// The engine ends: nobody goes on above what is durable. Under APPEND; then what is not durable is erased, then
-    /// [`set_poison_outcome`](Words::set_poison_outcome). True if this call did it.
+    /// [`set_poison_outcome`](ControlBlock::set_poison_outcome). True if this call did it.
     pub fn poison(&self) -> bool {
         self.state.poison.compare_exchange(NOT_POISONED, POISONING, SeqCst, SeqCst).is_ok()
     }
 
-    /// Decides that poisoning erases only what lies behind commit `kept`. Under APPEND, behind [`poison`](Words::poison). What
+    /// Decides that poisoning erases only what lies behind commit `kept`. Under APPEND, behind [`poison`](ControlBlock::poison). What
     /// was decided first counts, and is returned.
     pub fn keep_at_poison(&self, kept: u64) -> u64 {
         step("before kept");
@@ -479,8 +479,8 @@ impl Words {
         }
     }
 
-    /// What was answered with an error is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](Words::durable_wake) and
-    /// the owner words.
+    /// What was answered with an error is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](ControlBlock::durable_wake) and
+    /// the owner locks.
     pub fn set_poison_outcome(&self, unknown: bool) {
         step("before poisoned");
         self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
@@ -526,7 +526,7 @@ impl Words {
         self.flush.in_use_bytes.load(SeqCst)
     }
 
-    /// As [`in_use_bytes`](Words::in_use_bytes); under CREATE.
+    /// As [`in_use_bytes`](ControlBlock::in_use_bytes); under CREATE.
     pub fn set_in_use_bytes(&self, bytes: u64) {
         self.flush.in_use_bytes.store(bytes, SeqCst);
     }
@@ -549,13 +549,13 @@ impl Words {
 
     /// CREATE: the choice of the next slot, and the making of a slot file.
     #[must_use]
-    pub fn create(&self) -> &OwnerWord {
+    pub fn create(&self) -> &OwnerLock {
         &self.create
     }
 
     /// GUARD: whose broker holds SQLite's EXCLUSIVE on the database file.
     #[must_use]
-    pub fn guard(&self) -> &OwnerWord {
+    pub fn guard(&self) -> &OwnerLock {
         &self.guard
     }
 
@@ -571,7 +571,7 @@ impl Words {
         self.state.active.store(1, SeqCst);
     }
 
-    /// The log is retired; the words are complete still. Under APPEND.
+    /// The log is retired; the control block is complete still. Under APPEND.
     pub fn set_inactive(&self) {
         step("before inactive");
         self.state.active.store(0, SeqCst);
@@ -583,7 +583,7 @@ impl Words {
         self.state.may_be_stamped.load(SeqCst) != 0
     }
 
-    /// As [`may_be_stamped`](Words::may_be_stamped).
+    /// As [`may_be_stamped`](ControlBlock::may_be_stamped).
     pub fn set_may_be_stamped(&self, may_be: bool) {
         self.state.may_be_stamped.store(u64::from(may_be), SeqCst);
     }
@@ -594,7 +594,7 @@ impl Words {
         (self.state.claim_checksums.load(SeqCst), self.state.claim_bytes.load(SeqCst))
     }
 
-    /// As [`at_claim`](Words::at_claim).
+    /// As [`at_claim`](ControlBlock::at_claim).
     pub fn set_at_claim(&self, checksums: u64, bytes: u64) {
         self.state.claim_checksums.store(checksums, SeqCst);
         self.state.claim_bytes.store(bytes, SeqCst);
@@ -613,7 +613,7 @@ impl Words {
         u32::try_from(self.log.next_slot.load(SeqCst).checked_sub(1)?).ok()
     }
 
-    /// As [`next_slot`](Words::next_slot).
+    /// As [`next_slot`](ControlBlock::next_slot).
     pub fn set_next_slot(&self, file: Option<u32>) {
         step("before next_slot");
         self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
@@ -637,12 +637,12 @@ impl Words {
     }
 
     /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of an owner who
-    /// died, until the next one [says otherwise](Words::set_staged_spill).
+    /// died, until the next one [says otherwise](ControlBlock::set_staged_spill).
     pub(crate) fn staged_spill(&self) -> Option<u32> {
         u32::try_from(self.log.staged_spill.load(SeqCst).checked_sub(1)?).ok()
     }
 
-    /// As [`staged_spill`](Words::staged_spill): stored before the file is made, and taken back behind the publication of its
+    /// As [`staged_spill`](ControlBlock::staged_spill): stored before the file is made, and taken back behind the publication of its
     /// batch, or behind the file's end. By the owner of WRITE.
     pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
         self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
@@ -654,7 +654,7 @@ impl Words {
         self.log.sync_in_doubt.load(SeqCst) != 0
     }
 
-    /// As [`is_sync_in_doubt`](Words::is_sync_in_doubt). Taken back by who knows how it ended, or, leading, has written again
+    /// As [`is_sync_in_doubt`](ControlBlock::is_sync_in_doubt). Taken back by who knows how it ended, or, leading, has written again
     /// what is not durable.
     pub(crate) fn set_sync_in_doubt(&self, in_doubt: bool) {
         self.log.sync_in_doubt.store(u64::from(in_doubt), SeqCst);
@@ -694,7 +694,7 @@ impl Words {
         self.flush.gather_goal.load(SeqCst)
     }
 
-    /// As [`gather_goal`](Words::gather_goal).
+    /// As [`gather_goal`](ControlBlock::gather_goal).
     pub(crate) fn set_gather_goal(&self, goal: u64) {
         self.flush.gather_goal.store(goal, SeqCst);
     }
@@ -704,7 +704,7 @@ impl Words {
         self.flush.group.load(SeqCst)
     }
 
-    /// As [`flush_group`](Words::flush_group).
+    /// As [`flush_group`](ControlBlock::flush_group).
     pub(crate) fn set_flush_group(&self, group: u64) {
         self.flush.group.store(group, SeqCst);
     }
@@ -714,7 +714,7 @@ impl Words {
         self.flush.sync_nanos.load(SeqCst)
     }
 
-    /// As [`sync_nanos`](Words::sync_nanos).
+    /// As [`sync_nanos`](ControlBlock::sync_nanos).
     pub(crate) fn set_sync_nanos(&self, nanos: u64) {
         self.flush.sync_nanos.store(nanos, SeqCst);
     }
@@ -724,7 +724,7 @@ impl Words {
         self.flush.lease_us.load(SeqCst)
     }
 
-    /// As [`lease_us`](Words::lease_us).
+    /// As [`lease_us`](ControlBlock::lease_us).
     pub(crate) fn set_lease_us(&self, lease_us: u64) {
         self.flush.lease_us.store(lease_us, SeqCst);
     }
@@ -735,7 +735,7 @@ impl Words {
         self.flush.led_away.load(SeqCst) != 0
     }
 
-    /// As [`was_led_away`](Words::was_led_away). Under APPEND.
+    /// As [`was_led_away`](ControlBlock::was_led_away). Under APPEND.
     pub(crate) fn set_led_away(&self) {
         self.flush.led_away.store(1, SeqCst);
     }
