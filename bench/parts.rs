@@ -44,7 +44,7 @@ fn batch(criterion: &mut Criterion) {
 fn control(criterion: &mut Criterion) {
     let mapping = ControlMapping::anonymous().expect("memory");
     let control = mapping.control();
-    let me = control.attach(0, 1, "bench").expect("a process slot");
+    let me = control.acquire_process_slot(0, 1, "bench").expect("a process slot");
     let slot = control.claim_snapshot_slot(me).expect("a snapshot slot");
     let mut group = criterion.benchmark_group("shared words");
     group.bench_function("commit: WRITE, APPEND, publish, cut, certify, visible", |bencher| {

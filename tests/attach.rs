@@ -99,7 +99,7 @@ fn an_exit_leaves_the_log_to_the_others_and_the_guard_too() {
     let (mut first, mut second) = (Agent::on(&path), Agent::on(&path));
     first.run("INSERT INTO t VALUES(1)");
     second.run(COUNT);
-    assert!(second.status().contains("GUARD"), "the first has it");
+    assert!(second.status().contains("EXCL"), "the first has it");
     for killed in [false, true] {
         if killed {
             first.kill();

@@ -26,12 +26,12 @@ const KINDS: [Kind; 10] = [
     Kind::Stays,
     Kind::ComesAndGoes,
     Kind::Stays,
-    Kind::Attached,
+    Kind::ProcessInfo,
     Kind::Stays,
     Kind::Stays,
     Kind::ComesAndGoes,
     Kind::Stays,
-    Kind::Attached,
+    Kind::ProcessInfo,
     Kind::Stays,
 ];
 
@@ -61,7 +61,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         let clean = rng.random_bool(0.5);
         check(&path, &reported, clean);
         // Without a super-journal each of two databases commits by itself: what is acknowledged is in both.
-        let both = if kind == Kind::Attached { reported } else { Reported::default() };
+        let both = if kind == Kind::ProcessInfo { reported } else { Reported::default() };
         check(&workload::second(&path), &both, clean);
     }
 }

@@ -87,7 +87,7 @@ fn a_checkpoint_in_the_background_is_left_to_the_others() {
     let before = writes.load(SeqCst);
     common::close(connection);
     let written = writes.load(SeqCst) - before;
-    // The broker writes a piece of 1 MiB by 64 KiB; there are eleven pieces.
+    // The database handle writes a piece of 1 MiB by 64 KiB; there are eleven pieces.
     assert!(written <= 32, "{written} writes more of a checkpoint that others can make");
     lab.unhook();
     assert_eq!(other.run(COUNT), "3000");

@@ -33,7 +33,7 @@ fn specified(s: &Situation) -> Action {
     if plain {
         return match (s.logs.is_empty(), s.has_stock_leftovers, s.is_read_only) {
             (true, false, _) | (true, true, true) => Action::Open,
-            (_, true, false) => Action::SettleStock,
+            (_, true, false) => Action::RecoverStock,
             (false, _, true) => Action::Refuse(Refusal::ReadOnly),
             (false, false, false) if all_finished => Action::DeleteAll,
             _ => Action::Orphan(s.logs.iter().find(|log| !finished(log)).unwrap().log_id),

@@ -75,13 +75,14 @@ fn stress(run: &Run) {
     let done = std::thread::scope(|scope| {
         let shared = &shared;
         for mode in run.checkpoints {
-            scope.spawn(move || guarded(shared, || checkpoints(shared, mode)));
+            scope.spawn(move || under_exclusive(shared, || checkpoints(shared, mode)));
         }
-        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(move || guarded(shared, || read_on(shared)))).collect();
+        let readers: Vec<_> =
+            (0..READERS).map(|_| scope.spawn(move || under_exclusive(shared, || read_on(shared)))).collect();
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let rng = StdRng::seed_from_u64(seed * 1000 + writer as u64);
-                scope.spawn(move || guarded(shared, || Writer::new(shared, writer, rng).write_on()))
+                scope.spawn(move || under_exclusive(shared, || Writer::new(shared, writer, rng).write_on()))
             })
             .collect();
         let reads: u64 = readers.into_iter().map(|thread| thread.join().unwrap_or_default().unwrap_or_default()).sum();
@@ -101,7 +102,7 @@ fn stress(run: &Run) {
 }
 
 /// Runs a thread's work; if it panics the others end too.
-fn guarded<T>(shared: &Shared<'_>, work: impl FnOnce() -> T) -> Option<T> {
+fn under_exclusive<T>(shared: &Shared<'_>, work: impl FnOnce() -> T) -> Option<T> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     if result.is_err() {
         shared.failed.store(true, Ordering::Relaxed);

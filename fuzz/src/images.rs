@@ -201,7 +201,7 @@ pub fn every_way_on(image: &Image) {
         Ok(opened) => {
             assert!(facts.hot_journal || facts.real_wal_not_empty || facts.read_only || is_not_needed(&planned));
             match opened.next {
-                Next::SettleStock => assert!(place.files() == *files, "stock's files are settled first"),
+                Next::RecoverStock => assert!(place.files() == *files, "stock's files are settled first"),
                 Next::Ready | Next::ClaimAgain => expect_opened(&place, opened.next),
             }
         }

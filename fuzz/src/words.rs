@@ -38,7 +38,7 @@ impl Scene {
             block_bytes: 4096,
         });
         control.set_state(State::Ready);
-        let me = control.attach(0, 70, "a program").unwrap();
+        let me = control.acquire_process_slot(0, 70, "a program").unwrap();
         let slot = control.claim_snapshot_slot(me).unwrap();
         assert!(control.take_snapshot(slot, 0, 9));
         let path = root.path().join(pwal::internal::shared::CONTROL_NAME);
@@ -107,7 +107,7 @@ fn read(control: &ControlView) {
     let _ = (control.is_being_poisoned(), control.is_replaced(), control.ended_below(), control.mode(), control.published());
     let _ = (control.cuts(), control.certified(), control.backfilled(), control.checkpoint_target(), control.recycled_below());
     let _ =
-        (control.holders(), control.guard_holder(), control.grant_until_us(), control.is_active(), control.backfilled_pages());
+        (control.holders(), control.exclusive_holder(), control.grant_until_us(), control.is_active(), control.backfilled_pages());
     let _ = (control.last_commit(), control.last_cut(), control.certified_cut(), control.durable(), control.visible());
     let _ = (control.tail(), control.ring_is_half_full());
     if let Some(entry) = control.commit(control.published()) {
@@ -116,7 +116,7 @@ fn read(control: &ControlView) {
     if let Some(cut) = control.cut(control.cuts()) {
         let _ = (cut.durable(), cut.end(4096));
     }
-    for attached in control.attached(|owner| owner.slot % 2 == 0) {
+    for attached in control.process_infos(|owner| owner.slot % 2 == 0) {
         assert!(attached.command.len() <= 32 * 3);
         let _ = attached.to_json(9);
     }
@@ -128,7 +128,7 @@ fn take_part(control: &ControlBlock) {
     let _ = control.oldest_snapshot(|owner| owner.slot == 0);
     control.free_idle_snapshot_slots(|owner| owner.slot == 0);
     let _ = control.choose_checkpoint_target(|owner| owner.slot == 0);
-    if let Some(me) = control.attach(1, 71, "another program") {
+    if let Some(me) = control.acquire_process_slot(1, 71, "another program") {
         if let Some(slot) = control.claim_snapshot_slot(me) {
             let _ = control.take_snapshot(slot, control.visible(), 9);
             control.free_snapshot_slot(slot);
@@ -136,6 +136,6 @@ fn take_part(control: &ControlBlock) {
         control.set_process_waiting(me, 3);
         let _ = control.write().try_acquire(me, true);
         let _ = control.write().release(me);
-        control.detach(me);
+        control.release_process_slot(me);
     }
 }

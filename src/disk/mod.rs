@@ -204,7 +204,7 @@ pub trait Disk: Send + Sync + Debug {
     fn sector_bytes(&self, database: &Path) -> u32;
 }
 
-/// The database file, as replay, checkpoint and retirement see it. Implemented by the broker in
+/// The database file, as replay, checkpoint and retirement see it. Implemented by the database handle in
 /// `vfs` (through SQLite's base VFS) and by the simulated disk. All offsets and sizes in bytes.
 pub trait Database: Send + Debug {
     /// Reads at `offset` until `buffer` is full or the file ends; returns the bytes read.

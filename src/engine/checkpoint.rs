@@ -3,8 +3,8 @@
 //! R4: a page goes there only from a commit at or below T, where a durable certificate says D >= T. Two
 //! checkpoints never overlap (CKPT).
 
-use super::hold::Held;
 use super::images::Images;
+use super::owner_lock::OwnerGuard;
 use super::poison::Failed;
 use super::space::Keep;
 use super::{Engine, EngineError};
@@ -24,7 +24,7 @@ const OTHER_PROCESS: Duration = Duration::from_secs(5);
 /// CKPT.
 pub(super) struct Checkpointing<'a> {
     failures: MutexGuard<'a, Failures>,
-    _held: Held,
+    _held: OwnerGuard,
 }
 
 /// What CKPT remembers of this process's earlier passes.
@@ -155,7 +155,7 @@ impl Engine {
     /// CKPT; of another process so long at most.
     pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
         let failures = self.checkpointing.lock();
-        let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::Held {
+        let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
             what: "the checkpoint",
             file: self.path.clone(),
             holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner)),
@@ -184,7 +184,7 @@ impl Engine {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
-                    // a file cannot be opened here, or that the broker has gone, with the exit of this process.
+                    // a file cannot be opened here, or that the database handle has gone, with the exit of this process.
                     let is_of_medium = !matches!(error, EngineError::NoLog | EngineError::GivenUp);
                     if is_of_medium && error.code() != Code::FULL && !error.is_of_opening() {
                         ckpt.failures.in_a_row += 1;
@@ -201,8 +201,8 @@ impl Engine {
             self.counters.checkpoints.fetch_add(1, SeqCst);
         } else if !self.carries_backfilled() {
             // Another process ran the pass, and has not carried B since.
-            let mut broker = self.broker.lock();
-            self.copy_page_one(broker.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
+            let mut database_handle = self.database_handle.lock();
+            self.copy_page_one(database_handle.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
         }
         self.delete_spills();
         Ok(())
@@ -226,10 +226,10 @@ impl Engine {
     /// Whether the file is still the one that this log belongs to. Somebody may have copied another one over it, or restored an
     /// older state: pages of this log in it would be a mixture of both. What SQLite itself writes is kept out, but `cp` is not.
     fn check_database(&self, backfilled: u64) -> Result<(), EngineError> {
-        let mut broker = self.broker.lock();
-        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut database_handle = self.database_handle.lock();
+        let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let mut header = [0; DATABASE_HEADER_BYTES];
-        let read = broker.read_at(&mut header, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let read = database_handle.read_at(&mut header, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
         let log_id = self.log_id;
         let found = match stamp::read(&header[..read]) {
             // T of a pass that did not come to its end may be beyond B.
@@ -274,10 +274,10 @@ impl Engine {
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
         let images = Images::prove(self, newest, &unread, database_pages)?;
-        let mut broker = self.broker.lock();
-        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut database_handle = self.database_handle.lock();
+        let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let stamp = Stamp { log_id: self.log_id, backfill_target: target };
-        Backfill::new(broker.as_mut(), self.page_bytes, stamp).run(
+        Backfill::new(database_handle.as_mut(), self.page_bytes, stamp).run(
             images.pages(),
             database_pages,
             |page, buffer| {
@@ -288,7 +288,7 @@ impl Engine {
                 images.read(page, buffer)
             },
         )?;
-        self.copy_page_one(broker.as_mut(), target)?;
+        self.copy_page_one(database_handle.as_mut(), target)?;
         Ok(database_pages)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::end::End;
 use super::frames::{FileId, LogCommit, NewFrame};
-use super::hold::Held;
 use super::lease::Leader;
+use super::owner_lock::OwnerGuard;
 use super::page_one::PageOne;
 use super::poison::Failed;
 use super::slots::Place;
@@ -22,13 +22,13 @@ const UNDURABLE_SEGMENTS: u64 = 2;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its cut; by the conservative path from the write to the last word.
-pub(crate) struct HeldAppend {
+pub(crate) struct AppendGuard {
     /// Where the log ends, if it is to go on.
     pub(super) end: Option<End>,
-    _held: Held,
+    _held: OwnerGuard,
 }
 
-impl HeldAppend {
+impl AppendGuard {
     /// # Errors
     /// There is no log yet, or it is not to go on.
     pub(super) fn end(&self) -> Result<&End, EngineError> {
@@ -125,7 +125,7 @@ pub(crate) struct Lone {
 /// super-journal, or in a transaction over several databases. Whoever holds it holds APPEND, and, where the commit wants
 /// durability, LEADER: it has its certificate then, and is synced.
 pub(crate) struct Early {
-    append: HeldAppend,
+    append: AppendGuard,
     leader: Option<Leader>,
     written: Written,
     facts: CommitFacts,
@@ -176,7 +176,7 @@ impl Engine {
     /// next one has, the spill file is durable. No byte of the batch is written.
     ///
     /// # Errors
-    /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `Held`: a process that does
+    /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `LockHeld`: a process that does
     /// not go on has what this needs; the transaction may be committed later.
     pub(crate) fn prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
         self.with_descriptors(|| self.try_prepare(lane))
@@ -219,8 +219,8 @@ impl Engine {
     /// left is erased.
     ///
     /// # Errors
-    /// The log cannot be read. `Held`: its owner keeps it for too long.
-    pub(super) fn append(&self) -> Result<HeldAppend, EngineError> {
+    /// The log cannot be read. `LockHeld`: its owner keeps it for too long.
+    pub(super) fn append(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
         if append.end.is_none() && self.is_active() {
@@ -235,9 +235,9 @@ impl Engine {
     /// APPEND, for who writes nothing at the tail.
     ///
     /// # Errors
-    /// `Held`: its owner keeps it for too long.
-    pub(super) fn append_to_seal(&self) -> Result<HeldAppend, EngineError> {
-        let append = HeldAppend { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
+    /// `LockHeld`: its owner keeps it for too long.
+    pub(super) fn append_to_seal(&self) -> Result<AppendGuard, EngineError> {
+        let append = AppendGuard { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
         if self.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
@@ -245,12 +245,12 @@ impl Engine {
     }
 
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
-    pub(super) fn append_as_it_is(&self) -> HeldAppend {
-        HeldAppend { end: None, _held: self.hold_endless(ControlBlock::append, "APPEND") }
+    pub(super) fn append_as_it_is(&self) -> AppendGuard {
+        AppendGuard { end: None, _held: self.hold_endless(ControlBlock::append, "APPEND") }
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
-    fn cut_of_self(&self, append: &HeldAppend) -> Result<(), EngineError> {
+    fn cut_of_self(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let control = self.marks.control();
         let Some(entry) = control.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
         if control.cut(control.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
@@ -264,11 +264,11 @@ impl Engine {
     /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.
     fn write_batch(
         &self,
-        mut append: HeldAppend,
+        mut append: AppendGuard,
         lane: &Lane,
         facts: CommitFacts,
         leader: Option<&Leader>,
-    ) -> Result<(HeldAppend, Written), EngineError> {
+    ) -> Result<(AppendGuard, Written), EngineError> {
         let bytes = batch_bytes(lane, self.page_bytes);
         let place = loop {
             self.check_poison()?;
@@ -337,7 +337,7 @@ impl Engine {
     }
 
     /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
-    fn erase_unpublished(&self, append: &HeldAppend, place: &Place) -> bool {
+    fn erase_unpublished(&self, append: &AppendGuard, place: &Place) -> bool {
         if crate::drops("r5-erase-unpublished") {
             return true;
         }
@@ -390,7 +390,7 @@ impl Engine {
     }
 
     /// The batch is everybody's: one store, of something complete.
-    fn finish(&self, append: &mut HeldAppend, written: Written) -> Result<u64, EngineError> {
+    fn finish(&self, append: &mut AppendGuard, written: Written) -> Result<u64, EngineError> {
         let Written { header, descriptors, place, chain, crc, spill } = written;
         let slot = &place.slot;
         let commit = LogCommit {
@@ -414,7 +414,7 @@ impl Engine {
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
             has_masks: descriptors.iter().any(|descriptor| descriptor.mask != 0),
-            writer: self.marks.attachment().me().slot,
+            writer: self.marks.member().me().slot,
             chain,
             crc,
             lane: header.lane,
@@ -462,7 +462,7 @@ impl Engine {
     /// The certificate in this slot file, segment and offset is written, in two blocks or in one: its epoch is cut.
     pub(super) fn cut(
         &self,
-        _append: &HeldAppend,
+        _append: &AppendGuard,
         certificate: &Certificate,
         (file, ordinal, offset): (u32, u64, u64),
         is_doubled: bool,
@@ -554,7 +554,7 @@ impl Engine {
         if leader.is_some() && written.header.certificate.is_none() {
             // LEADER was taken away since.
             let holder = "another process, which leads now".to_owned();
-            let held = EngineError::Held { what: "LEADER", file: self.path.clone(), holder };
+            let held = EngineError::LockHeld { what: "LEADER", file: self.path.clone(), holder };
             return Err(if self.erase_unpublished(&append, &written.place) { held } else { self.poisoned_as(held) });
         }
         if leader.is_some()

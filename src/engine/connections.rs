@@ -1,4 +1,4 @@
-//! Who is joined to an engine.
+//! Who is on an engine.
 
 use super::lifecycle::INIT_WAIT;
 use super::queue::ConnectionId;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     last_id: ConnectionId,
-    joined: usize,
+    count: usize,
 }
 
 /// A connection's place in the engine.
@@ -25,13 +25,13 @@ impl Engine {
     ///
     /// # Errors
     /// All snapshot slots are taken, by all processes together.
-    pub(crate) fn join(&self) -> Result<Connection, EngineError> {
+    pub(crate) fn add_connection(&self) -> Result<Connection, EngineError> {
         let Some(slot) = self.claim_snapshot_slot() else {
             return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
         };
         let mut connections = self.connections.lock();
         connections.last_id += 1;
-        connections.joined += 1;
+        connections.count += 1;
         Ok(Connection { id: connections.last_id, slot })
     }
 
@@ -39,27 +39,27 @@ impl Engine {
         self.marks.claim_snapshot_slot().or_else(|| {
             // Killed processes keep theirs until somebody looks.
             let _resting = self.resting.lock();
-            let attachment = self.marks.attachment();
-            if attachment.wait_init(INIT_WAIT).ok()? {
-                attachment.control().free_idle_snapshot_slots(|owner| attachment.is_alive(owner));
-                attachment.end_init().ok()?;
+            let member = self.marks.member();
+            if member.wait_init(INIT_WAIT).ok()? {
+                member.control().free_idle_snapshot_slots(|owner| member.is_alive(owner));
+                member.end_init().ok()?;
             }
             self.marks.claim_snapshot_slot()
         })
     }
 
     /// The connection goes; true: it was the last one.
-    pub(crate) fn leave(&self, connection: Connection) -> bool {
+    pub(crate) fn remove_connection(&self, connection: Connection) -> bool {
         self.marks.free_snapshot_slot(connection.slot);
         self.queue.forget(connection.id);
         let mut connections = self.connections.lock();
-        connections.joined -= 1;
-        connections.joined == 0
+        connections.count -= 1;
+        connections.count == 0
     }
 
     /// The number of connections.
-    pub(crate) fn joined(&self) -> usize {
-        self.connections.lock().joined
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.lock().count
     }
 
     /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to

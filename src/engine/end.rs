@@ -3,7 +3,7 @@
 //! Nothing is decided by memory alone: what is remembered counts while nobody has published or cut since, and is found anew in the
 //! rings else.
 
-use super::commit::HeldAppend;
+use super::commit::AppendGuard;
 use super::slot_file::Slot;
 use super::slots::Place;
 use super::{Engine, EngineError};
@@ -37,7 +37,7 @@ impl Engine {
     }
 
     /// The record at `place` counts: the log ends behind it. Under APPEND.
-    pub(super) fn ends_behind(&self, append: &mut HeldAppend, place: Place, chain: u64) {
+    pub(super) fn ends_behind(&self, append: &mut AppendGuard, place: Place, chain: u64) {
         let (control, slot) = (self.marks.control(), place.slot);
         let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
         debug_assert_eq!(tail, self.tail());

@@ -1,9 +1,9 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
-use super::commit::{Begun, HeldAppend, Lone};
-use super::hold::Wait;
+use super::commit::{AppendGuard, Begun, Lone};
 use super::lease::{Leader, Stall};
+use super::owner_lock::Wait;
 use super::poison::Failed;
 use super::slot_file::sync_all;
 use super::slots::Place;
@@ -56,7 +56,7 @@ impl Drop for Watcher<'_> {
 
 impl Engine {
     /// Under LEADER: what is not known to be durable is proven and written again, or the engine is poisoned.
-    pub(super) fn prove_undurable(&self, append: &HeldAppend) -> Result<(), EngineError> {
+    pub(super) fn prove_undurable(&self, append: &AppendGuard) -> Result<(), EngineError> {
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
             if error.is_of_opening() {
@@ -184,7 +184,7 @@ impl Engine {
     /// Waits until everything up to `sequence` is durable, leading if nobody does.
     ///
     /// # Errors
-    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `Held`: somebody else has kept what it
+    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: somebody else has kept what it
     /// needs for too long.
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
         self.wait_until(&|| self.marks.durable() >= sequence, None, self.bounded_wait())
@@ -226,7 +226,7 @@ impl Engine {
         mut wait: Wait,
     ) -> Result<(), EngineError> {
         let wake = self.marks.control().durable_wake();
-        let me = self.marks.attachment().me();
+        let me = self.marks.member().me();
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
         let (mut first_failure, mut is_told) = (None, false);
         loop {
@@ -241,7 +241,7 @@ impl Engine {
             match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
                 Ok(true) => continue,
                 // Whoever has what it needs goes on, or the wait ends.
-                Ok(false) | Err(EngineError::Held { .. }) => {}
+                Ok(false) | Err(EngineError::LockHeld { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
                 Err(error) => {

@@ -29,7 +29,7 @@ pub(crate) enum EngineError {
     NoCommit { file: PathBuf, sequence: u64 },
     /// Another process has what this needs, and keeps it.
     #[error("{what} of {file} is held by {holder}")]
-    Held { what: &'static str, file: PathBuf, holder: String },
+    LockHeld { what: &'static str, file: PathBuf, holder: String },
     /// A frame could not be read.
     #[error("cannot read the log of {file}: {source}{}", advice(source))]
     Read { file: PathBuf, source: io::Error },
@@ -77,7 +77,7 @@ pub(crate) enum EngineError {
     TooManyConnections { connections: usize, file: PathBuf },
     /// What one process alone may do.
     #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
-    OthersAttached { file: PathBuf, who: String },
+    OtherMembers { file: PathBuf, who: String },
     /// A rest of the log beside a transaction.
     #[error("a transaction writes {file}, or reads an older state of it; the log stays")]
     InUse { file: PathBuf },
@@ -179,12 +179,12 @@ impl EngineError {
             EngineError::GivenUp => Code::INTERRUPT,
             EngineError::Replaced { .. } => Code::IOERR_READ,
             EngineError::Image { .. } => Code::IOERR_DATA,
-            EngineError::Held { .. } => Code::BUSY,
+            EngineError::LockHeld { .. } => Code::BUSY,
             EngineError::Changed { .. } | EngineError::NoLog => Code::IOERR,
             EngineError::Poisoned { .. } => Code::IOERR_FSYNC,
             EngineError::TooManyConnections { .. }
             | EngineError::NotBackfilled { .. }
-            | EngineError::OthersAttached { .. }
+            | EngineError::OtherMembers { .. }
             | EngineError::InUse { .. }
             | EngineError::Committed { .. }
             | EngineError::InitHeld { .. }

@@ -16,7 +16,7 @@
 //! LEADER says which process leads. Which of its threads does is said by a ticket, kept in the process: a thread whose LEADER
 //! was taken does not let go of a later one of its process.
 
-use super::commit::HeldAppend;
+use super::commit::AppendGuard;
 use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
 use crate::shared::{ControlBlock, Owner, OwnerLock, generation};
@@ -63,10 +63,10 @@ impl Leader {
     }
 
     /// Whether it leads still. Under APPEND this stays so: who takes LEADER away does so under APPEND.
-    pub(super) fn leads(&self, _append: &HeldAppend) -> bool {
+    pub(super) fn leads(&self, _append: &AppendGuard) -> bool {
         let leading = self.engine.leading.0.lock();
-        let attachment = self.engine.marks.attachment();
-        leading.present == self.ticket && attachment.control().leader().holder() == Some(attachment.me())
+        let member = self.engine.marks.member();
+        leading.present == self.ticket && member.control().leader().holder() == Some(member.me())
     }
 }
 
@@ -84,8 +84,8 @@ impl Drop for Leader {
             let mut leading = self.engine.leading.0.lock();
             if leading.present == self.ticket || crate::drops("lease-ticket") {
                 leading.present = 0;
-                let attachment = self.engine.marks.attachment();
-                attachment.control().leader().release(attachment.me());
+                let member = self.engine.marks.member();
+                member.control().leader().release(member.me());
             }
         }
         self.engine.marks.control().durable_wake().notify();
@@ -124,9 +124,9 @@ impl Stall {
 impl Engine {
     /// LEADER, if `take` gets the lock.
     fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerLock, Owner) -> bool) -> Option<Leader> {
-        let attachment = self.marks.attachment();
+        let member = self.marks.member();
         let mut leading = self.leading.0.lock();
-        if !take(attachment.control().leader(), attachment.me()) {
+        if !take(member.control().leader(), member.me()) {
             return None;
         }
         leading.last += 1;
@@ -155,12 +155,12 @@ impl Engine {
 
     /// LEADER, from its owner, if that one is dead, or makes no progress.
     pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
-        let attachment = self.marks.attachment();
-        let control = attachment.control();
-        let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != attachment.me()) else {
+        let member = self.marks.member();
+        let control = member.control();
+        let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != member.me()) else {
             return Ok(None);
         };
-        if !attachment.is_alive(owner) {
+        if !member.is_alive(owner) {
             let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
             let append = self.append()?;
             return self.finish_flush(&leader, append).map(|()| Some(leader));
@@ -188,7 +188,7 @@ impl Engine {
     /// LEADER, waited for.
     ///
     /// # Errors
-    /// `Held`: for too long. What a leader left that died could not be made durable.
+    /// `LockHeld`: for too long. What a leader left that died could not be made durable.
     pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
         let (mut wait, mut stall) = (self.bounded_wait(), Stall::new());
         loop {
@@ -226,7 +226,7 @@ impl Engine {
     /// The leader died in its flush, or does not go on, and its sync may have failed: Linux tells an error of write-back once to
     /// each open file, and it may have been told to that one alone. So a sync of this process alone proves nothing: what is not
     /// known to be durable is proven by its CRCs, written again (the same bytes), and synced.
-    fn finish_flush(&self, leader: &Leader, append: HeldAppend) -> Result<(), EngineError> {
+    fn finish_flush(&self, leader: &Leader, append: AppendGuard) -> Result<(), EngineError> {
         if !crate::drops("taker-proves") {
             self.prove_undurable(&append)?;
         }

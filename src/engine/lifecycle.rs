@@ -1,21 +1,21 @@
 //! The life of an engine: start on a claimed database or beside the processes that have it, activation of the log, the end
 //! with or without a clean close.
 
+use super::exclusive::ExclusiveLock;
 use super::frames::Frames;
-use super::guard::Guard;
 use super::marks::Marks;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::slot_file::SlotFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
-use crate::handle::{Broker, Context};
+use crate::handle::{Context, DatabaseHandle};
 use crate::log::format::{self, LogId, SlotHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{Attachment, CONTROL_NAME, Cut, Identity, LOCK_NAME, State, boot_id, generation, names};
+use crate::shared::{CONTROL_NAME, Cut, Identity, LOCK_NAME, Member, State, boot_id, generation, names};
 use crate::sync::{Mutex, RwLock};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -30,14 +30,14 @@ pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 /// Bytes that are compared at activation.
 const HEADER_BYTES: usize = 100;
 
-/// A database that this process may use alone: `lock` is held, the broker has EXCLUSIVE, what stock
+/// A database that this process may use alone: `lock` is held, the database handle has EXCLUSIVE, what stock
 /// SQLite or a crash left is settled, the file is plain and in WAL mode.
-pub(crate) struct Claimed {
+pub(crate) struct ClaimedDatabase {
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
     /// The control block is all zero but for this process's slot.
-    pub(crate) attachment: Attachment,
-    pub(crate) broker: Box<dyn Broker>,
+    pub(crate) member: Member,
+    pub(crate) database_handle: Box<dyn DatabaseHandle>,
     /// The first bytes of the database file.
     pub(crate) header: [u8; HEADER_BYTES],
     pub(crate) page_bytes: u32,
@@ -45,12 +45,12 @@ pub(crate) struct Claimed {
 }
 
 /// A database that other processes have open, too: its words are complete, and this process has a place in them.
-pub(crate) struct Attached {
+pub(crate) struct SharedDatabase {
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
-    pub(crate) attachment: Attachment,
+    pub(crate) member: Member,
     /// Without a lock.
-    pub(crate) broker: Box<dyn Broker>,
+    pub(crate) database_handle: Box<dyn DatabaseHandle>,
     pub(crate) page_bytes: u32,
 }
 
@@ -70,9 +70,9 @@ struct BeginOfLog {
 struct Parts {
     path: PathBuf,
     dir: Arc<dyn LogDirectory>,
-    attachment: Arc<Attachment>,
-    broker: Box<dyn Broker>,
-    guard: Guard,
+    member: Arc<Member>,
+    database_handle: Box<dyn DatabaseHandle>,
+    exclusive: ExclusiveLock,
     page_bytes: u32,
     block_bytes: u32,
 }
@@ -105,10 +105,10 @@ impl Engine {
     /// The system has no random numbers.
     pub(crate) fn start(
         context: &Arc<Context>,
-        claimed: Claimed,
+        claimed: ClaimedDatabase,
         settings: Settings,
     ) -> Result<Arc<Engine>, EngineError> {
-        let Claimed { path, dir, attachment, broker, header, page_bytes, database_bytes } = claimed;
+        let ClaimedDatabase { path, dir, member, database_handle, header, page_bytes, database_bytes } = claimed;
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
         let log_id = new_log_id()?;
@@ -122,31 +122,33 @@ impl Engine {
             generation: 1,
             block_bytes: u64::from(block_bytes),
         };
-        let attachment = Arc::new(attachment);
-        let control = attachment.control();
+        let member = Arc::new(member);
+        let control = member.control();
         control.set_identity(&identity);
         control.set_at_claim(checksums(&header, &file), database_bytes);
         control.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
-        control.guard().try_acquire(attachment.me(), false);
-        settings.copy_to(&Settings::shared(&attachment));
-        let parts = Parts { path, dir, attachment, broker, guard: Guard::of_claim(), page_bytes, block_bytes };
+        control.exclusive().try_acquire(member.me(), false);
+        settings.copy_to(&Settings::shared(&member));
+        let parts =
+            Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::of_claim(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
         engine.marks.control().set_state(State::Ready);
         Ok(engine)
     }
 
-    /// An engine beside those of other processes. Under INIT. Who attaches activates the log if nobody has, so that the
+    /// An engine beside those of other processes. Under INIT. Who joins activates the log if nobody has, so that the
     /// stamp keeps stock SQLite out when whoever holds EXCLUSIVE goes.
     ///
     /// # Errors
-    /// The log could not be activated, or not while stock SQLite was kept out; this process is not attached then.
-    pub(crate) fn attach(context: &Arc<Context>, attached: Attached) -> Result<Arc<Engine>, EngineError> {
-        let Attached { path, dir, attachment, broker, page_bytes } = attached;
-        let attachment = Arc::new(attachment);
-        let block_bytes = u32::try_from(attachment.control().identity().block_bytes).unwrap_or(0);
-        let parts = Parts { path, dir, attachment, broker, guard: Guard::default(), page_bytes, block_bytes };
+    /// The log could not be activated, or not while stock SQLite was kept out; this process is not on pwal then.
+    pub(crate) fn join(context: &Arc<Context>, joined: SharedDatabase) -> Result<Arc<Engine>, EngineError> {
+        let SharedDatabase { path, dir, member, database_handle, page_bytes } = joined;
+        let member = Arc::new(member);
+        let block_bytes = u32::try_from(member.control().identity().block_bytes).unwrap_or(0);
+        let parts =
+            Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::default(), page_bytes, block_bytes };
         let engine = Engine::build(context, parts);
-        match engine.activate_guarded() {
+        match engine.activate_under_exclusive() {
             Ok(()) => Ok(engine),
             Err(error) => {
                 engine.abandon();
@@ -157,23 +159,23 @@ impl Engine {
 
     /// As [`Engine::activate`], with somebody else's EXCLUSIVE, which must have been there all the time: without it stock
     /// SQLite may have come in before the stamp, and would take it away.
-    fn activate_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
+    fn activate_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.marks.control().is_active() {
-            self.look_after_guard();
+            self.refresh_exclusive();
             return Ok(());
         }
         self.activate()?;
-        if self.has_guard() || self.be_guard() {
+        if self.has_exclusive() || self.acquire_exclusive() {
             return Ok(());
         }
-        // The guard died meanwhile, and then somebody came. Without a commit the log can go again.
+        // The holder of EXCL died meanwhile, and stock SQLite came. Without a commit the log can go again.
         self.retire()?;
         Err(EngineError::NotOnPwal { file: self.path.clone() })
     }
 
     fn build(context: &Arc<Context>, parts: Parts) -> Arc<Engine> {
-        let Parts { path, dir, attachment, broker, guard, page_bytes, block_bytes } = parts;
-        let control = attachment.control();
+        let Parts { path, dir, member, database_handle, exclusive, page_bytes, block_bytes } = parts;
+        let control = member.control();
         let log_id = control.identity().log_id;
         let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         Arc::new(Engine {
@@ -183,9 +185,9 @@ impl Engine {
             dir,
             page_bytes,
             log_id,
-            settings: Settings::shared(&attachment),
-            marks: Marks::new(&attachment),
-            queue: WriteQueue::new(Arc::clone(&attachment)),
+            settings: Settings::shared(&member),
+            marks: Marks::new(&member),
+            queue: WriteQueue::new(Arc::clone(&member)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
@@ -198,8 +200,8 @@ impl Engine {
             frames: RwLock::new(Frames::new(pages)),
             followed: AtomicU64::new(0),
             checkpointing: Mutex::default(),
-            broker: Mutex::new(Some(broker)),
-            guard,
+            database_handle: Mutex::new(Some(database_handle)),
+            exclusive,
             page_one: Mutex::default(),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
@@ -224,10 +226,10 @@ impl Engine {
             return Ok(());
         }
         let control = self.marks.control();
-        let mut broker = self.broker.lock();
-        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut database_handle = self.database_handle.lock();
+        let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
-        let mut first = self.nothing_changed(broker.as_mut())?;
+        let mut first = self.nothing_changed(database_handle.as_mut())?;
         let begin = self.begin_of_log()?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         if control.may_be_stamped() {
@@ -239,11 +241,11 @@ impl Engine {
             // may be in the cache only.
             stamp::clear(&mut first);
             if !crate::drops("a0-clear-stamp") {
-                broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+                database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
             }
         }
         if !crate::drops("a0-sync-database") {
-            broker.sync().map_err(io("sync"))?;
+            database_handle.sync().map_err(io("sync"))?;
         }
         if control.may_be_stamped() {
             let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
@@ -281,15 +283,15 @@ impl Engine {
             self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
         }
 
-        let mapping = self.marks.attachment().mapping();
+        let mapping = self.marks.member().mapping();
         mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         // Where this process is not the one that holds EXCLUSIVE, that one may have died since, or either have lost it: stock SQLite
         // may have come, and what it commits would be lost under the stamp.
-        if !crate::drops("r7-confirm-guard") && !self.confirm_guard(broker.as_mut()) {
+        if !crate::drops("r7-confirm-guard") && !self.confirm_exclusive(database_handle.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
-        let again = self.nothing_changed(broker.as_mut())?;
+        let again = self.nothing_changed(database_handle.as_mut())?;
         if again != first {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
@@ -297,10 +299,10 @@ impl Engine {
         crate::fault_point("activating");
         control.set_may_be_stamped(true);
         if !crate::drops("a2-stamp") {
-            broker.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+            database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
         }
         if !crate::drops("a2-sync-stamp") {
-            broker.sync().map_err(io("sync"))?;
+            database_handle.sync().map_err(io("sync"))?;
         }
 
         if begin.ordinal > 1 && !crate::drops("a3-unmark") {
@@ -351,18 +353,18 @@ impl Engine {
     }
 
     /// What the database file is now is what the next activation must find.
-    pub(super) fn note_claim(&self, broker: &mut dyn Broker) -> Result<(), EngineError> {
-        let first = self.read_beginning(broker)?;
-        let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
+    pub(super) fn note_claim(&self, database_handle: &mut dyn DatabaseHandle) -> Result<(), EngineError> {
+        let first = self.read_beginning(database_handle)?;
+        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
         self.marks.control().set_at_claim(checksums(&first, &file), bytes);
         Ok(())
     }
 
     /// The beginning of a database file that nobody changed since the claim.
-    fn nothing_changed(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
-        let first = self.read_beginning(broker)?;
-        let bytes = broker.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
+    fn nothing_changed(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
+        let first = self.read_beginning(database_handle)?;
+        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
         let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.control().at_claim());
         // Where an activation failed behind its stamp, the last modification was its own.
@@ -373,14 +375,14 @@ impl Engine {
         Ok(first)
     }
 
-    /// The last connection of this process has gone. Others are attached: this process leaves. Nobody else is: a clean
+    /// The last connection of this process has gone. Others are joined: this process leaves. Nobody else is: a clean
     /// close, but for `keep_log`. In any case this engine is over.
     ///
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn close(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
         // Who stays goes on with the checkpoint; who is the last makes it anew if it is given up.
-        self.background.stop(!self.marks.attachment().others().is_empty());
+        self.background.stop(!self.marks.member().others().is_empty());
         let closed = self.close_if_last(keep_log);
         self.abandon();
         closed
@@ -393,7 +395,7 @@ impl Engine {
             return Ok(());
         }
         match self.check_alone() {
-            Ok(()) => self.retire_guarded(),
+            Ok(()) => self.retire_under_exclusive(),
             Err(_) => Ok(()),
         }
     }
@@ -408,7 +410,7 @@ impl Engine {
 
     pub(super) fn wait_init(&self) -> Result<(), EngineError> {
         let file = || self.path.clone();
-        match self.marks.attachment().wait_init(INIT_WAIT) {
+        match self.marks.member().wait_init(INIT_WAIT) {
             Ok(true) => Ok(()),
             Ok(false) => Err(EngineError::InitHeld { file: file() }),
             Err(source) => Err(EngineError::Lock { file: file(), source }),
@@ -419,7 +421,7 @@ impl Engine {
     /// held until the log is gone.
     ///
     /// # Errors
-    /// `BUSY`: others are attached, or have a lock on the file; with `unused` (it has not opened the WAL), there are commits in this
+    /// `BUSY`: others are joined, or have a lock on the file; with `unused` (it has not opened the WAL), there are commits in this
     /// log, and the connection has read page 1 past them. What the retirement met: stamp and log stay.
     pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
         self.check_alone()?;
@@ -434,7 +436,7 @@ impl Engine {
             true => Err(EngineError::Committed { file: self.path.clone() }),
             false => Ok(()),
         };
-        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_guarded());
+        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_under_exclusive());
         if retired.is_err() {
             self.background.allow();
             self.end_init()?;
@@ -442,25 +444,25 @@ impl Engine {
         retired
     }
 
-    /// Under INIT, and with no other process attached.
-    fn retire_guarded(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if !self.be_guard() {
+    /// Under INIT, and with no other process joined.
+    fn retire_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
+        if !self.acquire_exclusive() {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
         self.retire()
     }
 
-    /// Nobody else is attached. A process that exits has left already, though it lives for a while.
+    /// Nobody else is joined. A process that exits has left already, though it lives for a while.
     pub(crate) fn check_alone(&self) -> Result<(), EngineError> {
-        let others = self.marks.attachment().others();
+        let others = self.marks.member().others();
         if others.is_empty() {
             return Ok(());
         }
-        Err(EngineError::OthersAttached { file: self.path.clone(), who: names(&others) })
+        Err(EngineError::OtherMembers { file: self.path.clone(), who: names(&others) })
     }
 
     /// Everything goes to the database file, the log is retired. What is left is one plain SQLite file. Under INIT, and
-    /// with EXCLUSIVE, which the broker keeps.
+    /// with EXCLUSIVE, which the database handle keeps.
     ///
     /// # Errors
     /// Stamp and log stay for the next open.
@@ -477,12 +479,12 @@ impl Engine {
         retired
     }
 
-    /// Whether the log directory still is the one that this process is attached in. Where it was removed under it, others may
+    /// Whether the log directory still is the one that this process is joined in. Where it was removed under it, others may
     /// have made another one since: what has its name is theirs, with their `lock` and `control`.
     pub(super) fn has_directory(&self) -> Result<bool, EngineError> {
         let file = || self.path.clone();
         let io = |source| EngineError::Lock { file: file(), source };
-        let lock = self.marks.attachment().lock();
+        let lock = self.marks.member().lock();
         let is_in = match self.dir.directory() {
             Ok(directory) => lock.is_in(&directory).map_err(io)?,
             // What has the name by now is none, or not to be used.
@@ -503,14 +505,14 @@ impl Engine {
             if !crate::drops("z2-end-log") {
                 self.end_log()?;
             }
-            let retired = match self.broker.lock().as_mut() {
+            let retired = match self.database_handle.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
-                Some(broker) if !has_directory => retire::make_plain(broker.as_mut())
+                Some(database_handle) if !has_directory => retire::make_plain(database_handle.as_mut())
                     .and_then(|()| retire::remove_placeholder(&*self.dir))
                     .map_err(EngineError::from),
-                Some(broker) => {
+                Some(database_handle) => {
                     let last = self.marks.published();
-                    retire::retire(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes)
+                    retire::retire(&*self.dir, database_handle.as_mut(), self.log_id, last, self.page_bytes)
                         .map_err(EngineError::from)
                 }
                 None => Err(EngineError::NoLog),
@@ -525,16 +527,16 @@ impl Engine {
             let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {
                 // An activation that failed on the way: what it left is what a crash there leaves.
-                let mut broker = self.broker.lock();
-                let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
-                open_database(&*self.dir, broker.as_mut(), OpenFacts::default())?;
+                let mut database_handle = self.database_handle.lock();
+                let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
+                open_database(&*self.dir, database_handle.as_mut(), OpenFacts::default())?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
             retire::remove_directory(&*self.dir)?;
         }
         self.retired.store(true, SeqCst);
         self.over.store(true, SeqCst);
-        self.marks.attachment().leave();
+        self.marks.member().leave();
         Ok(())
     }
 
@@ -555,14 +557,14 @@ impl Engine {
         let _resting = self.resting.lock();
         self.wait_init()?;
         let left = match self.check_alone() {
-            Ok(()) => self.retire_guarded(),
+            Ok(()) => self.retire_under_exclusive(),
             Err(_) => {
                 // From here on somebody else may retire the log: nobody reads by it. The background thread ends with the
                 // process; it may be waiting for others.
                 self.over.store(true, SeqCst);
-                self.end_guard();
-                let attachment = self.marks.attachment();
-                attachment.control().detach(attachment.me());
+                self.release_exclusive();
+                let member = self.marks.member();
+                member.control().release_process_slot(member.me());
                 Ok(())
             }
         };
@@ -572,13 +574,13 @@ impl Engine {
         left
     }
 
-    /// In a forked child: the parent's broker, as SQLite's unix VFS remembers it, would keep this process from locking the
+    /// In a forked child: the parent's database handle, as SQLite's unix VFS remembers it, would keep this process from locking the
     /// database file for ever. Its locks are the parent's own and stay.
     pub(crate) fn forget_inherited(&self) {
         if !self.is_of_this_process()
-            && let Some(mut broker) = self.broker.try_lock()
+            && let Some(mut database_handle) = self.database_handle.try_lock()
         {
-            broker.take();
+            database_handle.take();
         }
     }
 
@@ -595,22 +597,22 @@ impl Engine {
     /// The end of this process's part: the log stays as it is, for the others or for the next open.
     pub(crate) fn abandon(&self) {
         self.background.stop(true);
-        self.end_guard();
-        self.marks.attachment().leave();
+        self.release_exclusive();
+        self.marks.member().leave();
     }
 
-    /// The claim or the attachment is through: others may come.
+    /// The claim or the membership is through: others may come.
     ///
     /// # Errors
     /// Any error of the file system.
     pub(crate) fn end_init(&self) -> Result<(), EngineError> {
         let failed = |source| EngineError::Lock { file: self.path.clone(), source };
-        self.marks.attachment().end_init().map_err(failed)
+        self.marks.member().end_init().map_err(failed)
     }
 
-    /// The broker of a retired engine, with its EXCLUSIVE.
-    pub(crate) fn take_broker(&self) -> Option<Box<dyn Broker>> {
-        self.broker.lock().take()
+    /// The database handle of a retired engine, with its EXCLUSIVE.
+    pub(crate) fn take_database_handle(&self) -> Option<Box<dyn DatabaseHandle>> {
+        self.database_handle.lock().take()
     }
 }
 

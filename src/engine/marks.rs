@@ -4,7 +4,7 @@
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
 use crate::shared::{
-    Attached, Attachment, CommitEntry, ControlBlock, Cut, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
+    CommitEntry, ControlBlock, Cut, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
 };
 use std::sync::Arc;
 
@@ -21,24 +21,24 @@ pub(crate) struct Recyclable {
     pub(crate) before: u64,
 }
 
-pub(crate) struct Marks(Arc<Attachment>);
+pub(crate) struct Marks(Arc<Member>);
 
 impl Marks {
-    pub(crate) fn new(attachment: &Arc<Attachment>) -> Marks {
-        Marks(Arc::clone(attachment))
+    pub(crate) fn new(member: &Arc<Member>) -> Marks {
+        Marks(Arc::clone(member))
     }
 
     pub(crate) fn control(&self) -> &ControlBlock {
         self.0.control()
     }
 
-    /// As [`Marks::attachment`], for who keeps it.
-    pub(crate) fn shared(&self) -> Arc<Attachment> {
+    /// As [`Marks::membership`], for who keeps it.
+    pub(crate) fn shared(&self) -> Arc<Member> {
         Arc::clone(&self.0)
     }
 
     /// The place of this process among those that share the database.
-    pub(crate) fn attachment(&self) -> &Attachment {
+    pub(crate) fn member(&self) -> &Member {
         &self.0
     }
 
@@ -170,9 +170,9 @@ impl Marks {
         self.control().end_snapshot(slot);
     }
 
-    /// The attached processes, this one too.
-    pub(crate) fn attached(&self) -> Vec<Attached> {
-        self.control().attached(|owner| self.0.is_alive(owner))
+    /// The joined processes, this one too.
+    pub(crate) fn process_infos(&self) -> Vec<ProcessInfo> {
+        self.control().process_infos(|owner| self.0.is_alive(owner))
     }
 
     /// Whether another process has a snapshot.
@@ -210,8 +210,8 @@ mod tests {
     fn a_target_that_stays_beyond_what_is_visible_is_an_error_and_no_endless_loop() {
         let directory = tempfile::tempdir().unwrap();
         let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-        let attachment = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
-        let marks = Marks::new(&Arc::new(attachment));
+        let member = Member::acquire(ControlMapping::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
+        let marks = Marks::new(&Arc::new(member));
         let slot = marks.claim_snapshot_slot().unwrap();
         assert_eq!(marks.take_snapshot(slot, false).unwrap(), 0);
         // Never stored while nothing is backfilled.

@@ -13,15 +13,15 @@ mod connections;
 mod end;
 mod epochs;
 mod error;
+mod exclusive;
 mod follow;
 mod frames;
-mod guard;
-mod hold;
 mod images;
 mod lanes;
 mod lease;
 mod lifecycle;
 mod marks;
+mod owner_lock;
 mod page_one;
 #[cfg(test)]
 mod pair_tests;
@@ -44,18 +44,18 @@ pub(crate) use by_hand::Work;
 pub(crate) use commit::{CommitFacts, Early, Lone};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::{Attached, Claimed, INIT_WAIT, has_stock_wal};
+pub(crate) use lifecycle::{ClaimedDatabase, INIT_WAIT, SharedDatabase, has_stock_wal};
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::{LogDirectory, is_out_of_descriptors};
-use crate::handle::{Broker, Context};
+use crate::handle::{Context, DatabaseHandle};
 use crate::log::format::LogId;
 use crate::sync::{Mutex, RwLock};
 use background::Background;
 use connections::Connections;
+use exclusive::ExclusiveLock;
 use frames::Frames;
-use guard::Guard;
 use marks::Marks;
 use page_one::PageOne;
 use queue::WriteQueue;
@@ -105,8 +105,8 @@ pub(crate) struct Engine {
     checkpointing: Mutex<checkpoint::Failures>,
     /// Of page 1 as the last pass of this process left it.
     page_one: Mutex<Option<Arc<PageOne>>>,
-    broker: Mutex<Option<Box<dyn Broker>>>,
-    guard: Guard,
+    database_handle: Mutex<Option<Box<dyn DatabaseHandle>>>,
+    exclusive: ExclusiveLock,
     leading: lease::Leading,
     /// One of the threads that wait for a flush looks often whether the leader lives and goes on.
     flush_watched: AtomicBool,

@@ -10,7 +10,7 @@
 //! leads.
 
 use super::{Engine, EngineError};
-use crate::handle::Broker;
+use crate::handle::DatabaseHandle;
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use std::sync::Arc;
 
@@ -31,9 +31,9 @@ impl Engine {
     }
 
     /// The beginning of the database file, as far as a doubled certificate knows it; at least what it copies.
-    pub(super) fn read_beginning(&self, broker: &mut dyn Broker) -> Result<Vec<u8>, EngineError> {
+    pub(super) fn read_beginning(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
         let mut bytes = vec![0; self.copied_bytes() + self.block_bytes as usize];
-        let read = broker.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let read = database_handle.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
         if read < STAMP_WRITE_BYTES {
             return Err(EngineError::Changed { file: self.path.clone() });
         }
@@ -51,8 +51,12 @@ impl Engine {
 
     /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same. Under
     /// CKPT, when nobody writes to it.
-    pub(super) fn copy_page_one(&self, broker: &mut dyn Broker, sequence: u64) -> Result<(), EngineError> {
-        let beginning = self.read_beginning(broker)?;
+    pub(super) fn copy_page_one(
+        &self,
+        database_handle: &mut dyn DatabaseHandle,
+        sequence: u64,
+    ) -> Result<(), EngineError> {
+        let beginning = self.read_beginning(database_handle)?;
         let expected = StampState::Stamped(Stamp { log_id: self.log_id, backfill_target: sequence });
         // Else a pass died on the way to a later commit: the next one ends it.
         if stamp::read(&beginning) == expected || crate::drops("b-copy-of-b") {

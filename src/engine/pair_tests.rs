@@ -4,14 +4,14 @@
 mod descriptors;
 mod rules;
 
-use super::{Attached, Claimed, CommitFacts, Engine, EngineError, Rest, Settings};
+use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
-use crate::handle::{Broker, Context, Host, LockLevel, Registry};
+use crate::handle::{Context, DatabaseHandle, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
-use crate::shared::{Attachment, ControlBlock, ControlMapping, INIT, LockFile};
+use crate::shared::{ControlBlock, ControlMapping, INIT, LockFile, Member};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use crate::view::{View, Written};
@@ -139,11 +139,11 @@ impl LogDirectory for Directory {
     }
 }
 
-/// A broker whose EXCLUSIVE is granted where nobody else has the database open.
+/// A database handle whose EXCLUSIVE is granted where nobody else has the database open.
 #[derive(Debug)]
-struct AnyBroker(SimDatabase, Arc<AtomicBool>);
+struct AnyDatabaseHandle(SimDatabase, Arc<AtomicBool>);
 
-impl Database for AnyBroker {
+impl Database for AnyDatabaseHandle {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
     }
@@ -165,7 +165,7 @@ impl Database for AnyBroker {
     }
 }
 
-impl Broker for AnyBroker {
+impl DatabaseHandle for AnyDatabaseHandle {
     fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
         if level == LockLevel::Exclusive && self.1.load(SeqCst) { Err(Code::BUSY) } else { Ok(()) }
     }
@@ -183,11 +183,11 @@ impl Broker for AnyBroker {
 struct Talks;
 
 impl Host for Talks {
-    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+    fn open_database_handle(&self, _path: &Path) -> Result<Box<dyn DatabaseHandle>, Code> {
         Err(Code::CANTOPEN)
     }
 
-    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+    fn recover_stock_files(&self, _path: &Path) -> Result<(), Code> {
         Err(Code::ERROR)
     }
 
@@ -256,8 +256,8 @@ impl Pair {
         })
     }
 
-    fn broker(&self) -> Box<dyn Broker> {
-        Box::new(AnyBroker(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere)))
+    fn database_handle(&self) -> Box<dyn DatabaseHandle> {
+        Box::new(AnyDatabaseHandle(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere)))
     }
 
     fn lock(&self) -> LockFile {
@@ -271,15 +271,15 @@ impl Pair {
         let lock = self.lock();
         self.directory().create().unwrap();
         let mapping = ControlMapping::create(&crate::disk::Directory::open(self.real.path()).unwrap(), 0o600).unwrap();
-        let mut broker = self.broker();
+        let mut database_handle = self.database_handle();
         let mut header = [0; 100];
-        broker.read_at(&mut header, 0).unwrap();
-        let claimed = Claimed {
-            attachment: Attachment::claim(mapping, lock, "first").unwrap().unwrap(),
+        database_handle.read_at(&mut header, 0).unwrap();
+        let claimed = ClaimedDatabase {
+            member: Member::acquire(mapping, lock, "first").unwrap().unwrap(),
             path: self.path(),
             dir: self.directory(),
-            database_bytes: broker.bytes().unwrap(),
-            broker,
+            database_bytes: database_handle.bytes().unwrap(),
+            database_handle,
             header,
             page_bytes: PAGE_BYTES,
         };
@@ -290,24 +290,24 @@ impl Pair {
     }
 
     /// One more.
-    fn attach(&self) -> Arc<Engine> {
-        self.try_attach().unwrap()
+    fn join(&self) -> Arc<Engine> {
+        self.try_join().unwrap()
     }
 
-    fn try_attach(&self) -> Result<Arc<Engine>, EngineError> {
+    fn try_join(&self) -> Result<Arc<Engine>, EngineError> {
         let lock = self.lock();
         let file = std::fs::metadata(self.path()).unwrap();
         let mapping =
             ControlMapping::open(&crate::disk::Directory::open(self.real.path()).unwrap(), file.dev(), file.ino())
                 .unwrap();
-        let attached = Attached {
+        let joined = SharedDatabase {
             path: self.path(),
             dir: self.directory(),
-            attachment: Attachment::claim(mapping, lock, "another").unwrap().unwrap(),
-            broker: self.broker(),
+            member: Member::acquire(mapping, lock, "another").unwrap().unwrap(),
+            database_handle: self.database_handle(),
             page_bytes: PAGE_BYTES,
         };
-        let engine = Engine::attach(&self.context(), attached)?;
+        let engine = Engine::join(&self.context(), joined)?;
         engine.background.stop(false);
         engine.end_init().unwrap();
         Ok(engine)
@@ -324,8 +324,8 @@ impl Pair {
 
     /// What the next open finds: the value of each page.
     fn recovered(&self) -> Vec<u64> {
-        let mut broker = self.broker();
-        open_database(&*self.directory(), broker.as_mut(), OpenFacts::default()).unwrap();
+        let mut database_handle = self.database_handle();
+        open_database(&*self.directory(), database_handle.as_mut(), OpenFacts::default()).unwrap();
         let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
         bytes.chunks(PAGE_BYTES as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
     }
@@ -342,7 +342,7 @@ impl Pair {
 
 /// The process is killed: the kernel frees what it locked, and its words stay as they are.
 fn die(engine: Arc<Engine>) {
-    engine.marks.attachment().lock().close();
+    engine.marks.member().lock().close();
     // What it held is not let go of.
     std::mem::forget(engine);
 }
@@ -393,7 +393,7 @@ fn two_processes_commit_and_what_they_leave_is_recovered() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&other, 3, 2, true).unwrap();
     commit(&one, 1, 3, false).unwrap();
     die(one);
@@ -414,7 +414,7 @@ fn a_slot_without_a_batch_is_not_free_before_a_later_certificate_is_durable() {
         commit(&one, 3, value, false).unwrap();
     }
     let last = one.marks.published();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&other, 1, 1000, true).unwrap();
     die(one);
     die(other);
@@ -437,7 +437,7 @@ fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u6
 fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
     let pair = Pair::new();
     let one = pair.claim();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&one, 3, 1, true).unwrap();
     commit_and_die_before_the_store(one, 12, 66);
     let begun = slot_name(other.log_id, 1);
@@ -462,7 +462,7 @@ fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
 fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     let pair = Pair::new();
     let one = pair.claim();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&one, 1, 1, true).unwrap();
     for (engine, wants_durable) in [(&one, true), (&other, false)] {
         let view = staged(engine, 1, 2);
@@ -499,7 +499,7 @@ fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
         slot.file.read_at(&mut header, 0).unwrap();
         slot.write(&[7; 4096], 0).unwrap();
         // A process that remembers, and one that does not.
-        let other = pair.attach();
+        let other = pair.join();
         for engine in [&one, &other] {
             let begins = engine.tail().ordinal;
             while engine.tail().ordinal <= begins {
@@ -516,7 +516,7 @@ fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 }
 
 /// Everything is in the database file, the last certificate says so, and all that comes is in the next segment: nobody who
-/// attaches now has read the last one.
+/// joins now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
     let (slot, ordinal) = (engine.slot(engine.tail().file).unwrap(), engine.tail().ordinal);
@@ -537,7 +537,7 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let pair = Pair::new();
     let one = pair.claim();
     leave_a_segment(&one);
-    let other = pair.attach();
+    let other = pair.join();
     pair.ghosts.lock().push(slot_name(one.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
 }
@@ -551,7 +551,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
         commit(&one, 3, 2, false).unwrap();
-        let other = pair.attach();
+        let other = pair.join();
         let append = one.append().unwrap();
         let place = one.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
         pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
@@ -570,7 +570,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
     }
 }
 
-/// The process with EXCLUSIVE is killed while another one attaches, and stock SQLite comes before the stamp: what that one
+/// The process with EXCLUSIVE is killed while another one joins, and stock SQLite comes before the stamp: what that one
 /// writes of page 1 would be lost under it.
 #[test]
 fn no_stamp_is_written_while_stock_sqlite_has_the_database() {
@@ -578,20 +578,20 @@ fn no_stamp_is_written_while_stock_sqlite_has_the_database() {
     die(pair.claim());
     pair.is_open_elsewhere.store(true, SeqCst);
     pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Write, DATABASE_NAME) });
-    let refused = pair.try_attach().unwrap_err();
+    let refused = pair.try_join().unwrap_err();
     assert!(matches!(refused, EngineError::NotOnPwal { .. }), "{refused}");
     assert_eq!(pair.disk.plan().fired(), 0);
     pair.disk.plan().clear();
     pair.is_open_elsewhere.store(false, SeqCst);
-    commit(&pair.attach(), 3, 1, true).unwrap();
+    commit(&pair.join(), 3, 1, true).unwrap();
 }
 
-/// The thread of a process that exits with connections open goes on until the process has ended, without a broker.
+/// The thread of a process that exits with connections open goes on until the process has ended, without a database handle.
 #[test]
 fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
     let pair = Pair::new();
     let one = pair.claim();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&one, 3, 1, true).unwrap();
     other.close_at_exit(Duration::from_secs(1));
     for _ in 0..3 {
@@ -630,7 +630,7 @@ fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
         one.checkpoint_when_idle().unwrap();
-        let other = pair.attach();
+        let other = pair.join();
         commit_and_die_before_the_store(other, frames, 66);
         pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
         assert!(one.retire().is_err(), "the stamp is there still, and the marker is, too");
@@ -704,7 +704,7 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     while one.tail().ordinal < 200 {
         commit(&one, 3, one.marks.published() + 1, false).unwrap();
     }
-    let other = pair.attach();
+    let other = pair.join();
     let before = pair.lists.load(SeqCst);
     other.wait_durable(other.marks.published()).unwrap();
     assert!(pair.lists.load(SeqCst) - before <= 2, "{} looks", pair.lists.load(SeqCst) - before);

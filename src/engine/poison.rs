@@ -5,7 +5,7 @@
 //! was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far as the medium kept
 //! it, for the next open.
 
-use super::commit::{Begun, HeldAppend};
+use super::commit::{AppendGuard, Begun};
 use super::slot_file::Slot;
 use super::{Engine, EngineError};
 use crate::disk::{OpenHow, is_out_of_descriptors};
@@ -62,7 +62,7 @@ impl Engine {
     /// Under APPEND: what was answered with an error, and all behind it, is overwritten with zeros and synced through another
     /// descriptor (Linux reports a write-back error once to each), then everybody is told. What was acknowledged without being
     /// durable stays in the log: recovery decides by its CRCs how much of it survived.
-    pub(crate) fn poison(&self, append: &HeldAppend, reason: &str, failed: Failed) {
+    pub(crate) fn poison(&self, append: &AppendGuard, reason: &str, failed: Failed) {
         if self.is_poisoned() {
             return;
         }
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// A process that died while it poisoned: what it may have left is erased.
-    pub(super) fn erase_after_death(&self, append: &HeldAppend) {
+    pub(super) fn erase_after_death(&self, append: &AppendGuard) {
         self.erase_undurable(append, Failed::Flush);
     }
 
@@ -119,7 +119,7 @@ impl Engine {
         if begun || behind { self.erase_behind_tail(&append) } else { Ok(()) }
     }
 
-    fn erase_behind_tail(&self, append: &HeldAppend) -> Result<(), EngineError> {
+    fn erase_behind_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let tail = self.tail();
         let slot = self.slot(tail.file)?;
         if tail.offset < slot.bytes {
@@ -129,7 +129,7 @@ impl Engine {
         self.give_up_begun(append)
     }
 
-    fn erase_undurable(&self, append: &HeldAppend, failed: Failed) {
+    fn erase_undurable(&self, append: &AppendGuard, failed: Failed) {
         let kept = self.kept(&failed);
         let erased = self.try_with_descriptors(
             || self.erase_behind(append, kept, failed),
@@ -162,7 +162,7 @@ impl Engine {
 
     /// The first blocks of every record behind commit `kept` (R5.1). A certificate of commits that are kept says nothing that
     /// is not so.
-    fn erase_behind(&self, _append: &HeldAppend, kept: u64, failed: Failed) -> Result<(), EngineError> {
+    fn erase_behind(&self, _append: &AppendGuard, kept: u64, failed: Failed) -> Result<(), EngineError> {
         let control = self.marks.control();
         if !self.is_active() {
             return Ok(());

@@ -19,7 +19,7 @@ mod state;
 
 use super::turn::Turn;
 use crate::interleave::Instant;
-use crate::shared::{Attachment, Held, Owner, now_us, this_thread};
+use crate::shared::{Member, Owner, OwnerState, now_us, this_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{AT_HOME, BEHIND, LINE_UP, LINE_UP_ALONE, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ pub(crate) struct WriteQueue {
 }
 
 impl WriteQueue {
-    pub(crate) fn new(attachment: Arc<Attachment>) -> WriteQueue {
-        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(attachment), times: TIMES }
+    pub(crate) fn new(member: Arc<Member>) -> WriteQueue {
+        WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(member), times: TIMES }
     }
 
     /// Takes WRITE if it is free and nobody has an older claim. A connection that is refused has a place in the line from
@@ -87,7 +87,7 @@ impl WriteQueue {
         loop {
             let entitled = state.grant.is_some() || state.has_lease(connection);
             let word = self.turn.look();
-            if word != Held::FREE && !self.turn.is_mine(word) {
+            if word != OwnerState::FREE && !self.turn.is_mine(word) {
                 state.lose_word();
                 // Also without a busy handler a dead owner keeps nobody out.
                 if !self.turn.take_from_gone(word, true, self.times.grant) {
@@ -99,7 +99,7 @@ impl WriteQueue {
                 }
                 return false;
             }
-            let kept = word != Held::FREE && state.tenure.is_some();
+            let kept = word != OwnerState::FREE && state.tenure.is_some();
             let others_first = !state.waiters.is_empty() || kept && word.is_waited_for();
             if others_first && !entitled && state.lease.is_some() {
                 return false;
@@ -140,7 +140,7 @@ impl WriteQueue {
         if !keep_lease || state.closed {
             state.lease = None;
         }
-        if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), Held::FREE) {
+        if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), OwnerState::FREE) {
             state.tenure = None;
             return;
         }
@@ -299,7 +299,7 @@ impl WriteQueue {
     /// can be had.
     fn look_out(&self, state: &mut State, connection: ConnectionId, now: u64, suspect: bool) -> Next {
         let word = self.turn.look();
-        let free = word == Held::FREE;
+        let free = word == OwnerState::FREE;
         if free || self.turn.is_mine(word) {
             if let Some((holder, until)) = state.lease
                 && holder != connection
@@ -396,7 +396,7 @@ impl WriteQueue {
                     state.lose_word();
                     return false;
                 }
-            } else if self.turn.swap(inside, Held::FREE) {
+            } else if self.turn.swap(inside, OwnerState::FREE) {
                 state.tenure = None;
                 return true;
             }

@@ -1,10 +1,10 @@
 //! Rest: the log is retired while its connections stay, and the next commit makes it anew (`Engine::activate`).
 //!
 //! While it rests the database file is plain and complete, as before the first commit: a kill leaves one that stock SQLite opens,
-//! and the broker's EXCLUSIVE keeps stock SQLite out until then. It is for a process that is alone: two have the stamp between
+//! and the database handle's EXCLUSIVE keeps stock SQLite out until then. It is for a process that is alone: two have the stamp between
 //! them and stock SQLite, whoever of them goes.
 //!
-//! Under INIT nobody attaches, under CKPT nobody writes to the database file, under WRITE nobody begins a commit, under CREATE
+//! Under INIT nobody joins, under CKPT nobody writes to the database file, under WRITE nobody begins a commit, under CREATE
 //! nobody makes a slot, and under LEADER and APPEND nobody writes to the log. All that is published is in the database file, so
 //! that snapshots and page caches stay as they are. Log id, commit sequences, ordinals, epochs and chain go on in the log that
 //! comes next. The marker of the retirement stays until that one is stamped: beside it a plain file with slots is a finished log
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// In the numbering of connections: those begin with 1.
 const NOBODY: u64 = 0;
 
-/// Nobody else is attached: a dead process has it at most.
+/// Nobody else is joined: a dead process has it at most.
 const CKPT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a rest came to.
@@ -41,7 +41,7 @@ impl Engine {
     /// Retires the log now, with connections open.
     ///
     /// # Errors
-    /// `BUSY`: others are attached, somebody writes, or reads an older snapshot. What the retirement met: then the engine is
+    /// `BUSY`: others are joined, somebody writes, or reads an older snapshot. What the retirement met: then the engine is
     /// poisoned, as after a retirement that failed.
     pub(crate) fn rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let _resting = self.resting.lock();
@@ -53,7 +53,7 @@ impl Engine {
     pub(super) fn rest_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         let Some(mut told) = self.resting.try_lock() else { return Ok(false) };
         match self.try_rest() {
-            Ok(_) | Err(EngineError::OthersAttached { .. }) => {
+            Ok(_) | Err(EngineError::OtherMembers { .. }) => {
                 *told = None;
                 Ok(true)
             }
@@ -79,7 +79,7 @@ impl Engine {
                 self.queue.forget(NOBODY);
                 return Err(busy());
             }
-            let rested = if self.be_guard() {
+            let rested = if self.acquire_exclusive() {
                 self.retire_in_place()
             } else {
                 Err(EngineError::NotOnPwal { file: self.path.clone() })
@@ -108,8 +108,8 @@ impl Engine {
         if !self.has_directory()? {
             return Err(EngineError::Moved { file: self.path.clone() });
         }
-        let mut broker = self.broker.lock();
-        let broker = broker.as_mut().ok_or(EngineError::NoLog)?;
+        let mut database_handle = self.database_handle.lock();
+        let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         if let Err(error) = retire::mark(&*self.dir, self.log_id, last) {
             // A full disk, say: the log goes on, without it.
             if let Err(gone) = retire::unmark(&*self.dir, self.log_id, last) {
@@ -117,10 +117,10 @@ impl Engine {
             }
             return Err(error.into());
         }
-        let retired = retire::retire_in_place(&*self.dir, broker.as_mut(), self.log_id, last, self.page_bytes);
+        let retired = retire::retire_in_place(&*self.dir, database_handle.as_mut(), self.log_id, last, self.page_bytes);
         let noted = retired.map_err(EngineError::from).and_then(|()| {
             crate::fault_point("resting");
-            self.note_claim(broker.as_mut())
+            self.note_claim(database_handle.as_mut())
         });
         if let Err(error) = noted {
             // As a retirement: the stamp may be gone, slots may be deleted.

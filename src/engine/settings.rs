@@ -2,11 +2,11 @@
 //! answered with what is accepted.
 //!
 //! The settings are the database's: they lie in the control block, and what one process sets counts for all. The
-//! environment speaks where the database is claimed, by the process that does it; who attaches later has URI
+//! environment speaks where the database is claimed, by the process that does it; who joins later has URI
 //! parameters and pragmas.
 
 use crate::log::slots::SLOT_BYTES_MAX;
-use crate::shared::{Attachment, SETTINGS};
+use crate::shared::{Member, SETTINGS};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -99,7 +99,7 @@ enum Place {
     /// Of a database that is not open yet.
     Own { mode: AtomicU64, numbers: [AtomicU64; NUMBERS.len()] },
     /// Those that all processes share.
-    ControlBlock(Arc<Attachment>),
+    ControlBlock(Arc<Member>),
 }
 
 impl Default for Settings {
@@ -110,8 +110,8 @@ impl Default for Settings {
 
 impl Settings {
     /// Those of the control block.
-    pub(super) fn shared(attachment: &Arc<Attachment>) -> Settings {
-        Settings(Place::ControlBlock(Arc::clone(attachment)))
+    pub(super) fn shared(member: &Arc<Member>) -> Settings {
+        Settings(Place::ControlBlock(Arc::clone(member)))
     }
 
     /// Slots of so many bytes, fewer than a user may ask for, and no waiting for other commits.
@@ -136,14 +136,14 @@ impl Settings {
     fn code(&self, index: usize) -> u64 {
         match &self.0 {
             Place::Own { numbers, .. } => numbers[index].load(SeqCst),
-            Place::ControlBlock(attachment) => attachment.control().setting(index),
+            Place::ControlBlock(member) => member.control().setting(index),
         }
     }
 
     fn store_code(&self, index: usize, code: u64) {
         match &self.0 {
             Place::Own { numbers, .. } => numbers[index].store(code, SeqCst),
-            Place::ControlBlock(attachment) => attachment.control().set_setting(index, code),
+            Place::ControlBlock(member) => member.control().set_setting(index, code),
         }
     }
 
@@ -161,7 +161,7 @@ impl Settings {
     pub(crate) fn mode(&self) -> Mode {
         let mode = match &self.0 {
             Place::Own { mode, .. } => mode.load(SeqCst),
-            Place::ControlBlock(attachment) => attachment.control().mode(),
+            Place::ControlBlock(member) => member.control().mode(),
         };
         if mode == Mode::Conservative.number() { Mode::Conservative } else { Mode::Auto }
     }
@@ -171,7 +171,7 @@ impl Settings {
         let number = if mode == Mode::Off { Mode::Auto.number() } else { mode.number() };
         match &self.0 {
             Place::Own { mode, .. } => mode.store(number, SeqCst),
-            Place::ControlBlock(attachment) => attachment.control().set_mode(number),
+            Place::ControlBlock(member) => member.control().set_mode(number),
         }
     }
 

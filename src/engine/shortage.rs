@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How long operations are tried again in one shortage, while another process may do what a descriptor is missing for.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same where no other process is attached: only this one can close something.
+/// The same where no other process is joined: only this one can close something.
 const PATIENCE_ALONE: Duration = Duration::from_millis(500);
 /// The next failure after so long begins another shortage.
 const OVER_AFTER: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl Engine {
     /// A descriptor is missing now. True: it has been for so long that nobody waits for one any more.
     pub(super) fn shortage_lasts(&self) -> bool {
         let lasts = self.shortage.goes_on();
-        lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.marks.attachment().others().is_empty()
+        lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.marks.member().others().is_empty()
     }
 
     /// Runs `act`, again where a descriptor is missing.

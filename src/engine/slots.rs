@@ -4,7 +4,7 @@
 //! the control block. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
 //! are open files.
 
-use super::commit::HeldAppend;
+use super::commit::AppendGuard;
 use super::end::End;
 use super::slot_file::{Slot, SlotFile};
 use super::{Engine, EngineError};
@@ -360,7 +360,7 @@ impl Engine {
     }
 
     /// Whether the next slot is to be prepared ahead of need.
-    pub(super) fn is_low(&self, append: &HeldAppend) -> bool {
+    pub(super) fn is_low(&self, append: &AppendGuard) -> bool {
         let Some(End { tail, slot, .. }) = &append.end else { return false };
         tail.offset * 4 > slot.bytes
             && self.next_slot(*tail).is_none()
@@ -371,7 +371,7 @@ impl Engine {
     /// `None`: neither the current slot nor the next one has room.
     pub(super) fn place(
         &self,
-        append: &HeldAppend,
+        append: &AppendGuard,
         bytes: u64,
         batch: bool,
         first_sequence: u64,
@@ -403,7 +403,7 @@ impl Engine {
     /// of the slot that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
     pub(super) fn write_at_place(
         &self,
-        append: &HeldAppend,
+        append: &AppendGuard,
         place: &Place,
         parts: &[&[u8]],
     ) -> Result<(), EngineError> {
@@ -442,7 +442,7 @@ impl Engine {
 
     /// What a writer has left at `place` that died there in writing commit 1 becomes zeros: where the next one dies there, too, what
     /// it has not written must be known (`log/unwritten.rs`). A write that was cut has its beginning.
-    pub(super) fn clear_begun(&self, _append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
+    pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let mut beginning = [0; format::RECORD_PLACE_BYTES];
         let slot = &place.slot;
         slot.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.path, error))?;
@@ -458,7 +458,7 @@ impl Engine {
     }
 
     /// The record at `place` counts, by a store that was just made: the slot that it begins is no longer the next one.
-    pub(super) fn enter(&self, _append: &HeldAppend, place: &Place) {
+    pub(super) fn enter(&self, _append: &AppendGuard, place: &Place) {
         if place.begins.is_some() {
             self.note_ordinal(place.ordinal, place.slot.number);
             self.marks.control().set_next_slot(None);
@@ -466,7 +466,7 @@ impl Engine {
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
-    pub(super) fn erase(&self, append: &HeldAppend, place: &Place) -> Result<(), EngineError> {
+    pub(super) fn erase(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let header = if place.begins_slot() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
         for offset in [header, place.offset] {
             place.slot.write(&self.zero_block(), offset)?;
@@ -477,7 +477,7 @@ impl Engine {
     /// A sync of a slot in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
     /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
     /// of: so that one is warned (`sync_and_seal`).
-    pub(super) fn sync_beside(&self, _append: &HeldAppend, slot: &Slot) -> Result<(), EngineError> {
+    pub(super) fn sync_beside(&self, _append: &AppendGuard, slot: &Slot) -> Result<(), EngineError> {
         let control = self.marks.control();
         // Another one's doubt stays.
         let before = control.is_sync_in_doubt();
@@ -509,9 +509,9 @@ impl Engine {
     /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
     /// needs the slot meets it.
     pub(crate) fn prepare_next_slot(&self) {
-        // `Held`: the writer that needs the slot is told.
+        // `LockHeld`: the writer that needs the slot is told.
         if let Err(error) = self.try_prepare_next_slot()
-            && !matches!(error, EngineError::Held { .. })
+            && !matches!(error, EngineError::LockHeld { .. })
             && !self.background.stops_here()
         {
             self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
@@ -637,7 +637,7 @@ impl Engine {
     /// the log. `all` is what there was when the log ended in segment `was_last`.
     fn give_up_begun_but(
         &self,
-        _append: &HeldAppend,
+        _append: &AppendGuard,
         all: &[Found],
         was_last: u64,
         chosen: Option<u32>,
@@ -662,7 +662,7 @@ impl Engine {
     }
 
     /// Whatever slot was begun behind the tail.
-    pub(super) fn give_up_begun(&self, append: &HeldAppend) -> Result<(), EngineError> {
+    pub(super) fn give_up_begun(&self, append: &AppendGuard) -> Result<(), EngineError> {
         self.give_up_begun_but(append, &self.all_slots()?, self.tail().ordinal, None)
     }
 

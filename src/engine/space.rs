@@ -1,4 +1,4 @@
-//! The space of the log: slots of which nothing is needed any more are deleted while processes are attached.
+//! The space of the log: slots of which nothing is needed any more are deleted while processes are joined.
 //!
 //! A slot is deleted where it could be used again (`Engine::free_slots`), under CREATE, which covers the choice of the next
 //! slot; never that one. In this order: what was in it is read from the database file from now on (`recycled_below`); its file

@@ -15,7 +15,7 @@ impl Engine {
             "path": self.path.display().to_string(),
             "log_id": if self.is_active() { json!(format!("{:016x}", self.log_id)) } else { Value::Null },
             "page_bytes": self.page_bytes,
-            "connections": self.joined(),
+            "connections": self.connection_count(),
             "waiting_writers": self.queue.waiting(),
             "published": self.marks.published(),
             "visible": self.marks.visible(),
@@ -49,9 +49,9 @@ impl Engine {
         })
     }
 
-    /// Who is attached, this process too.
+    /// Who is joined, this process too.
     fn processes(&self) -> Vec<Value> {
         let now_us = now_us();
-        self.marks.attached().iter().map(|process| process.to_json(now_us)).collect()
+        self.marks.process_infos().iter().map(|process| process.to_json(now_us)).collect()
     }
 }

@@ -9,7 +9,7 @@
 //! sleeps only if it saw the word so. Who frees the word first takes "somebody waits" away, then looks who waits, and its
 //! next change of the word fails if the bit has come back: so whoever sleeps was seen.
 
-use crate::shared::{Attachment, Event, Held, Owner, now_us};
+use crate::shared::{Event, Member, Owner, OwnerState, now_us};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,40 +26,40 @@ pub(super) struct Longest {
 /// This process's side of the word.
 #[derive(Debug)]
 pub(super) struct Turn {
-    attachment: Arc<Attachment>,
+    member: Arc<Member>,
 }
 
 impl Turn {
-    pub(super) fn new(attachment: Arc<Attachment>) -> Turn {
-        Turn { attachment }
+    pub(super) fn new(member: Arc<Member>) -> Turn {
+        Turn { member }
     }
 
-    pub(super) fn look(&self) -> Held {
-        self.attachment.control().write().look()
+    pub(super) fn look(&self) -> OwnerState {
+        self.member.control().write().look()
     }
 
     /// Changes the word from exactly `seen` to `then`.
-    pub(super) fn swap(&self, seen: Held, then: Held) -> bool {
-        self.attachment.control().write().swap(seen, then)
+    pub(super) fn swap(&self, seen: OwnerState, then: OwnerState) -> bool {
+        self.member.control().write().swap(seen, then)
     }
 
     /// The word as this process holds it while one of its connections is inside.
-    pub(super) fn inside(&self) -> Held {
-        Held::by(self.attachment.me())
+    pub(super) fn inside(&self) -> OwnerState {
+        OwnerState::by(self.member.me())
     }
 
-    pub(super) fn is_mine(&self, word: Held) -> bool {
-        word.owner() == Some(self.attachment.me())
+    pub(super) fn is_mine(&self, word: OwnerState) -> bool {
+        word.owner() == Some(self.member.me())
     }
 
     /// The process that waits longest, of those that live.
     pub(super) fn longest(&self) -> Option<Longest> {
-        let control = self.attachment.control();
+        let control = self.member.control();
         loop {
             let mut all = 0;
-            let waiting = control.waiting(self.attachment.me()).inspect(|_| all += 1);
+            let waiting = control.waiting(self.member.me()).inspect(|_| all += 1);
             let (since_us, process) = waiting.min_by_key(|(since_us, _)| *since_us)?;
-            if self.attachment.is_alive(process) {
+            if self.member.is_alive(process) {
                 return Some(Longest { since_us, process, more: all > 1 });
             }
             control.discount_waiting(process, since_us);
@@ -68,38 +68,38 @@ impl Turn {
 
     /// How many other processes wait.
     pub(super) fn waiting_processes(&self) -> usize {
-        self.attachment.control().waiting(self.attachment.me()).count()
+        self.member.control().waiting(self.member.me()).count()
     }
 
     /// Until when the next grant counts. Only while the word is this process's and not granted.
     pub(super) fn set_grant_until(&self, until_us: u64) {
-        self.attachment.control().set_grant_until_us(until_us);
+        self.member.control().set_grant_until_us(until_us);
     }
 
     pub(super) fn grant_until(&self) -> u64 {
-        self.attachment.control().grant_until_us()
+        self.member.control().grant_until_us()
     }
 
     /// Hands the word, which is `mine`, to `next`; `wait`: this process waits again. The caller tells it afterwards.
-    pub(super) fn hand_to(&self, mine: Held, next: Longest, wait: bool) -> bool {
-        self.swap(mine, Held::by(next.process).granted().waited_for(wait || next.more))
+    pub(super) fn hand_to(&self, mine: OwnerState, next: Longest, wait: bool) -> bool {
+        self.swap(mine, OwnerState::by(next.process).granted().waited_for(wait || next.more))
     }
 
     /// Wakes the waiter of that process that waits for its turn.
     pub(super) fn tell(&self, longest: Longest) {
-        if let Some(turn) = self.attachment.control().turn(longest.process.slot) {
+        if let Some(turn) = self.member.control().turn(longest.process.slot) {
             turn.notify();
         }
     }
 
     /// Every process looks again, whether WRITE was granted to it or not.
     pub(super) fn tell_all(&self) {
-        self.attachment.control().tell_turns();
+        self.member.control().tell_turns();
     }
 
     /// Told when it may be this process's turn.
     pub(super) fn mine(&self) -> Option<&Event> {
-        self.attachment.control().turn(self.attachment.me().slot)
+        self.member.control().turn(self.member.me().slot)
     }
 
     /// Waits until that is told, at most so long (microseconds).
@@ -111,19 +111,19 @@ impl Turn {
 
     /// Since when this process waits; 0: it does not.
     pub(super) fn show_waiting(&self, since_us: u64) {
-        self.attachment.control().set_process_waiting(self.attachment.me(), since_us);
+        self.member.control().set_process_waiting(self.member.me(), since_us);
     }
 
     /// Takes the word, which is another process's, if that is dead or did not come for its grant, which was for `grant_us`, in
     /// time. `suspect`: it may be dead. The word is this process's then, with "somebody waits".
-    pub(super) fn take_from_gone(&self, word: Held, suspect: bool, grant_us: u64) -> bool {
+    pub(super) fn take_from_gone(&self, word: OwnerState, suspect: bool, grant_us: u64) -> bool {
         let Some(holder) = word.owner() else { return false };
-        let control = self.attachment.control();
+        let control = self.member.control();
         let (since_us, until_us) = (control.waiting_since_us(holder), control.grant_until_us());
         // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
         // back and granted anew in between. Then one connection asks twice.
         let late = word.is_granted() && until_us <= now_us() && self.look() == word;
-        if !late && (!suspect || self.attachment.is_alive(holder)) {
+        if !late && (!suspect || self.member.is_alive(holder)) {
             return false;
         }
         let taken = self.swap(word, self.inside().waited_for(true));
@@ -135,6 +135,6 @@ impl Turn {
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
-        self.attachment.control().poisoned() != 0
+        self.member.control().poisoned() != 0
     }
 }

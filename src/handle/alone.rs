@@ -7,7 +7,7 @@
 //! * before a write, with the WAL open on a view (`sqlite3PagerBegin`). It keeps the memory of the view as its wal-index, takes no lock
 //!   in it any more (`sqlite3WalExclusiveMode`), and appends to the frames that it knows; but a `-wal` that is to be recovered has to
 //!   hold all frames from the first on. So it must begin the WAL anew, as `walRestartLog` does where every frame is in the
-//!   database file and the snapshot was taken by `READ_LOCK(0)`. `Joined::shows_backfilled` provides for that, in the
+//!   database file and the snapshot was taken by `READ_LOCK(0)`. `WalConnection::shows_backfilled` provides for that, in the
 //!   snapshot of a connection that is expected to ask, since a pragma said so or since it was refused. Back in NORMAL, SQLite
 //!   asks for the lock of its snapshot again: what it has put into the `-wal` goes to the database file, and an
 //!   engine begins.
@@ -16,8 +16,8 @@
 //! process's, see [`super::beside`]).
 
 use super::beside::BesideStock;
-use super::joined::Joined;
-use super::{Broker, Inner, claim};
+use super::wal_connection::WalConnection;
+use super::{DatabaseHandle, Inner, claim};
 use crate::disk::open_to_read;
 use crate::engine::EngineError;
 use crate::log::backfill::Backfill;
@@ -44,7 +44,7 @@ static NEXT_WAL: AtomicU64 = AtomicU64::new(1);
 
 pub(super) struct Alone {
     /// Holds EXCLUSIVE. `None`: the way back failed where nothing could be undone, and only `xClose` is left.
-    broker: Option<Box<dyn Broker>>,
+    database_handle: Option<Box<dyn DatabaseHandle>>,
     /// The memory that SQLite has its wal-index in, until `xShmUnmap`; `None`: it has its own.
     pub(super) view: Option<Box<View>>,
     /// The number of the WAL file that belongs to the view: no two have the same.
@@ -53,17 +53,17 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// The log is retired, and `broker` holds EXCLUSIVE.
-    pub(super) fn new(inner: &Inner, broker: Box<dyn Broker>, view: Option<Box<View>>) -> Alone {
+    /// The log is retired, and `database handle` holds EXCLUSIVE.
+    pub(super) fn new(inner: &Inner, database_handle: Box<dyn DatabaseHandle>, view: Option<Box<View>>) -> Alone {
         crate::fault_point("retired_alone");
         claim::say(inner, Code::NOTICE, WHY_INACTIVE);
-        Alone { broker: Some(broker), view, wal: NEXT_WAL.fetch_add(1, Relaxed), lock: hold(inner) }
+        Alone { database_handle: Some(database_handle), view, wal: NEXT_WAL.fetch_add(1, Relaxed), lock: hold(inner) }
     }
 
     /// # Errors
     /// `IOERR`: only `xClose` is left.
     pub(super) fn check(&self) -> Result<(), Code> {
-        if self.broker.is_some() { Ok(()) } else { Err(Code::IOERR) }
+        if self.database_handle.is_some() { Ok(()) } else { Err(Code::IOERR) }
     }
 
     /// The number of the `-wal` that SQLite's open WAL stands for; `None`: it opened that one itself.
@@ -71,12 +71,12 @@ impl Alone {
         self.view.as_ref().map(|_| self.wal)
     }
 
-    /// The broker, with its EXCLUSIVE.
+    /// The database handle, with its EXCLUSIVE.
     ///
     /// # Errors
     /// `IOERR`: only `xClose` is left.
-    pub(super) fn broker(&mut self) -> Result<&mut dyn Broker, Code> {
-        Ok(self.broker.as_mut().ok_or(Code::IOERR)?.as_mut())
+    pub(super) fn database_handle(&mut self) -> Result<&mut dyn DatabaseHandle, Code> {
+        Ok(self.database_handle.as_mut().ok_or(Code::IOERR)?.as_mut())
     }
 
     /// `sqlite3WalExclusiveMode`, back to NORMAL: others may come, through an engine. SQLite asks again with the end of the next
@@ -84,7 +84,7 @@ impl Alone {
     ///
     /// # Errors
     /// The connection stays alone: what could not be read, written or locked.
-    pub(super) fn share(&mut self, inner: &Arc<Inner>) -> Result<Joined, Code> {
+    pub(super) fn share(&mut self, inner: &Arc<Inner>) -> Result<WalConnection, Code> {
         self.check()?;
         let Some(view) = &self.view else { return Err(Code::BUSY) };
         let refused = |refused: claim::Refused| {
@@ -98,8 +98,8 @@ impl Alone {
         let identity = inner.identity.ok_or(Code::IOERR)?;
         let path = claim::path_of(inner, identity).map_err(refused)?;
         let wal = claim::beside(&inner.facts.path, "-wal");
-        let broker = self.broker.as_mut().ok_or(Code::IOERR)?;
-        backfill(view, &wal, broker.as_mut()).map_err(|error| refused(error.into()))?;
+        let database_handle = self.database_handle.as_mut().ok_or(Code::IOERR)?;
+        backfill(view, &wal, database_handle.as_mut()).map_err(|error| refused(error.into()))?;
         let entry = inner.context.registry.entry(identity);
         let mut of_entry = entry.engine.lock();
         let dir = inner.context.disk.log_directory(&path);
@@ -114,14 +114,16 @@ impl Alone {
             _ => {}
         }
         // The database file is all there is. From here on a failure leaves it, and this connection has to be closed.
-        let (Some(broker), Some(view)) = (self.broker.take(), self.view.take()) else { return Err(Code::IOERR) };
+        let (Some(database_handle), Some(view)) = (self.database_handle.take(), self.view.take()) else {
+            return Err(Code::IOERR);
+        };
         if let Some(own) = self.lock.take() {
             own.end_under_init().map_err(|_| Code::IOERR_LOCK)?;
         }
         crate::fault_point("sharing_again");
-        let (engine, joined) = claim::resume(inner, &entry, &path, &dir, claim::Settled { broker, lock }, view)?;
+        let (engine, wal) = claim::resume(inner, &entry, &path, &dir, claim::Settled { database_handle, lock }, view)?;
         *of_entry = Some(engine);
-        Ok(joined)
+        Ok(wal)
     }
 }
 
@@ -139,7 +141,7 @@ pub(super) fn hold(inner: &Inner) -> Option<BesideStock> {
 }
 
 /// What SQLite has put into the file at `wal`, and not into the database file, goes there, durably: as `walCheckpoint` does it.
-fn backfill(view: &View, wal: &Path, database: &mut dyn Broker) -> Result<(), EngineError> {
+fn backfill(view: &View, wal: &Path, database: &mut dyn DatabaseHandle) -> Result<(), EngineError> {
     let (frames, database_pages) = view.frames_to_backfill();
     if frames.is_empty() {
         return Ok(());

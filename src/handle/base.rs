@@ -114,7 +114,7 @@ pub trait Pager: Send + Sync {
 
 /// The engine's own handle of the base VFS on the database file: opened apart from every
 /// connection, read-write where it can be. Closing it (dropping) frees its locks.
-pub trait Broker: Database {
+pub trait DatabaseHandle: Database {
     /// `xLock`, from the level it has to this one.
     fn lock(&mut self, level: LockLevel) -> Result<(), Code>;
     /// `xUnlock`, down to this level.
@@ -125,12 +125,12 @@ pub trait Broker: Database {
 
 /// What one registration of the VFS offers its handles.
 pub trait Host: Send + Sync + Debug {
-    /// A new broker on this path.
-    fn open_broker(&self, path: &Path) -> Result<Box<dyn Broker>, Code>;
+    /// A new database handle on this path.
+    fn open_database_handle(&self, path: &Path) -> Result<Box<dyn DatabaseHandle>, Code>;
     /// Settles what stock SQLite left beside a plain database file (a hot `-journal`, a non-empty `-wal`):
     /// a private connection on the base VFS reads the schema, runs
     /// `wal_checkpoint(TRUNCATE)` and closes. Called without any lock of ours on the file.
-    fn settle_leftovers(&self, path: &Path) -> Result<(), Code>;
+    fn recover_stock_files(&self, path: &Path) -> Result<(), Code>;
     /// `sqlite3_log`.
     fn log(&self, code: i32, text: &str);
 }

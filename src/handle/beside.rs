@@ -4,7 +4,7 @@
 //! Nobody may have the log meanwhile. A claim needs EXCLUSIVE, against the SHARED of this connection's base file; but POSIX
 //! locks are the process's (another SQLite library in it is not kept out, and closing the file anywhere in it drops them). So
 //! each such connection also holds the byte STOCK of the lock file, shared, by a lock of its open file. STOCK is taken, and
-//! looked at by claims, under INIT: a claim that finds it held is BUSY, and STOCK is not taken while a process is attached.
+//! looked at by claims, under INIT: a claim that finds it held is BUSY, and STOCK is not taken while a process is joined.
 
 use crate::disk::LogDirectory;
 use crate::shared::{ALIVE_BYTES, INIT, LOCK_NAME, LockFile, STOCK};
@@ -21,7 +21,7 @@ pub(super) struct BesideStock {
 }
 
 impl BesideStock {
-    /// Under INIT, which `lock` holds and keeps, with nobody attached.
+    /// Under INIT, which `lock` holds and keeps, with nobody joined.
     ///
     /// # Errors
     /// Any error of the file system.

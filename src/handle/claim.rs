@@ -1,21 +1,21 @@
 //! The first `xLock(SHARED)`: join the engine that lives in this process, leave a plain rollback-mode file to the base, or,
-//! under INIT, attach to the log that other processes have ([`super::attach`]) or claim the database: EXCLUSIVE
-//! through the broker, settle what stock SQLite or a crash left, start the engine.
+//! under INIT, join to the log that other processes have ([`super::join`]) or claim the database: EXCLUSIVE
+//! through the database handle, settle what stock SQLite or a crash left, start the engine.
 //! [`super::settle`] goes the same way, up to the engine.
 
 use super::beside::{BesideStock, give_up_lock, is_beside_stock, is_held_alone};
-use super::joined::Joined;
 use super::registry::{Entry, FileIdentity};
-use super::{BaseFile, Broker, Context, Inner, LockLevel, attach, pragma};
+use super::wal_connection::WalConnection;
+use super::{BaseFile, Context, DatabaseHandle, Inner, LockLevel, join, pragma};
 use crate::disk::{LogDirectory, advice, not_local, open_to_read};
 pub(super) use crate::engine::INIT_WAIT;
-use crate::engine::{Claimed, Engine, EngineError, Settings, has_stock_wal};
+use crate::engine::{ClaimedDatabase, Engine, EngineError, Settings, has_stock_wal};
 use crate::interleave::{self, Instant};
 use crate::log::LogError;
 use crate::log::recovery::{Done, Next, OpenFacts, Opened, open_database};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    ALIVE_BYTES, ALONE, Attachment, BYTE_RANGES, ControlMapping, INIT, LOCK_NAME, LockFile, Process, between_forks,
+    ALIVE_BYTES, ALONE, BYTE_RANGES, ControlMapping, INIT, LOCK_NAME, LockFile, Member, Process, between_forks,
     command, living, lock_is_held, names, watch,
 };
 use crate::sqlite::Code;
@@ -86,7 +86,7 @@ impl From<EngineError> for Refused {
 /// Whose the file is for a handle that has SHARED.
 pub(super) enum Locked {
     /// The log's.
-    Joined(Box<Joined>),
+    Wal(Box<WalConnection>),
     /// The base's, whose SHARED is held; beside stock SQLite with a lock that keeps claims away.
     Base(Option<BesideStock>),
 }
@@ -107,7 +107,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
             say(inner, Code::BUSY, UNDER_SHIM);
             return Err(Code::BUSY);
         }
-        return join(inner, engine, &entry).map(|joined| Locked::Joined(Box::new(joined)));
+        return connect(inner, engine, &entry).map(|wal| Locked::Wal(Box::new(wal)));
     }
     // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
     // A log that lives is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that changes.
@@ -141,10 +141,10 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
             return Err(refused.code);
         }
     };
-    match join(inner, &started, &entry) {
-        Ok(joined) => {
+    match connect(inner, &started, &entry) {
+        Ok(wal) => {
             *engine = Some(started);
-            Ok(Locked::Joined(Box::new(joined)))
+            Ok(Locked::Wal(Box::new(wal)))
         }
         Err(code) => {
             if let Err(error) = started.close(false) {
@@ -162,7 +162,7 @@ enum Begun {
 }
 
 fn begin(inner: &Arc<Inner>, base: &mut dyn BaseFile, identity: FileIdentity, shares: bool) -> Result<Begun, Refused> {
-    match start_or_attach(inner, identity)? {
+    match start_or_join(inner, identity)? {
         Started::Engine(engine) => Ok(Begun::Engine(engine)),
         Started::Base => {
             base.lock(LockLevel::Shared)?;
@@ -180,7 +180,7 @@ fn share_with_stock(
     shares: bool,
 ) -> Result<Option<BesideStock>, Refused> {
     let StockIsThere { lock, dir, refused } = stock;
-    let can_share = BYTE_RANGES && attach::cannot_be_shared(real_path(inner)).is_none();
+    let can_share = BYTE_RANGES && join::cannot_be_shared(real_path(inner)).is_none();
     let lock_path = dir.path().join(LOCK_NAME);
     let failed = |error| lock_failed(&lock_path, &error);
     if !shares || !can_share || is_held_alone(&lock).map_err(failed)? {
@@ -325,11 +325,11 @@ fn watch_process(context: &Arc<Context>) {
     }
 }
 
-fn join(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, Code> {
+fn connect(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<WalConnection, Code> {
     pragma::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
     *inner.bases.lock() = None;
-    Joined::new(engine, entry).map_err(|error| tell(inner, &error))
+    WalConnection::new(engine, entry).map_err(|error| tell(inner, &error))
 }
 
 pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
@@ -387,14 +387,14 @@ enum Started {
     Refused(StockIsThere),
 }
 
-/// EXCLUSIVE cannot be had, since connections that are not on pwal have the database open; nobody is attached. INIT is held.
+/// EXCLUSIVE cannot be had, since connections that are not on pwal have the database open; nobody is joined. INIT is held.
 struct StockIsThere {
     lock: LockFile,
     dir: Arc<dyn LogDirectory>,
     refused: Refused,
 }
 
-fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, Refused> {
+fn start_or_join(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, Refused> {
     let path = path_of(inner, identity)?;
     for _ in 0..ATTEMPTS {
         // Opened anew: that of the last attempt may have been removed, or moved away.
@@ -405,14 +405,14 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started
             if is_under_shim(inner) {
                 return Err(Refused::new(Code::BUSY, UNDER_SHIM));
             }
-            return attach::attach(inner, &path, &dir, lock).map(Started::Engine);
+            return join::join(inner, &path, &dir, lock).map(Started::Engine);
         }
         if is_under_shim(inner) {
             let refused = Refused::new(Code::BUSY, UNDER_SHIM);
             return Ok(Started::Refused(StockIsThere { lock, dir, refused }));
         }
-        let broker = match exclusive_broker(inner, &path, &lock) {
-            Ok(broker) => broker,
+        let database_handle = match exclusive_handle(inner, &path, &lock) {
+            Ok(database_handle) => database_handle,
             Err(refused) if refused.code.primary() == Code::BUSY => {
                 return Ok(Started::Refused(StockIsThere { lock, dir, refused }));
             }
@@ -421,8 +421,8 @@ fn start_or_attach(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started
                 return Err(refused);
             }
         };
-        let exclusive = Settled { broker, lock };
-        let settled = settle_locked(inner, &path, &dir, exclusive, &mut |dir, database, facts| {
+        let exclusive = Settled { database_handle, lock };
+        let settled = recover_under_exclusive(inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             let opened = open_database(dir, database, facts)?;
             for done in &opened.done {
                 say(inner, Code::NOTICE, &describe(done));
@@ -444,7 +444,7 @@ pub(crate) fn open_engine(
 ) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
     let inner = super::Handle::open(context, facts).0;
     let Some(identity) = inner.identity else { return Ok(None) };
-    match start_or_attach(&inner, identity) {
+    match start_or_join(&inner, identity) {
         Ok(Started::Engine(engine)) => Ok(Some(engine)),
         Ok(Started::Base) => Ok(None),
         Ok(Started::Refused(StockIsThere { lock, dir, refused })) => {
@@ -487,7 +487,7 @@ pub(super) fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) 
     if !lock.lock_within(INIT, at_most, is_alone).map_err(failed)? {
         let who = who_has(&lock, dir);
         let text = if is_alone().map_err(failed)? {
-            let why = attach::cannot_be_shared(path);
+            let why = join::cannot_be_shared(path);
             let why =
                 why.unwrap_or_else(|| String::from("its control file could not be made, or its pwal is an older one"));
             format!("another process has the database open for itself alone (one process at a time): {why}")
@@ -541,7 +541,7 @@ pub(super) fn file_mode(path: &Path) -> u32 {
     std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o666 | 0o600)
 }
 
-/// Under INIT: whether other processes are attached, to whom this one can attach.
+/// Under INIT: whether other processes are joined, to whom this one can join.
 fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
     // Without byte ranges INIT is all there is.
     let held = if BYTE_RANGES { lock.is_held_by_others(ALIVE_BYTES) } else { Ok(false) };
@@ -554,7 +554,7 @@ fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
     observed.map_or_else(|_| Vec::new(), |observed| living(observed.control(), lock))
 }
 
-/// As the claim: INIT, with nobody attached.
+/// As the claim: INIT, with nobody joined.
 ///
 /// # Errors
 /// `BUSY`: somebody is.
@@ -570,34 +570,34 @@ pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<Lo
 /// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
 pub(super) struct Settled {
     // Dropped in this order: whoever gets INIT next shall get EXCLUSIVE, too.
-    pub(super) broker: Box<dyn Broker>,
+    pub(super) database_handle: Box<dyn DatabaseHandle>,
     pub(super) lock: LockFile,
 }
 
 /// How what lies beside the database file is settled.
-type SettleBy<'a> = dyn FnMut(&dyn LogDirectory, &mut dyn Broker, OpenFacts) -> Result<Opened, LogError> + 'a;
+type RecoverBy<'a> = dyn FnMut(&dyn LogDirectory, &mut dyn DatabaseHandle, OpenFacts) -> Result<Opened, LogError> + 'a;
 
 /// Holding `lock` and EXCLUSIVE: `settle`. Whatever fails lets go of everything. `None`: claim again.
-pub(super) fn settle_locked(
+pub(super) fn recover_under_exclusive(
     inner: &Inner,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
     exclusive: Settled,
-    settle: &mut SettleBy<'_>,
+    settle: &mut RecoverBy<'_>,
 ) -> Result<Option<Settled>, Refused> {
-    let Settled { mut broker, lock } = exclusive;
+    let Settled { mut database_handle, lock } = exclusive;
     let facts = OpenFacts {
-        read_only: broker.read_only(),
+        read_only: database_handle.read_only(),
         hot_journal: has_hot_journal(path),
         real_wal_not_empty: has_stock_wal(path),
     };
-    match settle(&**dir, broker.as_mut(), facts) {
+    match settle(&**dir, database_handle.as_mut(), facts) {
         Ok(opened) => match opened.next {
-            Next::Ready => Ok(Some(Settled { broker, lock })),
+            Next::Ready => Ok(Some(Settled { database_handle, lock })),
             Next::ClaimAgain => Ok(None),
-            Next::SettleStock => {
-                drop(broker);
-                let settled = inner.context.host.settle_leftovers(path);
+            Next::RecoverStock => {
+                drop(database_handle);
+                let settled = inner.context.host.recover_stock_files(path);
                 if settled.is_err() {
                     give_up_lock(&lock, &**dir);
                 }
@@ -621,16 +621,16 @@ fn start(
     dir: &Arc<dyn LogDirectory>,
     settled: Settled,
 ) -> Result<Option<Arc<Engine>>, Refused> {
-    let Settled { lock, mut broker } = settled;
+    let Settled { lock, mut database_handle } = settled;
     let mut header = [0; DATABASE_HEADER_BYTES];
-    let database_bytes = match broker.read_at(&mut header, 0).and_then(|_| broker.bytes()) {
+    let database_bytes = match database_handle.read_at(&mut header, 0).and_then(|_| database_handle.bytes()) {
         Ok(bytes) => bytes,
         Err(error) => {
             give_up_lock(&lock, &**dir);
             return Err(EngineError::database("read", path, error).into());
         }
     };
-    if broker.read_only() {
+    if database_handle.read_only() {
         // Its SHARED keeps no writer out, and nothing can be written by it: the base's, with its real `-wal` and `-shm`.
         give_up_lock(&lock, &**dir);
         return Ok(None);
@@ -642,12 +642,12 @@ fn start(
     };
     let settings = Settings::default();
     pragma::apply_defaults(inner, &settings);
-    let attachment = attach_first(inner, path, &**dir, lock)?;
-    let claimed = Claimed {
+    let member = join_first(inner, path, &**dir, lock)?;
+    let claimed = ClaimedDatabase {
         path: path.to_path_buf(),
         dir: Arc::clone(dir),
-        attachment,
-        broker,
+        member,
+        database_handle,
         header,
         page_bytes,
         database_bytes,
@@ -663,7 +663,7 @@ fn start(
 /// `BUSY`; any error of the file system.
 pub(super) fn hold_alone(inner: &Inner) -> Result<Option<BesideStock>, Refused> {
     let path = real_path(inner);
-    if !BYTE_RANGES || attach::cannot_be_shared(path).is_some() {
+    if !BYTE_RANGES || join::cannot_be_shared(path).is_some() {
         return Ok(None);
     }
     for _ in 0..ATTEMPTS {
@@ -690,48 +690,52 @@ pub(super) fn resume(
     dir: &Arc<dyn LogDirectory>,
     settled: Settled,
     view: Box<View>,
-) -> Result<(Arc<Engine>, Joined), Code> {
+) -> Result<(Arc<Engine>, WalConnection), Code> {
     let started = start(inner, path, dir, settled).map_err(|refused| {
         say(inner, refused.code, refused.text.as_deref().unwrap_or("cannot be shared again; close the connection"));
         refused.code
     })?;
     let engine = started.ok_or(Code::IOERR)?;
-    let mut joined = join(inner, &engine, entry)?;
-    joined.resume(view).map_err(|error| tell(inner, &error))?;
-    Ok((engine, joined))
+    let mut wal = connect(inner, &engine, entry)?;
+    wal.resume(view).map_err(|error| tell(inner, &error))?;
+    Ok((engine, wal))
 }
 
 /// The control block of a database that nobody has, and the first place in them.
-fn attach_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Attachment, Refused> {
+fn join_first(inner: &Inner, path: &Path, dir: &dyn LogDirectory, lock: LockFile) -> Result<Member, Refused> {
     let lock_path = dir.path().join(LOCK_NAME);
-    let mapping = attach::new_control(inner, path, dir)?;
-    let attachment = Attachment::claim(mapping, lock, &command());
-    let attachment = attachment.map_err(|error| lock_failed(&lock_path, &error))?;
-    attachment.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
+    let mapping = join::new_control(inner, path, dir)?;
+    let member = Member::acquire(mapping, lock, &command());
+    let member = member.map_err(|error| lock_failed(&lock_path, &error))?;
+    member.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
 }
 
 /// Under INIT, which `lock` holds.
-pub(super) fn exclusive_broker(inner: &Inner, path: &Path, lock: &LockFile) -> Result<Box<dyn Broker>, Refused> {
+pub(super) fn exclusive_handle(
+    inner: &Inner,
+    path: &Path,
+    lock: &LockFile,
+) -> Result<Box<dyn DatabaseHandle>, Refused> {
     if is_beside_stock(lock).map_err(|error| lock_failed(&beside(path, "-pwal"), &error))? {
         let alone = is_held_alone(lock).map_err(|error| lock_failed(&beside(path, "-pwal"), &error))?;
         return Err(Refused::new(Code::BUSY, if alone { ALONE_IS_THERE } else { STOCK_IS_THERE }));
     }
-    let mut broker = inner.context.host.open_broker(path)?;
-    if broker.read_only() {
+    let mut database_handle = inner.context.host.open_database_handle(path)?;
+    if database_handle.read_only() {
         // EXCLUSIVE on a read-only descriptor is EBADF.
-        broker.lock(LockLevel::Shared)?;
-        return Ok(broker);
+        database_handle.lock(LockLevel::Shared)?;
+        return Ok(database_handle);
     }
     let deadline = Instant::now() + if comes_again(inner) { EXCLUSIVE_WAIT_AGAIN } else { EXCLUSIVE_WAIT };
     loop {
-        match broker.lock(LockLevel::Shared).and_then(|()| broker.lock(LockLevel::Exclusive)) {
-            Ok(()) => return Ok(broker),
+        match database_handle.lock(LockLevel::Shared).and_then(|()| database_handle.lock(LockLevel::Exclusive)) {
+            Ok(()) => return Ok(database_handle),
             Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
             Err(code) if Instant::now() >= deadline => {
                 return Err(Refused::new(code, STOCK_IS_THERE));
             }
             Err(_) => {
-                broker.unlock(LockLevel::None)?;
+                database_handle.unlock(LockLevel::None)?;
                 interleave::sleep(EXCLUSIVE_PAUSE);
             }
         }

@@ -1,21 +1,21 @@
-//! One open main database file, in safe Rust: plain, joined to an engine, or retired.
+//! One open main database file, in safe Rust: plain, on an engine, or retired.
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 
 mod alone;
-mod attach;
 mod base;
 mod beside;
 mod claim;
-mod joined;
+mod join;
 mod pragma;
 mod registry;
 pub mod settle;
 mod siblings;
 mod transaction;
+mod wal_connection;
 mod writers;
 
-pub use base::{BaseFile, Broker, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
+pub use base::{BaseFile, DatabaseHandle, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
 #[cfg(test)]
 pub(crate) use claim::open_engine;
 pub(crate) use pragma::check_setting;
@@ -30,13 +30,13 @@ use crate::view::Region;
 use alone::Alone;
 use beside::BesideStock;
 use claim::Locked;
-use joined::Joined;
 use registry::FileIdentity;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use wal_connection::WalConnection;
 
 /// What all handles of one registration of the VFS share.
 #[derive(Debug)]
@@ -58,14 +58,14 @@ const VERSION_BYTES: std::ops::Range<u64> = 18..20;
 /// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
 const AUTOCHECKPOINT: i32 = 1000;
 
-enum Kind {
+enum HandleState {
     /// Everything goes to the base.
     Plain,
     /// An engine lives behind it.
-    Joined(Box<Joined>),
-    /// The last handle got EXCLUSIVE and the log is retired: the broker's EXCLUSIVE stands for
+    Wal(Box<WalConnection>),
+    /// The last handle got EXCLUSIVE and the log is retired: the database handle's EXCLUSIVE stands for
     /// this handle's. The view lives until `shm_unmap`.
-    Retired { broker: Box<dyn Broker>, view: Option<Box<crate::view::View>> },
+    Retired { database_handle: Box<dyn DatabaseHandle>, view: Option<Box<crate::view::View>> },
     /// `locking_mode=EXCLUSIVE`: the log is retired, and the connection goes on in WAL mode.
     Alone(Box<Alone>),
 }
@@ -90,7 +90,7 @@ struct State {
     leaves_wal: bool,
     /// SQLite shall drop the pages that it has cached: the next read of the file's version says that others have written.
     drops_cache: bool,
-    kind: Kind,
+    kind: HandleState,
     /// A connection that is not on pwal was there first: the file is the base's.
     beside: Option<BesideStock>,
 }
@@ -162,7 +162,7 @@ impl DerefMut for StateGuard<'_> {
 pub struct Handle(Arc<Inner>);
 
 impl Handle {
-    /// A handle that is not joined to an engine. Called in `xOpen(MAIN_DB)`, after the base opened the file.
+    /// A handle that is not on pwal to an engine. Called in `xOpen(MAIN_DB)`, after the base opened the file.
     #[must_use]
     pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
         let identity = FileIdentity::of(&facts.path).ok();
@@ -174,7 +174,7 @@ impl Handle {
             autocheckpoint: AUTOCHECKPOINT,
             leaves_wal: false,
             drops_cache: false,
-            kind: Kind::Plain,
+            kind: HandleState::Plain,
             beside: None,
         });
         let (pager, real_path) = (OnceLock::new(), OnceLock::new());
@@ -194,8 +194,8 @@ impl Handle {
     fn enter(&self) -> StateGuard<'_> {
         self.hide_siblings();
         let mut state = self.0.state();
-        if let Kind::Joined(joined) = &mut state.kind {
-            joined.called(&self.0);
+        if let HandleState::Wal(wal) = &mut state.kind {
+            wal.called(&self.0);
         }
         state
     }
@@ -205,8 +205,8 @@ impl Handle {
             return;
         }
         for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let Kind::Joined(joined) = &mut sibling.state().kind {
-                joined.hide_advance();
+            if let HandleState::Wal(wal) = &mut sibling.state().kind {
+                wal.hide_advance();
             }
         }
     }
@@ -222,17 +222,17 @@ impl Handle {
         }
         let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
-            Kind::Plain if level == LockLevel::Shared && !off => {
+            HandleState::Plain if level == LockLevel::Shared && !off => {
                 let shares = pragma::shares_with_stock(&self.0, &state.wishes);
                 match claim::lock_shared(&self.0, base, shares)? {
-                    Locked::Joined(joined) => {
-                        state.kind = Kind::Joined(joined);
+                    Locked::Wal(wal) => {
+                        state.kind = HandleState::Wal(wal);
                         pragma::apply_wishes(&self.0, &mut state);
                     }
                     Locked::Base(beside) => state.beside = beside,
                 }
             }
-            Kind::Plain => {
+            HandleState::Plain => {
                 base.lock(level)?;
                 if level == LockLevel::Exclusive
                     && let Some(beside) = &state.beside
@@ -245,28 +245,28 @@ impl Handle {
                     return Err(Code::BUSY);
                 }
             }
-            Kind::Retired { .. } | Kind::Alone(_) => {}
-            Kind::Joined(joined) => match level {
+            HandleState::Retired { .. } | HandleState::Alone(_) => {}
+            HandleState::Wal(wal) => match level {
                 LockLevel::None | LockLevel::Shared => {}
                 LockLevel::Pending => return Err(Code::BUSY),
                 LockLevel::Reserved | LockLevel::Exclusive => {
                     let by_the_wal = level == LockLevel::Exclusive;
-                    let for_itself = by_the_wal && joined.asks_for_itself();
+                    let for_itself = by_the_wal && wal.asks_for_itself();
                     if for_itself && self.0.facts.read_only {
                         // As the base says it of a file that is open for reading.
                         return Err(Code::IOERR_LOCK);
                     }
-                    let broker = joined.retire_for_exclusive(by_the_wal, for_itself, leaves_wal)?;
-                    let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) else {
+                    let database_handle = wal.retire_for_exclusive(by_the_wal, for_itself, leaves_wal)?;
+                    let HandleState::Wal(wal) = std::mem::replace(&mut state.kind, HandleState::Plain) else {
                         return Err(Code::INTERNAL);
                     };
                     state.drops_cache |= !for_itself;
                     state.kind = if for_itself {
-                        let view = joined.wal_is_open().then(|| joined.into_view());
+                        let view = wal.wal_is_open().then(|| wal.into_view());
                         self.0.was_alone.store(true, SeqCst);
-                        Kind::Alone(Box::new(Alone::new(&self.0, broker, view)))
+                        HandleState::Alone(Box::new(Alone::new(&self.0, database_handle, view)))
                     } else {
-                        Kind::Retired { broker, view: Some(joined.into_view()) }
+                        HandleState::Retired { database_handle, view: Some(wal.into_view()) }
                     };
                 }
             },
@@ -282,7 +282,7 @@ impl Handle {
     pub fn unlock(&self, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            Kind::Plain => {
+            HandleState::Plain => {
                 base.unlock(level)?;
                 if let Some(beside) = &state.beside {
                     beside.share().map_err(|_| Code::IOERR_UNLOCK)?;
@@ -291,20 +291,20 @@ impl Handle {
                     state.beside = None;
                 }
             }
-            Kind::Joined(joined) => {
+            HandleState::Wal(wal) => {
                 if level == LockLevel::None {
-                    joined.unpin();
+                    wal.unpin();
                 } else {
-                    joined.goes_on();
+                    wal.goes_on();
                 }
             }
-            Kind::Retired { broker, .. } => {
-                hand_over(broker.as_mut(), base, level)?;
-                state.kind = Kind::Plain;
+            HandleState::Retired { database_handle, .. } => {
+                hand_over(database_handle.as_mut(), base, level)?;
+                state.kind = HandleState::Plain;
             }
-            Kind::Alone(alone) => {
-                hand_over(alone.broker()?, base, level)?;
-                state.kind = Kind::Plain;
+            HandleState::Alone(alone) => {
+                hand_over(alone.database_handle()?, base, level)?;
+                state.kind = HandleState::Plain;
             }
         }
         state.level = level;
@@ -317,14 +317,14 @@ impl Handle {
     /// What the base says.
     pub fn check_reserved_lock(&self, base: &mut dyn BaseFile) -> Result<bool, Code> {
         match self.enter().kind {
-            Kind::Plain => base.check_reserved_lock(),
+            HandleState::Plain => base.check_reserved_lock(),
             // No hot-journal playback beside a log.
-            Kind::Joined(_) | Kind::Retired { .. } | Kind::Alone(_) => Ok(true),
+            HandleState::Wal(_) | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(true),
         }
     }
 
     /// `xRead` of the database file: fills `buffer`; behind the end of the file with zeros and
-    /// `IOERR_SHORT_READ`. A joined handle sees the header of a plain WAL database.
+    /// `IOERR_SHORT_READ`. A handle on pwal sees the header of a plain WAL database.
     ///
     /// # Errors
     /// What the base says; a poisoned engine's `IOERR_READ`.
@@ -333,16 +333,18 @@ impl Handle {
         let result = base.read(buffer, offset);
         let is_unlocked = state.level == LockLevel::None && !self.0.facts.no_lock;
         match &mut state.kind {
-            Kind::Joined(joined) => {
-                joined.check_lost()?;
+            HandleState::Wal(wal) => {
+                wal.check_lost()?;
                 mask(buffer, offset);
             }
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.
-            Kind::Plain if self.0.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => mask(buffer, offset),
-            Kind::Alone(alone) => alone.check()?,
+            HandleState::Plain if self.0.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => {
+                mask(buffer, offset)
+            }
+            HandleState::Alone(alone) => alone.check()?,
             // Before its first lock SQLite looks at the header (`sqlite3PagerReadFileheader`), and an error ends the open. The lock
             // brings the header back where a log has it.
-            Kind::Plain
+            HandleState::Plain
                 if is_unlocked
                     && offset == 0
                     && result.is_err_and(Code::is_unreadable)
@@ -351,7 +353,7 @@ impl Handle {
                 buffer.fill(0);
                 return Err(Code::IOERR_SHORT_READ);
             }
-            Kind::Plain | Kind::Retired { .. } => {}
+            HandleState::Plain | HandleState::Retired { .. } => {}
         }
         if state.drops_cache && offset == FILE_VERSION && buffer.len() == FILE_VERSION_BYTES && result.is_ok() {
             state.drops_cache = false;
@@ -367,9 +369,9 @@ impl Handle {
     /// What the base says; `IOERR_WRITE` beside a log.
     pub fn write(&self, base: &mut dyn BaseFile, data: &[u8], offset: u64) -> Result<(), Code> {
         match &self.enter().kind {
-            Kind::Joined(_) => Err(Code::IOERR_WRITE),
-            Kind::Alone(alone) => alone.check().and_then(|()| base.write(data, offset)),
-            Kind::Plain | Kind::Retired { .. } => base.write(data, offset),
+            HandleState::Wal(_) => Err(Code::IOERR_WRITE),
+            HandleState::Alone(alone) => alone.check().and_then(|()| base.write(data, offset)),
+            HandleState::Plain | HandleState::Retired { .. } => base.write(data, offset),
         }
     }
 
@@ -379,9 +381,9 @@ impl Handle {
     /// What the base says; `IOERR_TRUNCATE` beside a log.
     pub fn truncate(&self, base: &mut dyn BaseFile, bytes: u64) -> Result<(), Code> {
         match &self.enter().kind {
-            Kind::Joined(_) => Err(Code::IOERR_TRUNCATE),
-            Kind::Alone(alone) => alone.check().and_then(|()| base.truncate(bytes)),
-            Kind::Plain | Kind::Retired { .. } => base.truncate(bytes),
+            HandleState::Wal(_) => Err(Code::IOERR_TRUNCATE),
+            HandleState::Alone(alone) => alone.check().and_then(|()| base.truncate(bytes)),
+            HandleState::Plain | HandleState::Retired { .. } => base.truncate(bytes),
         }
     }
 
@@ -407,11 +409,11 @@ impl Handle {
     /// `xAccess`, `xDelete` is OK without effect, `xOpen(WAL)` is virtual, shared memory is the
     /// view's, and `xFetch` answers null.
     #[must_use]
-    pub fn joined(&self) -> bool {
+    pub fn is_on_pwal(&self) -> bool {
         match &self.0.state.lock().kind {
-            Kind::Joined(_) | Kind::Retired { view: Some(_), .. } => true,
-            Kind::Alone(alone) => alone.view.is_some(),
-            Kind::Plain | Kind::Retired { view: None, .. } => false,
+            HandleState::Wal(_) | HandleState::Retired { view: Some(_), .. } => true,
+            HandleState::Alone(alone) => alone.view.is_some(),
+            HandleState::Plain | HandleState::Retired { view: None, .. } => false,
         }
     }
 
@@ -428,51 +430,53 @@ impl Handle {
     /// `IOERR`: only `xClose` is left.
     pub fn real_wal(&self) -> Result<Option<u64>, Code> {
         match &self.enter().kind {
-            Kind::Alone(alone) => alone.check().map(|()| alone.wal()),
-            Kind::Plain | Kind::Joined(_) | Kind::Retired { .. } => Ok(None),
+            HandleState::Alone(alone) => alone.check().map(|()| alone.wal()),
+            HandleState::Plain | HandleState::Wal(_) | HandleState::Retired { .. } => Ok(None),
         }
     }
 
-    /// `xShmMap` of a joined handle: the region of that index (32768 bytes); `None` if it is not there and
+    /// `xShmMap` of a handle on pwal: the region of that index (32768 bytes); `None` if it is not there and
     /// `extend` is false. The region stays at its address until `shm_unmap`.
     ///
     /// # Errors
-    /// The handle is not joined.
+    /// The handle is not on pwal.
     pub fn shm_map(&self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         // Between prepare and PHASETWO SQLite maps regions for its own appends.
         match &mut self.0.state().kind {
-            Kind::Joined(joined) => joined.region(index, extend),
-            Kind::Retired { view: Some(view), .. } => Ok(view.region(index, extend)),
-            Kind::Alone(alone) => alone.view.as_mut().map(|view| view.region(index, extend)).ok_or(Code::IOERR_SHMMAP),
-            Kind::Plain | Kind::Retired { .. } => Err(Code::IOERR_SHMMAP),
+            HandleState::Wal(wal) => wal.region(index, extend),
+            HandleState::Retired { view: Some(view), .. } => Ok(view.region(index, extend)),
+            HandleState::Alone(alone) => {
+                alone.view.as_mut().map(|view| view.region(index, extend)).ok_or(Code::IOERR_SHMMAP)
+            }
+            HandleState::Plain | HandleState::Retired { .. } => Err(Code::IOERR_SHMMAP),
         }
     }
 
-    /// `xShmLock` of a joined handle: `count` locks from `first` on.
+    /// `xShmLock` of a handle on pwal: `count` locks from `first` on.
     ///
     /// # Errors
     /// `BUSY`, `BUSY_SNAPSHOT`, what a checkpoint met.
     pub fn shm_lock(&self, _base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            Kind::Joined(joined) => joined.shm_lock(&self.0, first, action),
-            Kind::Alone(alone) if action == ShmAction::LockShared => {
-                let joined = alone.share(&self.0)?;
-                state.kind = Kind::Joined(Box::new(joined));
+            HandleState::Wal(wal) => wal.shm_lock(&self.0, first, action),
+            HandleState::Alone(alone) if action == ShmAction::LockShared => {
+                let wal = alone.share(&self.0)?;
+                state.kind = HandleState::Wal(Box::new(wal));
                 pragma::apply_wishes(&self.0, &mut state);
                 Ok(())
             }
-            Kind::Retired { .. } | Kind::Alone(_) => Ok(()),
-            Kind::Plain => Err(Code::IOERR_LOCK),
+            HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),
+            HandleState::Plain => Err(Code::IOERR_LOCK),
         }
     }
 
-    /// `xShmUnmap` of a joined handle.
+    /// `xShmUnmap` of a handle on pwal.
     pub fn shm_unmap(&self) {
         match &mut self.enter().kind {
-            Kind::Retired { view, .. } => *view = None,
-            Kind::Alone(alone) => alone.view = None,
-            Kind::Plain | Kind::Joined(_) => {}
+            HandleState::Retired { view, .. } => *view = None,
+            HandleState::Alone(alone) => alone.view = None,
+            HandleState::Plain | HandleState::Wal(_) => {}
         }
     }
 
@@ -480,23 +484,23 @@ impl Handle {
     /// connection has the database for itself.
     pub fn real_wal_opens(&self) {
         let mut state = self.enter();
-        if state.level == LockLevel::Exclusive && state.beside.is_none() && matches!(state.kind, Kind::Plain) {
+        if state.level == LockLevel::Exclusive && state.beside.is_none() && matches!(state.kind, HandleState::Plain) {
             *self.0.bases.lock() = Some(alone::WHY_INACTIVE);
             state.beside = alone::hold(&self.0);
         }
     }
 
-    /// `xOpen(WAL)` of a joined handle.
+    /// `xOpen(WAL)` of a handle on pwal.
     ///
     /// # Errors
-    /// The handle is not joined.
+    /// The handle is not on pwal.
     pub fn wal_open(&self) -> Result<(), Code> {
         match &mut self.enter().kind {
-            Kind::Joined(joined) => {
-                joined.wal_opened();
+            HandleState::Wal(wal) => {
+                wal.wal_opened();
                 Ok(())
             }
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::CANTOPEN),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::CANTOPEN),
         }
     }
 
@@ -511,8 +515,8 @@ impl Handle {
     /// What the medium says; a poisoned engine's `IOERR_READ`.
     pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         match &mut self.0.state().kind {
-            Kind::Joined(joined) => joined.wal_read(base, buffer, offset),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::IOERR_READ),
+            HandleState::Wal(wal) => wal.wal_read(base, buffer, offset),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_READ),
         }
     }
 
@@ -523,8 +527,8 @@ impl Handle {
     pub fn wal_write(&self, data: &[u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            Kind::Joined(joined) => joined.wal_write(&self.0, data, offset),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Err(Code::IOERR_WRITE),
+            HandleState::Wal(wal) => wal.wal_write(&self.0, data, offset),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_WRITE),
         }
     }
 
@@ -543,8 +547,8 @@ impl Handle {
     pub fn wal_sync(&self, _flags: i32) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            Kind::Joined(joined) => joined.wal_sync(&self.0),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok(()),
+            HandleState::Wal(wal) => wal.wal_sync(&self.0),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),
         }
     }
 
@@ -554,9 +558,9 @@ impl Handle {
     /// None.
     pub fn wal_bytes(&self) -> Result<u64, Code> {
         match &self.0.state.lock().kind {
-            Kind::Joined(joined) => Ok(joined.wal_bytes()),
-            Kind::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok(0),
+            HandleState::Wal(wal) => Ok(wal.wal_bytes()),
+            HandleState::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(0),
         }
     }
 
@@ -567,8 +571,8 @@ impl Handle {
     pub fn commit_phase_two(&self) -> Result<(), Code> {
         self.hide_siblings();
         match &mut self.0.state().kind {
-            Kind::Joined(joined) => joined.commit_phase_two(&self.0),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => {
+            HandleState::Wal(wal) => wal.commit_phase_two(&self.0),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => {
                 siblings::set_super_journal(false);
                 Ok(())
             }
@@ -587,22 +591,22 @@ impl Handle {
         self.0.pager.get().and_then(|pager| pager.is_direct())
     }
 
-    /// `SQLITE_FCNTL_LOCKSTATE` of a joined handle: the level that SQLite believes to have.
+    /// `SQLITE_FCNTL_LOCKSTATE` of a handle on pwal: the level that SQLite believes to have.
     #[must_use]
     pub fn lock_level(&self) -> LockLevel {
         self.0.state.lock().level
     }
 
-    /// `SQLITE_FCNTL_EXTERNAL_READER` of a joined handle: whether another process reads.
+    /// `SQLITE_FCNTL_EXTERNAL_READER` of a handle on pwal: whether another process reads.
     #[must_use]
     pub fn has_external_reader(&self) -> bool {
         match &self.0.state.lock().kind {
-            Kind::Joined(joined) => joined.engine.marks.is_read_elsewhere(),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => false,
+            HandleState::Wal(wal) => wal.engine.marks.is_read_elsewhere(),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => false,
         }
     }
 
-    /// `xDeviceCharacteristics`: those of the base, and what a joined handle adds.
+    /// `xDeviceCharacteristics`: those of the base, and what a handle on pwal adds.
     #[must_use]
     pub fn characteristics(&self, of_base: i32) -> i32 {
         /// `SQLITE_IOCAP_POWERSAFE_OVERWRITE`: `sqlite3WalOpen` asks the database file; without it
@@ -611,8 +615,8 @@ impl Handle {
         /// `SQLITE_IOCAP_SUBPAGE_READ` would read overflow pages past the view's accounting.
         const SUBPAGE_READ: i32 = 0x8000;
         match &mut self.0.state.lock().kind {
-            Kind::Joined(joined) if joined.wal_is_open() => {
-                joined.is_powersafe = of_base & POWERSAFE_OVERWRITE != 0;
+            HandleState::Wal(wal) if wal.wal_is_open() => {
+                wal.is_powersafe = of_base & POWERSAFE_OVERWRITE != 0;
                 (of_base | POWERSAFE_OVERWRITE) & !SUBPAGE_READ
             }
             _ => of_base,
@@ -622,11 +626,11 @@ impl Handle {
     /// Retires the log with connections open; what came of it, in a word.
     ///
     /// # Errors
-    /// `BUSY` and why: others are attached, or a transaction is open.
+    /// `BUSY` and why: others are joined, or a transaction is open.
     pub fn retire_log(&self) -> Result<&'static str, (Code, String)> {
         match &mut self.enter().kind {
-            Kind::Joined(joined) => joined.retire_log(),
-            Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => Ok("no log"),
+            HandleState::Wal(wal) => wal.retire_log(),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok("no log"),
         }
     }
 
@@ -640,21 +644,21 @@ impl Handle {
     pub fn close(&self, _base: &mut dyn BaseFile) {
         let mut state = self.enter();
         // `Alone` lets go of EXCLUSIVE first, then of STOCK.
-        if let Kind::Joined(joined) = std::mem::replace(&mut state.kind, Kind::Plain) {
-            joined.leave(&self.0);
+        if let HandleState::Wal(wal) = std::mem::replace(&mut state.kind, HandleState::Plain) {
+            wal.leave(&self.0);
         }
         state.beside = None;
         state.level = LockLevel::None;
     }
 }
 
-/// The broker has EXCLUSIVE for this handle, which goes on with `level`, by its own file.
-fn hand_over(broker: &mut dyn Broker, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
+/// The database handle has EXCLUSIVE for this handle, which goes on with `level`, by its own file.
+fn hand_over(database_handle: &mut dyn DatabaseHandle, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
     // Another handle's SHARED makes EXCLUSIVE fail, and none may slip in between.
-    broker.unlock(level.min(LockLevel::Shared))?;
+    database_handle.unlock(level.min(LockLevel::Shared))?;
     if level >= LockLevel::Shared {
         base.lock(LockLevel::Shared)?;
-        broker.unlock(LockLevel::None)?;
+        database_handle.unlock(LockLevel::None)?;
     }
     Ok(())
 }
@@ -688,8 +692,8 @@ pub fn entered() {
 /// A call of SQLite ended in a panic, which was caught: what it left half done on this thread's handles is ended.
 pub fn after_panic() {
     for inner in siblings::take_panicked() {
-        if let Kind::Joined(joined) = &mut inner.state.lock().kind {
-            joined.after_panic(&inner);
+        if let HandleState::Wal(wal) = &mut inner.state.lock().kind {
+            wal.after_panic(&inner);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
 use super::alone::WHY_INACTIVE;
-use super::joined::Joined;
-use super::{BaseFile, Context, Inner, Kind, LockLevel, OpenFacts, PragmaAnswer, State, claim};
+use super::wal_connection::WalConnection;
+use super::{BaseFile, Context, HandleState, Inner, LockLevel, OpenFacts, PragmaAnswer, State, claim};
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
 use serde_json::json;
@@ -73,7 +73,7 @@ pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// The environment's settings, for a database that is claimed. Who attaches to one that others have finds its settings made:
+/// The environment's settings, for a database that is claimed. Who joins to one that others have finds its settings made:
 /// another environment (a console, a job) shall not change what the servers run with.
 pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
     apply(inner, settings, &inner.context.defaults);
@@ -120,8 +120,8 @@ pub(super) fn pragma(
     if let ("journal_size_limit", Some(value)) = (name.as_str(), value) {
         limit_size(inner, state, value);
     }
-    if let ("locking_mode", Some(value), Kind::Joined(joined)) = (name.as_str(), value, &mut state.kind) {
-        joined.wants_alone = value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("exclusive");
+    if let ("locking_mode", Some(value), HandleState::Wal(wal)) = (name.as_str(), value, &mut state.kind) {
+        wal.wants_alone = value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("exclusive");
     }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
@@ -172,7 +172,7 @@ fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option
     };
     match (&state.kind, wanted) {
         (_, None) => {}
-        (Kind::Joined(_), Some(Mode::Off)) => {
+        (HandleState::Wal(_), Some(Mode::Off)) => {
             let text = "parallel_wal_mode: 'off' counts only before the database is first read; \
                         open a new connection with parallel_wal_mode=off, or use journal_mode=DELETE";
             return PragmaAnswer::Error(text.to_owned());
@@ -180,8 +180,8 @@ fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option
         (_, Some(Mode::Off)) if state.level != LockLevel::None => {
             return PragmaAnswer::Error("parallel_wal_mode: 'off' cannot be set inside a transaction".to_owned());
         }
-        (Kind::Joined(joined), Some(mode)) => {
-            joined.engine.settings.set_mode(mode);
+        (HandleState::Wal(wal), Some(mode)) => {
+            wal.engine.settings.set_mode(mode);
         }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
@@ -201,7 +201,7 @@ fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option
     if is_alone(inner, state) {
         return Some(WHY_INACTIVE.to_owned());
     }
-    if !matches!(state.kind, Kind::Plain) || state.off {
+    if !matches!(state.kind, HandleState::Plain) || state.off {
         return None;
     }
     let refused = || inner.refused.lock().clone();
@@ -217,13 +217,13 @@ fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option
 /// Whether the connection has the database for itself, in WAL mode.
 fn is_alone(inner: &Inner, state: &State) -> bool {
     let in_wal_mode = || state.level == LockLevel::Exclusive && *inner.bases.lock() == Some(WHY_INACTIVE);
-    matches!(state.kind, Kind::Alone(_)) || in_wal_mode()
+    matches!(state.kind, HandleState::Alone(_)) || in_wal_mode()
 }
 
 /// The mode that counts, or that will count when the database is first read.
 fn actual_mode(inner: &Inner, state: &State) -> Mode {
     match &state.kind {
-        Kind::Joined(joined) => joined.engine.settings.mode(),
+        HandleState::Wal(wal) => wal.engine.settings.mode(),
         _ if state.off => Mode::Off,
         _ => preview(inner, state).mode(),
     }
@@ -247,7 +247,7 @@ fn preview(inner: &Inner, state: &State) -> Settings {
 fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
     let scratch = preview(inner, state);
     let settings = match &state.kind {
-        Kind::Joined(joined) => &joined.engine.settings,
+        HandleState::Wal(wal) => &wal.engine.settings,
         _ => &scratch,
     };
     if let Some(value) = value {
@@ -258,7 +258,7 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
         }
     }
     let Some(now) = settings.number(name) else { return PragmaAnswer::NotMine };
-    if let (Some(value), false) = (value, matches!(state.kind, Kind::Joined(_))) {
+    if let (Some(value), false) = (value, matches!(state.kind, HandleState::Wal(_))) {
         state.wishes.retain(|(wish, _)| wish != name);
         state.wishes.push((name.to_owned(), value.to_owned()));
     }
@@ -267,9 +267,9 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
-    if let Kind::Joined(joined) = &mut state.kind {
-        joined.autocheckpoint = state.autocheckpoint;
-        apply(inner, &joined.engine.settings, &state.wishes);
+    if let HandleState::Wal(wal) = &mut state.kind {
+        wal.autocheckpoint = state.autocheckpoint;
+        apply(inner, &wal.engine.settings, &state.wishes);
         // The next time that this connection has no engine.
         state.wishes.retain(|(name, _)| name == BESIDE_STOCK);
     }
@@ -280,8 +280,8 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
     let mode = actual_mode(inner, state).name();
     let path = inner.facts.path.display().to_string();
     match &state.kind {
-        Kind::Joined(joined) => joined_status(joined, mode),
-        Kind::Plain | Kind::Retired { .. } | Kind::Alone(_) => {
+        HandleState::Wal(wal) => wal_status(wal, mode),
+        HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => {
             let refused = inner.refused.lock();
             let alone = is_alone(inner, state);
             let reason = if alone {
@@ -301,8 +301,8 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
     }
 }
 
-fn joined_status(joined: &Joined, mode: &str) -> String {
-    let mut status = joined.engine.status();
+fn wal_status(wal: &WalConnection, mode: &str) -> String {
+    let mut status = wal.engine.status();
     if let Some(fields) = status.as_object_mut() {
         fields.insert("vfs".to_owned(), json!("pwal"));
         fields.insert("active".to_owned(), json!(true));

@@ -1,10 +1,10 @@
 //! Settling a database without opening it: what the first `xLock(SHARED)` would do up to the engine, for
 //! a tool that wants to know what was done.
 //!
-//! The claim is the same: `lock`, then EXCLUSIVE through a broker. So nobody else has the database meanwhile, and a
+//! The claim is the same: `lock`, then EXCLUSIVE through a database handle. So nobody else has the database meanwhile, and a
 //! database that somebody has is left alone.
 
-use super::Broker;
+use super::DatabaseHandle;
 use super::beside::give_up_lock;
 use super::claim::{self, Refused};
 use super::{Context, Handle, OpenFacts};
@@ -40,7 +40,7 @@ pub struct Report {
     /// By [`How::DiscardLog`].
     pub discarded: Option<Discarded>,
     /// Stock SQLite settled a journal or a `-wal` of its own.
-    pub stock_settled: bool,
+    pub stock_recovered: bool,
 }
 
 /// Why a database was not settled.
@@ -86,24 +86,24 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         let dir = context.disk.log_directory(&path);
         let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };
         let mut stock = false;
-        let broker = match claim::exclusive_broker(&inner, &path, &lock) {
-            Ok(broker) => broker,
+        let database_handle = match claim::exclusive_handle(&inner, &path, &lock) {
+            Ok(database_handle) => database_handle,
             Err(refused) => {
                 give_up_lock(&lock, &*dir);
                 return Err(refused);
             }
         };
-        let exclusive = claim::Settled { broker, lock };
-        let settled = claim::settle_locked(&inner, &path, &dir, exclusive, &mut |dir, database, facts| {
+        let exclusive = claim::Settled { database_handle, lock };
+        let settled = claim::recover_under_exclusive(&inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             if let Some(moved) = by_force(how, dir, database, facts, report)? {
                 return Ok(moved);
             }
             let opened = open_database(dir, database, facts)?;
             report.done.extend(opened.done.iter().cloned());
-            stock = opened.next == Next::SettleStock;
+            stock = opened.next == Next::RecoverStock;
             Ok(opened)
         })?;
-        report.stock_settled |= stock;
+        report.stock_recovered |= stock;
         if let Some(settled) = settled {
             give_up_lock(&settled.lock, &*dir);
             drop(settled);
@@ -117,7 +117,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
 fn by_force(
     how: How,
     dir: &dyn LogDirectory,
-    database: &mut dyn Broker,
+    database: &mut dyn DatabaseHandle,
     facts: recovery::OpenFacts,
     report: &mut Report,
 ) -> Result<Option<Opened>, LogError> {

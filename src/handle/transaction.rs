@@ -3,9 +3,9 @@
 //! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a
 //! sibling. Only `COMMIT_PHASETWO` says commit; any other call behind UNLOCK(WRITE) says rollback.
 
-use super::joined::{Behind, Joined};
 use super::siblings::{self, Unacknowledged};
-use super::{Inner, Kind};
+use super::wal_connection::{AfterCommit, WalConnection};
+use super::{HandleState, Inner};
 use crate::engine::{CommitFacts, Early, EngineError, Lone, Mode};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
@@ -65,7 +65,7 @@ impl Transaction {
     }
 }
 
-impl Joined {
+impl WalConnection {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.check_mine()?;
@@ -251,7 +251,7 @@ impl Joined {
                 return Err(Code::IOERR_WRITE);
             }
             // An empty transaction, or one of a file in rollback mode.
-            self.behind = Behind::Commit;
+            self.behind = AfterCommit::Committed;
             return self.acknowledge(connection, None);
         };
         siblings::remove_prepared(inner);
@@ -298,7 +298,7 @@ impl Joined {
         self.view.published(published.first_number, facts.sequence);
         self.seen = facts.sequence;
         self.free_write(!facts.wants_durable || self.engine.sync_is_free());
-        self.behind = Behind::Commit;
+        self.behind = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;
         if !last {
             let commit = Unacknowledged { engine: Arc::clone(&self.engine), sequence, wants_durable };
@@ -324,8 +324,8 @@ impl Joined {
             None => self.engine.write_early(self.view.lane(), facts)?,
         };
         for sibling in siblings {
-            if let Kind::Joined(joined) = &mut sibling.state().kind
-                && let Err(error) = joined.write_early()
+            if let HandleState::Wal(wal) = &mut sibling.state().kind
+                && let Err(error) = wal.write_early()
             {
                 self.engine.abandon_early(own)?;
                 return Err(error);
@@ -433,11 +433,11 @@ fn at_phase_two(code: Code) -> Code {
 /// The transaction stays open, for as long as the application likes: no sibling keeps APPEND meanwhile.
 fn free_siblings(connection: usize, inner: &Inner) {
     for sibling in siblings::prepared_siblings(connection, inner) {
-        if let Kind::Joined(joined) = &mut sibling.state().kind
-            && matches!(&joined.transaction, Transaction::Prepared(prepared) if prepared.early.is_some())
-            && let Err(code) = joined.unprepare(&sibling)
+        if let HandleState::Wal(wal) = &mut sibling.state().kind
+            && matches!(&wal.transaction, Transaction::Prepared(prepared) if prepared.early.is_some())
+            && let Err(code) = wal.unprepare(&sibling)
         {
-            joined.log(code, "a batch that was written early could not be taken back");
+            wal.log(code, "a batch that was written early could not be taken back");
         }
     }
 }
@@ -446,8 +446,8 @@ fn free_siblings(connection: usize, inner: &Inner) {
 /// once, before SQLite copies its header (`sqlite3WalUndo`).
 fn reset_siblings(connection: usize, inner: &Inner) {
     for sibling in siblings::prepared_siblings(connection, inner) {
-        if let Kind::Joined(joined) = &mut sibling.state().kind {
-            joined.reset_prepared(&sibling);
+        if let HandleState::Wal(wal) = &mut sibling.state().kind {
+            wal.reset_prepared(&sibling);
         }
     }
 }

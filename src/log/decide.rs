@@ -72,7 +72,7 @@ pub enum Action {
     /// Nothing: the file is as SQLite left it.
     Open,
     /// Stock SQLite has to settle its journal or its `-wal` first.
-    SettleStock,
+    RecoverStock,
     /// Page 1 plain again, synced; then delete every log.
     DeleteAll,
     /// Page 1 plain again, synced; then delete this log.
@@ -270,7 +270,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "plain, stock's leftovers",
         fits: |s| s.is_plain() && s.has_stock_leftovers && !s.is_read_only,
-        action: |_| Action::SettleStock,
+        action: |_| Action::RecoverStock,
     },
     Row {
         name: "plain, a log, read-only",

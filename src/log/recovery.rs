@@ -35,7 +35,7 @@ pub enum Next {
     Ready,
     /// Stock SQLite has to settle its journal or its `-wal` (a private connection on the base VFS, not under
     /// the claim); then open again.
-    SettleStock,
+    RecoverStock,
     /// The directory was moved away, and `lock` with it: claim again.
     ClaimAgain,
 }
@@ -114,12 +114,12 @@ pub fn open_database(
             look.situation.header = StampState::Plain { wal: true };
         }
         match decide(&look.situation) {
-            action @ (Action::Open | Action::SettleStock) => {
+            action @ (Action::Open | Action::RecoverStock) => {
                 // The file is plain; a crash in activation or retirement, or somebody who brought another file here, left it.
                 if !facts.read_only {
                     remove_placeholder(dir)?;
                 }
-                let next = if action == Action::Open { Next::Ready } else { Next::SettleStock };
+                let next = if action == Action::Open { Next::Ready } else { Next::RecoverStock };
                 return Ok(Opened { done, next });
             }
             Action::DeleteAll => {

@@ -92,13 +92,13 @@ mod tests {
     fn a_clock_near_zero_is_no_never() {
         let mapping = ControlMapping::anonymous().unwrap();
         let control: &ControlBlock = mapping.control();
-        let waiter = control.attach(0, 1, "a program").unwrap();
-        let other = control.attach(1, 2, "another").unwrap();
+        let waiter = control.acquire_process_slot(0, 1, "a program").unwrap();
+        let other = control.acquire_process_slot(1, 2, "another").unwrap();
         for now in [at(0, 0), at(0, 999), at(0, 1000), at(1, 0)] {
             control.set_process_waiting(waiter, now);
             assert_eq!(control.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
             control.set_process_waiting(waiter, now - HOUR_US);
-            let seen = control.attached(|_| true);
+            let seen = control.process_infos(|_| true);
             assert_eq!(seen[0].to_json(now)["waiting_for_us"], serde_json::json!(HOUR_US));
         }
         assert_eq!((at(0, 1000) - at(0, 0), at(7, 0) - at(0, 0)), (1, 7_000_000), "in microseconds");

@@ -13,13 +13,13 @@
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
 //! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
-//! | 1088 | 2 x 64 | CREATE, GUARD: owner locks |
+//! | 1088 | 2 x 64 | CREATE, EXCL: owner locks |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
-//! | 1408 | 64 | process slots that have ever been attached to |
+//! | 1408 | 64 | process slots that have ever been joined to |
 //! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
-//! | 1536 | 128 x 128 | process slots: incarnation, pid, attached (us), waiting since (us), command (32 bytes); `turn` on its own line |
+//! | 1536 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197568 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
@@ -152,7 +152,7 @@ pub struct ControlView {
     pub(super) recycled_below: Line,
     settings: SettingsLine,
     create: OwnerLock,
-    guard: OwnerLock,
+    exclusive: OwnerLock,
     gathered: Event,
     log: LogLine,
     flush: FlushLine,
@@ -374,8 +374,8 @@ impl ControlView {
 
     /// Who holds SQLite's EXCLUSIVE on the database file, as far as it has been told.
     #[must_use]
-    pub fn guard_holder(&self) -> Option<Owner> {
-        self.guard.holder()
+    pub fn exclusive_holder(&self) -> Option<Owner> {
+        self.exclusive.holder()
     }
 
     /// Whether the log exists: its first slot is there and the stamp is on the database file.
@@ -531,7 +531,7 @@ impl ControlBlock {
         self.flush.in_use_bytes.store(bytes, SeqCst);
     }
 
-    /// Counts the slots that were deleted while processes were attached: who has one of them open may close it.
+    /// Counts the slots that were deleted while processes were joined: who has one of them open may close it.
     #[must_use]
     pub fn slots_deleted(&self) -> u64 {
         self.log.slots_deleted.load(SeqCst)
@@ -553,10 +553,10 @@ impl ControlBlock {
         &self.create
     }
 
-    /// GUARD: whose broker holds SQLite's EXCLUSIVE on the database file.
+    /// EXCL: whose database handle holds SQLite's EXCLUSIVE on the database file.
     #[must_use]
-    pub fn guard(&self) -> &OwnerLock {
-        &self.guard
+    pub fn exclusive(&self) -> &OwnerLock {
+        &self.exclusive
     }
 
     /// Told when as many commits that want durability are published as the leader waits for.

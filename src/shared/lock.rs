@@ -6,7 +6,7 @@
 //!
 //! | bytes | lock |
 //! |---|---|
-//! | 0 | INIT: attach, recovery, last close |
+//! | 0 | INIT: join, recovery, last close |
 //! | 1 | held by a process that shares with nobody, with all others |
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 //! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |

@@ -119,7 +119,7 @@ impl ControlMapping {
     }
 
     /// Maps the `control` that others made, to share it: complete words of this layout, of this boot of the machine, and
-    /// of the database file with this device and inode. Under INIT, and while somebody else is attached.
+    /// of the database file with this device and inode. Under INIT, and while somebody else is joined.
     ///
     /// # Errors
     /// What it is instead, by name.

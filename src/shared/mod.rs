@@ -2,15 +2,13 @@
 //!
 //! One `#[repr(C)]` structure of atomics ([`ControlBlock`]) carries everything that decides what is
 //! published, durable and visible, who may write, and who still reads what. It lives in the mapped file
-//! `<database>-pwal/control` ([`ControlMapping`]); a process has a place in it ([`Attachment`]). [`LockFile`] is
+//! `<database>-pwal/control` ([`ControlMapping`]); a process has a place in it ([`Member`]). [`LockFile`] is
 //! `<database>-pwal/lock`: what the kernel frees when a process dies.
 //!
 //! Promises of this room: each transition is one atomic store of something complete; all else
 //! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
 //! never a pointer, a pid or a thread; nothing that is read from the control block can make it panic or loop.
 
-mod attached;
-mod attachment;
 mod clock;
 mod control_block;
 mod event;
@@ -18,15 +16,15 @@ mod fault_point;
 mod futex;
 mod lock;
 mod mapping;
+mod member;
 mod owner;
 mod process;
+mod process_info;
 mod process_slots;
 mod ring;
 mod snapshots;
 mod threads;
 
-pub use attached::Attached;
-pub use attachment::{ALIVE_BYTES, Attachment, living, names};
 pub(crate) use clock::now_coarse_us;
 pub use clock::{boot_id, now_us};
 pub use control_block::{
@@ -41,11 +39,13 @@ pub use lock::{
     lock_is_held, on_stock_wal,
 };
 pub use mapping::{CONTROL_NAME, ControlMapping, Observed};
-pub(crate) use owner::Held;
+pub use member::{ALIVE_BYTES, Member, living, names};
+pub(crate) use owner::OwnerState;
 pub use owner::{Owner, OwnerLock, TIMED_WAIT};
 #[cfg(test)]
 pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
+pub use process_info::ProcessInfo;
 pub use process_slots::Process;
 pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};

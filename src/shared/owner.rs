@@ -1,4 +1,4 @@
-//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, GUARD.
+//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, EXCL.
 //!
 //! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
 //! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
@@ -23,7 +23,7 @@ const SPINS: u32 = 64;
 pub struct Owner {
     /// The process slot, from 0.
     pub slot: u16,
-    /// Raised by each attach to that slot, before anything else.
+    /// Raised by each join to that slot, before anything else.
     pub incarnation: u32,
 }
 
@@ -42,30 +42,30 @@ impl Owner {
 
 /// What an owner lock holds at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held(u64);
+pub(crate) struct OwnerState(u64);
 
-impl Held {
+impl OwnerState {
     /// Nobody has the word, and nobody waits.
-    pub(crate) const FREE: Held = Held(0);
+    pub(crate) const FREE: OwnerState = OwnerState(0);
 
     /// It is `owner`'s, and nobody is known to wait.
-    pub(crate) fn by(owner: Owner) -> Held {
-        Held(owner.pack())
+    pub(crate) fn by(owner: Owner) -> OwnerState {
+        OwnerState(owner.pack())
     }
 
     /// The same, but `owner` has not come for it yet.
-    pub(crate) fn granted(self) -> Held {
-        Held(self.0 | GRANTED)
+    pub(crate) fn granted(self) -> OwnerState {
+        OwnerState(self.0 | GRANTED)
     }
 
     /// The same, and its owner has come for it.
-    pub(crate) fn accepted(self) -> Held {
-        Held(self.0 & !GRANTED)
+    pub(crate) fn accepted(self) -> OwnerState {
+        OwnerState(self.0 & !GRANTED)
     }
 
     /// The same, and `waits`: somebody waits.
-    pub(crate) fn waited_for(self, waits: bool) -> Held {
-        Held(self.0 & !WAITS | if waits { WAITS } else { 0 })
+    pub(crate) fn waited_for(self, waits: bool) -> OwnerState {
+        OwnerState(self.0 & !WAITS | if waits { WAITS } else { 0 })
     }
 
     /// Whose it is.
@@ -90,12 +90,12 @@ pub struct OwnerLock(pub(super) AtomicU64);
 
 impl OwnerLock {
     /// What it holds now.
-    pub(crate) fn look(&self) -> Held {
-        Held(self.0.load(SeqCst))
+    pub(crate) fn look(&self) -> OwnerState {
+        OwnerState(self.0.load(SeqCst))
     }
 
     /// Changes it from exactly `seen` to `then`; false: it is something else by now.
-    pub(crate) fn swap(&self, seen: Held, then: Held) -> bool {
+    pub(crate) fn swap(&self, seen: OwnerState, then: OwnerState) -> bool {
         step("a swap of a word");
         self.0.compare_exchange(seen.0, then.0, SeqCst, SeqCst).is_ok()
     }
@@ -213,10 +213,10 @@ mod tests {
         for owner in [A, B, Owner { slot: 127, incarnation: 0 }] {
             assert_eq!(Owner::unpack(owner.pack() | WAITS), Some(owner));
             assert_eq!(owner.pack() & (WAITS | GRANTED), 0);
-            let held = Held::by(owner).granted().waited_for(true);
+            let held = OwnerState::by(owner).granted().waited_for(true);
             assert_eq!(held.owner(), Some(owner));
             assert!(held.is_granted() && held.is_waited_for());
-            assert_eq!(held.accepted().waited_for(false), Held::by(owner));
+            assert_eq!(held.accepted().waited_for(false), OwnerState::by(owner));
         }
         assert_eq!(Owner::unpack(0), None);
         assert_eq!(Owner::unpack(WAITS), None);

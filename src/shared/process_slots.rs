@@ -1,8 +1,8 @@
-//! The process slots of the control block: who is attached, since when it waits for WRITE, and where it is told that its turn
+//! The process slots of the control block: who is joined, since when it waits for WRITE, and where it is told that its turn
 //! has come.
 //!
 //! What is here tells people, and orders the queue. Whether a process lives is the business of the kernel's locks
-//! ([`Attachment`](super::Attachment)).
+//! ([`Member`](super::Member)).
 
 use super::clock::now_us;
 use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
@@ -19,22 +19,22 @@ const COMMAND_WORDS: usize = 4;
 pub(super) struct ProcessLine {
     incarnation: AtomicU64,
     pid: AtomicU64,
-    attached_us: AtomicU64,
+    joined_us: AtomicU64,
     waiting_since_us: AtomicU64,
     command: [AtomicU64; COMMAND_WORDS],
     /// Told when WRITE is granted to this process.
     turn: Event,
 }
 
-/// One attached process, for people.
+/// One joined process, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Its slot and incarnation.
     pub owner: Owner,
     /// Its process id in its own namespace. Never a proof of life.
     pub pid: u32,
-    /// When it attached: microseconds, as [`now_us`].
-    pub attached_us: u64,
+    /// When it joined: microseconds, as [`now_us`].
+    pub joined_us: u64,
     /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`]; 0: none of them does.
     pub waiting_since_us: u64,
     /// The beginning of its command, at most 32 bytes.
@@ -54,11 +54,11 @@ impl ControlView {
         self.processes.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
     }
 
-    /// The attached processes.
+    /// The joined processes.
     pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
         self.processes.iter().zip(0u16..).filter_map(|(line, slot)| {
-            let attached_us = line.attached_us.load(SeqCst);
-            if attached_us == 0 {
+            let joined_us = line.joined_us.load(SeqCst);
+            if joined_us == 0 {
                 return None;
             }
             let bytes: Vec<u8> = line.command.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
@@ -66,7 +66,7 @@ impl ControlView {
             Some(Process {
                 owner: Owner { slot, incarnation: line.incarnation.load(SeqCst) as u32 },
                 pid: line.pid.load(Relaxed) as u32,
-                attached_us,
+                joined_us,
                 waiting_since_us: line.waiting_since_us.load(SeqCst),
                 command: String::from_utf8_lossy(&bytes[..end]).into_owned(),
             })
@@ -75,18 +75,18 @@ impl ControlView {
 }
 
 impl ControlBlock {
-    /// Attaches to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
+    /// Joins to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
     /// first, then tells who it is. `None` if there is no such slot. The next thing to do is to take
     /// over what the predecessor left in the owner locks.
     #[must_use]
-    pub fn attach(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
+    pub fn acquire_process_slot(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
         step("before an incarnation");
         self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
         step("behind an incarnation");
         // Not shown before it is whole: what a predecessor that was killed left is not this one's.
-        line.attached_us.store(0, SeqCst);
+        line.joined_us.store(0, SeqCst);
         line.waiting_since_us.store(0, SeqCst);
         line.pid.store(u64::from(pid), Relaxed);
         let mut bytes = [0; COMMAND_WORDS * 8];
@@ -95,7 +95,7 @@ impl ControlBlock {
         for (word, part) in line.command.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_ne_bytes(*part), Relaxed);
         }
-        line.attached_us.store(now_us(), SeqCst);
+        line.joined_us.store(now_us(), SeqCst);
         Some(Owner { slot, incarnation: incarnation as u32 })
     }
 
@@ -116,7 +116,7 @@ impl ControlBlock {
         lines.filter_map(|(line, slot)| {
             let incarnation = line.incarnation.load(SeqCst);
             let since_us = line.waiting_since_us.load(SeqCst);
-            // An attach in between: what was read is of two processes.
+            // An join in between: what was read is of two processes.
             let same = since_us != 0 && line.incarnation.load(SeqCst) == incarnation;
             same.then_some((since_us, Owner { slot, incarnation: incarnation as u32 }))
         })
@@ -147,14 +147,14 @@ impl ControlBlock {
     }
 
     /// Leaves the process slot.
-    pub fn detach(&self, me: Owner) {
+    pub fn release_process_slot(&self, me: Owner) {
         if let Some(line) = self.process_line(me) {
             line.waiting_since_us.store(0, SeqCst);
-            line.attached_us.store(0, SeqCst);
+            line.joined_us.store(0, SeqCst);
         }
     }
 
-    /// The line of a process that is attached or was, if no other got its slot since. A live process holds its ALIVE
+    /// The line of a process that is joined or was, if no other got its slot since. A live process holds its ALIVE
     /// byte, so that nobody gets the slot between this look and a store of its own.
     fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
         let line = self.processes.get(usize::from(me.slot))?;

@@ -123,7 +123,7 @@ impl BaseVfs {
 pub(super) struct RawBase(*mut RawFile);
 
 // SAFETY: SQLite itself moves file objects between threads, one call at a time; the users of
-// this type keep to that (SQLite by the mutex of the connection, the broker by `&mut`).
+// this type keep to that (SQLite by the mutex of the connection, the database handle by `&mut`).
 unsafe impl Send for RawBase {}
 // SAFETY: sharing hands out only the pointer; each call is bound to the rule above.
 unsafe impl Sync for RawBase {}

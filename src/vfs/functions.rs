@@ -1,7 +1,7 @@
 //! The SQL functions `pwal_version()`, `pwal_status()` and `pwal_retire()`, on every connection of a SQLite that has
 //! pwal, also on those that are not on it: there they say so.
 
-use super::guard::guard_value;
+use super::callback::callback_value;
 use super::main_file::MainFile;
 use crate::handle;
 use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
@@ -70,7 +70,7 @@ const TRANSIENT: usize = usize::MAX;
 /// # Safety
 /// `call` is the call of a function that the SQLite of `api` makes just now.
 unsafe fn answer(call: *mut FunctionCall, api: &Api, text: impl FnOnce() -> String) {
-    match guard_value(None, || Some(text())) {
+    match callback_value(None, || Some(text())) {
         Some(text) => {
             let bytes = c_int::try_from(text.len()).unwrap_or(0);
             // SAFETY: SQLite copies so many bytes before the call returns.
@@ -99,7 +99,7 @@ unsafe extern "C" fn pwal_status<const HOST: usize>(call: *mut FunctionCall, _: 
 /// Retires the log of the main database, with its connections open: answers what came of it.
 unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: c_int, _: *mut *mut Value) {
     let Some(api) = HOSTS[HOST].get() else { return };
-    let retired = guard_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
+    let retired = callback_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
         // SAFETY: the file object lives as long as the connection, which runs a statement now.
         let main = unsafe { MainFile::of(main_file(api, (api.context_db_handle)(call))) };
         let main = main.ok_or_else(|| (Code::ERROR, String::from("the main database is not on pwal")))?;

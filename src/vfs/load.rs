@@ -1,9 +1,9 @@
 //! What the entry points of the loadable library do, and the entry that SQLite calls for
 //! every connection it opens afterwards.
 
-use super::broker;
+use super::callback::callback_value;
+use super::database_handle;
 use super::functions::{self, Opened};
-use super::guard::guard_value;
 use super::messages;
 use super::register::{self, Options, RegisterError, Registration};
 use crate::sqlite::ffi::{self, Connection, EntryPoint};
@@ -34,7 +34,7 @@ pub unsafe fn load(
     routines: *const c_void,
     wanted: Wanted,
 ) -> c_int {
-    guard_value(Code::INTERNAL.number(), || {
+    callback_value(Code::INTERNAL.number(), || {
         // SAFETY: as SQLite promises to entry points.
         let result = unsafe { Api::from_host(routines) }
             .map_err(RegisterError::from)
@@ -140,7 +140,7 @@ unsafe extern "C" fn for_later_connection_when_linked(
 /// # Safety
 /// `connection` is a connection that is being opened, of the SQLite of `api`.
 unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, ApiError>) -> c_int {
-    guard_value((), || {
+    callback_value((), || {
         if let Ok(api) = api() {
             // A connection without the functions is still a good one: no error of its opening.
             // SAFETY: by the contract.
@@ -157,11 +157,12 @@ unsafe extern "C" fn refuse_on_another_vfs(
     message: *mut *mut c_char,
     routines: *const c_void,
 ) -> c_int {
-    guard_value(Code::INTERNAL.number(), || {
+    callback_value(Code::INTERNAL.number(), || {
         // SAFETY: SQLite passes its table.
         let Ok(api) = (unsafe { Api::from_host(routines) }) else { return ffi::OK };
         // SAFETY: the connection is being opened; its main file is open.
-        if broker::opens_private_connection() || unsafe { functions::is_on_pwal_or_no_file(connection, &api) } {
+        if database_handle::opens_private_connection() || unsafe { functions::is_on_pwal_or_no_file(connection, &api) }
+        {
             return ffi::OK;
         }
         let text = "pwal: this file would be on another VFS than pwal, which the program has forbidden (strict)";

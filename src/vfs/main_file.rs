@@ -6,8 +6,8 @@
 //! state is shared (`&MainFile`), and what changes in it is atomic or behind a lock.
 
 use super::base::{RawBase, lock_level, lock_number};
-use super::broker;
-use super::guard::{guard, guard_value};
+use super::callback::{callback, callback_value};
+use super::database_handle;
 use super::pager::PagerOfFile;
 use super::register::Registration;
 use crate::handle::{Handle, PragmaAnswer, ShmAction};
@@ -101,7 +101,7 @@ impl MainFile {
 
     fn shm_is_of_view(&self) -> bool {
         match self.shm.load(Ordering::Acquire) {
-            SHM_NONE => self.handle.joined(),
+            SHM_NONE => self.handle.is_on_pwal(),
             kind => kind == SHM_VIEW,
         }
     }
@@ -154,11 +154,11 @@ unsafe fn opened<'a>(file: *mut RawFile) -> Result<&'a MainFile, Code> {
 }
 
 unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
-    guard(Code::IOERR, || {
+    callback(Code::IOERR, || {
         // SAFETY: SQLite closes a file object that it has opened, once, after every other call has returned.
         let main = unsafe { opened(file) }?;
         main.registration.names.remove(main.wal_name);
-        let closed = guard_value(Err(Code::IOERR), || {
+        let closed = callback_value(Err(Code::IOERR), || {
             main.handle.close(&mut main.base());
             Ok(())
         });
@@ -174,7 +174,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
 }
 
 unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int, offset: i64) -> c_int {
-    guard(Code::IOERR_READ, || {
+    callback(Code::IOERR_READ, || {
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (main, buffer) = unsafe { (opened(file)?, bytes_mut(data, bytes).ok_or(Code::IOERR_READ)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_READ)?;
@@ -183,7 +183,7 @@ unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int,
 }
 
 unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_int, offset: i64) -> c_int {
-    guard(Code::IOERR_WRITE, || {
+    callback(Code::IOERR_WRITE, || {
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (main, data) = unsafe { (opened(file)?, bytes_of(data, bytes).ok_or(Code::IOERR_WRITE)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
@@ -192,7 +192,7 @@ unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_i
 }
 
 unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
-    guard(Code::IOERR_TRUNCATE, || {
+    callback(Code::IOERR_TRUNCATE, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         let bytes = u64::try_from(bytes).map_err(|_| Code::IOERR_TRUNCATE)?;
@@ -201,7 +201,7 @@ unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
 }
 
 unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
-    guard(Code::IOERR_FSYNC, || {
+    callback(Code::IOERR_FSYNC, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         main.handle.sync(&mut main.base(), flags)
@@ -209,7 +209,7 @@ unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
 }
 
 unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
-    guard(Code::IOERR_FSTAT, || {
+    callback(Code::IOERR_FSTAT, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (main, out) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
         let bytes = main.handle.bytes(&mut main.base())?;
@@ -219,10 +219,10 @@ unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
 }
 
 unsafe extern "C" fn x_lock(file: *mut RawFile, level: c_int) -> c_int {
-    guard(Code::IOERR_LOCK, || {
+    callback(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
-        if broker::opens_private_connection() {
+        if database_handle::opens_private_connection() {
             // An automatic extension of the host's, inside the claim of a database by this very thread: it would wait for itself.
             return Err(Code::BUSY);
         }
@@ -231,7 +231,7 @@ unsafe extern "C" fn x_lock(file: *mut RawFile, level: c_int) -> c_int {
 }
 
 unsafe extern "C" fn x_unlock(file: *mut RawFile, level: c_int) -> c_int {
-    guard(Code::IOERR_UNLOCK, || {
+    callback(Code::IOERR_UNLOCK, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         main.handle.unlock(&mut main.base(), lock_level(level)?)
@@ -239,7 +239,7 @@ unsafe extern "C" fn x_unlock(file: *mut RawFile, level: c_int) -> c_int {
 }
 
 unsafe extern "C" fn x_check_reserved_lock(file: *mut RawFile, out: *mut c_int) -> c_int {
-    guard(Code::IOERR_LOCK, || {
+    callback(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (main, out) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
         *out = c_int::from(main.handle.check_reserved_lock(&mut main.base())?);
@@ -248,7 +248,7 @@ unsafe extern "C" fn x_check_reserved_lock(file: *mut RawFile, out: *mut c_int) 
 }
 
 unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argument: *mut c_void) -> c_int {
-    guard(Code::IOERR, || {
+    callback(Code::IOERR, || {
         // SAFETY: SQLite's open file, and an argument as the operation demands it.
         unsafe {
             let main = opened(file)?;
@@ -265,7 +265,7 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                     main.base.file_control(operation, argument)
                 }
                 // The base holds no lock of a joined handle.
-                ffi::FCNTL_LOCKSTATE | ffi::FCNTL_EXTERNAL_READER if main.handle.joined() => {
+                ffi::FCNTL_LOCKSTATE | ffi::FCNTL_EXTERNAL_READER if main.handle.is_on_pwal() => {
                     main.handle.other_call();
                     let value = match operation {
                         ffi::FCNTL_LOCKSTATE => lock_number(main.handle.lock_level()),
@@ -275,7 +275,7 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                     Ok(())
                 }
                 // The file belongs to the engine: a hint must not make it longer.
-                ffi::FCNTL_SIZE_HINT if main.handle.joined() => {
+                ffi::FCNTL_SIZE_HINT if main.handle.is_on_pwal() => {
                     main.handle.other_call();
                     Ok(())
                 }
@@ -294,7 +294,7 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
 /// # Safety
 /// The file control's argument.
 unsafe fn commit_phase_two(main: &MainFile, argument: *mut c_void) -> Result<(), Code> {
-    let joined = main.handle.joined();
+    let joined = main.handle.is_on_pwal();
     main.handle.commit_phase_two()?;
     if joined {
         return Ok(());
@@ -363,7 +363,7 @@ unsafe fn pragma(main: &MainFile, argument: *mut c_void) -> Result<(), Code> {
 }
 
 unsafe extern "C" fn x_sector_size(file: *mut RawFile) -> c_int {
-    guard_value(0, || {
+    callback_value(0, || {
         crate::handle::entered();
         // SAFETY: SQLite's open file.
         unsafe { MainFile::of(file) }.map_or(0, |main| main.base.sector_size())
@@ -371,7 +371,7 @@ unsafe extern "C" fn x_sector_size(file: *mut RawFile) -> c_int {
 }
 
 unsafe extern "C" fn x_device_characteristics(file: *mut RawFile) -> c_int {
-    guard_value(0, || {
+    callback_value(0, || {
         crate::handle::entered();
         // SAFETY: SQLite's open file.
         unsafe { MainFile::of(file) }.map_or(0, |main| main.handle.characteristics(main.base.device_characteristics()))
@@ -385,7 +385,7 @@ unsafe extern "C" fn x_shm_map(
     extend: c_int,
     out: *mut *mut c_void,
 ) -> c_int {
-    guard(Code::IOERR_SHMMAP, || {
+    callback(Code::IOERR_SHMMAP, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (main, pointer) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
         if main.shm_is_of_view() {
@@ -401,7 +401,7 @@ unsafe extern "C" fn x_shm_map(
 }
 
 unsafe extern "C" fn x_shm_lock(file: *mut RawFile, first: c_int, count: c_int, flags: c_int) -> c_int {
-    guard(Code::IOERR_LOCK, || {
+    callback(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         if !main.shm_is_of_view() {
@@ -426,7 +426,7 @@ unsafe extern "C" fn x_shm_lock(file: *mut RawFile, first: c_int, count: c_int, 
 }
 
 unsafe extern "C" fn x_shm_barrier(file: *mut RawFile) {
-    guard_value((), || {
+    callback_value((), || {
         crate::handle::entered();
         // SAFETY: SQLite's open file.
         match unsafe { MainFile::of(file) } {
@@ -437,7 +437,7 @@ unsafe extern "C" fn x_shm_barrier(file: *mut RawFile) {
 }
 
 unsafe extern "C" fn x_shm_unmap(file: *mut RawFile, delete: c_int) -> c_int {
-    guard(Code::IOERR_SHMMAP, || {
+    callback(Code::IOERR_SHMMAP, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         let of_view = main.shm_is_of_view();
@@ -453,11 +453,11 @@ unsafe extern "C" fn x_shm_unmap(file: *mut RawFile, delete: c_int) -> c_int {
 }
 
 unsafe extern "C" fn x_fetch(file: *mut RawFile, offset: i64, bytes: c_int, out: *mut *mut c_void) -> c_int {
-    guard(Code::IOERR_READ, || {
+    callback(Code::IOERR_READ, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (main, page) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
         *page = std::ptr::null_mut();
-        if main.handle.joined() {
+        if main.handle.is_on_pwal() {
             return Ok(());
         }
         // SAFETY: the caller's variable.
@@ -466,7 +466,7 @@ unsafe extern "C" fn x_fetch(file: *mut RawFile, offset: i64, bytes: c_int, out:
 }
 
 unsafe extern "C" fn x_unfetch(file: *mut RawFile, offset: i64, page: *mut c_void) -> c_int {
-    guard(Code::IOERR, || {
+    callback(Code::IOERR, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
         // SAFETY: what `x_fetch` gave, or null.

@@ -1,7 +1,7 @@
 //! The methods of the `sqlite3_vfs`: which file kind is whose, and everything else to the base.
 
 use super::base::{BaseVfs, RawBase};
-use super::guard::{guard, guard_value};
+use super::callback::{callback, callback_value};
 use super::main_file::{HEAD_BYTES, MainFile};
 use super::messages;
 use super::register::Registration;
@@ -74,7 +74,7 @@ unsafe extern "C" fn x_open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    guard(Code::CANTOPEN, || {
+    callback(Code::CANTOPEN, || {
         // SAFETY: SQLite passes our VFS, a file object of `szOsFile` bytes, and a name of its own
         // making (with parameters, journal and WAL name around it) or null.
         unsafe {
@@ -199,7 +199,7 @@ unsafe fn open_wal(
         Err(Code::CANTOPEN)
     };
     match registration.names.get(name) {
-        Some(known) if known.handle.joined() => {
+        Some(known) if known.handle.is_on_pwal() => {
             let direct = known.handle.is_direct().unwrap_or_else(|| {
                 // SAFETY: the name of the WAL that SQLite has given to an open main file, so it lies in the block of names of an
                 // open pager. (One of `sqlite3_create_filename` would have to come from a VFS above on a SQLite that cannot be asked.)
@@ -231,7 +231,7 @@ unsafe fn open_wal(
 }
 
 unsafe extern "C" fn x_delete(vfs: *mut RawVfs, name: *const c_char, sync_directory: c_int) -> c_int {
-    guard(Code::IOERR_DELETE, || {
+    callback(Code::IOERR_DELETE, || {
         // SAFETY: SQLite passes our VFS and a C string.
         unsafe {
             let registration = registration(vfs)?;
@@ -244,7 +244,7 @@ unsafe extern "C" fn x_delete(vfs: *mut RawVfs, name: *const c_char, sync_direct
 }
 
 unsafe extern "C" fn x_access(vfs: *mut RawVfs, name: *const c_char, flags: c_int, out: *mut c_int) -> c_int {
-    guard(Code::IOERR_ACCESS, || {
+    callback(Code::IOERR_ACCESS, || {
         // SAFETY: SQLite passes our VFS, a C string and a variable of its own.
         unsafe {
             let registration = registration(vfs)?;
@@ -258,7 +258,7 @@ unsafe extern "C" fn x_access(vfs: *mut RawVfs, name: *const c_char, flags: c_in
 }
 
 unsafe extern "C" fn x_sleep(vfs: *mut RawVfs, microseconds: c_int) -> c_int {
-    guard_value(0, || {
+    callback_value(0, || {
         if let Some(slept) = handle::sleep(u32::try_from(microseconds).unwrap_or(0)) {
             return c_int::try_from(slept).unwrap_or(c_int::MAX);
         }
@@ -276,7 +276,7 @@ unsafe extern "C" fn x_sleep(vfs: *mut RawVfs, microseconds: c_int) -> c_int {
 macro_rules! forwarded {
     ($($name:ident = $method:ident($($argument:ident: $type:ty),*) -> $result:ty, $missing:expr;)*) => {
         $(unsafe extern "C" fn $name(vfs: *mut RawVfs $(, $argument: $type)*) -> $result {
-            guard_value($missing, || {
+            callback_value($missing, || {
                 handle::entered();
                 // SAFETY: SQLite passes our VFS; the base is registered, has the method (else ours is not in the
                 // table either), and gets the arguments as SQLite made them.

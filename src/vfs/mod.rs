@@ -11,10 +11,10 @@
 //! a null method table.
 
 mod base;
-mod broker;
+mod callback;
+mod database_handle;
 mod environment;
 mod functions;
-mod guard;
 mod load;
 mod main_file;
 mod messages;

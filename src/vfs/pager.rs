@@ -139,7 +139,7 @@ impl Pager for PagerOfFile {
                 file != self.file
                     && txn_state(connection, schema.as_ptr()) == ffi::TXN_WRITE
                     && file.as_ref().is_some_and(|file| !file.methods.is_null())
-                    && MainFile::of(file).is_none_or(|main| !main.handle().joined())
+                    && MainFile::of(file).is_none_or(|main| !main.handle().is_on_pwal())
             }
         };
         // Temp has no part in a super-journal.

@@ -1,6 +1,6 @@
 //! Recovery without a connection, through the linked SQLite's base VFS.
 
-use super::broker::SqliteHost;
+use super::database_handle::SqliteHost;
 use super::environment;
 use super::register::{self, RegisterError};
 use crate::disk::{Disk, RealDisk};

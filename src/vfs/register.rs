@@ -2,7 +2,7 @@
 //! keep pointers to it for the life of the process.
 
 use super::base::{BaseVfs, RawBase};
-use super::broker::SqliteHost;
+use super::database_handle::SqliteHost;
 use super::environment;
 use super::messages;
 use super::methods;
@@ -154,12 +154,12 @@ impl WalNames {
     /// Whether a joined handle has a WAL of this name, wherever in memory.
     pub(super) fn has_virtual(&self, name: &CStr) -> bool {
         let same: Vec<Known> = self.0.lock().values().filter(|known| *known.wal_name == *name).cloned().collect();
-        same.iter().any(|known| known.handle.joined())
+        same.iter().any(|known| known.handle.is_on_pwal())
     }
 
     /// Whether it is the WAL of a joined handle: there is no such file then.
     pub(super) fn is_virtual(&self, name: *const c_char) -> bool {
-        self.get(name).is_some_and(|known| known.handle.joined())
+        self.get(name).is_some_and(|known| known.handle.is_on_pwal())
     }
 }
 

@@ -5,7 +5,7 @@
 //! it may read the database through the main file's base handle.
 
 use super::base::{BaseVfs, RawBase};
-use super::guard::{guard, guard_value};
+use super::callback::{callback, callback_value};
 use super::main_file::{HEAD_BYTES, bytes_mut, bytes_of};
 use crate::handle::{BaseFile, Handle};
 use crate::sqlite::Code;
@@ -105,10 +105,10 @@ unsafe fn opened<'a>(file: *mut RawFile) -> Result<&'a WalFile, Code> {
 }
 
 unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
-    guard(Code::IOERR, || {
+    callback(Code::IOERR, || {
         // SAFETY: SQLite closes a file object that it has opened, once, after every other call has returned.
         let wal = unsafe { opened(file) }?;
-        let closed = guard_value(Err(Code::IOERR), || {
+        let closed = callback_value(Err(Code::IOERR), || {
             wal.handle.wal_close();
             wal.real.lock().take().map_or(Ok(()), |(_, file)| file.close())
         });
@@ -123,7 +123,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
 }
 
 unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int, offset: i64) -> c_int {
-    guard(Code::IOERR_READ, || {
+    callback(Code::IOERR_READ, || {
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (wal, buffer) = unsafe { (opened(file)?, bytes_mut(data, bytes).ok_or(Code::IOERR_READ)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_READ)?;
@@ -135,7 +135,7 @@ unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int,
 }
 
 unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_int, offset: i64) -> c_int {
-    guard(Code::IOERR_WRITE, || {
+    callback(Code::IOERR_WRITE, || {
         // SAFETY: SQLite's open file, and its buffer of so many bytes.
         let (wal, data) = unsafe { (opened(file)?, bytes_of(data, bytes).ok_or(Code::IOERR_WRITE)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
@@ -147,7 +147,7 @@ unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_i
 }
 
 unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
-    guard(Code::IOERR_TRUNCATE, || {
+    callback(Code::IOERR_TRUNCATE, || {
         // SAFETY: SQLite's open file.
         let wal = unsafe { opened(file) }?;
         let bytes = u64::try_from(bytes).map_err(|_| Code::IOERR_TRUNCATE)?;
@@ -159,7 +159,7 @@ unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
 }
 
 unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
-    guard(Code::IOERR_FSYNC, || {
+    callback(Code::IOERR_FSYNC, || {
         // SAFETY: SQLite's open file.
         let wal = unsafe { opened(file) }?;
         match wal.real()? {
@@ -170,7 +170,7 @@ unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
 }
 
 unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
-    guard(Code::IOERR_FSTAT, || {
+    callback(Code::IOERR_FSTAT, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (wal, out) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
         let bytes = match wal.real()? {
@@ -184,11 +184,11 @@ unsafe extern "C" fn x_file_size(file: *mut RawFile, out: *mut i64) -> c_int {
 
 /// SQLite locks the main file only.
 unsafe extern "C" fn x_lock(_file: *mut RawFile, _level: c_int) -> c_int {
-    guard(Code::IOERR_LOCK, || Ok(()))
+    callback(Code::IOERR_LOCK, || Ok(()))
 }
 
 unsafe extern "C" fn x_check_reserved_lock(_file: *mut RawFile, out: *mut c_int) -> c_int {
-    guard(Code::IOERR_LOCK, || {
+    callback(Code::IOERR_LOCK, || {
         // SAFETY: a variable of the caller, or null.
         *unsafe { out.as_mut() }.ok_or(Code::MISUSE)? = 0;
         Ok(())
@@ -196,11 +196,11 @@ unsafe extern "C" fn x_check_reserved_lock(_file: *mut RawFile, out: *mut c_int)
 }
 
 unsafe extern "C" fn x_file_control(_file: *mut RawFile, _operation: c_int, _argument: *mut c_void) -> c_int {
-    guard(Code::IOERR, || Err(Code::NOTFOUND))
+    callback(Code::IOERR, || Err(Code::NOTFOUND))
 }
 
 unsafe extern "C" fn x_sector_size(file: *mut RawFile) -> c_int {
-    guard_value(0, || {
+    callback_value(0, || {
         crate::handle::entered();
         // SAFETY: SQLite's open file; its main file outlives it.
         unsafe { opened(file) }.map_or(0, |wal| wal.base.sector_size())
@@ -208,7 +208,7 @@ unsafe extern "C" fn x_sector_size(file: *mut RawFile) -> c_int {
 }
 
 unsafe extern "C" fn x_device_characteristics(file: *mut RawFile) -> c_int {
-    guard_value(0, || {
+    callback_value(0, || {
         crate::handle::entered();
         // SAFETY: SQLite's open file; its main file outlives it.
         unsafe { opened(file) }.map_or(0, |wal| wal.base.device_characteristics())

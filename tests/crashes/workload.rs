@@ -27,7 +27,7 @@ pub enum Kind {
     /// One thread that opens for each transaction, so that the log comes and goes with it.
     ComesAndGoes,
     /// As the first, each transaction over two databases.
-    Attached,
+    ProcessInfo,
 }
 
 /// The last commit of each thread that was reported.
@@ -80,7 +80,7 @@ impl Workload<'_> {
 /// The child's part: writes until it is killed.
 pub fn run() {
     let seed: u64 = child::setting("PWAL_TEST_SEED").parse().expect("a seed");
-    let kinds = [Kind::Stays, Kind::ComesAndGoes, Kind::Attached];
+    let kinds = [Kind::Stays, Kind::ComesAndGoes, Kind::ProcessInfo];
     let kind = child::setting("PWAL_TEST_KIND");
     let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind).expect("a kind");
     let threads = if kind == Kind::ComesAndGoes { 1 } else { THREADS };
@@ -96,7 +96,7 @@ fn open(thread: i64, kind: Kind) -> Connection {
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
     let connection = common::open(&path);
     let (mode, synchronous) = (child::setting("PWAL_TEST_MODE"), child::setting("PWAL_TEST_SYNCHRONOUS"));
-    if kind == Kind::Attached {
+    if kind == Kind::ProcessInfo {
         common::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
     }
     // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
@@ -118,7 +118,7 @@ fn write(thread: i64, kind: Kind, mut rng: StdRng) {
     let mut connection = open(thread, kind);
     let mut n = 0;
     loop {
-        let committed = transaction(&connection, thread, n + 1, kind == Kind::Attached, &mut rng);
+        let committed = transaction(&connection, thread, n + 1, kind == Kind::ProcessInfo, &mut rng);
         match committed {
             Ok(true) => {
                 n += 1;

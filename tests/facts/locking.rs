@@ -120,22 +120,22 @@ fn shared_of_a_second_handle_makes_exclusive_of_the_first_fail() {
 fn a_handle_keeps_exclusive_while_others_read_and_write_without_locks_and_close() {
     let lab = Lab::new();
     let path = a_database(&lab);
-    let mut broker = BaseFile::open(&path, READ_WRITE);
+    let mut database_handle = BaseFile::open(&path, READ_WRITE);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_OK);
-    assert_eq!(broker.lock(ffi::SQLITE_LOCK_SHARED), ffi::SQLITE_OK);
-    assert_eq!(broker.lock(ffi::SQLITE_LOCK_EXCLUSIVE), ffi::SQLITE_OK);
+    assert_eq!(database_handle.lock(ffi::SQLITE_LOCK_SHARED), ffi::SQLITE_OK);
+    assert_eq!(database_handle.lock(ffi::SQLITE_LOCK_EXCLUSIVE), ffi::SQLITE_OK);
     let mut other = BaseFile::open(&path, READ_WRITE);
     other.read_and_write();
-    broker.read_and_write();
+    database_handle.read_and_write();
     drop(other);
-    broker.read_and_write();
+    database_handle.read_and_write();
     assert_eq!(another_process_reads(&path), ffi::SQLITE_BUSY);
     let stock = common::open_stock(&path);
     stock.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(common::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);
     common::close(stock);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_BUSY, "after a stock connection here came and went");
-    assert_eq!(broker.unlock(ffi::SQLITE_LOCK_NONE), ffi::SQLITE_OK);
+    assert_eq!(database_handle.unlock(ffi::SQLITE_LOCK_NONE), ffi::SQLITE_OK);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_OK);
 }
 
@@ -143,9 +143,9 @@ fn a_handle_keeps_exclusive_while_others_read_and_write_without_locks_and_close(
 fn plain_file_calls_in_the_process_drop_the_locks() {
     let lab = Lab::new();
     let path = a_database(&lab);
-    let mut broker = BaseFile::open(&path, READ_WRITE);
-    broker.lock(ffi::SQLITE_LOCK_SHARED);
-    broker.lock(ffi::SQLITE_LOCK_EXCLUSIVE);
+    let mut database_handle = BaseFile::open(&path, READ_WRITE);
+    database_handle.lock(ffi::SQLITE_LOCK_SHARED);
+    database_handle.lock(ffi::SQLITE_LOCK_EXCLUSIVE);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_BUSY);
     drop(std::fs::File::open(&path).unwrap());
     assert_eq!(another_process_reads(&path), ffi::SQLITE_OK, "this is why nobody here may do that");

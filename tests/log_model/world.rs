@@ -360,7 +360,7 @@ impl World {
             match opened.next {
                 Next::Ready => return Ok(()),
                 Next::ClaimAgain => {}
-                Next::SettleStock => return Err(OpenFailed::Violation("stock's leftovers from nowhere".to_owned())),
+                Next::RecoverStock => return Err(OpenFailed::Violation("stock's leftovers from nowhere".to_owned())),
             }
         }
     }

@@ -163,7 +163,7 @@ fn stock_leftovers_are_settled_first_or_refused() {
         for files in [plain(), plain().with(&log_of(2).files), Files::new(vec![])] {
             on_both(&files, |place| {
                 let opened = open(place, facts).unwrap();
-                assert_eq!(opened, Opened { done: vec![], next: Next::SettleStock });
+                assert_eq!(opened, Opened { done: vec![], next: Next::RecoverStock });
                 assert!(place.files() == files);
             });
         }

@@ -3,7 +3,7 @@
 //! Only for people: who owns a database is told by the kernel's locks on `<database>-pwal/lock`.
 
 use crate::database::DatabaseFile;
-use pwal::internal::shared::{Attached, CONTROL_NAME, LOCK_NAME};
+use pwal::internal::shared::{CONTROL_NAME, LOCK_NAME, ProcessInfo};
 use rustix::fs::{major, minor};
 use std::fmt;
 use std::fs;
@@ -98,15 +98,15 @@ impl Openers {
         found
     }
 
-    /// Whether the attached process that calls itself `pid` is stopped. Of another user's only where no two call themselves so.
+    /// Whether the joined process that calls itself `pid` is stopped. Of another user's only where no two call themselves so.
     pub fn is_stopped(&self, pid: u32) -> bool {
         let mut unseen = self.unseen.iter().filter(|(pids, _)| pids.last() == Some(&pid));
         let only = unseen.next().filter(|_| unseen.next().is_none());
         self.all.iter().any(|opener| opener.stopped && opener.is(pid)) || only.is_some_and(|(_, stopped)| *stopped)
     }
 
-    /// Those who have it open and are not among the `attached`, as far as can be seen.
-    pub fn not_among<'a>(&'a self, attached: &'a [Attached]) -> impl Iterator<Item = &'a Opener> {
+    /// Those who have it open and are not among the `joined`, as far as can be seen.
+    pub fn not_among<'a>(&'a self, attached: &'a [ProcessInfo]) -> impl Iterator<Item = &'a Opener> {
         let is_attached = |opener: &Opener| attached.iter().any(|process| process.alive && opener.is(process.pid));
         self.all.iter().filter(move |opener| opener.way == Way::Other || !is_attached(opener))
     }

@@ -4,7 +4,7 @@ use crate::database::DatabaseFile;
 use crate::openers::Openers;
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{
-    Attached, ControlMapping, LockProbe, Observed, OnStockWal, State, lock_is_held, on_stock_wal,
+    ControlMapping, LockProbe, Observed, OnStockWal, ProcessInfo, State, lock_is_held, on_stock_wal,
 };
 use std::io;
 
@@ -18,11 +18,11 @@ pub fn stock_wal(database: &DatabaseFile) -> io::Result<OnStockWal> {
     on_stock_wal(&database.log_directory())
 }
 
-/// The control block of a live log, and who is attached to it; `None`: there are none yet, or they are being made.
+/// The control block of a live log, and who is joined to it; `None`: there are none yet, or they are being made.
 ///
 /// # Errors
 /// A `control` that cannot be read, or is none of this layout.
-pub fn attached(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<Attached>)>> {
+pub fn processes(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<ProcessInfo>)>> {
     let opened = Directory::open(&database.log_directory())
         .and_then(|directory| ControlMapping::open_read_only(&directory).map(|mapping| (directory, mapping)));
     let (directory, mapping) = match opened {
@@ -35,7 +35,7 @@ pub fn attached(database: &DatabaseFile) -> io::Result<Option<(Observed, Vec<Att
     }
     let probe = LockProbe::open(&directory)?;
     let alive = |slot| probe.as_ref().is_some_and(|probe| probe.is_alive(slot).unwrap_or(true));
-    let attached = mapping.control().attached(|owner| alive(owner.slot));
+    let attached = mapping.control().process_infos(|owner| alive(owner.slot));
     Ok(Some((mapping, attached)))
 }
 

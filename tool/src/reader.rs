@@ -5,7 +5,7 @@ use crate::text;
 use pwal::internal::disk::{Access, Directory};
 use pwal::internal::log::format::{FileName, SlotHeader};
 use pwal::internal::log::kept::bytes_kept;
-use pwal::internal::shared::{Attached, ControlView, Snapshot};
+use pwal::internal::shared::{ControlView, ProcessInfo, Snapshot};
 use serde_json::{Value, json};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct OldestReader {
 
 impl OldestReader {
     /// `None`: none of those that live reads.
-    pub fn of(database: &DatabaseFile, control: &ControlView, attached: &[Attached]) -> Option<OldestReader> {
+    pub fn of(database: &DatabaseFile, control: &ControlView, attached: &[ProcessInfo]) -> Option<OldestReader> {
         let reading = attached.iter().filter(|process| process.alive);
         let oldest = reading.filter_map(|process| Some((process.oldest_snapshot?, process)));
         let (snapshot, process) = oldest.min_by_key(|(snapshot, _)| snapshot.sequence)?;

@@ -182,7 +182,7 @@ pub fn print(report: &Report) {
 /// What was done, a line each.
 pub fn describe(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
-    if report.stock_settled {
+    if report.stock_recovered {
         lines.push("stock SQLite played back its own journal or -wal file".to_owned());
     }
     if let Some(Salvaged { plan, pages, moved_to }) = &report.salvaged {

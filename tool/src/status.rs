@@ -8,7 +8,7 @@ use crate::reader::OldestReader;
 use crate::text::{self, Table, say};
 use pwal::internal::disk::Directory;
 use pwal::internal::log::stamp::StampState;
-use pwal::internal::shared::{Attached, ControlView, OnStockWal, now_us};
+use pwal::internal::shared::{ControlView, OnStockWal, ProcessInfo, now_us};
 use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ struct LogFiles {
 
 /// What the control block says.
 struct ControlBlock {
-    attached: Vec<Attached>,
+    attached: Vec<ProcessInfo>,
     published: u64,
     visible: u64,
     durable: u64,
@@ -76,7 +76,7 @@ impl Status {
             owner::is_owned(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
         let stock_wal =
             owner::stock_wal(&database).map_err(|error| Failure::io("look at the lock in", &directory, &error))?;
-        let control = if owned { owner::attached(&database) } else { Ok(None) };
+        let control = if owned { owner::processes(&database) } else { Ok(None) };
         let (control, unread) = match control {
             Ok(control) => {
                 (control.map(|(control, attached)| ControlBlock::read(&database, control.control(), attached)), None)
@@ -131,7 +131,7 @@ impl Status {
         }
     }
 
-    /// Who has the file open and is not among the attached.
+    /// Who has the file open and is not among the joined.
     fn others(&self) -> impl Iterator<Item = &Opener> {
         self.openers.not_among(self.control.as_ref().map_or(&[], |control| &control.attached))
     }
@@ -204,7 +204,7 @@ impl Status {
     }
 }
 
-/// What a reader may ask about a process that is not attached.
+/// What a reader may ask about a process that is not joined.
 fn how(opener: &Opener, owned: bool) -> &'static str {
     match opener.way {
         Way::Other if owned => ", not through pwal: it cannot read or write now",
@@ -232,7 +232,7 @@ impl LogFiles {
 }
 
 impl ControlBlock {
-    fn read(database: &DatabaseFile, control: &ControlView, attached: Vec<Attached>) -> ControlBlock {
+    fn read(database: &DatabaseFile, control: &ControlView, attached: Vec<ProcessInfo>) -> ControlBlock {
         // The lower ones first: they only grow.
         let (backfilled, durable) = (control.backfilled(), control.durable());
         let (visible, published) = (control.visible(), control.published());
@@ -269,13 +269,13 @@ impl ControlBlock {
     }
 }
 
-/// The attached processes, a row each.
-fn table(attached: &[Attached], now_us: u64) -> Table {
+/// The joined processes, a row each.
+fn table(attached: &[ProcessInfo], now_us: u64) -> Table {
     let mut table = Table::new(&["attached", "since", "oldest snapshot", "waiting", "holding", "command"]);
     for process in attached {
         table.row(vec![
             process.pid.to_string(),
-            ago(process.attached_us, now_us),
+            ago(process.joined_us, now_us),
             process.oldest_snapshot.map_or(String::new(), |oldest| {
                 format!("commit {}, for {}", oldest.sequence, ago(oldest.since_us, now_us))
             }),

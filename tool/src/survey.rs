@@ -48,7 +48,7 @@ fn is_owned(database: &DatabaseFile) -> Result<bool, Failure> {
 pub fn describe(action: Action) -> String {
     match action {
         Action::Open => "opens the file as it is".to_owned(),
-        Action::SettleStock => "lets stock SQLite play back its journal or -wal file first".to_owned(),
+        Action::RecoverStock => "lets stock SQLite play back its journal or -wal file first".to_owned(),
         Action::DeleteAll => "deletes what is left of logs that nothing needs".to_owned(),
         Action::DeleteOwn(id) => format!("deletes log {id:016x}, which holds no commit"),
         Action::SetAside(id) => {

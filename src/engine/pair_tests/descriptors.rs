@@ -10,7 +10,7 @@ fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        let other = pair.attach();
+        let other = pair.join();
         other.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
         let left = one.slot(one.tail().file).unwrap();
@@ -34,7 +34,7 @@ fn a_process_without_descriptors_poisons_nobody() {
         let pair = Pair::new();
         let one = pair.claim();
         leave_a_segment(&one);
-        let other = pair.attach();
+        let other = pair.join();
         pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &slot_name(one.log_id, 0)) });
         let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
         assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
@@ -53,7 +53,7 @@ fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
         let pair = Pair::new();
         let one = pair.claim();
         leave_a_segment(&one);
-        let other = pair.attach();
+        let other = pair.join();
         let fault = pair.fault(operation, ".seg");
         pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
         let (told, heard) = std::sync::mpsc::channel();
@@ -75,7 +75,7 @@ fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
 fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
     let pair = Pair::new();
     let one = pair.claim();
-    let other = pair.attach();
+    let other = pair.join();
     commit(&one, 3, 1, true).unwrap();
     let fault = pair.fault(Operation::Read, ".seg");
     pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
@@ -102,7 +102,7 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         let leader = one.try_lead().unwrap();
         one.cut_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
-        let other = pair.attach();
+        let other = pair.join();
         other.follow(one.marks.published()).unwrap();
         let last = one.marks.published();
         die(one);

@@ -12,8 +12,8 @@ const LONG: Duration = Duration::from_secs(20);
 fn alone() -> WriteQueue {
     let directory = tempfile::tempdir().unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-    let attachment = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "alone").unwrap();
-    WriteQueue::new(Arc::new(attachment.unwrap()))
+    let member = Member::acquire(ControlMapping::anonymous().unwrap(), lock, "alone").unwrap();
+    WriteQueue::new(Arc::new(member.unwrap()))
 }
 
 /// A log directory as far as the queue needs it.
@@ -33,12 +33,12 @@ impl Directory {
         Directory(directory)
     }
 
-    fn attach(&self) -> Arc<Attachment> {
-        attach(self.0.path())
+    fn join(&self) -> Arc<Member> {
+        join(self.0.path())
     }
 
     fn queue(&self) -> WriteQueue {
-        WriteQueue::new(self.attach())
+        WriteQueue::new(self.join())
     }
 
     fn mapping(&self) -> ControlMapping {
@@ -47,14 +47,14 @@ impl Directory {
 }
 
 /// One more process, as the queue sees it: an open file of its own holds its lock.
-fn attach(directory: &Path) -> Arc<Attachment> {
+fn join(directory: &Path) -> Arc<Member> {
     let mapping = ControlMapping::open(&crate::disk::Directory::open(directory).unwrap(), DEVICE, INODE).unwrap();
     // Under INIT: several children begin at once.
     let lock = LockFile::open(&crate::disk::Directory::open(directory).unwrap(), 0o600).unwrap();
     wait_until("INIT", || lock.try_lock(INIT_BYTE..INIT_BYTE + 1).unwrap());
-    let attachment = Attachment::claim(mapping, lock, "").unwrap().unwrap();
-    attachment.end_init().unwrap();
-    Arc::new(attachment)
+    let member = Member::acquire(mapping, lock, "").unwrap().unwrap();
+    member.end_init().unwrap();
+    Arc::new(member)
 }
 
 fn wait_until(what: &str, mut there: impl FnMut() -> bool) {

@@ -1,11 +1,11 @@
-//! The simulated disk as the engine wants to have it: directory, files and broker with a place for other things to happen
+//! The simulated disk as the engine wants to have it: directory, files and database handle with a place for other things to happen
 //! in before each operation and within each sync, and a disk that can be full.
 //!
 //! The log directory has a real path, since the engine maps `control` there; the files live in the simulation.
 
 use crate::disk::sim::{SimDatabase, SimDirectory, SimLogFile, SyncToken};
 use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
-use crate::handle::{Broker, Host, LockLevel};
+use crate::handle::{DatabaseHandle, Host, LockLevel};
 use crate::interleave::{split, step};
 use crate::log::format::{CONTROL_NAME, LOCK_NAME};
 use crate::sqlite::Code;
@@ -242,9 +242,9 @@ impl LogFile for File {
     }
 }
 
-/// The broker: locks are granted, but EXCLUSIVE to one process at a time.
+/// The database handle: locks are granted, but EXCLUSIVE to one process at a time.
 #[derive(Debug)]
-pub struct SimBroker {
+pub struct SimDatabaseHandle {
     pub inner: SimDatabase,
     pub medium: Medium,
     pub exclusive: Option<Exclusive>,
@@ -257,13 +257,13 @@ pub struct Exclusive {
     pub process: u64,
 }
 
-impl Drop for SimBroker {
+impl Drop for SimDatabaseHandle {
     fn drop(&mut self) {
         let _freed = self.unlock(LockLevel::None);
     }
 }
 
-impl Database for SimBroker {
+impl Database for SimDatabaseHandle {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.inner.read_at(buffer, offset)
     }
@@ -299,7 +299,7 @@ impl Database for SimBroker {
     }
 }
 
-impl Broker for SimBroker {
+impl DatabaseHandle for SimDatabaseHandle {
     fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
         between();
         let Some(Exclusive { holder, process }) = &self.exclusive else { return Ok(()) };
@@ -330,11 +330,11 @@ impl Broker for SimBroker {
 pub struct SimHost;
 
 impl Host for SimHost {
-    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+    fn open_database_handle(&self, _path: &Path) -> Result<Box<dyn DatabaseHandle>, Code> {
         Err(Code::CANTOPEN)
     }
 
-    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+    fn recover_stock_files(&self, _path: &Path) -> Result<(), Code> {
         Err(Code::ERROR)
     }
 

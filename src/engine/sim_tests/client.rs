@@ -357,7 +357,7 @@ impl Client {
     fn prepare(&mut self, scene: &Scene, commit: Commit) {
         let (free, is_active) = (scene.free(), scene.engine.is_active());
         let would_flush = scene.engine.marks.too_much_undurable() && !free.can_flush();
-        if would_flush || !(free.append && free.creating && free.frames && (is_active || free.broker)) {
+        if would_flush || !(free.append && free.creating && free.frames && (is_active || free.database_handle)) {
             self.phase = Phase::Staged(commit);
             return;
         }

@@ -9,9 +9,9 @@ use super::client::{Client, Phase};
 use super::scene::{Habits, IDLE_ONLY, Scene};
 use super::world::{NAME, World};
 use crate::disk::Database;
-use crate::engine::{Claimed, Engine, Settings};
+use crate::engine::{ClaimedDatabase, Engine, Settings};
 use crate::handle::{Context, Registry};
-use crate::shared::{Attachment, ControlMapping, LockFile};
+use crate::shared::{ControlMapping, LockFile, Member};
 use crate::view::View;
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -68,7 +68,7 @@ impl Life {
         let Some(engine) = start(&mut world) else { return Err(Box::new(world)) };
         let life = Rc::new(Life { scene: Scene::new(world, engine, habits), clients: RefCell::new(Vec::new()) });
         for _ in 0..clients {
-            let me = life.engine.join().unwrap();
+            let me = life.engine.add_connection().unwrap();
             let lane_bytes = life.habits.lane_pages * life.engine.page_bytes as usize;
             let client = Client {
                 me,
@@ -195,7 +195,7 @@ impl Life {
     fn close(self: &Rc<Life>) {
         self.was_full.set(false);
         for client in self.clients.borrow_mut().iter_mut().filter_map(Option::take) {
-            self.engine.leave(client.me);
+            self.engine.remove_connection(client.me);
         }
         let result = self.engine.retire();
         self.say(format!("close: {result:?}"));
@@ -214,9 +214,9 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     world.take_lock().ok()?;
     let path = world.real.join(NAME);
     let dir = world.directory();
-    let mut broker = world.broker();
+    let mut database_handle = world.database_handle();
     let mut header = [0; 100];
-    let database_bytes = broker.read_at(&mut header, 0).and_then(|_| broker.bytes()).ok()?;
+    let database_bytes = database_handle.read_at(&mut header, 0).and_then(|_| database_handle.bytes()).ok()?;
     let context = Context {
         host: Box::new(SimHost),
         disk: Arc::new(world.disk.clone()),
@@ -226,12 +226,12 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     std::fs::create_dir_all(&dir.path).unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(&dir.path).unwrap(), 0o644).unwrap();
     let mapping = ControlMapping::anonymous().unwrap();
-    let me = mapping.control().attach(0, 1, "simulated").unwrap();
-    let claimed = Claimed {
-        attachment: Attachment::new(mapping, lock, me),
+    let me = mapping.control().acquire_process_slot(0, 1, "simulated").unwrap();
+    let claimed = ClaimedDatabase {
+        member: Member::new(mapping, lock, me),
         path,
         dir: Arc::new(dir),
-        broker: Box::new(broker),
+        database_handle: Box::new(database_handle),
         header,
         page_bytes: world.page_bytes,
         database_bytes,

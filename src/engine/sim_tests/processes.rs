@@ -2,7 +2,7 @@
 //! promised holds.
 //!
 //! Each process is a real one as far as the engine can tell: a mapping of its own of the same `control`, byte locks of its
-//! own in the same `lock`, handles of its own on the simulated disk; it claims or attaches, commits, reads, leads,
+//! own in the same `lock`, handles of its own on the simulated disk; it claims or joins, commits, reads, leads,
 //! checkpoints and leaves by the code that users run. Their threads run one at a time ([`turns`]); at each operation of the
 //! disk, each fault point, each wait and each step on a shared word another one may go on, a process may be killed (its
 //! locks are free, its words stay), or the power may go.
@@ -53,7 +53,7 @@ const WORLDS: &[Conditions] = &[
 pub struct Run {
     pub turns: Arc<Turns>,
     pub world: Arc<Mutex<World>>,
-    /// Whose broker holds EXCLUSIVE.
+    /// Whose database handle holds EXCLUSIVE.
     pub exclusive: Arc<Mutex<Option<u64>>>,
     processes: Mutex<Vec<Arc<Process>>>,
     exits: Mutex<Vec<u64>>,

@@ -58,13 +58,14 @@ pub struct Free {
     pub leader: bool,
     pub creating: bool,
     pub checkpoint: bool,
-    pub broker: bool,
+    pub database_handle: bool,
     pub frames: bool,
 }
 
 impl Free {
     /// Whoever has one goes on.
-    const ALL: Free = Free { append: true, leader: true, creating: true, checkpoint: true, broker: true, frames: true };
+    const ALL: Free =
+        Free { append: true, leader: true, creating: true, checkpoint: true, database_handle: true, frames: true };
 
     pub fn can_flush(self) -> bool {
         // A certificate may need the next slot.
@@ -76,7 +77,7 @@ impl Free {
     }
 
     fn can_checkpoint(self) -> bool {
-        self.can_flush() && self.checkpoint && self.broker
+        self.can_flush() && self.checkpoint && self.database_handle
     }
 }
 
@@ -141,7 +142,7 @@ impl Scene {
             leader: leader.is_none(),
             creating: control.create().holder().is_none(),
             checkpoint: checkpoint.is_none(),
-            broker: engine.broker.try_lock().is_some(),
+            database_handle: engine.database_handle.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
         }
     }
@@ -205,7 +206,7 @@ impl Scene {
         let explained = world.disk.plan().fired() > 0
             || (self.was_full.get() && error.code() == Code::FULL && !self.engine.is_poisoned())
             // Another process has had it for long.
-            || (self.waits && matches!(error, EngineError::Held { .. } | EngineError::InitHeld { .. }));
+            || (self.waits && matches!(error, EngineError::LockHeld { .. } | EngineError::InitHeld { .. }));
         if !explained {
             world.violate(format!("an error out of nowhere: {error} ({:?})", error.code()));
         }

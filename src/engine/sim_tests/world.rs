@@ -1,6 +1,6 @@
 //! The disk, the history that the checks compare with, and the dice.
 
-use super::adapters::{Directory, Medium, SimBroker};
+use super::adapters::{Directory, Medium, SimDatabaseHandle};
 use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
 use crate::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{LogDirectory, OpenHow};
@@ -246,8 +246,8 @@ impl World {
         self.disk.database(&sim_path())
     }
 
-    pub fn broker(&self) -> SimBroker {
-        SimBroker { inner: self.database(), medium: self.medium.clone(), exclusive: None }
+    pub fn database_handle(&self) -> SimDatabaseHandle {
+        SimDatabaseHandle { inner: self.database(), medium: self.medium.clone(), exclusive: None }
     }
 
     pub fn directory(&self) -> Directory {
@@ -420,12 +420,13 @@ impl World {
     }
 
     fn open_once(&mut self) -> Result<(), String> {
-        let mut broker = self.broker();
+        let mut database_handle = self.database_handle();
         let directory = self.directory();
-        let opened = open_database(&directory, &mut broker, OpenFacts::default()).map_err(|error| match error {
-            LogError::Full { .. } => format!("full: {error}"),
-            error => error.to_string(),
-        })?;
+        let opened =
+            open_database(&directory, &mut database_handle, OpenFacts::default()).map_err(|error| match error {
+                LogError::Full { .. } => format!("full: {error}"),
+                error => error.to_string(),
+            })?;
         for done in &opened.done {
             self.say(format!("{done:?}"));
         }
@@ -433,7 +434,7 @@ impl World {
             Next::Ready => Ok(()),
             // A log without a whole commit is moved away, and the lock with it: nothing in it may have been promised.
             Next::ClaimAgain if self.must() == 0 => {
-                drop(broker);
+                drop(database_handle);
                 self.take_lock().map_err(|error| format!("lock: {error}"))?;
                 self.open_once()
             }

@@ -21,7 +21,7 @@ use crate::failure::{Done, Failure};
 use crate::openers::Openers;
 use crate::owner;
 use crate::text::{self, say};
-use pwal::internal::shared::{Attached, Observed, OnStockWal};
+use pwal::internal::shared::{Observed, OnStockWal, ProcessInfo};
 use report::{Report, Verdict};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,8 +76,8 @@ struct Scene {
     unreadable: Option<io::Error>,
     /// Whether a live engine owns it.
     owned: bool,
-    /// The control block of a live engine, and who is attached.
-    control: io::Result<Option<(Observed, Vec<Attached>)>>,
+    /// The control block of a live engine, and who is joined.
+    control: io::Result<Option<(Observed, Vec<ProcessInfo>)>>,
     openers: Openers,
     /// Whether connections of pwal work as stock SQLite does.
     stock_wal: OnStockWal,
@@ -96,14 +96,14 @@ impl Scene {
         };
         // What cannot be looked at here is told by the permissions.
         let owned = owner::is_owned(&database).unwrap_or(false);
-        let control = if owned { owner::attached(&database) } else { Ok(None) };
+        let control = if owned { owner::processes(&database) } else { Ok(None) };
         let openers = Openers::of(&database);
         let stock_wal = owner::stock_wal(&database).unwrap_or(OnStockWal::No);
         Ok(Scene { named: path.to_path_buf(), database, unreadable, owned, control, openers, stock_wal })
     }
 
-    /// The attached processes, as far as they can be known.
-    fn attached(&self) -> &[Attached] {
+    /// The joined processes, as far as they can be known.
+    fn process_infos(&self) -> &[ProcessInfo] {
         self.control.as_ref().ok().and_then(Option::as_ref).map_or(&[], |(_, attached)| attached)
     }
 }

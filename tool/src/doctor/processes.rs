@@ -6,7 +6,7 @@ use crate::openers::{Opener, Way};
 use crate::reader::OldestReader;
 use crate::text;
 use pwal::internal::log::stamp::StampState;
-use pwal::internal::shared::{Attached, ControlView, OnStockWal, PROCESS_SLOTS, now_us};
+use pwal::internal::shared::{ControlView, OnStockWal, PROCESS_SLOTS, ProcessInfo, now_us};
 use std::time::Duration;
 
 const PROCESSES: &str = "processes";
@@ -26,7 +26,7 @@ pub fn check(scene: &Scene, report: &mut Report) {
 }
 
 fn check_attached(scene: &Scene, report: &mut Report) {
-    let attached = scene.attached();
+    let attached = scene.process_infos();
     if !scene.owned {
         return report.ok(PROCESSES, "none has it open through pwal");
     }
@@ -58,15 +58,15 @@ fn check_attached(scene: &Scene, report: &mut Report) {
     }
 }
 
-fn name(process: &Attached) -> String {
+fn name(process: &ProcessInfo) -> String {
     format!("{} ({})", process.pid, process.command)
 }
 
-fn check_one(scene: &Scene, process: &Attached, now_us: u64, reader: Option<&OldestReader>, report: &mut Report) {
+fn check_one(scene: &Scene, process: &ProcessInfo, now_us: u64, reader: Option<&OldestReader>, report: &mut Report) {
     let since = |since_us: u64| Duration::from_micros(now_us.saturating_sub(since_us));
     let named = name(process);
     let stopped = scene.openers.is_stopped(process.pid);
-    if stopped && process.holding.iter().any(|word| *word != "GUARD") {
+    if stopped && process.holding.iter().any(|word| *word != "EXCL") {
         let found = format!("{named} is stopped and holds {}: nobody can go on", process.holding.join(", "));
         report.problem(PROCESSES, found, format!("kill -CONT {0}, or kill {0}", process.pid));
     } else if stopped {
@@ -81,7 +81,7 @@ fn check_one(scene: &Scene, process: &Attached, now_us: u64, reader: Option<&Old
         report.warn(PROCESSES, found, "end the transaction, or the statement that was not stepped to its end");
     }
     if let Some(since_us) = process.waiting_since_us.filter(|since_us| since(*since_us) >= WAITS_LONG) {
-        let holder = scene.attached().iter().find(|process| process.holding.contains(&"WRITE"));
+        let holder = scene.process_infos().iter().find(|process| process.holding.contains(&"WRITE"));
         let holder = holder.map_or_else(|| "somebody".to_owned(), name);
         let found = format!("{named} waits to write since {}; {holder} writes", text::duration(since(since_us)));
         report.warn(PROCESSES, found, "keep write transactions short: nothing else inside BEGIN IMMEDIATE and COMMIT");
@@ -112,7 +112,7 @@ fn check_others(scene: &Scene, report: &mut Report) {
         let advice = "close what is not on pwal, and then these, or restart them: the next open is on pwal again";
         report.warn(OTHERS, found, advice);
     }
-    for opener in scene.openers.not_among(scene.attached()).filter(|opener| opener.way != Way::Pwal) {
+    for opener in scene.openers.not_among(scene.process_infos()).filter(|opener| opener.way != Way::Pwal) {
         check_other(scene, opener, rollback, report);
     }
     if scene.openers.hidden > 0 {

@@ -26,7 +26,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     let row = text.lines().skip_while(|line| !line.starts_with("attached ")).nth(1).expect("a row");
     let pid = holder.pid().to_string();
     assert!(row.trim_start().starts_with(&pid) && row.contains(" commands-"), "{text}");
-    // Named once: who is attached is not one more process that has the file open.
+    // Named once: who is joined is not one more process that has the file open.
     assert_eq!(text.matches(&pid).count(), 1, "{text}");
     let json = json_of(&path);
     assert_eq!((&json["open_through_pwal"], &json["marks"]["published"]), (&json!(true), &json!(FEW + 1)));
@@ -184,9 +184,9 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     control.set_state(State::Ready);
     let lock = LockFile::open(&directory, 0o600).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).expect("locks"));
-    let writer = control.attach(0, 4_000_001, "gunicorn app").expect("a slot");
-    let waiter = control.attach(1, 4_000_002, "python3 worker.py").expect("a slot");
-    let killed = control.attach(7, 4_000_003, "sqlite3").expect("a slot");
+    let writer = control.acquire_process_slot(0, 4_000_001, "gunicorn app").expect("a slot");
+    let waiter = control.acquire_process_slot(1, 4_000_002, "python3 worker.py").expect("a slot");
+    let killed = control.acquire_process_slot(7, 4_000_003, "sqlite3").expect("a slot");
     assert!(control.write().try_acquire(writer, false) && control.leader().try_acquire(waiter, false));
     control.set_process_waiting(waiter, now_us() - 200_000_000);
     for (owner, sequence) in [(waiter, 8), (waiter, 5), (killed, 3)] {
@@ -257,14 +257,14 @@ fn real_processes_that_read_write_and_wait_are_told_from_outside_and_from_inside
         let [idle, reader, writer, waiter] = [&idle, &reader, &writer, &waiter].map(|role| of(status, role));
         assert!([&idle, &reader, &writer, &waiter].iter().all(|process| process["alive"] == true), "{status:#}");
         let holds = |process: &Value, word| process["holding"].as_array().expect("a list").contains(&json!(word));
-        assert!(holds(&idle, "GUARD") && holds(&writer, "WRITE"), "{status:#}");
+        assert!(holds(&idle, "EXCL") && holds(&writer, "WRITE"), "{status:#}");
         assert!(![&idle, &reader, &waiter].iter().any(|process| holds(process, "WRITE")), "{status:#}");
         assert_eq!((&reader["oldest_snapshot"], &reader["transactions"]), (&json!(2), &json!(1)), "{status:#}");
         assert_eq!((&idle["transactions"], &waiter["transactions"]), (&json!(0), &json!(0)), "{status:#}");
         assert!(waiter["waiting_for_us"].is_u64() && writer["waiting_for_us"].is_null(), "{status:#}");
     };
     check(&json_of(&path), 4);
-    // From inside, by a process that attaches for it.
+    // From inside, by a process that joins for it.
     let connection = open_wal(&path);
     run(&connection, "SELECT * FROM t");
     let status = || {

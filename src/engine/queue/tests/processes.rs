@@ -49,8 +49,8 @@ fn plays_its_role_in_a_child_process() {
     if !role(CHILD) {
         return;
     }
-    let attachment = attach(Path::new(&setting("PWAL_QUEUE_DIRECTORY")));
-    let mut queue = WriteQueue::new(Arc::clone(&attachment));
+    let member = join(Path::new(&setting("PWAL_QUEUE_DIRECTORY")));
+    let mut queue = WriteQueue::new(Arc::clone(&member));
     match setting("PWAL_QUEUE_PART").as_str() {
         "writes" => {
             let load = Load {
@@ -68,7 +68,7 @@ fn plays_its_role_in_a_child_process() {
             }
             report("ready");
             command();
-            report(&load.run(&attachment, &queue).to_line());
+            report(&load.run(&member, &queue).to_line());
         }
         "owns" => {
             write(&queue, 1, LONG);
@@ -152,10 +152,10 @@ impl Load {
         start("writes", directory, &settings)
     }
 
-    fn run(&self, attachment: &Attachment, queue: &WriteQueue) -> Done {
+    fn run(&self, member: &Member, queue: &WriteQueue) -> Done {
         let before = usage();
-        let control = attachment.control();
-        let me = u64::from(attachment.me().slot) << 32;
+        let control = member.control();
+        let me = u64::from(member.me().slot) << 32;
         let (fewest, longest_us, writes) = (AtomicU64::new(u64::MAX), AtomicU64::new(0), AtomicU64::new(0));
         let end = now_us() + self.for_us;
         std::thread::scope(|threads| {

@@ -74,7 +74,7 @@ impl Scenery {
             pages_of_commit: 100,
         };
         drop(world);
-        let me = engine.join().expect("a seat");
+        let me = engine.add_connection().expect("a seat");
         let view = View::new(engine.page_bytes, 100 * engine.page_bytes as usize);
         let client = Client { me, view, seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
         let scene = Scene {
@@ -106,7 +106,7 @@ impl Scenery {
     /// What the next one finds who opens the database, after all have gone.
     pub fn recovered(&self, parties: Vec<Party>) -> Contents {
         for Party { scene, client } in parties {
-            scene.engine.leave(client.me);
+            scene.engine.remove_connection(client.me);
             scene.engine.close(false).expect("a poisoned log stays as it is");
         }
         let engine = open(&self.world, &self.holder, u64::MAX - 9).expect("opened").expect("an engine");
@@ -119,7 +119,7 @@ impl Scenery {
 impl Party {
     /// As by a kill: its locks are free, its words stay.
     pub fn is_killed(&self, scenery: &Scenery) {
-        self.engine().marks.attachment().lock().close();
+        self.engine().marks.member().lock().close();
         *scenery.holder.lock() = None;
     }
 

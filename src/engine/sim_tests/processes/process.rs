@@ -1,7 +1,7 @@
-//! One simulated process: it claims the database or attaches to it as a real one does, works with one or two threads, and
+//! One simulated process: it claims the database or joins to it as a real one does, works with one or two threads, and
 //! leaves, or exits in the middle.
 
-use super::super::adapters::{Directory, Exclusive, Medium, SimBroker};
+use super::super::adapters::{Directory, Exclusive, Medium, SimDatabaseHandle};
 use super::super::client::{Client, Phase};
 use super::super::scene::{Habits, Scene};
 use super::super::world::{NAME, World, sim_path};
@@ -9,7 +9,7 @@ use super::Run;
 use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, LogDirectory};
 use crate::engine::{Connection, Engine, Settings};
-use crate::handle::{Broker, Context, Host, OpenFacts, Registry, open_engine};
+use crate::handle::{Context, DatabaseHandle, Host, OpenFacts, Registry, open_engine};
 use crate::interleave;
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -76,13 +76,17 @@ struct ProcessHost {
 }
 
 impl Host for ProcessHost {
-    fn open_broker(&self, _path: &Path) -> Result<Box<dyn Broker>, Code> {
+    fn open_database_handle(&self, _path: &Path) -> Result<Box<dyn DatabaseHandle>, Code> {
         interleave::step("opening a broker");
         let exclusive = Some(self.exclusive.clone());
-        Ok(Box::new(SimBroker { inner: self.disk.database(&sim_path()), medium: self.medium.clone(), exclusive }))
+        Ok(Box::new(SimDatabaseHandle {
+            inner: self.disk.database(&sim_path()),
+            medium: self.medium.clone(),
+            exclusive,
+        }))
     }
 
-    fn settle_leftovers(&self, _path: &Path) -> Result<(), Code> {
+    fn recover_stock_files(&self, _path: &Path) -> Result<(), Code> {
         Err(Code::ERROR)
     }
 
@@ -166,7 +170,8 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
 
 pub fn live(run: &Arc<Run>, process: &Arc<Process>, character: Character) {
     let Some(engine) = start(run, process) else { return };
-    let seats = |count: u64| -> Vec<Connection> { (0..count).map(|_| engine.join().expect("a seat")).collect() };
+    let seats =
+        |count: u64| -> Vec<Connection> { (0..count).map(|_| engine.add_connection().expect("a seat")).collect() };
     let first = seats(character.connections);
     if character.threads > 1 {
         let second = seats(character.connections);
@@ -216,7 +221,7 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
     let mut is_last = false;
     for mut client in clients {
         client.finish(&scene);
-        is_last |= engine.leave(client.me);
+        is_last |= engine.remove_connection(client.me);
     }
     scene.catch_up();
     if is_last && !scene.is_over() {

@@ -9,7 +9,7 @@ use crate::shared::Owner;
 use std::time::{Duration, Instant};
 
 fn me(party: &Party) -> Owner {
-    party.engine().marks.attachment().me()
+    party.engine().marks.member().me()
 }
 
 /// As by a process that finds that `from` makes no progress.

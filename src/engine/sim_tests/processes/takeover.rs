@@ -38,7 +38,7 @@ fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
 }
 
 fn me(party: &Party) -> Owner {
-    party.engine().marks.attachment().me()
+    party.engine().marks.member().me()
 }
 
 /// The power goes: what the last commit, `acknowledged`, left is there.

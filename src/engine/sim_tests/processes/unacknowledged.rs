@@ -1,4 +1,4 @@
-//! R5 for a commit that is published and cannot be made durable, with another process attached: it is tried again as long as
+//! R5 for a commit that is published and cannot be made durable, with another process joined: it is tried again as long as
 //! nothing has failed on the medium, and then everybody is poisoned. No COMMIT is answered with a plain error and comes back
 //! later, made durable by somebody else's flush.
 

@@ -83,9 +83,9 @@ fn the_words_of_a_live_engine_are_read() {
     doctor(&scratch, &path).says("processes", "note", &["not attached"]).only(&[]);
 
     let ago = |seconds: u64| now_us() - seconds * 1_000_000;
-    let writer = control.attach(0, 4_000_001, "writer").expect("a slot");
-    let waiter = control.attach(1, 4_000_002, "waiter").expect("a slot");
-    let killed = control.attach(2, 4_000_003, "killed").expect("a slot");
+    let writer = control.acquire_process_slot(0, 4_000_001, "writer").expect("a slot");
+    let waiter = control.acquire_process_slot(1, 4_000_002, "waiter").expect("a slot");
+    let killed = control.acquire_process_slot(2, 4_000_003, "killed").expect("a slot");
     doctor(&scratch, &path)
         .says("processes", "ok", &["2 are attached", "4000001 (writer)", "4000002 (waiter)"])
         .says("processes", "note", &["4000003 (killed) was killed"])
@@ -117,7 +117,7 @@ fn a_stopped_process_is_told_and_worse_if_it_holds_what_others_need() {
     let (_lock, control) = by_hand(&path, 1);
     let process = Open::new(&path);
     let control: &ControlBlock = control.control();
-    let me = control.attach(0, process.pid(), "sleeper").expect("a slot");
+    let me = control.acquire_process_slot(0, process.pid(), "sleeper").expect("a slot");
     let pid = process.pid().to_string();
     process.signal(libc::SIGSTOP);
     let stopped = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "));
@@ -135,7 +135,7 @@ fn a_control_of_another_version_or_file_is_told() {
     let scratch = Scratch::new();
     let path = closed(&scratch, "app.db");
     let (lock, control) = by_hand(&path, 1);
-    assert!(control.control().attach(0, 4_000_001, "it").is_some());
+    assert!(control.control().acquire_process_slot(0, 4_000_001, "it").is_some());
     control.control().set_identity(&Identity { inode: 1, ..identity(&path) });
     doctor(&scratch, &path).says("control", "problem", &["another file"]).only(&["control"]);
     let file = File::options().write(true).open(log_of(&path).join(CONTROL_NAME)).expect("open");

@@ -201,7 +201,7 @@ fn processes_are_killed_at_random_moments() {
     let directory = Directory::new();
     let end = Arc::new(std::sync::atomic::AtomicBool::new(false));
     // One that stays: the longest that it waits is the longest that a death took.
-    let stays = directory.attach();
+    let stays = directory.join();
     let queue = WriteQueue::new(Arc::clone(&stays));
     let longest = std::thread::scope(|threads| {
         let watch = threads.spawn(|| {

@@ -140,7 +140,7 @@ fn all_together(loads: &[Load]) -> Vec<Done> {
     let control = control.control();
     let all: u64 = done.iter().map(|done| done.writes).sum();
     assert_eq!(control.setting(COUNT), all, "two were inside at once");
-    assert_eq!(control.write().look(), Held::FREE);
+    assert_eq!(control.write().look(), OwnerState::FREE);
     done
 }
 

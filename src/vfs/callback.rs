@@ -6,8 +6,8 @@ use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs the body of a callback that answers a result code; a panic answers `on_panic`.
-pub(super) fn guard(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) -> c_int {
-    let result = guard_value(Err(on_panic), || {
+pub(super) fn callback(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) -> c_int {
+    let result = callback_value(Err(on_panic), || {
         handle::entered();
         body()
     });
@@ -19,7 +19,7 @@ pub(super) fn guard(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) -> 
 
 /// Runs the body of a callback that answers something else; a panic answers `on_panic`.
 /// Does not call [`handle::entered`].
-pub(super) fn guard_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
+pub(super) fn callback_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
     let _inside = crate::shared::inside();
     // What a panic leaves half done is behind `Handle`, and ended there.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
@@ -38,10 +38,10 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_the_error_code_and_never_ok() {
-        assert_eq!(guard(Code::IOERR_READ, || panic!("on purpose")), Code::IOERR_READ.number());
-        assert_eq!(guard(Code::IOERR_READ, || Err(Code::FULL)), 13);
-        assert_eq!(guard(Code::IOERR_READ, || Ok(())), 0);
-        assert_eq!(guard_value(7, || panic!("on purpose")), 7);
+        assert_eq!(callback(Code::IOERR_READ, || panic!("on purpose")), Code::IOERR_READ.number());
+        assert_eq!(callback(Code::IOERR_READ, || Err(Code::FULL)), 13);
+        assert_eq!(callback(Code::IOERR_READ, || Ok(())), 0);
+        assert_eq!(callback_value(7, || panic!("on purpose")), 7);
     }
 
     #[test]
@@ -52,7 +52,7 @@ mod tests {
                 panic!("dropped");
             }
         }
-        let code = guard(Code::IOERR, || std::panic::panic_any(Bomb));
+        let code = callback(Code::IOERR, || std::panic::panic_any(Bomb));
         assert_eq!(code, Code::IOERR.number());
     }
 }

@@ -1,12 +1,12 @@
 //! A database that other processes have open: a place in their words. And whether a database can be shared at all.
 
 use super::claim::{Refused, say};
-use super::{Broker, Inner};
+use super::{DatabaseHandle, Inner};
 use crate::disk::{LogDirectory, not_local};
-use crate::engine::{Attached, Engine, EngineError};
+use crate::engine::{Engine, EngineError, SharedDatabase};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
-    Attachment, BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, PROCESS_SLOTS, SharedError, command, living, names,
+    BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, Member, PROCESS_SLOTS, SharedError, command, living, names,
 };
 use crate::sqlite::Code;
 use std::io;
@@ -17,9 +17,9 @@ use std::sync::Arc;
 /// Reads of the header while a checkpoint may be writing it.
 const HEADER_READS: usize = 100;
 
-/// Under INIT, which `lock` holds, while others are attached: an engine beside theirs. INIT is let go of. No lock of
+/// Under INIT, which `lock` holds, while others are joined: an engine beside theirs. INIT is let go of. No lock of
 /// SQLite's is taken: somebody else's EXCLUSIVE keeps stock out, or the stamp does.
-pub(super) fn attach(
+pub(super) fn join(
     inner: &Arc<Inner>,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
@@ -39,8 +39,8 @@ pub(super) fn attach(
         );
         return Err(Refused::new(Code::IOERR_FSYNC, text));
     }
-    let mut broker = inner.context.host.open_broker(path)?;
-    if broker.read_only() {
+    let mut database_handle = inner.context.host.open_database_handle(path)?;
+    if database_handle.read_only() {
         let text = format!(
             "other processes have the database open through pwal ({}), and who only may read it cannot share it: allow this \
              user to write to it and to its log directory, or read a copy",
@@ -48,15 +48,16 @@ pub(super) fn attach(
         );
         return Err(Refused::new(Code::READONLY_RECOVERY, text));
     }
-    let page_bytes = page_bytes(path, broker.as_mut(), control.is_active().then(|| control.identity().log_id))?;
-    let claimed = Attachment::claim(mapping, lock, &command());
+    let page_bytes =
+        page_bytes(path, database_handle.as_mut(), control.is_active().then(|| control.identity().log_id))?;
+    let claimed = Member::acquire(mapping, lock, &command());
     let claimed = claimed.map_err(|source| EngineError::Lock { file: path.to_path_buf(), source })?;
-    let Some(attachment) = claimed else {
+    let Some(member) = claimed else {
         let text = format!("{PROCESS_SLOTS} processes have the database open ({}): pwal takes no more", names(&others));
         return Err(Refused::new(Code::BUSY, text));
     };
-    let attached = Attached { path: path.to_path_buf(), dir: Arc::clone(dir), attachment, broker, page_bytes };
-    let engine = Engine::attach(&inner.context, attached)?;
+    let joined = SharedDatabase { path: path.to_path_buf(), dir: Arc::clone(dir), member, database_handle, page_bytes };
+    let engine = Engine::join(&inner.context, joined)?;
     engine.end_init()?;
     Ok(engine)
 }
@@ -71,10 +72,10 @@ fn refused(error: SharedError) -> Refused {
 }
 
 /// The page size of a database that carries the stamp of this log, or, before activation, none.
-fn page_bytes(path: &Path, broker: &mut dyn Broker, log_id: Option<u64>) -> Result<u32, Refused> {
+fn page_bytes(path: &Path, database_handle: &mut dyn DatabaseHandle, log_id: Option<u64>) -> Result<u32, Refused> {
     let mut header = [0; DATABASE_HEADER_BYTES];
     for _ in 0..HEADER_READS {
-        broker.read_at(&mut header, 0).map_err(|error| EngineError::database("read", path, error))?;
+        database_handle.read_at(&mut header, 0).map_err(|error| EngineError::database("read", path, error))?;
         let fits = match (stamp::read(&header), log_id) {
             (StampState::Stamped(stamp), Some(log_id)) => stamp.log_id == log_id,
             // An activation that failed leaves a stamp, and the next one takes it away.

@@ -1,6 +1,6 @@
 //! What one process holds of the control block that all share: its process slot, and who else lives.
 //!
-//! A process lives as long as the kernel holds its ALIVE byte and nobody has attached to its slot since. Nothing else
+//! A process lives as long as the kernel holds its ALIVE byte and nobody has joined to its slot since. Nothing else
 //! is proof: not a pid, not a time.
 
 use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
@@ -20,7 +20,7 @@ fn alive_byte(slot: u16) -> Range<u64> {
     byte..byte + 1
 }
 
-/// The processes that live and are attached to `words`, but not the one that `lock` belongs to.
+/// The processes that live and are joined to `words`, but not the one that `lock` belongs to.
 #[must_use]
 pub fn living(control: &ControlView, lock: &LockFile) -> Vec<Process> {
     let lives = |process: &Process| lock.is_held_by_others(alive_byte(process.owner.slot)).unwrap_or(true);
@@ -44,17 +44,17 @@ pub fn names(processes: &[Process]) -> String {
 
 /// One process's place among those that share a database. Dropping it closes the lock file, and with it go its locks.
 #[derive(Debug)]
-pub struct Attachment {
+pub struct Member {
     mapping: ControlMapping,
     lock: LockFile,
     me: Owner,
 }
 
-impl Attachment {
+impl Member {
     /// The place in `control`, whose ALIVE byte `lock` holds.
     #[cfg(test)]
-    pub(crate) fn new(mapping: ControlMapping, lock: LockFile, me: Owner) -> Attachment {
-        Attachment { mapping, lock, me }
+    pub(crate) fn new(mapping: ControlMapping, lock: LockFile, me: Owner) -> Member {
+        Member { mapping, lock, me }
     }
 
     /// A place in `control`: the lowest process slot whose ALIVE byte is free; in words of one process alone the first,
@@ -63,7 +63,7 @@ impl Attachment {
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn claim(mapping: ControlMapping, lock: LockFile, command: &str) -> io::Result<Option<Attachment>> {
+    pub fn acquire(mapping: ControlMapping, lock: LockFile, command: &str) -> io::Result<Option<Member>> {
         let mut slot = None;
         if !mapping.is_shared() {
             slot = lock.try_lock(WHOLE_LOCK)?.then_some(0);
@@ -75,12 +75,12 @@ impl Attachment {
                 }
             }
         }
-        let me = slot.and_then(|slot| mapping.control().attach(slot, std::process::id(), command));
+        let me = slot.and_then(|slot| mapping.control().acquire_process_slot(slot, std::process::id(), command));
         Ok(me.map(|me| {
-            let attachment = Attachment { mapping, lock, me };
+            let member = Member { mapping, lock, me };
             crate::fault_point("attaching");
-            attachment.free_leftovers();
-            attachment
+            member.free_leftovers();
+            member
         }))
     }
 
@@ -95,7 +95,7 @@ impl Attachment {
             control.leader(),
             control.checkpoint(),
             control.create(),
-            control.guard(),
+            control.exclusive(),
         ] {
             if let Some(holder) = word.holder()
                 && holder.slot == self.me.slot
@@ -150,7 +150,7 @@ impl Attachment {
         self.mapping.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
     }
 
-    /// The other processes that are attached and live. Under INIT nobody comes.
+    /// The other processes that are joined and live. Under INIT nobody comes.
     #[must_use]
     pub fn others(&self) -> Vec<Process> {
         if self.mapping.is_shared() { living(self.control(), &self.lock) } else { Vec::new() }
@@ -175,7 +175,7 @@ impl Attachment {
 
     /// Leaves the process slot and closes the lock file: all its locks are free.
     pub fn leave(&self) {
-        self.control().detach(self.me);
+        self.control().release_process_slot(self.me);
         self.lock.close();
     }
 }

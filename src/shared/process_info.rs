@@ -1,4 +1,4 @@
-//! Who is attached to a database: the process slots, and what each process reads, waits for and holds, as plain values.
+//! Who is joined to a database: the process slots, and what each process reads, waits for and holds, as plain values.
 //!
 //! For people, from inside ([`ControlBlock`](super::ControlBlock)) and from outside ([`Observed`](super::Observed)): it takes no lock and
 //! stores nothing. The values are read one after the other, while all of them may change.
@@ -9,27 +9,27 @@ use super::process_slots::Process;
 use super::snapshots::Snapshot;
 use serde_json::{Value, json};
 
-/// The names of the owner locks, in the order of [`ControlView::holders`], and GUARD.
-const OWNER_LOCKS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "GUARD"];
+/// The names of the owner locks, in the order of [`ControlView::holders`], and EXCL.
+const OWNER_LOCKS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "EXCL"];
 
-/// One attached process.
+/// One joined process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attached {
+pub struct ProcessInfo {
     /// Its slot and incarnation.
     pub owner: Owner,
     /// Its process id in its own namespace. Never a proof of life.
     pub pid: u32,
     /// The beginning of its command, at most 32 bytes.
     pub command: String,
-    /// When it attached: microseconds, as [`now_us`](super::now_us).
-    pub attached_us: u64,
+    /// When it joined: microseconds, as [`now_us`](super::now_us).
+    pub joined_us: u64,
     /// Its registered snapshots: transactions that read.
     pub transactions: usize,
     /// The lowest of them.
     pub oldest_snapshot: Option<Snapshot>,
     /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](super::now_us).
     pub waiting_since_us: Option<u64>,
-    /// Which of WRITE, APPEND, LEADER, CKPT, CREATE and GUARD (SQLite's EXCLUSIVE on the database file) it owns, in this order.
+    /// Which of WRITE, APPEND, LEADER, CKPT, CREATE and EXCL (SQLite's EXCLUSIVE on the database file) it owns, in this order.
     pub holding: Vec<&'static str>,
     /// Whether it lives, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by whoever
     /// needs it, and its slot is given to the next process.
@@ -37,10 +37,10 @@ pub struct Attached {
 }
 
 impl ControlView {
-    /// The attached processes, in the order of their slots, the dead ones too. `alive` says whether the process of an
+    /// The joined processes, in the order of their slots, the dead ones too. `alive` says whether the process of an
     /// owner lives: it is this one, or its ALIVE byte is held ([`LockProbe::is_alive`](super::LockProbe::is_alive)).
-    pub fn attached(&self, mut alive: impl FnMut(Owner) -> bool) -> Vec<Attached> {
-        let mut all: Vec<Attached> = self.processes().map(|process| Attached::new(process, &mut alive)).collect();
+    pub fn process_infos(&self, mut alive: impl FnMut(Owner) -> bool) -> Vec<ProcessInfo> {
+        let mut all: Vec<ProcessInfo> = self.processes().map(|process| ProcessInfo::new(process, &mut alive)).collect();
         for snapshot in self.snapshots() {
             let Some(process) = all.iter_mut().find(|process| process.owner == snapshot.owner) else { continue };
             process.transactions += 1;
@@ -48,7 +48,7 @@ impl ControlView {
                 process.oldest_snapshot = Some(snapshot);
             }
         }
-        for (holder, name) in self.holders().into_iter().chain([self.guard_holder()]).zip(OWNER_LOCKS) {
+        for (holder, name) in self.holders().into_iter().chain([self.exclusive_holder()]).zip(OWNER_LOCKS) {
             let process = all.iter_mut().find(|process| Some(process.owner) == holder);
             process.into_iter().for_each(|process| process.holding.push(name));
         }
@@ -56,14 +56,14 @@ impl ControlView {
     }
 }
 
-impl Attached {
-    fn new(process: Process, mut alive: impl FnMut(Owner) -> bool) -> Attached {
-        let Process { owner, pid, attached_us, waiting_since_us, command } = process;
-        Attached {
+impl ProcessInfo {
+    fn new(process: Process, mut alive: impl FnMut(Owner) -> bool) -> ProcessInfo {
+        let Process { owner, pid, joined_us, waiting_since_us, command } = process;
+        ProcessInfo {
             owner,
             pid,
             command,
-            attached_us,
+            joined_us,
             transactions: 0,
             oldest_snapshot: None,
             waiting_since_us: (waiting_since_us != 0).then_some(waiting_since_us),
@@ -81,7 +81,7 @@ impl Attached {
             "pid": self.pid,
             "command": self.command,
             "alive": self.alive,
-            "attached_for_us": ago(self.attached_us),
+            "attached_for_us": ago(self.joined_us),
             "transactions": self.transactions,
             "oldest_snapshot": self.oldest_snapshot.map(|snapshot| snapshot.sequence),
             "oldest_snapshot_for_us": self.oldest_snapshot.map(|snapshot| ago(snapshot.since_us)),
@@ -96,17 +96,17 @@ mod tests {
     use super::*;
     use crate::shared::{ControlBlock, ControlMapping};
 
-    fn attach(control: &ControlBlock, slot: u16, pid: u32) -> Owner {
-        control.attach(slot, pid, "a program").unwrap()
+    fn join(control: &ControlBlock, slot: u16, pid: u32) -> Owner {
+        control.acquire_process_slot(slot, pid, "a program").unwrap()
     }
 
     #[test]
     fn each_process_has_what_is_its_own() {
         let mapping = ControlMapping::anonymous().unwrap();
         let control = mapping.control();
-        assert_eq!(control.attached(|_| true), []);
-        let one = attach(control, 0, 70);
-        let other = attach(control, 3, 80);
+        assert_eq!(control.process_infos(|_| true), []);
+        let one = join(control, 0, 70);
+        let other = join(control, 3, 80);
         for (owner, sequence, now) in [(one, 9, 5), (one, 4, 7), (one, 6, 8), (other, 5, 6)] {
             let slot = control.claim_snapshot_slot(owner).unwrap();
             assert!(control.take_snapshot(slot, sequence, now));
@@ -115,15 +115,15 @@ mod tests {
         assert!(idle.is_some());
         assert!(control.write().try_acquire(other, false) && control.checkpoint().try_acquire(other, false));
         assert!(control.leader().try_acquire(one, false));
-        assert!(control.guard().try_acquire(one, false));
+        assert!(control.exclusive().try_acquire(one, false));
         control.set_process_waiting(one, 11);
 
-        let seen = control.attached(|owner| owner == one);
+        let seen = control.process_infos(|owner| owner == one);
         assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].owner, seen[0].pid, seen[0].alive), (one, 70, true));
         let oldest = seen[0].oldest_snapshot.unwrap();
         assert_eq!((seen[0].transactions, oldest.sequence, oldest.since_us), (3, 4, 7));
-        assert_eq!((seen[0].waiting_since_us, &seen[0].holding[..]), (Some(11), &["LEADER", "GUARD"][..]));
+        assert_eq!((seen[0].waiting_since_us, &seen[0].holding[..]), (Some(11), &["LEADER", "EXCL"][..]));
         assert_eq!((seen[1].owner, seen[1].pid, seen[1].alive), (other, 80, false));
         assert_eq!((seen[1].transactions, seen[1].oldest_snapshot.unwrap().sequence), (1, 5));
         assert_eq!((seen[1].waiting_since_us, &seen[1].holding[..]), (None, &["WRITE", "CKPT"][..]));
@@ -131,7 +131,7 @@ mod tests {
         let json = seen[0].to_json(1_000_000);
         assert_eq!((&json["pid"], &json["command"], &json["alive"]), (&json!(70), &json!("a program"), &json!(true)));
         assert_eq!((&json["oldest_snapshot"], &json["oldest_snapshot_for_us"]), (&json!(4), &json!(999_993)));
-        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER", "GUARD"])));
+        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER", "EXCL"])));
         assert_eq!(seen[1].to_json(0)["waiting_for_us"], Value::Null);
         assert_eq!(seen[1].to_json(0)["attached_for_us"], json!(0), "a clock behind the writer's");
     }
@@ -140,11 +140,11 @@ mod tests {
     fn what_a_predecessor_left_is_not_its_successors() {
         let mapping = ControlMapping::anonymous().unwrap();
         let control = mapping.control();
-        let dead = attach(control, 2, 70);
+        let dead = join(control, 2, 70);
         let slot = control.claim_snapshot_slot(dead).unwrap();
         assert!(control.take_snapshot(slot, 3, 1) && control.write().try_acquire(dead, false));
-        let next = attach(control, 2, 71);
-        let seen = control.attached(|_| true);
+        let next = join(control, 2, 71);
+        let seen = control.process_infos(|_| true);
         assert_eq!((seen.len(), seen[0].owner, seen[0].pid), (1, next, 71));
         assert_eq!((seen[0].transactions, seen[0].oldest_snapshot, seen[0].holding.len()), (0, None, 0));
     }

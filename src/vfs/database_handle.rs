@@ -1,14 +1,14 @@
 //! The engine's own handle on a database file, and what else the handles of a registration get
 //! from SQLite.
 //!
-//! The broker's name is made by `sqlite3_create_filename` and freed after its file is closed: the
+//! The database handle's name is made by `sqlite3_create_filename` and freed after its file is closed: the
 //! unix VFS keeps the pointer (`unixFile.zPath`). It is closed by the base VFS only, so that POSIX
 //! locks of the other handles on the file live on.
 
 use super::base::{BaseVfs, RawBase};
 use super::messages;
 use crate::disk::Database;
-use crate::handle::{BaseFile, Broker, Host, LockLevel};
+use crate::handle::{BaseFile, DatabaseHandle, Host, LockLevel};
 use crate::sqlite::ffi::{self, Connection, RawFile};
 use crate::sqlite::{Api, Code};
 use std::cell::Cell;
@@ -17,9 +17,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A broker of SQLite's base VFS.
+/// A database handle of SQLite's base VFS.
 #[derive(Debug)]
-pub(super) struct SqliteBroker {
+pub(super) struct SqliteDatabaseHandle {
     base: RawBase,
     read_only: bool,
     /// What `base` points to and `name`: dropped after `drop` has closed the file.
@@ -62,8 +62,8 @@ impl Name {
     }
 }
 
-impl SqliteBroker {
-    fn open(api: Api, vfs: BaseVfs, path: &Path) -> Result<SqliteBroker, Code> {
+impl SqliteDatabaseHandle {
+    fn open(api: Api, vfs: BaseVfs, path: &Path) -> Result<SqliteDatabaseHandle, Code> {
         let name = Name::new(api, path)?;
         // In words of 8 bytes, for the alignment.
         let mut memory = vec![0_u64; vfs.file_bytes().max(size_of::<RawFile>()).div_ceil(8)].into_boxed_slice();
@@ -84,17 +84,17 @@ impl SqliteBroker {
             base.ok_or(Code::CANTOPEN)?
         };
         let read_only = opened_with & ffi::OPEN_READONLY != 0;
-        Ok(SqliteBroker { base, read_only, _memory: memory, _name: name })
+        Ok(SqliteDatabaseHandle { base, read_only, _memory: memory, _name: name })
     }
 }
 
-impl Drop for SqliteBroker {
+impl Drop for SqliteDatabaseHandle {
     fn drop(&mut self) {
         let _ = self.base.close();
     }
 }
 
-impl Database for SqliteBroker {
+impl Database for SqliteDatabaseHandle {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.base.read(buffer, offset) {
             Ok(()) => Ok(buffer.len()),
@@ -129,7 +129,7 @@ impl Database for SqliteBroker {
     }
 }
 
-impl Broker for SqliteBroker {
+impl DatabaseHandle for SqliteDatabaseHandle {
     fn lock(&mut self, level: LockLevel) -> Result<(), Code> {
         self.base.lock(level)
     }
@@ -234,11 +234,11 @@ impl PrivateConnection<'_> {
 }
 
 impl Host for SqliteHost {
-    fn open_broker(&self, path: &Path) -> Result<Box<dyn Broker>, Code> {
-        Ok(Box::new(SqliteBroker::open(self.api, self.base, path)?))
+    fn open_database_handle(&self, path: &Path) -> Result<Box<dyn DatabaseHandle>, Code> {
+        Ok(Box::new(SqliteDatabaseHandle::open(self.api, self.base, path)?))
     }
 
-    fn settle_leftovers(&self, path: &Path) -> Result<(), Code> {
+    fn recover_stock_files(&self, path: &Path) -> Result<(), Code> {
         let stock = PrivateConnection::open(&self.api, &self.base_name, path)?;
         // Without a read first the checkpoint does nothing and says OK.
         let settled = stock.execute(c"SELECT 1 FROM sqlite_master").and_then(|()| stock.checkpoint_truncate());
@@ -288,35 +288,35 @@ mod tests {
     #[test]
     fn reads_writes_cuts_and_grows() {
         let (_directory, path) = database();
-        let mut broker = host().open_broker(&path).unwrap();
-        assert!(!broker.read_only());
-        let bytes = broker.bytes().unwrap();
+        let mut database_handle = host().open_database_handle(&path).unwrap();
+        assert!(!database_handle.read_only());
+        let bytes = database_handle.bytes().unwrap();
         assert_eq!(bytes, std::fs::metadata(&path).unwrap().len());
         let mut head = [0_u8; 16];
-        assert_eq!(broker.read_at(&mut head, 0).unwrap(), 16);
+        assert_eq!(database_handle.read_at(&mut head, 0).unwrap(), 16);
         assert_eq!(&head, b"SQLite format 3\0");
         let mut tail = [0xaa_u8; 64];
-        assert_eq!(broker.read_at(&mut tail, bytes - 10).unwrap(), 10, "only what is there counts");
+        assert_eq!(database_handle.read_at(&mut tail, bytes - 10).unwrap(), 10, "only what is there counts");
         assert!(tail[10..].iter().all(|byte| *byte == 0));
-        assert_eq!(broker.read_at(&mut tail, bytes + 1000).unwrap(), 0);
+        assert_eq!(database_handle.read_at(&mut tail, bytes + 1000).unwrap(), 0);
 
-        broker.write_at(b"hello", bytes + 100).unwrap();
-        assert_eq!(broker.bytes().unwrap(), bytes + 105);
-        broker.set_bytes(bytes).unwrap();
-        assert_eq!(broker.bytes().unwrap(), bytes);
-        broker.set_bytes(bytes + 4096).unwrap();
-        assert_eq!(broker.bytes().unwrap(), bytes + 4096, "the size can also grow");
-        broker.set_bytes(bytes + 4096).unwrap();
-        broker.set_bytes(bytes).unwrap();
+        database_handle.write_at(b"hello", bytes + 100).unwrap();
+        assert_eq!(database_handle.bytes().unwrap(), bytes + 105);
+        database_handle.set_bytes(bytes).unwrap();
+        assert_eq!(database_handle.bytes().unwrap(), bytes);
+        database_handle.set_bytes(bytes + 4096).unwrap();
+        assert_eq!(database_handle.bytes().unwrap(), bytes + 4096, "the size can also grow");
+        database_handle.set_bytes(bytes + 4096).unwrap();
+        database_handle.set_bytes(bytes).unwrap();
         // Longer than any request that SQLite makes itself.
         let long: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
-        broker.write_at(&long, bytes).unwrap();
+        database_handle.write_at(&long, bytes).unwrap();
         let mut back = vec![0; long.len()];
-        assert_eq!(broker.read_at(&mut back, bytes).unwrap(), long.len());
+        assert_eq!(database_handle.read_at(&mut back, bytes).unwrap(), long.len());
         assert!(back == long);
-        broker.set_bytes(bytes).unwrap();
-        broker.sync().unwrap();
-        drop(broker);
+        database_handle.set_bytes(bytes).unwrap();
+        database_handle.sync().unwrap();
+        drop(database_handle);
         assert_eq!(rows(&path), 3);
     }
 
@@ -324,23 +324,23 @@ mod tests {
     fn exclusive_keeps_stock_out_while_other_handles_come_and_go() {
         let (_directory, path) = database();
         let host = host();
-        let mut broker = host.open_broker(&path).unwrap();
-        broker.lock(LockLevel::Shared).unwrap();
-        broker.lock(LockLevel::Exclusive).unwrap();
+        let mut database_handle = host.open_database_handle(&path).unwrap();
+        database_handle.lock(LockLevel::Shared).unwrap();
+        database_handle.lock(LockLevel::Exclusive).unwrap();
         for _ in 0..3 {
             let other = stock(&path);
             let error = other.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap_err();
             assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
             drop(other);
-            // POSIX locks are the process's: a second broker that comes and goes must not take them away.
-            let mut second = host.open_broker(&path).unwrap();
+            // POSIX locks are the process's: a second database handle that comes and goes must not take them away.
+            let mut second = host.open_database_handle(&path).unwrap();
             assert_eq!(second.lock(LockLevel::Shared), Err(Code::BUSY));
             assert_eq!(second.read_at(&mut [0; 16], 0).unwrap(), 16, "reading needs no lock");
         }
-        broker.unlock(LockLevel::Shared).unwrap();
+        database_handle.unlock(LockLevel::Shared).unwrap();
         assert_eq!(rows(&path), 3);
-        broker.lock(LockLevel::Exclusive).unwrap();
-        drop(broker);
+        database_handle.lock(LockLevel::Exclusive).unwrap();
+        drop(database_handle);
         assert_eq!(rows(&path), 3, "dropping frees the locks");
     }
 
@@ -348,11 +348,11 @@ mod tests {
     fn what_cannot_be_written_is_opened_for_reading() {
         // The kernel lets nobody write to a running program, not even root.
         let program = std::env::current_exe().unwrap();
-        let mut broker = host().open_broker(&program).unwrap();
-        assert!(broker.read_only());
+        let mut database_handle = host().open_database_handle(&program).unwrap();
+        assert!(database_handle.read_only());
         let mut magic = [0_u8; 4];
-        assert_eq!(broker.read_at(&mut magic, 0).unwrap(), 4);
-        let error = broker.write_at(&magic, 0).unwrap_err();
+        assert_eq!(database_handle.read_at(&mut magic, 0).unwrap(), 4);
+        let error = database_handle.write_at(&magic, 0).unwrap_err();
         assert_eq!(Code::of(&error).map(Code::primary), Some(Code::IOERR), "{error}");
     }
 
@@ -361,8 +361,8 @@ mod tests {
         let (directory, _) = database();
         let host = host();
         let none = directory.path().join("none.db");
-        assert_eq!(host.open_broker(&none).err().map(Code::primary), Some(Code::CANTOPEN));
-        assert_eq!(host.settle_leftovers(&none).err().map(Code::primary), Some(Code::CANTOPEN));
+        assert_eq!(host.open_database_handle(&none).err().map(Code::primary), Some(Code::CANTOPEN));
+        assert_eq!(host.recover_stock_files(&none).err().map(Code::primary), Some(Code::CANTOPEN));
         assert!(!none.exists());
     }
 
@@ -384,7 +384,7 @@ mod tests {
         let (_directory, path) = database();
         let work = "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(4),(5)";
         let (_copies, copy) = crash(&path, "-wal", work);
-        host().settle_leftovers(&copy).unwrap();
+        host().recover_stock_files(&copy).unwrap();
         let wal = format!("{}-wal", copy.display());
         assert!(!Path::new(&wal).exists(), "nothing is left beside it");
         assert_eq!(rows(&copy), 5);
@@ -396,7 +396,7 @@ mod tests {
         let work = "PRAGMA cache_size=1; BEGIN; INSERT INTO t WITH RECURSIVE n(i) AS
                     (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<500) SELECT zeroblob(1000) FROM n";
         let (_copies, copy) = crash(&path, "-journal", work);
-        host().settle_leftovers(&copy).unwrap();
+        host().recover_stock_files(&copy).unwrap();
         let journal = format!("{}-journal", copy.display());
         assert!(!Path::new(&journal).exists());
         assert_eq!(rows(&copy), 3);
@@ -409,7 +409,7 @@ mod tests {
         connection
             .execute_batch("PRAGMA journal_mode=WAL; PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(4)")
             .unwrap();
-        let settled = host().settle_leftovers(&path);
+        let settled = host().recover_stock_files(&path);
         assert_eq!(settled.err().map(Code::primary), Some(Code::BUSY));
         assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(4));
     }
@@ -421,8 +421,8 @@ mod tests {
             let path = directory.path().join(name);
             stock(&path).execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
             let host = host();
-            assert!(host.open_broker(&path).unwrap().bytes().unwrap() > 0);
-            host.settle_leftovers(&path).unwrap();
+            assert!(host.open_database_handle(&path).unwrap().bytes().unwrap() > 0);
+            host.recover_stock_files(&path).unwrap();
             assert!(path.exists());
         }
     }

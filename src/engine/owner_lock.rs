@@ -6,7 +6,7 @@
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
-use crate::shared::{Attachment, ControlBlock, Owner, OwnerLock, TIMED_WAIT, generation};
+use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,45 +32,45 @@ pub(super) struct Wait {
 pub(super) type Which = fn(&ControlBlock) -> &OwnerLock;
 
 /// A lock that is held; dropped, it is free.
-pub(crate) struct Held {
-    attachment: Arc<Attachment>,
+pub(crate) struct OwnerGuard {
+    member: Arc<Member>,
     which: Which,
     /// The process that holds it: a forked child that closes what it inherited lets go of nothing.
     generation: u32,
 }
 
-impl Drop for Held {
+impl Drop for OwnerGuard {
     fn drop(&mut self) {
         if self.generation == generation() {
-            (self.which)(self.attachment.control()).release(self.attachment.me());
+            (self.which)(self.member.control()).release(self.member.me());
         }
     }
 }
 
 impl Engine {
-    pub(super) fn held(&self, which: Which) -> Held {
-        Held { attachment: self.marks.shared(), which, generation: generation() }
+    pub(super) fn held(&self, which: Which) -> OwnerGuard {
+        OwnerGuard { member: self.marks.shared(), which, generation: generation() }
     }
 
     /// Takes the lock if it is free.
-    pub(super) fn try_hold(&self, which: Which) -> Option<Held> {
-        let attachment = self.marks.attachment();
-        which(attachment.control()).try_acquire(attachment.me(), false).then(|| self.held(which))
+    pub(super) fn try_hold(&self, which: Which) -> Option<OwnerGuard> {
+        let member = self.marks.member();
+        which(member.control()).try_acquire(member.me(), false).then(|| self.held(which))
     }
 
     /// Takes the lock from its owner if that one is dead.
-    pub(super) fn try_take_over(&self, which: Which) -> Option<Held> {
-        let attachment = self.marks.attachment();
-        let lock = which(attachment.control());
+    pub(super) fn try_take_over(&self, which: Which) -> Option<OwnerGuard> {
+        let member = self.marks.member();
+        let lock = which(member.control());
         let owner = lock.holder()?;
-        (!attachment.is_alive(owner) && lock.take_over(owner, attachment.me())).then(|| self.held(which))
+        (!member.is_alive(owner) && lock.take_over(owner, member.me())).then(|| self.held(which))
     }
 
     /// Waits for the lock, as long as a [bounded wait](Engine::bounded_wait) lasts.
     ///
     /// # Errors
-    /// `Held`: its owner keeps it for too long.
-    pub(super) fn hold(&self, which: Which, name: &'static str) -> Result<Held, EngineError> {
+    /// `LockHeld`: its owner keeps it for too long.
+    pub(super) fn hold(&self, which: Which, name: &'static str) -> Result<OwnerGuard, EngineError> {
         match self.try_hold(which) {
             Some(held) => Ok(held),
             None => self.hold_with(which, name, self.bounded_wait()),
@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// Waits for the lock, however long that takes: for who must end what failed.
-    pub(super) fn hold_endless(&self, which: Which, name: &'static str) -> Held {
+    pub(super) fn hold_endless(&self, which: Which, name: &'static str) -> OwnerGuard {
         loop {
             if let Ok(held) = self.hold_with(which, name, self.endless_wait()) {
                 return held;
@@ -86,15 +86,15 @@ impl Engine {
         }
     }
 
-    fn hold_with(&self, which: Which, name: &'static str, mut wait: Wait) -> Result<Held, EngineError> {
-        let attachment = self.marks.attachment();
-        let lock = which(attachment.control());
+    fn hold_with(&self, which: Which, name: &'static str, mut wait: Wait) -> Result<OwnerGuard, EngineError> {
+        let member = self.marks.member();
+        let lock = which(member.control());
         let goes_on = || self.goes_on(&mut wait, name, lock.holder());
-        lock.acquire(attachment.me(), |owner| attachment.is_alive(owner), goes_on)?;
+        lock.acquire(member.me(), |owner| member.is_alive(owner), goes_on)?;
         Ok(self.held(which))
     }
 
-    /// A wait before anything is promised: it ends with `Held` (`SQLITE_BUSY`) where nobody makes progress for long, and where
+    /// A wait before anything is promised: it ends with `LockHeld` (`SQLITE_BUSY`) where nobody makes progress for long, and where
     /// it is the engine's own thread that waits and shall end.
     pub(super) fn bounded_wait(&self) -> Wait {
         Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false }
@@ -114,7 +114,7 @@ impl Engine {
     /// Between two looks at what is waited for. `name` is what, `owner` the process that has it.
     ///
     /// # Errors
-    /// `Held`: the wait is over.
+    /// `LockHeld`: the wait is over.
     pub(super) fn goes_on(&self, wait: &mut Wait, name: &'static str, owner: Option<Owner>) -> Result<(), EngineError> {
         let progress = self.progress();
         if progress != wait.seen {
@@ -124,7 +124,7 @@ impl Engine {
         let is_over = wait.is_bounded && wait.since.elapsed() >= WAIT_MAX.max(syncs);
         if is_over || self.background.stops_here() {
             let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner));
-            return Err(EngineError::Held { what: name, file: self.path.clone(), holder });
+            return Err(EngineError::LockHeld { what: name, file: self.path.clone(), holder });
         }
         if let Some(owner) = owner
             && !wait.is_bounded
@@ -138,7 +138,7 @@ impl Engine {
     }
 
     /// Waits for the lock, so long at most; `Err`: the owner.
-    pub(super) fn hold_within(&self, which: Which, at_most: Duration) -> Result<Held, Option<Owner>> {
+    pub(super) fn hold_within(&self, which: Which, at_most: Duration) -> Result<OwnerGuard, Option<Owner>> {
         let lock = which(self.marks.control());
         let began = Instant::now();
         loop {
@@ -183,13 +183,13 @@ mod tests {
     fn a_forked_child_lets_go_of_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let lock = LockFile::open(&Directory::open(directory.path()).unwrap(), 0o600).unwrap();
-        let claimed = Attachment::claim(ControlMapping::anonymous().unwrap(), lock, "parent").unwrap();
-        let attachment = Arc::new(claimed.unwrap());
-        let lock = attachment.control().append();
-        assert!(lock.try_acquire(attachment.me(), false));
-        let held = |generation| Held { attachment: Arc::clone(&attachment), which: ControlBlock::append, generation };
+        let claimed = Member::acquire(ControlMapping::anonymous().unwrap(), lock, "parent").unwrap();
+        let member = Arc::new(claimed.unwrap());
+        let lock = member.control().append();
+        assert!(lock.try_acquire(member.me(), false));
+        let held = |generation| OwnerGuard { member: Arc::clone(&member), which: ControlBlock::append, generation };
         drop(held(generation() + 1));
-        assert_eq!(lock.holder(), Some(attachment.me()), "the parent has it still");
+        assert_eq!(lock.holder(), Some(member.me()), "the parent has it still");
         drop(held(generation()));
         assert_eq!(lock.holder(), None);
     }

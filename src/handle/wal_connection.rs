@@ -4,7 +4,7 @@
 use super::registry::Entry;
 use super::transaction::Transaction;
 use super::writers::{Begun, Writers};
-use super::{BaseFile, Broker, Inner, Running, ShmAction, siblings};
+use super::{BaseFile, DatabaseHandle, Inner, Running, ShmAction, siblings};
 use crate::engine::{Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
@@ -34,13 +34,13 @@ enum Checkpointing {
 
 /// Where the connection is behind its last commit: a checkpoint that follows at once is an autocheckpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Behind {
-    Nothing,
-    Commit,
-    CommitAndRead,
+pub(super) enum AfterCommit {
+    No,
+    Committed,
+    ReadReleased,
 }
 
-pub(super) struct Joined {
+pub(super) struct WalConnection {
     pub(super) engine: Arc<Engine>,
     entry: Arc<Entry>,
     pub(super) me: Connection,
@@ -68,9 +68,9 @@ pub(super) struct Joined {
     /// What `seen` was before the present read transaction.
     seen_before: u64,
     checkpointing: Checkpointing,
-    pub(super) behind: Behind,
+    pub(super) behind: AfterCommit,
     /// What `behind` was before this call.
-    previous: Behind,
+    previous: AfterCommit,
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
     /// was not.
     pub(super) undone_at_unlock: bool,
@@ -102,12 +102,12 @@ fn lane_bytes(engine: &Engine) -> usize {
     usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX)
 }
 
-impl Joined {
+impl WalConnection {
     /// # Errors
     /// The engine takes no more connections.
-    pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<Joined, EngineError> {
-        let me = engine.join()?;
-        Ok(Joined {
+    pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<WalConnection, EngineError> {
+        let me = engine.add_connection()?;
+        Ok(WalConnection {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
             me,
@@ -126,8 +126,8 @@ impl Joined {
             seen: 0,
             seen_before: 0,
             checkpointing: Checkpointing::No,
-            behind: Behind::Nothing,
-            previous: Behind::Nothing,
+            behind: AfterCommit::No,
+            previous: AfterCommit::No,
             undone_at_unlock: false,
             shows_rolled_back: false,
             broken: false,
@@ -147,7 +147,7 @@ impl Joined {
     /// come is rolled back.
     pub(super) fn called(&mut self, inner: &Arc<Inner>) {
         self.undone_at_unlock = false;
-        self.previous = std::mem::replace(&mut self.behind, Behind::Nothing);
+        self.previous = std::mem::replace(&mut self.behind, AfterCommit::No);
         if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
             self.roll_back(inner);
         }
@@ -221,8 +221,8 @@ impl Joined {
         match (action, first) {
             (ShmAction::LockShared, READ..) => self.begin_read(inner, first == READ),
             (ShmAction::UnlockShared, READ..) => {
-                if self.previous == Behind::Commit {
-                    self.behind = Behind::CommitAndRead;
+                if self.previous == AfterCommit::Committed {
+                    self.behind = AfterCommit::ReadReleased;
                 }
                 self.end_read();
                 Ok(())
@@ -259,8 +259,8 @@ impl Joined {
             self.engine.queue.give_up_grant(self.me.id);
             self.log(Code::IOERR_READ, &self.lost().to_string());
         })?;
-        self.engine.look_after_guard();
-        if self.previous == Behind::CommitAndRead && self.is_autocheckpoint_due() {
+        self.engine.refresh_exclusive();
+        if self.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due() {
             self.hook_is_sqlites = false;
         }
         let newest = self.wants_newest(inner);
@@ -328,7 +328,8 @@ impl Joined {
     /// `READ_LOCK(0)` and begins the WAL anew with its next write, as the only connection; brings everything there. Where not, and
     /// SQLite has come by that lock, the view gets another header, with which SQLite comes again.
     fn shows_backfilled(&mut self) -> bool {
-        let is_alone = self.wants_alone && self.is_powersafe && !self.holds_write && self.engine.joined() == 1;
+        let is_alone =
+            self.wants_alone && self.is_powersafe && !self.holds_write && self.engine.connection_count() == 1;
         let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
         let done = is_alone && self.engine.check_alone().is_ok() && brings().is_ok();
         let shows = done && self.engine.marks.backfilled() == self.engine.marks.published();
@@ -464,7 +465,7 @@ impl Joined {
     /// by the application, makes the same calls; and whether SQLite's hook is there cannot be asked. So the first one that might be its is
     /// taken for the application's, and later ones as long as there are no others than it makes.
     fn is_automatic(&mut self) -> bool {
-        if self.previous != Behind::CommitAndRead {
+        if self.previous != AfterCommit::ReadReleased {
             return false;
         }
         let due = self.is_autocheckpoint_due();
@@ -485,7 +486,7 @@ impl Joined {
         }
         self.checkpointing = Checkpointing::Requested;
         let bound = match self.previous {
-            Behind::CommitAndRead if !self.is_autocheckpoint_due() => FRAMES_BEHIND_HOOK,
+            AfterCommit::ReadReleased if !self.is_autocheckpoint_due() => FRAMES_BEHIND_HOOK,
             _ => FRAMES_BEYOND_LOG,
         };
         self.run_checkpoint().inspect_err(|_| self.end_checkpoint())?;
@@ -620,7 +621,7 @@ impl Joined {
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
     /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode: what it has
     /// read of the file by then must be all there is.
-    /// `for_itself`: [`Joined::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is told.
+    /// `for_itself`: [`WalConnection::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is told.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.
@@ -629,7 +630,7 @@ impl Joined {
         by_the_wal: bool,
         for_itself: bool,
         leaves_wal: bool,
-    ) -> Result<Box<dyn Broker>, Code> {
+    ) -> Result<Box<dyn DatabaseHandle>, Code> {
         self.asked_exclusive |= by_the_wal && !for_itself;
         self.check_mine()?;
         if self.holds_write || !for_itself && (self.reading || by_the_wal != self.wal_open) {
@@ -650,7 +651,7 @@ impl Joined {
         }
         self.unpin();
         let mut of_entry = self.entry.engine.lock();
-        if self.engine.joined() > 1 {
+        if self.engine.connection_count() > 1 {
             return Err(Code::BUSY);
         }
         let retired = self.engine.retire_alone(!for_itself && !by_the_wal);
@@ -659,12 +660,12 @@ impl Joined {
         }
         retired.map_err(|error| match error {
             // SQLite asks this at each close, too.
-            EngineError::OthersAttached { .. } if !leaves_wal && !for_itself => Code::BUSY,
+            EngineError::OtherMembers { .. } if !leaves_wal && !for_itself => Code::BUSY,
             error => self.failed(&error),
         })?;
-        self.engine.leave(self.me);
+        self.engine.remove_connection(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
-        self.engine.take_broker().ok_or(Code::IOERR_LOCK)
+        self.engine.take_database_handle().ok_or(Code::IOERR_LOCK)
     }
 
     /// Whether `xLock(EXCLUSIVE)` now is that of `locking_mode=EXCLUSIVE`: before the WAL is opened, or with a read lock.
@@ -708,7 +709,7 @@ impl Joined {
             return;
         }
         let mut of_entry = self.entry.engine.lock();
-        if !self.engine.leave(self.me) {
+        if !self.engine.remove_connection(self.me) {
             return;
         }
         // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.

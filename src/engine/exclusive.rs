@@ -1,0 +1,146 @@
+//! EXCL: the process whose database handle holds SQLite's EXCLUSIVE on the database file, so that stock SQLite gets "database is
+//! locked".
+//!
+//! One process at a time, as the lock says. Who goes lets go of it; who finds it free, or its holder dead, tries to have
+//! it. Nobody needs it while the log is active: the stamp keeps stock SQLite out then. So the one thing it is asked for with
+//! certainty is a retirement, and the time before activation, when there is one process.
+
+use super::Engine;
+use crate::handle::{DatabaseHandle, LockLevel};
+use crate::interleave::{self, Instant};
+use crate::shared::now_coarse_us;
+use crate::sqlite::Code;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+/// How often it is looked whether the holder lives, and how often who failed tries again (microseconds).
+const LOOK_EVERY_US: u64 = 200_000;
+
+const STOCK_WAIT: Duration = Duration::from_millis(100);
+const STOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// What this process has of it.
+#[derive(Debug, Default)]
+pub(super) struct ExclusiveLock {
+    /// The database handle of this process holds EXCLUSIVE. Stored under the database handle's mutex.
+    held: AtomicBool,
+    next_look_us: AtomicU64,
+}
+
+impl ExclusiveLock {
+    /// The database handle that the engine began with holds EXCLUSIVE.
+    pub(super) fn of_claim() -> ExclusiveLock {
+        ExclusiveLock { held: AtomicBool::new(true), next_look_us: AtomicU64::new(0) }
+    }
+}
+
+impl Engine {
+    /// At the begin of a read or a write: takes EXCL where no process holds it. Two loads otherwise.
+    pub(crate) fn refresh_exclusive(&self) {
+        if self.exclusive.held.load(SeqCst) {
+            return;
+        }
+        let now = now_coarse_us();
+        let next = self.exclusive.next_look_us.load(SeqCst);
+        if now < next
+            || self.exclusive.next_look_us.compare_exchange(next, now + LOOK_EVERY_US, SeqCst, SeqCst).is_err()
+        {
+            return;
+        }
+        // Somebody works with the database handle: not now.
+        if let Some(mut database_handle) = self.database_handle.try_lock()
+            && let Some(database_handle) = database_handle.as_mut()
+        {
+            let _another_time = self.try_exclusive(database_handle.as_mut());
+        }
+    }
+
+    /// Takes EXCL, waiting for whoever works with the database handle, and for a moment for stock connections, which let go when
+    /// they have met the stamp. False: another process is, or a connection that is not on pwal has a lock on the file.
+    pub(super) fn acquire_exclusive(&self) -> bool {
+        let deadline = Instant::now() + STOCK_WAIT;
+        loop {
+            if self
+                .database_handle
+                .lock()
+                .as_mut()
+                .is_some_and(|database_handle| self.try_exclusive(database_handle.as_mut()))
+            {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            interleave::sleep(STOCK_PAUSE);
+        }
+    }
+
+    /// Whether the process that holds EXCL lives, as far as this can be known.
+    pub(crate) fn has_exclusive(&self) -> bool {
+        self.marks.control().exclusive_holder().is_some_and(|holder| self.marks.member().is_alive(holder))
+    }
+
+    /// Takes EXCL with this database handle, which is the engine's.
+    pub(super) fn try_exclusive(&self, database_handle: &mut dyn DatabaseHandle) -> bool {
+        if self.exclusive.held.load(SeqCst) {
+            return true;
+        }
+        let member = self.marks.member();
+        let (lock, me) = (member.control().exclusive(), member.me());
+        let mine = lock.try_acquire(me, false)
+            || lock.holder().is_some_and(|holder| !member.is_alive(holder) && lock.take_over(holder, me));
+        if !mine {
+            return false;
+        }
+        let locked = database_handle.lock(LockLevel::Shared).and_then(|()| database_handle.lock(LockLevel::Exclusive));
+        if let Err(code) = locked {
+            // PENDING stays behind a refused EXCLUSIVE.
+            let unlocked = database_handle.unlock(LockLevel::None);
+            lock.release(me);
+            if code.primary() != Code::BUSY || unlocked.is_err() {
+                let text = format!("pwal: {}: cannot lock the database file", self.path.display());
+                self.context.host.log(code.number(), &text);
+            }
+            return false;
+        }
+        self.exclusive.held.store(true, SeqCst);
+        true
+    }
+
+    /// Whether a process holds EXCL; takes it where none does. POSIX locks are the process's: it loses them where any other code in it
+    /// closes the file, and is not told. So this process's EXCLUSIVE is taken anew. (Another's cannot be tested: two SQLite
+    /// libraries in one process do not keep each other out.)
+    pub(super) fn confirm_exclusive(&self, database_handle: &mut dyn DatabaseHandle) -> bool {
+        if !self.exclusive.held.load(SeqCst) {
+            return self.has_exclusive() || self.try_exclusive(database_handle);
+        }
+        // A connection on stock SQLite that comes in just now mostly goes again soon.
+        let deadline = Instant::now() + STOCK_WAIT;
+        let mut from = LockLevel::Shared;
+        loop {
+            let locked = database_handle.unlock(from).and_then(|()| database_handle.lock(LockLevel::Shared));
+            if locked.and_then(|()| database_handle.lock(LockLevel::Exclusive)).is_ok() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            from = LockLevel::None;
+            interleave::sleep(STOCK_PAUSE);
+        }
+        let _nothing_is_held = database_handle.unlock(LockLevel::None);
+        self.exclusive.held.store(false, SeqCst);
+        let member = self.marks.member();
+        member.control().exclusive().release(member.me());
+        false
+    }
+
+    /// The database handle goes, and with it what it holds; another process may take EXCL.
+    pub(super) fn release_exclusive(&self) {
+        let mut database_handle = self.database_handle.lock();
+        database_handle.take();
+        self.exclusive.held.store(false, SeqCst);
+        let member = self.marks.member();
+        member.control().exclusive().release(member.me());
+    }
+}
