@@ -56,7 +56,7 @@ fn what_is_answered_with_an_error_does_not_come_back() {
         for mode in ["auto", "conservative"] {
             for synchronous in ["FULL", "NORMAL"] {
                 for attached in [false, true] {
-                    let what = format!("{call:?} {times}, {mode}, {synchronous}, attached {joined}");
+                    let what = format!("{call:?} {times}, {mode}, {synchronous}, attached {attached}");
                     let (lab, other) = (Lab::new(), Lab::new());
                     let connection = lab.wal();
                     common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
