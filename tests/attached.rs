@@ -98,7 +98,7 @@ fn an_attached_database_of_another_kind_commits_too() {
             }
             let beside = common::beside(&scratch.file("x.db"));
             common::run(&own, "COMMIT");
-            assert_eq!(counts(&other), format!("{round}|{round}|{round}"), "{joined:?}, {beside:?}");
+            assert_eq!(counts(&other), format!("{round}|{round}|{round}"), "{attached:?}, {beside:?}");
             for number in 0..attached.len() {
                 assert_eq!(common::number(&own, &format!("SELECT count(*) FROM x{number}")), round);
             }
