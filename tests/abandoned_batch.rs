@@ -4,22 +4,18 @@
 
 #![cfg(debug_assertions)] // fault points
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::{Scratch, child};
-use lab::copy_crashed;
 use std::path::PathBuf;
+use support::lab::copy_crashed;
+use support::{Scratch, child};
 
 #[test]
 fn child_dies_in_publish() {
     if !child::role("child_dies_in_publish") {
         return;
     }
-    let connection = common::open(&PathBuf::from(child::setting("PWAL_TEST_DATABASE")));
+    let connection = support::open(&PathBuf::from(child::setting("PWAL_TEST_DATABASE")));
     let set = child::setting("PWAL_TEST_SETTING");
-    common::run(&connection, &format!("{set}; INSERT INTO t VALUES(66, '')"));
+    support::run(&connection, &format!("{set}; INSERT INTO t VALUES(66, '')"));
     unreachable!("it dies");
 }
 
@@ -30,8 +26,8 @@ fn an_abandoned_batch_is_not_taken_for_the_one_in_the_next_slot() {
         for bytes in [100, 2_000_000] {
             let scratch = Scratch::new();
             let path = scratch.file("a.db");
-            let connection = common::open_wal(&path);
-            common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(n, x); INSERT INTO t VALUES(1, '')");
+            let connection = support::open_wal(&path);
+            support::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(n, x); INSERT INTO t VALUES(1, '')");
             let variables = [
                 ("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned()),
                 ("PWAL_TEST_SETTING", set.to_owned()),
@@ -42,19 +38,19 @@ fn an_abandoned_batch_is_not_taken_for_the_one_in_the_next_slot() {
             assert!(process.wait().code().is_none(), "killed");
             // Everybody dies here: nobody was told that it failed.
             let copy = copy_crashed(&path);
-            let alone = common::text(&copy.open(), "SELECT n FROM t");
+            let alone = support::text(&copy.open(), "SELECT n FROM t");
             assert!(["1", "1 66"].contains(&alone.as_str()), "{alone}");
 
-            common::run(&connection, &format!("PRAGMA synchronous=FULL; INSERT INTO t VALUES(7, zeroblob({bytes}))"));
-            common::run(&connection, "INSERT INTO t VALUES(8, '')");
+            support::run(&connection, &format!("PRAGMA synchronous=FULL; INSERT INTO t VALUES(7, zeroblob({bytes}))"));
+            support::run(&connection, "INSERT INTO t VALUES(8, '')");
             let what = format!("{set}, {bytes}");
             let copy = copy_crashed(&path);
             let crashed = copy.open();
-            assert_eq!(common::text(&crashed, "SELECT n FROM t"), "1 7 8", "{what}");
-            common::assert_integrity(&crashed);
-            assert_eq!(common::text(&connection, "SELECT n FROM t"), "1 7 8", "{what}");
-            common::close(connection);
-            common::assert_plain(&path);
+            assert_eq!(support::text(&crashed, "SELECT n FROM t"), "1 7 8", "{what}");
+            support::assert_integrity(&crashed);
+            assert_eq!(support::text(&connection, "SELECT n FROM t"), "1 7 8", "{what}");
+            support::close(connection);
+            support::assert_plain(&path);
         }
     }
 }

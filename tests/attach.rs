@@ -1,21 +1,18 @@
 //! Who comes to a database: the first claims it, the next attach, the last one retires the log; and who is refused, in
 //! which words. (How processes stop, die and fork, and who may share: `processes_lives`.)
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-mod processes;
-
-use common::scene::{COUNT, scene, watchdog};
-use common::{child, library};
-use lab::{Call, Gate, Lab, Once, eio};
-use processes::agent::{self, Agent, wait_for};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::lab::{Call, Gate, Lab, Once, eio};
+use support::processes::agent::{self, Agent, wait_for};
+use support::scene::{COUNT, scene, watchdog};
+use support::{child, library};
+
+support::roles!();
 
 fn directory(path: &Path) -> PathBuf {
     path.with_file_name("app.db-pwal")
@@ -28,14 +25,14 @@ fn version(path: &Path) -> [u8; 2] {
 
 /// The answer to a read by stock SQLite that does not wait.
 fn stock_reads(path: &Path) -> i32 {
-    let stock = common::open_stock(path);
+    let stock = support::open_stock(path);
     stock.busy_timeout(Duration::ZERO).unwrap();
-    common::code_of(&stock, COUNT)
+    support::code_of(&stock, COUNT)
 }
 
 #[test]
 fn the_second_activates_what_the_first_has_only_read() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a second reader");
@@ -50,7 +47,7 @@ fn the_second_activates_what_the_first_has_only_read() {
     second.end();
     assert_eq!(version(&path), [0x70, 0x70], "the first has it still");
     first.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -70,7 +67,7 @@ fn processes_that_come_and_leave_at_once_are_never_refused_without_a_timeout() {
         }
     }
     agents.into_iter().for_each(Agent::end);
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -83,16 +80,16 @@ fn processes_that_exit_at_once_without_a_close_leave_a_plain_file() {
         }
         agents.iter_mut().for_each(|agent| agent.tell("c .exit"));
         agents.into_iter().for_each(Agent::wait);
-        if common::on_pwal() {
-            common::assert_plain(&path);
+        if support::on_pwal() {
+            support::assert_plain(&path);
         }
-        assert_eq!(common::number(&common::open(&path), COUNT), 3 * round);
+        assert_eq!(support::number(&support::open(&path), COUNT), 3 * round);
     }
 }
 
 #[test]
 fn an_exit_leaves_the_log_to_the_others_and_the_guard_too() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("an exit beside others");
@@ -120,12 +117,12 @@ fn an_exit_leaves_the_log_to_the_others_and_the_guard_too() {
     }
     first.end();
     second.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn the_slot_of_a_killed_process_is_given_to_the_next() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a slot");
@@ -150,12 +147,12 @@ fn the_slot_of_a_killed_process_is_given_to_the_next() {
     second.run("INSERT INTO t VALUES(2)");
     third.end();
     second.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn who_comes_during_a_recovery_waits_and_then_attaches() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a recovery");
@@ -176,8 +173,8 @@ fn who_comes_during_a_recovery_waits_and_then_attaches() {
     let recovering = {
         let (path, vfs) = (path.clone(), lab.vfs.clone());
         std::thread::spawn(move || {
-            let connection = common::try_open(&path, common::flags(), &vfs).unwrap();
-            assert_eq!(common::number(&connection, COUNT), 1);
+            let connection = support::try_open(&path, support::flags(), &vfs).unwrap();
+            assert_eq!(support::number(&connection, COUNT), 1);
             connection
         })
     };
@@ -192,27 +189,27 @@ fn who_comes_during_a_recovery_waits_and_then_attaches() {
     goes_on.open();
     assert_eq!(late.answer(), "1");
     let recovered: Connection = recovering.join().unwrap();
-    common::run(&recovered, "INSERT INTO t VALUES(2)");
+    support::run(&recovered, "INSERT INTO t VALUES(2)");
     assert_eq!(late.run(COUNT), "2");
-    common::close(recovered);
+    support::close(recovered);
     late.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn a_failed_log_is_not_attached_to() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog("a failed log");
     let lab = Lab::new();
     let path = lab.path();
     let connection = lab.wal();
-    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
     let mut other = Agent::on(&path);
     assert_eq!(other.run(COUNT), "1");
     lab.hook(|moment| if moment.call == Call::Sync { Err(eio()) } else { Ok(()) });
-    assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(2)") & 0xff, ffi::SQLITE_IOERR);
+    assert_eq!(support::code_of(&connection, "INSERT INTO t VALUES(2)") & 0xff, ffi::SQLITE_IOERR);
     lab.unhook();
     let mut late = Agent::on(&path);
     late.ask("c .timeout 100");
@@ -225,7 +222,7 @@ fn a_failed_log_is_not_attached_to() {
     assert_eq!(late.run(COUNT), "1", "when all have closed it is recovered");
     late.end();
     other.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -237,13 +234,13 @@ fn leaving_wal_mode_is_for_the_only_process() {
     one.ask("c .timeout 100");
     one.log();
     assert_eq!(one.ask("c PRAGMA journal_mode=DELETE"), "code 5");
-    if common::on_pwal() {
+    if support::on_pwal() {
         let told = one.log();
         assert!(told.contains(&other.pid().to_string()) && told.contains("leave WAL mode"), "{told}");
     }
     other.run("INSERT INTO t VALUES(2)");
     other.end();
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         // Stock SQLite loses the second row below: it goes on with its cache of the time before.
         one.run(COUNT);
     }
@@ -253,7 +250,7 @@ fn leaving_wal_mode_is_for_the_only_process() {
     let mut other = Agent::on(&path);
     other.run("INSERT INTO t VALUES(4)");
     assert_eq!(one.run("SELECT x FROM t"), "1 2 3 4");
-    common::assert_plain_header(&path, 1);
+    support::assert_plain_header(&path, 1);
     one.ask("c .timeout 10000");
     assert_eq!(one.run("PRAGMA journal_mode=WAL"), "wal");
     other.run("INSERT INTO t VALUES(5)");
@@ -264,33 +261,33 @@ fn leaving_wal_mode_is_for_the_only_process() {
     assert_eq!(other.log(), "");
     other.end();
     one.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn the_last_one_leaves_the_log_if_its_connection_wants_no_checkpoint() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("no checkpoint");
     let mut other = Agent::on(&path);
     other.run("INSERT INTO t VALUES(1)");
-    let connection = common::open(&path);
-    common::run(&connection, "INSERT INTO t VALUES(2)");
+    let connection = support::open(&path);
+    support::run(&connection, "INSERT INTO t VALUES(2)");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     other.end();
-    common::close(connection);
+    support::close(connection);
     assert_eq!(version(&path), [0x70, 0x70]);
     assert!(directory(&path).join("lock").exists());
-    let connection = common::open(&path);
-    assert_eq!(common::number(&connection, COUNT), 2);
-    common::close(connection);
-    common::assert_plain(&path);
+    let connection = support::open(&path);
+    assert_eq!(support::number(&connection, COUNT), 2);
+    support::close(connection);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn the_environment_speaks_where_the_database_is_claimed() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("settings");
@@ -318,12 +315,12 @@ fn the_environment_speaks_where_the_database_is_claimed() {
     for agent in [first, second, third] {
         agent.end();
     }
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn where_the_words_cannot_be_shared_one_process_has_the_database() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("one process");
@@ -344,12 +341,12 @@ fn where_the_words_cannot_be_shared_one_process_has_the_database() {
     second.ask("c .timeout 10000");
     assert_eq!(second.run(COUNT), "2");
     second.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn a_read_only_connection_attaches_and_keeps_nobody_out() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("read-only connections");
@@ -365,7 +362,7 @@ fn a_read_only_connection_attaches_and_keeps_nobody_out() {
     writer.close();
     assert_eq!(reader.run(COUNT), "2");
     reader.close();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
     // First, and nobody has a log.
     reader.open("c", uri.as_ref());
     assert_eq!(reader.run(COUNT), "2");
@@ -374,12 +371,12 @@ fn a_read_only_connection_attaches_and_keeps_nobody_out() {
     assert_eq!(reader.run(COUNT), "3");
     writer.end();
     reader.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn who_may_only_read_the_file_is_told_what_is_missing() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     if !rustix::process::geteuid().is_root() {
@@ -404,7 +401,7 @@ fn who_may_only_read_the_file_is_told_what_is_missing() {
     owner.run("INSERT INTO t VALUES(2)");
     reader.end();
     owner.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -422,8 +419,8 @@ fn a_connection_that_has_read_nothing_leaves_wal_mode_when_the_others_have_gone(
     assert_eq!(other.run("SELECT x FROM t"), "1 2 3");
     assert_eq!(other.run("SELECT length(x) FROM u"), "20000");
     other.end();
-    common::assert_plain_header(&path, 1);
-    let stock = common::open_stock(&path);
-    common::assert_integrity(&stock);
-    assert_eq!(common::text(&stock, "SELECT x FROM t"), "1 2 3");
+    support::assert_plain_header(&path, 1);
+    let stock = support::open_stock(&path);
+    support::assert_integrity(&stock);
+    assert_eq!(support::text(&stock, "SELECT x FROM t"), "1 2 3");
 }

@@ -1,18 +1,12 @@
 //! What users store is never taken for a record of the log that it lies in, whatever they know of it.
 
-mod common;
-#[path = "log_support/forged.rs"]
-mod forged;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use forged::{KINDS, forged};
-use lab::{Lab, status};
 use pwal::internal::disk::{Disk, RealDisk};
 use pwal::internal::log::format::{CERTIFICATE_BYTES, FileName, SlotHeader};
 use pwal::internal::log::scan::dump_slot;
 use rusqlite::Connection;
 use std::path::Path;
+use support::lab::{Lab, status};
+use support::log::forged::{KINDS, forged};
 
 const BLOCK: u64 = 4096;
 const BLOB_BYTES: usize = 1_200_000;
@@ -21,9 +15,9 @@ const BLOB_BYTES: usize = 1_200_000;
 fn begun() -> (Lab, Connection) {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x); CREATE TABLE upload(data BLOB)");
+    support::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x); CREATE TABLE upload(data BLOB)");
     for value in 0..20 {
-        common::run(&connection, &format!("INSERT INTO t VALUES({value})"));
+        support::run(&connection, &format!("INSERT INTO t VALUES({value})"));
     }
     (lab, connection)
 }
@@ -69,7 +63,7 @@ fn places() -> Vec<(u64, u64, usize)> {
 
 #[test]
 fn records_in_a_blob_are_none() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let places = places();
@@ -90,28 +84,28 @@ fn records_in_a_blob_are_none() {
     });
     assert!(masks.sum::<usize>() > 250, "the blob does not lie where it was thought to");
     for value in 20..30 {
-        common::run(&connection, &format!("INSERT INTO t VALUES({value})"));
+        support::run(&connection, &format!("INSERT INTO t VALUES({value})"));
     }
     let read = |connection: &Connection| -> (i64, bool) {
         let stored: Vec<u8> = connection.query_row("SELECT data FROM upload", [], |row| row.get(0)).unwrap();
-        (common::number(connection, "SELECT count(*) FROM t"), stored == blob)
+        (support::number(connection, "SELECT count(*) FROM t"), stored == blob)
     };
     assert_eq!(read(&connection), (30, true), "from the log");
     let killed = lab.crash();
     let again = killed.open();
     assert_eq!(read(&again), (30, true), "after a kill");
-    common::assert_integrity(&again);
-    common::run(&connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+    support::assert_integrity(&again);
+    support::run(&connection, "PRAGMA wal_checkpoint(TRUNCATE)");
     assert_eq!(read(&connection), (30, true), "from the database file");
-    common::close(connection);
-    common::assert_plain(&path);
-    assert_eq!(read(&common::open_stock(&path)), (30, true));
+    support::close(connection);
+    support::assert_plain(&path);
+    assert_eq!(read(&support::open_stock(&path)), (30, true));
 }
 
 /// Who knows nothing of the log: any phase of any kind of record.
 #[test]
 fn records_at_every_phase_are_none() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for kind in 0..KINDS {
@@ -124,10 +118,10 @@ fn records_at_every_phase_are_none() {
                 .for_each(|tile| tile.copy_from_slice(&record));
         }
         store(&connection, &blob);
-        common::run(&connection, "INSERT INTO t VALUES(20)");
+        support::run(&connection, "INSERT INTO t VALUES(20)");
         let killed = lab.crash();
         let again = killed.open();
-        assert_eq!(common::number(&again, "SELECT count(*) FROM t"), 21, "kind {kind}");
+        assert_eq!(support::number(&again, "SELECT count(*) FROM t"), 21, "kind {kind}");
         let stored: Vec<u8> = again.query_row("SELECT data FROM upload", [], |row| row.get(0)).unwrap();
         assert!(stored == blob, "kind {kind}");
     }

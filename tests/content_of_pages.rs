@@ -1,18 +1,14 @@
 //! Any page contents, records of this very log in the places where they lie among them, go through commit, kill, recovery,
 //! salvage and verify: the same last commit, the same bytes.
 
-#[path = "log_support/forged.rs"]
-mod forged;
-mod log_support;
-
-use forged::{KINDS, forged};
-use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use proptest::prelude::*;
 use pwal::internal::log::format::batch_head_bytes;
 use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
 use pwal::internal::log::salvage::{Salvage, plan, salvage};
 use pwal::internal::log::scan;
 use pwal::internal::log::stamp;
+use support::log::forged::{KINDS, forged};
+use support::log::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 
 const ID: u64 = 0xfeed_0001;
 const PAGES: u32 = 4;

@@ -5,7 +5,6 @@
 //! mode and `synchronous`. Default 20 kills; the long form is `PWAL_TEST_KILLS=200 cargo test --test
 //! crash_recovery`. `PWAL_TEST_SEED` chooses the moments.
 
-mod common;
 #[path = "crashes/leftovers.rs"]
 mod leftovers;
 #[path = "crashes/placeholder.rs"]
@@ -13,12 +12,12 @@ mod placeholder;
 #[path = "crashes/workload.rs"]
 mod workload;
 
-use common::{Scratch, Watchdog, child, dump, env_number};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::ffi;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::{Scratch, Watchdog, child, dump, env_number};
 use workload::{Kind, Reported, Workload};
 
 /// Of each ten kills, how many are of which kind.
@@ -93,21 +92,21 @@ fn kill_while_opening(path: &Path, rng: &mut StdRng) {
 
 /// Opens the database and compares; then a clean close, and stock sees the same.
 fn check(path: &Path, reported: &Reported, clean: bool) {
-    let connection = common::open(path);
+    let connection = support::open(path);
     let found = workload::found(&connection);
     reported.compare(&found);
-    common::assert_integrity(&connection);
+    support::assert_integrity(&connection);
     let before = dump::dump(&connection);
     if clean {
-        common::close(connection);
-        common::assert_plain(path);
-        let stock = common::open_stock(path);
+        support::close(connection);
+        support::assert_plain(path);
+        let stock = support::open_stock(path);
         assert_eq!(dump::first_difference(&before, &dump::dump(&stock)), None, "pwal against stock");
-        common::close(stock);
+        support::close(stock);
     }
-    let connection = common::open(path);
+    let connection = support::open(path);
     workload::clear(&connection);
-    common::close(connection);
+    support::close(connection);
 }
 
 /// A role of its own process; nothing in a normal run.
@@ -124,23 +123,23 @@ fn child_opens() {
     if child::role("child_opens") {
         let path = child::setting("PWAL_TEST_DATABASE");
         child::report("opening");
-        let connection = common::open(path.as_ref());
-        common::number(&connection, "SELECT count(*) FROM part");
-        common::close(connection);
+        let connection = support::open(path.as_ref());
+        support::number(&connection, "SELECT count(*) FROM part");
+        support::close(connection);
         child::report("closed");
     }
 }
 
 #[test]
 fn a_copy_without_its_log_is_refused_by_name() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (scratch, path, _) = killed();
     let copy = scratch.file("copy.db");
     std::fs::copy(&path, &copy).unwrap();
-    let connection = common::open(&copy);
-    let code = common::code_of(&connection, "SELECT count(*) FROM part");
+    let connection = support::open(&copy);
+    let code = support::code_of(&connection, "SELECT count(*) FROM part");
     assert_eq!(code & 0xff, ffi::SQLITE_CANTOPEN, "{code}");
     drop(connection);
     assert_eq!(std::fs::read(&copy).unwrap()[18..20], [0x70, 0x70], "nothing written");
@@ -148,7 +147,7 @@ fn a_copy_without_its_log_is_refused_by_name() {
 
 #[test]
 fn a_database_and_its_log_can_be_moved_together() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (scratch, path, reported) = killed();

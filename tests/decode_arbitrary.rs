@@ -1,9 +1,6 @@
 //! Any bytes give a value or an error, never a panic; valid records come back as they were; no bit of a record can be
 //! flipped unseen.
 
-mod log_support;
-
-use log_support::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 use proptest::prelude::*;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
@@ -15,6 +12,7 @@ use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage;
 use pwal::internal::log::scan::{dump_slot, survey};
 use pwal::internal::log::stamp;
+use support::log::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 
 const ID: u64 = 0x77;
 

@@ -1,16 +1,12 @@
 //! A process that has no file descriptor left (`EMFILE`): what fails is refused cleanly, what was acknowledged stays, and
 //! with descriptors it goes on.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::{Scratch, child};
-use lab::{Call, Lab, eio, status};
 use rusqlite::ffi;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use support::lab::{Call, Lab, eio, status};
+use support::{Scratch, child};
 
 fn no_descriptor() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
@@ -29,31 +25,31 @@ fn what_cannot_be_erased_for_want_of_a_descriptor_has_an_unknown_outcome() {
         let what = format!("{mode}, {failing:?}");
         let lab = Lab::new();
         let connection = lab.wal();
-        common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}; CREATE TABLE t(x)"));
-        common::run(&connection, "INSERT INTO t VALUES(1)");
+        support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}; CREATE TABLE t(x)"));
+        support::run(&connection, "INSERT INTO t VALUES(1)");
         let other = lab.open("a.db");
-        assert_eq!(common::text(&other, "SELECT x FROM t"), "1");
+        assert_eq!(support::text(&other, "SELECT x FROM t"), "1");
         lab.hook(move |moment| match moment.call {
             call if call == failing && moment.name.ends_with(".seg") => Err(eio()),
             call if is_opening(call) => Err(no_descriptor()),
             _ => Ok(()),
         });
-        assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(2)") & 0xff, ffi::SQLITE_IOERR, "{what}");
+        assert_eq!(support::code_of(&connection, "INSERT INTO t VALUES(2)") & 0xff, ffi::SQLITE_IOERR, "{what}");
         let told = status(&other, "poisoned").as_str().unwrap().to_owned();
         assert!(told.contains("unknown"), "{what}: {told}");
-        assert_eq!(common::code_of(&other, "INSERT INTO t VALUES(3)") & 0xff, ffi::SQLITE_IOERR, "{what}");
-        match common::rows(&other, "SELECT x FROM t") {
+        assert_eq!(support::code_of(&other, "INSERT INTO t VALUES(3)") & 0xff, ffi::SQLITE_IOERR, "{what}");
+        match support::rows(&other, "SELECT x FROM t") {
             Ok(rows) => assert_eq!(rows, ["1"], "{what}"),
-            Err(error) => assert_eq!(common::code(&error) & 0xff, ffi::SQLITE_IOERR, "{what}"),
+            Err(error) => assert_eq!(support::code(&error) & 0xff, ffi::SQLITE_IOERR, "{what}"),
         }
         lab.unhook();
         let crashed = lab.crash();
         drop((connection, other));
         for (how, again) in [("killed", crashed.open()), ("closed", lab.open("a.db"))] {
-            let rows = common::text(&again, "SELECT x FROM t");
+            let rows = support::text(&again, "SELECT x FROM t");
             assert!(["1", "1 2"].contains(&rows.as_str()), "{what}, {how}: {rows}");
-            common::run(&again, "INSERT INTO t VALUES(4)");
-            common::assert_integrity(&again);
+            support::run(&again, "INSERT INTO t VALUES(4)");
+            support::assert_integrity(&again);
         }
     }
 }
@@ -64,11 +60,11 @@ fn a_commit_that_needs_a_file_is_refused_cleanly() {
     for big in [false, true] {
         let lab = Lab::new();
         let connection = lab.wal();
-        common::run(&connection, "PRAGMA parallel_wal_max_batch_bytes=65536; CREATE TABLE t(n, x)");
+        support::run(&connection, "PRAGMA parallel_wal_max_batch_bytes=65536; CREATE TABLE t(n, x)");
         let other = lab.open("a.db");
         let insert = |n: i64| {
             let bytes = if big { 3_000_000 } else { 20_000 };
-            common::code_of(&connection, &format!("INSERT INTO t VALUES({n}, zeroblob({bytes}))"))
+            support::code_of(&connection, &format!("INSERT INTO t VALUES({n}, zeroblob({bytes}))"))
         };
         assert_eq!(insert(0), 0);
         lab.hook(|moment| if is_opening(moment.call) { Err(no_descriptor()) } else { Ok(()) });
@@ -89,14 +85,14 @@ fn a_commit_that_needs_a_file_is_refused_cleanly() {
         }
         assert!(refused > 0, "nothing needed a file");
         assert!(status(&other, "poisoned").is_null());
-        assert_eq!(common::rows(&other, "SELECT n FROM t ORDER BY n").unwrap(), acknowledged);
+        assert_eq!(support::rows(&other, "SELECT n FROM t ORDER BY n").unwrap(), acknowledged);
         lab.unhook();
         assert_eq!(insert(100), 0);
         acknowledged.push(String::from("100"));
         let crashed = lab.crash();
         for again in [&other, &crashed.open()] {
-            assert_eq!(common::rows(again, "SELECT n FROM t ORDER BY n").unwrap(), acknowledged);
-            common::assert_integrity(again);
+            assert_eq!(support::rows(again, "SELECT n FROM t ORDER BY n").unwrap(), acknowledged);
+            support::assert_integrity(again);
         }
     }
 }
@@ -122,15 +118,15 @@ fn child_runs_out_of_descriptors() {
     // From an open database, from a closed one, from one that was not closed.
     for scene in 0..3 {
         for free in 0..16 {
-            let before = (scene == 0).then(|| common::open(&path));
+            let before = (scene == 0).then(|| support::open(&path));
             if let Some(connection) = &before {
-                assert_eq!(common::number(connection, "SELECT count(*) FROM t"), acknowledged.len() as i64);
+                assert_eq!(support::number(connection, "SELECT count(*) FROM t"), acknowledged.len() as i64);
             }
             let taken = exhaust(free);
             let n = scene * 100 + free;
             let insert = format!("PRAGMA synchronous=FULL; INSERT INTO t VALUES({n}, zeroblob(300000))");
-            let connection = common::try_open(&path, common::flags(), common::vfs());
-            let code = connection.as_ref().map_or(-1, |connection| common::code_of(connection, &insert));
+            let connection = support::try_open(&path, support::flags(), support::vfs());
+            let code = connection.as_ref().map_or(-1, |connection| support::code_of(connection, &insert));
             if code == 0 {
                 acknowledged.push(n.to_string());
             } else {
@@ -140,18 +136,18 @@ fn child_runs_out_of_descriptors() {
             let taken = (free % 2 == 0).then_some(taken);
             drop(connection);
             drop((before, taken));
-            let again = common::open(&path);
+            let again = support::open(&path);
             assert_eq!(
-                common::rows(&again, "SELECT n FROM t ORDER BY n").unwrap(),
+                support::rows(&again, "SELECT n FROM t ORDER BY n").unwrap(),
                 acknowledged,
                 "{scene}, {free}: {code}"
             );
-            common::assert_integrity(&again);
+            support::assert_integrity(&again);
             if scene == 2 {
                 let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
                 again.set_db_config(config, true).unwrap();
             }
-            common::close(again);
+            support::close(again);
         }
     }
     child::report(&format!("{} and {failed}", acknowledged.len()));
@@ -162,9 +158,9 @@ fn child_runs_out_of_descriptors() {
 fn any_number_of_free_descriptors() {
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
-    common::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
-    common::close(setup);
+    let setup = support::open_wal(&path);
+    support::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
+    support::close(setup);
     let mut process =
         child::start("child_runs_out_of_descriptors", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
     let told = process.lines.next();
@@ -172,5 +168,5 @@ fn any_number_of_free_descriptors() {
     println!("{told:?}");
     let counts: Vec<u32> = told.unwrap().split(" and ").map(|count| count.parse().unwrap()).collect();
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
-    common::assert_integrity(&common::open(&path));
+    support::assert_integrity(&support::open(&path));
 }

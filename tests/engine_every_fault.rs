@@ -4,18 +4,14 @@
 //!
 //! `PWAL_TEST_STRIDE=1` tries every operation (the default takes a sample); `PWAL_TEST_FAULT=<name>` tries one again.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::{Watchdog, env_number};
-use lab::{Call, Lab, status};
 use rusqlite::{Connection, ffi};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::lab::{Call, Lab, status};
+use support::{Watchdog, env_number};
 
 /// What fails: the how manieth operation of which kind, and how.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +103,7 @@ struct Answers {
 
 impl Answers {
     fn commit(&mut self, connection: &Connection, value: i64, sql: &str) {
-        let code = common::code_of(connection, sql);
+        let code = support::code_of(connection, sql);
         self.log.push(format!("{value}: {code}"));
         if code == 0 {
             self.acknowledged.insert(value);
@@ -120,7 +116,7 @@ impl Answers {
     }
 
     fn run(&mut self, connection: &Connection, sql: &str) {
-        let code = common::code_of(connection, sql);
+        let code = support::code_of(connection, sql);
         if code != 0 {
             self.log.push(format!("{sql}: {code}"));
         }
@@ -140,14 +136,14 @@ const ROWS: &str = "SELECT DISTINCT x FROM t ORDER BY x";
 
 fn script(lab: &Lab, mode: &str, answers: &mut Answers) -> (Connection, Connection) {
     let connection = lab.wal();
-    common::run(
+    support::run(
         &connection,
         &format!(
             "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536"
         ),
     );
     let other = lab.open("a.db");
-    common::run(&other, "PRAGMA wal_autocheckpoint=0; SELECT * FROM sqlite_schema");
+    support::run(&other, "PRAGMA wal_autocheckpoint=0; SELECT * FROM sqlite_schema");
     let insert = |value: i64| format!("INSERT INTO t VALUES({value}, zeroblob(100))");
     let many = |value: i64, bytes: i64| {
         format!(
@@ -198,7 +194,7 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
     let what = format!("{mode}: {name}");
     let _watchdog = Watchdog::new(&what, Duration::from_secs(120));
     let lab = Lab::new();
-    common::close(lab.wal());
+    support::close(lab.wal());
     let mut answers = Answers::default();
     let count = fault.map(|fault| fault.plan(&lab));
     let (connection, other) = script(&lab, mode, &mut answers);
@@ -211,10 +207,10 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
     let (lost, unknown) = (!poisoned.is_empty(), poisoned.contains("unknown"));
 
     // Everybody who may still read sees the same.
-    match common::rows(&other, ROWS) {
+    match support::rows(&other, ROWS) {
         Ok(rows) => answers.check(&rows, false, &format!("{what}: live")),
         Err(error) => {
-            let code = common::code(&error);
+            let code = support::code(&error);
             let no_table = code == ffi::SQLITE_ERROR && answers.acknowledged.is_empty();
             assert!(lost || no_table, "{what}: live: {error:?}\n{:#?}", answers.log);
         }
@@ -222,7 +218,7 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
     let crashed = lab.crash();
     if fault.is_some_and(|fault| fault.goes_on) {
         // The disk has failed for good; then another one, or another day.
-        common::close(other);
+        support::close(other);
         drop(connection);
         lab.unhook();
     } else {
@@ -230,23 +226,23 @@ fn try_fault(fault: Option<Fault>, mode: &str) -> u64 {
         drop((connection, other));
     }
     for (when, reopened) in [("killed", crashed.open()), ("closed", lab.open("a.db"))] {
-        match common::rows(&reopened, ROWS) {
+        match support::rows(&reopened, ROWS) {
             Ok(rows) => answers.check(&rows, unknown, &format!("{what}: {when}")),
             Err(error) => {
-                let no_table = common::code(&error) == ffi::SQLITE_ERROR && answers.acknowledged.is_empty();
+                let no_table = support::code(&error) == ffi::SQLITE_ERROR && answers.acknowledged.is_empty();
                 assert!(no_table, "{what}: {when}: {error:?}\n{:#?}", answers.log);
             }
         }
-        common::assert_integrity(&reopened);
+        support::assert_integrity(&reopened);
         let path = if when == "killed" { crashed.path().to_path_buf() } else { lab.path() };
-        common::close(reopened);
-        common::assert_plain(&path);
+        support::close(reopened);
+        support::assert_plain(&path);
     }
     count.map_or(0, |count| count.load(SeqCst))
 }
 
 fn every_fault(mode: &str) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     try_fault(None, mode);

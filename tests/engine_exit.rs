@@ -1,10 +1,8 @@
 //! The exit of a process in the middle of a commit: until its last thread has gone, nobody else may take the log.
 
-mod common;
-
-use common::{Scratch, child};
 use pwal::internal::shared::lock_is_held;
 use std::path::PathBuf;
+use support::{Scratch, child};
 
 fn log_directory() -> PathBuf {
     PathBuf::from(format!("{}-pwal", child::setting("PWAL_TEST_DATABASE")))
@@ -23,16 +21,16 @@ fn child_exits_in_a_commit() {
     // SAFETY: a function that stays.
     assert_eq!(unsafe { libc::atexit(behind_pwal) }, 0);
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
-    let connection = common::open_wal(&path);
+    let connection = support::open_wal(&path);
     // The writer is in its transaction for longer than the exit waits.
-    common::run(&connection, "CREATE TABLE t(x); BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+    support::run(&connection, "CREATE TABLE t(x); BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
     std::mem::forget(connection);
     std::process::exit(0);
 }
 
 #[test]
 fn the_lock_is_held_to_the_end_where_somebody_writes() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let scratch = Scratch::new();
@@ -41,5 +39,5 @@ fn the_lock_is_held_to_the_end_where_somebody_writes() {
     let mut process = child::start("child_exits_in_a_commit", &database);
     process.expect("Some(true)");
     assert!(process.wait().success());
-    assert_eq!(common::text(&common::open(&path), "SELECT count(*) FROM t"), "0");
+    assert_eq!(support::text(&support::open(&path), "SELECT count(*) FROM t"), "0");
 }

@@ -3,12 +3,6 @@
 //!
 //! `PWAL_TEST_SEED` (default 1) and `PWAL_TEST_ROUNDS` (default 12).
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::{Watchdog, env_number};
-use lab::{Call, Lab, status};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, ffi};
@@ -17,6 +11,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::lab::{Call, Lab, status};
+use support::{Watchdog, env_number};
 
 /// The last row of each writer.
 type Last = BTreeMap<i64, i64>;
@@ -38,20 +34,20 @@ struct Written {
 fn write(lab: &Lab, writer: i64, full: bool, stop: &AtomicBool) -> Written {
     let connection = lab.open("a.db");
     connection.busy_timeout(Duration::from_secs(5)).unwrap();
-    common::run(&connection, if full { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" });
+    support::run(&connection, if full { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" });
     let mut written = Written { writer, full, acknowledged: 0, failed: None };
     while !stop.load(SeqCst) {
         let n = written.acknowledged + 1;
         match connection.execute("INSERT INTO t VALUES(?1, ?2)", [writer, n]) {
             Ok(_) => written.acknowledged = n,
-            Err(error) if common::code(&error) & 0xff == ffi::SQLITE_BUSY => {}
+            Err(error) if support::code(&error) & 0xff == ffi::SQLITE_BUSY => {}
             Err(error) => {
-                assert_eq!(common::code(&error) & 0xff, ffi::SQLITE_IOERR, "writer {writer}: {error:?}");
+                assert_eq!(support::code(&error) & 0xff, ffi::SQLITE_IOERR, "writer {writer}: {error:?}");
                 written.failed = Some(n);
                 // It stays so.
                 for _ in 0..3 {
                     let again = connection.execute("INSERT INTO t VALUES(?1, ?2)", [writer, n]);
-                    assert_eq!(again.map_err(|error| common::code(&error) & 0xff), Err(ffi::SQLITE_IOERR));
+                    assert_eq!(again.map_err(|error| support::code(&error) & 0xff), Err(ffi::SQLITE_IOERR));
                 }
                 break;
             }
@@ -67,7 +63,7 @@ fn read(lab: &Lab, all_full: bool, stop: &AtomicBool) -> Last {
     while !stop.load(SeqCst) {
         let now = match last_rows(&connection) {
             Ok(now) => now,
-            Err(error) if !all_full && common::code(&error) & 0xff == ffi::SQLITE_IOERR => return seen,
+            Err(error) if !all_full && support::code(&error) & 0xff == ffi::SQLITE_IOERR => return seen,
             Err(error) => panic!("a reader: {error:?}"),
         };
         for (writer, last) in &seen {
@@ -85,7 +81,7 @@ fn checkpoint(lab: &Lab, stop: &AtomicBool) {
         if stop.load(SeqCst) {
             return;
         }
-        let code = common::code_of(&connection, &format!("PRAGMA wal_checkpoint({mode})")) & 0xff;
+        let code = support::code_of(&connection, &format!("PRAGMA wal_checkpoint({mode})")) & 0xff;
         assert!(code == 0 || code == ffi::SQLITE_IOERR, "checkpoint: {code}");
     }
 }
@@ -131,7 +127,7 @@ fn round(seed: u64, all_full: bool, mode: &str) {
     let _watchdog = Watchdog::new(&what, Duration::from_secs(120));
     let lab = Lab::new();
     let watcher = lab.wal();
-    common::run(
+    support::run(
         &watcher,
         &format!(
             "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=524288;
@@ -148,7 +144,7 @@ fn round(seed: u64, all_full: bool, mode: &str) {
         let checkpoints = scope.spawn(move || checkpoint(lab, stop));
         // A failed write alone is no poison, and then it is over by the count.
         let end = std::time::Instant::now() + Duration::from_secs(3);
-        lab::wait_until(|| status(&watcher, "poisoned").is_string() || std::time::Instant::now() > end);
+        support::lab::wait_until(|| status(&watcher, "poisoned").is_string() || std::time::Instant::now() > end);
         // The readers go on for a while.
         std::thread::sleep(Duration::from_millis(50));
         stop.store(true, SeqCst);
@@ -163,7 +159,7 @@ fn round(seed: u64, all_full: bool, mode: &str) {
     lab.unhook();
     drop(watcher);
     for (when, reopened) in [("killed", crashed.open()), ("closed", lab.open("a.db"))] {
-        common::assert_integrity(&reopened);
+        support::assert_integrity(&reopened);
         let last = last_rows(&reopened).unwrap();
         let of = |writer: i64| last.get(&writer).copied().unwrap_or(0);
         for Written { writer, full, acknowledged, failed } in &written {
@@ -189,7 +185,7 @@ fn round(seed: u64, all_full: bool, mode: &str) {
                 }
             }
         }
-        let total = common::number(&reopened, "SELECT count(*) FROM t");
+        let total = support::number(&reopened, "SELECT count(*) FROM t");
         assert_eq!(total, last.values().sum::<i64>(), "{when}, {what}: no gaps");
     }
     println!("{what}: {} rows acknowledged; {poisoned}", written.iter().map(|w| w.acknowledged).sum::<i64>());
@@ -197,7 +193,7 @@ fn round(seed: u64, all_full: bool, mode: &str) {
 
 #[test]
 fn answers_are_true_when_the_disk_fails_under_threads() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let seed = env_number("PWAL_TEST_SEED", 1);
@@ -212,18 +208,18 @@ fn answers_are_true_when_the_disk_fails_under_threads() {
 fn a_writer_that_waits_in_its_busy_handler_gets_the_error() {
     let lab = Arc::new(Lab::new());
     let connection = lab.wal();
-    common::run(&connection, "CREATE TABLE t(x); BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+    support::run(&connection, "CREATE TABLE t(x); BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
     let waiting = lab.open("a.db");
     waiting.busy_timeout(Duration::from_secs(60)).unwrap();
     let watcher = lab.open("a.db");
-    common::run(&watcher, "SELECT * FROM t");
-    let waits = std::thread::spawn(move || common::code_of(&waiting, "INSERT INTO t VALUES(2)"));
-    lab::wait_until(|| status(&watcher, "waiting_writers").as_u64() == Some(1));
-    lab.hook(
-        |moment| if moment.call == Call::Sync && moment.name.ends_with(".seg") { Err(lab::eio()) } else { Ok(()) },
-    );
+    support::run(&watcher, "SELECT * FROM t");
+    let waits = std::thread::spawn(move || support::code_of(&waiting, "INSERT INTO t VALUES(2)"));
+    support::lab::wait_until(|| status(&watcher, "waiting_writers").as_u64() == Some(1));
+    lab.hook(|moment| {
+        if moment.call == Call::Sync && moment.name.ends_with(".seg") { Err(support::lab::eio()) } else { Ok(()) }
+    });
     let began = std::time::Instant::now();
-    assert_eq!(common::code_of(&connection, "COMMIT"), ffi::SQLITE_IOERR_FSYNC);
+    assert_eq!(support::code_of(&connection, "COMMIT"), ffi::SQLITE_IOERR_FSYNC);
     assert_eq!(waits.join().unwrap() & 0xff, ffi::SQLITE_IOERR);
     assert!(began.elapsed() < Duration::from_secs(30));
 }

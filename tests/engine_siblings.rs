@@ -1,21 +1,17 @@
 //! One transaction over several databases, when another file than the prepared one fails, and the connection stays in the
 //! middle of reading.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use lab::{Call, Lab, Once, copy_crashed, eio, status};
 use rusqlite::{Connection, ffi};
 use std::time::Duration;
+use support::lab::{Call, Lab, Once, copy_crashed, eio, status};
 
 /// `a.db` in WAL mode, with `attached` others in rollback mode: two of them make SQLite write a super-journal.
 fn with_journals(lab: &Lab, attached: &[&str]) -> Connection {
     let connection = lab.wal();
-    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)");
+    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1),(2),(3)");
     for name in attached {
         let path = lab.scratch.file(&format!("{name}.db"));
-        common::run(&connection, &format!("ATTACH '{}' AS {name}; CREATE TABLE {name}.{name}(x)", path.display()));
+        support::run(&connection, &format!("ATTACH '{}' AS {name}; CREATE TABLE {name}.{name}(x)", path.display()));
     }
     connection
 }
@@ -27,27 +23,27 @@ fn a_prepared_transaction_that_sqlite_has_undone_holds_nothing() {
     for (mode, attached) in [("auto", &["x"][..]), ("conservative", &["x"]), ("auto", &["x", "y"])] {
         let lab = Lab::new();
         let connection = with_journals(&lab, attached);
-        common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+        support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
         let other = lab.open("a.db");
-        common::run(&other, "SELECT * FROM t");
+        support::run(&other, "SELECT * FROM t");
 
         let mut cursor = connection.prepare("SELECT x FROM t").unwrap();
         let mut rows = cursor.query([]).unwrap();
         assert!(rows.next().unwrap().is_some());
-        common::run(&connection, "BEGIN; INSERT INTO t VALUES(77)");
+        support::run(&connection, "BEGIN; INSERT INTO t VALUES(77)");
         for name in attached {
-            common::run(&connection, &format!("INSERT INTO {name} VALUES(77)"));
+            support::run(&connection, &format!("INSERT INTO {name} VALUES(77)"));
         }
         lab.base_fails("x.db: write", ffi::SQLITE_FULL);
-        let code = common::code_of(&connection, "COMMIT");
+        let code = support::code_of(&connection, "COMMIT");
         lab.base_works();
         assert_eq!(code, ffi::SQLITE_FULL, "{mode}, {attached:?}");
 
         // The other one in a thread: a hang shall be a failure.
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let code = common::code_of(&other, "INSERT INTO t VALUES(4)");
-            tell.send((code, common::text(&other, "SELECT x FROM t"))).unwrap();
+            let code = support::code_of(&other, "INSERT INTO t VALUES(4)");
+            tell.send((code, support::text(&other, "SELECT x FROM t"))).unwrap();
         });
         let told = told.recv_timeout(Duration::from_secs(20));
         assert_eq!(
@@ -58,8 +54,8 @@ fn a_prepared_transaction_that_sqlite_has_undone_holds_nothing() {
         assert_eq!(rows.next().unwrap().unwrap().get::<_, i64>(0), Ok(2), "the cursor goes on");
         drop(rows);
         drop(cursor);
-        assert_eq!(common::text(&connection, "SELECT x FROM t"), "1 2 3 4");
-        assert_eq!(common::text(&connection, "SELECT count(*) FROM x"), "0");
+        assert_eq!(support::text(&connection, "SELECT x FROM t"), "1 2 3 4");
+        assert_eq!(support::text(&connection, "SELECT count(*) FROM x"), "0");
     }
 }
 
@@ -79,21 +75,24 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
         let what = format!("{synchronous}, {call:?} of {failing}, {done}");
         let lab = Lab::new();
         let connection = lab.wal();
-        common::run(
+        support::run(
             &connection,
             &format!("ATTACH '{}' AS b; PRAGMA b.journal_mode=WAL", lab.scratch.file("b.db").display()),
         );
-        common::run(
+        support::run(
             &connection,
             "CREATE TABLE t(x); CREATE TABLE b.u(x); INSERT INTO t VALUES(0); INSERT INTO u VALUES(0)",
         );
-        common::run(&connection, &format!("PRAGMA main.synchronous={synchronous}; PRAGMA b.synchronous={synchronous}"));
+        support::run(
+            &connection,
+            &format!("PRAGMA main.synchronous={synchronous}; PRAGMA b.synchronous={synchronous}"),
+        );
         let others = ["a.db", "b.db"].map(|name| lab.open(name));
         let read = |connections: &[Connection; 2]| {
             ["SELECT x FROM t", "SELECT x FROM u"]
                 .iter()
                 .zip(connections)
-                .map(|(sql, connection)| common::text(connection, sql))
+                .map(|(sql, connection)| support::text(connection, sql))
                 .collect::<Vec<_>>()
         };
         assert_eq!(read(&others), ["0", "0"]);
@@ -103,7 +102,7 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
             let hit = moment.call == call && moment.name.starts_with(&log) && moment.done == done;
             if hit && once.first() { Err(eio()) } else { Ok(()) }
         });
-        let code = common::code_of(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT");
+        let code = support::code_of(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT");
         lab.unhook();
         assert_eq!(code & 0xff, ffi::SQLITE_IOERR, "{what}");
         assert!(connection.is_autocommit(), "{what}");
@@ -114,8 +113,8 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
         drop(others);
         let reopened = ["a.db", "b.db"].map(|name| lab.open(name));
         assert_eq!(read(&reopened), ["0", "0"], "{what}: closed");
-        common::run(&reopened[0], "INSERT INTO t VALUES(2)");
-        common::run(&reopened[1], "INSERT INTO u VALUES(2)");
+        support::run(&reopened[0], "INSERT INTO t VALUES(2)");
+        support::run(&reopened[1], "INSERT INTO u VALUES(2)");
         assert_eq!(read(&reopened), ["0 2", "0 2"], "{what}");
     }
 }
@@ -124,12 +123,12 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
 /// for ever, and each transaction is in both or in none.
 #[test]
 fn threads_over_two_databases_beside_threads_over_one() {
-    let seconds = Duration::from_secs(common::env_number("PWAL_TEST_SECONDS", 3));
-    let _watchdog = common::Watchdog::new("two databases in threads", seconds + Duration::from_secs(60));
+    let seconds = Duration::from_secs(support::env_number("PWAL_TEST_SECONDS", 3));
+    let _watchdog = support::Watchdog::new("two databases in threads", seconds + Duration::from_secs(60));
     let lab = Lab::new();
     let open = |first: &str, second: &str| {
         let connection = lab.open(&format!("{first}.db"));
-        common::run(
+        support::run(
             &connection,
             &format!(
                 "ATTACH '{}' AS other; PRAGMA main.journal_mode=WAL; PRAGMA other.journal_mode=WAL",
@@ -140,7 +139,7 @@ fn threads_over_two_databases_beside_threads_over_one() {
         connection
     };
     let setup = open("a", "b");
-    common::run(&setup, "CREATE TABLE t(w, n); CREATE TABLE other.u(w, n)");
+    support::run(&setup, "CREATE TABLE t(w, n); CREATE TABLE other.u(w, n)");
     let until = std::time::Instant::now() + seconds;
     let goes_on = || std::time::Instant::now() < until;
     let acknowledged: Vec<(i64, i64)> = std::thread::scope(|scope| {
@@ -148,7 +147,7 @@ fn threads_over_two_databases_beside_threads_over_one() {
         let both = (0..4_i64).map(|writer| {
             scope.spawn(move || {
                 let connection = if writer % 2 == 0 { open("a", "b") } else { open("b", "a") };
-                common::run(
+                support::run(
                     &connection,
                     if writer < 2 { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=NORMAL" },
                 );
@@ -157,12 +156,12 @@ fn threads_over_two_databases_beside_threads_over_one() {
                     let sql = format!(
                         "BEGIN; INSERT INTO t VALUES({writer},{n}); INSERT INTO u VALUES({writer},{n}); COMMIT"
                     );
-                    match common::code_of(&connection, &sql) {
+                    match support::code_of(&connection, &sql) {
                         0 => n += 1,
                         code => {
                             assert_eq!(code & 0xff, ffi::SQLITE_BUSY);
                             if !connection.is_autocommit() {
-                                common::run(&connection, "ROLLBACK");
+                                support::run(&connection, "ROLLBACK");
                             }
                         }
                     }
@@ -179,10 +178,10 @@ fn threads_over_two_databases_beside_threads_over_one() {
                     if !goes_on() {
                         break;
                     }
-                    common::run(&connection, &format!("INSERT INTO {table} VALUES(100, {n})"));
+                    support::run(&connection, &format!("INSERT INTO {table} VALUES(100, {n})"));
                     if n % 16 == 0 {
-                        common::code_of(&connection, "PRAGMA wal_checkpoint(TRUNCATE)");
-                        common::run(&connection, &format!("PRAGMA parallel_wal_mode={}", modes[n / 16 % 2]));
+                        support::code_of(&connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+                        support::run(&connection, &format!("PRAGMA parallel_wal_mode={}", modes[n / 16 % 2]));
                     }
                 }
                 (100, 0)
@@ -193,7 +192,7 @@ fn threads_over_two_databases_beside_threads_over_one() {
     for (writer, n) in acknowledged.iter().filter(|(writer, _)| *writer < 100) {
         for table in ["t", "u"] {
             let sql = format!("SELECT count(*) FROM {table} WHERE w={writer}");
-            assert_eq!(common::number(&setup, &sql), *n, "writer {writer}, {table}: {acknowledged:?}");
+            assert_eq!(support::number(&setup, &sql), *n, "writer {writer}, {table}: {acknowledged:?}");
         }
     }
     println!("{acknowledged:?}");

@@ -3,14 +3,12 @@
 //!
 //! `PWAL_TEST_SECONDS` (default 5) for all of it, `PWAL_TEST_SEED` (default 1).
 
-mod common;
-
-use common::{Scratch, Watchdog, env_number};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::{Scratch, Watchdog, env_number};
 
 /// The blob of a row: its id again and again.
 fn content(id: i64, bytes: usize) -> Vec<u8> {
@@ -29,11 +27,11 @@ impl Run<'_> {
     }
 
     fn open(&self, dice: &mut StdRng) -> Connection {
-        let connection = common::open(self.path);
+        let connection = support::open(self.path);
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
         let synchronous = ["OFF", "NORMAL", "FULL"][dice.random_range(0..3)];
         let (cache, checkpoint) = (dice.random_range(2..100), dice.random_range(0..60));
-        common::run(
+        support::run(
             &connection,
             &format!(
                 "PRAGMA synchronous={synchronous}; PRAGMA cache_size={cache}; PRAGMA wal_autocheckpoint={checkpoint}"
@@ -47,7 +45,7 @@ impl Run<'_> {
 fn worked<T>(result: rusqlite::Result<T>, what: &str) -> Option<T> {
     match result {
         Ok(value) => Some(value),
-        Err(error) if common::code(&error) & 0xff == ffi::SQLITE_BUSY => None,
+        Err(error) if support::code(&error) & 0xff == ffi::SQLITE_BUSY => None,
         Err(error) => panic!("{what}: {error:?}"),
     }
 }
@@ -61,7 +59,7 @@ fn write(run: &Run<'_>, number: u64) -> u64 {
         let done = worked(change(&connection, &mut dice), "write");
         commits += done.unwrap_or(0);
         if !connection.is_autocommit() {
-            common::run(&connection, "ROLLBACK");
+            support::run(&connection, "ROLLBACK");
         }
     }
     commits
@@ -106,7 +104,7 @@ fn look(connection: &Connection, whole: bool) -> rusqlite::Result<i64> {
     }
     assert_eq!(count, n, "rows at version {version}");
     if whole {
-        assert_eq!(common::text(connection, "PRAGMA integrity_check"), "ok", "version {version}");
+        assert_eq!(support::text(connection, "PRAGMA integrity_check"), "ok", "version {version}");
     }
     Ok(version)
 }
@@ -117,7 +115,7 @@ fn read(run: &Run<'_>, number: u64) -> u64 {
     let (mut last, mut looks) = (0, 0);
     while run.goes_on() {
         let whole = dice.random_range(0..8) == 0;
-        common::run(&connection, "BEGIN");
+        support::run(&connection, "BEGIN");
         let version = look(&connection, whole).unwrap_or_else(|error| panic!("look: {error:?}"));
         assert!(version >= last, "back from {last} to {version}");
         last = version;
@@ -125,7 +123,7 @@ fn read(run: &Run<'_>, number: u64) -> u64 {
             std::thread::sleep(Duration::from_millis(dice.random_range(0..150)));
             assert_eq!(look(&connection, false).unwrap_or_else(|error| panic!("second look: {error:?}")), version);
         }
-        common::run(&connection, "COMMIT");
+        support::run(&connection, "COMMIT");
         looks += 1;
     }
     looks
@@ -149,18 +147,18 @@ fn play(seed: u64, time: Duration) {
     let mut dice = StdRng::seed_from_u64(seed);
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open(&path);
+    let setup = support::open(&path);
     let page_bytes = [512, 1024, 4096, 8192, 65536][dice.random_range(0..5)];
     let vacuum = ["NONE", "FULL", "INCREMENTAL"][dice.random_range(0..3)];
-    common::run(
+    support::run(
         &setup,
         &format!(
             "PRAGMA page_size={page_bytes}; PRAGMA auto_vacuum={vacuum}; PRAGMA journal_mode=WAL;
              CREATE TABLE t(id INTEGER PRIMARY KEY, b); CREATE TABLE total(n, v); INSERT INTO total VALUES(0, 0)"
         ),
     );
-    if common::on_pwal() {
-        common::run(&setup, "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536");
+    if support::on_pwal() {
+        support::run(&setup, "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536");
     }
     let what = format!("seed {seed}, pages of {page_bytes}, auto_vacuum={vacuum}");
     let _watchdog = Watchdog::new(&what, time + Duration::from_secs(120));
@@ -177,8 +175,8 @@ fn play(seed: u64, time: Duration) {
     });
     assert_eq!(look(&setup, true).ok(), i64::try_from(commits).ok(), "{what}");
     println!("{what}: {commits} commits, {looks} looks, {checkpoints} checkpoints");
-    common::close(setup);
-    common::assert_plain(&path);
+    support::close(setup);
+    support::assert_plain(&path);
 }
 
 #[test]

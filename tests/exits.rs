@@ -2,16 +2,12 @@
 //! of the application may do that, or a signal handler. The process ends, and the next one finds what was
 //! acknowledged.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::{Scratch, child};
-use lab::Lab;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
+use support::lab::Lab;
+use support::{Scratch, child};
 
 /// How long an exit may take: the hook waits for whoever is in the middle, some times.
 const EXIT_MAX: Duration = Duration::from_secs(10);
@@ -29,7 +25,7 @@ fn settings(path: &Path, at: u64, threads: u64) -> Vec<(&'static str, String)> {
 /// Commits of one connection: says `<number> <result>` of each.
 fn work(lab: &Lab, path: &Path, writer: i64) {
     let open = || {
-        let connection = common::try_open(path, common::flags(), &lab.vfs).unwrap();
+        let connection = support::try_open(path, support::flags(), &lab.vfs).unwrap();
         connection.busy_timeout(Duration::from_secs(5)).unwrap();
         connection
     };
@@ -38,11 +34,11 @@ fn work(lab: &Lab, path: &Path, writer: i64) {
         let n = 1000 * writer + round;
         let set = if round % 4 == 3 { "NORMAL" } else { "FULL" };
         let mode = if round % 8 > 5 { "conservative" } else { "auto" };
-        common::code_of(
+        support::code_of(
             &connection,
             &format!("PRAGMA wal_autocheckpoint=5; PRAGMA synchronous={set}; PRAGMA parallel_wal_mode={mode}"),
         );
-        let code = common::code_of(&connection, &format!("INSERT INTO t VALUES({n}, zeroblob(30000))"));
+        let code = support::code_of(&connection, &format!("INSERT INTO t VALUES({n}, zeroblob(30000))"));
         child::report(&format!("{n} {code}"));
         if round % 6 == 5 {
             drop(connection);
@@ -79,16 +75,16 @@ fn child_exits_inside_a_call() {
 
 #[test]
 fn an_exit_at_any_call_of_the_disk_ends_the_process_and_loses_nothing() {
-    let step = usize::try_from(common::env_number("PWAL_TEST_STEP", 29)).unwrap();
-    let only = common::env_number("PWAL_TEST_ONE", 0);
+    let step = usize::try_from(support::env_number("PWAL_TEST_STEP", 29)).unwrap();
+    let only = support::env_number("PWAL_TEST_ONE", 0);
     for threads in [1, 3] {
         for at in (1..).step_by(step) {
             let at = if only != 0 { only } else { at };
             let scratch = Scratch::new();
             let path = scratch.file("a.db");
-            let setup = common::open_wal(&path);
-            common::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
-            common::close(setup);
+            let setup = support::open_wal(&path);
+            support::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
+            support::close(setup);
             let mut process = child::start("child_exits_inside_a_call", &settings(&path, at, threads));
             // Its output ends when it has ended.
             let (ended, end) = mpsc::channel();
@@ -107,15 +103,15 @@ fn an_exit_at_any_call_of_the_disk_ends_the_process_and_loses_nothing() {
             assert!(!watchdog.join().unwrap(), "it hangs: {what}");
             let status = process.wait();
             assert!([Some(0), Some(7)].contains(&status.code()), "{status:?}: {what}");
-            let connection = common::open(&path);
-            let found = common::rows(&connection, "SELECT n FROM t").unwrap();
+            let connection = support::open(&path);
+            let found = support::rows(&connection, "SELECT n FROM t").unwrap();
             for (n, code) in lines.iter().filter_map(|line| line.split_once(' ')) {
                 if code == "0" {
                     assert!(found.iter().any(|row| row == n), "{n} is lost: {what}, {found:?}");
                 }
             }
-            common::assert_integrity(&connection);
-            common::close(connection);
+            support::assert_integrity(&connection);
+            support::close(connection);
             if status.code() == Some(0) || only != 0 {
                 println!("{what}");
                 break;

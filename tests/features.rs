@@ -8,7 +8,6 @@ mod busy;
 mod checkpoints;
 #[path = "features/closing.rs"]
 mod closing;
-mod common;
 #[path = "features/extras.rs"]
 mod extras;
 #[path = "features/isolation.rs"]
@@ -24,7 +23,7 @@ use rusqlite::Connection;
 
 /// Rows of a table `t(id, x)` with bodies of so many bytes.
 fn fill(connection: &Connection, rows: u32, bytes: u32) {
-    common::run(
+    support::run(
         connection,
         &format!(
             "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x);

@@ -1,14 +1,10 @@
 //! The first commit of a log, torn in its write at every sector: a kill leaves a prefix of it, a power cut any part. The database
 //! is what it was before, and nothing lies beside it.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use lab::{Call, Crashed, Lab, Once};
 use pwal::internal::log::format::{Batch, BatchPlace, FileName, ImagePlace, SlotHeader, decode_batch};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use support::lab::{Call, Crashed, Lab, Once};
 
 const SECTOR: u64 = 512;
 
@@ -60,27 +56,27 @@ impl First {
 /// A database with a row, and what a kill leaves behind one more transaction: the first of its log.
 fn killed(lab: &Lab, page_bytes: u32, transaction: &str) -> Crashed {
     let connection = lab.open("a.db");
-    common::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL"));
-    common::run(&connection, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES('before')");
-    common::close(connection);
-    common::assert_plain(&lab.path());
+    support::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL"));
+    support::run(&connection, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES('before')");
+    support::close(connection);
+    support::assert_plain(&lab.path());
     let connection = lab.wal();
-    common::run(&connection, transaction);
+    support::run(&connection, transaction);
     let crashed = lab.crash();
-    common::close(connection);
+    support::close(connection);
     crashed
 }
 
 #[track_caller]
 fn expect_before(database: &Path, what: &str) {
-    let connection = common::open(database);
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM t"), 1, "{what}");
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM u"), 0, "{what}");
-    common::assert_integrity(&connection);
-    common::close(connection);
+    let connection = support::open(database);
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM t"), 1, "{what}");
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM u"), 0, "{what}");
+    support::assert_integrity(&connection);
+    support::close(connection);
     // No directory of another name, either.
-    assert_eq!(common::beside(database), [""; 0], "{what}");
-    common::assert_plain(database);
+    assert_eq!(support::beside(database), [""; 0], "{what}");
+    support::assert_plain(database);
 }
 
 const TRANSACTIONS: [(u32, &str, u64); 4] = [
@@ -98,7 +94,7 @@ const TRANSACTIONS: [(u32, &str, u64); 4] = [
 
 #[test]
 fn a_kill_at_every_sector_of_the_first_commit_leaves_one_plain_file() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for (page_bytes, transaction, step) in TRANSACTIONS {
@@ -106,19 +102,19 @@ fn a_kill_at_every_sector_of_the_first_commit_leaves_one_plain_file() {
         let whole = killed(&lab, page_bytes, transaction);
         let used = First::of(whole.path()).used();
         for tear in (0..used).step_by(step as usize) {
-            let torn = lab::copy_crashed(whole.path());
+            let torn = support::lab::copy_crashed(whole.path());
             let first = First::of(torn.path());
             first.fill(tear, first.batch.header.bytes);
             expect_before(torn.path(), &format!("{transaction}: {tear} of {used} bytes"));
         }
         // All of it.
-        assert!(common::number(&whole.open(), "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM u)") > 1);
+        assert!(support::number(&whole.open(), "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM u)") > 1);
     }
 }
 
 #[test]
 fn so_does_a_power_cut_that_took_any_one_sector() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for (page_bytes, transaction, step) in TRANSACTIONS {
@@ -126,7 +122,7 @@ fn so_does_a_power_cut_that_took_any_one_sector() {
         let whole = killed(&lab, page_bytes, transaction);
         let used = First::of(whole.path()).used();
         for at in (0..used).step_by(2 * step as usize) {
-            let torn = lab::copy_crashed(whole.path());
+            let torn = support::lab::copy_crashed(whole.path());
             First::of(torn.path()).fill(at, at + SECTOR);
             expect_before(torn.path(), &format!("{transaction}: the sector at {at} of {used}"));
         }
@@ -136,7 +132,7 @@ fn so_does_a_power_cut_that_took_any_one_sector() {
 /// A writer of the first commit has died in it, and the next one may, too.
 #[test]
 fn the_next_writer_finds_zeros_where_one_has_died_in_the_first_commit() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let lab = Lab::new();
@@ -168,9 +164,9 @@ fn the_next_writer_finds_zeros_where_one_has_died_in_the_first_commit() {
         Ok(())
     });
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES('after')");
+    support::run(&connection, "INSERT INTO t VALUES('after')");
     assert!(begun.happened() && cleared.happened(), "{} {}", begun.happened(), cleared.happened());
     lab.unhook();
-    assert_eq!(common::number(&lab.crash().open(), "SELECT count(*) FROM t"), 3);
-    common::close(connection);
+    assert_eq!(support::number(&lab.crash().open(), "SELECT count(*) FROM t"), 3);
+    support::close(connection);
 }

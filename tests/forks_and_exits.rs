@@ -3,18 +3,17 @@
 //!
 //! Each scene plays in child processes of their own.
 
-mod common;
 #[path = "forks/second_library.rs"]
 mod second_library;
 
-use common::child;
-use common::scene::{COUNT, scene};
 use rusqlite::{Connection, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::child;
+use support::scene::{COUNT, scene};
 
 fn count(connection: &Connection) -> i64 {
-    common::number(connection, COUNT)
+    support::number(connection, COUNT)
 }
 
 /// Starts a scene of [`child_plays`].
@@ -50,9 +49,9 @@ fn child_plays() {
 }
 
 fn exits(path: &Path, end: impl FnOnce()) {
-    let connections: Vec<Connection> = (0..3).map(|_| common::open(path)).collect();
+    let connections: Vec<Connection> = (0..3).map(|_| support::open(path)).collect();
     for (number, connection) in connections.iter().enumerate() {
-        common::run(connection, &format!("INSERT INTO t VALUES({number})"));
+        support::run(connection, &format!("INSERT INTO t VALUES({number})"));
     }
     std::mem::forget(connections);
     child::report("written");
@@ -60,10 +59,10 @@ fn exits(path: &Path, end: impl FnOnce()) {
 }
 
 fn exits_in_a_transaction(path: &Path) {
-    let (one, two) = (common::open(path), common::open(path));
-    common::run(&one, "INSERT INTO t VALUES(1); PRAGMA cache_size=1; BEGIN IMMEDIATE");
-    common::run(&one, "INSERT INTO t SELECT zeroblob(3000) FROM t JOIN (VALUES(1),(2),(3),(4),(5))");
-    common::run(&two, "BEGIN; SELECT * FROM t");
+    let (one, two) = (support::open(path), support::open(path));
+    support::run(&one, "INSERT INTO t VALUES(1); PRAGMA cache_size=1; BEGIN IMMEDIATE");
+    support::run(&one, "INSERT INTO t SELECT zeroblob(3000) FROM t JOIN (VALUES(1),(2),(3),(4),(5))");
+    support::run(&two, "BEGIN; SELECT * FROM t");
     std::mem::forget((one, two));
     child::report("written");
     std::process::exit(0);
@@ -73,7 +72,7 @@ fn exits_while_threads_write(path: &Path) {
     for thread in 0..4 {
         let path = path.to_owned();
         std::thread::spawn(move || {
-            let connection = common::open(&path);
+            let connection = support::open(&path);
             for n in 0.. {
                 if connection.execute_batch(&format!("INSERT INTO t VALUES({thread}*1000000+{n})")).is_err() {
                     // The engine is closed: the process is about to end.
@@ -88,11 +87,11 @@ fn exits_while_threads_write(path: &Path) {
 }
 
 fn holds(path: &Path) {
-    let connection = common::open(path);
-    common::run(&connection, "INSERT INTO t VALUES('held')");
+    let connection = support::open(path);
+    support::run(&connection, "INSERT INTO t VALUES('held')");
     child::report("open");
     child::command();
-    common::close(connection);
+    support::close(connection);
     child::report("closed");
 }
 
@@ -118,16 +117,16 @@ fn wait(pid: i32) -> i32 {
 }
 
 fn forks(path: &Path) {
-    let connection = common::open(path);
-    common::run(&connection, "INSERT INTO t VALUES(1)");
-    let reader = common::open(path);
-    common::run(&reader, "BEGIN; SELECT * FROM t");
+    let connection = support::open(path);
+    support::run(&connection, "INSERT INTO t VALUES(1)");
+    let reader = support::open(path);
+    support::run(&reader, "BEGIN; SELECT * FROM t");
     for round in 0..3 {
         let status = forked(|| {
             // SQLite forbids to carry a connection over a fork. It must be an error, not damage.
             for sql in ["SELECT * FROM t", "INSERT INTO t VALUES('from the child')", "PRAGMA wal_checkpoint(TRUNCATE)"]
             {
-                if common::on_pwal() && connection.execute_batch(sql).is_ok() && !sql.starts_with("PRAGMA") {
+                if support::on_pwal() && connection.execute_batch(sql).is_ok() && !sql.starts_with("PRAGMA") {
                     return 10;
                 }
             }
@@ -136,29 +135,29 @@ fn forks(path: &Path) {
         assert_eq!(status, 0, "round {round}: 10 = the child used its parent's connection");
         let status = forked(|| {
             // Another process: its close and its exit must not let go of the parent's locks.
-            let own = common::open(path);
-            let code = common::code_of(&own, "INSERT INTO t VALUES('also from the child')");
+            let own = support::open(path);
+            let code = support::code_of(&own, "INSERT INTO t VALUES('also from the child')");
             if round % 2 == 0 {
-                common::close(own);
+                support::close(own);
             } else {
                 std::mem::forget(own);
             }
-            i32::from(common::on_pwal() && code != 0)
+            i32::from(support::on_pwal() && code != 0)
         });
         assert_eq!(status, 0, "round {round}: a second process was kept out");
-        common::run(&connection, "INSERT INTO t VALUES(2)");
+        support::run(&connection, "INSERT INTO t VALUES(2)");
     }
-    common::run(&reader, "COMMIT");
+    support::run(&reader, "COMMIT");
     child::report(&count(&reader).to_string());
     child::command();
-    common::close(reader);
-    common::close(connection);
+    support::close(reader);
+    support::close(connection);
     child::report("closed");
 }
 
 fn forks_and_is_killed(path: &Path) {
-    let connection = common::open(path);
-    common::run(&connection, "INSERT INTO t VALUES(1)");
+    let connection = support::open(path);
+    support::run(&connection, "INSERT INTO t VALUES(1)");
     // SAFETY: as in `forked`; the child only waits until its input ends, and touches nothing.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -167,7 +166,7 @@ fn forks_and_is_killed(path: &Path) {
         // SAFETY: ends the process without exit handlers.
         unsafe { libc::_exit(0) };
     }
-    common::run(&connection, "INSERT INTO t VALUES(2)");
+    support::run(&connection, "INSERT INTO t VALUES(2)");
     child::report("written");
     loop {
         std::thread::park();
@@ -188,16 +187,16 @@ fn meets_itself(path: &Path) {
         format!("file:{}?cache=private", path.display()),
         String::from("file:app.db"),
     ];
-    let connections: Vec<Connection> = names.iter().map(|name| common::open(name.as_ref())).collect();
+    let connections: Vec<Connection> = names.iter().map(|name| support::open(name.as_ref())).collect();
     for round in 1..=3 {
         for (connection, name) in connections.iter().zip(&names) {
-            common::run(connection, &format!("INSERT INTO t VALUES('{name} {round}')"));
+            support::run(connection, &format!("INSERT INTO t VALUES('{name} {round}')"));
             for other in &connections {
                 assert_eq!(count(other), count(connection), "by {name}");
             }
         }
     }
-    connections.into_iter().for_each(common::close);
+    connections.into_iter().for_each(support::close);
     child::report("closed");
 }
 
@@ -208,13 +207,13 @@ fn a_normal_exit_without_a_close_leaves_a_plain_file() {
         let mut process = play(end, &path);
         process.expect("written");
         process.wait();
-        if end == "exit" && common::on_pwal() {
-            common::assert_plain(&path);
+        if end == "exit" && support::on_pwal() {
+            support::assert_plain(&path);
         }
-        let connection = common::open(&path);
+        let connection = support::open(&path);
         assert_eq!(count(&connection), 3, "{end}");
-        common::close(connection);
-        common::assert_plain(&path);
+        support::close(connection);
+        support::assert_plain(&path);
     }
 }
 
@@ -224,10 +223,10 @@ fn an_exit_in_the_middle_of_a_transaction_neither_hangs_nor_keeps_it() {
     let mut process = play("exit in a transaction", &path);
     process.expect("written");
     assert!(process.wait().success());
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     assert_eq!(count(&connection), 1);
-    common::close(connection);
-    common::assert_plain(&path);
+    support::close(connection);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -243,43 +242,43 @@ fn an_exit_while_threads_write_loses_no_acknowledged_row() {
         process.send("exit");
         reported += i64::try_from(process.lines.by_ref().filter(|line| line == "row").count()).unwrap();
         process.wait();
-        let connection = common::open(&path);
+        let connection = support::open(&path);
         let found = count(&connection);
         assert!((reported..=reported + 4).contains(&found), "{reported} rows were reported, {found} are there");
-        common::assert_integrity(&connection);
-        common::close(connection);
-        common::assert_plain(&path);
+        support::assert_integrity(&connection);
+        support::close(connection);
+        support::assert_plain(&path);
     }
 }
 
 #[test]
 fn stock_is_kept_out_until_the_first_has_closed() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock beside a process");
     let mut holder = play("hold", &path);
     holder.expect("open");
-    let connection = common::open_stock(&path);
+    let connection = support::open_stock(&path);
     connection.busy_timeout(Duration::from_millis(20)).unwrap();
     for sql in ["SELECT * FROM t", "INSERT INTO t VALUES(1)", "PRAGMA journal_mode=DELETE"] {
-        assert_eq!(common::code_of(&connection, sql), ffi::SQLITE_BUSY, "{sql}");
+        assert_eq!(support::code_of(&connection, sql), ffi::SQLITE_BUSY, "{sql}");
     }
-    common::close(connection);
+    support::close(connection);
     let waiter = {
         let path = path.clone();
         std::thread::spawn(move || {
-            let connection = common::open_stock(&path);
+            let connection = support::open_stock(&path);
             connection.busy_timeout(Duration::from_secs(60)).unwrap();
-            common::run(&connection, "INSERT INTO t VALUES('waited')");
-            common::close(connection);
+            support::run(&connection, "INSERT INTO t VALUES('waited')");
+            support::close(connection);
         })
     };
     holder.send("close");
     holder.expect("closed");
     waiter.join().unwrap();
-    common::assert_plain(&path);
-    assert_eq!(count(&common::open_stock(&path)), 2);
+    support::assert_plain(&path);
+    assert_eq!(count(&support::open_stock(&path)), 2);
 }
 
 #[test]
@@ -289,7 +288,7 @@ fn a_process_that_was_killed_keeps_nobody_out() {
         let mut holder = play("hold", &path);
         holder.expect("open");
         holder.kill();
-        let connection = common::open(&path);
+        let connection = support::open(&path);
         connection.busy_timeout(Duration::ZERO).unwrap();
         assert_eq!(count(&connection), round);
     }
@@ -297,13 +296,13 @@ fn a_process_that_was_killed_keeps_nobody_out() {
 
 #[test]
 fn a_stock_connection_of_the_same_process_is_shared_with_and_kept_out_of_pwal() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock first");
-    let stock = common::open_stock(&path);
+    let stock = support::open_stock(&path);
     assert_eq!(count(&stock), 0);
-    let own = common::open(&path);
+    let own = support::open(&path);
     for connection in [&stock, &own] {
         connection.busy_timeout(Duration::ZERO).unwrap();
     }
@@ -312,21 +311,21 @@ fn a_stock_connection_of_the_same_process_is_shared_with_and_kept_out_of_pwal() 
         connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap()
     };
     assert!(status(&own).contains("\"beside_stock\":true"));
-    common::run(&stock, "INSERT INTO t VALUES('stock')");
+    support::run(&stock, "INSERT INTO t VALUES('stock')");
     assert_eq!(count(&own), 1);
-    common::close(stock);
-    common::close(own);
-    let own = common::open(&path);
-    common::run(&own, "INSERT INTO t VALUES('own')");
+    support::close(stock);
+    support::close(own);
+    let own = support::open(&path);
+    support::run(&own, "INSERT INTO t VALUES('own')");
     assert!(status(&own).contains("\"active\":true"));
-    let stock = common::open_stock(&path);
+    let stock = support::open_stock(&path);
     stock.busy_timeout(Duration::ZERO).unwrap();
-    assert_eq!(common::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);
-    common::close(stock);
-    common::run(&own, "INSERT INTO t VALUES('own')");
-    common::close(own);
-    common::assert_plain(&path);
-    assert_eq!(count(&common::open_stock(&path)), 3);
+    assert_eq!(support::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);
+    support::close(stock);
+    support::run(&own, "INSERT INTO t VALUES('own')");
+    support::close(own);
+    support::assert_plain(&path);
+    assert_eq!(count(&support::open_stock(&path)), 3);
 }
 
 #[test]
@@ -334,16 +333,16 @@ fn a_forked_child_touches_nothing_of_its_parents() {
     let (_scene, path) = scene("a fork");
     let mut process = play("fork", &path);
     let rows = process.lines.next().expect("a number");
-    if common::on_pwal() {
+    if support::on_pwal() {
         assert_eq!(rows, "7");
-        let stock = common::open_stock(&path);
+        let stock = support::open_stock(&path);
         stock.busy_timeout(Duration::ZERO).unwrap();
-        assert_eq!(common::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY, "the parent's lock is still there");
+        assert_eq!(support::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY, "the parent's lock is still there");
     }
     process.send("close");
     process.expect("closed");
     process.wait();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -355,11 +354,11 @@ fn a_forked_child_does_not_hold_its_dead_parents_lock() {
     assert_eq!(said, ["forked", "written"]);
     // The forked child lives on: it waits for the end of its input, which is ours to close.
     process.kill();
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     connection.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(count(&connection), 2);
-    common::close(connection);
-    common::assert_plain(&path);
+    support::close(connection);
+    support::assert_plain(&path);
 }
 
 #[test]
@@ -368,7 +367,7 @@ fn symlinks_relative_and_uri_paths_meet_in_one() {
     let mut process = play("names", &path);
     process.expect("closed");
     assert!(process.wait().success());
-    common::assert_plain(&path);
-    assert_eq!(count(&common::open_stock(&path)), 21);
-    assert_eq!(common::beside(&scene.scratch.file("link.db")), Vec::<String>::new());
+    support::assert_plain(&path);
+    assert_eq!(count(&support::open_stock(&path)), 21);
+    assert_eq!(support::beside(&scene.scratch.file("link.db")), Vec::<String>::new());
 }

@@ -2,14 +2,12 @@
 //!
 //! `PWAL_TEST_FORKS=10000 cargo test --test forks_while_opening` is the long form.
 
-mod common;
-
-use common::scene::watchdog;
-use common::{Scratch, child, run};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::LockFile;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use support::scene::watchdog;
+use support::{Scratch, child, run};
 
 const CLEAN: i32 = 0;
 const INHERITED: i32 = 7;
@@ -58,7 +56,7 @@ fn child_forks_while_databases_are_opened() {
         return;
     }
     let directory = PathBuf::from(child::setting("PWAL_TEST_DIRECTORY"));
-    let long = common::open_wal(&directory.join("long.db"));
+    let long = support::open_wal(&directory.join("long.db"));
     run(&long, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
     let (stop, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut found = [0; 3];
@@ -68,7 +66,7 @@ fn child_forks_while_databases_are_opened() {
             let (stop, opened) = (&stop, &opened);
             threads.spawn(move || {
                 while !stop.load(SeqCst) {
-                    let connection = common::open_wal(&path);
+                    let connection = support::open_wal(&path);
                     run(&connection, "CREATE TABLE IF NOT EXISTS t(x)");
                     drop(connection);
                     opened.fetch_add(1, SeqCst);
@@ -91,7 +89,7 @@ fn child_forks_while_databases_are_opened() {
 
 #[test]
 fn a_forked_child_inherits_no_lock_whatever_other_threads_open() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog("forks while databases are opened");
@@ -104,7 +102,7 @@ fn child_forks_while_lock_files_are_opened() {
     if !child::role("child_forks_while_lock_files_are_opened") {
         return;
     }
-    common::vfs();
+    support::vfs();
     let directory = PathBuf::from(child::setting("PWAL_TEST_DIRECTORY"));
     let place = |name: &str| {
         let path = directory.join(name);

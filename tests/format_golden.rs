@@ -2,14 +2,12 @@
 //!
 //! `PWAL_GOLDEN=write cargo test --test format_golden` writes them anew.
 
-mod log_support;
-
-use log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use pwal::internal::log::format::{Rule, slot_name};
 use pwal::internal::log::scan::{self, dump_slot};
 use pwal::internal::log::stamp::Stamp;
 use std::fmt::Write;
 use std::path::Path;
+use support::log::{Commit, Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 
 const ID: u64 = 0x0123_4567_89ab_cdef;
 

@@ -3,14 +3,13 @@
 //!
 //! A host that is not installed is skipped, and the test says so.
 
-mod common;
 #[path = "hosts/python.rs"]
 mod python;
 #[path = "hosts/shell.rs"]
 mod shell;
 
-use common::{Scratch, library};
 use std::path::{Path, PathBuf};
+use support::{Scratch, library};
 
 /// The program, if it is there.
 fn host(path: &str) -> Option<PathBuf> {
@@ -31,11 +30,11 @@ fn directory() -> Scratch {
 
 /// Stock SQLite finds these numbers in `t(writer, n)`: 1 to at least `acknowledged` for each writer, without a gap.
 fn assert_rows(path: &Path, acknowledged: [i64; 2]) {
-    common::assert_plain(path);
-    let stock = common::open_stock(path);
+    support::assert_plain(path);
+    let stock = support::open_stock(path);
     for (writer, acknowledged) in acknowledged.into_iter().enumerate() {
         let found =
-            common::text(&stock, &format!("SELECT count(*), max(n), count(DISTINCT n) FROM t WHERE writer={writer}"));
+            support::text(&stock, &format!("SELECT count(*), max(n), count(DISTINCT n) FROM t WHERE writer={writer}"));
         let numbers: Vec<i64> = found.split('|').map(|number| number.parse().unwrap_or(0)).collect();
         assert_eq!((numbers[0], numbers[2]), (numbers[1], numbers[1]), "writer {writer}: {found}");
         assert!(

@@ -1,7 +1,5 @@
 //! The background thread's checkpoints: those that commits ask for, and the one when nobody has committed for a while.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 fn status(connection: &rusqlite::Connection, field: &str) -> u64 {
@@ -12,15 +10,15 @@ fn status(connection: &rusqlite::Connection, field: &str) -> u64 {
 
 #[test]
 fn everything_is_backfilled_when_nobody_commits() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
-    let scratch = common::Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
-    common::run(&connection, "PRAGMA wal_autocheckpoint=10; CREATE TABLE t(a)");
+    let scratch = support::Scratch::new();
+    let connection = support::open_wal(&scratch.file("app.db"));
+    support::run(&connection, "PRAGMA wal_autocheckpoint=10; CREATE TABLE t(a)");
     for round in 0..2 {
         for i in 0..40 {
-            common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+            support::run(&connection, &format!("INSERT INTO t VALUES({i})"));
         }
         let deadline = Instant::now() + Duration::from_secs(30);
         while status(&connection, "backfilled") < status(&connection, "published") {
@@ -32,14 +30,14 @@ fn everything_is_backfilled_when_nobody_commits() {
 
 #[test]
 fn wal_autocheckpoint_0_turns_it_off() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
-    let scratch = common::Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
-    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)");
+    let scratch = support::Scratch::new();
+    let connection = support::open_wal(&scratch.file("app.db"));
+    support::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)");
     for i in 0..40 {
-        common::run(&connection, &format!("INSERT INTO t VALUES({i})"));
+        support::run(&connection, &format!("INSERT INTO t VALUES({i})"));
     }
     // Longer than the log has to be idle for.
     std::thread::sleep(Duration::from_millis(1500));
@@ -49,12 +47,12 @@ fn wal_autocheckpoint_0_turns_it_off() {
 
 #[test]
 fn a_checkpoint_that_is_asked_for_behind_a_commit_works() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
-    let scratch = common::Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
-    common::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES(1)");
-    let rows = common::rows(&connection, "PRAGMA wal_checkpoint").unwrap();
+    let scratch = support::Scratch::new();
+    let connection = support::open_wal(&scratch.file("app.db"));
+    support::run(&connection, "PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+    let rows = support::rows(&connection, "PRAGMA wal_checkpoint").unwrap();
     assert_eq!(status(&connection, "backfilled"), 2, "{rows:?}");
 }

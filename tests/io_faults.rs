@@ -3,23 +3,22 @@
 //! after the database is opened again.
 //!
 //! Each case plans one failure of the n-th operation of a kind ([`pwal::internal::disk::fault`] for the log's files,
-//! [`common::shim`] below pwal for the database file), plays a scene, and compares: nothing acknowledged is
+//! [`support::shim`] below pwal for the database file), plays a scene, and compares: nothing acknowledged is
 //! missing, nothing that was reported as failed comes back (unless the error says that its outcome is
 //! unknown), nobody sees a failed commit, nothing hangs. n goes up until nothing fails any more.
 //!
 //! `PWAL_TEST_FAULTS=all` plays every n; by default the larger ones are thinned out. One case again:
 //! `PWAL_TEST_FAULT='<as printed>'`.
 
-mod common;
 #[path = "faults/scene.rs"]
 mod scene;
 #[path = "faults/world.rs"]
 mod world;
 
-use common::Watchdog;
 use pwal::internal::disk::fault::{Effect, Operation};
 use scene::SCENES;
 use std::time::Duration;
+use support::Watchdog;
 use world::{Case, Target, World};
 
 /// What fails, and where.
@@ -41,7 +40,7 @@ const DATABASE: [(Operation, &[Effect]); 3] = [
 ];
 
 fn play_all(target: Target, operation: Operation, name: &str, effects: &[Effect]) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let only = std::env::var("PWAL_TEST_FAULT").ok();

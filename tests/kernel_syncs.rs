@@ -10,7 +10,6 @@
 
 #[path = "kernel_syncs/barriers.rs"]
 mod barriers;
-mod common;
 #[path = "kernel_syncs/cuts.rs"]
 mod cuts;
 #[path = "kernel_syncs/history.rs"]
@@ -26,12 +25,12 @@ mod script;
 #[path = "kernel_syncs/trace.rs"]
 mod trace;
 
-use common::{Scratch, Watchdog, child, env_number};
 use medium::{Left, Medium, tree_of};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::{Scratch, Watchdog, child, env_number};
 use trace::Call;
 
 /// What was there before, and what was done then.
@@ -135,7 +134,7 @@ fn watchdog() -> Watchdog {
 
 /// Plays these lives, in which these rules must count, and cuts the power.
 fn play(lives: &[&str], rules: &[&str], short: usize) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog();
@@ -223,7 +222,7 @@ fn dead_at_some_point() {
 #[cfg(debug_assertions)]
 #[test]
 fn dead_beside_another() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog();
@@ -249,7 +248,7 @@ fn dead_beside_another() {
 /// The first sector of the database file was lost: it comes back from the log, durably, before the log goes.
 #[test]
 fn the_first_sector_is_restored() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog();
@@ -267,7 +266,7 @@ fn the_first_sector_is_restored() {
 /// A salvage overwrites nothing that it has not kept.
 #[test]
 fn salvaged() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog();

@@ -3,12 +3,10 @@
 //! `PWAL_TEST_TRANSACTION_MB` (default 96, at most 64 MiB resident) is its size; the long form,
 //! `PWAL_TEST_TRANSACTION_MB=1024 cargo test --release --test large_transaction`, must stay under 200 MiB.
 
-mod common;
-
-use common::{Scratch, Watchdog, child, env_number};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::time::Duration;
+use support::{Scratch, Watchdog, child, env_number};
 
 /// Bytes of a row's body, about a page.
 const BODY: u64 = 4000;
@@ -39,20 +37,20 @@ fn child_writes_much() {
         return;
     }
     let path = child::setting("PWAL_TEST_DATABASE");
-    let connection = common::open(path.as_ref());
-    common::run(&connection, "PRAGMA cache_size=-4000; BEGIN");
-    common::run(&connection, &insert());
+    let connection = support::open(path.as_ref());
+    support::run(&connection, "PRAGMA cache_size=-4000; BEGIN");
+    support::run(&connection, &insert());
     // Pages that have left the cache are written again in their places.
-    common::run(&connection, "UPDATE t SET y=y+1 WHERE id%50=0");
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM t WHERE y=2"), i64::try_from(rows() / 50).unwrap());
+    support::run(&connection, "UPDATE t SET y=y+1 WHERE id%50=0");
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM t WHERE y=2"), i64::try_from(rows() / 50).unwrap());
     child::report("staged");
     let end = child::command().expect("COMMIT or ROLLBACK");
-    common::run(&connection, &end);
+    support::run(&connection, &end);
     child::report("ended");
     check(&connection, end == "COMMIT");
     child::report(&peak_kilobytes().to_string());
     if child::command().is_some() {
-        common::close(connection);
+        support::close(connection);
         child::report("closed");
     }
 }
@@ -69,16 +67,16 @@ fn insert() -> String {
 fn check(connection: &Connection, committed: bool) {
     let expected = if committed { format!("{0}|{0}", rows()) } else { String::from("0|0") };
     let right = format!("sum(length(x)={BODY} AND substr(x,1,1)=CAST(char(97+id%26) AS BLOB) AND y=1+(id%50=0))");
-    assert_eq!(common::text(connection, &format!("SELECT count(*), ifnull({right}, 0) FROM t")), expected);
+    assert_eq!(support::text(connection, &format!("SELECT count(*), ifnull({right}, 0) FROM t")), expected);
 }
 
 fn database() -> (Watchdog, Scratch, PathBuf) {
     let watchdog = Watchdog::new("a large transaction", Duration::from_secs(900));
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB, y INTEGER); CREATE TABLE beside(x)");
-    common::close(connection);
+    let connection = support::open_wal(&path);
+    support::run(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB, y INTEGER); CREATE TABLE beside(x)");
+    support::close(connection);
     (watchdog, scratch, path)
 }
 
@@ -102,8 +100,8 @@ fn it_commits_and_rolls_back_in_bounded_memory_and_leaves_a_plain_file() {
         writer.send("close");
         writer.expect("closed");
         assert!(writer.wait().success());
-        common::assert_plain(&path);
-        check(&common::open_stock(&path), end == "COMMIT");
+        support::assert_plain(&path);
+        check(&support::open_stock(&path), end == "COMMIT");
     }
 }
 
@@ -116,28 +114,28 @@ fn it_is_there_or_not_there_after_a_kill() {
             writer.expect("ended");
         }
         writer.kill();
-        let connection = common::open(&path);
+        let connection = support::open(&path);
         check(&connection, committed);
-        common::assert_integrity(&connection);
-        common::close(connection);
-        common::assert_plain(&path);
+        support::assert_integrity(&connection);
+        support::close(connection);
+        support::assert_plain(&path);
     }
 }
 
 #[test]
 fn others_read_meanwhile_and_write_afterwards() {
     let (_watchdog, _scratch, path) = database();
-    let (own, other) = (common::open(&path), common::open(&path));
-    common::run(&own, "PRAGMA cache_size=-4000; BEGIN");
-    common::run(&own, &insert());
+    let (own, other) = (support::open(&path), support::open(&path));
+    support::run(&own, "PRAGMA cache_size=-4000; BEGIN");
+    support::run(&own, &insert());
     check(&other, false);
-    common::run(&own, "SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; UPDATE t SET y=y+1 WHERE id%50=0; COMMIT");
+    support::run(&own, "SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; UPDATE t SET y=y+1 WHERE id%50=0; COMMIT");
     check(&other, true);
-    common::run(&other, "INSERT INTO beside VALUES(1)");
-    common::run(&own, "INSERT INTO beside VALUES(2)");
-    assert_eq!(common::text(&other, "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
+    support::run(&other, "INSERT INTO beside VALUES(1)");
+    support::run(&own, "INSERT INTO beside VALUES(2)");
+    assert_eq!(support::text(&other, "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
     check(&other, true);
-    common::close(own);
-    common::close(other);
-    common::assert_plain(&path);
+    support::close(own);
+    support::close(other);
+    support::assert_plain(&path);
 }

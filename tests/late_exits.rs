@@ -1,13 +1,11 @@
 //! What a program does with its databases when it is ending: in handlers of `exit` that run as the last, and with a transaction
 //! of its own that it leaves open.
 
-mod common;
-
-use common::{Scratch, child, number, run};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use support::{Scratch, child, number, run};
 
 static LATE: Mutex<Option<Connection>> = Mutex::new(None);
 
@@ -22,15 +20,15 @@ fn start(role: &str, path: &Path) -> child::Role {
 fn scene() -> (Scratch, PathBuf) {
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
+    let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(x)");
-    common::close(setup);
+    support::close(setup);
     (scratch, path)
 }
 
 extern "C" fn last() {
     let connection = LATE.lock().expect("nobody panicked").take().expect("it was left");
-    child::report(&common::code_of(&connection, "INSERT INTO t VALUES('in an exit handler')").to_string());
+    child::report(&support::code_of(&connection, "INSERT INTO t VALUES('in an exit handler')").to_string());
     drop(connection);
 }
 
@@ -42,7 +40,7 @@ fn child_commits_in_its_last_exit_handler() {
     // Registered first, so it runs last: before the library is loaded.
     // SAFETY: a function that stays.
     assert_eq!(unsafe { libc::atexit(last) }, 0);
-    let connection = common::open(&path_of_parent());
+    let connection = support::open(&path_of_parent());
     run(&connection, "INSERT INTO t VALUES('before')");
     *LATE.lock().expect("nobody panicked") = Some(connection);
     std::process::exit(0);
@@ -55,7 +53,7 @@ fn the_last_exit_handler_can_commit_and_leaves_one_plain_file() {
     process.expect("0");
     assert!(process.wait().success());
     assert!(!scratch.file("a.db-pwal").exists(), "closed, the last connection too");
-    let stock = common::open_stock(&path);
+    let stock = support::open_stock(&path);
     assert_eq!(number(&stock, "SELECT count(*) FROM t"), 2);
 }
 
@@ -64,7 +62,7 @@ fn child_leaves_its_transaction_open() {
     if !child::role("child_leaves_its_transaction_open") {
         return;
     }
-    let connection = common::open(&path_of_parent());
+    let connection = support::open(&path_of_parent());
     run(&connection, "BEGIN IMMEDIATE; INSERT INTO t VALUES('never committed')");
     std::mem::forget(connection);
     child::report("exits");
@@ -85,7 +83,7 @@ fn an_exit_does_not_wait_for_its_own_transaction() {
     // The exit of a process waits a second for what others are in the middle of. The best of some, on a busy machine.
     let best = took.min().expect("some");
     assert!(best < Duration::from_millis(700), "{best:?}");
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 0);
     run(&connection, "INSERT INTO t VALUES(1)");
 }

@@ -1,17 +1,14 @@
 //! A process that leaves a database which others have open does not finish what they can do: its close waits for one piece
 //! of that, not for a slot or a checkpoint.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-mod processes;
-
-use common::scene::COUNT;
-use lab::{Call, Lab};
-use processes::agent::Agent;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::lab::{Call, Lab};
+use support::processes::agent::Agent;
+use support::scene::COUNT;
+
+support::roles!();
 
 /// A call of a slow disk: long enough that a close comes in the middle of what makes several.
 const SLOW: Duration = Duration::from_millis(30);
@@ -25,12 +22,12 @@ fn beside(lab: &Lab) -> Agent {
 
 #[test]
 fn a_slot_that_is_being_made_is_given_up() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "PRAGMA synchronous=NORMAL; CREATE TABLE t(x)");
+    support::run(&connection, "PRAGMA synchronous=NORMAL; CREATE TABLE t(x)");
     let mut other = beside(&lab);
     // The fifth slot has 4 MiB, in four pieces.
     let syncs = Arc::new(AtomicU64::new(0));
@@ -44,11 +41,11 @@ fn a_slot_that_is_being_made_is_given_up() {
     });
     let mut rows = 0;
     while syncs.load(SeqCst) == 0 {
-        common::run(&connection, "INSERT INTO t VALUES(randomblob(5000))");
+        support::run(&connection, "INSERT INTO t VALUES(randomblob(5000))");
         rows += 1;
         assert!(rows < 5000, "no slot was made ahead of need");
     }
-    common::close(connection);
+    support::close(connection);
     let made = syncs.load(SeqCst);
     assert!(made <= 2, "{made} syncs of a slot that nobody needs");
     lab.unhook();
@@ -56,17 +53,17 @@ fn a_slot_that_is_being_made_is_given_up() {
     other.run("INSERT INTO t VALUES(randomblob(3000000))");
     assert_eq!(other.run("PRAGMA integrity_check"), "ok");
     other.end();
-    common::assert_plain(&lab.path());
+    support::assert_plain(&lab.path());
 }
 
 #[test]
 fn a_checkpoint_in_the_background_is_left_to_the_others() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "CREATE TABLE t(x)");
+    support::run(&connection, "CREATE TABLE t(x)");
     let mut other = beside(&lab);
     let writes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&writes);
@@ -80,12 +77,12 @@ fn a_checkpoint_in_the_background_is_left_to_the_others() {
     // Some 12 MB, which are written by the megabyte.
     let much = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<3000)
                 SELECT randomblob(4000) FROM n";
-    common::run(&connection, "PRAGMA wal_autocheckpoint=100");
-    common::run(&connection, much);
+    support::run(&connection, "PRAGMA wal_autocheckpoint=100");
+    support::run(&connection, much);
     // In the middle of the pass that brings it to the file.
-    lab::wait_until(|| writes.load(SeqCst) >= 5);
+    support::lab::wait_until(|| writes.load(SeqCst) >= 5);
     let before = writes.load(SeqCst);
-    common::close(connection);
+    support::close(connection);
     let written = writes.load(SeqCst) - before;
     // The database handle writes a piece of 1 MiB by 64 KiB; there are eleven pieces.
     assert!(written <= 32, "{written} writes more of a checkpoint that others can make");
@@ -94,7 +91,7 @@ fn a_checkpoint_in_the_background_is_left_to_the_others() {
     assert_eq!(&other.run("PRAGMA wal_checkpoint(TRUNCATE)")[..2], "0|");
     assert_eq!(other.run("PRAGMA integrity_check"), "ok");
     other.end();
-    common::assert_plain(&lab.path());
+    support::assert_plain(&lab.path());
 }
 
 fn threads(pid: i32) -> usize {
@@ -105,19 +102,19 @@ fn threads(pid: i32) -> usize {
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_database_has_no_thread() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
-    let (_scene, path) = common::scene::scene("an idle database");
+    let (_scene, path) = support::scene::scene("an idle database");
     let mut agent = Agent::on(&path);
     agent.run(COUNT);
     let before = threads(agent.pid());
     for round in 1..=2 {
         agent.run("INSERT INTO t VALUES(1)");
         assert_eq!(threads(agent.pid()), before + 1);
-        lab::wait_until(|| threads(agent.pid()) == before);
+        support::lab::wait_until(|| threads(agent.pid()) == before);
         assert_eq!(agent.run(COUNT), round.to_string());
     }
     agent.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }

@@ -1,12 +1,10 @@
 //! A copy of the files while the database is in use: the database file first, then its log. It opens as one state of the
 //! history, or is refused; a checkpoint in the middle of the file's copy may be the reason for the latter.
 
-mod common;
-
-use common::{Scratch, assert_integrity, open_wal, rows};
 use rusqlite::Connection;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use support::{Scratch, assert_integrity, open_wal, rows};
 
 fn beside(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
@@ -38,7 +36,7 @@ fn update(connection: &Connection, value: &mut u32) {
 
 #[test]
 fn the_file_first_and_then_the_log_is_whole_or_refused() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (mut whole, mut refused) = (0, 0);
@@ -78,7 +76,7 @@ fn the_file_first_and_then_the_log_is_whole_or_refused() {
             },
         );
         // A copied `lock` is nobody's.
-        let copied = common::open(&twin);
+        let copied = support::open(&twin);
         match rows(&copied, "SELECT DISTINCT v FROM t NOT INDEXED") {
             Ok(seen) => {
                 whole += 1;

@@ -4,18 +4,18 @@
 //! Each scene is a list of steps, played once by processes on stock SQLite and once by processes on pwal, each on a database of
 //! its own: in WAL mode, with a table `t(x)` and one row in it. Nobody waits for a lock.
 
-mod common;
-mod processes;
 #[path = "locking_mode/stage.rs"]
 mod stage;
 
-use common::{Watchdog, library};
-use processes::agent::Agent;
 use pwal::internal::shared::OnStockWal;
 use stage::{Stage, same};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use support::processes::agent::Agent;
+use support::{Watchdog, library};
+
+support::roles!();
 
 #[test]
 fn before_the_first_read() {
@@ -531,10 +531,10 @@ fn with_another_database_in_the_transaction() {
 /// committed meanwhile, stock SQLite goes on with an old page cache.)
 #[test]
 fn in_any_order() {
-    let first = common::env_number("PWAL_TEST_SEED", 1);
-    for seed in first..first + common::env_number("PWAL_TEST_ROUNDS", 4) {
+    let first = support::env_number("PWAL_TEST_SEED", 1);
+    for seed in first..first + support::env_number("PWAL_TEST_ROUNDS", 4) {
         let _watchdog = Watchdog::new("any order", Duration::from_secs(100));
-        let (mut stock, mut pwal) = (Stage::new(common::STOCK), Stage::new(common::vfs()));
+        let (mut stock, mut pwal) = (Stage::new(support::STOCK), Stage::new(support::vfs()));
         let mut dice = pwal::internal::disk::sim::Dice::new(seed);
         let mut open = [false; 3];
         let mut played = Vec::new();
@@ -576,7 +576,7 @@ fn in_any_order() {
 #[test]
 #[cfg(debug_assertions)]
 fn killed_on_the_way() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for (point, first, left) in [
@@ -586,7 +586,7 @@ fn killed_on_the_way() {
         ("sharing_again", "SELECT x FROM t", "0 1 2 3"),
     ] {
         let _watchdog = Watchdog::new(point, Duration::from_secs(100));
-        let mut stage = Stage::new(common::PWAL);
+        let mut stage = Stage::new(support::PWAL);
         for step in ["2a open", "2a INSERT INTO t VALUES(1)"] {
             stage.play(step);
         }
@@ -612,7 +612,7 @@ fn killed_on_the_way() {
 
 #[test]
 fn it_says_what_it_is() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for steps in [
@@ -625,7 +625,7 @@ fn it_says_what_it_is() {
             "INSERT INTO t VALUES(1)",
         ],
     ] {
-        let stage = Stage::new(common::PWAL);
+        let stage = Stage::new(support::PWAL);
         let (mut alone, mut other) = (Agent::on(&stage.path()), Agent::on(&stage.path()));
         steps.iter().for_each(|sql| drop(alone.run(sql)));
         let why = "locking_mode=EXCLUSIVE: this connection has the database for itself";
@@ -702,12 +702,12 @@ fn works(path: &Path, seed: u64, rounds: u64) -> Had {
 /// acknowledged is there.
 #[test]
 fn at_once() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = Watchdog::new("locking_mode at once", Duration::from_secs(100 + 2 * rounds()));
-    let stage = Stage::new(common::PWAL);
-    let (path, seed) = (stage.path(), common::env_number("PWAL_TEST_SEED", 1));
+    let stage = Stage::new(support::PWAL);
+    let (path, seed) = (stage.path(), support::env_number("PWAL_TEST_SEED", 1));
     let workers: Vec<_> = (0..3)
         .map(|number| {
             let path = path.clone();
@@ -722,15 +722,15 @@ fn at_once() {
         of(|h| h.alone.into()),
         of(|h| h.on_pwal.into())
     );
-    let last = common::open(&path);
-    assert_eq!(common::number(&last, "SELECT count(*)-1 FROM t"), of(|h| h.commits), "seed {seed}");
-    common::assert_integrity(&last);
-    common::close(last);
-    common::assert_plain(&path);
+    let last = support::open(&path);
+    assert_eq!(support::number(&last, "SELECT count(*)-1 FROM t"), of(|h| h.commits), "seed {seed}");
+    support::assert_integrity(&last);
+    support::close(last);
+    support::assert_plain(&path);
     assert!(of(|h| h.alone.into()) > 0 && of(|h| h.on_pwal.into()) > 0);
 }
 
 /// Of each worker.
 fn rounds() -> u64 {
-    common::env_number("PWAL_TEST_ROUNDS", 40)
+    support::env_number("PWAL_TEST_ROUNDS", 40)
 }

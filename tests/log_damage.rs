@@ -5,10 +5,6 @@
 //!
 //! `PWAL_TEST_STRIDE=1` does all of it, a stride of n each n-th harm; `PWAL_TEST_ROUNDS` harms together on each state of the file.
 
-mod log_support;
-
-use log_support::history::{DATABASE, Harm, Harmed, History, Kind, Outcome, Record, Seen};
-use log_support::{Files, LogBuilder, Place, SimPlace, database_of, stamped};
 use pwal::internal::disk::Database;
 use pwal::internal::disk::sim::Dice;
 use pwal::internal::log::format::{
@@ -18,6 +14,8 @@ use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use support::log::history::{DATABASE, Harm, Harmed, History, Kind, Outcome, Record, Seen};
+use support::log::{Files, LogBuilder, Place, SimPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
 const ALL: u64 = u64::MAX;

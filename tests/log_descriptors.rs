@@ -1,13 +1,11 @@
 //! A log of more slots than this process may open files. One test, in a process of its own: it lowers the limit.
 #![cfg(target_os = "linux")]
 
-mod log_support;
-
-use log_support::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
 use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage::{Salvage, plan, salvage};
 use pwal::internal::log::scan::{is_sound, survey};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use support::log::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
 const SLOTS: u32 = 120;

@@ -1,10 +1,6 @@
 //! A log directory that somebody else made: lengths that lie cost neither memory nor time, and are an error with a name.
 //! One test, in a process of its own: it measures the memory of the process.
 
-mod log_support;
-
-use log_support::media::Medium;
-use log_support::{Files, LogBuilder, Place, RealPlace, stamped};
 use pwal::internal::disk::LogDirectory;
 use pwal::internal::log::ErrorKind;
 use pwal::internal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SlotHeader, slot_name};
@@ -13,6 +9,8 @@ use pwal::internal::log::salvage::{discard_log, plan};
 use pwal::internal::log::scan::{dump_slot, survey};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::SeqCst;
+use support::log::media::Medium;
+use support::log::{Files, LogBuilder, Place, RealPlace, stamped};
 
 const ID: u64 = 0xfeed;
 const HUGE: u64 = 512 << 30;

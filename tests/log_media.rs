@@ -1,10 +1,6 @@
 //! Media errors that stay: what nobody needs costs nothing, what may be a commit is never passed over in silence, and what can
 //! be read can be saved.
 
-mod log_support;
-
-use log_support::media::Medium;
-use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use pwal::internal::log::format::slot_name;
 use pwal::internal::log::recovery::{Done, Next, OpenFacts, Recovered, open_database};
 use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
@@ -12,6 +8,8 @@ use pwal::internal::log::scan::survey;
 use pwal::internal::log::{ErrorKind, LogError};
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
+use support::log::media::Medium;
+use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
 const BLOCK: u64 = 4096;

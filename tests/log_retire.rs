@@ -1,8 +1,5 @@
 //! A checkpoint's pass over the database file, and the end of a log at a clean close.
 
-mod log_support;
-
-use log_support::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use pwal::internal::disk::Database;
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
 use pwal::internal::log::LogError;
@@ -16,6 +13,7 @@ use pwal::internal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use support::log::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 
 const ID: u64 = 0x1234;
 

@@ -1,8 +1,5 @@
 //! What can be had where recovery refuses: the longest prefix that proves itself, or the database file without its log.
 
-mod log_support;
-
-use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::disk::{Disk, LogDirectory, RealDisk};
@@ -12,6 +9,7 @@ use pwal::internal::log::salvage::{Discarded, Salvage, discard_log, plan, salvag
 use pwal::internal::log::undo::UNDO_NAME;
 use pwal::internal::log::{ErrorKind, LogError};
 use std::sync::Arc;
+use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
 
@@ -243,7 +241,7 @@ fn planned_faults_hit_real_files() {
         let disk = FaultDisk::new(Arc::new(RealDisk), fault_plan.clone());
         let directory: Arc<dyn LogDirectory> = disk.log_directory(&place.path());
         let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path()).unwrap();
-        let mut database = FaultDatabase::new(log_support::RealDatabase { file }, fault_plan.clone());
+        let mut database = FaultDatabase::new(support::log::RealDatabase { file }, fault_plan.clone());
         fault_plan.add(Fault { operation, name_contains: name.to_owned(), nth: 1, effect, goes_on: false });
         let error = open_database(&*directory, &mut database, OpenFacts::default()).unwrap_err();
         assert_eq!(error.kind(), kind, "{operation:?} {name}: {error}");

@@ -8,14 +8,6 @@
 //! `PWAL_TEST_SECONDS` (default 10 for each world), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_SEED` (default: the time;
 //! printed). The long form: `PWAL_TEST_SECONDS=600 cargo test --test nemesis -- --nocapture`.
 
-mod common;
-mod processes;
-
-use common::child::{self, Role};
-use common::{Scratch, env_number};
-use processes::board::Board;
-use processes::worker::{BUSY_TIMEOUT, Trouble, Work};
-use processes::{ledger, log, watch_progress};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
@@ -25,6 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use support::child::{self, Role};
+use support::processes::board::Board;
+use support::processes::worker::{BUSY_TIMEOUT, Trouble, Work};
+use support::processes::{ledger, log, watch_progress};
+use support::{Scratch, env_number};
+
+support::roles!();
 
 /// A process that is stopped for no longer keeps nobody waiting for longer than the busy timeout.
 const SHORT_STOP: Duration = Duration::from_millis(2_500);
@@ -295,15 +294,15 @@ impl Nemesis {
         let bound = BUSY_TIMEOUT + if self.blows.contains_key(&Blow::StopForLong) { LONG_STOP } else { Duration::ZERO };
         assert!(longest < bound, "seed {seed}: a statement took {longest:?}");
         let done = self.board.acknowledged(self.lines());
-        common::assert_plain(&self.path);
-        let stock = common::open_stock(&self.path);
-        common::assert_integrity(&stock);
+        support::assert_plain(&self.path);
+        let stock = support::open_stock(&self.path);
+        support::assert_integrity(&stock);
         assert_eq!(
             ledger::look(&stock, done.len()).expect("a look"),
             done,
             "seed {seed}: rows against acknowledgements"
         );
-        common::close(stock);
+        support::close(stock);
         format!(
             "seed {seed}: {:?}; {} commits, {} reads, {} excused, {} stale, longest {} us",
             self.blows,

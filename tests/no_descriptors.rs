@@ -1,13 +1,11 @@
 //! A process that has no descriptor left goes on with the databases that it has open, as on stock SQLite; and a log of more
 //! files than the process may have descriptors is read, written, checkpointed and recovered.
 
-mod common;
-
-use common::scene::watchdog;
-use common::{Scratch, child, number, run};
 use rusqlite::Connection;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use support::scene::watchdog;
+use support::{Scratch, child, number, run};
 
 fn limit(descriptors: u64) {
     let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
@@ -48,7 +46,7 @@ fn child_commits_without_descriptors() {
     }
     limit(64);
     let path = path_of_parent();
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     run(&connection, "PRAGMA wal_autocheckpoint=100");
     for synchronous in ["FULL", "NORMAL"] {
         run(&connection, &format!("PRAGMA synchronous={synchronous}"));
@@ -59,16 +57,16 @@ fn child_commits_without_descriptors() {
         assert!(hogs.len() > 8);
         assert!(File::open("/dev/null").is_err());
         for n in 0..400 {
-            let code = common::code_of(&connection, "INSERT INTO t(x) VALUES(randomblob(3000))");
+            let code = support::code_of(&connection, "INSERT INTO t(x) VALUES(randomblob(3000))");
             assert_eq!(
                 code,
                 0,
                 "{synchronous}: insert {n}: {}",
-                common::text(&connection, "PRAGMA parallel_wal_status")
+                support::text(&connection, "PRAGMA parallel_wal_status")
             );
         }
         assert_eq!(number(&connection, "SELECT count(*) FROM t WHERE length(x) = 3000") % 420, 0);
-        assert_eq!(common::code_of(&connection, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
+        assert_eq!(support::code_of(&connection, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
         drop(hogs);
     }
     child::report(&number(&connection, "SELECT count(*) FROM t").to_string());
@@ -84,16 +82,16 @@ fn who_has_no_descriptor_left_goes_on_committing() {
     let _watchdog = watchdog("commits without descriptors");
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
+    let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-    common::close(setup);
+    support::close(setup);
     let mut process = start("child_commits_without_descriptors", &path);
     process.expect("840");
     process.expect("closed");
     assert!(process.wait().success());
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 840);
-    common::assert_integrity(&connection);
+    support::assert_integrity(&connection);
 }
 
 const SMALL_ROW: &str = "INSERT INTO t(x) VALUES(zeroblob(3000))";
@@ -124,7 +122,7 @@ fn child_has_no_descriptor_beside_another_process() {
                 continue;
             }
             sql => {
-                child::report(&common::code_of(&connection, sql).to_string());
+                child::report(&support::code_of(&connection, sql).to_string());
                 continue;
             }
         }
@@ -139,9 +137,9 @@ fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
     let _watchdog = watchdog("commits beside a process without descriptors");
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
+    let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-    common::close(setup);
+    support::close(setup);
     let other = small_segments(&path);
     let mut process = start("child_has_no_descriptor_beside_another_process", &path);
     process.expect("opened");
@@ -155,7 +153,7 @@ fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
         process.send(SMALL_ROW);
         process.expect("0");
         run(&other, ROW);
-        assert_eq!(common::code_of(&other, "PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+        assert_eq!(support::code_of(&other, "PRAGMA wal_checkpoint(TRUNCATE)"), 0);
         process.send(SMALL_ROW);
         process.expect("0");
         process.send("PRAGMA wal_checkpoint(PASSIVE)");
@@ -168,7 +166,7 @@ fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
     }
     process.end_input();
     assert!(process.wait().success());
-    common::assert_integrity(&other);
+    support::assert_integrity(&other);
 }
 
 /// The limit is below what is open: nothing that is closed makes room. The process cannot write to slots that the other one has
@@ -178,9 +176,9 @@ fn who_can_open_nothing_ends_nothing_for_others() {
     let _watchdog = watchdog("commits beside a process that can open nothing");
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
+    let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-    common::close(setup);
+    support::close(setup);
     let other = small_segments(&path);
     let mut process = start("child_has_no_descriptor_beside_another_process", &path);
     process.expect("opened");
@@ -200,7 +198,7 @@ fn who_can_open_nothing_ends_nothing_for_others() {
             let code: i32 = process.lines.next().expect("an answer").parse().expect("a code");
             small += i64::from(code == 0 && sql == SMALL_ROW);
             run(&other, ROW);
-            assert_eq!(common::code_of(&other, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
+            assert_eq!(support::code_of(&other, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
         }
         process.send("have all");
         process.expect("done");
@@ -213,7 +211,7 @@ fn who_can_open_nothing_ends_nothing_for_others() {
     }
     process.end_input();
     assert!(process.wait().success());
-    common::assert_integrity(&other);
+    support::assert_integrity(&other);
 }
 
 #[test]
@@ -225,7 +223,7 @@ fn child_commits_to_many_databases() {
     let path = path_of_parent();
     let databases: Vec<Connection> = (0..6).map(|n| small_segments(&path.with_extension(n.to_string()))).collect();
     let failed_everywhere = |sql: &str| -> Vec<i32> {
-        databases.iter().map(|database| common::code_of(database, sql)).filter(|code| *code != 0).collect()
+        databases.iter().map(|database| support::code_of(database, sql)).filter(|code| *code != 0).collect()
     };
     for synchronous in ["FULL", "NORMAL"] {
         let settings = format!("PRAGMA synchronous={synchronous}");
@@ -240,8 +238,8 @@ fn child_commits_to_many_databases() {
     }
     for database in databases {
         assert_eq!((number(&database, COUNT), number(&database, SMALL_ROWS)), (40, 2));
-        common::assert_integrity(&database);
-        common::close(database);
+        support::assert_integrity(&database);
+        support::close(database);
     }
     child::report("done");
 }
@@ -253,9 +251,9 @@ fn many_databases_go_on_committing_without_descriptors() {
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
     for n in 0..6 {
-        let setup = common::open_wal(&path.with_extension(n.to_string()));
+        let setup = support::open_wal(&path.with_extension(n.to_string()));
         run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-        common::close(setup);
+        support::close(setup);
     }
     let mut process = start("child_commits_to_many_databases", &path);
     process.expect("done");
@@ -268,7 +266,7 @@ const ROW: &str = "INSERT INTO t(x) VALUES(zeroblob(200000))";
 const COUNT: &str = "SELECT count(*) FROM t WHERE length(x) = 200000";
 
 fn small_segments(path: &Path) -> Connection {
-    let connection = common::open(path);
+    let connection = support::open(path);
     run(
         &connection,
         "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL",
@@ -284,7 +282,7 @@ fn child_writes_a_log_of_many_files() {
     limit(64);
     let path = path_of_parent();
     let writer = small_segments(&path);
-    let reader = common::open(&path);
+    let reader = support::open(&path);
     run(&reader, "BEGIN");
     assert_eq!(number(&reader, COUNT), 0);
     for _ in 0..ROWS {
@@ -293,7 +291,7 @@ fn child_writes_a_log_of_many_files() {
     assert!(open_segments() < 50, "{}", open_segments());
     // From any of the files, old and new.
     assert_eq!(number(&writer, COUNT), ROWS);
-    assert_eq!(number(&common::open(&path), COUNT), ROWS);
+    assert_eq!(number(&support::open(&path), COUNT), ROWS);
     assert_eq!(number(&reader, COUNT), 0);
     child::report("written");
     // Another process reads and writes.
@@ -303,7 +301,7 @@ fn child_writes_a_log_of_many_files() {
     child::report("once more");
     assert_eq!(child::command().as_deref(), Some("checkpoint"));
     run(&reader, "COMMIT");
-    assert_eq!(common::code_of(&writer, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
+    assert_eq!(support::code_of(&writer, "PRAGMA wal_checkpoint(PASSIVE)"), 0);
     assert_eq!(number(&reader, COUNT), ROWS + 2);
     child::report("checkpointed");
     child::command();
@@ -319,7 +317,7 @@ fn child_opens_a_log_of_many_files() {
     child::report(&number(&connection, COUNT).to_string());
     run(&connection, ROW);
     child::report(&number(&connection, COUNT).to_string());
-    common::assert_integrity(&connection);
+    support::assert_integrity(&connection);
 }
 
 #[test]
@@ -328,12 +326,12 @@ fn a_log_of_more_files_than_descriptors_works() {
     for recovers in [false, true] {
         let scratch = Scratch::new();
         let path = scratch.file("a.db");
-        let setup = common::open_wal(&path);
+        let setup = support::open_wal(&path);
         run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-        common::close(setup);
+        support::close(setup);
         let mut writer = start("child_writes_a_log_of_many_files", &path);
         writer.expect("written");
-        if common::on_pwal() {
+        if support::on_pwal() {
             let files = std::fs::read_dir(scratch.file("a.db-pwal")).expect("the log").count();
             assert!(files as i64 > ROWS, "{files}");
         }
@@ -365,7 +363,7 @@ fn child_has_closed_its_standard_streams() {
     }
     let path = path_of_parent();
     let told = path.with_extension("told");
-    let first = common::open(&path);
+    let first = support::open(&path);
     run(&first, "INSERT INTO t(x) VALUES(1)");
     let mut said = Vec::new();
     let mut look = |when: &str| {
@@ -401,7 +399,7 @@ fn child_has_closed_its_standard_streams() {
     look("behind a checkpoint");
     drop((connection, first));
     look("behind the close");
-    let again = common::open(&path);
+    let again = support::open(&path);
     run(&again, ROW);
     look("behind an open");
     std::mem::forget(again);
@@ -414,9 +412,9 @@ fn child_has_closed_its_standard_streams() {
 fn no_file_gets_the_number_of_a_standard_stream() {
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
-    let setup = common::open_wal(&path);
+    let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
-    common::close(setup);
+    support::close(setup);
     let mut process = start("child_has_closed_its_standard_streams", &path);
     process.wait();
     let told = std::fs::read_to_string(path.with_extension("told")).expect("what the child saw");
@@ -424,9 +422,9 @@ fn no_file_gets_the_number_of_a_standard_stream() {
         assert!(line.ends_with("closed") || line.ends_with("/dev/null"), "{told}");
     }
     assert!(told.contains("behind an open: 0 /dev/null"), "{told}");
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     assert_eq!(number(&connection, COUNT), 13);
-    common::assert_integrity(&connection);
+    support::assert_integrity(&connection);
 }
 
 /// Every place in the library that opens something goes through one door, but for what is read and closed at once.

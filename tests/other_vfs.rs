@@ -2,16 +2,12 @@
 //! our prepare and SQLite's rollback, which copies the header that prepare has advanced (`sqlite3WalUndo`) and keeps the
 //! pages of the transaction in its cache.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::shim::{Shim, Verdict};
-use lab::{Call, Lab};
 use rusqlite::{Connection, ffi};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use support::lab::{Call, Lab};
+use support::shim::{Shim, Verdict};
 
 /// Rows of `t`, over some forty pages.
 const ROWS: i64 = 4000;
@@ -48,13 +44,13 @@ impl Scene {
         let fails = Arc::new(AtomicBool::new(false));
         let code = Arc::new(AtomicI32::new(ffi::SQLITE_FULL));
         let (failing, answer) = (Arc::clone(&fails), Arc::clone(&code));
-        Shim::register(&name, common::STOCK, false).hook(move |moment| {
+        Shim::register(&name, support::STOCK, false).hook(move |moment| {
             let write = moment.text.starts_with("x.db: write") || moment.text.starts_with("x.db-wal: write");
             if write && failing.load(SeqCst) { Verdict::Answer(answer.load(SeqCst)) } else { Verdict::Pass }
         });
         let connection = lab.wal();
-        common::run(&connection, settings);
-        common::run(
+        support::run(&connection, settings);
+        support::run(
             &connection,
             &format!(
                 "CREATE TABLE t(x, y); WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c LIMIT {ROWS})
@@ -63,16 +59,16 @@ impl Scene {
         );
         let attach = |schema: &str| {
             let path = lab.scratch.file(&format!("{schema}.db"));
-            common::run(&connection, &format!("ATTACH 'file:{}?vfs={name}' AS {schema}", path.display()));
+            support::run(&connection, &format!("ATTACH 'file:{}?vfs={name}' AS {schema}", path.display()));
             if beside == Beside::Wal {
-                common::run(&connection, &format!("PRAGMA {schema}.journal_mode=WAL"));
+                support::run(&connection, &format!("PRAGMA {schema}.journal_mode=WAL"));
             }
-            common::run(&connection, &format!("CREATE TABLE {schema}.{schema}(x)"));
+            support::run(&connection, &format!("CREATE TABLE {schema}.{schema}(x)"));
         };
         match beside {
             Beside::Journal | Beside::Wal => attach("x"),
             Beside::Two => ["x", "y"].into_iter().for_each(attach),
-            Beside::Temporary => common::run(
+            Beside::Temporary => support::run(
                 &connection,
                 "PRAGMA temp_store=FILE; PRAGMA temp.cache_size=20; CREATE TEMP TABLE x(x);
                  WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c LIMIT 100)
@@ -89,13 +85,13 @@ impl Scene {
             Beside::Two => "INSERT INTO x VALUES(77); INSERT INTO y VALUES(77)",
             Beside::Temporary => "UPDATE temp.x SET x=randomblob(2990) WHERE rowid<10",
         };
-        common::run(&self.connection, &format!("BEGIN; {change}; {beside}"));
+        support::run(&self.connection, &format!("BEGIN; {change}; {beside}"));
     }
 
     /// `x` is in rollback mode on our VFS from here on: its calls let ours hide what prepare advanced.
     fn attach_on_ours(&self) {
         let path = self.lab.scratch.file("x.db");
-        common::run(&self.connection, &format!("DETACH x; ATTACH '{}' AS x", path.display()));
+        support::run(&self.connection, &format!("DETACH x; ATTACH '{}' AS x", path.display()));
     }
 
     fn commit_that_fails(&self) -> i32 {
@@ -103,7 +99,7 @@ impl Scene {
         if self.beside == Beside::Temporary {
             self.lab.base_fails("temp: write", ffi::SQLITE_FULL);
         }
-        let code = common::code_of(&self.connection, "COMMIT");
+        let code = support::code_of(&self.connection, "COMMIT");
         self.lab.base_works();
         self.fails.store(false, SeqCst);
         code
@@ -115,8 +111,8 @@ fn another_writes(lab: &Lab) -> Result<(i32, String), mpsc::RecvTimeoutError> {
     let other = lab.open("a.db");
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
-        let code = common::code_of(&other, "INSERT INTO t VALUES(-1, 'other')");
-        tell.send((code, common::text(&other, "SELECT count(*), min(x), sum(x) FROM t"))).unwrap();
+        let code = support::code_of(&other, "INSERT INTO t VALUES(-1, 'other')");
+        tell.send((code, support::text(&other, "SELECT count(*), min(x), sum(x) FROM t"))).unwrap();
     });
     told.recv_timeout(Duration::from_secs(20))
 }
@@ -161,17 +157,17 @@ fn what_another_vfs_takes_back_holds_nothing() {
                     }
                     Err(error) => {
                         // The next row's page was in the transaction.
-                        assert_eq!(common::code(&error), ffi::SQLITE_ABORT_ROLLBACK, "{what}: after {last}");
+                        assert_eq!(support::code(&error), ffi::SQLITE_ABORT_ROLLBACK, "{what}: after {last}");
                         break;
                     }
                 }
             }
             drop(rows);
             drop(cursor);
-            assert_eq!(common::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{what}");
-            common::assert_integrity(&scene.connection);
+            assert_eq!(support::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{what}");
+            support::assert_integrity(&scene.connection);
             scene.write("UPDATE t SET x=5 WHERE rowid=5");
-            common::run(&scene.connection, "COMMIT");
+            support::run(&scene.connection, "COMMIT");
         }
     }
 }
@@ -197,16 +193,16 @@ fn a_commit_that_a_sibling_answers_busy_goes_on() {
                 let again_in_thread = again.to_owned();
                 let (connection, lab) = (scene.connection, scene.lab);
                 std::thread::spawn(move || {
-                    let code = common::code_of(&connection, &again_in_thread);
+                    let code = support::code_of(&connection, &again_in_thread);
                     tell.send((code, connection)).unwrap();
                 });
                 let (code, connection) = told.recv_timeout(Duration::from_secs(20)).expect(&what);
                 assert_eq!(code, 0, "{what}");
                 let sum = ROWS * (ROWS + 1) / 2 + more;
                 for connection in [connection, lab.open("a.db")] {
-                    assert_eq!(common::number(&connection, "SELECT sum(x) FROM t"), sum, "{what}");
-                    common::run(&connection, "UPDATE t SET y='z' WHERE rowid=9");
-                    common::assert_integrity(&connection);
+                    assert_eq!(support::number(&connection, "SELECT sum(x) FROM t"), sum, "{what}");
+                    support::run(&connection, "UPDATE t SET y='z' WHERE rowid=9");
+                    support::assert_integrity(&connection);
                 }
             }
         }
@@ -221,27 +217,27 @@ fn attached_to_a_main_database_of_another_vfs() {
         let scene = Scene::new(Beside::Two, settings);
         let open = |connection: &Connection, schema: &str, vfs: &str, file: &str| {
             let path = scene.lab.scratch.file(file);
-            common::run(connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
+            support::run(connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
         };
-        let connection = common::try_open(&scene.lab.scratch.file("y.db"), common::flags(), &scene.other).unwrap();
+        let connection = support::try_open(&scene.lab.scratch.file("y.db"), support::flags(), &scene.other).unwrap();
         open(&connection, "a", &scene.lab.vfs, "a.db");
         open(&connection, "x", &scene.other, "x.db");
-        common::run(&connection, settings);
+        support::run(&connection, settings);
         let mut cursor = connection.prepare("SELECT x FROM t").unwrap();
         let mut rows = cursor.query([]).unwrap();
         rows.next().unwrap();
         let journals = ["INSERT INTO x VALUES(1)", "INSERT INTO x VALUES(1); INSERT INTO y VALUES(1)"][count - 1];
-        common::run(&connection, &format!("BEGIN; UPDATE t SET x=-x WHERE rowid%300=0; {journals}"));
+        support::run(&connection, &format!("BEGIN; UPDATE t SET x=-x WHERE rowid%300=0; {journals}"));
         scene.fails.store(true, SeqCst);
-        assert_eq!(common::code_of(&connection, "COMMIT"), ffi::SQLITE_FULL, "{what}");
+        assert_eq!(support::code_of(&connection, "COMMIT"), ffi::SQLITE_FULL, "{what}");
         scene.fails.store(false, SeqCst);
         assert_eq!(another_writes(&scene.lab), Ok((0, truth())), "{what}");
         drop(rows);
         drop(cursor);
-        assert_eq!(common::text(&connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{what}");
-        common::run(&connection, &format!("BEGIN; UPDATE t SET x=0 WHERE rowid=1; {journals}; COMMIT"));
+        assert_eq!(support::text(&connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{what}");
+        support::run(&connection, &format!("BEGIN; UPDATE t SET x=0 WHERE rowid=1; {journals}; COMMIT"));
         let other = scene.lab.open("a.db");
-        assert_eq!(common::number(&other, "SELECT count(*) FROM t WHERE x=0"), 1, "{what}");
+        assert_eq!(support::number(&other, "SELECT count(*) FROM t WHERE x=0"), 1, "{what}");
     }
 }
 
@@ -260,15 +256,15 @@ fn a_snapshot_that_ends_with_a_block_of_the_index() {
             Ok(())
         };
         scene.connection.wal_hook(Some(hook)).unwrap();
-        common::run(&scene.connection, "PRAGMA synchronous=OFF");
+        support::run(&scene.connection, "PRAGMA synchronous=OFF");
         for n in 0..4062 {
-            common::run(&scene.connection, &format!("UPDATE t SET y='{n}' WHERE rowid=1"));
+            support::run(&scene.connection, &format!("UPDATE t SET y='{n}' WHERE rowid=1"));
             if frames.load(SeqCst) >= 4062 {
                 break;
             }
         }
         assert_eq!(frames.load(SeqCst), 4062);
-        common::run(&scene.connection, "PRAGMA synchronous=FULL");
+        support::run(&scene.connection, "PRAGMA synchronous=FULL");
         let mut cursor = scene.connection.prepare("SELECT x FROM t").unwrap();
         let mut rows = cursor.query([]).unwrap();
         rows.next().unwrap();
@@ -278,7 +274,7 @@ fn a_snapshot_that_ends_with_a_block_of_the_index() {
         assert_eq!(another_writes(&scene.lab), Ok((0, truth())), "{hidden}");
         drop(rows);
         drop(cursor);
-        assert_eq!(common::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{hidden}");
+        assert_eq!(support::text(&scene.connection, "SELECT count(*), min(x), sum(x) FROM t"), truth(), "{hidden}");
     }
 }
 
@@ -286,11 +282,11 @@ fn a_snapshot_that_ends_with_a_block_of_the_index() {
 /// beside threads that write ours alone: nobody waits for ever, ours has what was acknowledged and nothing else.
 #[test]
 fn threads_whose_siblings_fail() {
-    let seconds = Duration::from_secs(common::env_number("PWAL_TEST_SECONDS", 3));
-    let _watchdog = common::Watchdog::new("threads whose siblings fail", seconds + Duration::from_secs(60));
+    let seconds = Duration::from_secs(support::env_number("PWAL_TEST_SECONDS", 3));
+    let _watchdog = support::Watchdog::new("threads whose siblings fail", seconds + Duration::from_secs(60));
     let lab = Lab::new();
     let setup = lab.wal();
-    common::run(&setup, "CREATE TABLE t(w, n); CREATE INDEX i ON t(w, n)");
+    support::run(&setup, "CREATE TABLE t(w, n); CREATE INDEX i ON t(w, n)");
     let until = std::time::Instant::now() + seconds;
     let acknowledged: Vec<(i64, i64, i64)> = std::thread::scope(|scope| {
         let lab = &lab;
@@ -298,7 +294,7 @@ fn threads_whose_siblings_fail() {
             scope.spawn(move || {
                 let fails = Arc::new(AtomicBool::new(false));
                 let (failing, vfs) = (Arc::clone(&fails), format!("{}-{writer}", lab.vfs));
-                Shim::register(&vfs, common::STOCK, false).hook(move |moment| {
+                Shim::register(&vfs, support::STOCK, false).hook(move |moment| {
                     let hit = moment.text.contains(".db: write") && failing.load(SeqCst);
                     if hit { Verdict::Answer(ffi::SQLITE_FULL) } else { Verdict::Pass }
                 });
@@ -309,8 +305,8 @@ fn threads_whose_siblings_fail() {
                 let beside = writer < 4;
                 if beside {
                     let path = lab.scratch.file(&format!("x{writer}.db"));
-                    common::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS x", path.display()));
-                    common::run(&connection, "CREATE TABLE x.x(n)");
+                    support::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS x", path.display()));
+                    support::run(&connection, "CREATE TABLE x.x(n)");
                 }
                 let (mut n, mut failed) = (0, 0);
                 for round in 0_u64.. {
@@ -319,13 +315,13 @@ fn threads_whose_siblings_fail() {
                     }
                     let mode = ["auto", "conservative"][usize::from(round % 50 > 40)];
                     let synchronous = ["FULL", "NORMAL"][usize::from(round % 7 > 3)];
-                    common::run(
+                    support::run(
                         &connection,
                         &format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"),
                     );
                     let fail = beside && round % 3 == 0;
                     let journal = if beside { format!("INSERT INTO x VALUES({n})") } else { String::new() };
-                    common::run(
+                    support::run(
                         &connection,
                         &format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({writer},{n}); {journal}"),
                     );
@@ -335,10 +331,10 @@ fn threads_whose_siblings_fail() {
                         rows.next().unwrap();
                     }
                     fails.store(fail, SeqCst);
-                    let code = common::code_of(&connection, "COMMIT");
+                    let code = support::code_of(&connection, "COMMIT");
                     fails.store(false, SeqCst);
                     if round % 9 == 0 {
-                        common::run(&idle, &format!("INSERT INTO t VALUES(100, {round})"));
+                        support::run(&idle, &format!("INSERT INTO t VALUES(100, {round})"));
                     }
                     drop(rows);
                     drop(cursor);
@@ -348,7 +344,7 @@ fn threads_whose_siblings_fail() {
                         other => panic!("writer {writer}, round {round}: {other:?}"),
                     }
                     let sql = format!("SELECT count(*), ifnull(max(n)+1, 0) FROM t WHERE w={writer}");
-                    assert_eq!(common::text(&connection, &sql), format!("{n}|{n}"), "writer {writer}, round {round}");
+                    assert_eq!(support::text(&connection, &sql), format!("{n}|{n}"), "writer {writer}, round {round}");
                 }
                 (writer, n, failed)
             })
@@ -359,9 +355,9 @@ fn threads_whose_siblings_fail() {
     for (writer, n, failed) in &acknowledged {
         assert!(*n > 0 && (*failed > 0) == (*writer < 4));
         let sql = format!("SELECT count(*) FROM t WHERE w={writer}");
-        assert_eq!(common::number(&setup, &sql), *n, "{acknowledged:?}");
+        assert_eq!(support::number(&setup, &sql), *n, "{acknowledged:?}");
     }
-    common::assert_integrity(&setup);
+    support::assert_integrity(&setup);
 }
 
 /// With a super-journal SQLite ignores what PHASETWO answers: our part is durable in prepare, also where the journal is
@@ -373,30 +369,29 @@ fn a_super_journal_of_another_vfs() {
             let scene = Scene::new(Beside::Two, settings);
             let other = scene.lab.open("a.db");
             // A flush that fails takes what was not durable before it.
-            common::run(&other, "PRAGMA wal_checkpoint");
-            let connection = common::try_open(&scene.lab.scratch.file("y.db"), common::flags(), &scene.other).unwrap();
+            support::run(&other, "PRAGMA wal_checkpoint");
+            let connection =
+                support::try_open(&scene.lab.scratch.file("y.db"), support::flags(), &scene.other).unwrap();
             for (schema, vfs) in [("x", &scene.other), ("a", &scene.lab.vfs)] {
                 let path = scene.lab.scratch.file(&format!("{schema}.db"));
-                common::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
+                support::run(&connection, &format!("ATTACH 'file:{}?vfs={vfs}' AS {schema}", path.display()));
             }
-            common::run(&connection, settings);
+            support::run(&connection, settings);
             let transaction =
                 "BEGIN; INSERT INTO x VALUES(1); INSERT INTO y VALUES(1); UPDATE t SET x=0 WHERE rowid=1; COMMIT";
-            scene.lab.hook(
-                move |moment| {
-                    if moment.call == call && moment.name.ends_with(".seg") { Err(lab::eio()) } else { Ok(()) }
-                },
-            );
+            scene.lab.hook(move |moment| {
+                if moment.call == call && moment.name.ends_with(".seg") { Err(support::lab::eio()) } else { Ok(()) }
+            });
             let what = format!("{settings}, {call:?}");
-            assert_eq!(common::code_of(&connection, transaction) & 0xff, ffi::SQLITE_IOERR, "{what}");
+            assert_eq!(support::code_of(&connection, transaction) & 0xff, ffi::SQLITE_IOERR, "{what}");
             scene.lab.unhook();
             let counts =
                 "SELECT (SELECT count(*) FROM x), (SELECT count(*) FROM y), (SELECT count(*) FROM t WHERE x=0)";
-            let read = common::rows(&connection, counts);
+            let read = support::rows(&connection, counts);
             assert!(read.as_ref().map_or(true, |rows| *rows == ["0|0|0"]), "{what}: {read:?}");
             drop((connection, other, scene.connection));
             let again = scene.lab.open("a.db");
-            assert_eq!(common::number(&again, "SELECT count(*) FROM t WHERE x=0"), 0, "{what}");
+            assert_eq!(support::number(&again, "SELECT count(*) FROM t WHERE x=0"), 0, "{what}");
         }
     }
 }

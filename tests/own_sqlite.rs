@@ -3,8 +3,6 @@
 //!
 //! SQLite is built once, from the source of the linked one, and kept beside the test.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -54,7 +52,7 @@ fn sqlite() -> &'static (PathBuf, PathBuf) {
 
 fn play(program: &str) {
     let (source, object) = sqlite();
-    let scratch = common::Scratch::new();
+    let scratch = support::Scratch::new();
     let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/own_sqlite").join(format!("{program}.c"));
     let (host, include) = (scratch.file("host"), format!("-I{}", source.display()));
     let arguments: Vec<&str> =
@@ -62,7 +60,7 @@ fn play(program: &str) {
     compile(&arguments, &[&code, object], &host);
     let output = Command::new(&host)
         .current_dir(scratch.path())
-        .env("PWAL_LIBRARY", common::library::library())
+        .env("PWAL_LIBRARY", support::library::library())
         .output()
         .expect("run the host");
     assert!(

@@ -1,23 +1,19 @@
 //! A panic in the middle of a commit, as a bug would raise one: it does not leave the shim, nobody hangs, and what a
 //! COMMIT answered is what the next open finds.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use lab::{Call, Lab, Once};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+use support::lab::{Call, Lab, Once};
 
 /// Rows by their writer: 0 before, 1 whose COMMIT panics, 2 others beside it, 3 afterwards.
 fn rows(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String>> {
-    common::rows(connection, "SELECT w FROM t ORDER BY w")
+    support::rows(connection, "SELECT w FROM t ORDER BY w")
 }
 
 #[test]
 fn a_panic_in_a_commit_is_an_error_and_nobody_hangs() {
-    let _watchdog = common::Watchdog::new("panics", Duration::from_secs(120));
+    let _watchdog = support::Watchdog::new("panics", Duration::from_secs(120));
     let mut told = Vec::new();
     for mode in ["auto", "conservative"] {
         for synchronous in ["FULL", "NORMAL"] {
@@ -26,10 +22,10 @@ fn a_panic_in_a_commit_is_an_error_and_nobody_hangs() {
                     let what = format!("{mode}, {synchronous}, {call:?}, done {done}, idle {idle}");
                     let lab = Lab::new();
                     let connection = lab.wal();
-                    common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}; CREATE TABLE t(w)"));
-                    common::run(&connection, &format!("PRAGMA synchronous={synchronous}; INSERT INTO t VALUES(0)"));
+                    support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}; CREATE TABLE t(w)"));
+                    support::run(&connection, &format!("PRAGMA synchronous={synchronous}; INSERT INTO t VALUES(0)"));
                     let other = lab.open("a.db");
-                    common::run(&other, &format!("PRAGMA synchronous={synchronous}; SELECT * FROM t"));
+                    support::run(&other, &format!("PRAGMA synchronous={synchronous}; SELECT * FROM t"));
                     let cursor = idle.then(|| connection.prepare("SELECT w FROM t").unwrap());
                     let once = Once::default();
                     let happened = once.clone();
@@ -40,7 +36,7 @@ fn a_panic_in_a_commit_is_an_error_and_nobody_hangs() {
                         }
                         Ok(())
                     });
-                    let code = common::code_of(&connection, "INSERT INTO t VALUES(1)");
+                    let code = support::code_of(&connection, "INSERT INTO t VALUES(1)");
                     lab.unhook();
                     assert_eq!(code != 0, happened.happened(), "{what}: {code}");
                     let after_a_kill = rows(&lab.crash().open()).unwrap();
@@ -49,13 +45,13 @@ fn a_panic_in_a_commit_is_an_error_and_nobody_hangs() {
                     let (tell, answer) = mpsc::channel();
                     let thread = std::thread::spawn(move || {
                         other.busy_timeout(Duration::from_secs(5)).unwrap();
-                        let code = common::code_of(&other, "INSERT INTO t VALUES(2)");
+                        let code = support::code_of(&other, "INSERT INTO t VALUES(2)");
                         tell.send((code, rows(&other))).unwrap();
                     });
                     let (of_other, seen) = answer.recv_timeout(Duration::from_secs(30)).expect(&what);
                     thread.join().unwrap();
                     drop(cursor);
-                    let again = common::code_of(&connection, "INSERT INTO t VALUES(3)");
+                    let again = support::code_of(&connection, "INSERT INTO t VALUES(3)");
                     drop(connection);
                     let found = rows(&lab.open("a.db")).unwrap();
                     told.push(format!("{what}: {code}, other {of_other}, sees {seen:?}, then {again}: {found:?}"));
@@ -75,14 +71,14 @@ fn a_panic_in_a_commit_is_an_error_and_nobody_hangs() {
 /// shall not make durable what was answered with an error.
 #[test]
 fn what_a_panicking_leader_answered_nobody_makes_durable() {
-    let _watchdog = common::Watchdog::new("a panicking leader", Duration::from_secs(120));
+    let _watchdog = support::Watchdog::new("a panicking leader", Duration::from_secs(120));
     for round in 0..20 {
         let lab = Lab::new();
         let connection = lab.wal();
-        common::run(&connection, "CREATE TABLE t(w); INSERT INTO t VALUES(0)");
+        support::run(&connection, "CREATE TABLE t(w); INSERT INTO t VALUES(0)");
         let other = lab.open("a.db");
         other.busy_timeout(Duration::from_secs(5)).unwrap();
-        common::run(&other, "PRAGMA synchronous=FULL; SELECT * FROM t");
+        support::run(&other, "PRAGMA synchronous=FULL; SELECT * FROM t");
         let (synced, is_synced) = mpsc::channel();
         let (written, is_written) = mpsc::channel();
         let (once, is_written) = (Once::default(), Mutex::new(is_written));
@@ -101,9 +97,9 @@ fn what_a_panicking_leader_answered_nobody_makes_durable() {
         });
         let thread = std::thread::spawn(move || {
             is_synced.recv().unwrap();
-            common::code_of(&other, "INSERT INTO t VALUES(2)")
+            support::code_of(&other, "INSERT INTO t VALUES(2)")
         });
-        let code = common::code_of(&connection, "INSERT INTO t VALUES(1)");
+        let code = support::code_of(&connection, "INSERT INTO t VALUES(1)");
         let of_other = thread.join().unwrap();
         lab.unhook();
         drop(connection);
@@ -136,11 +132,11 @@ fn work(lab: &Lab, answers: &mut Answers) {
         let mode = if n % 8 > 5 { "conservative" } else { "auto" };
         let settings =
             format!("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=5; {set}; PRAGMA parallel_wal_mode={mode}");
-        if common::code_of(connection, &settings) == 0 && n % 5 == 4 {
-            let _may_fail = common::rows(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+        if support::code_of(connection, &settings) == 0 && n % 5 == 4 {
+            let _may_fail = support::rows(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
         }
         let sql = format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({n}, zeroblob(30000)); COMMIT");
-        let to = match common::code_of(connection, &sql) {
+        let to = match support::code_of(connection, &sql) {
             0 if durable => &mut answers.durable,
             0 => &mut answers.written,
             _ => {
@@ -159,17 +155,17 @@ fn work(lab: &Lab, answers: &mut Answers) {
 /// database can be opened again, in this process.
 #[test]
 fn a_panic_in_any_call_of_the_disk() {
-    let _watchdog = common::Watchdog::new("panics everywhere", Duration::from_secs(300));
+    let _watchdog = support::Watchdog::new("panics everywhere", Duration::from_secs(300));
     std::panic::set_hook(Box::new(|_| {}));
-    let only = common::env_number("PWAL_TEST_ONE", 0);
+    let only = support::env_number("PWAL_TEST_ONE", 0);
     let mut violations = Vec::new();
-    let step = usize::try_from(common::env_number("PWAL_TEST_STEP", 9)).unwrap();
+    let step = usize::try_from(support::env_number("PWAL_TEST_STEP", 9)).unwrap();
     for at in (1..).step_by(step) {
         let at = if only != 0 { only } else { at };
         let lab = Lab::new();
         let setup = lab.wal();
-        common::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
-        common::run(&setup, "PRAGMA parallel_wal_segment_bytes=1048576");
+        support::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
+        support::run(&setup, "PRAGMA parallel_wal_segment_bytes=1048576");
         drop(setup);
         let (count, where_to) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(String::new())));
         let (counted, place) = (count.clone(), where_to.clone());
@@ -187,7 +183,7 @@ fn a_panic_in_any_call_of_the_disk() {
         let again = lab.open("a.db");
         again.busy_timeout(Duration::from_secs(2)).unwrap();
         let what = format!("{at}: {}: {answers:?}", where_to.lock().unwrap());
-        match common::rows(&again, "SELECT n FROM t ORDER BY n") {
+        match support::rows(&again, "SELECT n FROM t ORDER BY n") {
             Ok(found) => {
                 let is_there = |n: &i64| found.contains(&n.to_string());
                 let lost: Vec<_> = answers.durable.iter().filter(|n| !is_there(n)).collect();
@@ -196,7 +192,7 @@ fn a_panic_in_any_call_of_the_disk() {
                 if !(lost.is_empty() && undead.is_empty()) || answers.failed.len() > 2 || at_risk.len() > 1 {
                     violations.push(format!("{what}: lost {lost:?}, {at_risk:?}, undead {undead:?}"));
                 }
-                common::assert_integrity(&again);
+                support::assert_integrity(&again);
             }
             Err(error) => violations.push(format!("{what}: {error:?}")),
         }

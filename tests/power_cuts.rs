@@ -5,9 +5,6 @@
 //! The database file survives as it was written last: a page that the log did not have durably before would show.
 //! `PWAL_TEST_ROUNDS` sets the runs, `PWAL_TEST_ONE=<seed>` plays one. Threads make each run its own.
 
-mod common;
-
-use common::{Scratch, Watchdog, env_number};
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
 use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow};
 use rusqlite::Connection;
@@ -17,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::{Scratch, Watchdog, env_number};
 
 /// Files that are shared memory and locks, and no part of the medium.
 const REAL: [&str; 2] = ["lock", "control"];
@@ -114,7 +112,7 @@ impl<'a> Life<'a> {
         let vfs = format!("cut-{}", NUMBER.fetch_add(1, SeqCst));
         let options = pwal::Options {
             name: vfs.clone(),
-            base: Some(common::STOCK.to_owned()),
+            base: Some(support::STOCK.to_owned()),
             disk: Some(Arc::new(LogOnSim(sim.clone()))),
             make_default: false,
         };
@@ -123,7 +121,7 @@ impl<'a> Life<'a> {
     }
 
     fn open(&self) -> Connection {
-        let connection = common::try_open(&self.path, common::flags(), &self.vfs).expect("open");
+        let connection = support::try_open(&self.path, support::flags(), &self.vfs).expect("open");
         connection.busy_timeout(Duration::from_secs(20)).expect("a timeout");
         connection
     }
@@ -134,7 +132,7 @@ impl<'a> Life<'a> {
         let connection = self.open();
         let full_percent = dice.pick(&[0, 50, 100]);
         let checkpoints = dice.pick(&[0, 5, 1000]);
-        if common::code_of(&connection, &format!("PRAGMA wal_autocheckpoint={checkpoints}")) != 0 {
+        if support::code_of(&connection, &format!("PRAGMA wal_autocheckpoint={checkpoints}")) != 0 {
             return;
         }
         for n in 0..60 {
@@ -165,7 +163,7 @@ impl<'a> Life<'a> {
             }
             if dice.percent(10) {
                 // BUSY beside a transaction.
-                let code = common::code_of(&connection, "SELECT pwal_retire()");
+                let code = support::code_of(&connection, "SELECT pwal_retire()");
                 assert!(code == 0 || code == rusqlite::ffi::SQLITE_BUSY || self.sim.is_off(), "{code}");
             }
         }
@@ -174,7 +172,7 @@ impl<'a> Life<'a> {
     fn read(&self, told: &Mutex<Told>, over: &AtomicBool) {
         let connection = self.open();
         while !over.load(SeqCst) {
-            let seen = common::rows(&connection, "SELECT ifnull(max(seq), 0) FROM log WHERE full=1");
+            let seen = support::rows(&connection, "SELECT ifnull(max(seq), 0) FROM log WHERE full=1");
             let Ok(seen) = seen else { return };
             let seen = seen[0].parse().unwrap();
             let mut told = told.lock().unwrap();
@@ -185,8 +183,8 @@ impl<'a> Life<'a> {
 
 /// The rows of the log, after a check of everything that has to fit them.
 fn history(connection: &Connection) -> BTreeMap<i64, String> {
-    common::assert_integrity(connection);
-    let rows = common::rows(connection, "SELECT seq, w||'|'||full||'|'||pad FROM log ORDER BY seq").unwrap();
+    support::assert_integrity(connection);
+    let rows = support::rows(connection, "SELECT seq, w||'|'||full||'|'||pad FROM log ORDER BY seq").unwrap();
     let rows: BTreeMap<i64, String> = rows
         .iter()
         .map(|row| row.split_once('|').unwrap())
@@ -194,7 +192,7 @@ fn history(connection: &Connection) -> BTreeMap<i64, String> {
         .collect();
     assert!(rows.keys().copied().eq(1..=rows.len() as i64), "not dense: {rows:?}");
     let odd = "SELECT id, v FROM pad WHERE v IS NOT ifnull((SELECT max(seq) FROM log WHERE log.pad=pad.id), 0)";
-    assert_eq!(common::rows(connection, odd).unwrap(), Vec::<String>::new(), "pages of different commits");
+    assert_eq!(support::rows(connection, odd).unwrap(), Vec::<String>::new(), "pages of different commits");
     rows
 }
 
@@ -229,7 +227,7 @@ fn run(seed: u64) -> String {
         let life = Life::new(&path, &sim);
         let setup = life.open();
         if number == 1 {
-            common::run(
+            support::run(
                 &setup,
                 &format!(
                     "PRAGMA journal_mode=WAL; CREATE TABLE log(seq INTEGER PRIMARY KEY, w, full, pad);
@@ -241,11 +239,11 @@ fn run(seed: u64) -> String {
         }
         let found = history(&setup);
         assert_eq!(found, before, "{story:?}");
-        common::run(&setup, "PRAGMA parallel_wal_segment_bytes=262144");
+        support::run(&setup, "PRAGMA parallel_wal_segment_bytes=262144");
         let (told, over) = (Mutex::new(Told::default()), AtomicBool::new(false));
         let (threads, stop) = (2 + dice.below(3), dice.pick(&[20, 200, 1000]));
         // What the setup committed is promised, too.
-        common::run(&setup, "PRAGMA synchronous=FULL; UPDATE pad SET x='' WHERE id=0");
+        support::run(&setup, "PRAGMA synchronous=FULL; UPDATE pad SET x='' WHERE id=0");
         sim.stop_after(dice.below(stop));
         std::thread::scope(|scope| {
             let writers: Vec<_> = (0..threads)
@@ -283,8 +281,8 @@ fn run(seed: u64) -> String {
         for (seq, (row, _)) in acknowledged.range(..=last) {
             assert_eq!(found.get(seq), Some(row), "seed {seed}: {story:#?}");
         }
-        common::close(look);
-        common::assert_plain(&path);
+        support::close(look);
+        support::assert_plain(&path);
         before = found;
     }
     story.join("; ")

@@ -10,18 +10,17 @@
 //! thread in a round), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=500 cargo test --test processes_equivalence`.
 //! A seed chooses what they do, not how they meet. `PWAL_TEST_KEEP=1` keeps the databases.
 
-mod common;
 #[path = "processes/history.rs"]
 mod history;
 #[path = "processes/random_sql.rs"]
 mod random_sql;
 
-use common::{Scratch, Watchdog, child, dump, env_number};
 use history::{Item, Recorder, answer};
 use random_sql::{Maker, Plan};
 use rusqlite::{Connection, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::{Scratch, Watchdog, child, dump, env_number};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS: u64 = 2;
@@ -69,9 +68,9 @@ fn round(seed: u64) -> usize {
     let scratch = Scratch::in_memory();
     let path = scratch.file("app.db");
     let page_bytes = [512, 1024, 4096, 4096, 16384][seed as usize % 5];
-    let connection = common::open(&path);
-    common::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL; {SCHEMA}"));
-    common::close(connection);
+    let connection = support::open(&path);
+    support::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL; {SCHEMA}"));
+    support::close(connection);
     let mut players: Vec<child::Role> = (0..processes)
         .map(|place| {
             let settings = [
@@ -86,7 +85,7 @@ fn round(seed: u64) -> usize {
     for player in &mut players {
         assert!(player.wait().success(), "seed {seed}: a process has failed, see above");
     }
-    common::assert_plain(&path);
+    support::assert_plain(&path);
     let mut items = Vec::new();
     for place in 0..processes {
         for thread in 0..THREADS {
@@ -97,7 +96,7 @@ fn round(seed: u64) -> usize {
     let transactions = items.len();
     replay(seed, items, &replayed, page_bytes);
     if let Some(page) = dump::different_page(&path, &replayed) {
-        let (one, two) = (common::open_stock(&path), common::open_stock(&replayed));
+        let (one, two) = (support::open_stock(&path), support::open_stock(&replayed));
         let line = dump::first_difference(&dump::dump(&one), &dump::dump(&two));
         panic!("seed {seed}: the closed files differ: {page}; dumps: {line:?}");
     }
@@ -108,9 +107,9 @@ fn round(seed: u64) -> usize {
 fn replay(seed: u64, mut items: Vec<Item>, path: &Path, page_bytes: u32) {
     // Who read state n comes behind who made it, and before who made the next.
     items.sort_by_key(|item| (item.order, !item.commits));
-    let connection = common::open_stock(path);
-    common::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL; {SCHEMA}"));
-    common::run(&connection, "PRAGMA synchronous=OFF");
+    let connection = support::open_stock(path);
+    support::run(&connection, &format!("PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL; {SCHEMA}"));
+    support::run(&connection, "PRAGMA synchronous=OFF");
     let mut clock = 0;
     for item in items {
         if item.commits {
@@ -119,18 +118,18 @@ fn replay(seed: u64, mut items: Vec<Item>, path: &Path, page_bytes: u32) {
         }
         assert_eq!(item.order, clock, "seed {seed}: nobody made the state that this one read: {item:#?}");
         if !item.autocommit {
-            common::run(&connection, "BEGIN");
+            support::run(&connection, "BEGIN");
         }
         for (index, step) in item.steps.iter().enumerate() {
             let expected = answer(&connection, &step.sql);
             assert_eq!(step.answer, expected, "seed {seed}: step {index} of {item:#?} and what stock answers");
         }
         if !item.autocommit {
-            common::run(&connection, if item.commits { "COMMIT" } else { "ROLLBACK" });
+            support::run(&connection, if item.commits { "COMMIT" } else { "ROLLBACK" });
         }
     }
-    common::assert_integrity(&connection);
-    common::close(connection);
+    support::assert_integrity(&connection);
+    support::close(connection);
 }
 
 /// One thread of one process.
@@ -142,9 +141,9 @@ struct Player {
 }
 
 fn open(path: &Path) -> Connection {
-    let connection = common::open(path);
+    let connection = support::open(path);
     connection.busy_timeout(BUSY_TIMEOUT).expect("a busy timeout");
-    common::run(&connection, "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536");
+    support::run(&connection, "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536");
     connection
 }
 
@@ -169,26 +168,26 @@ impl Player {
                 Plan::Autocommit => self.autocommit(),
                 Plan::Setting(sql) => {
                     // Answers differ between the two; what counts is that all goes on as before.
-                    common::rows(&self.connection, &sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+                    support::rows(&self.connection, &sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
                 }
                 Plan::OpenAgain => {
                     let old = std::mem::replace(&mut self.connection, open(&self.path));
-                    common::close(old);
+                    support::close(old);
                 }
             }
         }
         self.recorder.finish();
-        common::close(self.connection);
+        support::close(self.connection);
     }
 
     /// The number that a statement answers; `None`: BUSY, and nothing was done.
     #[track_caller]
     fn number(&self, sql: &str) -> Option<i64> {
         // To the end: a statement that was only reset would not say that its commit failed.
-        match common::rows(&self.connection, sql) {
+        match support::rows(&self.connection, sql) {
             Ok(rows) => Some(rows.concat().parse().expect("a number")),
             Err(error) => {
-                assert_eq!(common::code(&error) & 0xff, ffi::SQLITE_BUSY, "{sql}: {error:?}");
+                assert_eq!(support::code(&error) & 0xff, ffi::SQLITE_BUSY, "{sql}: {error:?}");
                 None
             }
         }
@@ -198,7 +197,7 @@ impl Player {
     #[track_caller]
     fn number_in_time(&self, sql: &str) -> Option<i64> {
         let number = self.number(sql);
-        assert!(number.is_some() || !common::on_pwal(), "{sql}: BUSY");
+        assert!(number.is_some() || !support::on_pwal(), "{sql}: BUSY");
         number
     }
 
@@ -207,8 +206,8 @@ impl Player {
         match self.connection.execute_batch(sql) {
             Ok(()) => true,
             Err(error) => {
-                let busy = common::code(&error) & 0xff == ffi::SQLITE_BUSY;
-                assert!(busy && !common::on_pwal(), "{sql}: {error:?}");
+                let busy = support::code(&error) & 0xff == ffi::SQLITE_BUSY;
+                assert!(busy && !support::on_pwal(), "{sql}: {error:?}");
                 false
             }
         }
@@ -219,14 +218,14 @@ impl Player {
             return;
         }
         let Some(order) = self.number_in_time(TICK) else {
-            return common::run(&self.connection, "ROLLBACK");
+            return support::run(&self.connection, "ROLLBACK");
         };
         let mut item = Item::new(if commits { order } else { order - 1 }, commits);
         if commits {
             item.note(TICK, format!("{order}; 1 changed"));
         } else {
             // Who is rolled back does not move the clock.
-            common::run(&self.connection, "UPDATE clock SET n=n-1");
+            support::run(&self.connection, "UPDATE clock SET n=n-1");
         }
         for sql in self.maker.writes() {
             item.run(&self.connection, &sql);
@@ -241,7 +240,7 @@ impl Player {
     }
 
     fn read(&mut self) {
-        common::run(&self.connection, "BEGIN");
+        support::run(&self.connection, "BEGIN");
         if let Some(order) = self.number_in_time("SELECT n FROM clock") {
             let mut item = Item::new(order, false);
             for sql in self.maker.reads() {
@@ -250,14 +249,14 @@ impl Player {
             }
             self.recorder.add(item);
         }
-        common::run(&self.connection, "COMMIT");
+        support::run(&self.connection, "COMMIT");
     }
 
     /// The write finds its snapshot stale, or it is the very next after it.
     fn read_then_write(&mut self) {
-        common::run(&self.connection, "BEGIN");
+        support::run(&self.connection, "BEGIN");
         let Some(snapshot) = self.number_in_time("SELECT n FROM clock") else {
-            common::run(&self.connection, "ROLLBACK");
+            support::run(&self.connection, "ROLLBACK");
             return;
         };
         let mut item = Item::new(snapshot, false);

@@ -8,15 +8,6 @@
 //! `PWAL_TEST_SEED` and `PWAL_TEST_ROUNDS` (default 1) choose what the processes do; in each round they die at another pass.
 #![cfg(debug_assertions)]
 
-mod common;
-mod processes;
-
-use common::child::Role;
-use common::{Scratch, env_number};
-use processes::agent::{is_stopped, wait_for};
-use processes::board::Board;
-use processes::worker::Work;
-use processes::{Progress, ledger, log, watch_progress};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::ControlMapping;
 use rustix::process::Signal;
@@ -24,6 +15,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use support::child::Role;
+use support::processes::agent::{is_stopped, wait_for};
+use support::processes::board::Board;
+use support::processes::worker::Work;
+use support::processes::{Progress, ledger, log, watch_progress};
+use support::{Scratch, env_number};
+
+support::roles!();
 
 /// Processes that are there before the victim, and stay.
 const SURVIVORS: usize = 2;
@@ -92,12 +91,12 @@ fn dies_alone(mode: &'static str, point: &str, pass: u64, synchronous: &'static 
     let mut scene = Scene { mode, ..Scene::new(point, synchronous) };
     scene.victim_dies(pass);
     log::assert_sound(&scene.path);
-    let connection = common::open(&scene.path);
+    let connection = support::open(&scene.path);
     let seen = ledger::look(&connection, PLACES).expect("a look")[VICTIM];
     let told = scene.board.line(VICTIM).acknowledged.load(SeqCst);
     assert!(seen == told || seen == told + 1, "{point}: {told} were acknowledged, {seen} are there");
-    common::assert_integrity(&connection);
-    common::close(connection);
+    support::assert_integrity(&connection);
+    support::close(connection);
     scene.finish();
 }
 
@@ -280,15 +279,15 @@ impl Scene {
         for process in &mut self.processes {
             assert!(process.wait().success(), "{}: see above", self.point);
         }
-        common::assert_plain(&self.path);
-        let stock = common::open_stock(&self.path);
+        support::assert_plain(&self.path);
+        let stock = support::open_stock(&self.path);
         let seen = ledger::look(&stock, PLACES).expect("a look");
         for (place, seen) in seen.into_iter().enumerate() {
             let told = self.board.line(place).acknowledged.load(SeqCst);
             // The commit that was under way counts if its process had no successor.
             assert!(seen == told || (place == VICTIM && seen == told + 1), "{}: {told}, {seen}", self.point);
         }
-        common::close(stock);
+        support::close(stock);
         drop(self.scratch);
     }
 }

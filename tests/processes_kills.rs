@@ -8,19 +8,18 @@
 //! `PWAL_TEST_KILLS` (default 480, split among the runs), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_THREADS`
 //! (default 2), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_KILLS=8000 cargo test --test processes_kills`.
 
-mod common;
-mod processes;
-
-use common::child::Role;
-use common::{Scratch, env_number};
-use processes::board::Board;
-use processes::worker::Work;
-use processes::{ledger, log, watch_progress};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use support::child::Role;
+use support::processes::board::Board;
+use support::processes::worker::Work;
+use support::processes::{ledger, log, watch_progress};
+use support::{Scratch, env_number};
+
+support::roles!();
 
 const RUNS: u64 = 4;
 
@@ -169,26 +168,26 @@ impl Crowd<'_> {
             self.board.line(line).clear();
         }
         assert!(!self.board.failed(), "a process has failed: see above");
-        if common::on_pwal() {
+        if support::on_pwal() {
             log::assert_sound(&self.path);
         }
         // Half of the time one process recovers alone, and looks before it leaves; else all race for it.
         if self.rng.random_range(0..2) == 0 {
-            let connection = common::open(&self.path);
+            let connection = support::open(&self.path);
             let seen = ledger::look(&connection, self.places * self.threads).expect("a look");
-            common::assert_integrity(&connection);
+            support::assert_integrity(&connection);
             for (line, seen) in seen.into_iter().enumerate() {
                 let told = &self.board.line(line).acknowledged;
                 let before = told.swap(seen, SeqCst);
                 assert!(seen == before || seen == before + 1, "{before} were acknowledged, {seen} are there");
             }
             if self.rng.random_range(0..2) == 0 {
-                common::close(connection);
-                common::assert_plain(&self.path);
+                support::close(connection);
+                support::assert_plain(&self.path);
                 self.all_start();
             } else {
                 self.all_start();
-                common::close(connection);
+                support::close(connection);
             }
         } else {
             self.all_start();
@@ -208,9 +207,9 @@ impl Crowd<'_> {
             assert!(process.wait().success(), "seed {seed}: a process has failed: see above");
         }
         let done = self.board.acknowledged(lines);
-        common::assert_plain(&self.path);
-        let stock = common::open_stock(&self.path);
+        support::assert_plain(&self.path);
+        let stock = support::open_stock(&self.path);
         assert_eq!(ledger::look(&stock, done.len()).expect("a look"), done, "rows against acknowledgements");
-        common::close(stock);
+        support::close(stock);
     }
 }

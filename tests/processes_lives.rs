@@ -3,12 +3,10 @@
 //! Each scene is played by agents (`processes/agent.rs`): processes that do what the test tells them. A few need what a
 //! machine may not give (root, user namespaces): they say so, and are not played there.
 
-mod common;
 #[path = "lives/forks.rs"]
 mod forks;
 #[path = "lives/limits.rs"]
 mod limits;
-mod processes;
 #[path = "lives/stock.rs"]
 mod stock;
 #[path = "lives/stopped.rs"]
@@ -16,12 +14,14 @@ mod stopped;
 #[path = "lives/strangers.rs"]
 mod strangers;
 
-use common::library;
-use common::scene::{COUNT, scene};
-use processes::agent::Agent;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::library;
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
+
+support::roles!();
 
 /// What the tool says of a database.
 fn status(path: &Path) -> String {
@@ -33,10 +33,10 @@ fn status(path: &Path) -> String {
 /// After all have left: one plain file, in order, with so many rows.
 #[track_caller]
 fn assert_left(path: &Path, rows: i64) {
-    common::assert_plain(path);
-    let stock = common::open_stock(path);
-    assert_eq!(common::number(&stock, "SELECT count(*) FROM t"), rows);
-    common::close(stock);
+    support::assert_plain(path);
+    let stock = support::open_stock(path);
+    assert_eq!(support::number(&stock, "SELECT count(*) FROM t"), rows);
+    support::close(stock);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_snapshot_of_one_process_stands_while_others_write_and_checkpoint() {
 
 #[test]
 fn mode_and_settings_are_the_databases() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("settings");
@@ -116,7 +116,7 @@ fn mode_and_settings_are_the_databases() {
 
 #[test]
 fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     // Nobody waits while it is built.
@@ -169,7 +169,7 @@ fn who_dies_with_the_write_lock_is_taken_over_at_once() {
     }
     println!("the slowest takeover: {slowest:?}");
     // 50 ms, and what a busy machine needs to run anybody at all.
-    assert!(!common::on_pwal() || slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(!support::on_pwal() || slowest < Duration::from_secs(1), "{slowest:?}");
     heir.end();
     assert_left(&path, 10);
 }
@@ -190,7 +190,7 @@ fn the_place_of_a_crashed_process_is_free_at_once() {
         }
         crashes.kill();
     }
-    if common::on_pwal() {
+    if support::on_pwal() {
         let told = stays.status();
         assert!(told.contains(&stays.pid().to_string()), "{told}");
     }
@@ -215,7 +215,7 @@ fn processes_come_and_leave_at_the_same_moment() {
         for agent in &mut agents {
             assert_eq!([agent.answer(), agent.answer(), agent.answer()], ["open", "", "closed"]);
         }
-        common::assert_plain_header(&path, 2);
+        support::assert_plain_header(&path, 2);
     }
     agents.into_iter().for_each(Agent::end);
     assert_left(&path, 4 * rounds);

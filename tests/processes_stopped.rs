@@ -5,11 +5,6 @@
 //! microseconds only is taken for it by the test, in the control block.
 #![cfg(debug_assertions)]
 
-mod common;
-mod processes;
-
-use common::scene::{COUNT, scene};
-use processes::agent::Agent;
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ControlBlock, ControlMapping, Owner, OwnerLock};
 use rusqlite::{Connection, ffi};
@@ -17,6 +12,10 @@ use rustix::process::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
+
+support::roles!();
 
 /// A flush is taken from its leader after about a second; the machine may be busy.
 const FINISHED: Duration = Duration::from_secs(8);
@@ -35,11 +34,11 @@ fn within<T>(bound: Duration, what: &str, act: impl FnOnce() -> T) -> T {
 
 #[track_caller]
 fn assert_left(path: &Path, rows: i64) {
-    common::assert_plain(path);
-    let stock = common::open_stock(path);
-    assert_eq!(common::number(&stock, "SELECT count(*) FROM t"), rows);
-    common::assert_integrity(&stock);
-    common::close(stock);
+    support::assert_plain(path);
+    let stock = support::open_stock(path);
+    assert_eq!(support::number(&stock, "SELECT count(*) FROM t"), rows);
+    support::assert_integrity(&stock);
+    support::close(stock);
 }
 
 /// Stops itself at the point in its first commit.
@@ -52,7 +51,7 @@ fn stopped_at(path: &Path, point: &str) -> Agent {
 }
 
 fn a_stopped_flush_is_finished(point: &str) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for synchronous in ["FULL", "NORMAL"] {
@@ -105,7 +104,7 @@ fn stopped_with_everything_synced() {
 
 /// With WRITE, too: as an open transaction.
 fn a_stopped_writer_keeps_writers_out(point: &str) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene(&format!("stopped at {point}"));
@@ -162,28 +161,28 @@ impl Stopped {
 /// COMMIT is busy, and can be repeated.
 #[track_caller]
 fn commit_is_busy(connection: &Connection, insert: &str, go_on: impl FnOnce()) {
-    common::run(connection, "BEGIN");
-    common::run(connection, insert);
-    let code = within(BUSY, "COMMIT", || common::code_of(connection, "COMMIT"));
+    support::run(connection, "BEGIN");
+    support::run(connection, insert);
+    let code = within(BUSY, "COMMIT", || support::code_of(connection, "COMMIT"));
     assert_eq!(code & 0xff, ffi::SQLITE_BUSY);
     assert!(!connection.is_autocommit(), "the transaction is open still");
     go_on();
-    assert_eq!(common::code_of(connection, "COMMIT"), ffi::SQLITE_OK);
+    assert_eq!(support::code_of(connection, "COMMIT"), ffi::SQLITE_OK);
     assert!(connection.is_autocommit());
 }
 
 /// COMMIT, and a statement without BEGIN, while a stopped process has `which`; each statement inserts five rows of so many
 /// bytes.
 fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -> &OwnerLock, bytes: [u32; 2]) {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let [insert, larger] = bytes.map(|bytes| format!("INSERT INTO t SELECT zeroblob({bytes}) FROM five"));
     let (_scene, path) = scene(&format!("{name} of a stopped process, {mode}"));
-    let connection = common::open(&path);
-    common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
-    common::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA parallel_wal_max_batch_bytes=67108864");
-    common::run(&connection, "CREATE TABLE five(x); INSERT INTO five VALUES(1),(2),(3),(4),(5)");
+    let connection = support::open(&path);
+    support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+    support::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA parallel_wal_max_batch_bytes=67108864");
+    support::run(&connection, "CREATE TABLE five(x); INSERT INTO five VALUES(1),(2),(3),(4),(5)");
     let (mut other, mut reader) = (Agent::on(&path), Agent::on(&path));
     reader.run(COUNT);
     other.run(COUNT);
@@ -191,27 +190,27 @@ fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -
 
     stopped.takes(which);
     commit_is_busy(&connection, &insert, || stopped.goes_on(which));
-    assert_eq!((common::number(&connection, COUNT), reader.run(COUNT).as_str()), (5, "5"));
+    assert_eq!((support::number(&connection, COUNT), reader.run(COUNT).as_str()), (5, "5"));
     let insert = larger;
 
     // Without BEGIN it is rolled back, as by stock SQLite.
     stopped.takes(which);
-    let code = within(BUSY, "INSERT", || common::code_of(&connection, &insert));
+    let code = within(BUSY, "INSERT", || support::code_of(&connection, &insert));
     assert_eq!(code & 0xff, ffi::SQLITE_BUSY, "{name}");
     assert_eq!(within(FINISHED, "SELECT", || reader.run(COUNT)), "5");
     // And rolled back by hand.
-    common::run(&connection, "BEGIN");
-    common::run(&connection, &insert);
-    assert_eq!(within(BUSY, "COMMIT", || common::code_of(&connection, "COMMIT")) & 0xff, ffi::SQLITE_BUSY);
-    common::run(&connection, "ROLLBACK");
-    assert_eq!(common::number(&connection, COUNT), 5);
+    support::run(&connection, "BEGIN");
+    support::run(&connection, &insert);
+    assert_eq!(within(BUSY, "COMMIT", || support::code_of(&connection, "COMMIT")) & 0xff, ffi::SQLITE_BUSY);
+    support::run(&connection, "ROLLBACK");
+    assert_eq!(support::number(&connection, COUNT), 5);
     stopped.goes_on(which);
-    common::run(&connection, &insert);
-    assert_eq!(common::number(&connection, COUNT), 10);
-    common::assert_integrity(&connection);
+    support::run(&connection, &insert);
+    assert_eq!(support::number(&connection, COUNT), 10);
+    support::assert_integrity(&connection);
     assert_eq!(reader.run(COUNT), "10");
 
-    common::close(connection);
+    support::close(connection);
     reader.end();
     other.end();
     assert_left(&path, 10);
@@ -236,23 +235,23 @@ fn a_commit_that_needs_create_of_a_stopped_process_is_busy_and_can_be_repeated()
 /// Whatever word a stopped process has: who closes does not wait for it, though its thread does.
 #[test]
 fn a_close_does_not_wait_for_a_stopped_process() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let control: [fn(&ControlBlock) -> &OwnerLock; 4] =
         [ControlBlock::leader, ControlBlock::append, ControlBlock::create, ControlBlock::checkpoint];
     for which in control {
         let (_scene, path) = scene("close beside a stopped process");
-        let connection = common::open(&path);
-        common::run(&connection, "PRAGMA synchronous=NORMAL");
+        let connection = support::open(&path);
+        support::run(&connection, "PRAGMA synchronous=NORMAL");
         let mut other = Agent::on(&path);
         other.run(COUNT);
-        common::run(&connection, "INSERT INTO t VALUES(1)");
+        support::run(&connection, "INSERT INTO t VALUES(1)");
         let stopped = Stopped::new(&path, &other);
         stopped.takes(which);
         // The engine's thread wants to bring it to the database file, and waits.
         std::thread::sleep(Duration::from_millis(800));
-        within(FINISHED, "close", || common::close(connection));
+        within(FINISHED, "close", || support::close(connection));
         // LEADER may have been taken away from it.
         which(stopped.mapping.control()).release(stopped.owner);
         drop(stopped);

@@ -8,17 +8,16 @@
 //! tests here together. The long form: `PWAL_TEST_PROCESSES=8 PWAL_TEST_SECONDS=600 cargo test --test
 //! processes_stress`. `PWAL_TEST_SEED` chooses what they do, not when.
 
-mod common;
-mod processes;
-
-use common::{Scratch, env_number};
-use processes::board::Board;
-use processes::worker::Work;
-use processes::{ledger, watch_progress};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::processes::board::Board;
+use support::processes::worker::Work;
+use support::processes::{ledger, watch_progress};
+use support::{Scratch, env_number};
+
+support::roles!();
 
 /// What a run is about.
 struct Run<'a> {
@@ -135,13 +134,13 @@ fn live_and_live_again(work: Work<'_>, board: &Board, until: Instant, mut rng: S
 
 /// Each acknowledged transaction is there, and no other, through the VFS under test and in the plain file that it leaves.
 fn check(path: &Path, done: &[u64]) {
-    common::assert_plain(path);
-    let stock = common::open_stock(path);
+    support::assert_plain(path);
+    let stock = support::open_stock(path);
     assert_eq!(ledger::look(&stock, done.len()).expect("a look"), done, "rows against acknowledgements");
-    common::close(stock);
-    let connection = common::open(path);
+    support::close(stock);
+    let connection = support::open(path);
     assert_eq!(ledger::look(&connection, done.len()).expect("a look"), done);
-    common::assert_integrity(&connection);
-    common::close(connection);
-    common::assert_plain(path);
+    support::assert_integrity(&connection);
+    support::close(connection);
+    support::assert_plain(path);
 }

@@ -3,15 +3,14 @@
 //!
 //! Each scene is played by agents (`processes/agent.rs`).
 
-mod common;
-mod processes;
-
-use common::Scratch;
-use common::scene::{COUNT, create, scene, watchdog};
-use processes::agent::Agent;
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use support::Scratch;
+use support::processes::agent::Agent;
+use support::scene::{COUNT, create, scene, watchdog};
+
+support::roles!();
 
 fn log_directory(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
@@ -47,9 +46,9 @@ fn the_exit_of_one_whose_database_was_made_anew_leaves_the_new_one_alone() {
     }
     next.end();
     other.end();
-    common::assert_plain(&path);
-    let stock = common::open_stock(&path);
-    assert_eq!(common::text(&stock, "SELECT x FROM t ORDER BY x"), "1 2 3 4");
+    support::assert_plain(&path);
+    let stock = support::open_stock(&path);
+    assert_eq!(support::text(&stock, "SELECT x FROM t ORDER BY x"), "1 2 3 4");
 }
 
 fn read_only(path: &Path) -> PathBuf {
@@ -71,7 +70,7 @@ fn who_only_reads_keeps_no_writer_out_even_if_it_comes_first() {
     assert_eq!(other.run(COUNT), "1");
     // What a reader alone leaves.
     other.close();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// Beside stock SQLite it reads as a connection of stock does: pwal cannot have the database, and who only reads needs no log.
@@ -115,7 +114,7 @@ fn stage(agent: &mut Agent) {
 /// never retired.
 #[test]
 fn the_spill_file_of_a_killed_transaction_goes_with_a_checkpoint_of_another_process() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a killed transaction");
@@ -132,12 +131,12 @@ fn the_spill_file_of_a_killed_transaction_goes_with_a_checkpoint_of_another_proc
     assert_eq!(spill_files(&path), [""; 0]);
     assert_eq!(other.run(COUNT), "2");
     other.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn a_spill_file_that_is_in_use_is_nobodys_to_delete() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("spill files in use");
@@ -161,12 +160,12 @@ fn a_spill_file_that_is_in_use_is_nobodys_to_delete() {
     let mut next = Agent::on(&path);
     assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8001|8000001");
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn the_spill_file_of_a_commit_whose_process_was_killed_goes_when_nobody_needs_it() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a commit of a killed process");
@@ -186,13 +185,13 @@ fn the_spill_file_of_a_commit_whose_process_was_killed_goes_when_nobody_needs_it
     }
     assert!(gone, "{:?}", spill_files(&path));
     other.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// What a newcomer finds in the database file it does not read in the log; recovery may still do so.
 #[test]
 fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a newcomer");
@@ -211,14 +210,14 @@ fn the_spill_file_of_a_commit_that_recovery_reads_stays() {
     let mut next = Agent::on(&path);
     assert_eq!(next.run("SELECT count(*), sum(length(x)) FROM t"), "8000|8000000");
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// Somebody cleans up what looks like temporary files. The processes have their log open still, so nothing of it is lost
 /// as long as one of them closes the database.
 #[test]
 fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a log directory that was removed");
@@ -231,7 +230,7 @@ fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
     other.run("INSERT INTO t VALUES(4)");
     one.close();
     other.close();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
     assert_eq!(one.ask(&format!("c .open {}", path.display())), "open");
     assert_eq!(one.run(COUNT), "4");
     one.end();
@@ -240,7 +239,7 @@ fn a_log_directory_that_was_removed_costs_nothing_if_a_process_closes() {
 
 #[test]
 fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog("a directory that was moved");
@@ -260,7 +259,7 @@ fn a_log_that_was_moved_with_its_database_is_played_back_by_the_next_open() {
     let mut next = Agent::on(&path);
     assert_eq!(next.run(COUNT), "3");
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// The file of a codec (an encrypted database) begins with any bytes: they are no marks of ours.
@@ -272,10 +271,10 @@ fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
         bytes[18..20].copy_from_slice(&versions);
         let path = scratch.file(&format!("{}-{}.db", versions[0], versions[1]));
         std::fs::write(&path, &bytes).unwrap();
-        let [ours, stock] = [common::open(&path), common::open_stock(&path)]
-            .map(|connection| common::code_of(&connection, "SELECT 1 FROM sqlite_schema"));
+        let [ours, stock] = [support::open(&path), support::open_stock(&path)]
+            .map(|connection| support::code_of(&connection, "SELECT 1 FROM sqlite_schema"));
         assert_eq!(ours, stock, "{versions:?}");
-        assert_eq!((std::fs::read(&path).unwrap() == bytes, common::beside(&path)), (true, vec![]), "{versions:?}");
+        assert_eq!((std::fs::read(&path).unwrap() == bytes, support::beside(&path)), (true, vec![]), "{versions:?}");
     }
 }
 
@@ -283,7 +282,7 @@ fn a_file_that_does_not_begin_as_a_database_is_left_to_the_base() {
 /// its first statement only reads and is given what is durable; the next transaction that begins so gets what is published.
 #[test]
 fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
-    if !common::on_pwal() || !cfg!(debug_assertions) {
+    if !support::on_pwal() || !cfg!(debug_assertions) {
         return; // a release has no fault points
     }
     let (_scene, path) = scene("a flush that stands still");
@@ -314,13 +313,13 @@ fn a_transaction_that_reads_first_may_write_while_a_flush_is_under_way() {
     for agent in [leader, reader, job] {
         agent.end();
     }
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// SQLite's busy handler counts its own sleeps: what an attempt waits before it answers BUSY comes on top.
 #[test]
 fn a_busy_timeout_is_about_as_long_as_it_says_for_an_open_too() {
-    if !common::on_pwal() || !cfg!(debug_assertions) {
+    if !support::on_pwal() || !cfg!(debug_assertions) {
         return; // a release has no fault points
     }
     let (_scene, path) = scene("busy timeouts");
@@ -342,5 +341,5 @@ fn a_busy_timeout_is_about_as_long_as_it_says_for_an_open_too() {
     for agent in [stopped, waiter, first] {
         agent.end();
     }
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }

@@ -1,12 +1,11 @@
 //! A checkpoint proves each image before it writes any: what the medium has changed never reaches the database file.
 
-mod common;
-mod processes;
-
-use common::scene::{COUNT, scene};
-use processes::agent::Agent;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
+
+support::roles!();
 
 /// In the image of one page only.
 const MARKER: &[u8] = b"the image that rots lies around here";
@@ -57,7 +56,7 @@ fn is_refused(path: &Path, mut checkpointer: Agent, others: Vec<Agent>) {
 
 #[test]
 fn an_image_of_this_process_that_has_changed_is_refused() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("an image that rots");
@@ -71,7 +70,7 @@ fn an_image_of_this_process_that_has_changed_is_refused() {
 /// Its commit ring entry names the pages, and no checksum.
 #[test]
 fn an_image_of_another_process_that_has_changed_is_refused() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("an image of another process that rots");
@@ -89,7 +88,7 @@ fn an_image_of_another_process_that_has_changed_is_refused() {
 /// Pages of both sizes of pass, of this process and of another one.
 #[test]
 fn what_has_not_changed_is_proven_and_written() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("images that prove themselves");
@@ -116,10 +115,10 @@ fn what_has_not_changed_is_proven_and_written() {
     }
     writer.end();
     checkpointer.end();
-    common::assert_plain(&path);
-    let stock = common::open_stock(&path);
+    support::assert_plain(&path);
+    let stock = support::open_stock(&path);
     assert_eq!(
-        (common::text(&stock, COUNT), common::text(&stock, "PRAGMA integrity_check")),
+        (support::text(&stock, COUNT), support::text(&stock, "PRAGMA integrity_check")),
         ("10200".into(), "ok".into())
     );
 }

@@ -3,18 +3,14 @@
 //!
 //! The disk is held in the middle of a sync, as long as a test wants.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use common::Watchdog;
-use lab::{Call, Lab};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::ControlMapping;
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use support::Watchdog;
+use support::lab::{Call, Lab};
 
 /// The syncs of the log wait while it is shut.
 #[derive(Default)]
@@ -66,13 +62,13 @@ impl Held {
     fn new<T>(prepare: impl FnOnce(&Lab) -> T) -> (T, Held) {
         let lab = Lab::new();
         let first = lab.wal();
-        common::run(&first, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1)");
+        support::run(&first, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1)");
         let (prepared, connection) = (prepare(&lab), lab.wal());
         let gate = Gate::of(&lab);
         gate.set(true);
         let _watchdog = Watchdog::new("a transaction beside a flush that is held", Duration::from_secs(60));
         let before = status(&first, "published");
-        let writer = std::thread::spawn(move || common::run(&connection, "INSERT INTO t VALUES(2)"));
+        let writer = std::thread::spawn(move || support::run(&connection, "INSERT INTO t VALUES(2)"));
         let log = Directory::open(&lab.path().with_file_name("a.db-pwal")).unwrap();
         let observed = ControlMapping::open_read_only(&log).unwrap();
         // It lets go of WRITE after it has published.
@@ -92,7 +88,7 @@ impl Held {
 const COUNT: &str = "SELECT count(*) FROM t";
 
 fn count(connection: &Connection) -> i64 {
-    common::number(connection, COUNT)
+    support::number(connection, COUNT)
 }
 
 #[test]
@@ -100,7 +96,7 @@ fn a_transaction_that_only_reads_sees_what_is_durable_and_does_not_wait() {
     let (connections, mut held) = Held::new(|lab| {
         let of = |before: &str| {
             let connection = lab.wal();
-            common::run(&connection, before);
+            support::run(&connection, before);
             connection
         };
         [
@@ -118,10 +114,10 @@ fn a_transaction_that_only_reads_sees_what_is_durable_and_does_not_wait() {
     let fresh = held.lab.wal();
     for (number, connection) in connections.iter().chain([&fresh]).enumerate() {
         for (begin, end) in [("BEGIN", "COMMIT"), ("", ""), ("SAVEPOINT r", "RELEASE r"), ("BEGIN", "ROLLBACK")] {
-            common::run(connection, begin);
+            support::run(connection, begin);
             assert_eq!(count(connection), 1, "{number}: {begin}");
-            assert_eq!(common::text(connection, "SELECT name FROM sqlite_schema"), "t u");
-            common::run(connection, end);
+            assert_eq!(support::text(connection, "SELECT name FROM sqlite_schema"), "t u");
+            support::run(connection, end);
         }
     }
     held.release();
@@ -147,10 +143,10 @@ fn an_interrupted_reader_does_not_wait() {
 fn a_transaction_that_writes_first_begins_with_the_newest_state() {
     for begin in ["BEGIN; INSERT INTO u SELECT count(*) FROM t", "BEGIN IMMEDIATE"] {
         let (writer, mut held) = Held::new(|lab| lab.wal());
-        common::run(&writer, begin);
+        support::run(&writer, begin);
         assert_eq!(count(&writer), 2);
         let end = std::thread::spawn(move || {
-            common::run(&writer, "INSERT INTO u VALUES(1); COMMIT");
+            support::run(&writer, "INSERT INTO u VALUES(1); COMMIT");
             writer
         });
         held.release();
@@ -163,15 +159,15 @@ fn a_transaction_that_writes_first_begins_with_the_newest_state() {
 fn a_transaction_that_reads_as_one_that_then_wrote_begins_with_the_newest_state() {
     let (connection, mut held) = Held::new(|lab| lab.wal());
     // Nobody has foretold it the first time.
-    common::run(&connection, "BEGIN");
+    support::run(&connection, "BEGIN");
     assert_eq!(count(&connection), 1);
-    assert_eq!(common::code_of(&connection, "INSERT INTO u VALUES(1)"), ffi::SQLITE_BUSY_SNAPSHOT);
-    common::run(&connection, "ROLLBACK; BEGIN");
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM t -- another text"), 1);
-    common::run(&connection, "COMMIT; BEGIN");
+    assert_eq!(support::code_of(&connection, "INSERT INTO u VALUES(1)"), ffi::SQLITE_BUSY_SNAPSHOT);
+    support::run(&connection, "ROLLBACK; BEGIN");
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM t -- another text"), 1);
+    support::run(&connection, "COMMIT; BEGIN");
     assert_eq!(count(&connection), 2, "the same text");
     let end = std::thread::spawn(move || {
-        common::run(&connection, "INSERT INTO u VALUES(1); COMMIT");
+        support::run(&connection, "INSERT INTO u VALUES(1); COMMIT");
         connection
     });
     held.release();
@@ -191,26 +187,26 @@ fn a_read_behind_a_refused_write_works_while_the_flush_goes_on() {
         "VACUUM",
     ];
     let ((holder, connections), mut held) = Held::new(|lab| (lab.wal(), attempts.map(|attempt| (attempt, lab.wal()))));
-    common::run(&holder, "BEGIN IMMEDIATE");
+    support::run(&holder, "BEGIN IMMEDIATE");
     for (attempt, connection) in &connections {
         for begin in ["", "BEGIN"] {
-            assert_eq!(common::code_of(connection, attempt), ffi::SQLITE_BUSY, "{attempt}");
+            assert_eq!(support::code_of(connection, attempt), ffi::SQLITE_BUSY, "{attempt}");
             if !connection.is_autocommit() {
-                common::run(connection, "ROLLBACK");
+                support::run(connection, "ROLLBACK");
             }
-            common::run(connection, begin);
-            assert_eq!(common::rows(connection, COUNT).unwrap(), ["1"], "{begin} behind {attempt}");
-            assert_eq!(common::number(connection, "PRAGMA user_version"), 0);
+            support::run(connection, begin);
+            assert_eq!(support::rows(connection, COUNT).unwrap(), ["1"], "{begin} behind {attempt}");
+            assert_eq!(support::number(connection, "PRAGMA user_version"), 0);
             if !connection.is_autocommit() {
-                common::run(connection, "COMMIT");
+                support::run(connection, "COMMIT");
             }
         }
     }
     held.release();
-    common::run(&holder, "ROLLBACK");
+    support::run(&holder, "ROLLBACK");
     for (_, connection) in &connections {
         assert_eq!(count(connection), 2);
-        common::run(connection, "INSERT INTO u VALUES(1)");
+        support::run(connection, "INSERT INTO u VALUES(1)");
     }
 }
 
@@ -218,26 +214,26 @@ fn a_read_behind_a_refused_write_works_while_the_flush_goes_on() {
 fn a_schema_that_a_refused_writer_met_is_forgotten_with_its_snapshot() {
     let lab = Lab::new();
     let first = lab.wal();
-    common::run(&first, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1)");
+    support::run(&first, "CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1)");
     let (connection, holder, writer) = (lab.wal(), lab.wal(), lab.wal());
-    common::run(&connection, "SELECT * FROM t");
+    support::run(&connection, "SELECT * FROM t");
     let gate = Gate::of(&lab);
     gate.set(true);
     let _watchdog = Watchdog::new("a flush that is held", Duration::from_secs(60));
     let before = status(&first, "published");
-    let changer = std::thread::spawn(move || common::run(&writer, "ALTER TABLE t ADD COLUMN y DEFAULT 5"));
+    let changer = std::thread::spawn(move || support::run(&writer, "ALTER TABLE t ADD COLUMN y DEFAULT 5"));
     while status(&first, "published") == before {
         std::thread::yield_now();
     }
-    common::run(&holder, "BEGIN IMMEDIATE");
+    support::run(&holder, "BEGIN IMMEDIATE");
     for _ in 0..3 {
-        assert_eq!(common::code_of(&connection, "INSERT INTO u VALUES(1)"), ffi::SQLITE_BUSY);
-        assert_eq!(common::text(&connection, "SELECT name FROM pragma_table_info('t')"), "x");
+        assert_eq!(support::code_of(&connection, "INSERT INTO u VALUES(1)"), ffi::SQLITE_BUSY);
+        assert_eq!(support::text(&connection, "SELECT name FROM pragma_table_info('t')"), "x");
     }
     gate.set(false);
     changer.join().unwrap();
-    assert_eq!(common::text(&connection, "SELECT name FROM pragma_table_info('t')"), "x y");
-    common::run(&holder, "ROLLBACK");
-    common::run(&connection, "CREATE INDEX i ON t(y); INSERT INTO t VALUES(2, 6)");
-    common::assert_integrity(&connection);
+    assert_eq!(support::text(&connection, "SELECT name FROM pragma_table_info('t')"), "x y");
+    support::run(&holder, "ROLLBACK");
+    support::run(&connection, "CREATE INDEX i ON t(y); INSERT INTO t VALUES(2, 6)");
+    support::assert_integrity(&connection);
 }

@@ -5,12 +5,10 @@
 //! Needs `sqlite3` and `python3` as the page does: `PWAL_TEST_SQLITE3` and `PWAL_TEST_PYTHON3` name others than
 //! those in `/usr/bin`.
 
-mod common;
-
-use common::{Scratch, assert_plain_header, library, number, open_stock};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use support::{Scratch, assert_plain_header, library, number, open_stock};
 
 const README: &str = include_str!("../README.md");
 

@@ -1,7 +1,6 @@
 //! The decision table of recovery: every combination of its inputs fits exactly one row, and each row is made by hand
 //! (`recovery/rows.rs`).
 
-mod log_support;
 #[path = "recovery/lost.rs"]
 mod lost;
 #[path = "recovery/power.rs"]

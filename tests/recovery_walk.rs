@@ -4,9 +4,7 @@
 mod beginnings;
 #[path = "recovery/fields.rs"]
 mod fields;
-mod log_support;
 
-use log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use pwal::internal::disk::OpenHow;
 use pwal::internal::disk::fault::{Effect, Fault, Operation};
 use pwal::internal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
@@ -14,6 +12,7 @@ use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
 use pwal::internal::log::scan::{Survey, is_sound, survey};
 use pwal::internal::log::{ErrorKind, LogError};
 use std::io::IoSlice;
+use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 
 const ID: u64 = 0xabcd;
 

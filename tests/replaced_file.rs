@@ -1,12 +1,11 @@
 //! Somebody copies another file over a database that is open, restores an older state, or renames another file over it: no
 //! page of the log goes to a file that is not the log's.
 
-mod common;
-mod processes;
-
-use common::scene::{COUNT, scene};
-use processes::agent::Agent;
 use std::path::{Path, PathBuf};
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
+
+support::roles!();
 
 /// `SQLITE_IOERR_READ`
 const REPLACED: &str = "code 266";
@@ -44,7 +43,7 @@ fn is_noticed(path: &Path, mut writer: Agent, mut reader: Agent) {
 
 #[test]
 fn a_backup_that_is_copied_over_the_open_file_stays_as_it_is() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a backup copied over the open file");
@@ -68,7 +67,7 @@ fn a_backup_that_is_copied_over_the_open_file_stays_as_it_is() {
 
 #[test]
 fn an_older_state_of_the_same_file_is_another_file() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("an older state of the file");
@@ -89,7 +88,7 @@ fn an_older_state_of_the_same_file_is_another_file() {
 /// As stock SQLite: who has the old file open goes on with it, and the new one is not touched.
 #[test]
 fn a_file_that_is_renamed_over_the_open_one_is_left_alone() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a file renamed over the open one");

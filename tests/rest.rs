@@ -1,13 +1,12 @@
 //! The log is retired while connections stay, when nobody commits for long or on request, and the next commit makes it anew.
 
-mod common;
-mod processes;
-
-use common::scene::{COUNT, scene};
-use common::{number, run};
-use processes::agent::{Agent, wait_for};
 use rusqlite::{Connection, ffi};
 use std::path::Path;
+use support::processes::agent::{Agent, wait_for};
+use support::scene::{COUNT, scene};
+use support::{number, run};
+
+support::roles!();
 
 /// At once, with connections open.
 const RETIRE: &str = "SELECT pwal_retire()";
@@ -23,7 +22,7 @@ fn is_plain(path: &Path) -> bool {
 #[track_caller]
 fn assert_rests(path: &Path, commits: u64) {
     assert!(is_plain(path));
-    assert_eq!(common::beside(path), ["app.db-pwal"]);
+    assert_eq!(support::beside(path), ["app.db-pwal"]);
     let directory = std::fs::read_dir(format!("{}-pwal", path.display())).expect("read the log directory");
     let mut names: Vec<String> =
         directory.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
@@ -46,12 +45,12 @@ fn data_version(connection: &Connection) -> i64 {
 
 #[test]
 fn commits_snapshots_and_caches_go_on_over_it() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a rest");
-    let (writer, reader) = (common::open(&path), common::open(&path));
-    assert_eq!(common::text(&writer, RETIRE), "no log");
+    let (writer, reader) = (support::open(&path), support::open(&path));
+    assert_eq!(support::text(&writer, RETIRE), "no log");
     let mut commits = 0;
     for round in 0..5 {
         for _ in 0..=round {
@@ -61,8 +60,8 @@ fn commits_snapshots_and_caches_go_on_over_it() {
         run(&reader, "BEGIN");
         assert_eq!(number(&reader, COUNT), commits);
         let version = data_version(&reader);
-        assert_eq!(common::text(&writer, RETIRE), "retired");
-        assert_eq!(common::text(&reader, RETIRE), "no log");
+        assert_eq!(support::text(&writer, RETIRE), "retired");
+        assert_eq!(support::text(&reader, RETIRE), "no log");
         assert!(stock(&path, COUNT).unwrap_err().contains("database is locked"));
         assert_rests(&path, commits as u64);
         // The snapshot holds, and the cache is what it was.
@@ -76,24 +75,24 @@ fn commits_snapshots_and_caches_go_on_over_it() {
     assert_eq!(number(&reader, "SELECT count(*) FROM t WHERE x=zeroblob(9000)"), 0, "an older snapshot");
     run(&reader, "COMMIT");
     assert_eq!(number(&reader, "SELECT count(*) FROM t WHERE x=zeroblob(9000)"), commits);
-    common::assert_integrity(&reader);
-    assert_eq!(common::text(&reader, RETIRE), "retired");
-    common::close(reader);
-    common::close(writer);
-    common::assert_plain(&path);
+    support::assert_integrity(&reader);
+    assert_eq!(support::text(&reader, RETIRE), "retired");
+    support::close(reader);
+    support::close(writer);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn a_transaction_or_another_process_keeps_the_log() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("no rest");
-    let (one, two) = (common::open(&path), common::open(&path));
+    let (one, two) = (support::open(&path), support::open(&path));
     run(&one, "INSERT INTO t VALUES(1)");
     run(&two, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2)");
-    assert_eq!(common::code_of(&one, RETIRE), ffi::SQLITE_BUSY);
-    assert_eq!(common::code_of(&two, RETIRE), ffi::SQLITE_BUSY);
+    assert_eq!(support::code_of(&one, RETIRE), ffi::SQLITE_BUSY);
+    assert_eq!(support::code_of(&two, RETIRE), ffi::SQLITE_BUSY);
     run(&two, "COMMIT");
     run(&two, "BEGIN; SELECT count(*) FROM t");
     run(&one, "INSERT INTO t VALUES(3)");
@@ -107,7 +106,7 @@ fn a_transaction_or_another_process_keeps_the_log() {
     assert_eq!(other.ask(&format!("c {RETIRE}")), "code 5");
     other.end();
     run(&one, "INSERT INTO t VALUES(4)");
-    assert_eq!(common::text(&one, RETIRE), "retired");
+    assert_eq!(support::text(&one, RETIRE), "retired");
     assert_rests(&path, 4);
     // Who comes makes it anew, so that both have the stamp between them and stock SQLite.
     let mut other = Agent::on(&path);
@@ -116,8 +115,8 @@ fn a_transaction_or_another_process_keeps_the_log() {
     other.run("INSERT INTO t VALUES(5)");
     run(&one, "INSERT INTO t VALUES(6)");
     assert_eq!(other.run(COUNT), "6");
-    common::close(two);
-    common::close(one);
+    support::close(two);
+    support::close(one);
     other.run("INSERT INTO t VALUES(7)");
     assert_eq!(other.run(RETIRE), "retired");
     other.kill();
@@ -126,7 +125,7 @@ fn a_transaction_or_another_process_keeps_the_log() {
 
 #[test]
 fn an_idle_database_is_plain_and_a_kill_leaves_one() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("idle");
@@ -142,17 +141,17 @@ fn an_idle_database_is_plain_and_a_kill_leaves_one() {
     agent.kill();
     assert_eq!(stock(&path, COUNT).expect("it is plain"), "3");
     stock(&path, "INSERT INTO t VALUES('stock')").expect("nobody has it open");
-    let last = common::open(&path);
+    let last = support::open(&path);
     assert_eq!(number(&last, COUNT), 4);
-    common::close(last);
-    common::assert_plain(&path);
+    support::close(last);
+    support::assert_plain(&path);
 }
 
 /// Each would keep a thread, to try again and again.
 #[test]
 #[cfg(target_os = "linux")]
 fn beside_another_process_nobody_waits_for_a_rest() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("idle, two processes");
@@ -170,13 +169,13 @@ fn beside_another_process_nobody_waits_for_a_rest() {
     wait_for("the log to be retired", || one.status().contains("\"log_id\":null"));
     assert_rests(&path, 2);
     one.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// A kill at each step, of a rest and of the activation that follows: nothing is lost, and what is left is cleaned up.
 #[test]
 fn a_kill_at_each_step_loses_nothing() {
-    if !common::on_pwal() || !cfg!(debug_assertions) {
+    if !support::on_pwal() || !cfg!(debug_assertions) {
         return; // a release has no fault points
     }
     for (point, pass, rows) in [
@@ -196,11 +195,11 @@ fn a_kill_at_each_step_loses_nothing() {
         }
         victim.tell("c INSERT INTO t VALUES(4)");
         victim.end_killed();
-        let next = common::open(&path);
-        assert_eq!(common::text(&next, COUNT), rows, "{point}:{pass}");
+        let next = support::open(&path);
+        assert_eq!(support::text(&next, COUNT), rows, "{point}:{pass}");
         run(&next, "INSERT INTO t VALUES('next')");
-        common::assert_integrity(&next);
-        common::close(next);
-        common::assert_plain(&path);
+        support::assert_integrity(&next);
+        support::close(next);
+        support::assert_plain(&path);
     }
 }

@@ -2,14 +2,13 @@
 //!
 //! Segments have 256 KiB here, so that a log of a few megabytes has many.
 
-mod common;
-mod processes;
-
-use common::scene::{COUNT, scene};
-use processes::agent::Agent;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
+
+support::roles!();
 
 const SMALL: &str = "PRAGMA parallel_wal_segment_bytes=262144";
 /// What the tail and the next slot may take, and one that waits for a certificate.
@@ -66,7 +65,7 @@ fn pinned(path: &Path) -> (Agent, Agent) {
 
 #[test]
 fn truncate_gives_back_what_a_reader_has_kept_and_every_process_goes_on() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("TRUNCATE behind a long reader");
@@ -93,17 +92,17 @@ fn truncate_gives_back_what_a_reader_has_kept_and_every_process_goes_on() {
     for agent in [reader, idle, writer] {
         agent.kill();
     }
-    processes::log::assert_sound(&path);
+    support::processes::log::assert_sound(&path);
     let mut next = Agent::on(&path);
     assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// Nobody asks for anything.
 #[test]
 fn an_idle_log_goes_down_to_what_a_load_needs() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("an idle log behind a long reader");
@@ -116,14 +115,14 @@ fn an_idle_log_goes_down_to_what_a_load_needs() {
     }
     writer.end();
     reader.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// A writer that never rests: each checkpoint gives a part back, until the log has what the load needs; and then no more
 /// files are made and deleted.
 #[test]
 fn a_busy_log_gives_back_what_its_load_does_not_need_and_then_stays() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a busy log behind a long reader");
@@ -142,12 +141,12 @@ fn a_busy_log_gives_back_what_its_load_does_not_need_and_then_stays() {
     assert!(made <= segments / 4, "{made} slots were made anew for {segments} segments");
     writer.end();
     reader.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn journal_size_limit_bounds_what_an_idle_log_keeps() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("journal_size_limit");
@@ -198,17 +197,17 @@ fn dies_while_it_deletes(point: &str, pass: u32) {
     victim.tell("c PRAGMA wal_checkpoint(TRUNCATE)");
     victim.wait_killed();
     writer.kill();
-    processes::log::assert_sound(&path);
+    support::processes::log::assert_sound(&path);
     let mut next = Agent::on(&path);
     assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 #[cfg(debug_assertions)]
 fn who_deletes_slots_may_die_on_the_way() {
-    if common::on_pwal() {
+    if support::on_pwal() {
         for point in ["deleting", "truncated"] {
             dies_while_it_deletes(point, 1);
             dies_while_it_deletes(point, 5);
@@ -220,7 +219,7 @@ fn who_deletes_slots_may_die_on_the_way() {
 #[test]
 #[cfg(debug_assertions)]
 fn a_truncated_slot_is_not_used_again() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a truncated slot");
@@ -237,11 +236,11 @@ fn a_truncated_slot_is_not_used_again() {
     let rows = writer.run(COUNT);
     writer.kill();
     reader.kill();
-    processes::log::assert_sound(&path);
+    support::processes::log::assert_sound(&path);
     let mut next = Agent::on(&path);
     assert_eq!((next.run(COUNT), next.run("PRAGMA integrity_check")), (rows, String::from("ok")));
     next.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 /// Calls of the kernel that read, of this process so far.
@@ -255,7 +254,7 @@ fn reads(pid: i32) -> u64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn who_attaches_behind_a_long_log_reads_it_in_large_pieces() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a process that attaches behind a long log");
@@ -280,15 +279,15 @@ fn who_attaches_behind_a_long_log_reads_it_in_large_pieces() {
 /// wait for all of them.
 #[test]
 fn what_is_not_durable_is_bounded_in_bytes() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("undurable bytes");
-    let writer = common::open(&path);
-    common::run(&writer, &format!("{SMALL}; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL"));
-    let reader = common::open(&path);
-    common::run(&reader, "BEGIN");
-    common::number(&reader, COUNT);
+    let writer = support::open(&path);
+    support::run(&writer, &format!("{SMALL}; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL"));
+    let reader = support::open(&path);
+    support::run(&reader, "BEGIN");
+    support::number(&reader, COUNT);
     let durable = || {
         let status: String = writer.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).expect("status");
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
@@ -301,7 +300,7 @@ fn what_is_not_durable_is_bounded_in_bytes() {
     while durable() == first {
         commits += 1;
         assert!(commits < 400, "{commits} segments and more are not durable");
-        common::run(&writer, "INSERT INTO t VALUES(zeroblob(120000))");
+        support::run(&writer, "INSERT INTO t VALUES(zeroblob(120000))");
     }
     assert!(commits > 2, "{commits} commits");
 }
@@ -322,7 +321,7 @@ const SUM: &str = "SELECT count(*), sum(length(x)) FROM much";
 
 #[test]
 fn a_log_that_has_reached_its_limit_refuses_commits_and_names_the_reader() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("parallel_wal_log_limit_bytes");
@@ -345,12 +344,12 @@ fn a_log_that_has_reached_its_limit_refuses_commits_and_names_the_reader() {
     }
     writer.end();
     reader.end();
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn a_reader_that_keeps_a_log_of_its_limit_loses_its_snapshot() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("parallel_wal_reader_limit_bytes");
@@ -380,5 +379,5 @@ fn a_reader_that_keeps_a_log_of_its_limit_loses_its_snapshot() {
     for agent in [reader, writer, idle] {
         agent.end();
     }
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }

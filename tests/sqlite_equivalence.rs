@@ -11,17 +11,16 @@
 //! `PWAL_TEST_SEED=<seed> PWAL_TEST_ROUNDS=1 cargo test --test sqlite_equivalence`.
 //! `PWAL_TEST_TRACE=1` prints each step before it is taken, for one that never answers.
 
-mod common;
 #[path = "equivalence/script.rs"]
 mod script;
 #[path = "equivalence/side.rs"]
 mod side;
 
-use common::{Scratch, Watchdog, dump, env_number};
 use script::{Script, Step};
 use side::Side;
 use std::io::Write;
 use std::time::{Duration, Instant};
+use support::{Scratch, Watchdog, dump, env_number};
 
 #[test]
 fn random_sql_does_the_same_on_both() {
@@ -49,8 +48,8 @@ struct Difference {
 /// Runs a script on both sides; says what differs first.
 fn play(script: &Script) -> Result<(), Difference> {
     let scratch = Scratch::in_memory();
-    let mut tested = Side::new(scratch.file("tested"), common::vfs());
-    let mut stock = Side::new(scratch.file("stock"), common::STOCK);
+    let mut tested = Side::new(scratch.file("tested"), support::vfs());
+    let mut stock = Side::new(scratch.file("stock"), support::STOCK);
     let trace = std::env::var_os("PWAL_TEST_TRACE").is_some();
     for (index, step) in script.steps.iter().enumerate() {
         if trace {
@@ -89,10 +88,10 @@ fn play(script: &Script) -> Result<(), Difference> {
 /// `integrity_check` of each closed database on both VFSes.
 fn in_order(side: &Side) -> Result<(), String> {
     for name in side::DATABASES.iter().filter(|name| side.file(name).exists()) {
-        for vfs in [common::vfs(), common::STOCK] {
-            let connection =
-                common::try_open(&side.file(name), common::flags(), vfs).map_err(|error| format!("{name}: {error}"))?;
-            let check = common::rows(&connection, "PRAGMA integrity_check").map_err(|error| error.to_string())?;
+        for vfs in [support::vfs(), support::STOCK] {
+            let connection = support::try_open(&side.file(name), support::flags(), vfs)
+                .map_err(|error| format!("{name}: {error}"))?;
+            let check = support::rows(&connection, "PRAGMA integrity_check").map_err(|error| error.to_string())?;
             if check != ["ok"] {
                 return Err(format!("{name} on {vfs}: integrity_check: {check:?}"));
             }
@@ -113,16 +112,17 @@ fn finish(tested: &mut Side, stock: &mut Side) -> Result<(), String> {
         if !got.exists() {
             continue;
         }
-        let left = common::beside(&got);
-        if left != common::beside(&expected) {
-            return Err(format!("{name}: left beside it: {left:?} against {:?}", common::beside(&expected)));
+        let left = support::beside(&got);
+        if left != support::beside(&expected) {
+            return Err(format!("{name}: left beside it: {left:?} against {:?}", support::beside(&expected)));
         }
         if let Some(page) = dump::different_page(&got, &expected) {
             return Err(format!("{name}, closed: {page}"));
         }
-        for vfs in [common::vfs(), common::STOCK] {
-            let open = |path| common::try_open(path, common::flags(), vfs).map_err(|error| format!("{name}: {error}"));
-            let (one, two) = (open(&got)?, common::open_stock(&expected));
+        for vfs in [support::vfs(), support::STOCK] {
+            let open =
+                |path| support::try_open(path, support::flags(), vfs).map_err(|error| format!("{name}: {error}"));
+            let (one, two) = (open(&got)?, support::open_stock(&expected));
             if let Some(line) = dump::first_difference(&dump::dump(&one), &dump::dump(&two)) {
                 return Err(format!("{name} on {vfs}: dumps differ, {line}"));
             }

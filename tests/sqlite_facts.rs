@@ -1,14 +1,13 @@
 //! What pwal rests on: how SQLite calls a VFS, seen by a shim on stock's VFS. One test for each
 //! fact, named by it; a test that fails with a new SQLite names the code that must be looked at again.
 //!
-//! The shim ([`common::shim`]) records each call as `<file>: <call> <arguments>`, and may answer
+//! The shim ([`support::shim`]) records each call as `<file>: <call> <arguments>`, and may answer
 //! instead of the base. pwal itself has no part here.
 
 #[path = "facts/checkpoint.rs"]
 mod checkpoint;
 #[path = "facts/commit.rs"]
 mod commit;
-mod common;
 #[path = "facts/controls.rs"]
 mod controls;
 #[path = "facts/errors.rs"]
@@ -28,12 +27,12 @@ mod view;
 #[path = "facts/waiting.rs"]
 mod waiting;
 
-use common::Scratch;
-use common::shim::Shim;
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use support::Scratch;
+use support::shim::Shim;
 
 /// A shim of its own and a directory.
 struct Lab {
@@ -45,7 +44,7 @@ impl Lab {
     fn new() -> Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("facts-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        Lab { shim: Shim::register(&name, common::STOCK, true), scratch: Scratch::new() }
+        Lab { shim: Shim::register(&name, support::STOCK, true), scratch: Scratch::new() }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -54,7 +53,7 @@ impl Lab {
 
     /// A connection through the shim, without a busy timeout.
     fn open(&self, name: &str) -> Connection {
-        let connection = common::try_open(&self.file(name), common::flags(), &self.shim.name).expect("open");
+        let connection = support::try_open(&self.file(name), support::flags(), &self.shim.name).expect("open");
         connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
         connection
     }
@@ -62,7 +61,7 @@ impl Lab {
     /// A connection to `a.db` in WAL mode with a table `t(x)`, and a trace that begins behind that.
     fn wal(&self) -> Connection {
         let connection = self.open("a.db");
-        common::run(&connection, "PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(x)");
+        support::run(&connection, "PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(x)");
         self.shim.take();
         connection
     }

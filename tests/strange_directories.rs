@@ -1,15 +1,13 @@
 //! A log directory that somebody else prepared: links, pipes, other users' files. As root, who opens a database of another
 //! user. What lies elsewhere is not touched, and nothing is waited for.
 
-mod common;
-
-use common::scene::watchdog;
-use common::{Scratch, code, code_of, open, open_stock, run};
 use rusqlite::ffi;
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use support::scene::watchdog;
+use support::{Scratch, code, code_of, open, open_stock, run};
 
 /// Who owns the database, and who does not.
 const OWNER: u32 = 65_534;
@@ -20,7 +18,7 @@ fn is_root() -> bool {
     if !root {
         println!("not played: only root can be several users");
     }
-    root && common::on_pwal()
+    root && support::on_pwal()
 }
 
 /// A database in WAL mode, of the owner, and the path of its log.
@@ -38,7 +36,7 @@ impl Place {
         let database = home.join("x.db");
         let stock = open_stock(&database);
         run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
-        common::close(stock);
+        support::close(stock);
         chown(&home, Some(OWNER), Some(OWNER)).expect("give it away");
         chown(&database, Some(OWNER), Some(OWNER)).expect("give it away");
         fs::set_permissions(&database, PermissionsExt::from_mode(mode)).expect("set its mode");
@@ -71,7 +69,7 @@ impl Place {
         let connection = open(&self.database);
         run(&connection, "INSERT INTO t VALUES(1)");
         assert!(self.log.is_dir());
-        common::close(connection);
+        support::close(connection);
     }
 }
 
@@ -298,7 +296,7 @@ fn only_what_is_new_is_given_to_the_owner() {
 /// Files of any size that hold nothing cost neither memory nor time.
 #[test]
 fn files_that_are_all_holes_are_no_work() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let _watchdog = watchdog("files of holes");
@@ -306,7 +304,7 @@ fn files_that_are_all_holes_are_no_work() {
     let database = scratch.file("x.db");
     let stock = open_stock(&database);
     run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
-    common::close(stock);
+    support::close(stock);
     let log = scratch.file("x.db-pwal");
     fs::create_dir(&log).expect("a directory");
     for name in ["lock", "control"] {

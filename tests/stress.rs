@@ -5,15 +5,13 @@
 //! remembers which were acknowledged. `PWAL_TEST_SECONDS` (default 6) is the time of all tests here together;
 //! the long form is `PWAL_TEST_SECONDS=180 cargo test --test stress -- --nocapture`: a minute each.
 
-mod common;
-
-use common::{Scratch, Watchdog, env_number};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use support::{Scratch, Watchdog, env_number};
 
 const WRITERS: usize = 8;
 const READERS: usize = 4;
@@ -92,12 +90,12 @@ fn stress(run: &Run) {
         writes
     });
     assert!(!shared.failed.load(Ordering::Relaxed), "seed {seed}: see above");
-    if common::on_pwal() {
+    if support::on_pwal() {
         assert!(done.iter().all(|writes| *writes > 0), "a writer starved: {done:?}");
     }
     count(&path, &done);
-    common::assert_plain(&path);
-    let stock = common::open_stock(&path);
+    support::assert_plain(&path);
+    let stock = support::open_stock(&path);
     check_counts(&stock, &done);
 }
 
@@ -116,28 +114,28 @@ impl Shared<'_> {
     }
 
     fn open(&self, synchronous: &str) -> Connection {
-        let connection = common::open(self.path);
-        common::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
+        let connection = support::open(self.path);
+        support::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
         connection
     }
 
     /// Whether who reads now must see every commit that is acknowledged. A commit under NORMAL is acknowledged when it is
     /// published; a commit under FULL before it, which another connection waits for, hides it a while.
     fn acknowledged_is_visible(&self) -> bool {
-        !common::on_pwal() || self.run.synchronous.len() == 1
+        !support::on_pwal() || self.run.synchronous.len() == 1
     }
 }
 
 fn prepare(path: &Path) {
-    let connection = common::open_wal(path);
-    common::run(
+    let connection = support::open_wal(path);
+    support::run(
         &connection,
         "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER);
          CREATE TABLE ledger(writer INTEGER, n INTEGER, amount INTEGER, note BLOB, PRIMARY KEY(writer, n));
          CREATE INDEX amounts ON ledger(amount)",
     );
     for account in 0..ACCOUNTS {
-        common::run(&connection, &format!("INSERT INTO account VALUES({account}, 1000)"));
+        support::run(&connection, &format!("INSERT INTO account VALUES({account}, 1000)"));
     }
 }
 
@@ -172,20 +170,20 @@ impl<'a> Writer<'a> {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    let code = common::code(&error);
+                    let code = support::code(&error);
                     assert!(
                         matches!(code, ffi::SQLITE_BUSY | ffi::SQLITE_BUSY_SNAPSHOT),
                         "writer {}: {error:?}",
                         self.number
                     );
                     if !self.connection.is_autocommit() {
-                        common::run(&self.connection, "ROLLBACK");
+                        support::run(&self.connection, "ROLLBACK");
                     }
                 }
             }
         }
         let done = self.done;
-        common::close(self.connection);
+        support::close(self.connection);
         done
     }
 
@@ -243,11 +241,11 @@ fn read_on(shared: &Shared<'_>) -> u64 {
     let mut reads = 0;
     while shared.goes_on() {
         let acknowledged: Vec<u64> = shared.acknowledged.iter().map(|counter| counter.load(Ordering::SeqCst)).collect();
-        common::run(&connection, "BEGIN");
+        support::run(&connection, "BEGIN");
         let first = snapshot(&connection);
         std::thread::yield_now();
         assert_eq!(snapshot(&connection), first, "the snapshot moved inside a transaction");
-        common::run(&connection, "COMMIT");
+        support::run(&connection, "COMMIT");
         for writer in 0..WRITERS {
             assert!(
                 first[writer] >= before[writer],
@@ -265,15 +263,16 @@ fn read_on(shared: &Shared<'_>) -> u64 {
         before = first;
         reads += 1;
     }
-    common::close(connection);
+    support::close(connection);
     reads
 }
 
 /// The rows of each writer; checks that they are dense and that no money was lost.
 fn snapshot(connection: &Connection) -> [u64; WRITERS] {
-    assert_eq!(common::number(connection, "SELECT sum(balance) FROM account"), TOTAL, "money was lost or made");
+    assert_eq!(support::number(connection, "SELECT sum(balance) FROM account"), TOTAL, "money was lost or made");
     let mut counts = [0; WRITERS];
-    for line in common::rows(connection, "SELECT writer, count(*), max(n) FROM ledger GROUP BY writer").expect("rows") {
+    for line in support::rows(connection, "SELECT writer, count(*), max(n) FROM ledger GROUP BY writer").expect("rows")
+    {
         let mut numbers = line.split('|').map(|number| number.parse::<u64>().expect("a number"));
         let (writer, count, last) = (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap());
         assert_eq!(count, last, "writer {writer}: a transaction before another is missing");
@@ -285,20 +284,20 @@ fn snapshot(connection: &Connection) -> [u64; WRITERS] {
 fn checkpoints(shared: &Shared<'_>, mode: &str) {
     let connection = shared.open("FULL");
     while shared.goes_on() {
-        let row = common::text(&connection, &format!("PRAGMA wal_checkpoint({mode})"));
+        let row = support::text(&connection, &format!("PRAGMA wal_checkpoint({mode})"));
         assert_eq!(row.split('|').count(), 3, "{mode}: {row}");
         // A pace, not a wait: back to back they would keep every writer out.
         std::thread::sleep(Duration::from_millis(7));
     }
-    common::close(connection);
+    support::close(connection);
 }
 
 /// Opens again: each acknowledged transaction is there, and no other.
 fn count(path: &Path, done: &[u64]) {
-    let connection = common::open(path);
+    let connection = support::open(path);
     check_counts(&connection, done);
-    common::assert_integrity(&connection);
-    common::close(connection);
+    support::assert_integrity(&connection);
+    support::close(connection);
 }
 
 fn check_counts(connection: &Connection, done: &[u64]) {

@@ -2,21 +2,17 @@
 //! registration of pwal has an engine of its own): an answer that is not OK means that the row is not there, for nobody, also
 //! after the next open; and that everybody is poisoned if it was published.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use lab::{Call, Lab, eio, status};
 use rusqlite::{Connection, ffi};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
+use support::lab::{Call, Lab, eio, status};
 
 /// Another process, as far as pwal can tell.
 fn another(lab: &Lab, other: &Lab) -> Connection {
-    let connection = common::try_open(&lab.path(), common::flags(), &other.vfs).expect("opened");
+    let connection = support::try_open(&lab.path(), support::flags(), &other.vfs).expect("opened");
     connection.busy_timeout(Duration::from_secs(5)).unwrap();
-    common::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL; SELECT * FROM t");
+    support::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL; SELECT * FROM t");
     assert_eq!(status(&connection, "active"), true);
     connection
 }
@@ -59,40 +55,40 @@ fn what_is_answered_with_an_error_does_not_come_back() {
                     let what = format!("{call:?} {times}, {mode}, {synchronous}, attached {attached}");
                     let (lab, other) = (Lab::new(), Lab::new());
                     let connection = lab.wal();
-                    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+                    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
                     let second = another(&lab, &other);
-                    common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
-                    common::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
+                    support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+                    support::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
                     let mut insert = String::from("INSERT INTO t VALUES(1)");
                     if attached {
                         let path = lab.scratch.file("b.db");
-                        common::run(
+                        support::run(
                             &connection,
                             &format!("ATTACH '{}' AS b; PRAGMA b.journal_mode=WAL", path.display()),
                         );
-                        common::run(&connection, &format!("PRAGMA b.synchronous={synchronous}; CREATE TABLE b.u(x)"));
+                        support::run(&connection, &format!("PRAGMA b.synchronous={synchronous}; CREATE TABLE b.u(x)"));
                         insert = String::from("BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT");
                     }
                     fail_behind_publication(&lab, call, times);
-                    let code = common::code_of(&connection, &insert);
+                    let code = support::code_of(&connection, &insert);
                     let poisoned = is_poisoned(&second);
                     if code == 0 {
                         assert!(!poisoned, "{what}");
                     } else if poisoned {
                         assert_eq!(
-                            common::code_of(&second, "INSERT INTO t VALUES(2)") & 0xff,
+                            support::code_of(&second, "INSERT INTO t VALUES(2)") & 0xff,
                             ffi::SQLITE_IOERR,
                             "{what}"
                         );
                     }
                     let unknown = poisoned && status(&second, "poisoned").to_string().contains("unknown");
                     if code != 0 {
-                        assert_eq!(common::text(&second, "SELECT x FROM t"), "0", "{what}");
+                        assert_eq!(support::text(&second, "SELECT x FROM t"), "0", "{what}");
                     }
                     lab.unhook();
                     drop((connection, second));
                     let reopened = lab.open("a.db");
-                    let rows = common::text(&reopened, "SELECT x FROM t");
+                    let rows = support::text(&reopened, "SELECT x FROM t");
                     let expected = if code == 0 { "0 1" } else { "0" };
                     assert!(rows == expected || unknown, "{what}: COMMIT {code}, poisoned {poisoned}, then '{rows}'");
                 }

@@ -1,13 +1,9 @@
 //! The first sector of the database file cannot be read: an open through SQLite writes it again from the log.
 
-mod common;
-#[path = "engine/lab.rs"]
-mod lab;
-
-use lab::Lab;
 use pwal::internal::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use support::lab::Lab;
 
 /// From here on reads of the first sector of `a.db` are answered with this code, until it is written.
 fn make_bad(lab: &Lab, code: i32) -> Arc<AtomicBool> {
@@ -28,18 +24,18 @@ fn make_bad(lab: &Lab, code: i32) -> Arc<AtomicBool> {
 
 #[test]
 fn an_open_writes_it_again() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for code in [Code::IOERR_READ, Code::IOERR_CORRUPTFS] {
         let lab = Lab::new();
         let connection = lab.wal();
-        common::run(
+        support::run(
             &connection,
             "CREATE TABLE t(x); INSERT INTO t VALUES(1); PRAGMA wal_checkpoint; INSERT INTO t VALUES(2)",
         );
         let killed = lab.crash();
-        common::close(connection);
+        support::close(connection);
         // The copy takes the place of the database, whose VFS has the bad sector.
         let to = |suffix: &str| format!("{}{suffix}", lab.path().display());
         std::fs::copy(killed.path(), lab.path()).unwrap();
@@ -50,26 +46,26 @@ fn an_open_writes_it_again() {
         }
         let healed = make_bad(&lab, code.number());
         let connection = lab.open("a.db");
-        assert_eq!(common::number(&connection, "SELECT sum(x) FROM t"), 3);
+        assert_eq!(support::number(&connection, "SELECT sum(x) FROM t"), 3);
         assert!(healed.load(SeqCst));
-        common::assert_integrity(&connection);
-        common::close(connection);
+        support::assert_integrity(&connection);
+        support::close(connection);
         lab.unhook();
-        common::assert_plain(&lab.path());
+        support::assert_plain(&lab.path());
     }
 }
 
 #[test]
 fn without_a_log_it_is_the_error_that_stock_sqlite_gives() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
+    support::run(&connection, "CREATE TABLE t(x)");
+    support::close(connection);
     make_bad(&lab, Code::IOERR_READ.number());
-    let opened = common::try_open(&lab.path(), common::flags(), &lab.vfs);
+    let opened = support::try_open(&lab.path(), support::flags(), &lab.vfs);
     let error = opened.and_then(|connection| connection.query_row("SELECT * FROM t", [], |_| Ok(()))).unwrap_err();
-    assert_eq!(common::code(&error), Code::IOERR_READ.number(), "{error}");
+    assert_eq!(support::code(&error), Code::IOERR_READ.number(), "{error}");
 }

@@ -2,7 +2,7 @@
 //! and of a salvage can be judged.
 
 use crate::input::Input;
-use crate::log_support::history::{DATABASE, Harm, Harmed, History, Seen};
+use support::log::history::{DATABASE, Harm, Harmed, History, Seen};
 
 /// One input: the sizes, the life, what the file has seen, and the harms.
 pub fn check(data: &[u8]) {
@@ -57,7 +57,7 @@ fn history(input: &mut Input<'_>) -> History {
     history
 }
 
-fn harm(history: &History, input: &mut Input<'_>, files: &crate::log_support::Files) -> Option<Harm> {
+fn harm(history: &History, input: &mut Input<'_>, files: &support::log::Files) -> Option<Harm> {
     let kind = input.u8();
     if kind % 8 == 7 {
         let at = input.below(512);

@@ -3,7 +3,7 @@
 //! An input is a list of files, each a length and what lies in it; see [`Image::read`].
 
 use crate::input::Input;
-use crate::log_support::{Files, Place, SimPlace};
+use support::log::{Files, Place, SimPlace};
 use crate::memory;
 use crate::records::{name_place, seal, seal_chain};
 use pwal::internal::log::format::{BatchPlace, FileName, marker_name, slot_name, spill_name};

@@ -12,6 +12,3 @@ pub mod memory;
 pub mod records;
 pub mod seeds;
 pub mod words;
-
-#[path = "../../tests/log_support/mod.rs"]
-pub mod log_support;

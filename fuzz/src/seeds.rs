@@ -1,7 +1,7 @@
 //! The inputs that a target begins with: the goldens, and logs with every kind of record.
 
 use crate::images;
-use crate::log_support::{Commit, Files, LogBuilder, image, stamped};
+use support::log::{Commit, Files, LogBuilder, image, stamped};
 use pwal::internal::log::format::marker_name;
 use std::path::Path;
 

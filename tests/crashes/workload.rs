@@ -3,12 +3,12 @@
 //! Each thread numbers its commits. A commit is 1 row in `whole` and as many rows in `part` as that one
 //! says: half a transaction shows. Beside it pages churn in `churn`.
 
-use super::common::{self, child};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use support::child;
 
 const THREADS: i64 = 4;
 
@@ -46,20 +46,20 @@ pub fn second(path: &Path) -> PathBuf {
 }
 
 fn create_one(path: &Path) {
-    let connection = common::open_wal(path);
-    common::run(
+    let connection = support::open_wal(path);
+    support::run(
         &connection,
         "CREATE TABLE whole(thread INTEGER, n INTEGER, parts INTEGER, PRIMARY KEY(thread, n)) WITHOUT ROWID;
          CREATE TABLE part(thread INTEGER, n INTEGER, i INTEGER, body BLOB);
          CREATE INDEX parts ON part(thread, n);
          CREATE TABLE churn(id INTEGER PRIMARY KEY, body BLOB)",
     );
-    common::close(connection);
+    support::close(connection);
 }
 
 /// Leaves a small database for the next kill, with pages to recycle.
 pub fn clear(connection: &Connection) {
-    common::run(connection, "DELETE FROM whole; DELETE FROM part; DELETE FROM churn WHERE id%3");
+    support::run(connection, "DELETE FROM whole; DELETE FROM part; DELETE FROM churn WHERE id%3");
 }
 
 impl Workload<'_> {
@@ -94,14 +94,14 @@ pub fn run() {
 
 fn open(thread: i64, kind: Kind) -> Connection {
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
-    let connection = common::open(&path);
+    let connection = support::open(&path);
     let (mode, synchronous) = (child::setting("PWAL_TEST_MODE"), child::setting("PWAL_TEST_SYNCHRONOUS"));
     if kind == Kind::ProcessInfo {
-        common::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
+        support::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
     }
     // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
     // run. Stock ignores the control block it does not know.
-    common::run(
+    support::run(
         &connection,
         &format!(
             "PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_segment_bytes=1048576;
@@ -126,19 +126,19 @@ fn write(thread: i64, kind: Kind, mut rng: StdRng) {
             }
             Ok(false) => {}
             Err(error) => {
-                let code = common::code(&error) & 0xff;
+                let code = support::code(&error) & 0xff;
                 assert_eq!(code, rusqlite::ffi::SQLITE_BUSY, "thread {thread}: {error:?}");
                 if !connection.is_autocommit() {
-                    common::run(&connection, "ROLLBACK");
+                    support::run(&connection, "ROLLBACK");
                 }
             }
         }
         if thread == 0 && rng.random_bool(0.05) {
             let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][rng.random_range(0..4)];
-            common::text(&connection, &format!("PRAGMA wal_checkpoint({kind})"));
+            support::text(&connection, &format!("PRAGMA wal_checkpoint({kind})"));
         }
         if kind == Kind::ComesAndGoes {
-            common::close(connection);
+            support::close(connection);
             connection = open(thread, kind);
         }
     }
@@ -192,13 +192,13 @@ impl Reported {
 pub fn found(connection: &Connection) -> BTreeMap<i64, i64> {
     let halves = "SELECT thread, n, parts, count(body), count(DISTINCT i) FROM whole LEFT JOIN part USING(thread, n) \
                   GROUP BY thread, n HAVING parts<>count(body) OR parts<>count(DISTINCT i)";
-    assert_eq!(common::text(connection, halves), "", "half transactions");
+    assert_eq!(support::text(connection, halves), "", "half transactions");
     let orphans = "SELECT thread, n FROM part WHERE NOT EXISTS \
                    (SELECT 1 FROM whole WHERE whole.thread=part.thread AND whole.n=part.n)";
-    assert_eq!(common::text(connection, orphans), "", "parts without their whole");
+    assert_eq!(support::text(connection, orphans), "", "parts without their whole");
     let lasts = "SELECT thread, max(n), count(*) FROM whole GROUP BY thread";
     let mut found = BTreeMap::new();
-    for line in common::rows(connection, lasts).expect("the lasts") {
+    for line in support::rows(connection, lasts).expect("the lasts") {
         let numbers: Vec<i64> = line.split('|').map(|number| number.parse().expect("a number")).collect();
         assert_eq!(numbers[1], numbers[2], "thread {}: a commit before another is missing", numbers[0]);
         found.insert(numbers[0], numbers[1]);

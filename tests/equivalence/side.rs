@@ -1,6 +1,5 @@
 //! One side of the comparison: its files, its connections, and what each step answers.
 
-use super::common;
 use super::script::{CONNECTIONS, Step};
 use rusqlite::{Connection, ffi};
 use std::collections::BTreeMap;
@@ -62,7 +61,7 @@ impl Side {
             }
             Step::CloseAll { stock_next } => {
                 self.close_all();
-                self.now = if *stock_next { common::STOCK } else { self.vfs };
+                self.now = if *stock_next { support::STOCK } else { self.vfs };
                 String::new()
             }
             Step::Sql { connection, sql } => self.with(*connection, |slot, here| slot.run(&sql.replace("{dir}", here))),
@@ -95,20 +94,20 @@ impl Side {
     /// Whether the snapshots that this connection only reads from are of all that is committed.
     pub fn sees_the_newest(&self, index: usize) -> bool {
         let Some(slot) = &self.connections[index] else { return false };
-        let fresh = common::try_open(&self.file(DATABASES[0]), common::flags(), self.now).expect("open");
+        let fresh = support::try_open(&self.file(DATABASES[0]), support::flags(), self.now).expect("open");
         let others = "SELECT name, file FROM pragma_database_list WHERE seq>1";
-        for line in common::rows(&slot.connection, others).expect("the list of databases") {
+        for line in support::rows(&slot.connection, others).expect("the list of databases") {
             let (name, file) = line.split_once('|').expect("two columns");
-            common::run(&fresh, &format!("ATTACH '{file}' AS {name}"));
+            support::run(&fresh, &format!("ATTACH '{file}' AS {name}"));
         }
         let reads = "SELECT name FROM pragma_database_list WHERE seq<>1";
-        let names = common::rows(&slot.connection, reads).expect("the list of databases");
+        let names = support::rows(&slot.connection, reads).expect("the list of databases");
         names.iter().all(|name| {
             let schema = CString::new(name.as_str()).expect("no zero byte");
             // SAFETY: the connection is open, the name ends with a zero byte.
             let state = unsafe { ffi::sqlite3_txn_state(slot.connection.handle(), schema.as_ptr()) };
             state != ffi::SQLITE_TXN_READ
-                || common::dump::dump_database(&slot.connection, name) == common::dump::dump_database(&fresh, name)
+                || support::dump::dump_database(&slot.connection, name) == support::dump::dump_database(&fresh, name)
         })
     }
 
@@ -119,7 +118,7 @@ impl Side {
 
 impl Slot {
     fn open(path: &Path, vfs: &str, commits: &Commits) -> Slot {
-        let mut connection = common::try_open(path, common::flags(), vfs).expect("open");
+        let mut connection = support::try_open(path, support::flags(), vfs).expect("open");
         connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
         // SAFETY: only the number is kept; the hook is called by this connection alone, while it is open.
         let database = unsafe { connection.handle() }.expose_provenance();
@@ -161,7 +160,7 @@ impl Slot {
     }
 
     fn run(&self, sql: &str) -> String {
-        match common::rows(&self.connection, sql) {
+        match support::rows(&self.connection, sql) {
             Ok(rows) => {
                 if sql.starts_with("VACUUM") {
                     // It commits without asking the commit hook.
@@ -169,7 +168,7 @@ impl Slot {
                 }
                 format!("0: {}", rows.join(" "))
             }
-            Err(error) => format!("{}:", common::code(&error)),
+            Err(error) => format!("{}:", support::code(&error)),
         }
     }
 

@@ -1,15 +1,15 @@
 //! Checkpoints: what SQLite asks, and what words of the wal-index make it do nothing itself.
 
 use crate::Lab;
-use crate::common::{self, shim::*};
 use rusqlite::{Connection, ffi};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use support::shim::*;
 
 /// A database with 4 frames or so that are not backfilled.
 fn filled(lab: &Lab) -> Connection {
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)");
+    support::run(&connection, "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)");
     lab.shim.take();
     connection
 }
@@ -34,15 +34,15 @@ fn backfill(lab: &Lab, k: Option<u32>) {
 }
 
 fn row(connection: &Connection, mode: &str) -> String {
-    common::text(connection, &format!("PRAGMA wal_checkpoint({mode})"))
+    support::text(connection, &format!("PRAGMA wal_checkpoint({mode})"))
 }
 
 #[test]
 fn an_autocheckpoint_asks_for_ckpt_right_behind_the_read_unlock_of_its_commit() {
     let lab = Lab::new();
     let connection = filled(&lab);
-    common::run(&connection, "PRAGMA wal_autocheckpoint=1");
-    let trace = lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(3)"));
+    support::run(&connection, "PRAGMA wal_autocheckpoint=1");
+    let trace = lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(3)"));
     let phasetwo = trace.position("PHASETWO");
     assert_eq!(
         trace.0[phasetwo..phasetwo + 3],
@@ -56,7 +56,7 @@ fn a_checkpoint_that_is_asked_for_has_no_commit_before_it() {
     let lab = Lab::new();
     let connection = filled(&lab);
     for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
-        common::run(&connection, "INSERT INTO t VALUES(3)");
+        support::run(&connection, "INSERT INTO t VALUES(3)");
         let trace = lab.trace(|| row(&connection, mode));
         assert_eq!(trace.only(&["shm lock"])[0], "a.db: shm lock exclusive CKPT", "{mode}");
     }
@@ -67,7 +67,7 @@ fn write_is_asked_under_ckpt_without_a_read_lock() {
     let lab = Lab::new();
     let connection = filled(&lab);
     for mode in ["FULL", "RESTART", "TRUNCATE"] {
-        common::run(&connection, "INSERT INTO t VALUES(3)");
+        support::run(&connection, "INSERT INTO t VALUES(3)");
         let trace = lab.trace(|| row(&connection, mode));
         let locks = trace.only(&["shm lock"]);
         assert_eq!(locks[..2], ["a.db: shm lock exclusive CKPT", "a.db: shm lock exclusive WRITE"], "{mode}");
@@ -127,7 +127,7 @@ fn restart_waits_for_all_readers_and_truncate_leaves_no_frames_and_read_lock_0()
     let connection = filled(&lab);
     let trace = lab.trace(|| row(&connection, "RESTART"));
     assert_eq!(trace.count("shm lock exclusive READ1..READ4"), 1);
-    common::run(&connection, "INSERT INTO t VALUES(3)");
+    support::run(&connection, "INSERT INTO t VALUES(3)");
     let trace = lab.trace(|| row(&connection, "TRUNCATE"));
     assert_eq!(trace.only(&["wal: truncate"]), ["a.db-wal: truncate 0"]);
     let frames = Arc::new(AtomicU32::new(u32::MAX));
@@ -138,7 +138,7 @@ fn restart_waits_for_all_readers_and_truncate_leaves_no_frames_and_read_lock_0()
         }
         Verdict::Pass
     });
-    let trace = lab.trace(|| common::text(&connection, "SELECT * FROM t"));
+    let trace = lab.trace(|| support::text(&connection, "SELECT * FROM t"));
     assert_eq!(trace.only(&["shm lock"]), ["a.db: shm lock shared READ0"]);
     assert_eq!(frames.load(Ordering::Relaxed), 0);
 }
@@ -169,7 +169,7 @@ fn a_close_with_everything_backfilled_writes_nothing_and_deletes_the_wal() {
     let lab = Lab::new();
     let connection = filled(&lab);
     row(&connection, "PASSIVE");
-    let trace = lab.trace(|| common::close(connection));
+    let trace = lab.trace(|| support::close(connection));
     assert_eq!(
         trace.only(&["write", "truncate", "lock", "delete"]),
         ["a.db: lock EXCLUSIVE", "a.db: shm unmap delete 1", "a.db-wal: delete, sync directory 0", "a.db: unlock NONE"]
@@ -187,6 +187,6 @@ fn wal_autocheckpoint_and_the_wal_hook_get_mxframe() {
         Ok(())
     };
     connection.wal_hook(Some(hook)).unwrap();
-    common::run(&connection, "INSERT INTO t VALUES(3)");
+    support::run(&connection, "INSERT INTO t VALUES(3)");
     assert_eq!(pages.load(Ordering::Relaxed), 5);
 }

@@ -1,16 +1,16 @@
 //! The order of a commit, alone and with attached databases, and what tells it from a rollback.
 
-use crate::common::{self, shim::*};
 use crate::{Lab, Trace};
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Mutex};
+use support::shim::*;
 
 const COMMIT_CALLS: [&str; 5] = ["wal: write", "wal: sync", "shm lock", "shm unlock", "PHASETWO"];
 
 /// A database whose read mark fits and whose log has begun: a commit has no other calls.
 fn settled(lab: &Lab) -> Connection {
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(0); SELECT * FROM t");
+    support::run(&connection, "INSERT INTO t VALUES(0); SELECT * FROM t");
     lab.shim.take();
     connection
 }
@@ -20,9 +20,9 @@ fn a_commit_writes_syncs_under_full_unlocks_write_sends_phasetwo_and_ends_its_re
     for (synchronous, syncs) in [("OFF", 0), ("NORMAL", 0), ("FULL", 1), ("EXTRA", 1)] {
         let lab = Lab::new();
         let connection = settled(&lab);
-        common::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
+        support::run(&connection, &format!("PRAGMA synchronous={synchronous}"));
         for sql in ["INSERT INTO t VALUES(1)", "BEGIN; INSERT INTO t VALUES(1); COMMIT"] {
-            let trace = lab.trace(|| common::run(&connection, sql));
+            let trace = lab.trace(|| support::run(&connection, sql));
             let mut calls = trace.only(&COMMIT_CALLS);
             calls.retain(|call| !call.contains("exclusive READ"));
             let mut expected = vec!["a.db: shm lock shared READ1", "a.db: shm lock exclusive WRITE"];
@@ -47,7 +47,7 @@ fn phasetwo_is_the_very_next_call_after_a_commit_has_unlocked_write() {
     let trace = lab.trace(|| {
         let sql = "INSERT INTO t VALUES(1); CREATE TABLE u(x); BEGIN; INSERT INTO t VALUES(2); INSERT INTO u VALUES(2); COMMIT;
                    VACUUM; DROP TABLE u; PRAGMA user_version=5; BEGIN IMMEDIATE; COMMIT; SAVEPOINT s; DELETE FROM t; RELEASE s";
-        common::run(&connection, sql);
+        support::run(&connection, sql);
     });
     let unlocks: Vec<usize> =
         (0..trace.0.len()).filter(|at| trace.0[*at] == "a.db: shm unlock exclusive WRITE").collect();
@@ -62,10 +62,10 @@ fn a_rollback_and_the_end_of_a_read_send_no_phasetwo() {
     let lab = Lab::new();
     let connection = settled(&lab);
     let trace = lab.trace(|| {
-        common::run(&connection, "BEGIN; INSERT INTO t VALUES(1); ROLLBACK; BEGIN IMMEDIATE; ROLLBACK");
-        common::run(&connection, "SELECT * FROM t; BEGIN; SELECT * FROM t; COMMIT; BEGIN; COMMIT");
-        common::run(&connection, "SAVEPOINT s; INSERT INTO t VALUES(1); ROLLBACK TO s; ROLLBACK");
-        assert_ne!(common::code_of(&connection, "INSERT INTO t SELECT abs(-9223372036854775808)"), 0);
+        support::run(&connection, "BEGIN; INSERT INTO t VALUES(1); ROLLBACK; BEGIN IMMEDIATE; ROLLBACK");
+        support::run(&connection, "SELECT * FROM t; BEGIN; SELECT * FROM t; COMMIT; BEGIN; COMMIT");
+        support::run(&connection, "SAVEPOINT s; INSERT INTO t VALUES(1); ROLLBACK TO s; ROLLBACK");
+        assert_ne!(support::code_of(&connection, "INSERT INTO t SELECT abs(-9223372036854775808)"), 0);
     });
     assert_eq!(trace.count("shm unlock exclusive WRITE"), 4);
     assert_eq!(trace.count("PHASETWO"), 0);
@@ -75,20 +75,20 @@ fn a_rollback_and_the_end_of_a_read_send_no_phasetwo() {
 fn phasetwo_comes_in_rollback_mode_too_and_at_a_mode_change() {
     let lab = Lab::new();
     let connection = lab.open("a.db");
-    let trace = lab.trace(|| common::run(&connection, "CREATE TABLE t(x)"));
+    let trace = lab.trace(|| support::run(&connection, "CREATE TABLE t(x)"));
     assert_eq!(
         trace.only(&["PHASETWO", "delete"]),
         ["a.db-journal: delete, sync directory 0", "a.db: control PHASETWO"]
     );
-    assert_eq!(lab.trace(|| common::run(&connection, "PRAGMA journal_mode=WAL")).count("PHASETWO"), 1);
+    assert_eq!(lab.trace(|| support::run(&connection, "PRAGMA journal_mode=WAL")).count("PHASETWO"), 1);
 }
 
 /// `a.db` and `b.db`, both in WAL mode, their logs begun, a transaction in both open.
 fn two(lab: &Lab) -> Connection {
     let connection = lab.wal();
-    common::run(&connection, &format!("ATTACH '{}' AS b", lab.file("b.db").display()));
-    common::run(&connection, "PRAGMA b.journal_mode=WAL; CREATE TABLE b.u(x); INSERT INTO t VALUES(0)");
-    common::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1)");
+    support::run(&connection, &format!("ATTACH '{}' AS b", lab.file("b.db").display()));
+    support::run(&connection, "PRAGMA b.journal_mode=WAL; CREATE TABLE b.u(x); INSERT INTO t VALUES(0)");
+    support::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1)");
     lab.shim.take();
     connection
 }
@@ -107,7 +107,7 @@ fn in_order(trace: &Trace) -> Vec<String> {
 fn two_databases_are_both_written_before_the_first_is_unlocked() {
     let lab = Lab::new();
     let connection = two(&lab);
-    let trace = lab.trace(|| common::run(&connection, "COMMIT"));
+    let trace = lab.trace(|| support::run(&connection, "COMMIT"));
     assert_eq!(
         in_order(&trace),
         [
@@ -129,7 +129,7 @@ fn two_databases_are_both_written_before_the_first_is_unlocked() {
 fn files_of_one_connection_are_told_its_pointer() {
     let lab = Lab::new();
     let connection = lab.open("a.db");
-    common::run(&connection, &format!("ATTACH '{}' AS b", lab.file("b.db").display()));
+    support::run(&connection, &format!("ATTACH '{}' AS b", lab.file("b.db").display()));
     let other = lab.open("a.db");
     let trace = Trace(lab.shim.take());
     let told = trace.only(&["PDB"]);
@@ -165,15 +165,15 @@ fn a_rollback_after_prepare_looks_like_a_commit_until_phasetwo_does_not_come() {
         }
         if moment.text.starts_with("b.db-wal: write") { Verdict::Answer(ffi::SQLITE_FULL) } else { Verdict::Pass }
     });
-    common::run(&connection, "PRAGMA main.look");
-    let trace = lab.trace(|| assert_eq!(common::code_of(&connection, "COMMIT"), ffi::SQLITE_FULL));
+    support::run(&connection, "PRAGMA main.look");
+    let trace = lab.trace(|| assert_eq!(support::code_of(&connection, "COMMIT"), ffi::SQLITE_FULL));
     assert!(connection.is_autocommit());
     assert_eq!(trace.count("PHASETWO"), 0);
     let frames = seen.lock().unwrap().clone();
     assert_eq!(frames[1..], [frames[0] + 1], "the live header is advanced at the one unlock");
     lab.shim.unhook();
     let other = lab.open("a.db");
-    assert_eq!(common::text(&other, "SELECT x FROM t"), "0 1", "stock itself shows half of the transaction");
+    assert_eq!(support::text(&other, "SELECT x FROM t"), "0 1", "stock itself shows half of the transaction");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_sync_that_fails_does_not_advance_the_header_of_its_own_database() {
     let lab = Lab::new();
     let connection = settled(&lab);
     let seen = frames_at(&lab, &["a.db: shm lock exclusive WRITE", "a.db: shm unlock exclusive WRITE"]);
-    common::run(&connection, "INSERT INTO t VALUES(1)");
+    support::run(&connection, "INSERT INTO t VALUES(1)");
     let words = std::mem::take(&mut *seen.lock().unwrap());
     assert_eq!(words[1].1, words[0].1 + 1);
     let frames = Arc::clone(&seen);
@@ -192,12 +192,12 @@ fn a_sync_that_fails_does_not_advance_the_header_of_its_own_database() {
         if moment.text == "a.db-wal: sync 2" { Verdict::Answer(ffi::SQLITE_IOERR_FSYNC) } else { Verdict::Pass }
     });
     let trace =
-        lab.trace(|| assert_eq!(common::code_of(&connection, "INSERT INTO t VALUES(2)"), ffi::SQLITE_IOERR_FSYNC));
+        lab.trace(|| assert_eq!(support::code_of(&connection, "INSERT INTO t VALUES(2)"), ffi::SQLITE_IOERR_FSYNC));
     let words = seen.lock().unwrap().clone();
     assert_eq!(words[1].1, words[0].1);
     assert_eq!(trace.count("PHASETWO"), 0);
     lab.shim.unhook();
-    assert_eq!(common::text(&connection, "SELECT x FROM t"), "0 1");
+    assert_eq!(support::text(&connection, "SELECT x FROM t"), "0 1");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn between_the_writes_and_the_unlock_of_one_database_only_its_sibling_is_called(
     // never needed in between.
     let lab = Lab::new();
     let connection = two(&lab);
-    let trace = lab.trace(|| common::run(&connection, "COMMIT"));
+    let trace = lab.trace(|| support::run(&connection, "COMMIT"));
     let (synced, unlocked) = (trace.position("a.db-wal: sync"), trace.position("a.db: shm unlock exclusive WRITE"));
     let between: Vec<&String> = trace.0[synced + 1..unlocked].iter().filter(|call| !call.starts_with("b.db")).collect();
     assert_eq!(between, Vec::<&String>::new());
@@ -217,14 +217,14 @@ fn a_super_journal_is_opened_before_prepare_and_makes_phasetwos_result_ignored()
     let lab = Lab::new();
     let connection = lab.wal();
     for name in ["b", "c"] {
-        common::run(&connection, &format!("ATTACH '{}' AS {name}", lab.file(&format!("{name}.db")).display()));
-        common::run(&connection, &format!("CREATE TABLE {name}.{name}(x)"));
+        support::run(&connection, &format!("ATTACH '{}' AS {name}", lab.file(&format!("{name}.db")).display()));
+        support::run(&connection, &format!("CREATE TABLE {name}.{name}(x)"));
     }
-    common::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO b VALUES(1); INSERT INTO c VALUES(1)");
+    support::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO b VALUES(1); INSERT INTO c VALUES(1)");
     lab.shim.hook(|moment| {
         if moment.text == "a.db: control PHASETWO" { Verdict::Answer(ffi::SQLITE_IOERR_WRITE) } else { Verdict::Pass }
     });
-    let trace = lab.trace(|| assert_eq!(common::code_of(&connection, "COMMIT"), ffi::SQLITE_OK));
+    let trace = lab.trace(|| assert_eq!(support::code_of(&connection, "COMMIT"), ffi::SQLITE_OK));
     assert!(trace.position("super: open") < trace.position("a.db-wal: write"));
     assert!(trace.position("a.db-wal: sync") < trace.position("super: delete"));
     assert!(trace.position("super: delete") < trace.position("a.db: control PHASETWO"));
@@ -234,9 +234,9 @@ fn a_super_journal_is_opened_before_prepare_and_makes_phasetwos_result_ignored()
 fn one_database_in_rollback_mode_beside_ours_makes_no_super_journal() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, &format!("ATTACH '{}' AS b; CREATE TABLE b.b(x)", lab.file("b.db").display()));
-    common::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO b VALUES(1)");
-    let trace = lab.trace(|| common::run(&connection, "COMMIT"));
+    support::run(&connection, &format!("ATTACH '{}' AS b; CREATE TABLE b.b(x)", lab.file("b.db").display()));
+    support::run(&connection, "BEGIN; INSERT INTO t VALUES(1); INSERT INTO b VALUES(1)");
+    let trace = lab.trace(|| support::run(&connection, "COMMIT"));
     assert_eq!(trace.count("super"), 0);
     assert_eq!(trace.count("PHASETWO"), 2);
 }
@@ -245,11 +245,11 @@ fn one_database_in_rollback_mode_beside_ours_makes_no_super_journal() {
 fn a_read_lock_outlives_commits_while_a_cursor_is_open() {
     let lab = Lab::new();
     let connection = settled(&lab);
-    common::run(&connection, "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)");
+    support::run(&connection, "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)");
     let mut cursor = connection.prepare("SELECT x FROM t").unwrap();
     let mut rows = cursor.query([]).unwrap();
     rows.next().unwrap();
-    let trace = lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(3); INSERT INTO t VALUES(4)"));
+    let trace = lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(3); INSERT INTO t VALUES(4)"));
     assert_eq!(trace.count("shared READ"), 0, "neither taken nor given back");
     assert_eq!(trace.count("PHASETWO"), 2);
     let trace = lab.trace(|| drop(rows));
@@ -292,7 +292,7 @@ fn data_version(connection: usize) -> u32 {
 fn the_data_version_has_risen_when_a_commit_unlocks_write_and_not_when_a_rollback_does() {
     let lab = Lab::new();
     let connection = settled(&lab);
-    common::run(&connection, &format!("ATTACH '{}' AS c; CREATE TABLE c.c(x)", lab.file("c.db").display()));
+    support::run(&connection, &format!("ATTACH '{}' AS c; CREATE TABLE c.c(x)", lab.file("c.db").display()));
     const WRITES: &[&str] = &["a.db-wal: write", "a.db: shm unlock exclusive WRITE"];
     for (sql, code, commits) in [
         ("INSERT INTO t VALUES(1)", 0, true),
@@ -303,7 +303,7 @@ fn the_data_version_has_risen_when_a_commit_unlocks_write_and_not_when_a_rollbac
         ("PRAGMA cache_size=1; BEGIN; INSERT INTO t SELECT zeroblob(9000) FROM t; ROLLBACK", 0, false),
     ] {
         let seen = versions_at(&lab, &connection, WRITES);
-        assert_eq!(common::code_of(&connection, sql), code, "{sql}");
+        assert_eq!(support::code_of(&connection, sql), code, "{sql}");
         let seen = std::mem::take(&mut *seen.lock().unwrap());
         let (at_unlock, before) = seen.split_last().unwrap();
         assert!(!before.is_empty() && before.iter().all(|version| *version == before[0]), "{sql}: {seen:?}");

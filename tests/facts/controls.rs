@@ -1,11 +1,11 @@
 //! File controls and pragmas, mapped pages, and header bytes that SQLite refuses or ignores.
 
 use crate::Lab;
-use crate::common::{self, shim::Verdict};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use support::shim::Verdict;
 
 const PRAGMA: &str = "a.db: control PRAGMA";
 
@@ -29,9 +29,9 @@ fn pragmas_arrive_at_prepare_with_name_and_value_as_written() {
 #[test]
 fn a_pragma_comes_before_the_file_was_read() {
     let lab = Lab::new();
-    common::close(lab.wal());
+    support::close(lab.wal());
     let connection = lab.open("a.db");
-    let trace = lab.trace(|| common::text(&connection, "PRAGMA some_word"));
+    let trace = lab.trace(|| support::text(&connection, "PRAGMA some_word"));
     assert_eq!(trace.0, [format!("{PRAGMA} some_word -")]);
 }
 
@@ -44,19 +44,20 @@ fn a_pragma_control_answers_with_a_row_or_a_message_or_lets_sqlite_go_on() {
         "a.db: control PRAGMA bad_word 1" => Verdict::Say(ffi::SQLITE_ERROR, c"the message"),
         _ => Verdict::Pass,
     });
-    assert_eq!(common::text(&connection, "PRAGMA good_word"), "the row");
+    assert_eq!(support::text(&connection, "PRAGMA good_word"), "the row");
     let error = connection.execute_batch("PRAGMA bad_word=1").unwrap_err();
-    assert_eq!(common::code(&error), ffi::SQLITE_ERROR);
+    assert_eq!(support::code(&error), ffi::SQLITE_ERROR);
     assert!(error.to_string().contains("the message"), "{error}");
-    assert_eq!(common::text(&connection, "PRAGMA unknown_word"), "");
+    assert_eq!(support::text(&connection, "PRAGMA unknown_word"), "");
 }
 
 #[test]
 fn a_pragma_of_an_attached_or_in_memory_database_goes_to_that_file() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, &format!("ATTACH '{}' AS b; ATTACH ':memory:' AS m", lab.file("b.db").display()));
-    let trace = lab.trace(|| common::run(&connection, "PRAGMA b.some_word; PRAGMA m.some_word; PRAGMA temp.some_word"));
+    support::run(&connection, &format!("ATTACH '{}' AS b; ATTACH ':memory:' AS m", lab.file("b.db").display()));
+    let trace =
+        lab.trace(|| support::run(&connection, "PRAGMA b.some_word; PRAGMA m.some_word; PRAGMA temp.some_word"));
     assert_eq!(trace.only(&["PRAGMA"]), ["b.db: control PRAGMA some_word -"]);
 }
 
@@ -64,12 +65,12 @@ fn a_pragma_of_an_attached_or_in_memory_database_goes_to_that_file() {
 fn a_fetch_that_gives_no_page_is_answered_by_a_read() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1); PRAGMA wal_checkpoint(TRUNCATE); PRAGMA mmap_size=1000000");
+    support::run(&connection, "INSERT INTO t VALUES(1); PRAGMA wal_checkpoint(TRUNCATE); PRAGMA mmap_size=1000000");
     lab.shim
         .hook(|moment| if moment.text.contains(": fetch") { Verdict::Answer(ffi::SQLITE_OK) } else { Verdict::Pass });
     let reader = lab.open("a.db");
-    common::run(&reader, "PRAGMA mmap_size=1000000");
-    let trace = lab.trace(|| assert_eq!(common::text(&reader, "SELECT x FROM t"), "1"));
+    support::run(&reader, "PRAGMA mmap_size=1000000");
+    let trace = lab.trace(|| assert_eq!(support::text(&reader, "SELECT x FROM t"), "1"));
     assert!(trace.count("fetch 4096@4096") > 0);
     assert!(trace.position("fetch 4096@4096") < trace.position("read 4096@4096"));
 }
@@ -79,8 +80,8 @@ fn no_checkpoint_on_close_takes_no_lock() {
     let lab = Lab::new();
     let connection = lab.wal();
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
-    let trace = lab.trace(|| common::close(connection));
+    support::run(&connection, "INSERT INTO t VALUES(1)");
+    let trace = lab.trace(|| support::close(connection));
     assert_eq!(trace.only(&[": lock", "write", "delete"]), ["a.db: shm unmap delete 0"]);
 }
 
@@ -88,8 +89,8 @@ fn no_checkpoint_on_close_takes_no_lock() {
 fn the_page_size_does_not_change_in_wal_mode() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1); PRAGMA page_size=8192; VACUUM");
-    assert_eq!(common::text(&connection, "PRAGMA page_size"), "4096");
+    support::run(&connection, "INSERT INTO t VALUES(1); PRAGMA page_size=8192; VACUUM");
+    assert_eq!(support::text(&connection, "PRAGMA page_size"), "4096");
 }
 
 #[test]
@@ -97,16 +98,16 @@ fn a_backup_into_a_wal_database_with_another_page_size_is_readonly() {
     let lab = Lab::new();
     let mut target = lab.wal();
     let source = Connection::open_in_memory().unwrap();
-    common::run(&source, "PRAGMA page_size=1024; CREATE TABLE t(x)");
+    support::run(&source, "PRAGMA page_size=1024; CREATE TABLE t(x)");
     let backup = rusqlite::backup::Backup::new(&source, &mut target).unwrap();
-    assert_eq!(backup.step(-1).map_err(|error| common::code(&error)).unwrap_err(), ffi::SQLITE_READONLY);
+    assert_eq!(backup.step(-1).map_err(|error| support::code(&error)).unwrap_err(), ffi::SQLITE_READONLY);
 }
 
 /// A closed database in WAL mode, its bytes 18 and 19 set to 112.
 fn stamped(lab: &Lab) {
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
-    common::close(connection);
+    support::run(&connection, "INSERT INTO t VALUES(1)");
+    support::close(connection);
     set_bytes(&lab.file("a.db"), 18, &[0x70, 0x70]);
 }
 
@@ -122,19 +123,19 @@ fn version_bytes_of_a_stamp_are_refused_by_everything_that_reads() {
     for sql in
         ["SELECT * FROM t", "CREATE TABLE u(x)", "VACUUM", "PRAGMA journal_mode=DELETE", "PRAGMA integrity_check"]
     {
-        let connection = common::open_stock(&path);
-        assert_eq!(common::code_of(&connection, sql), ffi::SQLITE_NOTADB, "{sql}");
+        let connection = support::open_stock(&path);
+        assert_eq!(support::code_of(&connection, sql), ffi::SQLITE_NOTADB, "{sql}");
     }
     for parameter in ["mode=ro", "immutable=1"] {
         let uri = format!("file:{}?{parameter}", path.display());
-        let connection = common::try_open(uri.as_ref(), common::flags(), common::STOCK).unwrap();
-        assert_eq!(common::code_of(&connection, "SELECT * FROM t"), ffi::SQLITE_NOTADB, "{parameter}");
+        let connection = support::try_open(uri.as_ref(), support::flags(), support::STOCK).unwrap();
+        assert_eq!(support::code_of(&connection, "SELECT * FROM t"), ffi::SQLITE_NOTADB, "{parameter}");
     }
     let source = Connection::open_in_memory().unwrap();
-    common::run(&source, "CREATE TABLE v(x)");
-    let mut target = common::open_stock(&path);
+    support::run(&source, "CREATE TABLE v(x)");
+    let mut target = support::open_stock(&path);
     let backup = rusqlite::backup::Backup::new(&source, &mut target).unwrap();
-    assert_eq!(backup.step(-1).map_err(|error| common::code(&error)).unwrap_err(), ffi::SQLITE_NOTADB);
+    assert_eq!(backup.step(-1).map_err(|error| support::code(&error)).unwrap_err(), ffi::SQLITE_NOTADB);
     drop(backup);
     drop(target);
     assert_eq!(std::fs::read(&path).unwrap()[18..20], [0x70, 0x70], "nothing written");
@@ -154,10 +155,10 @@ fn a_directory_in_place_of_the_wal_cannot_be_opened_whatever_the_version_bytes_s
             ["SELECT * FROM t", "CREATE TABLE u(x)", "VACUUM", "PRAGMA journal_mode=DELETE", "PRAGMA wal_checkpoint"]
         {
             for reset in [false, true] {
-                let connection = common::open_stock(&path);
+                let connection = support::open_stock(&path);
                 connection.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, reset).unwrap();
-                assert_eq!(common::code_of(&connection, sql), ffi::SQLITE_CANTOPEN, "{version}: {sql}");
-                common::close(connection);
+                assert_eq!(support::code_of(&connection, sql), ffi::SQLITE_CANTOPEN, "{version}: {sql}");
+                support::close(connection);
             }
         }
         assert!(std::fs::read(&path).unwrap() == before, "{version}: nothing written");
@@ -169,18 +170,18 @@ fn a_directory_in_place_of_the_wal_cannot_be_opened_whatever_the_version_bytes_s
 fn a_real_wal_beside_version_bytes_of_a_stamp_is_played_back_first() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
+    support::run(&connection, "INSERT INTO t VALUES(1)");
     std::fs::copy(lab.file("a.db-wal"), lab.file("copy")).unwrap();
-    common::close(connection);
+    support::close(connection);
     set_bytes(&lab.file("a.db"), 18, &[0x70, 0x70]);
     std::fs::rename(lab.file("copy"), lab.file("a.db-wal")).unwrap();
-    let stock = common::open_stock(&lab.file("a.db"));
+    let stock = support::open_stock(&lab.file("a.db"));
     assert_eq!(
-        common::text(&stock, "SELECT * FROM t"),
+        support::text(&stock, "SELECT * FROM t"),
         "1",
         "this is why a stamped file with a WAL beside it is refused"
     );
-    common::close(stock);
+    support::close(stock);
     assert_eq!(std::fs::read(lab.file("a.db")).unwrap()[18..20], [2, 2]);
 }
 
@@ -188,26 +189,26 @@ fn a_real_wal_beside_version_bytes_of_a_stamp_is_played_back_first() {
 fn reset_database_and_vacuum_skip_the_version_bytes() {
     let lab = Lab::new();
     stamped(&lab);
-    let stock = common::open_stock(&lab.file("a.db"));
+    let stock = support::open_stock(&lab.file("a.db"));
     // SAFETY: the connection is open; the option takes an int and a pointer that may be null.
     let code = unsafe {
         ffi::sqlite3_db_config(stock.handle(), ffi::SQLITE_DBCONFIG_RESET_DATABASE, 1, std::ptr::null_mut::<i32>())
     };
     assert_eq!(code, ffi::SQLITE_OK);
-    common::run(&stock, "VACUUM");
+    support::run(&stock, "VACUUM");
 }
 
 #[test]
 fn header_bytes_72_to_91_are_zeros_and_no_write_touches_what_is_there() {
     let lab = Lab::new();
-    common::close(lab.wal());
+    support::close(lab.wal());
     let path = lab.file("a.db");
     assert_eq!(std::fs::read(&path).unwrap()[72..92], [0; 20]);
     set_bytes(&path, 72, &[7; 20]);
-    let stock = common::open_stock(&path);
-    common::run(&stock, "INSERT INTO t VALUES(1); CREATE TABLE u(x); PRAGMA user_version=3");
-    common::assert_integrity(&stock);
-    common::close(stock);
+    let stock = support::open_stock(&path);
+    support::run(&stock, "INSERT INTO t VALUES(1); CREATE TABLE u(x); PRAGMA user_version=3");
+    support::assert_integrity(&stock);
+    support::close(stock);
     assert_eq!(std::fs::read(&path).unwrap()[72..92], [7; 20], "compared and changed nowhere");
 }
 
@@ -215,9 +216,9 @@ fn header_bytes_72_to_91_are_zeros_and_no_write_touches_what_is_there() {
 fn byte_19_decides_about_wal() {
     for (bytes, mode) in [([2, 2], "wal"), ([1, 2], "wal"), ([2, 1], "delete"), ([1, 1], "delete")] {
         let lab = Lab::new();
-        common::close(lab.wal());
+        support::close(lab.wal());
         set_bytes(&lab.file("a.db"), 18, &bytes);
-        let stock = common::open_stock(&lab.file("a.db"));
-        assert_eq!(common::text(&stock, "PRAGMA journal_mode"), mode, "{bytes:?}");
+        let stock = support::open_stock(&lab.file("a.db"));
+        assert_eq!(support::text(&stock, "PRAGMA journal_mode"), mode, "{bytes:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! xWrite and xRead on the WAL.
 
-use crate::common::{self, shim::Verdict};
 use crate::{Lab, Trace};
 use rusqlite::{Connection, ffi};
+use support::shim::Verdict;
 
 const HEADER: u64 = 24;
 const PAGE: u64 = 512;
@@ -34,7 +34,7 @@ fn part(call: &str) -> Part {
 /// A database of small pages with a WAL that is not empty and a cache of one page.
 fn small(lab: &Lab) -> Connection {
     let connection = lab.open("a.db");
-    common::run(
+    support::run(
         &connection,
         "PRAGMA page_size=512; PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x); PRAGMA cache_size=1",
     );
@@ -49,7 +49,7 @@ const MANY: &str = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SEL
 fn a_frame_is_two_writes_its_header_and_its_image() {
     let lab = Lab::new();
     let connection = small(&lab);
-    let trace = lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(1,'one')"));
+    let trace = lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(1,'one')"));
     let parts = parts(&trace);
     assert_eq!(parts.len() % 2, 0);
     for pair in parts.chunks(2) {
@@ -70,8 +70,8 @@ fn only_the_last_frame_of_a_commit_has_a_database_size() {
         }
         Verdict::Pass
     });
-    common::run(&connection, MANY);
-    let pages = u32::try_from(common::number(&connection, "PRAGMA page_count")).unwrap();
+    support::run(&connection, MANY);
+    let pages = u32::try_from(support::number(&connection, "PRAGMA page_count")).unwrap();
     let sizes = sizes.lock().unwrap();
     // Headers that are written again for their checksums come after it and repeat what they were.
     let commits: Vec<u32> = sizes.iter().copied().filter(|size| *size != 0).collect();
@@ -82,18 +82,18 @@ fn only_the_last_frame_of_a_commit_has_a_database_size() {
 fn a_spilled_page_is_written_in_place_without_a_header_and_headers_again_behind_the_commit_frame() {
     let lab = Lab::new();
     let connection = small(&lab);
-    common::run(&connection, "INSERT INTO t VALUES(-1,'a last frame of the snapshot')");
-    common::run(&connection, "BEGIN");
-    let spilled = parts(&lab.trace(|| common::run(&connection, MANY)));
+    support::run(&connection, "INSERT INTO t VALUES(-1,'a last frame of the snapshot')");
+    support::run(&connection, "BEGIN");
+    let spilled = parts(&lab.trace(|| support::run(&connection, MANY)));
     let last = spilled.iter().filter_map(|part| if let Part::Image(frame) = part { Some(*frame) } else { None }).max();
-    let update = lab.trace(|| common::run(&connection, "UPDATE t SET x=zeroblob(101)"));
+    let update = lab.trace(|| support::run(&connection, "UPDATE t SET x=zeroblob(101)"));
     let in_place = parts(&update)
         .windows(2)
         .filter(|pair| matches!(pair, [Part::Image(_) | Part::Other, Part::Image(frame)] if Some(*frame) <= last))
         .count();
     assert!(in_place > 10, "{in_place} images without a header before them");
 
-    let commit = lab.trace(|| common::run(&connection, "COMMIT"));
+    let commit = lab.trace(|| support::run(&connection, "COMMIT"));
     // The commit frame is the last image that is written; it is new.
     let calls: Vec<&str> = commit.only(&["a.db-wal: write", "a.db-wal: read"]);
     let image = calls.iter().rposition(|call| matches!(part(call), Part::Image(_)) && call.contains("write")).unwrap();
@@ -109,7 +109,7 @@ fn a_spilled_page_is_written_in_place_without_a_header_and_headers_again_behind_
         assert!(pair[0].starts_with("a.db-wal: read 536@"), "{pair:?}");
         assert!(matches!(part(pair[1]), Part::Header(_)), "{pair:?}");
     }
-    let trace = lab.trace(|| common::assert_integrity(&connection));
+    let trace = lab.trace(|| support::assert_integrity(&connection));
     assert!(trace.count("a.db-wal: read 512@") > 0);
 }
 
@@ -117,25 +117,25 @@ fn a_spilled_page_is_written_in_place_without_a_header_and_headers_again_behind_
 fn a_page_that_spilled_is_read_back_by_its_own_transaction() {
     let lab = Lab::new();
     let connection = small(&lab);
-    common::run(&connection, "BEGIN");
-    let last = parts(&lab.trace(|| common::run(&connection, MANY))).len();
+    support::run(&connection, "BEGIN");
+    let last = parts(&lab.trace(|| support::run(&connection, MANY))).len();
     assert!(last > 20);
-    let trace = lab.trace(|| common::text(&connection, "SELECT sum(length(x)) FROM t"));
+    let trace = lab.trace(|| support::text(&connection, "SELECT sum(length(x)) FROM t"));
     assert!(trace.count("a.db-wal: read 512@") > 10);
-    common::run(&connection, "ROLLBACK");
+    support::run(&connection, "ROLLBACK");
 }
 
 #[test]
 fn a_rollback_or_a_savepoint_writes_nothing_and_the_next_frames_take_the_places() {
     let lab = Lab::new();
     let connection = small(&lab);
-    common::run(&connection, "BEGIN; SAVEPOINT s");
-    let first = parts(&lab.trace(|| common::run(&connection, MANY)))[0];
-    assert_eq!(lab.trace(|| common::run(&connection, "ROLLBACK TO s")).count("write"), 0);
-    let again = parts(&lab.trace(|| common::run(&connection, MANY)))[0];
+    support::run(&connection, "BEGIN; SAVEPOINT s");
+    let first = parts(&lab.trace(|| support::run(&connection, MANY)))[0];
+    assert_eq!(lab.trace(|| support::run(&connection, "ROLLBACK TO s")).count("write"), 0);
+    let again = parts(&lab.trace(|| support::run(&connection, MANY)))[0];
     assert_eq!(first, again, "after ROLLBACK TO");
-    assert_eq!(lab.trace(|| common::run(&connection, "ROLLBACK")).count("write"), 0);
-    let next = parts(&lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(1,1)")))[0];
+    assert_eq!(lab.trace(|| support::run(&connection, "ROLLBACK")).count("write"), 0);
+    let next = parts(&lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(1,1)")))[0];
     assert_eq!(first, next, "after ROLLBACK");
 }
 
@@ -143,7 +143,7 @@ fn a_rollback_or_a_savepoint_writes_nothing_and_the_next_frames_take_the_places(
 fn powersafe_overwrite_is_asked_of_the_database_file_when_the_wal_is_opened() {
     for (characteristics, padded) in [(ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE, false), (0, true)] {
         let lab = Lab::new();
-        common::close(small(&lab));
+        support::close(small(&lab));
         lab.shim.hook(move |moment| match moment.text {
             "a.db: characteristics" => Verdict::Value(characteristics),
             "a.db: sector size" => Verdict::Value(4096),
@@ -151,13 +151,13 @@ fn powersafe_overwrite_is_asked_of_the_database_file_when_the_wal_is_opened() {
         });
         let connection = lab.open("a.db");
         lab.shim.take();
-        common::run(&connection, "SELECT * FROM t");
+        support::run(&connection, "SELECT * FROM t");
         let opened = Trace(lab.shim.take());
         assert!(
             opened.position("a.db-wal: open")
                 < opened.0.iter().rposition(|call| call == "a.db: characteristics").unwrap()
         );
-        let trace = lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(1,1)"));
+        let trace = lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(1,1)"));
         assert_eq!(
             parts(&trace).len() > 8,
             padded,
@@ -171,10 +171,10 @@ fn powersafe_overwrite_is_asked_of_the_database_file_when_the_wal_is_opened() {
 fn an_image_is_always_one_whole_page() {
     let lab = Lab::new();
     let connection = small(&lab);
-    common::run(&connection, "BEGIN");
+    support::run(&connection, "BEGIN");
     let trace = lab.trace(|| {
-        common::run(&connection, MANY);
-        common::run(
+        support::run(&connection, MANY);
+        support::run(
             &connection,
             "UPDATE t SET x=zeroblob(9000) WHERE id%50=0; DELETE FROM t WHERE id%3=0; COMMIT; VACUUM",
         );
@@ -202,7 +202,7 @@ fn nothing_is_read_behind_the_frames_that_were_written() {
         }
         Verdict::Pass
     });
-    common::run(&connection, "BEGIN");
-    common::run(&connection, MANY);
-    common::run(&connection, "UPDATE t SET x=1; COMMIT; SELECT sum(x) FROM t; PRAGMA wal_checkpoint(TRUNCATE)");
+    support::run(&connection, "BEGIN");
+    support::run(&connection, MANY);
+    support::run(&connection, "UPDATE t SET x=1; COMMIT; SELECT sum(x) FROM t; PRAGMA wal_checkpoint(TRUNCATE)");
 }

@@ -1,6 +1,5 @@
 //! xLock, xUnlock, xCheckReservedLock: who calls them and when, and how stock's unix VFS answers.
 
-use crate::common::{self, child, shim::Verdict};
 use crate::{Lab, Trace};
 use rusqlite::ffi;
 use std::ffi::{CString, c_int};
@@ -8,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use support::{child, shim::Verdict};
 
 /// A file of the base VFS, opened as the engine's own handle is: without a connection.
 struct BaseFile {
@@ -18,7 +18,7 @@ struct BaseFile {
 
 impl BaseFile {
     fn open(path: &Path, flags: c_int) -> BaseFile {
-        let vfs = CString::new(common::STOCK).unwrap();
+        let vfs = CString::new(support::STOCK).unwrap();
         let path = CString::new(path.to_str().unwrap()).unwrap();
         // SAFETY: the name is made for xOpen and freed after the file is closed; `memory` is as large as
         // the VFS asks, and does not move while the file is open.
@@ -78,9 +78,9 @@ const READ_WRITE: c_int = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_MAIN_DB;
 
 fn a_database(lab: &Lab) -> std::path::PathBuf {
     let path = lab.file("a.db");
-    let stock = common::open_stock(&path);
-    common::run(&stock, "CREATE TABLE t(x)");
-    common::close(stock);
+    let stock = support::open_stock(&path);
+    support::run(&stock, "CREATE TABLE t(x)");
+    support::close(stock);
     path
 }
 
@@ -94,9 +94,9 @@ fn another_process_reads(path: &Path) -> i32 {
 #[test]
 fn child_reads() {
     if child::role("locking::child_reads") {
-        let stock = common::open_stock(child::setting("PWAL_TEST_DATABASE").as_ref());
+        let stock = support::open_stock(child::setting("PWAL_TEST_DATABASE").as_ref());
         stock.busy_timeout(Duration::ZERO).unwrap();
-        child::report(&common::code_of(&stock, "SELECT count(*) FROM t").to_string());
+        child::report(&support::code_of(&stock, "SELECT count(*) FROM t").to_string());
     }
 }
 
@@ -130,10 +130,10 @@ fn a_handle_keeps_exclusive_while_others_read_and_write_without_locks_and_close(
     drop(other);
     database_handle.read_and_write();
     assert_eq!(another_process_reads(&path), ffi::SQLITE_BUSY);
-    let stock = common::open_stock(&path);
+    let stock = support::open_stock(&path);
     stock.busy_timeout(Duration::ZERO).unwrap();
-    assert_eq!(common::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);
-    common::close(stock);
+    assert_eq!(support::code_of(&stock, "SELECT * FROM t"), ffi::SQLITE_BUSY);
+    support::close(stock);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_BUSY, "after a stock connection here came and went");
     assert_eq!(database_handle.unlock(ffi::SQLITE_LOCK_NONE), ffi::SQLITE_OK);
     assert_eq!(another_process_reads(&path), ffi::SQLITE_OK);
@@ -164,7 +164,7 @@ fn exclusive_on_a_read_only_descriptor_is_an_io_error() {
 #[test]
 fn busy_from_xlock_shared_reaches_the_busy_handler() {
     let lab = Lab::new();
-    common::close(lab.wal());
+    support::close(lab.wal());
     let mut connection = lab.open("a.db");
     let calls = Arc::new(AtomicUsize::new(0));
     let called = Arc::clone(&calls);
@@ -177,7 +177,7 @@ fn busy_from_xlock_shared_reaches_the_busy_handler() {
         }
         Verdict::Pass
     });
-    common::run(&connection, "SELECT * FROM t");
+    support::run(&connection, "SELECT * FROM t");
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
@@ -190,27 +190,27 @@ fn a_reserved_lock_of_others_keeps_a_journal_from_being_played_back() {
     assert!(journal.metadata().unwrap().len() > 512);
     let connection = lab.open("a.db");
     lab.shim.hook(|moment| if moment.text == "a.db: check reserved" { Verdict::Value(1) } else { Verdict::Pass });
-    common::run(&connection, "SELECT * FROM t");
+    support::run(&connection, "SELECT * FROM t");
     assert!(journal.exists(), "reserved: left alone");
     lab.shim.unhook();
     let again = lab.open("a.db");
-    common::run(&connection, "SELECT * FROM t");
-    common::run(&again, "SELECT * FROM t");
+    support::run(&connection, "SELECT * FROM t");
+    support::run(&again, "SELECT * FROM t");
     assert!(!journal.exists(), "not reserved: played back and deleted");
 }
 
 /// Puts a valid journal beside a database: taken from a transaction that has spilled.
 fn hot_journal(path: &Path, lab: &Lab) {
     let copy = lab.file("copy-journal");
-    let stock = common::open_stock(path);
-    common::run(
+    let stock = support::open_stock(path);
+    support::run(
         &stock,
         "PRAGMA cache_size=1; BEGIN; INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n \
          WHERE i<99) SELECT zeroblob(2000) FROM n",
     );
     std::fs::copy(lab.file("a.db-journal"), &copy).unwrap();
-    common::run(&stock, "ROLLBACK");
-    common::close(stock);
+    support::run(&stock, "ROLLBACK");
+    support::close(stock);
     std::fs::rename(copy, lab.file("a.db-journal")).unwrap();
 }
 
@@ -220,10 +220,10 @@ fn with_a_wal_exclusive_comes_from_close_from_journal_mode_and_from_locking_mode
     let connection = lab.wal();
     let work = "INSERT INTO t VALUES(1); SELECT * FROM t; BEGIN IMMEDIATE; COMMIT; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);
                 PRAGMA locking_mode=NORMAL; PRAGMA journal_mode=WAL; PRAGMA journal_mode; CREATE TABLE u(x); DROP TABLE u";
-    let trace = lab.trace(|| common::run(&connection, work));
+    let trace = lab.trace(|| support::run(&connection, work));
     assert_eq!(trace.only(&[": lock"]), Vec::<&str>::new());
 
-    let trace = lab.trace(|| common::run(&connection, "PRAGMA journal_mode=DELETE"));
+    let trace = lab.trace(|| support::run(&connection, "PRAGMA journal_mode=DELETE"));
     let locks = trace.only(&[": lock", "shm unmap", ": unlock"]);
     assert_eq!(
         locks[..6],
@@ -236,8 +236,8 @@ fn with_a_wal_exclusive_comes_from_close_from_journal_mode_and_from_locking_mode
             "a.db: lock EXCLUSIVE"
         ]
     );
-    common::run(&connection, "PRAGMA journal_mode=WAL; SELECT * FROM t");
-    let trace = lab.trace(|| common::close(connection));
+    support::run(&connection, "PRAGMA journal_mode=WAL; SELECT * FROM t");
+    let trace = lab.trace(|| support::close(connection));
     assert_eq!(trace.only(&[": lock"]), ["a.db: lock EXCLUSIVE"]);
 }
 
@@ -245,15 +245,15 @@ fn with_a_wal_exclusive_comes_from_close_from_journal_mode_and_from_locking_mode
 fn locking_mode_exclusive_asks_with_a_read_lock_held_or_before_the_wal_is_open() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "PRAGMA locking_mode=EXCLUSIVE");
-    let trace = lab.trace(|| common::run(&connection, "INSERT INTO t VALUES(1)"));
+    support::run(&connection, "PRAGMA locking_mode=EXCLUSIVE");
+    let trace = lab.trace(|| support::run(&connection, "INSERT INTO t VALUES(1)"));
     let asked = trace.position("a.db: lock EXCLUSIVE");
     assert!(trace.position("shm lock shared READ") < asked);
-    common::close(connection);
+    support::close(connection);
 
     let connection = lab.open("a.db");
-    common::run(&connection, "PRAGMA locking_mode=EXCLUSIVE");
-    let trace = lab.trace(|| common::run(&connection, "SELECT * FROM t"));
+    support::run(&connection, "PRAGMA locking_mode=EXCLUSIVE");
+    let trace = lab.trace(|| support::run(&connection, "SELECT * FROM t"));
     assert!(trace.position("a.db: lock EXCLUSIVE") < trace.position("a.db-wal: open"));
     assert_eq!(trace.count("shm"), 0, "its wal-index is on the heap");
 }
@@ -264,10 +264,10 @@ fn an_unqualified_locking_mode_reaches_attached_files_that_are_not_told() {
     let connection = lab.wal();
     let attach =
         format!("ATTACH '{}' AS b; PRAGMA b.journal_mode=WAL; CREATE TABLE b.u(x)", lab.file("b.db").display());
-    common::run(&connection, &attach);
-    let trace = lab.trace(|| common::run(&connection, "PRAGMA locking_mode=EXCLUSIVE"));
+    support::run(&connection, &attach);
+    let trace = lab.trace(|| support::run(&connection, "PRAGMA locking_mode=EXCLUSIVE"));
     assert_eq!(trace.only(&["PRAGMA"]), ["a.db: control PRAGMA locking_mode EXCLUSIVE"]);
-    let trace = lab.trace(|| common::run(&connection, "INSERT INTO b.u VALUES(1)"));
+    let trace = lab.trace(|| support::run(&connection, "INSERT INTO b.u VALUES(1)"));
     assert_eq!(trace.only(&[": lock"]), ["b.db: lock EXCLUSIVE"]);
 }
 
@@ -275,14 +275,14 @@ fn an_unqualified_locking_mode_reaches_attached_files_that_are_not_told() {
 fn busy_at_exclusive_refuses_the_mode_change_and_is_ignored_at_close() {
     let lab = Lab::new();
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
+    support::run(&connection, "INSERT INTO t VALUES(1)");
     lab.shim.hook(|moment| {
         if moment.text == "a.db: lock EXCLUSIVE" { Verdict::Answer(ffi::SQLITE_BUSY) } else { Verdict::Pass }
     });
-    assert_eq!(common::code_of(&connection, "PRAGMA journal_mode=DELETE"), ffi::SQLITE_BUSY);
-    assert_eq!(common::text(&connection, "PRAGMA journal_mode"), "wal");
-    common::run(&connection, "INSERT INTO t VALUES(2)");
-    let trace = lab.trace(|| common::close(connection));
+    assert_eq!(support::code_of(&connection, "PRAGMA journal_mode=DELETE"), ffi::SQLITE_BUSY);
+    assert_eq!(support::text(&connection, "PRAGMA journal_mode"), "wal");
+    support::run(&connection, "INSERT INTO t VALUES(2)");
+    let trace = lab.trace(|| support::close(connection));
     assert_eq!(trace.only(&["delete", "write"]), ["a.db: shm unmap delete 0"]);
 }
 
@@ -291,12 +291,12 @@ fn the_switch_to_wal_holds_exclusive_deletes_the_journal_and_syncs_no_directory(
     for (synchronous, synced) in [("OFF", 0), ("NORMAL", 0), ("FULL", 0), ("EXTRA", 1)] {
         let lab = Lab::new();
         let connection = lab.open("a.db");
-        common::run(&connection, &format!("PRAGMA synchronous={synchronous}; CREATE TABLE t(x)"));
-        let trace = lab.trace(|| common::run(&connection, "PRAGMA journal_mode=WAL"));
+        support::run(&connection, &format!("PRAGMA synchronous={synchronous}; CREATE TABLE t(x)"));
+        let trace = lab.trace(|| support::run(&connection, "PRAGMA journal_mode=WAL"));
         let deleted = trace.position(&format!("a.db-journal: delete, sync directory {synced}"));
         let (exclusive, shared) = (trace.position("a.db: lock EXCLUSIVE"), trace.position("a.db: unlock SHARED"));
         assert!(exclusive < deleted && deleted < shared, "{:#?}", trace.0);
-        let trace = lab.trace(|| common::run(&connection, "SELECT * FROM t"));
+        let trace = lab.trace(|| support::run(&connection, "SELECT * FROM t"));
         assert_eq!(trace.only(&[": lock", "wal: open"])[..2], ["a.db: lock SHARED", "a.db-wal: open"]);
     }
 }
@@ -305,17 +305,17 @@ fn the_switch_to_wal_holds_exclusive_deletes_the_journal_and_syncs_no_directory(
 fn away_from_wal_before_it_was_read_takes_reserved_and_opens_no_wal() {
     let lab = Lab::new();
     let connection = lab.open("a.db");
-    common::run(&connection, "CREATE TABLE t(x); PRAGMA journal_mode=WAL");
-    let trace = lab.trace(|| common::run(&connection, "PRAGMA journal_mode=DELETE"));
+    support::run(&connection, "CREATE TABLE t(x); PRAGMA journal_mode=WAL");
+    let trace = lab.trace(|| support::run(&connection, "PRAGMA journal_mode=DELETE"));
     assert_eq!(trace.count("wal: open"), 0);
     assert_eq!(trace.only(&[": lock"]), ["a.db: lock SHARED", "a.db: lock RESERVED", "a.db: lock EXCLUSIVE"]);
-    assert_eq!(common::text(&connection, "PRAGMA journal_mode"), "delete");
+    assert_eq!(support::text(&connection, "PRAGMA journal_mode"), "delete");
 }
 
 #[test]
 fn a_refused_first_lock_is_followed_by_an_unlock_and_nothing_else() {
     let lab = Lab::new();
-    common::close(lab.wal());
+    support::close(lab.wal());
     let connection = lab.open("a.db");
     let refuse = Arc::new(AtomicBool::new(true));
     let refusing = Arc::clone(&refuse);
@@ -324,9 +324,9 @@ fn a_refused_first_lock_is_followed_by_an_unlock_and_nothing_else() {
         if refused { Verdict::Answer(ffi::SQLITE_BUSY) } else { Verdict::Pass }
     });
     lab.shim.take();
-    assert_eq!(common::code_of(&connection, "SELECT * FROM t"), ffi::SQLITE_BUSY);
+    assert_eq!(support::code_of(&connection, "SELECT * FROM t"), ffi::SQLITE_BUSY);
     let trace = Trace(lab.shim.take());
     assert_eq!(trace.0, ["a.db: lock SHARED", "a.db: characteristics", "a.db: unlock NONE"]);
     refuse.store(false, Ordering::Relaxed);
-    common::run(&connection, "SELECT * FROM t");
+    support::run(&connection, "SELECT * FROM t");
 }

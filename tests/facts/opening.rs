@@ -1,22 +1,22 @@
 //! xOpen, names and file objects; the first read.
 
-use crate::common::{self, shim::Verdict};
 use crate::{Lab, Trace};
 use rusqlite::{Connection, ffi};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use support::shim::Verdict;
 
 /// A closed database in WAL mode with one row.
 fn closed(lab: &Lab) {
     let connection = lab.wal();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
-    common::close(connection);
+    support::run(&connection, "INSERT INTO t VALUES(1)");
+    support::close(connection);
     lab.shim.take();
 }
 
 fn first_read(lab: &Lab, connection: &Connection) -> Trace {
-    lab.trace(|| common::text(connection, "SELECT x FROM t"))
+    lab.trace(|| support::text(connection, "SELECT x FROM t"))
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_wal_is_known_by_the_pointer_of_its_name() {
         }
         Verdict::Pass
     });
-    common::close(lab.wal());
+    support::close(lab.wal());
     let seen = seen.lock().unwrap();
     for call in ["a.db-wal: access", "a.db-wal: open", "a.db-wal: delete, sync directory 0"] {
         assert!(seen.iter().any(|(text, _)| text == call), "no {call}: {seen:?}");
@@ -75,14 +75,14 @@ fn a_connection_on_the_base_may_be_opened_inside_xlock_and_xopen() {
     let seen = Arc::clone(&answers);
     lab.shim.hook(move |moment| {
         if matches!(moment.text, "a.db: lock SHARED" | "a.db-wal: open") {
-            let nested = common::open_stock(&path);
-            seen.lock().unwrap().push(common::text(&nested, "SELECT x FROM t"));
-            seen.lock().unwrap().push(common::text(&nested, "PRAGMA wal_checkpoint(TRUNCATE)"));
+            let nested = support::open_stock(&path);
+            seen.lock().unwrap().push(support::text(&nested, "SELECT x FROM t"));
+            seen.lock().unwrap().push(support::text(&nested, "PRAGMA wal_checkpoint(TRUNCATE)"));
         }
         Verdict::Pass
     });
     let connection = lab.open("a.db");
-    assert_eq!(common::text(&connection, "SELECT x FROM t"), "1");
+    assert_eq!(support::text(&connection, "SELECT x FROM t"), "1");
     assert_eq!(*answers.lock().unwrap(), ["1", "0|0|0", "1", "0|0|0"]);
 }
 
@@ -92,13 +92,13 @@ fn immutable_and_nolock_never_lock_and_open_no_wal() {
         let lab = Lab::new();
         closed(&lab);
         let uri = format!("file:{}?{parameter}", lab.file("a.db").display());
-        let connection = common::try_open(uri.as_ref(), common::flags(), &lab.shim.name).unwrap();
+        let connection = support::try_open(uri.as_ref(), support::flags(), &lab.shim.name).unwrap();
         // nolock cannot read a WAL database; immutable reads it as it is.
-        let answer = common::rows(&connection, "SELECT x FROM t");
+        let answer = support::rows(&connection, "SELECT x FROM t");
         if parameter == "immutable=1" {
             assert_eq!(answer.unwrap(), ["1"]);
         } else {
-            assert_eq!(answer.map_err(|error| common::code(&error)), Err(ffi::SQLITE_CANTOPEN));
+            assert_eq!(answer.map_err(|error| support::code(&error)), Err(ffi::SQLITE_CANTOPEN));
         }
         let trace = Trace(lab.shim.take());
         assert_eq!(trace.only(&["lock", "shm", "wal: open"]), Vec::<&str>::new(), "{parameter}");
@@ -140,8 +140,8 @@ fn a_first_read_of_a_used_pager_reads_16_bytes_at_24() {
     let lab = Lab::new();
     closed(&lab);
     let connection = lab.open("a.db");
-    common::run(&connection, "SELECT x FROM t; PRAGMA journal_mode=DELETE");
-    common::text(&connection, "SELECT x FROM t");
+    support::run(&connection, "SELECT x FROM t; PRAGMA journal_mode=DELETE");
+    support::text(&connection, "SELECT x FROM t");
     assert_eq!(first_read(&lab, &connection).0[..3], ["a.db: lock SHARED", "a.db-journal: access", "a.db: read 16@24"]);
 }
 
@@ -165,10 +165,10 @@ fn a_failed_xshmmap_leaves_shared_until_close() {
     lab.shim.hook(|moment| {
         if moment.text.contains("shm map") { Verdict::Answer(ffi::SQLITE_IOERR_SHMMAP) } else { Verdict::Pass }
     });
-    let trace = lab.trace(|| assert_eq!(common::code_of(&connection, "SELECT x FROM t"), ffi::SQLITE_IOERR_SHMMAP));
+    let trace = lab.trace(|| assert_eq!(support::code_of(&connection, "SELECT x FROM t"), ffi::SQLITE_IOERR_SHMMAP));
     assert_eq!(trace.only(&[": lock", ": unlock"]), ["a.db: lock SHARED"]);
     lab.shim.unhook();
-    let trace = lab.trace(|| common::close(connection));
+    let trace = lab.trace(|| support::close(connection));
     assert_eq!(trace.only(&[": unlock"]), ["a.db: unlock NONE"]);
 }
 

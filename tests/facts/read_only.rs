@@ -1,7 +1,7 @@
 //! A write version that SQLite does not know, beside the read version of rollback mode: what a connection on stock SQLite would do
 //! with a file that pwal has marked so (`docs/architecture.md`, on stock readers).
 
-use crate::{Lab, common};
+use crate::Lab;
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 
@@ -22,15 +22,15 @@ fn write_at(path: &Path, bytes: &[u8], at: u64) {
 fn marked(lab: &Lab) -> Connection {
     let connection = lab.wal();
     for row in 0..ROWS {
-        common::run(&connection, &format!("INSERT INTO t VALUES({row})"));
+        support::run(&connection, &format!("INSERT INTO t VALUES({row})"));
     }
-    common::close(connection);
+    support::close(connection);
     set_versions(&lab.file("a.db"), [112, 1]);
     lab.open("a.db")
 }
 
 fn sum(connection: &Connection) -> Result<i64, i32> {
-    connection.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).map_err(|error| common::code(&error))
+    connection.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).map_err(|error| support::code(&error))
 }
 
 const SUM: i64 = ROWS * (ROWS - 1) / 2;
@@ -43,12 +43,12 @@ fn it_is_read_and_not_written() {
     assert_eq!(sum(&connection), Ok(SUM));
     for sql in ["INSERT INTO t VALUES(1)", "VACUUM", "PRAGMA journal_mode=WAL", "PRAGMA user_version=3", "DROP TABLE t"]
     {
-        assert_eq!(common::code_of(&connection, sql), ffi::SQLITE_READONLY, "{sql}");
+        assert_eq!(support::code_of(&connection, sql), ffi::SQLITE_READONLY, "{sql}");
     }
-    assert_eq!(common::text(&connection, "PRAGMA integrity_check"), "ok");
-    common::close(connection);
+    assert_eq!(support::text(&connection, "PRAGMA integrity_check"), "ok");
+    support::close(connection);
     assert!(std::fs::read(lab.file("a.db")).expect("read the file") == before);
-    assert_eq!(common::beside(&lab.file("a.db")), Vec::<String>::new());
+    assert_eq!(support::beside(&lab.file("a.db")), Vec::<String>::new());
 }
 
 /// `sqlite3PagerSharedLock` compares bytes 24 to 39: as long as they stay, neither another page nor another version is seen, also
@@ -94,11 +94,11 @@ fn a_copy_by_backup_has_the_versions_and_one_by_vacuum_has_not() {
     let backup = rusqlite::backup::Backup::new(&connection, &mut copy).expect("begin a backup");
     backup.run_to_completion(1000, std::time::Duration::ZERO, None).expect("a backup");
     drop(backup);
-    common::close(copy);
-    common::run(&connection, &format!("VACUUM INTO '{}'", lab.file("vacuum.db").display()));
+    support::close(copy);
+    support::run(&connection, &format!("VACUUM INTO '{}'", lab.file("vacuum.db").display()));
     let versions = |name: &str| std::fs::read(lab.file(name)).expect("read a copy")[18..20].to_vec();
     assert_eq!((versions("copy.db"), versions("vacuum.db")), (vec![112, 1], vec![1, 1]));
-    assert_eq!(common::code_of(&lab.open("copy.db"), "INSERT INTO t VALUES(1)"), ffi::SQLITE_READONLY);
+    assert_eq!(support::code_of(&lab.open("copy.db"), "INSERT INTO t VALUES(1)"), ffi::SQLITE_READONLY);
 }
 
 /// `SQLITE_DBCONFIG_RESET_DATABASE`: `sqlite3BtreeBeginTrans` looks at no version then.
@@ -116,8 +116,8 @@ fn a_reset_writes_it() {
         )
     };
     assert_eq!(code, ffi::SQLITE_OK);
-    common::run(&connection, "VACUUM");
-    common::close(connection);
+    support::run(&connection, "VACUUM");
+    support::close(connection);
     assert_eq!(std::fs::read(lab.file("a.db")).expect("read the file")[18..20], [1, 1]);
 }
 
@@ -126,18 +126,18 @@ fn a_reset_writes_it() {
 fn a_hot_journal_is_played_back_into_it() {
     let lab = Lab::new();
     let connection = lab.open("a.db");
-    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(100000)); PRAGMA cache_size=2");
-    common::run(
+    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(100000)); PRAGMA cache_size=2");
+    support::run(
         &connection,
         "BEGIN; UPDATE t SET x=randomblob(100000); CREATE TABLE u AS SELECT randomblob(50000) AS x",
     );
     let (journal, kept) = (lab.file("a.db-journal"), lab.file("kept"));
     std::fs::copy(&journal, &kept).expect("copy the journal");
-    common::run(&connection, "ROLLBACK");
-    common::close(connection);
+    support::run(&connection, "ROLLBACK");
+    support::close(connection);
     std::fs::rename(kept, &journal).expect("bring it back");
     set_versions(&lab.file("a.db"), [112, 1]);
-    assert_eq!(common::number(&lab.open("a.db"), "SELECT count(*) FROM t"), 1);
+    assert_eq!(support::number(&lab.open("a.db"), "SELECT count(*) FROM t"), 1);
     assert!(!journal.exists());
     assert_eq!(std::fs::read(lab.file("a.db")).expect("read the file")[18..20], [1, 1]);
 }

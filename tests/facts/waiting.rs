@@ -1,11 +1,11 @@
 //! Busy handlers, xSleep, and what SQLite asks again after a refusal.
 
-use crate::common::{self, shim::Verdict};
 use crate::{Lab, Trace};
 use rusqlite::ffi;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use support::shim::Verdict;
 
 /// The microseconds of all calls of xSleep.
 fn sleeps(trace: &Trace) -> Vec<u64> {
@@ -18,10 +18,10 @@ fn the_busy_timeout_counts_nominal_delays_and_sleeps_by_the_vfs() {
     let writer = lab.wal();
     let waiter = lab.open("a.db");
     waiter.busy_timeout(Duration::from_millis(400)).unwrap();
-    common::run(&writer, "BEGIN IMMEDIATE");
+    support::run(&writer, "BEGIN IMMEDIATE");
     lab.shim.hook(|moment| if moment.text.starts_with("sleep") { Verdict::Value(0) } else { Verdict::Pass });
     let begun = Instant::now();
-    let trace = lab.trace(|| assert_eq!(common::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
+    let trace = lab.trace(|| assert_eq!(support::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
     let slept: Vec<u64> = sleeps(&trace).iter().map(|us| us / 1000).collect();
     assert_eq!(slept, [1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100, 72]);
     assert!(begun.elapsed() < Duration::from_millis(300), "early returns make it give up early");
@@ -31,12 +31,12 @@ fn the_busy_timeout_counts_nominal_delays_and_sleeps_by_the_vfs() {
 fn a_refused_begin_immediate_drops_its_read_lock_before_it_sleeps_and_takes_a_new_snapshot() {
     let lab = Lab::new();
     let writer = lab.wal();
-    common::run(&writer, "INSERT INTO t VALUES(1)");
+    support::run(&writer, "INSERT INTO t VALUES(1)");
     let waiter = lab.open("a.db");
     waiter.busy_timeout(Duration::from_millis(2)).unwrap();
-    common::text(&waiter, "SELECT * FROM t");
-    common::run(&writer, "BEGIN IMMEDIATE");
-    let trace = lab.trace(|| assert_eq!(common::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
+    support::text(&waiter, "SELECT * FROM t");
+    support::run(&writer, "BEGIN IMMEDIATE");
+    let trace = lab.trace(|| assert_eq!(support::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
     let tries = [
         "a.db: shm lock shared READ1",
         "a.db: shm lock exclusive WRITE",
@@ -59,9 +59,9 @@ fn an_autocommit_write_waits_as_begin_immediate_does() {
     let writer = lab.wal();
     let waiter = lab.open("a.db");
     waiter.busy_timeout(Duration::from_millis(1)).unwrap();
-    common::run(&writer, "BEGIN IMMEDIATE");
-    common::text(&waiter, "SELECT * FROM t");
-    let trace = lab.trace(|| assert_eq!(common::code_of(&waiter, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY));
+    support::run(&writer, "BEGIN IMMEDIATE");
+    support::text(&waiter, "SELECT * FROM t");
+    let trace = lab.trace(|| assert_eq!(support::code_of(&waiter, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY));
     assert_eq!(
         trace.only(&["WRITE", "sleep"]),
         ["a.db: shm lock exclusive WRITE", "sleep 1000", "a.db: shm lock exclusive WRITE"]
@@ -76,11 +76,11 @@ fn an_upgrade_inside_a_read_transaction_asks_no_busy_handler() {
     let writer = lab.wal();
     let mut reader = lab.open("a.db");
     reader.busy_handler(Some(|_| panic!("not asked"))).unwrap();
-    common::run(&reader, "BEGIN; SELECT * FROM t");
-    common::run(&writer, "BEGIN IMMEDIATE");
-    assert_eq!(common::code_of(&reader, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY);
-    common::run(&writer, "INSERT INTO t VALUES(2); COMMIT");
-    assert_eq!(common::code_of(&reader, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY_SNAPSHOT);
+    support::run(&reader, "BEGIN; SELECT * FROM t");
+    support::run(&writer, "BEGIN IMMEDIATE");
+    assert_eq!(support::code_of(&reader, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY);
+    support::run(&writer, "INSERT INTO t VALUES(2); COMMIT");
+    assert_eq!(support::code_of(&reader, "INSERT INTO t VALUES(1)"), ffi::SQLITE_BUSY_SNAPSHOT);
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn a_custom_busy_handler_never_reaches_xsleep() {
     let calls = Arc::new(AtomicUsize::new(0));
     let called = Arc::clone(&calls);
     waiter.busy_handler(Some(move |_| called.fetch_add(1, Ordering::Relaxed) < 5)).unwrap();
-    common::run(&writer, "BEGIN IMMEDIATE");
-    let trace = lab.trace(|| assert_eq!(common::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
+    support::run(&writer, "BEGIN IMMEDIATE");
+    let trace = lab.trace(|| assert_eq!(support::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY));
     assert_eq!((calls.load(Ordering::Relaxed), sleeps(&trace).len()), (6, 0));
 }
 
@@ -103,10 +103,10 @@ fn xsleep_is_that_of_the_main_databases_vfs() {
     let waiter = other.open("main.db");
     waiter.busy_timeout(Duration::from_millis(3)).unwrap();
     let attach = format!("ATTACH 'file:{}?vfs={}' AS a", lab.file("a.db").display(), lab.shim.name);
-    common::run(&waiter, &attach);
-    common::run(&writer, "BEGIN IMMEDIATE");
+    support::run(&waiter, &attach);
+    support::run(&writer, "BEGIN IMMEDIATE");
     lab.shim.take();
-    let trace = other.trace(|| assert_eq!(common::code_of(&waiter, "INSERT INTO a.t VALUES(1)"), ffi::SQLITE_BUSY));
+    let trace = other.trace(|| assert_eq!(support::code_of(&waiter, "INSERT INTO a.t VALUES(1)"), ffi::SQLITE_BUSY));
     assert!(!sleeps(&trace).is_empty());
     assert!(sleeps(&Trace(lab.shim.take())).is_empty());
 }
@@ -126,8 +126,8 @@ fn the_retry_after_a_sleep_may_fail_before_it_asks_for_write() {
     let writer = lab.wal();
     let waiter = lab.open("a.db");
     waiter.busy_timeout(Duration::from_millis(100)).unwrap();
-    common::text(&waiter, "SELECT * FROM t");
-    common::run(&writer, "BEGIN IMMEDIATE");
+    support::text(&waiter, "SELECT * FROM t");
+    support::run(&writer, "BEGIN IMMEDIATE");
     let mut slept = false;
     lab.shim.hook(move |moment| {
         slept |= moment.text.starts_with("sleep");
@@ -137,6 +137,6 @@ fn the_retry_after_a_sleep_may_fail_before_it_asks_for_write() {
             Verdict::Pass
         }
     });
-    let trace = lab.trace(|| assert_eq!(common::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_IOERR));
+    let trace = lab.trace(|| assert_eq!(support::code_of(&waiter, "BEGIN IMMEDIATE"), ffi::SQLITE_IOERR));
     assert_eq!(trace.count("exclusive WRITE"), 1, "no second one: a grant made in xSleep must end otherwise");
 }

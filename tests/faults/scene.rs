@@ -1,6 +1,5 @@
 //! The scenes in which something fails. Each gets the books and a function that arms the failure.
 
-use crate::common;
 use crate::world::Books;
 use rusqlite::Connection;
 
@@ -84,7 +83,7 @@ fn commits_full(books: &mut Books<'_>, strike: &dyn Fn()) {
 fn commits_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
     for connection in &cast {
-        common::run(connection, "PRAGMA synchronous=NORMAL");
+        support::run(connection, "PRAGMA synchronous=NORMAL");
     }
     strike();
     go_on(books, &cast, 9, 5000);
@@ -93,7 +92,7 @@ fn commits_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
 
 fn commits_conservative(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
-    common::run(&cast[0], "PRAGMA parallel_wal_mode=conservative");
+    support::run(&cast[0], "PRAGMA parallel_wal_mode=conservative");
     strike();
     go_on(books, &cast, 6, 5000);
     leave(cast);
@@ -110,10 +109,10 @@ fn both_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
 fn both(books: &mut Books<'_>, strike: &dyn Fn(), synchronous: &str) {
     books.create();
     let first = books.open_both();
-    common::run(&first, "PRAGMA two.journal_mode=WAL; CREATE TABLE two.t(n INTEGER PRIMARY KEY, x)");
+    support::run(&first, "PRAGMA two.journal_mode=WAL; CREATE TABLE two.t(n INTEGER PRIMARY KEY, x)");
     let cast = [first, books.open_both(), books.open()];
     for connection in &cast {
-        common::run(connection, &format!("PRAGMA synchronous={synchronous}"));
+        support::run(connection, &format!("PRAGMA synchronous={synchronous}"));
     }
     for connection in &cast[..2] {
         assert!(books.commit_both(connection, 100));
@@ -136,7 +135,7 @@ fn both(books: &mut Books<'_>, strike: &dyn Fn(), synchronous: &str) {
 fn rotation(books: &mut Books<'_>, strike: &dyn Fn()) {
     books.create();
     let cast = cast(books);
-    common::run(&cast[0], "PRAGMA parallel_wal_segment_bytes=1048576; PRAGMA wal_autocheckpoint=20");
+    support::run(&cast[0], "PRAGMA parallel_wal_segment_bytes=1048576; PRAGMA wal_autocheckpoint=20");
     assert!(books.commit(&cast[0], 700_000));
     strike();
     go_on(books, &cast, 8, 300_000);
@@ -146,9 +145,9 @@ fn rotation(books: &mut Books<'_>, strike: &dyn Fn()) {
 fn large(books: &mut Books<'_>, strike: &dyn Fn()) {
     books.create();
     let first = books.open();
-    common::run(&first, "SELECT * FROM t; PRAGMA parallel_wal_max_batch_bytes=65536");
+    support::run(&first, "SELECT * FROM t; PRAGMA parallel_wal_max_batch_bytes=65536");
     let cast = cast(books);
-    common::run(&cast[0], "PRAGMA cache_size=5");
+    support::run(&cast[0], "PRAGMA cache_size=5");
     assert!(books.commit(&cast[0], 100));
     drop(first);
     strike();
@@ -178,7 +177,7 @@ fn checkpoints(books: &mut Books<'_>, strike: &dyn Fn()) {
 
 fn cut(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
-    common::run(&cast[0], "INSERT INTO other SELECT zeroblob(100000); PRAGMA wal_checkpoint(FULL)");
+    support::run(&cast[0], "INSERT INTO other SELECT zeroblob(100000); PRAGMA wal_checkpoint(FULL)");
     strike();
     books.try_run(&cast[1], "DELETE FROM other");
     books.try_run(&cast[1], "VACUUM");

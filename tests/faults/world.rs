@@ -1,9 +1,5 @@
 //! A registration of pwal on a base and a disk that fail as planned, and the books that are kept of each commit.
 
-use crate::common::{
-    self, Scratch,
-    shim::{Shim, Verdict},
-};
 use crate::scene::Scene;
 use pwal::internal::disk::RealDisk;
 use pwal::internal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
@@ -14,6 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::{
+    self, Scratch,
+    shim::{Shim, Verdict},
+};
 
 /// Which files fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +61,10 @@ impl World {
     pub fn new() -> World {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        common::vfs();
+        support::vfs();
         let base = Arc::new(Mutex::new(Base::default()));
         let below = format!("failing-{number}");
-        let shim = Shim::register(&below, common::STOCK, false);
+        let shim = Shim::register(&below, support::STOCK, false);
         let failing = Arc::clone(&base);
         shim.hook(move |moment| failing.lock().unwrap().verdict(moment.text));
         let plan = Plan::default();
@@ -172,7 +172,7 @@ impl Books<'_> {
     }
 
     fn note_status(&mut self, connection: &Connection) {
-        let status = common::rows(connection, "SELECT ifnull(json_extract(pwal_status(), '$.poisoned'), '')");
+        let status = support::rows(connection, "SELECT ifnull(json_extract(pwal_status(), '$.poisoned'), '')");
         let text = status.map(|rows| rows.concat()).unwrap_or_default();
         self.unknown |= text.contains("unknown");
     }
@@ -186,7 +186,7 @@ impl Books<'_> {
 
     /// A connection through what fails.
     pub fn open(&self) -> Connection {
-        let connection = common::try_open(&self.path(), common::flags(), &self.world.vfs).expect("open");
+        let connection = support::try_open(&self.path(), support::flags(), &self.world.vfs).expect("open");
         connection.busy_timeout(Duration::from_millis(100)).expect("a busy timeout");
         connection
     }
@@ -199,19 +199,19 @@ impl Books<'_> {
     /// A connection with both databases.
     pub fn open_both(&self) -> Connection {
         let connection = self.open();
-        common::run(&connection, &format!("ATTACH '{}' AS two", self.second().display()));
+        support::run(&connection, &format!("ATTACH '{}' AS two", self.second().display()));
         connection
     }
 
     /// The database of all scenes, made before anything fails.
     pub fn create(&self) {
         let connection = self.open();
-        common::run(
+        support::run(
             &connection,
             "PRAGMA journal_mode=WAL; CREATE TABLE t(n INTEGER PRIMARY KEY, x); CREATE TABLE other(x);
              INSERT INTO other SELECT zeroblob(10000)",
         );
-        common::close(connection);
+        support::close(connection);
     }
 
     /// Commits one row, with a body of so many bytes, and keeps the books. `false` if it failed.
@@ -266,7 +266,7 @@ impl Books<'_> {
     }
 
     fn expected(&self, error: &rusqlite::Error, sql: &str) {
-        let code = common::code(error);
+        let code = support::code(error);
         let fine = [ffi::SQLITE_IOERR, ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_CANTOPEN, ffi::SQLITE_READONLY];
         assert!(fine.contains(&(code & 0xff)), "{sql}: {error:?}");
     }
@@ -274,7 +274,7 @@ impl Books<'_> {
     /// What a connection that never writes sees: everything acknowledged and nothing that failed; or an error.
     pub fn look(&mut self, reader: &Connection) {
         self.note_status(reader);
-        match common::rows(reader, "SELECT n FROM t ORDER BY n") {
+        match support::rows(reader, "SELECT n FROM t ORDER BY n") {
             Ok(rows) => {
                 let seen: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
                 self.half_seen.extend(seen.intersection(&self.half));
@@ -289,7 +289,7 @@ impl Books<'_> {
 
     /// As [`Books::look`], and it must work.
     pub fn must_see(&mut self, reader: &Connection) {
-        common::rows(reader, "SELECT n FROM t").expect("a read that must work");
+        support::rows(reader, "SELECT n FROM t").expect("a read that must work");
         self.look(reader);
     }
 
@@ -313,9 +313,9 @@ impl Books<'_> {
     }
 
     fn close_the_book(&self, path: &Path) -> BTreeSet<i64> {
-        let connection = common::open(path);
+        let connection = support::open(path);
         connection.busy_timeout(Duration::from_secs(5)).expect("a busy timeout");
-        let rows = common::rows(&connection, "SELECT n FROM t ORDER BY n").expect("open again");
+        let rows = support::rows(&connection, "SELECT n FROM t ORDER BY n").expect("open again");
         let found: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
         self.check_lost(&found);
         let phantoms: Vec<_> = found.intersection(&self.failed).collect();
@@ -325,10 +325,10 @@ impl Books<'_> {
             .filter(|n| [&self.acknowledged, &self.maybe, &self.half].iter().all(|set| !set.contains(n)))
             .collect();
         assert!(strange.is_empty(), "never heard of: {strange:?}");
-        common::assert_integrity(&connection);
-        common::run(&connection, "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(-1, 'new')");
-        common::close(connection);
-        common::assert_plain(path);
+        support::assert_integrity(&connection);
+        support::run(&connection, "PRAGMA journal_mode=WAL; INSERT INTO t VALUES(-1, 'new')");
+        support::close(connection);
+        support::assert_plain(path);
         found
     }
 }

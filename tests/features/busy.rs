@@ -1,16 +1,16 @@
 //! BUSY, where stock gives it, and waiting.
 
-use crate::common::{self, Scratch};
 use rusqlite::{Connection, ffi};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use support::Scratch;
 
 fn pair(scratch: &Scratch, timeout: Duration) -> (Connection, Connection) {
     let path = scratch.file("app.db");
-    let one = common::open_wal(&path);
-    common::run(&one, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
-    let two = common::open(&path);
+    let one = support::open_wal(&path);
+    support::run(&one, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    let two = support::open(&path);
     one.busy_timeout(timeout).unwrap();
     two.busy_timeout(timeout).unwrap();
     (one, two)
@@ -20,15 +20,15 @@ fn pair(scratch: &Scratch, timeout: Duration) -> (Connection, Connection) {
 fn without_a_timeout_busy_comes_at_once() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::ZERO);
-    common::run(&one, "BEGIN IMMEDIATE");
+    support::run(&one, "BEGIN IMMEDIATE");
     let begun = Instant::now();
     for sql in ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "INSERT INTO t VALUES(1)", "CREATE TABLE u(x)", "VACUUM"] {
-        assert_eq!(common::code_of(&two, sql), ffi::SQLITE_BUSY, "{sql}");
+        assert_eq!(support::code_of(&two, sql), ffi::SQLITE_BUSY, "{sql}");
         assert!(two.is_autocommit());
     }
     assert!(begun.elapsed() < Duration::from_secs(2));
-    common::run(&one, "ROLLBACK");
-    common::run(&two, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1); COMMIT");
+    support::run(&one, "ROLLBACK");
+    support::run(&two, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1); COMMIT");
 }
 
 #[test]
@@ -36,10 +36,10 @@ fn readers_are_never_kept_out_by_a_writer() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::ZERO);
     for begin in ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"] {
-        common::run(&one, begin);
-        common::run(&one, "DELETE FROM t");
-        assert_eq!(common::number(&two, "SELECT count(*) FROM t"), 1);
-        common::run(&one, "ROLLBACK");
+        support::run(&one, begin);
+        support::run(&one, "DELETE FROM t");
+        assert_eq!(support::number(&two, "SELECT count(*) FROM t"), 1);
+        support::run(&one, "ROLLBACK");
     }
 }
 
@@ -47,9 +47,9 @@ fn readers_are_never_kept_out_by_a_writer() {
 fn a_timeout_is_kept() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::from_millis(300));
-    common::run(&one, "BEGIN IMMEDIATE");
+    support::run(&one, "BEGIN IMMEDIATE");
     let begun = Instant::now();
-    assert_eq!(common::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
+    assert_eq!(support::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
     let waited = begun.elapsed();
     assert!((Duration::from_millis(250)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
 }
@@ -59,15 +59,15 @@ fn a_waiter_gets_the_lock_when_the_holder_is_done() {
     for end in ["COMMIT", "ROLLBACK"] {
         let scratch = Scratch::new();
         let (one, two) = pair(&scratch, Duration::from_secs(20));
-        common::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+        support::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
         let waiter = std::thread::spawn(move || {
-            common::run(&two, "INSERT INTO t VALUES(2)");
+            support::run(&two, "INSERT INTO t VALUES(2)");
             two
         });
         std::thread::sleep(Duration::from_millis(100));
-        common::run(&one, end);
+        support::run(&one, end);
         let two = waiter.join().unwrap();
-        assert_eq!(common::number(&two, "SELECT count(*) FROM t"), if end == "COMMIT" { 3 } else { 2 });
+        assert_eq!(support::number(&two, "SELECT count(*) FROM t"), if end == "COMMIT" { 3 } else { 2 });
     }
 }
 
@@ -75,14 +75,14 @@ fn a_waiter_gets_the_lock_when_the_holder_is_done() {
 fn a_waiter_gets_the_lock_when_the_holder_closes() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::from_secs(20));
-    common::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+    support::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
     let waiter = std::thread::spawn(move || {
-        common::run(&two, "INSERT INTO t VALUES(2)");
+        support::run(&two, "INSERT INTO t VALUES(2)");
         two
     });
     std::thread::sleep(Duration::from_millis(100));
-    common::close(one);
-    assert_eq!(common::number(&waiter.join().unwrap(), "SELECT count(*) FROM t"), 2);
+    support::close(one);
+    assert_eq!(support::number(&waiter.join().unwrap(), "SELECT count(*) FROM t"), 2);
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn an_upgrade_asks_no_busy_handler_and_says_whether_the_snapshot_is_stale() {
     let scratch = Scratch::new();
     let (one, mut two) = pair(&scratch, Duration::ZERO);
     two.busy_handler(Some(|_| panic!("not asked"))).unwrap();
-    common::run(&two, "BEGIN; SELECT * FROM t");
-    common::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
-    assert_eq!(common::code_of(&two, "INSERT INTO t VALUES(2)"), ffi::SQLITE_BUSY);
-    common::run(&one, "ROLLBACK");
-    common::run(&two, "INSERT INTO t VALUES(2); COMMIT");
-    common::run(&two, "BEGIN; SELECT * FROM t");
-    common::run(&one, "INSERT INTO t VALUES(3)");
-    assert_eq!(common::code_of(&two, "INSERT INTO t VALUES(4)"), ffi::SQLITE_BUSY_SNAPSHOT);
+    support::run(&two, "BEGIN; SELECT * FROM t");
+    support::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+    assert_eq!(support::code_of(&two, "INSERT INTO t VALUES(2)"), ffi::SQLITE_BUSY);
+    support::run(&one, "ROLLBACK");
+    support::run(&two, "INSERT INTO t VALUES(2); COMMIT");
+    support::run(&two, "BEGIN; SELECT * FROM t");
+    support::run(&one, "INSERT INTO t VALUES(3)");
+    assert_eq!(support::code_of(&two, "INSERT INTO t VALUES(4)"), ffi::SQLITE_BUSY_SNAPSHOT);
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn a_custom_handler_is_called_until_it_gives_up() {
     let calls = Arc::new(AtomicUsize::new(0));
     let called = Arc::clone(&calls);
     two.busy_handler(Some(move |_| called.fetch_add(1, Ordering::Relaxed) < 5)).unwrap();
-    common::run(&one, "BEGIN IMMEDIATE");
-    assert_eq!(common::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
+    support::run(&one, "BEGIN IMMEDIATE");
+    assert_eq!(support::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
     assert_eq!(calls.load(Ordering::Relaxed), 6);
 }
 
@@ -116,30 +116,30 @@ fn a_custom_handler_is_called_until_it_gives_up() {
 fn a_thread_that_gave_up_waiting_does_not_keep_others_out() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::from_millis(20));
-    common::run(&one, "BEGIN IMMEDIATE");
+    support::run(&one, "BEGIN IMMEDIATE");
     for _ in 0..3 {
-        assert_eq!(common::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
+        assert_eq!(support::code_of(&two, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
     }
-    common::run(&one, "COMMIT");
+    support::run(&one, "COMMIT");
     // Whatever was reserved for the waiter, it has ended: it does not come back.
-    let three = common::open(&scratch.file("app.db"));
+    let three = support::open(&scratch.file("app.db"));
     three.busy_timeout(Duration::from_secs(5)).unwrap();
     for n in 0..20 {
-        common::run(&three, &format!("INSERT INTO t VALUES({n})"));
-        common::run(&one, &format!("INSERT INTO t VALUES({n})"));
+        support::run(&three, &format!("INSERT INTO t VALUES({n})"));
+        support::run(&one, &format!("INSERT INTO t VALUES({n})"));
     }
-    assert_eq!(common::number(&three, "SELECT count(*) FROM t"), 41);
+    assert_eq!(support::number(&three, "SELECT count(*) FROM t"), 41);
 }
 
 #[test]
 fn a_thread_that_waits_for_its_own_other_connection_ends_with_busy() {
     let scratch = Scratch::new();
     let (one, two) = pair(&scratch, Duration::from_millis(100));
-    common::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
-    assert_eq!(common::code_of(&two, "INSERT INTO t VALUES(2)"), ffi::SQLITE_BUSY);
-    common::run(&one, "COMMIT");
-    common::run(&two, "INSERT INTO t VALUES(2)");
-    assert_eq!(common::number(&one, "SELECT count(*) FROM t"), 3);
+    support::run(&one, "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)");
+    assert_eq!(support::code_of(&two, "INSERT INTO t VALUES(2)"), ffi::SQLITE_BUSY);
+    support::run(&one, "COMMIT");
+    support::run(&two, "INSERT INTO t VALUES(2)");
+    assert_eq!(support::number(&one, "SELECT count(*) FROM t"), 3);
 }
 
 #[test]
@@ -152,10 +152,10 @@ fn writers_in_threads_all_get_through() {
         for thread in 0..6 {
             let path = &path;
             scope.spawn(move || {
-                let connection = common::open(path);
+                let connection = support::open(path);
                 connection.busy_timeout(Duration::from_secs(60)).unwrap();
                 for n in 0..EACH {
-                    common::run(
+                    support::run(
                         &connection,
                         &format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({thread}*1000+{n}); COMMIT"),
                     );
@@ -164,5 +164,5 @@ fn writers_in_threads_all_get_through() {
         }
     });
     drop(two);
-    assert_eq!(common::number(&one, "SELECT count(DISTINCT x) FROM t WHERE x<>0 OR rowid=1"), 6 * EACH);
+    assert_eq!(support::number(&one, "SELECT count(DISTINCT x) FROM t WHERE x<>0 OR rowid=1"), 6 * EACH);
 }

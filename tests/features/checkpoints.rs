@@ -1,15 +1,15 @@
 //! Checkpoints that are asked for, that come by themselves, and what they report.
 
-use crate::common::{self, Scratch};
 use crate::fill;
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use support::Scratch;
 
 /// The columns busy, log, checkpointed.
 fn row(connection: &Connection, mode: &str) -> [i64; 3] {
-    let text = common::text(connection, &format!("PRAGMA wal_checkpoint({mode})"));
+    let text = support::text(connection, &format!("PRAGMA wal_checkpoint({mode})"));
     let numbers: Vec<i64> = text.split('|').map(|number| number.parse().expect("a number")).collect();
     numbers.try_into().expect("three columns")
 }
@@ -20,7 +20,7 @@ const SMALL: &str =
 
 /// The bytes of all files beside the database, of directories too.
 fn log_bytes(path: &Path) -> u64 {
-    common::beside(path).iter().map(|name| bytes_below(&path.with_file_name(name))).sum()
+    support::beside(path).iter().map(|name| bytes_below(&path.with_file_name(name))).sum()
 }
 
 fn bytes_below(path: &Path) -> u64 {
@@ -37,16 +37,16 @@ fn bytes_below(path: &Path) -> u64 {
 fn a_checkpoint_that_meets_nobody_is_complete() {
     for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
         let scratch = Scratch::new();
-        let connection = common::open_wal(&scratch.file("app.db"));
+        let connection = support::open_wal(&scratch.file("app.db"));
         fill(&connection, 100, 500);
         let [busy, log, checkpointed] = row(&connection, mode);
         assert_eq!((busy, log), (0, checkpointed), "{mode}");
         assert_eq!(log == 0, mode == "TRUNCATE", "{mode}: {log} frames");
         fill(&connection, 10, 500);
-        common::assert_integrity(&connection);
+        support::assert_integrity(&connection);
         // What is backfilled can be read without the log's help: the pages are in the file.
         row(&connection, "FULL");
-        let pages = common::number(&connection, "PRAGMA page_count");
+        let pages = support::number(&connection, "PRAGMA page_count");
         assert_eq!(scratch.file("app.db").metadata().unwrap().len(), u64::try_from(pages).unwrap() * 4096);
     }
 }
@@ -55,25 +55,25 @@ fn a_checkpoint_that_meets_nobody_is_complete() {
 fn a_reader_of_an_old_snapshot_holds_the_checkpoint_back_and_keeps_its_rows() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let (writer, reader) = (common::open_wal(&path), common::open(&path));
+    let (writer, reader) = (support::open_wal(&path), support::open(&path));
     writer.busy_timeout(Duration::ZERO).unwrap();
     fill(&writer, 100, 500);
-    common::run(&reader, "BEGIN");
-    assert_eq!(common::number(&reader, "SELECT count(*) FROM t"), 100);
-    common::run(&writer, "UPDATE t SET x=zeroblob(600); DELETE FROM t WHERE id>50");
+    support::run(&reader, "BEGIN");
+    assert_eq!(support::number(&reader, "SELECT count(*) FROM t"), 100);
+    support::run(&writer, "UPDATE t SET x=zeroblob(600); DELETE FROM t WHERE id>50");
     for (mode, busy) in [("PASSIVE", 0), ("FULL", 1), ("RESTART", 1), ("TRUNCATE", 1)] {
         let [got, log, checkpointed] = row(&writer, mode);
         assert_eq!(got, busy, "{mode}");
         assert!(checkpointed < log, "{mode}: {checkpointed} of {log}");
-        assert_eq!(common::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "100|50000", "{mode}");
+        assert_eq!(support::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "100|50000", "{mode}");
     }
-    common::run(&reader, "COMMIT");
+    support::run(&reader, "COMMIT");
     for mode in ["PASSIVE", "FULL", "RESTART"] {
         let [busy, log, checkpointed] = row(&writer, mode);
         assert_eq!((busy, log), (0, checkpointed), "{mode}");
     }
     assert_eq!(row(&writer, "TRUNCATE"), [0, 0, 0]);
-    assert_eq!(common::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "50|30000");
+    assert_eq!(support::text(&reader, "SELECT count(*), sum(length(x)) FROM t"), "50|30000");
 }
 
 /// A page behind the end of the database may still have a frame in a writer's view; a checkpoint then
@@ -82,54 +82,54 @@ fn a_reader_of_an_old_snapshot_holds_the_checkpoint_back_and_keeps_its_rows() {
 fn a_writer_may_take_pages_again_that_a_checkpoint_has_cut_off() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let (own, other) = (common::open(&path), common::open(&path));
-    common::run(&own, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA journal_mode=WAL");
-    common::run(
+    let (own, other) = (support::open(&path), support::open(&path));
+    support::run(&own, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA journal_mode=WAL");
+    support::run(
         &own,
         "CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE TABLE u(x); INSERT INTO t(x) VALUES(zeroblob(33612))",
     );
     other.busy_timeout(Duration::ZERO).unwrap();
-    common::run(&own, "UPDATE t SET x=1; BEGIN");
-    common::run(
+    support::run(&own, "UPDATE t SET x=1; BEGIN");
+    support::run(
         &own,
         "INSERT INTO u WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<40) SELECT zeroblob(200) FROM n",
     );
     assert_eq!(row(&other, "TRUNCATE")[0], 1);
-    common::run(&own, "CREATE TABLE v(x); CREATE TABLE w(x); COMMIT");
-    common::assert_integrity(&other);
+    support::run(&own, "CREATE TABLE v(x); CREATE TABLE w(x); COMMIT");
+    support::assert_integrity(&other);
 }
 
 #[test]
 fn a_writer_in_the_middle_makes_all_but_passive_busy() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let (writer, other) = (common::open_wal(&path), common::open(&path));
+    let (writer, other) = (support::open_wal(&path), support::open(&path));
     other.busy_timeout(Duration::ZERO).unwrap();
     fill(&writer, 100, 500);
-    common::run(&writer, "BEGIN IMMEDIATE; DELETE FROM t");
+    support::run(&writer, "BEGIN IMMEDIATE; DELETE FROM t");
     for (mode, busy) in [("PASSIVE", 0), ("FULL", 1), ("RESTART", 1), ("TRUNCATE", 1)] {
         assert_eq!(row(&other, mode)[0], busy, "{mode}");
     }
-    common::run(&writer, "COMMIT");
+    support::run(&writer, "COMMIT");
     assert_eq!(row(&other, "TRUNCATE"), [0, 0, 0]);
 }
 
 #[test]
 fn a_checkpoint_inside_an_own_transaction_is_locked() {
     let scratch = Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
+    let connection = support::open_wal(&scratch.file("app.db"));
     fill(&connection, 10, 500);
     for begin in ["BEGIN IMMEDIATE", "BEGIN; SELECT * FROM t"] {
-        common::run(&connection, begin);
-        assert_eq!(common::code_of(&connection, "PRAGMA wal_checkpoint"), ffi::SQLITE_LOCKED, "{begin}");
-        common::run(&connection, "COMMIT");
+        support::run(&connection, begin);
+        assert_eq!(support::code_of(&connection, "PRAGMA wal_checkpoint"), ffi::SQLITE_LOCKED, "{begin}");
+        support::run(&connection, "COMMIT");
     }
 }
 
 #[test]
 fn the_c_function_gives_the_same_numbers() {
     let scratch = Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
+    let connection = support::open_wal(&scratch.file("app.db"));
     fill(&connection, 10, 500);
     let (mut log, mut checkpointed) = (-2, -2);
     // SAFETY: the connection is open, the numbers live.
@@ -149,10 +149,10 @@ fn the_c_function_gives_the_same_numbers() {
 #[test]
 fn the_wal_hook_gets_growing_numbers_and_autocheckpoint_keeps_its_value() {
     let scratch = Scratch::new();
-    let mut connection = common::open_wal(&scratch.file("app.db"));
+    let mut connection = support::open_wal(&scratch.file("app.db"));
     for value in [17, 0, 1000] {
-        assert_eq!(common::number(&connection, &format!("PRAGMA wal_autocheckpoint={value}")), value);
-        assert_eq!(common::number(&connection, "PRAGMA wal_autocheckpoint"), value);
+        assert_eq!(support::number(&connection, &format!("PRAGMA wal_autocheckpoint={value}")), value);
+        assert_eq!(support::number(&connection, "PRAGMA wal_autocheckpoint"), value);
     }
     let seen = Arc::new(Mutex::new(Vec::new()));
     let pages = Arc::clone(&seen);
@@ -182,18 +182,18 @@ fn status(connection: &Connection, field: &str) -> u64 {
 fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, SMALL);
+    let connection = support::open_wal(&path);
+    support::run(&connection, SMALL);
     let mut largest = 0;
     for round in 0..60 {
-        let before = if common::on_pwal() { status(&connection, "published") } else { 0 };
+        let before = if support::on_pwal() { status(&connection, "published") } else { 0 };
         for _ in 0..20 {
             fill(&connection, 10, 2000);
         }
-        common::run(&connection, "DELETE FROM t WHERE id NOT IN (SELECT id FROM t ORDER BY id DESC LIMIT 500)");
+        support::run(&connection, "DELETE FROM t WHERE id NOT IN (SELECT id FROM t ORDER BY id DESC LIMIT 500)");
         // The checkpoint runs beside the commits and holds none of them up: no bound but that it comes at all.
         let until = Instant::now() + Duration::from_secs(60);
-        while common::on_pwal() && status(&connection, "backfilled") < before {
+        while support::on_pwal() && status(&connection, "backfilled") < before {
             assert!(Instant::now() < until, "round {round}: no checkpoint to commit {before}");
             std::thread::yield_now();
         }
@@ -201,33 +201,33 @@ fn automatic_checkpoints_bound_the_log_and_the_database_grows_meanwhile() {
     }
     assert!(path.metadata().unwrap().len() > 500_000);
     assert!(largest < 16 << 20, "the log took {largest} bytes");
-    common::assert_integrity(&connection);
-    common::close(connection);
-    common::assert_plain(&path);
+    support::assert_integrity(&connection);
+    support::close(connection);
+    support::assert_plain(&path);
 }
 
 #[test]
 fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let writer = common::open_wal(&path);
-    common::run(&writer, SMALL);
+    let writer = support::open_wal(&path);
+    support::run(&writer, SMALL);
     fill(&writer, 100, 1000);
-    let readers = [common::open(&path), common::open(&path)];
-    common::run(&readers[0], "BEGIN; SELECT count(*) FROM t");
+    let readers = [support::open(&path), support::open(&path)];
+    support::run(&readers[0], "BEGIN; SELECT count(*) FROM t");
     let mut largest = 0;
     let mut before = [0; 2];
     for round in 0..120 {
-        let begin = if common::on_pwal() { status(&writer, "published") } else { 0 };
+        let begin = if support::on_pwal() { status(&writer, "published") } else { 0 };
         for _ in 0..20 {
-            common::run(&writer, "UPDATE t SET x=zeroblob(1000+random()%2) WHERE id%5=0");
+            support::run(&writer, "UPDATE t SET x=zeroblob(1000+random()%2) WHERE id%5=0");
         }
         // One of the two reads at every moment.
-        common::run(&readers[(round + 1) % 2], "BEGIN; SELECT count(*) FROM t");
-        common::run(&readers[round % 2], "COMMIT");
+        support::run(&readers[(round + 1) % 2], "BEGIN; SELECT count(*) FROM t");
+        support::run(&readers[round % 2], "COMMIT");
         // No snapshot is older than the round before; the checkpoint runs beside the commits.
         let until = Instant::now() + Duration::from_secs(60);
-        while common::on_pwal() && status(&writer, "backfilled") < before[0] {
+        while support::on_pwal() && status(&writer, "backfilled") < before[0] {
             assert!(Instant::now() < until, "round {round}: no checkpoint to commit {}", before[0]);
             std::thread::yield_now();
         }
@@ -235,20 +235,20 @@ fn overlapping_readers_do_not_keep_the_log_from_being_reset() {
         largest = largest.max(log_bytes(&path));
     }
     // About 240 MB went through it. Stock's log grows to all of them.
-    assert!(largest < 64 << 20 || !common::on_pwal(), "the log took {largest} bytes");
-    common::assert_integrity(&writer);
+    assert!(largest < 64 << 20 || !support::on_pwal(), "the log took {largest} bytes");
+    support::assert_integrity(&writer);
 }
 
 #[test]
 fn an_idle_database_is_checkpointed_without_being_asked() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for mode in ["auto", "conservative"] {
         let scratch = Scratch::new();
         let path = scratch.file("app.db");
-        let connection = common::open_wal(&path);
-        common::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
+        let connection = support::open_wal(&path);
+        support::run(&connection, &format!("PRAGMA parallel_wal_mode={mode}"));
         fill(&connection, 100, 3000);
         let until = Instant::now() + Duration::from_secs(30);
         while path.metadata().unwrap().len() < 300_000 {
@@ -279,7 +279,7 @@ const MODES: [i32; 4] = [
 #[test]
 fn a_checkpoint_by_the_c_function_directly_behind_a_commit_works() {
     let scratch = Scratch::new();
-    let connection = common::open_wal(&scratch.file("app.db"));
+    let connection = support::open_wal(&scratch.file("app.db"));
     // SAFETY: an open connection.
     unsafe { ffi::sqlite3_wal_autocheckpoint(connection.handle(), 0) };
     fill(&connection, 10, 100);
@@ -288,14 +288,14 @@ fn a_checkpoint_by_the_c_function_directly_behind_a_commit_works() {
             fill(&connection, rows, 1000);
             let (code, log, done) = checkpoint(&connection, mode);
             assert_eq!((code, log), (ffi::SQLITE_OK, done), "mode {mode}, {rows} rows");
-            if common::on_pwal() {
+            if support::on_pwal() {
                 assert_eq!(status(&connection, "backfilled"), status(&connection, "published"));
             }
             fill(&connection, rows, 1000);
             // SAFETY: an open connection, and a C string.
             let code = unsafe { ffi::sqlite3_wal_checkpoint(connection.handle(), c"main".as_ptr()) };
             assert_eq!(code, ffi::SQLITE_OK);
-            if common::on_pwal() && rows < 1000 {
+            if support::on_pwal() && rows < 1000 {
                 assert_eq!(status(&connection, "backfilled"), status(&connection, "published"));
             }
         }
@@ -317,11 +317,11 @@ fn a_checkpoint_directly_behind_a_commit_waits_for_a_reader_that_leaves() {
     }
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let mut connection = common::open_wal(&path);
+    let mut connection = support::open_wal(&path);
     fill(&connection, 10, 100);
     for mode in &MODES[1..] {
-        let reader = common::open(&path);
-        common::run(&reader, "BEGIN; SELECT * FROM t");
+        let reader = support::open(&path);
+        support::run(&reader, "BEGIN; SELECT * FROM t");
         READER.set(Some(reader));
         fill(&connection, 10, 1000);
         connection.busy_handler(Some(handler)).unwrap();
@@ -341,7 +341,7 @@ fn a_hook_that_checkpoints_gets_small_numbers_again() {
         if frames >= 100 { wal.checkpoint().map(drop) } else { Ok(()) }
     }
     let scratch = Scratch::new();
-    let mut connection = common::open_wal(&scratch.file("app.db"));
+    let mut connection = support::open_wal(&scratch.file("app.db"));
     connection.wal_hook(Some(hook)).unwrap();
     fill(&connection, 1, 10);
     for _ in 0..400 {

@@ -1,13 +1,13 @@
 //! Writers that do not wait in SQLite's own busy handler, beside some that do: a handler of the application's that sleeps and
 //! tries again (Rails, .NET), no handler at all, and a write inside a transaction that has read, for which SQLite asks none.
 
-use crate::common::{self, Watchdog};
 use rusqlite::{Connection, ErrorCode};
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use support::Watchdog;
 
 /// Writers with a busy timeout.
 const OTHERS: u64 = 4;
@@ -48,7 +48,7 @@ fn write(db: &Connection, polls: Option<Polls>) -> rusqlite::Result<()> {
 
 /// Commits of one connection until `stop`.
 fn commits(path: &Path, synchronous: &str, polls: Option<Polls>, stop: &AtomicBool) -> u64 {
-    let mut db = common::open(path);
+    let mut db = support::open(path);
     db.busy_timeout(if polls.is_some() { Duration::ZERO } else { Duration::from_secs(20) }).unwrap();
     if let Some(Polls::Handler(milliseconds)) = polls {
         SLEEP.set(milliseconds);
@@ -62,7 +62,7 @@ fn commits(path: &Path, synchronous: &str, polls: Option<Polls>, stop: &AtomicBo
             (Err(error), Some(Polls::Application | Polls::Upgrade)) => {
                 assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{error}");
                 if !db.is_autocommit() {
-                    common::run(&db, "ROLLBACK");
+                    support::run(&db, "ROLLBACK");
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -90,10 +90,10 @@ fn share(path: &Path, synchronous: &str, polls: Polls) -> f64 {
 #[test]
 fn a_writer_that_polls_gets_half_of_its_share_at_least() {
     let _watchdog = Watchdog::new("polling", Duration::from_secs(200));
-    let scratch = common::Scratch::new();
+    let scratch = support::Scratch::new();
     let path = scratch.file("app.db");
-    let first = common::open_wal(&path);
-    common::run(&first, "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 0)");
+    let first = support::open_wal(&path);
+    support::run(&first, "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 0)");
     for synchronous in ["FULL", "NORMAL"] {
         for polls in [Polls::Handler(1), Polls::Handler(20), Polls::Handler(50), Polls::Application, Polls::Upgrade] {
             let mut shares = Vec::new();

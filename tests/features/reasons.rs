@@ -1,10 +1,10 @@
 //! What a connection says of itself: whether it is on a log, and if not, why and what to do. And file controls.
 
-use crate::common::{self, Scratch};
 use rusqlite::{Connection, ffi};
 use std::ffi::c_int;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use support::Scratch;
 
 fn status(connection: &Connection) -> (bool, String) {
     let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
@@ -16,39 +16,39 @@ const ROLLBACK: &str = "not in WAL mode: PRAGMA journal_mode=WAL";
 
 #[test]
 fn a_database_in_rollback_mode_says_what_to_type() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let scratch = Scratch::new();
-    let connection = common::open(&scratch.file("app.db"));
+    let connection = support::open(&scratch.file("app.db"));
     let inactive = format!("inactive: {ROLLBACK}");
-    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "a new file");
-    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode=auto"), inactive);
+    assert_eq!(support::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "a new file");
+    assert_eq!(support::text(&connection, "PRAGMA parallel_wal_mode=auto"), inactive);
     assert_eq!(status(&connection), (false, String::from("not read yet")));
     for sql in ["CREATE TABLE t(x)", "INSERT INTO t VALUES(1)", "SELECT * FROM t", "BEGIN; SELECT * FROM t", "COMMIT"] {
-        common::run(&connection, sql);
-        assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "{sql}");
+        support::run(&connection, sql);
+        assert_eq!(support::text(&connection, "PRAGMA parallel_wal_mode"), inactive, "{sql}");
         assert_eq!(status(&connection), (false, ROLLBACK.to_owned()), "{sql}");
     }
-    let other = common::open(&scratch.file("app.db"));
-    assert_eq!(common::text(&other, "PRAGMA parallel_wal_mode=conservative"), inactive);
-    assert_eq!(common::text(&other, "PRAGMA journal_mode=WAL"), "wal");
-    assert_eq!(common::number(&other, "SELECT count(*) FROM t"), 1);
-    assert_eq!(common::text(&other, "PRAGMA parallel_wal_mode"), "conservative", "the wish counts now");
+    let other = support::open(&scratch.file("app.db"));
+    assert_eq!(support::text(&other, "PRAGMA parallel_wal_mode=conservative"), inactive);
+    assert_eq!(support::text(&other, "PRAGMA journal_mode=WAL"), "wal");
+    assert_eq!(support::number(&other, "SELECT count(*) FROM t"), 1);
+    assert_eq!(support::text(&other, "PRAGMA parallel_wal_mode"), "conservative", "the wish counts now");
     assert_eq!(status(&other), (true, String::new()));
-    assert_eq!(common::text(&connection, "PRAGMA parallel_wal_mode"), "auto");
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM t"), 1);
+    assert_eq!(support::text(&connection, "PRAGMA parallel_wal_mode"), "auto");
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM t"), 1);
     assert!(status(&connection).0);
-    let off = common::open(&scratch.file("off.db"));
-    assert_eq!(common::text(&off, "PRAGMA parallel_wal_mode=off"), "off");
+    let off = support::open(&scratch.file("off.db"));
+    assert_eq!(support::text(&off, "PRAGMA parallel_wal_mode=off"), "off");
     assert_eq!(status(&off).1, "parallel_wal_mode=off");
 }
 
 /// A database in WAL mode, closed, with these bytes in its header.
 fn patched(path: &Path, bytes: &[u8], offset: u64) {
-    let connection = common::open_wal(path);
-    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
-    common::close(connection);
+    let connection = support::open_wal(path);
+    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    support::close(connection);
     std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
 }
 
@@ -58,17 +58,17 @@ fn what_others_keep_in_reserved_header_bytes_makes_it_work_as_stock() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
     patched(&path, b"somebody's own bytes", 72);
-    let all: Vec<Connection> = (0..3).map(|_| common::open(&path)).collect();
+    let all: Vec<Connection> = (0..3).map(|_| support::open(&path)).collect();
     for connection in &all {
-        common::run(connection, "INSERT INTO t VALUES(2); BEGIN; SELECT * FROM t; COMMIT");
+        support::run(connection, "INSERT INTO t VALUES(2); BEGIN; SELECT * FROM t; COMMIT");
     }
-    assert_eq!(common::number(&all[0], "SELECT count(*) FROM t"), 4);
-    if common::on_pwal() {
+    assert_eq!(support::number(&all[0], "SELECT count(*) FROM t"), 4);
+    if support::on_pwal() {
         assert!(status(&all[1]).1.contains("bytes 72 to 91"), "{:?}", status(&all[1]));
     }
     drop(all);
     assert_eq!(std::fs::read(&path).unwrap()[72..92], *b"somebody's own bytes");
-    common::assert_integrity(&common::open_stock(&path));
+    support::assert_integrity(&support::open_stock(&path));
 }
 
 #[test]
@@ -84,14 +84,14 @@ fn what_is_no_database_of_this_version_has_the_codes_of_stock() {
     ] {
         let path = scratch.file(&format!("{name}.db"));
         patched(&path, bytes, offset);
-        let connection = common::open(&path);
-        let code = common::code_of(&connection, "SELECT * FROM t");
-        let stock = common::code_of(&common::open_stock(&path), "SELECT * FROM t");
+        let connection = support::open(&path);
+        let code = support::code_of(&connection, "SELECT * FROM t");
+        let stock = support::code_of(&support::open_stock(&path), "SELECT * FROM t");
         assert_eq!((code, stock), (ffi::SQLITE_NOTADB, ffi::SQLITE_NOTADB), "{name}");
-        assert_eq!(common::beside(&path), Vec::<String>::new(), "{name}");
-        if common::on_pwal() && name == "all" {
+        assert_eq!(support::beside(&path), Vec::<String>::new(), "{name}");
+        if support::on_pwal() && name == "all" {
             assert!(status(&connection).1.contains("encrypted"), "{:?}", status(&connection));
-            assert!(common::text(&connection, "PRAGMA parallel_wal_mode").contains("encrypted"));
+            assert!(support::text(&connection, "PRAGMA parallel_wal_mode").contains("encrypted"));
         }
     }
 }
@@ -109,12 +109,12 @@ fn control(connection: &Connection, operation: c_int) -> c_int {
 fn file_controls_tell_of_the_locks_that_sqlite_has() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x)");
+    let connection = support::open_wal(&path);
+    support::run(&connection, "CREATE TABLE t(x)");
     assert_eq!(control(&connection, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
-    let other = common::open(&path);
+    let other = support::open(&path);
     assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_NONE);
-    common::run(&other, "BEGIN; SELECT * FROM t");
+    support::run(&other, "BEGIN; SELECT * FROM t");
     assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
     assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 0, "of this process");
 }
@@ -123,15 +123,15 @@ fn file_controls_tell_of_the_locks_that_sqlite_has() {
 fn without_locks_a_database_in_wal_mode_cannot_be_opened() {
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+    let connection = support::open_wal(&path);
+    support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
     let uri = format!("file:{}?nolock=1", path.display());
-    let other = common::open(Path::new(&uri));
+    let other = support::open(Path::new(&uri));
     for sql in ["SELECT * FROM t", "INSERT INTO t VALUES(2)"] {
-        assert_eq!(common::code_of(&other, sql), ffi::SQLITE_CANTOPEN, "{sql}");
+        assert_eq!(support::code_of(&other, sql), ffi::SQLITE_CANTOPEN, "{sql}");
     }
-    common::run(&connection, "INSERT INTO t VALUES(3)");
+    support::run(&connection, "INSERT INTO t VALUES(3)");
     drop(other);
-    common::close(connection);
-    common::assert_plain(&path);
+    support::close(connection);
+    support::assert_plain(&path);
 }

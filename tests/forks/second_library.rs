@@ -1,12 +1,12 @@
 //! Two SQLite libraries in one process: POSIX locks do not hold between them, so to SQLite each is alone.
 
 use super::count;
-use crate::common::scene::scene;
-use crate::common::{self, child, library};
 use rusqlite::ffi;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use support::scene::scene;
+use support::{child, library};
 
 /// Debian's SQLite, beside the one that this test is linked with.
 struct Second {
@@ -91,31 +91,31 @@ fn child_has_two_libraries() {
         child::report("skipped: no libsqlite3.so.0");
         return;
     };
-    let own = common::open(&path);
-    common::run(&own, "INSERT INTO t VALUES('first library')");
+    let own = support::open(&path);
+    support::run(&own, "INSERT INTO t VALUES('first library')");
     second.load_pwal();
     let other = second.open(&path, Some(c"pwal"));
     // Each is a process of its own to the other.
     assert_eq!(second.run(other, "PRAGMA journal_mode=DELETE"), ffi::SQLITE_BUSY);
     for _ in 0..10 {
         assert_eq!(second.run(other, "INSERT INTO t VALUES('second library')"), ffi::SQLITE_OK);
-        common::run(&own, "INSERT INTO t VALUES('first library')");
+        support::run(&own, "INSERT INTO t VALUES('first library')");
     }
     assert_eq!(count(&own), 21);
-    common::close(own);
+    support::close(own);
     assert_eq!(second.run(other, "INSERT INTO t VALUES('second library')"), ffi::SQLITE_OK);
-    let own = common::open(&path);
+    let own = support::open(&path);
     assert_eq!(count(&own), 22);
     second.close(other);
-    common::run(&own, "INSERT INTO t VALUES('first library')");
+    support::run(&own, "INSERT INTO t VALUES('first library')");
     assert_eq!(count(&own), 23);
-    common::close(own);
+    support::close(own);
     child::report("done");
 }
 
 #[test]
 fn a_second_sqlite_library_in_the_process_shares_the_database() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     library::library();
@@ -128,6 +128,6 @@ fn a_second_sqlite_library_in_the_process_shares_the_database() {
     println!("{said}");
     assert!(process.wait().success());
     if said == "done" {
-        common::assert_plain(&path);
+        support::assert_plain(&path);
     }
 }

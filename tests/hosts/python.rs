@@ -1,6 +1,6 @@
 //! Debian's Python with its `sqlite3` module. The scripts are beside this file.
 
-use crate::{assert_rows, common, directory, host};
+use crate::{assert_rows, directory, host};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -49,7 +49,7 @@ fn both_entry_points_and_both_ways_to_choose() {
     let output = run(scratch.path(), "choose", &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     for name in ["default.db", "by-uri.db", "by-uri-only.db", "threads.db"] {
-        common::assert_plain(&scratch.file(name));
+        support::assert_plain(&scratch.file(name));
     }
 }
 
@@ -75,7 +75,7 @@ fn two_threads_write_until_kill_9() {
     for line in lines {
         note(line.expect("a line"));
     }
-    assert!(common::beside(&path).iter().any(|name| name.ends_with("-pwal")), "a log is left");
+    assert!(support::beside(&path).iter().any(|name| name.ends_with("-pwal")), "a log is left");
     let output = run(scratch.path(), "write", &["check"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ok");
     assert!(output.status.success());
@@ -105,5 +105,5 @@ fn a_database_of_another_vfs_fails_in_the_same_transaction() {
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && lines.lines().count() == 4, "{lines}");
     assert!(lines.lines().all(|line| line.ends_with("; abort due to ROLLBACK")), "{lines}");
-    common::assert_plain(&scratch.file("app.db"));
+    support::assert_plain(&scratch.file("app.db"));
 }

@@ -1,6 +1,6 @@
 //! Debian's `sqlite3` shell.
 
-use crate::{assert_rows, common, directory, host};
+use crate::{assert_rows, directory, host};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -150,10 +150,10 @@ fn loading_twice_and_the_dot_commands() {
     let output = run(scratch.path(), &[], &input);
     assert!(out(&output).contains("INSERT INTO t VALUES(1,1);"), "{}", all(&output));
     for name in ["app.db", "copy.db", "into.db", "clone.db"] {
-        let stock = common::open_stock(&scratch.file(name));
-        assert_eq!(common::number(&stock, "SELECT count(*) FROM t"), 2, "{name}");
+        let stock = support::open_stock(&scratch.file(name));
+        assert_eq!(support::number(&stock, "SELECT count(*) FROM t"), 2, "{name}");
     }
-    assert_eq!(common::beside(&scratch.file("copy.db")), Vec::<String>::new());
+    assert_eq!(support::beside(&scratch.file("copy.db")), Vec::<String>::new());
 }
 
 /// Two connections of one shell write in turn and say so; SIGKILL comes in the middle.
@@ -203,7 +203,7 @@ fn kill_9_in_the_middle_of_two_connections() {
     }
     typing.join().expect("the typist");
     let path = scratch.file("app.db");
-    assert!(common::beside(&path).iter().any(|name| name.ends_with("-pwal")), "a log is left");
+    assert!(support::beside(&path).iter().any(|name| name.ends_with("-pwal")), "a log is left");
 
     let check = format!("{OPEN}PRAGMA integrity_check;\nSELECT count(*)>=119 FROM t;\n");
     let output = run(scratch.path(), &[], &check);

@@ -1,6 +1,5 @@
 //! The power is gone behind any of the recorded calls: of what was not durable some is lost, and what is left is opened.
 
-use super::common::{self, Scratch};
 use super::history::{History, digest};
 use super::medium::{Change, Left, Medium, ROOT, lay_down};
 use super::records::BLOCK_BYTES;
@@ -15,6 +14,7 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::time::Instant;
+use support::Scratch;
 
 /// What a hot journal begins with.
 const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
@@ -145,11 +145,11 @@ fn identity(medium: &Medium, cut: &Cut) -> u64 {
 /// Opens what is left through pwal; what it holds, or what is wrong with it.
 fn open(place: &Path) -> Result<String, String> {
     let path = place.join(DATABASE);
-    let flags = common::flags();
-    let connection = common::try_open(&path, flags, common::vfs()).map_err(|error| format!("refused: {error}"))?;
+    let flags = support::flags();
+    let connection = support::try_open(&path, flags, support::vfs()).map_err(|error| format!("refused: {error}"))?;
     let wrong = |error: rusqlite::Error| format!("refused: {error:?}");
     let content = digest(&connection).map_err(wrong)?;
-    let integrity = common::rows(&connection, "PRAGMA integrity_check").map_err(wrong)?.join("; ");
+    let integrity = support::rows(&connection, "PRAGMA integrity_check").map_err(wrong)?.join("; ");
     if integrity != "ok" {
         return Err(integrity);
     }
@@ -158,7 +158,7 @@ fn open(place: &Path) -> Result<String, String> {
     if bytes.len() >= 100 && bytes[72..92].iter().any(|byte| *byte != 0) {
         return Err(String::from("a stamp is left"));
     }
-    let mut beside = common::beside(&path);
+    let mut beside = support::beside(&path);
     beside.retain(|name| !is_harmless(&place.join(name)));
     if !beside.is_empty() {
         return Err(format!("beside the plain file: {beside:?}"));

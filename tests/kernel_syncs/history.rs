@@ -3,7 +3,6 @@
 //! Commit k is the same statements wherever it is made: so each state is known, by playing the commits into a database in
 //! memory, on stock SQLite.
 
-use super::common;
 use super::trace::Call;
 use rusqlite::Connection;
 
@@ -28,11 +27,11 @@ pub fn statements(number: u64, pages: u64) -> String {
 
 /// What a database holds: the last commit and a checksum of all rows.
 pub fn digest(connection: &Connection) -> rusqlite::Result<String> {
-    if common::rows(connection, "SELECT 1 FROM sqlite_schema WHERE name='n'")?.is_empty() {
+    if support::rows(connection, "SELECT 1 FROM sqlite_schema WHERE name='n'")?.is_empty() {
         return Ok(String::from("no tables"));
     }
-    let rows = common::rows(connection, "SELECT id, k, x FROM t ORDER BY id")?.join("\n");
-    let last = common::rows(connection, "SELECT n FROM n")?.join(" ");
+    let rows = support::rows(connection, "SELECT id, k, x FROM t ORDER BY id")?.join("\n");
+    let last = support::rows(connection, "SELECT n FROM n")?.join(" ");
     Ok(format!("commit {last}, rows {:08x}", crc32c::crc32c(rows.as_bytes())))
 }
 
@@ -67,12 +66,12 @@ impl History {
                 let number = |at: usize| words[at].parse::<u64>().expect("a number");
                 match words[0] {
                     "begin" => {
-                        common::run(&twin, &format!("BEGIN; {}", statements(number(1), number(2))));
+                        support::run(&twin, &format!("BEGIN; {}", statements(number(1), number(2))));
                         wants_durable = words[3] == "durable";
                         now.begun = Some(digest(&twin).expect("its content"));
                     }
                     "acknowledged" => {
-                        common::run(&twin, "COMMIT");
+                        support::run(&twin, "COMMIT");
                         states.push(now.begun.take().expect("a commit that was begun"));
                         now.acknowledged += 1;
                         if wants_durable {
@@ -81,7 +80,7 @@ impl History {
                         }
                     }
                     "failed" => {
-                        common::run(&twin, "ROLLBACK");
+                        support::run(&twin, "ROLLBACK");
                         now.begun = None;
                     }
                     // By the next process, where the commit of one that died may be there. What a process finds that opens the
@@ -90,12 +89,12 @@ impl History {
                         let found = text.split_once(' ').map_or("", |(_, found)| found);
                         match now.begun.take() {
                             Some(begun) if begun == found => {
-                                common::run(&twin, "COMMIT");
+                                support::run(&twin, "COMMIT");
                                 states.push(begun);
                                 now.acknowledged += 1;
                             }
                             Some(begun) => {
-                                common::run(&twin, "ROLLBACK");
+                                support::run(&twin, "ROLLBACK");
                                 now.abandoned = Some((begun, now.acknowledged));
                             }
                             None => {}

@@ -1,12 +1,12 @@
 //! The lives of the recorded processes: all that pwal does to a database and its log, step by step.
 
-use super::common::{self, child};
 use super::history::{digest, statements};
 use super::recorder::{self, Failure, SPACE};
 use pwal::internal::handle::settle::How;
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use support::child;
 
 /// The directory that is recorded, the file of records, the number of the first commit, the life.
 pub const ROOT: &str = "PWAL_TEST_ROOT";
@@ -70,14 +70,14 @@ impl Life {
 
     /// Through pwal: what an earlier life left is settled by the first read.
     fn open(path: &Path) -> Life {
-        let life = Life::on(path, common::open(path));
+        let life = Life::on(path, support::open(path));
         life.run(SETTINGS);
         recorder::mark(&format!("found {}", digest(&life.connection).expect("read")));
         life
     }
 
     fn run(&self, sql: &str) {
-        common::run(&self.connection, sql);
+        support::run(&self.connection, sql);
     }
 
     /// One commit over so many pages; 0: the tables.
@@ -89,13 +89,13 @@ impl Life {
     fn try_commit(&self, pages: u64) -> i32 {
         let number = self.next.get();
         self.next.set(number + 1);
-        let synchronous = common::number(&self.connection, "PRAGMA synchronous");
+        let synchronous = support::number(&self.connection, "PRAGMA synchronous");
         // Without WAL mode only EXTRA makes the end of a journal durable (`sqlite3PagerSetFlags`).
-        let is_wal = common::text(&self.connection, "PRAGMA journal_mode") == "wal";
+        let is_wal = support::text(&self.connection, "PRAGMA journal_mode") == "wal";
         let promise = if synchronous == 3 || synchronous == 2 && is_wal { "durable" } else { "ordered" };
         recorder::mark(&format!("begin {number} {pages} {promise}"));
         let code =
-            common::code_of(&self.connection, &format!("BEGIN IMMEDIATE; {}; COMMIT", statements(number, pages)));
+            support::code_of(&self.connection, &format!("BEGIN IMMEDIATE; {}; COMMIT", statements(number, pages)));
         recorder::mark(if code == 0 { "acknowledged" } else { "failed" });
         code
     }
@@ -106,16 +106,16 @@ impl Life {
 
     /// All of it is in the database file.
     fn checkpoint(&self, how: &str) {
-        let told = common::text(&self.connection, &format!("PRAGMA wal_checkpoint({how})"));
+        let told = support::text(&self.connection, &format!("PRAGMA wal_checkpoint({how})"));
         let numbers: Vec<&str> = told.split('|').collect();
         assert!(numbers[0] == "0" && numbers[1] == numbers[2], "wal_checkpoint({how}): {told}");
         recorder::mark("durable");
     }
 
     fn close(self) {
-        common::close(self.connection);
+        support::close(self.connection);
         recorder::mark("durable");
-        let mut beside = common::beside(&self.path);
+        let mut beside = support::beside(&self.path);
         // A journal that stock SQLite had begun stays until it writes the next, and a log that was salvaged until somebody
         // deletes it.
         beside.retain(|name| !name.ends_with("-journal") && !name.contains("-pwal.salvaged-"));
@@ -125,7 +125,7 @@ impl Life {
 
 /// A new database, and every way to commit and to checkpoint.
 fn modes(path: &Path) {
-    let life = Life::on(path, common::open(path));
+    let life = Life::on(path, support::open(path));
     life.run("PRAGMA journal_mode=WAL");
     life.run(SETTINGS);
     life.commit(0);
@@ -159,7 +159,7 @@ fn modes(path: &Path) {
 
 /// A new database with a few rows.
 fn created(path: &Path) {
-    let life = Life::on(path, common::open(path));
+    let life = Life::on(path, support::open(path));
     life.run("PRAGMA journal_mode=WAL");
     life.commit(0);
     life.commit(30);
@@ -195,7 +195,7 @@ fn everything(path: &Path) {
     life.commits(6, 12);
     life.checkpoint("TRUNCATE");
     life.commit(2);
-    assert_eq!(common::text(&life.connection, "SELECT pwal_retire()"), "retired");
+    assert_eq!(support::text(&life.connection, "SELECT pwal_retire()"), "retired");
     recorder::mark("durable");
     life.commits(2, 1);
     life.close();
@@ -264,7 +264,7 @@ fn rested(path: &Path) {
     for synchronous in ["FULL", "NORMAL"] {
         life.run(&format!("PRAGMA synchronous={synchronous}"));
         life.commits(2, 3);
-        assert_eq!(common::text(&life.connection, "SELECT pwal_retire()"), "retired");
+        assert_eq!(support::text(&life.connection, "SELECT pwal_retire()"), "retired");
         recorder::mark("durable");
     }
     life.commits(3, 1);
@@ -304,7 +304,7 @@ fn rollback_journal(path: &Path, mode: &str) {
 
 /// Stock SQLite is killed, with a log of its own or in the middle of a transaction.
 fn stock(path: &Path, in_rollback_mode: bool) {
-    let life = Life::on(path, common::open_stock(path));
+    let life = Life::on(path, support::open_stock(path));
     if in_rollback_mode {
         life.run("PRAGMA journal_mode=DELETE; PRAGMA synchronous=EXTRA");
         life.commit(2);
@@ -322,7 +322,7 @@ fn stock(path: &Path, in_rollback_mode: bool) {
 
 /// Stock SQLite is killed when it has begun to leave WAL mode: the journal is no hot one, and stays.
 fn journal_begun(path: &Path) {
-    let life = Life::on(path, common::open_stock(path));
+    let life = Life::on(path, support::open_stock(path));
     recorder::fail(Failure::Death("-journal"));
     life.run("PRAGMA journal_mode=DELETE");
     unreachable!("it writes to a journal");

@@ -1,10 +1,10 @@
 //! A process that forks with open connections.
 
-use super::processes::agent::{Agent, wait_for};
-use super::{assert_left, common};
-use crate::common::scene::{COUNT, scene};
+use super::assert_left;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use support::processes::agent::{Agent, wait_for};
+use support::scene::{COUNT, scene};
 
 /// A forked child of an agent.
 struct Forked {
@@ -72,7 +72,7 @@ fn alive(pid: i32) -> bool {
 
 #[test]
 fn a_forked_child_opens_afresh_while_its_parent_lives_and_after_it_died() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (scene, path) = scene("a fork");
@@ -118,7 +118,7 @@ fn a_forked_child_opens_afresh_while_its_parent_lives_and_after_it_died() {
 
 #[test]
 fn a_child_that_only_inherits_holds_nothing() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (scene, path) = scene("a fork that does nothing");
@@ -138,5 +138,5 @@ fn a_child_that_only_inherits_holds_nothing() {
     let bytes = std::fs::read(&path).expect("read");
     child.end();
     assert!(std::fs::read(&path).expect("read") == bytes);
-    common::assert_plain(&path);
+    support::assert_plain(&path);
 }

@@ -1,14 +1,14 @@
 //! What does not fit: too many processes, too many readers, words of another layout. Each is an error with a name, and
 //! goes away with its cause.
 
-use super::processes::agent::Agent;
-use super::{assert_left, common};
-use crate::common::scene::{COUNT, scene};
+use super::assert_left;
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ALIVE_BYTE, CONTROL_NAME, LAYOUT_VERSION, LockFile, PROCESS_SLOTS, SNAPSHOT_SLOTS};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
 
 fn in_log(path: &Path, name: &str) -> PathBuf {
     path.with_file_name("app.db-pwal").join(name)
@@ -16,7 +16,7 @@ fn in_log(path: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn a_process_that_finds_no_place_is_told_so_by_name() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("no place");
@@ -49,7 +49,7 @@ const SNAPSHOTS: (u64, u64) = (17_920, 64);
 
 #[test]
 fn a_reader_that_finds_no_place_is_told_so_by_name() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("no place for a reader");
@@ -91,7 +91,7 @@ const VERSION_AT: u64 = 8;
 
 #[test]
 fn words_of_another_layout_are_refused_by_name_while_somebody_uses_them_and_replaced_when_nobody_does() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for version in [LAYOUT_VERSION - 1, LAYOUT_VERSION + 1] {

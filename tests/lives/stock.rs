@@ -1,13 +1,13 @@
 //! Stock SQLite beside processes that use the database through pwal: it never gets in.
 
-use super::processes::agent::{Agent, wait_for};
-use super::{assert_left, common};
-use crate::common::scene::{COUNT, scene};
+use super::assert_left;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use support::processes::agent::{Agent, wait_for};
+use support::scene::{COUNT, scene};
 
 /// What the `sqlite3` shell, without pwal, says to a statement.
 fn shell(path: &Path, sql: &str) -> Result<String, String> {
@@ -32,7 +32,7 @@ fn assert_kept_out(path: &Path, locked: bool) {
 
 #[test]
 fn stock_is_kept_out_while_anybody_is_attached() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock outside");
@@ -58,9 +58,9 @@ fn stock_is_kept_out_while_anybody_is_attached() {
     // Nobody is there any more, and the log is.
     third.kill();
     assert_kept_out(&path, false);
-    let last = common::open(&path);
-    assert_eq!(common::number(&last, COUNT), 4);
-    common::close(last);
+    let last = support::open(&path);
+    assert_eq!(support::number(&last, COUNT), 4);
+    support::close(last);
     assert_eq!(shell(&path, COUNT).expect("nobody is attached"), "4");
     shell(&path, "INSERT INTO t VALUES('stock')").expect("nobody is attached");
     assert_left(&path, 5);
@@ -70,7 +70,7 @@ fn stock_is_kept_out_while_anybody_is_attached() {
 /// first dies the second must not go on as if it had it.
 #[test]
 fn stock_is_kept_out_of_a_database_that_nobody_has_written_yet() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock outside of readers");
@@ -95,7 +95,7 @@ fn stock_is_kept_out_of_a_database_that_nobody_has_written_yet() {
 /// On stock's own `-wal` with it, each seeing the others' commits; and on pwal again when all of them have closed.
 #[test]
 fn beside_a_stock_connection_that_was_there_first_every_process_works_as_stock_does() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock inside");
@@ -136,7 +136,7 @@ fn beside_a_stock_connection_that_was_there_first_every_process_works_as_stock_d
 
 #[test]
 fn who_prefers_it_is_refused_beside_a_stock_connection() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("stock inside, refused");
@@ -180,25 +180,25 @@ fn who_prefers_it_is_refused_beside_a_stock_connection() {
 /// kept out. A claim then would take the database from under a connection that works on stock's `-wal`.
 #[test]
 fn nobody_claims_a_database_whose_locks_a_process_beside_stock_has_dropped() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("dropped locks");
     let mut stock = Agent::start();
     assert_eq!(stock.ask(&format!("c .vfs unix {}", path.display())), "open");
     stock.run(COUNT);
-    let beside = common::open(&path);
-    common::run(&beside, "INSERT INTO t VALUES('beside')");
+    let beside = support::open(&path);
+    support::run(&beside, "INSERT INTO t VALUES('beside')");
     stock.end();
     // A backup by an ordinary copy.
     drop(std::fs::read(&path).expect("read the database file"));
     let mut other = Agent::on(&path);
     other.run("INSERT INTO t VALUES('other')");
     assert!(other.status().contains("\"beside_stock\":true"), "{}", other.status());
-    common::run(&beside, "INSERT INTO t VALUES('beside')");
+    support::run(&beside, "INSERT INTO t VALUES('beside')");
     assert_eq!(other.run(COUNT), "3");
     other.close();
-    common::close(beside);
+    support::close(beside);
     other.open("c", &path);
     other.run("INSERT INTO t VALUES('on pwal')");
     assert!(other.status().contains("\"active\":true"));
@@ -209,7 +209,7 @@ fn nobody_claims_a_database_whose_locks_a_process_beside_stock_has_dropped() {
 /// A killed one leaves a `-wal` of stock's, which the next open settles.
 #[test]
 fn what_a_killed_process_beside_stock_committed_is_there() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a kill beside stock");
@@ -231,11 +231,11 @@ fn what_a_killed_process_beside_stock_committed_is_there() {
 /// nothing but BUSY and, to stock beside a log, CANTOPEN is answered.
 #[test]
 fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("coming and going");
-    let rounds = common::env_number("PWAL_TEST_ROUNDS", 150);
+    let rounds = support::env_number("PWAL_TEST_ROUNDS", 150);
     // How often somebody through pwal was beside stock, and how many of them are at it still.
     let (met, left) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(2)));
     let worker = |number: u64| {
@@ -287,17 +287,17 @@ fn connections_on_stock_and_through_pwal_that_come_and_go_lose_nothing() {
 /// The application opens and closes the file itself (a copy, a checksum): POSIX locks of the whole process go by that.
 #[test]
 fn what_stock_commits_after_the_process_lost_its_locks_is_not_overwritten() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     for stays in [false, true] {
-        let scratch = common::Scratch::new();
+        let scratch = support::Scratch::new();
         let path = scratch.file("app.db");
-        let connection = common::open_wal(&path);
-        common::run(&connection, "CREATE TABLE t(x INTEGER PRIMARY KEY, y); INSERT INTO t VALUES(1, 0), (2, 0)");
-        common::close(connection);
-        let connection = common::open(&path);
-        assert_eq!(common::text(&connection, "SELECT y FROM t"), "0 0");
+        let connection = support::open_wal(&path);
+        support::run(&connection, "CREATE TABLE t(x INTEGER PRIMARY KEY, y); INSERT INTO t VALUES(1, 0), (2, 0)");
+        support::close(connection);
+        let connection = support::open(&path);
+        assert_eq!(support::text(&connection, "SELECT y FROM t"), "0 0");
         assert_kept_out(&path, true);
         drop(std::fs::read(&path).unwrap());
         let write = "UPDATE t SET y='stock' WHERE x=1";
@@ -316,7 +316,7 @@ fn what_stock_commits_after_the_process_lost_its_locks_is_not_overwritten() {
         if !stays {
             shell(&path, write).unwrap();
         }
-        let code = common::code_of(&connection, "UPDATE t SET y='pwal' WHERE x=2");
+        let code = support::code_of(&connection, "UPDATE t SET y='pwal' WHERE x=2");
         assert_ne!(code, 0, "a commit on what stock has changed");
         drop(connection);
         if let Some(stock) = &mut stock {
@@ -324,27 +324,27 @@ fn what_stock_commits_after_the_process_lost_its_locks_is_not_overwritten() {
             stock.wait().unwrap();
         }
         assert_eq!(shell(&path, "SELECT y FROM t ORDER BY x; PRAGMA integrity_check").unwrap(), "stock\n0\nok");
-        let again = common::open(&path);
-        common::run(&again, "UPDATE t SET y='pwal' WHERE x=2");
-        assert_eq!(common::text(&again, "SELECT y FROM t"), "stock pwal");
+        let again = support::open(&path);
+        support::run(&again, "UPDATE t SET y='pwal' WHERE x=2");
+        assert_eq!(support::text(&again, "SELECT y FROM t"), "stock pwal");
     }
 }
 
 /// Not by stock: the file is as it was, and the lock is taken again.
 #[test]
 fn a_process_that_lost_its_locks_to_nobody_goes_on() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
-    let scratch = common::Scratch::new();
+    let scratch = support::Scratch::new();
     let path = scratch.file("app.db");
-    let connection = common::open_wal(&path);
-    common::run(&connection, "CREATE TABLE t(x)");
-    common::close(connection);
-    let connection = common::open(&path);
-    assert_eq!(common::number(&connection, "SELECT count(*) FROM t"), 0);
+    let connection = support::open_wal(&path);
+    support::run(&connection, "CREATE TABLE t(x)");
+    support::close(connection);
+    let connection = support::open(&path);
+    assert_eq!(support::number(&connection, "SELECT count(*) FROM t"), 0);
     drop(std::fs::read(&path).unwrap());
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    common::run(&connection, "INSERT INTO t VALUES(1)");
+    support::run(&connection, "INSERT INTO t VALUES(1)");
     assert_kept_out(&path, true);
 }

@@ -1,11 +1,11 @@
 //! A process that is stopped (SIGSTOP, a debugger, a frozen container) while it holds something.
 
-use super::processes::agent::Agent;
-use super::{assert_left, common, status};
-use crate::common::library;
-use crate::common::scene::{COUNT, scene};
+use super::{assert_left, status};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
+use support::library;
+use support::processes::agent::Agent;
+use support::scene::{COUNT, scene};
 
 #[test]
 fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
@@ -27,7 +27,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
     assert!(waited >= Duration::from_millis(1900) && waited < Duration::from_secs(8), "{waited:?}");
     // Who only reads is not held up.
     assert_eq!(other.run(COUNT), "1");
-    if common::on_pwal() {
+    if support::on_pwal() {
         let told = other.log();
         for text in [&told, &status(&path)] {
             assert!(text.contains(&stopped.pid().to_string()) && text.contains("processes_lives"), "{text}");

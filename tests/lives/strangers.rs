@@ -1,13 +1,13 @@
 //! Processes that do not know each other: in other containers, or other users' with access by a group.
 
-use super::processes::agent::{self, Agent};
-use super::{assert_left, common};
-use crate::common::scene::{COUNT, create, scene, watchdog};
-use crate::common::{Scratch, child, library};
+use super::assert_left;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use support::processes::agent::{self, Agent};
+use support::scene::{COUNT, create, scene, watchdog};
+use support::{Scratch, child, library};
 
 const UNSHARE: [&str; 5] = ["--user", "--map-root-user", "--pid", "--mount-proc", "--fork"];
 
@@ -132,7 +132,7 @@ fn users_with_access_by_their_group_share_a_database() {
         assert_eq!(answer, "open", "{what}");
         two.run("INSERT INTO t VALUES(2)");
         assert_eq!(one.run(COUNT), "2", "{what}");
-        if common::on_pwal() {
+        if support::on_pwal() {
             for (name, group, mode) in log_modes(&path) {
                 let wanted = if name == "app.db-pwal" { 0o770 } else { 0o660 };
                 assert_eq!((group, mode), (GROUP, wanted), "{what}: {name}");
@@ -179,7 +179,7 @@ fn on_network_disk(path: &Path, takes_the_risk: bool) -> Option<Agent> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_network_file_system_is_refused_by_name_and_at_its_own_risk_for_one_process() {
-    if !common::on_pwal() {
+    if !support::on_pwal() {
         return;
     }
     let (_scene, path) = scene("a network file system");
@@ -211,7 +211,7 @@ fn a_process_of_another_time_namespace_is_refused() {
         command
     };
     let tried = unshare().arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
-    if !common::on_pwal() || !tried.is_ok_and(|status| status.success()) {
+    if !support::on_pwal() || !tried.is_ok_and(|status| status.success()) {
         println!("not played: this machine gives no time namespaces");
         return;
     }

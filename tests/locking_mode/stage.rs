@@ -1,24 +1,24 @@
 //! The stage of a scene: its database, and the processes that take its steps, on stock SQLite or on pwal.
 
-use crate::common::{self, Watchdog};
-use crate::processes::agent::Agent;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use support::Watchdog;
+use support::processes::agent::Agent;
 
 /// The processes of a scene, and its database.
 pub struct Stage {
     pub vfs: &'static str,
-    pub scratch: common::Scratch,
+    pub scratch: support::Scratch,
     pub agents: BTreeMap<char, Agent>,
 }
 
 impl Stage {
     pub fn new(vfs: &'static str) -> Stage {
-        let stage = Stage { vfs, scratch: common::Scratch::new(), agents: BTreeMap::new() };
-        let stock = common::open_stock(&stage.path());
-        common::run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
-        common::close(stock);
+        let stage = Stage { vfs, scratch: support::Scratch::new(), agents: BTreeMap::new() };
+        let stock = support::open_stock(&stage.path());
+        support::run(&stock, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+        support::close(stock);
         stage
     }
 
@@ -51,10 +51,10 @@ impl Stage {
         };
         match what {
             "open" => open(self.vfs, &path.display().to_string()),
-            "open stock" => open(common::STOCK, &path.display().to_string()),
+            "open stock" => open(support::STOCK, &path.display().to_string()),
             "open for reading" => open(self.vfs, &format!("file:{}?mode=ro", path.display())),
             "attach" => {
-                assert_eq!(open(common::STOCK, ":memory:"), "open");
+                assert_eq!(open(support::STOCK, ":memory:"), "open");
                 agent.ask(&format!("{name} ATTACH 'file:{}?vfs={}' AS app", path.display(), self.vfs))
             }
             "close" => agent.ask(&format!("{name} .close")),
@@ -67,14 +67,14 @@ impl Stage {
         let path = self.path();
         self.agents.into_values().for_each(Agent::end);
         // What a killed one left.
-        let last = common::try_open(&path, common::flags(), self.vfs).expect("open");
-        common::text(&last, "SELECT x FROM t");
-        common::close(last);
-        let beside = format!("beside: {:?}", common::beside(&path));
-        let stock = common::open_stock(&path);
-        let left = format!("left: {}", common::rows(&stock, "SELECT x FROM t").expect("its rows").join(" "));
-        common::assert_integrity(&stock);
-        common::close(stock);
+        let last = support::try_open(&path, support::flags(), self.vfs).expect("open");
+        support::text(&last, "SELECT x FROM t");
+        support::close(last);
+        let beside = format!("beside: {:?}", support::beside(&path));
+        let stock = support::open_stock(&path);
+        let left = format!("left: {}", support::rows(&stock, "SELECT x FROM t").expect("its rows").join(" "));
+        support::assert_integrity(&stock);
+        support::close(stock);
         vec![beside, left]
     }
 }
@@ -97,7 +97,7 @@ fn wal(path: &Path) -> String {
 #[track_caller]
 pub fn same(steps: &[&str]) {
     let _watchdog = Watchdog::new("a scene of locking_mode", Duration::from_secs(100));
-    let (stock, pwal) = (play(common::STOCK, steps), play(common::vfs(), steps));
+    let (stock, pwal) = (play(support::STOCK, steps), play(support::vfs(), steps));
     for (stock, pwal) in stock.iter().zip(&pwal) {
         if stock == pwal { println!("  {stock}") } else { println!("! {stock} | {pwal}") }
     }

@@ -1,6 +1,5 @@
 //! What one thread of one process did, in a file of its own.
 
-use super::common;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -27,10 +26,10 @@ pub struct Step {
 
 /// Rows and changed rows, or the result code.
 pub fn answer(connection: &Connection, sql: &str) -> String {
-    match common::rows(connection, sql) {
+    match support::rows(connection, sql) {
         Ok(rows) if changes(sql) => format!("{}; {} changed", rows.join(" "), connection.changes()),
         Ok(rows) => rows.join(" "),
-        Err(error) => format!("code {}", common::code(&error)),
+        Err(error) => format!("code {}", support::code(&error)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where the walk begins, if more than one batch of commit B + 1 is there (rule W1).
 
-use super::log_support::Commit;
 use super::{ID, expect_from, log};
 use pwal::internal::log::format::slot_name;
+use support::log::Commit;
 
 /// A writer that died before it published had begun the next slot, in a file that is found earlier. What was published in the
 /// slot before it is not sealed yet.

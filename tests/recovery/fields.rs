@@ -1,10 +1,10 @@
 //! Records whose CRC fits and whose fields are impossible are none (rules S3, S4, B5, B6, B7, C3).
 
 use super::ID;
-use super::log_support::{Commit, LogBuilder};
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SlotHeader, decode_batch, slot_name,
 };
+use support::log::{Commit, LogBuilder};
 
 const CERTIFICATE: usize = 16;
 

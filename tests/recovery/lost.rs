@@ -1,11 +1,11 @@
 //! The first sector of the database file is lost while it is rewritten: it comes back from the log, if the file is the log's.
 
-use super::log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 use super::{FACTS, OTHER, OWN};
 use pwal::internal::log::ErrorKind;
 use pwal::internal::log::format::marker_name;
 use pwal::internal::log::recovery::{Done, Next, Recovered, open_database};
 use pwal::internal::log::salvage::{self, Salvage};
+use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 
 /// What becomes of a sector.
 const LOST: [fn(&mut [u8]); 3] = [

@@ -1,10 +1,10 @@
 //! What a power cut behind an open finds: what the open did is durable, as far as the next one relies on it.
 
-use super::log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 use super::{FACTS, OWN};
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::log::recovery::{Next, Opened, open_database};
+use support::log::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 
 /// Of what was not synced a power cut leaves what the dice say.
 const SEEDS: std::ops::Range<u64> = 0..24;

@@ -1,6 +1,5 @@
 //! Each row made by hand from real bytes, on the simulated disk and on real files.
 
-use super::log_support::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 use super::{FACTS, OTHER, OWN};
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
@@ -8,6 +7,7 @@ use pwal::internal::log::format::marker_name;
 use pwal::internal::log::recovery::{Done, Next, OpenFacts, Opened, Recovered, open_database};
 use pwal::internal::log::stamp::Stamp;
 use pwal::internal::log::{ErrorKind, LogError};
+use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, database_of, stamped};
 
 fn open(place: &dyn Place, facts: OpenFacts) -> Result<Opened, LogError> {
     open_database(&*place.directory(), &mut *place.database(), facts)

@@ -1,10 +1,10 @@
 //! A first commit that a kill or a power cut has torn goes without a trace; one that was written and has rotted is kept.
 
-use super::log_support::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 use super::{FACTS, OWN};
 use proptest::prelude::*;
 use pwal::internal::log::recovery::{Done, Next, Opened, Recovered, open_database};
 use std::ops::Range;
+use support::log::{Commit, Files, LogBuilder, Place, SimPlace, database_of, stamped};
 
 const SECTOR: usize = 512;
 const PAGE: usize = 1024;

@@ -1,6 +1,5 @@
 //! The medium does not give the beginning of the database file: a write heals it, and the log says what has to be written.
 
-use super::log_support::{Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 use super::lost::{begun, commit};
 use super::{FACTS, OWN};
 use pwal::internal::disk::Database;
@@ -10,6 +9,7 @@ use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, sal
 use pwal::internal::log::{ErrorKind, LogError};
 use std::io;
 use std::ops::Range;
+use support::log::{Files, LogBuilder, Place, SimPlace, database_of, image, stamped};
 
 /// A database file with bytes that cannot be read until all of them are written.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! `pwal backup`
 
 use super::{FEW, Output, contents, hold, tool};
-use crate::common::{Scratch, assert_plain, assert_plain_header, beside, close, number, open_stock, open_wal, run};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+use support::{Scratch, assert_plain, assert_plain_header, beside, close, number, open_stock, open_wal, run};
 
 fn backup(database: &Path, dest: &Path, options: &[&str]) -> Output {
     let words = ["backup".as_ref(), database.as_os_str(), dest.as_os_str()];

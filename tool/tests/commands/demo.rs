@@ -1,10 +1,10 @@
 //! `pwal demo`
 
 use super::{Output, command, contents, tool};
-use crate::common::{Scratch, close, open_stock, run};
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use support::{Scratch, close, open_stock, run};
 
 #[test]
 fn nothing_acknowledged_is_lost_and_the_directory_goes() {

@@ -4,7 +4,6 @@ mod processes;
 mod surroundings;
 
 use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
-use crate::common::{Scratch, close, open_stock, open_wal, run};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State};
 use serde_json::Value;
@@ -12,6 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use support::{Scratch, close, open_stock, open_wal, run};
 
 /// What the doctor said, as JSON, and its exit status.
 struct Report {

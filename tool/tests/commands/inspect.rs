@@ -1,10 +1,10 @@
 //! `pwal inspect`, `pwal dump` and `pwal verify`: they only look.
 
 use super::{FEW, contents, crashed, hold, log_id, rot, slot, tool};
-use crate::common::{Scratch, close, open_wal, run};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
+use support::{Scratch, close, open_wal, run};
 
 fn json_of(path: &Path) -> Value {
     let output = tool(["inspect", "--json", &path.display().to_string()]);

@@ -1,12 +1,12 @@
 //! A log directory that is a link, a pipe, a socket or a file: each command refuses it by name, and touches nothing.
 
-use crate::common::{Scratch, open_wal, run};
 use crate::{contents, tool};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use support::{Scratch, open_wal, run};
 
 const COMMANDS: [&[&str]; 9] = [
     &["verify"],
@@ -48,7 +48,7 @@ fn a_log_directory_that_is_none_is_refused_and_nothing_behind_it_is_touched() {
     let (database, log, victim) = (scratch.file("a.db"), scratch.file("a.db-pwal"), scratch.file("victim"));
     let connection = open_wal(&database);
     run(&connection, "CREATE TABLE t(x)");
-    crate::common::close(connection);
+    support::close(connection);
     // What a log directory has, and what would be replayed or deleted.
     fs::create_dir(&victim).unwrap();
     for name in ["lock", "control", "00000000000000aa-0000.seg", "retired-00000000000000aa-3"] {
@@ -76,7 +76,7 @@ fn a_pipe_in_place_of_a_slot_is_refused_and_a_pipe_is_no_database() {
     let (database, log) = (scratch.file("a.db"), scratch.file("a.db-pwal"));
     let connection = open_wal(&database);
     run(&connection, "CREATE TABLE t(x)");
-    crate::common::close(connection);
+    support::close(connection);
     fs::create_dir(&log).unwrap();
     pipe(&log.join("00000000000000aa-0000.seg"));
     for command in ["verify", "inspect", "recover"] {

@@ -3,9 +3,6 @@
 //! Builds the tool (and for `shell` the library) once, in the profile `dev`. `shell` needs the `sqlite3` shell:
 //! `PWAL_TEST_SQLITE3` names another than `/usr/bin/sqlite3`.
 
-#[path = "../../../tests/common/mod.rs"]
-mod common;
-
 mod backup;
 mod demo;
 mod doctor;
@@ -17,11 +14,11 @@ mod run;
 mod shell;
 mod status;
 
-use common::{Scratch, child, library, open_wal, run};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use support::{Scratch, child, library, open_wal, run};
 
 /// What a command of the tool did.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! `pwal off`
 
 use super::{crashed, tool};
-use crate::common::{Scratch, assert_plain, assert_plain_header, close, number, open_stock, open_wal, run};
 use std::os::unix::fs::FileExt;
+use support::{Scratch, assert_plain, assert_plain_header, close, number, open_stock, open_wal, run};
 
 #[test]
 fn a_crashed_database_becomes_a_plain_file() {

@@ -1,7 +1,7 @@
 //! `pwal recover`
 
 use super::{contents, crashed, hold, log_id, rot, tool};
-use crate::common::{Scratch, assert_plain, close, number, open_stock, open_wal, run};
+use support::{Scratch, assert_plain, close, number, open_stock, open_wal, run};
 
 #[test]
 fn a_killed_process_loses_nothing_and_the_report_says_what_was_done() {
@@ -119,7 +119,7 @@ fn a_log_of_another_file_is_moved_away() {
     std::fs::rename(&other, &path).expect("replace the database");
     let output = tool(["recover".as_ref(), path.as_os_str()]);
     assert!(output.printed().contains(&format!("its directory is now -pwal.orphan-{id}")), "{output:?}");
-    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.orphan-{id}")]);
+    assert_eq!(support::beside(&path), [format!("app.db-pwal.orphan-{id}")]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_salvage_shows_what_it_gives_up_and_keeps_the_log() {
     let text = output.printed();
     assert!(text.contains("commits 1 to 4 were replayed") && text.contains("commits 5 to 11 were given up"), "{text}");
     assert!(text.contains(&format!("the log directory is now -pwal.salvaged-{id}")), "{text}");
-    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.salvaged-{id}")]);
+    assert_eq!(support::beside(&path), [format!("app.db-pwal.salvaged-{id}")]);
     let stock = open_stock(&path);
     assert_eq!(number(&stock, "SELECT count(*) FROM t"), 3);
     close(stock);
@@ -168,7 +168,7 @@ fn a_log_is_discarded_on_demand_only() {
     let text = output.printed();
     assert!(text.contains(&format!("log {id}: commits 1 to 4 were given up")), "{text}");
     assert!(text.contains(&format!("now -pwal.discarded-{id}")) && text.contains("plain, WAL mode"), "{text}");
-    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
+    assert_eq!(support::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
     assert_eq!(number(&open_stock(&path), "SELECT count(*) FROM sqlite_schema"), 0);
 }
 
@@ -193,7 +193,7 @@ fn what_cannot_be_looked_at_is_never_nothing_given_up() {
     assert!(output.stdout.contains(&what) && output.stdout.contains("version 65535"), "{output:?}");
     let output = tool(["recover", "--discard-log", "--yes", &name]);
     assert!(output.printed().contains(&what.replace("would be", "were")), "{output:?}");
-    assert_eq!(crate::common::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
+    assert_eq!(support::beside(&path), [format!("app.db-pwal.discarded-{id}")]);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_salvage_says_how_it_is_undone() {
     let text = output.printed();
     assert!(text.contains("commits 1 to 3 were replayed; the pages that they overwrite were kept"), "{text}");
     assert!(text.contains("/undo-salvage.journal") && text.contains("<database>-journal"), "{text}");
-    let moved = crate::common::beside(&path);
+    let moved = support::beside(&path);
     assert_eq!(moved.len(), 1, "{moved:?}");
     let undo = path.with_file_name(&moved[0]).join("undo-salvage.journal");
     std::fs::rename(undo, path.with_file_name("app.db-journal")).expect("move");

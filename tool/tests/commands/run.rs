@@ -1,10 +1,10 @@
 //! `pwal run`, with Debian's sqlite3 shell and Python beside a process that has the database open through pwal.
 
 use super::{FEW, Output, command, contents, hold};
-use crate::common::{Scratch, assert_plain, library, number, open_stock};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use support::{Scratch, assert_plain, library, number, open_stock};
 
 fn program(variable: &str, default: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| String::from(default))

@@ -1,10 +1,10 @@
 //! `pwal shell`
 
 use super::{Output, command, tool};
-use crate::common::{Scratch, assert_plain, library, number, open_stock};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use support::{Scratch, assert_plain, library, number, open_stock};
 
 fn sqlite3() -> PathBuf {
     std::env::var_os("PWAL_TEST_SQLITE3").map_or_else(|| PathBuf::from("/usr/bin/sqlite3"), PathBuf::from)

@@ -1,11 +1,11 @@
 //! `pwal status`
 
 use super::{FEW, contents, crashed, hold, tool, wait_until};
-use crate::common::{Scratch, child, close, open_stock, open_wal, run};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State, now_us};
 use serde_json::{Value, json};
 use std::path::Path;
+use support::{Scratch, child, close, open_stock, open_wal, run};
 
 fn json_of(path: &Path) -> Value {
     let output = tool(["status", "--json", &path.display().to_string()]);
@@ -237,7 +237,7 @@ fn play(path: &Path, sql: &str) -> child::Role {
 
 #[test]
 fn real_processes_that_read_write_and_wait_are_told_from_outside_and_from_inside() {
-    let _watchdog = crate::common::Watchdog::new("processes that are looked at", std::time::Duration::from_secs(300));
+    let _watchdog = support::Watchdog::new("processes that are looked at", std::time::Duration::from_secs(300));
     let scratch = Scratch::new();
     let path = scratch.file("app.db");
     let mut idle = play(&path, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
@@ -301,7 +301,7 @@ fn another_user_sees_who_is_attached_and_who_is_stopped() {
         println!("not run: only root can run the tool as another user");
         return;
     }
-    let _watchdog = crate::common::Watchdog::new("another user", std::time::Duration::from_secs(100));
+    let _watchdog = support::Watchdog::new("another user", std::time::Duration::from_secs(100));
     // The build may lie where nobody else may look.
     let copy = scratch.file("tool");
     std::fs::copy(crate::library::tool(), &copy).expect("copy");

@@ -1,16 +1,13 @@
 //! Several processes: several attachments in this process where that is enough, children where somebody dies.
 
-#[path = "../../../../tests/common/child.rs"]
-#[allow(dead_code, reason = "shared with the tests of the whole")]
-mod child;
 mod deaths;
 mod turns;
 
 use super::*;
 use crate::shared::usage;
-use child::{Role, command, report, role, setting};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use support::child::{Role, command, report, role, setting};
 
 const CHILD: &str = "engine::queue::tests::processes::plays_its_role_in_a_child_process";
 /// A word of the control file that is nobody's: who is inside, and how often somebody was.
@@ -24,7 +21,7 @@ fn start(part: &str, directory: &Directory, settings: &[(&str, u64)]) -> Role {
         ("PWAL_QUEUE_DIRECTORY", directory.0.path().to_str().unwrap().to_owned()),
     ];
     all.extend(settings.iter().map(|(name, value)| (*name, value.to_string())));
-    child::start(CHILD, &all)
+    support::child::start(CHILD, &all)
 }
 
 /// As an application does with a busy handler of its own.

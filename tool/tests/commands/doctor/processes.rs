@@ -1,10 +1,10 @@
 //! Who has the database open, through pwal and past it, and what the control block says.
 
 use super::{Open, by_hand, closed, doctor, identity, log_of, tool};
-use crate::common::{Scratch, child, close, open, open_stock, run};
 use pwal::internal::shared::{CONTROL_NAME, ControlBlock, Identity, now_us};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use support::{Scratch, child, close, open, open_stock, run};
 
 const STOCK: &str = "doctor::processes::runs_what_it_is_told_on_stock";
 

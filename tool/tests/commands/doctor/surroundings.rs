@@ -1,7 +1,6 @@
 //! What a database stands on: litestream, permissions, hosts, the library, mounts.
 
 use super::{Open, Report, ask, by_hand, closed, doctor, doctor_command, log_of};
-use crate::common::{Scratch, close, open_stock, run};
 use crate::{Output, contents, library};
 use proptest::prelude::*;
 use pwal::internal::shared::{CONTROL_NAME, LOCK_NAME};
@@ -10,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::{Scratch, close, open_stock, run};
 
 #[path = "../../../src/doctor/mount.rs"]
 mod mount;
@@ -27,7 +27,7 @@ fn traces_of_litestream_are_found() {
     }
     run(&stock, "CREATE TABLE _litestream_seq(id INTEGER PRIMARY KEY, seq INTEGER); DROP TABLE _litestream_seq");
     run(&stock, "CREATE TABLE t2(x DEFAULT '_litestream_seq'); CREATE VIEW _litestream_lock AS SELECT 1");
-    let mut wanted = crate::common::rows(&stock, "SELECT name FROM sqlite_schema WHERE type='table'").expect("names");
+    let mut wanted = support::rows(&stock, "SELECT name FROM sqlite_schema WHERE type='table'").expect("names");
     close(stock);
     wanted.sort();
     let header = fs::read(&path).expect("read");

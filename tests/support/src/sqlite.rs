@@ -1,17 +1,4 @@
-//! What the system tests share: the VFS under test, connections, rows as text, and the
-//! promise about the files that a clean close leaves.
-//!
-//! Every test runs on the VFS named by [`vfs`]. `PWAL_TEST_VFS=unix` puts stock SQLite
-//! there: a test that fails on stock is a wrong test, but where it asks [`on_pwal`] first. `PWAL_TEST_LOG=1`
-//! prints what `sqlite3_log` is told.
-
-#![allow(dead_code, reason = "each test binary uses its part of this module")]
-
-pub mod child;
-pub mod dump;
-pub mod library;
-pub mod scene;
-pub mod shim;
+//! The VFS under test, connections, rows as text, and the promise about the files that a clean close leaves.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, OpenFlags, ffi};

@@ -4,8 +4,8 @@
 //! next. What must hold at each moment is asserted at once; a panic makes the process end with a failure.
 
 use super::board::{Board, Line};
-use super::common::{self, Watchdog, child};
 use super::ledger::{self, Entry};
+use crate::{Watchdog, child};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, ffi};
@@ -119,12 +119,11 @@ fn number(name: &str) -> u64 {
     child::setting(name).parse().unwrap_or_else(|_| panic!("{name} is a number"))
 }
 
-/// The test that plays it in a process of its own.
-const ROLE: &str = "processes::worker::child_works";
+/// The test that plays it in a process of its own ([`crate::roles!`]).
+const ROLE: &str = "roles::child_works";
 
 /// A role of its own process; nothing in a normal run.
-#[test]
-fn child_works() {
+pub fn child_works() {
     if child::role(ROLE) {
         run();
     }
@@ -243,7 +242,7 @@ impl<'a> Worker<'a> {
                     line.during("reading", || self.read(&connection, &mut before));
                 }
             }
-            line.during("closing", || common::close(connection));
+            line.during("closing", || crate::close(connection));
         }
     }
 
@@ -258,7 +257,7 @@ impl<'a> Worker<'a> {
     }
 
     fn try_open(&mut self, first: bool) -> rusqlite::Result<Connection> {
-        let mut connection = common::try_open(&self.path, common::flags(), common::vfs())?;
+        let mut connection = crate::try_open(&self.path, crate::flags(), crate::vfs())?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         if self.nemesis && self.rng.random_range(0..3) == 0 {
             POLLS.set(Duration::from_millis([1, 20][self.rng.random_range(0..2)]));
@@ -306,10 +305,10 @@ impl<'a> Worker<'a> {
     /// Nothing fails but with BUSY, and on pwal nothing with that: whoever waits gets its turn.
     #[track_caller]
     fn excuse(&self, error: &rusqlite::Error, what: &str) {
-        let busy = common::code(error) & 0xff == ffi::SQLITE_BUSY;
+        let busy = crate::code(error) & 0xff == ffi::SQLITE_BUSY;
         let opens = ["opening", "the first read of a process"].contains(&what);
-        let excused = Trouble::excuses(self.trouble | self.board.trouble(), common::code(error), opens);
-        assert!(excused || busy && !common::on_pwal(), "writer {}, {what}: {error:?}", self.number);
+        let excused = Trouble::excuses(self.trouble | self.board.trouble(), crate::code(error), opens);
+        assert!(excused || busy && !crate::on_pwal(), "writer {}, {what}: {error:?}", self.number);
         self.line.busy.fetch_add(1, SeqCst);
     }
 
@@ -347,7 +346,7 @@ impl<'a> Worker<'a> {
             Err(error) => self.excuse(&error, &format!("{what}, after {:?}", start.elapsed())),
         }
         if !connection.is_autocommit() {
-            common::run(connection, "ROLLBACK");
+            crate::run(connection, "ROLLBACK");
         }
         self.sees_its_own(connection);
     }
@@ -355,7 +354,7 @@ impl<'a> Worker<'a> {
     /// A read snapshot that is not the newest cannot become a write transaction: SQLite says BUSY at once.
     fn forgive_stale(&self, result: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
         match result {
-            Err(error) if common::code(&error) & 0xff == ffi::SQLITE_BUSY => {
+            Err(error) if crate::code(&error) & 0xff == ffi::SQLITE_BUSY => {
                 self.line.stale.fetch_add(1, SeqCst);
                 Ok(false)
             }
@@ -392,7 +391,7 @@ impl<'a> Worker<'a> {
             Err(error) => {
                 self.excuse(&error, "a read");
                 if !connection.is_autocommit() {
-                    common::run(connection, "ROLLBACK");
+                    crate::run(connection, "ROLLBACK");
                 }
                 return;
             }
@@ -400,7 +399,7 @@ impl<'a> Worker<'a> {
         assert_eq!(one, two, "the snapshot moved inside a transaction");
         // A commit under NORMAL is acknowledged when it is published; one under FULL before it, which another connection
         // waits for, hides it a while.
-        let acknowledged_is_visible = !common::on_pwal() || self.synchronous.len() == 1;
+        let acknowledged_is_visible = !crate::on_pwal() || self.synchronous.len() == 1;
         for writer in 0..self.writers {
             let (seen, before, told) = (one[writer], before[writer], told[writer]);
             assert!(seen >= before, "writer {writer}: went back from {before} to {seen}");

@@ -4,7 +4,6 @@
 //! transactions; one is a row in `ledger` and as many rows in `part` as that one says: half a transaction shows.
 //! A writer's old rows go, but dense its rows stay, up to the number in `head`.
 
-use super::common;
 use rusqlite::Connection;
 use std::path::Path;
 
@@ -14,8 +13,8 @@ const TOTAL: i64 = ACCOUNTS * 1000;
 const KEPT: i64 = 20;
 
 pub fn create(path: &Path) {
-    let connection = common::open_wal(path);
-    common::run(
+    let connection = crate::open_wal(path);
+    crate::run(
         &connection,
         &format!(
             "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER);
@@ -32,7 +31,7 @@ pub fn create(path: &Path) {
                SELECT i, 1000 FROM a"
         ),
     );
-    common::close(connection);
+    crate::close(connection);
 }
 
 /// One transaction's content.

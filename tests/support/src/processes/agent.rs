@@ -6,7 +6,7 @@
 //! `.fork <pipe>` (a child of the process that is an agent itself), `.exit` (without a close and an answer). It answers with
 //! one line: the rows, or `code <n>`.
 
-use super::common::{self, child};
+use crate::child;
 use rusqlite::{Connection, ffi};
 use rustix::process::Signal;
 use std::collections::HashMap;
@@ -34,12 +34,11 @@ unsafe extern "C" fn tell(_: *mut c_void, code: c_int, text: *const c_char) {
     }
 }
 
-/// The test that plays it in a process of its own.
-pub const ROLE: &str = "processes::agent::child_obeys";
+/// The test that plays it in a process of its own ([`crate::roles!`]).
+pub const ROLE: &str = "roles::child_obeys";
 
 /// A role of its own process; nothing in a normal run.
-#[test]
-fn child_obeys() {
+pub fn child_obeys() {
     if child::role(ROLE) {
         run();
     }
@@ -73,7 +72,7 @@ fn run() {
         let answer = obey(&mut connections, name, what);
         child::report(answer.get(..3000).unwrap_or(&answer));
     }
-    connections.into_values().for_each(common::close);
+    connections.into_values().for_each(crate::close);
 }
 
 /// An agent that cannot be what was asked for: it says so to everything.
@@ -87,10 +86,10 @@ fn refuse(why: &str) {
 fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -> String {
     let (word, rest) = what.split_once(' ').unwrap_or((what, ""));
     match word {
-        ".open" => open(connections, name, common::vfs(), rest),
+        ".open" => open(connections, name, crate::vfs(), rest),
         ".vfs" => {
             let (vfs, path) = rest.split_once(' ').expect("a VFS and a path");
-            common::vfs();
+            crate::vfs();
             open(connections, name, vfs, path)
         }
         ".timeout" => {
@@ -112,16 +111,16 @@ fn obey(connections: &mut HashMap<String, Connection>, name: &str, what: &str) -
             std::mem::forget(std::mem::take(connections));
             std::process::exit(0);
         }
-        _ => common::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
+        _ => crate::rows(&connections[name], what).map_or_else(error, |rows| rows.join(" ")),
     }
 }
 
 fn error(error: rusqlite::Error) -> String {
-    format!("code {}", common::code(&error))
+    format!("code {}", crate::code(&error))
 }
 
 fn open(connections: &mut HashMap<String, Connection>, name: &str, vfs: &str, path: &str) -> String {
-    match common::try_open(path.as_ref(), common::flags(), vfs) {
+    match crate::try_open(path.as_ref(), crate::flags(), vfs) {
         Ok(connection) => {
             connection.busy_timeout(TIMEOUT).expect("a busy timeout");
             connections.insert(name.to_owned(), connection);

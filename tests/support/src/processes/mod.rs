@@ -1,7 +1,5 @@
 //! Several processes on one database: the board that they share with the test, and what a working process does.
 
-#![allow(dead_code, reason = "each test binary uses its part of this module")]
-
 pub mod agent;
 pub mod board;
 pub mod ledger;
@@ -9,8 +7,6 @@ pub mod log;
 #[cfg(target_os = "linux")]
 pub mod network_disk;
 pub mod worker;
-
-use super::common;
 
 use board::Board;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -31,7 +31,7 @@ pub fn example() -> PathBuf {
 
 fn build(what: &[&str], kind: &str) -> PathBuf {
     let mut command = Command::new(env!("CARGO"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     command.args(["build", "--quiet", "--message-format=json"]).args(what);
     if !cfg!(debug_assertions) {
         command.arg("--release");

@@ -2,9 +2,7 @@
 //!
 //! Hooks run without a lock held, so they may use SQLite themselves.
 
-#![allow(dead_code, reason = "each test binary uses its part of this module")]
-
-use crate::common::{self, Scratch, shim::Shim, shim::Verdict};
+use crate::{Scratch, shim::Shim, shim::Verdict};
 use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
 use rusqlite::Connection;
 use std::io::{self, IoSlice};
@@ -176,7 +174,7 @@ impl Lab {
         let fails = Arc::clone(&base_fails);
         let base_hook: Arc<RwLock<Option<Arc<BaseHook>>>> = Arc::default();
         let hook_of_base = Arc::clone(&base_hook);
-        Shim::register(&base, common::STOCK, false).hook(move |moment| {
+        Shim::register(&base, crate::STOCK, false).hook(move |moment| {
             let hook = hook_of_base.read().unwrap().clone();
             if let Some(code) = hook.and_then(|hook| hook(moment.text)) {
                 return Verdict::Answer(code);
@@ -227,7 +225,7 @@ impl Lab {
     }
 
     pub fn open(&self, name: &str) -> Connection {
-        let connection = common::try_open(&self.scratch.file(name), common::flags(), &self.vfs).expect("open");
+        let connection = crate::try_open(&self.scratch.file(name), crate::flags(), &self.vfs).expect("open");
         connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
         connection
     }
@@ -235,7 +233,7 @@ impl Lab {
     /// A connection to `a.db` in WAL mode.
     pub fn wal(&self) -> Connection {
         let connection = self.open("a.db");
-        common::run(&connection, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL");
+        crate::run(&connection, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL");
         connection
     }
 
@@ -271,7 +269,7 @@ pub fn copy_crashed(path: &Path) -> Crashed {
 impl Crashed {
     /// Opens the copy, on the real disk.
     pub fn open(&self) -> Connection {
-        common::open(&self.path)
+        crate::open(&self.path)
     }
 
     pub fn path(&self) -> &Path {
