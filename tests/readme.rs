@@ -11,16 +11,17 @@ use std::process::{Command, Output};
 use support::{Scratch, assert_plain_header, library, number, open_stock};
 
 const README: &str = include_str!("../README.md");
+const HOSTS: &str = include_str!("../docs/hosts.md");
 
-/// The fenced blocks of the page: what stands behind the fence, and the text.
-fn blocks() -> Vec<(&'static str, &'static str)> {
+/// The fenced blocks of a page: the words after the fence, and the text.
+fn blocks(page: &'static str) -> Vec<(&'static str, &'static str)> {
     let mut blocks = Vec::new();
-    let mut rest = README;
-    while let Some((_, behind)) = rest.split_once("\n```") {
-        let (kind, behind) = behind.split_once('\n').expect("a line");
-        let (text, behind) = behind.split_once("\n```").expect("an end of the block");
+    let mut rest = page;
+    while let Some((_, after)) = rest.split_once("\n```") {
+        let (kind, after) = after.split_once('\n').expect("a line");
+        let (text, after) = after.split_once("\n```").expect("an end of the block");
         blocks.push((kind, text));
-        rest = behind;
+        rest = after;
     }
     blocks
 }
@@ -71,7 +72,7 @@ fn the_examples_run() {
     assert_eq!(library::preload().parent(), built.parent(), "cargo puts both libraries beside the tool");
     python_package(place, &built);
     let mut printed = Vec::new();
-    for (kind, text) in blocks() {
+    for (kind, text) in blocks(README) {
         match kind {
             "sh run" => printed.push(run(place, Path::new("bash"), &["-euc", text])),
             "python run" => printed.push(run(place, &program("PWAL_TEST_PYTHON3", "/usr/bin/python3"), &["-c", text])),
@@ -80,11 +81,7 @@ fn the_examples_run() {
                 assert_eq!(text.trim_end(), program.trim_end());
                 printed.push(run(place, &library::example(), &[]));
             }
-            "rust" => assert_lines_of(text, include_str!("../examples/hosts/sqlx/src/main.rs")),
-            "js" => assert_lines_of(text, include_str!("../examples/hosts/notes.js")),
-            "go" => assert_lines_of(text, include_str!("../examples/hosts/notes.go")),
-            "ruby" => assert_lines_of(text, include_str!("../examples/hosts/notes.rb")),
-            other => assert_eq!(other, "text", "a block that nobody runs"),
+            other => panic!("a block of README.md that is not run: {other}"),
         }
     }
     assert_eq!(printed.len(), 5, "{printed:?}");
@@ -100,8 +97,9 @@ fn the_examples_run() {
 #[test]
 fn what_the_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let names = README.split(['`', '(', ')']).filter(|name| {
-        ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "sqlite-ext", "python/", "npm/"]
+    let contributing = include_str!("../CONTRIBUTING.md");
+    let names = [README, contributing].into_iter().flat_map(|page| page.split(['`', '(', ')'])).filter(|name| {
+        ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "CONTRIBUTING", "sqlite-ext", "python/", "npm/"]
             .iter()
             .any(|start| name.starts_with(start))
     });
@@ -117,6 +115,24 @@ fn what_the_page_names_is_there() {
             assert!(anchors.any(|anchor| anchor == section), "{name}");
         }
     }
+}
+
+/// Examples in languages that `.ci/hosts` runs: the page shows lines of the files that it runs.
+#[test]
+fn the_examples_of_other_hosts_are_lines_of_their_programs() {
+    let mut shown = Vec::new();
+    for (kind, text) in blocks(HOSTS) {
+        let program = match kind {
+            "rust" => include_str!("../examples/hosts/sqlx/src/main.rs"),
+            "js" => include_str!("../examples/hosts/notes.js"),
+            "go" => include_str!("../examples/hosts/notes.go"),
+            "ruby" => include_str!("../examples/hosts/notes.rb"),
+            _ => continue,
+        };
+        assert_lines_of(text, program);
+        shown.push(kind);
+    }
+    assert_eq!(shown, ["js", "rust", "go", "ruby"]);
 }
 
 /// The Python package's page shows Django's settings as they are tested.

@@ -1,0 +1,68 @@
+//! The language of comments, messages and documents: phrases that the project does not use, and lengths.
+
+use crate::{Source, files, report};
+
+/// A phrase, and what to write instead.
+const FORBIDDEN: [(&str, &str); 13] = [
+    ("proves itself", "is valid, is verified"),
+    ("prove itself", "be valid, be verified"),
+    ("prove themselves", "be valid, be verified"),
+    ("whoever", "name the part: the caller, a process, a connection"),
+    ("nobody", "no process, no connection, no thread"),
+    ("somebody", "a process, a connection, a thread"),
+    ("everybody", "all processes, all connections"),
+    ("anybody", "any process, any connection"),
+    ("so many", "name the quantity"),
+    ("for so long", "name the time"),
+    ("is told", "gets, is notified"),
+    ("are told", "get, are notified"),
+    ("abroad", "in another process, remote"),
+];
+
+/// Where the phrases are not used any more. A path is a file, or all below a directory.
+const CLEAN: [&str; 9] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/README.md",
+    "docs/debugging.md",
+    "docs/glossary.md",
+    "docs/limits.md",
+    "docs/settings.md",
+    "docs/tool.md",
+];
+
+/// A file has one subject; one that has grown beyond this many lines has two.
+const LINES: usize = 800;
+
+fn is_clean(page: &Source) -> bool {
+    CLEAN.iter().any(|clean| page.path.strip_prefix(clean).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
+#[test]
+fn phrases_that_are_not_used() {
+    let mut pages = files(&["."], "md");
+    pages.extend(files(&["src", "sqlite-ext", "preload", "tool", "bench"], "rs"));
+    pages.retain(is_clean);
+    assert!(pages.len() >= CLEAN.len());
+    let mut faults = Vec::new();
+    for page in &pages {
+        for (number, line) in page.text.lines().enumerate() {
+            let line = line.to_lowercase();
+            for (phrase, instead) in FORBIDDEN.iter().filter(|(phrase, _)| line.contains(phrase)) {
+                faults.push(format!("{}:{}: \"{phrase}\" (instead: {instead})", page.path, number + 1));
+            }
+        }
+    }
+    report(&faults);
+}
+
+#[test]
+fn files_have_one_subject() {
+    let long =
+        files(&["src", "sqlite-ext", "preload", "tool", "bench", "tests"], "rs").into_iter().filter_map(|file| {
+            let lines = file.text.lines().count();
+            (lines > LINES).then(|| format!("{}: {lines} lines, more than {LINES}", file.path))
+        });
+    report(&long.collect::<Vec<_>>());
+}
