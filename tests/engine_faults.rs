@@ -69,7 +69,7 @@ fn nothing_is_committed_behind_a_retirement_that_failed() {
     }
 }
 
-/// The size of a slot is rounded to blocks: one that is not would not prove itself.
+/// The size of a slot is rounded to blocks: one that is not would not be valid.
 #[test]
 fn odd_segment_sizes_survive_a_kill() {
     for bytes in [262_144, 300_000, 300_001, 1_048_577] {

@@ -1,4 +1,4 @@
-//! What can be had where recovery refuses: the longest prefix that proves itself, or the database file without its log.
+//! What can be had where recovery refuses: the longest prefix that is valid, or the database file without its log.
 
 use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};

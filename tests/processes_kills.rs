@@ -3,7 +3,7 @@
 //! Each process works on the ledger (`processes/worker.rs`), with small slots and frequent checkpoints. A successor counts
 //! before it goes on: what its predecessor was told is there, or that and the one commit that was under way. The
 //! others must go on: whoever waits longer than the busy timeout fails. Now and then all are killed at once; then the log
-//! beside the file must prove itself, and they race for its recovery.
+//! beside the file must be valid, and they race for its recovery.
 //!
 //! `PWAL_TEST_KILLS` (default 480, split among the runs), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_THREADS`
 //! (default 2), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_KILLS=8000 cargo test --test processes_kills`.

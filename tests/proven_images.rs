@@ -91,7 +91,7 @@ fn what_has_not_changed_is_proven_and_written() {
     if !support::on_pwal() {
         return;
     }
-    let (_scene, path) = scene("images that prove themselves");
+    let (_scene, path) = scene("images that are valid");
     let (mut writer, mut checkpointer) = (Agent::on(&path), Agent::on(&path));
     for agent in [&mut writer, &mut checkpointer] {
         agent.run("PRAGMA wal_autocheckpoint=0");

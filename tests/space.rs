@@ -186,7 +186,7 @@ fn dies_while_it_deletes(point: &str, pass: u32) {
     assert!(slots(&path).0 <= 2, "{:?} slots and bytes are left", slots(&path));
     assert_eq!(reader.run(COUNT), rows);
 
-    // And all die: what is left is a log that proves itself.
+    // And all die: what is left is a log that is valid.
     write_much(&mut writer, 20);
     let rows = writer.run(COUNT);
     let mut victim = Agent::start_with(&[("PWAL_TEST_DIE_AT", format!("{point}:1"))]);

@@ -1,4 +1,4 @@
-"""pwal in the SQLite of this process: shared flushes, fair writers, a log that proves itself.
+"""pwal in the SQLite of this process: shared flushes, fair writers, a log that is valid.
 
     import pwal
     pwal.install()

@@ -25,7 +25,7 @@ pub(crate) enum EngineError {
     #[error("segment {ordinal} of the log in {file} is missing: was it touched by somebody else?")]
     NoSegment { file: PathBuf, ordinal: u64 },
     /// A commit that another process published is not where it says.
-    #[error("commit {sequence} of the log in {file} does not prove itself: was it touched by somebody else?")]
+    #[error("commit {sequence} of the log in {file} is not valid: another program has modified the log")]
     NoCommit { file: PathBuf, sequence: u64 },
     /// Another process has what this needs, and keeps it.
     #[error("{what} of {file} is held by {holder}")]

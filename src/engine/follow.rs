@@ -2,7 +2,7 @@
 //!
 //! The commit ring says where the newest batches lie, and of a small commit which pages it has: that one need not be read.
 //! A process that fell behind the ring walks the slots, as recovery does. What is published is written, so all that is read
-//! proves itself; what is backfilled need not be read any more.
+//! is valid; what is backfilled need not be read any more.
 
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::slots::if_there;

@@ -31,7 +31,7 @@ impl<'a> Images<'a> {
     /// Reads and proves them all. `batches`: where the batches of the frames lie whose CRC is not known.
     ///
     /// # Errors
-    /// [`EngineError::Image`] for one that does not prove itself, or any error of the medium.
+    /// [`EngineError::Image`] for one that is not valid, or any error of the medium.
     pub(super) fn prove(
         engine: &'a Engine,
         newest: NewestByPage,

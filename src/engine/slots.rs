@@ -78,7 +78,7 @@ struct Needed {
     are_all: bool,
 }
 
-/// `None` for a record that does not prove itself, and for one in a file that was deleted meanwhile and not open.
+/// `None` for a record that is not valid, and for one in a file that was deleted meanwhile and not open.
 pub(super) fn if_there<T>(record: Result<T, LogError>) -> Result<Option<T>, EngineError> {
     match proven(record) {
         Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -133,7 +133,7 @@ impl Engine {
         let name = format::slot_name(self.log_id, number);
         let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
-        // Whole blocks, or its header does not prove itself: who was making it may have died in the middle of a write.
+        // Whole blocks, or its header is not valid: who was making it may have died in the middle of a write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
         Ok(Arc::new(SlotFile::new(number, name, file, bytes, || Some(self.marks.published()))))
     }
@@ -670,7 +670,7 @@ impl Engine {
     fn create_next(&self, all: &[Found], least: u64) -> Result<Slot, EngineError> {
         let least = self.round_up(least);
         let largest = all.iter().map(|found| found.slot.bytes).max().unwrap_or(0);
-        // Whole blocks: the header of another slot does not prove itself.
+        // Whole blocks: the header of another slot is not valid.
         let mut bytes = self.round_up((largest * 2).min(self.settings.segment_bytes())).max(least);
         loop {
             match self.create_slot(bytes) {

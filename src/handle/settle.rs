@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 8;
 pub enum How {
     /// By the decision table, as an open does it.
     Recover,
-    /// Where the table refuses: what proves itself is replayed, the log moved away.
+    /// Where the table refuses: what is valid is replayed, the log moved away.
     Salvage,
     /// The database file as it is; the log is moved away.
     DiscardLog,

@@ -13,9 +13,9 @@ pub struct LogFacts {
     /// n of its marker; of several different ones one that is not `last`.
     pub marker: Option<u64>,
     /// It may hold commits that were durable: a certificate with D > 0, a block that cannot be read, or where commit 1 was begun
-    /// a batch of which every sector was written, whether it proves itself or not.
+    /// a batch of which every sector was written, whether it is valid or not.
     pub has_commits: bool,
-    /// The header of one of its slots proves itself. One does before a stamp is written.
+    /// The header of one of its slots is valid. One does before a stamp is written.
     pub has_header: bool,
     /// B of its certificates.
     pub backfilled: u64,

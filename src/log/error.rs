@@ -57,7 +57,7 @@ pub enum LogError {
         /// What was seen.
         source: io::Error,
     },
-    /// A record does not prove itself.
+    /// A record is not valid.
     #[error("{} is damaged at byte {offset}: {source}", file.display())]
     Record {
         /// The file.
@@ -67,7 +67,7 @@ pub enum LogError {
         /// What does not hold.
         source: FormatError,
     },
-    /// A record proves itself and was written by a newer pwal, or by an older one. Nothing was touched.
+    /// A record is valid and was written by a newer pwal, or by an older one. Nothing was touched.
     #[error("{} at byte {offset}: {source}", file.display())]
     OtherVersion {
         /// The file.
@@ -77,7 +77,7 @@ pub enum LogError {
         /// What is newer, or older.
         source: FormatError,
     },
-    /// Rules L2 and L3: commits that are known to have been durable do not prove themselves any more.
+    /// Rules L2 and L3: commits that are known to have been durable are not valid any more.
     #[error(
         "{} is damaged at byte {offset}: {reason}; the log {log_id:016x} is whole up to commit {last}, but was durable up to {durable} (the database file has seen {target}); `pwal recover --salvage` shows what can be saved",
         file.display()
@@ -91,7 +91,7 @@ pub enum LogError {
         reason: String,
         /// The log.
         log_id: LogId,
-        /// n: the last commit that proves itself.
+        /// n: the last commit that is valid.
         last: u64,
         /// D: the last commit that a certificate calls durable.
         durable: u64,
@@ -112,7 +112,7 @@ pub enum LogError {
         error: String,
         /// The log.
         log_id: LogId,
-        /// n: the last commit that proves itself.
+        /// n: the last commit that is valid.
         last: u64,
     },
     /// Rule L1: the stamp is older than the log.

@@ -61,7 +61,7 @@ impl<'a> SlotReader<'a> {
     /// Reads the header of the slot file `open` of the log `log_id` (rules S1 to S4).
     ///
     /// # Errors
-    /// [`LogError::Record`] if it does not prove itself: the slot is free then. [`LogError::OtherVersion`], or any error
+    /// [`LogError::Record`] if it is not valid: the slot is free then. [`LogError::OtherVersion`], or any error
     /// of the medium.
     pub fn new(open: OpenFile<'a>, log_id: LogId) -> Result<SlotReader<'a>, LogError> {
         let mut bytes = [0; 512];
@@ -93,7 +93,7 @@ impl<'a> SlotReader<'a> {
         }
     }
 
-    /// What the bytes at `offset` claim, unproven: whether a batch that does not prove itself was begun there.
+    /// What the bytes at `offset` claim, unproven: whether a batch that is not valid was begun there.
     ///
     /// # Errors
     /// [`LogError::Record`] if they claim no batch, or any error of the medium.
@@ -143,7 +143,7 @@ impl<'a> SlotReader<'a> {
     /// Proves every image of `batch` (rule B8).
     ///
     /// # Errors
-    /// [`LogError::Record`] with the offset of the first image that does not prove itself, or any error of the medium.
+    /// [`LogError::Record`] with the offset of the first image that is not valid, or any error of the medium.
     pub fn check_images(&self, batch: &Batch, spills: &Spills<'_>) -> Result<(), LogError> {
         let mut image = vec![0; self.header.page_bytes as usize];
         batch.descriptors.iter().try_for_each(|descriptor| self.image(batch, descriptor, spills, &mut image))
@@ -237,7 +237,7 @@ impl ImageRef {
     }
 }
 
-/// `Ok(None)` for a record that does not prove itself; every other error stays one.
+/// `Ok(None)` for a record that is not valid; every other error stays one.
 pub(crate) fn proven<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
     match result {
         Ok(value) => Ok(Some(value)),

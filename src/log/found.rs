@@ -139,7 +139,7 @@ pub(crate) struct FoundLog<'a> {
     pub(crate) contradiction: Option<Contradiction>,
 }
 
-/// The place where a batch was begun and does not prove itself.
+/// The place where a batch was begun and is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The slot file.
@@ -201,7 +201,7 @@ impl<'a> FoundLog<'a> {
                 FileName::Slot { .. } => {
                     let slot = FoundSlot::open(log.files.file(name), log_id)?;
                     let bytes = slot.reader.as_ref().map(|reader| reader.header.page_bytes);
-                    // One log has one page size; else an image could prove itself and not fit.
+                    // One log has one page size; else an image could be valid and not fit.
                     if bytes.is_some() && log.page_bytes().is_some() && bytes != log.page_bytes() {
                         return Err(LogError::record(&slot.open.path, 0, Rule::SlotPlace.into()));
                     }

@@ -418,16 +418,12 @@ impl Chained<'_> {
         let (file, offset, reason) = if let Some(wrong) = &self.walk.contradiction {
             (wrong.file.clone(), wrong.offset, format!("rule {}: {}", wrong.rule, wrong.what))
         } else if let Some(torn) = &self.walk.torn {
-            (torn.file.clone(), torn.offset, format!("commit {missing} does not prove itself ({})", torn.reason))
+            (torn.file.clone(), torn.offset, format!("commit {missing} is not valid ({})", torn.reason))
         } else if let Some((slot, offset)) = self.walk.end {
             let file = self.log.slots[slot].open.path.clone();
             (file, offset, format!("commit {missing} is not there"))
         } else if let Some(free) = self.log.slots.iter().find(|slot| slot.state == HeaderState::Broken) {
-            (
-                free.open.path.clone(),
-                0,
-                format!("commit {missing} is not there, and this slot's header does not prove itself"),
-            )
+            (free.open.path.clone(), 0, format!("commit {missing} is not there, and this slot's header is not valid"))
         } else {
             (directory, 0, format!("commit {missing} is in no slot"))
         };

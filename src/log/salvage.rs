@@ -1,4 +1,4 @@
-//! The way on where recovery refuses: replay the longest prefix that proves itself and say what is given up, or give up
+//! The way on where recovery refuses: replay the longest prefix that is valid and say what is given up, or give up
 //! the log. Only ever on a person's word.
 //!
 //! Never worse than the file that was there: images of the log are only written over pages that cannot be newer, and what is
@@ -39,7 +39,7 @@ pub struct Plan {
     pub log_id: LogId,
     /// Commits up to here are in the database file.
     pub base: u64,
-    /// Commits up to here prove themselves in the log.
+    /// Commits up to here are valid in the log.
     pub last: u64,
     /// They are replayed. Not if the database file may hold pages of later commits: it is taken as it is then.
     pub replays: bool,
@@ -233,7 +233,7 @@ fn choose<'a, 'd>(look: &'a Look<'d>, dir: &dyn LogDirectory) -> Result<Chosen<'
     let Some((found, _)) = look.own(log_id) else { return Ok(Chosen::Impossible(reason)) };
     let log = &found.log;
     let walk = log.walk(base.unwrap_or(log.backfilled), Through::Batches)?;
-    // Without a batch behind T, an old copy is all that there is; without a header, nothing proves itself.
+    // Without a batch behind T, an old copy is all that there is; without a header, nothing is valid.
     if (base.is_some() && walk.batches.is_empty()) || log.page_bytes().is_none() {
         return Ok(Chosen::Impossible(reason));
     }

@@ -47,7 +47,7 @@ pub struct LogSurvey {
     pub backfilled: u64,
     /// D: commits up to here were durable when the newest certificate was written.
     pub durable: u64,
-    /// n: commits up to here prove themselves.
+    /// n: commits up to here are valid.
     pub last: u64,
     /// The commits from B + 1 to n, in order.
     pub commits: Vec<CommitSurvey>,
@@ -70,7 +70,7 @@ pub struct SlotSurvey {
     pub bytes: u64,
     /// Its header; `None` if it is free.
     pub header: Option<SlotHeader>,
-    /// Batches in it whose heads prove themselves, also those that are backfilled.
+    /// Batches in it whose heads are valid, also those that are backfilled.
     pub batches: u64,
 }
 

@@ -175,7 +175,7 @@ impl FoundLog<'_> {
     }
 
     /// Where an epoch does not follow the one before it (rule E4): for `verify`. The commits of a certificate that rotted
-    /// prove themselves without it.
+    /// are valid without it.
     pub(crate) fn gaps(&self) -> Vec<Contradiction> {
         let ordinal = |slot: usize| Some(self.slots[slot].reader.as_ref()?.header.ordinal);
         let ordinals: BTreeSet<u64> = (0..self.slots.len()).filter_map(ordinal).collect();

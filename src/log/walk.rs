@@ -1,6 +1,6 @@
 //! The walk along the chain of batches (rules W1 to W6).
 //!
-//! It ends with the last batch that proves itself and follows the one before. Where it ends may be doubtful: a block that the
+//! It ends with the last batch that is valid and follows the one before. Where it ends may be doubtful: a block that the
 //! medium does not give may hold the next commit, or the certificate that says that there was one. Then the walk says so.
 
 use super::error::LogError;
@@ -38,7 +38,7 @@ pub(crate) struct Walk {
     pub(crate) database_pages: u32,
     /// Where the next batch should begin: index of the slot, offset. `None` without a batch.
     pub(crate) end: Option<(usize, u64)>,
-    /// Why it ends there, if a batch of the next commit was begun and does not prove itself.
+    /// Why it ends there, if a batch of the next commit was begun and is not valid.
     pub(crate) torn: Option<TornTail>,
     /// What may hold the next commit, or say that there was one, and cannot be read.
     pub(crate) doubt: Option<Unreadable>,
@@ -98,7 +98,7 @@ struct Wanted {
 #[derive(Default)]
 struct Search {
     found: Option<(usize, Batch)>,
-    /// A batch of that commit was begun and does not prove itself.
+    /// A batch of that commit was begun and is not valid.
     torn: Option<TornTail>,
     /// Could not be read, and may be that batch.
     unread: Option<Unreadable>,
@@ -304,7 +304,7 @@ impl FoundLog<'_> {
         Ok(())
     }
 
-    /// A batch of the next commit that does not prove itself, wherever it was begun.
+    /// A batch of the next commit that is not valid, wherever it was begun.
     fn torn_behind(&self, walk: &Walk) -> Option<TornTail> {
         let next = walk.last().checked_add(1)?;
         let begun = self.broken.iter().filter(|broken| broken.sequence == next);

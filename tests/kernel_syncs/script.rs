@@ -243,7 +243,7 @@ fn checkpointed(path: &Path) {
     recorder::kill();
 }
 
-/// What was damaged is saved as far as it proves itself.
+/// What was damaged is saved as far as it is valid.
 fn salvaged(path: &Path) {
     assert!(pwal::recover(path, How::Recover, None).is_err(), "it is damaged");
     let report = pwal::recover(path, How::Salvage, None).expect("a salvage");

@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Done {
 
 fn show(log: &LogSurvey, last: usize) -> Done {
     say!("\nlog {:016x}", log.log_id);
-    say!("  commits to {} prove themselves (n)", log.last);
+    say!("  commits to {} are valid (n)", log.last);
     say!("  durable to {} when the newest certificate was written (D)", log.durable);
     say!("  in the database file to {} (B)", log.backfilled);
     for marker in &log.markers {

@@ -18,13 +18,13 @@ use std::path::PathBuf;
 
 /// Recover a database after a crash: replay its log, retire it, leave one plain SQLite file
 ///
-/// The next open through pwal does the same by itself; this says what was done. A log that does not prove itself is
+/// The next open through pwal does the same by itself; this says what was done. A log that is not valid is
 /// refused, and nothing is touched.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The database file
     database: PathBuf,
-    /// Where recovery refuses: replay the commits that prove themselves, give up what is behind them, and move the
+    /// Where recovery refuses: replay the commits that are valid, give up what is behind them, and move the
     /// log away. Without --yes only says what that would be
     #[arg(long, conflicts_with = "discard_log")]
     salvage: bool,

@@ -1,4 +1,4 @@
-//! `pwal verify`: whether a log proves itself.
+//! `pwal verify`: whether a log is valid.
 
 use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe_refusal};
@@ -9,7 +9,7 @@ use pwal::internal::log::scan::Finding;
 use pwal::internal::log::stamp::StampState;
 use std::path::PathBuf;
 
-/// Check that the log of a database proves itself; the exit status says it
+/// Check that the log of a database is valid; the exit status says it
 ///
 /// Names the first rule that does not hold. Creates and locks nothing. The pages of the database file are not
 /// looked at: that is PRAGMA integrity_check.
@@ -37,11 +37,7 @@ pub fn run(arguments: &Arguments) -> Done {
         let tail = if log.torn_tail.is_some() { "; a torn tail behind them, which recovery cuts" } else { "" };
         let commits = text::counted(log.last - log.backfilled, "commit");
         let certificates = text::counted(log.certificates.len() as u64, "certificate");
-        say!(
-            "{name}: log {:016x} proves itself: {commits} behind {}, {certificates}{tail}",
-            log.log_id,
-            log.backfilled
-        );
+        say!("{name}: log {:016x} is valid: {commits} after {}, {certificates}{tail}", log.log_id, log.backfilled);
     }
     Ok(())
 }

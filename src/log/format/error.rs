@@ -72,18 +72,18 @@ pub enum FormatError {
     /// A rule of the format does not hold.
     #[error("rule {0}")]
     Violated(Rule),
-    /// The record proves itself but was written by a newer pwal.
+    /// The record is valid but was written by a newer pwal.
     #[error(
         "format version {0}, this pwal reads up to {max}: open the database with the pwal that wrote it",
         max = super::FORMAT_VERSION
     )]
     NewerVersion(u16),
-    /// The record proves itself but was written by an older pwal.
+    /// The record is valid but was written by an older pwal.
     #[error(
         "format version {0}, written by an older pwal: open the database once with the pwal that wrote it, which leaves one plain file"
     )]
     OlderVersion(u16),
-    /// The record proves itself but has flags that must be understood and are not.
+    /// The record is valid but has flags that must be understood and are not.
     #[error("unknown flags {0:#06x}: open the database with the pwal that wrote it")]
     UnknownFlags(u16),
 }

@@ -25,7 +25,7 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
         return Err(LogError::io("open", &path, io::ErrorKind::NotFound.into()));
     };
     let Some(reader) = &slot.reader else {
-        let _ = writeln!(out, "{name}: free (no slot header proves itself)");
+        let _ = writeln!(out, "{name}: free (no slot header is valid)");
         return Ok(out);
     };
     let mut allowance = slot.allowance()?;
@@ -123,7 +123,7 @@ fn show_batch(out: &mut String, reader: &SlotReader<'_>, batch: &Batch, spills: 
             ImagePlace::Spill { file, offset } => format!("spill {file} at {offset}"),
         };
         let is_whole = proven(reader.image(batch, descriptor, spills, &mut image))?.is_some();
-        let state = if is_whole { "" } else { ", does not prove itself" };
+        let state = if is_whole { "" } else { ", is not valid" };
         let mask = if descriptor.mask == 0 { String::new() } else { format!(", mask {:02x}", descriptor.mask) };
         let _ = writeln!(out, "{:12}page {} {place}{mask}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
     }

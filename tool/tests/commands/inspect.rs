@@ -39,7 +39,7 @@ fn a_crashed_log_is_shown_and_left_alone() {
 
     let output = tool(["inspect".as_ref(), path.as_os_str()]);
     let text = output.printed();
-    assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 23 prove themselves"), "{text}");
+    assert!(text.contains(&format!("log {id}\n")) && text.contains("commits to 23 are valid"), "{text}");
     assert!(text.contains("(3 commits before these: --last)"), "{text}");
     let clock = rusqlite::Connection::open_in_memory().expect("SQLite");
     let sql = "SELECT strftime('%Y-%m-%d %H:%M:%S', ?1 / 1000000, 'unixepoch') || printf('.%06d', ?1 % 1000000)";
@@ -49,7 +49,7 @@ fn a_crashed_log_is_shown_and_left_alone() {
     assert_eq!(text.lines().rev().take_while(|line| !line.contains("database pages")).count(), 20, "{text}");
     let output = tool(["inspect", "--last", "40", &path.display().to_string()]);
     assert!(!output.printed().contains("before these"), "{output:?}");
-    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("proves itself: 23 commits behind 0"));
+    assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("is valid: 23 commits after 0"));
 
     let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
     let text = output.printed();
@@ -90,7 +90,7 @@ fn verify_names_the_rule_that_does_not_hold() {
     let findings = &json_of(&path)["logs"][0]["findings"];
     assert_eq!(findings[0]["rule"], json!("L3"));
     let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
-    assert_eq!(output.printed().matches("does not prove itself").count(), 1, "{output:?}");
+    assert_eq!(output.printed().matches("is not valid").count(), 1, "{output:?}");
     assert_eq!(contents(scratch.path()), before);
 }
 

@@ -1,4 +1,4 @@
-//! Records that prove themselves in any place of a log: what a user could store who knows all of it.
+//! Records that are valid in any place of a log: what a user could store who knows all of it.
 
 use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
@@ -30,7 +30,7 @@ fn certificate(log_id: u64, ordinal: u64, offset: u64, durable: u64, backfilled:
     }
 }
 
-/// Records that prove themselves in this place: of this log, of a later version, with any watermarks.
+/// Records that are valid in this place: of this log, of a later version, with any watermarks.
 pub fn forged(kind: usize, log_id: u64, ordinal: u64, offset: u64, next: u64) -> Vec<u8> {
     let newer = |mut record: Vec<u8>, crc: usize, covered: usize| {
         record[8] = 3;

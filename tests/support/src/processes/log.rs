@@ -5,7 +5,7 @@ use pwal::internal::disk::{Disk, RealDisk};
 use pwal::internal::log::scan::{self, Survey};
 use std::path::Path;
 
-/// Surveys the log of `database`: it must prove itself, densely.
+/// Surveys the log of `database`: it must be valid, densely.
 #[track_caller]
 pub fn assert_sound(database: &Path) -> Survey {
     let header = std::fs::read(database).expect("read the database file");
