@@ -40,6 +40,8 @@ mod shared;
 #[allow(unsafe_code)]
 mod sqlite;
 #[forbid(unsafe_code)]
+mod status;
+#[forbid(unsafe_code)]
 mod sync;
 #[allow(unsafe_code)]
 mod vfs;
@@ -72,9 +74,13 @@ pub mod internal {
     }
 }
 
+/// The name of the VFS that [`register`] registers, and the loadable library.
+pub const VFS_NAME: &str = "pwal";
+
 pub(crate) use mutants::drops;
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
+pub use status::{LogStatus, ProcessStatus, ReaderStatus, Status};
 pub use vfs::{Options, RegisterError, version};
 #[cfg(feature = "linked")]
 pub use vfs::{RecoverError, recover, register, register_with};

@@ -62,7 +62,7 @@ class Install(Cases):
             pwal.install(default=False)
             stock = sqlite3.connect("stock.db")
             fill(stock)
-            assert pwal.status(stock) == {"vfs": "unix", "active": False, "reason": "opened on another VFS than pwal"}
+            assert pwal.status(stock) == {"schema": 1, "vfs": "unix", "active": False, "reason": "opened on another VFS than pwal"}
             db = sqlite3.connect("file:app.db?vfs=pwal", uri=True)
             fill(db)
             assert pwal.status(db)["active"]

@@ -2,56 +2,50 @@
 
 use super::Engine;
 use crate::shared::now_us;
-use serde_json::{Value, json};
+use crate::status::{LogStatus, ProcessStatus, ReaderStatus};
 use std::sync::atomic::Ordering::SeqCst;
 
 impl Engine {
     /// For `parallel_wal_status` and `pwal_status()`. Takes no lock that a commit holds while it waits for the disk,
     /// but in conservative mode.
-    pub(crate) fn status(&self) -> Value {
-        let (slots, slot_bytes) = self.slot_sizes();
+    pub(crate) fn status(&self) -> LogStatus {
+        let (segments, segment_bytes) = self.slot_sizes();
         let lost = if self.is_poisoned() { self.marks.published() - self.marks.durable() } else { 0 };
-        json!({
-            "path": self.path.display().to_string(),
-            "log_id": if self.is_active() { json!(format!("{:016x}", self.log_id)) } else { Value::Null },
-            "page_bytes": self.page_bytes,
-            "connections": self.connection_count(),
-            "waiting_writers": self.queue.waiting(),
-            "published": self.marks.published(),
-            "visible": self.marks.visible(),
-            "durable": self.marks.durable(),
-            "backfilled": self.marks.backfilled(),
-            "oldest_snapshot": self.marks.oldest_snapshot(),
-            "oldest_reader": self.oldest_reader(),
-            "processes": self.processes(),
-            "commits": self.counters.commits.load(SeqCst),
-            "flushes": self.counters.flushes.load(SeqCst),
-            "checkpoints": self.counters.checkpoints.load(SeqCst),
-            "spills": self.counters.spills.load(SeqCst),
-            "sync_us": self.marks.control().sync_nanos() / 1000,
-            "slots": slots,
-            "slot_bytes": slot_bytes,
-            "lost_commits": lost,
-            "poisoned": self.check_poison().err().map(|error| error.to_string()),
-        })
+        LogStatus {
+            log_id: self.is_active().then(|| format!("{:016x}", self.log_id)),
+            page_bytes: self.page_bytes,
+            connections: self.connection_count(),
+            waiting_writers: self.queue.waiting(),
+            published: self.marks.published(),
+            visible: self.marks.visible(),
+            durable: self.marks.durable(),
+            backfilled: self.marks.backfilled(),
+            oldest_snapshot: self.marks.oldest_snapshot(),
+            oldest_reader: self.oldest_reader(),
+            processes: self.processes(),
+            commits: self.counters.commits.load(SeqCst),
+            flushes: self.counters.flushes.load(SeqCst),
+            checkpoints: self.counters.checkpoints.load(SeqCst),
+            spills: self.counters.spills.load(SeqCst),
+            sync_us: self.marks.control().sync_nanos() / 1000,
+            segments,
+            segment_bytes,
+            lost_commits: lost,
+            poisoned: self.check_poison().err().map(|error| error.to_string()),
+        }
     }
 
-    /// The process with the oldest snapshot, and the bytes of the log that it keeps (null: the log cannot be read).
-    fn oldest_reader(&self) -> Value {
-        let Some(snapshot) = self.marks.oldest_reader() else { return Value::Null };
+    /// The process with the oldest snapshot, and the bytes of the log that it keeps (`None`: the log cannot be read).
+    fn oldest_reader(&self) -> Option<ReaderStatus> {
+        let snapshot = self.marks.oldest_reader()?;
         let process = self.marks.control().processes().find(|process| process.owner == snapshot.owner);
-        json!({
-            "pid": process.as_ref().map(|process| process.pid),
-            "command": process.as_ref().map(|process| &process.command),
-            "snapshot": snapshot.sequence,
-            "for_us": now_us().saturating_sub(snapshot.since_us),
-            "kept_bytes": self.kept_by(snapshot.sequence).ok(),
-        })
+        let process = process.map(|process| (process.pid, process.command));
+        Some(snapshot.status(process, now_us(), self.kept_by(snapshot.sequence).ok()))
     }
 
     /// Who is joined, this process too.
-    fn processes(&self) -> Vec<Value> {
+    fn processes(&self) -> Vec<ProcessStatus> {
         let now_us = now_us();
-        self.marks.process_infos().iter().map(|process| process.to_json(now_us)).collect()
+        self.marks.process_infos().iter().map(|process| process.status(now_us)).collect()
     }
 }

@@ -1,11 +1,11 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
 use super::alone::WHY_INACTIVE;
-use super::wal_connection::WalConnection;
 use super::{BaseFile, Context, HandleState, Inner, LockLevel, OpenFacts, PragmaAnswer, State, claim};
+use crate::VFS_NAME;
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
-use serde_json::json;
+use crate::status::Status;
 use std::sync::Arc;
 
 const PREFIX: &str = "parallel_wal_";
@@ -277,38 +277,35 @@ pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
 
 /// The state at a glance, as JSON.
 pub(super) fn status_json(inner: &Inner, state: &State) -> String {
-    let mode = actual_mode(inner, state).name();
-    let path = inner.facts.path.display().to_string();
-    match &state.kind {
-        HandleState::Wal(wal) => wal_status(wal, mode),
-        HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => {
-            let refused = inner.refused.lock();
-            let alone = is_alone(inner, state);
-            let reason = if alone {
-                WHY_INACTIVE
-            } else if state.off {
-                "parallel_wal_mode=off"
-            } else {
-                refused.as_deref().or(*inner.bases.lock()).unwrap_or("not read yet")
-            };
-            let beside = state.beside.is_some();
-            json!({
-                "vfs": "pwal", "active": false, "beside_stock": beside, "exclusive": alone, "mode": mode, "path": path,
-                "reason": reason
-            })
-            .to_string()
-        }
-    }
+    let status = match &state.kind {
+        HandleState::Wal(wal) => Status {
+            active: true,
+            reason: None,
+            path: Some(wal.engine.path.display().to_string()),
+            log: Some(wal.engine.status()),
+            ..Status::inactive(None, "")
+        },
+        HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Status {
+            path: Some(inner.facts.path.display().to_string()),
+            beside_stock: Some(state.beside.is_some()),
+            exclusive: Some(is_alone(inner, state)),
+            ..Status::inactive(None, reason(inner, state))
+        },
+    };
+    let mode = actual_mode(inner, state).name().to_owned();
+    Status { vfs: Some(VFS_NAME.to_owned()), mode: Some(mode), ..status }.to_json()
 }
 
-fn wal_status(wal: &WalConnection, mode: &str) -> String {
-    let mut status = wal.engine.status();
-    if let Some(fields) = status.as_object_mut() {
-        fields.insert("vfs".to_owned(), json!("pwal"));
-        fields.insert("active".to_owned(), json!(true));
-        fields.insert("mode".to_owned(), json!(mode));
+/// Why this connection is not on a log, or not yet.
+fn reason(inner: &Inner, state: &State) -> String {
+    if is_alone(inner, state) {
+        return WHY_INACTIVE.to_owned();
     }
-    status.to_string()
+    if state.off {
+        return "parallel_wal_mode=off".to_owned();
+    }
+    let refused = inner.refused.lock().clone();
+    refused.unwrap_or_else(|| inner.bases.lock().unwrap_or("not read yet").to_owned())
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(control.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
             control.set_process_waiting(waiter, now - HOUR_US);
             let seen = control.process_infos(|_| true);
-            assert_eq!(seen[0].to_json(now)["waiting_for_us"], serde_json::json!(HOUR_US));
+            assert_eq!(seen[0].status(now).waiting_for_us, Some(HOUR_US));
         }
         assert_eq!((at(0, 1000) - at(0, 0), at(7, 0) - at(0, 0)), (1, 7_000_000), "in microseconds");
     }

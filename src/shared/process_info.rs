@@ -7,7 +7,7 @@ use super::control_block::ControlView;
 use super::owner::Owner;
 use super::process_slots::Process;
 use super::snapshots::Snapshot;
-use serde_json::{Value, json};
+use crate::status::ProcessStatus;
 
 /// The names of the owner locks, in the order of [`ControlView::holders`], and EXCL.
 const OWNER_LOCKS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "EXCL"];
@@ -72,22 +72,22 @@ impl ProcessInfo {
         }
     }
 
-    /// As JSON: times as microseconds from then to `now_us` ([`now_us`](super::now_us)), what is not as null.
+    /// For people: times as microseconds from then to `now_us` ([`now_us`](super::now_us)).
     #[must_use]
-    pub fn to_json(&self, now_us: u64) -> Value {
+    pub fn status(&self, now_us: u64) -> ProcessStatus {
         let ago = |since_us: u64| now_us.saturating_sub(since_us);
-        json!({
-            "slot": self.owner.slot,
-            "pid": self.pid,
-            "command": self.command,
-            "alive": self.alive,
-            "attached_for_us": ago(self.joined_us),
-            "transactions": self.transactions,
-            "oldest_snapshot": self.oldest_snapshot.map(|snapshot| snapshot.sequence),
-            "oldest_snapshot_for_us": self.oldest_snapshot.map(|snapshot| ago(snapshot.since_us)),
-            "waiting_for_us": self.waiting_since_us.map(ago),
-            "holding": self.holding,
-        })
+        ProcessStatus {
+            slot: self.owner.slot,
+            pid: self.pid,
+            command: self.command.clone(),
+            alive: self.alive,
+            attached_for_us: ago(self.joined_us),
+            transactions: self.transactions,
+            oldest_snapshot: self.oldest_snapshot.map(|snapshot| snapshot.sequence),
+            oldest_snapshot_for_us: self.oldest_snapshot.map(|snapshot| ago(snapshot.since_us)),
+            waiting_for_us: self.waiting_since_us.map(ago),
+            holding: self.holding.iter().map(|name| String::from(*name)).collect(),
+        }
     }
 }
 
@@ -128,12 +128,15 @@ mod tests {
         assert_eq!((seen[1].transactions, seen[1].oldest_snapshot.unwrap().sequence), (1, 5));
         assert_eq!((seen[1].waiting_since_us, &seen[1].holding[..]), (None, &["WRITE", "CKPT"][..]));
 
-        let json = seen[0].to_json(1_000_000);
-        assert_eq!((&json["pid"], &json["command"], &json["alive"]), (&json!(70), &json!("a program"), &json!(true)));
-        assert_eq!((&json["oldest_snapshot"], &json["oldest_snapshot_for_us"]), (&json!(4), &json!(999_993)));
-        assert_eq!((&json["waiting_for_us"], &json["holding"]), (&json!(999_989), &json!(["LEADER", "EXCL"])));
-        assert_eq!(seen[1].to_json(0)["waiting_for_us"], Value::Null);
-        assert_eq!(seen[1].to_json(0)["attached_for_us"], json!(0), "a clock behind the writer's");
+        let status = seen[0].status(1_000_000);
+        assert_eq!((status.pid, &status.command[..], status.alive), (70, "a program", true));
+        assert_eq!((status.oldest_snapshot, status.oldest_snapshot_for_us), (Some(4), Some(999_993)));
+        assert_eq!(
+            (status.waiting_for_us, &status.holding[..]),
+            (Some(999_989), &["LEADER", "EXCL"].map(String::from)[..])
+        );
+        assert_eq!(seen[1].status(0).waiting_for_us, None);
+        assert_eq!(seen[1].status(0).attached_for_us, 0, "a clock behind the writer's");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::main_file::MainFile;
 use crate::handle;
 use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
 use crate::sqlite::{Api, Code};
+use crate::status::Status;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::OnceLock;
 
@@ -171,8 +172,7 @@ unsafe fn status(api: &Api, call: *mut FunctionCall) -> String {
             "opened before pwal was loaded"
         };
         let vfs = vfs_name(api, connection);
-        let vfs = serde_json::to_string(&vfs).unwrap_or_else(|_| String::from("null"));
-        format!(r#"{{"vfs":{vfs},"active":false,"reason":"{reason}"}}"#)
+        Status::inactive(vfs, reason).to_json()
     }
 }
 

@@ -44,7 +44,7 @@ fn a_connection_says_whether_it_is_on_pwal() {
     let late = ["-cmd", ".load ./libpwal", "app.db", "PRAGMA parallel_wal_mode", "SELECT pwal_status()"];
     assert_eq!(
         printed(&shell(&place, &late, "")),
-        r#"{"vfs":"unix","active":false,"reason":"opened before pwal was loaded"}"#,
+        r#"{"schema":1,"vfs":"unix","active":false,"reason":"opened before pwal was loaded"}"#,
         "no row of the pragma means stock"
     );
     let input = ".load ./libpwal\n.open app.db\nPRAGMA journal_mode=wal;\nCREATE TABLE t(x);\n\
@@ -94,7 +94,7 @@ fn the_second_entry_point_does_not_become_the_default() {
     let input = ".load ./libpwal sqlite3_pwalvfs_init\n.open app.db\n.vfsname\nSELECT pwal_status();\n\
                  .open file:app.db?vfs=pwal\n.vfsname\n.load ./libpwal\n.open app.db\n.vfsname\n";
     let text = printed(&shell(&place, &[], input));
-    let status = r#"{"vfs":"unix","active":false,"reason":"opened on another VFS than pwal"}"#;
+    let status = r#"{"schema":1,"vfs":"unix","active":false,"reason":"opened on another VFS than pwal"}"#;
     assert_eq!(text, format!("unix\n{status}\npwal/unix\npwal/unix"));
 }
 

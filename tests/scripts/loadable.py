@@ -3,7 +3,7 @@
 import json
 import sqlite3
 
-LATE = '{"vfs":"unix","active":false,"reason":"opened before pwal was loaded"}'
+LATE = '{"schema":1,"vfs":"unix","active":false,"reason":"opened before pwal was loaded"}'
 
 
 def status(connection):

@@ -180,11 +180,11 @@ fn the_sql_functions_say_where_a_connection_is() {
     assert_eq!(text(&stock, "SELECT pwal_version()"), pwal::version());
     assert_eq!(
         text(&stock, "SELECT pwal_status()"),
-        r#"{"vfs":"unix","active":false,"reason":"opened on another VFS than pwal"}"#
+        r#"{"schema":1,"vfs":"unix","active":false,"reason":"opened on another VFS than pwal"}"#
     );
     assert_eq!(
         text(&open(":memory:", &pair.shim), "SELECT pwal_status()"),
-        r#"{"vfs":null,"active":false,"reason":"the main database is temporary or in memory"}"#
+        r#"{"schema":1,"vfs":null,"active":false,"reason":"the main database is temporary or in memory"}"#
     );
     let ours = open(directory.path().join("ours.db"), &pair.shim);
     let status = text(&ours, "SELECT pwal_status()");

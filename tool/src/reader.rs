@@ -2,11 +2,11 @@
 
 use crate::database::DatabaseFile;
 use crate::text;
+use pwal::ReaderStatus;
 use pwal::internal::disk::{Access, Directory};
 use pwal::internal::log::format::{FileName, SlotHeader};
 use pwal::internal::log::kept::bytes_kept;
 use pwal::internal::shared::{ControlView, ProcessInfo, Snapshot};
-use serde_json::{Value, json};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -38,14 +38,8 @@ impl OldestReader {
         }
     }
 
-    pub fn as_json(&self, now_us: u64) -> Value {
-        json!({
-            "pid": self.pid,
-            "command": self.command,
-            "snapshot": self.snapshot.sequence,
-            "for_us": now_us.saturating_sub(self.snapshot.since_us),
-            "kept_bytes": self.kept,
-        })
+    pub fn status(&self, now_us: u64) -> ReaderStatus {
+        self.snapshot.status(Some((self.pid, self.command.clone())), now_us, self.kept)
     }
 
     pub fn since(&self, now_us: u64) -> Duration {

@@ -9,7 +9,8 @@ use crate::text::{self, Table, say};
 use pwal::internal::disk::Directory;
 use pwal::internal::log::stamp::StampState;
 use pwal::internal::shared::{ControlView, OnStockWal, ProcessInfo, now_us};
-use serde_json::{Value, json};
+use pwal::{ProcessStatus, ReaderStatus};
+use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Done {
     let status = Status::look(&arguments.database)?;
     if arguments.json {
-        say!("{:#}", status.as_json());
+        let json = serde_json::to_string_pretty(&status.as_json());
+        say!("{}", json.map_err(|error| Failure::cannot(error.to_string()))?);
     } else {
         status.show();
     }
@@ -49,8 +51,11 @@ struct Status {
 }
 
 /// The files of the log.
+#[derive(Clone, Serialize)]
 struct LogFiles {
+    #[serde(rename = "slots")]
     slots: u64,
+    #[serde(rename = "spill_files")]
     spills: u64,
     bytes: u64,
 }
@@ -136,48 +141,77 @@ impl Status {
         self.openers.not_among(self.control.as_ref().map_or(&[], |control| &control.attached))
     }
 
-    fn as_json(&self) -> Value {
-        let Status { database, owned, log, control, unread, .. } = self;
+    fn as_json(&self) -> Json {
+        let Status { database, owned, openers, log, control, unread, .. } = self;
         let now_us = now_us();
-        json!({
-            "database": database.name().to_string(),
-            "bytes": database.bytes,
-            "page_bytes": database.page_bytes(),
-            "header": database.describe(),
-            "open_through_pwal": owned,
-            "beside_stock": self.stock_wal == OnStockWal::Shared,
-            "exclusive": self.stock_wal == OnStockWal::Alone,
-            "state": self.state(),
-            "open_in": self.openers.all.iter().map(|opener| json!({
-                "pid": opener.pid,
-                "command": opener.command,
-                "through_pwal": match opener.way {
-                    Way::Pwal => Some(true),
-                    Way::Other => Some(false),
-                    Way::Unknown => None,
-                },
-            })).collect::<Vec<_>>(),
-            "log": log.as_ref().map(|log| json!({
-                "slots": log.slots,
-                "spill_files": log.spills,
-                "bytes": log.bytes,
-            })),
-            "marks": control.as_ref().map(|control| json!({
-                "published": control.published,
-                "visible": control.visible,
-                "durable": control.durable,
-                "backfilled": control.backfilled,
-                "mode": control.mode,
-                "transactions": control.transactions,
-                "oldest_reader": control.oldest.as_ref().map(|oldest| oldest.as_json(now_us)),
-                "poisoned": control.poisoned,
-            })),
-            "marks_unread": unread,
-            "processes": control.as_ref().map(|control| {
-                control.attached.iter().map(|process| process.to_json(now_us)).collect::<Vec<_>>()
-            }),
-        })
+        let open_in = openers.all.iter().map(|opener| OpenIn {
+            pid: opener.pid,
+            command: opener.command.clone(),
+            through_pwal: match opener.way {
+                Way::Pwal => Some(true),
+                Way::Other => Some(false),
+                Way::Unknown => None,
+            },
+        });
+        Json {
+            schema: pwal::Status::SCHEMA,
+            database: database.name().to_string(),
+            bytes: database.bytes,
+            page_bytes: database.page_bytes(),
+            header: database.describe(),
+            open_through_pwal: *owned,
+            beside_stock: self.stock_wal == OnStockWal::Shared,
+            exclusive: self.stock_wal == OnStockWal::Alone,
+            state: self.state(),
+            open_in: open_in.collect(),
+            log: log.clone(),
+            marks: control.as_ref().map(|control| control.marks(now_us)),
+            marks_unread: unread.clone(),
+            processes: control
+                .as_ref()
+                .map(|control| control.attached.iter().map(|process| process.status(now_us)).collect()),
+        }
     }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Json {
+    schema: u32,
+    database: String,
+    bytes: u64,
+    page_bytes: Option<u32>,
+    header: String,
+    open_through_pwal: bool,
+    beside_stock: bool,
+    exclusive: bool,
+    state: &'static str,
+    open_in: Vec<OpenIn>,
+    log: Option<LogFiles>,
+    marks: Option<Marks>,
+    marks_unread: Option<String>,
+    processes: Option<Vec<ProcessStatus>>,
+}
+
+/// A process that has the file open.
+#[derive(Serialize)]
+struct OpenIn {
+    pid: u32,
+    command: String,
+    /// `None`: this user may not look at the process.
+    through_pwal: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Marks {
+    published: u64,
+    visible: u64,
+    durable: u64,
+    backfilled: u64,
+    mode: &'static str,
+    transactions: usize,
+    oldest_reader: Option<ReaderStatus>,
+    poisoned: bool,
 }
 
 fn line(what: &str, value: &str) {
@@ -248,6 +282,12 @@ impl ControlBlock {
             oldest,
             poisoned: control.poisoned() != 0,
         }
+    }
+
+    fn marks(&self, now_us: u64) -> Marks {
+        let ControlBlock { published, visible, durable, backfilled, mode, transactions, poisoned, .. } = *self;
+        let oldest_reader = self.oldest.as_ref().map(|oldest| oldest.status(now_us));
+        Marks { published, visible, durable, backfilled, mode, transactions, oldest_reader, poisoned }
     }
 
     fn show(&self) {
