@@ -6,7 +6,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pwal::internal::log::format::{BatchHeader, Descriptor, ImagePlace, encode_batch_sealed, image_crc};
-use pwal::internal::shared::{CommitEntry, ControlMapping, Cut, Owner};
+use pwal::internal::shared::{CommitEntry, ControlMapping, EpochRecord, Owner};
 use pwal::internal::view::{FrameTable, Snapshot, View};
 use std::hint::black_box;
 
@@ -87,8 +87,8 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };
     control.publish(&entry).expect("the next commit");
-    let (durable, epoch) = (control.durable(), control.cuts() + 1);
-    let cut = Cut {
+    let (durable, epoch) = (control.durable(), control.last_written_epoch() + 1);
+    let cut = EpochRecord {
         epoch,
         lo: durable + 1,
         hi: sequence,
@@ -100,7 +100,7 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
         backfilled: 0,
         chain: 1,
     };
-    control.store_cut(&cut).expect("the next epoch");
+    control.store_epoch(&cut).expect("the next epoch");
     control.append().release(me);
     control.write().release(me);
     control.certify(epoch);

@@ -258,7 +258,7 @@ fn harms(history: &History, files: &Files) -> Vec<Vec<Harm>> {
             harms.push(vec![put(record.bytes.start, fits), back]);
         }
         for at in [record.bytes.start, record.bytes.start + 512, record.bytes.end] {
-            harms.push(vec![Harm::Cut(name.clone(), at)]);
+            harms.push(vec![Harm::EpochRecord(name.clone(), at)]);
         }
         for at in record.bytes.clone().step_by(512) {
             harms.push(vec![Harm::Unreadable(name.clone(), at..at + 512)]);
@@ -311,7 +311,7 @@ fn judge_all(
                 std::panic::resume_unwind(panic)
             });
             assert!(outcome == Outcome::Right || !history.is_spared(&harmed), "{outcome:?}: {}", context());
-            let is_one = harms.len() == 1 && !matches!(harms[0], Harm::Cut(..));
+            let is_one = harms.len() == 1 && !matches!(harms[0], Harm::EpochRecord(..));
             assert!(outcome != Outcome::Impossible || !is_one, "nothing can be saved: {}", context());
             *outcomes.entry(outcome).or_default() += 1;
         }

@@ -6,7 +6,7 @@
 //! `PWAL_TEST_ROUNDS` sets the runs, `PWAL_TEST_ONE=<seed>` plays one. Threads make each run its own.
 
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
-use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenMode};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::io;
@@ -58,7 +58,7 @@ impl LogDirectory for Directory {
         names.sort();
         Ok(names)
     }
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         self.inner.open(name, how)
     }
     fn remove(&self, name: &str) -> io::Result<()> {

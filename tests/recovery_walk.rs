@@ -5,7 +5,7 @@ mod beginnings;
 #[path = "recovery/fields.rs"]
 mod fields;
 
-use pwal::internal::disk::OpenHow;
+use pwal::internal::disk::OpenMode;
 use pwal::internal::disk::fault::{Effect, Fault, Operation};
 use pwal::internal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
 use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
@@ -309,7 +309,7 @@ fn what_a_failed_sync_left_in_the_cache_alone_does_not_count() {
         let place = SimPlace { disk: SimPlace::new(&files).disk.deep_clone(seed), path: "/sim/a.db".into() };
         log.commits(1);
         let (bytes, at) = log.place(3);
-        let file = place.directory().open(&slot_name(ID, 0), OpenHow::Existing).unwrap();
+        let file = place.directory().open(&slot_name(ID, 0), OpenMode::Existing).unwrap();
         file.write_at(&[IoSlice::new(&bytes[at..at + 4096])], at as u64).unwrap();
         let (operation, effect) = (Operation::Sync, Effect::Error);
         let name_contains = ".seg".to_owned();

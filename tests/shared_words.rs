@@ -6,8 +6,8 @@ mod control_file;
 mod snapshots;
 
 use pwal::internal::shared::{
-    COMMIT_RING, CUT_RING, CommitEntry, ControlBlock, ControlMapping, Cut, Identity, Owner, PAGES_INLINE, SharedError,
-    Tail, boot_id, now_us,
+    COMMIT_RING, CommitEntry, ControlBlock, ControlMapping, EPOCH_RING, EpochRecord, Identity, Owner, PAGES_INLINE,
+    SharedError, Tail, boot_id, now_us,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -43,9 +43,9 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
     }
 }
 
-fn cut(control: &ControlBlock, hi: u64) -> Cut {
-    Cut {
-        epoch: control.cuts() + 1,
+fn cut(control: &ControlBlock, hi: u64) -> EpochRecord {
+    EpochRecord {
+        epoch: control.last_written_epoch() + 1,
         lo: control.durable() + 1,
         hi,
         ordinal: 1,
@@ -69,12 +69,15 @@ fn seed() -> u64 {
 fn fresh_words_are_an_empty_log() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
-    assert_eq!((control.published(), control.cuts(), control.certified(), control.durable()), (0, 0, 0, 0));
+    assert_eq!(
+        (control.published(), control.last_written_epoch(), control.certified(), control.durable()),
+        (0, 0, 0, 0)
+    );
     assert_eq!((control.visible(), control.advance_visible(), control.poisoned()), (0, 0, 0));
     assert_eq!(control.tail(), None);
     assert_eq!(control.commit(0), None);
     assert_eq!(control.commit(1), None);
-    assert_eq!(control.cut(0), None);
+    assert_eq!(control.epoch(0), None);
     assert_eq!(control.oldest_snapshot(|_| true), None);
     assert_eq!(control.holders(), [None; 5]);
     assert!(!control.ring_is_half_full());
@@ -108,7 +111,7 @@ fn an_entry_comes_back_as_it_was_published() {
     let other = CommitEntry { has_certificate: false, has_spill: true, has_masks: true, writer: 0, ..commit(2, false) };
     control.publish(&other).unwrap();
     assert_eq!(control.commit(2), Some(other));
-    let cut = Cut {
+    let cut = EpochRecord {
         epoch: 1,
         lo: 1,
         hi: 2,
@@ -120,8 +123,8 @@ fn an_entry_comes_back_as_it_was_published() {
         backfilled: 4,
         chain: u64::MAX,
     };
-    control.store_cut(&cut).unwrap();
-    assert_eq!(control.cut(1), Some(cut));
+    control.store_epoch(&cut).unwrap();
+    assert_eq!(control.epoch(1), Some(cut));
     assert_eq!(control.durable(), 0, "a cut is not durable before it is certified");
     control.certify(1);
     assert_eq!(control.durable(), 2);
@@ -139,7 +142,7 @@ fn the_pages_of_a_small_commit_are_in_its_entry() {
     assert_eq!(CommitEntry { frames: PAGES_INLINE as u32 + 1, ..all }.inline_pages(), None);
     for sequence in 1..=COMMIT_RING {
         control.publish(&CommitEntry { sequence, ..all }).unwrap();
-        control.store_cut(&cut(control, sequence)).unwrap();
+        control.store_epoch(&cut(control, sequence)).unwrap();
         control.certify(sequence);
     }
     // In the same place of the ring as the first: nothing of that one is left.
@@ -161,10 +164,10 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert!(matches!(control.publish(&commit(1, true)), Err(SharedError::NotTheNextCommit { .. })));
     let good = cut(control, 1);
     for bad in [good.offset + 1, 4096 << 32] {
-        assert!(matches!(control.store_cut(&Cut { offset: bad, ..good }), Err(SharedError::TooLarge { .. })));
+        assert!(matches!(control.store_epoch(&EpochRecord { offset: bad, ..good }), Err(SharedError::TooLarge { .. })));
     }
-    assert!(matches!(control.store_cut(&Cut { epoch: 2, ..good }), Err(SharedError::NotTheNextEpoch { .. })));
-    assert_eq!((control.published(), control.cuts()), (1, 0));
+    assert!(matches!(control.store_epoch(&EpochRecord { epoch: 2, ..good }), Err(SharedError::NotTheNextEpoch { .. })));
+    assert_eq!((control.published(), control.last_written_epoch()), (1, 0));
     control.certify(5);
     assert_eq!(control.certified(), 0, "certified never passes the cuts");
 }
@@ -179,8 +182,8 @@ fn a_ring_never_loses_what_is_not_durable() {
         if let Err(error) = control.publish(&commit(sequence, sequence.is_multiple_of(3))) {
             assert!(matches!(error, SharedError::RingFull { .. }), "{error}");
             refused += 1;
-            control.store_cut(&cut(control, sequence - 1)).unwrap();
-            control.certify(control.cuts());
+            control.store_epoch(&cut(control, sequence - 1)).unwrap();
+            control.certify(control.last_written_epoch());
             control.publish(&commit(sequence, true)).unwrap();
         }
         assert_eq!(control.commit(control.durable() + 1).unwrap().sequence, control.durable() + 1);
@@ -189,13 +192,13 @@ fn a_ring_never_loses_what_is_not_durable() {
     assert_eq!(control.commit(2 * COMMIT_RING), None, "the ring has moved on");
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
-    for _ in 1..CUT_RING {
-        control.store_cut(&cut(control, 0)).unwrap();
+    for _ in 1..EPOCH_RING {
+        control.store_epoch(&cut(control, 0)).unwrap();
     }
     assert!(control.ring_is_half_full());
-    assert!(matches!(control.store_cut(&cut(control, 0)), Err(SharedError::RingFull { .. })));
-    control.certify(control.cuts());
-    control.store_cut(&cut(control, 0)).unwrap();
+    assert!(matches!(control.store_epoch(&cut(control, 0)), Err(SharedError::RingFull { .. })));
+    control.certify(control.last_written_epoch());
+    control.store_epoch(&cut(control, 0)).unwrap();
 }
 
 #[test]
@@ -213,17 +216,19 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
     control.publish(&at(1, 4, BLOCK, 3 * BLOCK)).unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
     // A certificate in the header of that batch.
-    control.store_cut(&Cut { file: 4, offset: BLOCK, ..cut(control, 1) }).unwrap();
+    control.store_epoch(&EpochRecord { file: 4, offset: BLOCK, ..cut(control, 1) }).unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
     // A block of its own behind it, then one in the next segment.
-    control.store_cut(&Cut { file: 4, offset: 3 * BLOCK, ..cut(control, 1) }).unwrap();
+    control.store_epoch(&EpochRecord { file: 4, offset: 3 * BLOCK, ..cut(control, 1) }).unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 4 * BLOCK, file: 4 }));
-    control.store_cut(&Cut { ordinal: 2, file: 2, offset: BLOCK, ..cut(control, 1) }).unwrap();
+    control.store_epoch(&EpochRecord { ordinal: 2, file: 2, offset: BLOCK, ..cut(control, 1) }).unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 2 * BLOCK, file: 2 }));
     control.publish(&at(2, 2, 2 * BLOCK, 5 * BLOCK)).unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 5 * BLOCK, file: 2 }));
     // A doubled one.
-    control.store_cut(&Cut { ordinal: 2, file: 2, offset: 5 * BLOCK, is_doubled: true, ..cut(control, 2) }).unwrap();
+    control
+        .store_epoch(&EpochRecord { ordinal: 2, file: 2, offset: 5 * BLOCK, is_doubled: true, ..cut(control, 2) })
+        .unwrap();
     assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 7 * BLOCK, file: 2 }));
 }
 
@@ -252,8 +257,8 @@ fn the_tail_is_found_while_the_rings_turn_under_who_looks() {
             for _ in 0..COMMIT_RING / 2 {
                 control.publish(&commit(control.published() + 1, false)).unwrap();
             }
-            control.store_cut(&cut(control, control.published())).unwrap();
-            control.certify(control.cuts());
+            control.store_epoch(&cut(control, control.published())).unwrap();
+            control.certify(control.last_written_epoch());
         }
         over.store(true, SeqCst);
     });
@@ -271,8 +276,8 @@ fn visible_is_what_the_rule_says_after_each_step() {
         for _ in 0..random.random_range(1..1500) {
             if random.random_bool(cuts) {
                 let hi = random.random_range(control.durable()..=control.published());
-                control.store_cut(&cut(control, hi)).unwrap();
-                control.certify(control.cuts());
+                control.store_epoch(&cut(control, hi)).unwrap();
+                control.certify(control.last_written_epoch());
             } else {
                 wants.push(random.random_bool(full));
                 control.publish(&commit(control.published() + 1, *wants.last().unwrap())).unwrap();
@@ -315,14 +320,14 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
             let hi = control.published();
             if hi > control.durable() {
                 control.append().acquire(ME, |_| true, || Ok::<(), ()>(())).unwrap();
-                control.store_cut(&cut(control, hi)).unwrap();
+                control.store_epoch(&cut(control, hi)).unwrap();
                 assert!(control.append().release(ME));
                 let begin = now_us();
                 while now_us() - begin < 30 {
                     std::hint::spin_loop();
                 }
                 announced.fetch_max(hi, SeqCst);
-                control.certify(control.cuts());
+                control.certify(control.last_written_epoch());
                 control.advance_visible();
                 control.durable_wake().notify();
             }
@@ -386,8 +391,8 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
         results.into_iter().for_each(|result| result.unwrap());
     });
     assert_eq!(control.published(), COMMITS);
-    let wanting = (control.durable() + 1..=COMMITS).find(|n| control.commit(*n).unwrap().wants_durable);
-    assert_eq!(control.visible(), wanting.map_or(COMMITS, |n| n - 1), "nobody is left to move visible");
+    let syncs_pending = (control.durable() + 1..=COMMITS).find(|n| control.commit(*n).unwrap().wants_durable);
+    assert_eq!(control.visible(), syncs_pending.map_or(COMMITS, |n| n - 1), "nobody is left to move visible");
     assert!(ahead.load(SeqCst) > 0, "visible was never ahead of durable: the test has not tested");
 }
 
@@ -443,7 +448,7 @@ fn the_last_of_publish_and_certify_moves_visible() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
     control.publish(&commit(1, true)).unwrap();
-    control.store_cut(&cut(control, 1)).unwrap();
+    control.store_epoch(&cut(control, 1)).unwrap();
     collide(
         20_000,
         |round| {
@@ -457,7 +462,7 @@ fn the_last_of_publish_and_certify_moves_visible() {
         |round| {
             assert_eq!(control.visible(), 2 * round, "nobody is left to move visible");
             control.publish(&commit(2 * round + 1, true)).unwrap();
-            control.store_cut(&cut(control, 2 * round + 1)).unwrap();
+            control.store_epoch(&cut(control, 2 * round + 1)).unwrap();
             round.is_multiple_of(512) ^ (round / 512).is_multiple_of(2)
         },
     );

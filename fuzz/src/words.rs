@@ -105,15 +105,15 @@ fn word(input: &mut Input<'_>) -> u64 {
 fn read(control: &ControlView) {
     let _ = (control.identity(), control.state(), control.poisoned(), control.poison_outcome(), control.kept_by_poison());
     let _ = (control.is_being_poisoned(), control.is_replaced(), control.ended_below(), control.mode(), control.published());
-    let _ = (control.cuts(), control.certified(), control.backfilled(), control.checkpoint_target(), control.recycled_below());
+    let _ = (control.last_written_epoch(), control.certified(), control.backfilled(), control.checkpoint_target(), control.recycled_below());
     let _ =
         (control.holders(), control.exclusive_holder(), control.grant_until_us(), control.is_active(), control.backfilled_pages());
-    let _ = (control.last_commit(), control.last_cut(), control.certified_cut(), control.durable(), control.visible());
+    let _ = (control.last_commit(), control.last_epoch(), control.certified_epoch(), control.durable(), control.visible());
     let _ = (control.tail(), control.ring_is_half_full());
     if let Some(entry) = control.commit(control.published()) {
         let _ = entry.inline_pages().map(<[u32]>::len);
     }
-    if let Some(cut) = control.cut(control.cuts()) {
+    if let Some(cut) = control.epoch(control.last_written_epoch()) {
         let _ = (cut.durable(), cut.end(4096));
     }
     for attached in control.process_infos(|owner| owner.slot % 2 == 0) {

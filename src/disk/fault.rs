@@ -3,7 +3,7 @@
 //! What it promises: an operation that fails here fails as the kernel would let it. A failed write may have
 //! written a part; a failed sync is never passed on, so that what it should have covered stays unsynced.
 
-use super::{Database, Directory, Disk, LogDirectory, LogFile, OpenHow};
+use super::{Database, Directory, Disk, LogDirectory, LogFile, OpenMode};
 use crate::sync::Mutex;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -203,8 +203,8 @@ impl LogDirectory for FaultDirectory {
         self.inner.list()
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        let operation = if how == OpenHow::CreateNew { Operation::Create } else { Operation::Open };
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
+        let operation = if how == OpenMode::CreateNew { Operation::Create } else { Operation::Open };
         self.plan.check(operation, name)?;
         Ok(Arc::new(FaultFile { inner: self.inner.open(name, how)?, name: name.to_owned(), plan: self.plan.clone() }))
     }

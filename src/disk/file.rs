@@ -11,7 +11,7 @@
 
 use super::descriptor;
 use super::directory::{Access, Directory, FileIdentity};
-use super::{LogFile, OpenHow};
+use super::{LogFile, OpenMode};
 use crate::sync::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use std::collections::VecDeque;
@@ -108,7 +108,7 @@ pub(super) struct RealFile {
     directory: Arc<Directory>,
     pool: Arc<Pool>,
     name: String,
-    how: OpenHow,
+    how: OpenMode,
     identity: FileIdentity,
     /// `None`: closed for now.
     open: RwLock<Option<Opened>>,
@@ -136,10 +136,10 @@ impl RealFile {
         directory: &Arc<Directory>,
         pool: &Arc<Pool>,
         name: &str,
-        how: OpenHow,
+        how: OpenMode,
         mode: u32,
     ) -> io::Result<Arc<RealFile>> {
-        let opened = if how == OpenHow::CreateNew {
+        let opened = if how == OpenMode::CreateNew {
             let file = directory.create_with(name, mode, || pool.close_one())?;
             Opened { file, is_direct: false }
         } else {
@@ -190,7 +190,7 @@ impl RealFile {
         if open.is_some() {
             return Ok(None);
         }
-        let how = if self.how == OpenHow::CreateNew { OpenHow::Existing } else { self.how };
+        let how = if self.how == OpenMode::CreateNew { OpenMode::Existing } else { self.how };
         let opened = open_again(&self.directory, &self.pool, &self.name, how)?;
         if FileIdentity::of(&opened.file)? != self.identity {
             return Err(descriptor::refused(format!("{} was replaced by another file", self.name)));
@@ -243,15 +243,15 @@ impl Drop for RealFile {
     }
 }
 
-fn open_again(directory: &Directory, pool: &Pool, name: &str, how: OpenHow) -> io::Result<Opened> {
+fn open_again(directory: &Directory, pool: &Pool, name: &str, how: OpenMode) -> io::Result<Opened> {
     let buffered = |access| {
         let file = directory.open_with(name, access, OFlags::empty(), || pool.close_one())?;
         Ok(Opened { file, is_direct: false })
     };
     match how {
-        OpenHow::CreateNew | OpenHow::Existing => buffered(Access::Write),
-        OpenHow::ReadOnly => buffered(Access::Read),
-        OpenHow::PastCache => open_past_cache(directory, pool, name),
+        OpenMode::CreateNew | OpenMode::Existing => buffered(Access::Write),
+        OpenMode::ReadOnly => buffered(Access::Read),
+        OpenMode::PastCache => open_past_cache(directory, pool, name),
     }
 }
 
@@ -341,7 +341,7 @@ impl LogFile for RealFile {
     }
 
     fn truncate(&self) -> io::Result<()> {
-        if self.how == OpenHow::ReadOnly || self.how == OpenHow::PastCache {
+        if self.how == OpenMode::ReadOnly || self.how == OpenMode::PastCache {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         // Nothing is left of it that a sync would have to make durable.

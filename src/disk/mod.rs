@@ -99,7 +99,7 @@ pub trait LogFile: Send + Sync + Debug {
 
 /// How [`LogDirectory::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenHow {
+pub enum OpenMode {
     /// Create it; it must not exist. Read and write.
     CreateNew,
     /// It must exist. Read and write, through the page cache.
@@ -142,7 +142,7 @@ pub trait LogDirectory: Send + Sync + Debug {
     ///
     /// # Errors
     /// Any error of the medium.
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>>;
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>>;
     /// Deletes the file `name` in it; `Ok` if it is not there.
     ///
     /// # Errors

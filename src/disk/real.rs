@@ -7,7 +7,7 @@ use super::descriptor::refused;
 use super::directory::{Directory, identity};
 use super::file::{Pool, RealFile};
 use super::file_system::place_of_log;
-use super::{Disk, LogDirectory, LogFile, OpenHow, placeholder};
+use super::{Disk, LogDirectory, LogFile, OpenMode, placeholder};
 use crate::sync::Mutex;
 use rustix::fs::{AtFlags, FileType, Stat, lstat, renameat, statat, unlinkat};
 use std::ffi::{OsStr, OsString};
@@ -213,7 +213,7 @@ impl LogDirectory for RealLogDirectory {
         }
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         let Opened { directory, files } = self.opened()?;
         let mode = fs::symlink_metadata(&self.database).map_or(0o600, |database| mode_of(&database, false));
         Ok(RealFile::open(&directory, &files, name, how, mode)?)
@@ -306,10 +306,10 @@ mod tests {
         directory.create().unwrap();
         assert!(directory.exists().unwrap());
         assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o750);
-        let file = directory.open("b", OpenHow::CreateNew).unwrap();
+        let file = directory.open("b", OpenMode::CreateNew).unwrap();
         assert_eq!(fs::metadata(directory.path().join("b")).unwrap().mode() & 0o777, 0o640);
-        assert_eq!(directory.open("b", OpenHow::CreateNew).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(directory.open("c", OpenHow::Existing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(directory.open("b", OpenMode::CreateNew).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(directory.open("c", OpenMode::Existing).unwrap_err().kind(), io::ErrorKind::NotFound);
         file.write_at(&[IoSlice::new(b"ab"), IoSlice::new(b""), IoSlice::new(b"cd")], 4096).unwrap();
         file.sync().unwrap();
         directory.sync().unwrap();
@@ -329,7 +329,7 @@ mod tests {
     fn more_parts_than_the_kernel_takes_arrive_in_order() {
         let (_place, directory) = directory();
         directory.create().unwrap();
-        let file = directory.open("b", OpenHow::CreateNew).unwrap();
+        let file = directory.open("b", OpenMode::CreateNew).unwrap();
         let words: Vec<[u8; 4]> = (0..5000_u32).map(u32::to_le_bytes).collect();
         let parts: Vec<IoSlice<'_>> = words.iter().map(|word| IoSlice::new(word)).collect();
         file.write_at(&parts, 6).unwrap();
@@ -346,7 +346,7 @@ mod tests {
         for (number, (offset, length)) in
             [(0, 1 << 20), (4096, 200_704), (4096, 100), (7, 70_001)].into_iter().enumerate()
         {
-            let file = directory.open(&number.to_string(), OpenHow::CreateNew).unwrap();
+            let file = directory.open(&number.to_string(), OpenMode::CreateNew).unwrap();
             file.write_at(&[IoSlice::new(&vec![7; 300_000])], 0).unwrap();
             file.write_zeros(length, offset).unwrap();
             file.sync().unwrap();
@@ -365,10 +365,10 @@ mod tests {
     fn reads_past_the_cache_take_any_place_and_length() {
         let (_place, directory) = directory();
         directory.create().unwrap();
-        let file = directory.open("b", OpenHow::CreateNew).unwrap();
+        let file = directory.open("b", OpenMode::CreateNew).unwrap();
         let bytes: Vec<u8> = (0..3_000_001_u32).map(|n| (n % 251) as u8).collect();
         file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();
-        let direct = directory.open("b", OpenHow::PastCache).unwrap();
+        let direct = directory.open("b", OpenMode::PastCache).unwrap();
         direct.sync().unwrap();
         for (offset, length) in [(0, 10), (4095, 2), (1, 2_999_999), (2_999_000, 5000), (3_000_001, 7), (9_000_000, 1)]
         {
@@ -387,7 +387,7 @@ mod tests {
         directory.create().unwrap();
         let files: Vec<_> = (0..50_u8)
             .map(|number| {
-                let file = directory.open(&number.to_string(), OpenHow::CreateNew).unwrap();
+                let file = directory.open(&number.to_string(), OpenMode::CreateNew).unwrap();
                 file.write_at(&[IoSlice::new(&[number])], 0).unwrap();
                 file
             })
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(open(), 50, "what is not synced stays open");
         files[..48].iter().for_each(|file| file.sync().unwrap());
         all_read();
-        let last = directory.open("last", OpenHow::CreateNew).unwrap();
+        let last = directory.open("last", OpenMode::CreateNew).unwrap();
         assert!(open() <= 20, "{}", open());
         all_read();
         // More than that many stay open: the others come and go beside them.
@@ -420,7 +420,7 @@ mod tests {
         // One that was deleted or replaced while it was closed is empty, never another file.
         // It gets the inode of the one before, on most file systems.
         directory.remove("1").unwrap();
-        directory.open("1", OpenHow::CreateNew).unwrap().write_at(&[IoSlice::new(b"other")], 0).unwrap();
+        directory.open("1", OpenMode::CreateNew).unwrap().write_at(&[IoSlice::new(b"other")], 0).unwrap();
         directory.remove("0").unwrap();
         assert_eq!(files[0].read_at(&mut [0; 9], 0).unwrap(), 0);
         assert_eq!((files[0].bytes().unwrap(), files[1].bytes().unwrap()), (0, 0));

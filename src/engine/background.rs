@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_millis(500);
 const LINGERS: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
-struct Wishes {
+struct Requests {
     slot: bool,
     checkpoint: bool,
     flush: bool,
@@ -34,7 +34,7 @@ thread_local! {
     static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Wishes {
+impl Requests {
     fn is_empty(&self) -> bool {
         !self.slot && !self.checkpoint && !self.flush && !self.watch && !self.stop
     }
@@ -46,7 +46,7 @@ struct Shared {
     stopping: AtomicBool,
     /// A wish to watch is there, or being fulfilled.
     watching: AtomicBool,
-    wishes: Mutex<Wishes>,
+    requests: Mutex<Requests>,
     wake: Condvar,
     /// What is under way shall not be brought to its end.
     gives_up: AtomicBool,
@@ -64,18 +64,18 @@ pub(super) struct Background {
 
 impl Background {
     /// The next slot shall be ready before it is needed.
-    pub(super) fn want_slot(&self, engine: &Arc<Engine>) {
-        self.slots.want(engine, |wishes| &mut wishes.slot);
+    pub(super) fn request_segment(&self, engine: &Arc<Engine>) {
+        self.slots.request(engine, |requests| &mut requests.slot);
     }
 
     /// A checkpoint shall run.
-    pub(super) fn want_checkpoint(&self, engine: &Arc<Engine>) {
-        self.checkpoints.want(engine, |wishes| &mut wishes.checkpoint);
+    pub(super) fn request_checkpoint(&self, engine: &Arc<Engine>) {
+        self.checkpoints.request(engine, |requests| &mut requests.checkpoint);
     }
 
     /// What is published shall become durable, though nobody waits for it.
-    pub(super) fn want_flush(&self, engine: &Arc<Engine>) {
-        self.checkpoints.want(engine, |wishes| &mut wishes.flush);
+    pub(super) fn request_flush(&self, engine: &Arc<Engine>) {
+        self.checkpoints.request(engine, |requests| &mut requests.flush);
     }
 
     /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
@@ -83,7 +83,7 @@ impl Background {
         let worker = &self.checkpoints;
         // Read first: the word is written by nobody then. Whoever takes the wish away looks for commits behind that.
         let is_wished = worker.0.watching.load(SeqCst) || worker.0.watching.swap(true, SeqCst);
-        if !is_wished && !worker.want(engine, |wishes| &mut wishes.watch) {
+        if !is_wished && !worker.request(engine, |requests| &mut requests.watch) {
             worker.0.watching.store(false, SeqCst);
         }
     }
@@ -120,20 +120,20 @@ impl Background {
 
 impl Worker {
     /// False: there is no thread to fulfil it.
-    fn want(&self, engine: &Arc<Engine>, wish: impl Fn(&mut Wishes) -> &mut bool) -> bool {
-        let mut wishes = self.0.wishes.lock();
-        if wishes.stop {
+    fn request(&self, engine: &Arc<Engine>, request: impl Fn(&mut Requests) -> &mut bool) -> bool {
+        let mut requests = self.0.requests.lock();
+        if requests.stop {
             return false;
         }
         // It ends by itself only by a panic, which has been told.
-        if wishes.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-            wishes.thread = self.start(engine);
-            if wishes.thread.is_none() {
+        if requests.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            requests.thread = self.start(engine);
+            if requests.thread.is_none() {
                 return false;
             }
         }
         // Every commit may wish the same until it is fulfilled, and a notice is a system call.
-        if !std::mem::replace(wish(&mut wishes), true) {
+        if !std::mem::replace(request(&mut requests), true) {
             self.0.wake.notify_one();
         }
         true
@@ -151,9 +151,9 @@ impl Worker {
     }
 
     fn allow(&self) {
-        let mut wishes = self.0.wishes.lock();
-        let thread = wishes.thread.take();
-        *wishes = Wishes { thread, ..Wishes::default() };
+        let mut requests = self.0.requests.lock();
+        let thread = requests.thread.take();
+        *requests = Requests { thread, ..Requests::default() };
         self.0.stopping.store(false, SeqCst);
         self.0.watching.store(false, SeqCst);
         self.0.gives_up.store(false, SeqCst);
@@ -163,10 +163,10 @@ impl Worker {
     fn end(&self, gives_up: bool) -> Option<JoinHandle<()>> {
         self.0.gives_up.store(gives_up, SeqCst);
         self.0.stopping.store(true, SeqCst);
-        let mut wishes = self.0.wishes.lock();
-        wishes.stop = true;
+        let mut requests = self.0.requests.lock();
+        requests.stop = true;
         self.0.wake.notify_one();
-        wishes.thread.take()
+        requests.thread.take()
     }
 }
 
@@ -178,30 +178,30 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     let mut retires: Option<(u64, Instant)> = None;
     loop {
         let (slot, checkpoint, flush) = {
-            let mut wishes = shared.wishes.lock();
-            while wishes.is_empty() {
+            let mut requests = shared.requests.lock();
+            while requests.is_empty() {
                 let at_most = match retires {
                     _ if watched.is_some() => IDLE,
                     Some((_, at)) => at.saturating_duration_since(Instant::now()),
                     None => LINGERS,
                 };
-                let timed_out = shared.wake.wait_for(&mut wishes, at_most);
-                if timed_out && watched.is_none() && retires.is_none() && wishes.is_empty() {
+                let timed_out = shared.wake.wait_for(&mut requests, at_most);
+                if timed_out && watched.is_none() && retires.is_none() && requests.is_empty() {
                     // The next wish starts another one.
-                    wishes.thread = None;
+                    requests.thread = None;
                     return;
                 }
                 if timed_out {
                     break;
                 }
             }
-            if wishes.stop {
+            if requests.stop {
                 return;
             }
-            if std::mem::take(&mut wishes.watch) {
+            if std::mem::take(&mut requests.watch) {
                 (watched, retires) = (Some(0), None);
             }
-            let Wishes { slot, checkpoint, flush, .. } = &mut *wishes;
+            let Requests { slot, checkpoint, flush, .. } = &mut *requests;
             (std::mem::take(slot), std::mem::take(checkpoint), std::mem::take(flush))
         };
         let Some(engine) = engine.upgrade() else { return };
@@ -209,10 +209,10 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             engine.prepare_next_slot();
         }
         if flush {
-            tell(&engine, "flush", engine.flush_ahead());
+            log_failure(&engine, "flush", engine.flush_ahead());
         }
         if checkpoint {
-            tell(&engine, "checkpoint", engine.checkpoint_in_background());
+            log_failure(&engine, "checkpoint", engine.checkpoint_in_background());
         }
         if slot || checkpoint || flush {
             continue;
@@ -223,7 +223,11 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             // It is time, or a notice came for nothing.
             retires = match retires {
                 Some((last, at)) if last == published && Instant::now() >= at => {
-                    if tell(&engine, "retirement of the log", engine.rest_when_idle()) { None } else { retires_at() }
+                    if log_failure(&engine, "retirement of the log", engine.rest_when_idle()) {
+                        None
+                    } else {
+                        retires_at()
+                    }
                 }
                 Some((last, at)) if last == published => Some((last, at)),
                 _ => None,
@@ -233,7 +237,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if watched == Some(published) {
             // A commit from here on wakes the thread again.
             shared.watching.store(false, SeqCst);
-            if !tell(&engine, "checkpoint", engine.checkpoint_when_idle()) {
+            if !log_failure(&engine, "checkpoint", engine.checkpoint_when_idle()) {
                 watched = None;
                 retires = retires_at();
             }
@@ -243,7 +247,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     }
 }
 
-fn tell<T: Default>(engine: &Engine, what: &str, result: Result<T, EngineError>) -> T {
+fn log_failure<T: Default>(engine: &Engine, what: &str, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
         // It gave up a wait, or what it was at, to end.
         if matches!(error, EngineError::GivenUp) || engine.background.stops_here() {

@@ -33,7 +33,7 @@ pub(super) struct Failures {
     /// Passes that failed one after the other; the next pass writes all their pages again.
     in_a_row: u32,
     /// It was told that the database file has lost its name.
-    told_moved: bool,
+    warned_moved: bool,
 }
 
 /// Failed passes in a row that end the engine (R5).
@@ -42,7 +42,7 @@ const FAILURES_MAX: u32 = 2;
 impl Engine {
     /// An autocheckpoint inside COMMIT: a pass shall run, not here.
     pub(crate) fn wake_checkpoint(self: &Arc<Engine>) {
-        self.background.want_checkpoint(self);
+        self.background.request_checkpoint(self);
     }
 
     /// So much is published and not durable that the next flush would take long, or the log could not be used again for long.
@@ -71,7 +71,7 @@ impl Engine {
         }
         self.pass(ckpt, &|| self.background.gives_up_checkpoint())?;
         self.certify_backfilled()?;
-        self.tell_kept_space(self.give_back(Keep::ForLoad));
+        self.warn_kept_space(self.give_back(Keep::ForLoad));
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Engine {
     pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         self.checkpoint_visible(&|| self.background.gives_up_checkpoint())?;
         self.certify_backfilled()?;
-        Ok(self.tell_kept_space(self.give_back(Keep::Idle)))
+        Ok(self.warn_kept_space(self.give_back(Keep::Idle)))
     }
 
     /// Slots come free when a durable certificate carries B. That of the next epoch that this process seals does; where
@@ -186,7 +186,7 @@ impl Engine {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
                     // a file cannot be opened here, or that the database handle has gone, with the exit of this process.
                     let is_of_medium = !matches!(error, EngineError::NoLog | EngineError::GivenUp);
-                    if is_of_medium && error.code() != Code::FULL && !error.is_of_opening() {
+                    if is_of_medium && error.code() != Code::FULL && !error.is_open_failure() {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             return Err(self.end_for(error));
@@ -219,7 +219,7 @@ impl Engine {
         if matches!(error, EngineError::Replaced { .. }) {
             self.marks.control().set_replaced();
         }
-        self.poison(&self.append_as_it_is(), &error.to_string(), Failed::Flush);
+        self.poison(&self.lock_append_unrepaired(), &error.to_string(), Failed::Flush);
         error
     }
 
@@ -253,10 +253,10 @@ impl Engine {
     fn look_at_name(&self, seen: &mut Failures) {
         let identity = self.marks.control().identity();
         let named = std::fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));
-        if seen.told_moved || named.is_ok_and(|named| named == (identity.device, identity.inode)) {
+        if seen.warned_moved || named.is_ok_and(|named| named == (identity.device, identity.inode)) {
             return;
         }
-        seen.told_moved = true;
+        seen.warned_moved = true;
         let text = format!(
             "pwal: {}: the database file was renamed, removed or replaced while it was open; what is committed goes to the old \
              file. Close all connections and open the database again",

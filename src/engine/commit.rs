@@ -9,7 +9,7 @@ use super::poison::Failed;
 use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::shared::{CommitEntry, ControlBlock, Cut, PAGES_INLINE};
+use crate::shared::{CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const UNDURABLE_SEGMENTS: u64 = 2;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
-/// its cut; by the conservative path from the write to the last word.
+/// its epoch record; by the conservative path from the write to the last word.
 pub(crate) struct AppendGuard {
     /// Where the log ends, if it is to go on.
     pub(super) end: Option<End>,
@@ -111,11 +111,11 @@ pub(crate) struct Published {
     /// The number of its first frame.
     pub(crate) first_number: u64,
     /// The certificate is in the batch: the writer leads, and has to flush it.
-    pub(crate) lone: Option<Lone>,
+    pub(crate) self_sealed: Option<SelfSealed>,
 }
 
 /// The epoch of a batch that carries its own certificate.
-pub(crate) struct Lone {
+pub(crate) struct SelfSealed {
     /// Held until the flush is over.
     pub(super) leader: Leader,
     pub(crate) certificate: Certificate,
@@ -124,7 +124,7 @@ pub(crate) struct Lone {
 /// A batch that is written and not published, since something may still fail: on the conservative path, beside a
 /// super-journal, or in a transaction over several databases. Whoever holds it holds APPEND, and, where the commit wants
 /// durability, LEADER: it has its certificate then, and is synced.
-pub(crate) struct Early {
+pub(crate) struct PreparedBatch {
     append: AppendGuard,
     leader: Option<Leader>,
     written: Written,
@@ -205,12 +205,12 @@ impl Engine {
             self.follow(self.marks.published())
         };
         ready()?;
-        if self.marks.too_much_undurable() {
+        if self.marks.undurable_backlog_is_full() {
             self.wait_durable(self.marks.published())?;
         }
         if self.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
-            drop(self.append_to_seal()?);
+            drop(self.lock_append_to_seal()?);
         }
         Ok(())
     }
@@ -220,12 +220,12 @@ impl Engine {
     ///
     /// # Errors
     /// The log cannot be read. `LockHeld`: its owner keeps it for too long.
-    pub(super) fn append(&self) -> Result<AppendGuard, EngineError> {
-        let mut append = self.append_to_seal()?;
+    pub(super) fn lock_append(&self) -> Result<AppendGuard, EngineError> {
+        let mut append = self.lock_append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
         if append.end.is_none() && self.is_active() {
             if !crate::drops("append-cut-stored") {
-                self.cut_of_self(&append)?;
+                self.store_sealed_epoch(&append)?;
             }
             append.end = Some(self.find_end()?);
         }
@@ -236,7 +236,7 @@ impl Engine {
     ///
     /// # Errors
     /// `LockHeld`: its owner keeps it for too long.
-    pub(super) fn append_to_seal(&self) -> Result<AppendGuard, EngineError> {
+    pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
         let append = AppendGuard { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
         if self.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
@@ -245,20 +245,20 @@ impl Engine {
     }
 
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
-    pub(super) fn append_as_it_is(&self) -> AppendGuard {
-        AppendGuard { end: None, _held: self.hold_endless(ControlBlock::append, "APPEND") }
+    pub(super) fn lock_append_unrepaired(&self) -> AppendGuard {
+        AppendGuard { end: None, _held: self.hold_unbounded(ControlBlock::append, "APPEND") }
     }
 
-    /// The last commit carries its certificate, and its writer died before it stored the cut: stored now.
-    fn cut_of_self(&self, append: &AppendGuard) -> Result<(), EngineError> {
+    /// The last commit carries its certificate, and its writer died before it stored the epoch record: stored now.
+    fn store_sealed_epoch(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let control = self.marks.control();
         let Some(entry) = control.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
-        if control.cut(control.cuts()).is_some_and(|cut| cut.hi >= entry.sequence) {
+        if control.epoch(control.last_written_epoch()).is_some_and(|record| record.hi >= entry.sequence) {
             return Ok(());
         }
         let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
         let certificate = batch.header.certificate.ok_or_else(|| self.no_commit(entry.sequence))?;
-        self.cut(append, &certificate, (entry.file, entry.ordinal, entry.offset), false)
+        self.store_epoch(append, &certificate, (entry.file, entry.ordinal, entry.offset), false)
     }
 
     /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.
@@ -278,7 +278,7 @@ impl Engine {
             // Other processes' certificates took what prepare had found.
             drop(append);
             self.make_room(bytes)?;
-            append = self.append()?;
+            append = self.lock_append()?;
         };
         self.follow(facts.sequence - 1)?;
         let chain = append.end()?.chain;
@@ -327,7 +327,7 @@ impl Engine {
         let cleared = if facts.sequence == 1 { self.clear_begun(&append, &place) } else { Ok(()) };
         if let Err(error) = cleared.and_then(|()| self.write_at_place(&append, &place, &parts)) {
             // Nothing is written then.
-            if error.is_of_opening() {
+            if error.is_open_failure() {
                 return Err(error);
             }
             let erased = self.erase_unpublished(&append, &place);
@@ -436,20 +436,20 @@ impl Engine {
                 first
             })
         };
-        self.enter(append, &place);
+        self.mark_in_use(append, &place);
         if spill.is_some() && published.is_ok() {
             self.forget_staged_spill();
         }
-        let cut = match &header.certificate {
+        let record = match &header.certificate {
             Some(certificate) if published.is_ok() => {
                 crate::fault_point("leading_before_cut");
-                self.cut(append, certificate, at, false)
+                self.store_epoch(append, certificate, at, false)
             }
             _ => Ok(()),
         };
-        let counts = published.map_err(EngineError::from).and_then(|first_number| cut.map(|()| first_number));
+        let counts = published.map_err(EngineError::from).and_then(|first_number| record.map(|()| first_number));
         if counts.is_ok() {
-            self.ends_behind(append, place, chain);
+            self.advance_tail(append, place, chain);
         }
         counts.map_err(|error| {
             // Against what prepare made sure of: the control block is not what they were.
@@ -460,15 +460,15 @@ impl Engine {
     }
 
     /// The certificate in this slot file, segment and offset is written, in two blocks or in one: its epoch is cut.
-    pub(super) fn cut(
+    pub(super) fn store_epoch(
         &self,
         _append: &AppendGuard,
         certificate: &Certificate,
         (file, ordinal, offset): (u32, u64, u64),
         is_doubled: bool,
     ) -> Result<(), EngineError> {
-        let before = self.marks.control().last_cut();
-        let cut = Cut {
+        let before = self.marks.control().last_epoch();
+        let record = EpochRecord {
             epoch: certificate.epoch,
             lo: certificate.lo,
             hi: certificate.hi,
@@ -476,11 +476,11 @@ impl Engine {
             file,
             offset,
             is_doubled,
-            doubled_ordinal: if is_doubled { ordinal } else { before.map_or(0, |cut| cut.doubled_ordinal) },
+            doubled_ordinal: if is_doubled { ordinal } else { before.map_or(0, |record| record.doubled_ordinal) },
             backfilled: certificate.backfilled,
             chain: certificate.chain,
         };
-        Ok(self.marks.store_cut(&cut)?)
+        Ok(self.marks.store_epoch(&record)?)
     }
 
     /// Writes the batch and publishes it. The caller holds WRITE and has prepared. `may_lead`: it can flush right after.
@@ -506,35 +506,36 @@ impl Engine {
         self.check_poison()?;
         let alone = || !self.queue.contended() && self.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
-        let may_be_lone = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
-        let lone = may_be_lone && (self.sync_is_free() || alone());
-        let leader = if lone { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
-        let append = self.append()?;
+        let may_be_self_sealed = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
+        let self_sealed = may_be_self_sealed && (self.sync_is_free() || alone());
+        let leader =
+            if self_sealed { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
+        let append = self.lock_append()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
-        self.tell_background(low, tail, facts);
+        self.notify_background(low, tail, facts);
         if facts.wants_durable {
-            self.tell_gathering_leader();
+            self.notify_gathering_leader();
         }
         self.counters.commits.fetch_add(1, SeqCst);
-        let lone = leader.zip(certificate).map(|(leader, certificate)| Lone { leader, certificate });
-        Ok(Published { first_number, lone })
+        let self_sealed = leader.zip(certificate).map(|(leader, certificate)| SelfSealed { leader, certificate });
+        Ok(Published { first_number, self_sealed })
     }
 
     /// A commit is published, and the log ends in segment `tail`: what there is to do for the background thread.
-    fn tell_background(self: &Arc<Engine>, low: bool, tail: u64, facts: CommitFacts) {
+    fn notify_background(self: &Arc<Engine>, low: bool, tail: u64, facts: CommitFacts) {
         if low {
-            self.background.want_slot(self);
+            self.background.request_segment(self);
         }
         if facts.checkpoint_when_idle {
             self.background.watch(self);
         }
         if !facts.wants_durable && tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS {
-            self.background.want_flush(self);
+            self.background.request_flush(self);
         }
     }
 
@@ -543,13 +544,17 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing is published. A failed sync poisons.
-    pub(crate) fn write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
-        self.with_descriptors(|| self.try_write_early(lane, facts))
+    pub(crate) fn write_prepared(
+        self: &Arc<Engine>,
+        lane: &Lane,
+        facts: CommitFacts,
+    ) -> Result<PreparedBatch, EngineError> {
+        self.with_descriptors(|| self.try_write_prepared(lane, facts))
     }
 
-    fn try_write_early(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<Early, EngineError> {
+    fn try_write_prepared(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
         let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
-        let append = self.append()?;
+        let append = self.lock_append()?;
         let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         if leader.is_some() && written.header.certificate.is_none() {
             // LEADER was taken away since.
@@ -561,7 +566,7 @@ impl Engine {
             && let Err(error) = self.sync_to(&written.place)
         {
             // Nothing was synced then.
-            if error.is_of_opening() && self.erase_unpublished(&append, &written.place) {
+            if error.is_open_failure() && self.erase_unpublished(&append, &written.place) {
                 return Err(error);
             }
             self.poison(&append, &error.to_string(), Failed::Write(written.begun()));
@@ -570,35 +575,35 @@ impl Engine {
         if leader.is_some() {
             crate::fault_point("written_early");
         }
-        Ok(Early { append, leader, written, facts })
+        Ok(PreparedBatch { append, leader, written, facts })
     }
 
     /// The conservative path, second half.
     ///
     /// # Errors
     /// The control block refuse: the engine is poisoned.
-    pub(crate) fn publish_early(self: &Arc<Engine>, early: Early) -> Result<Published, EngineError> {
-        let Early { mut append, leader, written, facts } = early;
+    pub(crate) fn commit_prepared(self: &Arc<Engine>, early: PreparedBatch) -> Result<Published, EngineError> {
+        let PreparedBatch { mut append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
-            self.sealed(certificate.epoch, self.marks.wanted());
+            self.sealed(certificate.epoch, self.marks.syncs_requested());
         }
         let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
         drop(leader);
-        self.tell_background(low, tail, facts);
+        self.notify_background(low, tail, facts);
         self.counters.commits.fetch_add(1, SeqCst);
-        Ok(Published { first_number, lone: None })
+        Ok(Published { first_number, self_sealed: None })
     }
 
     /// The transaction rolls back after all: its batch is zeroed and the zeros synced.
     ///
     /// # Errors
     /// The zeros could not be made durable: the engine is poisoned, the outcome unknown.
-    pub(crate) fn abandon_early(&self, early: Early) -> Result<(), EngineError> {
-        let Early { append, leader, written, .. } = early;
+    pub(crate) fn rollback_prepared(&self, early: PreparedBatch) -> Result<(), EngineError> {
+        let PreparedBatch { append, leader, written, .. } = early;
         let erased = self.erase_unpublished(&append, &written.place);
         drop(append);
         drop(leader);

@@ -1,6 +1,6 @@
 //! Where the log ends, as this process found it last.
 //!
-//! Nothing is decided by memory alone: what is remembered counts while nobody has published or cut since, and is found anew in the
+//! Nothing is decided by memory alone: what is remembered counts while nobody has published, or written an epoch, since, and is found anew in the
 //! rings else.
 
 use super::commit::AppendGuard;
@@ -13,7 +13,7 @@ use crate::shared::Tail;
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     published: u64,
-    cuts: u64,
+    last_epoch: u64,
     pub(super) tail: Tail,
     /// The slot file of the tail.
     pub(super) slot: Slot,
@@ -22,26 +22,32 @@ pub(crate) struct End {
 }
 
 impl Engine {
-    /// Where the log ends, as this process found it last, if nobody has published or cut since.
+    /// Where the log ends, as this process found it last, if nobody has published, or written an epoch, since.
     pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
         let control = self.marks.control();
-        let now = (control.published(), control.cuts());
-        use_it(self.end.lock().as_ref().filter(|end| (end.published, end.cuts) == now))
+        let now = (control.published(), control.last_written_epoch());
+        use_it(self.end.lock().as_ref().filter(|end| (end.published, end.last_epoch) == now))
     }
 
-    /// Where the log ends. Under APPEND, with every cut stored.
+    /// Where the log ends. Under APPEND, with every epoch record stored.
     pub(super) fn find_end(&self) -> Result<End, EngineError> {
         let (control, tail) = (self.marks.control(), self.tail());
         let chain = control.last_commit().map_or(self.log_id, |entry| entry.chain);
-        Ok(End { published: control.published(), cuts: control.cuts(), tail, slot: self.slot(tail.file)?, chain })
+        Ok(End {
+            published: control.published(),
+            last_epoch: control.last_written_epoch(),
+            tail,
+            slot: self.slot(tail.file)?,
+            chain,
+        })
     }
 
     /// The record at `place` counts: the log ends behind it. Under APPEND.
-    pub(super) fn ends_behind(&self, append: &mut AppendGuard, place: Place, chain: u64) {
+    pub(super) fn advance_tail(&self, append: &mut AppendGuard, place: Place, chain: u64) {
         let (control, slot) = (self.marks.control(), place.slot);
         let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
         debug_assert_eq!(tail, self.tail());
-        let end = End { published: control.published(), cuts: control.cuts(), tail, slot, chain };
+        let end = End { published: control.published(), last_epoch: control.last_written_epoch(), tail, slot, chain };
         *self.end.lock() = Some(end.clone());
         append.end = Some(end);
     }

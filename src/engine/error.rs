@@ -142,7 +142,7 @@ impl EngineError {
 
     /// A file, or the directory, could not be opened, mostly for want of descriptors: this process's trouble, which says
     /// nothing of what is written.
-    pub(super) fn is_of_opening(&self) -> bool {
+    pub(super) fn is_open_failure(&self) -> bool {
         matches!(self, EngineError::Open { .. }) || self.is_out_of_descriptors()
     }
 

@@ -7,7 +7,7 @@
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::slots::if_there;
 use super::{Engine, EngineError};
-use crate::disk::OpenHow;
+use crate::disk::OpenMode;
 use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader};
 use crate::log::format::{self, Batch, ImagePlace, SlotHeader, apply_mask, batch_head_bytes, encode_batch, image_crc};
@@ -104,7 +104,7 @@ impl Engine {
                 && spilled != Some(file)
             {
                 let name = format::spill_name(self.log_id, file);
-                let spill = match self.dir.open(&name, OpenHow::Existing) {
+                let spill = match self.dir.open(&name, OpenMode::Existing) {
                     Ok(spill) => spill,
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
                     Err(error) => return Err(EngineError::open(&name, error)),

@@ -97,27 +97,28 @@ impl Drop for Leader {
 pub(super) struct Stall {
     leader: Option<Owner>,
     certified: u64,
-    cuts: u64,
+    last_epoch: u64,
     since: Instant,
 }
 
 impl Stall {
     pub(super) fn new() -> Stall {
-        Stall { leader: None, certified: 0, cuts: 0, since: Instant::now() }
+        Stall { leader: None, certified: 0, last_epoch: 0, since: Instant::now() }
     }
 
     /// Since when the leader that is there now makes no progress; `None`: it does, or there is none.
     fn look(&mut self, control: &ControlBlock) -> Option<(Owner, Duration)> {
         let leader = control.leader().holder();
         if leader.is_none() || !self.is_unchanged(control) {
-            let (certified, cuts) = (control.certified(), control.cuts());
-            *self = Stall { leader, certified, cuts, since: Instant::now() };
+            let (certified, last_epoch) = (control.certified(), control.last_written_epoch());
+            *self = Stall { leader, certified, last_epoch, since: Instant::now() };
         }
         Some((leader?, self.since.elapsed()))
     }
 
     fn is_unchanged(&self, control: &ControlBlock) -> bool {
-        (self.leader, self.certified, self.cuts) == (control.leader().holder(), control.certified(), control.cuts())
+        (self.leader, self.certified, self.last_epoch)
+            == (control.leader().holder(), control.certified(), control.last_written_epoch())
     }
 }
 
@@ -146,8 +147,11 @@ impl Engine {
         let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
         let control = self.marks.control();
         // Who had it before may have failed, or been killed and its slot been taken over since.
-        if control.cuts() > control.certified() && !self.is_poisoned() && !crate::drops("leader-finishes-cut") {
-            let append = self.append()?;
+        if control.last_written_epoch() > control.certified()
+            && !self.is_poisoned()
+            && !crate::drops("leader-finishes-cut")
+        {
+            let append = self.lock_append()?;
             self.finish_flush(&leader, append)?;
         }
         Ok(Some(leader))
@@ -162,14 +166,14 @@ impl Engine {
         };
         if !member.is_alive(owner) {
             let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
-            let append = self.append()?;
+            let append = self.lock_append()?;
             return self.finish_flush(&leader, append).map(|()| Some(leader));
         }
         let lease = self.lease();
         if stands_still < lease || self.is_poisoned() {
             return Ok(None);
         }
-        let append = self.append()?;
+        let append = self.lock_append()?;
         if !stall.is_unchanged(control) && !crate::drops("lease-looks-again") {
             return Ok(None);
         }
@@ -230,9 +234,9 @@ impl Engine {
         if !crate::drops("taker-proves") {
             self.prove_undurable(&append)?;
         }
-        let (cuts, certified) = (self.marks.control().cuts(), self.marks.control().certified());
+        let (last_epoch, certified) = (self.marks.control().last_written_epoch(), self.marks.control().certified());
         drop(append);
         // Nothing was cut: the next leader syncs it.
-        if cuts > certified { self.sync_and_seal(leader, cuts) } else { Ok(()) }
+        if last_epoch > certified { self.sync_and_seal(leader, last_epoch) } else { Ok(()) }
     }
 }

@@ -15,7 +15,7 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{CONTROL_NAME, Cut, Identity, LOCK_NAME, Member, State, boot_id, generation, names};
+use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id, generation, names};
 use crate::sync::{Mutex, RwLock};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -195,7 +195,7 @@ impl Engine {
             end: Mutex::default(),
             opened: Mutex::new(None),
             ahead_failed: AtomicU64::new(0),
-            told_reader: AtomicU64::new(0),
+            warned_reader_bytes: AtomicU64::new(0),
             deleted_known: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
             followed: AtomicU64::new(0),
@@ -221,7 +221,7 @@ impl Engine {
         if self.is_active() {
             return Ok(());
         }
-        let _append = self.append()?;
+        let _append = self.lock_append()?;
         if self.is_active() {
             return Ok(());
         }
@@ -321,14 +321,14 @@ impl Engine {
     /// before it could say that the log is active.
     fn begin_of_log(&self) -> Result<BeginOfLog, EngineError> {
         let control = self.marks.control();
-        if control.cuts() == 0 {
+        if control.last_written_epoch() == 0 {
             return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log_id });
         }
         let file = u32::try_from(control.give_slot_number()).map_err(|_| EngineError::NoLog)?;
         Ok(BeginOfLog {
             ordinal: self.tail().ordinal + 1,
             file,
-            epoch: control.cuts() + 1,
+            epoch: control.last_written_epoch() + 1,
             last: control.published(),
             chain: control.last_commit().map_or(self.log_id, |entry| entry.chain),
         })
@@ -336,7 +336,7 @@ impl Engine {
 
     /// The certificate that the log begins with is durable: an epoch without commits.
     fn seal_first_epoch(&self, begin: &BeginOfLog) -> Result<(), EngineError> {
-        self.marks.store_cut(&Cut {
+        self.marks.store_epoch(&EpochRecord {
             epoch: begin.epoch,
             lo: begin.last + 1,
             hi: begin.last,
@@ -520,7 +520,11 @@ impl Engine {
             if let Err(error) = retired {
                 // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
-                self.poison(&self.append_as_it_is(), &format!("the log could not be retired: {error}"), Failed::Flush);
+                self.poison(
+                    &self.lock_append_unrepaired(),
+                    &format!("the log could not be retired: {error}"),
+                    Failed::Flush,
+                );
                 return Err(error);
             }
         } else if has_directory {

@@ -4,7 +4,7 @@
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
 use crate::shared::{
-    CommitEntry, ControlBlock, Cut, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
+    CommitEntry, ControlBlock, EpochRecord, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
 };
 use std::sync::Arc;
 
@@ -60,35 +60,38 @@ impl Marks {
         sequence < self.control().recycled_below()
     }
 
-    /// The epoch of the last cut.
+    /// The epoch of the last epoch record.
     pub(crate) fn epoch(&self) -> u64 {
-        self.control().cuts()
+        self.control().last_written_epoch()
     }
 
     /// D and B of the last durable certificate.
     pub(crate) fn certified(&self) -> (u64, u64) {
-        self.control().certified_cut().map_or((0, 0), |cut| (cut.durable(), cut.backfilled))
+        self.control().certified_epoch().map_or((0, 0), |record| (record.durable(), record.backfilled))
     }
 
     /// What may be written over.
     pub(crate) fn recyclable(&self) -> Recyclable {
-        let cut = self.control().certified_cut();
-        Recyclable { backfilled: cut.map_or(0, |cut| cut.backfilled), before: cut.map_or(0, |cut| cut.doubled_ordinal) }
+        let record = self.control().certified_epoch();
+        Recyclable {
+            backfilled: record.map_or(0, |record| record.backfilled),
+            before: record.map_or(0, |record| record.doubled_ordinal),
+        }
     }
 
     /// So many commits are not durable that a writer has to lead a flush before the next one.
-    pub(crate) fn too_much_undurable(&self) -> bool {
+    pub(crate) fn undurable_backlog_is_full(&self) -> bool {
         self.control().ring_is_half_full()
     }
 
     /// Commits that want durability and wait for it.
-    pub(crate) fn wanting(&self) -> u64 {
-        self.control().wanting()
+    pub(crate) fn syncs_pending(&self) -> u64 {
+        self.control().syncs_pending()
     }
 
     /// Commits that wanted durability, ever: under APPEND, for [`Marks::certify`].
-    pub(crate) fn wanted(&self) -> u64 {
-        self.control().wanted()
+    pub(crate) fn syncs_requested(&self) -> u64 {
+        self.control().syncs_requested()
     }
 
     /// The next commit is written: it is everybody's. Under APPEND.
@@ -98,7 +101,7 @@ impl Marks {
     pub(crate) fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
         self.control().publish(entry)?;
         if entry.wants_durable {
-            self.control().add_wanted();
+            self.control().add_sync_request();
         }
         self.control().advance_visible();
         Ok(())
@@ -108,13 +111,13 @@ impl Marks {
     ///
     /// # Errors
     /// As [`Marks::publish`].
-    pub(crate) fn store_cut(&self, cut: &Cut) -> Result<(), SharedError> {
-        self.control().store_cut(cut)
+    pub(crate) fn store_epoch(&self, record: &EpochRecord) -> Result<(), SharedError> {
+        self.control().store_epoch(record)
     }
 
     /// Epoch `epoch` is durable, and with it so many of the commits that [`Marks::wanted`] it.
-    pub(crate) fn certify(&self, epoch: u64, wanted: u64) {
-        self.control().add_satisfied(wanted);
+    pub(crate) fn certify(&self, epoch: u64, syncs_requested: u64) {
+        self.control().add_syncs_done(syncs_requested);
         self.control().certify(epoch);
         self.control().advance_visible();
     }

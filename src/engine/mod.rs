@@ -11,9 +11,9 @@ mod checkpoint;
 mod commit;
 mod connections;
 mod end;
-mod epochs;
 mod error;
 mod exclusive;
+mod flush;
 mod follow;
 mod frames;
 mod images;
@@ -41,7 +41,7 @@ mod turn;
 
 #[cfg(all(test, feature = "linked"))]
 pub(crate) use by_hand::Work;
-pub(crate) use commit::{CommitFacts, Early, Lone};
+pub(crate) use commit::{CommitFacts, PreparedBatch, SelfSealed};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
 pub(crate) use lifecycle::{ClaimedDatabase, INIT_WAIT, SharedDatabase, has_stock_wal};
@@ -95,7 +95,7 @@ pub(crate) struct Engine {
     /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     /// The bytes of the log when it was last told that a reader keeps it.
-    told_reader: AtomicU64,
+    warned_reader_bytes: AtomicU64,
     /// Of how many slots this process knows that they were deleted.
     deleted_known: AtomicU64,
     frames: RwLock<Frames>,

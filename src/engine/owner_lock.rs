@@ -78,9 +78,9 @@ impl Engine {
     }
 
     /// Waits for the lock, however long that takes: for who must end what failed.
-    pub(super) fn hold_endless(&self, which: Which, name: &'static str) -> OwnerGuard {
+    pub(super) fn hold_unbounded(&self, which: Which, name: &'static str) -> OwnerGuard {
         loop {
-            if let Ok(held) = self.hold_with(which, name, self.endless_wait()) {
+            if let Ok(held) = self.hold_with(which, name, self.unbounded_wait()) {
                 return held;
             }
         }
@@ -101,14 +101,14 @@ impl Engine {
     }
 
     /// A wait for the answer to a commit that is published.
-    pub(super) fn endless_wait(&self) -> Wait {
+    pub(super) fn unbounded_wait(&self) -> Wait {
         Wait { is_bounded: false, ..self.bounded_wait() }
     }
 
     /// What moves while somebody works on the log.
     fn progress(&self) -> [u64; 3] {
         let control = self.marks.control();
-        [control.published(), control.cuts(), control.certified()]
+        [control.published(), control.last_written_epoch(), control.certified()]
     }
 
     /// Between two looks at what is waited for. `name` is what, `owner` the process that has it.
@@ -132,7 +132,7 @@ impl Engine {
             && wait.since.elapsed() >= TELL_AFTER
         {
             wait.is_told = true;
-            self.tell_waits(name, owner);
+            self.warn_blocked_by(name, owner);
         }
         Ok(())
     }
@@ -153,13 +153,13 @@ impl Engine {
     }
 
     /// After a busy timeout that ended without the write lock: `sqlite3_log` says which process has it.
-    pub(crate) fn tell_writer(&self, connection: ConnectionId) {
+    pub(crate) fn warn_blocked_writer(&self, connection: ConnectionId) {
         if let Some(owner) = self.queue.kept_waiting_by(connection) {
-            self.tell_waits("WRITE", owner);
+            self.warn_blocked_by("WRITE", owner);
         }
     }
 
-    fn tell_waits(&self, name: &str, owner: Owner) {
+    fn warn_blocked_by(&self, name: &str, owner: Owner) {
         let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
         self.context.host.log(Code::WARNING.number(), &text);
     }

@@ -7,7 +7,7 @@ mod rules;
 use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
-use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
+use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::handle::{Context, DatabaseHandle, Host, LockLevel, Registry};
 use crate::log::format::slot_name;
 use crate::log::recovery::{OpenFacts, open_database};
@@ -106,7 +106,7 @@ impl LogDirectory for Directory {
         Ok(names)
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         Ok(Arc::new(Reopened { inner: self.inner.open(name, how)?, times: Arc::clone(&self.reopened) }))
     }
 
@@ -385,7 +385,7 @@ fn commit(engine: &Arc<Engine>, frames: usize, value: u64, wants_durable: bool) 
     engine.prepare(view.lane())?;
     let facts = facts(engine, wants_durable);
     let published = engine.publish(view.lane(), facts, true)?;
-    engine.acknowledge(facts.sequence, wants_durable, published.lone)
+    engine.acknowledge(facts.sequence, wants_durable, published.self_sealed)
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u6
     let view = staged(&engine, frames, value);
     engine.prepare(view.lane()).unwrap();
     // Written, and held: nothing of it is published.
-    std::mem::forget(engine.write_early(view.lane(), facts(&engine, false)).unwrap());
+    std::mem::forget(engine.write_prepared(view.lane(), facts(&engine, false)).unwrap());
     die(engine);
 }
 
@@ -441,7 +441,7 @@ fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
     commit(&one, 3, 1, true).unwrap();
     commit_and_die_before_the_store(one, 12, 66);
     let begun = slot_name(other.log_id, 1);
-    pair.directory().open(&begun, OpenHow::Existing).unwrap().sync().unwrap();
+    pair.directory().open(&begun, OpenMode::Existing).unwrap().sync().unwrap();
 
     let fault =
         Fault { operation: Operation::Sync, name_contains: begun, nth: 1, effect: Effect::Error, goes_on: false };
@@ -470,7 +470,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
         engine.publish(view.lane(), facts(engine, wants_durable), false).unwrap();
     }
     let leader = one.try_lead().unwrap();
-    let epoch = one.cut_epoch(&leader, false).unwrap().unwrap();
+    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
     one.slot(0).unwrap().sync().unwrap();
     one.marks.control().certify(epoch);
     std::mem::forget(leader);
@@ -525,7 +525,7 @@ fn leave_a_segment(engine: &Arc<Engine>) {
         commit(engine, 3, engine.marks.published() + 1, false).unwrap();
     }
     engine.checkpoint_when_idle().unwrap();
-    assert_eq!(engine.marks.control().certified_cut().unwrap().ordinal, ordinal);
+    assert_eq!(engine.marks.control().certified_epoch().unwrap().ordinal, ordinal);
     commit(engine, 3, engine.marks.published() + 1, false).unwrap();
     assert_eq!(engine.tail().ordinal, ordinal + 1);
 }
@@ -546,13 +546,13 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
 /// commits lie in that slot: whoever led next synced in vain, and answered a commit that was lost with them.
 #[test]
 fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_leader() {
-    for lone in [false, true] {
+    for self_sealed in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
         commit(&one, 3, 2, false).unwrap();
         let other = pair.join();
-        let append = one.append().unwrap();
+        let append = one.lock_append().unwrap();
         let place = one.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
         pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
         one.erase(&append, &place).unwrap_err();
@@ -561,12 +561,12 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         let view = staged(&other, 1, 4);
         other.prepare(view.lane()).unwrap();
         let facts = facts(&other, true);
-        let published = other.publish(view.lane(), facts, lone).unwrap();
-        assert_eq!(published.lone.is_some(), lone);
-        other.acknowledge(facts.sequence, true, published.lone).unwrap();
+        let published = other.publish(view.lane(), facts, self_sealed).unwrap();
+        assert_eq!(published.self_sealed.is_some(), self_sealed);
+        other.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
         die(other);
         pair.lose_power();
-        assert_eq!(pair.recovered(), [4, 2, 2], "lone {lone}");
+        assert_eq!(pair.recovered(), [4, 2, 2], "self-sealed {self_sealed}");
     }
 }
 
@@ -608,7 +608,7 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
     let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
-    let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
+    let file = pair.directory().open(&slot_name(one.log_id, number), OpenMode::CreateNew).unwrap();
     file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
     while one.tail().file == 0 {
         commit(&one, 3, one.marks.published() + 1, true).unwrap();

@@ -8,7 +8,7 @@
 use super::commit::{AppendGuard, Begun};
 use super::slot_file::Slot;
 use super::{Engine, EngineError};
-use crate::disk::{OpenHow, is_out_of_descriptors};
+use crate::disk::{OpenMode, is_out_of_descriptors};
 use crate::log::follow::proven;
 use std::collections::BTreeMap;
 
@@ -84,7 +84,7 @@ impl Engine {
         if sequence.is_some_and(|sequence| self.take_back_published(sequence)) {
             return;
         }
-        let append = self.append_as_it_is();
+        let append = self.lock_append_unrepaired();
         if self.is_active()
             && let Err(error) = self.erase_behind_tail(&append)
         {
@@ -94,7 +94,7 @@ impl Engine {
 
     /// As that, if the commit is published and not durable, with all behind it. False: it is not.
     pub(super) fn take_back_published(&self, sequence: u64) -> bool {
-        let append = self.append_as_it_is();
+        let append = self.lock_append_unrepaired();
         let takes_back = sequence <= self.marks.published() && sequence > self.marks.durable();
         if takes_back {
             self.poison(&append, "a panic", Failed::Commit(sequence));
@@ -105,7 +105,7 @@ impl Engine {
     /// Before a marker says where the log ends: a whole batch behind that, of a writer that died before it published, would say
     /// otherwise.
     pub(super) fn end_log(&self) -> Result<(), EngineError> {
-        let append = self.append()?;
+        let append = self.lock_append()?;
         self.check_poison()?;
         let (tail, next) = (self.tail(), self.marks.control().published() + 1);
         let begun = match self.marks.control().next_slot().filter(|number| *number != tail.file) {
@@ -126,7 +126,7 @@ impl Engine {
             slot.write(&self.zero_block(), tail.offset)?;
             self.sync_beside(append, &slot)?;
         }
-        self.give_up_begun(append)
+        self.invalidate_started_segments(append)
     }
 
     fn erase_undurable(&self, append: &AppendGuard, failed: Failed) {
@@ -177,11 +177,11 @@ impl Engine {
             let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
             records.push(Begun::block(entry.file, entry.offset));
         }
-        for epoch in control.certified() + 1..=control.cuts() {
-            let cut = control.cut(epoch).ok_or(EngineError::NoLog)?;
-            if cut.hi > kept && !crate::drops("r5-erase-certificates") {
-                let blocks = if cut.is_doubled { 2 } else { 1 };
-                records.push(Begun { slot: cut.file, offset: cut.offset, blocks });
+        for epoch in control.certified() + 1..=control.last_written_epoch() {
+            let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
+            if record.hi > kept && !crate::drops("r5-erase-certificates") {
+                let blocks = if record.is_doubled { 2 } else { 1 };
+                records.push(Begun { slot: record.file, offset: record.offset, blocks });
             }
         }
         let mut by_slot: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
@@ -203,7 +203,7 @@ impl Engine {
         if !crate::drops("r5-erase") {
             write()?;
         }
-        match self.dir.open(&slot.name, OpenHow::Existing) {
+        match self.dir.open(&slot.name, OpenMode::Existing) {
             Ok(_) if crate::drops("r5-sync-erase") => Ok(()),
             Ok(other) => other.sync().map_err(|error| EngineError::sync(&slot.name, error)),
             Err(error) if is_out_of_descriptors(&error) => slot.sync().or_else(|_| write().and_then(|()| slot.sync())),

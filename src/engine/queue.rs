@@ -21,7 +21,7 @@ use super::turn::Turn;
 use crate::interleave::Instant;
 use crate::shared::{Member, Owner, OwnerState, now_us, this_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use state::{AT_HOME, BEHIND, LINE_UP, LINE_UP_ALONE, LONG_WAIT, State, TIMES, Times, Waiter};
+use state::{LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ enum Next {
     /// Wait until then for a connection of this process.
     AtHome(u64),
     /// Wait until then for this process's turn.
-    Abroad(u64),
+    Remote(u64),
 }
 
 #[derive(Debug)]
@@ -68,13 +68,13 @@ impl WriteQueue {
     }
 
     fn try_take(&self, state: &mut State, connection: ConnectionId, now: u64) -> bool {
-        if let Some(habit) = state.habits.get_mut(&connection)
-            && let Some(left) = habit.left.take()
+        if let Some(history) = state.histories.get_mut(&connection)
+            && let Some(left) = history.left.take()
         {
-            habit.comes_soon = now < left + self.times.soon;
-            if habit.comes_soon {
+            history.reacquires_quickly = now < left + self.times.quick;
+            if history.reacquires_quickly {
                 // Nobody else got it in between.
-                habit.pay(now - left);
+                history.pay(now - left);
             }
         }
         if state.owner.is_some() || state.closed {
@@ -118,7 +118,7 @@ impl WriteQueue {
         }
         if !state.has_lease(connection) {
             state.lease = Some((connection, now + self.times.lease));
-            state.lease_told = false;
+            state.lease_announced = false;
         }
         state.grant = None;
         state.owner = Some(connection);
@@ -146,11 +146,11 @@ impl WriteQueue {
         }
         let now = now_us();
         state.expire(now);
-        let habit = state.habits.entry(connection).or_default();
-        habit.left = Some(now);
-        habit.pay(now.saturating_sub(taken_at));
-        let comes_soon = habit.comes_soon;
-        match state.lease.filter(|_| comes_soon) {
+        let history = state.histories.entry(connection).or_default();
+        history.left = Some(now);
+        history.pay(now.saturating_sub(taken_at));
+        let reacquires_quickly = history.reacquires_quickly;
+        match state.lease.filter(|_| reacquires_quickly) {
             Some((_, until)) => self.keep(&mut state, until),
             None => {
                 state.lease = None;
@@ -226,7 +226,7 @@ impl WriteQueue {
     ) -> bool {
         let wake = Arc::new(Condvar::new());
         let place = state.waiters.partition_point(|other| other.ticket < ticket);
-        let waiter = Waiter { connection, ticket, wake: Arc::clone(&wake), abroad: false, until: 0 };
+        let waiter = Waiter { connection, ticket, wake: Arc::clone(&wake), is_remote: false, until: 0 };
         state.waiters.insert(place, waiter);
         self.show_waiting(state);
         let granted = self.wait_in_line(state, connection, &wake, deadline);
@@ -264,30 +264,32 @@ impl WriteQueue {
                 return false;
             }
             let next = if !state.is_first(connection) {
-                Next::AtHome(now + AT_HOME * self.times.look)
+                Next::AtHome(now + LOCAL_WAIT_FACTOR * self.times.look)
             } else if state.owner.is_some() || state.grant.is_some() {
                 let ends = [state.lease, state.grant];
                 Next::AtHome(
-                    ends.iter().flatten().fold(now + AT_HOME * self.times.look, |until, (_, end)| until.min(*end)),
+                    ends.iter()
+                        .flatten()
+                        .fold(now + LOCAL_WAIT_FACTOR * self.times.look, |until, (_, end)| until.min(*end)),
                 )
             } else {
                 self.look_out(state, connection, now, suspect)
             };
-            let (until, abroad) = match next {
+            let (until, is_remote) = match next {
                 Next::Look => continue,
                 Next::AtHome(until) => (until.min(deadline), false),
-                Next::Abroad(until) => (until.min(deadline), true),
+                Next::Remote(until) => (until.min(deadline), true),
             };
-            suspect = abroad;
+            suspect = is_remote;
             let at_most = until.saturating_sub(now);
             if let Some(waiter) = state.waiter(connection) {
-                waiter.abroad = abroad;
+                waiter.is_remote = is_remote;
                 waiter.until = until;
             }
-            if abroad {
+            if is_remote {
                 MutexGuard::unlocked(state, || self.turn.wait(ticket, at_most));
                 if let Some(waiter) = state.waiter(connection) {
-                    waiter.abroad = false;
+                    waiter.is_remote = false;
                 }
             } else {
                 wake.wait_for(state, Duration::from_micros(at_most));
@@ -304,7 +306,7 @@ impl WriteQueue {
             if let Some((holder, until)) = state.lease
                 && holder != connection
                 // It let go of the word while nobody waited: then WRITE is idle for one that comes soon only.
-                && (!free || state.comes_soon(holder))
+                && (!free || state.reacquires_quickly(holder))
             {
                 return Next::AtHome(until);
             }
@@ -330,10 +332,10 @@ impl WriteQueue {
         }
         let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
         if self.turn.longest().is_some_and(|other| other.since_us < since) {
-            return Next::Abroad(now + BEHIND * self.times.look);
+            return Next::Remote(now + LATER_WAITER_FACTOR * self.times.look);
         }
         let grant_ends = if word.is_granted() { self.turn.grant_until() } else { u64::MAX };
-        Next::Abroad(grant_ends.clamp(now, now + self.times.look))
+        Next::Remote(grant_ends.clamp(now, now + self.times.look))
     }
 
     /// The owner has left, but may come again until then.
@@ -349,7 +351,7 @@ impl WriteQueue {
             }
         };
         // Whoever is next shall not sleep longer than the lease lasts.
-        if std::mem::replace(&mut state.lease_told, true) {
+        if std::mem::replace(&mut state.lease_announced, true) {
             return;
         }
         match state.waiters.first() {
@@ -377,22 +379,22 @@ impl WriteQueue {
                 continue;
             }
             let own = state.waiters.first().filter(|_| !state.closed);
-            let abroad = self.turn.longest();
+            let is_remote = self.turn.longest();
             let until = now + self.times.grant;
             self.turn.set_grant_until(until);
             let tenure = state.tenure.is_some_and(|until| now < until);
-            if let Some(own) = own.filter(|own| tenure || abroad.is_none_or(|other| own.ticket <= other.since_us)) {
-                if self.turn.swap(inside, inside.granted().waited_for(abroad.is_some())) {
+            if let Some(own) = own.filter(|own| tenure || is_remote.is_none_or(|other| own.ticket <= other.since_us)) {
+                if self.turn.swap(inside, inside.granted().waited_for(is_remote.is_some())) {
                     self.wake(own);
                     state.grant = Some((own.connection, until));
                     state.lease = None;
                     return false;
                 }
-            } else if let Some(abroad) = abroad {
-                if self.turn.hand_to(inside, abroad, own.is_some()) {
-                    self.turn.tell(abroad);
+            } else if let Some(is_remote) = is_remote {
+                if self.turn.hand_to(inside, is_remote, own.is_some()) {
+                    self.turn.tell(is_remote);
                     // To wait for the process's turn from now on.
-                    own.filter(|own| !own.abroad).inspect(|own| self.wake(own));
+                    own.filter(|own| !own.is_remote).inspect(|own| self.wake(own));
                     state.lose_word();
                     return false;
                 }
@@ -428,7 +430,7 @@ impl WriteQueue {
 
     fn wake(&self, waiter: &Waiter) {
         match self.turn.mine() {
-            Some(turn) if waiter.abroad => turn.notify(),
+            Some(turn) if waiter.is_remote => turn.notify(),
             _ => {
                 waiter.wake.notify_one();
             }
@@ -443,7 +445,7 @@ impl WriteQueue {
     pub(crate) fn forget(&self, connection: ConnectionId) {
         let mut state = self.state.lock();
         state.places.remove(&connection);
-        state.habits.remove(&connection);
+        state.histories.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
             // Who closes the queue waits for it.

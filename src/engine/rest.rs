@@ -98,7 +98,7 @@ impl Engine {
         // A slot that is being made would come after the others have gone, and the log that comes next would go on in it.
         let _create = if crate::drops("rest-create") { None } else { Some(self.hold(ControlBlock::create, "CREATE")?) };
         self.end_log()?;
-        let append = self.append()?;
+        let append = self.lock_append()?;
         self.check_poison()?;
         let last = self.marks.published();
         if self.marks.backfilled() < last {

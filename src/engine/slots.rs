@@ -8,7 +8,7 @@ use super::commit::AppendGuard;
 use super::end::End;
 use super::slot_file::{Slot, SlotFile};
 use super::{Engine, EngineError};
-use crate::disk::OpenHow;
+use crate::disk::OpenMode;
 use crate::log::LogError;
 use crate::log::follow::{OpenFile, SlotReader, proven};
 use crate::log::format::{self, FileName, SlotHeader};
@@ -131,7 +131,7 @@ impl Engine {
 
     fn open_slot(&self, number: u32) -> Result<Slot, EngineError> {
         let name = format::slot_name(self.log_id, number);
-        let file = self.dir.open(&name, OpenHow::Existing).map_err(|e| EngineError::open(&name, e))?;
+        let file = self.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
         // Whole blocks, or its header is not valid: who was making it may have died in the middle of a write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
@@ -256,7 +256,8 @@ impl Engine {
         let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
         let control = self.marks.control();
         let mut needed = kept.clone();
-        let is_all_durable = control.published() <= control.durable() && control.cuts() == control.certified();
+        let is_all_durable =
+            control.published() <= control.durable() && control.last_written_epoch() == control.certified();
         let slots = self.slots.lock();
         if !is_all_durable {
             needed.extend(slots.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
@@ -458,7 +459,7 @@ impl Engine {
     }
 
     /// The record at `place` counts, by a store that was just made: the slot that it begins is no longer the next one.
-    pub(super) fn enter(&self, _append: &AppendGuard, place: &Place) {
+    pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
         if place.begins.is_some() {
             self.note_ordinal(place.ordinal, place.slot.number);
             self.marks.control().set_next_slot(None);
@@ -529,7 +530,7 @@ impl Engine {
         else {
             return Ok(());
         };
-        let wanted = self.append().map(|append| self.is_low(&append))?;
+        let wanted = self.lock_append().map(|append| self.is_low(&append))?;
         if wanted { self.choose_next(0) } else { Ok(()) }
     }
 
@@ -563,15 +564,15 @@ impl Engine {
                 made.number
             }
         };
-        let append = self.append()?;
-        self.give_up_begun_but(&append, &all, tail.ordinal, Some(number))?;
+        let append = self.lock_append()?;
+        self.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
         self.marks.control().set_next_slot(Some(number));
         Ok(())
     }
 
     /// Every slot file, and where the log ended meanwhile. Under CREATE.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, Tail), EngineError> {
-        let tail = || self.append().map(|_append| self.tail());
+        let tail = || self.lock_append().map(|_append| self.tail());
         // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
         // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
         // holds CREATE sets a next slot.
@@ -624,9 +625,10 @@ impl Engine {
         // What the ring has no more is not looked for.
         let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
         let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.file));
-        let cuts = (control.certified().max(1)..=control.cuts()).map(|epoch| control.cut(epoch).map(|cut| cut.file));
+        let last_epoch = (control.certified().max(1)..=control.last_written_epoch())
+            .map(|epoch| control.epoch(epoch).map(|record| record.file));
         let mut are_all = first_kept == backfilled + 1;
-        for file in entries.chain(cuts) {
+        for file in entries.chain(last_epoch) {
             are_all &= file.is_some();
             slots.extend(file);
         }
@@ -635,7 +637,7 @@ impl Engine {
 
     /// A writer that died may have begun another slot than `chosen` as the next one: two segments of one ordinal would be in
     /// the log. `all` is what there was when the log ended in segment `was_last`.
-    fn give_up_begun_but(
+    fn invalidate_started_segments_except(
         &self,
         _append: &AppendGuard,
         all: &[Found],
@@ -662,8 +664,8 @@ impl Engine {
     }
 
     /// Whatever slot was begun behind the tail.
-    pub(super) fn give_up_begun(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        self.give_up_begun_but(append, &self.all_slots()?, self.tail().ordinal, None)
+    pub(super) fn invalidate_started_segments(&self, append: &AppendGuard) -> Result<(), EngineError> {
+        self.invalidate_started_segments_except(append, &self.all_slots()?, self.tail().ordinal, None)
     }
 
     /// A new slot of at least so many bytes: twice the largest so far, or less where the disk is nearly full.

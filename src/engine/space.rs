@@ -153,9 +153,9 @@ impl Engine {
             reader.sequence,
             if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },
         );
-        let told = self.told_reader.load(SeqCst);
+        let told = self.warned_reader_bytes.load(SeqCst);
         if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.settings.segment_bytes()) {
-            self.told_reader.store(bytes, SeqCst);
+            self.warned_reader_bytes.store(bytes, SeqCst);
             let text = format!("pwal: {}: the log has {bytes} bytes: {text}", self.path.display());
             self.context.host.log(Code::WARNING.number(), &text);
         }
@@ -188,11 +188,11 @@ impl Engine {
     /// allow yet gets one.
     pub(crate) fn shrink(self: &Arc<Engine>) {
         let shrunk = self.certify_backfilled().and_then(|()| self.give_back(Keep::Nothing));
-        self.tell_kept_space(shrunk);
+        self.warn_kept_space(shrunk);
     }
 
     /// A failure to give space back harms nothing else: it is only told. True: there may be more to give back later.
-    pub(super) fn tell_kept_space(&self, given: Result<bool, EngineError>) -> bool {
+    pub(super) fn warn_kept_space(&self, given: Result<bool, EngineError>) -> bool {
         let error = match given {
             Ok(more) => return more,
             Err(error) => error,

@@ -6,7 +6,7 @@
 
 use super::frames::FileId;
 use super::{Engine, EngineError};
-use crate::disk::{LogFile, OpenHow};
+use crate::disk::{LogFile, OpenMode};
 use crate::log::format::{self, FileName};
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Engine {
         self.dir.create()?;
         control.set_staged_spill(Some(number));
         let name = format::spill_name(self.log_id, number);
-        let create = || self.dir.open(&name, OpenHow::CreateNew).map_err(|error| EngineError::open(&name, error));
+        let create = || self.dir.open(&name, OpenMode::CreateNew).map_err(|error| EngineError::open(&name, error));
         let file = self.with_descriptors(create).map_err(|error| match error {
             EngineError::Open { source, .. } => source,
             other => io::Error::other(other),

@@ -94,7 +94,7 @@ impl Turn {
 
     /// Every process looks again, whether WRITE was granted to it or not.
     pub(super) fn tell_all(&self) {
-        self.member.control().tell_turns();
+        self.member.control().notify_turns();
     }
 
     /// Told when it may be this process's turn.

@@ -56,7 +56,7 @@ impl Alone {
     /// The log is retired, and `database handle` holds EXCLUSIVE.
     pub(super) fn new(inner: &Inner, database_handle: Box<dyn DatabaseHandle>, view: Option<Box<View>>) -> Alone {
         crate::fault_point("retired_alone");
-        claim::say(inner, Code::NOTICE, WHY_INACTIVE);
+        claim::log_message(inner, Code::NOTICE, WHY_INACTIVE);
         Alone { database_handle: Some(database_handle), view, wal: NEXT_WAL.fetch_add(1, Relaxed), lock: hold(inner) }
     }
 
@@ -88,7 +88,7 @@ impl Alone {
         self.check()?;
         let Some(view) = &self.view else { return Err(Code::BUSY) };
         let refused = |refused: claim::Refused| {
-            claim::say(
+            claim::log_message(
                 inner,
                 refused.code,
                 &format!("stays in locking_mode=EXCLUSIVE: {}", refused.text.unwrap_or_default()),
@@ -121,7 +121,8 @@ impl Alone {
             own.end_under_init().map_err(|_| Code::IOERR_LOCK)?;
         }
         crate::fault_point("sharing_again");
-        let (engine, wal) = claim::resume(inner, &entry, &path, &dir, claim::Settled { database_handle, lock }, view)?;
+        let (engine, wal) =
+            claim::resume(inner, &entry, &path, &dir, claim::ExclusiveDatabase { database_handle, lock }, view)?;
         *of_entry = Some(engine);
         Ok(wal)
     }
@@ -131,7 +132,7 @@ impl Alone {
 pub(super) fn hold(inner: &Inner) -> Option<BesideStock> {
     let held = claim::hold_alone(inner);
     held.unwrap_or_else(|refused| {
-        claim::say(
+        claim::log_message(
             inner,
             Code::WARNING,
             &format!("locked by SQLite's own locks only: {}", refused.text.unwrap_or_default()),

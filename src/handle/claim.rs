@@ -104,7 +104,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     let mut engine = entry.engine.lock();
     if let Some(engine) = engine.as_ref() {
         if is_under_shim(inner) {
-            say(inner, Code::BUSY, UNDER_SHIM);
+            log_message(inner, Code::BUSY, UNDER_SHIM);
             return Err(Code::BUSY);
         }
         return connect(inner, engine, &entry).map(|wal| Locked::Wal(Box::new(wal)));
@@ -135,7 +135,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
         }
         Err(refused) => {
             if let Some(text) = &refused.text {
-                say(inner, refused.code, text);
+                log_message(inner, refused.code, text);
             }
             *inner.waited.lock() = (refused.code.primary() == Code::BUSY).then(Instant::now);
             return Err(refused.code);
@@ -148,7 +148,7 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
         }
         Err(code) => {
             if let Err(error) = started.close(false) {
-                tell(inner, &error);
+                log_error(inner, &error);
             }
             Err(code)
         }
@@ -201,7 +201,7 @@ fn share_with_stock(
                 "on stock SQLite's own -wal, not on pwal: {why}. The next open after all of them, and those like this one, have \
                  closed is on pwal again; parallel_wal_beside_stock=refuse makes this an error"
             );
-            say(inner, Code::WARNING, &text);
+            log_message(inner, Code::WARNING, &text);
             Ok(Some(beside))
         }
         Ok(StampState::Plain { wal: false }) => Ok(None),
@@ -329,7 +329,7 @@ fn connect(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Resu
     pragma::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
     *inner.bases.lock() = None;
-    WalConnection::new(engine, entry).map_err(|error| tell(inner, &error))
+    WalConnection::new(engine, entry).map_err(|error| log_error(inner, &error))
 }
 
 pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
@@ -353,13 +353,13 @@ pub(super) fn has_directory(inner: &Inner) -> bool {
     std::fs::symlink_metadata(beside(real_path(inner), "-pwal")).is_ok()
 }
 
-fn tell(inner: &Inner, error: &EngineError) -> Code {
+fn log_error(inner: &Inner, error: &EngineError) -> Code {
     let code = error.code();
-    say(inner, code, &error.to_string());
+    log_message(inner, code, &error.to_string());
     code
 }
 
-pub(super) fn say(inner: &Inner, code: Code, text: &str) {
+pub(super) fn log_message(inner: &Inner, code: Code, text: &str) {
     if code != Code::NOTICE {
         *inner.refused.lock() = Some(text.to_owned());
     }
@@ -421,11 +421,11 @@ fn start_or_join(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, 
                 return Err(refused);
             }
         };
-        let exclusive = Settled { database_handle, lock };
+        let exclusive = ExclusiveDatabase { database_handle, lock };
         let settled = recover_under_exclusive(inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             let opened = open_database(dir, database, facts)?;
             for done in &opened.done {
-                say(inner, Code::NOTICE, &describe(done));
+                log_message(inner, Code::NOTICE, &describe(done));
             }
             Ok(opened)
         })?;
@@ -568,7 +568,7 @@ pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<Lo
 }
 
 /// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
-pub(super) struct Settled {
+pub(super) struct ExclusiveDatabase {
     // Dropped in this order: whoever gets INIT next shall get EXCLUSIVE, too.
     pub(super) database_handle: Box<dyn DatabaseHandle>,
     pub(super) lock: LockFile,
@@ -582,10 +582,10 @@ pub(super) fn recover_under_exclusive(
     inner: &Inner,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
-    exclusive: Settled,
+    exclusive: ExclusiveDatabase,
     settle: &mut RecoverBy<'_>,
-) -> Result<Option<Settled>, Refused> {
-    let Settled { mut database_handle, lock } = exclusive;
+) -> Result<Option<ExclusiveDatabase>, Refused> {
+    let ExclusiveDatabase { mut database_handle, lock } = exclusive;
     let facts = OpenFacts {
         read_only: database_handle.read_only(),
         hot_journal: has_hot_journal(path),
@@ -593,7 +593,7 @@ pub(super) fn recover_under_exclusive(
     };
     match settle(&**dir, database_handle.as_mut(), facts) {
         Ok(opened) => match opened.next {
-            Next::Ready => Ok(Some(Settled { database_handle, lock })),
+            Next::Ready => Ok(Some(ExclusiveDatabase { database_handle, lock })),
             Next::ClaimAgain => Ok(None),
             Next::RecoverStock => {
                 drop(database_handle);
@@ -619,9 +619,9 @@ fn start(
     inner: &Arc<Inner>,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
-    settled: Settled,
+    settled: ExclusiveDatabase,
 ) -> Result<Option<Arc<Engine>>, Refused> {
-    let Settled { lock, mut database_handle } = settled;
+    let ExclusiveDatabase { lock, mut database_handle } = settled;
     let mut header = [0; DATABASE_HEADER_BYTES];
     let database_bytes = match database_handle.read_at(&mut header, 0).and_then(|_| database_handle.bytes()) {
         Ok(bytes) => bytes,
@@ -688,16 +688,20 @@ pub(super) fn resume(
     entry: &Arc<Entry>,
     path: &Path,
     dir: &Arc<dyn LogDirectory>,
-    settled: Settled,
+    settled: ExclusiveDatabase,
     view: Box<View>,
 ) -> Result<(Arc<Engine>, WalConnection), Code> {
     let started = start(inner, path, dir, settled).map_err(|refused| {
-        say(inner, refused.code, refused.text.as_deref().unwrap_or("cannot be shared again; close the connection"));
+        log_message(
+            inner,
+            refused.code,
+            refused.text.as_deref().unwrap_or("cannot be shared again; close the connection"),
+        );
         refused.code
     })?;
     let engine = started.ok_or(Code::IOERR)?;
     let mut wal = connect(inner, &engine, entry)?;
-    wal.resume(view).map_err(|error| tell(inner, &error))?;
+    wal.resume(view).map_err(|error| log_error(inner, &error))?;
     Ok((engine, wal))
 }
 

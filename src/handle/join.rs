@@ -1,6 +1,6 @@
 //! A database that other processes have open: a place in their words. And whether a database can be shared at all.
 
-use super::claim::{Refused, say};
+use super::claim::{Refused, log_message};
 use super::{DatabaseHandle, Inner};
 use crate::disk::{LogDirectory, not_local};
 use crate::engine::{Engine, EngineError, SharedDatabase};
@@ -104,7 +104,7 @@ pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) ->
     match shared {
         Ok(mapping) => Ok(mapping),
         Err(why) => {
-            say(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
+            log_message(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
             ControlMapping::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
         }
     }

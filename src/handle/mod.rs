@@ -83,7 +83,7 @@ struct State {
     /// `parallel_wal_mode=off`: never joins.
     off: bool,
     /// Settings of pragmas that came before the database was first read.
-    wishes: Vec<(String, String)>,
+    pending_settings: Vec<(String, String)>,
     /// `PRAGMA wal_autocheckpoint`, in frames; 0 or less: commits of this connection are not checkpointed unasked.
     autocheckpoint: i32,
     /// `PRAGMA journal_mode` with another mode than WAL came.
@@ -170,7 +170,7 @@ impl Handle {
         let state = Mutex::new(State {
             level: LockLevel::None,
             off,
-            wishes: Vec::new(),
+            pending_settings: Vec::new(),
             autocheckpoint: AUTOCHECKPOINT,
             leaves_wal: false,
             drops_cache: false,
@@ -223,11 +223,11 @@ impl Handle {
         let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             HandleState::Plain if level == LockLevel::Shared && !off => {
-                let shares = pragma::shares_with_stock(&self.0, &state.wishes);
+                let shares = pragma::shares_with_stock(&self.0, &state.pending_settings);
                 match claim::lock_shared(&self.0, base, shares)? {
                     Locked::Wal(wal) => {
                         state.kind = HandleState::Wal(wal);
-                        pragma::apply_wishes(&self.0, &mut state);
+                        pragma::apply_pending_settings(&self.0, &mut state);
                     }
                     Locked::Base(beside) => state.beside = beside,
                 }
@@ -463,7 +463,7 @@ impl Handle {
             HandleState::Alone(alone) if action == ShmAction::LockShared => {
                 let wal = alone.share(&self.0)?;
                 state.kind = HandleState::Wal(Box::new(wal));
-                pragma::apply_wishes(&self.0, &mut state);
+                pragma::apply_pending_settings(&self.0, &mut state);
                 Ok(())
             }
             HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),

@@ -33,8 +33,8 @@ const SHARE: &str = "share";
 const REFUSE: &str = "refuse";
 
 /// Whether this connection works as stock SQLite does where one that is not on pwal has the database open.
-pub(super) fn shares_with_stock(inner: &Inner, wishes: &[(String, String)]) -> bool {
-    let mut settings = inner.context.defaults.iter().chain(&inner.facts.parameters).chain(wishes);
+pub(super) fn shares_with_stock(inner: &Inner, pending_settings: &[(String, String)]) -> bool {
+    let mut settings = inner.context.defaults.iter().chain(&inner.facts.parameters).chain(pending_settings);
     settings
         .rfind(|(name, value)| name == BESIDE_STOCK && beside_stock(value).is_ok())
         .is_none_or(|(_, value)| beside_stock(value) == Ok(SHARE))
@@ -54,10 +54,10 @@ fn set_beside_stock(inner: &Inner, state: &mut State, value: Option<&str>) -> Pr
         if let Err(error) = beside_stock(value) {
             return PragmaAnswer::Error(error);
         }
-        state.wishes.retain(|(name, _)| name != BESIDE_STOCK);
-        state.wishes.push((BESIDE_STOCK.to_owned(), value.to_owned()));
+        state.pending_settings.retain(|(name, _)| name != BESIDE_STOCK);
+        state.pending_settings.push((BESIDE_STOCK.to_owned(), value.to_owned()));
     }
-    PragmaAnswer::Row(if shares_with_stock(inner, &state.wishes) { SHARE } else { REFUSE }.to_owned())
+    PragmaAnswer::Row(if shares_with_stock(inner, &state.pending_settings) { SHARE } else { REFUSE }.to_owned())
 }
 
 /// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
@@ -112,7 +112,7 @@ pub(super) fn pragma(
     let name = name.to_ascii_lowercase();
     if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
         state.autocheckpoint = integer(value);
-        apply_wishes(inner, state);
+        apply_pending_settings(inner, state);
     }
     if let ("journal_mode", Some(value)) = (name.as_str(), value) {
         state.leaves_wal = !value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("wal");
@@ -160,9 +160,9 @@ fn limit_size(inner: &Inner, state: &mut State, value: &str) {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let number = digits.map_or_else(|| text.parse(), |digits| i64::from_str_radix(digits, 16)).unwrap_or(0);
     let bytes = u64::try_from(number).unwrap_or(UNLIMITED);
-    state.wishes.retain(|(name, _)| name != JOURNAL_SIZE_LIMIT);
-    state.wishes.push((JOURNAL_SIZE_LIMIT.to_owned(), bytes.to_string()));
-    apply_wishes(inner, state);
+    state.pending_settings.retain(|(name, _)| name != JOURNAL_SIZE_LIMIT);
+    state.pending_settings.push((JOURNAL_SIZE_LIMIT.to_owned(), bytes.to_string()));
+    apply_pending_settings(inner, state);
 }
 
 fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option<&str>) -> PragmaAnswer {
@@ -185,8 +185,8 @@ fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option
         }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
-            state.wishes.retain(|(name, _)| name != "parallel_wal_mode");
-            state.wishes.push(("parallel_wal_mode".to_owned(), mode.name().to_owned()));
+            state.pending_settings.retain(|(name, _)| name != "parallel_wal_mode");
+            state.pending_settings.push(("parallel_wal_mode".to_owned(), mode.name().to_owned()));
         }
     }
     let answer = match why_inactive(inner, state, base) {
@@ -232,7 +232,7 @@ fn actual_mode(inner: &Inner, state: &State) -> Mode {
 /// What the settings would be if this connection's claim were the first.
 fn preview(inner: &Inner, state: &State) -> Settings {
     let settings = Settings::default();
-    for (name, value) in inner.context.defaults.iter().chain(&inner.facts.parameters).chain(&state.wishes) {
+    for (name, value) in inner.context.defaults.iter().chain(&inner.facts.parameters).chain(&state.pending_settings) {
         // Bad values were told when they were first applied, or will be.
         let _ = Mode::parse(value).map_or_else(
             |_| settings.set(name, value),
@@ -259,19 +259,19 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
     }
     let Some(now) = settings.number(name) else { return PragmaAnswer::NotMine };
     if let (Some(value), false) = (value, matches!(state.kind, HandleState::Wal(_))) {
-        state.wishes.retain(|(wish, _)| wish != name);
-        state.wishes.push((name.to_owned(), value.to_owned()));
+        state.pending_settings.retain(|(request, _)| request != name);
+        state.pending_settings.push((name.to_owned(), value.to_owned()));
     }
     PragmaAnswer::Row(now.to_string())
 }
 
 /// What was set before the database was first read counts from the join on.
-pub(super) fn apply_wishes(inner: &Inner, state: &mut State) {
+pub(super) fn apply_pending_settings(inner: &Inner, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
         wal.autocheckpoint = state.autocheckpoint;
-        apply(inner, &wal.engine.settings, &state.wishes);
+        apply(inner, &wal.engine.settings, &state.pending_settings);
         // The next time that this connection has no engine.
-        state.wishes.retain(|(name, _)| name == BESIDE_STOCK);
+        state.pending_settings.retain(|(name, _)| name == BESIDE_STOCK);
     }
 }
 

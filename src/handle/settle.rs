@@ -93,7 +93,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
                 return Err(refused);
             }
         };
-        let exclusive = claim::Settled { database_handle, lock };
+        let exclusive = claim::ExclusiveDatabase { database_handle, lock };
         let settled = claim::recover_under_exclusive(&inner, &path, &dir, exclusive, &mut |dir, database, facts| {
             if let Some(moved) = by_force(how, dir, database, facts, report)? {
                 return Ok(moved);

@@ -130,7 +130,7 @@ fn end_refused() {
     if let Some(refused) = refused
         && let Some(engine) = refused.engine.upgrade()
     {
-        engine.tell_writer(refused.connection);
+        engine.warn_blocked_writer(refused.connection);
     }
 }
 

@@ -6,7 +6,7 @@
 use super::siblings::{self, Unacknowledged};
 use super::wal_connection::{AfterCommit, WalConnection};
 use super::{HandleState, Inner};
-use crate::engine::{CommitFacts, Early, EngineError, Lone, Mode};
+use crate::engine::{CommitFacts, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(super) enum Transaction {
 pub(super) struct Prepared {
     facts: CommitFacts,
     /// Written and synced before its last word: the conservative path, or a super-journal.
-    early_path: bool,
-    early: Option<Early>,
+    two_phase: bool,
+    prepared_batch: Option<PreparedBatch>,
     /// UNLOCK(WRITE) came: the next call is PHASETWO, or it is a rollback.
     unlocked: bool,
     /// A sibling is being called: the view's header shows the state before this commit.
@@ -100,12 +100,14 @@ impl WalConnection {
     /// A sibling answered BUSY, so that the transaction is open still, and it goes on.
     fn unprepare(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
-        let (spill, early) = (prepared.facts.spill, prepared.early.take());
+        let (spill, prepared_batch) = (prepared.facts.spill, prepared.prepared_batch.take());
         self.transaction = Transaction::Staging { spill };
         siblings::remove_prepared(inner);
         self.view.hide_advance();
         self.view.forget_advance();
-        early.map_or(Ok(()), |early| self.engine.abandon_early(early)).map_err(|error| self.failed(&error))
+        prepared_batch
+            .map_or(Ok(()), |prepared_batch| self.engine.rollback_prepared(prepared_batch))
+            .map_err(|error| self.failed(&error))
     }
 
     fn not_staged(&self, error: &ViewError) -> Code {
@@ -134,9 +136,9 @@ impl WalConnection {
         let pager = inner.pager.get().filter(|pager| pager.has_siblings());
         // Not seen if main is on another VFS.
         let super_journal = siblings::super_journal() || pager.is_some_and(|pager| pager.may_have_super_journal());
-        let early_path = self.engine.settings.mode() == Mode::Conservative || super_journal;
+        let two_phase = self.engine.settings.mode() == Mode::Conservative || super_journal;
         let version = pager.and_then(|pager| pager.data_version());
-        let prepared = Prepared { facts, early_path, early: None, unlocked: false, hidden: false, version };
+        let prepared = Prepared { facts, two_phase, prepared_batch: None, unlocked: false, hidden: false, version };
         self.transaction = Transaction::Prepared(Box::new(prepared));
         siblings::add_prepared(connection, inner);
         // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
@@ -149,12 +151,12 @@ impl WalConnection {
         self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
-        if !prepared.early_path || prepared.early.is_some() {
+        if !prepared.two_phase || prepared.prepared_batch.is_some() {
             return Ok(());
         }
-        match self.engine.write_early(self.view.lane(), prepared.facts) {
-            Ok(early) => {
-                prepared.early = Some(early);
+        match self.engine.write_prepared(self.view.lane(), prepared.facts) {
+            Ok(prepared_batch) => {
+                prepared.prepared_batch = Some(prepared_batch);
                 Ok(())
             }
             Err(error) => {
@@ -256,9 +258,9 @@ impl WalConnection {
         };
         siblings::remove_prepared(inner);
         siblings::set_super_journal(false);
-        let Prepared { facts, early, hidden, .. } = *prepared;
+        let Prepared { facts, prepared_batch, hidden, .. } = *prepared;
         self.committing = Some(facts.sequence);
-        let result = self.publish_and_acknowledge(inner, facts, early, hidden);
+        let result = self.publish_and_acknowledge(inner, facts, prepared_batch, hidden);
         self.committing = None;
         result
     }
@@ -267,7 +269,7 @@ impl WalConnection {
         &mut self,
         inner: &Arc<Inner>,
         facts: CommitFacts,
-        early: Option<Early>,
+        prepared_batch: Option<PreparedBatch>,
         hidden: bool,
     ) -> Result<(), Code> {
         let connection = inner.connection();
@@ -276,10 +278,11 @@ impl WalConnection {
         }
         let siblings = siblings::prepared_siblings(connection, inner);
         let last = siblings.is_empty();
-        let published = self.write_all_early(early, facts, &siblings).and_then(|early| match early {
-            Some(early) => self.engine.publish_early(early),
-            None => self.engine.publish(self.view.lane(), facts, last),
-        });
+        let published =
+            self.write_all_prepared(prepared_batch, facts, &siblings).and_then(|prepared_batch| match prepared_batch {
+                Some(prepared_batch) => self.engine.commit_prepared(prepared_batch),
+                None => self.engine.publish(self.view.lane(), facts, last),
+            });
         drop(siblings);
         let published = match published {
             Ok(published) => published,
@@ -305,50 +308,50 @@ impl WalConnection {
             siblings::add_unacknowledged(connection, commit);
             return Ok(());
         }
-        self.acknowledge(connection, Some((facts, published.lone)))
+        self.acknowledge(connection, Some((facts, published.self_sealed)))
     }
 
     /// With other databases behind this one in the transaction, what may fail in any of them comes before the first is
     /// published: all are written, and synced where that is wanted.
-    fn write_all_early(
+    fn write_all_prepared(
         &self,
-        own: Option<Early>,
+        own: Option<PreparedBatch>,
         facts: CommitFacts,
         siblings: &[Arc<Inner>],
-    ) -> Result<Option<Early>, EngineError> {
+    ) -> Result<Option<PreparedBatch>, EngineError> {
         if siblings.is_empty() {
             return Ok(own);
         }
         let own = match own {
             Some(own) => own,
-            None => self.engine.write_early(self.view.lane(), facts)?,
+            None => self.engine.write_prepared(self.view.lane(), facts)?,
         };
         for sibling in siblings {
             if let HandleState::Wal(wal) = &mut sibling.state().kind
-                && let Err(error) = wal.write_early()
+                && let Err(error) = wal.write_prepared()
             {
-                self.engine.abandon_early(own)?;
+                self.engine.rollback_prepared(own)?;
                 return Err(error);
             }
         }
         Ok(Some(own))
     }
 
-    fn write_early(&mut self) -> Result<(), EngineError> {
+    fn write_prepared(&mut self) -> Result<(), EngineError> {
         if let Transaction::Prepared(prepared) = &mut self.transaction
-            && prepared.early.is_none()
+            && prepared.prepared_batch.is_none()
         {
-            prepared.early = Some(self.engine.write_early(self.view.lane(), prepared.facts)?);
+            prepared.prepared_batch = Some(self.engine.write_prepared(self.view.lane(), prepared.facts)?);
         }
         Ok(())
     }
 
     /// R2, for this commit and those of the siblings that were published before it: durable if that was wanted; else what it was
     /// based on is visible.
-    fn acknowledge(&self, connection: usize, own: Option<(CommitFacts, Option<Lone>)>) -> Result<(), Code> {
+    fn acknowledge(&self, connection: usize, own: Option<(CommitFacts, Option<SelfSealed>)>) -> Result<(), Code> {
         let mut result = Ok(());
-        if let Some((facts, lone)) = own {
-            result = self.engine.acknowledge(facts.sequence, facts.wants_durable, lone);
+        if let Some((facts, self_sealed)) = own {
+            result = self.engine.acknowledge(facts.sequence, facts.wants_durable, self_sealed);
         }
         for Unacknowledged { engine, sequence, wants_durable } in siblings::take_unacknowledged(connection) {
             result = result.and(engine.acknowledge(sequence, wants_durable, None));
@@ -372,8 +375,8 @@ impl WalConnection {
             Transaction::Prepared(mut prepared) => {
                 siblings::remove_prepared(inner);
                 siblings::set_super_journal(false);
-                if let Some(early) = prepared.early.take()
-                    && let Err(error) = self.engine.abandon_early(early)
+                if let Some(prepared_batch) = prepared.prepared_batch.take()
+                    && let Err(error) = self.engine.rollback_prepared(prepared_batch)
                 {
                     self.failed(&error);
                 }
@@ -434,7 +437,7 @@ fn at_phase_two(code: Code) -> Code {
 fn free_siblings(connection: usize, inner: &Inner) {
     for sibling in siblings::prepared_siblings(connection, inner) {
         if let HandleState::Wal(wal) = &mut sibling.state().kind
-            && matches!(&wal.transaction, Transaction::Prepared(prepared) if prepared.early.is_some())
+            && matches!(&wal.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
             && let Err(code) = wal.unprepare(&sibling)
         {
             wal.log(code, "a batch that was written early could not be taken back");

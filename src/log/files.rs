@@ -7,7 +7,7 @@
 use super::error::LogError;
 use super::follow::OpenFile;
 use super::format::BLOCK_BYTES_MIN;
-use crate::disk::{LogDirectory, LogFile, OpenHow, is_out_of_descriptors};
+use crate::disk::{LogDirectory, LogFile, OpenMode, is_out_of_descriptors};
 use crate::sync::Mutex;
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -24,7 +24,7 @@ const WINDOW_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Files<'a> {
     dir: &'a dyn LogDirectory,
-    how: OpenHow,
+    how: OpenMode,
     state: Mutex<State>,
 }
 
@@ -39,7 +39,7 @@ struct State {
 }
 
 impl<'a> Files<'a> {
-    pub(crate) fn new(dir: &'a dyn LogDirectory, how: OpenHow) -> Arc<Files<'a>> {
+    pub(crate) fn new(dir: &'a dyn LogDirectory, how: OpenMode) -> Arc<Files<'a>> {
         Arc::new(Files { dir, how, state: Mutex::new(State::default()) })
     }
 

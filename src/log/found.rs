@@ -10,7 +10,7 @@ use super::follow::{OpenFile, SlotReader, Spills};
 use super::format::{Certificate, FileName, FormatError, LogId, Rule};
 use super::page_one::FoundCopy;
 use super::seals::Contradiction;
-use crate::disk::{LogDirectory, OpenHow};
+use crate::disk::{LogDirectory, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -162,7 +162,7 @@ impl<'a> FoundLog<'a> {
         dir: &'a dyn LogDirectory,
         names: &[String],
         log_id: LogId,
-        how: OpenHow,
+        how: OpenMode,
         page_bytes: Option<u32>,
         observe: &mut dyn FnMut(Probed<'_>),
     ) -> Result<FoundLog<'a>, LogError> {
@@ -176,7 +176,7 @@ impl<'a> FoundLog<'a> {
         dir: &'a dyn LogDirectory,
         names: &[String],
         log_id: LogId,
-        how: OpenHow,
+        how: OpenMode,
     ) -> Result<FoundLog<'a>, LogError> {
         let mut log = FoundLog {
             log_id,

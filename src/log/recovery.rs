@@ -13,7 +13,7 @@ use super::found::{FoundLog, HeaderState, Probed, TornTail, log_ids};
 use super::retire::{delete_log, make_plain, remove_placeholder, retire_keeping_lock};
 use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, Stamp, StampState};
 use super::walk::{Through, Walk};
-use crate::disk::{Database, LogDirectory, OpenHow};
+use crate::disk::{Database, LogDirectory, OpenMode};
 use std::io;
 use std::path::PathBuf;
 
@@ -108,7 +108,7 @@ pub fn open_database(
     let mut done = Vec::new();
     // One round for the own log, one for what lies beside it; each takes at least one log away.
     loop {
-        let mut look = Look::take(dir, database, facts)?;
+        let mut look = Inspection::take(dir, database, facts)?;
         // A whole stamp has said whose file this is: not that of a log that is left, whatever has rotted around the stamp.
         if look.situation.header == StampState::NoHeader && !done.is_empty() {
             look.situation.header = StampState::Plain { wal: true };
@@ -168,7 +168,7 @@ pub(crate) struct Beginning {
 }
 
 /// Everything that an opener has looked at.
-pub(crate) struct Look<'a> {
+pub(crate) struct Inspection<'a> {
     pub(crate) header: Vec<u8>,
     /// The header is zeros because the medium does not give it, and says this.
     unreadable_header: Option<String>,
@@ -176,13 +176,13 @@ pub(crate) struct Look<'a> {
     pub(crate) logs: Vec<Chained<'a>>,
 }
 
-impl<'a> Look<'a> {
+impl<'a> Inspection<'a> {
     /// Syncs what lies there, and only then reads it.
     pub(crate) fn take(
         dir: &'a dyn LogDirectory,
         database: &mut dyn Database,
         facts: OpenFacts,
-    ) -> Result<Look<'a>, LogError> {
+    ) -> Result<Inspection<'a>, LogError> {
         let names = list(dir)?;
         let has_log = !log_ids(&names).is_empty();
         if has_log && !facts.read_only {
@@ -192,9 +192,9 @@ impl<'a> Look<'a> {
             }
         }
         let how =
-            if facts.read_only || crate::drops("r4-past-the-cache") { OpenHow::ReadOnly } else { OpenHow::PastCache };
+            if facts.read_only || crate::drops("r4-past-the-cache") { OpenMode::ReadOnly } else { OpenMode::PastCache };
         let header = beginning_of(database)?;
-        Look::at(dir, header, Some(database), facts, &names, how, &mut |_, _| {})
+        Inspection::at(dir, header, Some(database), facts, &names, how, &mut |_, _| {})
     }
 
     /// Looks only: at the files `names` beside a database file that begins so. Without the file, nothing says that it
@@ -205,9 +205,9 @@ impl<'a> Look<'a> {
         mut database: Option<&mut dyn Database>,
         facts: OpenFacts,
         names: &[String],
-        how: OpenHow,
+        how: OpenMode,
         observe: &mut dyn FnMut(LogId, Probed<'_>),
-    ) -> Result<Look<'a>, LogError> {
+    ) -> Result<Inspection<'a>, LogError> {
         let ids = log_ids(names);
         let Beginning { header, unreadable } = beginning;
         // Without a log, nothing brings it back.
@@ -222,7 +222,7 @@ impl<'a> Look<'a> {
             _ if is_no_database => StampState::NoHeader,
             other => other,
         };
-        let mut look = Look {
+        let mut look = Inspection {
             situation: Situation {
                 header: state,
                 logs: Vec::new(),
@@ -496,7 +496,7 @@ pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Resul
             && !crate::drops("r4-recovery-syncs-files")
         {
             let path = dir.path().join(name);
-            let file = dir.open(name, OpenHow::Existing).map_err(|error| LogError::io("open", &path, error));
+            let file = dir.open(name, OpenMode::Existing).map_err(|error| LogError::io("open", &path, error));
             let synced = file.and_then(|file| file.sync().map_err(|error| LogError::io("sync", &path, error)));
             match synced {
                 Ok(()) => {}

@@ -7,7 +7,7 @@ use super::backfill::write_marks;
 use super::error::LogError;
 use super::format::{CONTROL_NAME, FileName, LOCK_NAME, LogId, marker_name};
 use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, StampState};
-use crate::disk::{Database, LogDirectory, OpenHow};
+use crate::disk::{Database, LogDirectory, OpenMode};
 use std::io;
 
 /// Retires a log at a clean close, and removes its directory with `lock`.
@@ -117,7 +117,7 @@ fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Re
 pub(crate) fn mark(dir: &dyn LogDirectory, log_id: LogId, last_sequence: u64) -> Result<(), LogError> {
     let marker = marker_name(log_id, last_sequence);
     let is_there = list(dir)?.contains(&marker);
-    match if is_there { Ok(()) } else { dir.open(&marker, OpenHow::CreateNew).map(drop) } {
+    match if is_there { Ok(()) } else { dir.open(&marker, OpenMode::CreateNew).map(drop) } {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(LogError::io("create", &dir.path().join(marker), error)),

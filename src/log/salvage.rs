@@ -11,12 +11,12 @@ use super::error::LogError;
 use super::files::Unreadable;
 use super::format::LogId;
 use super::found::{FoundLog, log_ids};
-use super::recovery::{Beginning, Look, OpenFacts, beginning_of, list, move_away, replay, sync_everything};
+use super::recovery::{Beginning, Inspection, OpenFacts, beginning_of, list, move_away, replay, sync_everything};
 use super::retire::make_plain;
 use super::stamp::{self, StampState};
 use super::undo;
 use super::walk::{Through, Walk};
-use crate::disk::{Database, LogDirectory, OpenHow};
+use crate::disk::{Database, LogDirectory, OpenMode};
 
 /// What can be saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +84,15 @@ pub struct Discarded {
 pub fn plan(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Salvage, LogError> {
     let names = list(dir)?;
     let beginning = beginning_of(database)?;
-    let look =
-        Look::at(dir, beginning, Some(database), OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |_, _| {})?;
+    let look = Inspection::at(
+        dir,
+        beginning,
+        Some(database),
+        OpenFacts::default(),
+        &names,
+        OpenMode::ReadOnly,
+        &mut |_, _| {},
+    )?;
     Ok(match choose(&look, dir)? {
         Chosen::NotNeeded => Salvage::NotNeeded,
         Chosen::Impossible(why) => Salvage::Impossible { why },
@@ -102,8 +109,15 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
     let names = list(dir)?;
     let unsynced = if log_ids(&names).is_empty() { Vec::new() } else { sync_everything(dir, &names)? };
     let beginning = beginning_of(database)?;
-    let look =
-        Look::at(dir, beginning, Some(database), OpenFacts::default(), &names, OpenHow::PastCache, &mut |_, _| {})?;
+    let look = Inspection::at(
+        dir,
+        beginning,
+        Some(database),
+        OpenFacts::default(),
+        &names,
+        OpenMode::PastCache,
+        &mut |_, _| {},
+    )?;
     let (mut plan, log, walk) = match choose(&look, dir)? {
         Chosen::NotNeeded => return Ok(None),
         Chosen::Impossible(_) => {
@@ -177,7 +191,7 @@ fn given_up(dir: &dyn LogDirectory, database: &mut dyn Database, names: &[String
     }
     for log_id in log_ids {
         // What cannot be read any more is given up all the same.
-        match FoundLog::read(dir, names, log_id, OpenHow::ReadOnly, page_bytes, &mut |_| {}) {
+        match FoundLog::read(dir, names, log_id, OpenMode::ReadOnly, page_bytes, &mut |_| {}) {
             Ok(log) => {
                 // What a finished log holds is in the database file.
                 if log.markers.is_empty() {
@@ -199,7 +213,7 @@ enum Chosen<'a, 'd> {
     Possible { plan: Plan, log: &'a FoundLog<'d>, walk: Box<Walk> },
 }
 
-fn choose<'a, 'd>(look: &'a Look<'d>, dir: &dyn LogDirectory) -> Result<Chosen<'a, 'd>, LogError> {
+fn choose<'a, 'd>(look: &'a Inspection<'d>, dir: &dyn LogDirectory) -> Result<Chosen<'a, 'd>, LogError> {
     let Action::Refuse(refusal) = decide(&look.situation) else { return Ok(Chosen::NotNeeded) };
     let reason = look.refuse(dir, refusal).to_string();
     let target = match look.situation.header {

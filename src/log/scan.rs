@@ -12,11 +12,11 @@ use super::error::LogError;
 use super::files::Unreadable;
 use super::format::{Certificate, FileName, LogId, SlotHeader};
 use super::found::{FoundLog, Probed, TornTail};
-use super::recovery::{Look, OpenFacts, list};
+use super::recovery::{Inspection, OpenFacts, list};
 use super::seals::Contradiction;
 use super::stamp::StampState;
 use super::walk::Walk;
-use crate::disk::{LogDirectory, OpenHow};
+use crate::disk::{LogDirectory, OpenMode};
 use std::collections::BTreeMap;
 
 /// Everything beside one database file.
@@ -132,10 +132,17 @@ pub struct Finding {
 pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError> {
     let names = list(dir)?;
     let mut seen: BTreeMap<LogId, Seen> = BTreeMap::new();
-    let look =
-        Look::at(dir, header.into(), None, OpenFacts::default(), &names, OpenHow::ReadOnly, &mut |log_id, probed| {
+    let look = Inspection::at(
+        dir,
+        header.into(),
+        None,
+        OpenFacts::default(),
+        &names,
+        OpenMode::ReadOnly,
+        &mut |log_id, probed| {
             seen.entry(log_id).or_default().note(&probed);
-        })?;
+        },
+    )?;
     let target = match look.situation.header {
         StampState::Stamped(stamp) => Some((stamp.log_id, stamp.backfill_target)),
         _ => None,

@@ -2,7 +2,7 @@
 
 use super::error::LogError;
 use super::format::{Certificate, SlotHeader};
-use crate::disk::{LogDirectory, LogFile, OpenHow};
+use crate::disk::{LogDirectory, LogFile, OpenMode};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn create(
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let file =
-        dir.open(name, OpenHow::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
+        dir.open(name, OpenMode::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
     match fill(dir, file.as_ref(), name, bytes, start, goes_on) {
         Ok(()) => Ok(file),
         Err(error) => {

@@ -6,7 +6,7 @@
 use super::error::LogError;
 use super::files::is_unreadable;
 use super::stamp;
-use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
+use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(crate) fn keep(
     let mut kept: BTreeSet<u32> = pages.chain(database_pages.saturating_add(1)..=count).chain([1]).collect();
     kept.retain(|page| *page <= count && *page != pending);
     dir.remove(UNDO_NAME).map_err(|error| LogError::io("delete", &path, error))?;
-    let file = dir.open(UNDO_NAME, OpenHow::CreateNew).map_err(|error| LogError::io("create", &path, error))?;
+    let file = dir.open(UNDO_NAME, OpenMode::CreateNew).map_err(|error| LogError::io("create", &path, error))?;
     let written = write(&*file, database, page_bytes, &kept, count);
     written.map_err(|error| match error {
         Failed::Journal(error) => LogError::io("write", &path, error),
@@ -52,7 +52,7 @@ pub(crate) fn keep(
 }
 
 fn is_kept(dir: &dyn LogDirectory, path: &Path) -> Result<bool, LogError> {
-    match dir.open(UNDO_NAME, OpenHow::PastCache) {
+    match dir.open(UNDO_NAME, OpenMode::PastCache) {
         Ok(file) => {
             let mut magic = [0; MAGIC.len()];
             let read = file.read_at(&mut magic, 0).map_err(|error| LogError::io("read", path, error))?;

@@ -11,7 +11,7 @@
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
 //! | 448 | 64 | `durable_wake` |
 //! | 512 | 64 | until when the grant in WRITE counts (us) |
-//! | 576 | 7 x 64 | `published`, `cuts`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
+//! | 576 | 7 x 64 | `published`, `last_written_epoch`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, EXCL: owner locks |
 //! | 1216 | 64 | `gathered` |
@@ -22,7 +22,7 @@
 //! | 1536 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
-//! | 1197568 | 1024 x 64 | cut ring, entry of epoch e at e mod 1024 |
+//! | 1197568 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
 //! The rings are allocated at activation, the rest when the control block is made: until then nothing is stored in them.
 //!
@@ -31,7 +31,7 @@
 use super::event::Event;
 use super::owner::{Owner, OwnerLock};
 use super::process_slots::ProcessLine;
-use super::ring::{CommitLine, CutLine};
+use super::ring::{CommitLine, EpochLine};
 use super::snapshots::SnapshotLine;
 use crate::interleave::step;
 use std::mem::{offset_of, size_of};
@@ -49,8 +49,8 @@ pub const PROCESS_SLOTS: usize = 128;
 pub const SNAPSHOT_SLOTS: usize = 2048;
 /// Entries of the commit ring.
 pub const COMMIT_RING: u64 = 8192;
-/// Entries of the cut ring.
-pub const CUT_RING: u64 = 1024;
+/// Entries of the epoch ring.
+pub const EPOCH_RING: u64 = 1024;
 /// The size of the control block, and of the file `control`.
 pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 
@@ -120,8 +120,8 @@ struct ReadersLine {
 /// What a leader guesses by; nothing is decided by it that could be wrong.
 #[repr(C, align(64))]
 struct FlushLine {
-    wanted: AtomicU64,
-    satisfied: AtomicU64,
+    syncs_requested: AtomicU64,
+    syncs_done: AtomicU64,
     gather_goal: AtomicU64,
     group: AtomicU64,
     sync_nanos: AtomicU64,
@@ -144,7 +144,7 @@ pub struct ControlView {
     pub(super) durable_wake: Event,
     pub(super) grant_until_us: Line,
     pub(super) published: Line,
-    pub(super) cuts: Line,
+    pub(super) last_written_epoch: Line,
     pub(super) certified: Line,
     pub(super) visible: Line,
     pub(super) backfilled: Line,
@@ -161,7 +161,7 @@ pub struct ControlView {
     pub(super) processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
-    pub(super) cut_ring: [CutLine; CUT_RING as usize],
+    pub(super) epoch_ring: [EpochLine; EPOCH_RING as usize],
 }
 
 /// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::Control)).
@@ -180,7 +180,7 @@ const _: () = {
     assert!(offset_of!(ControlView, durable_wake) == 448);
     assert!(offset_of!(ControlView, grant_until_us) == 512);
     assert!(offset_of!(ControlView, published) == 576);
-    assert!(offset_of!(ControlView, cuts) == 640);
+    assert!(offset_of!(ControlView, last_written_epoch) == 640);
     assert!(offset_of!(ControlView, certified) == 704);
     assert!(offset_of!(ControlView, visible) == 768);
     assert!(offset_of!(ControlView, backfilled) == 832);
@@ -195,14 +195,14 @@ const _: () = {
     assert!(offset_of!(ControlView, processes) == 1536);
     assert!(offset_of!(ControlView, snapshots) == 17_920);
     assert!(offset_of!(ControlView, commit_ring) == 148_992);
-    assert!(offset_of!(ControlView, cut_ring) == 1_197_568);
+    assert!(offset_of!(ControlView, epoch_ring) == 1_197_568);
     assert!(CONTROL_BYTES == 1_263_104);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<Event>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
-    assert!(size_of::<CommitLine>() == 128 && size_of::<CutLine>() == 64);
+    assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
     // A slot index and an owner fit 16 bits, a ring index its mask.
     assert!(SNAPSHOT_SLOTS <= 1 << 16 && PROCESS_SLOTS <= 1 << 15);
-    assert!(COMMIT_RING.is_power_of_two() && CUT_RING.is_power_of_two());
+    assert!(COMMIT_RING.is_power_of_two() && EPOCH_RING.is_power_of_two());
 };
 
 /// The stages of poisoning.
@@ -332,8 +332,8 @@ impl ControlView {
 
     /// The last epoch that was cut; 0: none.
     #[must_use]
-    pub fn cuts(&self) -> u64 {
-        self.cuts.0.load(SeqCst)
+    pub fn last_written_epoch(&self) -> u64 {
+        self.last_written_epoch.0.load(SeqCst)
     }
 
     /// The last epoch whose certificate is durable; 0: none.
@@ -670,23 +670,23 @@ impl ControlBlock {
     }
 
     /// One more published commit wants durability. Like all that follows: for guesses only.
-    pub(crate) fn add_wanted(&self) {
-        self.flush.wanted.fetch_add(1, SeqCst);
+    pub(crate) fn add_sync_request(&self) {
+        self.flush.syncs_requested.fetch_add(1, SeqCst);
     }
 
     /// Commits that wanted durability, ever.
-    pub(crate) fn wanted(&self) -> u64 {
-        self.flush.wanted.load(SeqCst)
+    pub(crate) fn syncs_requested(&self) -> u64 {
+        self.flush.syncs_requested.load(SeqCst)
     }
 
     /// So many of them have it.
-    pub(crate) fn add_satisfied(&self, wanted: u64) {
-        self.flush.satisfied.fetch_max(wanted, SeqCst);
+    pub(crate) fn add_syncs_done(&self, syncs_requested: u64) {
+        self.flush.syncs_done.fetch_max(syncs_requested, SeqCst);
     }
 
     /// Commits that want durability and wait for it.
-    pub(crate) fn wanting(&self) -> u64 {
-        self.flush.wanted.load(SeqCst).saturating_sub(self.flush.satisfied.load(SeqCst))
+    pub(crate) fn syncs_pending(&self) -> u64 {
+        self.flush.syncs_requested.load(SeqCst).saturating_sub(self.flush.syncs_done.load(SeqCst))
     }
 
     /// So many commits a gathering leader waits for; 0: nobody gathers.

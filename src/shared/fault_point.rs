@@ -13,8 +13,8 @@
 /// | `staging` | holding WRITE, with a frame in its lane |
 /// | `publish_before_store` | holding WRITE and APPEND, the batch written, `published` not stored |
 /// | `after_publish` | holding WRITE, APPEND let go, its batch published |
-/// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its cut not stored |
-/// | `leading_uncertified` | holding LEADER, the cut stored, nothing synced for it |
+/// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its epoch record not stored |
+/// | `leading_uncertified` | holding LEADER, the epoch record stored, nothing synced for it |
 /// | `sealing` | holding LEADER, everything synced, `certified` not stored |
 /// | `written_early` | holding WRITE, LEADER and APPEND, batch and certificate synced, `published` not stored: the conservative path |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |

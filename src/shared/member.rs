@@ -88,7 +88,7 @@ impl Member {
     /// says so: without this everybody would wait for the dead one for ever.
     fn free_leftovers(&self) {
         let control = self.control();
-        // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last cut is.
+        // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last epoch record is.
         for word in [
             control.write(),
             control.append(),
@@ -106,7 +106,7 @@ impl Member {
                 word.release(self.me);
             }
         }
-        control.tell_turns();
+        control.notify_turns();
         self.control().free_idle_snapshot_slots(|owner| self.is_alive(owner));
     }
 

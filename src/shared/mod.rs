@@ -28,7 +28,7 @@ mod threads;
 pub(crate) use clock::now_coarse_us;
 pub use clock::{boot_id, now_us};
 pub use control_block::{
-    COMMIT_RING, CONTROL_BYTES, CUT_RING, ControlBlock, ControlView, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS,
+    COMMIT_RING, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS,
     SETTINGS, SNAPSHOT_SLOTS, State,
 };
 pub use event::Event;
@@ -47,7 +47,7 @@ pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
 pub use process_info::ProcessInfo;
 pub use process_slots::Process;
-pub use ring::{CommitEntry, Cut, PAGES_INLINE, Tail};
+pub use ring::{CommitEntry, EpochRecord, PAGES_INLINE, Tail};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
 
@@ -74,17 +74,17 @@ pub enum SharedError {
         published: u64,
     },
     /// An epoch that is not the next one.
-    #[error("epoch {offered} cannot be cut: the last cut is of epoch {cuts}")]
+    #[error("epoch {offered} cannot be recorded: the last recorded epoch is {last_epoch}")]
     NotTheNextEpoch {
-        /// The epoch that was to be cut.
+        /// The epoch that was to be recorded.
         offered: u64,
         /// The last one that is.
-        cuts: u64,
+        last_epoch: u64,
     },
     /// The ring's oldest entry is still needed: something before it is not durable yet.
     #[error("the ring of {ring} is full: commits or epochs that are not durable yet fill it; lead a flush first")]
     RingFull {
-        /// "commits" or "cuts".
+        /// "commits" or "epochs".
         ring: &'static str,
     },
     /// `control` cannot be opened or mapped.

@@ -136,7 +136,7 @@ impl ControlBlock {
     }
 
     /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
-    pub(crate) fn tell_turns(&self) {
+    pub(crate) fn notify_turns(&self) {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
         self.processes.iter().take(used).for_each(|line| line.turn.notify());
     }

@@ -1,16 +1,16 @@
 //! The two rings, what is published and durable by them, and what is visible.
 //!
-//! Commit ring, 128 bytes for each commit; cut ring, 64 bytes for each epoch. One writer at a time (the
+//! Commit ring, 128 bytes for each commit; epoch ring, 64 bytes for each epoch. One writer at a time (the
 //! holder of APPEND) fills an entry and then stores the watermark that makes it count; an entry whose
 //! first word is not what the reader looks for is of another round, or being written over.
 
 use super::SharedError;
-use super::control_block::{COMMIT_RING, CUT_RING, ControlBlock, ControlView};
+use super::control_block::{COMMIT_RING, ControlBlock, ControlView, EPOCH_RING};
 use crate::interleave::step;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 
-/// 4096-byte units of a cut's offset: every block is a multiple of it.
+/// 4096-byte units of an epoch record's offset: every block is a multiple of it.
 const OFFSET_UNIT: u64 = 4096;
 
 /// The pages of so many frames lie in the entry itself: whoever follows a small commit need not read its batch.
@@ -39,9 +39,9 @@ pub(super) struct CommitLine {
     pages: [AtomicU64; PAGES_INLINE / 2],
 }
 
-/// One entry of the cut ring.
+/// One entry of the epoch ring.
 #[repr(C, align(64))]
-pub(super) struct CutLine {
+pub(super) struct EpochLine {
     epoch: AtomicU64,
     lo: AtomicU64,
     hi: AtomicU64,
@@ -102,7 +102,7 @@ impl CommitEntry {
 
 /// A cut epoch: all that its certificate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
+pub struct EpochRecord {
     /// The epoch, from 1.
     pub epoch: u64,
     /// The first commit that it covers.
@@ -137,7 +137,7 @@ pub struct Tail {
     pub file: u32,
 }
 
-impl Cut {
+impl EpochRecord {
     /// D: commits up to here were durable when its certificate was written.
     #[must_use]
     pub fn durable(&self) -> u64 {
@@ -215,8 +215,8 @@ impl CommitLine {
     }
 }
 
-impl CutLine {
-    fn store(&self, c: &Cut, file_offset: u64) {
+impl EpochLine {
+    fn store(&self, c: &EpochRecord, file_offset: u64) {
         self.epoch.store(0, Relaxed);
         fence(Release);
         self.lo.store(c.lo, Relaxed);
@@ -229,13 +229,13 @@ impl CutLine {
         self.epoch.store(c.epoch, Release);
     }
 
-    fn load(&self, epoch: u64) -> Option<Cut> {
+    fn load(&self, epoch: u64) -> Option<EpochRecord> {
         if epoch == 0 || self.epoch.load(Acquire) != epoch {
             return None;
         }
         let file_offset = self.file_offset.load(Relaxed);
         let doubled = self.doubled.load(Relaxed);
-        let cut = Cut {
+        let record = EpochRecord {
             epoch,
             lo: self.lo.load(Relaxed),
             hi: self.hi.load(Relaxed),
@@ -248,7 +248,7 @@ impl CutLine {
             chain: self.chain.load(Relaxed),
         };
         fence(Acquire);
-        (self.epoch.load(Relaxed) == epoch).then_some(cut)
+        (self.epoch.load(Relaxed) == epoch).then_some(record)
     }
 }
 
@@ -271,8 +271,8 @@ impl ControlView {
         &self.commit_ring[(sequence % COMMIT_RING) as usize]
     }
 
-    fn cut_line(&self, epoch: u64) -> &CutLine {
-        &self.cut_ring[(epoch % CUT_RING) as usize]
+    fn epoch_line(&self, epoch: u64) -> &EpochLine {
+        &self.epoch_ring[(epoch % EPOCH_RING) as usize]
     }
 
     /// The published commit `sequence`; `None` if it is not published, or the ring has moved on (read
@@ -289,28 +289,28 @@ impl ControlView {
         entry_of(|| self.published(), |published| self.commit_line(published).load(published, false))
     }
 
-    /// The cut of `epoch`; `None` if it is not cut, or the ring has moved on.
+    /// The record of `epoch`; `None` if it is not cut, or the ring has moved on.
     #[must_use]
-    pub fn cut(&self, epoch: u64) -> Option<Cut> {
-        if epoch > self.cuts() { None } else { self.cut_line(epoch).load(epoch) }
+    pub fn epoch(&self, epoch: u64) -> Option<EpochRecord> {
+        if epoch > self.last_written_epoch() { None } else { self.epoch_line(epoch).load(epoch) }
     }
 
-    /// The cut of the last certified epoch; `None` before the first.
+    /// The record of the last certified epoch; `None` before the first.
     #[must_use]
-    pub fn certified_cut(&self) -> Option<Cut> {
-        entry_of(|| self.certified(), |certified| self.cut_line(certified).load(certified))
+    pub fn certified_epoch(&self) -> Option<EpochRecord> {
+        entry_of(|| self.certified(), |certified| self.epoch_line(certified).load(certified))
     }
 
-    /// The last cut, certified or not.
+    /// The last epoch record, certified or not.
     #[must_use]
-    pub fn last_cut(&self) -> Option<Cut> {
-        entry_of(|| self.cuts(), |cuts| self.cut_line(cuts).load(cuts))
+    pub fn last_epoch(&self) -> Option<EpochRecord> {
+        entry_of(|| self.last_written_epoch(), |last_epoch| self.epoch_line(last_epoch).load(last_epoch))
     }
 
     /// Commits up to here are durable: `hi` of the last certified epoch.
     #[must_use]
     pub fn durable(&self) -> u64 {
-        self.certified_cut().map_or(0, |cut| cut.hi)
+        self.certified_epoch().map_or(0, |record| record.hi)
     }
 
     /// Commits up to here are what readers may see. On a poisoned engine: what is durable.
@@ -326,7 +326,7 @@ impl ControlView {
         self.visible.0.load(SeqCst).max(self.durable())
     }
 
-    /// Whether `published` - durable or `cuts` - `certified` has reached half its ring: then prepare
+    /// Whether `published` - durable or `last_written_epoch` - `certified` has reached half its ring: then prepare
     /// leads or waits.
     #[must_use]
     pub fn ring_is_half_full(&self) -> bool {
@@ -336,17 +336,17 @@ impl ControlView {
             return false;
         }
         self.published().saturating_sub(durable) >= COMMIT_RING / 2
-            || self.cuts().saturating_sub(certified) >= CUT_RING / 2
+            || self.last_written_epoch().saturating_sub(certified) >= EPOCH_RING / 2
     }
 
-    /// Where the next batch or certificate goes: behind the last published batch and the last cut.
+    /// Where the next batch or certificate goes: behind the last published batch and the last epoch record.
     /// Under APPEND. `None` in a log that has neither.
     #[must_use]
     pub fn tail(&self) -> Option<Tail> {
         let behind_commit = self.last_commit().map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut = self.last_cut().map(|c| Tail { ordinal: c.ordinal, offset: c.end(block), file: c.file });
+        let behind_cut = self.last_epoch().map(|c| Tail { ordinal: c.ordinal, offset: c.end(block), file: c.file });
         behind_commit.max(behind_cut)
     }
 }
@@ -380,40 +380,41 @@ impl ControlBlock {
         Ok(())
     }
 
-    /// Stores the cut of the next epoch, whose certificate is *written* already: the ring entry, then
-    /// `cuts`. Under LEADER and APPEND.
+    /// Stores the record of the next epoch, whose certificate is *written* already: the ring entry, then
+    /// `last_written_epoch`. Under LEADER and APPEND.
     ///
     /// # Errors
     /// As [`publish`](ControlBlock::publish).
-    pub fn store_cut(&self, cut: &Cut) -> Result<(), SharedError> {
-        let cuts = self.cuts();
-        if cut.epoch != cuts.wrapping_add(1) {
-            return Err(SharedError::NotTheNextEpoch { offered: cut.epoch, cuts });
+    pub fn store_epoch(&self, record: &EpochRecord) -> Result<(), SharedError> {
+        let last_epoch = self.last_written_epoch();
+        if record.epoch != last_epoch.wrapping_add(1) {
+            return Err(SharedError::NotTheNextEpoch { offered: record.epoch, last_epoch });
         }
-        if cuts.saturating_sub(self.certified()) >= CUT_RING - 1 {
-            return Err(SharedError::RingFull { ring: "cuts" });
+        if last_epoch.saturating_sub(self.certified()) >= EPOCH_RING - 1 {
+            return Err(SharedError::RingFull { ring: "epochs" });
         }
-        let units = u32::try_from(cut.offset / OFFSET_UNIT).ok().filter(|_| cut.offset.is_multiple_of(OFFSET_UNIT));
+        let units =
+            u32::try_from(record.offset / OFFSET_UNIT).ok().filter(|_| record.offset.is_multiple_of(OFFSET_UNIT));
         let Some(units) = units else {
-            return Err(SharedError::TooLarge { what: "offset of a certificate", value: cut.offset });
+            return Err(SharedError::TooLarge { what: "offset of a certificate", value: record.offset });
         };
         if crate::drops("r9-cut-first") {
-            self.cuts.0.store(cut.epoch, SeqCst);
+            self.last_written_epoch.0.store(record.epoch, SeqCst);
             step("before cuts");
         }
-        self.cut_line(cut.epoch).store(cut, u64::from(cut.file) << 32 | u64::from(units));
+        self.epoch_line(record.epoch).store(record, u64::from(record.file) << 32 | u64::from(units));
         step("before cuts");
-        self.cuts.0.store(cut.epoch, SeqCst);
+        self.last_written_epoch.0.store(record.epoch, SeqCst);
         step("behind cuts");
         Ok(())
     }
 
     /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor
-    /// beyond `cuts`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and tells
+    /// beyond `last_written_epoch`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and tells
     /// [`durable_wake`](ControlBlock::durable_wake).
     pub fn certify(&self, epoch: u64) {
         step("before certified");
-        self.certified.0.fetch_max(epoch.min(self.cuts()), SeqCst);
+        self.certified.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);
         step("behind certified");
     }
 

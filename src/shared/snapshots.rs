@@ -166,7 +166,7 @@ impl ControlBlock {
     /// if there is nothing to do. Under CKPT.
     pub fn choose_checkpoint_target(&self, alive: impl FnMut(Owner) -> bool) -> u64 {
         let backfilled = self.backfilled();
-        let proven = self.certified_cut().map_or(0, |cut| cut.durable());
+        let proven = self.certified_epoch().map_or(0, |record| record.durable());
         let proven = if crate::drops("r4-certified") { self.published() } else { proven };
         let limit = backfilled.max(if crate::drops("r4-visible") { proven } else { proven.min(self.visible()) });
         step("before a target");

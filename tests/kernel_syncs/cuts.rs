@@ -20,17 +20,17 @@ use support::Scratch;
 const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// What is left of each change that is not durable, all others being whole; and the name of this choice.
-struct Cut {
+struct EpochRecord {
     name: String,
     left: BTreeMap<usize, Left>,
 }
 
 /// All that is lost, and each alone, and all but one, and the last write in part, and some at random.
-fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<Cut> {
+fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<EpochRecord> {
     let pending = &medium.pending();
     let cut = |name: String, left: &dyn Fn(usize) -> Left| {
         let left = pending.iter().map(|pending| (pending.at, left(pending.at)));
-        Cut { name, left: left.filter(|(_, left)| *left != Left::All).collect() }
+        EpochRecord { name, left: left.filter(|(_, left)| *left != Left::All).collect() }
     };
     let only = |lost: bool| if lost { Left::Nothing } else { Left::All };
     let mut cuts = vec![cut("nothing is lost".into(), &|_| Left::All)];
@@ -78,12 +78,12 @@ fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<Cut> {
 pub fn play(before: &Medium, calls: &[(u32, Call)], seed: u64, most: usize) -> String {
     let history = History::of(calls);
     let mut found: HashMap<u64, Result<String, String>> = HashMap::new();
-    let total = each_cut(before, calls, seed, &mut |_, _, _| {});
+    let total = each_epoch(before, calls, seed, &mut |_, _, _| {});
     let scratch = Scratch::in_memory();
     let (mut number, mut opened, began) = (0, 0, Instant::now());
     let mut wrong = Vec::new();
     let mut dice = StdRng::seed_from_u64(seed ^ 0xc075);
-    each_cut(before, calls, seed, &mut |medium, at, cut| {
+    each_epoch(before, calls, seed, &mut |medium, at, cut| {
         if most > 0 && !dice.random_ratio(most.min(total) as u32, total as u32) || wrong.len() >= 5 {
             return;
         }
@@ -116,7 +116,12 @@ pub fn play(before: &Medium, calls: &[(u32, Call)], seed: u64, most: usize) -> S
 }
 
 /// Every cut behind every call; how many there are.
-fn each_cut(before: &Medium, calls: &[(u32, Call)], seed: u64, act: &mut dyn FnMut(&Medium, usize, &Cut)) -> usize {
+fn each_epoch(
+    before: &Medium,
+    calls: &[(u32, Call)],
+    seed: u64,
+    act: &mut dyn FnMut(&Medium, usize, &EpochRecord),
+) -> usize {
     let mut dice = StdRng::seed_from_u64(seed);
     let (mut medium, mut total) = (before.clone(), 0);
     for (at, (_, call)) in calls.iter().enumerate() {
@@ -133,7 +138,7 @@ fn each_cut(before: &Medium, calls: &[(u32, Call)], seed: u64, act: &mut dyn FnM
 }
 
 /// Equal where equal changes are left: then the content is equal, too.
-fn identity(medium: &Medium, cut: &Cut) -> u64 {
+fn identity(medium: &Medium, cut: &EpochRecord) -> u64 {
     let mut hasher = DefaultHasher::new();
     medium.changes().hash(&mut hasher);
     for (at, left) in &cut.left {

@@ -1,7 +1,7 @@
 //! Drops one rule of recovery at the door to the disk, to show that the checks would notice.
 
 use pwal::internal::disk::sim::{SimDatabase, SimDirectory};
-use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenMode};
 use pwal::internal::log::stamp;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -65,13 +65,13 @@ impl LogDirectory for DirectoryAdapter {
         self.inner.list()
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         let how = match how {
-            OpenHow::PastCache if self.dropped == "past_cache" => OpenHow::Existing,
+            OpenMode::PastCache if self.dropped == "past_cache" => OpenMode::Existing,
             how => how,
         };
         if self.dropped == "marker_z2" && name.starts_with("retired-") {
-            return self.inner.open("control", OpenHow::CreateNew);
+            return self.inner.open("control", OpenMode::CreateNew);
         }
         let file = self.inner.open(name, how)?;
         Ok(if self.dropped == "sync_first" { Arc::new(Unsynced(file)) } else { file })

@@ -2,7 +2,7 @@
 
 use super::{Writer, step};
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::internal::disk::{Database, LogDirectory, OpenHow};
+use pwal::internal::disk::{Database, LogDirectory, OpenMode};
 use pwal::internal::log::LogError;
 use pwal::internal::log::backfill::Backfill;
 use pwal::internal::log::format::{FileName, marker_name, spill_name};
@@ -204,7 +204,7 @@ impl Writer {
     async fn step_retire(&self) {
         let (log_id, last) = (self.engine.borrow().log_id.unwrap(), self.engine.borrow().published);
         if self.keeps("marker") {
-            drop(self.directory.open(&marker_name(log_id, last), OpenHow::CreateNew).unwrap());
+            drop(self.directory.open(&marker_name(log_id, last), OpenMode::CreateNew).unwrap());
             step().await;
             self.sync_directory().await;
         }

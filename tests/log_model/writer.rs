@@ -7,7 +7,7 @@ mod checkpoint;
 
 use crate::world::{PAGES_MAX, World, header_of};
 use pwal::internal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
-use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenMode};
 use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
     image_crc, slot_name, spill_name,
@@ -238,7 +238,7 @@ impl Writer {
     async fn create_slot(&self, is_first: bool) -> usize {
         let index = self.engine.borrow().slots.len();
         let name = slot_name(self.engine.borrow().log_id.unwrap(), index as u32);
-        let file = self.directory.open_file(&name, OpenHow::CreateNew).unwrap();
+        let file = self.directory.open_file(&name, OpenMode::CreateNew).unwrap();
         let bytes = {
             let mut world = self.world.borrow_mut();
             let zeros = vec![0; (world.slot_blocks * BLOCK) as usize];
@@ -326,7 +326,7 @@ impl Writer {
         if !spilled.is_empty() {
             let number = self.engine.borrow().spill_count;
             self.engine.borrow_mut().spill_count += 1;
-            let file = self.directory.open_file(&spill_name(log_id, number), OpenHow::CreateNew).unwrap();
+            let file = self.directory.open_file(&spill_name(log_id, number), OpenMode::CreateNew).unwrap();
             for (index, &page) in spilled.iter().enumerate() {
                 let offset = index as u64 * page_bytes;
                 let image = self.world.borrow().image(page, value);
@@ -363,8 +363,8 @@ impl Writer {
         let chain = chain_after(&header, &descriptors);
         let written = descriptors.iter().map(|descriptor| descriptor.page).collect();
         self.engine.borrow_mut().pages.insert(sequence, written);
-        let is_lone = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
-        if is_lone {
+        let is_self_sealed = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
+        if is_self_sealed {
             self.engine.borrow_mut().leader_held = true;
             header.certificate = Some(self.next_certificate(sequence, chain, database_pages, (ordinal, offset)));
         }
@@ -375,7 +375,7 @@ impl Writer {
         bytes.resize((blocks * BLOCK) as usize, 0);
         self.world.borrow_mut().doubt.push((sequence, state.clone()));
         self.say(format!(
-            "prepare {sequence} {} slot {slot} block {offset}+{blocks} pages {pages:?} lone {is_lone} {fate:?}",
+            "prepare {sequence} {} slot {slot} block {offset}+{blocks} pages {pages:?} self-sealed {is_self_sealed} {fate:?}",
             if wants_durable { "FULL" } else { "NORMAL" }
         ));
         if let Some(segment) = &segment {
@@ -404,7 +404,7 @@ impl Writer {
             self.world.borrow_mut().doubt.retain(|doubtful| *doubtful != (sequence, state.clone()));
             self.say(format!("  reported as rolled back {sequence}"));
             let mut engine = self.engine.borrow_mut();
-            if is_lone {
+            if is_self_sealed {
                 engine.leader_held = false;
             }
             (engine.write_held, engine.append_held) = (false, false);
@@ -440,7 +440,7 @@ impl Writer {
             return;
         }
         step().await;
-        if is_lone {
+        if is_self_sealed {
             let certificate = header.certificate.clone().unwrap();
             self.seal(&certificate, slot).await;
         }

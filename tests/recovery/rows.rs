@@ -147,7 +147,7 @@ fn a_taken_name_does_not_keep_an_orphan_here() {
     directory.create().unwrap();
     for (name, bytes) in files.directory.as_ref().unwrap() {
         directory
-            .open(name, pwal::internal::disk::OpenHow::CreateNew)
+            .open(name, pwal::internal::disk::OpenMode::CreateNew)
             .unwrap()
             .write_at(&[std::io::IoSlice::new(bytes)], 0)
             .unwrap();

@@ -17,8 +17,8 @@ fn a_snapshot_and_a_target_do_not_pass_each_other() {
     let make_visible = |sequence| {
         control.publish(&commit(sequence, true)).unwrap();
         for _ in 0..2 {
-            control.store_cut(&cut(control, sequence)).unwrap();
-            control.certify(control.cuts());
+            control.store_epoch(&cut(control, sequence)).unwrap();
+            control.certify(control.last_written_epoch());
         }
         control.advance_visible();
     };
@@ -82,10 +82,10 @@ fn a_registered_snapshot_and_a_checkpoint_target_exclude_each_other() {
             while !stop.load(SeqCst) {
                 control.publish(&commit(control.published() + 1, true)).unwrap();
                 // Two epochs: the second one's certificate says that the first is durable.
-                control.store_cut(&cut(control, control.published())).unwrap();
-                control.certify(control.cuts());
-                control.store_cut(&cut(control, control.published())).unwrap();
-                control.certify(control.cuts());
+                control.store_epoch(&cut(control, control.published())).unwrap();
+                control.certify(control.last_written_epoch());
+                control.store_epoch(&cut(control, control.published())).unwrap();
+                control.certify(control.last_written_epoch());
                 control.advance_visible();
             }
         });
@@ -116,7 +116,7 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
     for sequence in 1..=9 {
         control.publish(&commit(sequence, true)).unwrap();
     }
-    control.store_cut(&cut(control, 9)).unwrap();
+    control.store_epoch(&cut(control, 9)).unwrap();
     control.certify(1);
     control.advance_visible();
     assert_eq!(
@@ -124,7 +124,7 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
         0,
         "no durable certificate says yet that anything is durable"
     );
-    control.store_cut(&cut(control, 9)).unwrap();
+    control.store_epoch(&cut(control, 9)).unwrap();
     control.certify(2);
     let dead = Owner { slot: 3, incarnation: 8 };
     let (mine, theirs) = (control.claim_snapshot_slot(ME).unwrap(), control.claim_snapshot_slot(dead).unwrap());

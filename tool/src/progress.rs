@@ -1,7 +1,7 @@
 //! Progress of a recovery: a disk that counts what is read from the log.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenMode, RealDisk};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::Path;
@@ -65,10 +65,10 @@ impl LogDirectory for WatchedDirectory {
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         let file = self.inner.open(name, how)?;
         Ok(match how {
-            OpenHow::PastCache => Arc::new(WatchedFile { inner: file, bar: self.bar.clone() }),
+            OpenMode::PastCache => Arc::new(WatchedFile { inner: file, bar: self.bar.clone() }),
             _ => file,
         })
     }

@@ -2,7 +2,7 @@
 //! or change anything.
 
 use crate::failure::Failure;
-use pwal::internal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenHow, data_of};
+use pwal::internal::disk::{Access, Database, Directory, LogDirectory, LogFile, OpenMode, data_of};
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
@@ -46,8 +46,8 @@ impl LogDirectory for ReadOnlyDirectory {
         }
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        if how != OpenHow::ReadOnly {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
+        if how != OpenMode::ReadOnly {
             return refused();
         }
         Ok(Arc::new(ReadOnlyFile(Directory::open(&self.path)?.open_file(name, Access::Read)?)))

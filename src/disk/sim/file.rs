@@ -20,7 +20,7 @@ pub(super) struct SimFile {
     pending: BTreeMap<u64, Versions>,
     pending_bytes: Vec<(u64, u64)>,
     /// Those of them that made the file shorter.
-    pending_cuts: Vec<(u64, u64)>,
+    pending_epochs: Vec<(u64, u64)>,
     is_database: bool,
     /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
     same_bytes_torn: u64,
@@ -78,7 +78,7 @@ impl SimFile {
         self.cache = bytes;
         self.pending.clear();
         self.pending_bytes.clear();
-        self.pending_cuts.clear();
+        self.pending_epochs.clear();
     }
 
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64, past_cache: bool) -> usize {
@@ -125,7 +125,7 @@ impl SimFile {
         resize(&mut self.cache, new);
         self.pending_bytes.push((clock, bytes));
         if new < old {
-            self.pending_cuts.push((clock, bytes));
+            self.pending_epochs.push((clock, bytes));
             // What is cut off must not come back when the file grows again.
             for sector in new / SECTOR_BYTES..=(old - 1) / SECTOR_BYTES {
                 let now = sector_of(&self.cache, sector as u64);
@@ -160,7 +160,7 @@ impl SimFile {
             resize(&mut self.medium, usize::try_from(*bytes).unwrap_or(usize::MAX));
         }
         self.pending_bytes.drain(..covered);
-        self.pending_cuts.retain(|(at, _)| *at > clock);
+        self.pending_epochs.retain(|(at, _)| *at > clock);
         let mut chosen = Vec::new();
         self.pending.retain(|sector, values| {
             let covered = values.partition_point(|(at, _)| *at <= clock);
@@ -200,7 +200,7 @@ impl SimFile {
     /// A file that was made shorter, and the sizes up to `survived` are on the medium: where that is one of them, nothing of what
     /// it took is; else what it took is not zeros.
     fn power_cut_cuts(&mut self, survived: u64) {
-        for (clock, bytes) in std::mem::take(&mut self.pending_cuts) {
+        for (clock, bytes) in std::mem::take(&mut self.pending_epochs) {
             let has_happened = clock <= survived;
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             if has_happened {

@@ -15,7 +15,7 @@ pub use dice::Dice;
 pub use open::{SimDatabase, SimLogFile};
 
 use super::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Operation, PARENT_NAME, PLACEHOLDER_NAME, Plan};
-use super::{Disk, LogDirectory, LogFile, OpenHow};
+use super::{Disk, LogDirectory, LogFile, OpenMode};
 use crate::sync::Mutex;
 use file::{SECTOR_BYTES, SimFile, last_survivor};
 use open::SimHandle;
@@ -477,7 +477,7 @@ impl LogDirectory for SimDirectory {
         Ok(state.names(id).cache.keys().cloned().collect())
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         Ok(Arc::new(self.open_file(name, how)?))
     }
 
@@ -565,18 +565,18 @@ impl SimDirectory {
     ///
     /// # Errors
     /// As there.
-    pub fn open_file(&self, name: &str, how: OpenHow) -> io::Result<SimLogFile> {
+    pub fn open_file(&self, name: &str, how: OpenMode) -> io::Result<SimLogFile> {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
         let id = self.own(&mut state)?;
         let known = state.names(id).cache.get(name).copied();
         let file = match (known, how) {
-            (Some(_), OpenHow::CreateNew) => {
+            (Some(_), OpenMode::CreateNew) => {
                 // The kernel takes a descriptor before it looks at the name.
                 strike(&self.disk.plan, Operation::Create, name)?;
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            (None, OpenHow::CreateNew) => {
+            (None, OpenMode::CreateNew) => {
                 self.change(&mut state, Operation::Create, name)?;
                 state.nodes.push(Node::File(SimFile::default()));
                 let (file, clock) = (state.nodes.len() - 1, state.clock);

@@ -3,7 +3,7 @@
 
 use super::file::SECTOR_BYTES;
 use super::{DATABASE_NAME, Effect, FileId, Operation, SimDisk, State, SyncToken, off, strike};
-use crate::disk::{Database, LogFile, OpenHow};
+use crate::disk::{Database, LogFile, OpenMode};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -126,7 +126,7 @@ impl SimHandle {
 pub struct SimLogFile {
     pub(super) handle: SimHandle,
     pub(super) name: String,
-    pub(super) how: OpenHow,
+    pub(super) how: OpenMode,
 }
 
 impl SimLogFile {
@@ -147,11 +147,11 @@ impl SimLogFile {
 
 impl LogFile for SimLogFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.handle.read(&self.name, buffer, offset, self.how == OpenHow::PastCache)
+        self.handle.read(&self.name, buffer, offset, self.how == OpenMode::PastCache)
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        if matches!(self.how, OpenHow::ReadOnly | OpenHow::PastCache) {
+        if matches!(self.how, OpenMode::ReadOnly | OpenMode::PastCache) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let data = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();

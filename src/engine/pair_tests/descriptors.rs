@@ -6,7 +6,7 @@ use super::*;
 /// failed of what is written, and nobody else is to suffer for it.
 #[test]
 fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
-    for lone in [false, true] {
+    for self_sealed in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
@@ -19,10 +19,10 @@ fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
         other.follow(other.marks.published()).unwrap();
         pair.cannot_open(&left.name);
         let facts = facts(&other, true);
-        let published = other.publish(view.lane(), facts, lone).unwrap();
-        assert_eq!(published.lone.is_some(), lone);
-        other.acknowledge(facts.sequence, true, published.lone).unwrap();
-        assert_eq!(pair.disk.plan().fired(), 1, "lone {lone}");
+        let published = other.publish(view.lane(), facts, self_sealed).unwrap();
+        assert_eq!(published.self_sealed.is_some(), self_sealed);
+        other.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
+        assert_eq!(pair.disk.plan().fired(), 1, "self-sealed {self_sealed}");
         commit(&one, 3, 1001, true).unwrap();
     }
 }
@@ -100,7 +100,7 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
         let leader = one.try_lead().unwrap();
-        one.cut_epoch(&leader, false).unwrap();
+        one.write_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
         let other = pair.join();
         other.follow(one.marks.published()).unwrap();
@@ -246,7 +246,7 @@ fn a_file_that_was_opened_again_is_young() {
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
         let leader = one.try_lead().unwrap();
-        let epoch = one.cut_epoch(&leader, false).unwrap().unwrap();
+        let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
         pair.reopened.fetch_add(u64::from(reopened), SeqCst);
         let before = pair.disk.operations();
         one.sync_and_seal(&leader, epoch).unwrap();

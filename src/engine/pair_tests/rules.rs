@@ -1,7 +1,7 @@
 //! Rules that no random world comes to: each test fails with its rule dropped (`docs/mutants.md`).
 
 use super::{BLOCK, Pair, commit, die};
-use crate::disk::OpenHow;
+use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::Rest;
 use crate::log::format::slot_name;
@@ -42,7 +42,7 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
         let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
-        let file = pair.directory().open(&slot_name(one.log_id, number), OpenHow::CreateNew).unwrap();
+        let file = pair.directory().open(&slot_name(one.log_id, number), OpenMode::CreateNew).unwrap();
         file.write_zeros(usize::try_from(24 * BLOCK).unwrap(), 0).unwrap();
         while one.tail().file == 0 {
             commit(&one, 3, one.marks.published() + 1, true).unwrap();

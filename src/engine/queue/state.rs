@@ -17,14 +17,14 @@ pub(super) struct Times {
     /// do look: the longest waiter may be dead, too.
     pub(super) look: u64,
     /// Who came back so soon the last time is worth a lease.
-    pub(super) soon: u64,
+    pub(super) quick: u64,
 }
 
-pub(super) const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, soon: 100 };
+pub(super) const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, quick: 100 };
 /// The waiters behind the longest one sleep so many times as long.
-pub(super) const BEHIND: u64 = 5;
+pub(super) const LATER_WAITER_FACTOR: u64 = 5;
 /// And those that wait for a connection of their own process.
-pub(super) const AT_HOME: u64 = 10;
+pub(super) const LOCAL_WAIT_FACTOR: u64 = 10;
 /// Who has not waited for so long, and not written either, has given up.
 pub(super) const PAUSE: u64 = 1_000_000;
 /// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up), while
@@ -48,28 +48,28 @@ pub(super) struct Waiter {
     pub(super) ticket: u64,
     pub(super) wake: Arc<Condvar>,
     /// It waits for the process's turn.
-    pub(super) abroad: bool,
+    pub(super) is_remote: bool,
     /// When it wakes by itself.
     pub(super) until: u64,
 }
 
 /// How a connection behaves that has left WRITE to others. A lease for one that does not come back is lost time for all.
 #[derive(Debug)]
-pub(super) struct Habit {
+pub(super) struct ReacquireHistory {
     /// When it left; `None`: it has come back since.
     pub(super) left: Option<u64>,
-    pub(super) comes_soon: bool,
+    pub(super) reacquires_quickly: bool,
     /// It got WRITE after it had polled.
     pub(super) credit: Option<Credit>,
 }
 
-impl Default for Habit {
-    fn default() -> Habit {
-        Habit { left: None, comes_soon: true, credit: None }
+impl Default for ReacquireHistory {
+    fn default() -> ReacquireHistory {
+        ReacquireHistory { left: None, reacquires_quickly: true, credit: None }
     }
 }
 
-impl Habit {
+impl ReacquireHistory {
     /// So much of its credit is used up.
     pub(super) fn pay(&mut self, write_us: u64) {
         self.credit = self.credit.and_then(|credit| {
@@ -112,14 +112,14 @@ pub(super) struct State {
     pub(super) taken_at: u64,
     pub(super) lease: Option<(ConnectionId, u64)>,
     /// Whoever waits for the end of the lease knows when that is.
-    pub(super) lease_told: bool,
+    pub(super) lease_announced: bool,
     pub(super) grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
     /// Those who were refused and have not written since.
     pub(super) places: BTreeMap<ConnectionId, Place>,
     pub(super) last_ticket: u64,
-    pub(super) habits: BTreeMap<ConnectionId, Habit>,
+    pub(super) histories: BTreeMap<ConnectionId, ReacquireHistory>,
     /// Until when the process serves its own waiters first. `None`: no connection of it has been inside since the word
     /// was another's, or free.
     pub(super) tenure: Option<u64>,
@@ -163,24 +163,24 @@ impl State {
     pub(super) fn served(&mut self, connection: ConnectionId, others: usize, now: u64) {
         self.taken_at = now;
         let Some(place) = self.places.remove(&connection).filter(|place| place.polls) else { return };
-        let habit = self.habits.entry(connection).or_default();
-        if habit.credit.is_none_or(|credit| credit.until <= now) {
+        let history = self.histories.entry(connection).or_default();
+        if history.credit.is_none_or(|credit| credit.until <= now) {
             let waited = now.saturating_sub(place.ticket).min(CREDIT);
             // Twice its share of that time: the others go on while it is used up, each with a lease.
             let write_left = 2 * waited / others.max(1) as u64;
-            habit.credit = Some(Credit { ticket: place.ticket, until: now + CREDIT_LASTS * waited, write_left });
+            history.credit = Some(Credit { ticket: place.ticket, until: now + CREDIT_LASTS * waited, write_left });
         }
     }
 
     pub(super) fn has_credit(&self, connection: ConnectionId, now: u64) -> bool {
-        let habit = self.habits.get(&connection);
-        habit.and_then(|habit| habit.credit).is_some_and(|credit| now < credit.until)
+        let history = self.histories.get(&connection);
+        history.and_then(|history| history.credit).is_some_and(|credit| now < credit.until)
     }
 
     /// The ticket of a connection that polls, or has a credit.
     pub(super) fn ticket_of_polling(&self, connection: ConnectionId, now: u64) -> Option<u64> {
         let place = self.places.get(&connection).filter(|place| place.polls && now < place.waited + PAUSE);
-        let credit = || self.habits.get(&connection)?.credit.filter(|credit| now < credit.until);
+        let credit = || self.histories.get(&connection)?.credit.filter(|credit| now < credit.until);
         place.map(|place| place.ticket).or_else(|| credit().map(|credit| credit.ticket))
     }
 
@@ -200,8 +200,8 @@ impl State {
     }
 
     /// Whether this connection came back soon when it last left WRITE to others.
-    pub(super) fn comes_soon(&self, connection: ConnectionId) -> bool {
-        self.habits.get(&connection).is_some_and(|habit| habit.comes_soon)
+    pub(super) fn reacquires_quickly(&self, connection: ConnectionId) -> bool {
+        self.histories.get(&connection).is_some_and(|history| history.reacquires_quickly)
     }
 
     pub(super) fn is_first(&self, connection: ConnectionId) -> bool {

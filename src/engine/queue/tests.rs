@@ -125,7 +125,7 @@ fn a_free_word_is_kept_only_for_a_connection_that_comes_soon() {
     queue.give_up_grant(2);
 
     assert!(queue.try_acquire(1));
-    queue.state.lock().habits.entry(1).or_default().comes_soon = true;
+    queue.state.lock().histories.entry(1).or_default().reacquires_quickly = true;
     queue.release(1, true);
     assert!(!queue.wait(2, Duration::from_millis(1)), "connection 1 may come again");
     assert!(queue.try_acquire(1));

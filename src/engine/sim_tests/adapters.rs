@@ -4,7 +4,7 @@
 //! The log directory has a real path, since the engine maps `control` there; the files live in the simulation.
 
 use crate::disk::sim::{SimDatabase, SimDirectory, SimLogFile, SyncToken};
-use crate::disk::{Database, LogDirectory, LogFile, OpenHow};
+use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::handle::{DatabaseHandle, Host, LockLevel};
 use crate::interleave::{split, step};
 use crate::log::format::{CONTROL_NAME, LOCK_NAME};
@@ -133,7 +133,7 @@ impl LogDirectory for Directory {
         Ok(names)
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         between();
         let inner = self.inner.open_file(name, how)?;
         Ok(Arc::new(File { inner, medium: self.medium.clone() }))

@@ -3,7 +3,7 @@
 use super::scene::Scene;
 use super::world::{Contents, Doubt, PAGES_MAX};
 use crate::disk::Database;
-use crate::engine::{CommitFacts, Connection, Early, EngineError, Lone};
+use crate::engine::{CommitFacts, Connection, EngineError, PreparedBatch, SelfSealed};
 use crate::view::{ReadError, Snapshot, View, ViewError, Written};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
@@ -42,17 +42,17 @@ pub enum Phase {
     Staged(Commit),
     Prepared {
         commit: Commit,
-        early_path: bool,
+        two_phase: bool,
     },
-    Early {
+    PreparedBatch {
         commit: Commit,
-        early: Box<Early>,
+        early: Box<PreparedBatch>,
     },
     /// Not acknowledged.
     Published {
         sequence: u64,
         wants_durable: bool,
-        lone: Option<Lone>,
+        self_sealed: Option<SelfSealed>,
     },
 }
 
@@ -72,7 +72,7 @@ impl Commit {
 impl Client {
     /// Whether it stands still with LEADER.
     pub fn holds(&self) -> bool {
-        matches!(self.phase, Phase::Early { .. } | Phase::Published { lone: Some(_), .. })
+        matches!(self.phase, Phase::PreparedBatch { .. } | Phase::Published { self_sealed: Some(_), .. })
     }
 
     /// One transition, if nobody stands in the way.
@@ -106,10 +106,10 @@ impl Client {
                 self.roll_back(scene, &commit);
             }
             Phase::Staged(commit) => self.prepare(scene, commit),
-            Phase::Prepared { commit, early_path } => self.last_word(scene, commit, early_path),
-            Phase::Early { commit, early } if free.frames => self.end_early(scene, commit, early),
-            Phase::Published { sequence, wants_durable, lone } => {
-                self.acknowledge(scene, sequence, wants_durable, lone)
+            Phase::Prepared { commit, two_phase } => self.last_word(scene, commit, two_phase),
+            Phase::PreparedBatch { commit, early } if free.frames => self.end_prepared(scene, commit, early),
+            Phase::Published { sequence, wants_durable, self_sealed } => {
+                self.acknowledge(scene, sequence, wants_durable, self_sealed)
             }
             phase => self.phase = phase,
         }
@@ -356,15 +356,15 @@ impl Client {
 
     fn prepare(&mut self, scene: &Scene, commit: Commit) {
         let (free, is_active) = (scene.free(), scene.engine.is_active());
-        let would_flush = scene.engine.marks.too_much_undurable() && !free.can_flush();
+        let would_flush = scene.engine.marks.undurable_backlog_is_full() && !free.can_flush();
         if would_flush || !(free.append && free.creating && free.frames && (is_active || free.database_handle)) {
             self.phase = Phase::Staged(commit);
             return;
         }
         match scene.engine.prepare(self.view.lane()) {
             Ok(()) => {
-                let early_path = scene.percent(scene.habits.early);
-                self.phase = Phase::Prepared { commit, early_path };
+                let two_phase = scene.percent(scene.habits.early);
+                self.phase = Phase::Prepared { commit, two_phase };
             }
             Err(error) => {
                 scene.say(format!("prepare {}: {error}", commit.facts.sequence));
@@ -374,13 +374,13 @@ impl Client {
         }
     }
 
-    fn last_word(&mut self, scene: &Scene, commit: Commit, early_path: bool) {
+    fn last_word(&mut self, scene: &Scene, commit: Commit, two_phase: bool) {
         let free = scene.free();
-        let early = early_path && commit.facts.wants_durable;
+        let early = two_phase && commit.facts.wants_durable;
         if !free.can_publish() || (early && !free.can_flush()) {
-            self.phase = Phase::Prepared { commit, early_path };
+            self.phase = Phase::Prepared { commit, two_phase };
         } else if early {
-            self.write_early(scene, commit);
+            self.write_prepared(scene, commit);
         } else if scene.percent(scene.habits.rolls_back / 2) {
             scene.say("rolls back, prepared");
             self.roll_back(scene, &commit);
@@ -389,14 +389,14 @@ impl Client {
         }
     }
 
-    fn write_early(&mut self, scene: &Scene, commit: Commit) {
+    fn write_prepared(&mut self, scene: &Scene, commit: Commit) {
         let facts = commit.facts;
         scene.world.lock().doubt.push(commit.doubt());
-        let written = scene.engine.write_early(self.view.lane(), facts);
+        let written = scene.engine.write_prepared(self.view.lane(), facts);
         scene.say(format!("client {} early {}: {:?}", self.me.id, facts.sequence, written.as_ref().err()));
         match written {
-            Ok(early) if scene.is_nested() => self.end_early(scene, commit, Box::new(early)),
-            Ok(early) => self.phase = Phase::Early { commit, early: Box::new(early) },
+            Ok(early) if scene.is_nested() => self.end_prepared(scene, commit, Box::new(early)),
+            Ok(early) => self.phase = Phase::PreparedBatch { commit, early: Box::new(early) },
             Err(error) => {
                 scene.check_error(&error);
                 scene.not_committed(facts.sequence);
@@ -405,10 +405,10 @@ impl Client {
         }
     }
 
-    fn end_early(&mut self, scene: &Scene, commit: Commit, early: Box<Early>) {
+    fn end_prepared(&mut self, scene: &Scene, commit: Commit, early: Box<PreparedBatch>) {
         let facts = commit.facts;
         if scene.percent(scene.habits.rolls_back) {
-            let abandoned = scene.engine.abandon_early(*early);
+            let abandoned = scene.engine.rollback_prepared(*early);
             scene.say(format!("client {} abandons {}: {abandoned:?}", self.me.id, facts.sequence));
             if let Err(error) = abandoned {
                 scene.check_error(&error);
@@ -417,7 +417,8 @@ impl Client {
             return self.roll_back(scene, &commit);
         }
         self.advance_header(&commit);
-        let published = scene.engine.publish_early(*early).map(|published| (published.first_number, published.lone));
+        let published =
+            scene.engine.commit_prepared(*early).map(|published| (published.first_number, published.self_sealed));
         self.published(scene, commit, published);
     }
 
@@ -427,12 +428,12 @@ impl Client {
         scene.world.lock().doubt.push(commit.doubt());
         let may_lead = scene.percent(scene.habits.leads);
         let published = scene.engine.publish(self.view.lane(), facts, may_lead);
-        self.published(scene, commit, published.map(|published| (published.first_number, published.lone)));
+        self.published(scene, commit, published.map(|published| (published.first_number, published.self_sealed)));
     }
 
-    fn published(&mut self, scene: &Scene, commit: Commit, result: Result<(u64, Option<Lone>), EngineError>) {
+    fn published(&mut self, scene: &Scene, commit: Commit, result: Result<(u64, Option<SelfSealed>), EngineError>) {
         let CommitFacts { sequence, wants_durable, .. } = commit.facts;
-        let (first, lone) = match result {
+        let (first, self_sealed) = match result {
             Ok(published) => published,
             Err(error) => {
                 scene.say(format!("client {} publishes {sequence}: {error}", self.me.id));
@@ -441,7 +442,7 @@ impl Client {
                 return self.roll_back(scene, &commit);
             }
         };
-        scene.say(format!("client {} published {sequence} lone {}", self.me.id, lone.is_some()));
+        scene.say(format!("client {} published {sequence} lone {}", self.me.id, self_sealed.is_some()));
         self.view.published(first, sequence);
         self.seen = sequence;
         {
@@ -451,25 +452,26 @@ impl Client {
             assert_eq!(world.history.last(), Some(&commit.state));
         }
         scene.engine.queue.release(self.me.id, !wants_durable);
-        if scene.is_nested() && lone.is_some() {
+        if scene.is_nested() && self_sealed.is_some() {
             // LEADER is not left to whoever waits for it below.
-            return self.acknowledge(scene, sequence, wants_durable, lone);
+            return self.acknowledge(scene, sequence, wants_durable, self_sealed);
         }
-        self.phase = Phase::Published { sequence, wants_durable, lone };
+        self.phase = Phase::Published { sequence, wants_durable, self_sealed };
     }
 
-    fn acknowledge(&mut self, scene: &Scene, sequence: u64, wants_durable: bool, lone: Option<Lone>) {
+    fn acknowledge(&mut self, scene: &Scene, sequence: u64, wants_durable: bool, self_sealed: Option<SelfSealed>) {
         let engine = &scene.engine;
         let free = scene.free();
         let ready = |marks: &crate::engine::marks::Marks| {
             if wants_durable { marks.durable() >= sequence } else { marks.visible() >= sequence }
         };
-        let can = if lone.is_some() { free.append && free.frames } else { ready(&engine.marks) || free.can_flush() };
+        let can =
+            if self_sealed.is_some() { free.append && free.frames } else { ready(&engine.marks) || free.can_flush() };
         if !can && !engine.is_poisoned() {
-            self.phase = Phase::Published { sequence, wants_durable, lone };
+            self.phase = Phase::Published { sequence, wants_durable, self_sealed };
             return;
         }
-        let result = engine.acknowledge(sequence, wants_durable, lone);
+        let result = engine.acknowledge(sequence, wants_durable, self_sealed);
         scene.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
             Ok(()) => scene.seen(sequence),

@@ -133,16 +133,16 @@ impl Life {
         self.note_poison();
     }
 
-    /// As a process that is killed between the cut of its epoch and the sync, with LEADER: the next one takes it over.
+    /// As a process that is killed between the record of its epoch and the sync, with LEADER: the next one takes it over.
     fn leader_dies(self: &Rc<Life>) {
         if !self.free().can_flush() {
             return;
         }
         let mark = self.percent(30);
         let Some(leader) = self.engine.try_lead() else { return };
-        let cut = self.engine.cut_epoch(&leader, mark);
-        self.say(format!("a leader dies behind its cut: {cut:?}"));
-        if let Err(error) = cut {
+        let record = self.engine.write_epoch(&leader, mark);
+        self.say(format!("a leader dies after it has written its epoch: {record:?}"));
+        if let Err(error) = record {
             self.check_error(&error);
         }
     }

@@ -3,7 +3,7 @@
 use super::adapters::{Directory, Medium, SimDatabaseHandle};
 use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Effect, Fault, Operation, PARENT_NAME};
 use crate::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDisk};
-use crate::disk::{LogDirectory, OpenHow};
+use crate::disk::{LogDirectory, OpenMode};
 use crate::engine::Engine;
 use crate::log::LogError;
 use crate::log::format::FileName;
@@ -259,7 +259,7 @@ impl World {
     pub fn take_lock(&self) -> std::io::Result<()> {
         let directory = self.directory();
         directory.create()?;
-        match directory.open(LOCK_NAME, OpenHow::CreateNew) {
+        match directory.open(LOCK_NAME, OpenMode::CreateNew) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! A slot as text: one line for each record, so that a change of the format shows in a review.
 
-use crate::disk::{LogDirectory, OpenHow};
+use crate::disk::{LogDirectory, OpenMode};
 use crate::log::error::LogError;
 use crate::log::follow::{SlotReader, Spills, proven};
 use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImagePlace};
@@ -18,7 +18,7 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
     };
     let mut out = String::new();
     let names = super::list(dir)?;
-    let log = FoundLog::open(dir, &names, log_id, OpenHow::ReadOnly)?;
+    let log = FoundLog::open(dir, &names, log_id, OpenMode::ReadOnly)?;
     let spills = &log.spills;
     let path = dir.path().join(name);
     let Some(slot) = log.slots.iter().find(|slot| slot.open.path == path) else {

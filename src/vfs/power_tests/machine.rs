@@ -6,7 +6,7 @@
 
 use super::{NAME, sim_path};
 use crate::disk::sim::{Dice, SimBeside, SimDirectory, SimDisk};
-use crate::disk::{Disk, LogDirectory, LogFile, OpenHow};
+use crate::disk::{Disk, LogDirectory, LogFile, OpenMode};
 use crate::log::format::{CONTROL_NAME, LOCK_NAME};
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
@@ -220,8 +220,8 @@ impl LogDirectory for Directory {
         Ok(names)
     }
 
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        if how == OpenHow::CreateNew {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
+        if how == OpenMode::CreateNew {
             self.machine.tick("create", name);
         }
         let inner = self.inner.open_file(name, how)?;

@@ -3,7 +3,7 @@
 //! Hooks run without a lock held, so they may use SQLite themselves.
 
 use crate::{Scratch, shim::Shim, shim::Verdict};
-use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenHow, RealDisk};
+use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenMode, RealDisk};
 use rusqlite::Connection;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -100,8 +100,8 @@ impl LogDirectory for HookedDirectory {
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
-        let call = if how == OpenHow::CreateNew { Call::Create } else { Call::Open };
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
+        let call = if how == OpenMode::CreateNew { Call::Create } else { Call::Open };
         let inner = self.hooks.around(call, name, || self.inner.open(name, how))?;
         Ok(Arc::new(HookedFile { inner, name: name.to_owned(), hooks: self.hooks.clone() }))
     }

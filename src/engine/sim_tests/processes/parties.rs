@@ -22,7 +22,7 @@ pub struct How {
 }
 
 pub const FULL: How = How { full: true, leads: false, early: false };
-pub const LONE: How = How { full: true, leads: true, early: false };
+pub const SELF_SEALED: How = How { full: true, leads: true, early: false };
 pub const NORMAL: How = How { full: false, leads: false, early: false };
 pub const EARLY: How = How { full: true, leads: false, early: true };
 
@@ -147,11 +147,12 @@ impl Party {
 
     /// Its COMMIT is answered.
     pub fn acknowledges(&mut self) -> Result<(), EngineError> {
-        let Phase::Published { sequence, wants_durable, lone } = std::mem::replace(&mut self.client.phase, Phase::Idle)
+        let Phase::Published { sequence, wants_durable, self_sealed } =
+            std::mem::replace(&mut self.client.phase, Phase::Idle)
         else {
             panic!("nothing is published");
         };
-        let result = self.engine().acknowledge(sequence, wants_durable, lone);
+        let result = self.engine().acknowledge(sequence, wants_durable, self_sealed);
         self.engine().drop_snapshot(self.client.me);
         result
     }

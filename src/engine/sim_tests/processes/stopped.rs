@@ -26,7 +26,7 @@ fn who_lost_leader_certifies_nothing() {
     first.commits();
     let sequence = second.publishes();
     let leader = first.engine().try_lead().expect("LEADER is free");
-    let epoch = first.engine().cut_epoch(&leader, false).expect("cut").expect("something was published");
+    let epoch = first.engine().write_epoch(&leader, false).expect("cut").expect("something was published");
     takes_leader(&second, &first);
     let engine = second.engine().clone();
     let control = engine.marks.control();
@@ -54,9 +54,9 @@ fn who_lost_leader_cuts_nothing() {
     let leader = first.engine().try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
     let control = second.engine().marks.control();
-    let before = (control.cuts(), control.tail());
-    assert_eq!(first.engine().cut_epoch(&leader, false).expect("nothing failed"), None);
-    assert_eq!((control.cuts(), control.tail()), before);
+    let before = (control.last_written_epoch(), control.tail());
+    assert_eq!(first.engine().write_epoch(&leader, false).expect("nothing failed"), None);
+    assert_eq!((control.last_written_epoch(), control.tail()), before);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
     takes_leader(&second, &first);
     second.engine().marks.control().leader().release(me(&second));
     let new = first.engine().try_lead().expect("LEADER is free again");
-    let append = first.engine().append().expect("APPEND is free");
+    let append = first.engine().lock_append().expect("APPEND is free");
     assert!(new.leads(&append) && !old.leads(&append));
     drop(append);
     drop(old);
@@ -84,11 +84,11 @@ fn a_leader_that_makes_no_progress_loses_leader() {
     first.commits();
     let sequence = second.publishes();
     let leader = first.engine().try_lead().expect("LEADER is free");
-    first.engine().cut_epoch(&leader, false).expect("cut").expect("something was published");
+    first.engine().write_epoch(&leader, false).expect("cut").expect("something was published");
     let start = Instant::now();
     second.acknowledges().expect("acknowledged");
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
-    let append = first.engine().append().expect("APPEND is free");
+    let append = first.engine().lock_append().expect("APPEND is free");
     assert!(!leader.leads(&append));
     drop(append);
     drop(leader);

@@ -3,7 +3,7 @@
 
 use super::super::client::Phase;
 use super::super::world::sim_path;
-use super::parties::{EARLY, FULL, LONE, NORMAL, Party, Scenery};
+use super::parties::{EARLY, FULL, NORMAL, Party, SELF_SEALED, Scenery};
 use crate::disk::Database;
 use crate::disk::fault::Operation;
 use crate::disk::sim::{HeaderTear, PowerCut};
@@ -25,7 +25,7 @@ const BATCHES_END: u64 = 32 * 4096;
 fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     let engine = leader.engine();
     let held = engine.lead_waiting().expect("LEADER is free, or of a dead process");
-    engine.cut_epoch(&held, false).expect("cut").expect("something was published");
+    engine.write_epoch(&held, false).expect("cut").expect("something was published");
     scenery.plan(Operation::Sync, 1, true);
     for slot in
         engine.slots_between(1.max(engine.tail().ordinal.saturating_sub(1)), engine.tail().ordinal).expect("open")
@@ -158,11 +158,13 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         let before = first.ordinal();
         // Written and synced at the tail, and never published.
         for _ in 0..20 {
-            if !matches!(third.client.phase, Phase::Early { .. }) {
+            if !matches!(third.client.phase, Phase::PreparedBatch { .. }) {
                 third.client.step(&third.scene);
             }
         }
-        let Phase::Early { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else { return false };
+        let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
+            return false;
+        };
         let (tail, mut there) = (first.engine().tail(), [0; 64]);
         let slot = first.engine().slot(tail.file).expect("open");
         slot.file.read_at(&mut there, tail.offset).expect("readable");
@@ -175,7 +177,7 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         if sync_fails {
             dies_over_a_failed_sync(&scenery, &first);
         } else {
-            // LEADER is the dead one's, who did not come to its cut: the next one takes it over.
+            // LEADER is the dead one's, who did not come to its epoch record: the next one takes it over.
             first.is_killed(&scenery);
             second.engine().marks.control().leader().take_over(me(&third), me(&second));
             second.engine().marks.control().leader().release(me(&second));
@@ -194,25 +196,29 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
 fn so_are_they_where_the_certificate_is_in_the_batch() {
     let rotates = |seed: u64| {
         let scenery = Scenery::new(seed);
-        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, LONE));
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, SELF_SEALED));
         let mut third = scenery.party(3, EARLY);
         while first.ordinal() == 1 && first.engine().tail().offset < BATCHES_END - 6 * 4096 {
             first.commits();
         }
         let before = first.ordinal();
         for _ in 0..20 {
-            if !matches!(third.client.phase, Phase::Early { .. }) {
+            if !matches!(third.client.phase, Phase::PreparedBatch { .. }) {
                 third.client.step(&third.scene);
             }
         }
-        let Phase::Early { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else { return false };
+        let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
+            return false;
+        };
         third.is_killed(&scenery);
         std::mem::forget(early);
         let leader = second.engine().marks.control().leader();
         leader.take_over(me(&third), me(&second));
         leader.release(me(&second));
         let sequence = second.publishes();
-        let Phase::Published { lone: Some(lone), .. } = std::mem::replace(&mut second.client.phase, Phase::Idle) else {
+        let Phase::Published { self_sealed: Some(self_sealed), .. } =
+            std::mem::replace(&mut second.client.phase, Phase::Idle)
+        else {
             return false;
         };
         if second.ordinal() == before {
@@ -224,7 +230,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         slots.iter().for_each(|slot| assert!(slot.sync().is_err()));
         scenery.heal();
         second.is_killed(&scenery);
-        std::mem::forget(lone);
+        std::mem::forget(self_sealed);
         first.engine().wait_durable(sequence).expect("taken over");
         check_durable(&scenery, sequence, vec![first, third]);
         true
@@ -255,7 +261,7 @@ fn a_segment_before_the_certificate_may_be_gone() {
     }
     assert_eq!(engine.marks.durable(), durable);
     let leader = engine.try_lead().expect("LEADER is free");
-    engine.cut_epoch(&leader, false).expect("cut");
+    engine.write_epoch(&leader, false).expect("cut");
     first.is_killed(&scenery);
     std::mem::forget(leader);
     let sequence = second.publishes();

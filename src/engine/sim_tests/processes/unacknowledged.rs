@@ -4,7 +4,7 @@
 
 use super::super::client::Phase;
 use super::super::world::NAME;
-use super::parties::{FULL, How, LONE, NORMAL, Party, Scenery};
+use super::parties::{FULL, How, NORMAL, Party, SELF_SEALED, Scenery};
 use crate::disk::fault::Operation;
 use crate::engine::EngineError;
 
@@ -76,7 +76,7 @@ fn a_flush_that_cannot_begin_is_tried_again() {
 #[test]
 fn a_flush_that_fails_poisons_everybody() {
     for (operation, goes_on) in [(Operation::Sync, false), (Operation::Sync, true), (Operation::Write, true)] {
-        for how in [FULL, LONE, NORMAL] {
+        for how in [FULL, SELF_SEALED, NORMAL] {
             let scenery = Scenery::new(3);
             let mut first = scenery.party(1, FULL);
             first.commits();
@@ -86,7 +86,7 @@ fn a_flush_that_fails_poisons_everybody() {
                 first.publishes();
             }
             second.publishes();
-            if operation == Operation::Write && how == LONE {
+            if operation == Operation::Write && how == SELF_SEALED {
                 // Its certificate is written already.
                 continue;
             }
@@ -109,7 +109,7 @@ fn what_a_dead_leader_left_that_cannot_be_read_ends_in_an_answer() {
         let scenery = Scenery::new(4);
         let (first, mut second) = in_another_slot(&scenery, FULL);
         let leader = first.engine().try_lead().expect("LEADER is free");
-        first.engine().cut_epoch(&leader, false).expect("cut");
+        first.engine().write_epoch(&leader, false).expect("cut");
         first.is_killed(&scenery);
         std::mem::forget(leader);
         scenery.plan(operation, 1, true);
@@ -122,7 +122,7 @@ fn what_a_dead_leader_left_that_cannot_be_read_ends_in_an_answer() {
 #[test]
 fn the_database_of_these_tests_is_real_enough() {
     let scenery = Scenery::new(5);
-    let mut first = scenery.party(1, LONE);
+    let mut first = scenery.party(1, SELF_SEALED);
     let mut second = scenery.party(2, FULL);
     for sequence in (1..20).step_by(2) {
         assert_eq!((first.commits(), second.commits()), (sequence, sequence + 1));

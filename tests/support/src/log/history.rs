@@ -336,7 +336,7 @@ pub enum Harm {
     /// These bytes lie there.
     Bytes(String, usize, Vec<u8>),
     /// The file ends there.
-    Cut(String, usize),
+    EpochRecord(String, usize),
     /// The medium does not give these bytes.
     Unreadable(String, Range<usize>),
 }
@@ -364,7 +364,7 @@ impl Harmed {
     }
 
     fn add(&mut self, harm: &Harm) {
-        let (Harm::Bytes(name, ..) | Harm::Cut(name, _) | Harm::Unreadable(name, _)) = harm;
+        let (Harm::Bytes(name, ..) | Harm::EpochRecord(name, _) | Harm::Unreadable(name, _)) = harm;
         let Some(file) = self.file(name) else { return };
         match harm {
             Harm::Bytes(_, at, bytes) => {
@@ -376,7 +376,7 @@ impl Harmed {
                 file[*at..*at + bytes.len()].copy_from_slice(bytes);
                 self.touched.push((name.clone(), first..last + 1));
             }
-            Harm::Cut(_, at) => {
+            Harm::EpochRecord(_, at) => {
                 if *at < file.len() {
                     // A slot that is longer than its file is none (S4).
                     file.truncate(*at);

@@ -1,6 +1,6 @@
 //! A log directory on a medium with bad sectors, that counts what is read and how many files are open.
 
-use pwal::internal::disk::{LogDirectory, LogFile, OpenHow};
+use pwal::internal::disk::{LogDirectory, LogFile, OpenMode};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::Path;
@@ -47,7 +47,7 @@ impl LogDirectory for MediumDirectory {
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }
-    fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn LogFile>> {
+    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
         let inner = self.inner.open(name, how)?;
         let open = self.medium.open.fetch_add(1, SeqCst) + 1;
         self.medium.most_open.fetch_max(open, SeqCst);

@@ -333,7 +333,7 @@ impl SimPlace {
             let directory = place.disk.directory(&place.path);
             directory.create().unwrap();
             for (name, bytes) in files {
-                drop(directory.open_file(name, pwal::internal::disk::OpenHow::CreateNew).unwrap());
+                drop(directory.open_file(name, pwal::internal::disk::OpenMode::CreateNew).unwrap());
                 place.disk.edit(&directory.path().join(name), |file| file.clone_from(bytes));
             }
             directory.sync().unwrap();

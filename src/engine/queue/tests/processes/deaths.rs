@@ -28,7 +28,7 @@ fn granted_after(queue: &WriteQueue, connection: ConnectionId, end: impl FnOnce(
     })
 }
 
-fn soon(what: &str, times: &[Duration]) {
+fn quick(what: &str, times: &[Duration]) {
     let longest = times.iter().max().unwrap();
     println!("{what}: {times:?}");
     assert!(*longest < SOON, "{what}: {longest:?}");
@@ -65,7 +65,7 @@ fn the_owner_is_killed() {
         queue.release(7, false);
         time
     });
-    soon("killed inside", &times);
+    quick("killed inside", &times);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_owner_is_killed_and_its_slot_is_used_again_at_once() {
         child.kill();
         next = Some(directory.queue());
     });
-    soon("killed inside, and another attached", &[time]);
+    quick("killed inside, and another attached", &[time]);
     assert!(!next.unwrap().try_acquire(1));
 }
 
@@ -114,7 +114,7 @@ fn a_process_that_keeps_a_lease_is_killed() {
             begin.elapsed()
         })
     });
-    soon("killed with a lease", &times);
+    quick("killed with a lease", &times);
 }
 
 /// How many processes wait.
@@ -137,7 +137,7 @@ fn a_process_is_killed_with_a_grant() {
         queues[0].release(7, false);
         time
     });
-    soon("killed with a grant", &times);
+    quick("killed with a grant", &times);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_process_is_killed_while_it_waits() {
         queues[0].release(7, false);
         time
     });
-    soon("killed while it waits", &times);
+    quick("killed while it waits", &times);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_process_that_is_stopped_while_it_waits_misses_its_turn_once() {
         "nobody may take a grant before its time"
     );
     let others = [granted_after(&queues[1], 1, || queues[0].release(7, false))];
-    soon("the next one", &[first]);
+    quick("the next one", &[first]);
     println!("without it: {others:?}");
     assert!(others[0] < Duration::from_micros(TIMES.grant), "its turn again");
     child.signal(Signal::CONT);
@@ -189,7 +189,7 @@ fn a_stopped_owner_keeps_what_it_has() {
         child.send("go");
         child.signal(Signal::CONT);
     });
-    soon("after it went on", &[time]);
+    quick("after it went on", &[time]);
 }
 
 #[test]
@@ -243,6 +243,6 @@ fn processes_are_killed_at_random_moments() {
         end.store(true, SeqCst);
         watch.join().unwrap()
     });
-    soon("the longest wait", &[Duration::from_micros(longest)]);
+    quick("the longest wait", &[Duration::from_micros(longest)]);
     assert!(stays.control().setting(COUNT) > 0);
 }

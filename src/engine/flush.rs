@@ -1,7 +1,7 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
-use super::commit::{AppendGuard, Begun, Lone};
+use super::commit::{AppendGuard, Begun, SelfSealed};
 use super::lease::{Leader, Stall};
 use super::owner_lock::Wait;
 use super::poison::Failed;
@@ -10,7 +10,7 @@ use super::slots::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::{Certificate, CertificatePlace};
-use crate::shared::{Cut, TIMED_WAIT};
+use crate::shared::{EpochRecord, TIMED_WAIT};
 use crate::sqlite::Code;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Engine {
     pub(super) fn prove_undurable(&self, append: &AppendGuard) -> Result<(), EngineError> {
         self.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
-            if error.is_of_opening() {
+            if error.is_open_failure() {
                 return Err(error);
             }
             self.poison(
@@ -82,11 +82,12 @@ impl Engine {
             let before = ends.entry(ordinal).or_insert((file, end));
             before.1 = before.1.max(end);
         };
-        if let Some(cut) = control.certified_cut() {
+        if let Some(record) = control.certified_epoch() {
             // Where it lies in the batch, that one's end counts. A segment before it may have been written over.
-            let in_batch =
-                control.commit(cut.hi).filter(|entry| (entry.ordinal, entry.offset) == (cut.ordinal, cut.offset));
-            reaches(cut.ordinal, cut.file, in_batch.map_or(cut.end(block), |entry| entry.end));
+            let in_batch = control
+                .commit(record.hi)
+                .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
+            reaches(record.ordinal, record.file, in_batch.map_or(record.end(block), |entry| entry.end));
         }
         for sequence in self.marks.durable() + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
@@ -95,19 +96,19 @@ impl Engine {
                 self.prove_and_write_again(&entry)?;
             }
         }
-        for epoch in control.certified() + 1..=control.cuts() {
-            let cut = control.cut(epoch).ok_or(EngineError::NoLog)?;
-            reaches(cut.ordinal, cut.file, cut.end(block));
-            let in_batch = control
-                .commit(cut.hi)
-                .is_some_and(|entry| entry.has_certificate && (entry.file, entry.offset) == (cut.file, cut.offset));
+        for epoch in control.certified() + 1..=control.last_written_epoch() {
+            let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
+            reaches(record.ordinal, record.file, record.end(block));
+            let in_batch = control.commit(record.hi).is_some_and(|entry| {
+                entry.has_certificate && (entry.file, entry.offset) == (record.file, record.offset)
+            });
             if !in_batch && !crate::drops("taker-certificate-again") {
-                self.prove_certificate_and_write_again(&cut)?;
+                self.prove_certificate_and_write_again(&record)?;
             }
         }
         // The headers of the segments that began since, and the zeros behind each segment that was left. The header of the
         // certified segment is durable, with every commit that depends on it: it is not written again.
-        let durable = control.certified_cut().map_or(0, |cut| cut.ordinal);
+        let durable = control.certified_epoch().map_or(0, |record| record.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
             let slot = self.slot(number)?;
@@ -125,24 +126,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the certificate of this cut, which lies in blocks of its own, proves it, and writes the same bytes again.
-    fn prove_certificate_and_write_again(&self, cut: &Cut) -> Result<(), EngineError> {
-        let (slot, block) = (self.slot(cut.file)?, u64::from(self.block_bytes));
-        let mut bytes = vec![0; usize::try_from(cut.end(block) - cut.offset).unwrap_or(0)];
-        let read = slot.file.read_at(&mut bytes, cut.offset).map_err(|e| EngineError::read(&self.path, e))?;
+    /// Reads the certificate of this epoch record, which lies in blocks of its own, proves it, and writes the same bytes again.
+    fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
+        let (slot, block) = (self.slot(record.file)?, u64::from(self.block_bytes));
+        let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
+        let read = slot.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.path, e))?;
         let mut is_whole = read == bytes.len();
-        for (at, half) in (cut.offset..).step_by(self.block_bytes as usize).zip(bytes.chunks(self.block_bytes as usize))
+        for (at, half) in
+            (record.offset..).step_by(self.block_bytes as usize).zip(bytes.chunks(self.block_bytes as usize))
         {
-            let place = CertificatePlace { log_id: self.log_id, ordinal: Some(cut.ordinal), offset: at };
+            let place = CertificatePlace { log_id: self.log_id, ordinal: Some(record.ordinal), offset: at };
             let certificate = Certificate::decode(half, &place)?;
-            is_whole &= (certificate.epoch, certificate.chain) == (cut.epoch, cut.chain)
-                && certificate.copy.is_some() == cut.is_doubled
+            is_whole &= (certificate.epoch, certificate.chain) == (record.epoch, record.chain)
+                && certificate.copy.is_some() == record.is_doubled
                 && certificate.copy.is_none_or(|copy| copy.read(&bytes).is_some());
         }
         if !is_whole {
             return Err(EngineError::NoLog);
         }
-        slot.write(&bytes, cut.offset)
+        slot.write(&bytes, record.offset)
     }
 
     /// LEADER, with everything that is published made durable.
@@ -161,17 +163,17 @@ impl Engine {
         self: &Arc<Engine>,
         sequence: u64,
         wants_durable: bool,
-        lone: Option<Lone>,
+        self_sealed: Option<SelfSealed>,
     ) -> Result<(), EngineError> {
         // Its failure is the log's, or the next leader does it.
-        let _flushed = lone.map(|lone| self.flush_lone(&lone));
+        let _flushed = self_sealed.map(|self_sealed| self.flush_self_sealed(&self_sealed));
         let wants_durable = wants_durable && !crate::drops("r2-durable");
         let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
         if reached() {
             return Ok(());
         }
-        self.wait_until(&reached, Some(sequence), self.endless_wait()).or_else(|error| {
-            let append = self.append_as_it_is();
+        self.wait_until(&reached, Some(sequence), self.unbounded_wait()).or_else(|error| {
+            let append = self.lock_append_unrepaired();
             // By another process meanwhile.
             if reached() {
                 return Ok(());
@@ -203,7 +205,7 @@ impl Engine {
     /// # Errors
     /// The flush failed.
     pub(crate) fn wait_visible_of_seen(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.endless_wait())
+        self.wait_until(&|| self.is_visible(sequence), None, self.unbounded_wait())
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
@@ -296,7 +298,7 @@ impl Engine {
         let goal = self.marks.control().flush_group();
         let sync = Duration::from_nanos(self.marks.control().sync_nanos());
         let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.settings.flush_delay_max());
-        if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.wanting() >= goal {
+        if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.syncs_pending() >= goal {
             return;
         }
         let (control, deadline) = (self.marks.control(), Instant::now() + at_most);
@@ -304,7 +306,7 @@ impl Engine {
         loop {
             let ticket = control.gathered().ticket();
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.marks.wanting() >= goal || left.is_zero() {
+            if self.marks.syncs_pending() >= goal || left.is_zero() {
                 break;
             }
             control.gathered().wait(ticket, left);
@@ -313,10 +315,10 @@ impl Engine {
     }
 
     /// A commit that wants durability is published.
-    pub(crate) fn tell_gathering_leader(&self) {
+    pub(crate) fn notify_gathering_leader(&self) {
         let control = self.marks.control();
         let goal = control.gather_goal();
-        if goal > 0 && self.marks.wanting() >= goal {
+        if goal > 0 && self.marks.syncs_pending() >= goal {
             control.gathered().notify();
         }
     }
@@ -327,7 +329,7 @@ impl Engine {
     /// # Errors
     /// The write or the sync failed: the engine is poisoned.
     pub(crate) fn flush(&self, leader: &Leader, mark: bool) -> Result<(), EngineError> {
-        match self.cut_epoch(leader, mark)? {
+        match self.write_epoch(leader, mark)? {
             Some(epoch) => self.sync_and_seal(leader, epoch),
             None => Ok(()),
         }
@@ -337,10 +339,10 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::flush`].
-    pub(super) fn cut_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
+    pub(super) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let copy = self.copy_to_carry();
         let (mut append, place) = loop {
-            let append = self.append()?;
+            let append = self.lock_append()?;
             self.check_poison()?;
             let hi = self.marks.published();
             let leads = leader.leads(&append) || crate::drops("lease-cut");
@@ -368,16 +370,16 @@ impl Engine {
             Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.behind),
             None => certificate.encode_block(self.block_bytes),
         };
-        let cut = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
+        let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
             let at = (place.slot.number, place.ordinal, place.offset);
-            let cut = self.cut(&append, &certificate, at, copy.is_some());
-            self.enter(&append, &place);
-            cut
+            let record = self.store_epoch(&append, &certificate, at, copy.is_some());
+            self.mark_in_use(&append, &place);
+            record
         });
-        if let Err(error) = cut {
+        if let Err(error) = record {
             // Nothing is written then.
-            if error.is_of_opening() {
+            if error.is_open_failure() {
                 return Err(error);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
@@ -385,7 +387,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.poisoned_as(error));
         }
-        self.ends_behind(&mut append, place, certificate.chain);
+        self.advance_tail(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }
@@ -394,14 +396,14 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::flush`].
-    fn flush_lone(&self, lone: &Lone) -> Result<(), EngineError> {
+    fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<(), EngineError> {
         self.check_poison()?;
-        self.sync_and_seal(&lone.leader, lone.certificate.epoch)
+        self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
     }
 
     /// Where the certificate lies that is durable last: what is behind it may not be.
     pub(super) fn first_unsynced_segment(&self) -> u64 {
-        self.marks.control().certified_cut().map_or(1, |cut| cut.ordinal)
+        self.marks.control().certified_epoch().map_or(1, |record| record.ordinal)
     }
 
     /// Opens the slots that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
@@ -425,31 +427,31 @@ impl Engine {
                 }
                 Ok(())
             }
-            Err(error) if error.is_of_opening() => Err(error),
+            Err(error) if error.is_open_failure() => Err(error),
             // Without APPEND it may have become another segment meanwhile.
             Err(_) => Ok(()),
         }
     }
 
-    /// Syncs every file that holds part of what was written since the last certificate, to the cut of this epoch, without
+    /// Syncs every file that holds part of what was written since the last certificate, to the record of this epoch, without
     /// APPEND. Nothing, where somebody else has taken LEADER meanwhile: he finishes it.
     pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
         let control = self.marks.control();
-        let wanted = self.marks.wanted();
+        let wanted = self.marks.syncs_requested();
         let mut written_again = false;
         loop {
             if control.certified() >= epoch {
                 return Ok(());
             }
             let began = Instant::now();
-            let synced = control.cut(epoch).ok_or(EngineError::NoLog).and_then(|cut| self.sync_to_cut(&cut));
+            let synced = control.epoch(epoch).ok_or(EngineError::NoLog).and_then(|record| self.sync_to_epoch(&record));
             crate::fault_point("sealing");
             // Under APPEND: whoever poisons now erases these records, or finds them durable; and whoever takes LEADER does.
             let append = match &synced {
                 // Nothing was synced then, and nothing failed: the next leader does it.
-                Err(error) if error.is_of_opening() => return synced.map(drop),
-                Err(_) => self.append_as_it_is(),
-                Ok(_) => self.append_to_seal()?,
+                Err(error) if error.is_open_failure() => return synced.map(drop),
+                Err(_) => self.lock_append_unrepaired(),
+                Ok(_) => self.lock_append_to_seal()?,
             };
             if !leader.leads(&append) && !crate::drops("lease-seal") {
                 return Ok(());
@@ -476,8 +478,8 @@ impl Engine {
 
     /// True: LEADER was once taken from a process that lives, and a file was opened here when what is to be proven was written
     /// already. That process may have been told of a failed write-back that this open file is not told of.
-    fn sync_to_cut(&self, cut: &Cut) -> Result<bool, EngineError> {
-        let slots = self.slots_between(self.first_unsynced_segment(), cut.ordinal)?;
+    fn sync_to_epoch(&self, record: &EpochRecord) -> Result<bool, EngineError> {
+        let slots = self.slots_between(self.first_unsynced_segment(), record.ordinal)?;
         let durable = self.marks.durable();
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
@@ -494,7 +496,7 @@ impl Engine {
 
     /// The epoch is durable, and with it what its certificate says of D and B.
     pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
-        let group = self.marks.wanting();
+        let group = self.marks.syncs_pending();
         self.marks.certify(epoch, wanted);
         self.marks.control().set_flush_group(group);
         self.counters.flushes.fetch_add(1, SeqCst);
