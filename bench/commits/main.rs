@@ -13,11 +13,12 @@ use std::process::ExitCode;
 use support::compare::{Choice, Line, Table, Targets};
 
 const HELP: &str = "\
-cargo bench -p pwal-bench --bench commits -- [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
+cargo bench -p pwal-bench --bench commits -- [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--json FILE] [--check]
   --pairs N    pairs of runs for each line (default 3)
   --ms N       length of a run in milliseconds (default 1000)
   --only WORD  only the lines whose name contains WORD, for example FULL, NORMAL, +100, SELECT, \"8 threads\"
   --vfs NAME   what is compared with unix (default pwal; unix shows the noise)
+  --json FILE  write the results there, too (the input of plot)
   --check      fail if a target is missed
 ";
 

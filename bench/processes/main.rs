@@ -13,12 +13,13 @@ use std::process::ExitCode;
 use support::compare::{Choice, Line, Table, Targets};
 
 const HELP: &str = "\
-cargo bench -p pwal-bench --bench processes -- [--short] [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--check]
+cargo bench -p pwal-bench --bench processes -- [--short] [--pairs N] [--ms N] [--only WORD] [--vfs NAME] [--json FILE] [--check]
   --short      few lines, one pair of runs of 500 ms each
   --pairs N    pairs of runs for each line (default 3)
   --ms N       length of a run in milliseconds (default 1000)
   --only WORD  only the lines whose name contains WORD, for example FULL, conservative, +100, \"8 x 1\", against
   --vfs NAME   what is compared with unix (default pwal; unix shows the noise)
+  --json FILE  write the results there, too (the input of plot)
   --check      fail if a target is missed
 ";
 

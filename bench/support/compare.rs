@@ -1,7 +1,8 @@
 //! Two sides against each other in pairs of runs: the choice on the command line, the table, and the targets.
 
 use super::{Warm, directory, machine, median, quantile, spread};
-use std::path::Path;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What one run showed.
@@ -69,13 +70,22 @@ pub struct Choice {
     /// What is compared with unix.
     pub vfs: String,
     check: bool,
+    /// Where the results go, too, as JSON: the input of `plot`.
+    json: Option<PathBuf>,
 }
 
 impl Choice {
     /// What is said, or else what can be.
     fn parse(words: &[String], table: &Table) -> Result<Choice, String> {
-        let mut choice =
-            Choice { short: false, pairs: None, length_ms: None, only: Vec::new(), vfs: "pwal".into(), check: false };
+        let mut choice = Choice {
+            short: false,
+            pairs: None,
+            length_ms: None,
+            only: Vec::new(),
+            vfs: "pwal".into(),
+            check: false,
+            json: None,
+        };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
@@ -89,6 +99,7 @@ impl Choice {
                 "--only" => choice.only.push(value()?.clone()),
                 "--vfs" => choice.vfs.clone_from(value()?),
                 "--check" => choice.check = true,
+                "--json" => choice.json = Some(value()?.into()),
                 _ => return Err(table.help.into()),
             }
         }
@@ -162,7 +173,8 @@ impl Table {
     ) -> ExitCode {
         let directory = directory();
         let _warm = Warm::start();
-        println!("{}", machine(directory.path()));
+        let machine = machine(directory.path());
+        println!("{machine}");
         println!(
             "{} pairs of runs of {} ms; median (lowest..highest); stock / {}{}\n",
             choice.pairs(),
@@ -175,7 +187,7 @@ impl Table {
             self.lines, choice.vfs, self.worker
         );
         println!("|---|---|---|---|---|---|---|---|---|---|");
-        let mut missed = Vec::new();
+        let (mut missed, mut results) = (Vec::new(), Vec::new());
         for line in lines {
             let mut pairs = Vec::new();
             for turn in 0..choice.pairs() {
@@ -186,7 +198,14 @@ impl Table {
             }
             if !pairs.is_empty() {
                 println!("{}", row(&line.name, &pairs));
+                results.push(result(&line.name, &pairs));
                 missed.extend(self.missed(line, &pairs));
+            }
+        }
+        if let Some(path) = &choice.json {
+            let all = json!({"machine": machine, "run_ms": choice.length_ms(), "vfs": choice.vfs, "lines": results});
+            if let Err(error) = std::fs::write(path, format!("{all:#}\n")) {
+                missed.push(format!("{}: {error}", path.display()));
             }
         }
         println!();
@@ -242,6 +261,22 @@ fn each(pairs: &[(Seen, Seen)], pick: fn(&Seen) -> f64) -> (Vec<f64>, Vec<f64>) 
 
 fn ratios(pairs: &[(Seen, Seen)]) -> Vec<f64> {
     pairs.iter().map(|(one, two)| two.rate / one.rate.max(f64::MIN_POSITIVE)).collect()
+}
+
+/// A line's runs, for a file: stock and the other side, pair by pair.
+fn result(name: &str, pairs: &[(Seen, Seen)]) -> Value {
+    let side = |pick: fn(&(Seen, Seen)) -> &Seen| {
+        let values = |of: fn(&Seen) -> f64| pairs.iter().map(|pair| of(pick(pair))).collect::<Vec<_>>();
+        json!({
+            "rate": values(|seen| seen.rate),
+            "fairness": values(|seen| seen.fairness),
+            "median_us": values(|seen| seen.median_us),
+            "p99_us": values(|seen| seen.p99_us),
+            "longest_us": values(|seen| seen.longest_us),
+            "cpu_us": values(|seen| seen.cpu_us),
+        })
+    };
+    json!({"name": name, "stock": side(|pair| &pair.0), "other": side(|pair| &pair.1)})
 }
 
 /// One row of the table.
