@@ -4,12 +4,16 @@
 //! do not do: a forked child inherits the table with threads in it that it does not have, and loops or crashes in
 //! its own waits. Nothing is poisoned by a panic: what a panic may have left half done is the business of its guard at the
 //! border to SQLite.
+//!
+//! `models` compiles the room `shared` and the write queue with locks and atomics of its own instead of these.
 
 use crate::interleave::{self, Instant};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
+
+pub(crate) use std::sync::atomic;
 
 /// The pause between two attempts of [`Mutex::try_lock_for`].
 const PAUSE: Duration = Duration::from_millis(1);

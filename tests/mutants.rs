@@ -23,6 +23,7 @@ fn asked_in(directory: &Path, names: &mut BTreeSet<String>) {
 fn the_table_names_every_mutant() {
     let mut asked: BTreeSet<String> = ROWS.iter().map(|row| row.name.to_owned()).collect();
     asked_in(&Path::new(HERE).join("src"), &mut asked);
+    asked_in(&Path::new(HERE).join("models/src"), &mut asked);
     let table = std::fs::read_to_string(Path::new(HERE).join("docs/mutants.md")).unwrap();
     let mut named = BTreeSet::new();
     for line in table.lines().filter(|line| line.starts_with("| `")) {

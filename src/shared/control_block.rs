@@ -34,23 +34,23 @@ use super::process_slots::ProcessLine;
 use super::ring::{CommitLine, EpochLine};
 use super::snapshots::SnapshotLine;
 use crate::interleave::step;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::SeqCst;
 use std::mem::{offset_of, size_of};
 use std::ops::Deref;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
 pub const LAYOUT_VERSION: u64 = 8;
 /// Processes that may share a database.
-pub const PROCESS_SLOTS: usize = 128;
+pub const PROCESS_SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
 /// Connections that may read at the same time.
-pub const SNAPSHOT_SLOTS: usize = 2048;
+pub const SNAPSHOT_SLOTS: usize = if cfg!(loom) { 2 } else { 2048 };
 /// Entries of the commit ring.
-pub const COMMIT_RING: u64 = 8192;
+pub const COMMIT_RING: u64 = if cfg!(loom) { 4 } else { 8192 };
 /// Entries of the epoch ring.
-pub const EPOCH_RING: u64 = 1024;
+pub const EPOCH_RING: u64 = if cfg!(loom) { 4 } else { 1024 };
 /// The size of the control block, and of the file `control`.
 pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 
@@ -62,9 +62,11 @@ pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
 
 /// A word on a line of its own.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct Line(pub(super) AtomicU64);
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct IdentityLines {
     magic: AtomicU64,
     layout_version: AtomicU64,
@@ -79,6 +81,7 @@ struct IdentityLines {
 
 /// Rarely stored, read in every call.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct StateLine {
     state: AtomicU64,
     poison: AtomicU64,
@@ -93,9 +96,11 @@ struct StateLine {
 
 /// The database's settings, as the engine numbers them.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct SettingsLine([AtomicU64; SETTINGS]);
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct LogLine {
     /// The slot file that the log goes on in when the current one is full, + 1; 0: none is ready.
     next_slot: AtomicU64,
@@ -111,6 +116,7 @@ struct LogLine {
 
 /// Why readers have to stop, looked at with each page; and how many there have been at once.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
@@ -119,6 +125,7 @@ struct ReadersLine {
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct FlushLine {
     syncs_requested: AtomicU64,
     syncs_done: AtomicU64,
@@ -134,6 +141,7 @@ struct FlushLine {
 
 /// The control block as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 pub struct ControlView {
     identity: IdentityLines,
     state: StateLine,
@@ -166,10 +174,12 @@ pub struct ControlView {
 
 /// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::Control)).
 #[repr(transparent)]
+#[cfg_attr(loom, derive(Default))]
 pub struct ControlBlock {
     readable: ControlView,
 }
 
+#[cfg(not(loom))]
 const _: () = {
     assert!(offset_of!(ControlView, identity) == 0);
     assert!(offset_of!(ControlView, state) == 128);

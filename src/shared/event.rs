@@ -7,12 +7,13 @@
 //! died while it waited leaves the bit set, which costs one needless wake.
 
 use super::futex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// News that many wait for. On a cache line of its own.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct Event(pub(super) AtomicU64);
 
 impl Event {
@@ -32,7 +33,7 @@ impl Event {
         }
         futex::wait(&self.0, ticket as u32, timeout);
         // News: others wait for it who are still asleep.
-        if self.0.load(SeqCst) & !1 != before {
+        if self.0.load(SeqCst) & !1 != before && !crate::drops("event-wakes-next") {
             futex::wake_one(&self.0);
         }
     }
@@ -42,7 +43,8 @@ impl Event {
     pub fn notify(&self) {
         let mut now = self.0.load(SeqCst);
         loop {
-            match self.0.compare_exchange(now, (now | 1).wrapping_add(1), SeqCst, SeqCst) {
+            let then = if crate::drops("event-counts") { now & !1 } else { (now | 1).wrapping_add(1) };
+            match self.0.compare_exchange(now, then, SeqCst, SeqCst) {
                 Ok(_) => break,
                 Err(other) => now = other,
             }
@@ -53,7 +55,7 @@ impl Event {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::time::Instant;

@@ -7,8 +7,8 @@
 
 use super::futex;
 use crate::interleave::step;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// How long one wait on a word lasts at most, before the waiter looks whether the owner lives.
@@ -16,7 +16,7 @@ pub const TIMED_WAIT: Duration = Duration::from_millis(5);
 
 const GRANTED: u64 = 1 << 30;
 const WAITS: u64 = 1 << 31;
-const SPINS: u32 = 64;
+const SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// A process slot and the incarnation of the process in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,7 @@ impl OwnerState {
 
 /// A word that one process owns. On a cache line of its own.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct OwnerLock(pub(super) AtomicU64);
 
 impl OwnerLock {
@@ -196,7 +197,7 @@ impl OwnerLock {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::Ordering::Relaxed;

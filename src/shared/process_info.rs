@@ -7,7 +7,7 @@ use super::control_block::ControlView;
 use super::owner::Owner;
 use super::process_slots::Process;
 use super::snapshots::Snapshot;
-use crate::status::ProcessStatus;
+use crate::status::{ProcessStatus, ReaderStatus};
 
 /// The names of the owner locks, in the order of [`ControlView::holders`], and EXCL.
 const OWNER_LOCKS: [&str; 6] = ["WRITE", "APPEND", "LEADER", "CKPT", "CREATE", "EXCL"];
@@ -53,6 +53,17 @@ impl ControlView {
             process.into_iter().for_each(|process| process.holding.push(name));
         }
         all
+    }
+}
+
+impl Snapshot {
+    /// For people: its process (`None`: it has ended meanwhile), its age at `now_us` ([`now_us`](super::now_us)), and the bytes of the
+    /// log that stay for it (`None`: the log cannot be read).
+    #[must_use]
+    pub fn status(&self, process: Option<(u32, String)>, now_us: u64, kept_bytes: Option<u64>) -> ReaderStatus {
+        let (pid, command) = process.unzip();
+        let for_us = now_us.saturating_sub(self.since_us);
+        ReaderStatus { pid, command, snapshot: self.sequence, for_us, kept_bytes }
     }
 }
 

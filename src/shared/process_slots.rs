@@ -9,13 +9,14 @@ use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
 use super::event::Event;
 use super::owner::Owner;
 use crate::interleave::step;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::fmt;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 const COMMAND_WORDS: usize = 4;
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct ProcessLine {
     incarnation: AtomicU64,
     pid: AtomicU64,

@@ -7,8 +7,8 @@
 use super::SharedError;
 use super::control_block::{COMMIT_RING, ControlBlock, ControlView, EPOCH_RING};
 use crate::interleave::step;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU64, fence};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU64, fence};
 
 /// 4096-byte units of an epoch record's offset: every block is a multiple of it.
 const OFFSET_UNIT: u64 = 4096;
@@ -22,6 +22,7 @@ const HAS_MASKS: u64 = 4;
 
 /// One entry of the commit ring.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct CommitLine {
     /// Sequence x 2 + "wants durability": one word, so that the walk over undurable commits is one load each.
     tag: AtomicU64,
@@ -41,6 +42,7 @@ pub(super) struct CommitLine {
 
 /// One entry of the epoch ring.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct EpochLine {
     epoch: AtomicU64,
     lo: AtomicU64,
@@ -156,7 +158,9 @@ impl CommitLine {
     fn store(&self, e: &CommitEntry) {
         let flags = [(e.has_certificate, HAS_CERTIFICATE), (e.has_spill, HAS_SPILL), (e.has_masks, HAS_MASKS)];
         let flags = flags.iter().map(|(is_set, flag)| if *is_set { *flag } else { 0 }).sum::<u64>();
-        self.tag.store(0, Relaxed);
+        if !crate::drops("ring-entry-void-first") {
+            self.tag.store(0, Relaxed);
+        }
         fence(Release);
         self.ordinal.store(e.ordinal, Relaxed);
         self.offset.store(e.offset, Relaxed);
@@ -211,7 +215,7 @@ impl CommitLine {
             pages,
         };
         fence(Acquire);
-        (self.tag.load(Relaxed) == tag).then_some(entry)
+        (self.tag.load(Relaxed) == tag || crate::drops("ring-entry-looked-at-again")).then_some(entry)
     }
 }
 
@@ -259,7 +263,7 @@ fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> 
         let entry = load(mark);
         let now = watermark();
         // An entry of another round while the watermark stands still is damage: as if there were none.
-        if entry.is_some() || now == mark {
+        if entry.is_some() || now == mark || crate::drops("ring-last-looked-for-again") {
             return entry;
         }
         mark = now;

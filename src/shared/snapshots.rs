@@ -7,14 +7,14 @@
 use super::control_block::{ControlBlock, ControlView, SNAPSHOT_SLOTS};
 use super::owner::Owner;
 use crate::interleave::step;
-use crate::status::ReaderStatus;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// The complement of "no snapshot" (all ones): zeroed memory is idle.
 const IDLE: u64 = 0;
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(super) struct SnapshotLine {
     /// As in the owner locks; 0: nobody's.
     owner: AtomicU64,
@@ -38,17 +38,6 @@ pub struct Snapshot {
     pub sequence: u64,
     /// When it was taken: microseconds, as [`now_us`](super::now_us).
     pub since_us: u64,
-}
-
-impl Snapshot {
-    /// For people: its process (`None`: it has ended meanwhile), its age at `now_us` ([`now_us`](super::now_us)), and the bytes of the
-    /// log that stay for it (`None`: the log cannot be read).
-    #[must_use]
-    pub fn status(&self, process: Option<(u32, String)>, now_us: u64, kept_bytes: Option<u64>) -> ReaderStatus {
-        let (pid, command) = process.unzip();
-        let for_us = now_us.saturating_sub(self.since_us);
-        ReaderStatus { pid, command, snapshot: self.sequence, for_us, kept_bytes }
-    }
 }
 
 impl ControlView {

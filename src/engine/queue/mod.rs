@@ -327,7 +327,8 @@ impl WriteQueue {
         }
         // Again, since somebody may have counted it out.
         self.show_waiting(state);
-        if !word.is_waited_for() && !self.turn.swap(word, word.waited_for(true)) {
+        let is_said = word.is_waited_for() || crate::drops("queue-says-waits");
+        if !is_said && !self.turn.swap(word, word.waited_for(true)) {
             return Next::Look;
         }
         let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
@@ -375,7 +376,8 @@ impl WriteQueue {
                 state.lose_word();
                 return false;
             }
-            if word != inside && !self.turn.swap(word, inside) {
+            let is_asked = word != inside && !crate::drops("queue-waits-taken-first");
+            if is_asked && !self.turn.swap(word, inside) {
                 continue;
             }
             let own = state.waiters.first().filter(|_| !state.closed);
@@ -510,5 +512,5 @@ impl WriteQueue {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

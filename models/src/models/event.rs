@@ -1,0 +1,40 @@
+//! An event: whoever looks for the news behind its ticket, and sleeps if it is not there, is woken once it is. One wake is told; each
+//! who is woken wakes the next.
+
+use super::check;
+use crate::shared::Event;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use loom::thread;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Default)]
+struct News {
+    event: Event,
+    news: AtomicU64,
+}
+
+/// Two wait for the same news, which comes while they look.
+pub fn all_are_woken() {
+    check("all_are_woken", 3, false, || {
+        let shared = Arc::new(News::default());
+        let threads = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                loop {
+                    let ticket = shared.event.ticket();
+                    if shared.news.load(SeqCst) == 1 {
+                        return;
+                    }
+                    shared.event.wait(ticket, Duration::MAX);
+                }
+            })
+        });
+        shared.news.store(1, Relaxed);
+        shared.event.notify();
+        for thread in threads {
+            thread.join().expect("it ends");
+        }
+    });
+}
