@@ -4,7 +4,7 @@
 //! The tests share one SQLite and one of them shuts it down: so they run one after the other.
 
 use pwal::internal::sqlite::{Api, ApiError};
-use pwal::{Options, RegisterError};
+use pwal::{RegisterError, Vfs};
 use rusqlite::{Connection, ffi};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -95,14 +95,14 @@ fn default_vfs() -> String {
 #[test]
 fn after_a_shutdown_a_second_registration_is_the_default_again() {
     let _alone = alone();
-    let options = || Options { name: String::from("pwal-shutdown"), make_default: true, ..Options::default() };
+    let register = || Vfs::builder().name("pwal-shutdown").make_default(true).register();
     let before = default_vfs();
-    pwal::register_with(options()).unwrap();
+    register().unwrap();
     assert_eq!(default_vfs(), "pwal-shutdown");
     // SAFETY: no connection is open: the other tests that open one wait.
     assert_eq!(unsafe { ffi::sqlite3_shutdown() }, 0);
     assert_eq!(default_vfs(), before, "SQLite puts its own VFS first when it starts again");
-    pwal::register_with(options()).unwrap();
+    register().unwrap();
     assert_eq!(default_vfs(), "pwal-shutdown");
     let status: String =
         Connection::open_in_memory().unwrap().query_row("SELECT pwal_status()", [], |row| row.get(0)).unwrap();
@@ -114,30 +114,29 @@ fn after_a_shutdown_a_second_registration_is_the_default_again() {
 #[test]
 fn a_registration_is_idempotent_and_never_takes_what_is_not_its_own() {
     let _alone = alone();
-    let named = |name: &str, base: Option<&str>| Options {
-        name: name.to_owned(),
-        base: base.map(str::to_owned),
-        ..Options::default()
+    let register = |name: &str, base: Option<&str>| {
+        let builder = Vfs::builder().name(name);
+        base.into_iter().fold(builder, pwal::VfsBuilder::base).register()
     };
     let find = |name: &CStr| {
         // SAFETY: a C string.
         unsafe { ffi::sqlite3_vfs_find(name.as_ptr()) }
     };
-    pwal::register_with(named("pwal-first", None)).unwrap();
+    register("pwal-first", None).unwrap();
     let first = find(c"pwal-first");
-    pwal::register_with(named("pwal-first", None)).unwrap();
-    pwal::register_with(named("pwal-first", Some("unix"))).unwrap();
+    register("pwal-first", None).unwrap();
+    register("pwal-first", Some("unix")).unwrap();
     assert_eq!(find(c"pwal-first"), first);
 
-    let error = pwal::register_with(named("pwal-first", Some("unix-none"))).unwrap_err();
+    let error = register("pwal-first", Some("unix-none")).unwrap_err();
     assert!(matches!(error, RegisterError::OtherBase { .. }), "{error}");
-    let error = pwal::register_with(named("unix-excl", None)).unwrap_err();
+    let error = register("unix-excl", None).unwrap_err();
     assert!(matches!(error, RegisterError::NameTaken(_)), "{error}");
-    let error = pwal::register_with(named("pwal-second", Some("pwal-first"))).unwrap_err();
+    let error = register("pwal-second", Some("pwal-first")).unwrap_err();
     assert!(matches!(error, RegisterError::OwnBase(_)), "{error}");
-    let error = pwal::register_with(named("pwal-second", Some("nowhere"))).unwrap_err();
+    let error = register("pwal-second", Some("nowhere")).unwrap_err();
     assert!(matches!(error, RegisterError::NoBase(_)), "{error}");
-    let error = pwal::register_with(named("pwal\0second", None)).unwrap_err();
+    let error = register("pwal\0second", None).unwrap_err();
     assert!(matches!(error, RegisterError::BadName(_)), "{error}");
     assert!(find(c"pwal-second").is_null());
 
@@ -145,7 +144,7 @@ fn a_registration_is_idempotent_and_never_takes_what_is_not_its_own() {
     // SAFETY: a registered VFS, without open files.
     unsafe { ffi::sqlite3_vfs_unregister(first) };
     assert!(find(c"pwal-first").is_null());
-    pwal::register_with(named("pwal-first", None)).unwrap();
+    register("pwal-first", None).unwrap();
     assert_eq!(find(c"pwal-first"), first);
 }
 
@@ -153,9 +152,9 @@ fn a_registration_is_idempotent_and_never_takes_what_is_not_its_own() {
 fn as_default_it_is_never_its_own_base() {
     let _alone = alone();
     let before = default_vfs();
-    let options = |name: &str| Options { name: name.to_owned(), make_default: true, ..Options::default() };
-    pwal::register_with(options("pwal-below")).unwrap();
-    pwal::register_with(options("pwal-above")).unwrap();
+    let register = |name: &str| Vfs::builder().name(name).make_default(true).register();
+    register("pwal-below").unwrap();
+    register("pwal-above").unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     let connection = Connection::open(file.path()).unwrap();
     let mut name: *mut c_char = std::ptr::null_mut();

@@ -110,13 +110,8 @@ impl<'a> Life<'a> {
     fn new(path: &Path, sim: &'a SimDisk) -> Life<'a> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let vfs = format!("cut-{}", NUMBER.fetch_add(1, SeqCst));
-        let options = pwal::Options {
-            name: vfs.clone(),
-            base: Some(support::STOCK.to_owned()),
-            disk: Some(Arc::new(LogOnSim(sim.clone()))),
-            make_default: false,
-        };
-        pwal::register_with(options).expect("pwal registers");
+        let disk = Arc::new(LogOnSim(sim.clone()));
+        pwal::Vfs::builder().name(&vfs).base(support::STOCK).disk(disk).register().expect("pwal registers");
         Life { vfs, path: path.to_owned(), sim }
     }
 

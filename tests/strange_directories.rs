@@ -115,8 +115,7 @@ fn a_symbolic_link_in_the_place_of_the_log_is_refused_and_what_it_leads_to_untou
         victims.iter().for_each(Victim::is_untouched);
         assert!(place.log.is_symlink());
     }
-    let refused =
-        pwal::recover(&place.database, pwal::internal::handle::settle::How::Recover, None).expect_err("a link");
+    let refused = pwal::recover(&place.database).expect_err("a link");
     assert!(refused.to_string().contains("symbolic link"), "{refused}");
     victims.iter().for_each(Victim::is_untouched);
     // A link that leads nowhere creates nothing there.

@@ -55,6 +55,14 @@ pub struct Plan {
     pub unreadable: Vec<Unreadable>,
 }
 
+impl Plan {
+    /// The last commit whose pages are in the database file afterwards; those from there to `known` are given up.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        if self.replays { self.last } else { self.seen }
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvaged {

@@ -172,7 +172,7 @@ pub struct ControlView {
     pub(super) epoch_ring: [EpochLine; EPOCH_RING as usize],
 }
 
-/// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::Control)).
+/// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::ControlMapping)).
 #[repr(transparent)]
 #[cfg_attr(loom, derive(Default))]
 pub struct ControlBlock {

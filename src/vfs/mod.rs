@@ -11,6 +11,8 @@
 //! a null method table.
 
 mod base;
+#[cfg(feature = "linked")]
+mod builder;
 mod callback;
 mod database_handle;
 mod environment;
@@ -27,11 +29,11 @@ mod recover;
 mod register;
 mod wal_file;
 
+#[cfg(feature = "linked")]
+pub use builder::{Vfs, VfsBuilder, register};
 pub use functions::version;
 pub use load::{Wanted, load, report_panics};
 pub use messages::set_socket as send_messages_to;
 #[cfg(feature = "linked")]
-pub use recover::{RecoverError, recover};
-pub use register::{Options, RegisterError};
-#[cfg(feature = "linked")]
-pub use register::{register, register_with};
+pub use recover::recover_on;
+pub use register::RegisterError;

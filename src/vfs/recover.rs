@@ -3,38 +3,24 @@
 use super::database_handle::SqliteHost;
 use super::environment;
 use super::register::{self, RegisterError};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::Disk;
 use crate::handle::settle::{How, Report, SettleError, settle};
 use crate::handle::{Context, Registry};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Why a database was not recovered.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecoverError {
-    /// The linked SQLite lacks something.
-    #[error(transparent)]
-    Register(#[from] RegisterError),
-    /// The database could not be had, or not be settled.
-    #[error(transparent)]
-    Settle(#[from] SettleError),
-}
-
-/// Settles the database file at `path` as an open through pwal would, and closes it again: what a crash left is
-/// replayed and retired, and what is left is one plain SQLite file. `disk`: where the files of the log are;
-/// `None` is the file system.
+/// Settles the database file at `path` as an open through pwal would, and closes it again. `disk`: where the files of the log are.
 ///
 /// # Errors
-/// See [`RecoverError`].
-pub fn recover(path: &Path, how: How, disk: Option<Arc<dyn Disk>>) -> Result<Report, RecoverError> {
+/// The linked SQLite lacks something. Inside: the database could not be had, or not be settled.
+pub fn recover_on(path: &Path, how: How, disk: Arc<dyn Disk>) -> Result<Result<Report, SettleError>, RegisterError> {
     let (api, base) = register::linked_base()?;
     let context = Context {
         host: Box::new(SqliteHost::new(api, base)),
-        disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
+        disk,
         defaults: environment::settings()?.accepted,
         // Whatever engine of this process has the database holds `lock`, which belongs to its open file.
         registry: Registry::default(),
     };
-    Ok(settle(&Arc::new(context), path, how)?)
+    Ok(settle(&Arc::new(context), path, how))
 }

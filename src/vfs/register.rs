@@ -6,6 +6,7 @@ use super::database_handle::SqliteHost;
 use super::environment;
 use super::messages;
 use super::methods;
+use crate::VFS_NAME;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
 use crate::shared::{between_forks, watch_forks};
@@ -20,20 +21,20 @@ use std::sync::atomic::AtomicBool;
 
 /// How to register the VFS.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// The name of the VFS: `pwal`.
-    pub name: String,
+pub(super) struct Options {
+    /// The name of the VFS.
+    pub(super) name: String,
     /// The VFS below; `None` is the one that is SQLite's default now (or what lies below, if that is pwal).
-    pub base: Option<String>,
+    pub(super) base: Option<String>,
     /// Whether databases that are opened without naming a VFS use this one.
-    pub make_default: bool,
+    pub(super) make_default: bool,
     /// Where the files of the log are; `None` is the file system.
-    pub disk: Option<Arc<dyn Disk>>,
+    pub(super) disk: Option<Arc<dyn Disk>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { name: String::from("pwal"), base: None, make_default: false, disk: None }
+        Options { name: String::from(VFS_NAME), base: None, make_default: false, disk: None }
     }
 }
 
@@ -169,29 +170,6 @@ static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new())
 /// The first registration, unless somebody is registering just now.
 pub(super) fn any() -> Option<&'static Registration> {
     REGISTRATIONS.try_lock()?.first().copied()
-}
-
-/// Registers the VFS `pwal` with the linked SQLite, on its default VFS, without becoming the default.
-///
-/// Open databases with `?vfs=pwal`, `Connection::open_with_flags_and_vfs` or the like. Idempotent.
-///
-/// # Errors
-/// See [`RegisterError`].
-#[cfg(feature = "linked")]
-pub fn register() -> Result<(), RegisterError> {
-    register_with(Options::default())
-}
-
-/// Registers a VFS with the linked SQLite. A registration stays for the life of the process; a second
-/// one of the same name changes nothing but the default, and puts the default back after
-/// `sqlite3_shutdown`.
-///
-/// # Errors
-/// See [`RegisterError`].
-#[cfg(feature = "linked")]
-pub fn register_with(options: Options) -> Result<(), RegisterError> {
-    let registration = register_api(Api::linked()?, options)?;
-    super::load::add_functions_when_linked(registration)
 }
 
 /// Whether SQLite has mutexes: `sqlite3_threadsafe` says what it was built for, `sqlite3_config` may have taken them away since.

@@ -69,13 +69,8 @@ impl World {
         shim.hook(move |moment| failing.lock().unwrap().verdict(moment.text));
         let plan = Plan::default();
         let vfs = format!("pwal-failing-{number}");
-        pwal::register_with(pwal::Options {
-            name: vfs.clone(),
-            base: Some(below),
-            disk: Some(Arc::new(FaultDisk::new(Arc::new(RealDisk), plan.clone()))),
-            ..pwal::Options::default()
-        })
-        .expect("register");
+        let disk = Arc::new(FaultDisk::new(Arc::new(RealDisk), plan.clone()));
+        pwal::Vfs::builder().name(&vfs).base(below).disk(disk).register().expect("register");
         World { vfs, plan, base }
     }
 

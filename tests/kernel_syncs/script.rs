@@ -2,7 +2,6 @@
 
 use super::history::{digest, statements};
 use super::recorder::{self, Failure, SPACE};
-use pwal::internal::handle::settle::How;
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -245,9 +244,9 @@ fn checkpointed(path: &Path) {
 
 /// What was damaged is saved as far as it is valid.
 fn salvaged(path: &Path) {
-    assert!(pwal::recover(path, How::Recover, None).is_err(), "it is damaged");
-    let report = pwal::recover(path, How::Salvage, None).expect("a salvage");
-    assert!(report.salvaged.is_some(), "{report:?}");
+    assert!(pwal::recover(path).is_err(), "it is damaged");
+    let report = pwal::salvage(path).expect("a salvage");
+    assert_eq!(report.moved_to.len(), 1, "{report:?}");
 }
 
 /// As a program that does one thing.

@@ -23,8 +23,7 @@ struct Pair {
 fn pair(name: &str, shape: Shape) -> Pair {
     let (direct, shim) = (format!("recorder-{name}"), format!("pwal-{name}"));
     let recorder = Recorder::register(&direct, shape);
-    let options = pwal::Options { name: shim.clone(), base: Some(direct.clone()), ..Default::default() };
-    pwal::register_with(options).unwrap();
+    pwal::Vfs::builder().name(&shim).base(&direct).register().unwrap();
     Pair { recorder, direct, shim }
 }
 

@@ -113,9 +113,7 @@ impl Disk for PanickingDisk {
 /// A panic below a callback is an error code of SQLite; the process lives, rollback journals work.
 #[test]
 fn a_panic_is_an_error_code() {
-    let options =
-        pwal::Options { name: String::from("pwal-panic"), disk: Some(Arc::new(PanickingDisk)), ..Default::default() };
-    pwal::register_with(options).unwrap();
+    pwal::Vfs::builder().name("pwal-panic").disk(Arc::new(PanickingDisk)).register().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let connection = open(directory.path().join("test.db"), "pwal-panic");
     let _ = connection.execute_batch("PRAGMA journal_mode = wal");

@@ -87,21 +87,19 @@ fn plan_of_salvage(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failu
 fn describe_plan(plan: &Plan, verb: &str) -> Vec<String> {
     let Plan { log_id, base, last, replays, known, seen, reason, unreadable, .. } = plan;
     let mut lines = vec![format!("log {log_id:016x}: {reason}")];
-    let kept = if !replays {
+    if !replays {
         lines.push(format!(
             "no commit {verb} replayed: the log is whole up to commit {last}, and the database file holds pages of commits up to {seen}; it {} taken as it is, and integrity_check has to tell whether it is whole",
             if verb == "were" { "was" } else { verb }
         ));
-        seen
     } else if last > base {
         lines
             .push(format!("commits {} to {last} {verb} replayed; the pages that they overwrite {verb} kept", base + 1));
-        last
     } else {
         lines.push(format!("no commit {verb} replayed"));
-        last
-    };
-    if known > kept {
+    }
+    let kept = plan.kept();
+    if *known > kept {
         lines.push(format!("commits {} to {known} {verb} given up", kept + 1));
     }
     lines.extend(unreadable.iter().map(|unread| format!("could not be looked at: {unread}")));
@@ -143,11 +141,11 @@ fn describe_given_up(discarded: &Discarded, verb: &str) -> Vec<String> {
 /// Settles the database as an open through pwal would, with a progress bar.
 pub fn recover(database: &DatabaseFile, how: How) -> Result<Report, Failure> {
     let (disk, bar) = WatchedDisk::new(log_bytes(database));
-    let settled = pwal::recover(&database.path, how, Some(disk));
+    let settled = pwal::internal::vfs::recover_on(&database.path, how, disk);
     bar.finish_and_clear();
     match settled {
-        Ok(report) => Ok(report),
-        Err(pwal::RecoverError::Settle(error)) => Err(refused(database, &error)),
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(error)) => Err(refused(database, &error)),
         Err(error) => Err(Failure::cannot(error.to_string())),
     }
 }

@@ -187,9 +187,7 @@ impl Lab {
         });
         let hooks = Hooks::default();
         let disk = HookedDisk { inner: RealDisk, hooks: hooks.clone() };
-        let options =
-            pwal::Options { name: vfs.clone(), base: Some(base), disk: Some(Arc::new(disk)), make_default: false };
-        pwal::register_with(options).expect("pwal registers");
+        pwal::Vfs::builder().name(&vfs).base(base).disk(Arc::new(disk)).register().expect("pwal registers");
         Lab { scratch: Scratch::new(), vfs, hooks, base_fails, base_hook }
     }
 

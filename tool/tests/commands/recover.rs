@@ -250,3 +250,44 @@ fn nothing_is_forced_while_somebody_has_the_database() {
     assert_eq!(number(&open_stock(&path), "SELECT count(*) FROM t"), 2);
     assert_eq!(tool(["recover", "--salvage", "--discard-log", "x"]).status, Some(2));
 }
+
+/// What the library answers to a program is what the tool prints.
+#[test]
+fn the_library_recovers_salvages_and_discards_too() {
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let mut holder = hold(&path, 10);
+    let error = pwal::recover(&path).expect_err("it is open");
+    assert!(matches!(&error, pwal::RecoverError::InUse(what) if what.code == 5), "{error:?}");
+    holder.kill();
+    let error = pwal::recover(scratch.file("none.db")).expect_err("it is not there");
+    assert!(matches!(&error, pwal::RecoverError::Failed(what) if what.code == 14), "{error:?}");
+    let recovery = pwal::recover(&path).expect("a recovery");
+    assert_eq!((recovery.commits_replayed, recovery.commits_given_up), (11, 0), "{recovery:?}");
+    assert!(
+        recovery.pages_written > 0 && recovery.moved_to.is_empty() && recovery.unreadable.is_empty(),
+        "{recovery:?}"
+    );
+    assert_plain(&path);
+    assert_eq!(pwal::recover(&path).expect("nothing to do"), pwal::Recovery::default());
+
+    let scratch = Scratch::new();
+    let path = crashed(&scratch, 10);
+    rot(&path, 4);
+    let error = pwal::recover(&path).expect_err("it is damaged");
+    assert!(matches!(&error, pwal::RecoverError::Refused(what) if what.done == pwal::Recovery::default()), "{error:?}");
+    let id = log_id(&path);
+    let recovery = pwal::salvage(&path).expect("a salvage");
+    assert_eq!((recovery.commits_replayed, recovery.commits_given_up), (3, 8), "{recovery:?}");
+    assert_eq!(recovery.moved_to, [scratch.file(&format!("app.db-pwal.salvaged-{id}"))]);
+    assert!(recovery.moved_to[0].is_dir());
+
+    let scratch = Scratch::new();
+    let recovery = pwal::discard_log(crashed(&scratch, 10)).expect("without its log");
+    assert_eq!(
+        (recovery.commits_replayed, recovery.commits_given_up, recovery.pages_written),
+        (0, 11, 0),
+        "{recovery:?}"
+    );
+    assert!(recovery.moved_to[0].is_dir(), "{recovery:?}");
+}
