@@ -34,4 +34,4 @@ mutants *arguments:
 
 # licences and advisories (needs cargo-deny)
 deny:
-    cargo deny check
+    cargo deny check bans licenses sources advisories
