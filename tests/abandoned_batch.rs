@@ -1,5 +1,5 @@
 //! A process dies between the write of its batch and the publication: a whole batch lies behind the tail, with the next
-//! sequence and the right chain. The next commit goes over it, or, where it does not fit there, into the next slot: then
+//! sequence and the right chain. The next commit goes over it, or, where it does not fit there, into the next segment: then
 //! the abandoned one must not be taken for it.
 
 #![cfg(debug_assertions)] // fault points
@@ -20,7 +20,7 @@ fn child_dies_in_publish() {
 }
 
 #[test]
-fn an_abandoned_batch_is_not_taken_for_the_one_in_the_next_slot() {
+fn an_abandoned_batch_is_not_taken_for_the_one_in_the_next_segment() {
     for set in ["PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"] {
         // It fits behind the tail; it does not.
         for bytes in [100, 2_000_000] {

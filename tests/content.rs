@@ -1,8 +1,8 @@
 //! What users store is never taken for a record of the log that it lies in, whatever they know of it.
 
 use pwal::internal::disk::{Disk, RealDisk};
-use pwal::internal::log::format::{CERTIFICATE_BYTES, FileName, SlotHeader};
-use pwal::internal::log::scan::dump_slot;
+use pwal::internal::log::format::{CERTIFICATE_BYTES, FileName, SegmentHeader};
+use pwal::internal::log::scan::dump_segment;
 use rusqlite::Connection;
 use std::path::Path;
 use support::lab::{Lab, status};
@@ -26,19 +26,19 @@ fn store(connection: &Connection, blob: &[u8]) {
     assert_eq!(connection.execute("INSERT INTO upload(data) VALUES(?1)", [blob]).unwrap(), 1);
 }
 
-/// The slots of the log, and their bytes.
-fn slots(path: &Path) -> Vec<(String, u64, Vec<u8>)> {
+/// The segments of the log, and their bytes.
+fn segments(path: &Path) -> Vec<(String, u64, Vec<u8>)> {
     let directory = RealDisk.log_directory(path);
-    let mut slots = Vec::new();
+    let mut segments = Vec::new();
     for name in directory.list().unwrap() {
-        if let Some(FileName::Slot { log_id, .. }) = FileName::parse(&name) {
+        if let Some(FileName::Segment { log_id, .. }) = FileName::parse(&name) {
             let bytes = std::fs::read(directory.path().join(&name)).unwrap();
-            if let Ok(header) = SlotHeader::decode(&bytes, log_id) {
-                slots.push((name, header.ordinal, bytes));
+            if let Ok(header) = SegmentHeader::decode(&bytes, log_id) {
+                segments.push((name, header.ordinal, bytes));
             }
         }
     }
-    slots
+    segments
 }
 
 /// Which byte of the blob lies at which block of which segment: learned from a blob that counts. The same statements on another
@@ -48,7 +48,7 @@ fn places() -> Vec<(u64, u64, usize)> {
     let blob: Vec<u8> = (0..BLOB_BYTES as u32 / 4).flat_map(|at| (0x8000_0000 | at).to_le_bytes()).collect();
     store(&connection, &blob);
     let mut places = Vec::new();
-    for (_, ordinal, bytes) in slots(&lab.path()) {
+    for (_, ordinal, bytes) in segments(&lab.path()) {
         for (block, offset) in bytes.chunks(BLOCK as usize).zip((0..).step_by(BLOCK as usize)) {
             // Both words count: it is the blob, and begins with whole numbers.
             let word = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap());
@@ -78,8 +78,8 @@ fn records_in_a_blob_are_none() {
         blob[at..end].copy_from_slice(&record[..end - at]);
     }
     store(&connection, &blob);
-    let masks = slots(&path).into_iter().map(|(name, ..)| {
-        let text = dump_slot(&*RealDisk.log_directory(&path), &name).unwrap();
+    let masks = segments(&path).into_iter().map(|(name, ..)| {
+        let text = dump_segment(&*RealDisk.log_directory(&path), &name).unwrap();
         text.matches(", mask ").count()
     });
     assert!(masks.sum::<usize>() > 250, "the blob does not lie where it was thought to");

@@ -13,7 +13,7 @@ use support::log::{Commit, Files, LogBuilder, Place, SimPlace, database_of, imag
 const ID: u64 = 0xfeed_0001;
 const PAGES: u32 = 4;
 
-/// A record in an image: which, and where; in steps of a sector of the slot, and so many bytes beside it.
+/// A record in an image: which, and where; in steps of a sector of the segment, and so many bytes beside it.
 #[derive(Clone, Debug)]
 struct Stored {
     frame: usize,
@@ -62,7 +62,7 @@ fn images(log: &LogBuilder, written: &Written, page_bytes: usize) -> Vec<Vec<u8>
     for Stored { frame, kind, place, beside, ordinal, next } in &written.stored {
         let image = &mut images[frame % written.pages.len()];
         let begins = start + (frame % written.pages.len() * page_bytes) as u64;
-        // The sectors of the slot that begin in it; records on blocks first.
+        // The sectors of the segment that begin in it; records on blocks first.
         let sectors: Vec<u64> = (begins.next_multiple_of(512)..begins + page_bytes as u64).step_by(512).collect();
         let Some(at) = (!sectors.is_empty()).then(|| sectors[place.index(sectors.len())] + beside) else { continue };
         let ordinal = if *ordinal == 0 { log.ordinal } else { *ordinal };

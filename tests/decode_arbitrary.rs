@@ -4,25 +4,25 @@
 use proptest::prelude::*;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
-    Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SLOT_HEADER_BYTES, SPILL_NUMBER_END, SlotHeader,
-    batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch,
-    encode_batch_sealed, image_crc,
+    Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SEGMENT_HEADER_BYTES, SPILL_NUMBER_END,
+    SegmentHeader, batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate,
+    encode_batch, encode_batch_sealed, image_crc,
 };
 use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage;
-use pwal::internal::log::scan::{dump_slot, survey};
+use pwal::internal::log::scan::{dump_segment, survey};
 use pwal::internal::log::stamp;
 use support::log::{Commit, Files, LogBuilder, Place, SimPlace, stamped};
 
 const ID: u64 = 0x77;
 
-fn slot_headers() -> impl Strategy<Value = SlotHeader> {
+fn segment_headers() -> impl Strategy<Value = SegmentHeader> {
     (1..=u64::MAX, 12..=16_u32, 9..=16_u32, 2..10_000_u64, 1..=u64::MAX, 1..=u64::MAX, any::<u64>()).prop_map(
-        |(log_id, block, page, blocks, ordinal, first_sequence, chain)| SlotHeader {
+        |(log_id, block, page, blocks, ordinal, first_sequence, chain)| SegmentHeader {
             log_id,
             block_bytes: 1 << block,
             page_bytes: 1 << page,
-            slot_bytes: blocks << block,
+            segment_bytes: blocks << block,
             ordinal,
             first_sequence,
             chain,
@@ -136,7 +136,7 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
                 offset: header.offset,
                 block_bytes: 4096,
                 page_bytes: 1 << page,
-                slot_bytes: header.offset + bytes,
+                segment_bytes: header.offset + bytes,
             };
             (header, descriptors, place)
         },
@@ -151,10 +151,10 @@ fn bytes_like_records() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn slot_headers_come_back(header in slot_headers()) {
+    fn segment_headers_come_back(header in segment_headers()) {
         let block = header.encode();
         prop_assert_eq!(block.len(), header.block_bytes as usize);
-        prop_assert_eq!(SlotHeader::decode(&block, header.log_id), Ok(header));
+        prop_assert_eq!(SegmentHeader::decode(&block, header.log_id), Ok(header));
     }
 
     #[test]
@@ -254,7 +254,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_value_or_an_error(bytes in bytes_like_records(), place in batches()) {
-        let _ = SlotHeader::decode(&bytes, ID);
+        let _ = SegmentHeader::decode(&bytes, ID);
         let _ = Certificate::decode(&bytes, &place.2.of_certificate());
         let _ = decode_batch_header(&bytes, &place.2);
         let _ = decode_batch(&bytes, &place.2);
@@ -274,21 +274,25 @@ proptest! {
 }
 
 #[test]
-fn every_bit_of_slot_headers_and_certificates_counts() {
+fn every_bit_of_segment_headers_and_certificates_counts() {
     let header = LogBuilder::new(ID, 1024).files.into_values().next().unwrap();
     let mut log = LogBuilder::new(ID, 1024);
     log.commits(2);
     let certificate = log.next_certificate(2, 1, 1);
     let place = place_of(&certificate);
     let certificate = certificate.encode_block(4096);
-    for at in 0..SLOT_HEADER_BYTES.max(CERTIFICATE_BYTES) {
+    for at in 0..SEGMENT_HEADER_BYTES.max(CERTIFICATE_BYTES) {
         for bit in 0..8 {
-            let (mut slot, mut sealed) = (header.clone(), certificate.clone());
-            slot[at] ^= 1 << bit;
+            let (mut segment, mut sealed) = (header.clone(), certificate.clone());
+            segment[at] ^= 1 << bit;
             sealed[at] ^= 1 << bit;
             assert!(Certificate::decode(&sealed, &place).is_err(), "certificate, byte {at}");
             // Padding proves nothing and is not looked at: rot in it costs nothing.
-            assert_eq!(SlotHeader::decode(&slot, ID).is_err(), at < SLOT_HEADER_BYTES, "slot header, byte {at}");
+            assert_eq!(
+                SegmentHeader::decode(&segment, ID).is_err(),
+                at < SEGMENT_HEADER_BYTES,
+                "segment header, byte {at}"
+            );
         }
     }
 }
@@ -318,7 +322,7 @@ fn lengths_that_lie_cost_no_memory() {
         offset: at as u64,
         block_bytes: 4096,
         page_bytes: 1024,
-        slot_bytes: 64 * 4096,
+        segment_bytes: 64 * 4096,
     };
     let head = bytes[at..at + BATCH_HEADER_BYTES].to_vec();
     for frames in [0, 11_000, 1 << 20, u32::MAX] {
@@ -347,11 +351,11 @@ fn sample() -> LogBuilder {
 }
 
 /// The tools and a refusal touch nothing; with the log given up, the database opens.
-fn every_way_on_ends(files: &Files, slot: &str) {
+fn every_way_on_ends(files: &Files, segment: &str) {
     let place = SimPlace::new(files);
     let directory = place.directory();
     let _ = survey(&*directory, &files.database);
-    let _ = dump_slot(&*directory, slot);
+    let _ = dump_segment(&*directory, segment);
     let _ = salvage::plan(&*directory, &mut *place.database());
     assert!(place.files() == *files, "the tools touched something");
     if open_database(&*directory, &mut *place.database(), OpenFacts::default()).is_err() {
@@ -366,17 +370,17 @@ fn every_way_on_ends(files: &Files, slot: &str) {
 #[test]
 fn rot_in_any_byte_of_the_header_leaves_a_way_on() {
     let log = sample();
-    let slot = log.files.keys().next().unwrap();
+    let segment = log.files.keys().next().unwrap();
     for target in [0, 3, 6] {
         for at in 0..100 {
             let mut files = Files::new(stamped(&[0; 3], 512, ID, target)).with(&log.files);
             files.database[at] ^= 0xff;
-            every_way_on_ends(&files, slot);
+            every_way_on_ends(&files, segment);
             // Neither the stamp nor the magic is whole, and the log is not either.
             files.database[(at + 9) % 100] ^= 0xff;
-            every_way_on_ends(&files, slot);
+            every_way_on_ends(&files, segment);
             files.directory.as_mut().unwrap().values_mut().for_each(|file| file.fill(0));
-            every_way_on_ends(&files, slot);
+            every_way_on_ends(&files, segment);
         }
     }
 }

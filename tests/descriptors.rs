@@ -54,7 +54,7 @@ fn what_cannot_be_erased_for_want_of_a_descriptor_has_an_unknown_outcome() {
     }
 }
 
-/// A slot, a spill file: a commit that needs one is refused before it is promised, and the next one works.
+/// A segment, a spill file: a commit that needs one is refused before it is promised, and the next one works.
 #[test]
 fn a_commit_that_needs_a_file_is_refused_cleanly() {
     for big in [false, true] {

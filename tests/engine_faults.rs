@@ -69,7 +69,7 @@ fn nothing_is_committed_behind_a_retirement_that_failed() {
     }
 }
 
-/// The size of a slot is rounded to blocks: one that is not would not be valid.
+/// The size of a segment is rounded to blocks: one that is not would not be valid.
 #[test]
 fn odd_segment_sizes_survive_a_kill() {
     for bytes in [262_144, 300_000, 300_001, 1_048_577] {
@@ -126,8 +126,8 @@ fn a_batch_that_can_be_neither_written_nor_erased_has_an_unknown_outcome() {
     // All of it is written, and then an error.
     let once = Once::default();
     lab.hook(move |moment| {
-        let slot_write = moment.call == Call::Write && moment.name.ends_with(".seg");
-        if slot_write && (moment.done || once.happened()) {
+        let segment_write = moment.call == Call::Write && moment.name.ends_with(".seg");
+        if segment_write && (moment.done || once.happened()) {
             once.first();
             return Err(eio());
         }
@@ -214,7 +214,7 @@ fn a_reader_ahead_of_the_disk_gets_an_error_and_not_what_is_being_erased() {
     });
 }
 
-/// A stamp that may be on the disk keeps its slot until it is taken back.
+/// A stamp that may be on the disk keeps its segment until it is taken back.
 #[test]
 fn an_activation_that_is_tried_again_can_be_killed() {
     let lab = Lab::new();
@@ -271,10 +271,10 @@ fn a_retirement_that_meets_a_full_disk_leaves_a_working_engine() {
     support::assert_plain_header(&lab.path(), 1);
 }
 
-/// The certificate that carries D and B may lie in a slot that it frees itself. Written over before another one is durable,
-/// it leaves a log that says less than the stamp. The numbers are for slots of 64 blocks, of which batches use 56.
+/// The certificate that carries D and B may lie in a segment that it frees itself. Written over before another one is durable,
+/// it leaves a log that says less than the stamp. The numbers are for segments of 64 blocks, of which batches use 56.
 #[test]
-fn the_slot_of_the_last_durable_certificate_is_not_recycled() {
+fn the_segment_of_the_last_durable_certificate_is_not_recycled() {
     let lab = Lab::new();
     let connection = lab.wal();
     let fill = |from: i64, to: i64| {
@@ -288,7 +288,7 @@ fn the_slot_of_the_last_durable_certificate_is_not_recycled() {
     let flushes = || status(&connection, "flushes").as_u64().unwrap();
     let before = flushes();
     fill(23, 24);
-    // Everything is backfilled: a mark for D, and one for B, which is the last block of slot 0 that counts.
+    // Everything is backfilled: a mark for D, and one for B, which is the last block of segment 0 that counts.
     support::lab::wait_until(|| flushes() == before + 3);
     support::run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF");
     fill(24, 24 + 27);
@@ -319,13 +319,13 @@ fn a_full_disk_at_a_checkpoint_is_no_failure_of_the_medium() {
     }
 }
 
-/// A disk that has no room for a slot of the usual size may have it for the commit.
+/// A disk that has no room for a segment of the usual size may have it for the commit.
 #[test]
 fn a_nearly_full_disk_gets_smaller_slots() {
     let lab = Lab::new();
     let connection = lab.wal();
     support::run(&connection, "CREATE TABLE t(x)");
-    // Slots are made in pieces of 1 MiB: those of more than one do not fit.
+    // Segments are made in pieces of 1 MiB: those of more than one do not fit.
     let pieces = std::sync::Mutex::new(std::collections::HashMap::<String, u32>::new());
     let tried = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
     let count = std::sync::Arc::clone(&tried);
@@ -354,7 +354,7 @@ fn a_nearly_full_disk_gets_smaller_slots() {
         assert_eq!(support::code_of(&connection, &format!("INSERT INTO t VALUES({i})")), 0, "{i}");
     }
     assert_eq!(support::text(&lab.crash().open(), "SELECT count(*) FROM t"), "400");
-    // Ahead of need once for each slot, by the writer once with and once without luck.
-    let (tried, slots) = (tried.load(std::sync::atomic::Ordering::SeqCst), status(&connection, "slots"));
-    assert!(tried <= 4 * 3, "{tried} attempts for {slots} slots");
+    // Ahead of need once for each segment, by the writer once with and once without luck.
+    let (tried, segments) = (tried.load(std::sync::atomic::Ordering::SeqCst), status(&connection, "slots"));
+    assert!(tried <= 4 * 3, "{tried} attempts for {segments} segments");
 }

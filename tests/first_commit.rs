@@ -1,7 +1,7 @@
 //! The first commit of a log, torn in its write at every sector: a kill leaves a prefix of it, a power cut any part. The database
 //! is what it was before, and nothing lies beside it.
 
-use pwal::internal::log::format::{Batch, BatchPlace, FileName, ImagePlace, SlotHeader, decode_batch};
+use pwal::internal::log::format::{Batch, BatchPlace, FileName, ImagePlace, SegmentHeader, decode_batch};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use support::lab::{Call, Crashed, Lab, Once};
@@ -10,7 +10,7 @@ const SECTOR: u64 = 512;
 
 /// Where commit 1 of the only log beside this database lies.
 struct First {
-    slot: PathBuf,
+    segment: PathBuf,
     batch: Batch,
     page_bytes: u64,
 }
@@ -19,17 +19,17 @@ impl First {
     fn of(database: &Path) -> First {
         let directory = PathBuf::from(format!("{}-pwal", database.display()));
         let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-        for slot in names {
-            let name = slot.file_name().unwrap().to_str().unwrap().to_owned();
-            let Some(FileName::Slot { log_id, .. }) = FileName::parse(&name) else { continue };
-            let bytes = std::fs::read(&slot).unwrap();
-            let Ok(header) = SlotHeader::decode(&bytes, log_id) else { continue };
+        for segment in names {
+            let name = segment.file_name().unwrap().to_str().unwrap().to_owned();
+            let Some(FileName::Segment { log_id, .. }) = FileName::parse(&name) else { continue };
+            let bytes = std::fs::read(&segment).unwrap();
+            let Ok(header) = SegmentHeader::decode(&bytes, log_id) else { continue };
             for offset in (0..bytes.len() as u64).step_by(header.block_bytes as usize) {
-                let SlotHeader { ordinal, block_bytes, page_bytes, slot_bytes, .. } = header;
-                let place = BatchPlace { log_id, ordinal, offset, block_bytes, page_bytes, slot_bytes };
+                let SegmentHeader { ordinal, block_bytes, page_bytes, segment_bytes, .. } = header;
+                let place = BatchPlace { log_id, ordinal, offset, block_bytes, page_bytes, segment_bytes };
                 match decode_batch(&bytes[offset as usize..], &place) {
                     Ok(batch) if batch.header.sequence == 1 => {
-                        return First { slot, batch, page_bytes: u64::from(page_bytes) };
+                        return First { segment, batch, page_bytes: u64::from(page_bytes) };
                     }
                     _ => {}
                 }
@@ -48,7 +48,7 @@ impl First {
     }
 
     fn fill(&self, from: u64, to: u64) {
-        let file = std::fs::OpenOptions::new().write(true).open(&self.slot).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&self.segment).unwrap();
         file.write_all_at(&vec![0; (to - from) as usize], self.batch.header.offset + from).unwrap();
     }
 }
@@ -137,7 +137,7 @@ fn the_next_writer_finds_zeros_where_one_has_died_in_the_first_commit() {
     }
     let lab = Lab::new();
     drop(killed(&lab, 4096, TRANSACTIONS[0].1));
-    let slots = |path: &Path| -> Vec<PathBuf> {
+    let segments = |path: &Path| -> Vec<PathBuf> {
         let directory = std::fs::read_dir(format!("{}-pwal", path.display())).unwrap();
         directory
             .map(|entry| entry.unwrap().path())
@@ -150,13 +150,13 @@ fn the_next_writer_finds_zeros_where_one_has_died_in_the_first_commit() {
     let place = 3 * 4096;
     lab.hook(move |moment| {
         if moment.call == Call::Sync && moment.name == "(parent)" && left.first() {
-            // The slot is made: a prefix of a longer batch.
-            let slot = std::fs::OpenOptions::new().write(true).open(&slots(&path)[0])?;
-            slot.write_all_at(&[0x70; 5 * 4096], place)?;
+            // The segment is made: a prefix of a longer batch.
+            let segment = std::fs::OpenOptions::new().write(true).open(&segments(&path)[0])?;
+            segment.write_all_at(&[0x70; 5 * 4096], place)?;
         }
         if moment.call == Call::Write && moment.name.ends_with(".seg") && !moment.done && left.happened() {
             let mut there = vec![1; 2 * 4096];
-            std::fs::File::open(&slots(&path)[0])?.read_exact_at(&mut there, place)?;
+            std::fs::File::open(&segments(&path)[0])?.read_exact_at(&mut there, place)?;
             if there.iter().all(|&byte| byte == 0) {
                 seen.first();
             }

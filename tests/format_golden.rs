@@ -2,8 +2,8 @@
 //!
 //! `PWAL_GOLDEN=write cargo test --test format_golden` writes them anew.
 
-use pwal::internal::log::format::{Rule, slot_name};
-use pwal::internal::log::scan::{self, dump_slot};
+use pwal::internal::log::format::{Rule, segment_name};
+use pwal::internal::log::scan::{self, dump_segment};
 use pwal::internal::log::stamp::Stamp;
 use std::fmt::Write;
 use std::path::Path;
@@ -46,7 +46,7 @@ fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// Every kind of record, in two slots.
+/// Every kind of record, in two segments.
 fn sample() -> LogBuilder {
     let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 12);
     log.commits(1);
@@ -75,30 +75,30 @@ fn sample() -> LogBuilder {
 }
 
 #[test]
-fn slots_as_text() {
+fn segments_as_text() {
     let log = sample();
     let place = SimPlace::new(&Files::new(stamped(&[0; 3], 1024, ID, 2)).with(&log.files).with_file("lock", b""));
     let directory = place.directory();
     let mut text = String::new();
-    for slot in 0..2 {
-        text += &dump_slot(&*directory, &slot_name(ID, slot)).unwrap();
+    for segment in 0..2 {
+        text += &dump_segment(&*directory, &segment_name(ID, segment)).unwrap();
     }
-    golden("slots.txt", &text);
-    assert!(dump_slot(&*directory, "lock").is_err());
+    golden("segments.txt", &text);
+    assert!(dump_segment(&*directory, "lock").is_err());
 }
 
 #[test]
 fn records_byte_for_byte() {
     let log = sample();
-    let slot = &log.files[&slot_name(ID, 0)];
-    golden("slot_header.hex", &hex(&slot[..128]));
+    let segment = &log.files[&segment_name(ID, 0)];
+    golden("segment_header.hex", &hex(&segment[..128]));
     let (_, batch) = log.places[&2];
-    golden("batch_with_certificate.hex", &hex(&slot[batch as usize..][..344 + 48 + 32]));
+    golden("batch_with_certificate.hex", &hex(&segment[batch as usize..][..344 + 48 + 32]));
     let (_, spilled) = log.places[&3];
-    golden("batch_with_spill.hex", &hex(&slot[spilled as usize..][..344 + 72 + 32]));
-    golden("certificate.hex", &hex(&slot[spilled as usize + 4096..][..288]));
+    golden("batch_with_spill.hex", &hex(&segment[spilled as usize..][..344 + 72 + 32]));
+    golden("certificate.hex", &hex(&segment[spilled as usize + 4096..][..288]));
     for (name, at) in [("doubled_first.hex", 2 * 4096), ("doubled_second.hex", 3 * 4096)] {
-        golden(name, &hex(&slot[spilled as usize + at..][..448]));
+        golden(name, &hex(&segment[spilled as usize + at..][..448]));
     }
     let mut header = database_of(&[0], 1024);
     Stamp { log_id: ID, backfill_target: 77 }.apply(&mut header);
@@ -116,7 +116,7 @@ fn the_survey_finds_what_the_dump_shows() {
     assert_eq!(found.commits.iter().map(|commit| commit.sequence).collect::<Vec<_>>(), [3]);
     assert_eq!(found.certificates.len(), 4);
     assert!(found.certificates[0].in_batch && found.certificates[2].certificate.is_mark());
-    assert_eq!(found.slots.iter().map(|slot| slot.batches).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(found.segments.iter().map(|segment| segment.batches).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 344 + 24);
     assert_eq!(found.findings, []);
     let after = place.files();

@@ -172,7 +172,7 @@ fn beside_stock_and_its_journals() {
         "stock's journal",
         "opened",
     ];
-    play(&lives, &["A0 file", "A0 journal", "A1 slot", "A1 names", "A1 parent", "A2"], 200);
+    play(&lives, &["A0 file", "A0 journal", "A1 segment", "A1 names", "A1 parent", "A2"], 200);
 }
 
 #[test]
@@ -227,8 +227,10 @@ fn dead_beside_another() {
     }
     let _watchdog = watchdog();
     let mut begun = 0;
-    // 80 pages fit no usual slot: the one that was begun is given up.
-    for (dies, pages) in [("makes a slot", 12), ("dies beside@rotating", 80), ("dies beside@leading_uncertified", 12)] {
+    // 80 pages fit no usual segment: the one that was begun is given up.
+    for (dies, pages) in
+        [("makes a segment", 12), ("dies beside@rotating", 80), ("dies beside@leading_uncertified", 12)]
+    {
         let place = Place::new();
         println!("{dies}");
         place.live(&["created"]);
@@ -242,7 +244,7 @@ fn dead_beside_another() {
         begun += hold(&record, &["R6 space", "R6 name"]).get("begun").copied().unwrap_or(0);
         cut(&record, 40);
     }
-    assert!(begun > 0, "no slot was begun twice");
+    assert!(begun > 0, "no segment was begun twice");
 }
 
 /// The first sector of the database file was lost: it comes back from the log, durably, before the log goes.
@@ -285,8 +287,8 @@ fn damage(root: &Path) {
     let (mut durable, mut batches) = (0, BTreeMap::new());
     for (number, file) in files.iter().enumerate() {
         let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
-        let Some(log_id) = records::Role::of(usize::MAX, name).slot() else { continue };
-        let bytes = std::fs::read(file).expect("a slot");
+        let Some(log_id) = records::Role::of(usize::MAX, name).segment() else { continue };
+        let bytes = std::fs::read(file).expect("a segment");
         for record in records::read(log_id, number, records::FOUND, 0, &bytes) {
             match record.kind {
                 records::Kind::Certificate { durable: d, .. } => durable = durable.max(d),
@@ -296,7 +298,7 @@ fn damage(root: &Path) {
         }
     }
     let (file, offset) = batches[&durable];
-    let mut bytes = std::fs::read(file).expect("a slot");
+    let mut bytes = std::fs::read(file).expect("a segment");
     bytes[usize::try_from(offset).expect("an offset") + 300] ^= 1;
     std::fs::write(file, bytes).expect("damage it");
 }

@@ -1,5 +1,5 @@
 //! A process that leaves a database which others have open does not finish what they can do: its close waits for one piece
-//! of that, not for a slot or a checkpoint.
+//! of that, not for a segment or a checkpoint.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -21,7 +21,7 @@ fn beside(lab: &Lab) -> Agent {
 }
 
 #[test]
-fn a_slot_that_is_being_made_is_given_up() {
+fn a_segment_that_is_being_made_is_given_up() {
     if !support::on_pwal() {
         return;
     }
@@ -29,7 +29,7 @@ fn a_slot_that_is_being_made_is_given_up() {
     let connection = lab.wal();
     support::run(&connection, "PRAGMA synchronous=NORMAL; CREATE TABLE t(x)");
     let mut other = beside(&lab);
-    // The fifth slot has 4 MiB, in four pieces.
+    // The fifth segment has 4 MiB, in four pieces.
     let syncs = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&syncs);
     lab.hook(move |moment| {
@@ -43,11 +43,11 @@ fn a_slot_that_is_being_made_is_given_up() {
     while syncs.load(SeqCst) == 0 {
         support::run(&connection, "INSERT INTO t VALUES(randomblob(5000))");
         rows += 1;
-        assert!(rows < 5000, "no slot was made ahead of need");
+        assert!(rows < 5000, "no segment was made ahead of need");
     }
     support::close(connection);
     let made = syncs.load(SeqCst);
-    assert!(made <= 2, "{made} syncs of a slot that nobody needs");
+    assert!(made <= 2, "{made} syncs of a segment that nobody needs");
     lab.unhook();
     assert_eq!(other.run(COUNT), rows.to_string());
     other.run("INSERT INTO t VALUES(randomblob(3000000))");

@@ -176,7 +176,7 @@ fn pieces(from: usize, lengths: &[usize]) -> Vec<Range<usize>> {
     lengths.iter().map(next).collect()
 }
 
-const SLOT_HEADER: [usize; 12] = [8, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 4];
+const SEGMENT_HEADER: [usize; 12] = [8, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 4];
 const CERTIFICATE: [usize; 26] = [8, 2, 2, 4, 8, 8, 8, 8, 8, 8, 8, 4, 2, 2, 8, 8, 4, 4, 120, 8, 8, 2, 1, 1, 4, 8];
 const BATCH: [usize; 4] = [8, 2, 2, 4];
 const CHAINED: [usize; 12] = [8, 8, 8, 8, 8, 8, 4, 4, 2, 2, 4, 8];
@@ -188,7 +188,7 @@ const DATABASE_HEADER: [usize; 10] = [16, 2, 2, 4, 4, 44, 8, 8, 4, 420];
 fn fields(record: &Record, page_bytes: usize) -> Vec<Range<usize>> {
     let Range { start, end } = record.bytes;
     let mut fields = match record.kind {
-        Kind::Header => pieces(start, &SLOT_HEADER),
+        Kind::Header => pieces(start, &SEGMENT_HEADER),
         Kind::Certificate | Kind::Half { .. } => pieces(start, &CERTIFICATE),
         Kind::Spill { .. } => Vec::new(),
         Kind::Batch { head, .. } => {
@@ -269,9 +269,9 @@ fn harms(history: &History, files: &Files) -> Vec<Vec<Harm>> {
     }
     // Behind the tail, too.
     let tail = history.log.offset as usize;
-    for at in (tail..directory[&history.log.slot_name()].len()).step_by(512) {
-        harms.push(vec![Harm::Unreadable(history.log.slot_name(), at..at + 512)]);
-        harms.push(vec![Harm::Bytes(history.log.slot_name(), at, garbage(512))]);
+    for at in (tail..directory[&history.log.segment_name()].len()).step_by(512) {
+        harms.push(vec![Harm::Unreadable(history.log.segment_name(), at..at + 512)]);
+        harms.push(vec![Harm::Bytes(history.log.segment_name(), at, garbage(512))]);
     }
     harms
 }
@@ -410,7 +410,7 @@ fn a_first_sector_that_cannot_be_read() {
 
 #[test]
 fn the_fields_are_those_of_the_format() {
-    for (lengths, bytes) in [(&SLOT_HEADER[..], 68), (&CERTIFICATE, 256), (&BATCH, 16), (&DESCRIPTOR, 24)] {
+    for (lengths, bytes) in [(&SEGMENT_HEADER[..], 68), (&CERTIFICATE, 256), (&BATCH, 16), (&DESCRIPTOR, 24)] {
         assert_eq!(lengths.iter().sum::<usize>(), bytes);
     }
     assert_eq!((CHAINED.iter().sum::<usize>(), DATABASE_HEADER.iter().sum::<usize>()), (344 - 272, 512));

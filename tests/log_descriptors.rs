@@ -1,4 +1,4 @@
-//! A log of more slots than this process may open files. One test, in a process of its own: it lowers the limit.
+//! A log of more segments than this process may open files. One test, in a process of its own: it lowers the limit.
 #![cfg(target_os = "linux")]
 
 use pwal::internal::log::recovery::{OpenFacts, open_database};
@@ -8,15 +8,15 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use support::log::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
-const SLOTS: u32 = 120;
+const SEGMENTS: u32 = 120;
 
 #[test]
-fn a_log_of_more_slots_than_descriptors_is_recovered_surveyed_and_salvaged() {
+fn a_log_of_more_segments_than_descriptors_is_recovered_surveyed_and_salvaged() {
     let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 6);
-    for slot in 1..SLOTS {
+    for segment in 1..SEGMENTS {
         log.commits(2);
         log.certify(log.sequence - 1, 0);
-        log.rotate(slot);
+        log.rotate(segment);
     }
     let last = log.sequence;
     let whole = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
@@ -29,10 +29,10 @@ fn a_log_of_more_slots_than_descriptors_is_recovered_surveyed_and_salvaged() {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     let limit = rustix::process::Rlimit { current: Some(open + 30), ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limit).unwrap();
-    assert!(open + 30 < u64::from(SLOTS), "{open} files are open");
+    assert!(open + 30 < u64::from(SEGMENTS), "{open} files are open");
 
     let seen = survey(&*place.directory(), &whole.database).unwrap();
-    assert!(is_sound(&seen) && seen.logs[0].last == last && seen.logs[0].slots.len() == SLOTS as usize);
+    assert!(is_sound(&seen) && seen.logs[0].last == last && seen.logs[0].segments.len() == SEGMENTS as usize);
     open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap();
     assert!(place.files().database == database_of(&LogBuilder::values_after(last), 1024));
     let planned = plan(&*broken.directory(), &mut *broken.database()).unwrap();

@@ -3,10 +3,10 @@
 
 use pwal::internal::disk::LogDirectory;
 use pwal::internal::log::ErrorKind;
-use pwal::internal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SlotHeader, slot_name};
+use pwal::internal::log::format::{BATCH_HEADER_BYTES, DESCRIPTOR_BYTES, SegmentHeader, segment_name};
 use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage::{discard_log, plan};
-use pwal::internal::log::scan::{dump_slot, survey};
+use pwal::internal::log::scan::{dump_segment, survey};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::SeqCst;
 use support::log::media::Medium;
@@ -15,7 +15,7 @@ use support::log::{Files, LogBuilder, Place, RealPlace, stamped};
 const ID: u64 = 0xfeed;
 const HUGE: u64 = 512 << 30;
 
-/// The first bytes of a batch of commit 1 at this offset, which claims all of the slot, and as many frames as there can be.
+/// The first bytes of a batch of commit 1 at this offset, which claims all of the segment, and as many frames as there can be.
 fn head(offset: u64, version: u16) -> Vec<u8> {
     let bytes = HUGE - offset;
     let frames = (u32::MAX - BATCH_HEADER_BYTES as u32) / DESCRIPTOR_BYTES as u32;
@@ -41,11 +41,11 @@ fn peak_memory() -> u64 {
 fn a_sparse_file_whose_lengths_lie_costs_nothing() {
     let log = LogBuilder::new(ID, 1024);
     let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
-    let header = SlotHeader {
+    let header = SegmentHeader {
         log_id: ID,
         block_bytes: 4096,
         page_bytes: 1024,
-        slot_bytes: HUGE,
+        segment_bytes: HUGE,
         ordinal: 1,
         first_sequence: 1,
         chain: ID,
@@ -53,7 +53,7 @@ fn a_sparse_file_whose_lengths_lie_costs_nothing() {
     // A few that claim all that follows them, of this version and of the next one, whose descriptors nobody knows.
     for (version, claims) in [(2, 1), (2, 64), (3, 1), (3, 64)] {
         let place = RealPlace::new(&files);
-        let name = slot_name(ID, 0);
+        let name = segment_name(ID, 0);
         let path = place.path().with_file_name("a.db-pwal").join(&name);
         std::fs::write(&path, header.encode()).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -83,7 +83,7 @@ fn a_sparse_file_whose_lengths_lie_costs_nothing() {
         file.write_all_at(&header.encode(), 0).unwrap();
         file.write_all_at(&head(4096, version), 4096).unwrap();
         file.set_len(HUGE).unwrap();
-        let _ = dump_slot(&again, &name);
+        let _ = dump_segment(&again, &name);
         let read = medium.read.load(SeqCst);
         println!("version {version}, {claims} claims: {} MiB read, peak {} MiB", read >> 20, peak_memory() >> 20);
         assert!(read < 512 << 20, "{read} bytes are read");

@@ -1,7 +1,7 @@
 //! Media errors that stay: what nobody needs costs nothing, what may be a commit is never passed over in silence, and what can
 //! be read can be saved.
 
-use pwal::internal::log::format::slot_name;
+use pwal::internal::log::format::segment_name;
 use pwal::internal::log::recovery::{Done, Next, OpenFacts, Recovered, open_database};
 use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
 use pwal::internal::log::scan::survey;
@@ -14,7 +14,7 @@ use support::log::{Commit, Files, LogBuilder, Place, RealPlace, SimPlace, databa
 const ID: u64 = 0xfeed;
 const BLOCK: u64 = 4096;
 
-/// Commits 1 to 3 in slot 0 and 4 to 6 in slot 1 are in the database file; 7 and 8 in slot 2 are not.
+/// Commits 1 to 3 in segment 0 and 4 to 6 in segment 1 are in the database file; 7 and 8 in segment 2 are not.
 fn sample() -> (LogBuilder, Files) {
     let mut log = LogBuilder::new(ID, 1024);
     log.commits(3);
@@ -42,7 +42,7 @@ fn recover(place: &dyn Place, bad: &[(String, Range<u64>)]) -> Result<Recovered,
 #[test]
 fn each_block_that_cannot_be_read() {
     let (mut log, files) = sample();
-    let (end, tail) = (log.offset / BLOCK, log.slot_name());
+    let (end, tail) = (log.offset / BLOCK, log.segment_name());
     let first = log.place(7).1 as u64 / BLOCK;
     for (name, bytes) in &files.directory.clone().unwrap() {
         for block in 0..bytes.len() as u64 / BLOCK {
@@ -103,10 +103,10 @@ fn what_cannot_be_read_may_be_what_says_that_a_torn_commit_was_durable() {
     let place = SimPlace::new(&files);
     assert!(recover(&place, &[]).unwrap().torn_tail.is_some());
     // Nor does a bad block of an older segment.
-    let old = [(slot_name(ID, 0), 2 * BLOCK..3 * BLOCK)];
+    let old = [(segment_name(ID, 0), 2 * BLOCK..3 * BLOCK)];
     assert_eq!(recover(&SimPlace::new(&files), &old).unwrap().last, 8);
     // One behind it might.
-    let bad = [(slot_name(ID, 2), behind..behind + BLOCK)];
+    let bad = [(segment_name(ID, 2), behind..behind + BLOCK)];
     let error = recover(&SimPlace::new(&files), &bad).unwrap_err();
     assert!(matches!(error, LogError::Unreadable { last: 8, .. }), "{error}");
 }
@@ -122,11 +122,11 @@ fn also_where_no_commit_is_looked_for() {
     bytes[at + 1000] ^= 1;
     let files = Files::new(stamped(&LogBuilder::values_after(6), 1024, ID, 6)).with(&log.files);
     assert_eq!(recover(&SimPlace::new(&files), &[]).unwrap().last, 8);
-    let error = recover(&SimPlace::new(&files), &[(slot_name(ID, 2), behind..behind + BLOCK)]).unwrap_err();
+    let error = recover(&SimPlace::new(&files), &[(segment_name(ID, 2), behind..behind + BLOCK)]).unwrap_err();
     assert!(matches!(error, LogError::Unreadable { last: 8, .. }), "{error}");
 }
 
-/// A slot whose header is not given may be the segment in which the chain goes on (rule U3): nothing else speaks of its commits.
+/// A segment file whose header is not given may be the segment in which the chain goes on (rule U3): nothing else speaks of its commits.
 #[test]
 fn a_header_that_cannot_be_read_may_be_that_of_the_next_segment() {
     let mut log = LogBuilder::new(ID, 1024);
@@ -136,25 +136,25 @@ fn a_header_that_cannot_be_read_may_be_that_of_the_next_segment() {
     log.commits(2);
     let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
     let place = SimPlace::new(&files);
-    let error = recover(&place, &[(slot_name(ID, 1), 0..BLOCK)]).unwrap_err();
+    let error = recover(&place, &[(segment_name(ID, 1), 0..BLOCK)]).unwrap_err();
     assert!(matches!(error, LogError::Unreadable { last: 2, .. }), "{error}");
     assert!(place.files() == files, "the refusal touched something");
 }
 
 #[test]
 fn a_batch_in_the_next_segment_does_not_stand_in_for_one_that_cannot_be_read() {
-    // A writer whose batch did not fit began slot 1 with commit 3 and died; another commit 3 was published in slot 0.
+    // A writer whose batch did not fit began segment 1 with commit 3 and died; another commit 3 was published in segment 0.
     let mut log = LogBuilder::new(ID, 1024);
     log.commits(2);
     let mut dead = log.clone();
     dead.rotate(1);
     dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], ..Commit::default() });
-    let begun = slot_name(ID, 1);
+    let begun = segment_name(ID, 1);
     log.files.insert(begun.clone(), dead.files[&begun].clone());
     log.commits(1);
     let at = log.place(3).1 as u64;
     let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
-    let bad = [(slot_name(ID, 0), at..at + BLOCK)];
+    let bad = [(segment_name(ID, 0), at..at + BLOCK)];
     let error = recover(&SimPlace::new(&files), &bad).unwrap_err();
     assert!(matches!(error, LogError::Unreadable { last: 3, .. }), "{error}");
 }
@@ -190,19 +190,19 @@ fn a_medium_that_gives_nothing_is_refused_and_named_by_discard() {
 fn a_survey_says_what_cannot_be_read() {
     let (_, files) = sample();
     let place = SimPlace::new(&files);
-    let medium = Medium::new(vec![(slot_name(ID, 0), 2 * BLOCK..4 * BLOCK)]);
+    let medium = Medium::new(vec![(segment_name(ID, 0), 2 * BLOCK..4 * BLOCK)]);
     let survey = survey(&medium.under(place.directory()), &files.database).unwrap();
     let unreadable = &survey.logs[0].unreadable;
     assert_eq!((unreadable.len(), unreadable[0].offset, unreadable[0].bytes), (1, 2 * BLOCK, 2 * BLOCK));
     assert!(survey.logs[0].findings.is_empty() && survey.logs[0].last == 8);
 }
 
-/// 20 slots of 40 commits each.
+/// 20 segments of 40 commits each.
 fn large() -> LogBuilder {
     let mut log = LogBuilder::new(ID, 1024);
     log.commits(40);
-    for slot in 1..20 {
-        log.rotate(slot);
+    for segment in 1..20 {
+        log.rotate(segment);
         log.commits(40);
     }
     log

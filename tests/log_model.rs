@@ -133,7 +133,7 @@ const RULES: &[(&str, &str, u64)] = &[
     ("new_log_id", "crash", 3),
     ("a1_sync", "crash", 7),
     ("a2_sync", "crash", 10),
-    ("slot_dir_sync", "crash", 8),
+    ("segment_dir_sync", "crash", 8),
     ("recycle_gate", "crash", 421),
     ("rollback_zero", "crash", 311),
     ("error_zero", "crash", 114),

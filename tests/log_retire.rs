@@ -4,11 +4,11 @@ use pwal::internal::disk::Database;
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
 use pwal::internal::log::LogError;
 use pwal::internal::log::backfill::Backfill;
-use pwal::internal::log::format::{Certificate, CertificatePlace, SlotHeader, slot_name};
+use pwal::internal::log::format::{Certificate, CertificatePlace, SegmentHeader, segment_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::internal::log::retire::{remove_directory, retire};
 use pwal::internal::log::scan;
-use pwal::internal::log::slots::{create_first_slot, create_slot};
+use pwal::internal::log::segments::{create_first_segment, create_segment};
 use pwal::internal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -214,31 +214,31 @@ fn a_failed_close_may_be_repeated() {
 }
 
 #[test]
-fn a_new_slot_is_zeroed_and_durable() {
+fn a_new_segment_is_zeroed_and_durable() {
     let place = SimPlace::new(&Files::new(database_of(&[0; 3], 1024)).with_file("lock", b""));
-    let name = slot_name(ID, 0);
-    let slot = create_slot(&*place.directory(), &name, 3 << 20, &|| Ok(())).unwrap();
-    assert_eq!(slot.bytes().unwrap(), 3 << 20);
+    let name = segment_name(ID, 0);
+    let segment = create_segment(&*place.directory(), &name, 3 << 20, &|| Ok(())).unwrap();
+    assert_eq!(segment.bytes().unwrap(), 3 << 20);
     let nothing =
         PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
     place.disk.power_cut(&nothing);
     assert!(place.files().directory.unwrap()[&name] == vec![0; 3 << 20]);
-    assert!(create_slot(&*place.directory(), &name, 1 << 20, &|| Ok(())).is_err(), "it is there");
+    assert!(create_segment(&*place.directory(), &name, 1 << 20, &|| Ok(())).is_err(), "it is there");
     // The first one has its header from the first sync on.
-    let header = SlotHeader {
+    let header = SegmentHeader {
         log_id: ID,
         block_bytes: 4096,
         page_bytes: 1024,
-        slot_bytes: 1 << 20,
+        segment_bytes: 1 << 20,
         ordinal: 1,
         first_sequence: 1,
         chain: ID,
     };
     let page_one = image(1, 5, 1024);
-    create_first_slot(&*place.directory(), &slot_name(ID, 7), &header, 1, 3, &page_one, 77).unwrap();
+    create_first_segment(&*place.directory(), &segment_name(ID, 7), &header, 1, 3, &page_one, 77).unwrap();
     place.disk.power_cut(&nothing);
-    let bytes = place.files().directory.unwrap().remove(&slot_name(ID, 7)).unwrap();
-    assert_eq!((bytes.len(), SlotHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));
+    let bytes = place.files().directory.unwrap().remove(&segment_name(ID, 7)).unwrap();
+    assert_eq!((bytes.len(), SegmentHeader::decode(&bytes, header.log_id)), (1 << 20, Ok(header)));
     for (offset, is_second) in [(4096, false), (8192, true)] {
         let place = CertificatePlace { log_id: ID, ordinal: Some(1), offset };
         let certificate = Certificate::decode(&bytes[offset as usize..], &place).unwrap();
@@ -253,22 +253,22 @@ fn a_new_slot_is_zeroed_and_durable() {
     let effect = Effect::ShortNoSpace(4096);
     let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth: 2, effect, goes_on: true };
     place.disk.plan().add(fault);
-    let error = create_slot(&*place.directory(), &slot_name(ID, 1), 3 << 20, &|| Ok(())).unwrap_err();
+    let error = create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, &|| Ok(())).unwrap_err();
     assert_eq!(error.kind(), pwal::internal::log::ErrorKind::Full);
-    assert!(!place.files().directory.unwrap().contains_key(&slot_name(ID, 1)));
+    assert!(!place.files().directory.unwrap().contains_key(&segment_name(ID, 1)));
 }
 
 /// Whoever closes the database waits for a piece of it at most.
 #[test]
-fn a_new_slot_that_is_given_up_leaves_nothing_behind() {
+fn a_new_segment_that_is_given_up_leaves_nothing_behind() {
     let place = SimPlace::new(&Files::new(database_of(&[0; 3], 1024)).with_file("lock", b""));
     let asked = std::cell::Cell::new(0);
     let goes_on = || {
         asked.set(asked.get() + 1);
         if asked.get() < 3 { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
     };
-    let name = slot_name(ID, 1);
-    create_slot(&*place.directory(), &name, 16 << 20, &goes_on).unwrap_err();
+    let name = segment_name(ID, 1);
+    create_segment(&*place.directory(), &name, 16 << 20, &goes_on).unwrap_err();
     assert_eq!(asked.get(), 3, "once before each piece");
     assert!(!place.files().directory.unwrap().contains_key(&name));
 }

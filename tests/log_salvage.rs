@@ -3,7 +3,7 @@
 use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::disk::{Disk, LogDirectory, RealDisk};
-use pwal::internal::log::format::{marker_name, slot_name};
+use pwal::internal::log::format::{marker_name, segment_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::internal::log::salvage::{Discarded, Salvage, discard_log, plan, salvage};
 use pwal::internal::log::undo::UNDO_NAME;
@@ -65,7 +65,7 @@ fn an_old_copy_gets_what_the_log_still_holds() {
     let mut log = log(6);
     log.certify(6, 4);
     expect_salvaged(&files(2, &log), 2, 6, 6, 2);
-    // Commit 3 is gone: the slot was used again.
+    // Commit 3 is gone: the segment was used again.
     let (bytes, at) = log.place(3);
     bytes[at..at + 4096].fill(0);
     let files = files(2, &log);
@@ -107,17 +107,17 @@ fn older_images_are_never_written_over_newer_ones() {
 }
 
 #[test]
-fn a_broken_slot_header_costs_salvage_nothing() {
+fn a_broken_segment_header_costs_salvage_nothing() {
     let mut log = log(2);
     log.certify(2, 0);
     log.rotate(1);
     log.commits(5);
     log.certify(7, 0);
     let mut only = log.clone();
-    log.files.get_mut(&slot_name(ID, 1)).unwrap()[40] ^= 1;
+    log.files.get_mut(&segment_name(ID, 1)).unwrap()[40] ^= 1;
     expect_salvaged(&files(0, &log), 0, 7, 7, 0);
     // Both: block and page are those of the batches and of the database.
-    only.files.get_mut(&slot_name(ID, 1)).unwrap()[40] ^= 1;
+    only.files.get_mut(&segment_name(ID, 1)).unwrap()[40] ^= 1;
     only.place_of_header()[16] ^= 1;
     expect_salvaged(&files(0, &only), 0, 7, 7, 0);
 }

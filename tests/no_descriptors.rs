@@ -130,7 +130,7 @@ fn child_has_no_descriptor_beside_another_process() {
     }
 }
 
-/// All that the process needs of the slots that the other one begins and deletes meanwhile it opens with what it can close, or
+/// All that the process needs of the segments that the other one begins and deletes meanwhile it opens with what it can close, or
 /// with the descriptor in reserve.
 #[test]
 fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
@@ -169,7 +169,7 @@ fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
     support::assert_integrity(&other);
 }
 
-/// The limit is below what is open: nothing that is closed makes room. The process cannot write to slots that the other one has
+/// The limit is below what is open: nothing that is closed makes room. The process cannot write to segments that the other one has
 /// begun since; that one goes on, and so does this one when it may open files again.
 #[test]
 fn who_can_open_nothing_ends_nothing_for_others() {

@@ -238,7 +238,7 @@ impl Scene {
             return false;
         };
         let [write, append, _leader, _checkpoint, create] = control.holders();
-        // Or it makes a slot that the others need.
+        // Or it makes a segment that the others need.
         [write, append, create].contains(&Some(victim.owner))
     }
 

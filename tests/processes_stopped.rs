@@ -226,7 +226,7 @@ fn so_it_is_in_conservative_mode() {
     is_busy_before_publication("conservative", "APPEND", ControlBlock::append, [1000, 1000]);
 }
 
-/// More than any slot has room for that is there.
+/// More than any segment has room for that is there.
 #[test]
 fn a_commit_that_needs_create_of_a_stopped_process_is_busy_and_can_be_repeated() {
     is_busy_before_publication("auto", "CREATE", ControlBlock::create, [100_000, 4_000_000]);

@@ -10,22 +10,22 @@ support::roles!();
 /// In the image of one page only.
 const MARKER: &[u8] = b"the image that rots lies around here";
 
-fn slot_files(path: &Path) -> Vec<PathBuf> {
+fn segment_files(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(format!("{}-pwal", path.display())).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
 /// Changes the last byte of the last marker in the log.
 fn rot(path: &Path) {
-    let changed = slot_files(path).into_iter().filter(|slot| {
-        let bytes = std::fs::read(slot).unwrap();
+    let changed = segment_files(path).into_iter().filter(|segment| {
+        let bytes = std::fs::read(segment).unwrap();
         let Some(at) = bytes.windows(MARKER.len()).rposition(|window| window == MARKER) else { return false };
         let at = at + MARKER.len() - 1;
-        let file = std::fs::File::options().write(true).open(slot).unwrap();
+        let file = std::fs::File::options().write(true).open(segment).unwrap();
         file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
         true
     });
-    assert_eq!(changed.count(), 1, "the marker lies in one slot");
+    assert_eq!(changed.count(), 1, "the marker lies in one segment");
 }
 
 fn insert(agent: &mut Agent) {

@@ -7,7 +7,7 @@ mod fields;
 
 use pwal::internal::disk::OpenMode;
 use pwal::internal::disk::fault::{Effect, Fault, Operation};
-use pwal::internal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, slot_name};
+use pwal::internal::log::format::{BatchPlace, Certificate, batch_head_bytes, decode_batch, segment_name};
 use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
 use pwal::internal::log::scan::{Survey, is_sound, survey};
 use pwal::internal::log::{ErrorKind, LogError};
@@ -105,7 +105,7 @@ fn the_walk_goes_on_in_later_segments_also_over_one_without_a_batch() {
 
 #[test]
 fn a_segment_that_a_dead_writer_began_does_not_end_the_walk() {
-    // Two slots with one ordinal: the first holds a header alone.
+    // Two segments with one ordinal: the first holds a header alone.
     let mut log = log(2);
     log.rotate(1);
     log.ordinal -= 1;
@@ -146,13 +146,13 @@ fn commit_one_follows_the_log_id() {
 }
 
 #[test]
-fn stale_batches_behind_the_tail_of_a_recycled_slot_are_not_taken() {
+fn stale_batches_behind_the_tail_of_a_recycled_segment_are_not_taken() {
     let mut log = log(3);
     log.certify(3, 0);
     log.rotate(1);
     log.commits(2);
     log.certify(5, 3);
-    // Slot 0 again: commits 2 and 3 of its first life lie behind commit 6.
+    // Segment 0 again: commits 2 and 3 of its first life lie behind commit 6.
     log.rotate(0);
     log.commits(1);
     let recovered = expect_from(&log, 3, 6);
@@ -161,7 +161,7 @@ fn stale_batches_behind_the_tail_of_a_recycled_slot_are_not_taken() {
 
 #[test]
 fn of_two_beginnings_as_long_as_each_other_the_one_in_the_earlier_segment_counts() {
-    // Everything is backfilled. A writer whose batch did not fit the current slot began the next one, and died before it
+    // Everything is backfilled. A writer whose batch did not fit the current segment began the next one, and died before it
     // published; a smaller one fitted, and was acknowledged.
     for (current, next) in [(1, 0), (0, 1)] {
         let mut log = log(1);
@@ -173,7 +173,7 @@ fn of_two_beginnings_as_long_as_each_other_the_one_in_the_earlier_segment_counts
         let mut dead = log.clone();
         dead.rotate(next);
         dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], ..Commit::default() });
-        let begun = slot_name(ID, next);
+        let begun = segment_name(ID, next);
         log.files.insert(begun.clone(), dead.files[&begun].clone());
         log.commits(1);
         log.certify(3, 2);
@@ -193,14 +193,14 @@ fn expect_from(log: &LogBuilder, target: u64, last: u64) -> Recovered {
 }
 
 #[test]
-fn certificates_behind_damage_and_in_headless_slots_count() {
+fn certificates_behind_damage_and_in_headless_segments_count() {
     let mut log = log(2);
     log.rotate(1);
     log.commits(1);
     log.certify(3, 0);
     let clean = log.clone();
-    // The header of slot 1 is gone, and with it commit 3; the certificate in it still says that it was durable.
-    log.files.get_mut(&slot_name(ID, 1)).unwrap()[..4096].fill(0);
+    // The header of segment 1 is gone, and with it commit 3; the certificate in it still says that it was durable.
+    log.files.get_mut(&segment_name(ID, 1)).unwrap()[..4096].fill(0);
     let error = recover(&log, 0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("whole up to commit 2, but was durable up to 3"), "{error}");
@@ -291,7 +291,7 @@ fn a_page_that_looks_like_a_record_of_this_log_is_none() {
         offset: at as u64,
         block_bytes: 4096,
         page_bytes: 4096,
-        slot_bytes: 16 * 4096,
+        segment_bytes: 16 * 4096,
     };
     assert!(decode_batch(&head, &place).is_ok());
     assert!(decode_batch(&head, &BatchPlace { offset: at as u64 + 4096, ..place }).is_err());
@@ -309,14 +309,14 @@ fn what_a_failed_sync_left_in_the_cache_alone_does_not_count() {
         let place = SimPlace { disk: SimPlace::new(&files).disk.deep_clone(seed), path: "/sim/a.db".into() };
         log.commits(1);
         let (bytes, at) = log.place(3);
-        let file = place.directory().open(&slot_name(ID, 0), OpenMode::Existing).unwrap();
+        let file = place.directory().open(&segment_name(ID, 0), OpenMode::Existing).unwrap();
         file.write_at(&[IoSlice::new(&bytes[at..at + 4096])], at as u64).unwrap();
         let (operation, effect) = (Operation::Sync, Effect::Error);
         let name_contains = ".seg".to_owned();
         place.disk.plan().add(Fault { operation, name_contains, nth: 1, effect, goes_on: false });
         file.sync().unwrap_err();
         place.disk.kill();
-        let (cached, medium) = place.disk.contents(&place.directory().path().join(slot_name(ID, 0))).unwrap();
+        let (cached, medium) = place.disk.contents(&place.directory().path().join(segment_name(ID, 0))).unwrap();
         if cached == medium {
             continue;
         }
@@ -327,14 +327,14 @@ fn what_a_failed_sync_left_in_the_cache_alone_does_not_count() {
     assert!(seen > 10);
 }
 
-/// A writer whose batch 3 did not fit slot 0 began slot 1 with it and died; a smaller one was published in slot 0 and sealed by a
+/// A writer whose batch 3 did not fit segment 0 began segment 1 with it and died; a smaller one was published in segment 0 and sealed by a
 /// certificate with this D.
 fn dead_and_sealed(durable: u64) -> LogBuilder {
     let mut log = log(2);
     let mut dead = log.clone();
     dead.rotate(1);
     dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], certificate: Some((2, 0)), ..Commit::default() });
-    let begun = slot_name(ID, 1);
+    let begun = segment_name(ID, 1);
     log.files.insert(begun.clone(), dead.files[&begun].clone());
     log.commits(1);
     log.certify(durable, 0);
@@ -352,7 +352,7 @@ fn a_batch_that_a_certificate_denies_is_not_taken() {
         bytes[at + 1000] ^= 1;
         if durable == 2 {
             let torn = expect(&log, 0, 2).torn_tail.unwrap();
-            assert!(torn.file.ends_with(slot_name(ID, 1)) && torn.reason.contains("E1"), "{torn:?}");
+            assert!(torn.file.ends_with(segment_name(ID, 1)) && torn.reason.contains("E1"), "{torn:?}");
         } else {
             let error = recover(&log, 0).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -456,17 +456,20 @@ fn survey_of(log: &LogBuilder) -> Survey {
 }
 
 #[test]
-fn a_broken_slot_header_is_reported() {
+fn a_broken_segment_header_is_reported() {
     // Commits 3 to 7 lie behind a header of which one bit rotted. Nothing calls them durable, and they are not passed over in
     // silence.
     let mut log = log(2);
     log.certify(0, 0);
     log.rotate(1);
     log.commits(5);
-    log.files.get_mut(&slot_name(ID, 1)).unwrap()[40] ^= 1;
+    log.files.get_mut(&segment_name(ID, 1)).unwrap()[40] ^= 1;
     let torn = expect(&log, 0, 2).torn_tail.unwrap();
-    assert!(torn.file.ends_with(slot_name(ID, 1)) && torn.offset == 0 && torn.reason.contains("commit 3"), "{torn:?}");
+    assert!(
+        torn.file.ends_with(segment_name(ID, 1)) && torn.offset == 0 && torn.reason.contains("commit 3"),
+        "{torn:?}"
+    );
     // A segment that was given up begins with zeros.
-    log.files.get_mut(&slot_name(ID, 1)).unwrap()[..4096].fill(0);
+    log.files.get_mut(&segment_name(ID, 1)).unwrap()[..4096].fill(0);
     assert_eq!(expect(&log, 0, 2).torn_tail, None);
 }

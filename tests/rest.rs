@@ -18,7 +18,7 @@ fn is_plain(path: &Path) -> bool {
     bytes[18..20] == [2, 2] && bytes[72..92].iter().all(|byte| *byte == 0)
 }
 
-/// What lies beside it: nothing but the directory, without slots.
+/// What lies beside it: nothing but the directory, without segments.
 #[track_caller]
 fn assert_rests(path: &Path, commits: u64) {
     assert!(is_plain(path));

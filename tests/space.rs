@@ -11,15 +11,15 @@ use support::scene::{COUNT, scene};
 support::roles!();
 
 const SMALL: &str = "PRAGMA parallel_wal_segment_bytes=262144";
-/// What the tail and the next slot may take, and one that waits for a certificate.
-const SLOT_BYTES: u64 = 262_144;
+/// What the tail and the next segment may take, and one that waits for a certificate.
+const SEGMENT_BYTES: u64 = 262_144;
 
 fn log_directory(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
 }
 
-/// The slots in the log directory and the bytes that they take on the disk.
-fn slots(path: &Path) -> (usize, u64) {
+/// The segments in the log directory and the bytes that they take on the disk.
+fn segments(path: &Path) -> (usize, u64) {
     let entries = std::fs::read_dir(log_directory(path)).unwrap().map(Result::unwrap);
     let files = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(".seg")));
     // A file that goes just now counts for nothing.
@@ -27,7 +27,7 @@ fn slots(path: &Path) -> (usize, u64) {
     (bytes.len(), bytes.iter().sum())
 }
 
-/// The highest number of a slot.
+/// The highest number of a segment.
 fn highest(path: &Path) -> u32 {
     let entries = std::fs::read_dir(log_directory(path)).unwrap().map(|entry| entry.unwrap().file_name());
     let numbers = entries.filter_map(|name| name.to_str()?.strip_suffix(".seg")?.split_once('-')?.1.parse().ok());
@@ -58,8 +58,8 @@ fn pinned(path: &Path) -> (Agent, Agent) {
     reader.run("BEGIN");
     reader.run(COUNT);
     write_much(&mut writer, 60);
-    let (count, bytes) = slots(path);
-    assert!(count > 20 && bytes > 20 * SLOT_BYTES * 8 / 10, "{count} slots of {bytes} bytes");
+    let (count, bytes) = segments(path);
+    assert!(count > 20 && bytes > 20 * SEGMENT_BYTES * 8 / 10, "{count} segments of {bytes} bytes");
     (reader, writer)
 }
 
@@ -78,9 +78,9 @@ fn truncate_gives_back_what_a_reader_has_kept_and_every_process_goes_on() {
     assert_eq!(reader.run(COUNT), "1", "its snapshot stays");
     reader.run("COMMIT");
     assert_eq!(writer.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
-    let (count, bytes) = slots(&path);
-    assert!(count <= 2 && bytes <= 2 * SLOT_BYTES, "{count} slots of {bytes} bytes are left");
-    // Those that have the slots open go on, and let go of them with their next read of something new.
+    let (count, bytes) = segments(&path);
+    assert!(count <= 2 && bytes <= 2 * SEGMENT_BYTES, "{count} segments of {bytes} bytes are left");
+    // Those that have the segments open go on, and let go of them with their next read of something new.
     writer.run("INSERT INTO t VALUES(2)");
     let rows = writer.run(COUNT);
     for agent in [&mut reader, &mut idle, &mut writer] {
@@ -109,8 +109,8 @@ fn an_idle_log_goes_down_to_what_a_load_needs() {
     let (mut reader, writer) = pinned(&path);
     reader.run("COMMIT");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while slots(&path).0 > 3 {
-        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+    while segments(&path).0 > 3 {
+        assert!(Instant::now() < deadline, "{:?} segments and bytes are left", segments(&path));
         std::thread::sleep(Duration::from_millis(20));
     }
     writer.end();
@@ -129,16 +129,16 @@ fn a_busy_log_gives_back_what_its_load_does_not_need_and_then_stays() {
     let (mut reader, mut writer) = pinned(&path);
     reader.run("COMMIT");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while slots(&path).0 > 8 {
-        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+    while segments(&path).0 > 8 {
+        assert!(Instant::now() < deadline, "{:?} segments and bytes are left", segments(&path));
         write_much(&mut writer, 5);
     }
     let before = highest(&path);
     let rounds = 250;
     write_much(&mut writer, rounds);
-    // The log may grow where a checkpoint is late; but most segments begin in slots that were there.
-    let (made, segments) = (u64::from(highest(&path) - before), rounds as u64 * 60_000 / SLOT_BYTES);
-    assert!(made <= segments / 4, "{made} slots were made anew for {segments} segments");
+    // The log may grow where a checkpoint is late; but most segments begin in segment files that were there.
+    let (made, segments) = (u64::from(highest(&path) - before), rounds as u64 * 60_000 / SEGMENT_BYTES);
+    assert!(made <= segments / 4, "{made} segment files were made anew for {segments} segments");
     writer.end();
     reader.end();
     support::assert_plain(&path);
@@ -157,17 +157,17 @@ fn journal_size_limit_bounds_what_an_idle_log_keeps() {
     agent.run("PRAGMA wal_autocheckpoint=100");
     write_much(&mut agent, 20);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while slots(&path).1 > 600_000 {
-        assert!(Instant::now() < deadline, "{:?} slots and bytes are left", slots(&path));
+    while segments(&path).1 > 600_000 {
+        assert!(Instant::now() < deadline, "{:?} segments and bytes are left", segments(&path));
         std::thread::sleep(Duration::from_millis(20));
     }
     agent.end();
 }
 
-/// Who deletes slots dies on the way: alone, and beside one that goes on.
+/// Who deletes segments dies on the way: alone, and beside one that goes on.
 #[cfg(debug_assertions)]
 fn dies_while_it_deletes(point: &str, pass: u32) {
-    let (_scene, path) = scene(&format!("a death while slots are deleted: {point}, {pass}"));
+    let (_scene, path) = scene(&format!("a death while segments are deleted: {point}, {pass}"));
     let (mut reader, mut writer) = pinned(&path);
     reader.run("COMMIT");
     let rows = writer.run(COUNT);
@@ -183,7 +183,7 @@ fn dies_while_it_deletes(point: &str, pass: u32) {
     let rows = writer.run(COUNT);
     // What it left is deleted by the next.
     assert_eq!(writer.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
-    assert!(slots(&path).0 <= 2, "{:?} slots and bytes are left", slots(&path));
+    assert!(segments(&path).0 <= 2, "{:?} segments and bytes are left", segments(&path));
     assert_eq!(reader.run(COUNT), rows);
 
     // And all die: what is left is a log that is valid.
@@ -206,7 +206,7 @@ fn dies_while_it_deletes(point: &str, pass: u32) {
 
 #[test]
 #[cfg(debug_assertions)]
-fn who_deletes_slots_may_die_on_the_way() {
+fn who_deletes_segments_may_die_on_the_way() {
     if support::on_pwal() {
         for point in ["deleting", "truncated"] {
             dies_while_it_deletes(point, 1);
@@ -215,14 +215,14 @@ fn who_deletes_slots_may_die_on_the_way() {
     }
 }
 
-/// A slot that is truncated and has its name still is open in another process, which knows how large it was.
+/// A segment that is truncated and has its name still is open in another process, which knows how large it was.
 #[test]
 #[cfg(debug_assertions)]
-fn a_truncated_slot_is_not_used_again() {
+fn a_truncated_segment_is_not_used_again() {
     if !support::on_pwal() {
         return;
     }
-    let (_scene, path) = scene("a truncated slot");
+    let (_scene, path) = scene("a truncated segment");
     let (mut reader, mut writer) = pinned(&path);
     reader.run("COMMIT");
     let rows = writer.run(COUNT);
@@ -268,7 +268,7 @@ fn who_attaches_behind_a_long_log_reads_it_in_large_pieces() {
     let mut late = Agent::on(&path);
     let before = reads(late.pid());
     assert_eq!(late.run(COUNT), commits.to_string());
-    let (_, bytes) = slots(&path);
+    let (_, bytes) = segments(&path);
     let (read, pieces) = (reads(late.pid()) - before, bytes / (64 << 10));
     assert!(read < 500 + 2 * pieces, "{read} reads for {pieces} pieces of 64 KiB");
     writer.end();
@@ -334,7 +334,7 @@ fn a_log_that_has_reached_its_limit_refuses_commits_and_names_the_reader() {
     let log = writer.log();
     let named = format!("process {} (", reader.pid());
     assert!(log.contains(&named) && log.contains("parallel_wal_log_limit_bytes"), "{log}");
-    assert!(slots(&path).1 <= limit, "{:?} slots and bytes", slots(&path));
+    assert!(segments(&path).1 <= limit, "{:?} segments and bytes", segments(&path));
     // The reader reads what it has read, and when it has ended, the writer goes on.
     assert_eq!(reader.run(SUM), "300|900000");
     reader.run("COMMIT");
@@ -364,7 +364,7 @@ fn a_reader_that_keeps_a_log_of_its_limit_loses_its_snapshot() {
         if commit % 10 == 0 {
             writer.run("UPDATE much SET x = randomblob(3000)");
         }
-        most = most.max(slots(&path).1);
+        most = most.max(segments(&path).1);
     }
     let log = writer.log();
     assert!(log.contains(&format!("process {} (", reader.pid())) && log.contains("its snapshot ends here"), "{log}");

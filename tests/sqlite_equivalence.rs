@@ -150,7 +150,7 @@ fn excuse(step: &Step, got: &str, expected: &str) -> Option<&'static str> {
     if got[0] != expected[0] {
         return None;
     }
-    // The two logs have not the same length: views are renumbered, slots are recycled, and the background checkpoint
+    // The two logs have not the same length: views are renumbered, segments are recycled, and the background checkpoint
     // may have been there before. How far a checkpoint came that met nobody is the same.
     let complete = |row: [i64; 3]| row[1] == row[2];
     let held_back = got[0] == 1 || *mode == "PASSIVE";

@@ -183,8 +183,8 @@ fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
         return;
     }
     let _watchdog = watchdog("a pipe in the log directory");
-    let slot = pwal::internal::log::format::slot_name(7, 1);
-    for (name, refused) in [("lock", true), ("control", false), (slot.as_str(), true)] {
+    let segment = pwal::internal::log::format::segment_name(7, 1);
+    for (name, refused) in [("lock", true), ("control", false), (segment.as_str(), true)] {
         let place = Place::new(0o666);
         fs::create_dir(&place.log).expect("a directory");
         chown(&place.log, Some(OWNER), Some(OWNER)).expect("give it away");
@@ -289,7 +289,7 @@ fn only_what_is_new_is_given_to_the_owner() {
         assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (OWNER, OWNER, 0o664), "{entry:?}");
         new += 1;
     }
-    assert!(new >= 2, "control and a slot");
+    assert!(new >= 2, "control and a segment");
 }
 
 /// Files of any size that hold nothing cost neither memory nor time.

@@ -17,7 +17,7 @@ fn another(lab: &Lab, other: &Lab) -> Connection {
     connection
 }
 
-/// From the moment on that the batch is written, such calls on slots fail, so many of them.
+/// From the moment on that the batch is written, such calls on segments fail, so many of them.
 fn fail_behind_publication(lab: &Lab, call: Call, times: u64) -> Arc<AtomicU64> {
     let (written, failed) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
     let count = Arc::clone(&failed);

@@ -6,10 +6,10 @@ use crate::input::Input;
 use support::log::{Files, Place, SimPlace};
 use crate::memory;
 use crate::records::{name_place, seal, seal_chain};
-use pwal::internal::log::format::{BatchPlace, FileName, marker_name, slot_name, spill_name};
+use pwal::internal::log::format::{BatchPlace, FileName, marker_name, segment_name, spill_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
 use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, salvage};
-use pwal::internal::log::scan::{dump_slot, survey};
+use pwal::internal::log::scan::{dump_segment, survey};
 use pwal::internal::log::stamp::{self, Stamp, StampState};
 use pwal::internal::log::{ErrorKind, LogError};
 
@@ -59,7 +59,7 @@ impl Image {
             let log_id = LOGS[usize::from(kind >> 3 & 1)];
             let number = u32::from(flags >> 4);
             let (name, is_empty) = match kind % 8 {
-                0..=4 => (slot_name(log_id, number), false),
+                0..=4 => (segment_name(log_id, number), false),
                 5 => (spill_name(log_id, number), false),
                 6 => (marker_name(log_id, u64::from(number)), true),
                 _ => (["lock", "control", "other"][number as usize % 3].to_owned(), true),
@@ -98,14 +98,14 @@ fn contents(input: &mut Input<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The input that stands for these files of the logs [`LOGS`], with `flags` for each slot.
+/// The input that stands for these files of the logs [`LOGS`], with `flags` for each segment.
 #[must_use]
 pub fn write(files: &Files, flags: u8) -> Vec<u8> {
     let mut input = vec![0, 0];
     put_contents(&mut input, &files.database);
     for (name, bytes) in files.directory.iter().flatten() {
         let (kind, log_id, number) = match FileName::parse(name) {
-            Some(FileName::Slot { log_id, index }) => (0, log_id, index),
+            Some(FileName::Segment { log_id, index }) => (0, log_id, index),
             Some(FileName::Spill { log_id, number }) => (5, log_id, number),
             Some(FileName::Marker { log_id, last }) => (6, log_id, last as u32),
             _ => (7, LOGS[0], 0),
@@ -152,7 +152,7 @@ fn mend(bytes: &mut [u8], log_id: u64, flags: u8) {
             offset: at as u64,
             block_bytes: 4096,
             page_bytes: 512,
-            slot_bytes: bytes.len() as u64,
+            segment_bytes: bytes.len() as u64,
         };
         if flags & 1 != 0 {
             name_place(&mut bytes[at..], &place);
@@ -189,8 +189,8 @@ pub fn every_way_on(image: &Image) {
     let directory = place.directory();
     let _ = survey(&*directory, &files.database[..files.database.len().min(100)]);
     for name in files.directory.iter().flat_map(|files| files.keys()) {
-        if let Some(FileName::Slot { .. }) = FileName::parse(name) {
-            let _ = dump_slot(&*directory, name);
+        if let Some(FileName::Segment { .. }) = FileName::parse(name) {
+            let _ = dump_segment(&*directory, name);
         }
     }
     let planned = plan(&*directory, &mut *place.database());

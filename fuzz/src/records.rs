@@ -4,7 +4,7 @@ use crate::input::Input;
 use crate::memory;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES, FileName,
-    HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SLOT_HEADER_BYTES, SlotHeader, apply_mask, decode_batch,
+    HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, apply_mask, decode_batch,
     embedded_certificate, encode_batch, mask_of,
 };
 use pwal::internal::log::stamp::{self, StampState};
@@ -13,7 +13,7 @@ use twox_hash::XxHash3_64;
 /// Puts the right CRC on a record, so that what lies behind the check is reached.
 pub fn seal(record: &mut [u8]) {
     let crc = match record {
-        [b'p', b'w', b'a', b'l', b's', b'l', b'o', b't', ..] if record.len() >= SLOT_HEADER_BYTES => {
+        [b'p', b'w', b'a', b'l', b's', b'l', b'o', b't', ..] if record.len() >= SEGMENT_HEADER_BYTES => {
             Some((64, crc32c::crc32c(&record[..64])))
         }
         [b'p', b'w', b'a', b'l', b'c', b'e', b'r', b't', ..] if record.len() >= CERTIFICATE_BYTES => {
@@ -56,7 +56,7 @@ pub fn check(data: &[u8]) {
         offset: 4096 * u64::from(input.u8()),
         block_bytes: 4096 << (flags >> 2 & 3),
         page_bytes,
-        slot_bytes: 1 << 24,
+        segment_bytes: 1 << 24,
     };
     let mut bytes = input.rest().to_vec();
     if flags & 1 != 0 {
@@ -68,7 +68,7 @@ pub fn check(data: &[u8]) {
     }
     let most = 4096 + 64 * bytes.len() + (1 << 18);
     memory::within(most, "a decoder", || match kind {
-        0 => slot_header(&bytes),
+        0 => segment_header(&bytes),
         1 => certificate(&bytes, &place.of_certificate()),
         2 | 3 => batch(&bytes, &place, 1 + usize::from(flags >> 5)),
         4 => header_of_database(&bytes),
@@ -95,9 +95,9 @@ pub fn name_place(bytes: &mut [u8], place: &BatchPlace) {
     }
 }
 
-fn slot_header(bytes: &[u8]) {
-    if let Ok(header) = SlotHeader::decode(bytes, 0x77) {
-        assert_eq!(header.encode()[..SLOT_HEADER_BYTES], bytes[..SLOT_HEADER_BYTES]);
+fn segment_header(bytes: &[u8]) {
+    if let Ok(header) = SegmentHeader::decode(bytes, 0x77) {
+        assert_eq!(header.encode()[..SEGMENT_HEADER_BYTES], bytes[..SEGMENT_HEADER_BYTES]);
     }
 }
 

@@ -33,14 +33,14 @@ fn from_hex(text: &str) -> Vec<u8> {
 pub fn records() -> Vec<Vec<u8>> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
     let files = [
-        ("slot_header.hex", 0),
+        ("segment_header.hex", 0),
         ("certificate.hex", 1),
         ("doubled_first.hex", 1),
         ("doubled_second.hex", 1),
         ("batch_with_certificate.hex", 2),
         ("batch_with_spill.hex", 2),
         ("stamp.hex", 4),
-        ("slot_header.hex", 6),
+        ("segment_header.hex", 6),
         ("batch_with_spill.hex", 7),
     ];
     let mut seeds = Vec::new();

@@ -299,7 +299,7 @@ impl LogFile for RealFile {
     }
 
     /// Directly, so that commits beside it do not wait for the write-back of so many zeros; and so that the page
-    /// cache does not hold the slot in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
+    /// cache does not hold the segment in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
     /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
     #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<bool> {

@@ -27,7 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// One open file of the log: a slot or a spill file. Shared by threads.
+/// One open file of the log: a segment or a spill file. Shared by threads.
 pub trait LogFile: Send + Sync + Debug {
     /// Reads at `offset` (bytes) until `buffer` is full or the file ends; returns the bytes read.
     ///

@@ -1,4 +1,4 @@
-//! The engine's own threads. One prepares slots ahead of need: no sync of a checkpoint keeps it from that. The other runs the
+//! The engine's own threads. One prepares segments ahead of need: no sync of a checkpoint keeps it from that. The other runs the
 //! checkpoints that commits only ask for, one when nobody has committed for a while, and a flush where much is not durable; and
 //! it retires the log when nobody has committed for long.
 //!
@@ -20,7 +20,7 @@ const LINGERS: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
 struct Requests {
-    slot: bool,
+    segment: bool,
     checkpoint: bool,
     flush: bool,
     /// Look whether the log is idle.
@@ -36,7 +36,7 @@ thread_local! {
 
 impl Requests {
     fn is_empty(&self) -> bool {
-        !self.slot && !self.checkpoint && !self.flush && !self.watch && !self.stop
+        !self.segment && !self.checkpoint && !self.flush && !self.watch && !self.stop
     }
 }
 
@@ -58,14 +58,14 @@ struct Worker(Arc<Shared>);
 
 #[derive(Debug, Default)]
 pub(super) struct Background {
-    slots: Worker,
+    segments: Worker,
     checkpoints: Worker,
 }
 
 impl Background {
-    /// The next slot shall be ready before it is needed.
+    /// The next segment shall be ready before it is needed.
     pub(super) fn request_segment(&self, engine: &Arc<Engine>) {
-        self.slots.request(engine, |requests| &mut requests.slot);
+        self.segments.request(engine, |requests| &mut requests.segment);
     }
 
     /// A checkpoint shall run.
@@ -91,7 +91,7 @@ impl Background {
     /// Whether this is one of the threads, and it shall end: then it waits for nobody any more.
     pub(super) fn stops_here(&self) -> bool {
         let stops = |worker: &Worker| worker.0.stopping.load(SeqCst);
-        IS_BACKGROUND.get() && (stops(&self.slots) || stops(&self.checkpoints))
+        IS_BACKGROUND.get() && (stops(&self.segments) || stops(&self.checkpoints))
     }
 
     /// Whether the pass of this thread is left to others.
@@ -101,14 +101,14 @@ impl Background {
 
     /// They may start again behind [`Background::stop`].
     pub(super) fn allow(&self) {
-        self.slots.allow();
+        self.segments.allow();
         self.checkpoints.allow();
     }
 
-    /// Ends the threads and waits for them. A slot that is being made is given up; so is a checkpoint, if `leaves`: other
+    /// Ends the threads and waits for them. A segment that is being made is given up; so is a checkpoint, if `leaves`: other
     /// processes do it.
     pub(super) fn stop(&self, leaves: bool) {
-        let threads = [self.slots.end(true), self.checkpoints.end(leaves)];
+        let threads = [self.segments.end(true), self.checkpoints.end(leaves)];
         for thread in threads.into_iter().flatten() {
             if thread.thread().id() != std::thread::current().id() {
                 // A panic there has been told by the hook; the engine is going anyway.
@@ -139,7 +139,7 @@ impl Worker {
         true
     }
 
-    /// No thread (the system refuses one): the wish is nobody's until the next one, writers make their slots themselves
+    /// No thread (the system refuses one): the wish is nobody's until the next one, writers make their segments themselves
     /// and checkpoints run when SQLite asks with a wait.
     fn start(&self, engine: &Arc<Engine>) -> Option<JoinHandle<()>> {
         if interleave::is_simulated() {
@@ -177,7 +177,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     // The last commit of an idle log, and when it is retired if that one still is the last then.
     let mut retires: Option<(u64, Instant)> = None;
     loop {
-        let (slot, checkpoint, flush) = {
+        let (segment, checkpoint, flush) = {
             let mut requests = shared.requests.lock();
             while requests.is_empty() {
                 let at_most = match retires {
@@ -201,12 +201,12 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             if std::mem::take(&mut requests.watch) {
                 (watched, retires) = (Some(0), None);
             }
-            let Requests { slot, checkpoint, flush, .. } = &mut *requests;
-            (std::mem::take(slot), std::mem::take(checkpoint), std::mem::take(flush))
+            let Requests { segment, checkpoint, flush, .. } = &mut *requests;
+            (std::mem::take(segment), std::mem::take(checkpoint), std::mem::take(flush))
         };
         let Some(engine) = engine.upgrade() else { return };
-        if slot {
-            engine.prepare_next_slot();
+        if segment {
+            engine.prepare_next_segment();
         }
         if flush {
             log_failure(&engine, "flush", engine.flush_ahead());
@@ -214,7 +214,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if checkpoint {
             log_failure(&engine, "checkpoint", engine.checkpoint_in_background());
         }
-        if slot || checkpoint || flush {
+        if segment || checkpoint || flush {
             continue;
         }
         let published = engine.marks.published();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// A piece of work of the engine's own threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Work {
-    NextSlot,
+    NextSegment,
     Checkpoint,
     IdleCheckpoint,
     Flush,
@@ -17,8 +17,8 @@ pub(crate) enum Work {
 impl Engine {
     pub(crate) fn work_by_hand(self: &Arc<Engine>, work: Work) -> Result<(), EngineError> {
         match work {
-            Work::NextSlot if self.is_active() => self.prepare_next_slot(),
-            Work::NextSlot => {}
+            Work::NextSegment if self.is_active() => self.prepare_next_segment(),
+            Work::NextSegment => {}
             Work::Checkpoint => self.checkpoint_in_background()?,
             Work::IdleCheckpoint => drop(self.checkpoint_when_idle()?),
             Work::Flush => self.flush_ahead()?,
@@ -34,8 +34,8 @@ impl Engine {
         self.marks.control().poison_outcome() == Some(true)
     }
 
-    /// Small slots, and no waiting for other commits.
-    pub(crate) fn make_slots_small(&self, segment_bytes: u64) {
+    /// Small segments, and no waiting for other commits.
+    pub(crate) fn make_segments_small(&self, segment_bytes: u64) {
         Settings::for_simulation(segment_bytes).copy_to(&self.settings);
     }
 }

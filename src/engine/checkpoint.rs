@@ -1,4 +1,4 @@
-//! The checkpoint: pages of the log go to the database file, and slots come free.
+//! The checkpoint: pages of the log go to the database file, and segments come free.
 //!
 //! R4: a page goes there only from a commit at or below T, where a durable certificate says D >= T. Two
 //! checkpoints never overlap (CKPT).
@@ -83,7 +83,7 @@ impl Engine {
         Ok(self.warn_kept_space(self.give_back(Keep::Idle)))
     }
 
-    /// Slots come free when a durable certificate carries B. That of the next epoch that this process seals does; where
+    /// Segments come free when a durable certificate carries B. That of the next epoch that this process seals does; where
     /// nobody wants durability, or others lead, there may be none for long, and the log would grow: so one beside the commits.
     pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.copy_to_carry().is_some() {
@@ -178,7 +178,7 @@ impl Engine {
         let target = self.marks.choose_target();
         if target > backfilled {
             self.follow(target)?;
-            // What another process brought there: its slots may be written over by now.
+            // What another process brought there: its segments may be written over by now.
             self.frames.write().drop_to(backfilled);
             let database_pages = match self.backfill(target, gives_up) {
                 Ok(database_pages) => database_pages,

@@ -6,7 +6,7 @@ use super::lease::Leader;
 use super::owner_lock::OwnerGuard;
 use super::page_one::PageOne;
 use super::poison::Failed;
-use super::slots::Place;
+use super::segments::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::shared::{CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
@@ -39,7 +39,7 @@ impl AppendGuard {
 /// The blocks of a record that must go for it to be none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Begun {
-    pub(crate) slot: u32,
+    pub(crate) segment: u32,
     pub(crate) offset: u64,
     /// The first one; both of a doubled certificate.
     pub(crate) blocks: u64,
@@ -47,8 +47,8 @@ pub(crate) struct Begun {
 
 impl Begun {
     /// A batch, or a certificate in one block.
-    pub(super) fn block(slot: u32, offset: u64) -> Begun {
-        Begun { slot, offset, blocks: 1 }
+    pub(super) fn block(segment: u32, offset: u64) -> Begun {
+        Begun { segment, offset, blocks: 1 }
     }
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Written {
 
 impl Written {
     fn begun(&self) -> Begun {
-        Begun::block(self.place.slot.number, self.place.offset)
+        Begun::block(self.place.segment.number, self.place.offset)
     }
 }
 
@@ -172,7 +172,7 @@ fn wall_clock_us() -> u64 {
 }
 
 impl Engine {
-    /// Makes sure that the commit of this lane can be written: the log is active, its slot has room or the
+    /// Makes sure that the commit of this lane can be written: the log is active, its segment has room or the
     /// next one has, the spill file is durable. No byte of the batch is written.
     ///
     /// # Errors
@@ -345,7 +345,7 @@ impl Engine {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
-                let begun = Begun::block(place.slot.number, place.offset);
+                let begun = Begun::block(place.segment.number, place.offset);
                 self.poison(
                     append,
                     &format!("a batch that was not published could not be erased: {error}"),
@@ -392,12 +392,12 @@ impl Engine {
     /// The batch is everybody's: one store, of something complete.
     fn finish(&self, append: &mut AppendGuard, written: Written) -> Result<u64, EngineError> {
         let Written { header, descriptors, place, chain, crc, spill } = written;
-        let slot = &place.slot;
+        let segment = &place.segment;
         let commit = LogCommit {
             sequence: header.sequence,
             database_pages: header.database_pages,
             lane: header.lane,
-            slot: slot.number,
+            segment: segment.number,
             ordinal: place.ordinal,
             offset: place.offset,
             end: place.offset + header.bytes,
@@ -406,7 +406,7 @@ impl Engine {
             sequence: header.sequence,
             wants_durable: header.wants_durable,
             ordinal: place.ordinal,
-            file: slot.number,
+            file: segment.number,
             offset: place.offset,
             end: place.offset + header.bytes,
             frames: header.frames,
@@ -420,14 +420,14 @@ impl Engine {
             lane: header.lane,
             pages: inline_pages(&descriptors),
         };
-        let at = (slot.number, place.ordinal, place.offset);
+        let at = (segment.number, place.ordinal, place.offset);
         crate::fault_point("publish_before_store");
         let published = {
             // Nobody follows the log meanwhile: the commit is once in the table.
             let mut frames = self.frames.write();
             self.marks.publish(&entry).map(|()| {
                 frames.drop_to(self.marks.backfilled());
-                frames.add_file(FileId::Slot(slot.number), &slot.file);
+                frames.add_file(FileId::Segment(segment.number), &segment.file);
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
                 }
@@ -459,7 +459,7 @@ impl Engine {
         })
     }
 
-    /// The certificate in this slot file, segment and offset is written, in two blocks or in one: its epoch is cut.
+    /// The certificate in this segment file, segment and offset is written, in two blocks or in one: its epoch is cut.
     pub(super) fn store_epoch(
         &self,
         _append: &AppendGuard,

@@ -4,8 +4,8 @@
 //! rings else.
 
 use super::commit::AppendGuard;
-use super::slot_file::Slot;
-use super::slots::Place;
+use super::segment_file::Segment;
+use super::segments::Place;
 use super::{Engine, EngineError};
 use crate::shared::Tail;
 
@@ -15,8 +15,8 @@ pub(crate) struct End {
     published: u64,
     last_epoch: u64,
     pub(super) tail: Tail,
-    /// The slot file of the tail.
-    pub(super) slot: Slot,
+    /// The segment file of the tail.
+    pub(super) segment: Segment,
     /// The chain value behind the last commit.
     pub(super) chain: u64,
 }
@@ -37,17 +37,18 @@ impl Engine {
             published: control.published(),
             last_epoch: control.last_written_epoch(),
             tail,
-            slot: self.slot(tail.file)?,
+            segment: self.segment(tail.file)?,
             chain,
         })
     }
 
     /// The record at `place` counts: the log ends behind it. Under APPEND.
     pub(super) fn advance_tail(&self, append: &mut AppendGuard, place: Place, chain: u64) {
-        let (control, slot) = (self.marks.control(), place.slot);
-        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: slot.number };
+        let (control, segment) = (self.marks.control(), place.segment);
+        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: segment.number };
         debug_assert_eq!(tail, self.tail());
-        let end = End { published: control.published(), last_epoch: control.last_written_epoch(), tail, slot, chain };
+        let end =
+            End { published: control.published(), last_epoch: control.last_written_epoch(), tail, segment, chain };
         *self.end.lock() = Some(end.clone());
         append.end = Some(end);
     }

@@ -33,7 +33,7 @@ pub(crate) enum EngineError {
     /// A frame could not be read.
     #[error("cannot read the log of {file}: {source}{}", advice(source))]
     Read { file: PathBuf, source: io::Error },
-    /// A slot is shorter than its frames.
+    /// A segment is shorter than its frames.
     #[error("the log in {file} ends before the image of page {page}: was it touched by somebody else?")]
     ShortLog { file: PathBuf, page: u32 },
     /// An image of a durable commit is not what was written.

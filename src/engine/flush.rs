@@ -5,8 +5,8 @@ use super::commit::{AppendGuard, Begun, SelfSealed};
 use super::lease::{Leader, Stall};
 use super::owner_lock::Wait;
 use super::poison::Failed;
-use super::slot_file::sync_all;
-use super::slots::Place;
+use super::segment_file::sync_all;
+use super::segments::Place;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::{Certificate, CertificatePlace};
@@ -111,16 +111,16 @@ impl Engine {
         let durable = control.certified_epoch().map_or(0, |record| record.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
-            let slot = self.slot(number)?;
-            let reader = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal);
+            let segment = self.segment(number)?;
+            let reader = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal);
             let header = reader.ok_or_else(|| self.no_segment(ordinal))?.header;
             // The first segment's was durable before the log was active.
             let is_durable = ordinal <= durable.max(1) && !crate::drops("taker-leaves-durable-header");
             if !is_durable && !crate::drops("taker-header-again") {
-                slot.write(&header.encode(), 0)?;
+                segment.write(&header.encode(), 0)?;
             }
-            if Some(ordinal) != last && end < slot.bytes && !crate::drops("taker-zeros-again") {
-                slot.write(&self.zero_block(), end)?;
+            if Some(ordinal) != last && end < segment.bytes && !crate::drops("taker-zeros-again") {
+                segment.write(&self.zero_block(), end)?;
             }
         }
         Ok(())
@@ -128,9 +128,9 @@ impl Engine {
 
     /// Reads the certificate of this epoch record, which lies in blocks of its own, proves it, and writes the same bytes again.
     fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
-        let (slot, block) = (self.slot(record.file)?, u64::from(self.block_bytes));
+        let (segment, block) = (self.segment(record.file)?, u64::from(self.block_bytes));
         let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
-        let read = slot.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.path, e))?;
         let mut is_whole = read == bytes.len();
         for (at, half) in
             (record.offset..).step_by(self.block_bytes as usize).zip(bytes.chunks(self.block_bytes as usize))
@@ -144,7 +144,7 @@ impl Engine {
         if !is_whole {
             return Err(EngineError::NoLog);
         }
-        slot.write(&bytes, record.offset)
+        segment.write(&bytes, record.offset)
     }
 
     /// LEADER, with everything that is published made durable.
@@ -372,7 +372,7 @@ impl Engine {
         };
         let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
-            let at = (place.slot.number, place.ordinal, place.offset);
+            let at = (place.segment.number, place.ordinal, place.offset);
             let record = self.store_epoch(&append, &certificate, at, copy.is_some());
             self.mark_in_use(&append, &place);
             record
@@ -383,7 +383,7 @@ impl Engine {
                 return Err(error);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
-            let begun = Begun { slot: place.slot.number, offset: place.offset, blocks };
+            let begun = Begun { segment: place.segment.number, offset: place.offset, blocks };
             self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.poisoned_as(error));
         }
@@ -406,21 +406,21 @@ impl Engine {
         self.marks.control().certified_epoch().map_or(1, |record| record.ordinal)
     }
 
-    /// Opens the slots that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
+    /// Opens the segments that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
     /// durable.
     ///
     /// # Errors
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
         let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.tail().ordinal);
-        let next = self.marks.control().next_slot();
+        let next = self.marks.control().next_segment();
         // What is open stays open.
         if *self.opened.lock() == Some((last, next)) {
             return Ok(());
         }
         // First, for what is opened here: the process may have no other descriptor.
         self.keep_no_more()?;
-        match self.slots_between(self.first_unsynced_segment(), last) {
+        match self.segments_between(self.first_unsynced_segment(), last) {
             Ok(unsynced) => {
                 if self.keep_open(&unsynced, next)? {
                     *self.opened.lock() = Some((last, next));
@@ -479,18 +479,18 @@ impl Engine {
     /// True: LEADER was once taken from a process that lives, and a file was opened here when what is to be proven was written
     /// already. That process may have been told of a failed write-back that this open file is not told of.
     fn sync_to_epoch(&self, record: &EpochRecord) -> Result<bool, EngineError> {
-        let slots = self.slots_between(self.first_unsynced_segment(), record.ordinal)?;
+        let segments = self.segments_between(self.first_unsynced_segment(), record.ordinal)?;
         let durable = self.marks.durable();
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
-        let unsynced = if crate::drops("epoch-all-slots") { slots.len() - 1 } else { 0 };
+        let unsynced = if crate::drops("epoch-all-segments") { segments.len() - 1 } else { 0 };
         if !crate::drops("epoch-sync") {
-            sync_all(&slots[unsynced..])?;
+            sync_all(&segments[unsynced..])?;
         }
         self.measured_sync(began.elapsed());
         // Behind the sync, which may have opened one again.
         let published = self.marks.published();
-        let is_young = slots.iter().any(|slot| slot.opened_at(published) > durable);
+        let is_young = segments.iter().any(|segment| segment.opened_at(published) > durable);
         Ok(is_young && self.marks.control().was_led_away())
     }
 
@@ -504,18 +504,18 @@ impl Engine {
 
     /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).
     pub(crate) fn sync_to(&self, place: &Place) -> Result<(), EngineError> {
-        let before = place.ordinal - u64::from(place.begins_slot());
-        let mut slots = self.slots_between(self.first_unsynced_segment(), before)?;
-        if crate::drops("conservative-slots-before") {
-            slots.clear();
+        let before = place.ordinal - u64::from(place.begins_segment());
+        let mut segments = self.segments_between(self.first_unsynced_segment(), before)?;
+        if crate::drops("conservative-segments-before") {
+            segments.clear();
         }
-        if place.begins_slot() || crate::drops("conservative-slots-before") {
-            slots.push(place.slot.clone());
+        if place.begins_segment() || crate::drops("conservative-segments-before") {
+            segments.push(place.segment.clone());
         }
         if crate::drops("conservative-sync") {
             return Ok(());
         }
-        sync_all(&slots)
+        sync_all(&segments)
     }
 
     /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on

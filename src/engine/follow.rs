@@ -1,16 +1,18 @@
 //! Following the log: what other processes published becomes frames of this process's table.
 //!
 //! The commit ring says where the newest batches lie, and of a small commit which pages it has: that one need not be read.
-//! A process that fell behind the ring walks the slots, as recovery does. What is published is written, so all that is read
+//! A process that fell behind the ring walks the segments, as recovery does. What is published is written, so all that is read
 //! is valid; what is backfilled need not be read any more.
 
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
-use super::slots::if_there;
+use super::segments::if_there;
 use super::{Engine, EngineError};
 use crate::disk::OpenMode;
 use crate::log::LogError;
-use crate::log::follow::{OpenFile, SlotReader};
-use crate::log::format::{self, Batch, ImagePlace, SlotHeader, apply_mask, batch_head_bytes, encode_batch, image_crc};
+use crate::log::follow::{OpenFile, SegmentReader};
+use crate::log::format::{
+    self, Batch, ImagePlace, SegmentHeader, apply_mask, batch_head_bytes, encode_batch, image_crc,
+};
 use crate::shared::CommitEntry;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -78,15 +80,15 @@ impl Engine {
             sequence,
             database_pages: entry.database_pages,
             lane: entry.lane,
-            slot: entry.file,
+            segment: entry.file,
             ordinal: entry.ordinal,
             offset: entry.offset,
             end: entry.end,
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
-            let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(false) };
+            let Some(segment) = self.segment_if_there(entry.file)? else { return Ok(false) };
             self.note_ordinal(entry.ordinal, entry.file);
-            frames.add_file(FileId::Slot(entry.file), &slot.file);
+            frames.add_file(FileId::Segment(entry.file), &segment.file);
         }
         let images = batch_head_bytes(pages.len());
         let page_bytes = u64::from(self.page_bytes);
@@ -95,9 +97,9 @@ impl Engine {
         Ok(true)
     }
 
-    /// False: its slot or its spill file is gone.
+    /// False: its segment or its spill file is gone.
     fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<bool, EngineError> {
-        let Some(slot) = self.slot_if_there(commit.slot)? else { return Ok(false) };
+        let Some(segment) = self.segment_if_there(commit.segment)? else { return Ok(false) };
         let mut spilled = None;
         for descriptor in &batch.descriptors {
             if let ImagePlace::Spill { file, .. } = descriptor.place
@@ -114,7 +116,7 @@ impl Engine {
                 spilled = Some(file);
             }
         }
-        frames.add_file(FileId::Slot(commit.slot), &slot.file);
+        frames.add_file(FileId::Segment(commit.segment), &segment.file);
         frames.append(commit, batch.descriptors.iter().map(NewFrame::from));
         Ok(true)
     }
@@ -130,25 +132,25 @@ impl Engine {
     /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
     /// length before its bytes were there.
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
-        let Some(slot) = self.slot_if_there(entry.file)? else { return Ok(None) };
-        let header = SlotHeader {
+        let Some(segment) = self.segment_if_there(entry.file)? else { return Ok(None) };
+        let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
-            slot_bytes: slot.bytes,
+            segment_bytes: segment.bytes,
             ordinal: entry.ordinal,
             first_sequence: entry.sequence,
             chain: entry.chain,
         };
-        let open = OpenFile { path: self.dir.path().join(&slot.name), file: slot.file.clone() };
-        let batch = match (SlotReader { open, header }).head_at(entry.offset) {
+        let open = OpenFile { path: self.dir.path().join(&segment.name), file: segment.file.clone() };
+        let batch = match (SegmentReader { open, header }).head_at(entry.offset) {
             Err(LogError::OtherVersion { .. }) => None,
             head => if_there(head)?,
         };
         Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 
-    /// Walks the slots from behind the table's last commit on, as far as commit `to` or [`WALKED_AT_ONCE`] commits, which the ring
+    /// Walks the segments from behind the table's last commit on, as far as commit `to` or [`WALKED_AT_ONCE`] commits, which the ring
     /// has no more: a segment is read ahead, so that this takes time by its bytes. False: the next commit is not there any more.
     fn walk(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         let block = u64::from(self.block_bytes);
@@ -156,13 +158,15 @@ impl Engine {
         let to = to.min(before + WALKED_AT_ONCE);
         let Some((mut ordinal, mut offset)) = self.walk_from(frames, before + 1)? else { return Ok(false) };
         while frames.last_sequence() < to && ordinal <= self.tail().ordinal {
-            let Some(slot) = self.slot_with_ordinal(ordinal)? else { break };
-            let Some(reader) = self.reader_of(&slot)?.filter(|reader| reader.header.ordinal == ordinal) else { break };
+            let Some(segment) = self.segment_with_ordinal(ordinal)? else { break };
+            let Some(reader) = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal) else {
+                break;
+            };
             let reader = reader.reading_ahead();
-            while frames.last_sequence() < to && offset < slot.bytes {
+            while frames.last_sequence() < to && offset < segment.bytes {
                 if let Some(batch) = if_there(reader.head_at(offset))? {
                     let is_next = batch.header.sequence == frames.last_sequence() + 1;
-                    if is_next && !self.add(frames, &LogCommit::of(&batch, slot.number), &batch)? {
+                    if is_next && !self.add(frames, &LogCommit::of(&batch, segment.number), &batch)? {
                         return Ok(frames.last_sequence() > before);
                     }
                     offset += batch.header.bytes;
@@ -181,16 +185,16 @@ impl Engine {
     /// been written over since.
     fn walk_from(&self, frames: &Frames, sequence: u64) -> Result<Option<(u64, u64)>, EngineError> {
         if let Some((ordinal, offset)) = frames.end()
-            && self.slot_with_ordinal(ordinal)?.is_some()
+            && self.segment_with_ordinal(ordinal)?.is_some()
         {
             return Ok(Some((ordinal, offset)));
         }
-        Ok(self.segment_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
+        Ok(self.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
     }
 
     /// Reads the batch of this entry, proves it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
-        let slot = self.slot(entry.file)?;
+        let segment = self.segment(entry.file)?;
         let missing = || self.no_commit(entry.sequence);
         let batch = self.batch_of(entry)?.ok_or_else(missing)?;
         // What was proven of it is all of it: the same bytes.
@@ -204,7 +208,7 @@ impl Engine {
                 return Err(missing());
             }
             let read =
-                slot.file.read_at(&mut image, entry.offset + at).map_err(|e| EngineError::read(&self.path, e))?;
+                segment.file.read_at(&mut image, entry.offset + at).map_err(|e| EngineError::read(&self.path, e))?;
             piece.extend(&image[..read]);
             apply_mask(&mut image, at, descriptor.mask);
             let is_whole = read == image.len()
@@ -213,7 +217,7 @@ impl Engine {
                 return Err(missing());
             }
             if piece.len() >= WRITTEN_AT_ONCE {
-                slot.write(&piece, start)?;
+                segment.write(&piece, start)?;
                 start += piece.len() as u64;
                 piece.clear();
             }
@@ -223,6 +227,6 @@ impl Engine {
             return Err(missing());
         }
         piece.resize(piece.len() + usize::try_from(padding).unwrap_or(0), 0);
-        slot.write(&piece, start)
+        segment.write(&piece, start)
     }
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// A file that holds images, in the numbering of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum FileId {
-    /// A slot, by its number in the file name.
-    Slot(u32),
+    /// A segment, by its number in the file name.
+    Segment(u32),
     /// A spill file, by its number in the file name.
     Spill(u32),
 }
@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<Frame>() == 32);
 impl Frame {
     /// The file that it lies in.
     pub(crate) fn file(&self) -> FileId {
-        if self.is_spilled { FileId::Spill(self.file_number) } else { FileId::Slot(self.file_number) }
+        if self.is_spilled { FileId::Spill(self.file_number) } else { FileId::Segment(self.file_number) }
     }
 
     /// Makes what was read of the file at `offset` (bytes) in the image the image's own bytes.
@@ -79,7 +79,7 @@ impl From<&Descriptor> for NewFrame {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchAt {
     pub(crate) sequence: u64,
-    pub(crate) slot: u32,
+    pub(crate) segment: u32,
     pub(crate) offset: u64,
 }
 
@@ -89,23 +89,23 @@ pub(crate) struct LogCommit {
     pub(crate) sequence: u64,
     pub(crate) database_pages: u32,
     pub(crate) lane: u16,
-    /// The slot file.
-    pub(crate) slot: u32,
+    /// The segment file.
+    pub(crate) segment: u32,
     pub(crate) ordinal: u64,
-    /// Bytes from the start of the slot, and where it ends.
+    /// Bytes from the start of the segment, and where it ends.
     pub(crate) offset: u64,
     pub(crate) end: u64,
 }
 
 impl LogCommit {
-    /// That of a batch in this slot file.
-    pub(super) fn of(batch: &Batch, slot: u32) -> LogCommit {
+    /// That of a batch in this segment file.
+    pub(super) fn of(batch: &Batch, segment: u32) -> LogCommit {
         let header = &batch.header;
         LogCommit {
             sequence: header.sequence,
             database_pages: header.database_pages,
             lane: header.lane,
-            slot,
+            segment,
             ordinal: header.ordinal,
             offset: header.offset,
             end: header.offset + header.bytes,
@@ -230,7 +230,7 @@ impl Frames {
         let first = self.base_number + self.frames.len() as u64 + 1;
         self.frames.extend(frames.map(|NewFrame { page, place, mask, crc }| {
             let (file_number, is_spilled, offset) = match place {
-                ImagePlace::Batch(offset) => (commit.slot, false, commit.offset + offset),
+                ImagePlace::Batch(offset) => (commit.segment, false, commit.offset + offset),
                 ImagePlace::Spill { file, offset } => (file, true, offset),
             };
             Frame { page, crc, file_number, is_spilled, mask, offset, sequence: commit.sequence }
@@ -268,7 +268,7 @@ impl Frames {
             let frame = self.frames.get(index).filter(|frame| frame.crc == UNREAD && !frame.is_spilled);
             if let Some(Frame { file_number, offset, .. }) = frame {
                 let offset = offset.saturating_sub(batch_head_bytes(count));
-                unread.push(BatchAt { sequence: at, slot: *file_number, offset });
+                unread.push(BatchAt { sequence: at, segment: *file_number, offset });
             }
         }
         unread
@@ -393,8 +393,8 @@ mod tests {
         let mut frames = Frames::new(3);
         for sequence in 1..=COMMITS {
             let offset = sequence * 16384;
-            let (slot, ordinal, end) = (1, 1, offset + 16384);
-            let commit = LogCommit { sequence, database_pages: 3, lane: 0, slot, ordinal, offset, end };
+            let (segment, ordinal, end) = (1, 1, offset + 16384);
+            let commit = LogCommit { sequence, database_pages: 3, lane: 0, segment, ordinal, offset, end };
             frames.append(&commit, (1..=3).map(|page| NewFrame::unread(page, 4096 * u64::from(page))));
         }
         frames

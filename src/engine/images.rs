@@ -79,8 +79,8 @@ impl<'a> Images<'a> {
         }
         for batch in batches {
             let Some(frames) = unknown.get_mut(&batch.sequence) else { continue };
-            let slot = self.engine.slot(batch.slot)?;
-            let head = match self.engine.reader_of(&slot)? {
+            let segment = self.engine.segment(batch.segment)?;
+            let head = match self.engine.reader_of(&segment)? {
                 Some(reader) => proven(reader.head_at(batch.offset))?,
                 None => None,
             };
@@ -107,7 +107,7 @@ impl<'a> Images<'a> {
             return Ok(());
         }
         let file = match frame.file() {
-            FileId::Slot(number) => crate::log::format::slot_name(engine.log_id, number),
+            FileId::Segment(number) => crate::log::format::segment_name(engine.log_id, number),
             FileId::Spill(number) => crate::log::format::spill_name(engine.log_id, number),
         };
         Err(EngineError::Image {

@@ -6,7 +6,7 @@
 //! written again, and synced. So a wrong guess costs a second sync, and no commit.
 //!
 //! The fence is APPEND. LEADER is taken from a live owner under APPEND, and whoever leads looks under APPEND whether it leads
-//! still, before it writes to a slot and before it certifies. So who wakes up finds LEADER lost and writes nothing; its sync,
+//! still, before it writes to a segment and before it certifies. So who wakes up finds LEADER lost and writes nothing; its sync,
 //! which may end at any time, proves nothing, since others may have written the same blocks again behind it.
 //!
 //! A disk whose sync takes longer than the lease is no stopped leader: each taking doubles the lease, so that of several
@@ -146,7 +146,7 @@ impl Engine {
         }
         let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
         let control = self.marks.control();
-        // Who had it before may have failed, or been killed and its slot been taken over since.
+        // Who had it before may have failed, or been killed and its segment been taken over since.
         if control.last_written_epoch() > control.certified()
             && !self.is_poisoned()
             && !crate::drops("leader-finishes-cut")

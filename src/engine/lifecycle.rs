@@ -6,14 +6,14 @@ use super::frames::Frames;
 use super::marks::Marks;
 use super::poison::Failed;
 use super::queue::WriteQueue;
-use super::slot_file::SlotFile;
+use super::segment_file::SegmentFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
 use crate::handle::{Context, DatabaseHandle};
-use crate::log::format::{self, LogId, SlotHeader};
+use crate::log::format::{self, LogId, SegmentHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
-use crate::log::slots::{SLOT_BYTES_FIRST, create_first_slot};
+use crate::log::segments::{SEGMENT_BYTES_FIRST, create_first_segment};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id, generation, names};
 use crate::sync::{Mutex, RwLock};
@@ -35,7 +35,7 @@ const HEADER_BYTES: usize = 100;
 pub(crate) struct ClaimedDatabase {
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
-    /// The control block is all zero but for this process's slot.
+    /// The control block is all zero but for this process's segment.
     pub(crate) member: Member,
     pub(crate) database_handle: Box<dyn DatabaseHandle>,
     /// The first bytes of the database file.
@@ -57,7 +57,7 @@ pub(crate) struct SharedDatabase {
 /// The first record of a log.
 struct BeginOfLog {
     ordinal: u64,
-    /// The number of the slot file.
+    /// The number of the segment file.
     file: u32,
     epoch: u64,
     /// The last commit before it: all up to there are in the database file.
@@ -191,7 +191,7 @@ impl Engine {
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
-            slots: Mutex::default(),
+            segments: Mutex::default(),
             end: Mutex::default(),
             opened: Mutex::new(None),
             ahead_failed: AtomicU64::new(0),
@@ -234,10 +234,10 @@ impl Engine {
         let io = |action| move |e| EngineError::database(action, &self.path, e);
         if control.may_be_stamped() {
             if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
-                // An earlier try took it away: the slots that it left beside a plain file would not be a finished log.
+                // An earlier try took it away: the segments that it left beside a plain file would not be a finished log.
                 retire::mark(&*self.dir, self.log_id, begin.last)?;
             }
-            // By an earlier try, whose slot goes now: a stamp without a slot is a damaged log. Also where it reads plain: that
+            // By an earlier try, whose segment goes now: a stamp without a segment is a damaged log. Also where it reads plain: that
             // may be in the cache only.
             stamp::clear(&mut first);
             if !crate::drops("a0-clear-stamp") {
@@ -259,23 +259,24 @@ impl Engine {
         }
 
         self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
-        let name = format::slot_name(self.log_id, begin.file);
-        let bytes = SLOT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
-        // A slot of an earlier try, whose stamp could not be written.
-        if !crate::drops("a1-delete-slots") {
+        let name = format::segment_name(self.log_id, begin.file);
+        let bytes =
+            SEGMENT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
+        // A segment of an earlier try, whose stamp could not be written.
+        if !crate::drops("a1-delete-segments") {
             retire::delete_slots(&*self.dir, self.log_id)?;
         }
-        let header = SlotHeader {
+        let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
-            slot_bytes: bytes,
+            segment_bytes: bytes,
             ordinal: begin.ordinal,
             first_sequence: begin.last + 1,
             chain: begin.chain,
         };
         let copy = self.page_one_of(first.clone(), begin.last);
-        let file = create_first_slot(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
+        let file = create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
@@ -310,7 +311,7 @@ impl Engine {
             retire::unmark(&*self.dir, self.log_id, begin.last)?;
         }
 
-        self.add_slot(Arc::new(SlotFile::new(begin.file, name, file, bytes, || None)));
+        self.add_segment(Arc::new(SegmentFile::new(begin.file, name, file, bytes, || None)));
         self.seal_first_epoch(&begin)?;
         self.note_ordinal(begin.ordinal, begin.file);
         control.set_active();
@@ -324,7 +325,7 @@ impl Engine {
         if control.last_written_epoch() == 0 {
             return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log_id });
         }
-        let file = u32::try_from(control.give_slot_number()).map_err(|_| EngineError::NoLog)?;
+        let file = u32::try_from(control.give_segment_id()).map_err(|_| EngineError::NoLog)?;
         Ok(BeginOfLog {
             ordinal: self.tail().ordinal + 1,
             file,
@@ -518,7 +519,7 @@ impl Engine {
                 None => Err(EngineError::NoLog),
             };
             if let Err(error) = retired {
-                // The marker may be there, the stamp may be gone, slots may be deleted: a commit behind it would be lost, or
+                // The marker may be there, the stamp may be gone, segments may be deleted: a commit behind it would be lost, or
                 // make the next open refuse the log.
                 self.poison(
                     &self.lock_append_unrepaired(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// No announced target is beyond what is visible: who meets one has looked before it moved.
 const SNAPSHOT_TRIES: u32 = 100_000;
 
-/// Which slots may be written over: those whose commits are all at or below `backfilled`, which a durable doubled
+/// Which segments may be written over: those whose commits are all at or below `backfilled`, which a durable doubled
 /// certificate carries, and which lie in a segment before that certificate's. It may be the last record of its own, and
 /// without it the log says less than the stamp, and has no copy of page 1 as the commits at or below B left it.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl Marks {
         self.control().backfilled()
     }
 
-    /// Whether a frame of commit `sequence` may be gone from its slot: the database file has it then.
+    /// Whether a frame of commit `sequence` may be gone from its segment: the database file has it then.
     pub(crate) fn recycled(&self, sequence: u64) -> bool {
         sequence < self.control().recycled_below()
     }

@@ -28,12 +28,12 @@ mod pair_tests;
 mod poison;
 mod queue;
 mod rest;
+mod segment_file;
+mod segments;
 mod settings;
 mod shortage;
 #[cfg(test)]
 mod sim_tests;
-mod slot_file;
-mod slots;
 mod space;
 mod spills;
 mod status;
@@ -86,17 +86,17 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
-    /// Open slot files.
-    slots: Mutex<slots::SlotFiles>,
+    /// Open segment files.
+    segments: Mutex<segments::SegmentFiles>,
     /// Where the log ended when this process last looked.
     end: Mutex<Option<end::End>>,
-    /// The last segment up to which the slots that a flush has to sync were opened, and the next slot, which was, too.
+    /// The last segment up to which the segment files that a flush has to sync were opened, and the next segment file, which was, too.
     opened: Mutex<Option<(u64, Option<u32>)>>,
-    /// The segment during which no next slot could be made ahead of need: a nearly full disk is not filled again and again.
+    /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     /// The bytes of the log when it was last told that a reader keeps it.
     warned_reader_bytes: AtomicU64,
-    /// Of how many slots this process knows that they were deleted.
+    /// Of how many segments this process knows that they were deleted.
     deleted_known: AtomicU64,
     frames: RwLock<Frames>,
     /// The last commit in the frame table.
@@ -142,7 +142,7 @@ impl Engine {
     ) -> Result<bool, EngineError> {
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
         let Some(file) = file else {
-            // Its slot or its spill file is deleted: the database file has what was in it.
+            // Its segment or its spill file is deleted: the database file has what was in it.
             let is_there = frame.sequence <= self.marks.backfilled();
             return if is_there { Ok(false) } else { Err(self.no_commit(frame.sequence)) };
         };
@@ -152,7 +152,7 @@ impl Engine {
                 read => read,
             })
         })?;
-        // The slot may have been used again or deleted meanwhile: then the image is in the database file.
+        // The segment may have been used again or deleted meanwhile: then the image is in the database file.
         let is_gone = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         if self.marks.recycled(frame.sequence) || (is_gone && frame.sequence <= self.marks.backfilled()) {
             return Ok(false);

@@ -2,7 +2,7 @@
 //!
 //! A pass, an activation and a retirement rewrite the first sector of the database file in place, and a drive may lose it
 //! with a power cut. So B moves by doubled certificates only, and each carries the beginning of page 1 as commit B left
-//! it; the log begins with one. A slot is used again only when a later one is durable in a later segment: at every moment
+//! it; the log begins with one. A segment file is used again only when a later one is durable in a later segment: at every moment
 //! the log holds either a copy as of some commit b and every batch from b + 1 on, or an image of page 1 among these, and
 //! no sync more than before is needed for it.
 //!

@@ -9,7 +9,7 @@ use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::handle::{Context, DatabaseHandle, Host, LockLevel, Registry};
-use crate::log::format::slot_name;
+use crate::log::format::segment_name;
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::shared::{ControlBlock, ControlMapping, INIT, LockFile, Member};
 use crate::sqlite::Code;
@@ -25,7 +25,7 @@ use std::time::Duration;
 const PAGE_BYTES: u32 = 4096;
 const PAGES: u32 = 3;
 const BLOCK: u64 = 4096;
-/// So few that a batch of 20 pages needs a slot of its own.
+/// So few that a batch of 20 pages needs a segment of its own.
 const SEGMENT_BYTES: u64 = 24 * BLOCK;
 
 struct Pair {
@@ -402,10 +402,10 @@ fn two_processes_commit_and_what_they_leave_is_recovered() {
     assert_eq!(pair.recovered(), [3, 2, 2]);
 }
 
-/// The first segment holds no batch where the first transaction is too large for it. Its slot was used again before
+/// The first segment holds no batch where the first transaction is too large for it. Its segment file was used again before
 /// anything was durable, and whoever then led the first flush did not find the segment and poisoned the log.
 #[test]
-fn a_slot_without_a_batch_is_not_free_before_a_later_certificate_is_durable() {
+fn a_segment_without_a_batch_is_not_free_before_a_later_certificate_is_durable() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 20, 1, false).unwrap();
@@ -434,13 +434,13 @@ fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u6
 /// Two segments of one ordinal, of which recovery takes the abandoned one: the zeros over a header that a dead writer wrote
 /// were never made durable, since who wrote them died, too, or its sync failed.
 #[test]
-fn a_slot_that_was_begun_is_given_up_durably_before_another_is_the_next() {
+fn a_segment_that_was_begun_is_given_up_durably_before_another_is_the_next() {
     let pair = Pair::new();
     let one = pair.claim();
     let other = pair.join();
     commit(&one, 3, 1, true).unwrap();
     commit_and_die_before_the_store(one, 12, 66);
-    let begun = slot_name(other.log_id, 1);
+    let begun = segment_name(other.log_id, 1);
     pair.directory().open(&begun, OpenMode::Existing).unwrap().sync().unwrap();
 
     let fault =
@@ -471,7 +471,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     }
     let leader = one.try_lead().unwrap();
     let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
-    one.slot(0).unwrap().sync().unwrap();
+    one.segment(0).unwrap().sync().unwrap();
     one.marks.control().certify(epoch);
     std::mem::forget(leader);
     die(one);
@@ -480,10 +480,10 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
 }
 
-/// Who looks for a free slot reads headers. One that has rotted made a slot seem free whose commits are needed, or the segment
+/// Who looks for a free segment file reads headers. One that has rotted made a segment file seem free whose commits are needed, or the segment
 /// before it seem to hold one commit only.
 #[test]
-fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
+fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
     for rotten in [1, 2] {
         let pair = Pair::new();
         let one = pair.claim();
@@ -494,10 +494,10 @@ fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
             next();
         }
         next();
-        let slot = one.slot_with_ordinal(rotten).unwrap().unwrap();
+        let segment = one.segment_with_ordinal(rotten).unwrap().unwrap();
         let mut header = vec![0; 4096];
-        slot.file.read_at(&mut header, 0).unwrap();
-        slot.write(&[7; 4096], 0).unwrap();
+        segment.file.read_at(&mut header, 0).unwrap();
+        segment.write(&[7; 4096], 0).unwrap();
         // A process that remembers, and one that does not.
         let other = pair.join();
         for engine in [&one, &other] {
@@ -506,7 +506,7 @@ fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
                 commit(engine, 3, engine.marks.published() + 1, true).unwrap();
             }
         }
-        slot.write(&header, 0).unwrap();
+        segment.write(&header, 0).unwrap();
         let last = one.marks.published();
         die(one);
         die(other);
@@ -519,9 +519,9 @@ fn a_slot_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 /// joins now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
-    let (slot, ordinal) = (engine.slot(engine.tail().file).unwrap(), engine.tail().ordinal);
+    let (segment, ordinal) = (engine.segment(engine.tail().file).unwrap(), engine.tail().ordinal);
     // Four blocks each; the last eight are for certificates.
-    while engine.tail().offset + 12 * BLOCK <= slot.bytes {
+    while engine.tail().offset + 12 * BLOCK <= segment.bytes {
         commit(engine, 3, engine.marks.published() + 1, false).unwrap();
     }
     engine.checkpoint_when_idle().unwrap();
@@ -530,7 +530,7 @@ fn leave_a_segment(engine: &Arc<Engine>) {
     assert_eq!(engine.tail().ordinal, ordinal + 1);
 }
 
-/// Where the disk is full the slot is deleted again that somebody has begun to make: whoever looks for a segment meanwhile
+/// Where the disk is full the segment file is deleted again that somebody has begun to make: whoever looks for a segment meanwhile
 /// finds the name in the list, and no file. A leader that did poisoned the log.
 #[test]
 fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_over() {
@@ -538,12 +538,12 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let one = pair.claim();
     leave_a_segment(&one);
     let other = pair.join();
-    pair.ghosts.lock().push(slot_name(one.log_id, 77));
+    pair.ghosts.lock().push(segment_name(one.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
 }
 
 /// A batch could not be written, and the sync of its erasure failed, too; who was told died before it could poison. Others'
-/// commits lie in that slot: whoever led next synced in vain, and answered a commit that was lost with them.
+/// commits lie in that segment: whoever led next synced in vain, and answered a commit that was lost with them.
 #[test]
 fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_leader() {
     for self_sealed in [false, true] {
@@ -601,14 +601,14 @@ fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
     one.checkpoint_when_idle().unwrap();
 }
 
-/// Who makes a slot may die in the middle of a write: its size may be anything then.
+/// Who makes a segment may die in the middle of a write: its size may be anything then.
 #[test]
 fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
-    let file = pair.directory().open(&slot_name(one.log_id, number), OpenMode::CreateNew).unwrap();
+    let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
+    let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
     file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
     while one.tail().file == 0 {
         commit(&one, 3, one.marks.published() + 1, true).unwrap();
@@ -624,7 +624,7 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
 /// ended was contradicted by it, and the next open refused the database.
 #[test]
 fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
-    // In the slot, and in the next one.
+    // In the segment, and in the next one.
     for frames in [3, 12] {
         let pair = Pair::new();
         let one = pair.claim();
@@ -640,10 +640,10 @@ fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
     }
 }
 
-/// A slot made ahead of need would come after the others have gone: the next log went on in it, and with that log's first slot
+/// A segment made ahead of need would come after the others have gone: the next log went on in it, and with that log's first segment
 /// it was deleted.
 #[test]
-fn a_slot_that_is_being_made_goes_with_the_log() {
+fn a_segment_that_is_being_made_goes_with_the_log() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
@@ -658,8 +658,8 @@ fn a_slot_that_is_being_made_goes_with_the_log() {
         assert!(!rests.is_finished(), "it does not wait");
         std::thread::yield_now();
     }
-    let made = one.create_slot(SEGMENT_BYTES).unwrap();
-    control.set_next_slot(Some(made.number));
+    let made = one.create_segment(SEGMENT_BYTES).unwrap();
+    control.set_next_segment(Some(made.number));
     drop(create);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
     let names = pair.directory().list().unwrap();
@@ -686,10 +686,10 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     assert_eq!(one.first_unsynced_segment(), 1);
     let mut stayed = 0;
     for _ in 0..20 {
-        let place = || (one.tail().ordinal, one.marks.control().next_slot());
+        let place = || (one.tail().ordinal, one.marks.control().next_segment());
         let (before, lists) = (place(), pair.lists.load(SeqCst));
         commit(&one, 3, one.marks.published() + 1, false).unwrap();
-        // Who needs another slot looks which file is free.
+        // Who needs another segment looks which file is free.
         if place() == before {
             assert_eq!(pair.lists.load(SeqCst) - lists, 0);
             stayed += 1;

@@ -6,7 +6,7 @@
 //! it, for the next open.
 
 use super::commit::{AppendGuard, Begun};
-use super::slot_file::Slot;
+use super::segment_file::Segment;
 use super::{Engine, EngineError};
 use crate::disk::{OpenMode, is_out_of_descriptors};
 use crate::log::follow::proven;
@@ -108,11 +108,11 @@ impl Engine {
         let append = self.lock_append()?;
         self.check_poison()?;
         let (tail, next) = (self.tail(), self.marks.control().published() + 1);
-        let begun = match self.marks.control().next_slot().filter(|number| *number != tail.file) {
-            Some(number) => self.header_of(&self.slot(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
+        let begun = match self.marks.control().next_segment().filter(|number| *number != tail.file) {
+            Some(number) => self.header_of(&self.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
             None => false,
         };
-        let behind = match self.reader_of(&self.slot(tail.file)?)? {
+        let behind = match self.reader_of(&self.segment(tail.file)?)? {
             Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
             None => false,
         };
@@ -121,10 +121,10 @@ impl Engine {
 
     fn erase_behind_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let tail = self.tail();
-        let slot = self.slot(tail.file)?;
-        if tail.offset < slot.bytes {
-            slot.write(&self.zero_block(), tail.offset)?;
-            self.sync_beside(append, &slot)?;
+        let segment = self.segment(tail.file)?;
+        if tail.offset < segment.bytes {
+            segment.write(&self.zero_block(), tail.offset)?;
+            self.sync_beside(append, &segment)?;
         }
         self.invalidate_started_segments(append)
     }
@@ -181,33 +181,35 @@ impl Engine {
             let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
             if record.hi > kept && !crate::drops("r5-erase-certificates") {
                 let blocks = if record.is_doubled { 2 } else { 1 };
-                records.push(Begun { slot: record.file, offset: record.offset, blocks });
+                records.push(Begun { segment: record.file, offset: record.offset, blocks });
             }
         }
-        let mut by_slot: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
+        let mut by_segment: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
         for record in records {
-            by_slot.entry(record.slot).or_default().push(record);
+            by_segment.entry(record.segment).or_default().push(record);
         }
-        by_slot.into_iter().try_for_each(|(number, records)| self.erase_in(&self.slot(number)?, &records))
+        by_segment.into_iter().try_for_each(|(number, records)| self.erase_in(&self.segment(number)?, &records))
     }
 
-    /// Zeros over these records of a slot, durably: through another descriptor, since this one may still have to tell of an
+    /// Zeros over these records of a segment, durably: through another descriptor, since this one may still have to tell of an
     /// earlier failure. Where there is no other, what is written again behind such a failure has a result of its own.
-    fn erase_in(&self, slot: &Slot, records: &[Begun]) -> Result<(), EngineError> {
+    fn erase_in(&self, segment: &Segment, records: &[Begun]) -> Result<(), EngineError> {
         let block = u64::from(self.block_bytes);
         let write = || {
             let mut offsets =
                 records.iter().flat_map(|record| (0..record.blocks).map(move |at| record.offset + at * block));
-            offsets.try_for_each(|offset| slot.write(&self.zero_block(), offset))
+            offsets.try_for_each(|offset| segment.write(&self.zero_block(), offset))
         };
         if !crate::drops("r5-erase") {
             write()?;
         }
-        match self.dir.open(&slot.name, OpenMode::Existing) {
+        match self.dir.open(&segment.name, OpenMode::Existing) {
             Ok(_) if crate::drops("r5-sync-erase") => Ok(()),
-            Ok(other) => other.sync().map_err(|error| EngineError::sync(&slot.name, error)),
-            Err(error) if is_out_of_descriptors(&error) => slot.sync().or_else(|_| write().and_then(|()| slot.sync())),
-            Err(error) => Err(EngineError::open(&slot.name, error)),
+            Ok(other) => other.sync().map_err(|error| EngineError::sync(&segment.name, error)),
+            Err(error) if is_out_of_descriptors(&error) => {
+                segment.sync().or_else(|_| write().and_then(|()| segment.sync()))
+            }
+            Err(error) => Err(EngineError::open(&segment.name, error)),
         }
     }
 }

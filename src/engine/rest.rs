@@ -5,9 +5,9 @@
 //! them and stock SQLite, whoever of them goes.
 //!
 //! Under INIT nobody joins, under CKPT nobody writes to the database file, under WRITE nobody begins a commit, under CREATE
-//! nobody makes a slot, and under LEADER and APPEND nobody writes to the log. All that is published is in the database file, so
+//! nobody makes a segment, and under LEADER and APPEND nobody writes to the log. All that is published is in the database file, so
 //! that snapshots and page caches stay as they are. Log id, commit sequences, ordinals, epochs and chain go on in the log that
-//! comes next. The marker of the retirement stays until that one is stamped: beside it a plain file with slots is a finished log
+//! comes next. The marker of the retirement stays until that one is stamped: beside it a plain file with segments is a finished log
 //! (`docs/format.md`).
 
 use super::{Engine, EngineError};
@@ -95,7 +95,7 @@ impl Engine {
     /// Under INIT, CKPT and WRITE, with EXCLUSIVE.
     fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let leader = self.lead_waiting()?;
-        // A slot that is being made would come after the others have gone, and the log that comes next would go on in it.
+        // A segment that is being made would come after the others have gone, and the log that comes next would go on in it.
         let _create = if crate::drops("rest-create") { None } else { Some(self.hold(ControlBlock::create, "CREATE")?) };
         self.end_log()?;
         let append = self.lock_append()?;
@@ -123,15 +123,15 @@ impl Engine {
             self.note_claim(database_handle.as_mut())
         });
         if let Err(error) = noted {
-            // As a retirement: the stamp may be gone, slots may be deleted.
+            // As a retirement: the stamp may be gone, segments may be deleted.
             self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
             return Err(error);
         }
         let control = self.marks.control();
         control.set_may_be_stamped(false);
-        control.set_next_slot(None);
+        control.set_next_segment(None);
         control.set_inactive();
-        *self.slots.lock() = super::slots::SlotFiles::default();
+        *self.segments.lock() = super::segments::SegmentFiles::default();
         *self.end.lock() = None;
         *self.opened.lock() = None;
         self.ahead_failed.store(0, SeqCst);

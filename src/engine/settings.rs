@@ -5,7 +5,7 @@
 //! environment speaks where the database is claimed, by the process that does it; who joins later has URI
 //! parameters and pragmas.
 
-use crate::log::slots::SLOT_BYTES_MAX;
+use crate::log::segments::SEGMENT_BYTES_MAX;
 use crate::shared::{Member, SETTINGS};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -74,7 +74,7 @@ const NUMBERS: [Number; 8] = [
         unit: "bytes",
         least: 1 << 18,
         most: 1 << 30,
-        default: SLOT_BYTES_MAX,
+        default: SEGMENT_BYTES_MAX,
     },
     Number { name: JOURNAL_SIZE_LIMIT, unit: "bytes", least: 0, most: UNLIMITED, default: UNLIMITED },
     Number { name: "parallel_wal_log_limit_bytes", unit: "bytes", least: 0, most: 1 << 50, default: 0 },
@@ -149,7 +149,7 @@ impl Settings {
 
     fn value(&self, index: usize) -> u64 {
         let Number { least, most, default, .. } = NUMBERS[index];
-        // The simulation's slots are smaller than a user may ask for.
+        // The simulation's segments are smaller than a user may ask for.
         let least = if cfg!(test) { 0 } else { least };
         self.code(index).checked_sub(1).map_or(default, |value| value.clamp(least, most))
     }
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(settings.mode(), Mode::Auto);
         let error = settings.set("parallel_wal_segment_bytes", "1").unwrap_err();
         assert!(error.contains("262144 to 1073741824 bytes"), "{error}");
-        assert_eq!(settings.segment_bytes(), SLOT_BYTES_MAX);
+        assert_eq!(settings.segment_bytes(), SEGMENT_BYTES_MAX);
         assert_eq!(settings.set("parallel_wal_mode", "'Conservative'"), Ok(true));
         assert_eq!(settings.mode(), Mode::Conservative);
         assert_eq!(settings.set("parallel_wal_lanes", "3"), Ok(true));

@@ -1,15 +1,15 @@
-//! The space of the log: slots of which nothing is needed any more are deleted while processes are joined.
+//! The space of the log: segments of which nothing is needed any more are deleted while processes are joined.
 //!
-//! A slot is deleted where it could be used again (`Engine::free_slots`), under CREATE, which covers the choice of the next
-//! slot; never that one. In this order: what was in it is read from the database file from now on (`recycled_below`); its file
+//! A segment is deleted where it could be used again (`Engine::free_slots`), under CREATE, which covers the choice of the next
+//! segment; never that one. In this order: what was in it is read from the database file from now on (`recycled_below`); its file
 //! is truncated, so that the space is free though other processes have the file open; its name goes; a word counts it, and by
-//! that the others close it. A number is never given twice, so an open file of a deleted slot never becomes another segment.
+//! that the others close it. A number is never given twice, so an open file of a deleted segment file never becomes another segment.
 //! A process that opens the file in between finds no header in it, and one that finds no file looks again: all that was in
 //! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
 
 use super::frames::{FileId, Frames};
-use super::slot_file::SlotFile;
-use super::slots::{Found, Free};
+use super::segment_file::SegmentFile;
+use super::segments::{Found, Free};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
@@ -18,15 +18,15 @@ use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// A steady load goes round in so many slots: one is written, one is next, one waits for a certificate.
-const SLOTS_KEPT: u64 = 3;
+/// A steady load goes round in so many segments: one is written, one is next, one waits for a certificate.
+const SEGMENTS_KEPT: u64 = 3;
 /// What was in use at once fades by this share with each checkpoint, and with each look at an idle log: a log that is as large
 /// again and again is not made anew each time.
 const FADES: u64 = 64;
 const FADES_IDLE: u64 = 8;
 /// A log of so many segments that a reader keeps is told of, and of each doubling.
 const TOLD_SEGMENTS: u64 = 4;
-/// Slots that are deleted at once: writers that need a slot wait for it.
+/// Segments that are deleted at once: writers that need a segment wait for it.
 const AT_ONCE: usize = 8;
 
 /// What is not needed and stays nevertheless.
@@ -36,12 +36,12 @@ pub(super) enum Keep {
     ForLoad,
     /// The same where nobody has committed for a while, with `journal_size_limit` in full.
     Idle,
-    /// The next slot only.
+    /// The next segment only.
     Nothing,
 }
 
 impl Engine {
-    /// Deletes slots that are not needed. True: of what is kept for the load some may go later, without another commit.
+    /// Deletes segments that are not needed. True: of what is kept for the load some may go later, without another commit.
     ///
     /// # Errors
     /// The log directory failed. Nothing but space is lost by it.
@@ -53,27 +53,29 @@ impl Engine {
         loop {
             let _create = self.hold(ControlBlock::create, "CREATE")?;
             let (all, tail) = self.survey()?;
-            let next = self.marks.control().next_slot();
+            let next = self.marks.control().next_segment();
             let mut free = self.free_slots(&all, tail);
-            free.retain(|free| Some(free.slot.number) != next);
-            let mut bytes: u64 = all.iter().map(|found| found.slot.bytes).sum();
-            let in_use = bytes - free.iter().map(|free| free.slot.bytes).sum::<u64>();
+            free.retain(|free| Some(free.segment.number) != next);
+            let mut bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
+            let in_use = bytes - free.iter().map(|free| free.segment.bytes).sum::<u64>();
             let kept = *kept_bytes.get_or_insert_with(|| self.kept_bytes(keep, in_use));
             // Those of unusual size first, which were made for one batch; then the smallest.
             let usual = self.settings.segment_bytes();
-            free.sort_by_key(|free| (free.slot.bytes <= usual, free.slot.bytes));
+            free.sort_by_key(|free| (free.segment.bytes <= usual, free.segment.bytes));
             let mut given = 0;
             for free in free.iter().take(AT_ONCE) {
                 if bytes <= kept {
                     break;
                 }
-                self.delete_slot(free)?;
-                bytes -= free.slot.bytes;
+                self.delete_segment(free)?;
+                bytes -= free.segment.bytes;
                 given += 1;
             }
             self.close_deleted(&mut self.frames.write());
             if given < AT_ONCE {
-                return Ok(given < free.len() && bytes > (SLOTS_KEPT * usual).min(self.settings.journal_size_limit()));
+                return Ok(
+                    given < free.len() && bytes > (SEGMENTS_KEPT * usual).min(self.settings.journal_size_limit())
+                );
             }
         }
     }
@@ -84,7 +86,7 @@ impl Engine {
         let before = control.in_use_bytes();
         let high = in_use.max(before - before.div_ceil(fades));
         control.set_in_use_bytes(high);
-        let (limit, least) = (self.settings.journal_size_limit(), SLOTS_KEPT * self.settings.segment_bytes());
+        let (limit, least) = (self.settings.journal_size_limit(), SEGMENTS_KEPT * self.settings.segment_bytes());
         match keep {
             Keep::Nothing => 0,
             Keep::Idle => (high + high / 4).max(least).min(limit),
@@ -92,58 +94,58 @@ impl Engine {
         }
     }
 
-    /// A slot is made since none is free: all of them are in use. Under CREATE.
-    pub(super) fn note_in_use(&self, all: &[Found], made: &SlotFile) {
-        let bytes = all.iter().map(|found| found.slot.bytes).sum::<u64>() + made.bytes;
+    /// A segment is made since none is free: all of them are in use. Under CREATE.
+    pub(super) fn note_in_use(&self, all: &[Found], made: &SegmentFile) {
+        let bytes = all.iter().map(|found| found.segment.bytes).sum::<u64>() + made.bytes;
         let control = self.marks.control();
         control.set_in_use_bytes(control.in_use_bytes().max(bytes));
     }
 
     /// Under CREATE.
-    fn delete_slot(&self, free: &Free) -> Result<(), EngineError> {
-        let Free { slot, last_sequence, is_used } = free;
+    fn delete_segment(&self, free: &Free) -> Result<(), EngineError> {
+        let Free { segment, last_sequence, is_used } = free;
         if !crate::drops("deleted-below") {
             self.marks.recycle_to(*last_sequence);
         }
         if !is_used && !crate::drops("deleted-begun-header") {
             // A header that a dead writer began may be on the disk: the segment of that ordinal may have begun elsewhere since.
-            slot.write(&self.zero_block(), 0)?;
-            slot.sync()?;
+            segment.write(&self.zero_block(), 0)?;
+            segment.sync()?;
         }
         crate::fault_point("deleting");
-        slot.file.truncate().map_err(|e| EngineError::write(&slot.name, e))?;
+        segment.file.truncate().map_err(|e| EngineError::write(&segment.name, e))?;
         crate::fault_point("truncated");
-        self.dir.remove(&slot.name).map_err(|e| EngineError::write(&slot.name, e))?;
-        self.marks.control().add_slot_deleted();
+        self.dir.remove(&segment.name).map_err(|e| EngineError::write(&segment.name, e))?;
+        self.marks.control().add_segment_deleted();
         Ok(())
     }
 
-    /// Closes the files of slots that were deleted since this process last looked.
+    /// Closes the files of segments that were deleted since this process last looked.
     pub(super) fn close_deleted(&self, frames: &mut Frames) {
-        let deleted = self.marks.control().slots_deleted();
+        let deleted = self.marks.control().segments_deleted();
         if self.deleted_known.swap(deleted, SeqCst) == deleted {
             return;
         }
         frames.drop_to(self.marks.backfilled());
         for number in self.close_deleted_slots() {
-            frames.remove_file(FileId::Slot(number));
+            frames.remove_file(FileId::Segment(number));
         }
     }
 
     fn count_slots(&self) -> Result<usize, EngineError> {
         let names = self.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
-        let is_slot = |name: &&String| matches!(FileName::parse(name), Some(FileName::Slot { log_id, .. }) if log_id == self.log_id);
-        Ok(names.iter().filter(is_slot).count())
+        let is_segment = |name: &&String| matches!(FileName::parse(name), Some(FileName::Segment { log_id, .. }) if log_id == self.log_id);
+        Ok(names.iter().filter(is_segment).count())
     }
 
-    /// Before the log grows by a slot of at least `more` bytes. Where a reader is why no slot is free, its snapshot or this commit
+    /// Before the log grows by a segment of at least `more` bytes. Where a reader is why no segment is free, its snapshot or this commit
     /// may have to end.
     ///
     /// # Errors
     /// [`EngineError::LogLimit`].
     pub(super) fn keep_within_limits(&self, all: &[Found], more: u64) -> Result<(), EngineError> {
         let Some(reader) = self.keeping_reader() else { return Ok(()) };
-        let bytes: u64 = all.iter().map(|found| found.slot.bytes).sum();
+        let bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
         let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| bytes + more > limit);
         let ends = exceeds(self.settings.reader_limit_bytes());
         let seconds = now_us().saturating_sub(reader.since_us) / 1_000_000;
@@ -181,7 +183,7 @@ impl Engine {
         if !self.is_active() || snapshot >= self.marks.published() || begins_in == Some(last) {
             return Ok(0);
         }
-        Ok(bytes_kept(&self.segments()?, snapshot, last))
+        Ok(bytes_kept(&self.segment_headers()?, snapshot, last))
     }
 
     /// The log shall have no more than it needs, as behind `wal_checkpoint(TRUNCATE)`: what a durable certificate does not

@@ -9,7 +9,7 @@ impl Engine {
     /// For `parallel_wal_status` and `pwal_status()`. Takes no lock that a commit holds while it waits for the disk,
     /// but in conservative mode.
     pub(crate) fn status(&self) -> LogStatus {
-        let (segments, segment_bytes) = self.slot_sizes();
+        let (segments, segment_bytes) = self.segment_sizes();
         let lost = if self.is_poisoned() { self.marks.published() - self.marks.durable() } else { 0 };
         LogStatus {
             log_id: self.is_active().then(|| format!("{:016x}", self.log_id)),

@@ -15,7 +15,7 @@ pub struct LogFacts {
     /// It may hold commits that were durable: a certificate with D > 0, a block that cannot be read, or where commit 1 was begun
     /// a batch of which every sector was written, whether it is valid or not.
     pub has_commits: bool,
-    /// The header of one of its slots is valid. One does before a stamp is written.
+    /// The header of one of its segments is valid. One does before a stamp is written.
     pub has_header: bool,
     /// B of its certificates.
     pub backfilled: u64,
@@ -100,7 +100,7 @@ pub enum Refusal {
     PageSize(LogId),
     /// Rule L1 does not hold: T < B.
     OldCopy(LogId),
-    /// Rule L2 or L3 does not hold: T > n, or D > n; or no slot header is left; or a certificate is contradicted.
+    /// Rule L2 or L3 does not hold: T > n, or D > n; or no segment header is left; or a certificate is contradicted.
     Damaged(LogId),
     /// What cannot be read may be a commit, or say that there was one.
     Unreadable(LogId),
@@ -227,7 +227,7 @@ impl Situation {
     }
 }
 
-/// A crash between A2 and the first commit, in its write too. The slot of A1 was synced before the stamp: without its header this is
+/// A crash between A2 and the first commit, in its write too. The segment of A1 was synced before the stamp: without its header this is
 /// a log whose only header rotted, and commits may lie behind it.
 fn is_activation(log: &LogFacts, target: u64) -> bool {
     target == 0 && !log.has_commits && log.marker.is_none() && log.has_header

@@ -83,7 +83,7 @@ pub enum LogError {
         file.display()
     )]
     Damaged {
-        /// The slot, or the directory if it is not known which.
+        /// The segment, or the directory if it is not known which.
         file: PathBuf,
         /// The offset in bytes where the chain of batches ends.
         offset: u64,
@@ -104,7 +104,7 @@ pub enum LogError {
         file.display()
     )]
     Unreadable {
-        /// The slot or the spill file.
+        /// The segment or the spill file.
         file: PathBuf,
         /// The offset in bytes.
         offset: u64,

@@ -1,4 +1,4 @@
-//! Reading batches back from a slot: the same code for recovery, for the tools, and for whoever follows a log
+//! Reading batches back from a segment: the same code for recovery, for the tools, and for whoever follows a log
 //! that others write.
 //!
 //! Everything that comes out of here has proven itself by the rules of the format; an error of the medium is
@@ -8,7 +8,7 @@ use super::error::LogError;
 use super::files::Ahead;
 use super::format::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
-    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SlotHeader, apply_mask, decode_batch_header, image_crc,
+    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SegmentHeader, apply_mask, decode_batch_header, image_crc,
 };
 use crate::disk::LogFile;
 use std::collections::BTreeMap;
@@ -48,39 +48,39 @@ impl OpenFile<'_> {
 /// Descriptors are read in pieces of so many bytes.
 const HEAD_PIECE_BYTES: usize = 1024 * DESCRIPTOR_BYTES;
 
-/// A slot whose header has proven itself.
+/// A segment whose header has proven itself.
 #[derive(Clone, Debug)]
-pub struct SlotReader<'a> {
+pub struct SegmentReader<'a> {
     /// The file.
     pub open: OpenFile<'a>,
     /// Its header.
-    pub header: SlotHeader,
+    pub header: SegmentHeader,
 }
 
-impl<'a> SlotReader<'a> {
-    /// Reads the header of the slot file `open` of the log `log_id` (rules S1 to S4).
+impl<'a> SegmentReader<'a> {
+    /// Reads the header of the segment file `open` of the log `log_id` (rules S1 to S4).
     ///
     /// # Errors
-    /// [`LogError::Record`] if it is not valid: the slot is free then. [`LogError::OtherVersion`], or any error
+    /// [`LogError::Record`] if it is not valid: the segment is free then. [`LogError::OtherVersion`], or any error
     /// of the medium.
-    pub fn new(open: OpenFile<'a>, log_id: LogId) -> Result<SlotReader<'a>, LogError> {
+    pub fn new(open: OpenFile<'a>, log_id: LogId) -> Result<SegmentReader<'a>, LogError> {
         let mut bytes = [0; 512];
         let read = open.read(&mut bytes, 0)?;
         let header =
-            SlotHeader::decode(&bytes[..read], log_id).map_err(|error| LogError::record(&open.path, 0, error))?;
-        if header.slot_bytes > open.bytes()? {
-            return Err(LogError::record(&open.path, 0, Rule::SlotPlace.into()));
+            SegmentHeader::decode(&bytes[..read], log_id).map_err(|error| LogError::record(&open.path, 0, error))?;
+        if header.segment_bytes > open.bytes()? {
+            return Err(LogError::record(&open.path, 0, Rule::SegmentPlace.into()));
         }
-        Ok(SlotReader { open, header })
+        Ok(SegmentReader { open, header })
     }
 
     /// The same for a walk: what is read is read ahead. It may be older than what the file has by then.
-    pub(crate) fn reading_ahead(self) -> SlotReader<'a> {
+    pub(crate) fn reading_ahead(self) -> SegmentReader<'a> {
         let OpenFile { path, file } = self.open;
-        SlotReader { open: OpenFile { path, file: Arc::new(Ahead::new(file)) }, header: self.header }
+        SegmentReader { open: OpenFile { path, file: Arc::new(Ahead::new(file)) }, header: self.header }
     }
 
-    /// The place `offset` (bytes) of this slot, for the decoders.
+    /// The place `offset` (bytes) of this segment, for the decoders.
     #[must_use]
     pub fn place(&self, offset: u64) -> BatchPlace {
         BatchPlace {
@@ -89,7 +89,7 @@ impl<'a> SlotReader<'a> {
             offset,
             block_bytes: self.header.block_bytes,
             page_bytes: self.header.page_bytes,
-            slot_bytes: self.header.slot_bytes,
+            segment_bytes: self.header.segment_bytes,
         }
     }
 
@@ -133,7 +133,7 @@ impl<'a> SlotReader<'a> {
     /// The batch at `offset`, proven with its images (rule B8).
     ///
     /// # Errors
-    /// As [`SlotReader::head_at`].
+    /// As [`SegmentReader::head_at`].
     pub fn batch_at(&self, offset: u64, spills: &Spills<'_>) -> Result<Batch, LogError> {
         let batch = self.head_at(offset)?;
         self.check_images(&batch, spills)?;
@@ -152,7 +152,7 @@ impl<'a> SlotReader<'a> {
     /// Reads the image of one frame of `batch` into `image` (one page) and proves it.
     ///
     /// # Errors
-    /// As [`SlotReader::check_images`].
+    /// As [`SegmentReader::check_images`].
     pub fn image(
         &self,
         batch: &Batch,
@@ -211,7 +211,7 @@ impl<'a> SlotReader<'a> {
     }
 }
 
-/// A frame in the log, with all that proves its image. A [`ImagePlace::Batch`] is an offset in the slot here.
+/// A frame in the log, with all that proves its image. A [`ImagePlace::Batch`] is an offset in the segment here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ImageRef {
     pub(crate) place: ImagePlace,

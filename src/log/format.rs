@@ -11,7 +11,7 @@ mod certificate;
 mod error;
 mod mask;
 mod name;
-mod slot;
+mod segment;
 
 pub use batch::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, HeadDecoder, POSITION_END, SPILL_NUMBER_END,
@@ -21,8 +21,8 @@ pub use batch::{
 pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};
 pub use mask::{RECORD_PLACE_BYTES, apply_mask, mask_of, mask_of_first};
-pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, slot_name, spill_name};
-pub use slot::{SLOT_HEADER_BYTES, is_block_size, is_page_size};
+pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, segment_name, spill_name};
+pub use segment::{SEGMENT_HEADER_BYTES, is_block_size, is_page_size};
 
 /// The version of the format that is written, and the only one that is read.
 pub const FORMAT_VERSION: u16 = 2;
@@ -40,17 +40,17 @@ pub const PAGE_BYTES_MIN: u32 = 512;
 /// The largest page of SQLite, in bytes.
 pub const PAGE_BYTES_MAX: u32 = 65536;
 
-/// Block 0 of a slot: what the slot holds.
+/// Block 0 of a segment: what the segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotHeader {
-    /// The log that the slot belongs to.
+pub struct SegmentHeader {
+    /// The log that the segment belongs to.
     pub log_id: LogId,
     /// The block of this log in bytes.
     pub block_bytes: u32,
     /// The page of the database in bytes.
     pub page_bytes: u32,
-    /// The slot, with its header, in bytes.
-    pub slot_bytes: u64,
+    /// The segment, with its header, in bytes.
+    pub segment_bytes: u64,
     /// The ordinal of the segment in the log, from 1.
     pub ordinal: u64,
     /// The first commit sequence that may lie in it.
@@ -95,7 +95,7 @@ pub struct BatchHeader {
     pub sequence: u64,
     /// The ordinal of the segment that the batch lies in.
     pub ordinal: u64,
-    /// Its offset in the slot, in bytes.
+    /// Its offset in the segment, in bytes.
     pub offset: u64,
     /// The whole batch with header, descriptors, images and padding, in bytes.
     pub bytes: u64,
@@ -122,7 +122,7 @@ pub struct Certificate {
     pub log_id: LogId,
     /// The ordinal of the segment that it lies in.
     pub ordinal: u64,
-    /// The offset of its block in the slot, in bytes; in a batch that of the batch.
+    /// The offset of its block in the segment, in bytes; in a batch that of the batch.
     pub offset: u64,
     /// The epoch, from 1.
     pub epoch: u64,

@@ -1,12 +1,12 @@
-//! What a fresh process finds of one log: its slots, its certificates, and the batches in them.
+//! What a fresh process finds of one log: its segments, its certificates, and the batches in them.
 //!
 //! Nothing here decides or writes. Every block that the file system keeps is probed ([`probe`](super::probe)), because a
-//! certificate behind damage still tells what was durable, and because commit B + 1 may begin anywhere in a slot that was
+//! certificate behind damage still tells what was durable, and because commit B + 1 may begin anywhere in a segment that was
 //! used again. The chain of the batches is in [`walk`](super::walk).
 
 use super::error::LogError;
 use super::files::{Files, Unreadable};
-use super::follow::{OpenFile, SlotReader, Spills};
+use super::follow::{OpenFile, SegmentReader, Spills};
 use super::format::{Certificate, FileName, FormatError, LogId, Rule};
 use super::page_one::FoundCopy;
 use super::seals::Contradiction;
@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What block 0 of a slot file is.
+/// What block 0 of a segment file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderState {
-    /// A slot header.
+    /// A segment header.
     Whole,
-    /// Zeros, or nothing: the slot is free, or the segment in it was given up.
+    /// Zeros, or nothing: the segment file is free, or the segment in it was given up.
     Free,
     /// Other bytes.
     Broken,
@@ -28,17 +28,17 @@ pub(crate) enum HeaderState {
     Unreadable,
 }
 
-/// A slot file of a log.
+/// A segment file of a log.
 #[derive(Debug)]
-pub(crate) struct FoundSlot<'a> {
+pub(crate) struct FoundSegment<'a> {
     pub(crate) open: OpenFile<'a>,
     pub(crate) bytes: u64,
     pub(crate) state: HeaderState,
     /// Its header, if it is whole.
-    pub(crate) reader: Option<SlotReader<'a>>,
-    /// The header as the batches in the slot have it, if it is broken or unreadable.
-    pub(crate) inferred: Option<SlotReader<'a>>,
-    /// The segment that the first record names, in a slot without a header.
+    pub(crate) reader: Option<SegmentReader<'a>>,
+    /// The header as the batches in the segment have it, if it is broken or unreadable.
+    pub(crate) inferred: Option<SegmentReader<'a>>,
+    /// The segment that the first record names, in a segment file without a header.
     pub(crate) first_ordinal: Option<u64>,
     /// Its blocks that the medium does not give, in order.
     pub(crate) unreadable: Vec<Unreadable>,
@@ -47,7 +47,7 @@ pub(crate) struct FoundSlot<'a> {
 /// A batch whose head is valid, found by probing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
-    pub(crate) slot: usize,
+    pub(crate) segment: usize,
     pub(crate) offset: u64,
     pub(crate) end: u64,
     pub(crate) ordinal: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Candidate {
 /// A batch whose head is not valid, found by probing.
 #[derive(Clone, Debug)]
 pub(crate) struct Broken {
-    pub(crate) slot: usize,
+    pub(crate) segment: usize,
     pub(crate) offset: u64,
     pub(crate) sequence: u64,
     pub(crate) flaw: Flaw,
@@ -76,7 +76,7 @@ pub(crate) enum Flaw {
 /// A certificate, found by probing.
 #[derive(Clone, Debug)]
 pub(crate) struct Seal {
-    pub(crate) slot: usize,
+    pub(crate) segment: usize,
     pub(crate) offset: u64,
     pub(crate) certificate: Certificate,
 }
@@ -84,9 +84,9 @@ pub(crate) struct Seal {
 /// What every certificate says of the others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch {
-    pub(crate) slot: usize,
+    pub(crate) segment: usize,
     pub(crate) offset: u64,
-    /// Of the segment that it names: an older one than the slot has, where it was left over.
+    /// Of the segment that it names: an older one than the segment file has, where it was left over.
     pub(crate) ordinal: u64,
     pub(crate) in_batch: bool,
     /// It is doubled, and this is the first of the two.
@@ -100,12 +100,12 @@ pub(crate) struct Epoch {
     pub(crate) batches: u32,
 }
 
-/// What a probe meets in a slot, for those who want all of it.
+/// What a probe meets in a segment, for those who want all of it.
 pub(crate) enum Probed<'a> {
     /// A certificate of this log; in a batch, or in a block of its own.
-    Certificate { slot: usize, offset: u64, certificate: &'a Certificate, in_batch: bool },
+    Certificate { segment: usize, offset: u64, certificate: &'a Certificate, in_batch: bool },
     /// A batch whose head is valid.
-    Batch { slot: usize },
+    Batch { segment: usize },
 }
 
 /// Everything of one log id.
@@ -113,19 +113,19 @@ pub(crate) enum Probed<'a> {
 pub(crate) struct FoundLog<'a> {
     pub(crate) log_id: LogId,
     pub(super) files: Arc<Files<'a>>,
-    pub(crate) slots: Vec<FoundSlot<'a>>,
+    pub(crate) segments: Vec<FoundSegment<'a>>,
     pub(crate) spills: Spills<'a>,
     /// n of each marker.
     pub(crate) markers: BTreeSet<u64>,
-    /// By slot and offset.
+    /// By segment and offset.
     pub(crate) candidates: Vec<Candidate>,
-    /// By slot and offset.
+    /// By segment and offset.
     pub(crate) broken: Vec<Broken>,
-    /// The certificates in blocks of their own, by slot and offset; those that speak of commits behind B.
+    /// The certificates in blocks of their own, by segment and offset; those that speak of commits behind B.
     pub(crate) seals: Vec<Seal>,
     /// Their indices by hi.
     pub(super) seals_by_hi: BTreeMap<u64, Vec<usize>>,
-    /// Where all certificates in blocks of their own lie, also the one that a doubled one speaks of: slot and offset.
+    /// Where all certificates in blocks of their own lie, also the one that a doubled one speaks of: segment and offset.
     pub(super) certificates: Vec<(usize, u64)>,
     /// Every certificate, by epoch.
     pub(crate) epochs: Vec<Epoch>,
@@ -142,7 +142,7 @@ pub(crate) struct FoundLog<'a> {
 /// The place where a batch was begun and is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
-    /// The slot file.
+    /// The segment file.
     pub file: PathBuf,
     /// The offset of the batch in bytes.
     pub offset: u64,
@@ -157,7 +157,7 @@ pub(crate) fn log_ids(names: &[String]) -> BTreeSet<LogId> {
 
 impl<'a> FoundLog<'a> {
     /// Reads the headers of the files of `log_id` among `names`, and probes every block. `page_bytes`: those of the
-    /// database, for slots without a header. `observe` is shown what is met.
+    /// database, for segments without a header. `observe` is shown what is met.
     pub(crate) fn read(
         dir: &'a dyn LogDirectory,
         names: &[String],
@@ -181,7 +181,7 @@ impl<'a> FoundLog<'a> {
         let mut log = FoundLog {
             log_id,
             files: Files::new(dir, how),
-            slots: Vec::new(),
+            segments: Vec::new(),
             spills: BTreeMap::new(),
             markers: BTreeSet::new(),
             candidates: Vec::new(),
@@ -198,14 +198,14 @@ impl<'a> FoundLog<'a> {
         for name in names {
             let Some(parsed) = FileName::parse(name).filter(|parsed| parsed.log_id() == Some(log_id)) else { continue };
             match parsed {
-                FileName::Slot { .. } => {
-                    let slot = FoundSlot::open(log.files.file(name), log_id)?;
-                    let bytes = slot.reader.as_ref().map(|reader| reader.header.page_bytes);
+                FileName::Segment { .. } => {
+                    let segment = FoundSegment::open(log.files.file(name), log_id)?;
+                    let bytes = segment.reader.as_ref().map(|reader| reader.header.page_bytes);
                     // One log has one page size; else an image could be valid and not fit.
                     if bytes.is_some() && log.page_bytes().is_some() && bytes != log.page_bytes() {
-                        return Err(LogError::record(&slot.open.path, 0, Rule::SlotPlace.into()));
+                        return Err(LogError::record(&segment.open.path, 0, Rule::SegmentPlace.into()));
                     }
-                    log.slots.push(slot);
+                    log.segments.push(segment);
                 }
                 FileName::Spill { number, .. } => {
                     log.spills.insert(number, log.files.file(name));
@@ -219,11 +219,11 @@ impl<'a> FoundLog<'a> {
         Ok(log)
     }
 
-    /// The page size of the log in bytes; `None` without a slot header.
+    /// The page size of the log in bytes; `None` without a segment header.
     pub(crate) fn page_bytes(&self) -> Option<u32> {
-        let of = |reader: &Option<SlotReader<'_>>| Some(reader.as_ref()?.header.page_bytes);
-        let whole = self.slots.iter().find_map(|slot| of(&slot.reader));
-        whole.or_else(|| self.slots.iter().find_map(|slot| of(&slot.inferred)))
+        let of = |reader: &Option<SegmentReader<'_>>| Some(reader.as_ref()?.header.page_bytes);
+        let whole = self.segments.iter().find_map(|segment| of(&segment.reader));
+        whole.or_else(|| self.segments.iter().find_map(|segment| of(&segment.inferred)))
     }
 
     /// Whether the log may hold commits: the head of a batch, a certificate that speaks of durable commits (then there
@@ -234,26 +234,26 @@ impl<'a> FoundLog<'a> {
 
     /// What the medium does not give.
     pub(crate) fn unreadable(&self) -> impl Iterator<Item = &Unreadable> {
-        self.slots.iter().flat_map(|slot| &slot.unreadable)
+        self.segments.iter().flat_map(|segment| &segment.unreadable)
     }
 
     /// The batch with a valid head at this place.
-    pub(crate) fn candidate(&self, slot: usize, offset: u64) -> Option<&Candidate> {
-        let key = |candidate: &Candidate| (candidate.slot, candidate.offset);
-        let at = self.candidates.binary_search_by_key(&(slot, offset), key).ok()?;
+    pub(crate) fn candidate(&self, segment: usize, offset: u64) -> Option<&Candidate> {
+        let key = |candidate: &Candidate| (candidate.segment, candidate.offset);
+        let at = self.candidates.binary_search_by_key(&(segment, offset), key).ok()?;
         self.candidates.get(at)
     }
 
     /// The batch without a valid head at this place.
-    pub(crate) fn broken_at(&self, slot: usize, offset: u64) -> Option<&Broken> {
-        let at = self.broken.binary_search_by_key(&(slot, offset), |broken| (broken.slot, broken.offset)).ok()?;
+    pub(crate) fn broken_at(&self, segment: usize, offset: u64) -> Option<&Broken> {
+        let at = self.broken.binary_search_by_key(&(segment, offset), |broken| (broken.segment, broken.offset)).ok()?;
         self.broken.get(at)
     }
 }
 
-impl<'a> FoundSlot<'a> {
-    fn open(open: OpenFile<'a>, log_id: LogId) -> Result<FoundSlot<'a>, LogError> {
-        let mut slot = FoundSlot {
+impl<'a> FoundSegment<'a> {
+    fn open(open: OpenFile<'a>, log_id: LogId) -> Result<FoundSegment<'a>, LogError> {
+        let mut segment = FoundSegment {
             open: open.clone(),
             bytes: 0,
             state: HeaderState::Free,
@@ -267,37 +267,37 @@ impl<'a> FoundSlot<'a> {
             Some(Unreadable { file: open.path.clone(), offset: 0, bytes: u64::MAX, error })
         };
         match open.bytes() {
-            Ok(bytes) => slot.bytes = bytes,
+            Ok(bytes) => segment.bytes = bytes,
             Err(error) => match whole(&error) {
                 Some(unreadable) => {
-                    slot.unreadable.push(unreadable);
-                    slot.state = HeaderState::Unreadable;
-                    return Ok(slot);
+                    segment.unreadable.push(unreadable);
+                    segment.state = HeaderState::Unreadable;
+                    return Ok(segment);
                 }
                 None => return Err(error),
             },
         }
-        match SlotReader::new(open, log_id) {
-            Ok(reader) => (slot.reader, slot.state) = (Some(reader), HeaderState::Whole),
+        match SegmentReader::new(open, log_id) {
+            Ok(reader) => (segment.reader, segment.state) = (Some(reader), HeaderState::Whole),
             Err(LogError::Record { .. }) => {
                 let mut bytes = [0; 512];
-                let read = slot.open.read(&mut bytes, 0)?;
+                let read = segment.open.read(&mut bytes, 0)?;
                 if bytes[..read].iter().any(|&byte| byte != 0) {
-                    slot.state = HeaderState::Broken;
+                    segment.state = HeaderState::Broken;
                 }
             }
             // Also if the probe should read it a moment later: the batches behind it are not gone through.
             Err(error) => {
-                let path = slot.open.path.clone();
-                slot.unreadable.push(error.unreadable_at(&path, 0).ok_or(error)?);
-                slot.state = HeaderState::Unreadable;
+                let path = segment.open.path.clone();
+                segment.unreadable.push(error.unreadable_at(&path, 0).ok_or(error)?);
+                segment.state = HeaderState::Unreadable;
             }
         }
-        Ok(slot)
+        Ok(segment)
     }
 
-    /// The slot's header, or with `inferred` what the batches in it say of one that is broken.
-    pub(crate) fn reader(&self, inferred: bool) -> Option<&SlotReader<'a>> {
+    /// The segment's header, or with `inferred` what the batches in it say of one that is broken.
+    pub(crate) fn reader(&self, inferred: bool) -> Option<&SegmentReader<'a>> {
         self.reader.as_ref().or(self.inferred.as_ref().filter(|_| inferred))
     }
 }

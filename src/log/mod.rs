@@ -1,4 +1,4 @@
-//! The log: slots, batches, certificates; recovery and retirement. Knows no SQLite.
+//! The log: segments, batches, certificates; recovery and retirement. Knows no SQLite.
 
 pub mod backfill;
 pub mod decide;
@@ -15,7 +15,7 @@ pub mod retire;
 pub mod salvage;
 pub mod scan;
 mod seals;
-pub mod slots;
+pub mod segments;
 pub mod stamp;
 pub mod undo;
 mod unwritten;

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One half of a doubled certificate, found by probing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FoundCopy {
-    pub(crate) slot: usize,
+    pub(crate) segment: usize,
     /// Of this half.
     pub(crate) offset: u64,
     pub(crate) backfilled: u64,
@@ -42,7 +42,7 @@ impl FoundLog<'_> {
         let half = if found.copy.is_second { u64::from(block) } else { 0 };
         let Some(start) = found.offset.checked_sub(half) else { return Ok(None) };
         let mut blocks = vec![0; 2 * block as usize];
-        let read = given(self.slots[found.slot].open.read(&mut blocks, start))?;
+        let read = given(self.segments[found.segment].open.read(&mut blocks, start))?;
         Ok(if read == Some(blocks.len()) { found.copy.read(&blocks) } else { None })
     }
 
@@ -71,8 +71,8 @@ impl FoundLog<'_> {
     }
 
     fn image_of_page_one(&self, walk: &Walk) -> Result<Option<Vec<u8>>, LogError> {
-        let Some((slot, frame)) = walk.newest.get(&1) else { return Ok(None) };
-        let Some(reader) = self.reader(*slot, walk.through) else { return Ok(None) };
+        let Some((segment, frame)) = walk.newest.get(&1) else { return Ok(None) };
+        let Some(reader) = self.reader(*segment, walk.through) else { return Ok(None) };
         let mut image = vec![0; reader.header.page_bytes as usize];
         let is_whole = given(reader.image_of(frame, &self.spills, &mut image))?.is_some();
         Ok(is_whole.then_some(image))
@@ -115,8 +115,8 @@ impl FoundLog<'_> {
                 return Ok(false);
             } else if !is_known {
                 // A pass may have been writing it.
-                for (slot, frame) in &images {
-                    let Some(reader) = self.reader(*slot, Through::Headers) else { continue };
+                for (segment, frame) in &images {
+                    let Some(reader) = self.reader(*segment, Through::Headers) else { continue };
                     let is_whole = given(reader.image_of(frame, &self.spills, &mut image))?.is_some();
                     is_known |= is_whole && has_sector_of(&there, &image, usize::from(page == 1));
                 }
@@ -125,7 +125,7 @@ impl FoundLog<'_> {
         Ok(is_known)
     }
 
-    /// From this commit on the log has every batch up to the base of `walk`. Of older ones there may be some in slots that are
+    /// From this commit on the log has every batch up to the base of `walk`. Of older ones there may be some in segments that are
     /// free, while a later one was written over or deleted: their images are not the last ones of their pages.
     fn all_from(&self, walk: &Walk) -> u64 {
         let there: BTreeSet<u64> = self.candidates.iter().map(|candidate| candidate.sequence).collect();
@@ -136,12 +136,12 @@ impl FoundLog<'_> {
     fn images_to(&self, walk: &Walk) -> Result<BTreeMap<u32, Vec<(usize, ImageRef)>>, LogError> {
         let mut images: BTreeMap<u32, Vec<(usize, ImageRef)>> = BTreeMap::new();
         for candidate in self.candidates.iter().filter(|candidate| candidate.sequence <= walk.last()) {
-            let Some(reader) = self.reader(candidate.slot, Through::Headers) else { continue };
+            let Some(reader) = self.reader(candidate.segment, Through::Headers) else { continue };
             let Some(batch) = given(reader.head_at(candidate.offset))? else { continue };
             // Of several images of a page in one batch the last one counts.
             let last: BTreeMap<u32, &Descriptor> = batch.descriptors.iter().map(|frame| (frame.page, frame)).collect();
             for (page, descriptor) in last {
-                images.entry(page).or_default().push((candidate.slot, ImageRef::of(&batch, descriptor)));
+                images.entry(page).or_default().push((candidate.segment, ImageRef::of(&batch, descriptor)));
             }
         }
         Ok(images)

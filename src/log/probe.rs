@@ -1,38 +1,38 @@
-//! Probing a slot: every block that the file system keeps is looked at as a record.
+//! Probing a segment: every block that the file system keeps is looked at as a record.
 //!
 //! A block that the medium does not give is noted, and its neighbours are read by themselves. What a record claims of its
 //! length is read only as far as the file has bytes: [`ALLOWANCE_FACTOR`].
 
 use super::error::LogError;
 use super::files::Unreadable;
-use super::follow::SlotReader;
+use super::follow::SegmentReader;
 use super::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace,
-    SlotHeader, batch_place, decode_batch, decode_batch_header, embedded_certificate, is_block_size,
+    SegmentHeader, batch_place, decode_batch, decode_batch_header, embedded_certificate, is_block_size,
 };
-use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSlot, HeaderState, Probed, Seal};
+use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSegment, HeaderState, Probed, Seal};
 use super::page_one::FoundCopy;
 use std::ops::Range;
 
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
-/// Slots are read in pieces of so many bytes while they are probed: a multiple of every block.
+/// Segments are read in pieces of so many bytes while they are probed: a multiple of every block.
 const PIECE_BYTES: usize = 1 << 20;
 /// Holes are looked for in larger files only: up to here nothing depends on whether the file system knows them rightly.
 const WHOLE_BYTES: u64 = 64 << 20;
-/// So many times the bytes that a slot has (without its holes) are read for what its records claim. The heads of batches are
-/// a small part of a slot, and each generation of a slot that is used again leaves those that it did not write over.
+/// So many times the bytes that a segment has (without its holes) are read for what its records claim. The heads of batches are
+/// a small part of a segment, and each generation of a segment that is used again leaves those that it did not write over.
 const ALLOWANCE_FACTOR: u64 = 16;
 /// And so many bytes beside.
 const ALLOWANCE_BYTES: u64 = 64 << 20;
 
-/// One slot while it is probed.
+/// One segment while it is probed.
 struct Probe<'o> {
-    slot: usize,
+    segment: usize,
     /// Up to here the blocks are descriptors of a batch whose head is valid.
     head_end: u64,
     /// Bytes that may still be read for what records claim.
     allowance: u64,
-    /// Batches in a slot without a header.
+    /// Batches in a segment without a header.
     without_header: Vec<Candidate>,
     page_bytes: Option<u32>,
     observe: &'o mut dyn FnMut(Probed<'_>),
@@ -45,11 +45,12 @@ impl<'a> FoundLog<'a> {
         observe: &mut dyn FnMut(Probed<'_>),
     ) -> Result<(), LogError> {
         let page_bytes = self.page_bytes().or(page_bytes);
-        for slot in 0..self.slots.len() {
-            let mut probe = Probe { slot, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, observe };
+        for segment in 0..self.segments.len() {
+            let mut probe =
+                Probe { segment, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, observe };
             self.probe(&mut probe)?;
             let without_header = probe.without_header;
-            self.infer(slot, page_bytes, without_header);
+            self.infer(segment, page_bytes, without_header);
         }
         self.epochs.sort_by_key(|epoch| (epoch.epoch, epoch.durable, epoch.backfilled));
         self.seals.retain(|seal| seal.certificate.hi > self.backfilled);
@@ -62,10 +63,10 @@ impl<'a> FoundLog<'a> {
     }
 
     fn probe(&mut self, probe: &mut Probe<'_>) -> Result<(), LogError> {
-        let (open, bytes) = (self.slots[probe.slot].open.clone(), self.slots[probe.slot].bytes);
-        probe.allowance = match self.slots[probe.slot].allowance() {
+        let (open, bytes) = (self.segments[probe.segment].open.clone(), self.segments[probe.segment].bytes);
+        probe.allowance = match self.segments[probe.segment].allowance() {
             Ok(allowance) => allowance,
-            Err(error) => return self.note_unreadable(probe.slot, 0, u64::MAX, error),
+            Err(error) => return self.note_unreadable(probe.segment, 0, u64::MAX, error),
         };
         if bytes <= WHOLE_BYTES {
             return self.probe_data(probe, 0..bytes.next_multiple_of(BLOCK));
@@ -80,7 +81,7 @@ impl<'a> FoundLog<'a> {
     }
 
     fn probe_data(&mut self, probe: &mut Probe<'_>, data: Range<u64>) -> Result<(), LogError> {
-        let open = self.slots[probe.slot].open.clone();
+        let open = self.segments[probe.segment].open.clone();
         let piece_bytes = usize::try_from(data.end - data.start).unwrap_or(usize::MAX).min(PIECE_BYTES);
         let mut piece = vec![0; piece_bytes];
         let mut start = data.start;
@@ -98,7 +99,7 @@ impl<'a> FoundLog<'a> {
                         let block = &mut piece[..BLOCK as usize];
                         match open.read(block, start + at) {
                             Ok(read) => self.probe_block(probe, start + at, &piece[..read], &piece[..read])?,
-                            Err(error) => self.note_unreadable(probe.slot, start + at, BLOCK, error)?,
+                            Err(error) => self.note_unreadable(probe.segment, start + at, BLOCK, error)?,
                         }
                     }
                 }
@@ -109,14 +110,14 @@ impl<'a> FoundLog<'a> {
         Ok(())
     }
 
-    fn note_unreadable(&mut self, slot: usize, offset: u64, bytes: u64, error: LogError) -> Result<(), LogError> {
+    fn note_unreadable(&mut self, segment: usize, offset: u64, bytes: u64, error: LogError) -> Result<(), LogError> {
         let Some(text) = error.unreadable().map(ToString::to_string) else { return Err(error) };
-        let slot = &mut self.slots[slot];
-        match slot.unreadable.last_mut() {
+        let segment = &mut self.segments[segment];
+        match segment.unreadable.last_mut() {
             Some(last) if last.offset.saturating_add(last.bytes) >= offset => {
                 last.bytes = last.bytes.max(offset.saturating_add(bytes) - last.offset);
             }
-            _ => slot.unreadable.push(Unreadable { file: slot.open.path.clone(), offset, bytes, error: text }),
+            _ => segment.unreadable.push(Unreadable { file: segment.open.path.clone(), offset, bytes, error: text }),
         }
         Ok(())
     }
@@ -125,8 +126,8 @@ impl<'a> FoundLog<'a> {
         if offset < probe.head_end || block.iter().take(8).all(|&byte| byte == 0) {
             return Ok(());
         }
-        let path = &self.slots[probe.slot].open.path;
-        // What an older segment of the slot left is true, too.
+        let path = &self.segments[probe.segment].open.path;
+        // What an older segment in the same file left is true, too.
         let place = CertificatePlace { log_id: self.log_id, ordinal: None, offset };
         let (certificate, in_batch) = match embedded_certificate(block, &place) {
             Some(embedded) => (Some(embedded), true),
@@ -137,20 +138,20 @@ impl<'a> FoundLog<'a> {
             Some(Err(error)) if error.is_other_version() => return Err(LogError::record(path, offset, error)),
             _ => {}
         }
-        match self.slots[probe.slot].reader.clone() {
+        match self.segments[probe.segment].reader.clone() {
             Some(reader) => self.probe_batch(probe, &reader, offset, block, rest),
             None => self.probe_without_header(probe, offset, block),
         }
     }
 
     fn note_certificate(&mut self, probe: &mut Probe<'_>, offset: u64, certificate: Certificate, in_batch: bool) {
-        let slot = probe.slot;
-        (probe.observe)(Probed::Certificate { slot, offset, certificate: &certificate, in_batch });
+        let segment = probe.segment;
+        (probe.observe)(Probed::Certificate { segment, offset, certificate: &certificate, in_batch });
         self.backfilled = self.backfilled.max(certificate.backfilled);
         self.durable = self.durable.max(certificate.durable);
         let Certificate { ordinal, epoch, lo, hi, durable, backfilled, chain, batches, .. } = certificate;
         self.copies.extend(certificate.copy.map(|copy| FoundCopy {
-            slot,
+            segment,
             offset,
             backfilled: certificate.backfilled,
             copy,
@@ -158,7 +159,7 @@ impl<'a> FoundLog<'a> {
         let has_second = certificate.copy.is_some_and(|copy| !copy.is_second);
         let has_first = certificate.copy.is_some_and(|copy| copy.is_second);
         self.epochs.push(Epoch {
-            slot,
+            segment,
             offset,
             ordinal,
             in_batch,
@@ -173,25 +174,25 @@ impl<'a> FoundLog<'a> {
         });
         // One in a batch is that batch's word: of a writer that died before it published, it speaks of no commit.
         let block_bytes = self.block_bytes().unwrap_or(BLOCK_BYTES_MIN);
-        let found = &mut self.slots[slot];
+        let found = &mut self.segments[segment];
         if !in_batch && found.reader.as_ref().is_none_or(|reader| reader.header.ordinal == ordinal) {
-            self.certificates.push((slot, offset));
+            self.certificates.push((segment, offset));
             let block_bytes = u64::from(block_bytes);
             let other = if has_second { offset.checked_add(block_bytes) } else { offset.checked_sub(block_bytes) };
-            self.certificates.extend(other.filter(|_| has_second || has_first).map(|other| (slot, other)));
+            self.certificates.extend(other.filter(|_| has_second || has_first).map(|other| (segment, other)));
         }
         if found.reader.is_none() && offset == u64::from(block_bytes) {
             found.first_ordinal.get_or_insert(ordinal);
         }
         if !in_batch && hi > self.backfilled {
-            self.seals.push(Seal { slot, offset, certificate });
+            self.seals.push(Seal { segment, offset, certificate });
         }
     }
 
     fn probe_batch(
         &mut self,
         probe: &mut Probe<'_>,
-        reader: &SlotReader<'_>,
+        reader: &SegmentReader<'_>,
         offset: u64,
         block: &[u8],
         rest: &[u8],
@@ -202,12 +203,12 @@ impl<'a> FoundLog<'a> {
         let place = reader.place(offset);
         let Some(header) = block.get(..BATCH_HEADER_BYTES) else { return Ok(()) };
         let Ok(claimed) = decode_batch_header(header, &place) else { return Ok(()) };
-        let slot = probe.slot;
+        let segment = probe.segment;
         match self.head(probe, reader, offset, rest.get(..claimed.head_bytes), &place) {
             Ok(batch) => {
-                (probe.observe)(Probed::Batch { slot });
+                (probe.observe)(Probed::Batch { segment });
                 probe.head_end = offset + claimed.head_bytes as u64;
-                self.candidates.push(Candidate::of(slot, &batch));
+                self.candidates.push(Candidate::of(segment, &batch));
             }
             Err(error) => {
                 let flaw = match error.unreadable() {
@@ -217,7 +218,7 @@ impl<'a> FoundLog<'a> {
                         error => return Err(error),
                     },
                 };
-                self.broken.push(Broken { slot, offset, sequence: claimed.sequence, flaw });
+                self.broken.push(Broken { segment, offset, sequence: claimed.sequence, flaw });
             }
         }
         Ok(())
@@ -227,7 +228,7 @@ impl<'a> FoundLog<'a> {
     fn head(
         &self,
         probe: &mut Probe<'_>,
-        reader: &SlotReader<'_>,
+        reader: &SegmentReader<'_>,
         offset: u64,
         read: Option<&[u8]>,
         place: &BatchPlace,
@@ -240,23 +241,23 @@ impl<'a> FoundLog<'a> {
 
     /// A batch names its log, its segment and its place itself.
     fn probe_without_header(&mut self, probe: &mut Probe<'_>, offset: u64, block: &[u8]) -> Result<(), LogError> {
-        let found = &self.slots[probe.slot];
+        let found = &self.segments[probe.segment];
         let Some((log_id, ordinal, at)) = batch_place(block) else { return Ok(()) };
         let is_here = offset > 0 && log_id == self.log_id && at == offset && found.state != HeaderState::Free;
         let Some(page_bytes) = probe.page_bytes.filter(|_| is_here) else { return Ok(()) };
-        let header = SlotHeader {
+        let header = SegmentHeader {
             log_id,
             block_bytes: BLOCK_BYTES_MIN,
             page_bytes,
-            slot_bytes: found.bytes - found.bytes % BLOCK,
+            segment_bytes: found.bytes - found.bytes % BLOCK,
             ordinal,
             first_sequence: 1,
             chain: 0,
         };
-        let reader = SlotReader { open: found.open.clone(), header };
+        let reader = SegmentReader { open: found.open.clone(), header };
         let place = reader.place(offset);
         match self.head(probe, &reader, offset, None, &place) {
-            Ok(batch) => probe.without_header.push(Candidate::of(probe.slot, &batch)),
+            Ok(batch) => probe.without_header.push(Candidate::of(probe.segment, &batch)),
             Err(LogError::Record { .. }) => {}
             Err(error) if error.unreadable().is_some() => {}
             Err(error) => return Err(error),
@@ -265,37 +266,37 @@ impl<'a> FoundLog<'a> {
     }
 
     pub(crate) fn block_bytes(&self) -> Option<u32> {
-        self.slots.iter().find_map(|slot| Some(slot.reader.as_ref()?.header.block_bytes))
+        self.segments.iter().find_map(|segment| Some(segment.reader.as_ref()?.header.block_bytes))
     }
 
-    /// The header of a slot whose own is broken, as the batches of its newest segment have it.
-    fn infer(&mut self, slot: usize, page_bytes: Option<u32>, batches: Vec<Candidate>) {
+    /// The header of a segment file whose own is broken, as the batches of its newest segment have it.
+    fn infer(&mut self, segment: usize, page_bytes: Option<u32>, batches: Vec<Candidate>) {
         let Some(ordinal) = batches.iter().map(|batch| batch.ordinal).max() else { return };
         let newest = || batches.iter().filter(|batch| batch.ordinal == ordinal);
         let Some(first) = newest().min_by_key(|batch| batch.offset).copied() else { return };
         let at = u32::try_from(first.offset).ok().filter(|bytes| is_block_size(*bytes));
         let block_bytes = self.block_bytes().or(at).unwrap_or(BLOCK_BYTES_MIN);
         let Some(page_bytes) = page_bytes else { return };
-        let found = &mut self.slots[slot];
+        let found = &mut self.segments[segment];
         if first.offset == u64::from(block_bytes) {
             found.first_ordinal = Some(ordinal);
         }
-        let header = SlotHeader {
+        let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes,
             page_bytes,
-            slot_bytes: found.bytes - found.bytes % u64::from(block_bytes),
+            segment_bytes: found.bytes - found.bytes % u64::from(block_bytes),
             ordinal,
             first_sequence: first.sequence,
             chain: first.chain,
         };
-        found.inferred = Some(SlotReader { open: found.open.clone(), header });
+        found.inferred = Some(SegmentReader { open: found.open.clone(), header });
         let newest: Vec<Candidate> = newest().copied().collect();
         self.candidates.extend(newest);
     }
 }
 
-impl FoundSlot<'_> {
+impl FoundSegment<'_> {
     /// What may be read for what the records in it claim, in bytes.
     pub(super) fn allowance(&self) -> Result<u64, LogError> {
         let (mut allowance, mut from) = (ALLOWANCE_BYTES, 0);
@@ -308,10 +309,10 @@ impl FoundSlot<'_> {
 }
 
 impl Candidate {
-    fn of(slot: usize, batch: &Batch) -> Candidate {
+    fn of(segment: usize, batch: &Batch) -> Candidate {
         let header = &batch.header;
         Candidate {
-            slot,
+            segment,
             offset: header.offset,
             end: header.offset + header.bytes,
             ordinal: header.ordinal,

@@ -266,7 +266,7 @@ impl<'a> Inspection<'a> {
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
             has_commits: log.may_hold_commits(walk)?,
-            has_header: log.slots.iter().any(|slot| slot.reader.is_some()),
+            has_header: log.segments.iter().any(|segment| segment.reader.is_some()),
             backfilled: log.backfilled,
             durable: log.durable,
             last: walk.last(),
@@ -419,13 +419,17 @@ impl Chained<'_> {
             (wrong.file.clone(), wrong.offset, format!("rule {}: {}", wrong.rule, wrong.what))
         } else if let Some(torn) = &self.walk.torn {
             (torn.file.clone(), torn.offset, format!("commit {missing} is not valid ({})", torn.reason))
-        } else if let Some((slot, offset)) = self.walk.end {
-            let file = self.log.slots[slot].open.path.clone();
+        } else if let Some((segment, offset)) = self.walk.end {
+            let file = self.log.segments[segment].open.path.clone();
             (file, offset, format!("commit {missing} is not there"))
-        } else if let Some(free) = self.log.slots.iter().find(|slot| slot.state == HeaderState::Broken) {
-            (free.open.path.clone(), 0, format!("commit {missing} is not there, and this slot's header is not valid"))
+        } else if let Some(free) = self.log.segments.iter().find(|segment| segment.state == HeaderState::Broken) {
+            (
+                free.open.path.clone(),
+                0,
+                format!("commit {missing} is not there, and this segment's header is not valid"),
+            )
         } else {
-            (directory, 0, format!("commit {missing} is in no slot"))
+            (directory, 0, format!("commit {missing} is in no segment"))
         };
         let LogFacts { log_id, last, durable, .. } = facts;
         LogError::Damaged { file, offset, reason, log_id, last, durable, target }
@@ -452,7 +456,7 @@ pub(crate) fn replay(
         |page, image| match walk
             .newest
             .get(&page)
-            .and_then(|(slot, frame)| Some((log.reader(*slot, walk.through)?, frame)))
+            .and_then(|(segment, frame)| Some((log.reader(*segment, walk.through)?, frame)))
         {
             Some((reader, frame)) => reader.image_of(frame, &log.spills, image),
             None => Err(LogError::database("replay", io::ErrorKind::NotFound.into())),
@@ -492,7 +496,7 @@ pub(crate) fn beginning_of(database: &mut dyn Database) -> Result<Beginning, Log
 pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<Vec<LogError>, LogError> {
     let mut unsynced = Vec::new();
     for name in names {
-        if let Some(FileName::Slot { .. } | FileName::Spill { .. }) = FileName::parse(name)
+        if let Some(FileName::Segment { .. } | FileName::Spill { .. }) = FileName::parse(name)
             && !crate::drops("r4-recovery-syncs-files")
         {
             let path = dir.path().join(name);

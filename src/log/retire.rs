@@ -77,7 +77,7 @@ fn end(
 }
 
 /// As [`retire_keeping_lock`], for a process whose connections stay: `control` does, and so does the marker, durably: beside it
-/// a plain file with slots of this log is a finished one, until the log that comes next is stamped.
+/// a plain file with segments of this log is a finished one, until the log that comes next is stamped.
 ///
 /// # Errors
 /// As [`retire`].
@@ -90,13 +90,13 @@ pub fn retire_in_place(
 ) -> Result<(), LogError> {
     end(dir, database, log_id, last_sequence, page_bytes)?;
     delete_files(dir, |name| {
-        matches!(name, FileName::Slot { .. } | FileName::Spill { .. }) && name.log_id() == Some(log_id)
+        matches!(name, FileName::Segment { .. } | FileName::Spill { .. }) && name.log_id() == Some(log_id)
     })
 }
 
-/// Deletes the slots of a log that is made anew, durably: its marker stays, and the spill file of the transaction for which it is.
+/// Deletes the segments of a log that is made anew, durably: its marker stays, and the spill file of the transaction for which it is.
 pub(crate) fn delete_slots(dir: &dyn LogDirectory, log_id: LogId) -> Result<(), LogError> {
-    delete_files(dir, |name| matches!(name, FileName::Slot { .. }) && name.log_id() == Some(log_id))
+    delete_files(dir, |name| matches!(name, FileName::Segment { .. }) && name.log_id() == Some(log_id))
 }
 
 fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Result<(), LogError> {
@@ -180,7 +180,7 @@ pub(crate) fn delete_log(dir: &dyn LogDirectory, which: impl Fn(LogId) -> bool) 
     let (markers, others): (Vec<&String>, Vec<&String>) =
         names.iter().filter(ours).partition(|name| matches!(FileName::parse(name), Some(FileName::Marker { .. })));
     remove_all(dir, &others)?;
-    // Unsynced deletions may come undone: a slot that came back without its marker would be replayed as the log of a
+    // Unsynced deletions may come undone: a segment that came back without its marker would be replayed as the log of a
     // replaced file.
     if !markers.is_empty() && !crate::drops("z4-sync-deletions") {
         dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))?;

@@ -1,16 +1,16 @@
-//! A survey of a log as plain values, for the tools: what lies in which slot, which commits and epochs there are,
+//! A survey of a log as plain values, for the tools: what lies in which segment, which commits and epochs there are,
 //! and what of it does not hold.
 //!
 //! Only reads: creates, locks and syncs nothing. In a log that somebody writes meanwhile the newest records may look torn.
 
 mod text;
 
-pub use text::dump_slot;
+pub use text::dump_segment;
 
 use super::decide::Action;
 use super::error::LogError;
 use super::files::Unreadable;
-use super::format::{Certificate, FileName, LogId, SlotHeader};
+use super::format::{Certificate, FileName, LogId, SegmentHeader};
 use super::found::{FoundLog, Probed, TornTail};
 use super::recovery::{Inspection, OpenFacts, list};
 use super::seals::Contradiction;
@@ -37,8 +37,8 @@ pub struct Survey {
 pub struct LogSurvey {
     /// The log.
     pub log_id: LogId,
-    /// Its slots, by their names.
-    pub slots: Vec<SlotSurvey>,
+    /// Its segments, by their names.
+    pub segments: Vec<SegmentSurvey>,
     /// Its spill files and their sizes in bytes.
     pub spills: Vec<(String, u64)>,
     /// n of each marker.
@@ -61,15 +61,15 @@ pub struct LogSurvey {
     pub findings: Vec<Finding>,
 }
 
-/// One slot file.
+/// One segment file.
 #[derive(Clone, Debug)]
-pub struct SlotSurvey {
+pub struct SegmentSurvey {
     /// Its name.
     pub name: String,
     /// Its size in bytes.
     pub bytes: u64,
     /// Its header; `None` if it is free.
-    pub header: Option<SlotHeader>,
+    pub header: Option<SegmentHeader>,
     /// Batches in it whose heads are valid, also those that are backfilled.
     pub batches: u64,
 }
@@ -79,8 +79,8 @@ pub struct SlotSurvey {
 pub struct CommitSurvey {
     /// The commit sequence.
     pub sequence: u64,
-    /// The slot file.
-    pub slot: String,
+    /// The segment file.
+    pub segment: String,
     /// The offset in bytes.
     pub offset: u64,
     /// The size with its images in bytes; images in a spill file not counted.
@@ -102,8 +102,8 @@ pub struct CommitSurvey {
 /// One certificate, and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateSurvey {
-    /// The slot file.
-    pub slot: String,
+    /// The segment file.
+    pub segment: String,
     /// The offset of its block in bytes.
     pub offset: u64,
     /// It lies in the header of a batch.
@@ -165,45 +165,45 @@ pub fn survey(dir: &dyn LogDirectory, header: &[u8]) -> Result<Survey, LogError>
 /// What a look at a log meets.
 #[derive(Default)]
 struct Seen {
-    /// Slot, offset, whether it lies in a batch.
+    /// Segment, offset, whether it lies in a batch.
     certificates: Vec<(usize, u64, bool, Certificate)>,
-    /// The batches with a valid head in each slot.
+    /// The batches with a valid head in each segment.
     batches: BTreeMap<usize, u64>,
 }
 
 impl Seen {
     fn note(&mut self, probed: &Probed<'_>) {
         match *probed {
-            Probed::Certificate { slot, offset, certificate, in_batch } => {
-                self.certificates.push((slot, offset, in_batch, certificate.clone()));
+            Probed::Certificate { segment, offset, certificate, in_batch } => {
+                self.certificates.push((segment, offset, in_batch, certificate.clone()));
             }
-            Probed::Batch { slot } => *self.batches.entry(slot).or_default() += 1,
+            Probed::Batch { segment } => *self.batches.entry(segment).or_default() += 1,
         }
     }
 }
 
-fn file_name(log: &FoundLog<'_>, slot: usize) -> String {
-    let path = &log.slots[slot].open.path;
+fn file_name(log: &FoundLog<'_>, segment: usize) -> String {
+    let path = &log.segments[segment].open.path;
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn survey_log(log: &FoundLog<'_>, walk: &Walk, seen: Seen, target: Option<u64>) -> Result<LogSurvey, LogError> {
-    let mut slots = Vec::new();
-    for (index, slot) in log.slots.iter().enumerate() {
-        let header = slot.reader.as_ref().map(|reader| reader.header.clone());
+    let mut segments = Vec::new();
+    for (index, segment) in log.segments.iter().enumerate() {
+        let header = segment.reader.as_ref().map(|reader| reader.header.clone());
         let batches = seen.batches.get(&index).copied().unwrap_or(0);
-        slots.push(SlotSurvey { name: file_name(log, index), bytes: slot.bytes, header, batches });
+        segments.push(SegmentSurvey { name: file_name(log, index), bytes: segment.bytes, header, batches });
     }
     let certificates = seen.certificates.into_iter();
     let mut certificates: Vec<CertificateSurvey> = certificates
-        .map(|(slot, offset, in_batch, certificate)| CertificateSurvey {
-            slot: file_name(log, slot),
+        .map(|(segment, offset, in_batch, certificate)| CertificateSurvey {
+            segment: file_name(log, segment),
             offset,
             in_batch,
             certificate,
         })
         .collect();
-    certificates.sort_by_key(|survey| (survey.certificate.epoch, survey.slot.clone(), survey.offset));
+    certificates.sort_by_key(|survey| (survey.certificate.epoch, survey.segment.clone(), survey.offset));
     let mut spills = Vec::new();
     for open in log.spills.values() {
         let name = open.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -211,7 +211,7 @@ fn survey_log(log: &FoundLog<'_>, walk: &Walk, seen: Seen, target: Option<u64>) 
     }
     let mut survey = LogSurvey {
         log_id: log.log_id,
-        slots,
+        segments,
         spills,
         markers: log.markers.iter().copied().collect(),
         backfilled: log.backfilled,
@@ -229,12 +229,12 @@ fn survey_log(log: &FoundLog<'_>, walk: &Walk, seen: Seen, target: Option<u64>) 
 
 fn commits_of(log: &FoundLog<'_>, walk: &Walk) -> Result<Vec<CommitSurvey>, LogError> {
     let mut commits = Vec::new();
-    for &(slot, offset) in &walk.batches {
-        let Some(reader) = log.reader(slot, walk.through) else { continue };
+    for &(segment, offset) in &walk.batches {
+        let Some(reader) = log.reader(segment, walk.through) else { continue };
         let batch = reader.head_at(offset)?;
         commits.push(CommitSurvey {
             sequence: batch.header.sequence,
-            slot: file_name(log, slot),
+            segment: file_name(log, segment),
             offset,
             bytes: batch.header.bytes,
             frames: batch.header.frames,
@@ -254,7 +254,8 @@ fn findings_of(log: &FoundLog<'_>, walk: &Walk, survey: &LogSurvey, target: Opti
     let mut add = |rule, file: &str, offset, what| {
         findings.push(Finding { rule, file: file.to_owned(), offset, what });
     };
-    let directory = log.slots.first().map_or_else(|| ".".to_owned(), |slot| slot.open.path.display().to_string());
+    let directory =
+        log.segments.first().map_or_else(|| ".".to_owned(), |segment| segment.open.path.display().to_string());
     let (b, d, n) = (survey.backfilled, survey.durable, survey.last);
     let (torn_file, torn_offset, torn_reason) = match &survey.torn_tail {
         Some(torn) => (torn.file.display().to_string(), torn.offset, format!("; {}", torn.reason)),
@@ -267,7 +268,7 @@ fn findings_of(log: &FoundLog<'_>, walk: &Walk, survey: &LogSurvey, target: Opti
         let target = target.unwrap_or(0);
         add("L2", &torn_file, torn_offset, format!("T is {target}, the batches end at commit {n}{torn_reason}"));
     }
-    // A file that needs nothing of a finished log: its slots may be deleted in any order.
+    // A file that needs nothing of a finished log: its segments may be deleted in any order.
     let is_deleted = target.is_none() && !survey.markers.is_empty();
     if d > n && !is_deleted {
         add("L3", &torn_file, torn_offset, format!("D is {d}, the batches end at commit {n}{torn_reason}"));

@@ -3,7 +3,7 @@
 //! A certificate in a block of its own is written when its commits are published: what it says of them is true. One in a
 //! batch is only as true as the batch: a writer that died before it published left both.
 
-use super::follow::SlotReader;
+use super::follow::SegmentReader;
 use super::format::{Batch, Certificate, LANES_MAX};
 use super::found::{Epoch, FoundLog};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub struct Contradiction {
     /// The rule, by its number in the specification.
     pub rule: &'static str,
-    /// The slot file of the certificate.
+    /// The segment file of the certificate.
     pub file: PathBuf,
     /// Its offset in bytes.
     pub offset: u64,
@@ -103,7 +103,7 @@ impl FoundLog<'_> {
         let seal = self.seals_of(sequence).find(|seal| seal.certificate.chain != batch.chain_after)?;
         let epoch = seal.certificate.epoch;
         let what = format!("epoch {epoch}: its chain value is not that of commit {sequence}");
-        Some(self.contradiction_at("E1", seal.slot, seal.offset, what))
+        Some(self.contradiction_at("E1", seal.segment, seal.offset, what))
     }
 
     /// Whether a certificate in a block of its own names the chain value behind this batch.
@@ -120,7 +120,7 @@ impl FoundLog<'_> {
         &self,
         counts: &mut Counts,
         base: u64,
-        reader: &SlotReader<'_>,
+        reader: &SegmentReader<'_>,
         batch: &Batch,
     ) -> Option<Contradiction> {
         counts.add(batch);
@@ -130,7 +130,7 @@ impl FoundLog<'_> {
         for seal in self.seals_of(sequence) {
             is_end |= !seal.certificate.is_mark();
             if let Some(what) = counts.compare(base, batch, &seal.certificate) {
-                wrong.get_or_insert_with(|| self.contradiction_at("E2", seal.slot, seal.offset, what));
+                wrong.get_or_insert_with(|| self.contradiction_at("E2", seal.segment, seal.offset, what));
             }
         }
         if let Some(certificate) = &batch.header.certificate {
@@ -146,8 +146,8 @@ impl FoundLog<'_> {
         wrong
     }
 
-    fn contradiction_at(&self, rule: &'static str, slot: usize, offset: u64, what: String) -> Contradiction {
-        let file = self.slots.get(slot).map_or_else(PathBuf::new, |slot| slot.open.path.clone());
+    fn contradiction_at(&self, rule: &'static str, segment: usize, offset: u64, what: String) -> Contradiction {
+        let file = self.segments.get(segment).map_or_else(PathBuf::new, |segment| segment.open.path.clone());
         Contradiction { rule, file, offset, what }
     }
 
@@ -162,7 +162,7 @@ impl FoundLog<'_> {
             let (before, after) = (&pair[0], &pair[1]);
             if before.epoch < after.epoch && after.durable < before.durable && !crate::drops("e3") {
                 let what = format!("epoch {} says less of D than epoch {} before it", after.epoch, before.epoch);
-                return Some(self.contradiction_at("E3", after.slot, after.offset, what));
+                return Some(self.contradiction_at("E3", after.segment, after.offset, what));
             }
         }
         let miscounted = self.epochs.iter().find(|epoch| epoch.hi - (epoch.lo - 1) != u64::from(epoch.batches))?;
@@ -171,17 +171,17 @@ impl FoundLog<'_> {
         }
         let Epoch { epoch, lo, hi, batches, .. } = *miscounted;
         let what = format!("epoch {epoch} counts {batches} batches for commits {lo} to {hi}");
-        Some(self.contradiction_at("E2", miscounted.slot, miscounted.offset, what))
+        Some(self.contradiction_at("E2", miscounted.segment, miscounted.offset, what))
     }
 
     /// Where an epoch does not follow the one before it (rule E4): for `verify`. The commits of a certificate that rotted
     /// are valid without it.
     pub(crate) fn gaps(&self) -> Vec<Contradiction> {
-        let ordinal = |slot: usize| Some(self.slots[slot].reader.as_ref()?.header.ordinal);
-        let ordinals: BTreeSet<u64> = (0..self.slots.len()).filter_map(ordinal).collect();
+        let ordinal = |segment: usize| Some(self.segments[segment].reader.as_ref()?.header.ordinal);
+        let ordinals: BTreeSet<u64> = (0..self.segments.len()).filter_map(ordinal).collect();
         let mut by_epoch: BTreeMap<u64, Vec<&Epoch>> = BTreeMap::new();
         // What an older segment left is no part of the log any more.
-        for epoch in self.epochs.iter().filter(|epoch| ordinal(epoch.slot) == Some(epoch.ordinal)) {
+        for epoch in self.epochs.iter().filter(|epoch| ordinal(epoch.segment) == Some(epoch.ordinal)) {
             by_epoch.entry(epoch.epoch).or_default().push(epoch);
         }
         let groups: Vec<(&u64, &Vec<&Epoch>)> = by_epoch.iter().collect();
@@ -190,7 +190,7 @@ impl FoundLog<'_> {
             let ((before, earlier), (epoch, later)) = (pair[0], pair[1]);
             let Some(first) = later.iter().find(|later| !later.in_batch) else { continue };
             let follows = earlier.iter().any(|earlier| earlier.hi.checked_add(1) == Some(first.lo));
-            // A slot in between may have been used again.
+            // A segment in between may have been used again.
             let all_there = earlier
                 .iter()
                 .any(|earlier| (earlier.ordinal..=first.ordinal).all(|ordinal| ordinals.contains(&ordinal)));
@@ -200,7 +200,7 @@ impl FoundLog<'_> {
                 } else {
                     format!("no certificate of the epochs {} to {}", before + 1, epoch - 1)
                 };
-                gaps.push(self.contradiction_at("E4", first.slot, first.offset, what));
+                gaps.push(self.contradiction_at("E4", first.segment, first.offset, what));
             }
         }
         gaps

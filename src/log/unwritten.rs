@@ -1,6 +1,6 @@
 //! A log whose first commit never was whole on the medium, told from one whose first commit has rotted.
 //!
-//! A slot is zeros before it is used, and no sector of the batch of commit 1 is all zeros before its last image ends
+//! A segment is zeros before it is used, and no sector of the batch of commit 1 is all zeros before its last image ends
 //! ([`mask_of_first`](super::format::mask_of_first)). So a sector of zeros there was never written: a process was killed in the
 //! write (a prefix of it is there), or the power went before the sync (any of its sectors are). A commit that was durable has
 //! all of its sectors; rot changes what is in them.
@@ -27,22 +27,22 @@ impl FoundLog<'_> {
         Ok(!is_unwritten && (is_begun || self.has_commits()))
     }
 
-    /// No record but heads of batches speaks of a commit, and nothing that could is broken or unreadable. (The header of a slot
+    /// No record but heads of batches speaks of a commit, and nothing that could is broken or unreadable. (The header of a segment
     /// lies in one sector: torn, it is zeros.)
     fn says_nothing(&self, walk: &Walk) -> bool {
         walk.last() == 0
             && self.durable == 0
             && walk.contradiction.is_none()
             && self.unreadable().next().is_none()
-            && self.slots.iter().all(|slot| matches!(slot.state, HeaderState::Whole | HeaderState::Free))
+            && self.segments.iter().all(|segment| matches!(segment.state, HeaderState::Whole | HeaderState::Free))
     }
 
-    /// Where the first segment goes on behind the certificates that it begins with: slot and offset. `None`: it is not there.
+    /// Where the first segment goes on behind the certificates that it begins with: segment file and offset. `None`: it is not there.
     fn first_place(&self) -> Option<(usize, u64)> {
-        let (slot, offset, _) = self.resume(0)?;
-        let header = &self.slots.get(slot)?.reader.as_ref()?.header;
+        let (segment, offset, _) = self.resume(0)?;
+        let header = &self.segments.get(segment)?.reader.as_ref()?.header;
         let is_first = header.first_sequence == 1 && header.chain == self.log_id;
-        is_first.then(|| (slot, self.behind_certificates(slot, offset)))
+        is_first.then(|| (segment, self.behind_certificates(segment, offset)))
     }
 
     /// Commit 1 lies there, or at the beginning of a later segment whose header says so. It was never whole if in each of these
@@ -50,20 +50,20 @@ impl FoundLog<'_> {
     fn is_first_unwritten(&self) -> Result<bool, LogError> {
         let Some(first) = self.first_place() else { return Ok(false) };
         let mut places = BTreeSet::from([first]);
-        for (slot, found) in self.slots.iter().enumerate().filter(|(slot, _)| *slot != first.0) {
+        for (segment, found) in self.segments.iter().enumerate().filter(|(segment, _)| *segment != first.0) {
             let Some(header) = found.reader.as_ref().map(|reader| &reader.header) else { continue };
             if header.first_sequence == 1 && header.chain == self.log_id {
-                places.insert((slot, self.behind_certificates(slot, u64::from(header.block_bytes))));
+                places.insert((segment, self.behind_certificates(segment, u64::from(header.block_bytes))));
             }
         }
-        let whole = self.candidates.iter().map(|it| (it.sequence, it.slot, it.offset));
-        let begun = whole.chain(self.broken.iter().map(|it| (it.sequence, it.slot, it.offset)));
-        places.extend(begun.filter(|(sequence, ..)| *sequence == 1).map(|(_, slot, offset)| (slot, offset)));
+        let whole = self.candidates.iter().map(|it| (it.sequence, it.segment, it.offset));
+        let begun = whole.chain(self.broken.iter().map(|it| (it.sequence, it.segment, it.offset)));
+        places.extend(begun.filter(|(sequence, ..)| *sequence == 1).map(|(_, segment, offset)| (segment, offset)));
         if places.len() > BEGUN_MAX {
             return Ok(false);
         }
-        for (slot, offset) in places {
-            if !self.is_unwritten(slot, offset)? {
+        for (segment, offset) in places {
+            if !self.is_unwritten(segment, offset)? {
                 return Ok(false);
             }
         }
@@ -72,13 +72,13 @@ impl FoundLog<'_> {
 
     /// Whether a sector of what was begun there is all zeros: of the head as far as the header claims it, of the images as far as a
     /// whole head says where they end.
-    fn is_unwritten(&self, slot: usize, offset: u64) -> Result<bool, LogError> {
-        if self.has_zero_sector(slot, offset, RECORD_PLACE_BYTES as u64)? {
+    fn is_unwritten(&self, segment: usize, offset: u64) -> Result<bool, LogError> {
+        if self.has_zero_sector(segment, offset, RECORD_PLACE_BYTES as u64)? {
             return Ok(true);
         }
-        let Some(reader) = self.slots[slot].reader.as_ref() else { return Ok(false) };
+        let Some(reader) = self.segments[segment].reader.as_ref() else { return Ok(false) };
         let Some(claimed) = proven(reader.claimed_at(offset))? else { return Ok(false) };
-        if self.has_zero_sector(slot, offset, claimed.head_bytes as u64)? {
+        if self.has_zero_sector(segment, offset, claimed.head_bytes as u64)? {
             return Ok(true);
         }
         let Some(batch) = proven(reader.head_at(offset))? else { return Ok(false) };
@@ -86,16 +86,16 @@ impl FoundLog<'_> {
             ImagePlace::Batch(position) => Some(position + u64::from(reader.header.page_bytes)),
             ImagePlace::Spill { .. } => None,
         });
-        self.has_zero_sector(slot, offset, ends.max().unwrap_or(0))
+        self.has_zero_sector(segment, offset, ends.max().unwrap_or(0))
     }
 
     /// Whether one of the sectors that begin in these bytes is all zeros.
-    fn has_zero_sector(&self, slot: usize, offset: u64, bytes: u64) -> Result<bool, LogError> {
+    fn has_zero_sector(&self, segment: usize, offset: u64, bytes: u64) -> Result<bool, LogError> {
         let end = offset.saturating_add(bytes.next_multiple_of(RECORD_PLACE_BYTES as u64));
         let mut piece = vec![0; usize::try_from((end - offset).min(PIECE_BYTES)).unwrap_or(0)];
         for start in (offset..end).step_by(PIECE_BYTES as usize) {
             let wanted = usize::try_from((end - start).min(PIECE_BYTES)).unwrap_or(0);
-            let read = self.slots[slot].open.read(&mut piece[..wanted], start)?;
+            let read = self.segments[segment].open.read(&mut piece[..wanted], start)?;
             if piece[..read].chunks_exact(RECORD_PLACE_BYTES).any(|sector| sector.iter().all(|&byte| byte == 0)) {
                 return Ok(true);
             }

@@ -5,9 +5,9 @@
 
 use super::error::LogError;
 use super::files::Unreadable;
-use super::follow::{ImageRef, SlotReader};
+use super::follow::{ImageRef, SegmentReader};
 use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace};
-use super::found::{Candidate, Flaw, FoundLog, FoundSlot, HeaderState, TornTail};
+use super::found::{Candidate, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
 use super::seals::{Contradiction, Counts};
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ const MISSED_BLOCKS_MAX: u32 = 2;
 /// What a walk goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Through {
-    /// Slots whose headers are whole.
+    /// Segments whose headers are whole.
     Headers,
-    /// Also slots whose headers are broken and whose batches say what they were: for salvage.
+    /// Also segments whose headers are broken and whose batches say what they were: for salvage.
     Batches,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct Walk {
     pub(crate) base: u64,
     /// What it went through.
     pub(crate) through: Through,
-    /// Where its batches lie, in order: index of the slot, offset.
+    /// Where its batches lie, in order: index of the segment, offset.
     pub(crate) batches: Vec<(usize, u64)>,
-    /// The newest image of each page: index of the slot, place. Also of pages beyond the final size.
+    /// The newest image of each page: index of the segment, place. Also of pages beyond the final size.
     pub(crate) newest: BTreeMap<u32, (usize, ImageRef)>,
     /// The size of the database behind the last batch, in pages; 0 without a batch.
     pub(crate) database_pages: u32,
-    /// Where the next batch should begin: index of the slot, offset. `None` without a batch.
+    /// Where the next batch should begin: index of the segment, offset. `None` without a batch.
     pub(crate) end: Option<(usize, u64)>,
     /// Why it ends there, if a batch of the next commit was begun and is not valid.
     pub(crate) torn: Option<TornTail>,
@@ -69,18 +69,18 @@ impl Walk {
         }
     }
 
-    fn take(&mut self, slot: usize, batch: &Batch) {
+    fn take(&mut self, segment: usize, batch: &Batch) {
         let (offset, sequence) = (batch.header.offset, batch.header.sequence);
-        self.batches.push((slot, offset));
+        self.batches.push((segment, offset));
         self.database_pages = batch.header.database_pages;
-        self.end = Some((slot, offset + batch.header.bytes));
+        self.end = Some((segment, offset + batch.header.bytes));
         for descriptor in &batch.descriptors {
             let place = match descriptor.place {
                 ImagePlace::Batch(position) => ImagePlace::Batch(offset + position),
                 spilled @ ImagePlace::Spill { .. } => spilled,
             };
             let image = ImageRef { place, page: descriptor.page, sequence, mask: descriptor.mask, crc: descriptor.crc };
-            self.newest.insert(descriptor.page, (slot, image));
+            self.newest.insert(descriptor.page, (segment, image));
         }
     }
 }
@@ -136,8 +136,8 @@ impl FoundLog<'_> {
         Ok(best)
     }
 
-    pub(crate) fn reader(&self, slot: usize, through: Through) -> Option<&SlotReader<'_>> {
-        self.slots.get(slot)?.reader(through == Through::Batches)
+    pub(crate) fn reader(&self, segment: usize, through: Through) -> Option<&SegmentReader<'_>> {
+        self.segments.get(segment)?.reader(through == Through::Batches)
     }
 
     fn walk_from(&self, base: u64, first: Candidate, through: Through) -> Result<Walk, LogError> {
@@ -147,30 +147,30 @@ impl FoundLog<'_> {
         // W1: before commit 1 the chain value is the log id.
         if base > 0 || first.chain == self.log_id || crate::drops("w1-log-id") {
             let wanted = Wanted { sequence: first.sequence, chain: None, through };
-            self.look(&mut search, first.slot, first.offset, wanted)?;
+            self.look(&mut search, first.segment, first.offset, wanted)?;
         }
         let mut crossed = None;
-        while let Some((slot, batch)) = search.found.take() {
+        while let Some((segment, batch)) = search.found.take() {
             crossed = search.crossed.take();
-            walk.take(slot, &batch);
+            walk.take(segment, &batch);
             walk.is_confirmed = self.is_confirmed(&batch);
-            if let Some(reader) = self.reader(slot, through)
+            if let Some(reader) = self.reader(segment, through)
                 && let Some(wrong) = self.count(&mut counts, base, reader, &batch)
             {
                 walk.contradiction.get_or_insert(wrong);
             }
-            search = self.after(slot, &batch, through)?;
+            search = self.after(segment, &batch, through)?;
         }
         // The batch in another segment may be that of a writer that died, where nothing confirms it.
         let crossed = crossed.filter(|_| !walk.is_confirmed && !crate::drops("u5"));
         walk.doubt = search.unread.filter(|_| !crate::drops("u1")).or(crossed);
         walk.torn = search.torn;
-        if let Some((slot, batch, contradiction)) = search.denied {
+        if let Some((segment, batch, contradiction)) = search.denied {
             // Where the log goes on behind it, the certificate cannot be of another commit of that number.
-            if self.after(slot, &batch, through)?.found.is_some() && !crate::drops("e1") {
+            if self.after(segment, &batch, through)?.found.is_some() && !crate::drops("e1") {
                 walk.contradiction.get_or_insert_with(|| contradiction.clone());
             }
-            let (file, offset) = (self.slots[slot].open.path.clone(), batch.header.offset);
+            let (file, offset) = (self.segments[segment].open.path.clone(), batch.header.offset);
             let place = format!("{}, byte {}", contradiction.file.display(), contradiction.offset);
             let reason = format!("rule {}, {place}: {}", contradiction.rule, contradiction.what);
             walk.torn = Some(TornTail { file, offset, reason });
@@ -179,21 +179,21 @@ impl FoundLog<'_> {
     }
 
     /// The batch after `batch`.
-    fn after(&self, slot: usize, batch: &Batch, through: Through) -> Result<Search, LogError> {
+    fn after(&self, segment: usize, batch: &Batch, through: Through) -> Result<Search, LogError> {
         let Some(sequence) = batch.header.sequence.checked_add(1) else { return Ok(Search::default()) };
         let wanted = Wanted { sequence, chain: Some(batch.chain_after), through };
-        self.search(slot, batch.header.offset + batch.header.bytes, batch.header.ordinal, wanted)
+        self.search(segment, batch.header.offset + batch.header.bytes, batch.header.ordinal, wanted)
     }
 
-    /// Behind `offset` in a slot, or in a later segment that begins with the commit (rules W2 to W4).
-    fn search(&self, slot: usize, offset: u64, ordinal: u64, wanted: Wanted) -> Result<Search, LogError> {
+    /// Behind `offset` in a segment file, or in a later segment that begins with the commit (rules W2 to W4).
+    fn search(&self, segment: usize, offset: u64, ordinal: u64, wanted: Wanted) -> Result<Search, LogError> {
         let mut search = Search::default();
-        self.scan(&mut search, slot, offset, wanted)?;
+        self.scan(&mut search, segment, offset, wanted)?;
         if search.found.is_some() {
             return Ok(search);
         }
         let mut later: Vec<(u64, usize, u64)> = Vec::new();
-        for index in 0..self.slots.len() {
+        for index in 0..self.segments.len() {
             let Some(reader) = self.reader(index, wanted.through) else { continue };
             let header = &reader.header;
             let is_chained = Some(header.chain) == wanted.chain || crate::drops("w4-chain");
@@ -216,33 +216,33 @@ impl FoundLog<'_> {
         Ok(search)
     }
 
-    /// Behind `offset` in a slot, over any number of certificates and at most [`MISSED_BLOCKS_MAX`] blocks that are neither (rule
+    /// Behind `offset` in a segment, over any number of certificates and at most [`MISSED_BLOCKS_MAX`] blocks that are neither (rule
     /// W3).
-    fn scan(&self, search: &mut Search, slot: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
-        let Some(reader) = self.reader(slot, wanted.through) else { return Ok(()) };
-        let (block_bytes, end) = (u64::from(reader.header.block_bytes), reader.header.slot_bytes);
+    fn scan(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
+        let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
+        let (block_bytes, end) = (u64::from(reader.header.block_bytes), reader.header.segment_bytes);
         let mut offset = offset;
         let mut missed = 0;
         while offset < end {
-            let candidate = self.candidate(slot, offset);
+            let candidate = self.candidate(segment, offset);
             let is_chained = |it: &Candidate| Some(it.chain) == wanted.chain || crate::drops("w2-chain");
             if candidate.is_some_and(|it| it.sequence == wanted.sequence && is_chained(it)) {
-                self.look(search, slot, offset, wanted)?;
+                self.look(search, segment, offset, wanted)?;
                 if search.found.is_some() {
                     return Ok(());
                 }
             }
-            let broken = self.broken_at(slot, offset).filter(|broken| broken.sequence == wanted.sequence);
+            let broken = self.broken_at(segment, offset).filter(|broken| broken.sequence == wanted.sequence);
             match broken.map(|broken| &broken.flaw) {
                 Some(Flaw::Rule(error)) => {
-                    let file = self.slots[slot].open.path.clone();
+                    let file = self.segments[segment].open.path.clone();
                     search.torn.get_or_insert(TornTail { file, offset, reason: error.to_string() });
                 }
-                Some(Flaw::Unreadable(error)) => self.slots[slot].note_unread(search, offset, error),
+                Some(Flaw::Unreadable(error)) => self.segments[segment].note_unread(search, offset, error),
                 None => {}
             }
-            if !self.is_certificate(slot, offset) || crate::drops("w3-certificates") {
-                match self.slots[slot].unreadable_in(offset, block_bytes) {
+            if !self.is_certificate(segment, offset) || crate::drops("w3-certificates") {
+                match self.segments[segment].unreadable_in(offset, block_bytes) {
                     // It may have been a certificate, as well.
                     Some(unread) => {
                         search.unread.get_or_insert_with(|| unread.clone());
@@ -261,19 +261,19 @@ impl FoundLog<'_> {
     }
 
     /// The first block from `offset` on that is no certificate.
-    pub(super) fn behind_certificates(&self, slot: usize, offset: u64) -> u64 {
+    pub(super) fn behind_certificates(&self, segment: usize, offset: u64) -> u64 {
         let block_bytes = u64::from(self.block_bytes().unwrap_or(BLOCK_BYTES_MIN));
         let mut places = (offset..).step_by(block_bytes as usize);
-        places.find(|place| !self.is_certificate(slot, *place)).unwrap_or(offset)
+        places.find(|place| !self.is_certificate(segment, *place)).unwrap_or(offset)
     }
 
-    fn is_certificate(&self, slot: usize, offset: u64) -> bool {
-        self.certificates.binary_search(&(slot, offset)).is_ok()
+    fn is_certificate(&self, segment: usize, offset: u64) -> bool {
+        self.certificates.binary_search(&(segment, offset)).is_ok()
     }
 
     /// Proves a batch whose head is valid.
-    fn look(&self, search: &mut Search, slot: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
-        let Some(reader) = self.reader(slot, wanted.through) else { return Ok(()) };
+    fn look(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
+        let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
         let batch = match reader.batch_at(offset, &self.spills) {
             Ok(batch) => batch,
             Err(LogError::Record { source, file, offset }) => {
@@ -297,9 +297,9 @@ impl FoundLog<'_> {
         }
         match self.denied(&batch).filter(|_| !crate::drops("w6")) {
             Some(contradiction) => {
-                search.denied.get_or_insert((slot, batch, contradiction));
+                search.denied.get_or_insert((segment, batch, contradiction));
             }
-            None => search.found = Some((slot, batch)),
+            None => search.found = Some((segment, batch)),
         }
         Ok(())
     }
@@ -309,53 +309,54 @@ impl FoundLog<'_> {
         let next = walk.last().checked_add(1)?;
         let begun = self.broken.iter().filter(|broken| broken.sequence == next);
         let torn = begun.filter_map(|broken| match &broken.flaw {
-            Flaw::Rule(error) => Some((broken.slot, broken.offset, error.to_string())),
+            Flaw::Rule(error) => Some((broken.segment, broken.offset, error.to_string())),
             Flaw::Unreadable(_) => None,
         });
         // A segment whose header is broken: what lies behind it is not gone through.
-        let headless = self.slots.iter().enumerate().filter(|(_, slot)| {
-            slot.state == HeaderState::Broken && walk.through == Through::Headers && !self.is_before(slot, walk)
+        let headless = self.segments.iter().enumerate().filter(|(_, segment)| {
+            segment.state == HeaderState::Broken && walk.through == Through::Headers && !self.is_before(segment, walk)
         });
-        let headless = headless.map(|(slot, found)| {
+        let headless = headless.map(|(segment, found)| {
             let what = match &found.inferred {
                 Some(reader) => format!(", and commit {} lies behind it", reader.header.first_sequence),
                 None => String::new(),
             };
-            (slot, 0, format!("the header of this slot is broken{what}"))
+            (segment, 0, format!("the header of this segment is broken{what}"))
         });
-        let (slot, offset, reason) = torn.chain(headless).next()?;
-        Some(TornTail { file: self.slots[slot].open.path.clone(), offset, reason })
+        let (segment, offset, reason) = torn.chain(headless).next()?;
+        Some(TornTail { file: self.segments[segment].open.path.clone(), offset, reason })
     }
 
-    /// Whether the segment in a slot without a header is known to lie before the end of the walk.
-    fn is_before(&self, slot: &FoundSlot<'_>, walk: &Walk) -> bool {
-        let end = walk.end.map(|(slot, _)| slot).or_else(|| self.resume(walk.base).map(|(slot, ..)| slot));
-        let end = end.and_then(|slot| self.reader(slot, walk.through)).map(|reader| reader.header.ordinal);
-        slot.first_ordinal.zip(end).is_some_and(|(ordinal, end)| ordinal <= end)
+    /// Whether the segment in a segment file without a header is known to lie before the end of the walk.
+    fn is_before(&self, segment: &FoundSegment<'_>, walk: &Walk) -> bool {
+        let end = walk.end.map(|(segment, _)| segment).or_else(|| self.resume(walk.base).map(|(segment, ..)| segment));
+        let end = end.and_then(|segment| self.reader(segment, walk.through)).map(|reader| reader.header.ordinal);
+        segment.first_ordinal.zip(end).is_some_and(|(ordinal, end)| ordinal <= end)
     }
 
     /// Where commit `base + 1` would follow, and the chain value before it: behind the newest certificate that ends with
     /// `base`, or where the log began.
     pub(super) fn resume(&self, base: u64) -> Option<(usize, u64, u64)> {
         if let Some(newest) = self.epochs.iter().rev().find(|epoch| epoch.hi == base) {
-            let header = &self.slots[newest.slot].reader.as_ref()?.header;
+            let header = &self.segments[newest.segment].reader.as_ref()?.header;
             if header.ordinal != newest.ordinal {
                 return None;
             }
             let block_bytes = u64::from(header.block_bytes);
             let end = match newest.in_batch {
-                true => self.candidate(newest.slot, newest.offset)?.end,
+                true => self.candidate(newest.segment, newest.offset)?.end,
                 false => newest.offset + block_bytes * if newest.has_second { 2 } else { 1 },
             };
-            return Some((newest.slot, end, newest.chain));
+            return Some((newest.segment, end, newest.chain));
         }
-        let is_first = |slot: &FoundSlot<'_>| {
-            let header = &slot.reader.as_ref()?.header;
+        let is_first = |segment: &FoundSegment<'_>| {
+            let header = &segment.reader.as_ref()?.header;
             let begins = base == 0 && header.first_sequence == 1 && header.chain == self.log_id;
             begins.then_some((header.ordinal, u64::from(header.block_bytes)))
         };
-        let slots = self.slots.iter().enumerate();
-        let first = slots.filter_map(|(index, slot)| is_first(slot).map(|(ordinal, start)| (ordinal, index, start)));
+        let segments = self.segments.iter().enumerate();
+        let first =
+            segments.filter_map(|(index, segment)| is_first(segment).map(|(ordinal, start)| (ordinal, index, start)));
         first.min().map(|(_, index, start)| (index, start, self.log_id))
     }
 
@@ -365,23 +366,25 @@ impl FoundLog<'_> {
         let Some(next) = walk.last().checked_add(1) else { return Ok(None) };
         for broken in self.broken.iter().filter(|broken| broken.sequence == next) {
             if let Flaw::Unreadable(error) = &broken.flaw {
-                return Ok(Some(self.slots[broken.slot].unread(broken.offset, error)));
+                return Ok(Some(self.segments[broken.segment].unread(broken.offset, error)));
             }
         }
-        // A slot that may be a later segment: unless the first record in it says that it is not.
-        let headless =
-            self.slots.iter().find(|slot| slot.state == HeaderState::Unreadable && !self.is_before(slot, walk));
-        if let Some(unread) = headless.and_then(|slot| slot.unreadable.first())
+        // A segment file that may be a later segment: unless the first record in it says that it is not.
+        let headless = self
+            .segments
+            .iter()
+            .find(|segment| segment.state == HeaderState::Unreadable && !self.is_before(segment, walk));
+        if let Some(unread) = headless.and_then(|segment| segment.unreadable.first())
             && !crate::drops("u3")
         {
             return Ok(Some(unread.clone()));
         }
         // Where the walk begins.
         if crate::drops("u2") {
-        } else if let Some((slot, offset, chain)) = self.resume(walk.base) {
-            let Some(reader) = self.reader(slot, walk.through) else { return Ok(Some(anything.clone())) };
+        } else if let Some((segment, offset, chain)) = self.resume(walk.base) {
+            let Some(reader) = self.reader(segment, walk.through) else { return Ok(Some(anything.clone())) };
             let wanted = Wanted { sequence: walk.base.saturating_add(1), chain: Some(chain), through: walk.through };
-            let search = self.search(slot, offset, reader.header.ordinal, wanted)?;
+            let search = self.search(segment, offset, reader.header.ordinal, wanted)?;
             let missed = if walk.batches.is_empty() { search.unread } else { search.crossed };
             if missed.is_some() && !(walk.batches.len() > 1 || walk.is_confirmed) {
                 return Ok(missed);
@@ -397,12 +400,12 @@ impl FoundLog<'_> {
     }
 
     fn unread_behind(&self, walk: &Walk) -> Option<&Unreadable> {
-        let end = walk.end.or_else(|| self.resume(walk.base).map(|(slot, offset, _)| (slot, offset)));
-        let Some((slot, offset)) = end else { return self.unreadable().next() };
-        let ordinal = self.reader(slot, walk.through).map_or(0, |reader| reader.header.ordinal);
-        self.slots.iter().enumerate().find_map(|(index, found)| {
+        let end = walk.end.or_else(|| self.resume(walk.base).map(|(segment, offset, _)| (segment, offset)));
+        let Some((segment, offset)) = end else { return self.unreadable().next() };
+        let ordinal = self.reader(segment, walk.through).map_or(0, |reader| reader.header.ordinal);
+        self.segments.iter().enumerate().find_map(|(index, found)| {
             let from = match found.reader(true) {
-                _ if index == slot => offset,
+                _ if index == segment => offset,
                 Some(reader) if reader.header.ordinal > ordinal => 0,
                 None if found.state != HeaderState::Free => 0,
                 _ => return None,
@@ -412,7 +415,7 @@ impl FoundLog<'_> {
     }
 }
 
-impl FoundSlot<'_> {
+impl FoundSegment<'_> {
     fn unread(&self, offset: u64, error: &str) -> Unreadable {
         Unreadable { file: self.open.path.clone(), offset, bytes: u64::from(BLOCK_BYTES_MIN), error: error.to_owned() }
     }

@@ -15,7 +15,7 @@
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, EXCL: owner locks |
 //! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next slot, slot numbers given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, slots deleted |
+//! | 1280 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1408 | 64 | process slots that have ever been joined to |
 //! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
@@ -102,16 +102,16 @@ struct SettingsLine([AtomicU64; SETTINGS]);
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 struct LogLine {
-    /// The slot file that the log goes on in when the current one is full, + 1; 0: none is ready.
-    next_slot: AtomicU64,
-    slots_given: AtomicU64,
+    /// The segment file that the log goes on in when the current one is full, + 1; 0: none is ready.
+    next_segment: AtomicU64,
+    segments_given: AtomicU64,
     spills_given: AtomicU64,
     /// Low halves of the commit and of the pages; two, so that the present one stays while the next is stored.
     backfilled_pages: [AtomicU64; 2],
     /// The spill file of the transaction that has WRITE, + 1; 0: it has none.
     staged_spill: AtomicU64,
     sync_in_doubt: AtomicU64,
-    slots_deleted: AtomicU64,
+    segments_deleted: AtomicU64,
 }
 
 /// Why readers have to stop, looked at with each page; and how many there have been at once.
@@ -364,7 +364,7 @@ impl ControlView {
         self.checkpoint_target.0.load(SeqCst)
     }
 
-    /// Commits below this may be gone from the slots: read them from the database file.
+    /// Commits below this may be gone from the segment files: read them from the database file.
     #[must_use]
     pub fn recycled_below(&self) -> u64 {
         self.recycled_below.0.load(SeqCst)
@@ -388,7 +388,7 @@ impl ControlView {
         self.exclusive.holder()
     }
 
-    /// Whether the log exists: its first slot is there and the stamp is on the database file.
+    /// Whether the log exists: its first segment is there and the stamp is on the database file.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state.active.load(SeqCst) != 0
@@ -530,7 +530,7 @@ impl ControlBlock {
         self.readers.replaced.store(1, SeqCst);
     }
 
-    /// The bytes of slots that were in use at once of late: how large a log the load needs.
+    /// The bytes of segments that were in use at once of late: how large a log the load needs.
     #[must_use]
     pub fn in_use_bytes(&self) -> u64 {
         self.flush.in_use_bytes.load(SeqCst)
@@ -541,15 +541,15 @@ impl ControlBlock {
         self.flush.in_use_bytes.store(bytes, SeqCst);
     }
 
-    /// Counts the slots that were deleted while processes were joined: who has one of them open may close it.
+    /// Counts the segments that were deleted while processes were joined: who has one of them open may close it.
     #[must_use]
-    pub fn slots_deleted(&self) -> u64 {
-        self.log.slots_deleted.load(SeqCst)
+    pub fn segments_deleted(&self) -> u64 {
+        self.log.segments_deleted.load(SeqCst)
     }
 
-    /// One more slot is deleted.
-    pub fn add_slot_deleted(&self) {
-        self.log.slots_deleted.fetch_add(1, SeqCst);
+    /// One more segment is deleted.
+    pub fn add_segment_deleted(&self) {
+        self.log.segments_deleted.fetch_add(1, SeqCst);
     }
 
     /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`](super::now_us)); by the owner of WRITE, before it grants.
@@ -557,7 +557,7 @@ impl ControlBlock {
         self.grant_until_us.0.store(until_us, SeqCst);
     }
 
-    /// CREATE: the choice of the next slot, and the making of a slot file.
+    /// CREATE: the choice of the next segment, and the making of a segment file.
     #[must_use]
     pub fn create(&self) -> &OwnerLock {
         &self.create
@@ -617,22 +617,22 @@ impl ControlBlock {
         }
     }
 
-    /// The slot file that the log goes on in when the current one is full. Stored under CREATE, taken back under APPEND.
+    /// The segment file that the log goes on in when the current one is full. Stored under CREATE, taken back under APPEND.
     #[must_use]
-    pub fn next_slot(&self) -> Option<u32> {
-        u32::try_from(self.log.next_slot.load(SeqCst).checked_sub(1)?).ok()
+    pub fn next_segment(&self) -> Option<u32> {
+        u32::try_from(self.log.next_segment.load(SeqCst).checked_sub(1)?).ok()
     }
 
-    /// As [`next_slot`](ControlBlock::next_slot).
-    pub fn set_next_slot(&self, file: Option<u32>) {
-        step("before next_slot");
-        self.log.next_slot.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
+    /// As [`next_segment`](ControlBlock::next_segment).
+    pub fn set_next_segment(&self, file: Option<u32>) {
+        step("before next_segment");
+        self.log.next_segment.store(file.map_or(0, |file| u64::from(file) + 1), SeqCst);
     }
 
-    /// A number for a new slot file, never given before in this log; from 1, since the first slot is number 0.
+    /// An id for a new segment file, never given before in this log; from 1, since the first segment has id 0.
     #[must_use]
-    pub fn give_slot_number(&self) -> u64 {
-        self.log.slots_given.fetch_add(1, SeqCst) + 1
+    pub fn give_segment_id(&self) -> u64 {
+        self.log.segments_given.fetch_add(1, SeqCst) + 1
     }
 
     /// A number for a new spill file, never given before in this log.
@@ -658,7 +658,7 @@ impl ControlBlock {
         self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
     }
 
-    /// Whether somebody syncs a slot under APPEND who does not lead. Under APPEND: he died over it, and may have been told of a
+    /// Whether somebody syncs a segment under APPEND who does not lead. Under APPEND: he died over it, and may have been told of a
     /// failure that is told to nobody else.
     pub(crate) fn is_sync_in_doubt(&self) -> bool {
         self.log.sync_in_doubt.load(SeqCst) != 0

@@ -18,9 +18,9 @@
 /// | `sealing` | holding LEADER, everything synced, `certified` not stored |
 /// | `written_early` | holding WRITE, LEADER and APPEND, batch and certificate synced, `published` not stored: the conservative path |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
-/// | `deleting` | holding CREATE, what is in a slot read from the database file from now on, the slot not touched |
-/// | `truncated` | holding CREATE, a slot that nobody needs truncated, its name there |
-/// | `rotating` | holding APPEND, a new slot's header written, no batch of it published |
+/// | `deleting` | holding CREATE, what is in a segment read from the database file from now on, the segment not touched |
+/// | `truncated` | holding CREATE, a segment that nobody needs truncated, its name there |
+/// | `rotating` | holding APPEND, a new segment's header written, no batch of it published |
 /// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
 /// | `activating` | holding INIT, the log made, the stamp not written |

@@ -220,7 +220,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The control block. They change under the reader: read `recycled_below` again after reading a slot.
+    /// The control block. It changes under the reader: read `recycled_below` again after reading a segment.
     #[must_use]
     pub fn control(&self) -> &ControlView {
         self.mapping.control()

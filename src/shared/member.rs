@@ -1,6 +1,6 @@
 //! What one process holds of the control block that all share: its process slot, and who else lives.
 //!
-//! A process lives as long as the kernel holds its ALIVE byte and nobody has joined to its slot since. Nothing else
+//! A process lives as long as the kernel holds its ALIVE byte and no process has acquired its slot since. Nothing else
 //! is proof: not a pid, not a time.
 
 use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
@@ -100,7 +100,7 @@ impl Member {
             if let Some(holder) = word.holder()
                 && holder.slot == self.me.slot
                 && holder != self.me
-                && !crate::drops("attach-frees-words")
+                && !crate::drops("join-frees-locks")
                 && word.take_over(holder, self.me)
             {
                 word.release(self.me);

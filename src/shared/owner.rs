@@ -23,7 +23,7 @@ const SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
 pub struct Owner {
     /// The process slot, from 0.
     pub slot: u16,
-    /// Raised by each join to that slot, before anything else.
+    /// Raised with each process that acquires that slot, before anything else.
     pub incarnation: u32,
 }
 

@@ -29,7 +29,7 @@ pub(super) struct CommitLine {
     ordinal: AtomicU64,
     offset: AtomicU64,
     end: AtomicU64,
-    /// Slot file in the high half, frames in the low.
+    /// Segment file in the high half, frames in the low.
     file_frames: AtomicU64,
     /// Database pages in the high half, then flags and writer, 16 bits each.
     pages_flags_writer: AtomicU64,
@@ -48,7 +48,7 @@ pub(super) struct EpochLine {
     lo: AtomicU64,
     hi: AtomicU64,
     ordinal: AtomicU64,
-    /// Slot file in the high half, offset in units of 4096 bytes in the low.
+    /// Segment file in the high half, offset in units of 4096 bytes in the low.
     file_offset: AtomicU64,
     /// Ordinal of the newest doubled certificate x 2 + "it is this one".
     doubled: AtomicU64,
@@ -65,9 +65,9 @@ pub struct CommitEntry {
     pub wants_durable: bool,
     /// The ordinal of its segment.
     pub ordinal: u64,
-    /// The slot file, the number in its name.
+    /// The segment file, the number in its name.
     pub file: u32,
-    /// Where the batch begins in the slot, in bytes.
+    /// Where the batch begins in the segment, in bytes.
     pub offset: u64,
     /// Where it ends, in bytes: the tail behind it.
     pub end: u64,
@@ -113,9 +113,9 @@ pub struct EpochRecord {
     pub hi: u64,
     /// The ordinal of the segment that its certificate lies in.
     pub ordinal: u64,
-    /// The slot file that its certificate lies in.
+    /// The segment file that its certificate lies in.
     pub file: u32,
-    /// Where the certificate's block begins in the slot, in bytes, a multiple of 4096; the batch's
+    /// Where the certificate's block begins in the segment, in bytes, a multiple of 4096; the batch's
     /// own offset if the certificate is in the header of batch `hi`.
     pub offset: u64,
     /// Its certificate is doubled: in two blocks, with a copy of the beginning of page 1.
@@ -133,9 +133,9 @@ pub struct EpochRecord {
 pub struct Tail {
     /// The ordinal of the segment.
     pub ordinal: u64,
-    /// Bytes from the start of the slot.
+    /// Bytes from the start of the segment.
     pub offset: u64,
-    /// The slot file.
+    /// The segment file.
     pub file: u32,
 }
 
@@ -280,7 +280,7 @@ impl ControlView {
     }
 
     /// The published commit `sequence`; `None` if it is not published, or the ring has moved on (read
-    /// the slots then).
+    /// the segments then).
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Option<CommitEntry> {
         // A writer that died before it published may have left an entry behind `published`.

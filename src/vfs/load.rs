@@ -98,14 +98,14 @@ unsafe fn tell(error: &RegisterError, message: *mut *mut c_char, routines: *cons
         return;
     }
     let text = format!("pwal: {error}");
-    // SAFETY: `sqlite3_malloc` is in every table (slot 68); `sqlite3_malloc64`, which a host as old as the
+    // SAFETY: `sqlite3_malloc` is in every table (segment 68); `sqlite3_malloc64`, which a host as old as the
     // error may say has not, is not asked for. SQLite frees the message.
     unsafe {
-        let slot = routines.cast::<*const c_void>().add(68).read();
-        if slot.is_null() {
+        let segment = routines.cast::<*const c_void>().add(68).read();
+        if segment.is_null() {
             return;
         }
-        let malloc = std::mem::transmute::<*const c_void, unsafe extern "C" fn(c_int) -> *mut c_void>(slot);
+        let malloc = std::mem::transmute::<*const c_void, unsafe extern "C" fn(c_int) -> *mut c_void>(segment);
         let Ok(bytes) = c_int::try_from(text.len() + 1) else { return };
         let copy: *mut u8 = malloc(bytes).cast();
         if !copy.is_null() {

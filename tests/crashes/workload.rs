@@ -99,7 +99,7 @@ fn open(thread: i64, kind: Kind) -> Connection {
     if kind == Kind::ProcessInfo {
         support::run(&connection, &format!("ATTACH '{}' AS two", second(&path).display()));
     }
-    // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
+    // Small segments, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every
     // run. Stock ignores the control block it does not know.
     support::run(
         &connection,

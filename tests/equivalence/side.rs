@@ -17,7 +17,7 @@ pub struct Side {
     vfs: &'static str,
     /// The VFS of the connections that are opened next.
     now: &'static str,
-    connections: Vec<Option<Slot>>,
+    connections: Vec<Option<Segment>>,
     commits: Commits,
 }
 
@@ -25,7 +25,7 @@ pub struct Side {
 type Commits = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
 
 /// A connection with at most one statement that was stepped and not reset.
-struct Slot {
+struct Segment {
     connection: Connection,
     cursor: *mut ffi::sqlite3_stmt,
     commits: Commits,
@@ -51,7 +51,7 @@ impl Side {
         match step {
             Step::Open(index) => {
                 if self.connections[*index].is_none() {
-                    self.connections[*index] = Some(Slot::open(&self.file(DATABASES[0]), self.now, &self.commits));
+                    self.connections[*index] = Some(Segment::open(&self.file(DATABASES[0]), self.now, &self.commits));
                 }
                 String::new()
             }
@@ -64,22 +64,24 @@ impl Side {
                 self.now = if *stock_next { support::STOCK } else { self.vfs };
                 String::new()
             }
-            Step::Sql { connection, sql } => self.with(*connection, |slot, here| slot.run(&sql.replace("{dir}", here))),
-            Step::Checkpoint { connection, database, mode } => {
-                self.with(*connection, |slot, _| slot.run(&format!("PRAGMA {database}wal_checkpoint({mode})")))
+            Step::Sql { connection, sql } => {
+                self.with(*connection, |segment, here| segment.run(&sql.replace("{dir}", here)))
             }
-            Step::OpenCursor { connection, sql } => self.with(*connection, |slot, _| slot.cursor_open(sql)),
-            Step::Advance(index) => self.with(*index, |slot, _| slot.cursor_step()),
-            Step::CloseCursor(index) => self.with(*index, |slot, _| slot.cursor_close()),
+            Step::Checkpoint { connection, database, mode } => {
+                self.with(*connection, |segment, _| segment.run(&format!("PRAGMA {database}wal_checkpoint({mode})")))
+            }
+            Step::OpenCursor { connection, sql } => self.with(*connection, |segment, _| segment.cursor_open(sql)),
+            Step::Advance(index) => self.with(*index, |segment, _| segment.cursor_step()),
+            Step::CloseCursor(index) => self.with(*index, |segment, _| segment.cursor_close()),
         }
     }
 
-    fn with(&mut self, index: usize, act: impl FnOnce(&mut Slot, &str) -> String) -> String {
+    fn with(&mut self, index: usize, act: impl FnOnce(&mut Segment, &str) -> String) -> String {
         let directory = self.directory.to_str().expect("a name in UTF-8");
         match &mut self.connections[index] {
-            Some(slot) => {
-                let answer = act(slot, directory);
-                slot.note_snapshots();
+            Some(segment) => {
+                let answer = act(segment, directory);
+                segment.note_snapshots();
                 answer
             }
             None => String::from("closed"),
@@ -88,26 +90,26 @@ impl Side {
 
     /// Whether a snapshot of this connection is older than a commit to its file.
     pub fn is_stale(&self, index: usize) -> bool {
-        self.connections[index].as_ref().is_some_and(Slot::is_stale)
+        self.connections[index].as_ref().is_some_and(Segment::is_stale)
     }
 
     /// Whether the snapshots that this connection only reads from are of all that is committed.
     pub fn sees_the_newest(&self, index: usize) -> bool {
-        let Some(slot) = &self.connections[index] else { return false };
+        let Some(segment) = &self.connections[index] else { return false };
         let fresh = support::try_open(&self.file(DATABASES[0]), support::flags(), self.now).expect("open");
         let others = "SELECT name, file FROM pragma_database_list WHERE seq>1";
-        for line in support::rows(&slot.connection, others).expect("the list of databases") {
+        for line in support::rows(&segment.connection, others).expect("the list of databases") {
             let (name, file) = line.split_once('|').expect("two columns");
             support::run(&fresh, &format!("ATTACH '{file}' AS {name}"));
         }
         let reads = "SELECT name FROM pragma_database_list WHERE seq<>1";
-        let names = support::rows(&slot.connection, reads).expect("the list of databases");
+        let names = support::rows(&segment.connection, reads).expect("the list of databases");
         names.iter().all(|name| {
             let schema = CString::new(name.as_str()).expect("no zero byte");
             // SAFETY: the connection is open, the name ends with a zero byte.
-            let state = unsafe { ffi::sqlite3_txn_state(slot.connection.handle(), schema.as_ptr()) };
+            let state = unsafe { ffi::sqlite3_txn_state(segment.connection.handle(), schema.as_ptr()) };
             state != ffi::SQLITE_TXN_READ
-                || support::dump::dump_database(&slot.connection, name) == support::dump::dump_database(&fresh, name)
+                || support::dump::dump_database(&segment.connection, name) == support::dump::dump_database(&fresh, name)
         })
     }
 
@@ -116,8 +118,8 @@ impl Side {
     }
 }
 
-impl Slot {
-    fn open(path: &Path, vfs: &str, commits: &Commits) -> Slot {
+impl Segment {
+    fn open(path: &Path, vfs: &str, commits: &Commits) -> Segment {
         let mut connection = support::try_open(path, support::flags(), vfs).expect("open");
         connection.busy_timeout(Duration::ZERO).expect("no busy timeout");
         // SAFETY: only the number is kept; the hook is called by this connection alone, while it is open.
@@ -133,7 +135,7 @@ impl Slot {
             false
         };
         connection.commit_hook(Some(count)).expect("a commit hook");
-        Slot { connection, cursor: ptr::null_mut(), commits: Arc::clone(commits), snapshots: BTreeMap::new() }
+        Segment { connection, cursor: ptr::null_mut(), commits: Arc::clone(commits), snapshots: BTreeMap::new() }
     }
 
     /// Keeps the number of commits for each snapshot that was taken in this step, drops those that have ended.
@@ -225,7 +227,7 @@ fn file(database: *mut ffi::sqlite3, schema: &CStr) -> PathBuf {
     PathBuf::from(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
-impl Drop for Slot {
+impl Drop for Segment {
     fn drop(&mut self) {
         self.cursor_close();
     }

@@ -14,7 +14,7 @@ fn row(connection: &Connection, mode: &str) -> [i64; 3] {
     numbers.try_into().expect("three columns")
 }
 
-/// Early checkpoints, and slots so small that the log goes round many times. Stock ignores the word it does not know.
+/// Early checkpoints, and segments so small that the log goes round many times. Stock ignores the word it does not know.
 const SMALL: &str =
     "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=100; PRAGMA parallel_wal_segment_bytes=1048576";
 

@@ -17,7 +17,7 @@ const HEADER_BYTES: usize = 100;
 pub const RULES: &[(&str, &str)] = &[
     ("A0 file", "before the stamp of a new log is written, the database file is synced"),
     ("A0 journal", "and a journal that stays beside it"),
-    ("A1 slot", "and the first slot, with header and doubled certificate"),
+    ("A1 segment", "and the first segment, with header and doubled certificate"),
     ("A1 names", "and the names in the log directory"),
     ("A1 parent", "and the names of the log directory and the placeholder, beside the database"),
     ("A2", "before the first batch of a log is written, the stamp is synced"),
@@ -25,22 +25,25 @@ pub const RULES: &[(&str, &str)] = &[
     ("R2", "when a commit under FULL or EXTRA is acknowledged, all batches up to it are synced"),
     ("R4", "before a checkpoint writes a page of commits up to T, a durable certificate says D >= T"),
     ("R5", "when a commit is answered with an error, its record is gone, durably"),
-    ("R6 space", "before a segment begins in a slot, the slot's space is synced"),
+    ("R6 space", "before a segment begins in a segment file, the segment file's space is synced"),
     ("R6 name", "and its name"),
     ("D", "before a certificate is written, all commits up to its D are synced"),
     ("B", "before a doubled certificate is written, the database file with all commits up to its B is synced"),
     (
         "recycle",
-        "before a slot is used again or deleted, a doubled certificate in a later segment is durable whose B is at or \
+        "before a segment file is used again or deleted, a doubled certificate in a later segment is durable whose B is at or \
                  beyond the last commit in it",
     ),
-    ("begun", "before a segment begins, the header of another slot that was begun as this segment is gone, durably"),
+    (
+        "begun",
+        "before a segment begins, the header of another segment file that was begun as this segment is gone, durably",
+    ),
     ("spill", "before a batch is written, its spill file is synced, with its name"),
     (
         "spill end",
         "before the spill file of a commit is deleted, a durable doubled certificate has B at or beyond it, or the log has ended",
     ),
-    ("recovery files", "before a recovery writes to the database file, all slots and spill files are synced"),
+    ("recovery files", "before a recovery writes to the database file, all segments and spill files are synced"),
     ("recovery names", "and the log directory"),
     ("recovery parent", "and the directory that it lies in"),
     (
@@ -48,8 +51,8 @@ pub const RULES: &[(&str, &str)] = &[
         "before the marker of a retirement is made, the database file is synced, but for the change counter: the log brings the first sector back",
     ),
     ("Z2", "before page 1 is made plain behind commits, the marker's name is durable"),
-    ("Z3", "before the slots of a log are deleted, the plain page 1 is synced"),
-    ("Z4", "before a marker is deleted, the deletion of the slots and spill files of its log is durable"),
+    ("Z3", "before the segments of a log are deleted, the plain page 1 is synced"),
+    ("Z4", "before a marker is deleted, the deletion of the segments and spill files of its log is durable"),
     ("moved", "before a log directory is made, the renaming of another one is durable"),
     ("undo whole", "before the header of the journal that undoes a salvage is written, its records are synced"),
     ("undo", "before a salvage overwrites a page, the journal that undoes it is durable"),
@@ -119,7 +122,7 @@ impl Walk {
             let bytes = self.medium.bytes(node, true);
             if role == Role::Database {
                 self.stamped = stamp_of(&bytes);
-            } else if let Some(log_id) = role.slot() {
+            } else if let Some(log_id) = role.segment() {
                 self.records.extend(records::read(log_id, node, records::FOUND, 0, &bytes));
             } else if role == Role::LogDirectory {
                 self.take_over(node);
@@ -173,7 +176,7 @@ impl Walk {
             Call::Write { node, offset, bytes } => {
                 let node = self.medium.node(*node);
                 let role = self.role(node);
-                if let Some(log_id) = role.slot() {
+                if let Some(log_id) = role.segment() {
                     self.writers.insert(pid);
                     for record in records::read(log_id, node, at, *offset, bytes) {
                         self.record(at, &record);
@@ -199,7 +202,7 @@ impl Walk {
             }
             Call::Resize { node, bytes: 0 } => {
                 let node = self.medium.node(*node);
-                if self.role(node).slot().is_some() {
+                if self.role(node).segment().is_some() {
                     self.deleted(at, node);
                 }
             }
@@ -222,9 +225,9 @@ impl Walk {
             }
             Call::Write { node, offset, bytes } => {
                 let node = self.medium.node(*node);
-                if let Some(log_id) = self.role(node).slot() {
+                if let Some(log_id) = self.role(node).segment() {
                     let end = offset + bytes.len() as u64;
-                    self.records.retain(|record| record.slot != node || !(*offset..end).contains(&record.offset));
+                    self.records.retain(|record| record.segment != node || !(*offset..end).contains(&record.offset));
                     let new = records::read(log_id, node, at, *offset, bytes);
                     self.written.extend(new.iter().filter(|record| matches!(record.kind, Kind::Batch { .. })).cloned());
                     self.headers
@@ -272,16 +275,17 @@ impl Walk {
         let is_live = self.stamped == Some(log_id);
         match &record.kind {
             Kind::Header { ordinal } => {
-                // The first slot is made whole before the stamp.
+                // The first segment is made whole before the stamp.
                 if is_live {
-                    let size = self.medium.bytes(record.slot, true).len();
-                    let has_space = size == self.medium.bytes(record.slot, false).len() && !self.grows(record.slot);
+                    let size = self.medium.bytes(record.segment, true).len();
+                    let has_space =
+                        size == self.medium.bytes(record.segment, false).len() && !self.grows(record.segment);
                     self.demand("R6 space", at, has_space, "it is not");
-                    let has_name = self.name_is_synced(record.slot);
+                    let has_name = self.name_is_synced(record.segment);
                     self.demand("R6 name", at, has_name, "it is not");
                     self.only_one(at, record);
-                    let older = self.last_of(record.slot, Some(*ordinal));
-                    self.may_be_reused(at, record.slot, older);
+                    let older = self.last_of(record.segment, Some(*ordinal));
+                    self.may_be_reused(at, record.segment, older);
                 }
             }
             Kind::Batch { spills, .. } => {
@@ -317,17 +321,17 @@ impl Walk {
     /// Whatever a power cut leaves, it is not there.
     fn is_gone(&self, record: &Record) -> bool {
         let is_gone = |left: &dyn Fn(usize) -> Left| {
-            let bytes = self.medium.bytes_left(record.slot, left);
+            let bytes = self.medium.bytes_left(record.segment, left);
             bytes.get(record.offset as usize..).is_none_or(|block| block.starts_with(&[0; 8]) || block.is_empty())
         };
         let alone = |at| if at == record.at { Left::All } else { Left::Nothing };
         is_gone(&|_| Left::All) && is_gone(&alone)
     }
 
-    /// Of two slots that were begun as the same segment one is left.
+    /// Of two segment files that were begun as the same segment one is left.
     fn only_one(&mut self, at: usize, header: &Record) {
         let is_other = |other: &&Record| {
-            other.log_id == header.log_id && other.slot != header.slot && other.ordinal == header.ordinal
+            other.log_id == header.log_id && other.segment != header.segment && other.ordinal == header.ordinal
         };
         let others: Vec<Record> = self.headers.iter().filter(is_other).cloned().collect();
         for other in others {
@@ -337,8 +341,8 @@ impl Walk {
     }
 
     /// Whether a write that is not durable gave the file its space: zeros, at least a block, that nothing lay under.
-    fn grows(&self, slot: Node) -> bool {
-        self.medium.pending_of(slot).any(|pending| match &pending.change {
+    fn grows(&self, segment: Node) -> bool {
+        self.medium.pending_of(segment).any(|pending| match &pending.change {
             Change::Write { bytes, .. } => bytes.len() > 2 * BLOCK_BYTES && bytes.iter().all(|byte| *byte == 0),
             Change::Resize(_) => true,
             _ => false,
@@ -358,19 +362,19 @@ impl Walk {
         stamp_of(&self.medium.bytes(database, true)) == stamp_of(&self.medium.bytes(database, false))
     }
 
-    /// The last commit in a slot and the ordinal of its segment; not that of the segment `but`.
-    fn last_of(&self, slot: Node, but: Option<u64>) -> Option<(u64, u64)> {
-        let of_slot = self.records.iter().filter(|record| record.slot == slot && Some(record.ordinal) != but);
-        let newest = of_slot.clone().map(|record| record.ordinal).max()?;
+    /// The last commit in a segment file and the ordinal of its segment; not that of the segment `but`.
+    fn last_of(&self, segment: Node, but: Option<u64>) -> Option<(u64, u64)> {
+        let of_segment = self.records.iter().filter(|record| record.segment == segment && Some(record.ordinal) != but);
+        let newest = of_segment.clone().map(|record| record.ordinal).max()?;
         // A commit that died before it was published is another batch by now.
-        let batches = batches(&self.records, self.role(slot).slot()?);
-        let mut of_segment = batches.iter().filter(|(_, batch)| batch.slot == slot && batch.ordinal == newest);
+        let batches = batches(&self.records, self.role(segment).segment()?);
+        let mut of_segment = batches.iter().filter(|(_, batch)| batch.segment == segment && batch.ordinal == newest);
         of_segment.next_back().map(|(last, _)| (*last, newest))
     }
 
-    fn may_be_reused(&mut self, at: usize, slot: Node, held: Option<(u64, u64)>) {
+    fn may_be_reused(&mut self, at: usize, segment: Node, held: Option<(u64, u64)>) {
         let Some((last, ordinal)) = held else { return };
-        let log_id = self.role(slot).slot();
+        let log_id = self.role(segment).segment();
         let allows = self.records.iter().any(|record| {
             let is_far =
                 matches!(record.kind, Kind::Certificate { backfilled, is_doubled: true, .. } if backfilled >= last);
@@ -379,11 +383,11 @@ impl Walk {
         self.demand("recycle", at, allows, &format!("commit {last} in segment {ordinal}"));
     }
 
-    /// A slot is about to lose its bytes or its name.
-    fn deleted(&mut self, at: usize, slot: Node) {
-        if self.stamped.is_some() && self.stamped == self.role(slot).slot() {
-            let held = self.last_of(slot, None);
-            self.may_be_reused(at, slot, held);
+    /// A segment is about to lose its bytes or its name.
+    fn deleted(&mut self, at: usize, segment: Node) {
+        if self.stamped.is_some() && self.stamped == self.role(segment).segment() {
+            let held = self.last_of(segment, None);
+            self.may_be_reused(at, segment, held);
         } else if let Some(database) = self.named(|role| role == Role::Database) {
             let holds = self.is_synced(database);
             self.demand("Z3", at, holds, "it is not");
@@ -392,7 +396,7 @@ impl Walk {
 
     fn removed(&mut self, at: usize, directory: Node, node: Node) {
         let role = self.role(node);
-        if role.slot().is_some() && !self.medium.bytes(node, false).is_empty() {
+        if role.segment().is_some() && !self.medium.bytes(node, false).is_empty() {
             self.deleted(at, node);
         } else if let Some(number) = role.spill() {
             let of_it = self.records.iter().filter_map(|record| match &record.kind {
@@ -428,10 +432,10 @@ impl Walk {
             let is_synced = self.is_synced(journal.1);
             self.demand("A0 journal", at, is_synced, "it is not");
         }
-        for slot in self.nodes(|role| role.slot().is_some()) {
-            if self.medium.names(self.directory()).values().any(|node| *node == slot) {
-                let is_synced = self.is_synced(slot);
-                self.demand("A1 slot", at, is_synced, "it is not");
+        for segment in self.nodes(|role| role.segment().is_some()) {
+            if self.medium.names(self.directory()).values().any(|node| *node == segment) {
+                let is_synced = self.is_synced(segment);
+                self.demand("A1 segment", at, is_synced, "it is not");
             }
         }
         let names = self.names_are_synced(self.directory(), |name| name.ends_with(".seg"));
@@ -458,7 +462,7 @@ impl Walk {
     fn page(&mut self, at: usize, pid: u32, log_id: LogId, offset: u64, bytes: &[u8]) {
         if !self.writers.contains(&pid) {
             if !std::mem::replace(&mut self.recovering, true) {
-                let is_needed = |role: Role| role.slot().is_some() || role.spill().is_some();
+                let is_needed = |role: Role| role.segment().is_some() || role.spill().is_some();
                 let names = self.medium.names(self.directory());
                 let files: Vec<Node> = names.values().copied().filter(|node| is_needed(self.role(*node))).collect();
                 let are_synced = files.iter().all(|file| self.is_synced(*file));

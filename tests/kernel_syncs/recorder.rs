@@ -70,11 +70,11 @@ pub enum Failure {
     BatchSync,
     /// The next sync of the file with this inode.
     Sync(u64),
-    /// The next write to such a file ([`SPACE`]: of zeros to a slot) is the last call of this process.
+    /// The next write to such a file ([`SPACE`]: of zeros to a segment) is the last call of this process.
     Death(&'static str),
 }
 
-/// Stands for the writes that give a slot its space.
+/// Stands for the writes that give a segment its space.
 pub const SPACE: &str = "space";
 
 struct Recorder {

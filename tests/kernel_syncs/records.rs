@@ -4,7 +4,7 @@ use super::medium::{Medium, Node, ROOT};
 use super::script::DATABASE;
 use pwal::internal::log::format::BatchPlace;
 use pwal::internal::log::format::{
-    Certificate, CertificatePlace, FileName, ImagePlace, LogId, SlotHeader, batch_place, decode_batch,
+    Certificate, CertificatePlace, FileName, ImagePlace, LogId, SegmentHeader, batch_place, decode_batch,
 };
 use std::collections::BTreeMap;
 
@@ -42,9 +42,9 @@ impl Role {
         }
     }
 
-    pub fn slot(self) -> Option<LogId> {
+    pub fn segment(self) -> Option<LogId> {
         match self {
-            Role::In(FileName::Slot { log_id, .. }) => Some(log_id),
+            Role::In(FileName::Segment { log_id, .. }) => Some(log_id),
             _ => None,
         }
     }
@@ -68,7 +68,7 @@ pub struct Image {
     pub crc: u32,
 }
 
-/// A record that was written to a slot.
+/// A record that was written to a segment.
 #[derive(Clone, Debug)]
 pub enum Kind {
     Header { ordinal: u64 },
@@ -79,7 +79,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Record {
     pub log_id: LogId,
-    pub slot: Node,
+    pub segment: Node,
     pub ordinal: u64,
     /// The call that wrote it.
     pub at: usize,
@@ -90,17 +90,17 @@ pub struct Record {
 impl Record {
     /// No power cut takes it any more.
     pub fn is_durable(&self, medium: &Medium) -> bool {
-        medium.pending_of(self.slot).all(|pending| pending.at != self.at)
+        medium.pending_of(self.segment).all(|pending| pending.at != self.at)
     }
 }
 
-/// The records in one write to a slot.
-pub fn read(log_id: LogId, slot: Node, at: usize, offset: u64, bytes: &[u8]) -> Vec<Record> {
+/// The records in one write to a segment.
+pub fn read(log_id: LogId, segment: Node, at: usize, offset: u64, bytes: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
     let mut block = 0;
     while block + BLOCK_BYTES <= bytes.len() {
         let (here, place) = (&bytes[block..], offset + block as u64);
-        let mut add = |ordinal, kind| records.push(Record { log_id, slot, ordinal, at, offset: place, kind });
+        let mut add = |ordinal, kind| records.push(Record { log_id, segment, ordinal, at, offset: place, kind });
         let certificate_place = CertificatePlace { log_id, ordinal: None, offset: place };
         let of_certificate = |certificate: &Certificate| Kind::Certificate {
             durable: certificate.durable,
@@ -108,13 +108,13 @@ pub fn read(log_id: LogId, slot: Node, at: usize, offset: u64, bytes: &[u8]) -> 
             is_doubled: certificate.copy.is_some(),
         };
         let mut next = block + BLOCK_BYTES;
-        if let Ok(header) = SlotHeader::decode(here, log_id) {
+        if let Ok(header) = SegmentHeader::decode(here, log_id) {
             add(header.ordinal, Kind::Header { ordinal: header.ordinal });
         } else if let Ok(certificate) = Certificate::decode(here, &certificate_place) {
             add(certificate.ordinal, of_certificate(&certificate));
         } else if let Some((_, ordinal, _)) = batch_place(here) {
             let (block_bytes, page_bytes) = (BLOCK_BYTES as u32, BLOCK_BYTES as u32);
-            let place = BatchPlace { log_id, ordinal, offset: place, block_bytes, page_bytes, slot_bytes: 1 << 40 };
+            let place = BatchPlace { log_id, ordinal, offset: place, block_bytes, page_bytes, segment_bytes: 1 << 40 };
             let Ok(batch) = decode_batch(here, &place) else {
                 assert_eq!(at, FOUND, "a batch that pwal has written");
                 block = next;

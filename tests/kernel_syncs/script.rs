@@ -47,7 +47,7 @@ pub fn play() {
         "everything" => everything(&path),
         "survives" => survives(&path),
         "dies beside" => dies_beside(&path, false),
-        "makes a slot" => dies_beside(&path, true),
+        "makes a segment" => dies_beside(&path, true),
         "salvaged" => salvaged(&path),
         "checkpointed" => checkpointed(&path),
         "rollback journal" => rollback_journal(&path, "DELETE"),
@@ -221,10 +221,10 @@ fn survives(path: &Path) {
     life.close();
 }
 
-/// The other one: dies where it makes a slot ahead of need, or at the place that the environment names.
-fn dies_beside(path: &Path, makes_slot: bool) {
+/// The other one: dies where it makes a segment ahead of need, or at the place that the environment names.
+fn dies_beside(path: &Path, makes_segment: bool) {
     let life = Life::open(path);
-    if makes_slot {
+    if makes_segment {
         recorder::fail(Failure::Death(SPACE));
     }
     life.commits(10, 12);

@@ -60,15 +60,15 @@ fn a_reader_that_finds_no_place_is_told_so_by_name() {
     other.close();
     // The holder takes all places, as 2048 connections of it would: each line a copy of its own.
     let control = File::options().read(true).write(true).open(in_log(&path, CONTROL_NAME)).expect("open control");
-    let line = |slot: u64| {
+    let line = |segment: u64| {
         let mut line = [0; SNAPSHOTS.1 as usize];
-        control.read_exact_at(&mut line, SNAPSHOTS.0 + slot * SNAPSHOTS.1).expect("read a line");
+        control.read_exact_at(&mut line, SNAPSHOTS.0 + segment * SNAPSHOTS.1).expect("read a line");
         line
     };
     let all = 0..SNAPSHOT_SLOTS as u64;
     let own = all.clone().map(line).find(|line| line[..8] != [0; 8]).expect("the holder's line");
-    for slot in all.filter(|slot| line(*slot)[..8] == [0; 8]) {
-        control.write_all_at(&own, SNAPSHOTS.0 + slot * SNAPSHOTS.1).expect("take a line");
+    for segment in all.filter(|segment| line(*segment)[..8] == [0; 8]) {
+        control.write_all_at(&own, SNAPSHOTS.0 + segment * SNAPSHOTS.1).expect("take a line");
     }
     other.log();
     other.open("c", &path);

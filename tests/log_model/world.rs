@@ -58,8 +58,8 @@ pub struct World {
     pub disk: SimDisk,
     pub path: PathBuf,
     pub page_bytes: u32,
-    /// The blocks of a slot.
-    pub slot_blocks: u64,
+    /// The blocks of a segment.
+    pub segment_blocks: u64,
     /// The application repeats its transactions.
     pub repeats: bool,
     pub faults: bool,
@@ -83,7 +83,7 @@ pub struct World {
     pub is_rotten: bool,
     /// The machine stopped inside a step.
     pub is_crashed: bool,
-    /// Contents of slots of earlier lives, where their log ids come again.
+    /// Contents of segments of earlier lives, where their log ids come again.
     pub pool: Vec<Vec<u8>>,
     pub events: Vec<String>,
 }
@@ -104,7 +104,7 @@ impl World {
             conditions,
             dropped,
             page_bytes,
-            slot_blocks: 4 + dice.below(4),
+            segment_blocks: 4 + dice.below(4),
             repeats: dice.percent(30),
             faults: conditions.faults && dice.percent(50),
             next_id: 0,
@@ -271,13 +271,13 @@ impl World {
         self.is_rotten = true;
     }
 
-    /// Where log ids come again: remembers the slots before recovery deletes them.
+    /// Where log ids come again: remembers the segments before recovery deletes them.
     pub fn keep_files(&mut self) {
         if !self.keeps("new_log_id") {
             let directory = self.directory();
             let names = directory.list().unwrap().into_iter().filter(|name| name.ends_with(".seg"));
             let files = names.map(|name| self.disk.contents(&directory.path().join(name)).unwrap().0);
-            self.pool = files.filter(|bytes| bytes.len() as u64 == self.slot_blocks * 4096).collect();
+            self.pool = files.filter(|bytes| bytes.len() as u64 == self.segment_blocks * 4096).collect();
         }
     }
 

@@ -9,8 +9,8 @@ use crate::world::{PAGES_MAX, World, header_of};
 use pwal::internal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
 use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenMode};
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
-    image_crc, slot_name, spill_name,
+    BatchHeader, Certificate, Descriptor, ImagePlace, SegmentHeader, batch_head_bytes, chain_after, encode_batch,
+    image_crc, segment_name, spill_name,
 };
 use pwal::internal::log::stamp::Stamp;
 use std::cell::RefCell;
@@ -33,7 +33,7 @@ pub enum Fate {
     WriteFails,
 }
 
-struct Slot {
+struct Segment {
     file: SimLogFile,
     ordinal: u64,
     /// The last commit that needs it.
@@ -55,7 +55,7 @@ struct Published {
 #[derive(Default)]
 pub struct Engine {
     pub log_id: Option<u64>,
-    slots: Vec<Slot>,
+    segments: Vec<Segment>,
     pub published: u64,
     durable: u64,
     visible: u64,
@@ -73,7 +73,7 @@ pub struct Engine {
     pub poisoned: bool,
     /// After poisoning: whether what was not durable is gone for certain.
     invalidated: Option<bool>,
-    slot: usize,
+    segment: usize,
     offset: u64,
     spills: Vec<(u64, u32)>,
     spill_count: u32,
@@ -169,25 +169,25 @@ impl Writer {
         step().await;
     }
 
-    /// Writes one block of a slot.
-    fn put(&self, slot: usize, block: u64, bytes: &[u8]) {
+    /// Writes one block of a segment.
+    fn put(&self, segment: usize, block: u64, bytes: &[u8]) {
         let mut engine = self.engine.borrow_mut();
-        let slot = &mut engine.slots[slot];
-        slot.file.write_at(&[IoSlice::new(bytes)], block * BLOCK).unwrap();
-        slot.is_dirty = true;
+        let segment = &mut engine.segments[segment];
+        segment.file.write_at(&[IoSlice::new(bytes)], block * BLOCK).unwrap();
+        segment.is_dirty = true;
     }
 
-    fn put_zeros(&self, slot: usize, block: u64) {
-        self.put(slot, block, &[0; BLOCK as usize]);
+    fn put_zeros(&self, segment: usize, block: u64) {
+        self.put(segment, block, &[0; BLOCK as usize]);
     }
 
-    fn slot_header(&self, ordinal: u64, first_sequence: u64, chain: u64) -> SlotHeader {
+    fn segment_header(&self, ordinal: u64, first_sequence: u64, chain: u64) -> SegmentHeader {
         let world = self.world.borrow();
-        SlotHeader {
+        SegmentHeader {
             log_id: self.engine.borrow().log_id.unwrap(),
             block_bytes: BLOCK as u32,
             page_bytes: world.page_bytes,
-            slot_bytes: world.slot_blocks * BLOCK,
+            segment_bytes: world.segment_blocks * BLOCK,
             ordinal,
             first_sequence,
             chain,
@@ -204,17 +204,17 @@ impl Writer {
         };
         self.engine.borrow_mut().log_id = Some(log_id);
         self.directory.create().unwrap();
-        let slot = self.create_slot(true).await;
-        self.put(slot, 0, &self.slot_header(1, 1, log_id).encode());
+        let segment = self.create_segment(true).await;
+        self.put(segment, 0, &self.segment_header(1, 1, log_id).encode());
         {
             let mut engine = self.engine.borrow_mut();
-            engine.slots[slot].ordinal = 1;
-            (engine.slot, engine.offset) = (slot, 1);
+            engine.segments[segment].ordinal = 1;
+            (engine.segment, engine.offset) = (segment, 1);
         }
         step().await;
         if self.keeps("a1_sync") {
-            let file = self.engine.borrow().slots[slot].file.clone();
-            self.engine.borrow_mut().slots[slot].is_dirty = false;
+            let file = self.engine.borrow().segments[segment].file.clone();
+            self.engine.borrow_mut().segments[segment].is_dirty = false;
             self.sync_file(&file, false).await;
             self.sync_directory().await;
             self.directory.sync_parent().unwrap();
@@ -235,58 +235,60 @@ impl Writer {
         database.write_at(&header, 0).unwrap();
     }
 
-    async fn create_slot(&self, is_first: bool) -> usize {
-        let index = self.engine.borrow().slots.len();
-        let name = slot_name(self.engine.borrow().log_id.unwrap(), index as u32);
+    async fn create_segment(&self, is_first: bool) -> usize {
+        let index = self.engine.borrow().segments.len();
+        let name = segment_name(self.engine.borrow().log_id.unwrap(), index as u32);
         let file = self.directory.open_file(&name, OpenMode::CreateNew).unwrap();
         let bytes = {
             let mut world = self.world.borrow_mut();
-            let zeros = vec![0; (world.slot_blocks * BLOCK) as usize];
+            let zeros = vec![0; (world.segment_blocks * BLOCK) as usize];
             // Without new log ids, files of an earlier life come again, too.
             if world.pool.is_empty() { zeros } else { world.pool.remove(0) }
         };
         file.write_at(&[IoSlice::new(&bytes)], 0).unwrap();
-        let slot = Slot { file: file.clone(), ordinal: 0, last: 0, is_dirty: false };
-        self.engine.borrow_mut().slots.push(slot);
+        let segment = Segment { file: file.clone(), ordinal: 0, last: 0, is_dirty: false };
+        self.engine.borrow_mut().segments.push(segment);
         self.sync_file(&file, false).await;
-        if !is_first && self.keeps("slot_dir_sync") {
+        if !is_first && self.keeps("segment_dir_sync") {
             self.sync_directory().await;
         }
         index
     }
 
-    /// Room for so many blocks: the slot, the block in it, and the header to write first, if it is a new segment.
-    async fn place(&self, blocks: u64) -> (usize, u64, Option<SlotHeader>) {
-        let (slot, offset) = (self.engine.borrow().slot, self.engine.borrow().offset);
-        if offset + blocks <= self.world.borrow().slot_blocks {
-            return (slot, offset, None);
+    /// Room for so many blocks: the segment file, the block in it, and the header to write first, if it is a new segment.
+    async fn place(&self, blocks: u64) -> (usize, u64, Option<SegmentHeader>) {
+        let (segment, offset) = (self.engine.borrow().segment, self.engine.borrow().offset);
+        if offset + blocks <= self.world.borrow().segment_blocks {
+            return (segment, offset, None);
         }
         let free: Vec<usize> = {
             let engine = self.engine.borrow();
             let gate = if self.keeps("recycle_gate") { engine.certified_backfilled } else { engine.backfilled };
-            (0..engine.slots.len()).filter(|&index| index != slot && engine.slots[index].last <= gate).collect()
+            (0..engine.segments.len())
+                .filter(|&index| index != segment && engine.segments[index].last <= gate)
+                .collect()
         };
         let next = if !free.is_empty() && self.percent(90) {
             self.world.borrow_mut().dice.pick(&free)
         } else {
-            self.create_slot(false).await
+            self.create_segment(false).await
         };
-        self.engine.borrow_mut().slots[next].last = 0;
+        self.engine.borrow_mut().segments[next].last = 0;
         let (ordinal, first, chain) = {
             let engine = self.engine.borrow();
-            (engine.slots[slot].ordinal + 1, engine.published + 1, engine.chain())
+            (engine.segments[segment].ordinal + 1, engine.published + 1, engine.chain())
         };
-        self.say(format!("  rotate to slot {next} ordinal {ordinal}"));
-        (next, 1, Some(self.slot_header(ordinal, first, chain)))
+        self.say(format!("  rotate to segment {next} ordinal {ordinal}"));
+        (next, 1, Some(self.segment_header(ordinal, first, chain)))
     }
 
-    fn enter(&self, slot: usize, offset: u64, header: Option<&SlotHeader>) {
+    fn enter(&self, segment: usize, offset: u64, header: Option<&SegmentHeader>) {
         let mut engine = self.engine.borrow_mut();
         if let Some(header) = header {
-            engine.slots[slot].ordinal = header.ordinal;
-            let (left, published) = (engine.slot, engine.published);
-            engine.slots[left].last = engine.slots[left].last.max(published);
-            engine.slot = slot;
+            engine.segments[segment].ordinal = header.ordinal;
+            let (left, published) = (engine.segment, engine.published);
+            engine.segments[left].last = engine.segments[left].last.max(published);
+            engine.segment = segment;
         }
         engine.offset = offset;
     }
@@ -344,8 +346,9 @@ impl Writer {
             self.engine.borrow_mut().spills.push((sequence, number));
         }
         let blocks = (head_bytes + inline.len() as u64 * page_bytes).div_ceil(BLOCK);
-        let (slot, offset, segment) = self.place(blocks).await;
-        let ordinal = segment.as_ref().map_or(self.engine.borrow().slots[slot].ordinal, |header| header.ordinal);
+        let (segment, offset, new_header) = self.place(blocks).await;
+        let ordinal =
+            new_header.as_ref().map_or(self.engine.borrow().segments[segment].ordinal, |header| header.ordinal);
         let mut header = BatchHeader {
             log_id,
             sequence,
@@ -375,11 +378,11 @@ impl Writer {
         bytes.resize((blocks * BLOCK) as usize, 0);
         self.world.borrow_mut().doubt.push((sequence, state.clone()));
         self.say(format!(
-            "prepare {sequence} {} slot {slot} block {offset}+{blocks} pages {pages:?} self-sealed {is_self_sealed} {fate:?}",
+            "prepare {sequence} {} segment {segment} block {offset}+{blocks} pages {pages:?} self-sealed {is_self_sealed} {fate:?}",
             if wants_durable { "FULL" } else { "NORMAL" }
         ));
-        if let Some(segment) = &segment {
-            self.put(slot, 0, &segment.encode());
+        if let Some(new_header) = &new_header {
+            self.put(segment, 0, &new_header.encode());
             step().await;
         }
         let stop = (fate == Fate::WriteFails).then(|| self.world.borrow_mut().dice.below(blocks + 1));
@@ -387,17 +390,17 @@ impl Writer {
             if stop == Some(index as u64) {
                 break;
             }
-            self.put(slot, offset + index as u64, block);
+            self.put(segment, offset + index as u64, block);
             step().await;
         }
         if fate != Fate::Fine {
             let rule = if fate == Fate::RollsBack { "rollback_zero" } else { "error_zero" };
             if self.keeps(rule) {
-                self.put_zeros(slot, offset);
+                self.put_zeros(segment, offset);
                 step().await;
                 if self.keeps("rollback_sync") {
-                    let file = self.engine.borrow().slots[slot].file.clone();
-                    self.engine.borrow_mut().slots[slot].is_dirty = false;
+                    let file = self.engine.borrow().segments[segment].file.clone();
+                    self.engine.borrow_mut().segments[segment].is_dirty = false;
                     self.sync_file(&file, false).await;
                 }
             }
@@ -410,7 +413,7 @@ impl Writer {
             (engine.write_held, engine.append_held) = (false, false);
             return;
         }
-        self.enter(slot, offset + blocks, segment.as_ref());
+        self.enter(segment, offset + blocks, new_header.as_ref());
         {
             let mut engine = self.engine.borrow_mut();
             engine.commits.push(Published {
@@ -418,10 +421,10 @@ impl Writer {
                 pages: pages.iter().map(|&page| (page, value)).collect(),
                 database_pages,
                 wants_durable,
-                place: (slot, offset),
+                place: (segment, offset),
             });
             engine.published = sequence;
-            engine.slots[slot].last = sequence;
+            engine.segments[segment].last = sequence;
             let mut world = self.world.borrow_mut();
             world.doubt.retain(|doubtful| *doubtful != (sequence, state.clone()));
             world.history.push(state.clone());
@@ -442,7 +445,7 @@ impl Writer {
         step().await;
         if is_self_sealed {
             let certificate = header.certificate.clone().unwrap();
-            self.seal(&certificate, slot).await;
+            self.seal(&certificate, segment).await;
         }
         while self.keeps("wait_ack") && self.engine.borrow().durable < sequence {
             if self.engine.borrow().poisoned {
@@ -543,48 +546,48 @@ impl Writer {
             (engine.leader_held, engine.append_held) = (false, false);
             return;
         }
-        let (slot, offset, segment) = self.place(1).await;
-        if let Some(segment) = &segment {
-            self.put(slot, 0, &segment.encode());
+        let (segment, offset, new_header) = self.place(1).await;
+        if let Some(new_header) = &new_header {
+            self.put(segment, 0, &new_header.encode());
             step().await;
         }
-        self.enter(slot, offset + 1, segment.as_ref());
+        self.enter(segment, offset + 1, new_header.as_ref());
         let (chain, database_pages) = {
             let mut engine = self.engine.borrow_mut();
-            engine.slots[slot].last = engine.slots[slot].last.max(hi);
+            engine.segments[segment].last = engine.segments[segment].last.max(hi);
             (engine.chain(), engine.commits.last().map_or(0, |commit| commit.database_pages))
         };
-        let ordinal = self.engine.borrow().slots[slot].ordinal;
+        let ordinal = self.engine.borrow().segments[segment].ordinal;
         let certificate = self.next_certificate(hi, chain, database_pages, (ordinal, offset));
         self.say(format!(
-            "cut epoch {} {}..{hi} slot {slot} block {offset} D {} B {}",
+            "cut epoch {} {}..{hi} segment {segment} block {offset} D {} B {}",
             certificate.epoch, certificate.lo, certificate.durable, certificate.backfilled
         ));
         self.engine.borrow_mut().append_held = false;
         step().await;
-        self.put(slot, offset, &certificate.encode_block(BLOCK as u32));
-        self.engine.borrow_mut().certificates.push((certificate.epoch, slot, offset));
+        self.put(segment, offset, &certificate.encode_block(BLOCK as u32));
+        self.engine.borrow_mut().certificates.push((certificate.epoch, segment, offset));
         step().await;
-        self.seal(&certificate, slot).await;
+        self.seal(&certificate, segment).await;
     }
 
-    /// Syncs every slot that holds part of the epoch, and moves `durable`.
-    async fn seal(&self, certificate: &Certificate, slot: usize) {
+    /// Syncs every segment that holds part of the epoch, and moves `durable`.
+    async fn seal(&self, certificate: &Certificate, segment: usize) {
         let mut files: Vec<(u64, usize)> = {
             let engine = self.engine.borrow();
-            let ordinal = engine.slots[slot].ordinal;
-            let part = |&index: &usize| engine.slots[index].is_dirty && engine.slots[index].ordinal <= ordinal;
-            (0..engine.slots.len()).filter(part).map(|index| (engine.slots[index].ordinal, index)).collect()
+            let ordinal = engine.segments[segment].ordinal;
+            let part = |&index: &usize| engine.segments[index].is_dirty && engine.segments[index].ordinal <= ordinal;
+            (0..engine.segments.len()).filter(part).map(|index| (engine.segments[index].ordinal, index)).collect()
         };
         files.sort_unstable();
         if !self.keeps("rotation_sync") {
-            files = vec![(0, slot)];
+            files = vec![(0, segment)];
         }
         for (_, index) in files {
             let file = {
                 let mut engine = self.engine.borrow_mut();
-                engine.slots[index].is_dirty = false;
-                engine.slots[index].file.clone()
+                engine.segments[index].is_dirty = false;
+                engine.segments[index].file.clone()
             };
             let fails = self.fault(15);
             if !self.sync_file(&file, fails).await {
@@ -626,14 +629,14 @@ impl Writer {
                 let engine = self.engine.borrow();
                 let batches = engine.commits[durable as usize..].iter().map(|commit| commit.place);
                 let certificates = engine.certificates.iter().filter(|(at, _, _)| *at >= epoch);
-                batches.chain(certificates.map(|&(_, slot, offset)| (slot, offset))).collect()
+                batches.chain(certificates.map(|&(_, segment, offset)| (segment, offset))).collect()
             };
-            for &(slot, offset) in &places {
-                self.put_zeros(slot, offset);
+            for &(segment, offset) in &places {
+                self.put_zeros(segment, offset);
                 step().await;
             }
-            for (slot, _) in places {
-                let file = self.engine.borrow().slots[slot].file.clone();
+            for (segment, _) in places {
+                let file = self.engine.borrow().segments[segment].file.clone();
                 let fails = self.fault(30);
                 is_gone &= self.sync_file(&file, fails).await;
             }

@@ -1,11 +1,11 @@
 //! Where the walk begins, if more than one batch of commit B + 1 is there (rule W1).
 
 use super::{ID, expect_from, log};
-use pwal::internal::log::format::slot_name;
+use pwal::internal::log::format::segment_name;
 use support::log::Commit;
 
-/// A writer that died before it published had begun the next slot, in a file that is found earlier. What was published in the
-/// slot before it is not sealed yet.
+/// A writer that died before it published had begun the next segment, in a file that is found earlier. What was published in the
+/// segment before it is not sealed yet.
 #[test]
 fn of_two_beginnings_that_nothing_seals_the_one_in_the_earlier_segment_counts() {
     let mut log = log(1);
@@ -15,13 +15,13 @@ fn of_two_beginnings_that_nothing_seals_the_one_in_the_earlier_segment_counts() 
     let mut dead = log.clone();
     dead.rotate(0);
     dead.commit(&Commit { frames: &[(1, 7), (2, 7), (3, 7)], ..Commit::default() });
-    let begun = slot_name(ID, 0);
+    let begun = segment_name(ID, 0);
     log.files.insert(begun.clone(), dead.files[&begun].clone());
     log.commits(1);
     expect_from(&log, 2, 3);
 }
 
-/// What a writer left that died before it published lies at the end of its slot: the zeros over it were lost, and the log goes on in
+/// What a writer left that died before it published lies at the end of its segment: the zeros over it were lost, and the log goes on in
 /// the next one.
 #[test]
 fn of_several_beginnings_the_longest_chain_counts() {

@@ -2,7 +2,7 @@
 
 use super::ID;
 use pwal::internal::log::format::{
-    BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SlotHeader, decode_batch, slot_name,
+    BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SegmentHeader, decode_batch, segment_name,
 };
 use support::log::{Commit, LogBuilder};
 
@@ -23,16 +23,16 @@ fn put(bytes: &mut [u8], (at, new): Change) {
 }
 
 #[test]
-fn a_slot_header() {
+fn a_segment_header() {
     let log = log();
-    let header = &log.files[&slot_name(ID, 0)][..4096];
-    assert!(SlotHeader::decode(header, ID).is_ok());
+    let header = &log.files[&segment_name(ID, 0)][..4096];
+    assert!(SegmentHeader::decode(header, ID).is_ok());
     for change in [(12, &[1, 16][..]), (16, &[1, 2]), (20, &[1]), (40, &[0]), (48, &[0]), (32, &[1])] {
         let mut header = header.to_vec();
         put(&mut header, change);
         let crc = crc32c::crc32c(&header[..64]);
         header[64..68].copy_from_slice(&crc.to_le_bytes());
-        assert!(SlotHeader::decode(&header, ID).is_err(), "{change:?}");
+        assert!(SegmentHeader::decode(&header, ID).is_err(), "{change:?}");
     }
 }
 
@@ -45,7 +45,7 @@ fn seal_certificate(certificate: &mut [u8]) {
 fn a_certificate() {
     let log = log();
     let place = CertificatePlace { log_id: ID, ordinal: Some(1), offset: 2 * 4096 };
-    let certificate = &log.files[&slot_name(ID, 0)][2 * 4096..2 * 4096 + 256];
+    let certificate = &log.files[&segment_name(ID, 0)][2 * 4096..2 * 4096 + 256];
     assert!(Certificate::decode(certificate, &place).is_ok());
     // Epoch, lo, D beyond hi, B beyond D, reserved bytes.
     for change in [(24, &[0][..]), (32, &[0]), (48, &[9]), (56, &[9]), (78, &[1])] {
@@ -59,9 +59,9 @@ fn a_certificate() {
 fn expect_no_batch(certificate: Option<(u64, u64)>, changes: &[Change]) {
     let mut log = LogBuilder::new(ID, 1024);
     log.commit(&Commit { frames: &[(2, 5)], certificate, ..Commit::default() });
-    let slot_bytes = log.slot_bytes;
-    let place = BatchPlace { log_id: ID, ordinal: 1, offset: 4096, block_bytes: 4096, page_bytes: 1024, slot_bytes };
-    let head = &log.files[&slot_name(ID, 0)][4096..4096 + BATCH_HEADER_BYTES + 24];
+    let segment_bytes = log.segment_bytes;
+    let place = BatchPlace { log_id: ID, ordinal: 1, offset: 4096, block_bytes: 4096, page_bytes: 1024, segment_bytes };
+    let head = &log.files[&segment_name(ID, 0)][4096..4096 + BATCH_HEADER_BYTES + 24];
     assert!(decode_batch(head, &place).is_ok());
     for change in changes {
         let mut head = head.to_vec();

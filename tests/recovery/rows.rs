@@ -104,12 +104,12 @@ fn plain_with_finished_logs_deletes_them() {
     expect_ready(&marked, &base(), 1024, deleted);
     // Deletion had begun.
     expect_ready(&plain().with_file(marker_name(OWN, 3), b""), &base(), 1024, deleted);
-    // Activation had begun: an empty log, a header that is torn, a slot that is not even zeroed.
+    // Activation had begun: an empty log, a header that is torn, a segment that is not even zeroed.
     expect_ready(&plain().with(&log_of(0).files), &base(), 1024, deleted);
     let mut torn = log_of(0);
     torn.place_of_header()[40] ^= 1;
     expect_ready(&plain().with(&torn.files), &base(), 1024, deleted);
-    expect_ready(&plain().with_file(log.slot_name(), b""), &base(), 1024, deleted);
+    expect_ready(&plain().with_file(log.segment_name(), b""), &base(), 1024, deleted);
     expect_ready(&plain().with_file("0000000000000005-0000.spill", b"x"), &base(), 1024, |done| {
         assert_eq!(done, [Done::DeletedLeftovers { log_ids: vec![5] }]);
     });

@@ -12,7 +12,7 @@ const PAGE: usize = 1024;
 /// A log as an engine begins it, with commits behind; where commit 1 lies, and how many bytes of it hold something.
 struct Begun {
     log: LogBuilder,
-    slot: String,
+    segment: String,
     batch: Range<usize>,
     used: usize,
 }
@@ -40,19 +40,19 @@ impl Begun {
         let database_pages = 1 + images.len() as u32;
         let spill_from = frames as usize;
         log.commit(&Commit { frames: &frames_of, images: &images, database_pages, spill_from, ..Commit::default() });
-        let (slot, start) = log.places[&1].clone();
+        let (segment, start) = log.places[&1].clone();
         let batch = start as usize..log.offset as usize;
         let used = 344 + 24 * images.len() + PAGE * frames as usize;
         log.commits(later);
         if later > 1 {
             log.certify(0, 0);
         }
-        Begun { log, slot, batch, used }
+        Begun { log, segment, batch, used }
     }
 
     fn files(&self, change: impl FnOnce(&mut [u8])) -> Files {
         let mut log = self.log.clone();
-        change(&mut log.files.get_mut(&self.slot).unwrap()[self.batch.clone()]);
+        change(&mut log.files.get_mut(&self.segment).unwrap()[self.batch.clone()]);
         Files::new(base()).with(&log.files)
     }
 }
@@ -144,9 +144,9 @@ fn each_sector_that_rots_is_kept() {
 fn a_torn_batch_of_a_writer_that_died_does_not_explain_rot_in_another() {
     let mut begun = Begun::new(4, 0, 0, |_| {});
     let mut dead = Begun::new(30, 0, 0, |log| log.rotate(1));
-    dead.log.files.get_mut(&dead.slot).unwrap()[dead.batch.start + 8192..].fill(0);
-    let torn = dead.log.files[&dead.slot].clone();
-    begun.log.files.insert(dead.slot.clone(), torn);
+    dead.log.files.get_mut(&dead.segment).unwrap()[dead.batch.start + 8192..].fill(0);
+    let torn = dead.log.files[&dead.segment].clone();
+    begun.log.files.insert(dead.segment.clone(), torn);
     expect_gone(&begun.files(|batch| batch[4096..].fill(0)), "both are torn");
     expect_kept(&begun.files(|batch| batch[3000] ^= 1), "one has rotted");
     let place = SimPlace::new(&begun.files(|_| {}));
@@ -159,7 +159,7 @@ fn what_speaks_of_commits_outweighs_zeros() {
     let mut begun = Begun::new(4, 0, 0, |_| {});
     // The header of a later segment, of which the first record may be commit 1.
     begun.log.rotate(1);
-    let header = begun.log.slot_name();
+    let header = begun.log.segment_name();
     begun.log.files.get_mut(&header).unwrap()[9] ^= 1;
     expect_kept(&begun.files(|batch| batch[512..].fill(0)), "a broken header");
     // A certificate that calls it durable.
@@ -189,7 +189,7 @@ proptest! {
         });
         if headers && begun.batch.start == 4096 {
             // The header of the segment was written with it.
-            files.directory.as_mut().unwrap().get_mut(&begun.slot).unwrap()[..SECTOR].fill(0);
+            files.directory.as_mut().unwrap().get_mut(&begun.segment).unwrap()[..SECTOR].fill(0);
         }
         expect_gone(&files, &format!("sample {sample}"));
         let opened = Opened { done: vec![], next: Next::Ready };

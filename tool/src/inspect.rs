@@ -4,12 +4,12 @@ use crate::failure::{Done, Failure};
 use crate::survey::{Seen, describe};
 use crate::text::say;
 use crate::text::{self, Table};
-use pwal::internal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SlotSurvey};
+use pwal::internal::log::scan::{CertificateSurvey, CommitSurvey, Finding, LogSurvey, SegmentSurvey};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Show the slots, epochs and commits of a database's log
+/// Show the segments, epochs and commits of a database's log
 ///
 /// Creates and locks nothing, also while somebody writes the database.
 #[derive(clap::Args)]
@@ -69,7 +69,7 @@ fn show(log: &LogSurvey, last: usize) -> Done {
     for Finding { rule, file, offset, what } in &log.findings {
         say!("  broken: rule {rule}, {file}, byte {offset}: {what}");
     }
-    text::print(&format!("\n{}", slots(log).render("  ")));
+    text::print(&format!("\n{}", segments(log).render("  ")));
     text::print(&shown("epoch", &epochs(&log.certificates, last), log.certificates.len(), last));
     text::print(&shown("commit", &commits(log, last)?, log.commits.len(), last));
     Ok(())
@@ -90,9 +90,9 @@ fn newest<T>(all: &[T], last: usize) -> &[T] {
     &all[all.len().saturating_sub(last)..]
 }
 
-fn slots(log: &LogSurvey) -> Table {
-    let mut table = Table::new(&["slot", "size", "segment", "first commit", "batches"]);
-    for SlotSurvey { name, bytes, header, batches } in &log.slots {
+fn segments(log: &LogSurvey) -> Table {
+    let mut table = Table::new(&["segment", "size", "ordinal", "first commit", "batches"]);
+    for SegmentSurvey { name, bytes, header, batches } in &log.segments {
         let (segment, first) = match header {
             Some(header) => (header.ordinal.to_string(), header.first_sequence.to_string()),
             None => ("free".to_owned(), String::new()),
@@ -106,8 +106,9 @@ fn slots(log: &LogSurvey) -> Table {
 }
 
 fn epochs(certificates: &[CertificateSurvey], last: usize) -> Table {
-    let mut table = Table::new(&["epoch", "commits", "D", "B", "frames", "pages", "in batch", "slot", "at"]);
-    for CertificateSurvey { slot, offset, in_batch, certificate } in newest(certificates, last) {
+    let mut table =
+        Table::new(&["epoch", "commits", "durable", "backfilled", "frames", "pages", "in batch", "segment", "at"]);
+    for CertificateSurvey { segment, offset, in_batch, certificate } in newest(certificates, last) {
         table.row(vec![
             certificate.epoch.to_string(),
             if certificate.is_mark() { "a mark".to_owned() } else { format!("{}..{}", certificate.lo, certificate.hi) },
@@ -116,7 +117,7 @@ fn epochs(certificates: &[CertificateSurvey], last: usize) -> Table {
             certificate.frames.to_string(),
             certificate.distinct_pages.to_string(),
             if *in_batch { "yes" } else { "no" }.to_owned(),
-            short(slot).to_owned(),
+            short(segment).to_owned(),
             offset.to_string(),
         ]);
     }
@@ -125,12 +126,22 @@ fn epochs(certificates: &[CertificateSurvey], last: usize) -> Table {
 
 fn commits(log: &LogSurvey, last: usize) -> Result<Table, Failure> {
     let clock = Connection::open_in_memory().map_err(|error| Failure::cannot(format!("no SQLite: {error}")))?;
-    let head =
-        ["commit", "time (UTC)", "epoch", "frames", "size", "database pages", "lane", "wants durability", "slot", "at"];
+    let head = [
+        "commit",
+        "time (UTC)",
+        "epoch",
+        "frames",
+        "size",
+        "database pages",
+        "lane",
+        "wants durability",
+        "segment",
+        "at",
+    ];
     let mut table = Table::new(&head);
     for commit in newest(&log.commits, last) {
         let CommitSurvey {
-            sequence, slot, offset, bytes, frames, database_pages, lane, wants_durable, time_us, ..
+            sequence, segment, offset, bytes, frames, database_pages, lane, wants_durable, time_us, ..
         } = commit;
         table.row(vec![
             sequence.to_string(),
@@ -141,7 +152,7 @@ fn commits(log: &LogSurvey, last: usize) -> Result<Table, Failure> {
             database_pages.to_string(),
             lane.to_string(),
             if *wants_durable { "yes" } else { "no" }.to_owned(),
-            short(slot).to_owned(),
+            short(segment).to_owned(),
             offset.to_string(),
         ]);
     }
@@ -170,9 +181,9 @@ fn epoch_of(log: &LogSurvey, sequence: u64) -> Option<u64> {
     log.certificates.iter().find(covers).map(|survey| survey.certificate.epoch)
 }
 
-/// A slot's name without the log id, which stands above.
-fn short(slot: &str) -> &str {
-    slot.split_once('-').map_or(slot, |(_, number)| number)
+/// A segment's name without the log id, which stands above.
+fn short(segment: &str) -> &str {
+    segment.split_once('-').map_or(segment, |(_, number)| number)
 }
 
 fn as_json(seen: &Seen) -> Value {
@@ -205,19 +216,19 @@ fn log_json(log: &LogSurvey) -> Value {
             "offset": finding.offset,
             "what": finding.what,
         })).collect::<Vec<_>>(),
-        "slots": log.slots.iter().map(|slot| json!({
-            "name": slot.name,
-            "bytes": slot.bytes,
-            "segment": slot.header.as_ref().map(|header| header.ordinal),
-            "first_commit": slot.header.as_ref().map(|header| header.first_sequence),
-            "batches": slot.batches,
+        "slots": log.segments.iter().map(|segment| json!({
+            "name": segment.name,
+            "bytes": segment.bytes,
+            "segment": segment.header.as_ref().map(|header| header.ordinal),
+            "first_commit": segment.header.as_ref().map(|header| header.first_sequence),
+            "batches": segment.batches,
         })).collect::<Vec<_>>(),
         "spills": log.spills.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
         "epochs": log.certificates.iter().map(epoch_json).collect::<Vec<_>>(),
         "commits": log.commits.iter().map(|commit| json!({
             "commit": commit.sequence,
             "epoch": epoch_of(log, commit.sequence),
-            "slot": commit.slot,
+            "slot": commit.segment,
             "offset": commit.offset,
             "bytes": commit.bytes,
             "frames": commit.frames,
@@ -231,7 +242,7 @@ fn log_json(log: &LogSurvey) -> Value {
 }
 
 fn epoch_json(survey: &CertificateSurvey) -> Value {
-    let CertificateSurvey { slot, offset, in_batch, certificate } = survey;
+    let CertificateSurvey { segment, offset, in_batch, certificate } = survey;
     json!({
         "epoch": certificate.epoch,
         "lo": certificate.lo,
@@ -247,7 +258,7 @@ fn epoch_json(survey: &CertificateSurvey) -> Value {
         "fallback": certificate.fallback,
         "clean_end": certificate.clean_end,
         "chain": hex(certificate.chain),
-        "slot": slot,
+        "slot": segment,
         "offset": offset,
         "in_batch": in_batch,
     })

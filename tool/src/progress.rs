@@ -105,7 +105,7 @@ impl LogFile for WatchedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let read = self.inner.read_at(buffer, offset)?;
         self.bar.inc(read as u64);
-        // Every slot is read once to look at it; what is read then is checked and replayed.
+        // Every segment is read once to look at it; what is read then is checked and replayed.
         if self.bar.length().is_some_and(|length| self.bar.position() > length) {
             self.bar.unset_length();
             self.bar.set_style(style("{spinner} {msg} {bytes} {elapsed}"));

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A directory with slots, wherever it lies: beside a database, or moved away.
+/// A directory with segments, wherever it lies: beside a database, or moved away.
 #[derive(Debug)]
 pub struct ReadOnlyDirectory {
     path: PathBuf,

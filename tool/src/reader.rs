@@ -4,7 +4,7 @@ use crate::database::DatabaseFile;
 use crate::text;
 use pwal::ReaderStatus;
 use pwal::internal::disk::{Access, Directory};
-use pwal::internal::log::format::{FileName, SlotHeader};
+use pwal::internal::log::format::{FileName, SegmentHeader};
 use pwal::internal::log::kept::bytes_kept;
 use pwal::internal::shared::{ControlView, ProcessInfo, Snapshot};
 use std::os::unix::fs::FileExt;
@@ -53,12 +53,12 @@ fn kept_by(database: &DatabaseFile, control: &ControlView, snapshot: u64) -> Opt
     let directory = Directory::open(&database.log_directory()).ok()?;
     let mut segments = Vec::new();
     for name in directory.list().ok()? {
-        let Some(FileName::Slot { log_id: of, .. }) = FileName::parse(&name) else { continue };
+        let Some(FileName::Segment { log_id: of, .. }) = FileName::parse(&name) else { continue };
         // It may be deleted meanwhile.
         let Ok(file) = directory.open_file(&name, Access::Read) else { continue };
         let mut bytes = [0; 512];
         let read = file.read_at(&mut bytes, 0).ok()?;
-        segments.extend(SlotHeader::decode(&bytes[..read], log_id).ok().filter(|_| of == log_id));
+        segments.extend(SegmentHeader::decode(&bytes[..read], log_id).ok().filter(|_| of == log_id));
     }
     Some(bytes_kept(&segments, snapshot, tail.ordinal))
 }

@@ -150,7 +150,7 @@ pub fn recover(database: &DatabaseFile, how: How) -> Result<Report, Failure> {
     }
 }
 
-/// The bytes of all slots and spill files.
+/// The bytes of all segments and spill files.
 fn log_bytes(database: &DatabaseFile) -> u64 {
     let Ok(directory) = Directory::open(&database.log_directory()) else { return 0 };
     let bytes = |name: &String| directory.look_at(name).map_or(0, |file| u64::try_from(file.st_size).unwrap_or(0));

@@ -112,8 +112,8 @@ impl Status {
         if let Some(LogFiles { slots, spills, bytes }) = log {
             let spills =
                 if *spills > 0 { format!(", {}", text::counted(*spills, "spill file")) } else { String::new() };
-            let (slots, bytes) = (text::counted(*slots, "slot"), text::bytes(*bytes));
-            line("log", &format!("{slots}{spills}, {bytes} in {}", directory.display()));
+            let (segments, bytes) = (text::counted(*slots, "segment"), text::bytes(*bytes));
+            line("log", &format!("{segments}{spills}, {bytes} in {}", directory.display()));
         }
         match (control, unread) {
             (Some(control), _) => control.show(),

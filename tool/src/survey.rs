@@ -18,7 +18,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Looks at the database file at `path`. While somebody writes the log, slots are recycled under the look: what
+    /// Looks at the database file at `path`. While somebody writes the log, segments are recycled under the look: what
     /// seems broken is looked at again.
     pub fn look(path: &std::path::Path) -> Result<Seen, Failure> {
         let mut looks = LOOKS;

@@ -49,7 +49,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// One word with its number: `1 slot`, `2 slots`.
+/// One word with its number: `1 segment`, `2 segments`.
 pub fn counted(number: u64, word: &str) -> String {
     format!("{} {word}{}", count(number), if number == 1 { "" } else { "s" })
 }

@@ -5,7 +5,7 @@ use super::*;
 /// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
 /// failed of what is written, and nobody else is to suffer for it.
 #[test]
-fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
+fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
     for self_sealed in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
@@ -13,7 +13,7 @@ fn a_slot_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let other = pair.join();
         other.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
-        let left = one.slot(one.tail().file).unwrap();
+        let left = one.segment(one.tail().file).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
         other.follow(other.marks.published()).unwrap();
@@ -35,7 +35,7 @@ fn a_process_without_descriptors_poisons_nobody() {
         let one = pair.claim();
         leave_a_segment(&one);
         let other = pair.join();
-        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &slot_name(one.log_id, 0)) });
+        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &segment_name(one.log_id, 0)) });
         let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
         assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
         commit(&one, 3, 1001, true).unwrap();
@@ -91,7 +91,7 @@ fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
 
 /// As the first, for what a leader left that died.
 #[test]
-fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
+fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
     for goes_on in [false, true] {
         let pair = Pair::new();
         let one = pair.claim();
@@ -106,7 +106,7 @@ fn a_slot_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         other.follow(one.marks.published()).unwrap();
         let last = one.marks.published();
         die(one);
-        pair.cannot_open(&slot_name(other.log_id, 0));
+        pair.cannot_open(&segment_name(other.log_id, 0));
         if goes_on {
             let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
             pair.disk.plan().add(fault);
@@ -130,7 +130,7 @@ fn a_shortage_is_waited_for_once() {
     for _ in 0..2 {
         pair.disk.plan().reset();
         pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault.clone() });
-        // One of them needs a slot of its own.
+        // One of them needs a segment of its own.
         let refused = commit(&one, 40, 2, true).unwrap_err();
         assert!(refused.is_out_of_descriptors(), "{refused}");
         let tries = pair.disk.plan().fired();
@@ -234,7 +234,7 @@ fn a_failed_flush_is_taken_back_without_another_descriptor() {
 }
 
 /// A failed write-back is told to the files that are open then. One that was closed and opened again since is not among them,
-/// however old the engine's slot is.
+/// however old the engine's segment is.
 #[test]
 fn a_file_that_was_opened_again_is_young() {
     for reopened in [false, true] {

@@ -4,15 +4,15 @@ use super::{BLOCK, Pair, commit, die};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::Rest;
-use crate::log::format::slot_name;
+use crate::log::format::segment_name;
 
 /// Of what was not synced a power cut leaves what the dice say.
 const SEEDS: std::ops::Range<u64> = 0..8;
 
-/// A0. An activation behind a rest fails when its stamp is durable, the next try when the slot of the first is gone: the
+/// A0. An activation behind a rest fails when its stamp is durable, the next try when the segment of the first is gone: the
 /// database file has no stamp then, durably.
 #[test]
-fn an_activation_that_is_tried_again_leaves_no_stamp_without_a_slot() {
+fn an_activation_that_is_tried_again_leaves_no_stamp_without_a_segment() {
     for (operation, name) in [(Operation::Remove, "retired"), (Operation::Sync, DIRECTORY_NAME)] {
         for (seed, nth) in SEEDS.flat_map(|seed| (1..8).map(move |nth| (seed, nth))) {
             let pair = Pair::with_dice(seed);
@@ -34,15 +34,15 @@ fn an_activation_that_is_tried_again_leaves_no_stamp_without_a_slot() {
     }
 }
 
-/// R6. A dead process had made a slot, and its name was not durable yet.
+/// R6. A dead process had made a segment, and its name was not durable yet.
 #[test]
 fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
     for seed in SEEDS {
         let pair = Pair::with_dice(seed);
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        let number = u32::try_from(one.marks.control().give_slot_number()).unwrap();
-        let file = pair.directory().open(&slot_name(one.log_id, number), OpenMode::CreateNew).unwrap();
+        let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
+        let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
         file.write_zeros(usize::try_from(24 * BLOCK).unwrap(), 0).unwrap();
         while one.tail().file == 0 {
             commit(&one, 3, one.marks.published() + 1, true).unwrap();

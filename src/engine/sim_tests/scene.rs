@@ -68,7 +68,7 @@ impl Free {
         Free { append: true, leader: true, creating: true, checkpoint: true, database_handle: true, frames: true };
 
     pub fn can_flush(self) -> bool {
-        // A certificate may need the next slot.
+        // A certificate may need the next segment.
         self.append && self.leader && self.creating && self.frames
     }
 

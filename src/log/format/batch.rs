@@ -207,21 +207,21 @@ fn certificate_fits(certificate: &Certificate, header: &BatchHeader, chain_after
         && certificate.chain == chain_after
 }
 
-/// Where a batch is looked for, as the header of its slot says.
+/// Where a batch is looked for, as the header of its segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPlace {
     /// The log.
     pub log_id: LogId,
     /// The ordinal of the segment.
     pub ordinal: u64,
-    /// The offset in the slot in bytes.
+    /// The offset in the segment in bytes.
     pub offset: u64,
     /// The block in bytes.
     pub block_bytes: u32,
     /// The page in bytes.
     pub page_bytes: u32,
-    /// The slot in bytes.
-    pub slot_bytes: u64,
+    /// The segment in bytes.
+    pub segment_bytes: u64,
 }
 
 impl BatchPlace {
@@ -239,7 +239,7 @@ pub fn head_crc(head: &[u8]) -> u32 {
 }
 
 /// What the first bytes at a place say of a batch there. Nothing of it is proven yet: no CRC was looked
-/// at, but the lengths fit the slot, and so bound what must be read to prove it.
+/// at, but the lengths fit the segment, and so bound what must be read to prove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimedBatch {
     /// The log.
@@ -248,7 +248,7 @@ pub struct ClaimedBatch {
     pub sequence: u64,
     /// The ordinal of the segment.
     pub ordinal: u64,
-    /// The offset in the slot in bytes.
+    /// The offset in the segment in bytes.
     pub offset: u64,
     /// The whole batch in bytes.
     pub bytes: u64,
@@ -285,7 +285,7 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
         && claimed.head_bytes >= BATCH_HEADER_BYTES
         && u64::from(head_bytes) <= claimed.bytes
         && claimed.bytes.is_multiple_of(u64::from(place.block_bytes))
-        && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.slot_bytes);
+        && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.segment_bytes);
     require(lengths || crate::drops("b2"), Rule::BatchLengths)?;
     Ok(claimed)
 }

@@ -50,9 +50,9 @@ const FLAGS_KNOWN: u16 = FLAG_FALLBACK | FLAG_MARK | FLAG_CLEAN_END | FLAG_DOUBL
 pub struct CertificatePlace {
     /// The log.
     pub log_id: LogId,
-    /// The ordinal of the segment; `None`: any one. What an older segment of the slot left is true, too.
+    /// The ordinal of the segment; `None`: any one. What an older segment in the same file left is true, too.
     pub ordinal: Option<u64>,
-    /// The offset in the slot, in bytes; in a batch that of the batch.
+    /// The offset in the segment, in bytes; in a batch that of the batch.
     pub offset: u64,
 }
 

@@ -33,12 +33,12 @@ macro_rules! rules {
 }
 
 rules! {
-    SlotMagic = "S1", "a slot header begins with \"pwalslot\"";
-    SlotCrc = "S2", "the CRC of a slot header covers its bytes 0 to 63";
-    SlotFields = "S3", "the fields of a slot header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, slot a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
-    SlotPlace = "S4", "a slot header names the log of its file name, a slot no longer than its file, and the page size of the log's other slots";
+    SegmentMagic = "S1", "a segment header begins with \"pwalslot\"";
+    SegmentCrc = "S2", "the CRC of a segment header covers its bytes 0 to 63";
+    SegmentFields = "S3", "the fields of a segment header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, segment a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
+    SegmentPlace = "S4", "a segment header names the log of its file name, a segment no longer than its file, and the page size of the log's other segments";
     BatchMagic = "B1", "a batch begins with \"pwalbtch\"";
-    BatchLengths = "B2", "the lengths of a batch fit each other and the slot: at least one frame, head the bytes of header and descriptors and not longer than the batch, batch a multiple of the block that ends in the slot";
+    BatchLengths = "B2", "the lengths of a batch fit each other and the segment: at least one frame, head the bytes of header and descriptors and not longer than the batch, batch a multiple of the block that ends in the segment";
     BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
     BatchPlace = "B4", "a batch names the log, the segment and the offset where it lies";
     BatchFields = "B5", "the fields of a batch are possible: commit and database size not 0, reserved bytes 0, no certificate's bytes without the flag";

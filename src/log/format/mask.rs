@@ -2,13 +2,13 @@
 //! record, an image is stored with a mask: the byte at every place where a record could begin is XORed with it, and the
 //! mask is chosen so that no such place reads as a magic. Readers undo it.
 
-use super::{batch, certificate, slot};
+use super::{batch, certificate, segment};
 
 /// Records begin at multiples of so many bytes at most: of the block in this format, of a sector in any later one.
 pub const RECORD_PLACE_BYTES: usize = 512;
 
 /// What records begin with.
-pub(super) const MAGICS: [&[u8; 8]; 3] = [slot::MAGIC, batch::MAGIC, certificate::MAGIC];
+pub(super) const MAGICS: [&[u8; 8]; 3] = [segment::MAGIC, batch::MAGIC, certificate::MAGIC];
 
 /// What every magic begins with, those of later formats too.
 const START: u8 = b'p';
@@ -74,7 +74,7 @@ fn mask_without(
     masks.find(|mask| !is_excluded[usize::from(*mask)]).unwrap_or(0)
 }
 
-/// Masks bytes that lie at `position` of a batch or of the slot, or undoes it.
+/// Masks bytes that lie at `position` of a batch or of the segment, or undoes it.
 pub fn apply_mask(bytes: &mut [u8], position: u64, mask: u8) {
     if mask != 0 {
         let first = first_place(position).min(bytes.len());

@@ -7,9 +7,9 @@ pub const LOCK_NAME: &str = "lock";
 /// The file that holds the control block processes share.
 pub const CONTROL_NAME: &str = "control";
 
-/// The name of a slot: `<log id, 16 hex>-<index, 4 digits>.seg`.
+/// The name of a segment: `<log id, 16 hex>-<index, 4 digits>.seg`.
 #[must_use]
-pub fn slot_name(log_id: LogId, index: u32) -> String {
+pub fn segment_name(log_id: LogId, index: u32) -> String {
     format!("{log_id:016x}-{index:04}.seg")
 }
 
@@ -32,8 +32,8 @@ pub enum FileName {
     Lock,
     /// [`CONTROL_NAME`]
     Control,
-    /// [`slot_name`]
-    Slot {
+    /// [`segment_name`]
+    Segment {
         /// The log.
         log_id: LogId,
         /// The number in the name.
@@ -70,14 +70,14 @@ impl FileName {
                     let (id, rest) = name.split_once('-')?;
                     let log_id = parse_id(id)?;
                     if let Some(number) = rest.strip_suffix(".seg") {
-                        FileName::Slot { log_id, index: number.parse().ok()? }
+                        FileName::Segment { log_id, index: number.parse().ok()? }
                     } else {
                         FileName::Spill { log_id, number: rest.strip_suffix(".spill")?.parse().ok()? }
                     }
                 }
             }
         };
-        // One spelling for each name, so that two files can never claim to be the same slot.
+        // One spelling for each name, so that two files can never claim to be the same segment.
         (parsed.to_string() == name).then_some(parsed)
     }
 
@@ -86,7 +86,7 @@ impl FileName {
     pub fn log_id(&self) -> Option<LogId> {
         match *self {
             FileName::Lock | FileName::Control => None,
-            FileName::Slot { log_id, .. } | FileName::Spill { log_id, .. } | FileName::Marker { log_id, .. } => {
+            FileName::Segment { log_id, .. } | FileName::Spill { log_id, .. } | FileName::Marker { log_id, .. } => {
                 Some(log_id)
             }
         }
@@ -98,7 +98,7 @@ impl std::fmt::Display for FileName {
         match *self {
             FileName::Lock => f.write_str(LOCK_NAME),
             FileName::Control => f.write_str(CONTROL_NAME),
-            FileName::Slot { log_id, index } => f.write_str(&slot_name(log_id, index)),
+            FileName::Segment { log_id, index } => f.write_str(&segment_name(log_id, index)),
             FileName::Spill { log_id, number } => f.write_str(&spill_name(log_id, number)),
             FileName::Marker { log_id, last } => f.write_str(&marker_name(log_id, last)),
         }
@@ -119,8 +119,8 @@ mod tests {
         for name in [
             FileName::Lock,
             FileName::Control,
-            FileName::Slot { log_id: 1, index: 0 },
-            FileName::Slot { log_id: u64::MAX, index: 12345 },
+            FileName::Segment { log_id: 1, index: 0 },
+            FileName::Segment { log_id: u64::MAX, index: 12345 },
             FileName::Spill { log_id: 0xabcdef, number: 9999 },
             FileName::Marker { log_id: 7, last: 0 },
             FileName::Marker { log_id: 7, last: u64::MAX },

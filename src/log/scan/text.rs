@@ -1,19 +1,19 @@
-//! A slot as text: one line for each record, so that a change of the format shows in a review.
+//! A segment as text: one line for each record, so that a change of the format shows in a review.
 
 use crate::disk::{LogDirectory, OpenMode};
 use crate::log::error::LogError;
-use crate::log::follow::{SlotReader, Spills, proven};
+use crate::log::follow::{SegmentReader, Spills, proven};
 use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImagePlace};
 use crate::log::found::FoundLog;
 use std::fmt::Write;
 use std::io;
 
-/// The slot file `name` as text.
+/// The segment file `name` as text.
 ///
 /// # Errors
-/// Any error of the medium; records of a newer pwal; [`LogError::Io`] for a name that is not a slot's.
-pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError> {
-    let Some(FileName::Slot { log_id, .. }) = FileName::parse(name) else {
+/// Any error of the medium; records of a newer pwal; [`LogError::Io`] for a name that is not a segment's.
+pub fn dump_segment(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError> {
+    let Some(FileName::Segment { log_id, .. }) = FileName::parse(name) else {
         return Err(LogError::io("dump", &dir.path().join(name), io::ErrorKind::InvalidInput.into()));
     };
     let mut out = String::new();
@@ -21,19 +21,19 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
     let log = FoundLog::open(dir, &names, log_id, OpenMode::ReadOnly)?;
     let spills = &log.spills;
     let path = dir.path().join(name);
-    let Some(slot) = log.slots.iter().find(|slot| slot.open.path == path) else {
+    let Some(segment) = log.segments.iter().find(|segment| segment.open.path == path) else {
         return Err(LogError::io("open", &path, io::ErrorKind::NotFound.into()));
     };
-    let Some(reader) = &slot.reader else {
-        let _ = writeln!(out, "{name}: free (no slot header is valid)");
+    let Some(reader) = &segment.reader else {
+        let _ = writeln!(out, "{name}: free (no segment header is valid)");
         return Ok(out);
     };
-    let mut allowance = slot.allowance()?;
+    let mut allowance = segment.allowance()?;
     let header = &reader.header;
     let _ = writeln!(
         out,
-        "{name}: format {FORMAT_VERSION}, slot {} bytes, block {}, page {}\n  log {:016x}, segment {}, first commit {}, chain {:016x}",
-        header.slot_bytes,
+        "{name}: format {FORMAT_VERSION}, segment {} bytes, block {}, page {}\n  log {:016x}, segment {}, first commit {}, chain {:016x}",
+        header.segment_bytes,
         header.block_bytes,
         header.page_bytes,
         header.log_id,
@@ -43,7 +43,7 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
     );
     let mut offset = u64::from(header.block_bytes);
     let mut unknown = Unknown::default();
-    while offset < header.slot_bytes {
+    while offset < header.segment_bytes {
         if let Some(batch) = proven(log.files.within(&mut allowance, || reader.head_at(offset)))? {
             unknown.end(&mut out, offset);
             show_batch(&mut out, reader, &batch, spills)?;
@@ -61,8 +61,8 @@ pub fn dump_slot(dir: &dyn LogDirectory, name: &str) -> Result<String, LogError>
             offset += u64::from(header.block_bytes);
             if is_zero {
                 // The rest of a hole are zeros as well.
-                let data = reader.open.data(offset)?.map_or(header.slot_bytes, |data| data.start);
-                offset = offset.max(data - data % u64::from(header.block_bytes)).min(header.slot_bytes);
+                let data = reader.open.data(offset)?.map_or(header.segment_bytes, |data| data.start);
+                offset = offset.max(data - data % u64::from(header.block_bytes)).min(header.segment_bytes);
             }
         }
     }
@@ -95,7 +95,12 @@ impl Unknown {
     }
 }
 
-fn show_batch(out: &mut String, reader: &SlotReader<'_>, batch: &Batch, spills: &Spills<'_>) -> Result<(), LogError> {
+fn show_batch(
+    out: &mut String,
+    reader: &SegmentReader<'_>,
+    batch: &Batch,
+    spills: &Spills<'_>,
+) -> Result<(), LogError> {
     let header = &batch.header;
     let _ = writeln!(
         out,

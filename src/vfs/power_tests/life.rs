@@ -96,7 +96,7 @@ impl Life {
             && let Some(engine) = registration(process).context.registry.engine_of(&self.machine.path())
             && self.clients.is_empty()
         {
-            engine.make_slots_small(self.character.segment_bytes);
+            engine.make_segments_small(self.character.segment_bytes);
         }
         if self.clients.is_empty() && self.machine.disk.plan().fired() > 0 {
             match state(&connection) {
@@ -428,8 +428,8 @@ impl Life {
     /// What the threads of an engine would do.
     fn background(&mut self, dice: &mut Dice) -> Checked {
         let work = dice.pick(&[
-            Work::NextSlot,
-            Work::NextSlot,
+            Work::NextSegment,
+            Work::NextSegment,
             Work::Checkpoint,
             Work::IdleCheckpoint,
             Work::Flush,

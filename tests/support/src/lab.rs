@@ -256,7 +256,7 @@ pub fn copy_crashed(path: &Path) -> Crashed {
     if let Ok(files) = std::fs::read_dir(beside(path)) {
         std::fs::create_dir(beside(&copy)).expect("a directory");
         for file in files.flatten() {
-            // The background thread may be making a slot.
+            // The background thread may be making a segment.
             let copied = std::fs::copy(file.path(), beside(&copy).join(file.file_name()));
             assert!(copied.is_ok() || !file.path().exists(), "copy the log: {copied:?}");
         }

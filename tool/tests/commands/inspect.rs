@@ -1,6 +1,6 @@
 //! `pwal inspect`, `pwal dump` and `pwal verify`: they only look.
 
-use super::{FEW, contents, crashed, hold, log_id, rot, slot, tool};
+use super::{FEW, contents, crashed, hold, log_id, rot, segment, tool};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -35,7 +35,7 @@ fn a_crashed_log_is_shown_and_left_alone() {
     let last = log["epochs"].as_array().and_then(|epochs| epochs.last()).expect("an epoch");
     assert_eq!(last["hi"], json!(23));
     assert_eq!(log["slots"][0]["batches"], json!(23));
-    assert_eq!(log["slots"][0]["name"], json!(slot(&path, 0).file_name().and_then(|name| name.to_str())));
+    assert_eq!(log["slots"][0]["name"], json!(segment(&path, 0).file_name().and_then(|name| name.to_str())));
 
     let output = tool(["inspect".as_ref(), path.as_os_str()]);
     let text = output.printed();
@@ -51,11 +51,11 @@ fn a_crashed_log_is_shown_and_left_alone() {
     assert!(!output.printed().contains("before these"), "{output:?}");
     assert!(tool(["verify".as_ref(), path.as_os_str()]).printed().contains("is valid: 23 commits after 0"));
 
-    let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let output = tool(["dump".as_ref(), segment(&path, 0).as_os_str()]);
     let text = output.printed();
     assert_eq!(text.matches("wants durability").count(), 23, "{text}");
     assert!(text.contains(&format!("log {id}, segment 1, first commit 1")), "{text}");
-    let twice = tool(["dump".as_ref(), slot(&path, 0).as_os_str(), slot(&path, 0).as_os_str()]);
+    let twice = tool(["dump".as_ref(), segment(&path, 0).as_os_str(), segment(&path, 0).as_os_str()]);
     assert_eq!(twice.printed(), text.repeat(2));
     assert_eq!(contents(scratch.path()), before);
 }
@@ -89,7 +89,7 @@ fn verify_names_the_rule_that_does_not_hold() {
     assert!(output.printed().contains("next open  refuses: log"), "{output:?}");
     let findings = &json_of(&path)["logs"][0]["findings"];
     assert_eq!(findings[0]["rule"], json!("L3"));
-    let output = tool(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let output = tool(["dump".as_ref(), segment(&path, 0).as_os_str()]);
     assert_eq!(output.printed().matches("is not valid").count(), 1, "{output:?}");
     assert_eq!(contents(scratch.path()), before);
 }
@@ -133,26 +133,27 @@ fn a_stamped_file_alone_or_beside_a_file_of_stock_is_not() {
 }
 
 #[test]
-fn only_a_slot_is_dumped() {
+fn only_a_segment_is_dumped() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 1);
-    assert!(tool(["dump".as_ref(), path.as_os_str()]).refused(4).contains("not a slot file"));
-    let missing = slot(&path, 7);
+    assert!(tool(["dump".as_ref(), path.as_os_str()]).refused(4).contains("not a segment file"));
+    let missing = segment(&path, 7);
     assert!(tool(["dump".as_ref(), missing.as_os_str()]).refused(4).contains("-0007.seg"));
-    // A slot that was moved away with its directory is still one.
+    // A segment that was moved away with its directory is still one.
     let moved = scratch.file("elsewhere");
     std::fs::rename(scratch.file("app.db-pwal"), &moved).expect("move");
-    let slot = moved.join(missing.with_file_name(format!("{}-0000.seg", log_id(&path))).file_name().expect("a name"));
-    assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("commit 2"));
-    std::fs::OpenOptions::new().write(true).open(&slot).and_then(|file| file.set_len(100)).expect("cut");
-    assert!(tool(["dump".as_ref(), slot.as_os_str()]).printed().contains("free"));
+    let segment =
+        moved.join(missing.with_file_name(format!("{}-0000.seg", log_id(&path))).file_name().expect("a name"));
+    assert!(tool(["dump".as_ref(), segment.as_os_str()]).printed().contains("commit 2"));
+    std::fs::OpenOptions::new().write(true).open(&segment).and_then(|file| file.set_len(100)).expect("cut");
+    assert!(tool(["dump".as_ref(), segment.as_os_str()]).printed().contains("free"));
 }
 
 #[test]
 fn a_reader_that_has_gone_is_no_panic() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 30);
-    let mut child = super::command(["dump".as_ref(), slot(&path, 0).as_os_str()]);
+    let mut child = super::command(["dump".as_ref(), segment(&path, 0).as_os_str()]);
     let mut child =
         child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("start");
     drop(child.stdout.take());

@@ -71,7 +71,7 @@ fn a_log_directory_that_is_none_is_refused_and_nothing_behind_it_is_touched() {
 }
 
 #[test]
-fn a_pipe_in_place_of_a_slot_is_refused_and_a_pipe_is_no_database() {
+fn a_pipe_in_place_of_a_segment_is_refused_and_a_pipe_is_no_database() {
     let scratch = Scratch::new();
     let (database, log) = (scratch.file("a.db"), scratch.file("a.db-pwal"));
     let connection = open_wal(&database);

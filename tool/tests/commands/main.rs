@@ -98,7 +98,7 @@ fn holder() {
     let _ = child::command();
 }
 
-/// So few rows that whoever has committed them does nothing afterwards: the first slot is far from full, and no next one is
+/// So few rows that whoever has committed them does nothing afterwards: the first segment is far from full, and no next one is
 /// made ahead of need.
 const FEW: u64 = 5;
 
@@ -132,8 +132,8 @@ fn log_id(path: &Path) -> String {
     format!("{:016x}", u64::from_le_bytes(bytes[72..80].try_into().expect("eight bytes")))
 }
 
-/// The file name of slot `index` of the log of a database.
-fn slot(path: &Path, index: u32) -> PathBuf {
+/// The file name of segment `index` of the log of a database.
+fn segment(path: &Path, index: u32) -> PathBuf {
     let mut directory = path.as_os_str().to_owned();
     directory.push("-pwal");
     Path::new(&directory).join(format!("{}-{index:04}.seg", log_id(path)))
@@ -142,11 +142,11 @@ fn slot(path: &Path, index: u32) -> PathBuf {
 /// Damages the image of commit `sequence`, the first block behind its head, as a medium that rots.
 fn rot(path: &Path, sequence: usize) {
     use std::os::unix::fs::FileExt;
-    let file = slot(path, 0);
-    let bytes = std::fs::read(&file).expect("read a slot");
+    let file = segment(path, 0);
+    let bytes = std::fs::read(&file).expect("read a segment");
     let is_batch = |block: &usize| bytes[block * 4096..].starts_with(b"pwalbtch");
     let batch = (0..bytes.len() / 4096).filter(is_batch).nth(sequence - 1).expect("a batch");
-    let file = std::fs::OpenOptions::new().write(true).open(&file).expect("open a slot");
+    let file = std::fs::OpenOptions::new().write(true).open(&file).expect("open a segment");
     file.write_at(&[0xee; 700], (batch + 1) as u64 * 4096).expect("write");
 }
 

@@ -177,13 +177,13 @@ fn what_cannot_be_looked_at_is_never_nothing_given_up() {
     let scratch = Scratch::new();
     let path = crashed(&scratch, 3);
     let id = log_id(&path);
-    // A slot of a version that this pwal does not read: magic, version, log id and CRC keep their places.
-    let slot = path.with_file_name("app.db-pwal").join(format!("{id}-0000.seg"));
-    let mut bytes = std::fs::read(&slot).expect("a slot");
+    // A segment of a version that this pwal does not read: magic, version, log id and CRC keep their places.
+    let segment = path.with_file_name("app.db-pwal").join(format!("{id}-0000.seg"));
+    let mut bytes = std::fs::read(&segment).expect("a segment");
     bytes[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..64]);
     bytes[64..68].copy_from_slice(&crc.to_le_bytes());
-    std::fs::write(&slot, bytes).expect("write");
+    std::fs::write(&segment, bytes).expect("write");
     let name = path.display().to_string();
     tool(["verify", &name]).refused(1);
     tool(["recover", "--salvage", "--yes", &name]).refused(1);

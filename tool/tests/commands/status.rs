@@ -22,7 +22,7 @@ fn it_says_who_has_the_database_open_and_disturbs_nobody() {
     let text = output.printed();
     assert!(text.contains("open through pwal\n"), "{text}");
     assert!(text.contains("stamped by log"), "{text}");
-    assert!(text.contains("1 slot, 256 KiB"), "{text}");
+    assert!(text.contains("1 segment, 256 KiB"), "{text}");
     let row = text.lines().skip_while(|line| !line.starts_with("attached ")).nth(1).expect("a row");
     let pid = holder.pid().to_string();
     assert!(row.trim_start().starts_with(&pid) && row.contains(" commands-"), "{text}");

@@ -18,19 +18,19 @@ const ALL_LOST: PowerCut =
 
 /// Of what a failed sync covered the dice say which part is lost.
 const SEEDS: std::ops::Range<u64> = 0..12;
-/// Where certificates alone may go on in a first slot.
+/// Where certificates alone may go on in a first segment.
 const BATCHES_END: u64 = 32 * 4096;
 
-/// `leader` cuts everything that is published, its sync of every slot fails, and it is killed with LEADER.
+/// `leader` cuts everything that is published, its sync of every segment fails, and it is killed with LEADER.
 fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     let engine = leader.engine();
     let held = engine.lead_waiting().expect("LEADER is free, or of a dead process");
     engine.write_epoch(&held, false).expect("cut").expect("something was published");
     scenery.plan(Operation::Sync, 1, true);
-    for slot in
-        engine.slots_between(1.max(engine.tail().ordinal.saturating_sub(1)), engine.tail().ordinal).expect("open")
+    for segment in
+        engine.segments_between(1.max(engine.tail().ordinal.saturating_sub(1)), engine.tail().ordinal).expect("open")
     {
-        assert!(slot.sync().is_err());
+        assert!(segment.sync().is_err());
     }
     scenery.heal();
     leader.is_killed(scenery);
@@ -166,8 +166,8 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
             return false;
         };
         let (tail, mut there) = (first.engine().tail(), [0; 64]);
-        let slot = first.engine().slot(tail.file).expect("open");
-        slot.file.read_at(&mut there, tail.offset).expect("readable");
+        let segment = first.engine().segment(tail.file).expect("open");
+        segment.file.read_at(&mut there, tail.offset).expect("readable");
         third.is_killed(&scenery);
         std::mem::forget(early);
         let sequence = second.publishes();
@@ -225,9 +225,9 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
             return false;
         }
         // Its sync fails, and it dies before it says so.
-        let slots = second.engine().slots_between(before, second.ordinal()).expect("open");
+        let segments = second.engine().segments_between(before, second.ordinal()).expect("open");
         scenery.plan(Operation::Sync, 1, true);
-        slots.iter().for_each(|slot| assert!(slot.sync().is_err()));
+        segments.iter().for_each(|segment| assert!(segment.sync().is_err()));
         scenery.heal();
         second.is_killed(&scenery);
         std::mem::forget(self_sealed);
@@ -253,7 +253,7 @@ fn a_segment_before_the_certificate_may_be_gone() {
     }
     let durable = first.commits();
     engine.checkpoint_when_idle().expect("a checkpoint");
-    let is_gone = || engine.slot_with_ordinal(of_durable).expect("readable").is_none();
+    let is_gone = || engine.segment_with_ordinal(of_durable).expect("readable").is_none();
     while !is_gone() {
         second.publishes();
         second.client.phase = Phase::Idle;

@@ -38,7 +38,7 @@ pub const HOT: &[&str] = &[
     "behind a snapshot",
     "behind a target",
     "behind the snapshots",
-    "before next_slot",
+    "before next_segment",
     "before recycled_below",
     "a takeover",
     "written again",

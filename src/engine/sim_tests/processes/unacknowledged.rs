@@ -8,8 +8,8 @@ use super::parties::{FULL, How, NORMAL, Party, SELF_SEALED, Scenery};
 use crate::disk::fault::Operation;
 use crate::engine::EngineError;
 
-/// `second` has published a commit; `first` has published more, in a slot that `second` does not have open.
-fn in_another_slot(scenery: &Scenery, how: How) -> (Party, Party) {
+/// `second` has published a commit; `first` has published more, in a segment that `second` does not have open.
+fn in_another_segment(scenery: &Scenery, how: How) -> (Party, Party) {
     let mut first = scenery.party(1, FULL);
     first.commits();
     let mut second = scenery.party(2, how);
@@ -41,12 +41,12 @@ fn check_all_over(scenery: &Scenery, error: &EngineError, parties: Vec<Party>) {
     assert!(*unknown || state == expected, "{state:?} instead of {expected:?}, commit {durable}");
 }
 
-/// Too many open files: the slot that another process began cannot be opened, so the flush cannot even begin.
+/// Too many open files: the segment that another process began cannot be opened, so the flush cannot even begin.
 #[test]
 fn a_flush_that_cannot_begin_poisons_everybody_in_the_end() {
     for how in [FULL, NORMAL] {
         let scenery = Scenery::new(1);
-        let (first, mut second) = in_another_slot(&scenery, how);
+        let (first, mut second) = in_another_segment(&scenery, how);
         scenery.plan(Operation::Open, 1, true);
         let fired = || scenery.world.lock().disk.plan().fired();
         let error = second.acknowledges().expect_err("it cannot be durable");
@@ -60,7 +60,7 @@ fn a_flush_that_cannot_begin_poisons_everybody_in_the_end() {
 fn a_flush_that_cannot_begin_is_tried_again() {
     for how in [FULL, NORMAL] {
         let scenery = Scenery::new(2);
-        let (mut first, mut second) = in_another_slot(&scenery, how);
+        let (mut first, mut second) = in_another_segment(&scenery, how);
         (1..=5).for_each(|nth| scenery.plan(Operation::Open, nth, false));
         second.acknowledges().expect("acknowledged in the end");
         assert_eq!(scenery.world.lock().disk.plan().fired(), 5, "{how:?}");
@@ -107,7 +107,7 @@ fn a_flush_that_fails_poisons_everybody() {
 fn what_a_dead_leader_left_that_cannot_be_read_ends_in_an_answer() {
     for operation in [Operation::Open, Operation::Read] {
         let scenery = Scenery::new(4);
-        let (first, mut second) = in_another_slot(&scenery, FULL);
+        let (first, mut second) = in_another_segment(&scenery, FULL);
         let leader = first.engine().try_lead().expect("LEADER is free");
         first.engine().write_epoch(&leader, false).expect("cut");
         first.is_killed(&scenery);

@@ -1,7 +1,7 @@
 //! Records that are valid in any place of a log: what a user could store who knows all of it.
 
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, SlotHeader, batch_head_bytes, chain_after, encode_batch,
+    BatchHeader, Certificate, Descriptor, ImagePlace, SegmentHeader, batch_head_bytes, chain_after, encode_batch,
 };
 
 const BLOCK: u64 = 4096;
@@ -65,12 +65,12 @@ pub fn forged(kind: usize, log_id: u64, ordinal: u64, offset: u64, next: u64) ->
         header.certificate.as_mut().unwrap().backfilled = 0;
         encode_batch(&header, &descriptors).unwrap()
     };
-    let slot_header = || {
-        let header = SlotHeader {
+    let segment_header = || {
+        let header = SegmentHeader {
             log_id,
             block_bytes: BLOCK as u32,
             page_bytes: 1024,
-            slot_bytes: 2 * BLOCK,
+            segment_bytes: 2 * BLOCK,
             ordinal: ordinal + 1,
             first_sequence: next,
             chain: 5,
@@ -86,7 +86,7 @@ pub fn forged(kind: usize, log_id: u64, ordinal: u64, offset: u64, next: u64) ->
         3 => certificate(log_id, ordinal, offset, 1 << 40, 1 << 40).encode_doubled(4096, &[7; 512], 8)[..768].to_vec(),
         4 => batch(),
         5 => newer(batch(), 12, 0),
-        6 => slot_header(),
-        _ => newer(slot_header(), 64, 64),
+        6 => segment_header(),
+        _ => newer(segment_header(), 64, 64),
     }
 }

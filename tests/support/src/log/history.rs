@@ -74,13 +74,13 @@ pub struct History {
     pub states: Vec<Vec<u8>>,
     /// The records that still lie where they were written.
     pub records: Vec<Record>,
-    /// The slot before each record, by its name: what a place held before.
+    /// The segment before each record, by its name: what a place held before.
     pub older: Vec<(String, Vec<u8>)>,
     /// B.
     pub backfilled: u64,
     /// D.
     pub durable: u64,
-    /// The first and the last commit of the segment in each slot, and its ordinal.
+    /// The first and the last commit of the segment in each segment file, and its ordinal.
     segments: BTreeMap<u32, (u64, u64, u64)>,
     /// States behind a commit that its writer did not live to publish: what may come of a log in which the one that was
     /// published in its place is harmed.
@@ -91,9 +91,9 @@ pub struct History {
 
 impl History {
     /// A log behind a database file of so many pages, with its first segment.
-    pub fn new(log_id: LogId, page_bytes: u32, pages: u32, slot_blocks: u64) -> History {
+    pub fn new(log_id: LogId, page_bytes: u32, pages: u32, segment_blocks: u64) -> History {
         let first: Vec<u8> = (1..=pages).flat_map(|page| image(page, 1 << 20 | u64::from(page), page_bytes)).collect();
-        let log = LogBuilder::with_blocks(log_id, page_bytes, 4096, slot_blocks);
+        let log = LogBuilder::with_blocks(log_id, page_bytes, 4096, segment_blocks);
         let mut history = History {
             log,
             states: vec![first],
@@ -125,7 +125,7 @@ impl History {
     }
 
     fn note(&mut self, kind: Kind, at: u64, bytes: usize, marks: Option<(u64, u64)>) {
-        let (file, at, ordinal) = (self.log.slot_name(), at as usize, self.log.ordinal);
+        let (file, at, ordinal) = (self.log.segment_name(), at as usize, self.log.ordinal);
         let bytes = at..at + bytes;
         // What was written over is gone.
         self.records
@@ -134,21 +134,21 @@ impl History {
     }
 
     fn keep_older(&mut self) {
-        let name = self.log.slot_name();
-        let slot = self.log.files[&name].clone();
-        self.older.push((name, slot));
+        let name = self.log.segment_name();
+        let segment = self.log.files[&name].clone();
+        self.older.push((name, segment));
     }
 
     fn room(&self) -> u64 {
-        self.log.slot_bytes - self.log.offset
+        self.log.segment_bytes - self.log.offset
     }
 
-    /// A commit of these pages, with an image of each; goes on in another slot if this one has no room for it.
+    /// A commit of these pages, with an image of each; goes on in another segment if this one has no room for it.
     pub fn commit(&mut self, images: &[(u32, Vec<u8>)], pages: u32, seals: bool, spill_from: usize) {
         let page_bytes = self.page_bytes();
         let inline = images.len().min(spill_from);
         let bytes = (344 + 24 * images.len() + inline * page_bytes).next_multiple_of(4096) as u64;
-        assert!(bytes <= self.log.slot_bytes - 3 * 4096, "a slot has no room for this commit");
+        assert!(bytes <= self.log.segment_bytes - 3 * 4096, "a segment has no room for this commit");
         // A certificate or a doubled one fits behind every commit.
         if self.room() < bytes + 2 * 4096 {
             self.rotate();
@@ -178,7 +178,7 @@ impl History {
         if let Some((durable, _)) = marks {
             self.durable = self.durable.max(durable);
         }
-        let segment = self.segments.get_mut(&self.log.slot).unwrap();
+        let segment = self.segments.get_mut(&self.log.segment).unwrap();
         segment.1 = sequence;
         let mut state = self.states[self.states.len() - 1].clone();
         state.resize(pages as usize * page_bytes, 0);
@@ -199,25 +199,25 @@ impl History {
         self.commit(&images, database_pages, seals, spill_from);
     }
 
-    /// Goes on in a slot that is free: one of which all is backfilled, by a durable doubled certificate in a later segment, or
+    /// Goes on in a segment file that is free: one of which all is backfilled, by a durable doubled certificate in a later segment, or
     /// a new one.
     pub fn rotate(&mut self) {
         let home = self.records.iter().filter(|record| matches!(record.kind, Kind::Half { is_second: false }));
         let newest = home.map(|record| record.ordinal).max().unwrap_or(0);
         let is_free = |(_, last, ordinal): &(u64, u64, u64)| *last <= self.backfilled && *ordinal < newest;
-        let free = self.segments.iter().find(|(_, segment)| is_free(segment)).map(|(slot, _)| *slot);
+        let free = self.segments.iter().find(|(_, segment)| is_free(segment)).map(|(segment, _)| *segment);
         // A segment that a dead writer began is begun again.
-        let begun = self.segments.iter().find(|(_, segment)| segment.2 > self.log.ordinal).map(|(slot, _)| *slot);
-        let next = self.segments.keys().max().map_or(0, |slot| slot + 1);
+        let begun = self.segments.iter().find(|(_, segment)| segment.2 > self.log.ordinal).map(|(segment, _)| *segment);
+        let next = self.segments.keys().max().map_or(0, |segment| segment + 1);
         self.rotate_to(begun.or(free).unwrap_or(next));
     }
 
-    fn rotate_to(&mut self, slot: u32) {
-        if let Some(again) = self.log.files.get(&pwal::internal::log::format::slot_name(self.log.log_id, slot)) {
-            self.older.push((pwal::internal::log::format::slot_name(self.log.log_id, slot), again.clone()));
+    fn rotate_to(&mut self, segment: u32) {
+        if let Some(again) = self.log.files.get(&pwal::internal::log::format::segment_name(self.log.log_id, segment)) {
+            self.older.push((pwal::internal::log::format::segment_name(self.log.log_id, segment), again.clone()));
         }
-        self.log.rotate(slot);
-        self.segments.insert(slot, (self.log.sequence + 1, self.log.sequence, self.log.ordinal));
+        self.log.rotate(segment);
+        self.segments.insert(segment, (self.log.sequence + 1, self.log.sequence, self.log.ordinal));
         self.note(Kind::Header, 0, 4096, None);
     }
 
@@ -268,23 +268,23 @@ impl History {
             self.certify();
         }
         self.backfilled = self.log.sequence;
-        let slot = self.segments.keys().max().map_or(0, |slot| slot + 1);
+        let segment = self.segments.keys().max().map_or(0, |segment| segment + 1);
         let deleted = std::mem::take(&mut self.log.files);
         self.older.extend(deleted);
         self.records.clear();
         self.segments.clear();
-        self.rotate_to(slot);
+        self.rotate_to(segment);
         self.double();
     }
 
     /// A writer that died had begun another segment with a commit that another batch became.
     pub fn begin_elsewhere(&mut self) {
         let mut dead = self.clone();
-        dead.rotate_to(self.segments.keys().max().map_or(0, |slot| slot + 1));
+        dead.rotate_to(self.segments.keys().max().map_or(0, |segment| segment + 1));
         dead.fill(&[1, 2], 2, true, usize::MAX);
-        let name = dead.log.slot_name();
+        let name = dead.log.segment_name();
         self.dead.push((dead.last(), dead.states[dead.states.len() - 1].clone()));
-        self.segments.insert(dead.log.slot, (self.last() + 1, self.last(), dead.log.ordinal));
+        self.segments.insert(dead.log.segment, (self.last() + 1, self.last(), dead.log.ordinal));
         self.log.files.insert(name.clone(), dead.log.files[&name].clone());
     }
 
@@ -378,7 +378,7 @@ impl Harmed {
             }
             Harm::EpochRecord(_, at) => {
                 if *at < file.len() {
-                    // A slot that is longer than its file is none (S4).
+                    // A segment that is longer than its file is none (S4).
                     file.truncate(*at);
                     self.touched.push((name.clone(), 0..usize::MAX));
                 }
@@ -447,7 +447,7 @@ impl History {
         let is_another = |end: Option<(&str, usize)>| end.is_none_or(|(file, _)| name != file);
         // The last commit, alone in a segment, may be that of a writer that died.
         let is_alone = last.map(|last| last.0) != before.map(|before| before.0) && is_behind(before);
-        let is_tail = is_behind(last) || (name == self.log.slot_name() && is_another(last));
+        let is_tail = is_behind(last) || (name == self.log.segment_name() && is_another(last));
         is_tail || is_alone || bytes.start < 4096 || self.backfilled == self.last()
     }
 

@@ -6,8 +6,8 @@ pub mod media;
 use pwal::internal::disk::sim::SimDisk;
 use pwal::internal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SlotHeader, apply_mask, batch_head_bytes, chain_after,
-    encode_batch, image_crc, mask_of, mask_of_first, slot_name, spill_name,
+    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SegmentHeader, apply_mask, batch_head_bytes, chain_after,
+    encode_batch, image_crc, mask_of, mask_of_first, segment_name, spill_name,
 };
 use pwal::internal::log::stamp::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,10 +80,10 @@ pub struct LogBuilder {
     pub log_id: LogId,
     pub page_bytes: u32,
     pub block_bytes: u32,
-    pub slot_bytes: u64,
+    pub segment_bytes: u64,
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The slot that is written, and where the next record goes.
-    pub slot: u32,
+    /// The segment that is written, and where the next record goes.
+    pub segment: u32,
     pub offset: u64,
     pub ordinal: u64,
     pub sequence: u64,
@@ -99,19 +99,19 @@ pub struct LogBuilder {
 }
 
 impl LogBuilder {
-    /// A log with slot 0 and its header.
+    /// A log with segment 0 and its header.
     pub fn new(log_id: LogId, page_bytes: u32) -> LogBuilder {
         LogBuilder::with_blocks(log_id, page_bytes, 4096, 64)
     }
 
-    pub fn with_blocks(log_id: LogId, page_bytes: u32, block_bytes: u32, slot_blocks: u64) -> LogBuilder {
+    pub fn with_blocks(log_id: LogId, page_bytes: u32, block_bytes: u32, segment_blocks: u64) -> LogBuilder {
         let mut log = LogBuilder {
             log_id,
             page_bytes,
             block_bytes,
-            slot_bytes: slot_blocks * u64::from(block_bytes),
+            segment_bytes: segment_blocks * u64::from(block_bytes),
             files: BTreeMap::new(),
-            slot: 0,
+            segment: 0,
             offset: 0,
             ordinal: 0,
             sequence: 0,
@@ -127,24 +127,24 @@ impl LogBuilder {
         log
     }
 
-    pub fn slot_name(&self) -> String {
-        slot_name(self.log_id, self.slot)
+    pub fn segment_name(&self) -> String {
+        segment_name(self.log_id, self.segment)
     }
 
-    /// Goes on in this slot file, with a header of its own; what lay there stays behind it.
-    pub fn rotate(&mut self, slot: u32) {
-        self.slot = slot;
+    /// Goes on in this segment file, with a header of its own; what lay there stays behind it.
+    pub fn rotate(&mut self, segment: u32) {
+        self.segment = segment;
         self.ordinal += 1;
-        let header = SlotHeader {
+        let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
-            slot_bytes: self.slot_bytes,
+            segment_bytes: self.segment_bytes,
             ordinal: self.ordinal,
             first_sequence: self.sequence + 1,
             chain: self.chain,
         };
-        let (name, bytes) = (self.slot_name(), self.slot_bytes as usize);
+        let (name, bytes) = (self.segment_name(), self.segment_bytes as usize);
         self.files.entry(name).or_insert_with(|| vec![0; bytes]);
         self.offset = 0;
         self.put(&header.encode());
@@ -152,7 +152,7 @@ impl LogBuilder {
 
     /// Writes a record at the tail.
     pub fn put(&mut self, record: &[u8]) {
-        let (name, start) = (self.slot_name(), self.offset as usize);
+        let (name, start) = (self.segment_name(), self.offset as usize);
         self.files.get_mut(&name).unwrap()[start..start + record.len()].copy_from_slice(record);
         self.offset += (record.len() as u64).next_multiple_of(u64::from(self.block_bytes));
     }
@@ -209,7 +209,7 @@ impl LogBuilder {
         let mut record = encode_batch(&header, &descriptors).unwrap();
         record.extend(images);
         record.resize(bytes as usize, 0);
-        self.places.insert(self.sequence, (self.slot_name(), self.offset));
+        self.places.insert(self.sequence, (self.segment_name(), self.offset));
         self.put(&record);
     }
 
@@ -268,9 +268,9 @@ impl LogBuilder {
         (self.files.get_mut(&name).unwrap(), offset as usize)
     }
 
-    /// The bytes of slot 0.
+    /// The bytes of segment 0.
     pub fn place_of_header(&mut self) -> &mut Vec<u8> {
-        self.files.get_mut(&slot_name(self.log_id, 0)).unwrap()
+        self.files.get_mut(&segment_name(self.log_id, 0)).unwrap()
     }
 
     /// The values of pages 1 to 3 behind the last of `count` such commits on a file that is filled with 0.

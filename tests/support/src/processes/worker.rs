@@ -263,8 +263,8 @@ impl<'a> Worker<'a> {
             POLLS.set(Duration::from_millis([1, 20][self.rng.random_range(0..2)]));
             connection.busy_handler(Some(poll))?;
         }
-        // Small slots, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run; so are
-        // batches that are larger than the usual slot. Stock ignores the control block it does not know.
+        // Small segments, small lanes and early checkpoints: rotation, recycling, spilling and backfill are in every run; so are
+        // batches that are larger than the usual segment. Stock ignores the control block it does not know.
         let synchronous = &self.synchronous[self.rng.random_range(0..self.synchronous.len())];
         connection.execute_batch(&format!(
             "PRAGMA parallel_wal_mode={}; PRAGMA parallel_wal_segment_bytes=262144;

@@ -1,21 +1,21 @@
-//! Slots: how large they are, and how one is made so that a commit can rely on its space.
+//! Segments: how large they are, and how one is made so that a commit can rely on its space.
 
 use super::error::LogError;
-use super::format::{Certificate, SlotHeader};
+use super::format::{Certificate, SegmentHeader};
 use crate::disk::{LogDirectory, LogFile, OpenMode};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-/// The first slot of a log in bytes.
-pub const SLOT_BYTES_FIRST: u64 = 256 << 10;
-/// The largest slot in bytes, but for one made for a batch that fits none: two checkpoints' worth, so that the same few
+/// The first segment of a log in bytes.
+pub const SEGMENT_BYTES_FIRST: u64 = 256 << 10;
+/// The largest segment in bytes, but for one made for a batch that fits none: two checkpoints' worth, so that the same few
 /// megabytes are written over and stay in the processor's cache. With 64 MiB, writers that outran the fill of a
-/// new slot waited 250 ms for it.
-pub const SLOT_BYTES_MAX: u64 = 16 << 20;
+/// new segment waited 250 ms for it.
+pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// Zeros are written in pieces of at most so many bytes, so that commits beside them are not stalled.
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
-/// Makes the slot file `name` of `bytes`: zero-written (space that is only allocated can still be
+/// Makes the segment file `name` of `bytes`: zero-written (space that is only allocated can still be
 /// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece that the page cache
 /// holds is synced by itself: a flush beside it would wait for all that is dirty.
 ///
@@ -23,7 +23,7 @@ pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// Any error of the medium or of `goes_on`; the file is removed again then, as far as that works.
-pub fn create_slot(
+pub fn create_segment(
     dir: &dyn LogDirectory,
     name: &str,
     bytes: u64,
@@ -32,17 +32,17 @@ pub fn create_slot(
     create(dir, name, bytes, &[], goes_on)
 }
 
-/// Makes the slot file that a log begins with: as [`create_slot`], with its header in it from the first sync on, and a
+/// Makes the segment file that a log begins with: as [`create_segment`], with its header in it from the first sync on, and a
 /// doubled certificate of the epoch `epoch`, without commits, which copies `page_one` (with `behind` what
 /// [`Certificate::encode_doubled`] takes) of a database of `database_pages`. The stamp comes after this, so that a stamped
-/// file whose log has no slot header left is known to be damaged, and the sector that it is written to has a copy.
+/// file whose log has no segment header left is known to be damaged, and the sector that it is written to has a copy.
 ///
 /// # Errors
-/// As [`create_slot`].
-pub fn create_first_slot(
+/// As [`create_segment`].
+pub fn create_first_segment(
     dir: &dyn LogDirectory,
     name: &str,
-    header: &SlotHeader,
+    header: &SegmentHeader,
     epoch: u64,
     database_pages: u32,
     page_one: &[u8],
@@ -51,10 +51,10 @@ pub fn create_first_slot(
     let mut start = header.encode();
     let certificate = first_certificate(header, epoch, database_pages);
     start.extend(certificate.encode_doubled(header.block_bytes, page_one, behind));
-    create(dir, name, header.slot_bytes, &start, &|| Ok(()))
+    create(dir, name, header.segment_bytes, &start, &|| Ok(()))
 }
 
-fn first_certificate(header: &SlotHeader, epoch: u64, database_pages: u32) -> Certificate {
+fn first_certificate(header: &SegmentHeader, epoch: u64, database_pages: u32) -> Certificate {
     // All commits before it are in the database file.
     let last = header.first_sequence.saturating_sub(1);
     Certificate {
@@ -90,7 +90,7 @@ fn create(
     match fill(dir, file.as_ref(), name, bytes, start, goes_on) {
         Ok(()) => Ok(file),
         Err(error) => {
-            // Only for the space: a slot without a header is free, so a failure to remove it harms nothing.
+            // Only for the space: a segment without a header is free, so a failure to remove it harms nothing.
             let _ = dir.remove(name);
             Err(error)
         }
@@ -108,7 +108,7 @@ fn fill(
 ) -> Result<(), LogError> {
     let path = dir.path().join(name);
     let is_first = !start.is_empty();
-    let is_synced = !(is_first && crate::drops("a1-sync-slot") || !is_first && crate::drops("r6-sync-slot"));
+    let is_synced = !(is_first && crate::drops("a1-sync-segment") || !is_first && crate::drops("r6-sync-segment"));
     let mut offset = 0;
     while offset < bytes {
         goes_on().map_err(|error| LogError::io("make", &path, error))?;

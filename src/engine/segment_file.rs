@@ -1,4 +1,4 @@
-//! One slot file as this process has it open.
+//! One segment file as this process has it open.
 
 use super::EngineError;
 use crate::disk::LogFile;
@@ -6,22 +6,22 @@ use crate::sync::Mutex;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// One slot file, open.
-pub(crate) type Slot = Arc<SlotFile>;
+/// One segment file, open.
+pub(crate) type Segment = Arc<SegmentFile>;
 
-/// As [`Slot`].
+/// As [`Segment`].
 #[derive(Debug)]
-pub(crate) struct SlotFile {
+pub(crate) struct SegmentFile {
     /// The number in its file name.
     pub(crate) number: u32,
     pub(crate) name: String,
     pub(crate) file: Arc<dyn LogFile>,
     pub(crate) bytes: u64,
-    /// [`LogFile::openings`], and what [`SlotFile::opened_at`] says of the last of them.
+    /// [`LogFile::openings`], and what [`SegmentFile::opened_at`] says of the last of them.
     opened: Mutex<(u64, u64)>,
 }
 
-impl SlotFile {
+impl SegmentFile {
     /// `published`: the last commit, read when `file` was open; `None`: this process has made the file.
     pub(super) fn new(
         number: u32,
@@ -29,11 +29,11 @@ impl SlotFile {
         file: Arc<dyn LogFile>,
         bytes: u64,
         published: impl FnOnce() -> Option<u64>,
-    ) -> SlotFile {
+    ) -> SegmentFile {
         // In this order: one more opening is noticed later.
         let openings = file.openings();
         let opened = Mutex::new((openings, published().map_or(0, |published| published + 1)));
-        SlotFile { number, name, file, bytes, opened }
+        SegmentFile { number, name, file, bytes, opened }
     }
 
     /// What was written before it was opened here is of commits up to this one, published or about to be. The disk may have
@@ -59,18 +59,18 @@ impl SlotFile {
 
 /// Syncs all of them. Where there are not descriptors enough to have all open at once, those that are synced are closed for the
 /// others.
-pub(super) fn sync_all(slots: &[Slot]) -> Result<(), EngineError> {
-    let mut left: Vec<&Slot> = slots.iter().collect();
+pub(super) fn sync_all(segments: &[Segment]) -> Result<(), EngineError> {
+    let mut left: Vec<&Segment> = segments.iter().collect();
     loop {
         let mut missing = None;
         let mut synced = Vec::new();
         let mut later = Vec::new();
-        for slot in left {
-            match slot.sync() {
-                Ok(()) => synced.push(slot),
+        for segment in left {
+            match segment.sync() {
+                Ok(()) => synced.push(segment),
                 Err(error) if error.is_out_of_descriptors() => {
                     missing = Some(error);
-                    later.push(slot);
+                    later.push(segment);
                 }
                 Err(error) => return Err(error),
             }
@@ -79,9 +79,9 @@ pub(super) fn sync_all(slots: &[Slot]) -> Result<(), EngineError> {
         if synced.is_empty() {
             return Err(missing);
         }
-        for slot in synced {
+        for segment in synced {
             // No error: it is not opened.
-            let _may_be_closed = slot.file.keep_open(false);
+            let _may_be_closed = segment.file.keep_open(false);
         }
         left = later;
     }

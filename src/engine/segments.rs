@@ -1,25 +1,25 @@
-//! The slots of the log: which files there are, where the next record goes, which slot is next.
+//! The segments of the log: which files there are, where the next record goes, which segment is next.
 //!
-//! Nothing of this is kept: the tail is derived from the rings, a slot's ordinal from its header, the next slot from
+//! Nothing of this is kept: the tail is derived from the rings, a segment's ordinal from its header, the next segment from
 //! the control block. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
 //! are open files.
 
 use super::commit::AppendGuard;
 use super::end::End;
-use super::slot_file::{Slot, SlotFile};
+use super::segment_file::{Segment, SegmentFile};
 use super::{Engine, EngineError};
 use crate::disk::OpenMode;
 use crate::log::LogError;
-use crate::log::follow::{OpenFile, SlotReader, proven};
-use crate::log::format::{self, FileName, SlotHeader};
-use crate::log::slots::{ZERO_PIECE_BYTES, create_slot};
+use crate::log::follow::{OpenFile, SegmentReader, proven};
+use crate::log::format::{self, FileName, SegmentHeader};
+use crate::log::segments::{ZERO_PIECE_BYTES, create_segment};
 use crate::shared::{COMMIT_RING, ControlBlock, Tail};
 use crate::sqlite::Code;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-/// Blocks at the end of a slot that only certificates may use: between two batches of a prepared writer
+/// Blocks at the end of a segment that only certificates may use: between two batches of a prepared writer
 /// there are few, so that a certificate always finds room.
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
@@ -29,10 +29,10 @@ static ZEROS: [u8; 4096] = [0; 4096];
 /// Ordinals of which it is remembered in which file they lie.
 const ORDINALS_KEPT: usize = 64;
 
-/// The slot files that this process has open.
+/// The segment files that this process has open.
 #[derive(Debug, Default)]
-pub(crate) struct SlotFiles {
-    open: BTreeMap<u32, Slot>,
+pub(crate) struct SegmentFiles {
+    open: BTreeMap<u32, Segment>,
     /// In which file the segment of an ordinal lies, as far as it is remembered.
     by_ordinal: BTreeMap<u64, u32>,
 }
@@ -40,40 +40,40 @@ pub(crate) struct SlotFiles {
 /// Where a record goes.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) slot: Slot,
+    pub(crate) segment: Segment,
     pub(crate) ordinal: u64,
     /// Of the record, in bytes.
     pub(crate) offset: u64,
     pub(super) bytes: u64,
-    /// Of the slot, if the record begins it; and the slot that ends then, with its tail.
-    begins: Option<(Vec<u8>, Slot, u64)>,
+    /// Of the segment, if the record begins it; and the segment that ends then, with its tail.
+    begins: Option<(Vec<u8>, Segment, u64)>,
 }
 
 impl Place {
-    /// Whether the record is the first of its slot.
-    pub(super) fn begins_slot(&self) -> bool {
+    /// Whether the record is the first of its segment.
+    pub(super) fn begins_segment(&self) -> bool {
         self.begins.is_some()
     }
 }
 
-/// What a slot is, for whoever looks for one that is free.
+/// What a segment is, for whoever looks for one that is free.
 pub(super) struct Found {
-    pub(super) slot: Slot,
-    header: Option<SlotHeader>,
+    pub(super) segment: Segment,
+    header: Option<SegmentHeader>,
 }
 
-/// A slot of which nothing is needed any more.
+/// A segment of which nothing is needed any more.
 pub(super) struct Free {
-    pub(super) slot: Slot,
+    pub(super) segment: Segment,
     /// The newest commit that its records speak of; 0: it has none that counts.
     pub(super) last_sequence: u64,
     /// It has a header, of a segment before the tail.
     pub(super) is_used: bool,
 }
 
-/// Slot files that are not free, whatever their headers say.
+/// Segment files that are not free, whatever their headers say.
 struct Needed {
-    slots: BTreeSet<u32>,
+    segments: BTreeSet<u32>,
     /// The rings have all of it still.
     are_all: bool,
 }
@@ -95,12 +95,12 @@ impl Engine {
         count * u64::from(self.block_bytes)
     }
 
-    /// What a batch may use of a slot.
-    fn limit(&self, slot: &Slot) -> u64 {
-        slot.bytes.saturating_sub(self.blocks(CERTIFICATE_BLOCKS))
+    /// What a batch may use of a segment.
+    fn limit(&self, segment: &Segment) -> u64 {
+        segment.bytes.saturating_sub(self.blocks(CERTIFICATE_BLOCKS))
     }
 
-    /// The bytes of a slot that takes such a batch.
+    /// The bytes of a segment that takes such a batch.
     fn bytes_for(&self, batch_bytes: u64) -> u64 {
         self.round_up(batch_bytes) + self.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
     }
@@ -111,42 +111,42 @@ impl Engine {
         self.marks.control().tail().unwrap_or(begin)
     }
 
-    /// The slot file of this number, which is complete: a record of it counts, or it is the next one.
-    pub(super) fn slot(&self, number: u32) -> Result<Slot, EngineError> {
-        if let Some(slot) = self.slots.lock().open.get(&number) {
-            return Ok(slot.clone());
+    /// The segment file of this number, which is complete: a record of it counts, or it is the next one.
+    pub(super) fn segment(&self, number: u32) -> Result<Segment, EngineError> {
+        if let Some(segment) = self.segments.lock().open.get(&number) {
+            return Ok(segment.clone());
         }
-        let slot = self.open_slot(number)?;
-        self.add_slot(slot.clone());
-        Ok(slot)
+        let segment = self.open_segment(number)?;
+        self.add_segment(segment.clone());
+        Ok(segment)
     }
 
-    /// As [`Engine::slot`]; `None`: it is deleted, and what was in it is in the database file.
-    pub(super) fn slot_if_there(&self, number: u32) -> Result<Option<Slot>, EngineError> {
-        match self.slot(number) {
+    /// As [`Engine::segment`]; `None`: it is deleted, and what was in it is in the database file.
+    pub(super) fn segment_if_there(&self, number: u32) -> Result<Option<Segment>, EngineError> {
+        match self.segment(number) {
             Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            slot => slot.map(Some),
+            segment => segment.map(Some),
         }
     }
 
-    fn open_slot(&self, number: u32) -> Result<Slot, EngineError> {
-        let name = format::slot_name(self.log_id, number);
+    fn open_segment(&self, number: u32) -> Result<Segment, EngineError> {
+        let name = format::segment_name(self.log_id, number);
         let file = self.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
         // Whole blocks, or its header is not valid: who was making it may have died in the middle of a write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
-        Ok(Arc::new(SlotFile::new(number, name, file, bytes, || Some(self.marks.published()))))
+        Ok(Arc::new(SegmentFile::new(number, name, file, bytes, || Some(self.marks.published()))))
     }
 
-    /// A slot file that is complete.
-    pub(super) fn add_slot(&self, slot: Slot) {
-        self.slots.lock().open.insert(slot.number, slot);
+    /// A segment file that is complete.
+    pub(super) fn add_segment(&self, segment: Segment) {
+        self.segments.lock().open.insert(segment.number, segment);
     }
 
-    /// The segment `ordinal` lies in this slot file.
+    /// The segment `ordinal` lies in the file `id`.
     pub(super) fn note_ordinal(&self, ordinal: u64, number: u32) {
         let first_unsynced = self.first_unsynced_segment();
-        let by_ordinal = &mut self.slots.lock().by_ordinal;
+        let by_ordinal = &mut self.segments.lock().by_ordinal;
         by_ordinal.insert(ordinal, number);
         // Those that a flush has to sync stay, however many they are.
         while by_ordinal.len() > ORDINALS_KEPT
@@ -156,90 +156,92 @@ impl Engine {
         }
     }
 
-    /// The slot in which the segment `ordinal` lies.
-    pub(super) fn slot_with_ordinal(&self, ordinal: u64) -> Result<Option<Slot>, EngineError> {
-        let known = self.slots.lock().by_ordinal.get(&ordinal).copied();
+    /// The segment file in which the segment `ordinal` lies.
+    pub(super) fn segment_with_ordinal(&self, ordinal: u64) -> Result<Option<Segment>, EngineError> {
+        let known = self.segments.lock().by_ordinal.get(&ordinal).copied();
         if let Some(number) = known
-            && let Some(slot) = self.slot_if_there(number)?
-            && self.header_of(&slot)?.is_some_and(|header| header.ordinal == ordinal)
+            && let Some(segment) = self.segment_if_there(number)?
+            && self.header_of(&segment)?.is_some_and(|header| header.ordinal == ordinal)
         {
-            return Ok(Some(slot));
+            return Ok(Some(segment));
         }
         let found = self
             .all_slots()?
             .into_iter()
-            .find_map(|found| found.header.is_some_and(|header| header.ordinal == ordinal).then_some(found.slot));
-        if let Some(slot) = &found {
-            self.note_ordinal(ordinal, slot.number);
+            .find_map(|found| found.header.is_some_and(|header| header.ordinal == ordinal).then_some(found.segment));
+        if let Some(segment) = &found {
+            self.note_ordinal(ordinal, segment.number);
         }
         Ok(found)
     }
 
-    pub(super) fn reader_of(&self, slot: &Slot) -> Result<Option<SlotReader<'static>>, EngineError> {
-        let open = OpenFile { path: self.dir.path().join(&slot.name), file: Arc::clone(&slot.file) };
-        if_there(SlotReader::new(open, self.log_id))
+    pub(super) fn reader_of(&self, segment: &Segment) -> Result<Option<SegmentReader<'static>>, EngineError> {
+        let open = OpenFile { path: self.dir.path().join(&segment.name), file: Arc::clone(&segment.file) };
+        if_there(SegmentReader::new(open, self.log_id))
     }
 
-    pub(super) fn header_of(&self, slot: &Slot) -> Result<Option<SlotHeader>, EngineError> {
-        Ok(self.reader_of(slot)?.map(|reader| reader.header))
+    pub(super) fn header_of(&self, segment: &Segment) -> Result<Option<SegmentHeader>, EngineError> {
+        Ok(self.reader_of(segment)?.map(|reader| reader.header))
     }
 
-    /// Every slot file of the log with its header.
+    /// Every segment file of the log with its header.
     fn all_slots(&self) -> Result<Vec<Found>, EngineError> {
         let mut all = Vec::new();
         for name in self.dir.list().map_err(|e| EngineError::open("the log directory", e))? {
             let number = match FileName::parse(&name) {
-                Some(FileName::Slot { log_id, index }) if log_id == self.log_id => index,
+                Some(FileName::Segment { log_id, index }) if log_id == self.log_id => index,
                 _ => continue,
             };
-            let known = self.slots.lock().open.get(&number).cloned();
+            let known = self.segments.lock().open.get(&number).cloned();
             // One that was truncated, and could not be removed: by a process that died, or an error.
-            let known = known.filter(|slot| slot.file.bytes().is_ok_and(|bytes| bytes >= slot.bytes));
-            let slot = match known.map_or_else(|| self.open_slot(number), Ok) {
+            let known = known.filter(|segment| segment.file.bytes().is_ok_and(|bytes| bytes >= segment.bytes));
+            let segment = match known.map_or_else(|| self.open_segment(number), Ok) {
                 // It could not be made whole, or nobody needed it, and was removed.
                 Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
-                slot => slot?,
+                segment => segment?,
             };
-            let header = self.header_of(&slot)?;
+            let header = self.header_of(&segment)?;
             if header.is_some() {
                 // Only now: one without may be growing.
-                self.add_slot(slot.clone());
+                self.add_segment(segment.clone());
             }
-            all.push(Found { slot, header });
+            all.push(Found { segment, header });
         }
         // The oldest files first, which are the smallest: what is used again soon is in the processor's caches still.
-        all.sort_unstable_by_key(|found| found.slot.number);
+        all.sort_unstable_by_key(|found| found.segment.number);
         Ok(all)
     }
 
-    /// The headers of all slots that have one.
-    pub(super) fn segments(&self) -> Result<Vec<SlotHeader>, EngineError> {
+    /// The headers of all segments that have one.
+    pub(super) fn segment_headers(&self) -> Result<Vec<SegmentHeader>, EngineError> {
         Ok(self.all_slots()?.into_iter().filter_map(|found| found.header).collect())
     }
 
     /// The first segment in which the published commit `sequence` may lie.
-    pub(super) fn segment_with(&self, sequence: u64) -> Result<Option<u64>, EngineError> {
+    pub(super) fn ordinal_with(&self, sequence: u64) -> Result<Option<u64>, EngineError> {
         let last = self.tail().ordinal;
-        let candidates =
-            self.segments()?.into_iter().filter(|header| header.ordinal <= last && header.first_sequence <= sequence);
+        let candidates = self
+            .segment_headers()?
+            .into_iter()
+            .filter(|header| header.ordinal <= last && header.first_sequence <= sequence);
         let first = candidates.max_by_key(|header| (header.first_sequence, std::cmp::Reverse(header.ordinal)));
         Ok(first.map(|header| header.ordinal))
     }
 
     /// Those that a flush would have to sync, and the `next` one, stay open from now on. The others need not, which is said if
-    /// APPEND is free: nobody writes to a slot then. False: it was not.
-    pub(super) fn keep_open(&self, unsynced: &[Slot], next: Option<u32>) -> Result<bool, EngineError> {
-        for slot in unsynced {
-            slot.file.keep_open(true).map_err(|error| EngineError::open(&slot.name, error))?;
+    /// APPEND is free: nobody writes to a segment then. False: it was not.
+    pub(super) fn keep_open(&self, unsynced: &[Segment], next: Option<u32>) -> Result<bool, EngineError> {
+        for segment in unsynced {
+            segment.file.keep_open(true).map_err(|error| EngineError::open(&segment.name, error))?;
         }
-        let next = match next.map_or(Ok(None), |number| self.slot_if_there(number)) {
+        let next = match next.map_or(Ok(None), |number| self.segment_if_there(number)) {
             // It is opened in the place of another one when it begins.
             Err(error) if error.is_out_of_descriptors() => None,
             next => next?,
         };
         // Nor is this an error before it is needed.
         let next = next.filter(|next| next.file.keep_open(true).is_ok());
-        let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|slot| slot.number).collect();
+        let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|segment| segment.number).collect();
         self.let_close_but(&kept)
     }
 
@@ -250,126 +252,129 @@ impl Engine {
         self.let_close_but(&BTreeSet::new())
     }
 
-    /// The files of these slots may be closed, and of those in which something may lie that is not durable. Of the others all
-    /// that was written is, whoever synced it: so APPEND, under which slots are written to, must be free for that.
+    /// The files of these segments may be closed, and of those in which something may lie that is not durable. Of the others all
+    /// that was written is, whoever synced it: so APPEND, under which segments are written to, must be free for that.
     fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
         let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
         let control = self.marks.control();
         let mut needed = kept.clone();
         let is_all_durable =
             control.published() <= control.durable() && control.last_written_epoch() == control.certified();
-        let slots = self.slots.lock();
+        let segments = self.segments.lock();
         if !is_all_durable {
-            needed.extend(slots.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
+            needed.extend(segments.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
             // Also where this process has not followed yet.
             needed.insert(self.tail().file);
         }
-        slots.open.values().filter(|slot| !needed.contains(&slot.number)).try_for_each(|slot| {
-            let ended = slot.file.keep_open(false);
-            ended.map_err(|error| EngineError::open(&slot.name, error))
+        segments.open.values().filter(|segment| !needed.contains(&segment.number)).try_for_each(|segment| {
+            let ended = segment.file.keep_open(false);
+            ended.map_err(|error| EngineError::open(&segment.name, error))
         })?;
         Ok(true)
     }
 
     /// Any file may be closed: nothing is made durable any more but what is erased.
     pub(super) fn keep_none(&self) {
-        for slot in self.slots.lock().open.values() {
+        for segment in self.segments.lock().open.values() {
             // No error: it is not opened.
-            let _not_kept = slot.file.keep_open(false);
+            let _not_kept = segment.file.keep_open(false);
         }
     }
 
-    /// Closes what was deleted, by whichever process; the numbers of those slots.
+    /// Closes what was deleted, by whichever process; the numbers of those segments.
     pub(super) fn close_deleted_slots(&self) -> Vec<u32> {
-        let mut slots = self.slots.lock();
-        let SlotFiles { open, by_ordinal } = &mut *slots;
-        let is_deleted = |slot: &Slot| match slot.file.bytes() {
+        let mut segments = self.segments.lock();
+        let SegmentFiles { open, by_ordinal } = &mut *segments;
+        let is_deleted = |segment: &Segment| match segment.file.bytes() {
             Ok(bytes) => bytes == 0,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        let deleted: Vec<u32> = open.values().filter(|slot| is_deleted(slot)).map(|slot| slot.number).collect();
-        for slot in deleted.iter().filter_map(|number| open.get(number)) {
+        let deleted: Vec<u32> =
+            open.values().filter(|segment| is_deleted(segment)).map(|segment| segment.number).collect();
+        for segment in deleted.iter().filter_map(|number| open.get(number)) {
             // Others may have the file for longer. No error: it is not opened.
-            let _not_kept = slot.file.keep_open(false);
+            let _not_kept = segment.file.keep_open(false);
         }
         open.retain(|number, _| !deleted.contains(number));
         by_ordinal.retain(|_, number| !deleted.contains(number));
         deleted
     }
 
-    /// The slots and their bytes, for the status.
-    pub(super) fn slot_sizes(&self) -> (usize, u64) {
-        let slots = self.slots.lock();
-        (slots.open.len(), slots.open.values().map(|slot| slot.bytes).sum())
+    /// The segments and their bytes, for the status.
+    pub(super) fn segment_sizes(&self) -> (usize, u64) {
+        let segments = self.segments.lock();
+        (segments.open.len(), segments.open.values().map(|segment| segment.bytes).sum())
     }
 
-    /// The slots between the segments `first` and `last`, in log order.
-    pub(super) fn slots_between(&self, first: u64, last: u64) -> Result<Vec<Slot>, EngineError> {
+    /// The segment files between the segments `first` and `last`, in log order.
+    pub(super) fn segments_between(&self, first: u64, last: u64) -> Result<Vec<Segment>, EngineError> {
         let known = |ordinal: u64| {
-            let number = self.slots.lock().by_ordinal.get(&ordinal).copied();
-            number.map_or(Ok(None), |number| self.slot_if_there(number))
+            let number = self.segments.lock().by_ordinal.get(&ordinal).copied();
+            number.map_or(Ok(None), |number| self.segment_if_there(number))
         };
-        let mut slots = Vec::new();
+        let mut segments = Vec::new();
         for ordinal in first..=last {
-            let mut slot = known(ordinal)?;
-            if slot.is_none() {
+            let mut segment = known(ordinal)?;
+            if segment.is_none() {
                 // One look for all that are unknown.
                 self.note_segments(ordinal, last)?;
-                slot = known(ordinal)?;
+                segment = known(ordinal)?;
             }
-            slots.push(slot.ok_or_else(|| self.no_segment(ordinal))?);
+            segments.push(segment.ok_or_else(|| self.no_segment(ordinal))?);
         }
-        Ok(slots)
+        Ok(segments)
     }
 
-    /// Looks in which slots the segments between `first` and `last` lie.
+    /// Looks in which segment files the segments between `first` and `last` lie.
     fn note_segments(&self, first: u64, last: u64) -> Result<(), EngineError> {
-        for Found { slot, header } in self.all_slots()? {
+        for Found { segment, header } in self.all_slots()? {
             if let Some(header) = header.filter(|header| (first..=last).contains(&header.ordinal)) {
-                self.note_ordinal(header.ordinal, slot.number);
+                self.note_ordinal(header.ordinal, segment.number);
             }
         }
         Ok(())
     }
 
-    /// The number of the slot that follows the current one, if it is ready. Under APPEND.
-    fn next_slot(&self, tail: Tail) -> Option<u32> {
-        let next = self.marks.control().next_slot();
-        if next == Some(tail.file) && !crate::drops("next-slot-taken") {
+    /// The number of the segment that follows the current one, if it is ready. Under APPEND.
+    fn next_segment(&self, tail: Tail) -> Option<u32> {
+        let next = self.marks.control().next_segment();
+        if next == Some(tail.file) && !crate::drops("next-segment-taken") {
             // It was taken by a batch or a certificate whose writer died before it said so.
-            self.marks.control().set_next_slot(None);
+            self.marks.control().set_next_segment(None);
             return None;
         }
         next
     }
 
-    /// Whether a batch of so many bytes has its place: in the current slot, whatever few certificates
+    /// Whether a batch of so many bytes has its place: in the current segment, whatever few certificates
     /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
-        let fits = |tail: Tail, slot: &Slot| tail.offset + bytes <= self.limit(slot);
-        if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.slot))) {
+        let fits = |tail: Tail, segment: &Segment| tail.offset + bytes <= self.limit(segment);
+        if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.segment))) {
             return Ok(true);
         }
         let tail = self.tail();
-        if self.slot_if_there(tail.file)?.is_some_and(|slot| fits(tail, &slot)) {
+        if self.segment_if_there(tail.file)?.is_some_and(|segment| fits(tail, &segment)) {
             return Ok(true);
         }
-        let Some(next) = self.marks.control().next_slot().filter(|next| *next != tail.file) else { return Ok(false) };
-        let next = self.slot_if_there(next)?;
+        let Some(next) = self.marks.control().next_segment().filter(|next| *next != tail.file) else {
+            return Ok(false);
+        };
+        let next = self.segment_if_there(next)?;
         Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
     }
 
-    /// Whether the next slot is to be prepared ahead of need.
+    /// Whether the next segment is to be prepared ahead of need.
     pub(super) fn is_low(&self, append: &AppendGuard) -> bool {
-        let Some(End { tail, slot, .. }) = &append.end else { return false };
-        tail.offset * 4 > slot.bytes
-            && self.next_slot(*tail).is_none()
+        let Some(End { tail, segment, .. }) = &append.end else { return false };
+        tail.offset * 4 > segment.bytes
+            && self.next_segment(*tail).is_none()
             && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
     }
 
-    /// Where a record of so many bytes goes; a batch leaves the last blocks of a slot to certificates.
-    /// `None`: neither the current slot nor the next one has room.
+    /// Where a record of so many bytes goes; a batch leaves the last blocks of a segment to certificates.
+    /// `None`: neither the current segment nor the next one has room.
     pub(super) fn place(
         &self,
         append: &AppendGuard,
@@ -378,30 +383,30 @@ impl Engine {
         first_sequence: u64,
     ) -> Result<Option<Place>, EngineError> {
         let bytes = self.round_up(bytes);
-        let end = |slot: &Slot| if batch { self.limit(slot) } else { slot.bytes };
-        let &End { tail, slot: ref here, chain, .. } = append.end()?;
+        let end = |segment: &Segment| if batch { self.limit(segment) } else { segment.bytes };
+        let &End { tail, segment: ref here, chain, .. } = append.end()?;
         if tail.offset + bytes <= end(here) {
-            let slot = Arc::clone(here);
-            return Ok(Some(Place { slot, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
+            let segment = Arc::clone(here);
+            return Ok(Some(Place { segment, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
         let offset = u64::from(self.block_bytes);
-        let next = self.next_slot(tail).map(|number| self.slot(number)).transpose()?;
-        let Some(slot) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
-        let header = SlotHeader {
+        let next = self.next_segment(tail).map(|number| self.segment(number)).transpose()?;
+        let Some(segment) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
+        let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
             page_bytes: self.page_bytes,
-            slot_bytes: slot.bytes,
+            segment_bytes: segment.bytes,
             ordinal: tail.ordinal + 1,
             first_sequence,
             chain,
         };
         let begins = Some((header.encode(), Arc::clone(here), tail.offset));
-        Ok(Some(Place { slot, ordinal: header.ordinal, offset, bytes, begins }))
+        Ok(Some(Place { segment, ordinal: header.ordinal, offset, bytes, begins }))
     }
 
-    /// Writes a record, padded to its blocks; with it the header of a slot that begins, after the block at the tail
-    /// of the slot that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
+    /// Writes a record, padded to its blocks; with it the header of a segment that begins, after the block at the tail
+    /// of the segment that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
     pub(super) fn write_at_place(
         &self,
         append: &AppendGuard,
@@ -425,9 +430,10 @@ impl Engine {
             slices.push(IoSlice::new(zeros));
             padding -= zeros.len();
         }
-        let write = || place.slot.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.slot.name, e));
+        let write =
+            || place.segment.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.segment.name, e));
         match (write(), &place.begins) {
-            // One descriptor has to do for both slots: the one that ends is closed when it is synced.
+            // One descriptor has to do for both segments: the one that ends is closed when it is synced.
             (Err(error), Some((_, ends, _))) if error.is_out_of_descriptors() => {
                 self.sync_beside(append, ends)?;
                 ends.file.keep_open(false).map_err(|e| EngineError::open(&ends.name, e))?;
@@ -435,7 +441,7 @@ impl Engine {
             }
             (written, _) => written?,
         }
-        if place.begins_slot() {
+        if place.begins_segment() {
             crate::fault_point("rotating");
         }
         Ok(())
@@ -445,46 +451,46 @@ impl Engine {
     /// it has not written must be known (`log/unwritten.rs`). A write that was cut has its beginning.
     pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let mut beginning = [0; format::RECORD_PLACE_BYTES];
-        let slot = &place.slot;
-        slot.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.path, error))?;
+        let segment = &place.segment;
+        segment.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.path, error))?;
         if beginning.iter().all(|&byte| byte == 0) {
             return Ok(());
         }
         let end = place.offset + place.bytes;
         for offset in (place.offset..end).step_by(ZERO_PIECE_BYTES) {
             let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-            slot.file.write_zeros(piece, offset).map_err(|error| EngineError::write(&slot.name, error))?;
+            segment.file.write_zeros(piece, offset).map_err(|error| EngineError::write(&segment.name, error))?;
         }
         Ok(())
     }
 
-    /// The record at `place` counts, by a store that was just made: the slot that it begins is no longer the next one.
+    /// The record at `place` counts, by a store that was just made: the segment that it begins is no longer the next one.
     pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
         if place.begins.is_some() {
-            self.note_ordinal(place.ordinal, place.slot.number);
-            self.marks.control().set_next_slot(None);
+            self.note_ordinal(place.ordinal, place.segment.number);
+            self.marks.control().set_next_segment(None);
         }
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
     pub(super) fn erase(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
-        let header = if place.begins_slot() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
+        let header = if place.begins_segment() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
         for offset in [header, place.offset] {
-            place.slot.write(&self.zero_block(), offset)?;
+            place.segment.write(&self.zero_block(), offset)?;
         }
-        self.sync_beside(append, &place.slot)
+        self.sync_beside(append, &place.segment)
     }
 
-    /// A sync of a slot in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
+    /// A sync of a segment in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
     /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
     /// of: so that one is warned (`sync_and_seal`).
-    pub(super) fn sync_beside(&self, _append: &AppendGuard, slot: &Slot) -> Result<(), EngineError> {
+    pub(super) fn sync_beside(&self, _append: &AppendGuard, segment: &Segment) -> Result<(), EngineError> {
         let control = self.marks.control();
         // Another one's doubt stays.
         let before = control.is_sync_in_doubt();
         control.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
         if !crate::drops("r5-sync-erased") {
-            slot.sync()?;
+            segment.sync()?;
         }
         control.set_sync_in_doubt(before);
         Ok(())
@@ -498,7 +504,7 @@ impl Engine {
         vec![0; self.block_bytes as usize]
     }
 
-    /// Room for a batch of so many bytes, in the current slot or in the next one.
+    /// Room for a batch of so many bytes, in the current segment or in the next one.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
         if self.has_room(bytes)? {
             return Ok(());
@@ -507,25 +513,25 @@ impl Engine {
         if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
-    /// Prepares the next slot ahead of need; a failure is told to nobody here: the writer that
-    /// needs the slot meets it.
-    pub(crate) fn prepare_next_slot(&self) {
-        // `LockHeld`: the writer that needs the slot is told.
-        if let Err(error) = self.try_prepare_next_slot()
+    /// Prepares the next segment ahead of need; a failure is told to nobody here: the writer that
+    /// needs the segment meets it.
+    pub(crate) fn prepare_next_segment(&self) {
+        // `LockHeld`: the writer that needs the segment is told.
+        if let Err(error) = self.try_prepare_next_segment()
             && !matches!(error, EngineError::LockHeld { .. })
             && !self.background.stops_here()
         {
             self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
-            self.context.host.log(error.code().number(), &format!("pwal: no slot ahead of need: {error}"));
+            self.context.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
         }
     }
 
-    fn try_prepare_next_slot(&self) -> Result<(), EngineError> {
+    fn try_prepare_next_segment(&self) -> Result<(), EngineError> {
         let tail = self.with_end(|end| end.map(|end| end.tail));
-        if tail.is_some_and(|tail| self.marks.control().next_slot().is_some_and(|next| next != tail.file)) {
+        if tail.is_some_and(|tail| self.marks.control().next_segment().is_some_and(|next| next != tail.file)) {
             return Ok(());
         }
-        // Who has it makes a slot, most likely; if not, the next commit asks again.
+        // Who has it makes a segment, most likely; if not, the next commit asks again.
         let Some(_create) = self.try_hold(ControlBlock::create).or_else(|| self.try_take_over(ControlBlock::create))
         else {
             return Ok(());
@@ -534,17 +540,17 @@ impl Engine {
         if wanted { self.choose_next(0) } else { Ok(()) }
     }
 
-    /// Chooses the next slot, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
+    /// Chooses the next segment, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
     fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
         let (all, tail) = self.survey()?;
-        let free = self.free_slots(&all, tail).into_iter().find(|free| free.slot.bytes >= least);
+        let free = self.free_slots(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
         let number = match free {
-            Some(Free { slot, last_sequence, .. }) => {
+            Some(Free { segment, last_sequence, .. }) => {
                 if last_sequence == 0 {
                     // Whoever made it may have died before its space and its name were durable.
-                    if !crate::drops("r6-sync-begun-slot") {
-                        slot.sync()?;
+                    if !crate::drops("r6-sync-begun-segment") {
+                        segment.sync()?;
                     }
                     if !crate::drops("r6-sync-begun-name") {
                         self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
@@ -554,8 +560,8 @@ impl Engine {
                 if !crate::drops("recycled-below") {
                     self.marks.recycle_to(last_sequence);
                 }
-                self.add_slot(slot.clone());
-                slot.number
+                self.add_segment(segment.clone());
+                segment.number
             }
             None => {
                 self.keep_within_limits(&all, least)?;
@@ -566,16 +572,16 @@ impl Engine {
         };
         let append = self.lock_append()?;
         self.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
-        self.marks.control().set_next_slot(Some(number));
+        self.marks.control().set_next_segment(Some(number));
         Ok(())
     }
 
-    /// Every slot file, and where the log ended meanwhile. Under CREATE.
+    /// Every segment file, and where the log ended meanwhile. Under CREATE.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, Tail), EngineError> {
         let tail = || self.lock_append().map(|_append| self.tail());
-        // Where there is a next slot that is too small for this batch, somebody may go on in it meanwhile: then its header was
+        // Where there is a next segment that is too small for this batch, somebody may go on in it meanwhile: then its header was
         // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
-        // holds CREATE sets a next slot.
+        // holds CREATE sets a next segment.
         loop {
             let before = tail()?;
             let all = self.all_slots()?;
@@ -586,7 +592,7 @@ impl Engine {
         }
     }
 
-    /// The slots of which nothing is needed any more. Under CREATE.
+    /// The segments of which nothing is needed any more. Under CREATE.
     pub(super) fn free_slots(&self, all: &[Found], tail: Tail) -> Vec<Free> {
         let recyclable = self.marks.recyclable();
         let begins_with = |ordinal: u64| {
@@ -594,7 +600,7 @@ impl Engine {
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         let needed = self.needed_slots(recyclable.before);
-        let others = all.iter().filter(|found| found.slot.number != tail.file);
+        let others = all.iter().filter(|found| found.segment.number != tail.file);
         let free = others.filter_map(|found| {
             let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
@@ -609,18 +615,19 @@ impl Engine {
                 }
             };
             let is_used = found.header.as_ref().is_some_and(|header| header.ordinal <= tail.ordinal);
-            let is_needed = needed.slots.contains(&found.slot.number) && !crate::drops("recycle-needed");
+            let is_needed = needed.segments.contains(&found.segment.number) && !crate::drops("recycle-needed");
             let is_free = is_over && !is_needed;
-            is_free.then(|| Free { slot: found.slot.clone(), last_sequence, is_used })
+            is_free.then(|| Free { segment: found.segment.clone(), last_sequence, is_used })
         });
         free.collect()
     }
 
-    /// What is known without the headers, which may have rotted: the slots of the commits that are not backfilled, of what is
+    /// What is known without the headers, which may have rotted: the segments of the commits that are not backfilled, of what is
     /// not certified, and of the segments from `first` on that this process remembers.
     fn needed_slots(&self, first: u64) -> Needed {
         let control = self.marks.control();
-        let mut slots: BTreeSet<u32> = self.slots.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
+        let mut segments: BTreeSet<u32> =
+            self.segments.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
         let (backfilled, published) = (control.backfilled(), control.published());
         // What the ring has no more is not looked for.
         let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
@@ -630,12 +637,12 @@ impl Engine {
         let mut are_all = first_kept == backfilled + 1;
         for file in entries.chain(last_epoch) {
             are_all &= file.is_some();
-            slots.extend(file);
+            segments.extend(file);
         }
-        Needed { slots, are_all }
+        Needed { segments, are_all }
     }
 
-    /// A writer that died may have begun another slot than `chosen` as the next one: two segments of one ordinal would be in
+    /// A writer that died may have begun another segment file than `chosen` as the next one: two segments of one ordinal would be in
     /// the log. `all` is what there was when the log ended in segment `was_last`.
     fn invalidate_started_segments_except(
         &self,
@@ -644,38 +651,40 @@ impl Engine {
         was_last: u64,
         chosen: Option<u32>,
     ) -> Result<(), EngineError> {
-        let (last, next) = (self.tail().ordinal, self.marks.control().next_slot());
-        for Found { slot, header } in all {
-            let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(slot.number);
-            if !may_be || chosen == Some(slot.number) {
+        let (last, next) = (self.tail().ordinal, self.marks.control().next_segment());
+        for Found { segment, header } in all {
+            let may_be =
+                header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.number);
+            if !may_be || chosen == Some(segment.number) {
                 continue;
             }
             // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
             // have been given up before, by a process that died before its zeros were durable.
-            if self.header_of(slot)?.is_none_or(|header| header.ordinal > last) && !crate::drops("begun-slot-given-up")
+            if self.header_of(segment)?.is_none_or(|header| header.ordinal > last)
+                && !crate::drops("begun-segment-given-up")
             {
-                slot.write(&self.zero_block(), 0)?;
-                if !crate::drops("begun-slot-sync") {
-                    slot.sync()?;
+                segment.write(&self.zero_block(), 0)?;
+                if !crate::drops("begun-segment-sync") {
+                    segment.sync()?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Whatever slot was begun behind the tail.
+    /// Whatever segment was begun behind the tail.
     pub(super) fn invalidate_started_segments(&self, append: &AppendGuard) -> Result<(), EngineError> {
         self.invalidate_started_segments_except(append, &self.all_slots()?, self.tail().ordinal, None)
     }
 
-    /// A new slot of at least so many bytes: twice the largest so far, or less where the disk is nearly full.
-    fn create_next(&self, all: &[Found], least: u64) -> Result<Slot, EngineError> {
+    /// A new segment of at least so many bytes: twice the largest so far, or less where the disk is nearly full.
+    fn create_next(&self, all: &[Found], least: u64) -> Result<Segment, EngineError> {
         let least = self.round_up(least);
-        let largest = all.iter().map(|found| found.slot.bytes).max().unwrap_or(0);
-        // Whole blocks: the header of another slot is not valid.
+        let largest = all.iter().map(|found| found.segment.bytes).max().unwrap_or(0);
+        // Whole blocks: the header of another segment is not valid.
         let mut bytes = self.round_up((largest * 2).min(self.settings.segment_bytes())).max(least);
         loop {
-            match self.create_slot(bytes) {
+            match self.create_segment(bytes) {
                 Err(error) if error.code() == Code::FULL && bytes > least => {
                     bytes = (bytes / 2).next_multiple_of(u64::from(self.block_bytes)).max(least);
                 }
@@ -684,15 +693,15 @@ impl Engine {
         }
     }
 
-    pub(super) fn create_slot(&self, bytes: u64) -> Result<Slot, EngineError> {
-        let number = self.marks.control().give_slot_number();
+    pub(super) fn create_segment(&self, bytes: u64) -> Result<Segment, EngineError> {
+        let number = self.marks.control().give_segment_id();
         let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
-        let name = format::slot_name(self.log_id, number);
+        let name = format::segment_name(self.log_id, number);
         // One that is made ahead of need is not finished for a process that closes the database.
         let goes_on = || if self.background.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
-        let file = create_slot(&*self.dir, &name, bytes, &goes_on)?;
-        let slot = Arc::new(SlotFile::new(number, name, file, bytes, || None));
-        self.add_slot(slot.clone());
-        Ok(slot)
+        let file = create_segment(&*self.dir, &name, bytes, &goes_on)?;
+        let segment = Arc::new(SegmentFile::new(number, name, file, bytes, || None));
+        self.add_segment(segment.clone());
+        Ok(segment)
     }
 }
