@@ -18,13 +18,21 @@ const IDLE: Duration = Duration::from_millis(500);
 /// A thread that nobody has a wish for ends after so long: a process may have many databases.
 const LINGERS: Duration = Duration::from_secs(3);
 
+/// What a thread can be asked for.
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    /// The next segment.
+    Segment,
+    Checkpoint,
+    Flush,
+    /// To look whether the log is idle.
+    Watch,
+}
+
 #[derive(Debug, Default)]
 struct Requests {
-    segment: bool,
-    checkpoint: bool,
-    flush: bool,
-    /// Look whether the log is idle.
-    watch: bool,
+    /// By [`Request`].
+    open: [bool; 4],
     stop: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,7 +44,11 @@ thread_local! {
 
 impl Requests {
     fn is_empty(&self) -> bool {
-        !self.segment && !self.checkpoint && !self.flush && !self.watch && !self.stop
+        self.open == [false; 4] && !self.stop
+    }
+
+    fn take(&mut self, request: Request) -> bool {
+        std::mem::take(&mut self.open[request as usize])
     }
 }
 
@@ -44,15 +56,39 @@ impl Requests {
 struct Shared {
     /// As in the wishes: for who waits in the middle of one.
     stopping: AtomicBool,
-    /// A wish to watch is there, or being fulfilled.
-    watching: AtomicBool,
+    /// By [`Request`]: it is open, or under way. Until it is done every commit may make the same one, and a notice is a system call.
+    pending: [AtomicBool; 4],
     requests: Mutex<Requests>,
     wake: Condvar,
     /// What is under way shall not be brought to its end.
     gives_up: AtomicBool,
 }
 
-/// A thread and its wishes.
+impl Shared {
+    /// The request is done: what has come up meanwhile is asked for by the next commit.
+    fn done(&self, request: Request) {
+        self.pending[request as usize].store(false, SeqCst);
+    }
+
+    fn forget_pending(&self) {
+        for pending in &self.pending {
+            pending.store(false, SeqCst);
+        }
+    }
+}
+
+/// A thread that ends by a panic has nothing pending: the next request starts another thread.
+struct ForgetsAtPanic<'a>(&'a Shared);
+
+impl Drop for ForgetsAtPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.forget_pending();
+        }
+    }
+}
+
+/// A thread and its requests.
 #[derive(Debug, Default)]
 struct Worker(Arc<Shared>);
 
@@ -65,27 +101,22 @@ pub(super) struct Background {
 impl Background {
     /// The next segment shall be ready before it is needed.
     pub(super) fn request_segment(&self, engine: &Arc<Engine>) {
-        self.segments.request(engine, |requests| &mut requests.segment);
+        self.segments.request(engine, Request::Segment);
     }
 
     /// A checkpoint shall run.
     pub(super) fn request_checkpoint(&self, engine: &Arc<Engine>) {
-        self.checkpoints.request(engine, |requests| &mut requests.checkpoint);
+        self.checkpoints.request(engine, Request::Checkpoint);
     }
 
     /// What is published shall become durable, though nobody waits for it.
     pub(super) fn request_flush(&self, engine: &Arc<Engine>) {
-        self.checkpoints.request(engine, |requests| &mut requests.flush);
+        self.checkpoints.request(engine, Request::Flush);
     }
 
-    /// There is a commit that is to be checkpointed when nobody commits any more. Cheap when that is known.
+    /// There is a commit that is to be checkpointed when nobody commits any more.
     pub(super) fn watch(&self, engine: &Arc<Engine>) {
-        let worker = &self.checkpoints;
-        // Read first: the word is written by nobody then. Whoever takes the wish away looks for commits behind that.
-        let is_wished = worker.0.watching.load(SeqCst) || worker.0.watching.swap(true, SeqCst);
-        if !is_wished && !worker.request(engine, |requests| &mut requests.watch) {
-            worker.0.watching.store(false, SeqCst);
-        }
+        self.checkpoints.request(engine, Request::Watch);
     }
 
     /// Whether this is one of the threads, and it shall end: then it waits for nobody any more.
@@ -119,8 +150,20 @@ impl Background {
 }
 
 impl Worker {
-    /// False: there is no thread to fulfil it.
-    fn request(&self, engine: &Arc<Engine>, request: impl Fn(&mut Requests) -> &mut bool) -> bool {
+    /// Cheap while the same is pending.
+    fn request(&self, engine: &Arc<Engine>, request: Request) {
+        let pending = &self.0.pending[request as usize];
+        // Read first: the word is written by nobody then.
+        if pending.load(SeqCst) || pending.swap(true, SeqCst) {
+            return;
+        }
+        if !self.open(engine, request) {
+            pending.store(false, SeqCst);
+        }
+    }
+
+    /// False: there is no thread for it.
+    fn open(&self, engine: &Arc<Engine>, request: Request) -> bool {
         let mut requests = self.0.requests.lock();
         if requests.stop {
             return false;
@@ -132,10 +175,10 @@ impl Worker {
                 return false;
             }
         }
-        // Every commit may wish the same until it is fulfilled, and a notice is a system call.
-        if !std::mem::replace(request(&mut requests), true) {
-            self.0.wake.notify_one();
-        }
+        requests.open[request as usize] = true;
+        drop(requests);
+        // Without the lock, or the thread would wake only to wait for it.
+        self.0.wake.notify_one();
         true
     }
 
@@ -155,7 +198,7 @@ impl Worker {
         let thread = requests.thread.take();
         *requests = Requests { thread, ..Requests::default() };
         self.0.stopping.store(false, SeqCst);
-        self.0.watching.store(false, SeqCst);
+        self.0.forget_pending();
         self.0.gives_up.store(false, SeqCst);
     }
 
@@ -172,6 +215,7 @@ impl Worker {
 
 fn run(shared: &Shared, engine: &Weak<Engine>) {
     IS_BACKGROUND.set(true);
+    let _forgets = ForgetsAtPanic(shared);
     // The last commit when it was last looked whether the log is idle.
     let mut watched: Option<u64> = None;
     // The last commit of an idle log, and when it is retired if that one still is the last then.
@@ -198,21 +242,23 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             if requests.stop {
                 return;
             }
-            if std::mem::take(&mut requests.watch) {
+            if requests.take(Request::Watch) {
                 (watched, retires) = (Some(0), None);
             }
-            let Requests { segment, checkpoint, flush, .. } = &mut *requests;
-            (std::mem::take(segment), std::mem::take(checkpoint), std::mem::take(flush))
+            (requests.take(Request::Segment), requests.take(Request::Checkpoint), requests.take(Request::Flush))
         };
         let Some(engine) = engine.upgrade() else { return };
         if segment {
             engine.prepare_next_segment();
+            shared.done(Request::Segment);
         }
         if flush {
             log_failure(&engine, "flush", engine.flush_ahead());
+            shared.done(Request::Flush);
         }
         if checkpoint {
             log_failure(&engine, "checkpoint", engine.checkpoint_in_background());
+            shared.done(Request::Checkpoint);
         }
         if segment || checkpoint || flush {
             continue;
@@ -236,7 +282,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         }
         if watched == Some(published) {
             // A commit from here on wakes the thread again.
-            shared.watching.store(false, SeqCst);
+            shared.done(Request::Watch);
             if !log_failure(&engine, "checkpoint", engine.checkpoint_when_idle()) {
                 watched = None;
                 retires = retires_at();

@@ -9,7 +9,7 @@ use super::poison::Failed;
 use super::segments::Place;
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::shared::{CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
+use crate::shared::{COMMIT_RING, CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Where nobody wants durability, this many segments may be written before a flush is due.
+/// Where nobody wants durability, this many segments may be written before a flush is due,
 const UNDURABLE_SEGMENTS: u64 = 2;
+/// or so many commits: long before a writer has to wait for one (`Marks::undurable_backlog_is_full`).
+const UNDURABLE_COMMITS: u64 = COMMIT_RING / 8;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its epoch record; by the conservative path from the write to the last word.
@@ -206,7 +208,7 @@ impl Engine {
         };
         ready()?;
         if self.marks.undurable_backlog_is_full() {
-            self.wait_durable(self.marks.published())?;
+            self.wait_for_backlog()?;
         }
         if self.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
@@ -534,7 +536,9 @@ impl Engine {
         if facts.checkpoint_when_idle {
             self.background.watch(self);
         }
-        if !facts.wants_durable && tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS {
+        let undurable = || facts.sequence.saturating_sub(self.marks.durable());
+        let is_due = || tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
+        if !facts.wants_durable && is_due() {
             self.background.request_flush(self);
         }
     }

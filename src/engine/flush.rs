@@ -192,6 +192,15 @@ impl Engine {
         self.wait_until(&|| self.marks.durable() >= sequence, None, self.bounded_wait())
     }
 
+    /// Waits until the rings have room again, leading if nobody does: a flush that is under way may do, though it ends before the last
+    /// commit.
+    ///
+    /// # Errors
+    /// As [`Engine::wait_durable`].
+    pub(super) fn wait_for_backlog(self: &Arc<Engine>) -> Result<(), EngineError> {
+        self.wait_until(&|| !self.marks.undurable_backlog_is_full(), None, self.bounded_wait())
+    }
+
     /// Waits until everything up to `sequence` is visible, leading if nobody does.
     ///
     /// # Errors

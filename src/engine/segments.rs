@@ -86,6 +86,11 @@ pub(super) fn if_there<T>(record: Result<T, LogError>) -> Result<Option<T>, Engi
     }
 }
 
+/// So much of the segment is written that the next one is to be prepared.
+fn is_low(tail: Tail, segment: &SegmentFile) -> bool {
+    tail.offset * 4 > segment.bytes
+}
+
 impl Engine {
     pub(super) fn round_up(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(u64::from(self.block_bytes))
@@ -368,9 +373,12 @@ impl Engine {
     /// Whether the next segment is to be prepared ahead of need.
     pub(super) fn is_low(&self, append: &AppendGuard) -> bool {
         let Some(End { tail, segment, .. }) = &append.end else { return false };
-        tail.offset * 4 > segment.bytes
-            && self.next_segment(*tail).is_none()
-            && self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) != tail.ordinal
+        is_low(*tail, segment) && self.next_segment(*tail).is_none() && !self.has_failed_ahead(*tail)
+    }
+
+    /// The next segment could not be made since the present one began.
+    fn has_failed_ahead(&self, tail: Tail) -> bool {
+        self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) == tail.ordinal
     }
 
     /// Where a record of so many bytes goes; a batch leaves the last blocks of a segment to certificates.
@@ -536,8 +544,14 @@ impl Engine {
         else {
             return Ok(());
         };
-        let wanted = self.lock_append().map(|append| self.is_low(&append))?;
-        if wanted { self.choose_next(0) } else { Ok(()) }
+        // Without APPEND, for which a committer would have to wake this thread: only who holds CREATE sets a next segment.
+        let tail = self.tail();
+        let next = self.marks.control().next_segment().filter(|next| *next != tail.file);
+        let is_wanted = self.is_active() && next.is_none() && !self.has_failed_ahead(tail);
+        if is_wanted && self.segment_if_there(tail.file)?.is_some_and(|segment| is_low(tail, &segment)) {
+            self.choose_next(0)?;
+        }
+        Ok(())
     }
 
     /// Chooses the next segment, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
@@ -583,7 +597,8 @@ impl Engine {
         // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
         // holds CREATE sets a next segment.
         loop {
-            let before = tail()?;
+            // Without APPEND: any moment before the headers are read does.
+            let before = self.tail();
             let all = self.all_slots()?;
             let tail = tail()?;
             if tail.ordinal == before.ordinal {

@@ -51,7 +51,17 @@ impl Engine {
         }
         let mut kept_bytes = None;
         loop {
-            let _create = self.hold(ControlBlock::create, "CREATE")?;
+            let _create = match keep {
+                // Who has it makes the slot for which the load waits, most likely; the next checkpoint comes here again.
+                Keep::ForLoad => {
+                    let create = self.try_hold(ControlBlock::create);
+                    match create.or_else(|| self.try_take_over(ControlBlock::create)) {
+                        Some(create) => create,
+                        None => return Ok(false),
+                    }
+                }
+                Keep::Idle | Keep::Nothing => self.hold(ControlBlock::create, "CREATE")?,
+            };
             let (all, tail) = self.survey()?;
             let next = self.marks.control().next_segment();
             let mut free = self.free_slots(&all, tail);
