@@ -93,12 +93,25 @@ pub enum Running {
     },
 }
 
+/// What lies between SQLite and a main file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Above {
+    /// Nothing: SQLite calls the file itself.
+    Nothing,
+    /// Another VFS, which passes on what a log needs.
+    PassesOn,
+    /// Another VFS, which may keep calls back.
+    Unknown,
+}
+
 /// SQLite's pager above a handle, asked from inside a call of its own.
 pub trait Pager: Send + Sync {
     /// The connection that uses it now, as a number that is only compared.
     fn connection(&self) -> usize;
-    /// Whether SQLite calls the file itself; false: another VFS above does. `None`: it cannot be known.
-    fn is_direct(&self) -> Option<bool>;
+    /// What lies between SQLite and the file. `None`: it cannot be known.
+    fn above(&self) -> Option<Above>;
+    /// The VFS above has kept back what a log needs: from now on its files are [`Above::Unknown`].
+    fn distrust_above(&self);
     /// The statement of its connection that asks for a snapshot now.
     fn running(&self) -> Running;
     /// Whether a commit of this database may still fail in another one behind its prepare.

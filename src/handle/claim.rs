@@ -6,7 +6,7 @@
 use super::beside::{BesideStock, give_up_lock, is_beside_stock, is_held_alone};
 use super::registry::{Entry, FileIdentity};
 use super::wal_connection::WalConnection;
-use super::{BaseFile, Context, DatabaseHandle, Inner, LockLevel, join, pragma};
+use super::{Above, BaseFile, Context, DatabaseHandle, Inner, LockLevel, below, join, pragma};
 use crate::disk::{LogDirectory, advice, not_local, open_to_read};
 pub(super) use crate::engine::INIT_WAIT;
 use crate::engine::{ClaimedDatabase, Engine, EngineError, Settings, has_stock_wal};
@@ -103,8 +103,8 @@ pub(super) fn lock_shared(inner: &Arc<Inner>, base: &mut dyn BaseFile, shares: b
     let entry = inner.context.registry.entry(identity);
     let mut engine = entry.engine.lock();
     if let Some(engine) = engine.as_ref() {
-        if is_under_shim(inner) {
-            log_message(inner, Code::BUSY, UNDER_SHIM);
+        if below::is_refused(inner) {
+            log_message(inner, Code::BUSY, below::WHY_REFUSED);
             return Err(Code::BUSY);
         }
         return connect(inner, engine, &entry).map(|wal| Locked::Wal(Box::new(wal)));
@@ -162,7 +162,7 @@ enum Begun {
 }
 
 fn begin(inner: &Arc<Inner>, base: &mut dyn BaseFile, identity: FileIdentity, shares: bool) -> Result<Begun, Refused> {
-    match start_or_join(inner, identity)? {
+    match start_or_join(inner, identity, below::is_refused(inner))? {
         Started::Engine(engine) => Ok(Begun::Engine(engine)),
         Started::Base => {
             base.lock(LockLevel::Shared)?;
@@ -216,15 +216,6 @@ fn share_with_stock(
 fn comes_again(inner: &Inner) -> bool {
     inner.waited.lock().is_some_and(|waited| waited.elapsed() < AGAIN)
 }
-
-/// Another VFS calls this handle, not SQLite. It might answer `xShmMap` itself, or keep a file control from us by which a commit is
-/// published.
-fn is_under_shim(inner: &Inner) -> bool {
-    inner.facts.foreign_name || inner.pager.get().and_then(|pager| pager.is_direct()) == Some(false)
-}
-
-const UNDER_SHIM: &str = "another VFS lies above pwal in this connection, and might keep calls from it; register that one below pwal, \
-                          and open databases on pwal itself";
 
 const ONLY_READS: &str = "opened for reading where it cannot be had through pwal: it is read as stock SQLite does";
 
@@ -329,7 +320,8 @@ fn connect(inner: &Arc<Inner>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Resu
     pragma::apply_parameters(inner, engine);
     *inner.refused.lock() = None;
     *inner.bases.lock() = None;
-    WalConnection::new(engine, entry).map_err(|error| log_error(inner, &error))
+    let is_below = inner.pager.get().and_then(|pager| pager.above()) == Some(Above::PassesOn);
+    WalConnection::new(engine, entry, is_below).map_err(|error| log_error(inner, &error))
 }
 
 pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
@@ -394,7 +386,7 @@ struct StockIsThere {
     refused: Refused,
 }
 
-fn start_or_join(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, Refused> {
+fn start_or_join(inner: &Arc<Inner>, identity: FileIdentity, is_refused: bool) -> Result<Started, Refused> {
     let path = path_of(inner, identity)?;
     for _ in 0..ATTEMPTS {
         // Opened anew: that of the last attempt may have been removed, or moved away.
@@ -402,13 +394,13 @@ fn start_or_join(inner: &Arc<Inner>, identity: FileIdentity) -> Result<Started, 
         let at_most = if comes_again(inner) { INIT_WAIT_AGAIN } else { INIT_WAIT };
         let Some(lock) = take_init(&path, &*dir, at_most)? else { continue };
         if is_shared(&lock, &*dir)? {
-            if is_under_shim(inner) {
-                return Err(Refused::new(Code::BUSY, UNDER_SHIM));
+            if is_refused {
+                return Err(Refused::new(Code::BUSY, below::WHY_REFUSED));
             }
             return join::join(inner, &path, &dir, lock).map(Started::Engine);
         }
-        if is_under_shim(inner) {
-            let refused = Refused::new(Code::BUSY, UNDER_SHIM);
+        if is_refused {
+            let refused = Refused::new(Code::BUSY, below::WHY_REFUSED);
             return Ok(Started::Refused(StockIsThere { lock, dir, refused }));
         }
         let database_handle = match exclusive_handle(inner, &path, &lock) {
@@ -444,7 +436,7 @@ pub(crate) fn open_engine(
 ) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
     let inner = super::Handle::open(context, facts).0;
     let Some(identity) = inner.identity else { return Ok(None) };
-    match start_or_join(&inner, identity) {
+    match start_or_join(&inner, identity, false) {
         Ok(Started::Engine(engine)) => Ok(Some(engine)),
         Ok(Started::Base) => Ok(None),
         Ok(Started::Refused(StockIsThere { lock, dir, refused })) => {

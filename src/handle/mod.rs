@@ -4,6 +4,7 @@
 
 mod alone;
 mod base;
+mod below;
 mod beside;
 mod claim;
 mod join;
@@ -15,7 +16,7 @@ mod transaction;
 mod wal_connection;
 mod writers;
 
-pub use base::{BaseFile, DatabaseHandle, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
+pub use base::{Above, BaseFile, DatabaseHandle, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
 #[cfg(test)]
 pub(crate) use claim::open_engine;
 pub(crate) use pragma::check_setting;
@@ -77,6 +78,9 @@ enum HandleState {
 const FILE_VERSION: u64 = 24;
 const FILE_VERSION_BYTES: usize = 16;
 
+/// What `sqlite3BtreeOpen` reads of a file before its first lock (`sqlite3PagerReadFileheader`): nothing else is.
+const FILE_HEADER_BYTES: usize = 100;
+
 struct State {
     /// The level that SQLite believes to have.
     level: LockLevel,
@@ -114,6 +118,8 @@ struct Inner {
     waited: Mutex<Option<Instant>>,
     /// It has been [`Kind::Alone`].
     was_alone: AtomicBool,
+    /// It was read or measured while SQLite had no lock, otherwise than SQLite does before its first one.
+    read_unlocked: AtomicBool,
 }
 
 impl Inner {
@@ -179,8 +185,21 @@ impl Handle {
         });
         let (pager, real_path) = (OnceLock::new(), OnceLock::new());
         let (refused, bases, waited) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
-        let (context, was_alone) = (Arc::clone(context), AtomicBool::new(false));
-        let inner = Inner { context, facts, identity, pager, real_path, state, refused, bases, waited, was_alone };
+        let context = Arc::clone(context);
+        let (was_alone, read_unlocked) = (AtomicBool::new(false), AtomicBool::new(false));
+        let inner = Inner {
+            context,
+            facts,
+            identity,
+            pager,
+            real_path,
+            state,
+            refused,
+            bases,
+            waited,
+            was_alone,
+            read_unlocked,
+        };
         Handle(Arc::new(inner))
     }
 
@@ -332,6 +351,9 @@ impl Handle {
         let mut state = self.enter();
         let result = base.read(buffer, offset);
         let is_unlocked = state.level == LockLevel::None && !self.0.facts.no_lock;
+        if is_unlocked && (offset, buffer.len()) != (0, FILE_HEADER_BYTES) {
+            self.0.read_unlocked.store(true, SeqCst);
+        }
         match &mut state.kind {
             HandleState::Wal(wal) => {
                 wal.check_lost()?;
@@ -401,7 +423,9 @@ impl Handle {
     /// # Errors
     /// What the base says.
     pub fn bytes(&self, base: &mut dyn BaseFile) -> Result<u64, Code> {
-        drop(self.enter());
+        if self.enter().level == LockLevel::None {
+            self.0.read_unlocked.store(true, SeqCst);
+        }
         base.bytes()
     }
 
@@ -515,7 +539,7 @@ impl Handle {
     /// What the medium says; a poisoned engine's `IOERR_READ`.
     pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         match &mut self.0.state().kind {
-            HandleState::Wal(wal) => wal.wal_read(base, buffer, offset),
+            HandleState::Wal(wal) => wal.wal_read(&self.0, base, buffer, offset),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_READ),
         }
     }
@@ -555,10 +579,10 @@ impl Handle {
     /// `xFileSize` of the virtual WAL.
     ///
     /// # Errors
-    /// None.
+    /// `CANTOPEN`: not by SQLite.
     pub fn wal_bytes(&self) -> Result<u64, Code> {
         match &self.0.state.lock().kind {
-            HandleState::Wal(wal) => Ok(wal.wal_bytes()),
+            HandleState::Wal(wal) => wal.wal_bytes(&self.0),
             HandleState::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(0),
         }
@@ -585,10 +609,10 @@ impl Handle {
         pragma::pragma(&self.0, &mut state, base, name, value)
     }
 
-    /// As [`Pager::is_direct`].
+    /// As [`Pager::above`].
     #[must_use]
-    pub fn is_direct(&self) -> Option<bool> {
-        self.0.pager.get().and_then(|pager| pager.is_direct())
+    pub fn above(&self) -> Option<Above> {
+        self.0.pager.get().and_then(|pager| pager.above())
     }
 
     /// `SQLITE_FCNTL_LOCKSTATE` of a handle on pwal: the level that SQLite believes to have.

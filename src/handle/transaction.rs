@@ -53,6 +53,10 @@ impl Transaction {
         matches!(self, Transaction::Prepared(prepared) if prepared.unlocked)
     }
 
+    fn is_prepared(&self) -> bool {
+        matches!(self, Transaction::Prepared(_))
+    }
+
     /// UNLOCK(WRITE): true if something is prepared, and PHASETWO may come.
     pub(super) fn write_unlocked(&mut self) -> bool {
         match self {
@@ -133,7 +137,7 @@ impl WalConnection {
             spill,
             checkpoint_when_idle: self.autocheckpoint > 0,
         };
-        let pager = inner.pager.get().filter(|pager| pager.has_siblings());
+        let pager = inner.pager.get().filter(|pager| self.is_below || pager.has_siblings());
         // Not seen if main is on another VFS.
         let super_journal = siblings::super_journal() || pager.is_some_and(|pager| pager.may_have_super_journal());
         let two_phase = self.engine.settings.mode() == Mode::Conservative || super_journal;
@@ -204,11 +208,21 @@ impl WalConnection {
         }
     }
 
+    /// Behind UNLOCK(WRITE) of a prepared transaction.
+    pub(super) fn is_committed(&self, inner: &Inner) -> bool {
+        self.word_at_unlock(inner) == Word::Commit
+    }
+
     /// UNLOCK(WRITE): a commit and a rollback make the same call of us, with the same header. Where another database may
     /// have failed, the pager knows which it is: then nothing is held for a PHASETWO that will not come, though an open cursor
     /// may keep this connection from ever calling again. Else a rollback shows by the index that `sqlite3WalUndo` has
     /// cleaned.
     pub(super) fn end_write(&mut self, inner: &Arc<Inner>) {
+        if self.holds_write && self.is_below && !self.transaction.is_prepared() && self.view.header_advanced() {
+            // SQLite advances it behind the last frame of a commit (`sqlite3WalFrames`).
+            self.end_withheld(inner);
+            return;
+        }
         match self.word_at_unlock(inner) {
             Word::Rollback => {
                 let hidden = matches!(&self.transaction, Transaction::Prepared(prepared) if prepared.hidden);
@@ -403,8 +417,8 @@ impl WalConnection {
         }
     }
 
-    /// A call panicked: whatever it was, a commit of it is answered with an error.
-    pub(super) fn end_after_panic(&mut self, inner: &Arc<Inner>) {
+    /// The connection is given up: a commit of it is answered with an error.
+    pub(super) fn end_given_up(&mut self, inner: &Arc<Inner>) {
         if self.holds_write || self.committing.is_some() {
             // First what holds APPEND.
             self.fail_transaction(inner);

@@ -95,6 +95,10 @@ pub(super) struct WalConnection {
     pub(super) autocheckpoint: i32,
     /// A checkpoint came directly behind the last commit after which SQLite's own hook asks for one, and none where it does not.
     hook_is_sqlites: bool,
+    /// Another VFS lies above, which passes on what it was tried with ([`super::Above::PassesOn`]).
+    pub(super) is_below: bool,
+    /// A read lock of the wal-index has come.
+    was_locked: bool,
 }
 
 /// What a transaction may stage in memory.
@@ -105,7 +109,7 @@ fn lane_bytes(engine: &Engine) -> usize {
 impl WalConnection {
     /// # Errors
     /// The engine takes no more connections.
-    pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<WalConnection, EngineError> {
+    pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>, is_below: bool) -> Result<WalConnection, EngineError> {
         let me = engine.add_connection()?;
         Ok(WalConnection {
             engine: Arc::clone(engine),
@@ -140,6 +144,8 @@ impl WalConnection {
             asked_exclusive: false,
             autocheckpoint: super::AUTOCHECKPOINT,
             hook_is_sqlites: false,
+            is_below,
+            was_locked: false,
         })
     }
 
@@ -149,7 +155,11 @@ impl WalConnection {
         self.undone_at_unlock = false;
         self.previous = std::mem::replace(&mut self.behind, AfterCommit::No);
         if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
-            self.roll_back(inner);
+            if self.is_below && self.is_committed(inner) {
+                self.commit_without_phase_two(inner);
+            } else {
+                self.roll_back(inner);
+            }
         }
     }
 
@@ -162,11 +172,18 @@ impl WalConnection {
     /// A call panicked: this view is worth nothing any more, what it answered may be half true, and nobody shall wait for
     /// what it held.
     pub(super) fn after_panic(&mut self, inner: &Arc<Inner>) {
-        if std::mem::replace(&mut self.broken, true) || !self.engine.is_mine() {
+        if self.broken || !self.engine.is_mine() {
+            self.broken = true;
             return;
         }
         self.log(Code::INTERNAL, "a call of SQLite panicked; the connection has to be closed");
-        self.end_after_panic(inner);
+        self.give_up(inner);
+    }
+
+    /// What SQLite believes of this connection and what is true of it differ: only `xClose` is left.
+    pub(super) fn give_up(&mut self, inner: &Arc<Inner>) {
+        self.broken = true;
+        self.end_given_up(inner);
         self.checkpointing = Checkpointing::No;
         self.pinned = false;
         self.reading = false;
@@ -191,8 +208,13 @@ impl WalConnection {
         self.wal_open
     }
 
-    pub(super) fn wal_bytes(&self) -> u64 {
-        self.view.wal_bytes()
+    /// # Errors
+    /// `CANTOPEN`: a VFS above asks by itself (`walIndexRecover` does not, since the view's header is always valid).
+    pub(super) fn wal_bytes(&self, inner: &Inner) -> Result<u64, Code> {
+        if self.is_below && !self.was_locked {
+            return Err(self.distrust_reads(inner));
+        }
+        Ok(self.view.wal_bytes())
     }
 
     /// Registers a snapshot and brings the view to it; true: the header changed.
@@ -251,6 +273,7 @@ impl WalConnection {
     /// The moment of the snapshot (`walTryBeginRead`).
     fn begin_read(&mut self, inner: &Inner, at_zero: bool) -> Result<(), Code> {
         self.at_zero = at_zero;
+        self.was_locked = true;
         if std::mem::take(&mut self.pinned) {
             self.reading = true;
             return Ok(());
@@ -574,8 +597,17 @@ impl WalConnection {
         Ok(())
     }
 
-    pub(super) fn wal_read(&mut self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
+    pub(super) fn wal_read(
+        &mut self,
+        inner: &Inner,
+        base: &mut dyn BaseFile,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), Code> {
         self.check_lost()?;
+        if self.is_below && !self.reading {
+            return Err(self.distrust_reads(inner));
+        }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
             if number != 0 && engine.read_frame(number, within, part)? {

@@ -158,6 +158,7 @@ api! {
         create_function_v2, sqlite3_create_function_v2, 162: (*mut Connection, *const c_char, c_int, c_int, *mut c_void, Option<SqlFunction>, Option<SqlFunction>, Option<unsafe extern "C" fn(*mut FunctionCall)>, Option<Destructor>) -> c_int;
         extended_errcode, sqlite3_extended_errcode, 166: (*mut Connection) -> c_int;
         close_v2, sqlite3_close_v2, 179: (*mut Connection) -> c_int;
+        db_filename, sqlite3_db_filename, 180: (*mut Connection, *const c_char) -> *const c_char;
         stmt_busy, sqlite3_stmt_busy, 184: (*mut Statement) -> c_int;
         stmt_readonly, sqlite3_stmt_readonly, 185: (*mut Statement) -> c_int;
         uri_parameter, sqlite3_uri_parameter, 189: (*const c_char, *const c_char) -> *const c_char;

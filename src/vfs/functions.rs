@@ -3,12 +3,13 @@
 
 use super::callback::callback_value;
 use super::main_file::MainFile;
-use crate::handle;
+use super::register;
+use crate::handle::{self, Handle};
 use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
 use crate::sqlite::{Api, Code};
 use crate::status::Status;
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// pwal's version, with the revision it was built from where that is known.
 #[must_use]
@@ -102,9 +103,9 @@ unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: 
     let Some(api) = HOSTS[HOST].get() else { return };
     let retired = callback_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
         // SAFETY: the file object lives as long as the connection, which runs a statement now.
-        let main = unsafe { MainFile::of(main_file(api, (api.context_db_handle)(call))) };
+        let main = unsafe { main_handle(api, (api.context_db_handle)(call)) };
         let main = main.ok_or_else(|| (Code::ERROR, String::from("the main database is not on pwal")))?;
-        main.handle().retire_log()
+        main.retire_log()
     });
     // SAFETY: only the SQLite of this host has got this function; it copies the text.
     unsafe {
@@ -133,6 +134,23 @@ unsafe fn main_file(api: &Api, connection: *mut Connection) -> *mut RawFile {
     file
 }
 
+/// The handle of the main database, if it is on pwal: also where another VFS lies above.
+///
+/// # Safety
+/// `connection` is open, or being opened.
+unsafe fn main_handle(api: &Api, connection: *mut Connection) -> Option<Arc<Handle>> {
+    // SAFETY: the file object lives as long as the connection.
+    unsafe {
+        match MainFile::of(main_file(api, connection)) {
+            Some(main) => Some(Arc::clone(main.handle())),
+            None => {
+                let name = (api.db_filename)(connection, c"main".as_ptr());
+                register::find_open(api, name).map(|known| known.handle)
+            }
+        }
+    }
+}
+
 /// # Safety
 /// The file object lives, or is null.
 unsafe fn is_no_file(file: *mut RawFile) -> bool {
@@ -146,10 +164,7 @@ unsafe fn is_no_file(file: *mut RawFile) -> bool {
 /// `connection` is open, or being opened.
 pub(super) unsafe fn is_on_pwal_or_no_file(connection: *mut Connection, api: &Api) -> bool {
     // SAFETY: the file object lives as long as the connection.
-    unsafe {
-        let file = main_file(api, connection);
-        is_no_file(file) || MainFile::of(file).is_some()
-    }
+    unsafe { is_no_file(main_file(api, connection)) || main_handle(api, connection).is_some() }
 }
 
 /// The state of the main database, as JSON.
@@ -160,11 +175,10 @@ unsafe fn status(api: &Api, call: *mut FunctionCall) -> String {
     // SAFETY: the file object lives as long as the connection, which runs a statement now.
     unsafe {
         let connection = (api.context_db_handle)(call);
-        let file = main_file(api, connection);
-        if let Some(main) = MainFile::of(file) {
-            return handle::status_json(main.handle());
+        if let Some(main) = main_handle(api, connection) {
+            return handle::status_json(&main);
         }
-        let reason = if is_no_file(file) {
+        let reason = if is_no_file(main_file(api, connection)) {
             "the main database is temporary or in memory"
         } else if (api.user_data)(call).is_null() {
             "opened on another VFS than pwal"

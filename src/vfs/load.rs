@@ -1,6 +1,7 @@
 //! What the entry points of the loadable library do, and the entry that SQLite calls for
 //! every connection it opens afterwards.
 
+use super::above;
 use super::callback::callback_value;
 use super::database_handle;
 use super::functions::{self, Opened};
@@ -145,6 +146,8 @@ unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, A
             // A connection without the functions is still a good one: no error of its opening.
             // SAFETY: by the contract.
             let _ = unsafe { functions::add_to(connection, &api, Opened::WithPwal) };
+            // SAFETY: SQLite calls this behind the open of the main file.
+            unsafe { above::try_main(&api, connection) };
         }
     });
     ffi::OK

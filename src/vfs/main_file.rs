@@ -1,10 +1,11 @@
-//! The file object of a main database: our head, and behind it, in the same memory, the base
-//! VFS's own file object. Each method is one call of [`Handle`].
+//! The file object of a main database: a head that names our state, which holds the base VFS's own file object. Each method is
+//! one call of [`Handle`].
 //!
 //! SQLite calls the methods of one file object from one thread at a time, under the mutex of
 //! the connection (or of the shared cache). `pwal_status()` looks in from another thread: so the
 //! state is shared (`&MainFile`), and what changes in it is atomic or behind a lock.
 
+use super::above;
 use super::base::{RawBase, lock_level, lock_number};
 use super::callback::{callback, callback_value};
 use super::database_handle;
@@ -24,11 +25,14 @@ pub(super) struct MainFile {
     registration: &'static Registration,
     handle: Arc<Handle>,
     base: RawBase,
+    /// The memory of the base's file object. Not behind our head: a VFS above may move that elsewhere (`apndOpen`).
+    _room: Box<[u64]>,
     /// Who has given out this connection's shared memory.
     shm: AtomicU8,
     /// The regions that SQLite may have pointers into, until `xShmUnmap`.
     regions: Mutex<Vec<Arc<Region>>>,
-    /// SQLite's name of the WAL: known to `Registration::names` as long as this lives.
+    /// SQLite's names of this file and of its WAL: known to `Registration::names` as long as this lives.
+    name: *const c_char,
     wal_name: *const c_char,
 }
 
@@ -44,17 +48,18 @@ struct Head {
     main: *mut MainFile,
 }
 
-/// Where the base's file object begins: SQLite aligns file objects to 8 bytes.
+/// Where room for a file object of the base's begins: SQLite aligns file objects to 8 bytes.
 pub(super) const HEAD_BYTES: usize = size_of::<Head>().next_multiple_of(8);
 
 impl MainFile {
     pub(super) fn new(
         registration: &'static Registration,
         handle: Arc<Handle>,
-        base: RawBase,
-        wal_name: *const c_char,
+        (base, room): (RawBase, Box<[u64]>),
+        (name, wal_name): (*const c_char, *const c_char),
     ) -> MainFile {
-        MainFile { registration, handle, base, shm: AtomicU8::new(SHM_NONE), regions: Mutex::new(Vec::new()), wal_name }
+        let (shm, regions) = (AtomicU8::new(SHM_NONE), Mutex::new(Vec::new()));
+        MainFile { registration, handle, base, _room: room, shm, regions, name, wal_name }
     }
 
     pub(super) fn handle(&self) -> &Arc<Handle> {
@@ -68,13 +73,13 @@ impl MainFile {
     /// Puts this state into SQLite's file object, which is open from here on.
     ///
     /// # Safety
-    /// `file` is the file object of this `xOpen`, with `self.base` in its second part, and the WAL's name a C string.
+    /// `file` is the file object of this `xOpen`, and the WAL's name a C string.
     pub(super) unsafe fn install(self, file: *mut RawFile) {
         let methods = methods_for(self.base);
         let head: *mut Head = file.cast();
         // SAFETY: by the contract; `szOsFile` of our VFS covers the head.
         unsafe {
-            self.registration.names.add(self.wal_name, &self.handle, self.base, file);
+            self.registration.names.add((self.name, self.wal_name), &self.handle, self.base, file);
             (*head).main = Box::into_raw(Box::new(self));
             (*head).file.methods = methods;
         }
@@ -254,12 +259,13 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
             let main = opened(file)?;
             match operation {
                 ffi::FCNTL_PRAGMA => pragma(main, argument),
+                ffi::FCNTL_COMMIT_PHASETWO if above::is_trial(file) => Ok(()),
                 ffi::FCNTL_COMMIT_PHASETWO => commit_phase_two(main, argument),
                 ffi::FCNTL_VFSNAME => vfs_name(main, argument),
                 ffi::FCNTL_PDB => {
                     let place: *const *mut Connection = argument.cast();
                     if !place.is_null() {
-                        let pager = PagerOfFile::new(main.registration.api, file, place);
+                        let pager = PagerOfFile::new(main.registration, file, main.name, place);
                         main.handle.set_pager(Box::new(pager));
                     }
                     main.base.file_control(operation, argument)
@@ -372,6 +378,9 @@ unsafe extern "C" fn x_sector_size(file: *mut RawFile) -> c_int {
 
 unsafe extern "C" fn x_device_characteristics(file: *mut RawFile) -> c_int {
     callback_value(0, || {
+        if above::is_trial(file) {
+            return above::TRIED_CHARACTERISTICS;
+        }
         crate::handle::entered();
         // SAFETY: SQLite's open file.
         unsafe { MainFile::of(file) }.map_or(0, |main| main.handle.characteristics(main.base.device_characteristics()))
@@ -388,6 +397,11 @@ unsafe extern "C" fn x_shm_map(
     callback(Code::IOERR_SHMMAP, || {
         // SAFETY: SQLite's open file, and a variable of the caller.
         let (main, pointer) = unsafe { (opened(file)?, out.as_mut().ok_or(Code::MISUSE)?) };
+        if above::is_trial(file) {
+            // As for a region that is not there yet.
+            *pointer = std::ptr::null_mut();
+            return Ok(());
+        }
         if main.shm_is_of_view() {
             *pointer = std::ptr::null_mut();
             let region = u32::try_from(region).map_err(|_| Code::IOERR_SHMMAP)?;
@@ -404,6 +418,9 @@ unsafe extern "C" fn x_shm_lock(file: *mut RawFile, first: c_int, count: c_int, 
     callback(Code::IOERR_LOCK, || {
         // SAFETY: SQLite's open file.
         let main = unsafe { opened(file) }?;
+        if above::is_trial(file) {
+            return Err(Code::BUSY);
+        }
         if !main.shm_is_of_view() {
             return main.base.shm_lock(first, count, flags);
         }

@@ -6,7 +6,7 @@ use super::main_file::{HEAD_BYTES, MainFile};
 use super::messages;
 use super::register::Registration;
 use super::wal_file;
-use crate::handle::{self, Handle, OpenFacts};
+use crate::handle::{self, Above, Handle, OpenFacts};
 use crate::sqlite::Code;
 use crate::sqlite::ffi::{self, AnyFunction, RawFile, RawVfs};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
@@ -119,10 +119,10 @@ unsafe fn open_main(
     out_flags: *mut c_int,
 ) -> Result<(), Code> {
     let mut opened_with: c_int = flags;
-    // SAFETY: behind our head there is room for the base's file object (`szOsFile`), aligned as SQLite aligns it.
+    let mut room = vec![0_u64; registration.base.file_bytes().max(size_of::<RawFile>()).div_ceil(8)].into_boxed_slice();
+    // SAFETY: room for the base's file object (`szOsFile`), aligned as SQLite aligns it, and zero: no methods.
     let base = unsafe {
-        let below: *mut RawFile = file.byte_add(HEAD_BYTES);
-        (*below).methods = std::ptr::null();
+        let below: *mut RawFile = room.as_mut_ptr().cast();
         let opened = registration.base.open(name, below, flags, &raw mut opened_with);
         // A failed open may leave methods, and wants `xClose` then.
         let base = (!(*below).methods.is_null()).then(|| RawBase::new(below));
@@ -136,7 +136,7 @@ unsafe fn open_main(
     // SAFETY: a main database's name is of SQLite's own making.
     let (facts, wal_name) = unsafe { (facts(registration, name, opened_with), (registration.api.filename_wal)(name)) };
     let handle = Arc::new(Handle::open(&registration.context, facts));
-    let main = MainFile::new(registration, handle, base, wal_name);
+    let main = MainFile::new(registration, handle, (base, room), (name, wal_name));
     // SAFETY: SQLite's file object of this call; `out_flags` takes one integer or is null.
     unsafe {
         main.install(file);
@@ -200,12 +200,13 @@ unsafe fn open_wal(
     };
     match registration.names.get(name) {
         Some(known) if known.handle.is_on_pwal() => {
-            let direct = known.handle.is_direct().unwrap_or_else(|| {
+            let reaches_us = match known.handle.above() {
+                Some(above) => above != Above::Unknown,
                 // SAFETY: the name of the WAL that SQLite has given to an open main file, so it lies in the block of names of an
                 // open pager. (One of `sqlite3_create_filename` would have to come from a VFS above on a SQLite that cannot be asked.)
-                unsafe { (registration.api.database_file_object)(name) }.addr() == known.file
-            });
-            if !direct {
+                None => unsafe { (registration.api.database_file_object)(name) }.addr() == known.file,
+            };
+            if !reaches_us {
                 // The shared memory would be asked of that one.
                 return refuse();
             }

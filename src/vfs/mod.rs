@@ -10,6 +10,7 @@
 //! they are, unless the handle says otherwise; no panic leaves a callback; a failed open leaves
 //! a null method table.
 
+mod above;
 mod base;
 #[cfg(feature = "linked")]
 mod builder;

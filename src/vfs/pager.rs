@@ -4,19 +4,24 @@
 //! (`BtShared.db`, `sqlite3BtreeOpen`). With a shared cache that may be another one than the one that opened the file,
 //! which may be gone: then nothing is asked.
 
+use super::above::Above;
 use super::main_file::MainFile;
-use crate::handle::{Pager, Running};
+use super::register::Registration;
+use crate::handle::{self, Pager, Running};
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, RawFile};
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Of a connection with more statements than these it is not looked which one runs.
 const STATEMENTS_MAX: usize = 1000;
 
 pub(super) struct PagerOfFile {
+    registration: &'static Registration,
     api: Api,
     file: *mut RawFile,
+    /// SQLite's name of the file: where another VFS lies above, its pager is known by it.
+    name: *const c_char,
     opened_by: *mut Connection,
     present: *const *mut Connection,
 }
@@ -30,10 +35,15 @@ unsafe impl Sync for PagerOfFile {}
 impl PagerOfFile {
     /// # Safety
     /// `file` is the open file object of the `SQLITE_FCNTL_PDB` whose argument `present` is; this value is used only in
-    /// calls of SQLite on that file, made by SQLite itself and not by another VFS above ours.
-    pub(super) unsafe fn new(api: Api, file: *mut RawFile, present: *const *mut Connection) -> PagerOfFile {
+    /// calls of SQLite on that file, made by SQLite itself or passed on by a VFS above on the thread that SQLite calls it on.
+    pub(super) unsafe fn new(
+        registration: &'static Registration,
+        file: *mut RawFile,
+        name: *const c_char,
+        present: *const *mut Connection,
+    ) -> PagerOfFile {
         // SAFETY: the argument of the file control.
-        PagerOfFile { api, file, opened_by: unsafe { *present }, present }
+        PagerOfFile { registration, api: registration.api, file, name, opened_by: unsafe { *present }, present }
     }
 
     fn present(&self) -> *mut Connection {
@@ -70,9 +80,42 @@ impl PagerOfFile {
         if code == ffi::OK { file } else { std::ptr::null_mut() }
     }
 
+    /// SQLite's name of the file of that schema; null where there is none.
+    fn name_of(&self, connection: *mut Connection, schema: &CStr) -> *const c_char {
+        // SAFETY: the connection is in use by this thread.
+        unsafe { (self.api.db_filename)(connection, schema.as_ptr()) }
+    }
+
     /// The schema name of this file in its connection.
     fn schema(&self, connection: *mut Connection) -> Option<&CStr> {
-        self.schemas(connection).find(|name| self.file_of(connection, name) == self.file)
+        self.schemas(connection)
+            .find(|name| self.file_of(connection, name) == self.file)
+            .or_else(|| self.schema_above(connection))
+    }
+
+    /// As that, where SQLite has the file object of another VFS.
+    fn schema_above(&self, connection: *mut Connection) -> Option<&CStr> {
+        self.schemas(connection).find(|name| self.name_of(connection, name) == self.name)
+    }
+
+    /// The VFS above, if there is one and it has passed the name on.
+    fn vfs_above(&self, connection: *mut Connection) -> Option<Above> {
+        let schema = self.schema_above(connection)?;
+        let file = self.file_of(connection, schema);
+        // SAFETY: the connection is in use by this thread, the file object its schema's.
+        (!file.is_null()).then(|| unsafe { Above::of(&self.api, connection, schema, file) })
+    }
+
+    /// Whether the database of that schema has a log of ours.
+    fn is_on_pwal(&self, connection: *mut Connection, schema: &CStr, file: *mut RawFile) -> bool {
+        // SAFETY: the connection is in use by this thread, the file object its schema's.
+        match unsafe { MainFile::of(file) } {
+            Some(main) => main.handle().is_on_pwal(),
+            None => {
+                let below = self.registration.names.of_main(self.name_of(connection, schema));
+                below.is_some_and(|known| known.handle.is_on_pwal())
+            }
+        }
     }
 }
 
@@ -81,13 +124,24 @@ impl Pager for PagerOfFile {
         self.present().addr()
     }
 
-    fn is_direct(&self) -> Option<bool> {
+    fn above(&self) -> Option<handle::Above> {
         let connection = self.open_connection()?;
         // The object that SQLite has, whatever methods somebody has put into it for a while (`sqlite3_recover_init`).
-        match self.schema(connection).is_some() {
-            // Without names, of all databases but main.
-            false if self.api.db_name.is_none() => None,
-            direct => Some(direct),
+        if self.schemas(connection).any(|name| self.file_of(connection, name) == self.file) {
+            return Some(handle::Above::Nothing);
+        }
+        match self.vfs_above(connection) {
+            Some(above) if above.passes_on() => Some(handle::Above::PassesOn),
+            Some(_) => Some(handle::Above::Unknown),
+            // Without names of schemas, of all databases but main.
+            None if self.api.db_name.is_none() => None,
+            None => Some(handle::Above::Unknown),
+        }
+    }
+
+    fn distrust_above(&self) {
+        if let Some(above) = self.open_connection().and_then(|connection| self.vfs_above(connection)) {
+            above.withdraw();
         }
     }
 
@@ -137,9 +191,10 @@ impl Pager for PagerOfFile {
             // SAFETY: the connection is in use by this thread, and has the file open, or it has no methods.
             unsafe {
                 file != self.file
+                    && self.name_of(connection, schema) != self.name
                     && txn_state(connection, schema.as_ptr()) == ffi::TXN_WRITE
                     && file.as_ref().is_some_and(|file| !file.methods.is_null())
-                    && MainFile::of(file).is_none_or(|main| !main.handle().is_on_pwal())
+                    && !self.is_on_pwal(connection, schema, file)
             }
         };
         // Temp has no part in a super-journal.

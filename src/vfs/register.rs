@@ -122,6 +122,8 @@ pub(super) struct Known {
     pub(super) base: RawBase,
     /// The address of the file object.
     pub(super) file: usize,
+    /// The address of the main file's name.
+    name: usize,
     wal_name: CString,
 }
 
@@ -132,13 +134,20 @@ pub(super) struct WalNames(Mutex<HashMap<usize, Known>>);
 
 impl WalNames {
     /// # Safety
-    /// `name` is null or a C string.
-    pub(super) unsafe fn add(&self, name: *const c_char, handle: &Arc<Handle>, base: RawBase, file: *mut RawFile) {
-        if !name.is_null() {
+    /// `wal_name` is null or a C string.
+    pub(super) unsafe fn add(
+        &self,
+        (name, wal_name): (*const c_char, *const c_char),
+        handle: &Arc<Handle>,
+        base: RawBase,
+        file: *mut RawFile,
+    ) {
+        if !wal_name.is_null() {
+            let handle = Arc::clone(handle);
             // SAFETY: by the contract.
-            let wal_name = unsafe { CStr::from_ptr(name) }.to_owned();
-            let known = Known { handle: Arc::clone(handle), base, file: file.addr(), wal_name };
-            self.0.lock().insert(name.addr(), known);
+            let text = unsafe { CStr::from_ptr(wal_name) }.to_owned();
+            let known = Known { handle, base, file: file.addr(), name: name.addr(), wal_name: text };
+            self.0.lock().insert(wal_name.addr(), known);
         }
     }
 
@@ -150,6 +159,11 @@ impl WalNames {
 
     pub(super) fn get(&self, name: *const c_char) -> Option<Known> {
         self.0.lock().get(&name.addr()).cloned()
+    }
+
+    /// By the name of the main file, SQLite's own copy.
+    pub(super) fn of_main(&self, name: *const c_char) -> Option<Known> {
+        self.0.lock().values().find(|known| known.name == name.addr()).cloned()
     }
 
     /// Whether a joined handle has a WAL of this name, wherever in memory.
@@ -170,6 +184,12 @@ static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new())
 /// The first registration, unless somebody is registering just now.
 pub(super) fn any() -> Option<&'static Registration> {
     REGISTRATIONS.try_lock()?.first().copied()
+}
+
+/// The open main file of this SQLite with this name, SQLite's own copy: also below another VFS, if that passes names on.
+pub(super) fn find_open(api: &Api, name: *const c_char) -> Option<Known> {
+    let registrations = REGISTRATIONS.lock().clone();
+    registrations.iter().filter(|known| known.is_of_host(api)).find_map(|known| known.names.of_main(name))
 }
 
 /// Whether SQLite has mutexes: `sqlite3_threadsafe` says what it was built for, `sqlite3_config` may have taken them away since.

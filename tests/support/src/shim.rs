@@ -6,11 +6,13 @@
 #![allow(unsafe_code, reason = "a VFS is a table of C functions")]
 
 use rusqlite::ffi;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::size_of;
 use std::path::Path;
 use std::ptr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// What a hook decides about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub enum Verdict {
     Say(c_int, &'static CStr),
     /// `xCheckReservedLock`, `xDeviceCharacteristics`, `xSectorSize`, `xSleep`: this is the value.
     Value(c_int),
+    /// The base answers, and this is the result code.
+    Behind(c_int),
+    /// `xOpen`: the base answers, and the shim reads the file for itself.
+    Read,
 }
 
 /// A call that is about to be made.
@@ -49,6 +55,10 @@ pub struct Shim {
     events: Mutex<Vec<String>>,
     hook: Mutex<Option<Hook>>,
     recording: bool,
+    /// `xShmMap` gives memory of the shim's own.
+    pub has_own_memory: AtomicBool,
+    /// Its regions, by label and number.
+    regions: Mutex<HashMap<(String, c_int), usize>>,
 }
 
 // SAFETY: the base VFS is usable from every thread, the rest is behind locks.
@@ -78,6 +88,8 @@ impl Shim {
             events: Mutex::default(),
             hook: Mutex::default(),
             recording,
+            has_own_memory: AtomicBool::new(false),
+            regions: Mutex::default(),
         }));
         // SAFETY: `base` is a registered VFS; the new one is a copy of it with our functions, never freed.
         unsafe {
@@ -91,6 +103,12 @@ impl Shim {
             vfs.xAccess = Some(x_access);
             vfs.xFullPathname = Some(x_full_pathname);
             vfs.xSleep = Some(x_sleep);
+            vfs.xRandomness = Some(x_randomness);
+            vfs.xCurrentTime = Some(x_current_time);
+            vfs.xCurrentTimeInt64 = Some(x_current_time_int64);
+            vfs.xGetLastError = Some(x_get_last_error);
+            // Without system calls; the base's xDlOpen and so on want its own `pAppData` and are not called.
+            vfs.iVersion = 2;
             let code = ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 0);
             assert_eq!(code, ffi::SQLITE_OK);
         }
@@ -215,9 +233,10 @@ macro_rules! pass {
         unsafe {
             match ask($file, $text, &[]) {
                 Verdict::Answer(code) => code,
-                _ => {
+                verdict => {
                     let (base, methods) = base_of($file);
-                    methods.$method.expect("the base has it")(base $(, $argument)*)
+                    let code = methods.$method.expect("the base has it")(base $(, $argument)*);
+                    if let Verdict::Behind(code) = verdict { code } else { code }
                 }
             }
         }
@@ -244,8 +263,21 @@ unsafe extern "C" fn x_open(
         let base = file.cast::<u8>().add(size_of::<File>()).cast::<ffi::sqlite3_file>();
         (*base).pMethods = ptr::null();
         let code = (*shim.base).xOpen.expect("the base has it")(shim.base, name, base, flags, out_flags);
+        if code == ffi::SQLITE_OK && verdict == Verdict::Read {
+            let (mut bytes, mut buffer) = (0, vec![0_u8; 512]);
+            let methods = &*(*base).pMethods;
+            let code = methods.xFileSize.expect("the base has it")(base, &raw mut bytes);
+            if code != ffi::SQLITE_OK {
+                methods.xClose.expect("the base has it")(base);
+                return code;
+            }
+            for offset in (0..bytes).step_by(512) {
+                methods.xRead.expect("the base has it")(base, buffer.as_mut_ptr().cast(), 512, offset);
+            }
+        }
         if code == ffi::SQLITE_OK {
-            assert!((*(*base).pMethods).iVersion >= 3, "the tests' base has all methods");
+            let is_main = flags & ffi::SQLITE_OPEN_MAIN_DB != 0;
+            assert!(!is_main || (*(*base).pMethods).iVersion >= 3, "the tests' base has all methods");
             file.cast::<File>().write(File {
                 methods: &raw const METHODS,
                 shim,
@@ -306,6 +338,26 @@ unsafe extern "C" fn x_sleep(vfs: *mut ffi::sqlite3_vfs, microseconds: c_int) ->
     }
 }
 
+/// Passed on as it comes.
+macro_rules! forwarded {
+    ($($name:ident = $method:ident($($argument:ident: $type:ty),*);)*) => {
+        $(unsafe extern "C" fn $name(vfs: *mut ffi::sqlite3_vfs $(, $argument: $type)*) -> c_int {
+            // SAFETY: see above.
+            unsafe {
+                let base = shim_of(vfs).base;
+                (*base).$method.expect("the base has it")(base $(, $argument)*)
+            }
+        })*
+    };
+}
+
+forwarded! {
+    x_randomness = xRandomness(bytes: c_int, out: *mut c_char);
+    x_current_time = xCurrentTime(out: *mut f64);
+    x_current_time_int64 = xCurrentTimeInt64(out: *mut ffi::sqlite3_int64);
+    x_get_last_error = xGetLastError(bytes: c_int, out: *mut c_char);
+}
+
 unsafe extern "C" fn x_close(file: *mut ffi::sqlite3_file) -> c_int {
     // SAFETY: see above; SQLite calls nothing more on this file, so its label may go.
     unsafe {
@@ -343,6 +395,10 @@ unsafe extern "C" fn x_write(
             Verdict::Answer(code) => code,
             Verdict::Short(some, code) => {
                 write(base, from, c_int::try_from(some).expect("a length").min(bytes), offset);
+                code
+            }
+            Verdict::Behind(code) => {
+                write(base, from, bytes, offset);
                 code
             }
             _ => write(base, from, bytes, offset),
@@ -417,9 +473,10 @@ unsafe extern "C" fn x_file_control(file: *mut ffi::sqlite3_file, op: c_int, arg
                 *argument.cast::<*mut c_char>() = ffi::sqlite3_mprintf(c"%s".as_ptr(), said.as_ptr());
                 code
             }
-            _ => {
+            verdict => {
                 let (base, methods) = base_of(file);
-                methods.xFileControl.expect("the base has it")(base, op, argument)
+                let code = methods.xFileControl.expect("the base has it")(base, op, argument);
+                if let Verdict::Behind(code) = verdict { code } else { code }
             }
         }
     }
@@ -458,6 +515,21 @@ unsafe extern "C" fn x_shm_map(
     extend: c_int,
     out: *mut *mut c_void,
 ) -> c_int {
+    // SAFETY: see above; a region of the shim's own is as large as SQLite asks for, and never freed.
+    unsafe {
+        let own = &*file.cast::<File>();
+        let key = ((*own.label).clone(), region);
+        let mut regions = (*own.shim).regions.lock().expect("regions");
+        if (*own.shim).has_own_memory.load(SeqCst) {
+            let new = || vec![0_u64; usize::try_from(bytes).expect("a length") / 8].leak().as_mut_ptr() as usize;
+            *out = match (regions.get(&key), extend) {
+                (None, 0) => ptr::null_mut(),
+                (None, _) => *regions.entry(key).or_insert_with(new) as *mut c_void,
+                (Some(&region), _) => region as *mut c_void,
+            };
+            return ffi::SQLITE_OK;
+        }
+    }
     let code = pass!(file, &format!("shm map {region} extend {extend}"), xShmMap, region, bytes, extend, out);
     if code == ffi::SQLITE_OK && region == 0 {
         // SAFETY: see above.
