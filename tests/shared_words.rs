@@ -7,7 +7,7 @@ mod snapshots;
 
 use pwal::internal::shared::{
     COMMIT_RING, CommitEntry, ControlBlock, ControlMapping, EPOCH_RING, EpochRecord, Identity, Owner, PAGES_INLINE,
-    SharedError, Tail, boot_id, now_us,
+    RecordAddress, SharedError, boot_id, now_us,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -27,7 +27,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         sequence,
         wants_durable,
         ordinal: 1,
-        file: 0,
+        segment: 0,
         offset: sequence * 2 * BLOCK,
         end: (sequence + 1) * 2 * BLOCK,
         frames: 1,
@@ -49,7 +49,7 @@ fn cut(control: &ControlBlock, hi: u64) -> EpochRecord {
         lo: control.durable() + 1,
         hi,
         ordinal: 1,
-        file: 0,
+        segment: 0,
         offset: hi * 2 * BLOCK,
         is_doubled: false,
         doubled_ordinal: 1,
@@ -92,7 +92,7 @@ fn an_entry_comes_back_as_it_was_published() {
         sequence: 1,
         wants_durable: true,
         ordinal: u64::MAX,
-        file: u32::MAX,
+        segment: u32::MAX,
         offset: u64::MAX - 1,
         end: u64::MAX - 2,
         frames: u32::MAX - 3,
@@ -116,7 +116,7 @@ fn an_entry_comes_back_as_it_was_published() {
         lo: 1,
         hi: 2,
         ordinal: u64::MAX,
-        file: u32::MAX,
+        segment: u32::MAX,
         offset: u64::from(u32::MAX) * 4096,
         is_doubled: true,
         doubled_ordinal: u64::MAX >> 1,
@@ -208,28 +208,28 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
     control.set_identity(&identity());
     let at = |ordinal, file, offset, end| CommitEntry {
         ordinal,
-        file,
+        segment: file,
         offset,
         end,
         ..commit(control.published() + 1, true)
     };
     control.publish(&at(1, 4, BLOCK, 3 * BLOCK)).unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 1, offset: 3 * BLOCK, segment: 4 }));
     // A certificate in the header of that batch.
-    control.store_epoch(&EpochRecord { file: 4, offset: BLOCK, ..cut(control, 1) }).unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 3 * BLOCK, file: 4 }));
+    control.store_epoch(&EpochRecord { segment: 4, offset: BLOCK, ..cut(control, 1) }).unwrap();
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 1, offset: 3 * BLOCK, segment: 4 }));
     // A block of its own behind it, then one in the next segment.
-    control.store_epoch(&EpochRecord { file: 4, offset: 3 * BLOCK, ..cut(control, 1) }).unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 1, offset: 4 * BLOCK, file: 4 }));
-    control.store_epoch(&EpochRecord { ordinal: 2, file: 2, offset: BLOCK, ..cut(control, 1) }).unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 2 * BLOCK, file: 2 }));
+    control.store_epoch(&EpochRecord { segment: 4, offset: 3 * BLOCK, ..cut(control, 1) }).unwrap();
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 1, offset: 4 * BLOCK, segment: 4 }));
+    control.store_epoch(&EpochRecord { ordinal: 2, segment: 2, offset: BLOCK, ..cut(control, 1) }).unwrap();
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 2, offset: 2 * BLOCK, segment: 2 }));
     control.publish(&at(2, 2, 2 * BLOCK, 5 * BLOCK)).unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 5 * BLOCK, file: 2 }));
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 2, offset: 5 * BLOCK, segment: 2 }));
     // A doubled one.
     control
-        .store_epoch(&EpochRecord { ordinal: 2, file: 2, offset: 5 * BLOCK, is_doubled: true, ..cut(control, 2) })
+        .store_epoch(&EpochRecord { ordinal: 2, segment: 2, offset: 5 * BLOCK, is_doubled: true, ..cut(control, 2) })
         .unwrap();
-    assert_eq!(control.tail(), Some(Tail { ordinal: 2, offset: 7 * BLOCK, file: 2 }));
+    assert_eq!(control.tail(), Some(RecordAddress { ordinal: 2, offset: 7 * BLOCK, segment: 2 }));
 }
 
 #[test]

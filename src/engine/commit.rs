@@ -91,7 +91,7 @@ pub(crate) struct Written {
 
 impl Written {
     fn begun(&self) -> Begun {
-        Begun::block(self.place.segment.number, self.place.offset)
+        Begun::block(self.place.segment.id, self.place.offset)
     }
 }
 
@@ -260,7 +260,7 @@ impl Engine {
         }
         let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
         let certificate = batch.header.certificate.ok_or_else(|| self.no_commit(entry.sequence))?;
-        self.store_epoch(append, &certificate, (entry.file, entry.ordinal, entry.offset), false)
+        self.store_epoch(append, &certificate, (entry.segment, entry.ordinal, entry.offset), false)
     }
 
     /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.
@@ -347,7 +347,7 @@ impl Engine {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
-                let begun = Begun::block(place.segment.number, place.offset);
+                let begun = Begun::block(place.segment.id, place.offset);
                 self.poison(
                     append,
                     &format!("a batch that was not published could not be erased: {error}"),
@@ -399,7 +399,7 @@ impl Engine {
             sequence: header.sequence,
             database_pages: header.database_pages,
             lane: header.lane,
-            segment: segment.number,
+            segment: segment.id,
             ordinal: place.ordinal,
             offset: place.offset,
             end: place.offset + header.bytes,
@@ -408,7 +408,7 @@ impl Engine {
             sequence: header.sequence,
             wants_durable: header.wants_durable,
             ordinal: place.ordinal,
-            file: segment.number,
+            segment: segment.id,
             offset: place.offset,
             end: place.offset + header.bytes,
             frames: header.frames,
@@ -422,14 +422,14 @@ impl Engine {
             lane: header.lane,
             pages: inline_pages(&descriptors),
         };
-        let at = (segment.number, place.ordinal, place.offset);
+        let at = (segment.id, place.ordinal, place.offset);
         crate::fault_point("publish_before_store");
         let published = {
             // Nobody follows the log meanwhile: the commit is once in the table.
             let mut frames = self.frames.write();
             self.marks.publish(&entry).map(|()| {
                 frames.drop_to(self.marks.backfilled());
-                frames.add_file(FileId::Segment(segment.number), &segment.file);
+                frames.add_file(FileId::Segment(segment.id), &segment.file);
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
                 }
@@ -475,7 +475,7 @@ impl Engine {
             lo: certificate.lo,
             hi: certificate.hi,
             ordinal,
-            file,
+            segment: file,
             offset,
             is_doubled,
             doubled_ordinal: if is_doubled { ordinal } else { before.map_or(0, |record| record.doubled_ordinal) },

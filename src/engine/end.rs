@@ -7,14 +7,14 @@ use super::commit::AppendGuard;
 use super::segment_file::Segment;
 use super::segments::Place;
 use super::{Engine, EngineError};
-use crate::shared::Tail;
+use crate::shared::RecordAddress;
 
 /// Where the log ends, after so many commits and cuts: it does not change while these do not.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     published: u64,
     last_epoch: u64,
-    pub(super) tail: Tail,
+    pub(super) tail: RecordAddress,
     /// The segment file of the tail.
     pub(super) segment: Segment,
     /// The chain value behind the last commit.
@@ -37,7 +37,7 @@ impl Engine {
             published: control.published(),
             last_epoch: control.last_written_epoch(),
             tail,
-            segment: self.segment(tail.file)?,
+            segment: self.segment(tail.segment)?,
             chain,
         })
     }
@@ -45,7 +45,7 @@ impl Engine {
     /// The record at `place` counts: the log ends behind it. Under APPEND.
     pub(super) fn advance_tail(&self, append: &mut AppendGuard, place: Place, chain: u64) {
         let (control, segment) = (self.marks.control(), place.segment);
-        let tail = Tail { ordinal: place.ordinal, offset: place.offset + place.bytes, file: segment.number };
+        let tail = RecordAddress { ordinal: place.ordinal, offset: place.offset + place.bytes, segment: segment.id };
         debug_assert_eq!(tail, self.tail());
         let end =
             End { published: control.published(), last_epoch: control.last_written_epoch(), tail, segment, chain };

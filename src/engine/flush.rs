@@ -87,20 +87,20 @@ impl Engine {
             let in_batch = control
                 .commit(record.hi)
                 .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
-            reaches(record.ordinal, record.file, in_batch.map_or(record.end(block), |entry| entry.end));
+            reaches(record.ordinal, record.segment, in_batch.map_or(record.end(block), |entry| entry.end));
         }
         for sequence in self.marks.durable() + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
-            reaches(entry.ordinal, entry.file, entry.end);
+            reaches(entry.ordinal, entry.segment, entry.end);
             if !crate::drops("taker-batches-again") {
                 self.prove_and_write_again(&entry)?;
             }
         }
         for epoch in control.certified() + 1..=control.last_written_epoch() {
             let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
-            reaches(record.ordinal, record.file, record.end(block));
+            reaches(record.ordinal, record.segment, record.end(block));
             let in_batch = control.commit(record.hi).is_some_and(|entry| {
-                entry.has_certificate && (entry.file, entry.offset) == (record.file, record.offset)
+                entry.has_certificate && (entry.segment, entry.offset) == (record.segment, record.offset)
             });
             if !in_batch && !crate::drops("taker-certificate-again") {
                 self.prove_certificate_and_write_again(&record)?;
@@ -128,7 +128,7 @@ impl Engine {
 
     /// Reads the certificate of this epoch record, which lies in blocks of its own, proves it, and writes the same bytes again.
     fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
-        let (segment, block) = (self.segment(record.file)?, u64::from(self.block_bytes));
+        let (segment, block) = (self.segment(record.segment)?, u64::from(self.block_bytes));
         let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
         let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.path, e))?;
         let mut is_whole = read == bytes.len();
@@ -381,7 +381,7 @@ impl Engine {
         };
         let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
-            let at = (place.segment.number, place.ordinal, place.offset);
+            let at = (place.segment.id, place.ordinal, place.offset);
             let record = self.store_epoch(&append, &certificate, at, copy.is_some());
             self.mark_in_use(&append, &place);
             record
@@ -392,7 +392,7 @@ impl Engine {
                 return Err(error);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
-            let begun = Begun { segment: place.segment.number, offset: place.offset, blocks };
+            let begun = Begun { segment: place.segment.id, offset: place.offset, blocks };
             self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.poisoned_as(error));
         }

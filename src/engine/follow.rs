@@ -80,15 +80,15 @@ impl Engine {
             sequence,
             database_pages: entry.database_pages,
             lane: entry.lane,
-            segment: entry.file,
+            segment: entry.segment,
             ordinal: entry.ordinal,
             offset: entry.offset,
             end: entry.end,
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
-            let Some(segment) = self.segment_if_there(entry.file)? else { return Ok(false) };
-            self.note_ordinal(entry.ordinal, entry.file);
-            frames.add_file(FileId::Segment(entry.file), &segment.file);
+            let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(false) };
+            self.note_ordinal(entry.ordinal, entry.segment);
+            frames.add_file(FileId::Segment(entry.segment), &segment.file);
         }
         let images = batch_head_bytes(pages.len());
         let page_bytes = u64::from(self.page_bytes);
@@ -125,14 +125,14 @@ impl Engine {
     fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
         let Some(entry) = self.marks.control().commit(sequence) else { return Ok(true) };
         let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
-        self.note_ordinal(entry.ordinal, entry.file);
-        self.add(frames, &LogCommit::of(&batch, entry.file), &batch)
+        self.note_ordinal(entry.ordinal, entry.segment);
+        self.add(frames, &LogCommit::of(&batch, entry.segment), &batch)
     }
 
     /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
     /// length before its bytes were there.
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
-        let Some(segment) = self.segment_if_there(entry.file)? else { return Ok(None) };
+        let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(None) };
         let header = SegmentHeader {
             log_id: self.log_id,
             block_bytes: self.block_bytes,
@@ -166,7 +166,7 @@ impl Engine {
             while frames.last_sequence() < to && offset < segment.bytes {
                 if let Some(batch) = if_there(reader.head_at(offset))? {
                     let is_next = batch.header.sequence == frames.last_sequence() + 1;
-                    if is_next && !self.add(frames, &LogCommit::of(&batch, segment.number), &batch)? {
+                    if is_next && !self.add(frames, &LogCommit::of(&batch, segment.id), &batch)? {
                         return Ok(frames.last_sequence() > before);
                     }
                     offset += batch.header.bytes;
@@ -194,7 +194,7 @@ impl Engine {
 
     /// Reads the batch of this entry, proves it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
-        let segment = self.segment(entry.file)?;
+        let segment = self.segment(entry.segment)?;
         let missing = || self.no_commit(entry.sequence);
         let batch = self.batch_of(entry)?.ok_or_else(missing)?;
         // What was proven of it is all of it: the same bytes.

@@ -342,7 +342,7 @@ impl Engine {
             lo: begin.last + 1,
             hi: begin.last,
             ordinal: begin.ordinal,
-            file: begin.file,
+            segment: begin.file,
             offset: u64::from(self.block_bytes),
             is_doubled: true,
             doubled_ordinal: begin.ordinal,

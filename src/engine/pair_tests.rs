@@ -519,7 +519,7 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 /// joins now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
-    let (segment, ordinal) = (engine.segment(engine.tail().file).unwrap(), engine.tail().ordinal);
+    let (segment, ordinal) = (engine.segment(engine.tail().segment).unwrap(), engine.tail().ordinal);
     // Four blocks each; the last eight are for certificates.
     while engine.tail().offset + 12 * BLOCK <= segment.bytes {
         commit(engine, 3, engine.marks.published() + 1, false).unwrap();
@@ -610,11 +610,11 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
     let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
     file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
-    while one.tail().file == 0 {
+    while one.tail().segment == 0 {
         commit(&one, 3, one.marks.published() + 1, true).unwrap();
     }
     let last = one.marks.published();
-    assert_eq!(one.tail().file, number);
+    assert_eq!(one.tail().segment, number);
     die(one);
     pair.disk.kill();
     assert_eq!(pair.recovered(), [last; 3]);
@@ -659,7 +659,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
         std::thread::yield_now();
     }
     let made = one.create_segment(SEGMENT_BYTES).unwrap();
-    control.set_next_segment(Some(made.number));
+    control.set_next_segment(Some(made.id));
     drop(create);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
     let names = pair.directory().list().unwrap();

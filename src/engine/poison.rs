@@ -108,11 +108,11 @@ impl Engine {
         let append = self.lock_append()?;
         self.check_poison()?;
         let (tail, next) = (self.tail(), self.marks.control().published() + 1);
-        let begun = match self.marks.control().next_segment().filter(|number| *number != tail.file) {
+        let begun = match self.marks.control().next_segment().filter(|number| *number != tail.segment) {
             Some(number) => self.header_of(&self.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
             None => false,
         };
-        let behind = match self.reader_of(&self.segment(tail.file)?)? {
+        let behind = match self.reader_of(&self.segment(tail.segment)?)? {
             Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
             None => false,
         };
@@ -121,7 +121,7 @@ impl Engine {
 
     fn erase_behind_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let tail = self.tail();
-        let segment = self.segment(tail.file)?;
+        let segment = self.segment(tail.segment)?;
         if tail.offset < segment.bytes {
             segment.write(&self.zero_block(), tail.offset)?;
             self.sync_beside(append, &segment)?;
@@ -175,13 +175,13 @@ impl Engine {
         }
         for sequence in kept + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
-            records.push(Begun::block(entry.file, entry.offset));
+            records.push(Begun::block(entry.segment, entry.offset));
         }
         for epoch in control.certified() + 1..=control.last_written_epoch() {
             let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
             if record.hi > kept && !crate::drops("r5-erase-certificates") {
                 let blocks = if record.is_doubled { 2 } else { 1 };
-                records.push(Begun { segment: record.file, offset: record.offset, blocks });
+                records.push(Begun { segment: record.segment, offset: record.offset, blocks });
             }
         }
         let mut by_segment: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();

@@ -12,8 +12,8 @@ pub(crate) type Segment = Arc<SegmentFile>;
 /// As [`Segment`].
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
-    /// The number in its file name.
-    pub(crate) number: u32,
+    /// The id in its file name.
+    pub(crate) id: u32,
     pub(crate) name: String,
     pub(crate) file: Arc<dyn LogFile>,
     pub(crate) bytes: u64,
@@ -24,7 +24,7 @@ pub(crate) struct SegmentFile {
 impl SegmentFile {
     /// `published`: the last commit, read when `file` was open; `None`: this process has made the file.
     pub(super) fn new(
-        number: u32,
+        id: u32,
         name: String,
         file: Arc<dyn LogFile>,
         bytes: u64,
@@ -33,7 +33,7 @@ impl SegmentFile {
         // In this order: one more opening is noticed later.
         let openings = file.openings();
         let opened = Mutex::new((openings, published().map_or(0, |published| published + 1)));
-        SegmentFile { number, name, file, bytes, opened }
+        SegmentFile { id, name, file, bytes, opened }
     }
 
     /// What was written before it was opened here is of commits up to this one, published or about to be. The disk may have

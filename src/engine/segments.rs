@@ -13,7 +13,7 @@ use crate::log::LogError;
 use crate::log::follow::{OpenFile, SegmentReader, proven};
 use crate::log::format::{self, FileName, SegmentHeader};
 use crate::log::segments::{ZERO_PIECE_BYTES, create_segment};
-use crate::shared::{COMMIT_RING, ControlBlock, Tail};
+use crate::shared::{COMMIT_RING, ControlBlock, RecordAddress};
 use crate::sqlite::Code;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -87,7 +87,7 @@ pub(super) fn if_there<T>(record: Result<T, LogError>) -> Result<Option<T>, Engi
 }
 
 /// So much of the segment is written that the next one is to be prepared.
-fn is_low(tail: Tail, segment: &SegmentFile) -> bool {
+fn is_low(tail: RecordAddress, segment: &SegmentFile) -> bool {
     tail.offset * 4 > segment.bytes
 }
 
@@ -111,8 +111,8 @@ impl Engine {
     }
 
     /// Where the log ends. Under APPEND.
-    pub(super) fn tail(&self) -> Tail {
-        let begin = Tail { ordinal: 1, offset: u64::from(self.block_bytes), file: 0 };
+    pub(super) fn tail(&self) -> RecordAddress {
+        let begin = RecordAddress { ordinal: 1, offset: u64::from(self.block_bytes), segment: 0 };
         self.marks.control().tail().unwrap_or(begin)
     }
 
@@ -145,7 +145,7 @@ impl Engine {
 
     /// A segment file that is complete.
     pub(super) fn add_segment(&self, segment: Segment) {
-        self.segments.lock().open.insert(segment.number, segment);
+        self.segments.lock().open.insert(segment.id, segment);
     }
 
     /// The segment `ordinal` lies in the file `id`.
@@ -175,7 +175,7 @@ impl Engine {
             .into_iter()
             .find_map(|found| found.header.is_some_and(|header| header.ordinal == ordinal).then_some(found.segment));
         if let Some(segment) = &found {
-            self.note_ordinal(ordinal, segment.number);
+            self.note_ordinal(ordinal, segment.id);
         }
         Ok(found)
     }
@@ -194,7 +194,7 @@ impl Engine {
         let mut all = Vec::new();
         for name in self.dir.list().map_err(|e| EngineError::open("the log directory", e))? {
             let number = match FileName::parse(&name) {
-                Some(FileName::Segment { log_id, index }) if log_id == self.log_id => index,
+                Some(FileName::Segment { log_id, id }) if log_id == self.log_id => id,
                 _ => continue,
             };
             let known = self.segments.lock().open.get(&number).cloned();
@@ -213,7 +213,7 @@ impl Engine {
             all.push(Found { segment, header });
         }
         // The oldest files first, which are the smallest: what is used again soon is in the processor's caches still.
-        all.sort_unstable_by_key(|found| found.segment.number);
+        all.sort_unstable_by_key(|found| found.segment.id);
         Ok(all)
     }
 
@@ -246,7 +246,7 @@ impl Engine {
         };
         // Nor is this an error before it is needed.
         let next = next.filter(|next| next.file.keep_open(true).is_ok());
-        let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|segment| segment.number).collect();
+        let kept: BTreeSet<u32> = unsynced.iter().chain(&next).map(|segment| segment.id).collect();
         self.let_close_but(&kept)
     }
 
@@ -269,9 +269,9 @@ impl Engine {
         if !is_all_durable {
             needed.extend(segments.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
             // Also where this process has not followed yet.
-            needed.insert(self.tail().file);
+            needed.insert(self.tail().segment);
         }
-        segments.open.values().filter(|segment| !needed.contains(&segment.number)).try_for_each(|segment| {
+        segments.open.values().filter(|segment| !needed.contains(&segment.id)).try_for_each(|segment| {
             let ended = segment.file.keep_open(false);
             ended.map_err(|error| EngineError::open(&segment.name, error))
         })?;
@@ -294,8 +294,7 @@ impl Engine {
             Ok(bytes) => bytes == 0,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        let deleted: Vec<u32> =
-            open.values().filter(|segment| is_deleted(segment)).map(|segment| segment.number).collect();
+        let deleted: Vec<u32> = open.values().filter(|segment| is_deleted(segment)).map(|segment| segment.id).collect();
         for segment in deleted.iter().filter_map(|number| open.get(number)) {
             // Others may have the file for longer. No error: it is not opened.
             let _not_kept = segment.file.keep_open(false);
@@ -334,16 +333,16 @@ impl Engine {
     fn note_segments(&self, first: u64, last: u64) -> Result<(), EngineError> {
         for Found { segment, header } in self.all_slots()? {
             if let Some(header) = header.filter(|header| (first..=last).contains(&header.ordinal)) {
-                self.note_ordinal(header.ordinal, segment.number);
+                self.note_ordinal(header.ordinal, segment.id);
             }
         }
         Ok(())
     }
 
     /// The number of the segment that follows the current one, if it is ready. Under APPEND.
-    fn next_segment(&self, tail: Tail) -> Option<u32> {
+    fn next_segment(&self, tail: RecordAddress) -> Option<u32> {
         let next = self.marks.control().next_segment();
-        if next == Some(tail.file) && !crate::drops("next-segment-taken") {
+        if next == Some(tail.segment) && !crate::drops("next-segment-taken") {
             // It was taken by a batch or a certificate whose writer died before it said so.
             self.marks.control().set_next_segment(None);
             return None;
@@ -355,15 +354,15 @@ impl Engine {
     /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
-        let fits = |tail: Tail, segment: &Segment| tail.offset + bytes <= self.limit(segment);
+        let fits = |tail: RecordAddress, segment: &Segment| tail.offset + bytes <= self.limit(segment);
         if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.segment))) {
             return Ok(true);
         }
         let tail = self.tail();
-        if self.segment_if_there(tail.file)?.is_some_and(|segment| fits(tail, &segment)) {
+        if self.segment_if_there(tail.segment)?.is_some_and(|segment| fits(tail, &segment)) {
             return Ok(true);
         }
-        let Some(next) = self.marks.control().next_segment().filter(|next| *next != tail.file) else {
+        let Some(next) = self.marks.control().next_segment().filter(|next| *next != tail.segment) else {
             return Ok(false);
         };
         let next = self.segment_if_there(next)?;
@@ -377,7 +376,7 @@ impl Engine {
     }
 
     /// The next segment could not be made since the present one began.
-    fn has_failed_ahead(&self, tail: Tail) -> bool {
+    fn has_failed_ahead(&self, tail: RecordAddress) -> bool {
         self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) == tail.ordinal
     }
 
@@ -475,7 +474,7 @@ impl Engine {
     /// The record at `place` counts, by a store that was just made: the segment that it begins is no longer the next one.
     pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
         if place.begins.is_some() {
-            self.note_ordinal(place.ordinal, place.segment.number);
+            self.note_ordinal(place.ordinal, place.segment.id);
             self.marks.control().set_next_segment(None);
         }
     }
@@ -536,7 +535,7 @@ impl Engine {
 
     fn try_prepare_next_segment(&self) -> Result<(), EngineError> {
         let tail = self.with_end(|end| end.map(|end| end.tail));
-        if tail.is_some_and(|tail| self.marks.control().next_segment().is_some_and(|next| next != tail.file)) {
+        if tail.is_some_and(|tail| self.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
             return Ok(());
         }
         // Who has it makes a segment, most likely; if not, the next commit asks again.
@@ -546,9 +545,9 @@ impl Engine {
         };
         // Without APPEND, for which a committer would have to wake this thread: only who holds CREATE sets a next segment.
         let tail = self.tail();
-        let next = self.marks.control().next_segment().filter(|next| *next != tail.file);
+        let next = self.marks.control().next_segment().filter(|next| *next != tail.segment);
         let is_wanted = self.is_active() && next.is_none() && !self.has_failed_ahead(tail);
-        if is_wanted && self.segment_if_there(tail.file)?.is_some_and(|segment| is_low(tail, &segment)) {
+        if is_wanted && self.segment_if_there(tail.segment)?.is_some_and(|segment| is_low(tail, &segment)) {
             self.choose_next(0)?;
         }
         Ok(())
@@ -575,13 +574,13 @@ impl Engine {
                     self.marks.recycle_to(last_sequence);
                 }
                 self.add_segment(segment.clone());
-                segment.number
+                segment.id
             }
             None => {
                 self.keep_within_limits(&all, least)?;
                 let made = self.create_next(&all, least)?;
                 self.note_in_use(&all, &made);
-                made.number
+                made.id
             }
         };
         let append = self.lock_append()?;
@@ -591,7 +590,7 @@ impl Engine {
     }
 
     /// Every segment file, and where the log ended meanwhile. Under CREATE.
-    pub(super) fn survey(&self) -> Result<(Vec<Found>, Tail), EngineError> {
+    pub(super) fn survey(&self) -> Result<(Vec<Found>, RecordAddress), EngineError> {
         let tail = || self.lock_append().map(|_append| self.tail());
         // Where there is a next segment that is too small for this batch, somebody may go on in it meanwhile: then its header was
         // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
@@ -608,14 +607,14 @@ impl Engine {
     }
 
     /// The segments of which nothing is needed any more. Under CREATE.
-    pub(super) fn free_slots(&self, all: &[Found], tail: Tail) -> Vec<Free> {
+    pub(super) fn free_slots(&self, all: &[Found], tail: RecordAddress) -> Vec<Free> {
         let recyclable = self.marks.recyclable();
         let begins_with = |ordinal: u64| {
             let headers = all.iter().filter_map(|found| found.header.as_ref());
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
         };
         let needed = self.needed_slots(recyclable.before);
-        let others = all.iter().filter(|found| found.segment.number != tail.file);
+        let others = all.iter().filter(|found| found.segment.id != tail.segment);
         let free = others.filter_map(|found| {
             let (last_sequence, is_over) = match &found.header {
                 // Begun by a writer that died, or never.
@@ -630,7 +629,7 @@ impl Engine {
                 }
             };
             let is_used = found.header.as_ref().is_some_and(|header| header.ordinal <= tail.ordinal);
-            let is_needed = needed.segments.contains(&found.segment.number) && !crate::drops("recycle-needed");
+            let is_needed = needed.segments.contains(&found.segment.id) && !crate::drops("recycle-needed");
             let is_free = is_over && !is_needed;
             is_free.then(|| Free { segment: found.segment.clone(), last_sequence, is_used })
         });
@@ -646,9 +645,9 @@ impl Engine {
         let (backfilled, published) = (control.backfilled(), control.published());
         // What the ring has no more is not looked for.
         let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
-        let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.file));
+        let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.segment));
         let last_epoch = (control.certified().max(1)..=control.last_written_epoch())
-            .map(|epoch| control.epoch(epoch).map(|record| record.file));
+            .map(|epoch| control.epoch(epoch).map(|record| record.segment));
         let mut are_all = first_kept == backfilled + 1;
         for file in entries.chain(last_epoch) {
             are_all &= file.is_some();
@@ -668,9 +667,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let (last, next) = (self.tail().ordinal, self.marks.control().next_segment());
         for Found { segment, header } in all {
-            let may_be =
-                header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.number);
-            if !may_be || chosen == Some(segment.number) {
+            let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.id);
+            if !may_be || chosen == Some(segment.id) {
                 continue;
             }
             // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may

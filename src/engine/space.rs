@@ -65,7 +65,7 @@ impl Engine {
             let (all, tail) = self.survey()?;
             let next = self.marks.control().next_segment();
             let mut free = self.free_slots(&all, tail);
-            free.retain(|free| Some(free.segment.number) != next);
+            free.retain(|free| Some(free.segment.id) != next);
             let mut bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
             let in_use = bytes - free.iter().map(|free| free.segment.bytes).sum::<u64>();
             let kept = *kept_bytes.get_or_insert_with(|| self.kept_bytes(keep, in_use));

@@ -49,7 +49,7 @@ pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
 pub use process_info::ProcessInfo;
 pub use process_slots::Process;
-pub use ring::{CommitEntry, EpochRecord, PAGES_INLINE, Tail};
+pub use ring::{CommitEntry, EpochRecord, PAGES_INLINE, RecordAddress};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;
 

@@ -65,8 +65,8 @@ pub struct CommitEntry {
     pub wants_durable: bool,
     /// The ordinal of its segment.
     pub ordinal: u64,
-    /// The segment file, the number in its name.
-    pub file: u32,
+    /// Its segment, by the id in the file name.
+    pub segment: u32,
     /// Where the batch begins in the segment, in bytes.
     pub offset: u64,
     /// Where it ends, in bytes: the tail behind it.
@@ -113,8 +113,8 @@ pub struct EpochRecord {
     pub hi: u64,
     /// The ordinal of the segment that its certificate lies in.
     pub ordinal: u64,
-    /// The segment file that its certificate lies in.
-    pub file: u32,
+    /// The segment that its certificate lies in, by the id in the file name.
+    pub segment: u32,
     /// Where the certificate's block begins in the segment, in bytes, a multiple of 4096; the batch's
     /// own offset if the certificate is in the header of batch `hi`.
     pub offset: u64,
@@ -128,15 +128,15 @@ pub struct EpochRecord {
     pub chain: u64,
 }
 
-/// Where the next batch or certificate goes.
+/// Where a record of the log lies, or the next one goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tail {
+pub struct RecordAddress {
     /// The ordinal of the segment.
     pub ordinal: u64,
     /// Bytes from the start of the segment.
     pub offset: u64,
-    /// The segment file.
-    pub file: u32,
+    /// The segment, by the id in the file name.
+    pub segment: u32,
 }
 
 impl EpochRecord {
@@ -165,7 +165,7 @@ impl CommitLine {
         self.ordinal.store(e.ordinal, Relaxed);
         self.offset.store(e.offset, Relaxed);
         self.end.store(e.end, Relaxed);
-        self.file_frames.store(u64::from(e.file) << 32 | u64::from(e.frames), Relaxed);
+        self.file_frames.store(u64::from(e.segment) << 32 | u64::from(e.frames), Relaxed);
         self.pages_flags_writer.store(u64::from(e.database_pages) << 32 | flags << 16 | u64::from(e.writer), Relaxed);
         self.chain.store(e.chain, Relaxed);
         self.crc_lane.store(u64::from(e.crc) | u64::from(e.lane) << 32, Relaxed);
@@ -200,7 +200,7 @@ impl CommitLine {
             sequence,
             wants_durable: tag & 1 != 0,
             ordinal: self.ordinal.load(Relaxed),
-            file: (file_frames >> 32) as u32,
+            segment: (file_frames >> 32) as u32,
             offset: self.offset.load(Relaxed),
             end: self.end.load(Relaxed),
             frames: file_frames as u32,
@@ -244,7 +244,7 @@ impl EpochLine {
             lo: self.lo.load(Relaxed),
             hi: self.hi.load(Relaxed),
             ordinal: self.ordinal.load(Relaxed),
-            file: (file_offset >> 32) as u32,
+            segment: (file_offset >> 32) as u32,
             offset: u64::from(file_offset as u32) * OFFSET_UNIT,
             is_doubled: doubled & 1 != 0,
             doubled_ordinal: doubled >> 1,
@@ -346,11 +346,13 @@ impl ControlView {
     /// Where the next batch or certificate goes: behind the last published batch and the last epoch record.
     /// Under APPEND. `None` in a log that has neither.
     #[must_use]
-    pub fn tail(&self) -> Option<Tail> {
-        let behind_commit = self.last_commit().map(|e| Tail { ordinal: e.ordinal, offset: e.end, file: e.file });
+    pub fn tail(&self) -> Option<RecordAddress> {
+        let behind_commit =
+            self.last_commit().map(|e| RecordAddress { ordinal: e.ordinal, offset: e.end, segment: e.segment });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut = self.last_epoch().map(|c| Tail { ordinal: c.ordinal, offset: c.end(block), file: c.file });
+        let behind_cut =
+            self.last_epoch().map(|c| RecordAddress { ordinal: c.ordinal, offset: c.end(block), segment: c.segment });
         behind_commit.max(behind_cut)
     }
 }
@@ -406,7 +408,7 @@ impl ControlBlock {
             self.last_written_epoch.0.store(record.epoch, SeqCst);
             step("before cuts");
         }
-        self.epoch_line(record.epoch).store(record, u64::from(record.file) << 32 | u64::from(units));
+        self.epoch_line(record.epoch).store(record, u64::from(record.segment) << 32 | u64::from(units));
         step("before cuts");
         self.last_written_epoch.0.store(record.epoch, SeqCst);
         step("behind cuts");

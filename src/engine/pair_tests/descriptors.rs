@@ -13,7 +13,7 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let other = pair.join();
         other.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
-        let left = one.segment(one.tail().file).unwrap();
+        let left = one.segment(one.tail().segment).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
         other.follow(other.marks.published()).unwrap();

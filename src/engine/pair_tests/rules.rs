@@ -44,10 +44,10 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
         let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
         let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
         file.write_zeros(usize::try_from(24 * BLOCK).unwrap(), 0).unwrap();
-        while one.tail().file == 0 {
+        while one.tail().segment == 0 {
             commit(&one, 3, one.marks.published() + 1, true).unwrap();
         }
-        assert_eq!(one.tail().file, number);
+        assert_eq!(one.tail().segment, number);
         let last = one.marks.published();
         die(one);
         pair.lose_power();

@@ -7,10 +7,10 @@ pub const LOCK_NAME: &str = "lock";
 /// The file that holds the control block processes share.
 pub const CONTROL_NAME: &str = "control";
 
-/// The name of a segment: `<log id, 16 hex>-<index, 4 digits>.seg`.
+/// The name of a segment: `<log id, 16 hex>-<id, 4 digits>.seg`.
 #[must_use]
-pub fn segment_name(log_id: LogId, index: u32) -> String {
-    format!("{log_id:016x}-{index:04}.seg")
+pub fn segment_name(log_id: LogId, id: u32) -> String {
+    format!("{log_id:016x}-{id:04}.seg")
 }
 
 /// The name of a spill file: `<log id, 16 hex>-<number, 4 digits>.spill`.
@@ -37,7 +37,7 @@ pub enum FileName {
         /// The log.
         log_id: LogId,
         /// The number in the name.
-        index: u32,
+        id: u32,
     },
     /// [`spill_name`]
     Spill {
@@ -70,7 +70,7 @@ impl FileName {
                     let (id, rest) = name.split_once('-')?;
                     let log_id = parse_id(id)?;
                     if let Some(number) = rest.strip_suffix(".seg") {
-                        FileName::Segment { log_id, index: number.parse().ok()? }
+                        FileName::Segment { log_id, id: number.parse().ok()? }
                     } else {
                         FileName::Spill { log_id, number: rest.strip_suffix(".spill")?.parse().ok()? }
                     }
@@ -98,7 +98,7 @@ impl std::fmt::Display for FileName {
         match *self {
             FileName::Lock => f.write_str(LOCK_NAME),
             FileName::Control => f.write_str(CONTROL_NAME),
-            FileName::Segment { log_id, index } => f.write_str(&segment_name(log_id, index)),
+            FileName::Segment { log_id, id } => f.write_str(&segment_name(log_id, id)),
             FileName::Spill { log_id, number } => f.write_str(&spill_name(log_id, number)),
             FileName::Marker { log_id, last } => f.write_str(&marker_name(log_id, last)),
         }
@@ -119,8 +119,8 @@ mod tests {
         for name in [
             FileName::Lock,
             FileName::Control,
-            FileName::Segment { log_id: 1, index: 0 },
-            FileName::Segment { log_id: u64::MAX, index: 12345 },
+            FileName::Segment { log_id: 1, id: 0 },
+            FileName::Segment { log_id: u64::MAX, id: 12345 },
             FileName::Spill { log_id: 0xabcdef, number: 9999 },
             FileName::Marker { log_id: 7, last: 0 },
             FileName::Marker { log_id: 7, last: u64::MAX },

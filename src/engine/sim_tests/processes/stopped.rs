@@ -138,7 +138,7 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         scenery.plan(Operation::Sync, 1, false);
         let engine = first.engine();
         let tail = engine.tail();
-        assert!(engine.segment(tail.file).expect("open").sync().is_err());
+        assert!(engine.segment(tail.segment).expect("open").sync().is_err());
         drop(leader);
         let third = scenery.party(3, FULL);
         second.is_killed(&scenery);

@@ -166,7 +166,7 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
             return false;
         };
         let (tail, mut there) = (first.engine().tail(), [0; 64]);
-        let segment = first.engine().segment(tail.file).expect("open");
+        let segment = first.engine().segment(tail.segment).expect("open");
         segment.file.read_at(&mut there, tail.offset).expect("readable");
         third.is_killed(&scenery);
         std::mem::forget(early);
