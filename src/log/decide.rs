@@ -1,6 +1,6 @@
 //! What an opener does with what it finds: the decision table of the specification, as a table.
 //!
-//! Exactly one row fits each situation; `tests/recovery_table.rs` goes through all of them.
+//! Exactly one row fits each situation; `tests/log/recovery_table.rs` goes through all of them.
 
 use super::format::LogId;
 use super::stamp::StampState;

@@ -62,6 +62,24 @@ pub fn start_by(mut command: Command, test: &str, settings: &[(&str, String)]) -
     Role { child, lines: Lines(BufReader::new(stdout)) }
 }
 
+/// What an [`alone`] child reports at its end.
+const DONE: &str = "done";
+
+/// Runs `act` in a process of its own: for a test that measures or changes what belongs to a whole process (limits, memory,
+/// SQLite's configuration). `test` is that test's name with its module's path; it is started again.
+pub fn alone(test: &str, act: impl FnOnce()) {
+    if role(test) {
+        act();
+        report(DONE);
+        return;
+    }
+    let mut child = start(test, &[]);
+    let mut reports = Vec::new();
+    reports.extend(child.lines.by_ref());
+    let status = child.wait();
+    assert!(status.success() && reports.last().is_some_and(|last| last == DONE), "{test} alone: {status}: {reports:?}");
+}
+
 impl Role {
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid")

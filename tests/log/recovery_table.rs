@@ -1,15 +1,10 @@
 //! The decision table of recovery: every combination of its inputs fits exactly one row, and each row is made by hand
 //! (`recovery/rows.rs`).
 
-#[path = "recovery/lost.rs"]
 mod lost;
-#[path = "recovery/power.rs"]
 mod power;
-#[path = "recovery/rows.rs"]
 mod rows;
-#[path = "recovery/torn.rs"]
 mod torn;
-#[path = "recovery/unreadable.rs"]
 mod unreadable;
 
 use pwal::internal::log::decide::{Action, LogFacts, ROWS, Refusal, Situation, decide};

@@ -1,17 +1,26 @@
-//! A log of more segments than this process may open files. One test, in a process of its own: it lowers the limit.
+//! A log of more segments than the process may open files.
 #![cfg(target_os = "linux")]
 
 use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage::{Salvage, plan, salvage};
 use pwal::internal::log::scan::{is_sound, survey};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use support::child;
 use support::log::{Files, LogBuilder, Place, RealPlace, database_of, stamped};
 
 const ID: u64 = 0xfeed;
 const SEGMENTS: u32 = 120;
 
+/// In a process of its own, whose limit is lowered.
 #[test]
 fn a_log_of_more_segments_than_descriptors_is_recovered_surveyed_and_salvaged() {
+    child::alone(
+        "descriptors::a_log_of_more_segments_than_descriptors_is_recovered_surveyed_and_salvaged",
+        with_few_descriptors,
+    );
+}
+
+fn with_few_descriptors() {
     let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 6);
     for segment in 1..SEGMENTS {
         log.commits(2);

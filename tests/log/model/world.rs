@@ -337,8 +337,8 @@ impl World {
 
     fn open_once(&mut self) -> Result<(), OpenFailed> {
         loop {
-            let mut database = crate::adapters::DatabaseAdapter { inner: self.database(), dropped: self.dropped };
-            let directory = crate::adapters::DirectoryAdapter { inner: self.directory(), dropped: self.dropped };
+            let mut database = super::adapters::DatabaseAdapter { inner: self.database(), dropped: self.dropped };
+            let directory = super::adapters::DirectoryAdapter { inner: self.directory(), dropped: self.dropped };
             let opened = match open_database(&directory, &mut database, OpenFacts::default()) {
                 Ok(opened) => opened,
                 Err(_) if self.disk.is_off() => return Err(OpenFailed::Stopped),

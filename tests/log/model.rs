@@ -2,13 +2,10 @@
 //! the writer is a small reference one whose every rule can be dropped.
 //!
 //! The number of runs for each world comes from `PWAL_MODEL_RUNS`; one run is shown with
-//! `PWAL_MODEL_TRACE=<world>:<seed>[:<dropped rule>] cargo test --test log_model -- one_run --nocapture`.
+//! `PWAL_MODEL_TRACE=<world>:<seed>[:<dropped rule>] cargo test --test log model::one_run -- --nocapture`.
 
-#[path = "log_model/adapters.rs"]
 mod adapters;
-#[path = "log_model/world.rs"]
 mod world;
-#[path = "log_model/writer.rs"]
 mod writer;
 
 use std::rc::Rc;

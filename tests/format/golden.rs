@@ -1,6 +1,6 @@
 //! The format as text dumps: a change of the format shows here, and in the review of `tests/golden`.
 //!
-//! `PWAL_GOLDEN=write cargo test --test format_golden` writes them anew.
+//! `PWAL_GOLDEN=write cargo test --test format golden::` writes them anew.
 
 use pwal::internal::log::format::{Rule, segment_name};
 use pwal::internal::log::scan::{self, dump_segment};

@@ -1,8 +1,6 @@
 //! The walk along the batches of a log: what recovery finds, where it ends, and what it does with it.
 
-#[path = "recovery/beginnings.rs"]
 mod beginnings;
-#[path = "recovery/fields.rs"]
 mod fields;
 
 use pwal::internal::disk::OpenMode;

@@ -2,10 +2,9 @@
 //!
 //! Each `step().await` is a point where another task may run, the process may die, or the power may go.
 
-#[path = "checkpoint.rs"]
 mod checkpoint;
 
-use crate::world::{PAGES_MAX, World, header_of};
+use super::world::{PAGES_MAX, World, header_of};
 use pwal::internal::disk::sim::{Dice, SimDatabase, SimDirectory, SimLogFile};
 use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenMode};
 use pwal::internal::log::format::{

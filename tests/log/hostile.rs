@@ -9,6 +9,7 @@ use pwal::internal::log::salvage::{discard_log, plan};
 use pwal::internal::log::scan::{dump_segment, survey};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::SeqCst;
+use support::child;
 use support::log::media::Medium;
 use support::log::{Files, LogBuilder, Place, RealPlace, stamped};
 
@@ -37,8 +38,13 @@ fn peak_memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// In a process of its own, whose memory is measured.
 #[test]
 fn a_sparse_file_whose_lengths_lie_costs_nothing() {
+    child::alone("hostile::a_sparse_file_whose_lengths_lie_costs_nothing", measure_sparse_file);
+}
+
+fn measure_sparse_file() {
     let log = LogBuilder::new(ID, 1024);
     let files = Files::new(stamped(&[0; 3], 1024, ID, 0)).with(&log.files);
     let header = SegmentHeader {

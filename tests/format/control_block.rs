@@ -1,8 +1,6 @@
 //! The control block: the rings; what is published, durable and visible.
 
-#[path = "words/control.rs"]
 mod control_file;
-#[path = "words/snapshots.rs"]
 mod snapshots;
 
 use pwal::internal::shared::{

@@ -1,0 +1,6 @@
+//! What lies in files and in shared memory: the records of the format, and the control block.
+
+mod control_block;
+mod decode_arbitrary;
+mod golden;
+mod mutants;
