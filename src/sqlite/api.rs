@@ -4,7 +4,7 @@
 //! point got (`sqlite3_api_routines`); a program with a linked SQLite calls that one. Both fill
 //! the same [`Api`]. The slots of `sqlite3_api_routines` never move, they only grow in number:
 //! the newest one that is needed came with 3.32.0, so the version is checked before any other slot
-//! is read; younger ones may be missing in an older host. `tests/api_slots.rs` compares each slot with the linked function.
+//! is read; younger ones may be missing in an older host. `tests/sqlite/api_slots.rs` compares each slot with the linked function.
 //!
 //! No variadic function is called but `sqlite3_log`, and that always with the format `"%s"`.
 

@@ -1,6 +1,6 @@
 //! Checkpoints: what SQLite asks, and what words of the wal-index make it do nothing itself.
 
-use crate::Lab;
+use super::Lab;
 use rusqlite::{Connection, ffi};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};

@@ -1,20 +1,15 @@
 //! The table of SQLite functions: each slot of a host's `sqlite3_api_routines` is the function it is
 //! taken for, hosts that lack one are refused, and a registration outlives `sqlite3_shutdown`.
 //!
-//! The tests share one SQLite and one of them shuts it down: so they run one after the other.
+//! Those that change what all of a process share (SQLite's default VFS, its automatic extensions, SQLite itself, which one of them
+//! shuts down) run in a process of their own.
 
 use pwal::internal::sqlite::{Api, ApiError};
 use pwal::{RegisterError, Vfs};
 use rusqlite::{Connection, ffi};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard};
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+use support::child;
 
 type EntryPoint = unsafe extern "C" fn(*mut ffi::sqlite3, *mut *mut c_char, *const ffi::sqlite3_api_routines) -> c_int;
 
@@ -43,7 +38,10 @@ fn routines() -> *const c_void {
 
 #[test]
 fn every_slot_is_the_function_of_its_name() {
-    let _alone = alone();
+    child::alone("api_slots::every_slot_is_the_function_of_its_name", compare_slots);
+}
+
+fn compare_slots() {
     // SAFETY: the table that SQLite handed over.
     let host = unsafe { Api::from_host(routines()) }.unwrap();
     let linked = Api::linked().unwrap();
@@ -94,12 +92,15 @@ fn default_vfs() -> String {
 
 #[test]
 fn after_a_shutdown_a_second_registration_is_the_default_again() {
-    let _alone = alone();
+    child::alone("api_slots::after_a_shutdown_a_second_registration_is_the_default_again", register_after_a_shutdown);
+}
+
+fn register_after_a_shutdown() {
     let register = || Vfs::builder().name("pwal-shutdown").make_default(true).register();
     let before = default_vfs();
     register().unwrap();
     assert_eq!(default_vfs(), "pwal-shutdown");
-    // SAFETY: no connection is open: the other tests that open one wait.
+    // SAFETY: no connection is open in this process.
     assert_eq!(unsafe { ffi::sqlite3_shutdown() }, 0);
     assert_eq!(default_vfs(), before, "SQLite puts its own VFS first when it starts again");
     register().unwrap();
@@ -113,7 +114,10 @@ fn after_a_shutdown_a_second_registration_is_the_default_again() {
 
 #[test]
 fn a_registration_is_idempotent_and_never_takes_what_is_not_its_own() {
-    let _alone = alone();
+    child::alone("api_slots::a_registration_is_idempotent_and_never_takes_what_is_not_its_own", register_again);
+}
+
+fn register_again() {
     let register = |name: &str, base: Option<&str>| {
         let builder = Vfs::builder().name(name);
         base.into_iter().fold(builder, pwal::VfsBuilder::base).register()
@@ -150,7 +154,10 @@ fn a_registration_is_idempotent_and_never_takes_what_is_not_its_own() {
 
 #[test]
 fn as_default_it_is_never_its_own_base() {
-    let _alone = alone();
+    child::alone("api_slots::as_default_it_is_never_its_own_base", register_two_defaults);
+}
+
+fn register_two_defaults() {
     let before = default_vfs();
     let register = |name: &str| Vfs::builder().name(name).make_default(true).register();
     register("pwal-below").unwrap();

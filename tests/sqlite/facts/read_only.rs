@@ -1,7 +1,7 @@
 //! A write version that SQLite does not know, beside the read version of rollback mode: what a connection on stock SQLite would do
 //! with a file that pwal has marked so (`docs/architecture.md`, on stock readers).
 
-use crate::Lab;
+use super::Lab;
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 

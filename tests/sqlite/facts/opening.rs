@@ -1,6 +1,6 @@
 //! xOpen, names and file objects; the first read.
 
-use crate::{Lab, Trace};
+use super::{Lab, Trace};
 use rusqlite::{Connection, ffi};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};

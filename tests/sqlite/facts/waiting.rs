@@ -1,6 +1,6 @@
 //! Busy handlers, xSleep, and what SQLite asks again after a refusal.
 
-use crate::{Lab, Trace};
+use super::{Lab, Trace};
 use rusqlite::ffi;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,6 @@
 //! xLock, xUnlock, xCheckReservedLock: who calls them and when, and how stock's unix VFS answers.
 
-use crate::{Lab, Trace};
+use super::{Lab, Trace};
 use rusqlite::ffi;
 use std::ffi::{CString, c_int};
 use std::path::Path;
@@ -86,14 +86,15 @@ fn a_database(lab: &Lab) -> std::path::PathBuf {
 
 /// Whether another process may read: it is told the path and answers with a code.
 fn another_process_reads(path: &Path) -> i32 {
-    let mut reader = child::start("locking::child_reads", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    let mut reader =
+        child::start("facts::locking::child_reads", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
     reader.lines.next().expect("an answer").parse().expect("a code")
 }
 
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_reads() {
-    if child::role("locking::child_reads") {
+    if child::role("facts::locking::child_reads") {
         let stock = support::open_stock(child::setting("PWAL_TEST_DATABASE").as_ref());
         stock.busy_timeout(Duration::ZERO).unwrap();
         child::report(&support::code_of(&stock, "SELECT count(*) FROM t").to_string());

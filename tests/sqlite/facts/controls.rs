@@ -1,6 +1,6 @@
 //! File controls and pragmas, mapped pages, and header bytes that SQLite refuses or ignores.
 
-use crate::Lab;
+use super::Lab;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 use std::os::unix::fs::FileExt;

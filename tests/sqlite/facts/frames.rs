@@ -1,6 +1,6 @@
 //! xWrite and xRead on the WAL.
 
-use crate::{Lab, Trace};
+use super::{Lab, Trace};
 use rusqlite::{Connection, ffi};
 use support::shim::Verdict;
 

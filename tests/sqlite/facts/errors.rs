@@ -1,6 +1,6 @@
 //! What SQLite makes of errors in the steps of a commit.
 
-use crate::Lab;
+use super::Lab;
 use rusqlite::{Connection, ffi};
 use support::shim::Verdict;
 

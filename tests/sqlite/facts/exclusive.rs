@@ -1,6 +1,6 @@
 //! `locking_mode=EXCLUSIVE` in WAL mode: when SQLite asks for EXCLUSIVE, and what it does in the WAL then.
 
-use crate::Lab;
+use super::Lab;
 
 #[test]
 fn before_the_wal_is_open_it_asks_first_and_maps_no_shared_memory() {

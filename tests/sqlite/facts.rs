@@ -4,27 +4,16 @@
 //! The shim ([`support::shim`]) records each call as `<file>: <call> <arguments>`, and may answer
 //! instead of the base. pwal itself has no part here.
 
-#[path = "facts/checkpoint.rs"]
 mod checkpoint;
-#[path = "facts/commit.rs"]
 mod commit;
-#[path = "facts/controls.rs"]
 mod controls;
-#[path = "facts/errors.rs"]
 mod errors;
-#[path = "facts/exclusive.rs"]
 mod exclusive;
-#[path = "facts/frames.rs"]
 mod frames;
-#[path = "facts/locking.rs"]
 mod locking;
-#[path = "facts/opening.rs"]
 mod opening;
-#[path = "facts/read_only.rs"]
 mod read_only;
-#[path = "facts/view.rs"]
 mod view;
-#[path = "facts/waiting.rs"]
 mod waiting;
 
 use rusqlite::Connection;

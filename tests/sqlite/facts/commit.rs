@@ -1,6 +1,6 @@
 //! The order of a commit, alone and with attached databases, and what tells it from a rollback.
 
-use crate::{Lab, Trace};
+use super::{Lab, Trace};
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Mutex};
 use support::shim::*;

@@ -1,6 +1,6 @@
 //! xShmMap and xShmLock: what a connection makes of the wal-index it is given.
 
-use crate::Lab;
+use super::Lab;
 use rusqlite::{Connection, ffi};
 use std::sync::{Arc, Mutex};
 use support::shim::*;
