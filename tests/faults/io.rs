@@ -10,9 +10,7 @@
 //! `PWAL_TEST_FAULTS=all` plays every n; by default the larger ones are thinned out. One case again:
 //! `PWAL_TEST_FAULT='<as printed>'`.
 
-#[path = "faults/scene.rs"]
 mod scene;
-#[path = "faults/world.rs"]
 mod world;
 
 use pwal::internal::disk::fault::{Effect, Operation};

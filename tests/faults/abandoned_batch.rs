@@ -10,7 +10,7 @@ use support::{Scratch, child};
 
 #[test]
 fn child_dies_in_publish() {
-    if !child::role("child_dies_in_publish") {
+    if !child::role("abandoned_batch::child_dies_in_publish") {
         return;
     }
     let connection = support::open(&PathBuf::from(child::setting("PWAL_TEST_DATABASE")));
@@ -33,7 +33,7 @@ fn an_abandoned_batch_is_not_taken_for_the_one_in_the_next_segment() {
                 ("PWAL_TEST_SETTING", set.to_owned()),
                 ("PWAL_TEST_DIE_AT", String::from("publish_before_store")),
             ];
-            let mut process = child::start("child_dies_in_publish", &variables);
+            let mut process = child::start("abandoned_batch::child_dies_in_publish", &variables);
             assert_eq!(process.lines.next(), None);
             assert!(process.wait().code().is_none(), "killed");
             // Everybody dies here: nobody was told that it failed.

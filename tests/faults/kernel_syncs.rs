@@ -8,21 +8,13 @@
 //! of them, and `PWAL_TEST_SEED` chooses.
 #![cfg(target_os = "linux")]
 
-#[path = "kernel_syncs/barriers.rs"]
 mod barriers;
-#[path = "kernel_syncs/cuts.rs"]
 mod cuts;
-#[path = "kernel_syncs/history.rs"]
 mod history;
-#[path = "kernel_syncs/medium.rs"]
 mod medium;
-#[path = "kernel_syncs/recorder.rs"]
 mod recorder;
-#[path = "kernel_syncs/records.rs"]
 mod records;
-#[path = "kernel_syncs/script.rs"]
 mod script;
-#[path = "kernel_syncs/trace.rs"]
 mod trace;
 
 use medium::{Left, Medium, tree_of};
@@ -76,7 +68,7 @@ impl Place {
             (script::LIFE, name.to_owned()),
         ];
         settings.extend(point.map(|point| ("PWAL_TEST_DIE_AT", point.to_owned())));
-        child::start("child_lives", &settings)
+        child::start("kernel_syncs::child_lives", &settings)
     }
 
     fn end(&self, life: &str, process: &mut child::Role) {
@@ -315,7 +307,7 @@ fn the_list_is_whole() {
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_lives() {
-    if child::role("child_lives") {
+    if child::role("kernel_syncs::child_lives") {
         script::play();
     }
 }

@@ -41,7 +41,7 @@ fn open_segments() -> usize {
 
 #[test]
 fn child_commits_without_descriptors() {
-    if !child::role("child_commits_without_descriptors") {
+    if !child::role("no_descriptors::child_commits_without_descriptors") {
         return;
     }
     limit(64);
@@ -85,7 +85,7 @@ fn who_has_no_descriptor_left_goes_on_committing() {
     let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
     support::close(setup);
-    let mut process = start("child_commits_without_descriptors", &path);
+    let mut process = start("no_descriptors::child_commits_without_descriptors", &path);
     process.expect("840");
     process.expect("closed");
     assert!(process.wait().success());
@@ -99,7 +99,7 @@ const SMALL_ROWS: &str = "SELECT count(*) FROM t WHERE length(x) = 3000";
 
 #[test]
 fn child_has_no_descriptor_beside_another_process() {
-    if !child::role("child_has_no_descriptor_beside_another_process") {
+    if !child::role("no_descriptors::child_has_no_descriptor_beside_another_process") {
         return;
     }
     soft_limit(64);
@@ -141,7 +141,7 @@ fn who_has_no_descriptor_left_goes_on_beside_a_process_that_rotates() {
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
     support::close(setup);
     let other = small_segments(&path);
-    let mut process = start("child_has_no_descriptor_beside_another_process", &path);
+    let mut process = start("no_descriptors::child_has_no_descriptor_beside_another_process", &path);
     process.expect("opened");
     process.send("take all");
     process.expect("done");
@@ -180,7 +180,7 @@ fn who_can_open_nothing_ends_nothing_for_others() {
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
     support::close(setup);
     let other = small_segments(&path);
-    let mut process = start("child_has_no_descriptor_beside_another_process", &path);
+    let mut process = start("no_descriptors::child_has_no_descriptor_beside_another_process", &path);
     process.expect("opened");
     let mut small = 1;
     for round in 1..=2 {
@@ -216,7 +216,7 @@ fn who_can_open_nothing_ends_nothing_for_others() {
 
 #[test]
 fn child_commits_to_many_databases() {
-    if !child::role("child_commits_to_many_databases") {
+    if !child::role("no_descriptors::child_commits_to_many_databases") {
         return;
     }
     limit(100);
@@ -255,7 +255,7 @@ fn many_databases_go_on_committing_without_descriptors() {
         run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
         support::close(setup);
     }
-    let mut process = start("child_commits_to_many_databases", &path);
+    let mut process = start("no_descriptors::child_commits_to_many_databases", &path);
     process.expect("done");
     assert!(process.wait().success());
 }
@@ -276,7 +276,7 @@ fn small_segments(path: &Path) -> Connection {
 
 #[test]
 fn child_writes_a_log_of_many_files() {
-    if !child::role("child_writes_a_log_of_many_files") {
+    if !child::role("no_descriptors::child_writes_a_log_of_many_files") {
         return;
     }
     limit(64);
@@ -309,7 +309,7 @@ fn child_writes_a_log_of_many_files() {
 
 #[test]
 fn child_opens_a_log_of_many_files() {
-    if !child::role("child_opens_a_log_of_many_files") {
+    if !child::role("no_descriptors::child_opens_a_log_of_many_files") {
         return;
     }
     limit(64);
@@ -329,13 +329,13 @@ fn a_log_of_more_files_than_descriptors_works() {
         let setup = support::open_wal(&path);
         run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
         support::close(setup);
-        let mut writer = start("child_writes_a_log_of_many_files", &path);
+        let mut writer = start("no_descriptors::child_writes_a_log_of_many_files", &path);
         writer.expect("written");
         if support::on_pwal() {
             let files = std::fs::read_dir(scratch.file("a.db-pwal")).expect("the log").count();
             assert!(files as i64 > ROWS, "{files}");
         }
-        let mut other = start("child_opens_a_log_of_many_files", &path);
+        let mut other = start("no_descriptors::child_opens_a_log_of_many_files", &path);
         other.expect(&ROWS.to_string());
         other.expect(&(ROWS + 1).to_string());
         assert!(other.wait().success());
@@ -349,7 +349,7 @@ fn a_log_of_more_files_than_descriptors_works() {
             writer.end_input();
             assert!(writer.wait().success());
         }
-        let mut last = start("child_opens_a_log_of_many_files", &path);
+        let mut last = start("no_descriptors::child_opens_a_log_of_many_files", &path);
         last.expect(&(ROWS + 2).to_string());
         last.expect(&(ROWS + 3).to_string());
         assert!(last.wait().success());
@@ -358,7 +358,7 @@ fn a_log_of_more_files_than_descriptors_works() {
 
 #[test]
 fn child_has_closed_its_standard_streams() {
-    if !child::role("child_has_closed_its_standard_streams") {
+    if !child::role("no_descriptors::child_has_closed_its_standard_streams") {
         return;
     }
     let path = path_of_parent();
@@ -415,7 +415,7 @@ fn no_file_gets_the_number_of_a_standard_stream() {
     let setup = support::open_wal(&path);
     run(&setup, "CREATE TABLE t(id INTEGER PRIMARY KEY, x)");
     support::close(setup);
-    let mut process = start("child_has_closed_its_standard_streams", &path);
+    let mut process = start("no_descriptors::child_has_closed_its_standard_streams", &path);
     process.wait();
     let told = std::fs::read_to_string(path.with_extension("told")).expect("what the child saw");
     for line in told.lines() {

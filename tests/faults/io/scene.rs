@@ -1,6 +1,6 @@
 //! The scenes in which something fails. Each gets the books and a function that arms the failure.
 
-use crate::world::Books;
+use super::world::Books;
 use rusqlite::Connection;
 
 type Play = fn(&mut Books<'_>, &dyn Fn());

@@ -1,6 +1,6 @@
 //! A registration of pwal on a base and a disk that fail as planned, and the books that are kept of each commit.
 
-use crate::scene::Scene;
+use super::scene::Scene;
 use pwal::internal::disk::RealDisk;
 use pwal::internal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
 use rusqlite::{Connection, ffi};

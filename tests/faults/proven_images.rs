@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use support::processes::agent::Agent;
 use support::scene::{COUNT, scene};
 
-support::roles!();
-
 /// In the image of one page only.
 const MARKER: &[u8] = b"the image that rots lies around here";
 

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+use support::child;
 use support::lab::{Call, Lab, Once};
 
 /// Rows by their writer: 0 before, 1 whose COMMIT panics, 2 others beside it, 3 afterwards.
@@ -153,8 +154,13 @@ fn work(lab: &Lab, answers: &mut Answers) {
 
 /// At one call of the disk after the other (`PWAL_TEST_STEP=1`: at each; `PWAL_TEST_ONE`: the one): what was acknowledged is there, what was answered with an error is not, and the
 /// database can be opened again, in this process.
+/// In a process of its own, which says nothing of these panics.
 #[test]
 fn a_panic_in_any_call_of_the_disk() {
+    child::alone("panics::a_panic_in_any_call_of_the_disk", panic_everywhere);
+}
+
+fn panic_everywhere() {
     let _watchdog = support::Watchdog::new("panics everywhere", Duration::from_secs(300));
     std::panic::set_hook(Box::new(|_| {}));
     let only = support::env_number("PWAL_TEST_ONE", 0);

@@ -106,7 +106,7 @@ fn exhaust(free: usize) -> Vec<File> {
 
 #[test]
 fn child_runs_out_of_descriptors() {
-    if !child::role("child_runs_out_of_descriptors") {
+    if !child::role("descriptors::child_runs_out_of_descriptors") {
         return;
     }
     let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
@@ -161,8 +161,10 @@ fn any_number_of_free_descriptors() {
     let setup = support::open_wal(&path);
     support::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
     support::close(setup);
-    let mut process =
-        child::start("child_runs_out_of_descriptors", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    let mut process = child::start(
+        "descriptors::child_runs_out_of_descriptors",
+        &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())],
+    );
     let told = process.lines.next();
     assert!(process.wait().success());
     println!("{told:?}");

@@ -1,0 +1,17 @@
+//! Failures of the disk, of the database file, of the process: what is answered, and what the next open finds.
+
+mod abandoned_batch;
+mod descriptors;
+mod disk;
+mod every_fault;
+mod first_commit;
+mod io;
+mod kernel_syncs;
+mod no_descriptors;
+mod panics;
+mod proven_images;
+mod strange_directories;
+mod unacknowledged;
+mod unreadable_header;
+
+support::roles!();
