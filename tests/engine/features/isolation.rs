@@ -1,6 +1,6 @@
 //! What one connection sees of the others.
 
-use crate::fill;
+use super::fill;
 use rusqlite::{Connection, ffi};
 use std::time::Duration;
 use support::Scratch;

@@ -1,6 +1,6 @@
 //! A clean close leaves one plain file, whatever is in it.
 
-use crate::fill;
+use super::fill;
 use support::{Scratch, dump};
 
 #[test]

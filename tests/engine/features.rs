@@ -1,22 +1,13 @@
 //! What applications do with SQLite in WAL mode, a test each: on the VFS under test as on stock.
 
-#[path = "features/backup.rs"]
 mod backup;
-#[path = "features/busy.rs"]
 mod busy;
-#[path = "features/checkpoints.rs"]
 mod checkpoints;
-#[path = "features/closing.rs"]
 mod closing;
-#[path = "features/extras.rs"]
 mod extras;
-#[path = "features/isolation.rs"]
 mod isolation;
-#[path = "features/polling.rs"]
 mod polling;
-#[path = "features/read_only.rs"]
 mod read_only;
-#[path = "features/reasons.rs"]
 mod reasons;
 
 use rusqlite::Connection;

@@ -1,6 +1,6 @@
 //! The backup API both ways, VACUUM, VACUUM INTO.
 
-use crate::fill;
+use super::fill;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use std::cell::Cell;

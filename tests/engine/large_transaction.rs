@@ -1,7 +1,7 @@
 //! A transaction far larger than a lane: it commits and rolls back, in bounded memory.
 //!
 //! `PWAL_TEST_TRANSACTION_MB` (default 96, at most 64 MiB resident) is its size; the long form,
-//! `PWAL_TEST_TRANSACTION_MB=1024 cargo test --release --test large_transaction`, must stay under 200 MiB.
+//! `PWAL_TEST_TRANSACTION_MB=1024 cargo test --release --test engine large_transaction::`, must stay under 200 MiB.
 
 use rusqlite::Connection;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn peak_kilobytes() -> u64 {
 /// A role of its own process, whose memory is measured; nothing in a normal run.
 #[test]
 fn child_writes_much() {
-    if !child::role("child_writes_much") {
+    if !child::role("large_transaction::child_writes_much") {
         return;
     }
     let path = child::setting("PWAL_TEST_DATABASE");
@@ -83,7 +83,10 @@ fn database() -> (Watchdog, Scratch, PathBuf) {
 /// A process that has staged the transaction.
 fn staged() -> (Watchdog, Scratch, PathBuf, child::Role) {
     let (watchdog, scratch, path) = database();
-    let mut writer = child::start("child_writes_much", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    let mut writer = child::start(
+        "large_transaction::child_writes_much",
+        &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())],
+    );
     writer.expect("staged");
     (watchdog, scratch, path, writer)
 }

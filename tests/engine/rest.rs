@@ -6,8 +6,6 @@ use support::processes::agent::{Agent, wait_for};
 use support::scene::{COUNT, scene};
 use support::{number, run};
 
-support::roles!();
-
 /// At once, with connections open.
 const RETIRE: &str = "SELECT pwal_retire()";
 

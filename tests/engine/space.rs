@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use support::processes::agent::Agent;
 use support::scene::{COUNT, scene};
 
-support::roles!();
-
 const SMALL: &str = "PRAGMA parallel_wal_segment_bytes=262144";
 /// What the tail and the next segment may take, and one that waits for a certificate.
 const SEGMENT_BYTES: u64 = 262_144;

@@ -4,7 +4,6 @@
 //! Each scene is a list of steps, played once by processes on stock SQLite and once by processes on pwal, each on a database of
 //! its own: in WAL mode, with a table `t(x)` and one row in it. Nobody waits for a lock.
 
-#[path = "locking_mode/stage.rs"]
 mod stage;
 
 use pwal::internal::shared::OnStockWal;
@@ -14,8 +13,6 @@ use std::process::Command;
 use std::time::Duration;
 use support::processes::agent::Agent;
 use support::{Watchdog, library};
-
-support::roles!();
 
 #[test]
 fn before_the_first_read() {

@@ -1,6 +1,6 @@
 //! Blobs, full text search, temporary tables, mapped memory, shared cache, limits, other files.
 
-use crate::fill;
+use super::fill;
 use rusqlite::{Connection, OpenFlags, ffi};
 use std::io::{Read, Seek, SeekFrom, Write};
 use support::Scratch;

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use support::processes::agent::Agent;
 use support::scene::{COUNT, scene};
 
-support::roles!();
-
 /// `SQLITE_IOERR_READ`
 const REPLACED: &str = "code 266";
 

@@ -1,6 +1,6 @@
 //! Connections that may not write: `mode=ro`, `immutable=1`, `query_only`, a directory without permission.
 
-use crate::fill;
+use super::fill;
 use rusqlite::{Connection, ffi};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Checkpoints that are asked for, that come by themselves, and what they report.
 
-use crate::fill;
+use super::fill;
 use rusqlite::{Connection, ffi};
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,17 @@
+//! What applications do with a database on pwal, in one process or a few.
+
+mod attached;
+mod content;
+mod features;
+mod idle_checkpoint;
+mod journal_modes;
+mod large_transaction;
+mod live_copy;
+mod locking_mode;
+mod readers;
+mod replaced_file;
+mod rest;
+mod siblings;
+mod space;
+
+support::roles!();
