@@ -3,7 +3,7 @@
 //! In builds with debug assertions only; in all others a call is nothing. A child of a test is started with
 //! `PWAL_TEST_DIE_AT=<point>[:<n>]` (SIGKILL) or `PWAL_TEST_STOP_AT=<point>[:<n>]` (SIGSTOP, so that its parent can look at
 //! what others do meanwhile, and then let it go on or kill it): it happens when a thread passes the point for the
-//! n-th time (default 1) in this process. `tests/processes_faults.rs` plays each.
+//! n-th time (default 1) in this process. `tests/processes/deaths.rs` plays each.
 
 /// The points, in the order of the crash cases that they play. A call with another name is a mistake, and panics.
 ///

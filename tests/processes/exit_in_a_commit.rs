@@ -15,7 +15,7 @@ extern "C" fn behind_pwal() {
 
 #[test]
 fn child_exits_in_a_commit() {
-    if !child::role("child_exits_in_a_commit") {
+    if !child::role("exit_in_a_commit::child_exits_in_a_commit") {
         return;
     }
     // SAFETY: a function that stays.
@@ -36,7 +36,7 @@ fn the_lock_is_held_to_the_end_where_somebody_writes() {
     let scratch = Scratch::new();
     let path = scratch.file("a.db");
     let database = [("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())];
-    let mut process = child::start("child_exits_in_a_commit", &database);
+    let mut process = child::start("exit_in_a_commit::child_exits_in_a_commit", &database);
     process.expect("Some(true)");
     assert!(process.wait().success());
     assert_eq!(support::text(&support::open(&path), "SELECT count(*) FROM t"), "0");

@@ -49,7 +49,7 @@ fn work(lab: &Lab, path: &Path, writer: i64) {
 
 #[test]
 fn child_exits_inside_a_call() {
-    if !child::role("child_exits_inside_a_call") {
+    if !child::role("exits::child_exits_inside_a_call") {
         return;
     }
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
@@ -85,7 +85,7 @@ fn an_exit_at_any_call_of_the_disk_ends_the_process_and_loses_nothing() {
             let setup = support::open_wal(&path);
             support::run(&setup, "CREATE TABLE t(n INTEGER PRIMARY KEY, x)");
             support::close(setup);
-            let mut process = child::start("child_exits_inside_a_call", &settings(&path, at, threads));
+            let mut process = child::start("exits::child_exits_inside_a_call", &settings(&path, at, threads));
             // Its output ends when it has ended.
             let (ended, end) = mpsc::channel();
             let pid = process.pid();

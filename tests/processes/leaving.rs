@@ -8,8 +8,6 @@ use support::lab::{Call, Lab};
 use support::processes::agent::Agent;
 use support::scene::COUNT;
 
-support::roles!();
-
 /// A call of a slow disk: long enough that a close comes in the middle of what makes several.
 const SLOW: Duration = Duration::from_millis(30);
 

@@ -10,8 +10,6 @@ use support::Scratch;
 use support::processes::agent::Agent;
 use support::scene::{COUNT, create, scene, watchdog};
 
-support::roles!();
-
 fn log_directory(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}-pwal", path.display()))
 }

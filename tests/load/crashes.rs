@@ -5,11 +5,8 @@
 //! mode and `synchronous`. Default 20 kills; the long form is `PWAL_TEST_KILLS=200 cargo test --test
 //! crash_recovery`. `PWAL_TEST_SEED` chooses the moments.
 
-#[path = "crashes/leftovers.rs"]
 mod leftovers;
-#[path = "crashes/placeholder.rs"]
 mod placeholder;
-#[path = "crashes/workload.rs"]
 mod workload;
 
 use rand::rngs::StdRng;
@@ -84,7 +81,7 @@ fn kill_at_random(workload: &Workload<'_>, rng: &mut StdRng) -> Reported {
 
 /// Kills a process somewhere between its start and the end of its clean close.
 fn kill_while_opening(path: &Path, rng: &mut StdRng) {
-    let mut opener = child::start("child_opens", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
+    let mut opener = child::start("crashes::child_opens", &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())]);
     opener.expect("opening");
     std::thread::sleep(Duration::from_micros(rng.random_range(0..8000)));
     opener.kill();
@@ -112,7 +109,7 @@ fn check(path: &Path, reported: &Reported, clean: bool) {
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_writes() {
-    if child::role("child_writes") {
+    if child::role("crashes::child_writes") {
         workload::run();
     }
 }
@@ -120,7 +117,7 @@ fn child_writes() {
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_opens() {
-    if child::role("child_opens") {
+    if child::role("crashes::child_opens") {
         let path = child::setting("PWAL_TEST_DATABASE");
         child::report("opening");
         let connection = support::open(path.as_ref());

@@ -34,7 +34,7 @@ extern "C" fn last() {
 
 #[test]
 fn child_commits_in_its_last_exit_handler() {
-    if !child::role("child_commits_in_its_last_exit_handler") {
+    if !child::role("late_exits::child_commits_in_its_last_exit_handler") {
         return;
     }
     // Registered first, so it runs last: before the library is loaded.
@@ -49,7 +49,7 @@ fn child_commits_in_its_last_exit_handler() {
 #[test]
 fn the_last_exit_handler_can_commit_and_leaves_one_plain_file() {
     let (scratch, path) = scene();
-    let mut process = start("child_commits_in_its_last_exit_handler", &path);
+    let mut process = start("late_exits::child_commits_in_its_last_exit_handler", &path);
     process.expect("0");
     assert!(process.wait().success());
     assert!(!scratch.file("a.db-pwal").exists(), "closed, the last connection too");
@@ -59,7 +59,7 @@ fn the_last_exit_handler_can_commit_and_leaves_one_plain_file() {
 
 #[test]
 fn child_leaves_its_transaction_open() {
-    if !child::role("child_leaves_its_transaction_open") {
+    if !child::role("late_exits::child_leaves_its_transaction_open") {
         return;
     }
     let connection = support::open(&path_of_parent());
@@ -74,7 +74,7 @@ fn child_leaves_its_transaction_open() {
 fn an_exit_does_not_wait_for_its_own_transaction() {
     let (_scratch, path) = scene();
     let took = (0..4).map(|_| {
-        let mut process = start("child_leaves_its_transaction_open", &path);
+        let mut process = start("late_exits::child_leaves_its_transaction_open", &path);
         process.expect("exits");
         let began = Instant::now();
         assert!(process.wait().success());

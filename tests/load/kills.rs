@@ -6,7 +6,7 @@
 //! beside the file must be valid, and they race for its recovery.
 //!
 //! `PWAL_TEST_KILLS` (default 480, split among the runs), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_THREADS`
-//! (default 2), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_KILLS=8000 cargo test --test processes_kills`.
+//! (default 2), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_KILLS=8000 cargo test --test load kills::`.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -18,8 +18,6 @@ use support::processes::board::Board;
 use support::processes::worker::Work;
 use support::processes::{ledger, log, watch_progress};
 use support::{Scratch, env_number};
-
-support::roles!();
 
 const RUNS: u64 = 4;
 
@@ -43,9 +41,6 @@ fn conservative_normal() {
     kills("conservative", "NORMAL");
 }
 
-/// One run at a time: each shall have the machine.
-static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 struct Crowd<'a> {
     board: Board,
     path: PathBuf,
@@ -58,7 +53,7 @@ struct Crowd<'a> {
 }
 
 fn kills(mode: &str, synchronous: &str) {
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = super::one_at_a_time();
     let kills = env_number("PWAL_TEST_KILLS", 480) / RUNS;
     let places = env_number("PWAL_TEST_PROCESSES", 4) as usize;
     let threads = env_number("PWAL_TEST_THREADS", 2) as usize;

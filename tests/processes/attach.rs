@@ -12,8 +12,6 @@ use support::processes::agent::{self, Agent, wait_for};
 use support::scene::{COUNT, scene, watchdog};
 use support::{child, library};
 
-support::roles!();
-
 fn directory(path: &Path) -> PathBuf {
     path.with_file_name("app.db-pwal")
 }

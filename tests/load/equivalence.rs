@@ -8,12 +8,10 @@
 //!
 //! `PWAL_TEST_ROUNDS` (default 300) and `PWAL_TEST_SEED` (default 1) choose the rounds. A failure
 //! prints the seed of its round and the smallest script that still fails:
-//! `PWAL_TEST_SEED=<seed> PWAL_TEST_ROUNDS=1 cargo test --test sqlite_equivalence`.
+//! `PWAL_TEST_SEED=<seed> PWAL_TEST_ROUNDS=1 cargo test --test load equivalence::`.
 //! `PWAL_TEST_TRACE=1` prints each step before it is taken, for one that never answers.
 
-#[path = "equivalence/script.rs"]
 mod script;
-#[path = "equivalence/side.rs"]
 mod side;
 
 use script::{Script, Step};

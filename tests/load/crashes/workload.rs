@@ -65,7 +65,7 @@ pub fn clear(connection: &Connection) {
 impl Workload<'_> {
     pub fn start(&self) -> child::Role {
         child::start(
-            "child_writes",
+            "crashes::child_writes",
             &[
                 ("PWAL_TEST_DATABASE", self.path.to_str().expect("a name in UTF-8").to_owned()),
                 ("PWAL_TEST_MODE", self.mode.to_owned()),

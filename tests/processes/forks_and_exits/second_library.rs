@@ -83,7 +83,7 @@ impl Second {
 /// A role of its own process: the second library shall not become part of the other tests.
 #[test]
 fn child_has_two_libraries() {
-    if !child::role("second_library::child_has_two_libraries") {
+    if !child::role("forks_and_exits::second_library::child_has_two_libraries") {
         return;
     }
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
@@ -121,7 +121,7 @@ fn a_second_sqlite_library_in_the_process_shares_the_database() {
     library::library();
     let (_scene, path) = scene("two libraries");
     let mut process = child::start(
-        "second_library::child_has_two_libraries",
+        "forks_and_exits::second_library::child_has_two_libraries",
         &[("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())],
     );
     let said = process.lines.next().expect("a word");

@@ -3,7 +3,6 @@
 //!
 //! Each scene plays in child processes of their own.
 
-#[path = "forks/second_library.rs"]
 mod second_library;
 
 use rusqlite::{Connection, ffi};
@@ -19,7 +18,7 @@ fn count(connection: &Connection) -> i64 {
 /// Starts a scene of [`child_plays`].
 fn play(scene: &str, path: &Path) -> child::Role {
     child::start(
-        "child_plays",
+        "forks_and_exits::child_plays",
         &[("PWAL_TEST_SCENE", scene.to_owned()), ("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())],
     )
 }
@@ -27,7 +26,7 @@ fn play(scene: &str, path: &Path) -> child::Role {
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_plays() {
-    if !child::role("child_plays") {
+    if !child::role("forks_and_exits::child_plays") {
         return;
     }
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));

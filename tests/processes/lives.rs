@@ -3,15 +3,10 @@
 //! Each scene is played by agents (`processes/agent.rs`): processes that do what the test tells them. A few need what a
 //! machine may not give (root, user namespaces): they say so, and are not played there.
 
-#[path = "lives/forks.rs"]
 mod forks;
-#[path = "lives/limits.rs"]
 mod limits;
-#[path = "lives/stock.rs"]
 mod stock;
-#[path = "lives/stopped.rs"]
 mod stopped;
-#[path = "lives/strangers.rs"]
 mod strangers;
 
 use std::path::Path;
@@ -20,8 +15,6 @@ use std::time::{Duration, Instant};
 use support::library;
 use support::processes::agent::Agent;
 use support::scene::{COUNT, scene};
-
-support::roles!();
 
 /// What the tool says of a database.
 fn status(path: &Path) -> String {

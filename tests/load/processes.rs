@@ -17,8 +17,6 @@ use support::processes::worker::Work;
 use support::processes::{ledger, watch_progress};
 use support::{Scratch, env_number};
 
-support::roles!();
-
 /// What a run is about.
 struct Run<'a> {
     mode: &'a str,
@@ -60,11 +58,8 @@ fn short_lives() {
     stress(&Run { mode: "auto", synchronous: &["FULL"], life: 4 });
 }
 
-/// One run at a time: each shall have the machine.
-static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 fn stress(run: &Run<'_>) {
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = super::one_at_a_time();
     let places = env_number("PWAL_TEST_PROCESSES", 4) as usize;
     let threads = env_number("PWAL_TEST_THREADS", 2) as usize;
     let seed = env_number("PWAL_TEST_SEED", 1);

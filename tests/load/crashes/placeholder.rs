@@ -142,7 +142,7 @@ fn one_that_was_left_beside_a_hot_journal_does_not_keep_it_from_being_played_bac
     let before = support::dump::dump(&prepare);
     support::close(prepare);
     let setting = [("PWAL_TEST_DATABASE", path.to_str().unwrap().to_owned())];
-    let mut writer = child::start("leftovers::child_leaves_a_hot_journal", &setting);
+    let mut writer = child::start("crashes::leftovers::child_leaves_a_hot_journal", &setting);
     writer.expect("in the middle");
     writer.kill();
     std::fs::create_dir(wal(&path)).unwrap();

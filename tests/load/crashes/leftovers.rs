@@ -7,7 +7,7 @@ use support::{Scratch, child};
 /// A role of its own process: stock SQLite writes in WAL mode and waits to be killed.
 #[test]
 fn child_writes_a_stock_wal() {
-    if child::role("leftovers::child_writes_a_stock_wal") {
+    if child::role("crashes::leftovers::child_writes_a_stock_wal") {
         let stock = support::open_stock(child::setting("PWAL_TEST_DATABASE").as_ref());
         support::run(&stock, "PRAGMA wal_autocheckpoint=0");
         for n in 1..=20 {
@@ -27,7 +27,7 @@ fn child_writes_a_stock_wal() {
 /// that has spilled to the database file.
 #[test]
 fn child_leaves_a_hot_journal() {
-    if child::role("leftovers::child_leaves_a_hot_journal") {
+    if child::role("crashes::leftovers::child_leaves_a_hot_journal") {
         let stock = support::open_stock(child::setting("PWAL_TEST_DATABASE").as_ref());
         support::run(&stock, "PRAGMA cache_size=2; BEGIN; DELETE FROM part; INSERT INTO whole VALUES(3,1,5)");
         support::run(&stock, "UPDATE churn SET body=randomblob(9000)");
@@ -48,7 +48,7 @@ fn the_wal_of_a_killed_stock_writer_is_settled_and_nothing_is_lost() {
     support::run(&create, "PRAGMA journal_mode=WAL");
     support::close(create);
     workload::create(&path);
-    let mut writer = start("leftovers::child_writes_a_stock_wal", &path);
+    let mut writer = start("crashes::leftovers::child_writes_a_stock_wal", &path);
     let mut reported = workload::Reported::default();
     for _ in 0..20 {
         reported.add(&writer.lines.next().expect("a commit"));
@@ -81,7 +81,7 @@ fn a_hot_journal_is_played_back_in_rollback_mode_and_before_the_switch_to_wal() 
         );
         let before = support::dump::dump(&prepare);
         support::close(prepare);
-        let mut writer = start("leftovers::child_leaves_a_hot_journal", &path);
+        let mut writer = start("crashes::leftovers::child_leaves_a_hot_journal", &path);
         writer.expect("in the middle");
         writer.kill();
         assert!(scratch.file("app.db-journal").metadata().unwrap().len() > 9000);

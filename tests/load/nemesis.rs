@@ -6,7 +6,7 @@
 //! excuses, no statement waits longer than its bound, and at the end there is one plain file.
 //!
 //! `PWAL_TEST_SECONDS` (default 10 for each world), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_SEED` (default: the time;
-//! printed). The long form: `PWAL_TEST_SECONDS=600 cargo test --test nemesis -- --nocapture`.
+//! printed). The long form: `PWAL_TEST_SECONDS=600 cargo test --test load nemesis:: -- --nocapture`.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -22,8 +22,6 @@ use support::processes::board::Board;
 use support::processes::worker::{BUSY_TIMEOUT, Trouble, Work};
 use support::processes::{ledger, log, watch_progress};
 use support::{Scratch, env_number};
-
-support::roles!();
 
 /// A process that is stopped for no longer keeps nobody waiting for longer than the busy timeout.
 const SHORT_STOP: Duration = Duration::from_millis(2_500);
@@ -53,11 +51,12 @@ enum Place {
 
 #[test]
 fn kills_stops_forks_and_no_descriptors() {
+    let _one = super::one_at_a_time();
     let scratch = Scratch::new();
     println!("{}", Nemesis::new(scratch.file("app.db"), scratch.file("board"), Place::Disk).run());
 }
 
-const SMALL: &str = "on_a_disk_that_gets_full";
+const SMALL: &str = "nemesis::on_a_disk_that_gets_full";
 
 /// The same on a file system in memory of 48 MiB, in a mount namespace of a process of its own.
 #[test]
@@ -69,6 +68,7 @@ fn on_a_disk_that_gets_full() {
         child::report("done");
         return;
     }
+    let _one = super::one_at_a_time();
     let scratch = Scratch::new();
     let place = scratch.file("small");
     std::fs::create_dir(&place).expect("a mount point");

@@ -3,7 +3,7 @@
 //!
 //! A lost row may leave `integrity_check` at "ok", so each writer numbers its transactions and
 //! remembers which were acknowledged. `PWAL_TEST_SECONDS` (default 6) is the time of all tests here together;
-//! the long form is `PWAL_TEST_SECONDS=180 cargo test --test stress -- --nocapture`: a minute each.
+//! the long form is `PWAL_TEST_SECONDS=180 cargo test --test load threads:: -- --nocapture`: a minute each.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -52,11 +52,8 @@ fn every_synchronous_at_once_with_checkpoints() {
     stress(&Run { synchronous: &["FULL", "NORMAL", "EXTRA", "OFF"], checkpoints: &["PASSIVE", "TRUNCATE"] });
 }
 
-/// One run at a time: each shall have the machine.
-static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 fn stress(run: &Run) {
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = super::one_at_a_time();
     let seconds = Duration::from_secs(env_number("PWAL_TEST_SECONDS", 2 * TESTS)) / TESTS as u32;
     let _watchdog = Watchdog::new("a stress run", seconds + Duration::from_secs(90));
     let seed = env_number("PWAL_TEST_SEED", 1);

@@ -22,8 +22,6 @@ use support::processes::worker::Work;
 use support::processes::{Progress, ledger, log, watch_progress};
 use support::{Scratch, env_number};
 
-support::roles!();
-
 /// Processes that are there before the victim, and stay.
 const SURVIVORS: usize = 2;
 /// The victim's place, and that of one who comes while it is stopped.

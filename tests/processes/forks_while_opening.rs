@@ -1,6 +1,6 @@
 //! Forks while other threads open and close databases: the child holds no lock of its parent, and can open what it wants.
 //!
-//! `PWAL_TEST_FORKS=10000 cargo test --test forks_while_opening` is the long form.
+//! `PWAL_TEST_FORKS=10000 cargo test --test processes forks_while_opening::` is the long form.
 
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::LockFile;
@@ -52,7 +52,7 @@ fn plays(role: &str) -> String {
 
 #[test]
 fn child_forks_while_databases_are_opened() {
-    if !child::role("child_forks_while_databases_are_opened") {
+    if !child::role("forks_while_opening::child_forks_while_databases_are_opened") {
         return;
     }
     let directory = PathBuf::from(child::setting("PWAL_TEST_DIRECTORY"));
@@ -93,13 +93,13 @@ fn a_forked_child_inherits_no_lock_whatever_other_threads_open() {
         return;
     }
     let _watchdog = watchdog("forks while databases are opened");
-    assert_eq!(plays("child_forks_while_databases_are_opened"), format!("[{}, 0, 0]", forks()));
+    assert_eq!(plays("forks_while_opening::child_forks_while_databases_are_opened"), format!("[{}, 0, 0]", forks()));
 }
 
 /// Only the library's own locks: those of SQLite, of which a forked child may find one taken, are not in it.
 #[test]
 fn child_forks_while_lock_files_are_opened() {
-    if !child::role("child_forks_while_lock_files_are_opened") {
+    if !child::role("forks_while_opening::child_forks_while_lock_files_are_opened") {
         return;
     }
     support::vfs();
@@ -134,5 +134,5 @@ fn child_forks_while_lock_files_are_opened() {
 #[test]
 fn a_forked_child_waits_for_no_thread_of_its_parent() {
     let _watchdog = watchdog("forks while lock files are opened");
-    assert_eq!(plays("child_forks_while_lock_files_are_opened"), "0");
+    assert_eq!(plays("forks_while_opening::child_forks_while_lock_files_are_opened"), "0");
 }

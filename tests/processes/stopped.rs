@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 use support::processes::agent::Agent;
 use support::scene::{COUNT, scene};
 
-support::roles!();
-
 /// A flush is taken from its leader after about a second; the machine may be busy.
 const FINISHED: Duration = Duration::from_secs(8);
 /// A wait before publication ends after about five.
