@@ -3,9 +3,7 @@
 //!
 //! A host that is not installed is skipped, and the test says so.
 
-#[path = "hosts/python.rs"]
 mod python;
-#[path = "hosts/shell.rs"]
 mod shell;
 
 use std::path::{Path, PathBuf};

@@ -11,32 +11,7 @@ mod shell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
-
-/// The library, built by the cargo that runs this test.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            .args(["build", "-p", "pwal-sqlite-ext", "--message-format=json-render-diagnostics"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            // Procedural macros are shared libraries, too.
-            .filter(|message| message["target"]["kind"] == serde_json::json!(["cdylib"]))
-            .filter_map(|message| Some(message.get("filenames")?.as_array()?.clone()))
-            .flatten()
-            .filter_map(|name| Some(PathBuf::from(name.as_str()?)))
-            .find(|name| name.extension().is_some_and(|extension| extension == "so" || extension == "dylib"))
-            .expect("cargo names the library it has built")
-    })
-}
+use support::library::library;
 
 /// An empty directory with the library in it, under the name that people type.
 struct Place(tempfile::TempDir);
@@ -44,8 +19,9 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Place {
         let directory = tempfile::tempdir().unwrap();
-        let name = library().file_name().unwrap();
-        std::os::unix::fs::symlink(library(), directory.path().join(name)).unwrap();
+        let library = library();
+        let name = library.file_name().unwrap();
+        std::os::unix::fs::symlink(&library, directory.path().join(name)).unwrap();
         Place(directory)
     }
 

@@ -1,5 +1,5 @@
 //! pwal in SQLites that are built or configured otherwise than the linked one, and under programs in C: each test is a host of its
-//! own, `tests/own_sqlite/*.c`, which checks for itself.
+//! own, `tests/hosts/own_sqlite/*.c`, which checks for itself.
 //!
 //! SQLite is built once, from the source of the linked one, and kept beside the test.
 
@@ -53,7 +53,7 @@ fn sqlite() -> &'static (PathBuf, PathBuf) {
 fn play(program: &str) {
     let (source, object) = sqlite();
     let scratch = support::Scratch::new();
-    let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/own_sqlite").join(format!("{program}.c"));
+    let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hosts/own_sqlite").join(format!("{program}.c"));
     let (host, include) = (scratch.file("host"), format!("-I{}", source.display()));
     let arguments: Vec<&str> =
         ["-g", "-Wall", "-Wno-unused-function", "-rdynamic", &include].into_iter().chain(OPTIONS).collect();

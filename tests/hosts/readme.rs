@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::{Scratch, assert_plain_header, library, number, open_stock};
 
-const README: &str = include_str!("../README.md");
-const HOSTS: &str = include_str!("../docs/hosts.md");
+const README: &str = include_str!("../../README.md");
+const HOSTS: &str = include_str!("../../docs/hosts.md");
 
 /// The fenced blocks of a page: the words after the fence, and the text.
 fn blocks(page: &'static str) -> Vec<(&'static str, &'static str)> {
@@ -77,7 +77,7 @@ fn the_examples_run() {
             "sh run" => printed.push(run(place, Path::new("bash"), &["-euc", text])),
             "python run" => printed.push(run(place, &program("PWAL_TEST_PYTHON3", "/usr/bin/python3"), &["-c", text])),
             "rust" if text.contains("rusqlite") => {
-                let (_, program) = include_str!("../examples/notes.rs").split_once("\n\n").expect("a comment first");
+                let (_, program) = include_str!("../../examples/notes.rs").split_once("\n\n").expect("a comment first");
                 assert_eq!(text.trim_end(), program.trim_end());
                 printed.push(run(place, &library::example(), &[]));
             }
@@ -97,7 +97,7 @@ fn the_examples_run() {
 #[test]
 fn what_the_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let contributing = include_str!("../CONTRIBUTING.md");
+    let contributing = include_str!("../../CONTRIBUTING.md");
     let names = [README, contributing].into_iter().flat_map(|page| page.split(['`', '(', ')'])).filter(|name| {
         ["src/", "docs/", "tests/", ".ci/", "LICENSE-", "CONTRIBUTING", "sqlite-ext", "python/", "npm/"]
             .iter()
@@ -123,10 +123,10 @@ fn the_examples_of_other_hosts_are_lines_of_their_programs() {
     let mut shown = Vec::new();
     for (kind, text) in blocks(HOSTS) {
         let program = match kind {
-            "rust" => include_str!("../examples/hosts/sqlx/src/main.rs"),
-            "js" => include_str!("../examples/hosts/notes.js"),
-            "go" => include_str!("../examples/hosts/notes.go"),
-            "ruby" => include_str!("../examples/hosts/notes.rb"),
+            "rust" => include_str!("../../examples/hosts/sqlx/src/main.rs"),
+            "js" => include_str!("../../examples/hosts/notes.js"),
+            "go" => include_str!("../../examples/hosts/notes.go"),
+            "ruby" => include_str!("../../examples/hosts/notes.rb"),
             _ => continue,
         };
         assert_lines_of(text, program);
@@ -138,15 +138,15 @@ fn the_examples_of_other_hosts_are_lines_of_their_programs() {
 /// The Python package's page shows Django's settings as they are tested.
 #[test]
 fn the_settings_of_django_are_those_of_the_example() {
-    let page = include_str!("../python/README.md");
+    let page = include_str!("../../python/README.md");
     let (_, section) = page.split_once("## Django").expect("a section");
     let block = section.split_once("```python\n").and_then(|(_, rest)| rest.split_once("\n```")).expect("a block").0;
-    assert_lines_of(block, include_str!("../python/examples/django_notes/notes/settings.py"));
+    assert_lines_of(block, include_str!("../../python/examples/django_notes/notes/settings.py"));
 }
 
 /// npm reads the version from a file of its own.
 #[test]
 fn the_npm_package_has_the_version_of_its_library() {
-    let package: serde_json::Value = serde_json::from_str(include_str!("../npm/package.json")).expect("JSON");
+    let package: serde_json::Value = serde_json::from_str(include_str!("../../npm/package.json")).expect("JSON");
     assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
 }

@@ -1,6 +1,6 @@
 //! Debian's Python with its `sqlite3` module. The scripts are beside this file.
 
-use crate::{assert_rows, directory, host};
+use super::{assert_rows, directory, host};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -1,6 +1,6 @@
 //! Debian's `sqlite3` shell.
 
-use crate::{assert_rows, directory, host};
+use super::{assert_rows, directory, host};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -2,6 +2,7 @@
 
 use super::{Place, printed, program, run};
 use std::process::Output;
+use support::library;
 
 fn shell(place: &Place, arguments: &[&str], input: &str) -> Output {
     let batch: Vec<&str> = ["-batch"].iter().chain(arguments).copied().collect();
@@ -76,7 +77,7 @@ fn what_was_written_through_pwal_is_read_by_stock() {
 #[test]
 fn loading_twice_changes_nothing_and_another_copy_is_refused() {
     let place = Place::new();
-    std::fs::copy(super::library(), place.path().join("copy.so")).unwrap();
+    std::fs::copy(library::library(), place.path().join("copy.so")).unwrap();
     let input = ".load ./libpwal\n.load ./libpwal\n.open app.db\n.load ./libpwal\n.vfsname\n\
                  SELECT instr(pwal_status(), 'pwal') > 0;\n";
     assert_eq!(printed(&shell(&place, &[], input)), "pwal/unix\n1");
