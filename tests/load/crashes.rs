@@ -2,8 +2,8 @@
 //!
 //! A child process writes from several threads and reports each commit after `COMMIT` returned; the
 //! parent kills it, opens the database, and counts. Each kill uses the next of the combinations of
-//! mode and `synchronous`. Default 20 kills; the long form is `PWAL_TEST_KILLS=200 cargo test --test
-//! crash_recovery`. `PWAL_TEST_SEED` chooses the moments.
+//! mode and `synchronous`. Default 20 kills; the long form is `PWAL_TEST_KILLS=200
+//! cargo test --test load crashes::`. `PWAL_TEST_SEED` chooses the moments.
 
 mod leftovers;
 mod placeholder;

@@ -1,6 +1,6 @@
 //! SIGKILL of one of several processes at random moments, and another takes its place at once.
 //!
-//! Each process works on the ledger (`processes/worker.rs`), with small segments and frequent checkpoints. A successor counts
+//! Each process works on the ledger (`support::processes::worker`), with small segments and frequent checkpoints. A successor counts
 //! before it goes on: what its predecessor was told is there, or that and the one commit that was under way. The
 //! others must go on: whoever waits longer than the busy timeout fails. Now and then all are killed at once; then the log
 //! beside the file must be valid, and they race for its recovery.

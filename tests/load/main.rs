@@ -9,8 +9,8 @@ mod nemesis;
 mod open_close;
 mod power_cuts;
 mod processes;
-mod processes_equivalence;
-mod threads;
+mod serializable;
+mod stress;
 mod views;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

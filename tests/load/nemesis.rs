@@ -1,4 +1,4 @@
-//! Everything at once: several processes that work on the ledger (`processes/worker.rs`), some with busy handlers of their own,
+//! Everything at once: several processes that work on the ledger (`support::processes::worker`), some with busy handlers of their own,
 //! while one after another is killed, stopped and continued, stopped and killed, forks, has no descriptor left, or the disk is
 //! full.
 //!

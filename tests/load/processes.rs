@@ -2,11 +2,11 @@
 //!
 //! Each thread asserts at once what must hold: sums stay, every writer's transactions are dense, what anybody was told
 //! before a read began is seen by it, snapshots of one connection never go back, nobody waits longer than the busy
-//! timeout (`processes/worker.rs`). At the end every acknowledged transaction is counted, and one plain file is left.
+//! timeout (`support::processes::worker`). At the end every acknowledged transaction is counted, and one plain file is left.
 //!
 //! `PWAL_TEST_PROCESSES` (default 4) and `PWAL_TEST_THREADS` (default 2), `PWAL_TEST_SECONDS` (default 12) for all
-//! tests here together. The long form: `PWAL_TEST_PROCESSES=8 PWAL_TEST_SECONDS=600 cargo test --test
-//! processes_stress`. `PWAL_TEST_SEED` chooses what they do, not when.
+//! tests here together. The long form: `PWAL_TEST_PROCESSES=8 PWAL_TEST_SECONDS=600 cargo test --test load
+//! processes::`. `PWAL_TEST_SEED` chooses what they do, not when.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

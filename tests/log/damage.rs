@@ -1,7 +1,7 @@
 //! Damage with an oracle: each field of each record of logs of several shapes is flipped, zeroed, filled; each record is put at
 //! another one's place, swapped, cut off, brought back to what lay there before; each sector is garbage or cannot be read; and
 //! so the first sector of the database file. What comes of it is judged by the states that the log went through
-//! (`log_support/history.rs`).
+//! (`support::log::history`).
 //!
 //! `PWAL_TEST_STRIDE=1` does all of it, a stride of n each n-th harm; `PWAL_TEST_ROUNDS` harms together on each state of the file.
 

@@ -1,5 +1,5 @@
 //! The decision table of recovery: every combination of its inputs fits exactly one row, and each row is made by hand
-//! (`recovery/rows.rs`).
+//! (`recovery_table/rows.rs`).
 
 mod lost;
 mod power;

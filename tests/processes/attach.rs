@@ -1,5 +1,5 @@
 //! Who comes to a database: the first claims it, the next attach, the last one retires the log; and who is refused, in
-//! which words. (How processes stop, die and fork, and who may share: `processes_lives`.)
+//! which words. (How processes stop, die and fork, and who may share: `lives.rs`.)
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};

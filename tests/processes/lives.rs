@@ -1,6 +1,6 @@
 //! How processes that share one database come, stop, die and leave, and who may share it.
 //!
-//! Each scene is played by agents (`processes/agent.rs`): processes that do what the test tells them. A few need what a
+//! Each scene is played by agents (`support::processes::agent`): processes that do what the test tells them. A few need what a
 //! machine may not give (root, user namespaces): they say so, and are not played there.
 
 mod forks;

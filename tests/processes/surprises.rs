@@ -1,7 +1,7 @@
 //! What users do to a database that processes have open: it is removed and made anew under them, opened for reading first,
 //! its processes are killed in the middle of large transactions.
 //!
-//! Each scene is played by agents (`processes/agent.rs`).
+//! Each scene is played by agents (`support::processes::agent`).
 
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};

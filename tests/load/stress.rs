@@ -3,7 +3,7 @@
 //!
 //! A lost row may leave `integrity_check` at "ok", so each writer numbers its transactions and
 //! remembers which were acknowledged. `PWAL_TEST_SECONDS` (default 6) is the time of all tests here together;
-//! the long form is `PWAL_TEST_SECONDS=180 cargo test --test load threads:: -- --nocapture`: a minute each.
+//! the long form is `PWAL_TEST_SECONDS=180 cargo test --test load stress:: -- --nocapture`: a minute each.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -7,7 +7,7 @@
 //! closed database must have the same pages.
 //!
 //! `PWAL_TEST_ROUNDS` (default 15), `PWAL_TEST_PROCESSES` (default 4), `PWAL_TEST_STEPS` (default 60 transactions of each
-//! thread in a round), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=500 cargo test --test load processes_equivalence::`.
+//! thread in a round), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=500 cargo test --test load serializable::`.
 //! A seed chooses what they do, not how they meet. `PWAL_TEST_KEEP=1` keeps the databases.
 
 mod history;
@@ -48,7 +48,7 @@ fn several_processes_do_what_one_connection_of_stock_does() {
 /// A role of its own process; nothing in a normal run.
 #[test]
 fn child_plays() {
-    if child::role("processes_equivalence::child_plays") {
+    if child::role("serializable::child_plays") {
         let number = |name: &str| child::setting(name).parse::<u64>().expect("a number");
         let _watchdog = Watchdog::new("a process that plays", Duration::from_secs(110));
         let (seed, place, steps) = (number("PWAL_TEST_SEED"), number("PWAL_TEST_PLACE"), number("PWAL_TEST_STEPS"));
@@ -77,7 +77,7 @@ fn round(seed: u64) -> usize {
                 ("PWAL_TEST_PLACE", place.to_string()),
                 ("PWAL_TEST_STEPS", steps.to_string()),
             ];
-            child::start("processes_equivalence::child_plays", &settings)
+            child::start("serializable::child_plays", &settings)
         })
         .collect();
     for player in &mut players {
