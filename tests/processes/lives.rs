@@ -107,6 +107,12 @@ fn mode_and_settings_are_the_databases() {
     assert_left(&path, 1);
 }
 
+/// The name of this test's program, by which status and messages name its processes.
+fn program() -> String {
+    let path = std::env::current_exe().expect("this binary");
+    path.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
 #[test]
 fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
     if !support::on_pwal() {
@@ -128,8 +134,7 @@ fn status_shows_every_process_from_everywhere_and_disturbs_nobody() {
         for agent in [&writer, &reader, &waiter] {
             assert!(text.contains(&agent.pid().to_string()), "{which} does not name {}: {text}", agent.pid());
         }
-        // The command: this test's binary.
-        assert!(text.contains("processes_lives"), "{which}: {text}");
+        assert!(text.contains(&program()), "{which}: {text}");
     }
     writer.run("COMMIT");
     assert_eq!(waiter.answer(), "");

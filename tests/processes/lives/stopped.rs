@@ -1,5 +1,6 @@
 //! A process that is stopped (SIGSTOP, a debugger, a frozen container) while it holds something.
 
+use super::program;
 use super::{assert_left, status};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ fn who_waits_for_a_stopped_writer_is_told_its_name_and_goes_on_when_it_does() {
     if support::on_pwal() {
         let told = other.log();
         for text in [&told, &status(&path)] {
-            assert!(text.contains(&stopped.pid().to_string()) && text.contains("processes_lives"), "{text}");
+            assert!(text.contains(&stopped.pid().to_string()) && text.contains(&program()), "{text}");
         }
     }
     let mut late = Agent::on(&path);
