@@ -4,6 +4,7 @@
 mod crashes;
 mod equivalence;
 mod fault_threads;
+mod history;
 mod kills;
 mod nemesis;
 mod open_close;

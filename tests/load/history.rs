@@ -7,13 +7,10 @@
 //! (`history/checker.rs`).
 //!
 //! `PWAL_TEST_SECONDS` (default 6), `PWAL_TEST_PROCESSES` (default 3), `PWAL_TEST_SEED` (default: the time; printed). The long form:
-//! `PWAL_TEST_SECONDS=600 cargo test --test history -- --nocapture`.
+//! `PWAL_TEST_SECONDS=600 cargo test --test load history:: -- --nocapture`.
 
-#[path = "history/checker.rs"]
 mod checker;
-#[path = "history/client.rs"]
 mod client;
-#[path = "history/record.rs"]
 mod record;
 
 use checker::{History, check};
@@ -25,7 +22,7 @@ use std::time::{Duration, Instant};
 use support::child::{self, Role};
 use support::{Scratch, Watchdog, assert_integrity, assert_plain, close, env_number, open, open_wal, run};
 
-const CLIENT: &str = "a_process_with_clients";
+const CLIENT: &str = "history::a_process_with_clients";
 
 #[test]
 fn a_process_with_clients() {
@@ -104,6 +101,7 @@ fn every_read_and_every_answer_fits_one_order() {
     let seed = env_number("PWAL_TEST_SEED", clock.as_micros() as u64);
     println!("PWAL_TEST_SEED={seed}");
     let time = Duration::from_secs(env_number("PWAL_TEST_SECONDS", 6));
+    let _one = super::one_at_a_time();
     let _watchdog = Watchdog::new("a history", time + Duration::from_secs(120));
     let scratch = Scratch::new();
     let records = scratch.file("records");
