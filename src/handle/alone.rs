@@ -16,8 +16,13 @@
 //! process's, see [`super::beside`]).
 
 use super::beside::BesideStock;
+use super::file::{OpenFile, beside};
+use super::init_lock::{INIT_WAIT, take_init};
+use super::leftovers::ExclusiveDatabase;
+use super::opening::Opening;
+use super::refusal::Refused;
 use super::wal_connection::WalConnection;
-use super::{DatabaseHandle, Inner, claim};
+use super::{DatabaseHandle, claim};
 use crate::disk::open_to_read;
 use crate::engine::EngineError;
 use crate::log::backfill::Backfill;
@@ -54,10 +59,10 @@ pub(super) struct Alone {
 
 impl Alone {
     /// The log is retired, and `database handle` holds EXCLUSIVE.
-    pub(super) fn new(inner: &Inner, database_handle: Box<dyn DatabaseHandle>, view: Option<Box<View>>) -> Alone {
+    pub(super) fn new(file: &OpenFile, database_handle: Box<dyn DatabaseHandle>, view: Option<Box<View>>) -> Alone {
         crate::fault_point("retired_alone");
-        claim::log_message(inner, Code::NOTICE, WHY_INACTIVE);
-        Alone { database_handle: Some(database_handle), view, wal: NEXT_WAL.fetch_add(1, Relaxed), lock: hold(inner) }
+        file.log_message(Code::NOTICE, WHY_INACTIVE);
+        Alone { database_handle: Some(database_handle), view, wal: NEXT_WAL.fetch_add(1, Relaxed), lock: hold(file) }
     }
 
     /// # Errors
@@ -84,27 +89,26 @@ impl Alone {
     ///
     /// # Errors
     /// The connection stays alone: what could not be read, written or locked.
-    pub(super) fn share(&mut self, inner: &Arc<Inner>) -> Result<WalConnection, Code> {
+    pub(super) fn share(&mut self, file: &Arc<OpenFile>) -> Result<WalConnection, Code> {
         self.check()?;
         let Some(view) = &self.view else { return Err(Code::BUSY) };
-        let refused = |refused: claim::Refused| {
-            claim::log_message(
-                inner,
+        let refused = |refused: Refused| {
+            file.log_message(
                 refused.code,
                 &format!("stays in locking_mode=EXCLUSIVE: {}", refused.text.unwrap_or_default()),
             );
             refused.code
         };
-        let identity = inner.identity.ok_or(Code::IOERR)?;
-        let path = claim::path_of(inner, identity).map_err(refused)?;
-        let wal = claim::beside(&inner.facts.path, "-wal");
+        let identity = file.identity.ok_or(Code::IOERR)?;
+        let path = file.database_path(identity).map_err(refused)?;
+        let wal = beside(&file.facts.path, "-wal");
         let database_handle = self.database_handle.as_mut().ok_or(Code::IOERR)?;
         backfill(view, &wal, database_handle.as_mut()).map_err(|error| refused(error.into()))?;
-        let entry = inner.context.registry.entry(identity);
+        let entry = file.context.registry.entry(identity);
         let mut of_entry = entry.engine.lock();
-        let dir = inner.context.disk.log_directory(&path);
+        let opening = Opening::new(file, &path);
         crate::fault_point("backfilled_alone");
-        let Some(lock) = claim::take_init(&path, &*dir, claim::INIT_WAIT).map_err(refused)? else {
+        let Some(lock) = take_init(&path, &*opening.dir, INIT_WAIT).map_err(refused)? else {
             return Err(Code::BUSY);
         };
         match std::fs::remove_file(&wal) {
@@ -121,19 +125,17 @@ impl Alone {
             own.end_under_init().map_err(|_| Code::IOERR_LOCK)?;
         }
         crate::fault_point("sharing_again");
-        let (engine, wal) =
-            claim::resume(inner, &entry, &path, &dir, claim::ExclusiveDatabase { database_handle, lock }, view)?;
+        let (engine, wal) = claim::resume(file, &entry, &opening, ExclusiveDatabase { database_handle, lock }, view)?;
         *of_entry = Some(engine);
         Ok(wal)
     }
 }
 
 /// STOCK, alone. Where it cannot be had EXCLUSIVE has to do, as with stock SQLite.
-pub(super) fn hold(inner: &Inner) -> Option<BesideStock> {
-    let held = claim::hold_alone(inner);
+pub(super) fn hold(file: &OpenFile) -> Option<BesideStock> {
+    let held = claim::hold_alone(file);
     held.unwrap_or_else(|refused| {
-        claim::log_message(
-            inner,
+        file.log_message(
             Code::WARNING,
             &format!("locked by SQLite's own locks only: {}", refused.text.unwrap_or_default()),
         );

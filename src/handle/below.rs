@@ -5,7 +5,7 @@
 //! `COMMIT_PHASETWO`. Nothing is answered then that is not so, the connection is given up, and later ones step aside.
 
 use super::wal_connection::WalConnection;
-use super::{Above, Inner};
+use super::{Above, OpenFile};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,12 +13,12 @@ use std::sync::atomic::Ordering::SeqCst;
 /// Whether another VFS calls this handle, not SQLite, and does not pass on all that a log needs, as far as is known: it might answer
 /// `xShmMap` itself, or keep the file control back by which a commit is published. One that reads the file by itself may answer
 /// SQLite's later reads from what it has read.
-pub(super) fn is_refused(inner: &Inner) -> bool {
+pub(super) fn is_refused(file: &OpenFile) -> bool {
     // SQLite sends `SQLITE_FCNTL_PDB` behind each open (`sqlite3BtreeOpen`).
-    let Some(pager) = inner.pager.get().filter(|_| !inner.facts.foreign_name) else { return true };
+    let Some(pager) = file.pager.get().filter(|_| !file.facts.foreign_name) else { return true };
     match pager.above() {
         None | Some(Above::Nothing) => false,
-        Some(Above::PassesOn) => inner.read_unlocked.load(SeqCst),
+        Some(Above::PassesOn) => file.read_unlocked.load(SeqCst),
         Some(Above::Unknown) => true,
     }
 }
@@ -28,27 +28,27 @@ pub(super) const WHY_REFUSED: &str = "another VFS lies above pwal in this connec
 
 impl WalConnection {
     /// The VFS above reads the WAL without the locks of SQLite: it keeps them back, or it will answer SQLite from what it has read.
-    pub(super) fn distrust_reads(&self, inner: &Inner) -> Code {
-        self.distrust(inner, Code::CANTOPEN, "reads the WAL by itself, or keeps SQLite's locks of it back")
+    pub(super) fn distrust_reads(&self, file: &OpenFile) -> Code {
+        self.distrust(file, Code::CANTOPEN, "reads the WAL by itself, or keeps SQLite's locks of it back")
     }
 
     /// UNLOCK(WRITE), with a header of SQLite's for frames that have not come.
-    pub(super) fn end_withheld(&mut self, inner: &Arc<Inner>) {
-        self.distrust(inner, Code::IOERR_WRITE, "keeps frames of the WAL back, or writes them later");
-        self.roll_back(inner);
-        self.give_up(inner);
+    pub(super) fn end_withheld(&mut self, file: &Arc<OpenFile>) {
+        self.distrust(file, Code::IOERR_WRITE, "keeps frames of the WAL back, or writes them later");
+        self.roll_back(file);
+        self.give_up(file);
     }
 
     /// SQLite has committed, and COMMIT_PHASETWO has not come: COMMIT is answered OK, whatever the commit comes to.
-    pub(super) fn commit_without_phase_two(&mut self, inner: &Arc<Inner>) {
-        self.distrust(inner, Code::IOERR_WRITE, "keeps SQLITE_FCNTL_COMMIT_PHASETWO back, which ends a commit");
-        if self.commit_phase_two(inner).is_err() {
-            self.give_up(inner);
+    pub(super) fn commit_without_phase_two(&mut self, file: &Arc<OpenFile>) {
+        self.distrust(file, Code::IOERR_WRITE, "keeps SQLITE_FCNTL_COMMIT_PHASETWO back, which ends a commit");
+        if self.commit_phase_two(file).is_err() {
+            self.give_up(file);
         }
     }
 
-    fn distrust(&self, inner: &Inner, code: Code, what: &str) -> Code {
-        if let Some(pager) = inner.pager.get() {
+    fn distrust(&self, file: &OpenFile, code: Code, what: &str) -> Code {
+        if let Some(pager) = file.pager.get() {
             pager.distrust_above();
         }
         let text = format!(

@@ -1,8 +1,10 @@
 //! A database that other processes have open: a place in their words. And whether a database can be shared at all.
 
-use super::claim::{Refused, log_message};
-use super::{DatabaseHandle, Inner};
-use crate::disk::{LogDirectory, not_local};
+use super::DatabaseHandle;
+use super::init_lock::file_mode;
+use super::opening::Opening;
+use super::refusal::Refused;
+use crate::disk::not_local;
 use crate::engine::{Engine, EngineError, SharedDatabase};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::{
@@ -19,16 +21,12 @@ const HEADER_READS: usize = 100;
 
 /// Under INIT, which `lock` holds, while others are joined: an engine beside theirs. INIT is let go of. No lock of
 /// SQLite's is taken: somebody else's EXCLUSIVE keeps stock out, or the stamp does.
-pub(super) fn join(
-    inner: &Arc<Inner>,
-    path: &Path,
-    dir: &Arc<dyn LogDirectory>,
-    lock: LockFile,
-) -> Result<Arc<Engine>, Refused> {
-    let file = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
+pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>, Refused> {
+    let Opening { file, path, dir } = opening;
+    let opened = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
     let named = |source| SharedError::ControlOpen { file: dir.path().join(CONTROL_NAME), source };
     let directory = dir.directory().map_err(named).map_err(refused)?;
-    let mapping = ControlMapping::open(&directory, file.dev(), file.ino()).map_err(refused)?;
+    let mapping = ControlMapping::open(&directory, opened.dev(), opened.ino()).map_err(refused)?;
     let control = mapping.control();
     let others = living(control, &lock);
     if control.poisoned() != 0 {
@@ -39,7 +37,7 @@ pub(super) fn join(
         );
         return Err(Refused::new(Code::IOERR_FSYNC, text));
     }
-    let mut database_handle = inner.context.host.open_database_handle(path)?;
+    let mut database_handle = file.context.host.open_database_handle(path)?;
     if database_handle.read_only() {
         let text = format!(
             "other processes have the database open through pwal ({}), and who only may read it cannot share it: allow this \
@@ -57,7 +55,7 @@ pub(super) fn join(
         return Err(Refused::new(Code::BUSY, text));
     };
     let joined = SharedDatabase { path: path.to_path_buf(), dir: Arc::clone(dir), member, database_handle, page_bytes };
-    let engine = Engine::join(&inner.context, joined)?;
+    let engine = Engine::join(&file.context, joined)?;
     engine.end_init()?;
     Ok(engine)
 }
@@ -92,19 +90,20 @@ fn page_bytes(path: &Path, database_handle: &mut dyn DatabaseHandle, log_id: Opt
 }
 
 /// The control block of a database that nobody has: a file that others can map, or memory of this process alone.
-pub(super) fn new_control(inner: &Inner, path: &Path, dir: &dyn LogDirectory) -> Result<ControlMapping, Refused> {
-    let file = dir.path().join(CONTROL_NAME);
+pub(super) fn new_control(opening: &Opening<'_>) -> Result<ControlMapping, Refused> {
+    let Opening { file, path, dir } = opening;
+    let control = dir.path().join(CONTROL_NAME);
     let shared = match cannot_be_shared(path) {
         Some(why) => Err(why),
         None => dir
             .directory()
-            .and_then(|directory| ControlMapping::create(&directory, super::claim::file_mode(path)))
-            .map_err(|error| format!("{} cannot be made ({error})", file.display())),
+            .and_then(|directory| ControlMapping::create(&directory, file_mode(path)))
+            .map_err(|error| format!("{} cannot be made ({error})", control.display())),
     };
     match shared {
         Ok(mapping) => Ok(mapping),
         Err(why) => {
-            log_message(inner, Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
+            file.log_message(Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
             ControlMapping::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
         }
     }

@@ -7,8 +7,14 @@ mod base;
 mod below;
 mod beside;
 mod claim;
+mod exit;
+mod file;
+mod init_lock;
 mod join;
+mod leftovers;
+mod opening;
 mod pragma;
+mod refusal;
 mod registry;
 pub mod settle;
 mod siblings;
@@ -23,7 +29,6 @@ pub(crate) use pragma::check_setting;
 pub use registry::Registry;
 
 use crate::disk::Disk;
-use crate::interleave::Instant;
 use crate::log::stamp;
 use crate::sqlite::Code;
 use crate::sync::{Mutex, MutexGuard};
@@ -31,9 +36,9 @@ use crate::view::Region;
 use alone::Alone;
 use beside::BesideStock;
 use claim::Locked;
+use file::OpenFile;
 use registry::FileIdentity;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -99,44 +104,9 @@ struct State {
     beside: Option<BesideStock>,
 }
 
-/// A handle's inside, shared with the other handles of its connection.
-struct Inner {
-    context: Arc<Context>,
-    facts: OpenFacts,
-    /// What the file was when it was opened; `None`: it could not be looked at.
-    identity: Option<FileIdentity>,
-    /// Known from `SQLITE_FCNTL_PDB` on.
-    pager: OnceLock<Box<dyn Pager>>,
-    /// The path without symlinks, once it was needed.
-    real_path: OnceLock<PathBuf>,
-    state: Mutex<State>,
-    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
-    refused: Mutex<Option<String>>,
-    /// Why the file is the base's, as of the last SHARED.
-    bases: Mutex<Option<&'static str>>,
-    /// When it was last answered BUSY, after a wait of its own.
-    waited: Mutex<Option<Instant>>,
-    /// It has been [`Kind::Alone`].
-    was_alone: AtomicBool,
-    /// It was read or measured while SQLite had no lock, otherwise than SQLite does before its first one.
-    read_unlocked: AtomicBool,
-}
-
-impl Inner {
-    /// The `sqlite3*` that uses the file now, as a number; 0: not known.
-    fn connection(&self) -> usize {
-        self.pager.get().map_or(0, |pager| pager.connection())
-    }
-
-    /// The state, for a call of SQLite.
-    fn state(self: &Arc<Inner>) -> StateGuard<'_> {
-        StateGuard { inner: self, state: self.state.lock(), panicking: std::thread::panicking() }
-    }
-}
-
 /// The state of a handle; a panic while it is held is noted, for [`after_panic`].
 struct StateGuard<'a> {
-    inner: &'a Arc<Inner>,
+    file: &'a Arc<OpenFile>,
     state: MutexGuard<'a, State>,
     /// The application's own panic, in which it closes connections.
     panicking: bool,
@@ -145,7 +115,7 @@ struct StateGuard<'a> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.panicking {
-            siblings::note_panic(self.inner);
+            siblings::note_panic(self.file);
         }
     }
 }
@@ -165,7 +135,7 @@ impl DerefMut for StateGuard<'_> {
 }
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
-pub struct Handle(Arc<Inner>);
+pub struct Handle(Arc<OpenFile>);
 
 impl Handle {
     /// A handle that is not on pwal to an engine. Called in `xOpen(MAIN_DB)`, after the base opened the file.
@@ -187,7 +157,7 @@ impl Handle {
         let (refused, bases, waited) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
         let context = Arc::clone(context);
         let (was_alone, read_unlocked) = (AtomicBool::new(false), AtomicBool::new(false));
-        let inner = Inner {
+        let file = OpenFile {
             context,
             facts,
             identity,
@@ -200,7 +170,7 @@ impl Handle {
             was_alone,
             read_unlocked,
         };
-        Handle(Arc::new(inner))
+        Handle(Arc::new(file))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
@@ -367,10 +337,7 @@ impl Handle {
             // Before its first lock SQLite looks at the header (`sqlite3PagerReadFileheader`), and an error ends the open. The lock
             // brings the header back where a log has it.
             HandleState::Plain
-                if is_unlocked
-                    && offset == 0
-                    && result.is_err_and(Code::is_unreadable)
-                    && claim::has_directory(&self.0) =>
+                if is_unlocked && offset == 0 && result.is_err_and(Code::is_unreadable) && self.0.has_directory() =>
             {
                 buffer.fill(0);
                 return Err(Code::IOERR_SHORT_READ);
@@ -715,9 +682,9 @@ pub fn entered() {
 
 /// A call of SQLite ended in a panic, which was caught: what it left half done on this thread's handles is ended.
 pub fn after_panic() {
-    for inner in siblings::take_panicked() {
-        if let HandleState::Wal(wal) = &mut inner.state.lock().kind {
-            wal.after_panic(&inner);
+    for file in siblings::take_panicked() {
+        if let HandleState::Wal(wal) = &mut file.state.lock().kind {
+            wal.after_panic(&file);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
 use super::alone::WHY_INACTIVE;
-use super::{BaseFile, Context, HandleState, Inner, LockLevel, OpenFacts, PragmaAnswer, State, claim};
+use super::file::{OpenFile, read_header, why_bases};
+use super::{BaseFile, Context, HandleState, LockLevel, OpenFacts, PragmaAnswer, State};
 use crate::VFS_NAME;
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
@@ -22,8 +23,8 @@ pub(super) fn opens_off(context: &Context, facts: &OpenFacts) -> bool {
 const FILE_SYSTEM: &str = "parallel_wal_file_system";
 
 /// Whether URI or environment take a file system on which the log's promises may not hold.
-pub(super) fn any_file_system(inner: &Inner) -> bool {
-    let mut pairs = inner.context.defaults.iter().chain(&inner.facts.parameters);
+pub(super) fn any_file_system(file: &OpenFile) -> bool {
+    let mut pairs = file.context.defaults.iter().chain(&file.facts.parameters);
     pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
@@ -33,8 +34,8 @@ const SHARE: &str = "share";
 const REFUSE: &str = "refuse";
 
 /// Whether this connection works as stock SQLite does where one that is not on pwal has the database open.
-pub(super) fn shares_with_stock(inner: &Inner, pending_settings: &[(String, String)]) -> bool {
-    let mut settings = inner.context.defaults.iter().chain(&inner.facts.parameters).chain(pending_settings);
+pub(super) fn shares_with_stock(file: &OpenFile, pending_settings: &[(String, String)]) -> bool {
+    let mut settings = file.context.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
     settings
         .rfind(|(name, value)| name == BESIDE_STOCK && beside_stock(value).is_ok())
         .is_none_or(|(_, value)| beside_stock(value) == Ok(SHARE))
@@ -49,7 +50,7 @@ fn beside_stock(value: &str) -> Result<&'static str, String> {
 }
 
 /// The pragma of the connection; it counts where the database is first read.
-fn set_beside_stock(inner: &Inner, state: &mut State, value: Option<&str>) -> PragmaAnswer {
+fn set_beside_stock(file: &OpenFile, state: &mut State, value: Option<&str>) -> PragmaAnswer {
     if let Some(value) = value {
         if let Err(error) = beside_stock(value) {
             return PragmaAnswer::Error(error);
@@ -57,7 +58,7 @@ fn set_beside_stock(inner: &Inner, state: &mut State, value: Option<&str>) -> Pr
         state.pending_settings.retain(|(name, _)| name != BESIDE_STOCK);
         state.pending_settings.push((BESIDE_STOCK.to_owned(), value.to_owned()));
     }
-    PragmaAnswer::Row(if shares_with_stock(inner, &state.pending_settings) { SHARE } else { REFUSE }.to_owned())
+    PragmaAnswer::Row(if shares_with_stock(file, &state.pending_settings) { SHARE } else { REFUSE }.to_owned())
 }
 
 /// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
@@ -75,16 +76,16 @@ pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
 
 /// The environment's settings, for a database that is claimed. Who joins to one that others have finds its settings made:
 /// another environment (a console, a job) shall not change what the servers run with.
-pub(super) fn apply_defaults(inner: &Inner, settings: &Settings) {
-    apply(inner, settings, &inner.context.defaults);
+pub(super) fn apply_defaults(file: &OpenFile, settings: &Settings) {
+    apply(file, settings, &file.context.defaults);
 }
 
 /// The URI parameters of a connection that joins.
-pub(super) fn apply_parameters(inner: &Inner, engine: &Engine) {
-    apply(inner, &engine.settings, &inner.facts.parameters);
+pub(super) fn apply_parameters(file: &OpenFile, engine: &Engine) {
+    apply(file, &engine.settings, &file.facts.parameters);
 }
 
-fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
+fn apply(file: &OpenFile, settings: &Settings, pairs: &[(String, String)]) {
     for (name, value) in pairs {
         if matches!(name.as_str(), FILE_SYSTEM | BESIDE_STOCK)
             || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off))
@@ -96,14 +97,14 @@ fn apply(inner: &Inner, settings: &Settings, pairs: &[(String, String)]) {
             Ok(false) => format!("{name} is not a setting of pwal"),
             Err(error) => error,
         };
-        inner.context.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
+        file.context.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
     }
 }
 
 /// `SQLITE_FCNTL_PRAGMA`. It comes when the statement is prepared, before the file was read, in a transaction, under
 /// the connection's mutexes.
 pub(super) fn pragma(
-    inner: &Arc<Inner>,
+    file: &Arc<OpenFile>,
     state: &mut State,
     base: &mut dyn BaseFile,
     name: &str,
@@ -112,13 +113,13 @@ pub(super) fn pragma(
     let name = name.to_ascii_lowercase();
     if let ("wal_autocheckpoint", Some(value)) = (name.as_str(), value) {
         state.autocheckpoint = integer(value);
-        apply_pending_settings(inner, state);
+        apply_pending_settings(file, state);
     }
     if let ("journal_mode", Some(value)) = (name.as_str(), value) {
         state.leaves_wal = !value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("wal");
     }
     if let ("journal_size_limit", Some(value)) = (name.as_str(), value) {
-        limit_size(inner, state, value);
+        limit_size(file, state, value);
     }
     if let ("locking_mode", Some(value), HandleState::Wal(wal)) = (name.as_str(), value, &mut state.kind) {
         wal.wants_alone = value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("exclusive");
@@ -127,10 +128,10 @@ pub(super) fn pragma(
         return PragmaAnswer::NotMine;
     }
     match (name.as_str(), value) {
-        ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(inner, state)),
-        ("parallel_wal_mode", value) => mode(inner, state, base, value),
-        (BESIDE_STOCK, value) => set_beside_stock(inner, state, value),
-        (name, value) => number(inner, state, name, value),
+        ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(file, state)),
+        ("parallel_wal_mode", value) => mode(file, state, base, value),
+        (BESIDE_STOCK, value) => set_beside_stock(file, state, value),
+        (name, value) => number(file, state, name, value),
     }
 }
 
@@ -155,17 +156,17 @@ fn integer(text: &str) -> i32 {
 
 /// As `sqlite3DecOrHexToI64` reads it: a negative number is no limit, and what is no number is 0. SQLite keeps it, too, and
 /// answers what counts for this connection; the log has the limit that was set last.
-fn limit_size(inner: &Inner, state: &mut State, value: &str) {
+fn limit_size(file: &OpenFile, state: &mut State, value: &str) {
     let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let number = digits.map_or_else(|| text.parse(), |digits| i64::from_str_radix(digits, 16)).unwrap_or(0);
     let bytes = u64::try_from(number).unwrap_or(UNLIMITED);
     state.pending_settings.retain(|(name, _)| name != JOURNAL_SIZE_LIMIT);
     state.pending_settings.push((JOURNAL_SIZE_LIMIT.to_owned(), bytes.to_string()));
-    apply_pending_settings(inner, state);
+    apply_pending_settings(file, state);
 }
 
-fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option<&str>) -> PragmaAnswer {
+fn mode(file: &OpenFile, state: &mut State, base: &mut dyn BaseFile, value: Option<&str>) -> PragmaAnswer {
     let wanted = match value.map(Mode::parse).transpose() {
         Ok(wanted) => wanted,
         Err(error) => return PragmaAnswer::Error(error),
@@ -189,50 +190,50 @@ fn mode(inner: &Inner, state: &mut State, base: &mut dyn BaseFile, value: Option
             state.pending_settings.push(("parallel_wal_mode".to_owned(), mode.name().to_owned()));
         }
     }
-    let answer = match why_inactive(inner, state, base) {
+    let answer = match why_inactive(file, state, base) {
         Some(why) => format!("inactive: {why}"),
-        None => actual_mode(inner, state).name().to_owned(),
+        None => actual_mode(file, state).name().to_owned(),
     };
     PragmaAnswer::Row(answer)
 }
 
 /// Why this connection is not on a log, and will not be by a read; but for `parallel_wal_mode=off`.
-fn why_inactive(inner: &Inner, state: &State, base: &mut dyn BaseFile) -> Option<String> {
-    if is_alone(inner, state) {
+fn why_inactive(file: &OpenFile, state: &State, base: &mut dyn BaseFile) -> Option<String> {
+    if is_alone(file, state) {
         return Some(WHY_INACTIVE.to_owned());
     }
     if !matches!(state.kind, HandleState::Plain) || state.off {
         return None;
     }
-    let refused = || inner.refused.lock().clone();
+    let refused = || file.refused.lock().clone();
     if state.level != LockLevel::None {
-        return inner.bases.lock().map(str::to_owned).or_else(refused);
+        return file.bases.lock().map(str::to_owned).or_else(refused);
     }
     // Before the first read, or between two of a database in rollback mode: as the next SHARED will find it.
-    let header = claim::read_header(base).ok()?;
-    let plain = !claim::is_ours(inner, &header);
-    if plain { Some(claim::why_bases(&header).to_owned()) } else { refused() }
+    let header = read_header(base).ok()?;
+    let plain = !file.is_ours(&header);
+    if plain { Some(why_bases(&header).to_owned()) } else { refused() }
 }
 
 /// Whether the connection has the database for itself, in WAL mode.
-fn is_alone(inner: &Inner, state: &State) -> bool {
-    let in_wal_mode = || state.level == LockLevel::Exclusive && *inner.bases.lock() == Some(WHY_INACTIVE);
+fn is_alone(file: &OpenFile, state: &State) -> bool {
+    let in_wal_mode = || state.level == LockLevel::Exclusive && *file.bases.lock() == Some(WHY_INACTIVE);
     matches!(state.kind, HandleState::Alone(_)) || in_wal_mode()
 }
 
 /// The mode that counts, or that will count when the database is first read.
-fn actual_mode(inner: &Inner, state: &State) -> Mode {
+fn actual_mode(file: &OpenFile, state: &State) -> Mode {
     match &state.kind {
         HandleState::Wal(wal) => wal.engine.settings.mode(),
         _ if state.off => Mode::Off,
-        _ => preview(inner, state).mode(),
+        _ => preview(file, state).mode(),
     }
 }
 
 /// What the settings would be if this connection's claim were the first.
-fn preview(inner: &Inner, state: &State) -> Settings {
+fn preview(file: &OpenFile, state: &State) -> Settings {
     let settings = Settings::default();
-    for (name, value) in inner.context.defaults.iter().chain(&inner.facts.parameters).chain(&state.pending_settings) {
+    for (name, value) in file.context.defaults.iter().chain(&file.facts.parameters).chain(&state.pending_settings) {
         // Bad values were told when they were first applied, or will be.
         let _ = Mode::parse(value).map_or_else(
             |_| settings.set(name, value),
@@ -244,8 +245,8 @@ fn preview(inner: &Inner, state: &State) -> Settings {
     settings
 }
 
-fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
-    let scratch = preview(inner, state);
+fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
+    let scratch = preview(file, state);
     let settings = match &state.kind {
         HandleState::Wal(wal) => &wal.engine.settings,
         _ => &scratch,
@@ -266,17 +267,17 @@ fn number(inner: &Inner, state: &mut State, name: &str, value: Option<&str>) -> 
 }
 
 /// What was set before the database was first read counts from the join on.
-pub(super) fn apply_pending_settings(inner: &Inner, state: &mut State) {
+pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
         wal.autocheckpoint = state.autocheckpoint;
-        apply(inner, &wal.engine.settings, &state.pending_settings);
+        apply(file, &wal.engine.settings, &state.pending_settings);
         // The next time that this connection has no engine.
         state.pending_settings.retain(|(name, _)| name == BESIDE_STOCK);
     }
 }
 
 /// The state at a glance, as JSON.
-pub(super) fn status_json(inner: &Inner, state: &State) -> String {
+pub(super) fn status_json(file: &OpenFile, state: &State) -> String {
     let status = match &state.kind {
         HandleState::Wal(wal) => Status {
             active: true,
@@ -286,26 +287,26 @@ pub(super) fn status_json(inner: &Inner, state: &State) -> String {
             ..Status::inactive(None, "")
         },
         HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Status {
-            path: Some(inner.facts.path.display().to_string()),
+            path: Some(file.facts.path.display().to_string()),
             beside_stock: Some(state.beside.is_some()),
-            exclusive: Some(is_alone(inner, state)),
-            ..Status::inactive(None, reason(inner, state))
+            exclusive: Some(is_alone(file, state)),
+            ..Status::inactive(None, reason(file, state))
         },
     };
-    let mode = actual_mode(inner, state).name().to_owned();
+    let mode = actual_mode(file, state).name().to_owned();
     Status { vfs: Some(VFS_NAME.to_owned()), mode: Some(mode), ..status }.to_json()
 }
 
 /// Why this connection is not on a log, or not yet.
-fn reason(inner: &Inner, state: &State) -> String {
-    if is_alone(inner, state) {
+fn reason(file: &OpenFile, state: &State) -> String {
+    if is_alone(file, state) {
         return WHY_INACTIVE.to_owned();
     }
     if state.off {
         return "parallel_wal_mode=off".to_owned();
     }
-    let refused = inner.refused.lock().clone();
-    refused.unwrap_or_else(|| inner.bases.lock().unwrap_or("not read yet").to_owned())
+    let refused = file.refused.lock().clone();
+    refused.unwrap_or_else(|| file.bases.lock().unwrap_or("not read yet").to_owned())
 }
 
 #[cfg(test)]

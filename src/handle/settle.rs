@@ -6,7 +6,10 @@
 
 use super::DatabaseHandle;
 use super::beside::give_up_lock;
-use super::claim::{self, Refused};
+use super::init_lock::take_lock;
+use super::leftovers::ExclusiveDatabase;
+use super::opening::Opening;
+use super::refusal::Refused;
 use super::{Context, Handle, OpenFacts};
 use crate::disk::LogDirectory;
 use crate::log::LogError;
@@ -77,24 +80,24 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         no_lock: false,
         foreign_name: false,
     };
-    let inner = Handle::open(context, facts).0;
-    let Some(identity) = inner.identity else {
+    let file = Handle::open(context, facts).0;
+    let Some(identity) = file.identity else {
         return Err(Refused::new(Code::CANTOPEN, "there is no such file, or it may not be looked at"));
     };
-    let path = claim::path_of(&inner, identity)?;
+    let path = file.database_path(identity)?;
     for _ in 0..ATTEMPTS {
-        let dir = context.disk.log_directory(&path);
-        let Some(lock) = claim::take_lock(&path, &*dir)? else { continue };
+        let opening = Opening::new(&file, &path);
+        let Some(lock) = take_lock(&path, &*opening.dir)? else { continue };
         let mut stock = false;
-        let database_handle = match claim::exclusive_handle(&inner, &path, &lock) {
+        let database_handle = match opening.exclusive_handle(&lock) {
             Ok(database_handle) => database_handle,
             Err(refused) => {
-                give_up_lock(&lock, &*dir);
+                give_up_lock(&lock, &*opening.dir);
                 return Err(refused);
             }
         };
-        let exclusive = claim::ExclusiveDatabase { database_handle, lock };
-        let settled = claim::recover_under_exclusive(&inner, &path, &dir, exclusive, &mut |dir, database, facts| {
+        let exclusive = ExclusiveDatabase { database_handle, lock };
+        let settled = opening.recover_under_exclusive(exclusive, &mut |dir, database, facts| {
             if let Some(moved) = by_force(how, dir, database, facts, report)? {
                 return Ok(moved);
             }
@@ -105,7 +108,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         })?;
         report.stock_recovered |= stock;
         if let Some(settled) = settled {
-            give_up_lock(&settled.lock, &*dir);
+            give_up_lock(&settled.lock, &*opening.dir);
             drop(settled);
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //!
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
-use super::Inner;
+use super::OpenFile;
 use crate::engine::Engine;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
@@ -26,10 +26,10 @@ thread_local! {
     /// The handle that is prepared, by its address, which the list keeps from being used again; `SEVERAL`; or `NONE`.
     static PREPARED_ONE: Cell<usize> = const { Cell::new(NONE) };
     static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
-    static PREPARED: RefCell<Vec<(usize, Weak<Inner>)>> = const { RefCell::new(Vec::new()) };
+    static PREPARED: RefCell<Vec<(usize, Weak<OpenFile>)>> = const { RefCell::new(Vec::new()) };
     static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
     static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
-    static PANICKED: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
+    static PANICKED: RefCell<Vec<Weak<OpenFile>>> = const { RefCell::new(Vec::new()) };
     static SUPER_JOURNAL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -38,7 +38,7 @@ const NONE: usize = 0;
 /// As this.
 const SEVERAL: usize = 1;
 
-fn note_prepared(prepared: &[(usize, Weak<Inner>)]) {
+fn note_prepared(prepared: &[(usize, Weak<OpenFile>)]) {
     PREPARED_ONE.set(match prepared {
         [] => NONE,
         [(_, only)] => only.as_ptr().addr(),
@@ -47,39 +47,38 @@ fn note_prepared(prepared: &[(usize, Weak<Inner>)]) {
 }
 
 /// This handle of connection `connection` is prepared.
-pub(super) fn add_prepared(connection: usize, inner: &Arc<Inner>) {
+pub(super) fn add_prepared(connection: usize, file: &Arc<OpenFile>) {
     let _ = PREPARED.try_with(|prepared| {
         let mut prepared = prepared.borrow_mut();
-        prepared.push((connection, Arc::downgrade(inner)));
+        prepared.push((connection, Arc::downgrade(file)));
         note_prepared(&prepared);
     });
 }
 
 /// It is published, or rolled back.
-pub(super) fn remove_prepared(inner: &Inner) {
+pub(super) fn remove_prepared(file: &OpenFile) {
     let _ = PREPARED.try_with(|prepared| {
         let mut prepared = prepared.borrow_mut();
-        prepared.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), inner));
+        prepared.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), file));
         note_prepared(&prepared);
     });
 }
 
 /// Whether any other handle than this one is prepared on this thread.
-pub(super) fn any_prepared_beside(inner: &Inner) -> bool {
+pub(super) fn any_prepared_beside(file: &OpenFile) -> bool {
     let one = PREPARED_ONE.get();
-    one != NONE && one != std::ptr::from_ref(inner).addr()
+    one != NONE && one != std::ptr::from_ref(file).addr()
 }
 
 /// The other handles of this connection that are prepared and not published.
-pub(super) fn prepared_siblings(connection: usize, inner: &Inner) -> Vec<Arc<Inner>> {
-    if !any_prepared_beside(inner) {
+pub(super) fn prepared_siblings(connection: usize, file: &OpenFile) -> Vec<Arc<OpenFile>> {
+    if !any_prepared_beside(file) {
         return Vec::new();
     }
     PREPARED
         .try_with(|prepared| {
             let prepared = prepared.borrow();
-            let others =
-                prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), inner));
+            let others = prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), file));
             others.filter_map(|(_, other)| other.upgrade()).collect()
         })
         .unwrap_or_default()
@@ -154,12 +153,12 @@ pub(super) fn super_journal() -> bool {
 }
 
 /// A panic came out of a call on this handle.
-pub(super) fn note_panic(inner: &Arc<Inner>) {
-    let _ = PANICKED.try_with(|panicked| panicked.borrow_mut().push(Arc::downgrade(inner)));
+pub(super) fn note_panic(file: &Arc<OpenFile>) {
+    let _ = PANICKED.try_with(|panicked| panicked.borrow_mut().push(Arc::downgrade(file)));
 }
 
 /// The handles on which a panic came out of a call.
-pub(super) fn take_panicked() -> Vec<Arc<Inner>> {
+pub(super) fn take_panicked() -> Vec<Arc<OpenFile>> {
     let taken = PANICKED.try_with(|panicked| panicked.take()).unwrap_or_default();
     taken.iter().filter_map(Weak::upgrade).collect()
 }

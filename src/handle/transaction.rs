@@ -5,7 +5,7 @@
 
 use super::siblings::{self, Unacknowledged};
 use super::wal_connection::{AfterCommit, WalConnection};
-use super::{HandleState, Inner};
+use super::{HandleState, OpenFile};
 use crate::engine::{CommitFacts, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
@@ -71,11 +71,11 @@ impl Transaction {
 
 impl WalConnection {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
-    pub(super) fn wal_write(&mut self, inner: &Arc<Inner>, data: &[u8], offset: u64) -> Result<(), Code> {
+    pub(super) fn wal_write(&mut self, file: &Arc<OpenFile>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.check_mine()?;
         // Headers alone are `walRewriteChecksums`, inside prepare.
         if data.len() == self.view.page_bytes() as usize {
-            self.unprepare(inner)?;
+            self.unprepare(file)?;
         }
         let mut spill = match &self.transaction {
             Transaction::Staging { spill } => *spill,
@@ -96,17 +96,17 @@ impl WalConnection {
                 crate::fault_point("staging");
                 Ok(())
             }
-            Ok(Written::Commit { database_pages }) => self.prepare(inner, database_pages, spill),
+            Ok(Written::Commit { database_pages }) => self.prepare(file, database_pages, spill),
             Err(error) => Err(self.not_staged(&error)),
         }
     }
 
     /// A sibling answered BUSY, so that the transaction is open still, and it goes on.
-    fn unprepare(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+    fn unprepare(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
         let (spill, prepared_batch) = (prepared.facts.spill, prepared.prepared_batch.take());
         self.transaction = Transaction::Staging { spill };
-        siblings::remove_prepared(inner);
+        siblings::remove_prepared(file);
         self.view.hide_advance();
         self.view.forget_advance();
         prepared_batch
@@ -124,10 +124,10 @@ impl WalConnection {
         code
     }
 
-    fn prepare(&mut self, inner: &Arc<Inner>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
-        let connection = inner.connection();
+    fn prepare(&mut self, file: &Arc<OpenFile>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
+        let connection = file.connection();
         if let Err(error) = self.engine.prepare(self.view.lane()) {
-            return Err(self.not_prepared(inner, &error, spill));
+            return Err(self.not_prepared(file, &error, spill));
         }
         let facts = CommitFacts {
             sequence: self.view.sequence().unwrap_or(0) + 1,
@@ -137,21 +137,21 @@ impl WalConnection {
             spill,
             checkpoint_when_idle: self.autocheckpoint > 0,
         };
-        let pager = inner.pager.get().filter(|pager| self.is_below || pager.has_siblings());
+        let pager = file.pager.get().filter(|pager| self.is_below || pager.has_siblings());
         // Not seen if main is on another VFS.
         let super_journal = siblings::super_journal() || pager.is_some_and(|pager| pager.may_have_super_journal());
         let two_phase = self.engine.settings.mode() == Mode::Conservative || super_journal;
         let version = pager.and_then(|pager| pager.data_version());
         let prepared = Prepared { facts, two_phase, prepared_batch: None, unlocked: false, hidden: false, version };
         self.transaction = Transaction::Prepared(Box::new(prepared));
-        siblings::add_prepared(connection, inner);
+        siblings::add_prepared(connection, file);
         // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
         // not known yet.
-        if super_journal { self.wal_sync(inner) } else { Ok(()) }
+        if super_journal { self.wal_sync(file) } else { Ok(()) }
     }
 
     /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
-    pub(super) fn wal_sync(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+    pub(super) fn wal_sync(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
@@ -165,23 +165,23 @@ impl WalConnection {
             }
             Err(error) => {
                 let spill = prepared.facts.spill;
-                Err(self.not_prepared(inner, &error, spill))
+                Err(self.not_prepared(file, &error, spill))
             }
         }
     }
 
     /// What COMMIT answers before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and COMMIT may
     /// come again: SQLite writes its frames again then. Whatever else it is, SQLite rolls back.
-    fn not_prepared(&mut self, inner: &Arc<Inner>, error: &EngineError, spill: Option<u32>) -> Code {
+    fn not_prepared(&mut self, file: &Arc<OpenFile>, error: &EngineError, spill: Option<u32>) -> Code {
         let code = self.failed(error);
-        let connection = inner.connection();
+        let connection = file.connection();
         if code == Code::BUSY {
             self.transaction = Transaction::Staging { spill };
-            siblings::remove_prepared(inner);
-            free_siblings(connection, inner);
+            siblings::remove_prepared(file);
+            free_siblings(connection, file);
         } else {
-            self.fail_transaction(inner);
-            reset_siblings(connection, inner);
+            self.fail_transaction(file);
+            reset_siblings(connection, file);
         }
         code
     }
@@ -198,10 +198,10 @@ impl WalConnection {
         }
     }
 
-    fn word_at_unlock(&self, inner: &Inner) -> Word {
+    fn word_at_unlock(&self, file: &OpenFile) -> Word {
         let Transaction::Prepared(prepared) = &self.transaction else { return Word::Unknown };
         let Some(before) = prepared.version else { return Word::Unknown };
-        match inner.pager.get().and_then(|pager| pager.data_version()) {
+        match file.pager.get().and_then(|pager| pager.data_version()) {
             None => Word::Unknown,
             Some(now) if now == before => Word::Rollback,
             Some(_) => Word::Commit,
@@ -209,30 +209,30 @@ impl WalConnection {
     }
 
     /// Behind UNLOCK(WRITE) of a prepared transaction.
-    pub(super) fn is_committed(&self, inner: &Inner) -> bool {
-        self.word_at_unlock(inner) == Word::Commit
+    pub(super) fn is_committed(&self, file: &OpenFile) -> bool {
+        self.word_at_unlock(file) == Word::Commit
     }
 
     /// UNLOCK(WRITE): a commit and a rollback make the same call of us, with the same header. Where another database may
     /// have failed, the pager knows which it is: then nothing is held for a PHASETWO that will not come, though an open cursor
     /// may keep this connection from ever calling again. Else a rollback shows by the index that `sqlite3WalUndo` has
     /// cleaned.
-    pub(super) fn end_write(&mut self, inner: &Arc<Inner>) {
+    pub(super) fn end_write(&mut self, file: &Arc<OpenFile>) {
         if self.holds_write && self.is_below && !self.transaction.is_prepared() && self.view.header_advanced() {
             // SQLite advances it behind the last frame of a commit (`sqlite3WalFrames`).
-            self.end_withheld(inner);
+            self.end_withheld(file);
             return;
         }
-        match self.word_at_unlock(inner) {
+        match self.word_at_unlock(file) {
             Word::Rollback => {
                 let hidden = matches!(&self.transaction, Transaction::Prepared(prepared) if prepared.hidden);
                 let advanced = !hidden && self.view.header_advanced();
                 self.view.forget_advance();
-                self.roll_back(inner);
+                self.roll_back(file);
                 // `sqlite3WalUndo` has copied the advanced header and kept the transaction's pages, which a cursor would read
                 // on. Without them it comes for frames that are not there any more.
                 self.shows_rolled_back = advanced;
-                if advanced && let Some(pager) = inner.pager.get() {
+                if advanced && let Some(pager) = file.pager.get() {
                     pager.release_pages();
                 }
                 return;
@@ -240,25 +240,25 @@ impl WalConnection {
             Word::Unknown if self.view.undone() => {
                 self.view.forget_advance();
                 self.undone_at_unlock = true;
-                self.roll_back(inner);
+                self.roll_back(file);
                 return;
             }
             Word::Commit | Word::Unknown => {}
         }
         if !self.transaction.write_unlocked() {
-            self.roll_back(inner);
+            self.roll_back(file);
         }
     }
 
     /// The last word: publish, free WRITE, acknowledge.
-    pub(super) fn commit_phase_two(&mut self, inner: &Arc<Inner>) -> Result<(), Code> {
+    pub(super) fn commit_phase_two(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         if let Err(code) = self.check_mine() {
             if self.engine.is_of_this_process() {
-                self.fail_transaction(inner);
+                self.fail_transaction(file);
             }
             return Err(code);
         }
-        let connection = inner.connection();
+        let connection = file.connection();
         let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
             if self.undone_at_unlock {
                 // SQLite commits what it seemed to have undone: never answered OK.
@@ -270,27 +270,27 @@ impl WalConnection {
             self.behind = AfterCommit::Committed;
             return self.acknowledge(connection, None);
         };
-        siblings::remove_prepared(inner);
+        siblings::remove_prepared(file);
         siblings::set_super_journal(false);
         let Prepared { facts, prepared_batch, hidden, .. } = *prepared;
         self.committing = Some(facts.sequence);
-        let result = self.publish_and_acknowledge(inner, facts, prepared_batch, hidden);
+        let result = self.publish_and_acknowledge(file, facts, prepared_batch, hidden);
         self.committing = None;
         result
     }
 
     fn publish_and_acknowledge(
         &mut self,
-        inner: &Arc<Inner>,
+        file: &Arc<OpenFile>,
         facts: CommitFacts,
         prepared_batch: Option<PreparedBatch>,
         hidden: bool,
     ) -> Result<(), Code> {
-        let connection = inner.connection();
+        let connection = file.connection();
         if hidden {
             self.view.restore_advance();
         }
-        let siblings = siblings::prepared_siblings(connection, inner);
+        let siblings = siblings::prepared_siblings(connection, file);
         let last = siblings.is_empty();
         let published =
             self.write_all_prepared(prepared_batch, facts, &siblings).and_then(|prepared_batch| match prepared_batch {
@@ -307,7 +307,7 @@ impl WalConnection {
                     self.engine.remove_spill(number);
                 }
                 self.free_write(false);
-                reset_siblings(connection, inner);
+                reset_siblings(connection, file);
                 let _not_reported_twice = self.acknowledge(connection, None);
                 return Err(code);
             }
@@ -331,7 +331,7 @@ impl WalConnection {
         &self,
         own: Option<PreparedBatch>,
         facts: CommitFacts,
-        siblings: &[Arc<Inner>],
+        siblings: &[Arc<OpenFile>],
     ) -> Result<Option<PreparedBatch>, EngineError> {
         if siblings.is_empty() {
             return Ok(own);
@@ -382,12 +382,12 @@ impl WalConnection {
     }
 
     /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
-    fn fail_transaction(&mut self, inner: &Arc<Inner>) {
+    fn fail_transaction(&mut self, file: &Arc<OpenFile>) {
         let spill = match std::mem::replace(&mut self.transaction, Transaction::None) {
             Transaction::None => return,
             Transaction::Staging { spill } | Transaction::Failed { spill } => spill,
             Transaction::Prepared(mut prepared) => {
-                siblings::remove_prepared(inner);
+                siblings::remove_prepared(file);
                 siblings::set_super_journal(false);
                 if let Some(prepared_batch) = prepared.prepared_batch.take()
                     && let Err(error) = self.engine.rollback_prepared(prepared_batch)
@@ -405,8 +405,8 @@ impl WalConnection {
     }
 
     /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
-    pub(super) fn roll_back(&mut self, inner: &Arc<Inner>) {
-        self.fail_transaction(inner);
+    pub(super) fn roll_back(&mut self, file: &Arc<OpenFile>) {
+        self.fail_transaction(file);
         self.view.rolled_back();
         if let Transaction::Failed { spill: Some(number) } = std::mem::replace(&mut self.transaction, Transaction::None)
         {
@@ -418,21 +418,21 @@ impl WalConnection {
     }
 
     /// The connection is given up: a commit of it is answered with an error.
-    pub(super) fn end_given_up(&mut self, inner: &Arc<Inner>) {
+    pub(super) fn end_given_up(&mut self, file: &Arc<OpenFile>) {
         if self.holds_write || self.committing.is_some() {
             // First what holds APPEND.
-            self.fail_transaction(inner);
+            self.fail_transaction(file);
             self.engine.take_back_after_panic(self.committing.take());
         }
-        self.roll_back(inner);
+        self.roll_back(file);
     }
 
     /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
-    fn reset_prepared(&mut self, inner: &Arc<Inner>) {
+    fn reset_prepared(&mut self, file: &Arc<OpenFile>) {
         if self.transaction.waits_for_phase_two() {
-            self.roll_back(inner);
+            self.roll_back(file);
         } else {
-            self.fail_transaction(inner);
+            self.fail_transaction(file);
         }
     }
 }
@@ -448,8 +448,8 @@ fn at_phase_two(code: Code) -> Code {
 }
 
 /// The transaction stays open, for as long as the application likes: no sibling keeps APPEND meanwhile.
-fn free_siblings(connection: usize, inner: &Inner) {
-    for sibling in siblings::prepared_siblings(connection, inner) {
+fn free_siblings(connection: usize, file: &OpenFile) {
+    for sibling in siblings::prepared_siblings(connection, file) {
         if let HandleState::Wal(wal) = &mut sibling.state().kind
             && matches!(&wal.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
             && let Err(code) = wal.unprepare(&sibling)
@@ -461,8 +461,8 @@ fn free_siblings(connection: usize, inner: &Inner) {
 
 /// A prepare, a sync or a PHASETWO failed: every sibling that is prepared and unpublished is reset at
 /// once, before SQLite copies its header (`sqlite3WalUndo`).
-fn reset_siblings(connection: usize, inner: &Inner) {
-    for sibling in siblings::prepared_siblings(connection, inner) {
+fn reset_siblings(connection: usize, file: &OpenFile) {
+    for sibling in siblings::prepared_siblings(connection, file) {
         if let HandleState::Wal(wal) = &mut sibling.state().kind {
             wal.reset_prepared(&sibling);
         }

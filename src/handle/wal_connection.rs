@@ -4,7 +4,7 @@
 use super::registry::Entry;
 use super::transaction::Transaction;
 use super::writers::{Begun, Writers};
-use super::{BaseFile, DatabaseHandle, Inner, Running, ShmAction, siblings};
+use super::{BaseFile, DatabaseHandle, OpenFile, Running, ShmAction, siblings};
 use crate::engine::{Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
@@ -151,14 +151,14 @@ impl WalConnection {
 
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
-    pub(super) fn called(&mut self, inner: &Arc<Inner>) {
+    pub(super) fn called(&mut self, file: &Arc<OpenFile>) {
         self.undone_at_unlock = false;
         self.previous = std::mem::replace(&mut self.behind, AfterCommit::No);
         if self.transaction.waits_for_phase_two() && self.engine.is_of_this_process() {
-            if self.is_below && self.is_committed(inner) {
-                self.commit_without_phase_two(inner);
+            if self.is_below && self.is_committed(file) {
+                self.commit_without_phase_two(file);
             } else {
-                self.roll_back(inner);
+                self.roll_back(file);
             }
         }
     }
@@ -171,19 +171,19 @@ impl WalConnection {
 
     /// A call panicked: this view is worth nothing any more, what it answered may be half true, and nobody shall wait for
     /// what it held.
-    pub(super) fn after_panic(&mut self, inner: &Arc<Inner>) {
+    pub(super) fn after_panic(&mut self, file: &Arc<OpenFile>) {
         if self.broken || !self.engine.is_mine() {
             self.broken = true;
             return;
         }
         self.log(Code::INTERNAL, "a call of SQLite panicked; the connection has to be closed");
-        self.give_up(inner);
+        self.give_up(file);
     }
 
     /// What SQLite believes of this connection and what is true of it differ: only `xClose` is left.
-    pub(super) fn give_up(&mut self, inner: &Arc<Inner>) {
+    pub(super) fn give_up(&mut self, file: &Arc<OpenFile>) {
         self.broken = true;
-        self.end_given_up(inner);
+        self.end_given_up(file);
         self.checkpointing = Checkpointing::No;
         self.pinned = false;
         self.reading = false;
@@ -210,9 +210,9 @@ impl WalConnection {
 
     /// # Errors
     /// `CANTOPEN`: a VFS above asks by itself (`walIndexRecover` does not, since the view's header is always valid).
-    pub(super) fn wal_bytes(&self, inner: &Inner) -> Result<u64, Code> {
+    pub(super) fn wal_bytes(&self, file: &OpenFile) -> Result<u64, Code> {
         if self.is_below && !self.was_locked {
-            return Err(self.distrust_reads(inner));
+            return Err(self.distrust_reads(file));
         }
         Ok(self.view.wal_bytes())
     }
@@ -238,10 +238,10 @@ impl WalConnection {
     }
 
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
-    pub(super) fn shm_lock(&mut self, inner: &Arc<Inner>, first: u32, action: ShmAction) -> Result<(), Code> {
+    pub(super) fn shm_lock(&mut self, file: &Arc<OpenFile>, first: u32, action: ShmAction) -> Result<(), Code> {
         self.check_mine()?;
         match (action, first) {
-            (ShmAction::LockShared, READ..) => self.begin_read(inner, first == READ),
+            (ShmAction::LockShared, READ..) => self.begin_read(file, first == READ),
             (ShmAction::UnlockShared, READ..) => {
                 if self.previous == AfterCommit::Committed {
                     self.behind = AfterCommit::ReadReleased;
@@ -251,7 +251,7 @@ impl WalConnection {
             }
             (ShmAction::LockExclusive, WRITE) => self.begin_write(),
             (ShmAction::UnlockExclusive, WRITE) => {
-                self.end_write(inner);
+                self.end_write(file);
                 Ok(())
             }
             // `sqlite3_snapshot_recover`: SQLite checkpoints in no read transaction (`sqlite3BtreeCheckpoint`).
@@ -271,7 +271,7 @@ impl WalConnection {
     }
 
     /// The moment of the snapshot (`walTryBeginRead`).
-    fn begin_read(&mut self, inner: &Inner, at_zero: bool) -> Result<(), Code> {
+    fn begin_read(&mut self, file: &OpenFile, at_zero: bool) -> Result<(), Code> {
         self.at_zero = at_zero;
         self.was_locked = true;
         if std::mem::take(&mut self.pinned) {
@@ -286,7 +286,7 @@ impl WalConnection {
         if self.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due() {
             self.hook_is_sqlites = false;
         }
-        let newest = self.wants_newest(inner);
+        let newest = self.wants_newest(file);
         let alone = self.shows_backfilled();
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
@@ -326,13 +326,13 @@ impl WalConnection {
 
     /// Whether the transaction that begins now gets what is published as its snapshot, not only what is visible. One that writes
     /// and was refused before waits for its turn first.
-    fn wants_newest(&mut self, inner: &Inner) -> bool {
+    fn wants_newest(&mut self, file: &OpenFile) -> bool {
         if !self.was_refused && self.engine.marks.published() == self.engine.marks.visible() {
             self.writers.begun = Begun::Unasked;
             return self.holds_write;
         }
-        let running = match inner.pager.get() {
-            Some(pager) if !inner.facts.read_only => pager.running(),
+        let running = match file.pager.get() {
+            Some(pager) if !file.facts.read_only => pager.running(),
             _ => Running::Unknown,
         };
         let writes = self.writers.begin(running);
@@ -599,14 +599,14 @@ impl WalConnection {
 
     pub(super) fn wal_read(
         &mut self,
-        inner: &Inner,
+        file: &OpenFile,
         base: &mut dyn BaseFile,
         buffer: &mut [u8],
         offset: u64,
     ) -> Result<(), Code> {
         self.check_lost()?;
         if self.is_below && !self.reading {
-            return Err(self.distrust_reads(inner));
+            return Err(self.distrust_reads(file));
         }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
@@ -732,11 +732,11 @@ impl WalConnection {
     }
 
     /// The handle closes.
-    pub(super) fn leave(mut self, inner: &Arc<Inner>) {
+    pub(super) fn leave(mut self, file: &Arc<OpenFile>) {
         if !self.engine.is_of_this_process() {
             return;
         }
-        self.roll_back(inner);
+        self.roll_back(file);
         if !self.engine.is_mine() {
             return;
         }

@@ -1,0 +1,215 @@
+//! An open main file, as its connection sees it: what it is, whose it is, and why it cannot be had.
+
+use super::refusal::Refused;
+use super::registry::FileIdentity;
+use super::{BaseFile, Context, LockLevel, OpenFacts, Pager, State, StateGuard, pragma};
+use crate::disk::not_local;
+use crate::engine::EngineError;
+use crate::interleave::Instant;
+use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use crate::shared::lock_is_held;
+use crate::sqlite::Code;
+use crate::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Who comes again so soon after BUSY has a busy handler. SQLite's own counts what it sleeps, not what it waits here: of each
+/// further attempt only a small part of its longest sleep (100 ms) may be spent here, or the busy timeout says nothing.
+const AGAIN: Duration = Duration::from_millis(500);
+
+pub(super) type Header = [u8; DATABASE_HEADER_BYTES];
+
+/// What every database file begins with.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// An open main file: what it was opened with, what is known of it, and its state. A [`Handle`](super::Handle) is one; the handles of
+/// the other databases of its connection share it.
+///
+/// It answers what a claim asks before it takes a lock of the log: whether the log or the base serves the file, by its header and by
+/// what is beside it ([`OpenFile::is_ours`]), and where its log is ([`OpenFile::database_path`]). It takes no lock but that of the
+/// base, and reports to `sqlite3_log` why the database cannot be had. Only `state` has a lock that is held over a call of SQLite.
+pub(super) struct OpenFile {
+    pub(super) context: Arc<Context>,
+    pub(super) facts: OpenFacts,
+    /// What the file was when it was opened; `None`: it could not be looked at.
+    pub(super) identity: Option<FileIdentity>,
+    /// Known from `SQLITE_FCNTL_PDB` on.
+    pub(super) pager: OnceLock<Box<dyn Pager>>,
+    /// The path without symlinks, once it was needed.
+    pub(super) real_path: OnceLock<PathBuf>,
+    pub(super) state: Mutex<State>,
+    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    pub(super) refused: Mutex<Option<String>>,
+    /// Why the file is the base's, as of the last SHARED.
+    pub(super) bases: Mutex<Option<&'static str>>,
+    /// When it was last answered BUSY, after a wait of its own.
+    pub(super) waited: Mutex<Option<Instant>>,
+    /// It has been [`HandleState::Alone`](super::HandleState::Alone).
+    pub(super) was_alone: AtomicBool,
+    /// It was read or measured while SQLite had no lock, otherwise than SQLite does before its first one.
+    pub(super) read_unlocked: AtomicBool,
+}
+
+impl OpenFile {
+    /// The `sqlite3*` that uses the file now, as a number; 0: not known.
+    pub(super) fn connection(&self) -> usize {
+        self.pager.get().map_or(0, |pager| pager.connection())
+    }
+
+    /// The state, for a call of SQLite.
+    pub(super) fn state(self: &Arc<OpenFile>) -> StateGuard<'_> {
+        StateGuard { file: self, state: self.state.lock(), panicking: std::thread::panicking() }
+    }
+
+    /// Whether a busy handler asks for the database, again.
+    pub(super) fn comes_again(&self) -> bool {
+        self.waited.lock().is_some_and(|waited| waited.elapsed() < AGAIN)
+    }
+
+    /// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
+    /// has, is the base's, with its real `-wal` and `-shm`. Where only the connection is for reading, it is ours like any other:
+    /// the base's SHARED, held as long as it is open, would keep everybody out who writes.
+    pub(super) fn is_ours(&self, header: &Header) -> bool {
+        let has_log = || {
+            std::fs::symlink_metadata(beside(self.real_path(), "-pwal")).is_ok() || has_placeholder(self.real_path())
+        };
+        match stamp::read(header) {
+            // Of an encrypted database (a codec between SQLite and its VFS) these bytes say nothing.
+            _ if !header.starts_with(MAGIC) && !has_log() => false,
+            // An earlier log's placeholder keeps SQLite out of whatever file was brought here since: the claim takes it away.
+            StampState::Plain { wal: false } | StampState::NoHeader => {
+                (has_placeholder(self.real_path()) && may_write(self.real_path())) || self.may_have_lost_header(header)
+            }
+            StampState::Plain { wal: true } if self.facts.read_only => self.is_taken() || may_write(self.real_path()),
+            StampState::Plain { wal: true } | StampState::Stamped(_) | StampState::Older { .. } => true,
+            // What is in the bytes that SQLite reserves may be somebody else's.
+            StampState::BadStamp { .. } | StampState::Leftover => has_log(),
+        }
+    }
+
+    /// Whether the first sector may be lost: the file does not begin as a database, and a log directory lies beside it. Beside
+    /// the file of a codec lies none.
+    pub(super) fn may_have_lost_header(&self, header: &Header) -> bool {
+        let path = self.real_path();
+        !stamp::is_database(header)
+            && std::fs::metadata(path).is_ok_and(|file| file.len() >= header.len() as u64)
+            && self.has_directory()
+    }
+
+    /// Whether somebody has the log of the database, or is just opening it.
+    pub(super) fn is_taken(&self) -> bool {
+        lock_is_held(&beside(self.real_path(), "-pwal")).is_ok_and(|held| held == Some(true))
+    }
+
+    /// For a connection that only reads, and cannot have the database through us: whether it may read beside those who have it, a
+    /// stock connection or nobody, as they do. True: SHARED of the base is held.
+    pub(super) fn is_bases_to_read(&self, base: &mut dyn BaseFile) -> bool {
+        if base.lock(LockLevel::Shared).is_err() {
+            return false;
+        }
+        let plain = read_header(base).is_ok_and(|header| matches!(stamp::read(&header), StampState::Plain { .. }));
+        if plain && !self.is_taken() {
+            return true;
+        }
+        let _the_first_error_counts = base.unlock(LockLevel::None);
+        false
+    }
+
+    /// As that; zeros where the medium does not give the header and a log directory lies beside the file: recovery can bring it back.
+    pub(super) fn read_header_or_lost(&self, base: &mut dyn BaseFile) -> Result<Header, Code> {
+        match read_header(base) {
+            Err(code) if code.is_unreadable() && self.has_directory() => Ok([0; DATABASE_HEADER_BYTES]),
+            read => read,
+        }
+    }
+
+    /// Whether a log directory lies beside the file.
+    pub(super) fn has_directory(&self) -> bool {
+        std::fs::symlink_metadata(beside(self.real_path(), "-pwal")).is_ok()
+    }
+
+    pub(super) fn log_error(&self, error: &EngineError) -> Code {
+        let code = error.code();
+        self.log_message(code, &error.to_string());
+        code
+    }
+
+    pub(super) fn log_message(&self, code: Code, text: &str) {
+        if code != Code::NOTICE {
+            *self.refused.lock() = Some(text.to_owned());
+        }
+        self.context.host.log(code.number(), &format!("pwal: {}: {text}", self.facts.path.display()));
+    }
+
+    /// The directory of the log lies beside the file, not beside a symlink to it.
+    pub(super) fn real_path(&self) -> &Path {
+        self.real_path
+            .get_or_init(|| std::fs::canonicalize(&self.facts.path).unwrap_or_else(|_| self.facts.path.clone()))
+    }
+
+    /// The real path of the file that was opened, on a file system where a log may lie.
+    pub(super) fn database_path(&self, identity: FileIdentity) -> Result<PathBuf, Refused> {
+        let path = self.real_path().to_path_buf();
+        if FileIdentity::of(&path).ok() != Some(identity) {
+            let text = "another file has this name by now; close the connection and open it again";
+            return Err(Refused::new(Code::READONLY_DBMOVED, text));
+        }
+        if let Some(name) = not_local(&path)
+            && !pragma::any_file_system(self)
+        {
+            let text = format!(
+                "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
+                 with parallel_wal_mode=off, or take the risk with parallel_wal_file_system=any (PWAL_FILE_SYSTEM=any)"
+            );
+            return Err(Refused::new(Code::CANTOPEN, text));
+        }
+        Ok(path)
+    }
+}
+
+pub(super) const ONLY_READS: &str =
+    "opened for reading where it cannot be had through pwal: it is read as stock SQLite does";
+
+/// Why a file with this header is the base's.
+pub(super) fn why_bases(header: &Header) -> &'static str {
+    match stamp::read(header) {
+        // A file without a byte is a new one.
+        StampState::Plain { wal: false } if header.starts_with(MAGIC) || header.iter().all(|byte| *byte == 0) => {
+            "not in WAL mode: PRAGMA journal_mode=WAL"
+        }
+        StampState::Plain { wal: true } if header.starts_with(MAGIC) => ONLY_READS,
+        StampState::BadStamp { .. } | StampState::Leftover if header.starts_with(MAGIC) => {
+            "something is in bytes 72 to 91 of the database header, which SQLite reserves, or its version is a newer one: it works as \
+             on stock SQLite"
+        }
+        _ => "its header is not SQLite's: the database is encrypted (it works as on stock SQLite), or no database",
+    }
+}
+
+/// Whether a directory has the name of the database's `-wal`.
+fn has_placeholder(path: &Path) -> bool {
+    std::fs::symlink_metadata(beside(path, "-wal")).is_ok_and(|wal| wal.is_dir())
+}
+
+/// The database file, and a log beside it; as far as permissions tell.
+fn may_write(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let may = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    may(path) && (beside(path, "-pwal").exists() || path.parent().is_some_and(may))
+}
+
+pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
+    let mut header = [0; DATABASE_HEADER_BYTES];
+    match base.read(&mut header, 0) {
+        Ok(()) | Err(Code::IOERR_SHORT_READ) => Ok(header),
+        Err(code) => Err(code),
+    }
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

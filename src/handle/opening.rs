@@ -1,0 +1,118 @@
+//! One attempt to get a database: the value that the claim, the join, a recovery, and the way back from `locking_mode=EXCLUSIVE`
+//! pass along.
+
+use super::beside::{give_up_lock, is_beside_stock, is_held_alone};
+use super::file::{OpenFile, beside};
+use super::leftovers::ExclusiveDatabase;
+use super::refusal::{ALONE_IS_THERE, Refused, STOCK_IS_THERE, lock_failed};
+use super::{DatabaseHandle, LockLevel, join, pragma};
+use crate::disk::LogDirectory;
+use crate::engine::{ClaimedDatabase, Engine, EngineError, Settings};
+use crate::interleave::{self, Instant};
+use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use crate::shared::{LOCK_NAME, LockFile, Member, command};
+use crate::sqlite::Code;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long EXCLUSIVE is waited for: who has just retired the log holds it until its handle is closed.
+const EXCLUSIVE_WAIT: Duration = Duration::from_millis(100);
+const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
+/// The same, where [`OpenFile::comes_again`].
+const EXCLUSIVE_WAIT_AGAIN: Duration = Duration::from_millis(5);
+
+/// An open file, its real path, and the directory of its log as of this attempt: the next attempt opens the directory anew, since it
+/// may have been removed or moved away.
+///
+/// Its steps, under INIT ([`super::init_lock`]): [`exclusive_handle`](Opening::exclusive_handle),
+/// [`recover_under_exclusive`](Opening::recover_under_exclusive), [`start`](Opening::start); or [`join::join`] where other processes have
+/// the database. A step that fails releases INIT and EXCLUSIVE, so that the next process gets the database.
+pub(super) struct Opening<'a> {
+    pub(super) file: &'a OpenFile,
+    /// The real path of the database file.
+    pub(super) path: &'a Path,
+    pub(super) dir: Arc<dyn LogDirectory>,
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn new(file: &'a OpenFile, path: &'a Path) -> Opening<'a> {
+        Opening { file, path, dir: file.context.disk.log_directory(path) }
+    }
+
+    /// Under INIT, which `lock` holds.
+    pub(super) fn exclusive_handle(&self, lock: &LockFile) -> Result<Box<dyn DatabaseHandle>, Refused> {
+        if is_beside_stock(lock).map_err(|error| lock_failed(&beside(self.path, "-pwal"), &error))? {
+            let alone = is_held_alone(lock).map_err(|error| lock_failed(&beside(self.path, "-pwal"), &error))?;
+            return Err(Refused::new(Code::BUSY, if alone { ALONE_IS_THERE } else { STOCK_IS_THERE }));
+        }
+        let mut database_handle = self.file.context.host.open_database_handle(self.path)?;
+        if database_handle.read_only() {
+            // EXCLUSIVE on a read-only descriptor is EBADF.
+            database_handle.lock(LockLevel::Shared)?;
+            return Ok(database_handle);
+        }
+        let deadline = Instant::now() + if self.file.comes_again() { EXCLUSIVE_WAIT_AGAIN } else { EXCLUSIVE_WAIT };
+        loop {
+            match database_handle.lock(LockLevel::Shared).and_then(|()| database_handle.lock(LockLevel::Exclusive)) {
+                Ok(()) => return Ok(database_handle),
+                Err(code) if code.primary() != Code::BUSY => return Err(code.into()),
+                Err(code) if Instant::now() >= deadline => {
+                    return Err(Refused::new(code, STOCK_IS_THERE));
+                }
+                Err(_) => {
+                    database_handle.unlock(LockLevel::None)?;
+                    interleave::sleep(EXCLUSIVE_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it, or we may
+    /// not write to it any more.
+    pub(super) fn start(&self, settled: ExclusiveDatabase) -> Result<Option<Arc<Engine>>, Refused> {
+        let ExclusiveDatabase { lock, mut database_handle } = settled;
+        let mut header = [0; DATABASE_HEADER_BYTES];
+        let database_bytes = match database_handle.read_at(&mut header, 0).and_then(|_| database_handle.bytes()) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                give_up_lock(&lock, &*self.dir);
+                return Err(EngineError::database("read", self.path, error).into());
+            }
+        };
+        if database_handle.read_only() {
+            // Its SHARED keeps no writer out, and nothing can be written by it: the base's, with its real `-wal` and `-shm`.
+            give_up_lock(&lock, &*self.dir);
+            return Ok(None);
+        }
+        let page_bytes = stamp::page_bytes(&header);
+        let (StampState::Plain { wal: true }, Some(page_bytes)) = (stamp::read(&header), page_bytes) else {
+            give_up_lock(&lock, &*self.dir);
+            return Ok(None);
+        };
+        let settings = Settings::default();
+        pragma::apply_defaults(self.file, &settings);
+        let member = self.join_first(lock)?;
+        let claimed = ClaimedDatabase {
+            path: self.path.to_path_buf(),
+            dir: Arc::clone(&self.dir),
+            member,
+            database_handle,
+            header,
+            page_bytes,
+            database_bytes,
+        };
+        let engine = Engine::start(&self.file.context, claimed, settings)?;
+        engine.end_init()?;
+        Ok(Some(engine))
+    }
+
+    /// The control block of a database that nobody has, and the first place in them.
+    fn join_first(&self, lock: LockFile) -> Result<Member, Refused> {
+        let lock_path = self.dir.path().join(LOCK_NAME);
+        let mapping = join::new_control(self)?;
+        let member = Member::acquire(mapping, lock, &command());
+        let member = member.map_err(|error| lock_failed(&lock_path, &error))?;
+        member.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
+    }
+}
