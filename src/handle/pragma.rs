@@ -269,7 +269,7 @@ fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
-        wal.autocheckpoint = state.autocheckpoint;
+        wal.checkpointer.autocheckpoint = state.autocheckpoint;
         apply(file, &wal.engine.settings, &state.pending_settings);
         // The next time that this connection has no engine.
         state.pending_settings.retain(|(name, _)| name == BESIDE_STOCK);

@@ -1,17 +1,20 @@
-//! A write transaction of one handle, from WRITE to its last word.
+//! The writer of a connection: a write transaction, from WRITE to its last word.
 //!
 //! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a
 //! sibling. Only `COMMIT_PHASETWO` says commit; any other call behind UNLOCK(WRITE) says rollback.
 
+use super::checkpointer::{AfterCommit, Checkpointing};
 use super::siblings::{self, Unacknowledged};
-use super::wal_connection::{AfterCommit, WalConnection};
+use super::wal_connection::WalConnection;
 use super::{HandleState, OpenFile};
-use crate::engine::{CommitFacts, EngineError, Mode, PreparedBatch, SelfSealed};
+use crate::engine::{CommitFacts, Engine, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
 use std::sync::Arc;
 
+#[derive(Default)]
 pub(super) enum Transaction {
+    #[default]
     None,
     Staging {
         /// The number of its spill file.
@@ -69,7 +72,81 @@ impl Transaction {
     }
 }
 
+/// What a connection writes, from WRITE to the last word.
+#[derive(Default)]
+pub(super) struct Writer {
+    pub(super) holds_write: bool,
+    transaction: Transaction,
+    /// PHASETWO runs for this commit.
+    committing: Option<u64>,
+    /// The lane that the transaction is bound to.
+    lane: Option<u16>,
+    /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
+    /// was not.
+    undone_at_unlock: bool,
+}
+
+impl Writer {
+    /// A call of SQLite comes; true: PHASETWO should have come.
+    pub(super) fn called(&mut self) -> bool {
+        self.undone_at_unlock = false;
+        self.transaction.waits_for_phase_two()
+    }
+}
+
+/// What a transaction may stage in memory.
+pub(super) fn lane_bytes(engine: &Engine) -> usize {
+    usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX)
+}
+
 impl WalConnection {
+    pub(super) fn begin_write(&mut self) -> Result<(), Code> {
+        self.engine.check_poison().map_err(|error| self.failed(&error))?;
+        if !self.engine.queue.try_acquire(self.me.id) {
+            return Err(self.refuse(Code::BUSY));
+        }
+        // In `locking_mode=EXCLUSIVE` SQLite does not come here for a write.
+        self.wants_alone &= self.checkpointer.is_running();
+        let published = self.engine.marks.published();
+        if self.checkpointer.is_running() {
+            self.writer.holds_write = true;
+            // More than PASSIVE: so no autocheckpoint.
+            self.checkpointer.running = Checkpointing::Requested;
+            // An error means to SQLite that it has no lock: it unlocks none.
+            return self.run_checkpoint().inspect_err(|_| self.free_write(false));
+        }
+        if self.is_reading() && self.view.sequence() != Some(published) {
+            self.engine.queue.release(self.me.id, false);
+            return Err(self.refuse(Code::BUSY_SNAPSHOT));
+        }
+        self.writer.holds_write = true;
+        if self.is_reading() {
+            self.start_transaction(published);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, code: Code) -> Code {
+        self.reader.was_refused = true;
+        if self.is_reading() {
+            self.reader.refused = true;
+        } else {
+            siblings::arm_refused(&self.engine, self.me.id);
+        }
+        code
+    }
+
+    pub(super) fn start_transaction(&mut self, published: u64) {
+        let (number, memory) = self.engine.lanes.bind(self.engine.settings.lanes());
+        self.writer.lane = Some(number);
+        self.view.swap_lane_memory(memory);
+        self.reader.wrote = true;
+        self.view.begin_write(self.engine.log_id, published + 1);
+        self.engine.forget_staged_spill();
+        self.view.set_lane_bytes_max(lane_bytes(&self.engine));
+        self.writer.transaction = Transaction::Staging { spill: None };
+    }
+
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(&mut self, file: &Arc<OpenFile>, data: &[u8], offset: u64) -> Result<(), Code> {
         self.check_mine()?;
@@ -77,7 +154,7 @@ impl WalConnection {
         if data.len() == self.view.page_bytes() as usize {
             self.unprepare(file)?;
         }
-        let mut spill = match &self.transaction {
+        let mut spill = match &self.writer.transaction {
             Transaction::Staging { spill } => *spill,
             Transaction::Prepared(prepared) => prepared.facts.spill,
             Transaction::None | Transaction::Failed { .. } => return Err(Code::IOERR_WRITE),
@@ -88,7 +165,7 @@ impl WalConnection {
             spill = Some(number);
             Ok(file)
         });
-        if let Transaction::Staging { spill: of_transaction } = &mut self.transaction {
+        if let Transaction::Staging { spill: of_transaction } = &mut self.writer.transaction {
             *of_transaction = spill;
         }
         match written {
@@ -103,9 +180,9 @@ impl WalConnection {
 
     /// A sibling answered BUSY, so that the transaction is open still, and it goes on.
     fn unprepare(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
-        let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
+        let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
         let (spill, prepared_batch) = (prepared.facts.spill, prepared.prepared_batch.take());
-        self.transaction = Transaction::Staging { spill };
+        self.writer.transaction = Transaction::Staging { spill };
         siblings::remove_prepared(file);
         self.view.hide_advance();
         self.view.forget_advance();
@@ -133,9 +210,9 @@ impl WalConnection {
             sequence: self.view.sequence().unwrap_or(0) + 1,
             database_pages,
             wants_durable: false,
-            lane: self.lane.unwrap_or(0),
+            lane: self.writer.lane.unwrap_or(0),
             spill,
-            checkpoint_when_idle: self.autocheckpoint > 0,
+            checkpoint_when_idle: self.checkpointer.autocheckpoint > 0,
         };
         let pager = file.pager.get().filter(|pager| self.is_below || pager.has_siblings());
         // Not seen if main is on another VFS.
@@ -143,7 +220,7 @@ impl WalConnection {
         let two_phase = self.engine.settings.mode() == Mode::Conservative || super_journal;
         let version = pager.and_then(|pager| pager.data_version());
         let prepared = Prepared { facts, two_phase, prepared_batch: None, unlocked: false, hidden: false, version };
-        self.transaction = Transaction::Prepared(Box::new(prepared));
+        self.writer.transaction = Transaction::Prepared(Box::new(prepared));
         siblings::add_prepared(connection, file);
         // SQLite ignores what PHASETWO answers then, so nothing may be left that can fail; whether an `xSync` comes is
         // not known yet.
@@ -153,7 +230,7 @@ impl WalConnection {
     /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
     pub(super) fn wal_sync(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         self.check_mine()?;
-        let Transaction::Prepared(prepared) = &mut self.transaction else { return Ok(()) };
+        let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
         if !prepared.two_phase || prepared.prepared_batch.is_some() {
             return Ok(());
@@ -176,7 +253,7 @@ impl WalConnection {
         let code = self.failed(error);
         let connection = file.connection();
         if code == Code::BUSY {
-            self.transaction = Transaction::Staging { spill };
+            self.writer.transaction = Transaction::Staging { spill };
             siblings::remove_prepared(file);
             free_siblings(connection, file);
         } else {
@@ -189,7 +266,7 @@ impl WalConnection {
     /// Another file of this connection is called while this one is prepared: SQLite may still roll back and copies the
     /// live header then (`sqlite3WalUndo`), which must be the one before this commit.
     pub(super) fn hide_advance(&mut self) {
-        if let Transaction::Prepared(prepared) = &mut self.transaction
+        if let Transaction::Prepared(prepared) = &mut self.writer.transaction
             && !prepared.hidden
             && self.view.header_advanced()
         {
@@ -199,7 +276,7 @@ impl WalConnection {
     }
 
     fn word_at_unlock(&self, file: &OpenFile) -> Word {
-        let Transaction::Prepared(prepared) = &self.transaction else { return Word::Unknown };
+        let Transaction::Prepared(prepared) = &self.writer.transaction else { return Word::Unknown };
         let Some(before) = prepared.version else { return Word::Unknown };
         match file.pager.get().and_then(|pager| pager.data_version()) {
             None => Word::Unknown,
@@ -218,20 +295,24 @@ impl WalConnection {
     /// may keep this connection from ever calling again. Else a rollback shows by the index that `sqlite3WalUndo` has
     /// cleaned.
     pub(super) fn end_write(&mut self, file: &Arc<OpenFile>) {
-        if self.holds_write && self.is_below && !self.transaction.is_prepared() && self.view.header_advanced() {
+        if self.writer.holds_write
+            && self.is_below
+            && !self.writer.transaction.is_prepared()
+            && self.view.header_advanced()
+        {
             // SQLite advances it behind the last frame of a commit (`sqlite3WalFrames`).
             self.end_withheld(file);
             return;
         }
         match self.word_at_unlock(file) {
             Word::Rollback => {
-                let hidden = matches!(&self.transaction, Transaction::Prepared(prepared) if prepared.hidden);
+                let hidden = matches!(&self.writer.transaction, Transaction::Prepared(prepared) if prepared.hidden);
                 let advanced = !hidden && self.view.header_advanced();
                 self.view.forget_advance();
                 self.roll_back(file);
                 // `sqlite3WalUndo` has copied the advanced header and kept the transaction's pages, which a cursor would read
                 // on. Without them it comes for frames that are not there any more.
-                self.shows_rolled_back = advanced;
+                self.reader.shows_rolled_back = advanced;
                 if advanced && let Some(pager) = file.pager.get() {
                     pager.release_pages();
                 }
@@ -239,13 +320,13 @@ impl WalConnection {
             }
             Word::Unknown if self.view.undone() => {
                 self.view.forget_advance();
-                self.undone_at_unlock = true;
+                self.writer.undone_at_unlock = true;
                 self.roll_back(file);
                 return;
             }
             Word::Commit | Word::Unknown => {}
         }
-        if !self.transaction.write_unlocked() {
+        if !self.writer.transaction.write_unlocked() {
             self.roll_back(file);
         }
     }
@@ -259,23 +340,23 @@ impl WalConnection {
             return Err(code);
         }
         let connection = file.connection();
-        let Transaction::Prepared(prepared) = std::mem::replace(&mut self.transaction, Transaction::None) else {
-            if self.undone_at_unlock {
+        let Transaction::Prepared(prepared) = std::mem::replace(&mut self.writer.transaction, Transaction::None) else {
+            if self.writer.undone_at_unlock {
                 // SQLite commits what it seemed to have undone: never answered OK.
                 self.log(Code::IOERR_WRITE, "a commit was taken for rolled back; it is not in the database");
                 self.acknowledge(connection, None)?;
                 return Err(Code::IOERR_WRITE);
             }
             // An empty transaction, or one of a file in rollback mode.
-            self.behind = AfterCommit::Committed;
+            self.checkpointer.after = AfterCommit::Committed;
             return self.acknowledge(connection, None);
         };
         siblings::remove_prepared(file);
         siblings::set_super_journal(false);
         let Prepared { facts, prepared_batch, hidden, .. } = *prepared;
-        self.committing = Some(facts.sequence);
+        self.writer.committing = Some(facts.sequence);
         let result = self.publish_and_acknowledge(file, facts, prepared_batch, hidden);
-        self.committing = None;
+        self.writer.committing = None;
         result
     }
 
@@ -313,9 +394,9 @@ impl WalConnection {
             }
         };
         self.view.published(published.first_number, facts.sequence);
-        self.seen = facts.sequence;
+        self.reader.seen = facts.sequence;
         self.free_write(!facts.wants_durable || self.engine.sync_is_free());
-        self.behind = AfterCommit::Committed;
+        self.checkpointer.after = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;
         if !last {
             let commit = Unacknowledged { engine: Arc::clone(&self.engine), sequence, wants_durable };
@@ -352,7 +433,7 @@ impl WalConnection {
     }
 
     fn write_prepared(&mut self) -> Result<(), EngineError> {
-        if let Transaction::Prepared(prepared) = &mut self.transaction
+        if let Transaction::Prepared(prepared) = &mut self.writer.transaction
             && prepared.prepared_batch.is_none()
         {
             prepared.prepared_batch = Some(self.engine.write_prepared(self.view.lane(), prepared.facts)?);
@@ -374,16 +455,16 @@ impl WalConnection {
     }
 
     pub(super) fn free_write(&mut self, keep_lease: bool) {
-        if let Some(number) = self.lane.take() {
+        if let Some(number) = self.writer.lane.take() {
             self.engine.lanes.release(number, self.view.swap_lane_memory(LaneMemory::default()));
         }
-        self.holds_write = false;
+        self.writer.holds_write = false;
         self.engine.queue.release(self.me.id, keep_lease);
     }
 
     /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
     fn fail_transaction(&mut self, file: &Arc<OpenFile>) {
-        let spill = match std::mem::replace(&mut self.transaction, Transaction::None) {
+        let spill = match std::mem::replace(&mut self.writer.transaction, Transaction::None) {
             Transaction::None => return,
             Transaction::Staging { spill } | Transaction::Failed { spill } => spill,
             Transaction::Prepared(mut prepared) => {
@@ -401,35 +482,36 @@ impl WalConnection {
             }
         };
         self.view.reset_header();
-        self.transaction = Transaction::Failed { spill };
+        self.writer.transaction = Transaction::Failed { spill };
     }
 
     /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
     pub(super) fn roll_back(&mut self, file: &Arc<OpenFile>) {
         self.fail_transaction(file);
         self.view.rolled_back();
-        if let Transaction::Failed { spill: Some(number) } = std::mem::replace(&mut self.transaction, Transaction::None)
+        if let Transaction::Failed { spill: Some(number) } =
+            std::mem::replace(&mut self.writer.transaction, Transaction::None)
         {
             self.engine.remove_spill(number);
         }
-        if self.holds_write {
+        if self.writer.holds_write {
             self.free_write(true);
         }
     }
 
     /// The connection is given up: a commit of it is answered with an error.
     pub(super) fn end_given_up(&mut self, file: &Arc<OpenFile>) {
-        if self.holds_write || self.committing.is_some() {
+        if self.writer.holds_write || self.writer.committing.is_some() {
             // First what holds APPEND.
             self.fail_transaction(file);
-            self.engine.take_back_after_panic(self.committing.take());
+            self.engine.take_back_after_panic(self.writer.committing.take());
         }
         self.roll_back(file);
     }
 
     /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
     fn reset_prepared(&mut self, file: &Arc<OpenFile>) {
-        if self.transaction.waits_for_phase_two() {
+        if self.writer.transaction.waits_for_phase_two() {
             self.roll_back(file);
         } else {
             self.fail_transaction(file);
@@ -451,7 +533,7 @@ fn at_phase_two(code: Code) -> Code {
 fn free_siblings(connection: usize, file: &OpenFile) {
     for sibling in siblings::prepared_siblings(connection, file) {
         if let HandleState::Wal(wal) = &mut sibling.state().kind
-            && matches!(&wal.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
+            && matches!(&wal.writer.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
             && let Err(code) = wal.unprepare(&sibling)
         {
             wal.log(code, "a batch that was written early could not be taken back");

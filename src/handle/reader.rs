@@ -1,0 +1,273 @@
+//! The reader of a connection: SQLite's read locks of the wal-index become snapshots of the engine.
+//!
+//! `READ_LOCK` shared is the moment of the snapshot. The engine registers it, which keeps what it needs in the log, and the view is
+//! brought to it. If that changed the header, SQLite notices, unlocks, and takes the lock again (`WAL_RETRY`): the snapshot is
+//! kept in between, and used then. Unlock ends it, after a wait for the commits that it showed before they were durable (R3).
+
+use super::checkpointer::AfterCommit;
+use super::wal_connection::WalConnection;
+use super::writers::{Begun, Writers};
+use super::{BaseFile, OpenFile, Running, siblings};
+use crate::engine::EngineError;
+use crate::sqlite::Code;
+
+/// SQLite's read lock of the wal-index, and the snapshot that stands for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ReadLock {
+    /// No lock, no snapshot.
+    #[default]
+    None,
+    /// A snapshot is read.
+    Held,
+    /// As `Held`, and the snapshot changed the header: SQLite unlocks and comes again (`WAL_RETRY`).
+    Retries,
+    /// No lock; the snapshot is kept for the lock that follows.
+    Pinned,
+}
+
+/// What a connection reads, and what it has shown to the application.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub(super) lock: ReadLock,
+    /// The present snapshot is read by `READ_LOCK(0)`: all of it from the database file.
+    pub(super) at_zero: bool,
+    /// WRITE was taken in this read transaction.
+    pub(super) wrote: bool,
+    /// The present snapshot began with a grant of WRITE.
+    granted: bool,
+    /// WRITE was refused in this read transaction.
+    pub(super) refused: bool,
+    /// WRITE was refused, and no transaction that only read has come since.
+    pub(super) was_refused: bool,
+    /// The newest commit that this connection has shown to the application.
+    pub(super) seen: u64,
+    /// What `seen` was before the present read transaction.
+    seen_before: u64,
+    /// SQLite's own header stands for a commit that is rolled back, until its next snapshot.
+    pub(super) shows_rolled_back: bool,
+    /// A read lock has come.
+    pub(super) was_locked: bool,
+    /// Which transactions get the newest published state as their snapshot.
+    writers: Writers,
+}
+
+impl WalConnection {
+    /// Whether SQLite has a read lock.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.reader.lock, ReadLock::Held | ReadLock::Retries)
+    }
+
+    /// The moment of the snapshot (`walTryBeginRead`).
+    pub(super) fn begin_read(&mut self, file: &OpenFile, at_zero: bool) -> Result<(), Code> {
+        self.reader.at_zero = at_zero;
+        self.reader.was_locked = true;
+        if self.reader.lock == ReadLock::Pinned {
+            self.reader.lock = ReadLock::Held;
+            return Ok(());
+        }
+        self.check_replaced().inspect_err(|_| {
+            self.engine.queue.give_up_grant(self.me.id);
+            self.log(Code::IOERR_READ, &self.lost().to_string());
+        })?;
+        self.engine.refresh_exclusive();
+        if self.checkpointer.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due() {
+            self.checkpointer.hook_is_sqlites = false;
+        }
+        let newest = self.wants_newest(file);
+        let alone = self.shows_backfilled();
+        let changed = match self.refresh_to_snapshot(newest) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.engine.drop_snapshot(self.me);
+                self.engine.queue.give_up_grant(self.me.id);
+                return Err(self.failed(&error));
+            }
+        };
+        let sequence = self.view.sequence().unwrap_or(0);
+        if sequence < self.reader.seen || self.engine.hides_acknowledged() {
+            // R5.3: what this connection saw was rolled back with a flush that failed; or an older state than others were
+            // told of would be shown.
+            self.engine.drop_snapshot(self.me);
+            self.engine.queue.give_up_grant(self.me.id);
+            return Err(self.failed(&self.lost()));
+        }
+        if alone {
+            self.view.set_checkpoint_info(self.view.max_frame(), true);
+        } else if self.view.has_several_blocks() {
+            let backfilled = self.backfilled_frames();
+            self.view.skip_backfilled(backfilled);
+        }
+        self.reader.seen_before = std::mem::replace(&mut self.reader.seen, sequence);
+        self.reader.lock = if changed { ReadLock::Retries } else { ReadLock::Held };
+        self.reader.shows_rolled_back = false;
+        self.reader.wrote = false;
+        if self.writer.holds_write {
+            // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
+            self.start_transaction(sequence);
+        }
+        Ok(())
+    }
+
+    /// Whether the transaction that begins now gets what is published as its snapshot, not only what is visible. One that writes
+    /// and was refused before waits for its turn first.
+    fn wants_newest(&mut self, file: &OpenFile) -> bool {
+        if !self.reader.was_refused && self.engine.marks.published() == self.engine.marks.visible() {
+            self.reader.writers.begun = Begun::Unasked;
+            return self.writer.holds_write;
+        }
+        let running = match file.pager.get() {
+            Some(pager) if !file.facts.read_only => pager.running(),
+            _ => Running::Unknown,
+        };
+        let writes = self.reader.writers.begin(running);
+        self.reader.granted = match writes && !self.writer.holds_write {
+            true => self.engine.queue.line_up(self.me.id),
+            false => self.engine.queue.granted(self.me.id),
+        };
+        writes
+            || self.writer.holds_write
+            || running == Running::Unknown && self.reader.granted
+            // What could not be waited for at the end of an earlier transaction is waited for at the end of this one.
+            || self.reader.seen > self.engine.marks.visible()
+    }
+
+    /// For the next snapshot: whether the view shall show that all of it is in the database file, so that SQLite takes
+    /// `READ_LOCK(0)` and begins the WAL anew with its next write, as the only connection; brings everything there. Where not, and
+    /// SQLite has come by that lock, the view gets another header, with which SQLite comes again.
+    fn shows_backfilled(&mut self) -> bool {
+        let is_alone =
+            self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connection_count() == 1;
+        let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+        let done = is_alone && self.engine.check_alone().is_ok() && brings().is_ok();
+        let shows = done && self.engine.marks.backfilled() == self.engine.marks.published();
+        if shows != self.reader.at_zero {
+            self.view.renumber();
+        }
+        shows
+    }
+
+    pub(super) fn end_read(&mut self) {
+        match self.reader.lock {
+            ReadLock::None | ReadLock::Pinned => return,
+            ReadLock::Retries => {
+                self.reader.lock = ReadLock::Pinned;
+                return;
+            }
+            ReadLock::Held => self.reader.lock = ReadLock::None,
+        }
+        if std::mem::take(&mut self.reader.at_zero) && self.writer.holds_write {
+            // `walRestartLog`, which was not allowed to: it comes again for the same snapshot, by another lock. The transaction
+            // goes on.
+            self.reader.lock = ReadLock::Pinned;
+            return;
+        }
+        let refused = std::mem::take(&mut self.reader.refused);
+        if refused && self.reader.writers.begun == Begun::Writes {
+            // WRITE was refused to the statement that took the snapshot, in the same `sqlite3BtreeBeginTrans`: nothing has come
+            // to the application, so the next snapshot may be an older one.
+            self.reader.seen = self.reader.seen_before;
+        } else if self.reader.seen > self.engine.marks.visible() {
+            // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
+            // fails, the next snapshot says so.
+            let _reported_by_the_next_snapshot = self.engine.wait_visible_of_seen(self.reader.seen);
+        }
+        self.engine.drop_snapshot(self.me);
+        if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {
+            self.engine.queue.give_up_grant(self.me.id);
+        }
+        self.reader.writers.end(self.reader.wrote || refused);
+        self.reader.was_refused &= self.reader.wrote || refused;
+        if refused {
+            siblings::arm_refused(&self.engine, self.me.id);
+        }
+    }
+
+    /// The second attempt did not come.
+    pub(super) fn unpin(&mut self) {
+        if self.reader.lock == ReadLock::Pinned {
+            self.reader.lock = ReadLock::None;
+            self.reader.seen = self.reader.seen_before;
+            self.engine.drop_snapshot(self.me);
+        }
+    }
+
+    /// R5.3: a view that shows what was rolled back shows nothing. Nor does one over a file that was replaced.
+    pub(super) fn check_lost(&self) -> Result<(), Code> {
+        self.check_mine()?;
+        self.check_replaced()?;
+        if self.is_reading()
+            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.marks.control().ended_below())
+        {
+            // As a snapshot that has become too old to write by.
+            return Err(Code::BUSY_SNAPSHOT);
+        }
+        if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
+            return Err(Code::IOERR_READ);
+        }
+        Ok(())
+    }
+
+    fn check_replaced(&self) -> Result<(), Code> {
+        if self.engine.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
+    }
+
+    fn lost(&self) -> EngineError {
+        let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
+        self.engine.check_poison().err().unwrap_or(gone)
+    }
+
+    pub(super) fn wal_read(
+        &mut self,
+        file: &OpenFile,
+        base: &mut dyn BaseFile,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), Code> {
+        self.check_lost()?;
+        if self.is_below && !self.is_reading() {
+            return Err(self.distrust_reads(file));
+        }
+        let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
+        let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
+            if number != 0 && engine.read_frame(number, within, part)? {
+                return Ok(());
+            }
+            let at = u64::from(page.saturating_sub(1)) * page_bytes + within;
+            match base.read(part, at) {
+                // The file was cut to the size at the checkpoint's target: a page behind it is in no later commit of the
+                // snapshot. It reads as zeros, as a page behind the end of the database file does.
+                Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
+                Err(code) => return Err(ReadFailure::Base(code)),
+            }
+            super::mask(part, at);
+            Ok(())
+        });
+        // What was read may have been erased meanwhile.
+        self.check_lost()?;
+        read.map_err(|error| match error {
+            crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
+            crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::BehindEnd { .. } if self.reader.shows_rolled_back => Code::ABORT_ROLLBACK,
+            crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
+            other => {
+                self.log(Code::IOERR_READ, &other.to_string());
+                Code::IOERR_READ
+            }
+        })
+    }
+}
+
+/// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadFailure {
+    #[error("{0}")]
+    Base(Code),
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+impl From<EngineError> for ReadFailure {
+    fn from(error: EngineError) -> ReadFailure {
+        ReadFailure::Engine(error)
+    }
+}
