@@ -1,5 +1,6 @@
 //! What pwal and SQLite rely on in each other: how SQLite calls a VFS, and what pwal passes on.
 
+mod above;
 mod api_slots;
 mod facts;
 mod other_vfs;

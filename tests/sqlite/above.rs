@@ -313,7 +313,7 @@ fn answer(connection: &Connection, sql: &str) -> i32 {
 /// A child commits through a VFS above, is killed, and others of both kinds go on.
 #[test]
 fn processes_and_kills() {
-    if child::role("processes_and_kills") {
+    if child::role("above::processes_and_kills") {
         let path = setting("PWAL_TEST_PATH");
         let vfs = if setting("PWAL_TEST_ABOVE") == "1" { above().name.as_str() } else { support::vfs() };
         let connection = open(Path::new(&path), vfs);
@@ -330,7 +330,7 @@ fn processes_and_kills() {
     run(&open(&path, &shim.name), "PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
     let start = |above: u32| {
         let settings = [("PWAL_TEST_PATH", path.display().to_string()), ("PWAL_TEST_ABOVE", above.to_string())];
-        child::start("processes_and_kills", &settings)
+        child::start("above::processes_and_kills", &settings)
     };
     let mut acknowledged = 0;
     for round in 0..6 {
