@@ -4,6 +4,7 @@
 mod face;
 mod links;
 mod text;
+mod variables;
 
 use std::path::{Path, PathBuf};
 
