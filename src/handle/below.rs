@@ -4,8 +4,9 @@
 //! without a lock of the wal-index, SQLite's header says of a commit whose frames have not come, or a commit ends without
 //! `COMMIT_PHASETWO`. Nothing is answered then that is not so, the connection is given up, and later ones step aside.
 
+use super::Above;
+use super::file::OpenFile;
 use super::wal_connection::WalConnection;
-use super::{Above, OpenFile};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;

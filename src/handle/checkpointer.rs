@@ -52,7 +52,7 @@ impl Default for Checkpointer {
             after: AfterCommit::No,
             previous: AfterCommit::No,
             backfilled: (0, 0),
-            autocheckpoint: super::AUTOCHECKPOINT,
+            autocheckpoint: super::state::AUTOCHECKPOINT,
             hook_is_sqlites: false,
         }
     }

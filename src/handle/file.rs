@@ -2,7 +2,8 @@
 
 use super::refusal::Refused;
 use super::registry::FileIdentity;
-use super::{BaseFile, Context, LockLevel, OpenFacts, Pager, State, StateGuard, pragma};
+use super::state::{State, StateGuard};
+use super::{BaseFile, Context, LockLevel, OpenFacts, Pager, pragma};
 use crate::disk::not_local;
 use crate::engine::EngineError;
 use crate::interleave::Instant;
@@ -46,7 +47,7 @@ pub(super) struct OpenFile {
     pub(super) bases: Mutex<Option<&'static str>>,
     /// When it was last answered BUSY, after a wait of its own.
     pub(super) waited: Mutex<Option<Instant>>,
-    /// It has been [`HandleState::Alone`](super::HandleState::Alone).
+    /// It has been [`HandleState::Alone`](super::state::HandleState::Alone).
     pub(super) was_alone: AtomicBool,
     /// It was read or measured while SQLite had no lock, otherwise than SQLite does before its first one.
     pub(super) read_unlocked: AtomicBool,

@@ -2,7 +2,8 @@
 
 use super::alone::WHY_INACTIVE;
 use super::file::{OpenFile, read_header, why_bases};
-use super::{BaseFile, Context, HandleState, LockLevel, OpenFacts, PragmaAnswer, State};
+use super::state::{HandleState, State};
+use super::{BaseFile, Context, LockLevel, OpenFacts, PragmaAnswer};
 use crate::VFS_NAME;
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;

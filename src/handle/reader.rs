@@ -5,9 +5,10 @@
 //! kept in between, and used then. Unlock ends it, after a wait for the commits that it showed before they were durable (R3).
 
 use super::checkpointer::AfterCommit;
+use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Writers};
-use super::{BaseFile, OpenFile, Running, siblings};
+use super::{BaseFile, Running, siblings};
 use crate::engine::EngineError;
 use crate::sqlite::Code;
 
@@ -239,7 +240,7 @@ impl WalConnection {
                 Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
                 Err(code) => return Err(ReadFailure::Base(code)),
             }
-            super::mask(part, at);
+            super::calls::mask(part, at);
             Ok(())
         });
         // What was read may have been erased meanwhile.

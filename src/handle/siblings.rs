@@ -3,7 +3,7 @@
 //!
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
-use super::OpenFile;
+use super::file::OpenFile;
 use crate::engine::Engine;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};

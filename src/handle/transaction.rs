@@ -4,9 +4,10 @@
 //! sibling. Only `COMMIT_PHASETWO` says commit; any other call behind UNLOCK(WRITE) says rollback.
 
 use super::checkpointer::{AfterCommit, Checkpointing};
+use super::file::OpenFile;
 use super::siblings::{self, Unacknowledged};
+use super::state::HandleState;
 use super::wal_connection::WalConnection;
-use super::{HandleState, OpenFile};
 use crate::engine::{CommitFacts, Engine, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{LaneMemory, ViewError, Written};
