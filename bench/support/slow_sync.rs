@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
+use test_support::seccomp::{self, Answer, Listener};
 
 /// Slows the syncs of the calling thread and of all that it spawns from now on. Returns what a sync
 /// that costs nothing takes longer, as measured.
@@ -23,17 +24,11 @@ pub fn install(extra: Duration) -> io::Result<Duration> {
     // SAFETY: numbers only.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let before = cost_of_nothing()?;
-    let (send, receive) = std::sync::mpsc::channel::<OwnedFd>();
     let delay = Arc::new(AtomicU64::new(0));
     let to_supervisor = Arc::clone(&delay);
-    // The supervisor comes before the filter, and so is outside it.
-    std::thread::Builder::new().name("slow-sync".into()).spawn(move || {
-        if let Ok(listener) = receive.recv() {
-            let nanos = || Duration::from_nanos(to_supervisor.load(SeqCst));
-            supervise(&listener, nanos);
-        }
+    seccomp::stop(&[libc::SYS_fsync, libc::SYS_fdatasync], "slow-sync", move |listener| {
+        supervise(listener, || Duration::from_nanos(to_supervisor.load(SeqCst)));
     })?;
-    send.send(filter()?).map_err(|_| io::ErrorKind::BrokenPipe)?;
     // What the notification and the late end of a sleep cost is part of what is asked for.
     let mut asleep = Duration::ZERO;
     let mut longer = cost_of_nothing()?.saturating_sub(before);
@@ -64,43 +59,8 @@ fn cost_of_nothing() -> io::Result<Duration> {
     Ok(each[each.len() / 2])
 }
 
-/// Installs the filter for this thread and gives the descriptor on which it notifies.
-fn filter() -> io::Result<OwnedFd> {
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        // Offset 0 of seccomp_data: the number of the system call.
-        step(load, 0, 0, 0),
-        step(equal, libc::SYS_fsync as u32, 2, 0),
-        step(equal, libc::SYS_fdatasync as u32, 1, 0),
-        step(answer, libc::SECCOMP_RET_ALLOW, 0, 0),
-        step(answer, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the program and its header live through the call, which copies them.
-    let listener = unsafe {
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const program,
-        )
-    };
-    if listener < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(listener as i32) })
-}
-
 /// Lets each notified call go on `delay()` after it came; ends with the process.
-fn supervise(listener: &OwnedFd, delay: impl Fn() -> Duration) {
-    let descriptor = listener.as_raw_fd();
+fn supervise(listener: &Listener, delay: impl Fn() -> Duration) {
     // As an interrupt would: it does not queue behind the threads that are measured. Where that is not
     // permitted, delays are longer on a busy machine, on both sides.
     let first = libc::sched_param { sched_priority: 1 };
@@ -114,28 +74,17 @@ fn supervise(listener: &OwnedFd, delay: impl Fn() -> Duration) {
                 break;
             }
             waiting.pop_front();
-            // SAFETY: all zero is a valid answer; the kernel reads it.
-            unsafe {
-                let mut go: libc::seccomp_notif_resp = std::mem::zeroed();
-                go.id = id;
-                go.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-                // Fails only for a thread that was killed meanwhile.
-                libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut go);
-            }
+            listener.answer(id, Answer::Continue);
         }
         let rest = waiting.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
         let timeout = rest
             .map(|rest| libc::timespec { tv_sec: rest.as_secs() as libc::time_t, tv_nsec: rest.subsec_nanos().into() });
-        let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let until = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: one pollfd and, if there is one, a timeout, both alive through the call.
         let ready = unsafe { libc::ppoll(&raw mut poll, 1, until, std::ptr::null()) };
         if ready == 1 && poll.revents & libc::POLLIN != 0 {
-            // SAFETY: the kernel wants the structure zeroed and fills it.
-            let id = unsafe {
-                let mut what: libc::seccomp_notif = std::mem::zeroed();
-                (libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut what) == 0).then_some(what.id)
-            };
+            let id = listener.receive().map(|call| call.id);
             waiting.extend(id.map(|id| (Instant::now() + delay(), id)));
         }
     }

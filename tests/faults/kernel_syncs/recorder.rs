@@ -5,18 +5,17 @@
 //! memory and the same descriptors), writes down what was done, and lets the stopped thread go on with the result. So the calls
 //! come one after the other, and the record says in which order they were made: a sync that is written down was over before
 //! the next call began. Several processes may write to one file of records: they take turns by a lock on it.
-//!
-//! It needs no privileges, but Linux 5.5 and a sandbox that permits `seccomp(2)` with `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
 
 use super::trace::Call;
 use std::ffi::{CStr, CString, c_char};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
+use support::seccomp::{self, Answer, Listener};
 
 /// What is stopped: all calls of Linux that change a file or directory or make it durable, and those that kill.
 const CALLS: &[i64] = &[
@@ -97,14 +96,7 @@ pub fn start(root: &Path, records: &Path) -> io::Result<()> {
     let records = OpenOptions::new().append(true).open(records)?;
     let recorder = Recorder { root: root.canonicalize()?, records, failure: None };
     assert!(RECORDER.set(Mutex::new(recorder)).is_ok(), "records already");
-    let (send, receive) = std::sync::mpsc::channel::<OwnedFd>();
-    // It comes before the filter, and so is outside it.
-    std::thread::Builder::new().name("recorder".into()).spawn(move || {
-        if let Ok(listener) = receive.recv() {
-            supervise(&listener);
-        }
-    })?;
-    send.send(filter()?).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    seccomp::stop(CALLS, "recorder", supervise)
 }
 
 /// Writes a mark down: by a write to no file, which the recorder knows.
@@ -126,66 +118,16 @@ pub fn kill() -> ! {
     unreachable!("SIGKILL ends the process");
 }
 
-fn filter() -> io::Result<OwnedFd> {
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    // Offset 0 of seccomp_data: the number of the system call.
-    let mut program = vec![step(load, 0, 0, 0)];
-    for (at, call) in CALLS.iter().enumerate() {
-        let to_notify = u8::try_from(CALLS.len() - at).expect("few calls");
-        program.push(step(equal, u32::try_from(*call).expect("a number"), to_notify, 0));
-    }
-    program.push(step(answer, libc::SECCOMP_RET_ALLOW, 0, 0));
-    program.push(step(answer, libc::SECCOMP_RET_USER_NOTIF, 0, 0));
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the program and its header live through the call, which copies them.
-    let listener = unsafe {
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const program,
-        )
-    };
-    if listener < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(listener as i32) })
-}
-
-/// Performs each notified call; ends with the process.
-fn supervise(listener: &OwnedFd) {
-    let descriptor = listener.as_raw_fd();
+/// Performs each stopped call; ends with the process.
+fn supervise(listener: &Listener) {
     let _ends = EndsWithIt;
     loop {
-        // SAFETY: the kernel wants the structure zeroed and fills it.
-        let (came, notice) = unsafe {
-            let mut notice: libc::seccomp_notif = std::mem::zeroed();
-            (libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut notice), notice)
-        };
-        if came != 0 {
-            continue;
-        }
+        let Some(stopped) = listener.receive() else { continue };
         let Some(Ok(mut recorder)) = RECORDER.get().map(Mutex::lock) else { give_up("there is none") };
-        let answer = recorder.perform(i64::from(notice.data.nr), &notice.data.args);
+        let result = recorder.perform(i64::from(stopped.data.nr), &stopped.data.args);
         drop(recorder);
-        // SAFETY: all zero is a valid answer; the kernel reads it.
-        unsafe {
-            let mut response: libc::seccomp_notif_resp = std::mem::zeroed();
-            response.id = notice.id;
-            match answer {
-                None => response.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-                Some(Ok(value)) => response.val = value,
-                Some(Err(error)) => response.error = -error,
-            }
-            libc::ioctl(descriptor, libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut response);
-        }
+        let answer = result.map_or(Answer::Continue, |result| result.map_or_else(Answer::Error, Answer::Value));
+        listener.answer(stopped.id, answer);
     }
 }
 

@@ -17,6 +17,8 @@ pub mod log;
 pub mod processes;
 #[cfg(feature = "sqlite")]
 pub mod scene;
+#[cfg(target_os = "linux")]
+pub mod seccomp;
 #[cfg(feature = "sqlite")]
 pub mod shim;
 #[cfg(feature = "sqlite")]
