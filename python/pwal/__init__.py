@@ -21,7 +21,19 @@ from typing import Any, Optional
 from . import _host, _log
 from ._host import InstallError
 
-__all__ = ["InstallError", "NotOnPwalWarning", "OpenedBeforeWarning", "install", "path", "retire", "status"]
+__all__ = [
+    "InstallError",
+    "NotOnPwalWarning",
+    "OpenedBeforeWarning",
+    "commit_number",
+    "install",
+    "path",
+    "retire",
+    "status",
+    "sync",
+    "wait_commit",
+    "wait_durable",
+]
 
 _mutex = threading.Lock()
 # The entry points of the library, each with all that the one before it does.
@@ -130,6 +142,30 @@ def status(connection: Any) -> dict[str, Any]:
     return json.loads(
         _host.one(connection, "PRAGMA parallel_wal_status") or _host.one(connection, "SELECT pwal_status()")
     )
+
+
+def commit_number(connection: Any) -> int | None:
+    """The number of the last commit of `connection`, for `wait_durable`; None if it has not committed."""
+    return _host.one(connection, "SELECT pwal_commit()")
+
+
+def wait_durable(connection: Any, number: int, timeout: float) -> bool:
+    """Waits until commit `number` and all before it are durable, at most `timeout` seconds; whether they are."""
+    return bool(_host.one(connection, "SELECT pwal_wait_durable(?, ?)", (number, int(timeout * 1000))))
+
+
+def sync(connection: Any) -> int:
+    """Makes all commits to the database durable, those of other connections too; the number of the last one."""
+    return _host.one(connection, "SELECT pwal_sync()")
+
+
+def wait_commit(connection: Any, after: int, timeout: float) -> int:
+    """Waits for a commit after number `after`, of any connection and process, at most `timeout` seconds.
+
+    The number of the newest commit, which is not greater than `after` if the time was over. With 0 as `after` and as
+    `timeout` it does not wait.
+    """
+    return _host.one(connection, "SELECT pwal_wait_commit(?, ?)", (after, int(timeout * 1000)))
 
 
 def retire(connection: Any) -> str:

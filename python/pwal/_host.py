@@ -42,10 +42,10 @@ def open_memory(module: ModuleType) -> Any:
     return opener(":memory:")
 
 
-def one(connection: Any, sql: str) -> Any:
+def one(connection: Any, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
     """The first value of a statement's first row."""
     cursor = connection.cursor()
-    cursor.execute(sql)
+    cursor.execute(sql, parameters)
     row = cursor.fetchone()
     return row and row[0]
 

@@ -106,6 +106,32 @@ class Install(Cases):
         self.assertEqual(errors, "")
         self.assert_plain(rows=3)
 
+    def test_commits_are_made_durable_and_waited_for_on_demand(self):
+        script = """
+            import sqlite3, pwal
+            pwal.install()
+            db = sqlite3.connect("app.db", isolation_level=None)
+            fill(db)
+            db.close()
+            db = sqlite3.connect("app.db", isolation_level=None)
+            db.execute("PRAGMA synchronous=NORMAL")
+            assert pwal.commit_number(db) is None
+            db.execute("INSERT INTO t VALUES(2)")
+            db.execute("INSERT INTO t VALUES(3)")
+            number = pwal.commit_number(db)
+            assert not pwal.wait_durable(db, number, 0)
+            assert pwal.wait_durable(db, number, 30)
+            db.execute("INSERT INTO t VALUES(4)")
+            assert pwal.sync(db) == number + 1
+            assert pwal.wait_commit(db, 0, 0) == number + 1
+            assert pwal.wait_commit(db, number + 1, 0.01) == number + 1
+            print(pwal.wait_commit(db, number, 30) - number)
+            db.close()
+        """
+        out, errors = self.run_script(FILL + textwrap.dedent(script), "-W", "error")
+        self.assertEqual((out, errors), ("1\n", ""))
+        self.assert_plain(rows=4)
+
     def test_the_library_is_where_the_path_says(self):
         out, _ = self.run_script("import pwal; print(pwal.path())")
         with open(out.strip(), "rb") as file:

@@ -63,6 +63,9 @@ pub(crate) enum EngineError {
     /// The batch cannot be placed: prepare was not asked, or promised too little.
     #[error("no place in the log for a batch")]
     NoLog,
+    /// A number that no commit has.
+    #[error("commit {sequence} of {file} is not committed yet: the last one is {last}")]
+    NotCommitted { sequence: u64, last: u64, file: PathBuf },
     /// The engine ends, and what was under way is left to others.
     #[error("given up, since this process closes the database")]
     GivenUp,
@@ -176,6 +179,7 @@ impl EngineError {
             EngineError::Open { source, .. } => full_or(source, Code::IOERR),
             EngineError::NoSegment { .. } | EngineError::NoCommit { .. } => Code::IOERR_READ,
             EngineError::LogLimit { .. } => Code::FULL,
+            EngineError::NotCommitted { .. } => Code::ERROR,
             EngineError::GivenUp => Code::INTERRUPT,
             EngineError::Replaced { .. } => Code::IOERR_READ,
             EngineError::Image { .. } => Code::IOERR_DATA,

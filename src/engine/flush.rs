@@ -230,7 +230,7 @@ impl Engine {
     }
 
     /// `answers`: the commit of the caller's that is answered when it is reached.
-    fn wait_until(
+    pub(super) fn wait_until(
         self: &Arc<Engine>,
         reached: &dyn Fn() -> bool,
         answers: Option<u64>,
@@ -276,7 +276,8 @@ impl Engine {
             let leader = self.marks.control().leader().holder().filter(|owner| *owner != me);
             self.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
-            wake.wait(ticket, watcher.looks_after(&self.flush_watched, self.marks.control().sync_nanos()));
+            let look = watcher.looks_after(&self.flush_watched, self.marks.control().sync_nanos());
+            wake.wait(ticket, look.min(wait.left()));
             waited = began.elapsed();
         }
     }

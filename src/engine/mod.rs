@@ -21,6 +21,7 @@ mod lanes;
 mod lease;
 mod lifecycle;
 mod marks;
+mod on_demand;
 mod owner_lock;
 mod page_one;
 #[cfg(test)]

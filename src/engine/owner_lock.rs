@@ -26,6 +26,15 @@ pub(super) struct Wait {
     seen: [u64; 3],
     is_bounded: bool,
     is_told: bool,
+    /// When it ends in any case.
+    deadline: Option<Instant>,
+}
+
+impl Wait {
+    /// The time until the deadline: the longest sleep before the next look.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// A lock of the control block.
@@ -97,7 +106,12 @@ impl Engine {
     /// A wait before anything is promised: it ends with `LockHeld` (`SQLITE_BUSY`) where nobody makes progress for long, and where
     /// it is the engine's own thread that waits and shall end.
     pub(super) fn bounded_wait(&self) -> Wait {
-        Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false }
+        Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false, deadline: None }
+    }
+
+    /// A [bounded wait](Engine::bounded_wait) that ends at `deadline`, too.
+    pub(super) fn wait_until_deadline(&self, deadline: Instant) -> Wait {
+        Wait { deadline: Some(deadline), ..self.bounded_wait() }
     }
 
     /// A wait for the answer to a commit that is published.
@@ -122,7 +136,7 @@ impl Engine {
         }
         let syncs = Duration::from_nanos(self.marks.control().sync_nanos()) * WAIT_SYNCS;
         let is_over = wait.is_bounded && wait.since.elapsed() >= WAIT_MAX.max(syncs);
-        if is_over || self.background.stops_here() {
+        if is_over || wait.left().is_zero() || self.background.stops_here() {
             let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner));
             return Err(EngineError::LockHeld { what: name, file: self.path.clone(), holder });
         }

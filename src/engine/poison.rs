@@ -147,6 +147,7 @@ impl Engine {
         }
         self.queue.close();
         self.marks.control().durable_wake().notify();
+        self.marks.control().visible_wake().notify_awaited();
         self.marks.control().gathered().notify();
     }
 

@@ -65,7 +65,7 @@ impl Handle {
 
     /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
     /// is rolled back.
-    fn enter(&self) -> StateGuard<'_> {
+    pub(super) fn enter(&self) -> StateGuard<'_> {
         self.hide_siblings();
         let mut state = self.0.state();
         if let HandleState::Wal(wal) = &mut state.kind {

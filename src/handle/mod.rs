@@ -6,7 +6,8 @@
 //! (`init_lock`), each attempt an `Opening` (`opening`) that joins the log of other processes (`join`) or recovers what is there
 //! (`leftovers`) and starts an engine; or it refuses (`refusal`), or works beside stock SQLite (`beside`, `below`). From there on the
 //! handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`), a writer (`transaction`, `siblings`) and a
-//! checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection.
+//! checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection;
+//! `on_demand` is what a connection asks of the log beside its transactions.
 
 mod alone;
 mod base;
@@ -20,6 +21,7 @@ mod file;
 mod init_lock;
 mod join;
 mod leftovers;
+mod on_demand;
 mod opening;
 mod pragma;
 mod reader;

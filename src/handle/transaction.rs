@@ -80,6 +80,8 @@ pub(super) struct Writer {
     transaction: Transaction,
     /// PHASETWO runs for this commit.
     committing: Option<u64>,
+    /// The last commit of this connection.
+    pub(super) last_commit: Option<u64>,
     /// The lane that the transaction is bound to.
     lane: Option<u16>,
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
@@ -396,6 +398,7 @@ impl WalConnection {
         };
         self.view.published(published.first_number, facts.sequence);
         self.reader.seen = facts.sequence;
+        self.writer.last_commit = Some(facts.sequence);
         self.free_write(!facts.wants_durable || self.engine.sync_is_free());
         self.checkpointer.after = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;

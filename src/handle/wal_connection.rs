@@ -294,7 +294,7 @@ impl WalConnection {
     /// # Errors
     /// Why not; it is there still, but for a failure that poisons.
     pub(super) fn retire_log(&mut self) -> Result<&'static str, (Code, String)> {
-        self.check_mine().map_err(|code| (code, String::from("the database has to be opened anew")))?;
+        self.engine_of_this_process()?;
         // Nobody joins, leaves or retires meanwhile.
         let _entry = self.entry.engine.lock();
         match self.engine.rest() {
@@ -302,6 +302,12 @@ impl WalConnection {
             Ok(Rest::NoLog) => Ok("no log"),
             Err(error) => Err((error.code(), error.to_string())),
         }
+    }
+
+    /// The engine, for a wait of this connection.
+    pub(super) fn engine_of_this_process(&mut self) -> Result<Arc<Engine>, (Code, String)> {
+        self.check_mine().map_err(|code| (code, String::from("the database has to be opened anew")))?;
+        Ok(Arc::clone(&self.engine))
     }
 
     /// The view of a handle whose engine is retired.

@@ -19,10 +19,11 @@
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1408 | 64 | process slots that have ever been joined to |
 //! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
-//! | 1536 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
-//! | 17920 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
-//! | 148992 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
-//! | 1197568 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
+//! | 1536 | 64 | `visible_wake` |
+//! | 1600 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
+//! | 17984 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 149056 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
+//! | 1197632 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
 //! The rings are allocated at activation, the rest when the control block is made: until then nothing is stored in them.
 //!
@@ -42,7 +43,7 @@ use std::ops::Deref;
 /// "pwalctl" and a byte that tells the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 8;
+pub const LAYOUT_VERSION: u64 = 9;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
 /// Connections that may read at the same time.
@@ -166,6 +167,7 @@ pub struct ControlView {
     flush: FlushLine,
     pub(super) slots_used: Line,
     readers: ReadersLine,
+    visible_wake: Event,
     pub(super) processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -202,11 +204,12 @@ const _: () = {
     assert!(offset_of!(ControlView, log) == 1280);
     assert!(offset_of!(ControlView, flush) == 1344);
     assert!(offset_of!(ControlView, slots_used) == 1408);
-    assert!(offset_of!(ControlView, processes) == 1536);
-    assert!(offset_of!(ControlView, snapshots) == 17_920);
-    assert!(offset_of!(ControlView, commit_ring) == 148_992);
-    assert!(offset_of!(ControlView, epoch_ring) == 1_197_568);
-    assert!(CONTROL_BYTES == 1_263_104);
+    assert!(offset_of!(ControlView, visible_wake) == 1536);
+    assert!(offset_of!(ControlView, processes) == 1600);
+    assert!(offset_of!(ControlView, snapshots) == 17_984);
+    assert!(offset_of!(ControlView, commit_ring) == 149_056);
+    assert!(offset_of!(ControlView, epoch_ring) == 1_197_632);
+    assert!(CONTROL_BYTES == 1_263_168);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<Event>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
     assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
@@ -573,6 +576,11 @@ impl ControlBlock {
     #[must_use]
     pub fn gathered(&self) -> &Event {
         &self.gathered
+    }
+
+    /// Notified when `visible` moves: what [`Event::wait_for`] waits for.
+    pub fn visible_wake(&self) -> &Event {
+        &self.visible_wake
     }
 
     /// The log exists from here on. Under APPEND.

@@ -53,6 +53,33 @@ impl Event {
             futex::wake_one(&self.0);
         }
     }
+
+    /// Waits until `reached` or until [`notify_awaited`](Event::notify_awaited), at most `timeout`. Not to be mixed with
+    /// [`wait`](Event::wait) on one event.
+    pub fn wait_for(&self, reached: impl Fn() -> bool, timeout: Duration) {
+        let ticket = self.ticket();
+        if reached() {
+            return;
+        }
+        match self.0.compare_exchange(ticket & !1, ticket, SeqCst, SeqCst) {
+            Ok(_) => {}
+            Err(now) if now == ticket => {}
+            Err(_) => return,
+        }
+        // Again: what happened before bit 0 was set has notified nothing.
+        if !reached() || crate::drops("event-looks-again") {
+            futex::wait(&self.0, ticket as u32, timeout);
+        }
+    }
+
+    /// Wakes all that are in [`wait_for`](Event::wait_for): store what they wait for first. One load where nothing waits.
+    pub fn notify_awaited(&self) {
+        let now = self.0.load(SeqCst);
+        // If another one changes it first, that one wakes them.
+        if now & 1 != 0 && self.0.compare_exchange(now, now.wrapping_add(1), SeqCst, SeqCst).is_ok() {
+            futex::wake_all(&self.0);
+        }
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -68,6 +95,47 @@ mod tests {
         let begin = Instant::now();
         event.wait(ticket, Duration::from_secs(20));
         assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    /// Between the look and the sleep: the waiter looks again once it can be seen, so that no wake is needed.
+    #[test]
+    fn what_happens_before_the_sleep_is_not_missed() {
+        let (event, looks) = (Event(AtomicU64::new(0)), std::cell::Cell::new(0));
+        let begin = Instant::now();
+        event.wait_for(
+            || {
+                looks.set(looks.get() + 1);
+                if looks.get() == 1 {
+                    event.notify_awaited();
+                }
+                looks.get() > 1
+            },
+            Duration::from_secs(20),
+        );
+        assert!(begin.elapsed() < Duration::from_secs(10) && looks.get() == 2);
+    }
+
+    #[test]
+    fn all_that_wait_for_something_are_woken_at_once() {
+        let (event, news) = (Event(AtomicU64::new(u64::from(u32::MAX) - 21)), AtomicU64::new(0));
+        let begin = Instant::now();
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for wanted in 1..=300 {
+                        while news.load(SeqCst) < wanted {
+                            event.wait_for(|| news.load(SeqCst) >= wanted, Duration::from_secs(20));
+                        }
+                    }
+                });
+            }
+            for _ in 1..=300 {
+                std::thread::yield_now();
+                news.fetch_add(1, SeqCst);
+                event.notify_awaited();
+            }
+        });
+        assert!(begin.elapsed() < Duration::from_secs(15), "a wake was lost");
     }
 
     #[test]

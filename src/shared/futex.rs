@@ -25,6 +25,11 @@ pub(super) fn wake_one(word: &AtomicU64) {
     os::wake(word);
 }
 
+/// Wakes all that wait on `word`.
+pub(super) fn wake_all(word: &AtomicU64) {
+    os::wake_all(word);
+}
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod os {
     use super::{AtomicU64, Duration};
@@ -50,6 +55,10 @@ mod os {
     pub(super) fn wake(word: &AtomicU64) {
         let _how_many = futex::wake(low_half(word), Flags::empty(), 1);
     }
+
+    pub(super) fn wake_all(word: &AtomicU64) {
+        let _how_many = futex::wake(low_half(word), Flags::empty(), i32::MAX as u32);
+    }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -61,6 +70,10 @@ mod os {
     }
 
     pub(super) fn wake(word: &AtomicU64) {
+        parked::wake(word);
+    }
+
+    pub(super) fn wake_all(word: &AtomicU64) {
         parked::wake(word);
     }
 }

@@ -447,6 +447,9 @@ impl ControlBlock {
             }
             if candidate > visible {
                 self.visible.0.fetch_max(candidate, SeqCst);
+                if !crate::drops("visible-notifies") {
+                    self.visible_wake().notify_awaited();
+                }
             }
             if (certified, published) == (self.certified(), self.published()) {
                 return self.visible();

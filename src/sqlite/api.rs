@@ -8,7 +8,7 @@
 //!
 //! No variadic function is called but `sqlite3_log`, and that always with the format `"%s"`.
 
-use super::ffi::{Connection, EntryPoint, FunctionCall, RawFile, RawVfs, SqlFunction, Statement};
+use super::ffi::{Connection, EntryPoint, FunctionCall, RawFile, RawVfs, SqlFunction, Statement, Value};
 use std::ffi::{CString, c_char, c_int, c_void};
 
 /// The oldest version that has all slots: 3.32.0 brought `sqlite3_database_file_object`.
@@ -145,8 +145,12 @@ api! {
         libversion_number, sqlite3_libversion_number, 67: () -> c_int;
         result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
         result_error_code, sqlite3_result_error_code, 146: (*mut FunctionCall, c_int);
+        result_int64, sqlite3_result_int64, 83: (*mut FunctionCall, i64);
+        result_null, sqlite3_result_null, 84: (*mut FunctionCall);
         result_text, sqlite3_result_text, 85: (*mut FunctionCall, *const c_char, c_int, *const c_void);
         user_data, sqlite3_user_data, 101: (*mut FunctionCall) -> *mut c_void;
+        value_int64, sqlite3_value_int64, 107: (*mut Value) -> i64;
+        value_type, sqlite3_value_type, 113: (*mut Value) -> c_int;
         file_control, sqlite3_file_control, 127: (*mut Connection, *const c_char, c_int, *mut c_void) -> c_int;
         open_v2, sqlite3_open_v2, 135: (*const c_char, *mut *mut Connection, c_int, *const c_char) -> c_int;
         vfs_find, sqlite3_vfs_find, 141: (*const c_char) -> *mut RawVfs;

@@ -153,6 +153,8 @@ constants! {
 
     CHECKPOINT_TRUNCATE = 3;
 
+    INTEGER = 1;
+
     UTF8 = 1;
     DETERMINISTIC = 0x800;
     INNOCUOUS = 0x20_0000;

@@ -1,5 +1,5 @@
-//! The SQL functions `pwal_version()`, `pwal_status()` and `pwal_retire()`, on every connection of a SQLite that has
-//! pwal, also on those that are not on it: there they say so.
+//! The SQL functions, on every connection of a SQLite that has pwal. On a connection that is not on pwal they are errors, but for
+//! `pwal_version()` and `pwal_status()`, which gives the reason.
 
 use super::callback::callback_value;
 use super::main_file::MainFile;
@@ -10,6 +10,7 @@ use crate::sqlite::{Api, Code};
 use crate::status::Status;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// pwal's version, with the revision it was built from where that is known.
 #[must_use]
@@ -30,18 +31,29 @@ pub(super) enum Opened {
 /// can have several. So each gets functions of its own.
 const HOSTS_MAX: usize = 4;
 static HOSTS: [OnceLock<Api>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
-static FUNCTIONS: [[SqlFunction; 3]; HOSTS_MAX] = [
-    [pwal_version::<0>, pwal_status::<0>, pwal_retire::<0>],
-    [pwal_version::<1>, pwal_status::<1>, pwal_retire::<1>],
-    [pwal_version::<2>, pwal_status::<2>, pwal_retire::<2>],
-    [pwal_version::<3>, pwal_status::<3>, pwal_retire::<3>],
-];
+static FUNCTIONS: [Functions; HOSTS_MAX] = [functions::<0>(), functions::<1>(), functions::<2>(), functions::<3>()];
+
+/// A function: its name, the number of its arguments, its flags.
+type Function = (&'static CStr, c_int, c_int, SqlFunction);
+type Functions = [Function; 7];
+
+/// Those that wait or change something are not for a view or a trigger, which a stranger may have written into the database.
+const fn functions<const HOST: usize>() -> Functions {
+    [
+        (c"pwal_version", 0, ffi::DETERMINISTIC | ffi::INNOCUOUS, pwal_version::<HOST>),
+        (c"pwal_status", 0, 0, pwal_status::<HOST>),
+        (c"pwal_retire", 0, ffi::DIRECTONLY, pwal_retire::<HOST>),
+        (c"pwal_commit", 0, ffi::DIRECTONLY, pwal_commit::<HOST>),
+        (c"pwal_sync", 0, ffi::DIRECTONLY, pwal_sync::<HOST>),
+        (c"pwal_wait_durable", 2, ffi::DIRECTONLY, pwal_wait_durable::<HOST>),
+        (c"pwal_wait_commit", 2, ffi::DIRECTONLY, pwal_wait_commit::<HOST>),
+    ]
+}
 
 /// The functions of the SQLite with this table; `None` if there are too many in this process.
-fn functions_of(api: &Api) -> Option<[SqlFunction; 3]> {
+fn functions_of(api: &Api) -> Option<&'static Functions> {
     let same = |known: &Api| std::ptr::fn_addr_eq(known.vfs_find, api.vfs_find);
-    let at = HOSTS.iter().position(|host| same(host.get_or_init(|| *api)))?;
-    FUNCTIONS.get(at).copied()
+    FUNCTIONS.get(HOSTS.iter().position(|host| same(host.get_or_init(|| *api)))?)
 }
 
 /// Adds the functions to a connection.
@@ -49,19 +61,16 @@ fn functions_of(api: &Api) -> Option<[SqlFunction; 3]> {
 /// # Safety
 /// `connection` is an open connection of the SQLite of `api`.
 pub(super) unsafe fn add_to(connection: *mut Connection, api: &Api, opened: Opened) -> Result<(), Code> {
-    let [version, status, retire] = functions_of(api).ok_or(Code::ERROR)?;
     let user_data = std::ptr::without_provenance_mut(usize::from(opened == Opened::BeforePwal));
-    let add = |name: &CStr, flags: c_int, function: SqlFunction| {
+    for &(name, arguments, flags, function) in functions_of(api).ok_or(Code::ERROR)? {
+        let flags = ffi::UTF8 | flags;
+        let (name, function) = (name.as_ptr(), Some(function));
         // SAFETY: the connection is open and the name a C string; the user data is only a number.
         Code::check(unsafe {
-            let flags = ffi::UTF8 | flags;
-            (api.create_function_v2)(connection, name.as_ptr(), 0, flags, user_data, Some(function), None, None, None)
-        })
-    };
-    add(c"pwal_version", ffi::DETERMINISTIC | ffi::INNOCUOUS, version)?;
-    add(c"pwal_status", 0, status)?;
-    // Not in a view or a trigger of a database that somebody else wrote.
-    add(c"pwal_retire", ffi::DIRECTONLY, retire)
+            (api.create_function_v2)(connection, name, arguments, flags, user_data, function, None, None, None)
+        })?;
+    }
+    Ok(())
 }
 
 /// `SQLITE_TRANSIENT`: SQLite copies the text.
@@ -98,26 +107,105 @@ unsafe extern "C" fn pwal_status<const HOST: usize>(call: *mut FunctionCall, _: 
     }
 }
 
-/// Retires the log of the main database, with its connections open: answers what came of it.
-unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: c_int, _: *mut *mut Value) {
+/// What a function answers.
+enum Answer {
+    Text(&'static str),
+    Number(u64),
+    Null,
+}
+
+/// Answers what `body` makes of the main database's handle, and its arguments; its error is the statement's, with the
+/// function's name before it.
+///
+/// # Safety
+/// `call` is the call of the function `name` that the SQLite of `HOST` makes just now, with so many arguments.
+unsafe fn answer_of_main<const HOST: usize, const ARGUMENTS: usize>(
+    (call, arguments): (*mut FunctionCall, *mut *mut Value),
+    name: &str,
+    body: impl FnOnce(&Handle, [u64; ARGUMENTS]) -> Result<Answer, (Code, String)>,
+) {
     let Some(api) = HOSTS[HOST].get() else { return };
-    let retired = callback_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
+    let answered = callback_value(Err((Code::INTERNAL, String::from("internal error, see SQLite's log"))), || {
         // SAFETY: the file object lives as long as the connection, which runs a statement now.
-        let main = unsafe { main_handle(api, (api.context_db_handle)(call)) };
+        let main = unsafe { MainFile::of(main_file(api, (api.context_db_handle)(call))) };
         let main = main.ok_or_else(|| (Code::ERROR, String::from("the main database is not on pwal")))?;
-        main.retire_log()
+        let mut numbers = [0; ARGUMENTS];
+        for (at, number) in numbers.iter_mut().enumerate() {
+            // SAFETY: SQLite hands over as many values as the function is registered with.
+            *number = unsafe { unsigned(api, *arguments.add(at)) }?;
+        }
+        body(main.handle(), numbers)
     });
     // SAFETY: only the SQLite of this host has got this function; it copies the text.
     unsafe {
-        match retired {
-            Ok(what) => answer(call, api, || String::from(what)),
+        match answered {
+            Ok(Answer::Text(text)) => answer(call, api, || String::from(text)),
+            Ok(Answer::Number(number)) => (api.result_int64)(call, i64::try_from(number).unwrap_or(i64::MAX)),
+            Ok(Answer::Null) => (api.result_null)(call),
             Err((code, text)) => {
-                let text = CString::new(format!("pwal_retire: {text}")).unwrap_or_default();
+                let text = CString::new(format!("{name}: {text}")).unwrap_or_default();
                 (api.result_error)(call, text.as_ptr(), -1);
                 (api.result_error_code)(call, code.number());
             }
         }
     }
+}
+
+/// # Errors
+/// Not an integer from 0 on. NULL is none, so that the answer of `pwal_commit()` where there is no commit is not taken for one.
+///
+/// # Safety
+/// `value` is an argument of a function that the SQLite of `api` calls just now.
+unsafe fn unsigned(api: &Api, value: *mut Value) -> Result<u64, (Code, String)> {
+    // SAFETY: by the contract.
+    let number = unsafe {
+        ((api.value_type)(value) == ffi::INTEGER).then(|| u64::try_from((api.value_int64)(value)).ok()).flatten()
+    };
+    number.ok_or_else(|| (Code::ERROR, String::from("an argument is not an integer from 0 on")))
+}
+
+/// More than a month is as good as without an end.
+const TIMEOUT_MAX_MS: u64 = i32::MAX as u64;
+
+fn timeout(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds.min(TIMEOUT_MAX_MS))
+}
+
+/// `pwal_retire()`: retires the log of the main database, with its connections open: answers what came of it.
+unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
+    let retire = |handle: &Handle, []: [u64; 0]| handle.retire_log().map(Answer::Text);
+    // SAFETY: SQLite calls this function, registered with so many arguments.
+    unsafe { answer_of_main::<HOST, 0>((call, values), "pwal_retire", retire) }
+}
+
+/// `pwal_commit()`: the number of this connection's last commit to the main database; NULL if there was none.
+unsafe extern "C" fn pwal_commit<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
+    let commit = |handle: &Handle, []: [u64; 0]| Ok(handle.last_commit().map_or(Answer::Null, Answer::Number));
+    // SAFETY: as for `pwal_retire`.
+    unsafe { answer_of_main::<HOST, 0>((call, values), "pwal_commit", commit) }
+}
+
+/// `pwal_sync()`: makes all that is committed durable; the number of the last commit of that.
+unsafe extern "C" fn pwal_sync<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
+    let sync = |handle: &Handle, []: [u64; 0]| handle.sync_commits().map(Answer::Number);
+    // SAFETY: as for `pwal_retire`.
+    unsafe { answer_of_main::<HOST, 0>((call, values), "pwal_sync", sync) }
+}
+
+/// `pwal_wait_durable(number, timeout_ms)`: 1 once that commit is durable, 0 if it is not in time.
+unsafe extern "C" fn pwal_wait_durable<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
+    let wait = |handle: &Handle, [number, ms]: [u64; 2]| {
+        handle.wait_durable(number, timeout(ms)).map(|durable| Answer::Number(u64::from(durable)))
+    };
+    // SAFETY: as for `pwal_retire`.
+    unsafe { answer_of_main::<HOST, 2>((call, values), "pwal_wait_durable", wait) }
+}
+
+/// `pwal_wait_commit(after, timeout_ms)`: the number of the newest commit, once it is greater than `after` or the time is over.
+unsafe extern "C" fn pwal_wait_commit<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
+    let wait = |handle: &Handle, [after, ms]: [u64; 2]| handle.wait_commit(after, timeout(ms)).map(Answer::Number);
+    // SAFETY: as for `pwal_retire`.
+    unsafe { answer_of_main::<HOST, 2>((call, values), "pwal_wait_commit", wait) }
 }
 
 /// The file object of the main database; null where there is none.

@@ -8,6 +8,7 @@ mod journal_modes;
 mod large_transaction;
 mod live_copy;
 mod locking_mode;
+mod on_demand;
 mod readers;
 mod replaced_file;
 mod rest;

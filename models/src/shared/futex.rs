@@ -51,3 +51,11 @@ pub(super) fn wake_one(word: &AtomicU64) {
         sleeper.wake.notify_one();
     }
 }
+
+pub(super) fn wake_all(word: &AtomicU64) {
+    let mut sleepers = SLEEPERS.lock().expect("nobody panics while holding it");
+    for sleeper in sleepers.extract_if(.., |sleeper| sleeper.address == word.address()) {
+        sleeper.is_woken.set(true);
+        sleeper.wake.notify_one();
+    }
+}

@@ -1,0 +1,70 @@
+//! Durability on demand, and waits for commits.
+//!
+//! Under NORMAL a commit is published and not synced. A program that needs some of its commits durable asks for that by number:
+//! it waits as a committer under FULL does, and leads the flush itself if no process leads one, so that one sync covers all that was
+//! published before. A program that waits for a commit of any process sleeps on `visible_wake`, which each commit looks
+//! at when it becomes visible.
+
+use super::{Engine, EngineError};
+use crate::interleave::Instant;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest sleep of a wait for commits: a process that dies between a commit and its notification wakes nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+impl Engine {
+    /// Waits until the commit `sequence` and all before it are durable, at most `timeout`, which does not interrupt a sync
+    /// that this thread makes itself; false: not by then.
+    ///
+    /// # Errors
+    /// `NotCommitted`; the flush failed; `LockHeld`: a process that is stopped has what the flush needs.
+    pub(crate) fn wait_durable_within(
+        self: &Arc<Engine>,
+        sequence: u64,
+        timeout: Duration,
+    ) -> Result<bool, EngineError> {
+        let reached = || self.marks.durable() >= sequence;
+        let last = self.marks.published();
+        if sequence > last {
+            return Err(EngineError::NotCommitted { sequence, last, file: self.path.clone() });
+        }
+        if reached() || timeout.is_zero() {
+            return Ok(reached());
+        }
+        let deadline = Instant::now() + timeout;
+        match self.wait_until(&reached, None, self.wait_until_deadline(deadline)) {
+            Err(EngineError::LockHeld { .. }) if Instant::now() >= deadline => Ok(reached()),
+            waited => waited.map(|()| true),
+        }
+    }
+
+    /// Makes everything durable that is published; the last commit of that.
+    ///
+    /// # Errors
+    /// As [`Engine::wait_durable`].
+    pub(crate) fn sync_published(self: &Arc<Engine>) -> Result<u64, EngineError> {
+        let published = self.marks.published();
+        self.wait_durable(published)?;
+        Ok(published)
+    }
+
+    /// Waits until a commit after `sequence` is visible to readers, of any connection and process, at most `timeout`; the
+    /// newest visible commit.
+    ///
+    /// # Errors
+    /// The log is poisoned: there will be no more commits.
+    pub(crate) fn wait_commit(&self, sequence: u64, timeout: Duration) -> Result<u64, EngineError> {
+        let began = Instant::now();
+        loop {
+            let newest = self.marks.visible();
+            let left = timeout.saturating_sub(began.elapsed());
+            if newest > sequence || left.is_zero() {
+                return Ok(newest);
+            }
+            self.check_poison()?;
+            let control = self.marks.control();
+            control.visible_wake().wait_for(|| self.marks.visible() > sequence, left.min(LOOK_AGAIN));
+        }
+    }
+}
