@@ -23,7 +23,7 @@ fn the_next_waiter_of_a_process_takes_the_part_of_one_that_leaves() {
     let queues = [(); 2].map(|()| patient(&directory));
     assert!(queues[0].try_acquire(1));
     std::thread::scope(|threads| {
-        let leaves = threads.spawn(|| queues[1].wait(1, Duration::from_millis(30)));
+        let leaves = threads.spawn(|| queues[1].wait(1, Duration::from_secs(1)));
         wait_until("one waits", || queues[1].waiting() == 1);
         let stays = threads.spawn(|| queues[1].wait(2, LONG));
         wait_until("both wait", || queues[1].waiting() == 2);
