@@ -22,7 +22,7 @@ COPY = HERE / "workspace"
 WORKSPACE = COPY if COPY.exists() else HERE.parent
 LICENCES = ["LICENSE-APACHE", "LICENSE-MIT"]
 # What cargo wants to see of the workspace to build the library.
-SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "rustfmt.toml", "src", "docs", "bench", "preload", "sqlite-ext", "tests/support", "tool", *LICENCES]
+SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "rustfmt.toml", "src", "docs", "bench", "models", "preload", "sqlite-ext", "tests/support", "tool", *LICENCES]
 
 # A package's licence files lie below its own directory.
 for licence in LICENCES:

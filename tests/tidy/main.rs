@@ -5,6 +5,7 @@ mod face;
 mod links;
 mod text;
 mod variables;
+mod workspace;
 
 use std::path::{Path, PathBuf};
 
