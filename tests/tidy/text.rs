@@ -3,7 +3,7 @@
 use crate::{Source, files, report};
 
 /// A phrase, and what to write instead.
-const FORBIDDEN: [(&str, &str); 13] = [
+const FORBIDDEN: &[(&str, &str)] = &[
     ("proves itself", "is valid, is verified"),
     ("prove itself", "be valid, be verified"),
     ("prove themselves", "be valid, be verified"),
@@ -20,7 +20,7 @@ const FORBIDDEN: [(&str, &str); 13] = [
 ];
 
 /// Where the phrases are not used any more. A path is a file, or all below a directory.
-const CLEAN: [&str; 12] = [
+const CLEAN: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
