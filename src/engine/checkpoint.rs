@@ -3,6 +3,7 @@
 //! R4: a page goes there only from a commit at or below T, where a durable certificate says D >= T. Two
 //! checkpoints never overlap (CKPT).
 
+use super::frames::Frame;
 use super::images::Images;
 use super::owner_lock::OwnerGuard;
 use super::poison::Failed;
@@ -13,6 +14,7 @@ use crate::log::stamp::{self, DATABASE_HEADER_BYTES, Stamp, StampState};
 use crate::shared::ControlBlock;
 use crate::sqlite::Code;
 use crate::sync::MutexGuard;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -20,6 +22,9 @@ use std::time::Duration;
 
 /// So long a checkpoint that was asked for waits for another process's.
 const OTHER_PROCESS: Duration = Duration::from_secs(5);
+
+/// Frames that are taken from the table at once: 8 KiB.
+const FRAMES_AT_ONCE: usize = 256;
 
 /// CKPT.
 pub(super) struct Checkpointing<'a> {
@@ -265,12 +270,24 @@ impl Engine {
         self.context.host.log(Code::WARNING.number(), &text);
     }
 
+    /// The newest frame of each page of the commits up to `target`. Under CKPT, so that none of them is dropped meanwhile.
+    fn newest_by_page(&self, target: u64) -> BTreeMap<u32, Frame> {
+        let (mut newest, mut piece, mut next) = (BTreeMap::new(), Vec::with_capacity(FRAMES_AT_ONCE), Some(0));
+        while let Some(number) = next {
+            // Commits wait for the table with APPEND in their hands.
+            next = self.frames.read().copy(number, target, FRAMES_AT_ONCE, &mut piece);
+            newest.extend(piece.drain(..).map(|frame| (frame.page, frame)));
+        }
+        newest
+    }
+
     /// The newest image of each page up to `target` goes to the database file, which gets the size that it has then, in
     /// pages, and is synced.
     fn backfill(&self, target: u64, gives_up: &dyn Fn() -> bool) -> Result<u32, EngineError> {
+        let newest = self.newest_by_page(target);
         let (newest, unread, database_pages) = {
             let frames = self.frames.read();
-            let newest = frames.newest_by_page(target).ok_or_else(|| self.no_commit(target))?;
+            let newest = frames.with_files(newest).ok_or_else(|| self.no_commit(target))?;
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
         let images = Images::prove(self, newest, &unread, database_pages)?;

@@ -57,6 +57,10 @@ impl Begun {
 /// What the certificate of the next epoch will say of it.
 #[derive(Debug, Default)]
 pub(crate) struct EpochCounts {
+    /// Of the commits behind this one,
+    pub(super) after: u64,
+    /// up to this one.
+    pub(super) through: u64,
     pub(crate) batches: u32,
     pub(crate) frames: u64,
     pub(crate) pages: HashSet<u32>,
@@ -64,6 +68,11 @@ pub(crate) struct EpochCounts {
 }
 
 impl EpochCounts {
+    /// Nothing is counted yet behind commit `after`.
+    pub(super) fn behind(after: u64) -> EpochCounts {
+        EpochCounts { after, through: after, ..EpochCounts::default() }
+    }
+
     /// Counts one more batch.
     pub(crate) fn add(&mut self, lane: u16, pages: impl ExactSizeIterator<Item = u32>) {
         self.batches += 1;
@@ -315,7 +324,8 @@ impl Engine {
         };
         let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
         let seal = |chain| {
-            let mut counts = self.frames.read().counts_since(self.marks.durable());
+            let mut counts = EpochCounts::behind(self.marks.durable());
+            self.frames.read().count(&mut counts, u64::MAX);
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
             self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
         };

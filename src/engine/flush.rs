@@ -1,7 +1,7 @@
 //! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
 //! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
 
-use super::commit::{AppendGuard, Begun, SelfSealed};
+use super::commit::{AppendGuard, Begun, EpochCounts, SelfSealed};
 use super::lease::{Leader, Stall};
 use super::owner_lock::Wait;
 use super::poison::Failed;
@@ -35,6 +35,8 @@ struct Watcher<'a>(Option<&'a AtomicBool>);
 
 /// How often the others look at most.
 const OTHERS_LOOK: Duration = Duration::from_millis(50);
+/// Commits that are counted while the table is locked, before APPEND is taken.
+const COMMITS_AT_ONCE: u64 = 64;
 
 impl<'a> Watcher<'a> {
     /// After so long it looks again. Becomes the watcher if there is none.
@@ -345,12 +347,24 @@ impl Engine {
         }
     }
 
+    /// Most of what the next certificate says of its commits, before APPEND is taken, for which the committers wait.
+    fn count_ahead(&self) -> Result<EpochCounts, EngineError> {
+        self.check_poison()?;
+        let mut counts = EpochCounts::behind(self.marks.durable());
+        if self.is_active() {
+            self.follow(self.marks.published())?;
+            while !self.frames.read().count(&mut counts, COMMITS_AT_ONCE) {}
+        }
+        Ok(counts)
+    }
+
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     ///
     /// # Errors
     /// As [`Engine::flush`].
     pub(super) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let copy = self.copy_to_carry();
+        let mut counts = self.count_ahead()?;
         let (mut append, place) = loop {
             let append = self.lock_append()?;
             self.check_poison()?;
@@ -372,7 +386,13 @@ impl Engine {
         self.follow(hi)?;
         let (counts, database_pages) = {
             let frames = self.frames.read();
-            (frames.counts_since(self.marks.durable()), frames.database_pages(hi))
+            let durable = self.marks.durable();
+            if counts.after != durable {
+                // Another process had led until now.
+                counts = EpochCounts::behind(durable);
+            }
+            frames.count(&mut counts, u64::MAX);
+            (counts, frames.database_pages(hi))
         };
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {

@@ -248,13 +248,22 @@ impl Frames {
         Some((frame, self.files.get(&frame.file()).map(Arc::clone)))
     }
 
-    /// The newest image of each page of the commits up to `sequence`, in page order; `None`: a file of them is not open.
-    pub(crate) fn newest_by_page(&self, sequence: u64) -> Option<NewestByPage> {
-        let mut newest = BTreeMap::new();
-        for frame in self.frames.iter().take_while(|frame| frame.sequence <= sequence) {
-            newest.insert(frame.page, (*frame, Arc::clone(self.files.get(&frame.file())?)));
-        }
-        Some(newest)
+    /// Adds the frames from `number` on of the commits up to `sequence`, so many at most; returns the number of the next one, or
+    /// `None`: there is none.
+    pub(crate) fn copy(&self, number: u64, sequence: u64, at_most: usize, into: &mut Vec<Frame>) -> Option<u64> {
+        let first = number.max(self.base_number + 1);
+        let index = usize::try_from(first - self.base_number - 1).ok()?.min(self.frames.len());
+        let before = into.len();
+        let frames = self.frames.range(index..).take(at_most);
+        into.extend(frames.take_while(|frame| frame.sequence <= sequence));
+        let copied = into.len() - before;
+        (copied == at_most).then_some(first + copied as u64)
+    }
+
+    /// These frames, by page, each with its file; `None`: one of the files is not open.
+    pub(crate) fn with_files(&self, frames: BTreeMap<u32, Frame>) -> Option<NewestByPage> {
+        let with_file = |(page, frame): (u32, Frame)| Some((page, (frame, Arc::clone(self.files.get(&frame.file())?))));
+        frames.into_iter().map(with_file).collect()
     }
 
     /// The batches of the commits up to `sequence` whose heads were not read.
@@ -298,16 +307,18 @@ impl Frames {
         self.skipped_to <= sequence
     }
 
-    /// What a certificate says of the commits behind `sequence`.
-    pub(crate) fn counts_since(&self, sequence: u64) -> EpochCounts {
-        let mut counts = EpochCounts::default();
-        for at in sequence.max(self.base_sequence) + 1..=self.last_sequence() {
+    /// Counts on, what a certificate says of its commits, by so many commits at most. False: there are more.
+    pub(crate) fn count(&self, counts: &mut EpochCounts, at_most: u64) -> bool {
+        let first = counts.through.max(self.base_sequence);
+        let last = self.last_sequence().min(first.saturating_add(at_most));
+        for at in first + 1..=last {
             let (first, last) = (self.last_number(at - 1), self.last_number(at));
             let index = |number: u64| usize::try_from(number - self.base_number).unwrap_or(usize::MAX);
             let lane = self.commit(at).map_or(0, |commit| commit.lane);
             counts.add(lane, self.frames.range(index(first)..index(last)).map(|frame| frame.page));
         }
-        counts
+        counts.through = last.max(first);
+        counts.through >= self.last_sequence()
     }
 
     /// Drops what is backfilled: the commits up to `sequence`.
