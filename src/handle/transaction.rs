@@ -103,7 +103,11 @@ pub(super) fn lane_bytes(engine: &Engine) -> usize {
 }
 
 impl WalConnection {
-    pub(super) fn begin_write(&mut self) -> Result<(), Code> {
+    pub(super) fn begin_write(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
+        if self.writer.holds_write {
+            // A VFS above has taken it and reported a failure, or kept the unlock back. `unixShmLock` grants it again.
+            self.roll_back(file);
+        }
         self.engine.check_poison().map_err(|error| self.failed(&error))?;
         if !self.engine.queue.try_acquire(self.me.id) {
             return Err(self.refuse(Code::BUSY));

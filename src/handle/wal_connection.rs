@@ -173,7 +173,7 @@ impl WalConnection {
                 self.end_read();
                 Ok(())
             }
-            (ShmAction::LockExclusive, WRITE) => self.begin_write(),
+            (ShmAction::LockExclusive, WRITE) => self.begin_write(file),
             (ShmAction::UnlockExclusive, WRITE) => {
                 self.end_write(file);
                 Ok(())

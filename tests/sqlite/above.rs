@@ -263,6 +263,7 @@ fn an_error_at_each_call() {
                 let (scratch, calls) = (Scratch::in_memory(), Arc::new(AtomicU64::new(0)));
                 let path = scratch.file("a.db");
                 let connection = open(&path, &shim.name);
+                connection.busy_timeout(Duration::ZERO).unwrap();
                 run(&connection, &format!("PRAGMA synchronous={synchronous}; PRAGMA parallel_wal_mode={mode}"));
                 let counted = Arc::clone(&calls);
                 shim.hook(move |moment| {
