@@ -44,7 +44,7 @@ pub fn was_refused() -> bool {
 pub fn real(name: &CStr, caller: *const c_void) -> Option<*mut c_void> {
     let Some(scope) = scope_of(caller) else {
         say(&format!(
-            "which SQLite {} calls cannot be told, so {} fails",
+            "cannot determine which SQLite {} calls, so {} fails",
             resolve::file_of(caller),
             name.to_string_lossy()
         ));

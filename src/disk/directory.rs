@@ -101,7 +101,7 @@ impl Directory {
         let file = descriptor::open_regular(&self.descriptor, name, how | flags, Mode::empty(), make_room)?;
         // Somebody else's file may have been given this name, too.
         if access == Access::Write && fstat(&file)?.st_nlink > 1 {
-            let text = "has more than one name (hard links), and may be somebody else's file";
+            let text = "has more than one name (hard links), and may be another user's file";
             return Err(refused(format!("{name} {text}: delete the other names, or copy the file")));
         }
         Ok(file)

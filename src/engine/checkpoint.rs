@@ -240,7 +240,7 @@ impl Engine {
             // T of a pass that did not come to its end may be beyond B.
             StampState::Stamped(found) if found.log_id == log_id => match found.backfill_target {
                 target if (backfilled..=self.marks.published()).contains(&target) => return Ok(()),
-                target => format!("it has the state behind commit {target}, not {backfilled}"),
+                target => format!("it has the state of commit {target}, not {backfilled}"),
             },
             // A write of page 1 that failed on its way.
             StampState::BadStamp { log_id: found } if found == log_id => return Ok(()),

@@ -22,7 +22,7 @@ pub(crate) enum EngineError {
     #[error("cannot open {file}: {source}{}", advice(source))]
     Open { file: String, source: io::Error },
     /// A segment of the log is not there.
-    #[error("segment {ordinal} of the log in {file} is missing: was it touched by somebody else?")]
+    #[error("segment {ordinal} of the log in {file} is missing: was the log modified by another program?")]
     NoSegment { file: PathBuf, ordinal: u64 },
     /// A commit that another process published is not where it says.
     #[error("commit {sequence} of the log in {file} is not valid: another program has modified the log")]
@@ -34,7 +34,7 @@ pub(crate) enum EngineError {
     #[error("cannot read the log of {file}: {source}{}", advice(source))]
     Read { file: PathBuf, source: io::Error },
     /// A segment is shorter than its frames.
-    #[error("the log in {file} ends before the image of page {page}: was it touched by somebody else?")]
+    #[error("the log in {file} ends before the image of page {page}: was the log modified by another program?")]
     ShortLog { file: PathBuf, page: u32 },
     /// An image of a durable commit is not what was written.
     #[error(
@@ -55,7 +55,7 @@ pub(crate) enum EngineError {
     #[error("cannot {action} the database file {file}: {source}")]
     Database { action: &'static str, file: PathBuf, source: io::Error },
     /// The database file is not what it was when the engine claimed it.
-    #[error("{file} was changed by somebody who does not lock it; nothing was written")]
+    #[error("{file} was changed by another program without a lock; nothing was written")]
     Changed { file: PathBuf },
     /// An earlier write or sync failed: nothing goes on until the database is opened again.
     #[error("{reason}; {}; close all connections and open the database again", outcome(*unknown))]
@@ -79,7 +79,7 @@ pub(crate) enum EngineError {
     #[error("{connections} connections of all processes have {file} open: pwal takes no more")]
     TooManyConnections { connections: usize, file: PathBuf },
     /// What one process alone may do.
-    #[error("{file} cannot leave WAL mode while others have it open: {who}; close it there first")]
+    #[error("{file} cannot leave WAL mode while other processes have it open: {who}; close it there first")]
     OtherMembers { file: PathBuf, who: String },
     /// A rest of the log beside a transaction.
     #[error("a transaction writes {file}, or reads an older state of it; the log stays")]

@@ -88,7 +88,7 @@ impl Engine {
         if self.is_active()
             && let Err(error) = self.erase_behind_tail(&append)
         {
-            self.poison(&append, &format!("a panic, and what it left behind the tail: {error}"), Failed::Flush);
+            self.poison(&append, &format!("a panic, and what it left after the tail: {error}"), Failed::Flush);
         }
     }
 
@@ -142,7 +142,7 @@ impl Engine {
         let unknown = erased.is_err();
         self.marks.control().set_poison_outcome(unknown);
         if let Err(error) = self.check_poison() {
-            let text = format!("pwal: {}: {error} ({lost} commits behind commit {kept})", self.path.display());
+            let text = format!("pwal: {}: {error} ({lost} commits after commit {kept})", self.path.display());
             self.context.host.log(error.code().number(), &text);
         }
         self.queue.close();

@@ -160,7 +160,7 @@ impl Engine {
         let ends = exceeds(self.settings.reader_limit_bytes());
         let seconds = now_us().saturating_sub(reader.since_us) / 1_000_000;
         let text = format!(
-            "{} reads the state behind commit {} for {seconds} s now, and nothing that was written since can be given back; {}",
+            "{} has read the state of commit {} for {seconds} s, and no later segment can be reused; {}",
             self.describe(reader.owner),
             reader.sequence,
             if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },

@@ -30,7 +30,7 @@ pub(super) const WHY_REFUSED: &str = "another VFS lies above pwal in this connec
 impl WalConnection {
     /// The VFS above reads the WAL without the locks of SQLite: it keeps them back, or it will answer SQLite from what it has read.
     pub(super) fn distrust_reads(&self, file: &OpenFile) -> Code {
-        self.distrust(file, Code::CANTOPEN, "reads the WAL by itself, or keeps SQLite's locks of it back")
+        self.distrust(file, Code::CANTOPEN, "reads the WAL on its own, or does not pass on SQLite's locks of it")
     }
 
     /// UNLOCK(WRITE), with a header of SQLite's for frames that have not come.

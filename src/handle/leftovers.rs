@@ -75,8 +75,10 @@ pub(super) fn describe(done: &Done) -> String {
             format!("leftovers of a log that nothing needed were deleted ({} logs)", log_ids.len())
         }
         Done::Recovered(recovered) => {
-            let tail =
-                recovered.torn_tail.as_ref().map_or(String::new(), |tail| format!("; a torn tail was cut: {tail:?}"));
+            let tail = recovered
+                .torn_tail
+                .as_ref()
+                .map_or(String::new(), |tail| format!("; a torn tail was truncated: {tail:?}"));
             let unread: String =
                 recovered.unreadable.iter().map(|unread| format!("; cannot be read: {unread}")).collect();
             let header = match recovered.restored_header {

@@ -43,7 +43,7 @@ impl From<EngineError> for Refused {
 pub(super) fn lock_failed(lock_path: &Path, error: &io::Error) -> Refused {
     let code = if error.kind() == io::ErrorKind::StorageFull { Code::FULL } else { Code::CANTOPEN };
     let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-        "; who reads or writes a database through pwal must be able to write to it and to its log directory"
+        "; a user of a database on pwal must be able to write to it and to its log directory"
     } else {
         advice(error)
     };

@@ -193,7 +193,7 @@ pub enum LogError {
     },
     /// The medium does not give the first sector of the database file, and nothing proves that the log beside it is its own.
     #[error(
-        "the database file cannot be read at byte 0: {error}; the log {log_id:016x} in {} does not bring it back by itself, since nothing proves that it is this file's, or it is not whole; `pwal recover --salvage` shows what can be saved",
+        "the database file cannot be read at byte 0: {error}; the log {log_id:016x} in {} cannot restore it, since nothing proves that it is this file's, or it is not whole; `pwal recover --salvage` shows what can be saved",
         directory.display()
     )]
     UnreadableHeader {

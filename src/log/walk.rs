@@ -318,7 +318,7 @@ impl FoundLog<'_> {
         });
         let headless = headless.map(|(segment, found)| {
             let what = match &found.inferred {
-                Some(reader) => format!(", and commit {} lies behind it", reader.header.first_sequence),
+                Some(reader) => format!(", and commit {} lies after it", reader.header.first_sequence),
                 None => String::new(),
             };
             (segment, 0, format!("the header of this segment is broken{what}"))

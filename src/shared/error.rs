@@ -30,7 +30,9 @@ pub enum SharedError {
         ring: &'static str,
     },
     /// `control` cannot be opened or mapped.
-    #[error("cannot open {file}: {source}; who shares a database must be able to read and write the files of its log")]
+    #[error(
+        "cannot open {file}: {source}; each user of a shared database must be able to read and write the files of its log"
+    )]
     ControlOpen {
         /// The file.
         file: PathBuf,

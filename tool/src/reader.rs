@@ -34,7 +34,7 @@ impl OldestReader {
         match self.kept {
             Some(0) => String::new(),
             Some(bytes) => format!(", and keeps {} of the log", text::bytes(bytes)),
-            None => ", and keeps the log behind that".to_owned(),
+            None => ", and keeps the log after that".to_owned(),
         }
     }
 

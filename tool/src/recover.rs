@@ -89,7 +89,7 @@ fn describe_plan(plan: &Plan, verb: &str) -> Vec<String> {
     let mut lines = vec![format!("log {log_id:016x}: {reason}")];
     if !replays {
         lines.push(format!(
-            "no commit {verb} replayed: the log is whole up to commit {last}, and the database file holds pages of commits up to {seen}; it {} taken as it is, and integrity_check has to tell whether it is whole",
+            "no commit {verb} replayed: the log is whole up to commit {last}, and the database file holds pages of commits up to {seen}; it {} taken as it is, and integrity_check has to show whether it is whole",
             if verb == "were" { "was" } else { verb }
         ));
     } else if last > base {
@@ -118,7 +118,7 @@ fn plan_of_discard(database: &DatabaseFile) -> Result<Option<Vec<String>>, Failu
             return Ok(None);
         }
         let (id, target) = (stamp.log_id, stamp.backfill_target);
-        lines.push(format!("log {id:016x} is not there: everything behind commit {target} would be given up"));
+        lines.push(format!("log {id:016x} is not there: every commit after {target} would be given up"));
     }
     match (header, lines.is_empty()) {
         (StampState::Plain { .. }, true) => Ok(None),
@@ -234,7 +234,7 @@ fn describe_recovered(recovered: &Recovered) -> Vec<String> {
     }
     if let Some(tail) = torn_tail {
         lines.push(format!(
-            "cut a torn tail: commit {} was begun and is not whole, byte {} of {}: {}",
+            "truncated a torn tail: commit {} was begun and is not whole, byte {} of {}: {}",
             last + 1,
             tail.offset,
             tail.file.display(),

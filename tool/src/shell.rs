@@ -55,7 +55,7 @@ pub fn library() -> Result<PathBuf, Failure> {
         };
     }
     let here = env::current_exe().and_then(|path| path.canonicalize());
-    let here = here.map_err(|error| Failure::cannot(format!("cannot tell where this program is: {error}")))?;
+    let here = here.map_err(|error| Failure::cannot(format!("cannot find the path of this program: {error}")))?;
     let beside = here.with_file_name(LIBRARY);
     let installed = here.parent().map(|directory| directory.join("../lib").join(LIBRARY));
     [Some(beside.clone()), installed].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
@@ -67,7 +67,7 @@ pub fn library() -> Result<PathBuf, Failure> {
 /// A path as an argument of a dot command: in double quotes the shell undoes C's escapes.
 pub fn quoted(path: &Path) -> Result<String, Failure> {
     let Some(text) = path.to_str() else {
-        return Err(Failure::cannot(format!("{} is not UTF-8, which sqlite3 cannot be told", path.display())));
+        return Err(Failure::cannot(format!("{} is not UTF-8, and cannot be passed to sqlite3", path.display())));
     };
     let mut quoted = String::from("\"");
     for c in text.chars() {

@@ -120,7 +120,7 @@ impl Status {
             (None, Some(why)) => line("marks", &format!("not shown: {why}")),
             (None, None) if *owned => line(
                 "marks",
-                "not to be seen: somebody opens it just now, or its one process has them in private memory",
+                "not visible: a process is just opening it, or its only process has them in private memory",
             ),
             (None, None) => {}
         }

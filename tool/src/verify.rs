@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments) -> Done {
         say!("{name}: no log; {}", seen.database.describe());
     }
     for log in &seen.survey.logs {
-        let tail = if log.torn_tail.is_some() { "; a torn tail behind them, which recovery cuts" } else { "" };
+        let tail = if log.torn_tail.is_some() { "; a torn tail after them, which recovery truncates" } else { "" };
         let commits = text::counted(log.last - log.backfilled, "commit");
         let certificates = text::counted(log.certificates.len() as u64, "certificate");
         say!("{name}: log {:016x} is valid: {commits} after {}, {certificates}{tail}", log.log_id, log.backfilled);

@@ -42,8 +42,8 @@ rules! {
     BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
     BatchPlace = "B4", "a batch names the log, the segment and the offset where it lies";
     BatchFields = "B5", "the fields of a batch are possible: commit and database size not 0, reserved bytes 0, no certificate's bytes without the flag";
-    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies behind the descriptors and ends in the batch, or without a mask in a spill file if the batch's flag says so; positions are below 2^48, numbers of spill files below 2^30";
-    BatchCertificate = "B7", "the certificate in a batch names the log, the place and the commit of the batch, and the chain value behind it";
+    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies after the descriptors and ends in the batch, or without a mask in a spill file if the batch's flag says so; positions are below 2^48, numbers of spill files below 2^30";
+    BatchCertificate = "B7", "the certificate in a batch names the log, the place and the commit of the batch, and the chain value after it";
     ImageCrc = "B8", "the CRC of an image covers log id, page number, commit and image";
     CertificateMagic = "C1", "a certificate begins with \"pwalcert\"";
     CertificateCrc = "C2", "the CRC of a certificate covers its bytes 0 to 251";

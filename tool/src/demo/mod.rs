@@ -81,7 +81,7 @@ fn default_place() -> Result<PathBuf, Failure> {
     if file_system(&temporary) != IN_MEMORY {
         return Ok(temporary);
     }
-    env::current_dir().map_err(|error| Failure::cannot(format!("cannot tell the present directory: {error}")))
+    env::current_dir().map_err(|error| Failure::cannot(format!("cannot find the current directory: {error}")))
 }
 
 const IN_MEMORY: &str = "in memory: syncs cost nothing here";

@@ -95,14 +95,14 @@ fn check_space(path: &Path, report: &mut Report) {
     let Some(directory) = path.parent() else { return };
     let space = match rustix::fs::statvfs(directory) {
         Ok(space) => space,
-        Err(error) => return report.note(SPACE, format!("cannot be told: {error}")),
+        Err(error) => return report.note(SPACE, format!("unknown: {error}")),
     };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let found = format!("{} free for this user", text::bytes(free));
     match free {
         // Some file systems count no files: both are 0 there.
         _ if space.f_favail == 0 && space.f_files > 0 => {
-            report.problem(SPACE, format!("{found}, but no more files (inodes)"), "delete files that nobody needs");
+            report.problem(SPACE, format!("{found}, but no more files (inodes)"), "delete files that are not needed");
         }
         0..SPACE_MIN => report.problem(SPACE, found, "free some: the next commit may be SQLITE_FULL"),
         SPACE_MIN..SPACE_LOW => report.warn(SPACE, found, "free some: the log grows in steps of up to 16 MiB"),

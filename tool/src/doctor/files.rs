@@ -96,7 +96,7 @@ pub fn check_log(scene: &Scene, report: &mut Report) {
         report.warn(
             LEFTOVERS,
             found,
-            "move them away: nobody needs them there, and pwal deletes nothing that it does not know",
+            "move them away: they are not used there, and pwal deletes no files that are not its own",
         );
     }
 }
@@ -140,7 +140,7 @@ pub fn check_leftovers(scene: &Scene, report: &mut Report) {
     check_placeholder(scene, stamped, report);
     for path in moved_away(&database.log_directory()) {
         let found = format!("{}: a log that was moved away", path.display());
-        report.note(LEFTOVERS, format!("{found}; delete it when nobody misses a commit"));
+        report.note(LEFTOVERS, format!("{found}; delete it when no commit is missing"));
     }
     if report.is_silent_on(LEFTOVERS) {
         report.ok(LEFTOVERS, "none beside the database file");
@@ -195,7 +195,7 @@ pub fn check_control(scene: &Scene, report: &mut Report) {
             report.problem(
                 CONTROL,
                 found,
-                "use one version of the library and of the tool, and restart who has the other",
+                "use one version of the library and of the tool, and restart processes with the other",
             );
         }
         Err(error) => report.problem(CONTROL, format!("{}: {error}", path.display()), "see the permissions"),

@@ -27,7 +27,7 @@ pub fn check(report: &mut Report) -> Option<PathBuf> {
     }
     let Some((first, others)) = found.split_first() else {
         let text = format!("no {} beside this program, in LD_LIBRARY_PATH, here, or in /usr/lib", shell::LIBRARY);
-        let advice = "build it (cargo build --release -p pwal-sqlite-ext) and load it by its path; who links the crate needs none";
+        let advice = "build it (cargo build --release -p pwal-sqlite-ext) and load it by its path; a program that links the crate needs none";
         report.warn(LIBRARY, text, advice);
         return None;
     };

@@ -23,7 +23,7 @@ pub fn check(scene: &Scene, report: &mut Report) {
         let found = format!("it was here ({}); under pwal it has no -wal file to replicate", traces.join(", "));
         report.warn(LITESTREAM, found, advice);
     } else if tables.is_none() && scene.database.bytes > 0 {
-        report.note(LITESTREAM, "no files of it; whether its tables are there cannot be told now");
+        report.note(LITESTREAM, "no files of it; whether its tables exist is not known now");
     } else {
         report.ok(LITESTREAM, "no traces of it");
     }

@@ -100,7 +100,7 @@ fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
             0 => String::new(),
             more => format!(", and {more} more"),
         };
-        let found = format!("{} {differs}{more}: not everybody who may use the database may use it", path.display());
+        let found = format!("{} {differs}{more}: not every user of the database may use it", path.display());
         let wanted = format!("{}, mode {} (directories searchable)", owner_of(own), mode_of(own));
         let advice =
             format!("close it everywhere, and the next open makes a log with the database's own; or set {wanted}");

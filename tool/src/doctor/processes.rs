@@ -45,7 +45,7 @@ fn check_attached(scene: &Scene, report: &mut Report) {
     let names = living.iter().map(|process| name(process)).collect::<Vec<_>>().join(", ");
     let count = attached.iter().filter(|process| process.alive).count();
     match count {
-        0 => report.note(PROCESSES, "somebody holds its lock, and is not attached (yet)"),
+        0 => report.note(PROCESSES, "a process holds its lock, and has not joined (yet)"),
         _ if count * 10 > PROCESS_SLOTS * 9 => {
             let found = format!("{count} of at most {PROCESS_SLOTS} are attached");
             report.warn(PROCESSES, found, "the next ones get SQLITE_BUSY: close what is not needed");
@@ -67,7 +67,8 @@ fn check_one(scene: &Scene, process: &ProcessInfo, now_us: u64, reader: Option<&
     let named = name(process);
     let stopped = scene.openers.is_stopped(process.pid);
     if stopped && process.holding.iter().any(|word| *word != "EXCL") {
-        let found = format!("{named} is stopped and holds {}: nobody can go on", process.holding.join(", "));
+        let found =
+            format!("{named} is stopped and holds {}: no other process can continue", process.holding.join(", "));
         report.problem(PROCESSES, found, format!("kill -CONT {0}, or kill {0}", process.pid));
     } else if stopped {
         report.warn(PROCESSES, format!("{named} is stopped"), format!("kill -CONT {}", process.pid));
@@ -82,7 +83,7 @@ fn check_one(scene: &Scene, process: &ProcessInfo, now_us: u64, reader: Option<&
     }
     if let Some(since_us) = process.waiting_since_us.filter(|since_us| since(*since_us) >= WAITS_LONG) {
         let holder = scene.process_infos().iter().find(|process| process.holding.contains(&"WRITE"));
-        let holder = holder.map_or_else(|| "somebody".to_owned(), name);
+        let holder = holder.map_or_else(|| "a process".to_owned(), name);
         let found = format!("{named} waits to write since {}; {holder} writes", text::duration(since(since_us)));
         report.warn(PROCESSES, found, "keep write transactions short: nothing else inside BEGIN IMMEDIATE and COMMIT");
     }
@@ -92,7 +93,7 @@ fn check_engine(control: &ControlView, report: &mut Report) {
     if control.poisoned() != 0 {
         let advice =
             "look at the disk and the system's messages; then close all connections and open the database again";
-        report.problem("engine", "a write or a sync of the log failed: nobody can commit", advice);
+        report.problem("engine", "a write or a sync of the log failed: no process can commit", advice);
     } else {
         let mode = if control.mode() == 1 { "conservative: a flush for each commit" } else { "auto" };
         report.ok("engine", format!("mode {mode}; no write of the log has failed"));
@@ -130,7 +131,8 @@ fn check_other(scene: &Scene, opener: &Opener, rollback: bool, report: &mut Repo
     let named = format!("{opener}{user}");
     // Its lock may be pwal's own: its files cannot be looked at.
     if opener.exclusive && !(opener.way == Way::Unknown && scene.owned) {
-        let found = format!("{named} holds SQLite's EXCLUSIVE on the database file: nobody else can read or write");
+        let found =
+            format!("{named} holds SQLite's EXCLUSIVE on the database file: no other process can read or write");
         let advice = "is it locking_mode=EXCLUSIVE, or a long write in rollback mode? End it, or close the connection";
         return report.problem(OTHERS, found, advice);
     }

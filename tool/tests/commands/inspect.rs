@@ -100,7 +100,7 @@ fn a_torn_tail_is_sound() {
     let path = crashed(&scratch, 5);
     rot(&path, 6);
     let output = tool(["verify".as_ref(), path.as_os_str()]);
-    assert!(output.printed().contains("a torn tail behind them, which recovery cuts"), "{output:?}");
+    assert!(output.printed().contains("a torn tail after them, which recovery truncates"), "{output:?}");
     assert_eq!(json_of(&path)["logs"][0]["last"], json!(5));
     assert!(tool(["inspect".as_ref(), path.as_os_str()]).printed().contains("a torn tail: commit 6 is not whole"));
 }

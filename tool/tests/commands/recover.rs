@@ -31,7 +31,7 @@ fn a_torn_tail_is_cut_and_told() {
     let output = tool(["recover".as_ref(), path.as_os_str()]);
     let text = output.printed();
     assert!(text.contains("commits 1 to 4 replayed"), "{text}");
-    assert!(text.contains("cut a torn tail: commit 5 was begun and is not whole, byte"), "{text}");
+    assert!(text.contains("truncated a torn tail: commit 5 was begun and is not whole, byte"), "{text}");
     assert!(text.contains("rule B8"), "{text}");
     assert_plain(&path);
     let stock = open_stock(&path);
@@ -230,7 +230,7 @@ fn a_bare_copy_opens_after_its_log_is_given_up() {
     std::fs::copy(&path, &copy).expect("copy");
     let output = tool(["recover", "--discard-log", &copy.display().to_string()]);
     output.refused(1);
-    assert!(output.stdout.contains("everything behind commit 0 would be given up"), "{output:?}");
+    assert!(output.stdout.contains("every commit after 0 would be given up"), "{output:?}");
     let output = tool(["recover", "--discard-log", "--yes", &copy.display().to_string()]);
     assert!(output.printed().contains("there was no log"), "{output:?}");
     assert_plain(&copy);

@@ -106,7 +106,7 @@ fn the_words_of_a_live_engine_are_read() {
     control.set_mode(1);
     doctor(&scratch, &path).says("engine", "ok", &["conservative"]);
     assert!(control.poison());
-    doctor(&scratch, &path).says("engine", "problem", &["nobody can commit"]);
+    doctor(&scratch, &path).says("engine", "problem", &["no process can commit"]);
 }
 
 #[cfg(target_os = "linux")]
