@@ -1,8 +1,8 @@
-//! The engine's own threads. One prepares segments ahead of need: no sync of a checkpoint keeps it from that. The other runs the
-//! checkpoints that commits only ask for, one when nobody has committed for a while, and a flush where much is not durable; and
-//! it retires the log when nobody has committed for long.
+//! The engine's own threads. One prepares segments ahead of need: no sync of a checkpoint delays it. The other runs the
+//! checkpoints that commits only request, one when no commit has come for a while, and a flush where much is not
+//! durable; and it retires the log of a database without commits.
 //!
-//! Each starts with the first wish and ends with the engine, which it does not keep alive.
+//! Each starts with the first request and ends with the engine, which it does not keep alive.
 
 use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
@@ -13,9 +13,9 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A log to which nobody commits for so long is idle.
+/// A log without a commit for this time is idle.
 const IDLE: Duration = Duration::from_millis(500);
-/// A thread that nobody has a wish for ends after so long: a process may have many databases.
+/// A thread without a request for this time ends: a process may have many databases.
 const LINGERS: Duration = Duration::from_secs(3);
 
 /// What a thread can be asked for.
@@ -54,7 +54,7 @@ impl Requests {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// As in the wishes: for who waits in the middle of one.
+    /// A copy of `Requests::stopping`, for a wait in the middle of a request.
     stopping: AtomicBool,
     /// By [`Request`]: it is open, or under way. Until it is done every commit may make the same one, and a notice is a system call.
     pending: [AtomicBool; 4],
@@ -109,17 +109,17 @@ impl Background {
         self.checkpoints.request(engine, Request::Checkpoint);
     }
 
-    /// What is published shall become durable, though nobody waits for it.
+    /// What is published shall become durable, though no commit waits for it.
     pub(super) fn request_flush(&self, engine: &Arc<Engine>) {
         self.checkpoints.request(engine, Request::Flush);
     }
 
-    /// There is a commit that is to be checkpointed when nobody commits any more.
+    /// There is a commit that is to be checkpointed when the database is idle.
     pub(super) fn watch(&self, engine: &Arc<Engine>) {
         self.checkpoints.request(engine, Request::Watch);
     }
 
-    /// Whether this is one of the threads, and it shall end: then it waits for nobody any more.
+    /// Whether this is one of the threads, and it shall end: then it waits for no other process any more.
     pub(super) fn stops_here(&self) -> bool {
         let stops = |worker: &Worker| worker.0.stopping.load(SeqCst);
         IS_BACKGROUND.get() && (stops(&self.segments) || stops(&self.checkpoints))
@@ -130,7 +130,7 @@ impl Background {
         self.checkpoints.0.gives_up.load(SeqCst)
     }
 
-    /// They may start again behind [`Background::stop`].
+    /// They may start again after [`Background::stop`].
     pub(super) fn allow(&self) {
         self.segments.allow();
         self.checkpoints.allow();
@@ -142,7 +142,7 @@ impl Background {
         let threads = [self.segments.end(true), self.checkpoints.end(leaves)];
         for thread in threads.into_iter().flatten() {
             if thread.thread().id() != std::thread::current().id() {
-                // A panic there has been told by the hook; the engine is going anyway.
+                // The panic hook has reported a panic there; the engine ends anyway.
                 drop(thread.join());
             }
         }
@@ -153,7 +153,7 @@ impl Worker {
     /// Cheap while the same is pending.
     fn request(&self, engine: &Arc<Engine>, request: Request) {
         let pending = &self.0.pending[request as usize];
-        // Read first: the word is written by nobody then.
+        // Read first: the flag is not written in the common case.
         if pending.load(SeqCst) || pending.swap(true, SeqCst) {
             return;
         }
@@ -168,7 +168,7 @@ impl Worker {
         if requests.stop {
             return false;
         }
-        // It ends by itself only by a panic, which has been told.
+        // It ends without a stop only by a panic, which was reported.
         if requests.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             requests.thread = self.start(engine);
             if requests.thread.is_none() {
@@ -182,8 +182,8 @@ impl Worker {
         true
     }
 
-    /// No thread (the system refuses one): the wish is nobody's until the next one, writers make their segments themselves
-    /// and checkpoints run when SQLite asks with a wait.
+    /// Starts the thread. `None` (the system refuses one): the request waits for the next one, writers make their
+    /// segments themselves, and checkpoints run when SQLite requests one that waits.
     fn start(&self, engine: &Arc<Engine>) -> Option<JoinHandle<()>> {
         if interleave::is_simulated() {
             // The simulation does the work itself, at moments of its choice.
@@ -218,7 +218,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     let _forgets = ForgetsAtPanic(shared);
     // The last commit when it was last looked whether the log is idle.
     let mut watched: Option<u64> = None;
-    // The last commit of an idle log, and when it is retired if that one still is the last then.
+    // The last commit of an idle log, and when the log is retired if no other commit follows.
     let mut retires: Option<(u64, Instant)> = None;
     loop {
         let (segment, checkpoint, flush) = {

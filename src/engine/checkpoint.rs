@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-/// So long a checkpoint that was asked for waits for another process's.
+/// How long a requested checkpoint waits for one of another process.
 const OTHER_PROCESS: Duration = Duration::from_secs(5);
 
 /// Frames that are taken from the table at once: 8 KiB.
@@ -37,7 +37,7 @@ pub(super) struct Checkpointing<'a> {
 pub(super) struct Failures {
     /// Passes that failed one after the other; the next pass writes all their pages again.
     in_a_row: u32,
-    /// It was told that the database file has lost its name.
+    /// The warning that the database file has lost its name was given.
     warned_moved: bool,
 }
 
@@ -67,7 +67,7 @@ impl Engine {
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
     /// a mark if that is not past what is backfilled.
     pub(super) fn checkpoint_in_background(self: &Arc<Engine>) -> Result<(), EngineError> {
-        // Who has CKPT does what is wished here.
+        // The holder of CKPT does what is requested here.
         let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
         self.check_poison()?;
         let target = self.marks.certified().0.min(self.marks.visible());
@@ -80,16 +80,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Nobody has committed for a while: everything goes to the database file. True: the log may become smaller by another
-    /// one, though nobody commits.
+    /// The database is idle: everything goes to the database file. True: another call may shrink the log further,
+    /// though nothing is committed.
     pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         self.checkpoint_visible(&|| self.background.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         Ok(self.warn_kept_space(self.give_back(Keep::Idle)))
     }
 
-    /// Segments come free when a durable certificate carries B. That of the next epoch that this process seals does; where
-    /// nobody wants durability, or others lead, there may be none for long, and the log would grow: so one beside the commits.
+    /// Segments become free when a durable certificate carries B. The next epoch that this process seals does; where no
+    /// commit wants durability, or other processes lead, there may be none for long, and the log would grow: so this
+    /// writes a mark.
     pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.copy_to_carry().is_some() {
             let leader = self.lead_waiting()?;
@@ -97,7 +98,7 @@ impl Engine {
                 self.flush(&leader, true)?;
             }
             drop(leader);
-            // Who has CKPT deletes them.
+            // The holder of CKPT deletes them.
             if let Ok(_ckpt) = self.checkpoint_lock(Duration::ZERO) {
                 self.delete_spills();
             }
@@ -130,7 +131,7 @@ impl Engine {
         self.marks.certified().1 >= self.marks.backfilled() || self.copy_to_carry().is_some()
     }
 
-    /// Before a clean close: to the last commit. Nobody reads or writes.
+    /// Before a clean close: to the last commit. No connection reads or writes.
     pub(super) fn checkpoint_all(self: &Arc<Engine>) -> Result<(), EngineError> {
         let published = self.marks.published();
         self.make_visible()?;
@@ -157,7 +158,7 @@ impl Engine {
         Ok(())
     }
 
-    /// CKPT; of another process so long at most.
+    /// CKPT; waits at most this time for another process's.
     pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
         let failures = self.checkpointing.lock();
         let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
@@ -219,7 +220,7 @@ impl Engine {
         if self.is_poisoned() {
             return error;
         }
-        // Its failure poisons by itself.
+        // Ignore the error: a failed flush has poisoned the engine.
         let _flushed = self.lead_waiting().and_then(|leader| self.flush(&leader, false));
         if matches!(error, EngineError::Replaced { .. }) {
             self.marks.control().set_replaced();
@@ -228,8 +229,9 @@ impl Engine {
         error
     }
 
-    /// Whether the file is still the one that this log belongs to. Somebody may have copied another one over it, or restored an
-    /// older state: pages of this log in it would be a mixture of both. What SQLite itself writes is kept out, but `cp` is not.
+    /// Whether the file is still the one that this log belongs to. A user may have copied another file over it, or
+    /// restored an older state: pages of this log in it would make a mixture of both. EXCLUSIVE keeps SQLite from
+    /// writing, but not `cp`.
     fn check_database(&self, backfilled: u64) -> Result<(), EngineError> {
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
@@ -253,8 +255,9 @@ impl Engine {
         Err(EngineError::Replaced { file: self.path.clone(), found })
     }
 
-    /// A file that was renamed or removed, or over which another one was renamed, is still this log's: the processes that have it
-    /// open go on, as with stock SQLite (`verifyDbFile`), and nobody else finds it. So this is told, once.
+    /// A file that was renamed or removed, or over which another one was renamed, is still this log's: the processes
+    /// that have it open continue, as with stock SQLite (`verifyDbFile`), and no other process finds it. So this is
+    /// logged, once.
     fn look_at_name(&self, seen: &mut Failures) {
         let identity = self.marks.control().identity();
         let named = std::fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));

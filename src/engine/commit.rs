@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Where nobody wants durability, this many segments may be written before a flush is due,
+/// Where no commit wants durability, this many segments may be written before a flush is due,
 const UNDURABLE_SEGMENTS: u64 = 2;
-/// or so many commits: long before a writer has to wait for one (`Marks::undurable_backlog_is_full`).
+/// or this many commits: long before a writer has to wait for one (`undurable_backlog_is_full`).
 const UNDURABLE_COMMITS: u64 = COMMIT_RING / 8;
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
@@ -113,7 +113,7 @@ pub(crate) struct CommitFacts {
     pub(crate) lane: u16,
     /// The number of the spill file, if the lane has one.
     pub(crate) spill: Option<u32>,
-    /// It may be checkpointed when nobody commits any more.
+    /// It may be checkpointed when the database is idle.
     pub(crate) checkpoint_when_idle: bool,
 }
 
@@ -133,8 +133,8 @@ pub(crate) struct SelfSealed {
 }
 
 /// A batch that is written and not published, since something may still fail: on the conservative path, beside a
-/// super-journal, or in a transaction over several databases. Whoever holds it holds APPEND, and, where the commit wants
-/// durability, LEADER: it has its certificate then, and is synced.
+/// super-journal, or in a transaction over several databases. Its owner holds APPEND, and, where the commit wants
+/// durability, LEADER: the batch has its certificate then, and is synced.
 pub(crate) struct PreparedBatch {
     append: AppendGuard,
     leader: Option<Leader>,
@@ -226,11 +226,11 @@ impl Engine {
         Ok(())
     }
 
-    /// APPEND. What its last owner left half done is done: a commit that carries its certificate is cut, what a failed flush
-    /// left is erased.
+    /// Takes APPEND, and completes what its last owner left half done: a published commit that carries its certificate
+    /// gets its epoch record, what a failed flush left is erased.
     ///
     /// # Errors
-    /// The log cannot be read. `LockHeld`: its owner keeps it for too long.
+    /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.lock_append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
@@ -243,10 +243,10 @@ impl Engine {
         Ok(append)
     }
 
-    /// APPEND, for who writes nothing at the tail.
+    /// Takes APPEND for a caller that writes nothing at the tail.
     ///
     /// # Errors
-    /// `LockHeld`: its owner keeps it for too long.
+    /// `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
         let append = AppendGuard { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
         if self.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
@@ -401,7 +401,7 @@ impl Engine {
         }
     }
 
-    /// The batch is everybody's: one store, of something complete.
+    /// Publishes the batch: one atomic store of `published`, after its ring entry is complete.
     fn finish(&self, append: &mut AppendGuard, written: Written) -> Result<u64, EngineError> {
         let Written { header, descriptors, place, chain, crc, spill } = written;
         let segment = &place.segment;
@@ -435,7 +435,7 @@ impl Engine {
         let at = (segment.id, place.ordinal, place.offset);
         crate::fault_point("publish_before_store");
         let published = {
-            // Nobody follows the log meanwhile: the commit is once in the table.
+            // No thread follows the log meanwhile: the commit is in the table once.
             let mut frames = self.frames.write();
             self.marks.publish(&entry).map(|()| {
                 frames.drop_to(self.marks.backfilled());
@@ -471,7 +471,7 @@ impl Engine {
         })
     }
 
-    /// The certificate in this segment file, segment and offset is written, in two blocks or in one: its epoch is cut.
+    /// The certificate at this address is written, in two blocks or in one: stores the record of its epoch.
     pub(super) fn store_epoch(
         &self,
         _append: &AppendGuard,

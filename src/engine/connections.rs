@@ -1,4 +1,4 @@
-//! Who is on an engine.
+//! The connections of an engine.
 
 use super::lifecycle::INIT_WAIT;
 use super::queue::ConnectionId;
@@ -37,7 +37,7 @@ impl Engine {
 
     fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
         self.marks.claim_snapshot_slot().or_else(|| {
-            // Killed processes keep theirs until somebody looks.
+            // Snapshots of killed processes stay until a checkpoint clears them.
             let _resting = self.resting.lock();
             let member = self.marks.member();
             if member.wait_init(INIT_WAIT).ok()? {

@@ -1,7 +1,7 @@
-//! Where the log ends, as this process found it last.
+//! The end of the log, as this process found it last.
 //!
-//! Nothing is decided by memory alone: what is remembered counts while nobody has published, or written an epoch, since, and is found anew in the
-//! rings else.
+//! Memory alone never decides: what is remembered is valid while no process has published, or written an epoch, since,
+//! and is read from the rings otherwise.
 
 use super::commit::AppendGuard;
 use super::segment_file::Segment;
@@ -9,7 +9,7 @@ use super::segments::Place;
 use super::{Engine, EngineError};
 use crate::shared::RecordAddress;
 
-/// Where the log ends, after so many commits and cuts: it does not change while these do not.
+/// The end of the log at this number of commits and epochs: it does not change while these do not.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
     published: u64,
@@ -17,12 +17,12 @@ pub(crate) struct End {
     pub(super) tail: RecordAddress,
     /// The segment file of the tail.
     pub(super) segment: Segment,
-    /// The chain value behind the last commit.
+    /// The chain value after the last commit.
     pub(super) chain: u64,
 }
 
 impl Engine {
-    /// Where the log ends, as this process found it last, if nobody has published, or written an epoch, since.
+    /// Calls `use_it` with the remembered end of the log, if no process has published, or written an epoch, since.
     pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
         let control = self.marks.control();
         let now = (control.published(), control.last_written_epoch());
@@ -42,7 +42,7 @@ impl Engine {
         })
     }
 
-    /// The record at `place` counts: the log ends behind it. Under APPEND.
+    /// The record at `place` is valid: the log ends after it. Under APPEND.
     pub(super) fn advance_tail(&self, append: &mut AppendGuard, place: Place, chain: u64) {
         let (control, segment) = (self.marks.control(), place.segment);
         let tail = RecordAddress { ordinal: place.ordinal, offset: place.offset + place.bytes, segment: segment.id };

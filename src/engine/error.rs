@@ -57,7 +57,7 @@ pub(crate) enum EngineError {
     /// The database file is not what it was when the engine claimed it.
     #[error("{file} was changed by another program without a lock; nothing was written")]
     Changed { file: PathBuf },
-    /// An earlier write or sync failed: nothing goes on until the database is opened again.
+    /// An earlier write or sync failed: nothing is written until the database is opened again.
     #[error("{reason}; {}; close all connections and open the database again", outcome(*unknown))]
     Poisoned { reason: String, unknown: bool },
     /// The batch cannot be placed: prepare was not asked, or promised too little.

@@ -1,9 +1,9 @@
-//! EXCL: the process whose database handle holds SQLite's EXCLUSIVE on the database file, so that stock SQLite gets "database is
-//! locked".
+//! EXCL: the process whose database handle holds SQLite's EXCLUSIVE on the database file, so that stock SQLite gets
+//! "database is locked".
 //!
-//! One process at a time, as the lock says. Who goes lets go of it; who finds it free, or its holder dead, tries to have
-//! it. Nobody needs it while the log is active: the stamp keeps stock SQLite out then. So the one thing it is asked for with
-//! certainty is a retirement, and the time before activation, when there is one process.
+//! One process at a time holds it. A process that leaves releases it; a process that finds it free, or its holder dead,
+//! tries to take it. While the log is active no process needs it: the stamp keeps stock SQLite out. It is required for
+//! a retirement only, and before activation, when there is one process.
 
 use super::Engine;
 use crate::handle::{DatabaseHandle, LockLevel};
@@ -13,7 +13,7 @@ use crate::sqlite::Code;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// How often it is looked whether the holder lives, and how often who failed tries again (microseconds).
+/// How often to check whether the holder is alive, and how often to retry after a failure (microseconds).
 const LOOK_EVERY_US: u64 = 200_000;
 
 const STOCK_WAIT: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ impl Engine {
         {
             return;
         }
-        // Somebody works with the database handle: not now.
+        // If another thread uses the database handle, not now.
         if let Some(mut database_handle) = self.database_handle.try_lock()
             && let Some(database_handle) = database_handle.as_mut()
         {
@@ -55,8 +55,9 @@ impl Engine {
         }
     }
 
-    /// Takes EXCL, waiting for whoever works with the database handle, and for a moment for stock connections, which let go when
-    /// they have met the stamp. False: another process is, or a connection that is not on pwal has a lock on the file.
+    /// Takes EXCL, waiting for the threads that use the database handle, and for a moment for stock connections, which
+    /// release their locks when they have seen the stamp. False: another process holds it, or a connection that is not
+    /// on pwal has a lock on the file.
     pub(super) fn acquire_exclusive(&self) -> bool {
         let deadline = Instant::now() + STOCK_WAIT;
         loop {
@@ -94,7 +95,7 @@ impl Engine {
         }
         let locked = database_handle.lock(LockLevel::Shared).and_then(|()| database_handle.lock(LockLevel::Exclusive));
         if let Err(code) = locked {
-            // PENDING stays behind a refused EXCLUSIVE.
+            // PENDING stays after a refused EXCLUSIVE.
             let unlocked = database_handle.unlock(LockLevel::None);
             lock.release(me);
             if code.primary() != Code::BUSY || unlocked.is_err() {
@@ -107,9 +108,9 @@ impl Engine {
         true
     }
 
-    /// Whether a process holds EXCL; takes it where none does. POSIX locks are the process's: it loses them where any other code in it
-    /// closes the file, and is not told. So this process's EXCLUSIVE is taken anew. (Another's cannot be tested: two SQLite
-    /// libraries in one process do not keep each other out.)
+    /// Whether a process holds EXCL; takes it where none does. POSIX locks belong to the process, and are lost without
+    /// a notice when any other code in it closes the file. So this process's EXCLUSIVE is taken anew. (Another's cannot
+    /// be tested: two SQLite libraries in one process do not exclude each other.)
     pub(super) fn confirm_exclusive(&self, database_handle: &mut dyn DatabaseHandle) -> bool {
         if !self.exclusive.held.load(SeqCst) {
             return self.has_exclusive() || self.try_exclusive(database_handle);

@@ -1,5 +1,6 @@
-//! Epochs: the first committer who finds no flush under way leads. It cuts what is published, writes the
-//! certificate, syncs once for all, and wakes the first of the others, who wakes the next.
+//! Epochs: group commit. The first committer that finds no flush in progress leads: it stores the epoch record of what
+//! is published, writes the certificate, syncs once for all commits in it, and wakes the first of the other committers,
+//! which wakes the next.
 
 use super::commit::{AppendGuard, Begun, EpochCounts, SelfSealed};
 use super::lease::{Leader, Stall};
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
 const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
-/// The share of the measured sync time that a leader waits for those who were just woken, in per cent.
+/// The share of the measured sync time that a leader waits for committers that were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
 /// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
@@ -29,8 +30,8 @@ const SYNC_FREE: Duration = Duration::from_micros(10);
 /// How long a flush that could not be begun here is tried again, while another process may lead.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The one of a process's waiters for a flush that looks every [`TIMED_WAIT`] whether the leader lives and goes on. The others
-/// are woken one by another, and look rarely.
+/// One of a process's waiters for a flush checks every [`TIMED_WAIT`] whether the leader is alive and makes progress.
+/// The others are woken one by another, and check rarely.
 struct Watcher<'a>(Option<&'a AtomicBool>);
 
 /// How often the others look at most.
@@ -39,7 +40,7 @@ const OTHERS_LOOK: Duration = Duration::from_millis(50);
 const COMMITS_AT_ONCE: u64 = 64;
 
 impl<'a> Watcher<'a> {
-    /// After so long it looks again. Becomes the watcher if there is none.
+    /// The time after which this waiter checks again. It becomes the watcher if there is none.
     fn looks_after(&mut self, watched: &'a AtomicBool, sync_nanos: u64) -> Duration {
         if self.0.is_none() && !watched.swap(true, SeqCst) {
             self.0 = Some(watched);
@@ -85,7 +86,8 @@ impl Engine {
             before.1 = before.1.max(end);
         };
         if let Some(record) = control.certified_epoch() {
-            // Where it lies in the batch, that one's end counts. A segment before it may have been written over.
+            // If the certificate lies in a batch, the end of the batch counts. A segment before it may have been
+            // overwritten.
             let in_batch = control
                 .commit(record.hi)
                 .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
@@ -108,8 +110,8 @@ impl Engine {
                 self.prove_certificate_and_write_again(&record)?;
             }
         }
-        // The headers of the segments that began since, and the zeros behind each segment that was left. The header of the
-        // certified segment is durable, with every commit that depends on it: it is not written again.
+        // The headers of the segments that began since, and the zeros after the tail of each segment that ended. The
+        // header of the certified segment is durable, with every commit that depends on it: it is not written again.
         let durable = control.certified_epoch().map_or(0, |record| record.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
@@ -128,7 +130,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the certificate of this epoch record, which lies in blocks of its own, proves it, and writes the same bytes again.
+    /// Reads the certificate of this epoch record, which lies in blocks of its own, verifies it, and writes the same
+    /// bytes again.
     fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
         let (segment, block) = (self.segment(record.segment)?, u64::from(self.block_bytes));
         let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
@@ -160,7 +163,7 @@ impl Engine {
     /// R2, for a published commit; `lone`: it carries its certificate, and this flushes it.
     ///
     /// # Errors
-    /// It is not acknowledged, and whatever the reason is, it shall not come back: the engine is poisoned (R5).
+    /// The commit is not acknowledged, and must not reappear: the engine is poisoned (R5).
     pub(crate) fn acknowledge(
         self: &Arc<Engine>,
         sequence: u64,
@@ -185,17 +188,17 @@ impl Engine {
         })
     }
 
-    /// Waits until everything up to `sequence` is durable, leading if nobody does.
+    /// Waits until everything up to `sequence` is durable, leading if no other committer does.
     ///
     /// # Errors
-    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: somebody else has kept what it
-    /// needs for too long.
+    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: another process has
+    /// kept a lock that the flush needs for too long.
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
         self.wait_until(&|| self.marks.durable() >= sequence, None, self.bounded_wait())
     }
 
-    /// Waits until the rings have room again, leading if nobody does: a flush that is under way may do, though it ends before the last
-    /// commit.
+    /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
+    /// though it ends before the last commit.
     ///
     /// # Errors
     /// As [`Engine::wait_durable`].
@@ -203,7 +206,7 @@ impl Engine {
         self.wait_until(&|| !self.marks.undurable_backlog_is_full(), None, self.bounded_wait())
     }
 
-    /// Waits until everything up to `sequence` is visible, leading if nobody does.
+    /// Waits until everything up to `sequence` is visible, leading if no other committer does.
     ///
     /// # Errors
     /// As [`Engine::wait_durable`].
@@ -211,7 +214,7 @@ impl Engine {
         self.wait_until(&|| self.is_visible(sequence), None, self.bounded_wait())
     }
 
-    /// As that, for who has seen it and cannot be answered before.
+    /// Like [`Engine::wait_visible`], for a transaction that has read the commit and cannot return before.
     ///
     /// # Errors
     /// The flush failed.
@@ -253,7 +256,7 @@ impl Engine {
             self.check_poison()?;
             match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
                 Ok(true) => continue,
-                // Whoever has what it needs goes on, or the wait ends.
+                // The owner of the lock continues, or the wait ends.
                 Ok(false) | Err(EngineError::LockHeld { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
@@ -262,7 +265,8 @@ impl Engine {
                     let misses_descriptor = error.is_out_of_descriptors();
                     let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE
                         || misses_descriptor && self.shortage_lasts();
-                    // What is published is answered however long it takes: the error would be everybody's.
+                    // What is published is acknowledged, however long it takes: an error would concern all commits
+                    // after it.
                     let answers_later = answers.is_some() && misses_descriptor;
                     if is_over && !answers_later || self.is_poisoned() {
                         return Err(error);
@@ -284,7 +288,8 @@ impl Engine {
         }
     }
 
-    /// Leads, if nobody else does, or, with `stall`, if who does is dead or does not go on. False: somebody leads.
+    /// Leads, if no other committer does, or, with `stall`, if the leader is dead or makes no progress. False: there is
+    /// a leader.
     fn try_to_flush(
         self: &Arc<Engine>,
         reached: &dyn Fn() -> bool,
@@ -304,8 +309,8 @@ impl Engine {
         Ok(true)
     }
 
-    /// Holding LEADER only: where a sync is slow, waits for those who were just woken, so that they need not wait for
-    /// two syncs; as many as the last flush released or left, within a share of the sync time.
+    /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not
+    /// wait for two syncs; for as many as the last flush released or left, within a share of the sync time.
     fn gather(&self) {
         let goal = self.marks.control().flush_group();
         let sync = Duration::from_nanos(self.marks.control().sync_nanos());
@@ -422,7 +427,7 @@ impl Engine {
         Ok(Some(certificate.epoch))
     }
 
-    /// The certificate of an epoch whose last batch carries it is written: sync and seal.
+    /// The certificate of an epoch whose last batch carries it is written: syncs and seals.
     ///
     /// # Errors
     /// As [`Engine::flush`].
@@ -431,7 +436,7 @@ impl Engine {
         self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
     }
 
-    /// Where the certificate lies that is durable last: what is behind it may not be.
+    /// The segment of the last durable certificate: what follows it may not be durable.
     pub(super) fn first_unsynced_segment(&self) -> u64 {
         self.marks.control().certified_epoch().map_or(1, |record| record.ordinal)
     }
@@ -463,8 +468,8 @@ impl Engine {
         }
     }
 
-    /// Syncs every file that holds part of what was written since the last certificate, to the record of this epoch, without
-    /// APPEND. Nothing, where somebody else has taken LEADER meanwhile: he finishes it.
+    /// Syncs every file that holds part of what was written since the last certificate, up to the record of this epoch,
+    /// without APPEND. Does nothing if another process has taken LEADER meanwhile: that one finishes the flush.
     pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
         let control = self.marks.control();
         let wanted = self.marks.syncs_requested();
@@ -476,7 +481,8 @@ impl Engine {
             let began = Instant::now();
             let synced = control.epoch(epoch).ok_or(EngineError::NoLog).and_then(|record| self.sync_to_epoch(&record));
             crate::fault_point("sealing");
-            // Under APPEND: whoever poisons now erases these records, or finds them durable; and whoever takes LEADER does.
+            // Under APPEND: a process that poisons now erases these records, or finds them durable, and so does one
+            // that takes LEADER.
             let append = match &synced {
                 // Nothing was synced then, and nothing failed: the next leader does it.
                 Err(error) if error.is_open_failure() => return synced.map(drop),
@@ -500,14 +506,15 @@ impl Engine {
                 self.sealed(epoch, wanted);
                 return Ok(());
             }
-            // Who was told of a failure may be dead or stopped, and this sync proves nothing.
+            // A process that got an error of a sync may be dead or stopped, and this sync proves nothing.
             self.prove_undurable(&append)?;
             written_again = true;
         }
     }
 
-    /// True: LEADER was once taken from a process that lives, and a file was opened here when what is to be proven was written
-    /// already. That process may have been told of a failed write-back that this open file is not told of.
+    /// True: LEADER was once taken from a live process, and a file was opened here when what is to be verified was
+    /// written already. A failed write-back may have been reported to that process, and is then not reported to this
+    /// open file.
     fn sync_to_epoch(&self, record: &EpochRecord) -> Result<bool, EngineError> {
         let segments = self.segments_between(self.first_unsynced_segment(), record.ordinal)?;
         let durable = self.marks.durable();
@@ -518,7 +525,7 @@ impl Engine {
             sync_all(&segments[unsynced..])?;
         }
         self.measured_sync(began.elapsed());
-        // Behind the sync, which may have opened one again.
+        // After the sync, which may have opened one again.
         let published = self.marks.published();
         let is_young = segments.iter().any(|segment| segment.opened_at(published) > durable);
         Ok(is_young && self.marks.control().was_led_away())
@@ -548,8 +555,8 @@ impl Engine {
         sync_all(&segments)
     }
 
-    /// Whether a sync costs next to nothing here (a file system in memory): then each writer flushes for itself, and goes on
-    /// writing as one that does not wait.
+    /// Whether a sync costs almost nothing here (a file system in memory): then each writer flushes for itself, and
+    /// keeps writing like one that does not wait.
     pub(crate) fn sync_is_free(&self) -> bool {
         let nanos = self.marks.control().sync_nanos();
         nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE

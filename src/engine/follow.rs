@@ -1,8 +1,8 @@
 //! Following the log: what other processes published becomes frames of this process's table.
 //!
-//! The commit ring says where the newest batches lie, and of a small commit which pages it has: that one need not be read.
-//! A process that fell behind the ring walks the segments, as recovery does. What is published is written, so all that is read
-//! is valid; what is backfilled need not be read any more.
+//! The commit ring has the addresses of the newest batches, and of a small commit its pages: that batch need not be
+//! read. A process that fell behind the ring walks the segments, as recovery does. What is published is written, so all
+//! that is read is valid; what is backfilled need not be read.
 
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::segments::if_there;
@@ -150,8 +150,9 @@ impl Engine {
         Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 
-    /// Walks the segments from behind the table's last commit on, as far as commit `to` or [`WALKED_AT_ONCE`] commits, which the ring
-    /// has no more: a segment is read ahead, so that this takes time by its bytes. False: the next commit is not there any more.
+    /// Walks the segments from the end of the table's last commit as far as commit `to` or [`WALKED_AT_ONCE`] commits,
+    /// which are no longer in the ring: a segment is read ahead, so the time grows with its bytes. False: the next
+    /// commit is no longer there.
     fn walk(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         let block = u64::from(self.block_bytes);
         let before = frames.last_sequence();
@@ -192,7 +193,7 @@ impl Engine {
         Ok(self.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
     }
 
-    /// Reads the batch of this entry, proves it, and writes the same bytes again, in pieces.
+    /// Reads the batch of this entry, verifies it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
         let segment = self.segment(entry.segment)?;
         let missing = || self.no_commit(entry.sequence);

@@ -62,7 +62,7 @@ pub(crate) struct NewFrame {
 }
 
 impl NewFrame {
-    /// Of a small batch whose head was not read: its images lie one behind the other behind that, without masks.
+    /// A frame of a small batch whose head was not read: its images follow the head, packed, without masks.
     pub(crate) fn unread(page: u32, offset: u64) -> NewFrame {
         NewFrame { page, place: ImagePlace::Batch(offset), mask: 0, crc: UNREAD }
     }

@@ -1,14 +1,14 @@
 //! Rest: the log is retired while its connections stay, and the next commit makes it anew (`Engine::activate`).
 //!
-//! While it rests the database file is plain and complete, as before the first commit: a kill leaves one that stock SQLite opens,
-//! and the database handle's EXCLUSIVE keeps stock SQLite out until then. It is for a process that is alone: two have the stamp between
-//! them and stock SQLite, whoever of them goes.
+//! While it rests the database file is plain and complete, as before the first commit: a kill leaves one that stock
+//! SQLite opens, and the database handle's EXCLUSIVE keeps stock SQLite out until then. Only a process that is the only
+//! member does it: two members have the stamp between them and stock SQLite, whichever of them leaves.
 //!
-//! Under INIT nobody joins, under CKPT nobody writes to the database file, under WRITE nobody begins a commit, under CREATE
-//! nobody makes a segment, and under LEADER and APPEND nobody writes to the log. All that is published is in the database file, so
-//! that snapshots and page caches stay as they are. Log id, commit sequences, ordinals, epochs and chain go on in the log that
-//! comes next. The marker of the retirement stays until that one is stamped: beside it a plain file with segments is a finished log
-//! (`docs/format.md`).
+//! INIT excludes joining, CKPT writes to the database file, WRITE the begin of a commit, CREATE the making of a
+//! segment, and LEADER and APPEND writes to the log. All that is published is in the database file, so that snapshots
+//! and page caches stay as they are. Log id, commit sequences, ordinals, epochs and chain continue in the next log. The
+//! marker of the retirement stays until that log is stamped: beside the marker a plain file with segments is a finished
+//! log (`docs/format.md`).
 
 use super::{Engine, EngineError};
 use crate::log::retire;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// In the numbering of connections: those begin with 1.
 const NOBODY: u64 = 0;
 
-/// Nobody else is joined: a dead process has it at most.
+/// There is no other member: at most a dead process has it.
 const CKPT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a rest came to.
@@ -33,23 +33,23 @@ pub(crate) enum Rest {
     NoLog,
 }
 
-/// One thread of the process at a time: to the kernel they are one holder of INIT. What was last told of why the log of an idle
-/// database stays.
+/// One thread of the process at a time: to the kernel they are one holder of INIT. The last reported reason why the log
+/// of an idle database stays.
 pub(super) type Resting = Mutex<Option<String>>;
 
 impl Engine {
     /// Retires the log now, with connections open.
     ///
     /// # Errors
-    /// `BUSY`: others are joined, somebody writes, or reads an older snapshot. What the retirement met: then the engine is
-    /// poisoned, as after a retirement that failed.
+    /// `BUSY`: there are other members, or a transaction writes, or reads an older snapshot. What the retirement met:
+    /// then the engine is poisoned, as after a retirement that failed.
     pub(crate) fn rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let _resting = self.resting.lock();
         self.try_rest()
     }
 
-    /// The background thread's: nobody has committed for long. False: it is worth another try. Not beside other processes: each
-    /// would keep a thread for that.
+    /// For the background thread, when the database is idle for long. False: try again later. Not beside other
+    /// processes: each would keep a thread for that.
     pub(super) fn rest_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         let Some(mut told) = self.resting.try_lock() else { return Ok(false) };
         match self.try_rest() {
@@ -58,7 +58,7 @@ impl Engine {
                 Ok(true)
             }
             Err(error) if error.code().primary() == crate::sqlite::Code::BUSY => Ok(false),
-            // A full disk, no descriptor: the log stays, and it is told once.
+            // A full disk, no descriptor: the log stays, which is logged once.
             Err(error) if told.replace(error.to_string()) == Some(error.to_string()) => Ok(false),
             Err(error) => Err(error),
         }
@@ -102,7 +102,7 @@ impl Engine {
         self.check_poison()?;
         let last = self.marks.published();
         if self.marks.backfilled() < last {
-            // Somebody has committed since the checkpoint.
+            // A commit has come since the checkpoint.
             return Err(EngineError::InUse { file: self.path.clone() });
         }
         if !self.has_directory()? {
@@ -111,7 +111,7 @@ impl Engine {
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         if let Err(error) = retire::mark(&*self.dir, self.log_id, last) {
-            // A full disk, say: the log goes on, without it.
+            // A full disk, for example: the log continues, without the commit.
             if let Err(gone) = retire::unmark(&*self.dir, self.log_id, last) {
                 self.poison(&append, &format!("the log could not be retired: {gone}"), super::poison::Failed::Flush);
             }

@@ -1,8 +1,8 @@
-//! The segments of the log: which files there are, where the next record goes, which segment is next.
+//! The segments of the log: which files exist, where the next record goes, which segment is next.
 //!
-//! Nothing of this is kept: the tail is derived from the rings, a segment's ordinal from its header, the next segment from
-//! the control block. So whoever holds APPEND goes on where another process ended, or died. What is remembered here
-//! are open files.
+//! Nothing of this is stored: the tail is derived from the rings, a segment's ordinal from its header, the next segment
+//! from the control block. So the holder of APPEND continues where another process ended, or died. Only open files are
+//! remembered here.
 
 use super::commit::AppendGuard;
 use super::end::End;
@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-/// What a segment is, for whoever looks for one that is free.
+/// A segment, for the search for a free one.
 pub(super) struct Found {
     pub(super) segment: Segment,
     header: Option<SegmentHeader>,
@@ -138,7 +138,8 @@ impl Engine {
         let name = format::segment_name(self.log_id, number);
         let file = self.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
-        // Whole blocks, or its header is not valid: who was making it may have died in the middle of a write.
+        // Whole blocks, or its header is not valid: the process that was making it may have died in the middle of a
+        // write.
         let bytes = bytes - bytes % u64::from(self.block_bytes);
         Ok(Arc::new(SegmentFile::new(number, name, file, bytes, || Some(self.marks.published()))))
     }
@@ -201,7 +202,7 @@ impl Engine {
             // One that was truncated, and could not be removed: by a process that died, or an error.
             let known = known.filter(|segment| segment.file.bytes().is_ok_and(|bytes| bytes >= segment.bytes));
             let segment = match known.map_or_else(|| self.open_segment(number), Ok) {
-                // It could not be made whole, or nobody needed it, and was removed.
+                // It could not be made whole, or was not needed, and was removed.
                 Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
                 segment => segment?,
             };
@@ -233,8 +234,8 @@ impl Engine {
         Ok(first.map(|header| header.ordinal))
     }
 
-    /// Those that a flush would have to sync, and the `next` one, stay open from now on. The others need not, which is said if
-    /// APPEND is free: nobody writes to a segment then. False: it was not.
+    /// Keeps open from now on what a flush would have to sync, and the `next` one. The other files may be closed, if
+    /// APPEND is free: no process writes to a segment then. False: it was not.
     pub(super) fn keep_open(&self, unsynced: &[Segment], next: Option<u32>) -> Result<bool, EngineError> {
         for segment in unsynced {
             segment.file.keep_open(true).map_err(|error| EngineError::open(&segment.name, error))?;
@@ -250,15 +251,16 @@ impl Engine {
         self.let_close_but(&kept)
     }
 
-    /// What was kept open may be closed, but for what a flush would have to sync now. False: somebody has APPEND.
+    /// What was kept open may be closed, except what a flush would have to sync now. False: APPEND is held.
     pub(super) fn keep_no_more(&self) -> Result<bool, EngineError> {
         // So `open_unsynced` looks again.
         *self.opened.lock() = None;
         self.let_close_but(&BTreeSet::new())
     }
 
-    /// The files of these segments may be closed, and of those in which something may lie that is not durable. Of the others all
-    /// that was written is, whoever synced it: so APPEND, under which segments are written to, must be free for that.
+    /// The files of all segments but these may be closed, except those that may hold something not durable. What was
+    /// written to the others is durable, whichever process synced it: so APPEND, under which segments are written, must
+    /// be free for this.
     fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
         let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
         let control = self.marks.control();
@@ -343,15 +345,15 @@ impl Engine {
     fn next_segment(&self, tail: RecordAddress) -> Option<u32> {
         let next = self.marks.control().next_segment();
         if next == Some(tail.segment) && !crate::drops("next-segment-taken") {
-            // It was taken by a batch or a certificate whose writer died before it said so.
+            // A batch or a certificate took it, whose writer died before it stored that.
             self.marks.control().set_next_segment(None);
             return None;
         }
         next
     }
 
-    /// Whether a batch of so many bytes has its place: in the current segment, whatever few certificates
-    /// come before it, or in the next one. Without APPEND: other processes' certificates may take it, and publish looks again.
+    /// Whether a batch of `batch_bytes` fits: in the current segment, whatever few certificates come before it, or in
+    /// the next one. Without APPEND: other processes' certificates may take the space, and publish checks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
         let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
         let fits = |tail: RecordAddress, segment: &Segment| tail.offset + bytes <= self.limit(segment);
@@ -380,8 +382,8 @@ impl Engine {
         self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) == tail.ordinal
     }
 
-    /// Where a record of so many bytes goes; a batch leaves the last blocks of a segment to certificates.
-    /// `None`: neither the current segment nor the next one has room.
+    /// Where a record of this size goes; a batch leaves the last blocks of a segment to certificates. `None`: neither
+    /// the current segment nor the next one has room.
     pub(super) fn place(
         &self,
         append: &AppendGuard,
@@ -454,8 +456,9 @@ impl Engine {
         Ok(())
     }
 
-    /// What a writer has left at `place` that died there in writing commit 1 becomes zeros: where the next one dies there, too, what
-    /// it has not written must be known (`log/unwritten.rs`). A write that was cut has its beginning.
+    /// Overwrites with zeros what a writer has left at `place` that died there in writing commit 1: if the next writer
+    /// dies there, too, the sectors that it has not written must be known (`log/unwritten.rs`). A write that was cut
+    /// short left its beginning.
     pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let mut beginning = [0; format::RECORD_PLACE_BYTES];
         let segment = &place.segment;
@@ -488,9 +491,9 @@ impl Engine {
         self.sync_beside(append, &place.segment)
     }
 
-    /// A sync of a segment in which others' commits may lie that are not durable, by who does not lead. Where it fails, and its
-    /// process dies before it can poison, the system has told a failure that a leader with a younger descriptor is told nothing
-    /// of: so that one is warned (`sync_and_seal`).
+    /// Syncs a segment that may hold other writers' undurable commits, without holding LEADER. If that fails, and this
+    /// process dies before it can poison, the kernel has reported a failure that a leader with a younger descriptor
+    /// does not get: so a flag warns that leader (`sync_and_seal`).
     pub(super) fn sync_beside(&self, _append: &AppendGuard, segment: &Segment) -> Result<(), EngineError> {
         let control = self.marks.control();
         // Another one's doubt stays.
@@ -511,7 +514,7 @@ impl Engine {
         vec![0; self.block_bytes as usize]
     }
 
-    /// Room for a batch of so many bytes, in the current segment or in the next one.
+    /// Makes room for a batch of this size, in the current segment or in the next one.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
         if self.has_room(bytes)? {
             return Ok(());
@@ -520,10 +523,10 @@ impl Engine {
         if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
-    /// Prepares the next segment ahead of need; a failure is told to nobody here: the writer that
-    /// needs the segment meets it.
+    /// Prepares the next segment ahead of need; a failure is not reported here: the writer that needs the segment meets
+    /// it.
     pub(crate) fn prepare_next_segment(&self) {
-        // `LockHeld`: the writer that needs the segment is told.
+        // `LockHeld`: the writer that needs the segment gets the error.
         if let Err(error) = self.try_prepare_next_segment()
             && !matches!(error, EngineError::LockHeld { .. })
             && !self.background.stops_here()
@@ -538,12 +541,13 @@ impl Engine {
         if tail.is_some_and(|tail| self.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
             return Ok(());
         }
-        // Who has it makes a segment, most likely; if not, the next commit asks again.
+        // The holder of CREATE most likely makes a segment; if not, the next commit asks again.
         let Some(_create) = self.try_hold(ControlBlock::create).or_else(|| self.try_take_over(ControlBlock::create))
         else {
             return Ok(());
         };
-        // Without APPEND, for which a committer would have to wake this thread: only who holds CREATE sets a next segment.
+        // Without APPEND, for which a committer would have to wake this thread: only the holder of CREATE sets a next
+        // segment.
         let tail = self.tail();
         let next = self.marks.control().next_segment().filter(|next| *next != tail.segment);
         let is_wanted = self.is_active() && next.is_none() && !self.has_failed_ahead(tail);
@@ -553,7 +557,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Chooses the next segment, with room for a batch of so many bytes: one that is free by now, or a new one. Under CREATE.
+    /// Chooses the next segment, with room for a batch of this size: one that is free by now, or a new one. Under
+    /// CREATE.
     fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
         let (all, tail) = self.survey()?;
@@ -561,7 +566,7 @@ impl Engine {
         let number = match free {
             Some(Free { segment, last_sequence, .. }) => {
                 if last_sequence == 0 {
-                    // Whoever made it may have died before its space and its name were durable.
+                    // The process that made it may have died before its space and its name were durable.
                     if !crate::drops("r6-sync-begun-segment") {
                         segment.sync()?;
                     }
@@ -592,9 +597,9 @@ impl Engine {
     /// Every segment file, and where the log ended meanwhile. Under CREATE.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, RecordAddress), EngineError> {
         let tail = || self.lock_append().map(|_append| self.tail());
-        // Where there is a next segment that is too small for this batch, somebody may go on in it meanwhile: then its header was
-        // read too early, and the segment that has just ended would seem to be older than any other. Once at most: only who
-        // holds CREATE sets a next segment.
+        // Where there is a next segment that is too small for this batch, a writer may rotate into it meanwhile: then
+        // its header was read too early, and the segment that has just ended would seem to be older than any other.
+        // Once at most: only the holder of CREATE sets a next segment.
         loop {
             // Without APPEND: any moment before the headers are read does.
             let before = self.tail();
@@ -620,7 +625,8 @@ impl Engine {
                 // Begun by a writer that died, or never.
                 None => (0, needed.are_all),
                 Some(header) if header.ordinal > tail.ordinal => (0, true),
-                // It ends where the next segment begins; unknown: that one is recycled already, and this one was before it.
+                // It ends where the next segment begins; unknown: that one is recycled already, and this one was before
+                // it.
                 Some(header) => {
                     let last = begins_with(header.ordinal + 1).map_or(header.first_sequence, |first| first - 1);
                     let is_backfilled = last <= recyclable.backfilled || crate::drops("recycle-backfilled");
@@ -685,12 +691,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Whatever segment was begun behind the tail.
+    /// Invalidates whatever segment was begun after the tail.
     pub(super) fn invalidate_started_segments(&self, append: &AppendGuard) -> Result<(), EngineError> {
         self.invalidate_started_segments_except(append, &self.all_slots()?, self.tail().ordinal, None)
     }
 
-    /// A new segment of at least so many bytes: twice the largest so far, or less where the disk is nearly full.
+    /// A new segment of at least `least` bytes: twice the largest so far, or less where the disk is nearly full.
     fn create_next(&self, all: &[Found], least: u64) -> Result<Segment, EngineError> {
         let least = self.round_up(least);
         let largest = all.iter().map(|found| found.segment.bytes).max().unwrap_or(0);

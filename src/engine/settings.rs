@@ -1,9 +1,9 @@
-//! What can be set, and how: pragmas, URI parameters, environment. A bad value changes nothing and is
-//! answered with what is accepted.
+//! Settings and their sources: pragmas, URI parameters, environment. A bad value changes nothing, and the answer lists
+//! the accepted values.
 //!
-//! The settings are the database's: they lie in the control block, and what one process sets counts for all. The
-//! environment speaks where the database is claimed, by the process that does it; who joins later has URI
-//! parameters and pragmas.
+//! The settings belong to the database: they lie in the control block, and what one process sets is valid for all. The
+//! environment of the process that claims the database counts; a process that joins later has URI parameters and
+//! pragmas.
 
 use crate::log::segments::SEGMENT_BYTES_MAX;
 use crate::shared::{Member, SETTINGS};
@@ -114,7 +114,7 @@ impl Settings {
         Settings(Place::ControlBlock(Arc::clone(member)))
     }
 
-    /// Slots of so many bytes, fewer than a user may ask for, and no waiting for other commits.
+    /// Segments of `segment_bytes`, below the user-visible minimum, and no waiting for other commits.
     #[cfg(test)]
     pub(super) fn for_simulation(segment_bytes: u64) -> Settings {
         let settings = Settings::default();
@@ -166,7 +166,8 @@ impl Settings {
         if mode == Mode::Conservative.number() { Mode::Conservative } else { Mode::Auto }
     }
 
-    /// Counts from the next prepare on, for everybody. `Off` is the connection's, not the database's: not stored here.
+    /// Valid from the next prepare on, for all processes. `Off` belongs to the connection, not to the database: not
+    /// stored here.
     pub(crate) fn set_mode(&self, mode: Mode) {
         let number = if mode == Mode::Off { Mode::Auto.number() } else { mode.number() };
         match &self.0 {
@@ -196,17 +197,17 @@ impl Settings {
         self.value(4)
     }
 
-    /// A log of so many bytes that a reader keeps refuses commits.
+    /// From this size of a log that a reader keeps, commits are refused.
     pub(crate) fn log_limit_bytes(&self) -> Option<u64> {
         Some(self.value(5)).filter(|bytes| *bytes != 0)
     }
 
-    /// A reader that keeps a log of so many bytes loses its snapshot.
+    /// From this size of a log that a reader keeps, the reader loses its snapshot.
     pub(crate) fn reader_limit_bytes(&self) -> Option<u64> {
         Some(self.value(6)).filter(|bytes| *bytes != 0)
     }
 
-    /// How long nobody may commit before the log is retired with connections open; `None`: it is not.
+    /// The time without a commit after which the log is retired with connections open; `None`: it is not.
     pub(crate) fn idle_retire(&self) -> Option<Duration> {
         Some(self.value(7)).filter(|ms| *ms > 0).map(Duration::from_millis)
     }

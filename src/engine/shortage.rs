@@ -16,7 +16,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same where no other process is joined: only this one can close something.
 const PATIENCE_ALONE: Duration = Duration::from_millis(500);
-/// The next failure after so long begins another shortage.
+/// A failure this long after the last one begins another shortage.
 const OVER_AFTER: Duration = Duration::from_secs(10);
 
 /// Since when descriptors are missing, and when that was seen last; `None`: they are not.
@@ -40,7 +40,7 @@ impl Shortage {
 }
 
 impl Engine {
-    /// A descriptor is missing now. True: it has been for so long that nobody waits for one any more.
+    /// A descriptor is missing now. True: it has been missing for so long that no caller waits for one any more.
     pub(super) fn shortage_lasts(&self) -> bool {
         let lasts = self.shortage.goes_on();
         lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.marks.member().others().is_empty()
@@ -57,7 +57,8 @@ impl Engine {
         self.try_with_descriptors(act, || self.let_files_close())
     }
 
-    /// As that. `make_room` closes files; false: there is nothing more to close than before.
+    /// Like [`Engine::shortage_lasts`] for an operation: `make_room` closes files; false: there is nothing more to
+    /// close than before.
     pub(super) fn try_with_descriptors<T>(
         &self,
         mut act: impl FnMut() -> Result<T, EngineError>,

@@ -1,11 +1,12 @@
-//! The space of the log: segments of which nothing is needed any more are deleted while processes are joined.
+//! The space of the log: segments that are no longer needed are deleted while there are members.
 //!
-//! A segment is deleted where it could be used again (`Engine::free_slots`), under CREATE, which covers the choice of the next
-//! segment; never that one. In this order: what was in it is read from the database file from now on (`recycled_below`); its file
-//! is truncated, so that the space is free though other processes have the file open; its name goes; a word counts it, and by
-//! that the others close it. A number is never given twice, so an open file of a deleted segment file never becomes another segment.
-//! A process that opens the file in between finds no header in it, and one that finds no file looks again: all that was in
-//! it is backfilled. After a kill or a power cut on the way the file is there, whole or not, and free.
+//! A segment is deleted where it could be reused (`Engine::free_slots`), under CREATE, which covers the choice of the
+//! next segment; never the next segment itself. In this order: what was in it is read from the database file from now
+//! on (`recycled_below`); its file is truncated, so that the space is free though other processes have the file open;
+//! its name is removed; a counter is incremented, by which the others close it. A segment id is never reused, so an
+//! open file of a deleted segment never becomes another segment. A process that opens the file in between finds no
+//! header in it, and one that finds no file searches again: all that was in it is backfilled. After a kill or a power
+//! cut on the way the file is there, whole or not, and free.
 
 use super::frames::{FileId, Frames};
 use super::segment_file::SegmentFile;
@@ -18,13 +19,13 @@ use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// A steady load goes round in so many segments: one is written, one is next, one waits for a certificate.
+/// A steady load cycles through this many segments: one is written, one is next, one waits for a certificate.
 const SEGMENTS_KEPT: u64 = 3;
 /// What was in use at once fades by this share with each checkpoint, and with each look at an idle log: a log that is as large
 /// again and again is not made anew each time.
 const FADES: u64 = 64;
 const FADES_IDLE: u64 = 8;
-/// A log of so many segments that a reader keeps is told of, and of each doubling.
+/// A log of this many segments that a reader keeps is reported, and each doubling.
 const TOLD_SEGMENTS: u64 = 4;
 /// Segments that are deleted at once: writers that need a segment wait for it.
 const AT_ONCE: usize = 8;
@@ -34,7 +35,7 @@ const AT_ONCE: usize = 8;
 pub(super) enum Keep {
     /// What the load of late needs, to be used again; `journal_size_limit` counts above what any load needs.
     ForLoad,
-    /// The same where nobody has committed for a while, with `journal_size_limit` in full.
+    /// The same for an idle log, with `journal_size_limit` in full.
     Idle,
     /// The next segment only.
     Nothing,
@@ -52,7 +53,8 @@ impl Engine {
         let mut kept_bytes = None;
         loop {
             let _create = match keep {
-                // Who has it makes the slot for which the load waits, most likely; the next checkpoint comes here again.
+                // The holder of CREATE most likely makes the segment for which the load waits; the next checkpoint
+                // comes here again.
                 Keep::ForLoad => {
                     let create = self.try_hold(ControlBlock::create);
                     match create.or_else(|| self.try_take_over(ControlBlock::create)) {
@@ -179,14 +181,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The reader behind which the checkpoints cannot go on.
+    /// The reader that keeps checkpoints from continuing.
     fn keeping_reader(&self) -> Option<Snapshot> {
         let (control, oldest) = (self.marks.control(), self.marks.oldest_reader()?);
         (oldest.sequence <= control.backfilled() && oldest.sequence < control.visible()).then_some(oldest)
     }
 
-    /// The bytes of the log that a reader of the state behind commit `snapshot` keeps, or 0 while it keeps no segment but the one
-    /// that is written.
+    /// The bytes of the log that a reader of the state of commit `snapshot` keeps, or 0 while it keeps no segment but
+    /// the one that is written.
     pub(super) fn kept_by(&self, snapshot: u64) -> Result<u64, EngineError> {
         let last = self.tail().ordinal;
         let begins_in = self.marks.control().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
@@ -196,14 +198,14 @@ impl Engine {
         Ok(bytes_kept(&self.segment_headers()?, snapshot, last))
     }
 
-    /// The log shall have no more than it needs, as behind `wal_checkpoint(TRUNCATE)`: what a durable certificate does not
-    /// allow yet gets one.
+    /// The log shall have no more than it needs, as after `wal_checkpoint(TRUNCATE)`: writes a certificate for what the
+    /// durable ones do not allow yet.
     pub(crate) fn shrink(self: &Arc<Engine>) {
         let shrunk = self.certify_backfilled().and_then(|()| self.give_back(Keep::Nothing));
         self.warn_kept_space(shrunk);
     }
 
-    /// A failure to give space back harms nothing else: it is only told. True: there may be more to give back later.
+    /// A failure to give space back harms nothing else: it is only logged. True: there may be more to give back later.
     pub(super) fn warn_kept_space(&self, given: Result<bool, EngineError>) -> bool {
         let error = match given {
             Ok(more) => return more,

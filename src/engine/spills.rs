@@ -1,8 +1,8 @@
 //! Spill files: the frames of transactions that outgrew their lane.
 //!
-//! One is needed while its transaction is the one that has WRITE, and from its publication until a durable certificate says
-//! that the commit is in the database file. Who was killed leaves files for which neither holds, and nobody who knows
-//! them: so a checkpoint looks which files are there, and deletes what nobody needs.
+//! One is needed while its transaction holds WRITE, and from its publication until a durable certificate says that the
+//! commit is in the database file. A killed process leaves files for which neither holds: so a checkpoint lists the
+//! files, and deletes those that are not needed.
 
 use super::frames::FileId;
 use super::{Engine, EngineError};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 impl Engine {
-    /// A new spill file and its number. It is nobody's until a batch names it. By who has WRITE.
+    /// A new spill file and its number. No batch names it yet. Called by the holder of WRITE.
     ///
     /// # Errors
     /// Any error of the medium.
@@ -43,7 +43,7 @@ impl Engine {
         self.forget_staged_spill();
     }
 
-    /// Who has WRITE has no spill file: whoever had it before, and perhaps died, needs none.
+    /// The new holder of WRITE has no spill file: the previous one, which perhaps died, needs none.
     pub(crate) fn forget_staged_spill(&self) {
         if self.marks.control().staged_spill().is_some() {
             self.marks.control().set_staged_spill(None);
@@ -65,8 +65,8 @@ impl Engine {
         }
     }
 
-    /// The spill files that are there and that nobody needs. The order of the looks counts: a file that is there and not staged
-    /// any more is published, or nobody's; and what is published by then, the frame table knows.
+    /// The existing spill files that are not needed. The order of the checks matters: a file that exists and is not
+    /// staged any more is published, or needed by no transaction; and what is published by then is in the frame table.
     fn unneeded_spills(&self) -> Option<Vec<u32>> {
         let control = self.marks.control();
         if !control.has_spilled() {

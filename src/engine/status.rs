@@ -43,7 +43,7 @@ impl Engine {
         Some(snapshot.status(process, now_us(), self.kept_by(snapshot.sequence).ok()))
     }
 
-    /// Who is joined, this process too.
+    /// The members, this process too.
     fn processes(&self) -> Vec<ProcessStatus> {
         let now_us = now_us();
         self.marks.process_infos().iter().map(|process| process.status(now_us)).collect()

@@ -1,13 +1,14 @@
-//! WRITE among processes: the shared word, and whose turn is next.
+//! WRITE among processes: the owner lock, and whose turn is next.
 //!
-//! The word is a process's, and not granted, exactly while a connection of that process is inside. In between it is free,
-//! or *granted*: handed to the process whose waiter waits longest, or kept by one for its own next connection. A
-//! grant counts until `grant_until_us`; after that, and when its process is dead, whoever waits may take the word. So
-//! nobody depends on a process that does not run: one that is killed or stopped anywhere delays the others by one grant.
+//! The lock is a process's, and not granted, exactly while a connection of that process is inside. In between it is
+//! free, or *granted*: handed to the process whose waiter waits longest, or kept by one for its own next connection. A
+//! grant is valid until `grant_until_us`; after that, and when its process is dead, any waiter may take the lock. So no
+//! process depends on one that does not run: a process that is killed or stopped anywhere delays the others by one
+//! grant.
 //!
-//! No wake is lost. A waiter first says since when it waits, then sees to it that the word says "somebody waits", and
-//! sleeps only if it saw the word so. Who frees the word first takes "somebody waits" away, then looks who waits, and its
-//! next change of the word fails if the bit has come back: so whoever sleeps was seen.
+//! No wake-up is lost. A waiter first publishes since when it waits, then sets the bit "a process waits" in the lock,
+//! and sleeps only if it saw the lock with the bit set. A release first clears the bit, then reads the waiters, and its
+//! next change of the lock fails if the bit is set again: so it has seen every process that sleeps.
 
 use crate::shared::{Event, Member, Owner, OwnerState, now_us};
 use std::sync::Arc;
@@ -80,7 +81,8 @@ impl Turn {
         self.member.control().grant_until_us()
     }
 
-    /// Hands the word, which is `mine`, to `next`; `wait`: this process waits again. The caller tells it afterwards.
+    /// Hands the lock, which is `mine`, to `next`; `wait`: this process waits again. The caller notifies `next`
+    /// afterwards.
     pub(super) fn hand_to(&self, mine: OwnerState, next: Longest, wait: bool) -> bool {
         self.swap(mine, OwnerState::by(next.process).granted().waited_for(wait || next.more))
     }
@@ -97,12 +99,12 @@ impl Turn {
         self.member.control().notify_turns();
     }
 
-    /// Told when it may be this process's turn.
+    /// Notified when WRITE may have been granted to this process.
     pub(super) fn mine(&self) -> Option<&Event> {
         self.member.control().turn(self.member.me().slot)
     }
 
-    /// Waits until that is told, at most so long (microseconds).
+    /// Waits until that event is notified, for at most `at_most_us` microseconds.
     pub(super) fn wait(&self, ticket: u64, at_most_us: u64) {
         if let Some(turn) = self.mine() {
             turn.wait(ticket, Duration::from_micros(at_most_us));
@@ -114,8 +116,8 @@ impl Turn {
         self.member.control().set_process_waiting(self.member.me(), since_us);
     }
 
-    /// Takes the word, which is another process's, if that is dead or did not come for its grant, which was for `grant_us`, in
-    /// time. `suspect`: it may be dead. The word is this process's then, with "somebody waits".
+    /// Takes the lock of another process, if that is dead or did not use its grant, which was for `grant_us`, in time.
+    /// `suspect`: it may be dead. The lock is this process's then, with the bit "a process waits".
     pub(super) fn take_from_gone(&self, word: OwnerState, suspect: bool, grant_us: u64) -> bool {
         let Some(holder) = word.owner() else { return false };
         let control = self.member.control();
@@ -127,7 +129,7 @@ impl Turn {
             return false;
         }
         let taken = self.swap(word, self.inside().waited_for(true));
-        // Who waited when it was granted and did not come would be next again and again.
+        // A waiter that got a grant and did not use it would be next again and again.
         if taken && since_us != 0 && (!late || since_us.saturating_add(grant_us) <= until_us) {
             control.discount_waiting(holder, since_us);
         }
