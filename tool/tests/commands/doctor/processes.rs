@@ -80,7 +80,7 @@ fn the_words_of_a_live_engine_are_read() {
     let path = closed(&scratch, "app.db");
     let (_lock, control) = by_hand(&path, 2);
     let control = control.control();
-    doctor(&scratch, &path).says("processes", "note", &["not attached"]).only(&[]);
+    doctor(&scratch, &path).says("processes", "note", &["has not joined"]).only(&[]);
 
     let ago = |seconds: u64| now_us() - seconds * 1_000_000;
     let writer = control.acquire_process_slot(0, 4_000_001, "writer").expect("a slot");
