@@ -160,7 +160,7 @@ impl Engine {
         Ok(leader)
     }
 
-    /// R2, for a published commit; `lone`: it carries its certificate, and this flushes it.
+    /// R2, for a published commit; `self_sealed`: it carries its certificate, and this flushes it.
     ///
     /// # Errors
     /// The commit is not acknowledged, and must not reappear: the engine is poisoned (R5).

@@ -75,7 +75,7 @@ impl From<&Descriptor> for NewFrame {
     }
 }
 
-/// Where a batch begins whose head was not read.
+/// The address of a batch whose head was not read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchAt {
     pub(crate) sequence: u64,
@@ -140,12 +140,12 @@ pub(crate) struct Frames {
     spills: Vec<(u64, u32)>,
     /// Commits up to here were not all read: what spill files they name is not known.
     skipped_to: u64,
-    /// Segment and offset behind the last commit, if it is known.
+    /// Segment and offset after the last commit, if known.
     end: Option<(u64, u64)>,
 }
 
 impl Frames {
-    /// An empty log over a database of so many pages.
+    /// An empty log over a database of `database_pages` pages.
     pub(crate) fn new(database_pages: u32) -> Frames {
         Frames {
             base_sequence: 0,
@@ -178,7 +178,7 @@ impl Frames {
         self.frames.len()
     }
 
-    /// The size of the database behind commit `sequence`, in pages.
+    /// The size of the database after commit `sequence`, in pages.
     pub(crate) fn database_pages(&self, sequence: u64) -> u32 {
         match self.commit(sequence) {
             Some(commit) => commit.database_pages,
@@ -191,12 +191,12 @@ impl Frames {
         self.commits.get(usize::try_from(index).ok()?)
     }
 
-    /// Where the log goes on behind the last commit: segment and offset in bytes; `None`: it is not known.
+    /// Where the log continues after the last commit: segment and offset in bytes; `None`: not known.
     pub(crate) fn end(&self) -> Option<(u64, u64)> {
         self.end
     }
 
-    /// The log is followed from behind commit `sequence` on, which is backfilled like all before it. Frame numbers go on.
+    /// Follows the log from commit `sequence` on, which is backfilled like all before it. Frame numbers continue.
     pub(crate) fn begin_at(&mut self, sequence: u64, database_pages: u32) {
         self.base_number += self.frames.len() as u64;
         (self.base_sequence, self.base_pages, self.end) = (sequence, database_pages, None);
@@ -288,7 +288,7 @@ impl Frames {
         self.spills.push((sequence, number));
     }
 
-    /// The spill files of which nothing is needed any more behind commit `backfilled`: no more in the table.
+    /// Removes and returns the spill files that are no longer needed once commit `backfilled` is in the database file.
     pub(crate) fn take_spills(&mut self, backfilled: u64) -> Vec<(u64, u32)> {
         let over = self.spills.extract_if(.., |(sequence, _)| *sequence <= backfilled).collect::<Vec<_>>();
         for (_, number) in &over {
@@ -302,7 +302,7 @@ impl Frames {
         self.has_file(FileId::Spill(number)) || self.spills.iter().any(|(_, known)| *known == number)
     }
 
-    /// Whether the spill files of all commits behind `sequence`, up to the last of the table, are known.
+    /// Whether the spill files of all commits after `sequence`, up to the last of the table, are known.
     pub(crate) fn knows_spills_behind(&self, sequence: u64) -> bool {
         self.skipped_to <= sequence
     }
@@ -415,7 +415,7 @@ mod tests {
         frames.commits.capacity() * size_of::<Commit>() + frames.frames.capacity() * size_of::<Frame>()
     }
 
-    /// What a long reader has kept is in the table of each process; behind it that memory is given back.
+    /// What a long reader has kept is in the table of each process; that memory is freed after its end.
     #[test]
     fn the_memory_of_a_long_table_is_given_back() {
         let mut frames = filled();
@@ -427,7 +427,7 @@ mod tests {
         assert!(bytes(&frames) <= 2 * KEPT_BYTES, "{} bytes for one commit", bytes(&frames));
         let (frame, _) = frames.locate(3 * COMMITS).expect("the last frame");
         assert_eq!((frame.page, frame.sequence, frames.len()), (3, COMMITS, 3));
-        // And where a process has fallen behind what is backfilled.
+        // And where a process has fallen behind the backfilled commit.
         let mut frames = filled();
         frames.begin_at(COMMITS + 9, 3);
         assert!(bytes(&frames) <= 2 * KEPT_BYTES, "{} bytes for none", bytes(&frames));

@@ -18,17 +18,17 @@ use std::sync::Arc;
 /// What a pass keeps in memory at most.
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
-/// The images of a pass: those of the pages that the database has behind it.
+/// The images of a pass: those of the pages that the database has after it.
 pub(super) struct Images<'a> {
     engine: &'a Engine,
     /// In page order.
     frames: Vec<(Frame, Arc<dyn LogFile>)>,
-    /// The images one behind the other, if they are few.
+    /// The images, concatenated, if they are few.
     kept: Option<Vec<u8>>,
 }
 
 impl<'a> Images<'a> {
-    /// Reads and proves them all. `batches`: where the batches of the frames lie whose CRC is not known.
+    /// Reads and verifies them all. `batches`: the addresses of the batches that have frames whose CRC is not known.
     ///
     /// # Errors
     /// [`EngineError::Image`] for one that is not valid, or any error of the medium.

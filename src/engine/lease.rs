@@ -1,20 +1,22 @@
 //! LEADER as a lease: a flush that makes no progress is finished by another process.
 //!
-//! A process that is stopped (SIGSTOP, a frozen container, a debugger) while it leads would keep everybody waiting for as long
-//! as it is stopped. Progress shows in the control block: a leader cuts, certifies, or lets go. Who waits and sees none for the
-//! time of the lease takes LEADER from its live owner, as from a dead one: what is not known to be durable is proven,
-//! written again, and synced. So a wrong guess costs a second sync, and no commit.
+//! A process that is stopped (SIGSTOP, a frozen container, a debugger) while it leads would block all others for as
+//! long as it is stopped. Progress shows in the control block: a leader stores an epoch record, certifies, or releases
+//! LEADER. A waiter that sees none for the time of the lease takes LEADER from its live owner, as from a dead one: what
+//! is not known to be durable is verified, written again, and synced. So a wrong guess costs a second sync, and no
+//! commit.
 //!
-//! The fence is APPEND. LEADER is taken from a live owner under APPEND, and whoever leads looks under APPEND whether it leads
-//! still, before it writes to a segment and before it certifies. So who wakes up finds LEADER lost and writes nothing; its sync,
-//! which may end at any time, proves nothing, since others may have written the same blocks again behind it.
+//! The fence is APPEND. LEADER is taken from a live owner under APPEND, and a leader checks under APPEND whether it
+//! still leads, before it writes to a segment and before it certifies. So a process that wakes up finds LEADER lost and
+//! writes nothing; its sync, which may end at any time, proves nothing, since others may have written the same blocks
+//! again after it.
 //!
-//! A disk whose sync takes longer than the lease is no stopped leader: each taking doubles the lease, so that of several
-//! processes that take LEADER from each other one gets the time that its sync needs; a flush that ends sets it back to what it
-//! took.
+//! A disk whose sync takes longer than the lease is not a stopped leader: each takeover doubles the lease, so that one
+//! of several processes that take LEADER from each other gets the time that its sync needs; a completed flush sets it
+//! back to the time that it took.
 //!
-//! LEADER says which process leads. Which of its threads does is said by a ticket, kept in the process: a thread whose LEADER
-//! was taken does not let go of a later one of its process.
+//! LEADER names the process that leads. A ticket, kept in the process, names the thread: a thread whose LEADER was
+//! taken does not release a later one of its process.
 
 use super::commit::AppendGuard;
 use super::{Engine, EngineError};
@@ -28,9 +30,9 @@ use std::time::Duration;
 
 /// The lease where syncs are fast.
 const LEASE: Duration = Duration::from_secs(1);
-/// The same in the simulation, whose syncs take no time, so that it ends while leaders work.
+/// The same in the simulation, whose syncs take no time, so that it expires while leaders work.
 const LEASE_SIMULATED: Duration = Duration::from_millis(15);
-/// The lease is never shorter than so many syncs.
+/// The lease is never shorter than this number of syncs.
 const LEASE_SYNCS: u32 = 4;
 
 /// Which thread of this process leads.
@@ -44,8 +46,8 @@ struct Tickets {
     present: u64,
 }
 
-/// LEADER: whoever holds this leads, unless it was taken away; dropped, it wakes the first of those who wait for a flush. No
-/// cut is left uncertified when it is taken.
+/// LEADER: the owner of this value leads, unless LEADER was taken away; its drop wakes the first of the waiters for a
+/// flush. When it is taken, no epoch record is left uncertified.
 pub(crate) struct Leader {
     engine: Arc<Engine>,
     ticket: u64,
@@ -62,7 +64,7 @@ impl Leader {
         self
     }
 
-    /// Whether it leads still. Under APPEND this stays so: who takes LEADER away does so under APPEND.
+    /// Whether it still leads. Under APPEND this stays true: LEADER is taken from a live owner under APPEND only.
     pub(super) fn leads(&self, _append: &AppendGuard) -> bool {
         let leading = self.engine.leading.0.lock();
         let member = self.engine.marks.member();
@@ -75,7 +77,7 @@ impl Drop for Leader {
         if let Some(sequence) = self.answers
             && std::thread::panicking()
         {
-            // While LEADER is held: nobody makes durable what is answered with an error.
+            // While LEADER is held: no process makes durable what returns an error.
             let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.take_back_published(sequence)));
             // Dropping a foreign payload may panic again.
             std::mem::forget(taken_back);
@@ -135,7 +137,7 @@ impl Engine {
         Some(Leader { engine: Arc::clone(self), ticket: leading.last, generation: generation(), answers: None })
     }
 
-    /// LEADER, if nobody has it, and what its last owner left could be made durable.
+    /// Takes LEADER, if it is free, and what its last owner left could be made durable.
     pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
         self.lead_if_free().ok().flatten()
     }
@@ -146,7 +148,7 @@ impl Engine {
         }
         let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
         let control = self.marks.control();
-        // Who had it before may have failed, or been killed and its segment been taken over since.
+        // The previous leader may have failed, or died and had its process slot reused.
         if control.last_written_epoch() > control.certified()
             && !self.is_poisoned()
             && !crate::drops("leader-finishes-cut")
@@ -157,7 +159,7 @@ impl Engine {
         Ok(Some(leader))
     }
 
-    /// LEADER, from its owner, if that one is dead, or makes no progress.
+    /// Takes LEADER from its owner, if that is dead, or makes no progress.
     pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
         let member = self.marks.member();
         let control = member.control();
@@ -217,7 +219,7 @@ impl Engine {
         least.max(Duration::from_micros(control.lease_us())).max(syncs)
     }
 
-    /// A flush of this process took so long, and was not taken away.
+    /// A flush of this process took this long, and LEADER was not taken from it.
     pub(super) fn note_lease(&self, took: Duration) {
         let control = self.marks.control();
         let before = control.lease_us();
@@ -227,16 +229,16 @@ impl Engine {
         }
     }
 
-    /// The leader died in its flush, or does not go on, and its sync may have failed: Linux tells an error of write-back once to
-    /// each open file, and it may have been told to that one alone. So a sync of this process alone proves nothing: what is not
-    /// known to be durable is proven by its CRCs, written again (the same bytes), and synced.
+    /// Finishes the flush of a leader that died in it, or makes no progress. Its sync may have failed: Linux reports a
+    /// write-back error once to each open file, perhaps only to that process. So a sync of this process alone proves
+    /// nothing: what is not known to be durable is verified by its CRCs, written again (the same bytes), and synced.
     fn finish_flush(&self, leader: &Leader, append: AppendGuard) -> Result<(), EngineError> {
         if !crate::drops("taker-proves") {
             self.prove_undurable(&append)?;
         }
         let (last_epoch, certified) = (self.marks.control().last_written_epoch(), self.marks.control().certified());
         drop(append);
-        // Nothing was cut: the next leader syncs it.
+        // No epoch record was stored: the next leader syncs the batches.
         if last_epoch > certified { self.sync_and_seal(leader, last_epoch) } else { Ok(()) }
     }
 }

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// How long INIT is waited for at once: who gets BUSY then has a busy handler.
+/// How long one call waits for INIT: a caller that gets BUSY then has a busy handler.
 pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes that are compared at activation.
@@ -62,7 +62,7 @@ struct BeginOfLog {
     epoch: u64,
     /// The last commit before it: all up to there are in the database file.
     last: u64,
-    /// The chain value behind that one.
+    /// The chain value after it.
     chain: u64,
 }
 
@@ -77,8 +77,8 @@ struct Parts {
     block_bytes: u32,
 }
 
-/// By which it is seen whether anybody has changed the database file: of its header in the upper half, of the time of its
-/// last modification in the lower one. (Commits in WAL mode need move neither the change counter nor the size.)
+/// Tells whether another program has changed the database file: a checksum of its header in the upper half, of its
+/// modification time in the lower one. (Commits in WAL mode need move neither the change counter nor the size.)
 fn checksums(header: &[u8], file: &std::fs::Metadata) -> u64 {
     let mut plain = header.get(..HEADER_BYTES).unwrap_or(header).to_vec();
     // An activation that failed may have left its stamp.
@@ -136,8 +136,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// An engine beside those of other processes. Under INIT. Who joins activates the log if nobody has, so that the
-    /// stamp keeps stock SQLite out when whoever holds EXCLUSIVE goes.
+    /// An engine beside those of other processes. Under INIT. The joining process activates the log if no process has,
+    /// so that the stamp keeps stock SQLite out when the holder of EXCLUSIVE leaves.
     ///
     /// # Errors
     /// The log could not be activated, or not while stock SQLite was kept out; this process is not on pwal then.
@@ -157,8 +157,8 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::activate`], with somebody else's EXCLUSIVE, which must have been there all the time: without it stock
-    /// SQLite may have come in before the stamp, and would take it away.
+    /// As [`Engine::activate`], with another process's EXCLUSIVE, which must have been held all the time: without it
+    /// stock SQLite may have opened the file before the stamp, and would overwrite it.
     fn activate_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.marks.control().is_active() {
             self.refresh_exclusive();
@@ -215,8 +215,8 @@ impl Engine {
         })
     }
 
-    /// A0 to A2 of `docs/format.md`: the log exists from here on. By whichever process comes first, under APPEND; again from
-    /// the start if that one died.
+    /// A0 to A2 of `docs/format.md`: the log exists from here on. The first process to commit does it, under APPEND;
+    /// again from the start if that process died.
     pub(super) fn activate(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.is_active() {
             return Ok(());
@@ -237,8 +237,8 @@ impl Engine {
                 // An earlier try took it away: the segments that it left beside a plain file would not be a finished log.
                 retire::mark(&*self.dir, self.log_id, begin.last)?;
             }
-            // By an earlier try, whose segment goes now: a stamp without a segment is a damaged log. Also where it reads plain: that
-            // may be in the cache only.
+            // By an earlier try, whose segment is deleted now: a stamp without a segment is a damaged log. Also where
+            // the header reads plain: that may be in the cache only.
             stamp::clear(&mut first);
             if !crate::drops("a0-clear-stamp") {
                 database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
@@ -252,8 +252,8 @@ impl Engine {
             control.set_at_claim(checksums(&first, &file), control.at_claim().1);
             control.set_may_be_stamped(false);
         }
-        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) shall not be a hot one again after a power cut: beside a
-        // stamp it is refused.
+        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut:
+        // beside a stamp it is refused.
         if !crate::drops("a0-sync-journal") {
             self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
         }
@@ -287,8 +287,8 @@ impl Engine {
         let mapping = self.marks.member().mapping();
         mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
-        // Where this process is not the one that holds EXCLUSIVE, that one may have died since, or either have lost it: stock SQLite
-        // may have come, and what it commits would be lost under the stamp.
+        // If another process holds EXCLUSIVE, it may have died since, or either may have lost it: stock SQLite may have
+        // opened the file, and its commits would be lost under the stamp.
         if !crate::drops("r7-confirm-guard") && !self.confirm_exclusive(database_handle.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.path.clone() });
         }
@@ -362,13 +362,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The beginning of a database file that nobody changed since the claim.
+    /// The beginning of a database file that has not changed since the claim.
     fn nothing_changed(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
         let first = self.read_beginning(database_handle)?;
         let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
         let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.control().at_claim());
-        // Where an activation failed behind its stamp, the last modification was its own.
+        // Where an activation failed after its stamp, the last modification was its own.
         let same = if self.marks.control().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
         if (!same || bytes != bytes_then || has_stock_wal(&self.path)) && !crate::drops("r7-nothing-changed") {
             return Err(EngineError::Changed { file: self.path.clone() });
@@ -376,13 +376,13 @@ impl Engine {
         Ok(first)
     }
 
-    /// The last connection of this process has gone. Others are joined: this process leaves. Nobody else is: a clean
-    /// close, but for `keep_log`. In any case this engine is over.
+    /// The last connection of this process has closed. There are other members: this process leaves. There are none: a
+    /// clean close, unless `keep_log`. In any case this engine is over.
     ///
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn close(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
-        // Who stays goes on with the checkpoint; who is the last makes it anew if it is given up.
+        // Other members continue with the checkpoint; the last one does it anew if it is abandoned.
         self.background.stop(!self.marks.member().others().is_empty());
         let closed = self.close_if_last(keep_log);
         self.abandon();
@@ -401,8 +401,8 @@ impl Engine {
         }
     }
 
-    /// Whether the database file has no name any more: nobody can open it again, and its log is of no use. (SQLite asks for no
-    /// EXCLUSIVE where its file has another name or none, `databaseIsUnmoved`.)
+    /// Whether the database file has no name any more: no process can open it again, and its log is of no use. (SQLite
+    /// asks for no EXCLUSIVE where its file has another name or none, `databaseIsUnmoved`.)
     fn is_deleted(&self) -> bool {
         let identity = self.marks.control().identity();
         let same = |file: std::fs::Metadata| (file.dev(), file.ino()) == (identity.device, identity.inode);
@@ -418,12 +418,13 @@ impl Engine {
         }
     }
 
-    /// Retires the log for a connection that goes on with the database file alone, as `journal_mode=DELETE` does: INIT is
-    /// held until the log is gone.
+    /// Retires the log for a connection that continues with the database file alone, as `journal_mode=DELETE` does:
+    /// INIT is held until the log is gone.
     ///
     /// # Errors
-    /// `BUSY`: others are joined, or have a lock on the file; with `unused` (it has not opened the WAL), there are commits in this
-    /// log, and the connection has read page 1 past them. What the retirement met: stamp and log stay.
+    /// `BUSY`: there are other members, or other locks on the file; with `unused` (the connection has not opened the
+    /// WAL), there are commits in this log, and the connection has read page 1 past them. What the retirement met:
+    /// stamp and log stay.
     pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
         self.check_alone()?;
         // It may be retiring the log, and to the kernel its INIT is this thread's.
@@ -453,7 +454,7 @@ impl Engine {
         self.retire()
     }
 
-    /// Nobody else is joined. A process that exits has left already, though it lives for a while.
+    /// There is no other member. A process that exits has left already, though it lives for a while.
     pub(crate) fn check_alone(&self) -> Result<(), EngineError> {
         let others = self.marks.member().others();
         if others.is_empty() {
@@ -474,7 +475,7 @@ impl Engine {
         self.background.stop(false);
         let retired = self.try_retire();
         if retired.is_err() {
-            // Whoever asked for it goes on with this engine.
+            // The caller keeps using this engine.
             self.background.allow();
         }
         retired
@@ -519,8 +520,8 @@ impl Engine {
                 None => Err(EngineError::NoLog),
             };
             if let Err(error) = retired {
-                // The marker may be there, the stamp may be gone, segments may be deleted: a commit behind it would be lost, or
-                // make the next open refuse the log.
+                // The marker may exist, the stamp may be gone, segments may be deleted: a later commit would be lost,
+                // or make the next open refuse the log.
                 self.poison(
                     &self.lock_append_unrepaired(),
                     &format!("the log could not be retired: {error}"),
@@ -546,9 +547,9 @@ impl Engine {
     }
 
     /// The process exits with connections open: as a close, if no thread is in the middle of a commit and no reader
-    /// holds the checkpoint back; else the log is left to the others, or to recovery. Nobody commits after this. Whoever is in
-    /// the middle of a commit may still be told that it is durable, and threads may read still: so ALIVE stays until the
-    /// process has ended, and nobody takes it for dead before.
+    /// holds the checkpoint back; else the log is left to the others, or to recovery. Nothing is committed after this.
+    /// A thread in the middle of a commit may still report it as durable, and threads may still read: so ALIVE stays
+    /// until the process has ended, and no process takes it for dead before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.leave_at_exit() {
@@ -564,8 +565,8 @@ impl Engine {
         let left = match self.check_alone() {
             Ok(()) => self.retire_under_exclusive(),
             Err(_) => {
-                // From here on somebody else may retire the log: nobody reads by it. The background thread ends with the
-                // process; it may be waiting for others.
+                // From here on another process may retire the log: no thread reads by it. The background thread ends
+                // with the process; it may be waiting for others.
                 self.over.store(true, SeqCst);
                 self.release_exclusive();
                 let member = self.marks.member();

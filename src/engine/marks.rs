@@ -8,10 +8,10 @@ use crate::shared::{
 };
 use std::sync::Arc;
 
-/// No announced target is beyond what is visible: who meets one has looked before it moved.
+/// No announced target is beyond what is visible: a reader that meets one has read `visible` before it moved.
 const SNAPSHOT_TRIES: u32 = 100_000;
 
-/// Which segments may be written over: those whose commits are all at or below `backfilled`, which a durable doubled
+/// Which segments may be overwritten: those whose commits are all at or below `backfilled`, which a durable doubled
 /// certificate carries, and which lie in a segment before that certificate's. It may be the last record of its own, and
 /// without it the log says less than the stamp, and has no copy of page 1 as the commits at or below B left it.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Marks {
         self.0.control()
     }
 
-    /// As [`Marks::membership`], for who keeps it.
+    /// Like [`Marks::membership`], for a caller that keeps it.
     pub(crate) fn shared(&self) -> Arc<Member> {
         Arc::clone(&self.0)
     }
@@ -79,7 +79,7 @@ impl Marks {
         }
     }
 
-    /// So many commits are not durable that a writer has to lead a flush before the next one.
+    /// True if the undurable backlog is so large that the writer must lead a flush first.
     pub(crate) fn undurable_backlog_is_full(&self) -> bool {
         self.control().ring_is_half_full()
     }
@@ -94,10 +94,10 @@ impl Marks {
         self.control().syncs_requested()
     }
 
-    /// The next commit is written: it is everybody's. Under APPEND.
+    /// Publishes the next commit, which is written. Under APPEND.
     ///
     /// # Errors
-    /// It is not the next one, or the ring is full, against prepare's promise.
+    /// It is not the next one, or the ring is full, contrary to what prepare has checked.
     pub(crate) fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
         self.control().publish(entry)?;
         if entry.wants_durable {
@@ -115,14 +115,14 @@ impl Marks {
         self.control().store_epoch(record)
     }
 
-    /// Epoch `epoch` is durable, and with it so many of the commits that [`Marks::wanted`] it.
+    /// Epoch `epoch` is durable, and with it `syncs_requested` of the commits that wanted durability.
     pub(crate) fn certify(&self, epoch: u64, syncs_requested: u64) {
         self.control().add_syncs_done(syncs_requested);
         self.control().certify(epoch);
         self.control().advance_visible();
     }
 
-    /// A flush failed: nobody goes on above what is durable.
+    /// A flush failed: no process continues above what is durable.
     pub(crate) fn poison(&self) {
         self.control().poison();
     }
@@ -132,7 +132,8 @@ impl Marks {
         self.control().poisoned() != 0
     }
 
-    /// Commits up to `sequence`, behind which the database has so many pages, are in the database file. Under CKPT.
+    /// Commits up to `sequence`, after which the database has `database_pages` pages, are in the database file. Under
+    /// CKPT.
     pub(crate) fn set_backfilled(&self, sequence: u64, database_pages: u32) {
         self.control().set_backfilled_pages(sequence, database_pages);
         self.control().set_backfilled(sequence);

@@ -95,7 +95,7 @@ pub(crate) struct Engine {
     opened: Mutex<Option<(u64, Option<u32>)>>,
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
-    /// The bytes of the log when it was last told that a reader keeps it.
+    /// The bytes of the log at the last warning that a reader keeps it.
     warned_reader_bytes: AtomicU64,
     /// Of how many segments this process knows that they were deleted.
     deleted_known: AtomicU64,
@@ -109,7 +109,7 @@ pub(crate) struct Engine {
     database_handle: Mutex<Option<Box<dyn DatabaseHandle>>>,
     exclusive: ExclusiveLock,
     leading: lease::Leading,
-    /// One of the threads that wait for a flush looks often whether the leader lives and goes on.
+    /// One of the threads that wait for a flush checks often whether the leader is alive and makes progress.
     flush_watched: AtomicBool,
     retired: AtomicBool,
     /// The process that it belongs to.
@@ -159,7 +159,7 @@ impl Engine {
             return Ok(false);
         }
         let read = read.map_err(|e| EngineError::read(&self.path, e))?;
-        // Or erased: whoever reads has seen more than what is durable now.
+        // Or erased: the reader has seen more than what is durable now.
         if self.marks.is_poisoned() && frame.sequence > self.marks.durable() {
             let reason = "a flush failed".to_owned();
             return Err(self.poisoned_as(EngineError::Poisoned { reason, unknown: true }));

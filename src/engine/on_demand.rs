@@ -1,9 +1,9 @@
 //! Durability on demand, and waits for commits.
 //!
-//! Under NORMAL a commit is published and not synced. A program that needs some of its commits durable asks for that by number:
-//! it waits as a committer under FULL does, and leads the flush itself if no process leads one, so that one sync covers all that was
-//! published before. A program that waits for a commit of any process sleeps on `visible_wake`, which each commit looks
-//! at when it becomes visible.
+//! Under NORMAL a commit is published and not synced. A program that needs some of its commits durable requests that by
+//! number: it waits as a committer under FULL does, and leads the flush itself if no process leads one, so that one
+//! sync covers all that was published before. A program that waits for a commit of any process sleeps on
+//! `visible_wake`, which each commit checks when it becomes visible.
 
 use super::{Engine, EngineError};
 use crate::interleave::Instant;

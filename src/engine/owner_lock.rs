@@ -1,7 +1,7 @@
-//! APPEND, LEADER, CREATE and CKPT: owner locks that a guard lets go of.
+//! APPEND, LEADER, CREATE and CKPT: owner locks that a guard releases.
 //!
-//! A lock excludes the threads of this process as it excludes other processes; who waits finds out whether the owner
-//! lives, and takes the lock from a dead one.
+//! A lock excludes the threads of this process as it excludes other processes; a waiter checks whether the owner is
+//! alive, and takes the lock from a dead one.
 
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
@@ -11,11 +11,11 @@ use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A wait that has no bound is told of after so long.
+/// An unbounded wait is logged after this time.
 const TELL_AFTER: Duration = Duration::from_secs(2);
-/// A bounded wait ends where nobody makes progress for so long,
+/// A bounded wait ends where no process makes progress for this time,
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// or, where syncs are slow, for so many syncs.
+/// or, where syncs are slow, for the time of this number of syncs.
 const WAIT_SYNCS: u32 = 64;
 
 /// A wait for what others have or do.
@@ -67,7 +67,7 @@ impl Engine {
         which(member.control()).try_acquire(member.me(), false).then(|| self.held(which))
     }
 
-    /// Takes the lock from its owner if that one is dead.
+    /// Takes the lock from its owner if that is dead.
     pub(super) fn try_take_over(&self, which: Which) -> Option<OwnerGuard> {
         let member = self.marks.member();
         let lock = which(member.control());
@@ -86,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// Waits for the lock, however long that takes: for who must end what failed.
+    /// Waits for the lock without a bound: for a caller that must end what failed.
     pub(super) fn hold_unbounded(&self, which: Which, name: &'static str) -> OwnerGuard {
         loop {
             if let Ok(held) = self.hold_with(which, name, self.unbounded_wait()) {
@@ -103,8 +103,8 @@ impl Engine {
         Ok(self.held(which))
     }
 
-    /// A wait before anything is promised: it ends with `LockHeld` (`SQLITE_BUSY`) where nobody makes progress for long, and where
-    /// it is the engine's own thread that waits and shall end.
+    /// A wait before anything is promised: it ends with `LockHeld` (`SQLITE_BUSY`) where no process makes progress for
+    /// long, and when the engine's own thread waits and must end.
     pub(super) fn bounded_wait(&self) -> Wait {
         Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false, deadline: None }
     }
@@ -119,7 +119,7 @@ impl Engine {
         Wait { is_bounded: false, ..self.bounded_wait() }
     }
 
-    /// What moves while somebody works on the log.
+    /// The numbers that move while a process works on the log.
     fn progress(&self) -> [u64; 3] {
         let control = self.marks.control();
         [control.published(), control.last_written_epoch(), control.certified()]
@@ -151,7 +151,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the lock, so long at most; `Err`: the owner.
+    /// Waits for the lock for at most `at_most`; `Err`: the owner.
     pub(super) fn hold_within(&self, which: Which, at_most: Duration) -> Result<OwnerGuard, Option<Owner>> {
         let lock = which(self.marks.control());
         let began = Instant::now();
@@ -178,7 +178,7 @@ impl Engine {
         self.context.host.log(Code::WARNING.number(), &text);
     }
 
-    /// Who that is, for people.
+    /// The owner, for messages.
     pub(crate) fn describe(&self, owner: Owner) -> String {
         match self.marks.control().processes().find(|process| process.owner == owner) {
             Some(process) => format!("process {} ({})", process.pid, process.command),

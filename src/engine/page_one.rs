@@ -1,13 +1,13 @@
 //! The second copy of the beginning of page 1.
 //!
-//! A pass, an activation and a retirement rewrite the first sector of the database file in place, and a drive may lose it
-//! with a power cut. So B moves by doubled certificates only, and each carries the beginning of page 1 as commit B left
-//! it; the log begins with one. A segment file is used again only when a later one is durable in a later segment: at every moment
-//! the log holds either a copy as of some commit b and every batch from b + 1 on, or an image of page 1 among these, and
-//! no sync more than before is needed for it.
+//! A pass, an activation and a retirement rewrite the first sector of the database file in place, and a drive may lose
+//! it with a power cut. So B moves by doubled certificates only, and each carries the beginning of page 1 as commit B
+//! left it; the log begins with one. A segment file is reused only when a later doubled certificate is durable in a
+//! later segment: at every moment the log holds either a copy as of some commit b and every batch from b + 1 on, or an
+//! image of page 1 among these, without additional syncs.
 //!
-//! Who has run a pass takes the copy from the database file, under CKPT, and carries it with the next flush that it
-//! leads.
+//! The process that has run a pass takes the copy from the database file, under CKPT, and carries it with the next
+//! flush that it leads.
 
 use super::{Engine, EngineError};
 use crate::handle::DatabaseHandle;
@@ -20,12 +20,12 @@ pub(crate) struct PageOne {
     /// That commit.
     pub(super) sequence: u64,
     pub(super) bytes: Vec<u8>,
-    /// CRC of the block behind it in the file: whose file this is, where the beginning is lost.
+    /// CRC of the next block in the file: identifies the file where the beginning is lost.
     pub(super) behind: u32,
 }
 
 impl Engine {
-    /// What of page 1 a doubled certificate copies, in bytes; it knows a block behind that, too.
+    /// The bytes of page 1 that a doubled certificate copies; it also has the CRC of the block after them.
     fn copied_bytes(&self) -> usize {
         self.page_bytes.min(self.block_bytes) as usize
     }
@@ -49,8 +49,8 @@ impl Engine {
         PageOne { sequence, bytes: beginning, behind }
     }
 
-    /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same. Under
-    /// CKPT, when nobody writes to it.
+    /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same.
+    /// Under CKPT, when no process writes to it.
     pub(super) fn copy_page_one(
         &self,
         database_handle: &mut dyn DatabaseHandle,

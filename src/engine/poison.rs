@@ -1,9 +1,9 @@
 //! R5, fail stop: the first failed write or sync of an epoch ends this engine.
 //!
-//! Every waiter gets an answer, nothing is tried again on the same pages, nobody goes on above the durable
-//! prefix, no checkpoint, no clean close. A commit that is reported as failed is invalidated on disk, with all behind it. What
-//! was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far as the medium kept
-//! it, for the next open.
+//! Every waiter gets an answer, nothing is tried again on the same pages, no process continues above the durable
+//! prefix, no checkpoint, no clean close. A commit that is reported as failed is invalidated on disk, with all after
+//! it. What was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far
+//! as the medium kept it, for the next open.
 
 use super::commit::{AppendGuard, Begun};
 use super::segment_file::Segment;
@@ -59,9 +59,9 @@ impl Engine {
         self.check_poison().err().unwrap_or(error)
     }
 
-    /// Under APPEND: what was answered with an error, and all behind it, is overwritten with zeros and synced through another
-    /// descriptor (Linux reports a write-back error once to each), then everybody is told. What was acknowledged without being
-    /// durable stays in the log: recovery decides by its CRCs how much of it survived.
+    /// Under APPEND: what returned an error, and all after it, is overwritten with zeros and synced through another
+    /// descriptor (Linux reports a write-back error once to each), then every waiter is notified. What was acknowledged
+    /// without being durable stays in the log: recovery decides by its CRCs how much of it survived.
     pub(crate) fn poison(&self, append: &AppendGuard, reason: &str, failed: Failed) {
         if self.is_poisoned() {
             return;
@@ -78,8 +78,8 @@ impl Engine {
         self.erase_undurable(append, Failed::Flush);
     }
 
-    /// A call panicked whose commit, `sequence`, was answered with an error: it is taken back. If it is published, with all
-    /// behind it; else it lies behind the tail at most, maybe whole.
+    /// A call panicked whose commit, `sequence`, returned an error: it is taken back. If it is published, with all
+    /// after it; else it lies after the tail at most, maybe whole.
     pub(crate) fn take_back_after_panic(&self, sequence: Option<u64>) {
         if sequence.is_some_and(|sequence| self.take_back_published(sequence)) {
             return;
@@ -92,7 +92,7 @@ impl Engine {
         }
     }
 
-    /// As that, if the commit is published and not durable, with all behind it. False: it is not.
+    /// Takes commit `sequence` back, with all after it, if it is published and not durable. False: it is not.
     pub(super) fn take_back_published(&self, sequence: u64) -> bool {
         let append = self.lock_append_unrepaired();
         let takes_back = sequence <= self.marks.published() && sequence > self.marks.durable();
@@ -102,8 +102,8 @@ impl Engine {
         takes_back
     }
 
-    /// Before a marker says where the log ends: a whole batch behind that, of a writer that died before it published, would say
-    /// otherwise.
+    /// Called before a marker says where the log ends: a whole batch after that, of a writer that died before it
+    /// published, would contradict it.
     pub(super) fn end_log(&self) -> Result<(), EngineError> {
         let append = self.lock_append()?;
         self.check_poison()?;
@@ -161,8 +161,8 @@ impl Engine {
         self.marks.control().keep_at_poison(kept.max(self.marks.durable()))
     }
 
-    /// The first blocks of every record behind commit `kept` (R5.1). A certificate of commits that are kept says nothing that
-    /// is not so.
+    /// Zeros the first blocks of every record after commit `kept` (R5.1). A certificate of commits that are kept stays
+    /// true.
     fn erase_behind(&self, _append: &AppendGuard, kept: u64, failed: Failed) -> Result<(), EngineError> {
         let control = self.marks.control();
         if !self.is_active() {
@@ -192,8 +192,8 @@ impl Engine {
         by_segment.into_iter().try_for_each(|(number, records)| self.erase_in(&self.segment(number)?, &records))
     }
 
-    /// Zeros over these records of a segment, durably: through another descriptor, since this one may still have to tell of an
-    /// earlier failure. Where there is no other, what is written again behind such a failure has a result of its own.
+    /// Writes zeros over these records of a segment, durably: through another descriptor, since this one may still have
+    /// an earlier failure to report. Without another one, what is written after such a failure has a result of its own.
     fn erase_in(&self, segment: &Segment, records: &[Begun]) -> Result<(), EngineError> {
         let block = u64::from(self.block_bytes);
         let write = || {

@@ -40,7 +40,7 @@ pub enum PragmaAnswer {
     Row(String),
     /// `SQLITE_ERROR` with this message.
     Error(String),
-    /// `SQLITE_NOTFOUND`: SQLite (or the base) goes on.
+    /// `SQLITE_NOTFOUND`: SQLite (or the base) handles it.
     NotMine,
 }
 
@@ -61,11 +61,11 @@ pub struct OpenFacts {
 
 /// The connection's own handle of the base VFS on the database file.
 pub trait BaseFile {
-    /// `xRead`: behind the end of the file zeros, and `IOERR_SHORT_READ`.
+    /// `xRead`: after the end of the file zeros, and `IOERR_SHORT_READ`.
     fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), Code>;
     /// `xWrite`.
     fn write(&mut self, data: &[u8], offset: u64) -> Result<(), Code>;
-    /// `xTruncate`, to so many bytes.
+    /// `xTruncate`, to `bytes`.
     fn truncate(&mut self, bytes: u64) -> Result<(), Code>;
     /// `xSync`.
     fn sync(&mut self, flags: i32) -> Result<(), Code>;
@@ -114,14 +114,14 @@ pub trait Pager: Send + Sync {
     fn distrust_above(&self);
     /// The statement of its connection that asks for a snapshot now.
     fn running(&self) -> Running;
-    /// Whether a commit of this database may still fail in another one behind its prepare.
+    /// Whether a commit of this database may still fail in another one after its prepare.
     fn has_siblings(&self) -> bool;
     /// Whether the commit may have a super-journal: two databases that have no log of ours are being written, too.
     fn may_have_super_journal(&self) -> bool;
     /// `SQLITE_FCNTL_DATA_VERSION`: a number that a commit raises before it unlocks WRITE, and a rollback does not
     /// (`sqlite3PagerCommitPhaseTwo`). `None`: it cannot be asked.
     fn data_version(&self) -> Option<u32>;
-    /// `sqlite3_db_release_memory`: drops every page of the connection that nobody is using.
+    /// `sqlite3_db_release_memory`: drops every page of the connection that is not in use.
     fn release_pages(&self);
 }
 

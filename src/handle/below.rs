@@ -1,8 +1,10 @@
-//! A handle below another VFS: whether it is served there, and what is done when that VFS keeps back what SQLite calls.
+//! A handle below another VFS: whether it is served there, and what is done when that VFS does not pass on a call of
+//! SQLite.
 //!
-//! `vfs::above` has seen that it passes on what a log needs. One that is different with a later call shows here: it reads the WAL
-//! without a lock of the wal-index, SQLite's header says of a commit whose frames have not come, or a commit ends without
-//! `COMMIT_PHASETWO`. Nothing is answered then that is not so, the connection is given up, and later ones step aside.
+//! `vfs::above` has checked that it passes on what a log needs. A VFS that does not do so with a later call is detected
+//! here: it reads the WAL without a lock of the wal-index, SQLite's header names a commit whose frames have not come,
+//! or a commit ends without `COMMIT_PHASETWO`. Then no call returns anything untrue, the connection is given up, and
+//! later ones work beside stock.
 
 use super::Above;
 use super::file::OpenFile;
@@ -11,11 +13,11 @@ use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// Whether another VFS calls this handle, not SQLite, and does not pass on all that a log needs, as far as is known: it might answer
-/// `xShmMap` itself, or keep the file control back by which a commit is published. One that reads the file by itself may answer
-/// SQLite's later reads from what it has read.
+/// Whether another VFS calls this handle, not SQLite, and does not pass on all that a log needs, as far as is known: it
+/// might answer `xShmMap` itself, or keep the file control back by which a commit is published. A VFS that reads the
+/// file on its own may answer SQLite's later reads from what it has read.
 pub(super) fn is_refused(file: &OpenFile) -> bool {
-    // SQLite sends `SQLITE_FCNTL_PDB` behind each open (`sqlite3BtreeOpen`).
+    // SQLite sends `SQLITE_FCNTL_PDB` after each open (`sqlite3BtreeOpen`).
     let Some(pager) = file.pager.get().filter(|_| !file.facts.foreign_name) else { return true };
     match pager.above() {
         None | Some(Above::Nothing) => false,

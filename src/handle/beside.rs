@@ -1,10 +1,11 @@
-//! A connection beside stock SQLite: one that is not on pwal had the database open first, so that EXCLUSIVE cannot be had. Then
-//! this one works as stock does, with the real `-wal` and `-shm`, until all of them have closed.
+//! A connection beside stock SQLite: a connection that is not on pwal had the database open first, so that EXCLUSIVE
+//! cannot be had. Then this one works as stock does, with the real `-wal` and `-shm`, until all of them have closed.
 //!
-//! Nobody may have the log meanwhile. A claim needs EXCLUSIVE, against the SHARED of this connection's base file; but POSIX
-//! locks are the process's (another SQLite library in it is not kept out, and closing the file anywhere in it drops them). So
-//! each such connection also holds the byte STOCK of the lock file, shared, by a lock of its open file. STOCK is taken, and
-//! looked at by claims, under INIT: a claim that finds it held is BUSY, and STOCK is not taken while a process is joined.
+//! No process may have the log meanwhile. A claim needs EXCLUSIVE, against the SHARED of this connection's base file;
+//! but POSIX locks belong to the process (another SQLite library in it is not kept out, and closing the file anywhere
+//! in it drops them). So each such connection also holds the byte STOCK of the lock file, shared, by a lock of its open
+//! file. STOCK is taken, and checked by claims, under INIT: a claim that finds it held is BUSY, and STOCK is not taken
+//! while there is a member.
 
 use crate::disk::LogDirectory;
 use crate::shared::{ALIVE_BYTES, INIT, LOCK_NAME, LockFile, STOCK};
@@ -21,13 +22,13 @@ pub(super) struct BesideStock {
 }
 
 impl BesideStock {
-    /// Under INIT, which `lock` holds and keeps, with nobody joined.
+    /// Under INIT, which `lock` holds and keeps, without members.
     ///
     /// # Errors
     /// Any error of the file system.
     pub(super) fn begin(lock: LockFile, dir: &Arc<dyn LogDirectory>) -> io::Result<BesideStock> {
         if !lock.try_lock_shared(STOCK)? {
-            // Nobody ever holds it alone.
+            // No process ever holds it exclusively.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(BesideStock { lock, dir: Arc::clone(dir) })
@@ -106,8 +107,8 @@ pub(super) fn is_held_alone(lock: &LockFile) -> io::Result<bool> {
     Ok(!shared)
 }
 
-/// Under INIT: the log directory goes if nothing but `lock` and `control` is in it, and nobody holds locks by it. A failure
-/// leaves a harmless empty directory.
+/// Under INIT: removes the log directory if nothing but `lock` and `control` is in it, and no process holds locks by
+/// it. A failure leaves a harmless empty directory.
 pub(super) fn give_up_lock(lock: &LockFile, dir: &dyn LogDirectory) {
     let is_ours = |name: &String| name == LOCK_NAME || name == crate::shared::CONTROL_NAME;
     let is_used = lock.is_held_by_others(ALIVE_BYTES).unwrap_or(true) || is_beside_stock(lock).unwrap_or(true);

@@ -18,10 +18,11 @@ use std::sync::{Arc, OnceLock};
 /// What SQLite reads at byte 18 of a database in WAL mode: both versions.
 const VERSION_BYTES: std::ops::Range<u64> = 18..20;
 
-/// What `sqlite3PagerSharedLock` compares with the version that its cache is of, with a rollback journal: change counter, size and
-/// free pages in the header of the database file. Commits in WAL mode need not move the counter. A connection that leaves WAL
-/// mode goes on with its cache if it finds what it knows, and overwrites what others have committed since its last read.
-/// (With stock SQLite it does.) The file is not changed for that: its first sector would be written without a log.
+/// What `sqlite3PagerSharedLock` compares with the version of its cache, with a rollback journal: change counter, size
+/// and free pages in the header of the database file. Commits in WAL mode need not move the counter. A connection that
+/// leaves WAL mode keeps its cache if these are unchanged, and overwrites what others have committed since its last
+/// read. (With stock SQLite it does.) The file is not changed for that: its first sector would be written without a
+/// log.
 const FILE_VERSION: u64 = 24;
 const FILE_VERSION_BYTES: usize = 16;
 
@@ -63,8 +64,8 @@ impl Handle {
         let _only_the_first_counts = self.0.pager.set(pager);
     }
 
-    /// What every call begins with: prepared siblings hide their commit, and a commit whose PHASETWO did not come
-    /// is rolled back.
+    /// The begin of every call: prepared siblings hide their commit, and a commit whose PHASETWO did not come is rolled
+    /// back.
     pub(super) fn enter(&self) -> StateGuard<'_> {
         self.hide_siblings();
         let mut state = self.0.state();
@@ -88,7 +89,7 @@ impl Handle {
     /// `xLock`. Inside the first `lock(Shared)` the database is claimed.
     ///
     /// # Errors
-    /// `BUSY`: somebody else has the file; what the claim met; what the base says.
+    /// `BUSY`: another connection or process has the file; what the claim met; what the base returns.
     pub fn lock(&self, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
         let mut state = self.enter();
         if state.level >= level {
@@ -112,7 +113,8 @@ impl Handle {
                     && let Some(beside) = &state.beside
                     && !beside.be_alone().unwrap_or(false)
                 {
-                    // POSIX locks, which others have lost, do not say it. Behind RESERVED only SQLite may let go.
+                    // POSIX locks, which other processes have lost, do not show it. After RESERVED only SQLite may
+                    // release it.
                     if state.level <= LockLevel::Shared {
                         base.unlock(state.level)?;
                     }
@@ -197,11 +199,11 @@ impl Handle {
         }
     }
 
-    /// `xRead` of the database file: fills `buffer`; behind the end of the file with zeros and
-    /// `IOERR_SHORT_READ`. A handle on pwal sees the header of a plain WAL database.
+    /// `xRead` of the database file: fills `buffer`; after the end of the file with zeros and `IOERR_SHORT_READ`. A
+    /// handle on pwal sees the header of a plain WAL database.
     ///
     /// # Errors
-    /// What the base says; a poisoned engine's `IOERR_READ`.
+    /// What the base returns; a poisoned engine's `IOERR_READ`.
     pub fn read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
         let result = base.read(buffer, offset);
@@ -281,9 +283,8 @@ impl Handle {
         base.bytes()
     }
 
-    /// Whether a log's view stands behind this handle: then its `X-wal` does not exist for
-    /// `xAccess`, `xDelete` is OK without effect, `xOpen(WAL)` is virtual, shared memory is the
-    /// view's, and `xFetch` answers null.
+    /// Whether this handle has a view of a log: then its `X-wal` does not exist for `xAccess`, `xDelete` is OK without
+    /// effect, `xOpen(WAL)` is virtual, shared memory is the view's, and `xFetch` returns null.
     #[must_use]
     pub fn is_on_pwal(&self) -> bool {
         match &self.0.state.lock().kind {
@@ -356,8 +357,8 @@ impl Handle {
         }
     }
 
-    /// `xOpen(WAL)` goes to the base: in `locking_mode=EXCLUSIVE` behind a change of `journal_mode` nothing else says that this
-    /// connection has the database for itself.
+    /// `xOpen(WAL)` goes to the base: in `locking_mode=EXCLUSIVE` after a change of `journal_mode` nothing else shows
+    /// that this connection has the database for itself.
     pub fn real_wal_opens(&self) {
         let mut state = self.enter();
         if state.level == LockLevel::Exclusive && state.beside.is_none() && matches!(state.kind, HandleState::Plain) {
@@ -528,7 +529,7 @@ impl Handle {
     }
 }
 
-/// The database handle has EXCLUSIVE for this handle, which goes on with `level`, by its own file.
+/// The database handle has EXCLUSIVE for this handle, which continues with `level`, by its own file.
 fn hand_over(database_handle: &mut dyn DatabaseHandle, base: &mut dyn BaseFile, level: LockLevel) -> Result<(), Code> {
     // Another handle's SHARED makes EXCLUSIVE fail, and none may slip in between.
     database_handle.unlock(level.min(LockLevel::Shared))?;

@@ -1,8 +1,8 @@
 //! The checkpointer of a connection: SQLite's lock CKPT becomes a checkpoint of the engine.
 //!
-//! SQLite copies no frame: it is shown, in `WalCkptInfo`, what the engine has moved to the database file. A checkpoint that is asked for
-//! is made between lock and unlock; an autocheckpoint, inside COMMIT, only wakes the background thread. The calls of the two
-//! are the same, so the place after a commit and the number of frames tell them apart.
+//! SQLite copies no frame: `WalCkptInfo` shows it what the engine has moved to the database file. A requested
+//! checkpoint is made between lock and unlock; an autocheckpoint, inside COMMIT, only wakes the background thread. The
+//! calls of the two are the same, so the place after a commit and the number of frames distinguish them.
 
 use super::wal_connection::WalConnection;
 use crate::sqlite::Code;
@@ -10,8 +10,8 @@ use crate::sqlite::Code;
 /// A view that gets commits of others is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook`
 /// and autocheckpoint get that number.
 pub(super) const FRAMES_BEYOND_LOG: u32 = 1000;
-/// The same for a view whose commits were all brought to the database file because this connection asked for it; directly behind
-/// a commit, where a `wal_hook` may ask, which would ask for each commit from there on.
+/// The same for a view whose commits were all brought to the database file at this connection's request; directly after
+/// a commit, where a `wal_hook` may request a checkpoint, which would do so for each commit from there on.
 const FRAMES_BEHIND_HOOK: u32 = 64;
 
 /// A checkpoint of this connection, between lock and unlock of CKPT.
@@ -98,15 +98,16 @@ impl WalConnection {
         Ok(())
     }
 
-    /// Whether SQLite's own hook asks for a checkpoint behind a commit (`sqlite3WalDefaultHook`), if it is there.
+    /// Whether SQLite's own hook requests a checkpoint after a commit (`sqlite3WalDefaultHook`), if it is installed.
     pub(super) fn is_autocheckpoint_due(&self) -> bool {
         u32::try_from(self.checkpointer.autocheckpoint)
             .is_ok_and(|frames| frames > 0 && self.view.max_frame() >= frames)
     }
 
-    /// Whether this CKPT is an autocheckpoint, inside COMMIT's own step, which shall not wait. `sqlite3_wal_checkpoint` behind a commit,
-    /// by the application, makes the same calls; and whether SQLite's hook is there cannot be asked. So the first one that might be its is
-    /// taken for the application's, and later ones as long as there are no others than it makes.
+    /// Whether this CKPT is an autocheckpoint, inside COMMIT's own step, which must not wait. `sqlite3_wal_checkpoint`
+    /// after a commit, by the application, makes the same calls; and SQLite cannot be asked whether its hook is
+    /// installed. So the first call that might be the hook's is taken for the application's, and later ones as long as
+    /// the hook would make exactly these.
     fn is_automatic(&mut self) -> bool {
         if self.checkpointer.previous != AfterCommit::ReadReleased {
             return false;

@@ -30,18 +30,18 @@ const INIT_WAIT_AGAIN: Duration = Duration::from_millis(20);
 /// Attempts to claim while stock's leftovers are settled or directories go away under us.
 const ATTEMPTS: usize = 5;
 
-/// Whose the file is for a handle that has SHARED.
+/// The result of `lock_shared`: how a handle that has SHARED is served.
 pub(super) enum Locked {
     /// The log's.
     Wal(Box<WalConnection>),
-    /// The base's, whose SHARED is held; beside stock SQLite with a lock that keeps claims away.
+    /// By the base, whose SHARED is held; beside stock SQLite with a lock that prevents claims.
     Base(Option<BesideStock>),
 }
 
 /// SHARED; `shares`: as stock SQLite does, where a connection that is not on pwal is there.
 ///
 /// # Errors
-/// `BUSY`, for the busy handler: somebody has the database who does not share it. What the claim met.
+/// `BUSY`, for the busy handler: a process has the database that does not share it. What the claim met.
 pub(super) fn lock_shared(file: &Arc<OpenFile>, base: &mut dyn BaseFile, shares: bool) -> Result<Locked, Code> {
     let Some(identity) = file.identity else {
         base.lock(LockLevel::Shared)?;
@@ -56,8 +56,9 @@ pub(super) fn lock_shared(file: &Arc<OpenFile>, base: &mut dyn BaseFile, shares:
         }
         return connect(file, engine, &entry).map(|wal| Locked::Wal(Box::new(wal)));
     }
-    // First without a lock, as a hint: a SHARED of the base, this handle's too, makes EXCLUSIVE fail, of whoever claims now.
-    // A log that lives is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that changes.
+    // First without a lock, as a hint: a SHARED of the base, this handle's too, makes the EXCLUSIVE of a claiming
+    // process fail. A live log is seen here: it begins with EXCLUSIVE and a header that says WAL, and ends before that
+    // changes.
     if !file.is_ours(&file.read_header_or_lost(base)?) {
         base.lock(LockLevel::Shared)?;
         match read_header(base) {
@@ -140,7 +141,7 @@ fn share_with_stock(
         return Err(refused);
     }
     let beside = BesideStock::begin(lock, &dir).map_err(failed)?;
-    // Not where somebody writes alone (`locking_mode=EXCLUSIVE`, a recovery).
+    // Not where a process writes exclusively (`locking_mode=EXCLUSIVE`, a recovery).
     if base.lock(LockLevel::Shared).is_err() {
         return Err(refused);
     }
@@ -180,7 +181,8 @@ enum Started {
     Refused(StockIsThere),
 }
 
-/// EXCLUSIVE cannot be had, since connections that are not on pwal have the database open; nobody is joined. INIT is held.
+/// EXCLUSIVE cannot be had, since connections that are not on pwal have the database open; there is no member. INIT is
+/// held.
 struct StockIsThere {
     lock: LockFile,
     dir: Arc<dyn LogDirectory>,
@@ -268,8 +270,8 @@ pub(super) fn hold_alone(file: &OpenFile) -> Result<Option<BesideStock>, Refused
     Err(Refused::new(Code::BUSY, "others keep opening and closing this database"))
 }
 
-/// A connection that had the database for itself goes on with an engine, and with what it sees by `view`, which is all in the
-/// database file.
+/// A connection that had the database for itself continues with an engine, and with what it sees by `view`, which is
+/// all in the database file.
 ///
 /// # Errors
 /// The engine could not be started: the lock is gone.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 static CONTEXTS: Mutex<Vec<Weak<Context>>> = Mutex::new(Vec::new());
 
 fn close_at_exit() {
-    // Not held over the closes, which tell the application's log: it may fork.
+    // Not held over the closes, which call the application's log: it may fork.
     let Some(contexts) = CONTEXTS.try_lock().map(|contexts| contexts.clone()) else { return };
     for context in contexts.iter().filter_map(Weak::upgrade) {
         context.registry.close_all();

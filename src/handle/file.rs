@@ -1,4 +1,4 @@
-//! An open main file, as its connection sees it: what it is, whose it is, and why it cannot be had.
+//! An open main file, as its connection sees it: its facts, how it is served, and why it is refused.
 
 use super::refusal::Refused;
 use super::registry::FileIdentity;
@@ -16,8 +16,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Who comes again so soon after BUSY has a busy handler. SQLite's own counts what it sleeps, not what it waits here: of each
-/// further attempt only a small part of its longest sleep (100 ms) may be spent here, or the busy timeout says nothing.
+/// A retry within this time of a BUSY means that the caller has a busy handler. SQLite's own counts what it sleeps, not
+/// what it waits here: of each further attempt only a small part of its longest sleep (100 ms) may be spent here, or
+/// the busy timeout has no meaning.
 const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) type Header = [u8; DATABASE_HEADER_BYTES];
@@ -41,7 +42,7 @@ pub(super) struct OpenFile {
     /// The path without symlinks, once it was needed.
     pub(super) real_path: OnceLock<PathBuf>,
     pub(super) state: Mutex<State>,
-    /// Why this handle does not get the database, as `sqlite3_log` was told last; nothing once it has.
+    /// The last refusal reported to `sqlite3_log`; `None` once on pwal.
     pub(super) refused: Mutex<Option<String>>,
     /// Why the file is the base's, as of the last SHARED.
     pub(super) bases: Mutex<Option<&'static str>>,
@@ -69,9 +70,9 @@ impl OpenFile {
         self.waited.lock().is_some_and(|waited| waited.elapsed() < AGAIN)
     }
 
-    /// Whether the database is ours: in WAL mode, or with a log. But one that this process can only read, and whose log nobody
-    /// has, is the base's, with its real `-wal` and `-shm`. Where only the connection is for reading, it is ours like any other:
-    /// the base's SHARED, held as long as it is open, would keep everybody out who writes.
+    /// Whether the database is pwal's: in WAL mode, or with a log. But one that this process can only read, and whose
+    /// log no process has, is the base's, with its real `-wal` and `-shm`. Where only the connection is read-only, it
+    /// is pwal's like any other: the base's SHARED, held as long as it is open, would keep all writers out.
     pub(super) fn is_ours(&self, header: &Header) -> bool {
         let has_log = || {
             std::fs::symlink_metadata(beside(self.real_path(), "-pwal")).is_ok() || has_placeholder(self.real_path())
@@ -85,7 +86,7 @@ impl OpenFile {
             }
             StampState::Plain { wal: true } if self.facts.read_only => self.is_taken() || may_write(self.real_path()),
             StampState::Plain { wal: true } | StampState::Stamped(_) | StampState::Older { .. } => true,
-            // What is in the bytes that SQLite reserves may be somebody else's.
+            // The bytes that SQLite reserves may hold another program's data.
             StampState::BadStamp { .. } | StampState::Leftover => has_log(),
         }
     }
@@ -99,13 +100,13 @@ impl OpenFile {
             && self.has_directory()
     }
 
-    /// Whether somebody has the log of the database, or is just opening it.
+    /// Whether a process has the log of the database, or is just opening it.
     pub(super) fn is_taken(&self) -> bool {
         lock_is_held(&beside(self.real_path(), "-pwal")).is_ok_and(|held| held == Some(true))
     }
 
-    /// For a connection that only reads, and cannot have the database through us: whether it may read beside those who have it, a
-    /// stock connection or nobody, as they do. True: SHARED of the base is held.
+    /// For a connection that only reads, and cannot have the database through pwal: whether it may read on the base
+    /// beside the processes that have the database (a stock connection, or none). True: SHARED of the base is held.
     pub(super) fn is_bases_to_read(&self, base: &mut dyn BaseFile) -> bool {
         if base.lock(LockLevel::Shared).is_err() {
             return false;
@@ -118,7 +119,8 @@ impl OpenFile {
         false
     }
 
-    /// As that; zeros where the medium does not give the header and a log directory lies beside the file: recovery can bring it back.
+    /// Like `read_header`; zeros where the header cannot be read and a log directory lies beside the file: recovery can
+    /// restore it.
     pub(super) fn read_header_or_lost(&self, base: &mut dyn BaseFile) -> Result<Header, Code> {
         match read_header(base) {
             Err(code) if code.is_unreadable() && self.has_directory() => Ok([0; DATABASE_HEADER_BYTES]),
@@ -194,7 +196,7 @@ fn has_placeholder(path: &Path) -> bool {
     std::fs::symlink_metadata(beside(path, "-wal")).is_ok_and(|wal| wal.is_dir())
 }
 
-/// The database file, and a log beside it; as far as permissions tell.
+/// The database file, and a log beside it; as far as permissions show.
 fn may_write(path: &Path) -> bool {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let may = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();

@@ -80,23 +80,23 @@ pub(super) fn file_mode(path: &Path) -> u32 {
     std::fs::metadata(path).map_or(0o644, |file| file.mode() & 0o666 | 0o600)
 }
 
-/// Under INIT: whether other processes are joined, to whom this one can join.
+/// Under INIT: whether there are other members that this process can join.
 pub(super) fn is_shared(lock: &LockFile, dir: &dyn LogDirectory) -> Result<bool, Refused> {
     // Without byte ranges INIT is all there is.
     let held = if BYTE_RANGES { lock.is_held_by_others(ALIVE_BYTES) } else { Ok(false) };
     held.map_err(|error| lock_failed(&dir.path().join(LOCK_NAME), &error))
 }
 
-/// Who has the database open, but this open file.
+/// The processes that have the database open, but this open file.
 fn who_has(lock: &LockFile, dir: &dyn LogDirectory) -> Vec<Process> {
     let observed = dir.directory().and_then(|directory| ControlMapping::open_read_only(&directory));
     observed.map_or_else(|_| Vec::new(), |observed| living(observed.control(), lock))
 }
 
-/// As the claim: INIT, with nobody joined.
+/// Like the claim: INIT, without members.
 ///
 /// # Errors
-/// `BUSY`: somebody is.
+/// `BUSY`: there are members.
 pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<LockFile>, Refused> {
     let Some(lock) = take_init(path, dir, INIT_WAIT)? else { return Ok(None) };
     if is_shared(&lock, dir)? {

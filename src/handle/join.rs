@@ -19,8 +19,8 @@ use std::sync::Arc;
 /// Reads of the header while a checkpoint may be writing it.
 const HEADER_READS: usize = 100;
 
-/// Under INIT, which `lock` holds, while others are joined: an engine beside theirs. INIT is let go of. No lock of
-/// SQLite's is taken: somebody else's EXCLUSIVE keeps stock out, or the stamp does.
+/// Under INIT, which `lock` holds, while there are other members: an engine beside theirs. INIT is released. No lock of
+/// SQLite's is taken: another member's EXCLUSIVE keeps stock out, or the stamp does.
 pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>, Refused> {
     let Opening { file, path, dir } = opening;
     let opened = std::fs::metadata(path).map_err(|error| EngineError::database("look at", path, error))?;
@@ -89,7 +89,7 @@ fn page_bytes(path: &Path, database_handle: &mut dyn DatabaseHandle, log_id: Opt
     Err(EngineError::Changed { file: path.to_path_buf() }.into())
 }
 
-/// The control block of a database that nobody has: a file that others can map, or memory of this process alone.
+/// A control block for a database without members: a file that others can map, or memory of this process alone.
 pub(super) fn new_control(opening: &Opening<'_>) -> Result<ControlMapping, Refused> {
     let Opening { file, path, dir } = opening;
     let control = dir.path().join(CONTROL_NAME);

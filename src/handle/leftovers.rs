@@ -1,5 +1,5 @@
-//! What lies beside a database that nobody has: a log, a `-wal` or a journal of stock SQLite. Under INIT and EXCLUSIVE it is recovered,
-//! and the database file is plain afterwards.
+//! The leftovers beside a database without members: a log, a `-wal` or a journal of stock SQLite. Under INIT and
+//! EXCLUSIVE they are recovered, and the database file is plain afterwards.
 
 use super::DatabaseHandle;
 use super::beside::give_up_lock;
@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
 pub(super) struct ExclusiveDatabase {
-    // Dropped in this order: whoever gets INIT next shall get EXCLUSIVE, too.
+    // Dropped in this order: the next holder of INIT must be able to get EXCLUSIVE, too.
     pub(super) database_handle: Box<dyn DatabaseHandle>,
     pub(super) lock: LockFile,
 }

@@ -65,8 +65,8 @@ pub fn super_journal_opened() {
     siblings::set_super_journal(true);
 }
 
-/// First thing in every call of SQLite into the shim but `xSleep` (all rooms of the VFS): forgets
-/// who was refused on this thread.
+/// Called first in every call of SQLite into the shim but `xSleep` (all parts of the VFS): forgets the connection that
+/// was refused on this thread.
 pub fn entered() {
     siblings::forget_refused();
 }
@@ -80,8 +80,8 @@ pub fn after_panic() {
     }
 }
 
-/// `xSleep`: waits for what the connection that was refused on this thread needs, at most so
-/// long. `Some(microseconds)` as slept; `None`: nobody was refused, the base shall sleep.
+/// `xSleep`: waits for the lock that was refused to a connection on this thread, for at most `at_most`.
+/// `Some(microseconds)`: the time slept; `None`: no connection was refused, the base shall sleep.
 #[must_use]
 pub fn sleep(microseconds: u32) -> Option<u32> {
     siblings::wait_for_refused(Duration::from_micros(u64::from(microseconds))).then_some(microseconds)

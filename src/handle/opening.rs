@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long EXCLUSIVE is waited for: who has just retired the log holds it until its handle is closed.
+/// How long to wait for EXCLUSIVE: a process that has just retired the log holds it until its handle is closed.
 const EXCLUSIVE_WAIT: Duration = Duration::from_millis(100);
 const EXCLUSIVE_PAUSE: Duration = Duration::from_millis(1);
 /// The same, where [`OpenFile::comes_again`].
@@ -68,8 +68,8 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// The engine of a settled database, or `None`: another process switched it to rollback mode before we had it, or we may
-    /// not write to it any more.
+    /// The engine of a recovered database, or `None`: another process switched it to rollback mode before, or this
+    /// process may not write to it any more.
     pub(super) fn start(&self, settled: ExclusiveDatabase) -> Result<Option<Arc<Engine>>, Refused> {
         let ExclusiveDatabase { lock, mut database_handle } = settled;
         let mut header = [0; DATABASE_HEADER_BYTES];
@@ -107,7 +107,7 @@ impl<'a> Opening<'a> {
         Ok(Some(engine))
     }
 
-    /// The control block of a database that nobody has, and the first place in them.
+    /// A control block for a database without members, and the first process slot in it.
     fn join_first(&self, lock: LockFile) -> Result<Member, Refused> {
         let lock_path = self.dir.path().join(LOCK_NAME);
         let mapping = join::new_control(self)?;

@@ -75,8 +75,8 @@ pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// The environment's settings, for a database that is claimed. Who joins to one that others have finds its settings made:
-/// another environment (a console, a job) shall not change what the servers run with.
+/// The environment's settings, for a database that is claimed. A process that joins finds the settings made: another
+/// environment (a console, a job) must not change what the servers run with.
 pub(super) fn apply_defaults(file: &OpenFile, settings: &Settings) {
     apply(file, settings, &file.context.defaults);
 }
@@ -235,7 +235,7 @@ fn actual_mode(file: &OpenFile, state: &State) -> Mode {
 fn preview(file: &OpenFile, state: &State) -> Settings {
     let settings = Settings::default();
     for (name, value) in file.context.defaults.iter().chain(&file.facts.parameters).chain(&state.pending_settings) {
-        // Bad values were told when they were first applied, or will be.
+        // Bad values were reported when they were first applied, or will be.
         let _ = Mode::parse(value).map_or_else(
             |_| settings.set(name, value),
             |mode| {

@@ -20,7 +20,7 @@ pub(super) enum ReadLock {
     None,
     /// A snapshot is read.
     Held,
-    /// As `Held`, and the snapshot changed the header: SQLite unlocks and comes again (`WAL_RETRY`).
+    /// Like `Held`, and the snapshot changed the header: SQLite unlocks and retries (`WAL_RETRY`).
     Retries,
     /// No lock; the snapshot is kept for the lock that follows.
     Pinned,
@@ -86,8 +86,8 @@ impl WalConnection {
         };
         let sequence = self.view.sequence().unwrap_or(0);
         if sequence < self.reader.seen || self.engine.hides_acknowledged() {
-            // R5.3: what this connection saw was rolled back with a flush that failed; or an older state than others were
-            // told of would be shown.
+            // R5.3: what this connection saw was rolled back with a flush that failed; or it would show an older state
+            // than others have acknowledged.
             self.engine.drop_snapshot(self.me);
             self.engine.queue.give_up_grant(self.me.id);
             return Err(self.failed(&self.lost()));
@@ -133,8 +133,8 @@ impl WalConnection {
     }
 
     /// For the next snapshot: whether the view shall show that all of it is in the database file, so that SQLite takes
-    /// `READ_LOCK(0)` and begins the WAL anew with its next write, as the only connection; brings everything there. Where not, and
-    /// SQLite has come by that lock, the view gets another header, with which SQLite comes again.
+    /// `READ_LOCK(0)` and restarts the WAL with its next write, as the only connection; brings everything there. If
+    /// not, and SQLite has taken that lock, the view gets another header, with which SQLite retries.
     fn shows_backfilled(&mut self) -> bool {
         let is_alone =
             self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connection_count() == 1;
@@ -157,8 +157,8 @@ impl WalConnection {
             ReadLock::Held => self.reader.lock = ReadLock::None,
         }
         if std::mem::take(&mut self.reader.at_zero) && self.writer.holds_write {
-            // `walRestartLog`, which was not allowed to: it comes again for the same snapshot, by another lock. The transaction
-            // goes on.
+            // `walRestartLog`, which was refused: it retries for the same snapshot, by another lock. The transaction
+            // continues.
             self.reader.lock = ReadLock::Pinned;
             return;
         }
@@ -168,8 +168,8 @@ impl WalConnection {
             // to the application, so the next snapshot may be an older one.
             self.reader.seen = self.reader.seen_before;
         } else if self.reader.seen > self.engine.marks.visible() {
-            // R3: whoever saw more than is durable waits here, where nothing can be reported: if the flush
-            // fails, the next snapshot says so.
+            // R3: a transaction that saw more than is durable waits here, where nothing can be reported: if the flush
+            // fails, the next snapshot reports it.
             let _reported_by_the_next_snapshot = self.engine.wait_visible_of_seen(self.reader.seen);
         }
         self.engine.drop_snapshot(self.me);
@@ -235,8 +235,8 @@ impl WalConnection {
             }
             let at = u64::from(page.saturating_sub(1)) * page_bytes + within;
             match base.read(part, at) {
-                // The file was cut to the size at the checkpoint's target: a page behind it is in no later commit of the
-                // snapshot. It reads as zeros, as a page behind the end of the database file does.
+                // The file was truncated to the size at the checkpoint's target: a page after it is in no later commit
+                // of the snapshot. It reads as zeros, as a page after the end of the database file does.
                 Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
                 Err(code) => return Err(ReadFailure::Base(code)),
             }

@@ -71,8 +71,8 @@ impl Registry {
         engine.clone()
     }
 
-    /// The process exits: closes every engine that is its own and that nobody is in the middle of. What cannot be
-    /// had in time is left to recovery.
+    /// The process exits: closes every engine of this process that no thread is in the middle of. What cannot be had in
+    /// time is left to recovery.
     pub(super) fn close_all(&self) {
         let mine = |((_, of), entry): (&(FileIdentity, u32), &Weak<Entry>)| {
             (*of == generation()).then(|| entry.upgrade()).flatten()

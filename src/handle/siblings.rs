@@ -1,5 +1,5 @@
-//! What one thread is in the middle of: databases of one transaction that are prepared and not published, a
-//! super-journal, and who was refused the write lock.
+//! The state of one thread's transaction: databases that are prepared and not published, a super-journal, and the
+//! connection that was refused the write lock.
 //!
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
@@ -133,7 +133,7 @@ fn end_refused() {
     }
 }
 
-/// Waits in the write queue for the connection that was refused on this thread; false: nobody was.
+/// Waits in the write queue for the connection that was refused on this thread; false: none was.
 pub(super) fn wait_for_refused(at_most: Duration) -> bool {
     let refused = REFUSED.try_with(|refused| refused.borrow_mut().take()).ok().flatten();
     let Some(refused) = refused else { return false };

@@ -12,16 +12,16 @@ use std::sync::Arc;
 /// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
 pub(super) const AUTOCHECKPOINT: i32 = 1000;
 
-/// Who serves the file.
+/// How the file is served.
 pub(super) enum HandleState {
     /// Everything goes to the base.
     Plain,
-    /// An engine lives behind it.
+    /// On pwal, with an engine.
     Wal(Box<WalConnection>),
     /// The last handle got EXCLUSIVE and the log is retired: the database handle's EXCLUSIVE stands for
     /// this handle's. The view lives until `shm_unmap`.
     Retired { database_handle: Box<dyn DatabaseHandle>, view: Option<Box<crate::view::View>> },
-    /// `locking_mode=EXCLUSIVE`: the log is retired, and the connection goes on in WAL mode.
+    /// `locking_mode=EXCLUSIVE`: the log is retired, and the connection continues in WAL mode.
     Alone(Box<Alone>),
 }
 

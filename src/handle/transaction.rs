@@ -1,7 +1,7 @@
-//! The writer of a connection: a write transaction, from WRITE to its last word.
+//! The writer of a connection: a write transaction, from WRITE to SQLite's last call.
 //!
-//! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a
-//! sibling. Only `COMMIT_PHASETWO` says commit; any other call behind UNLOCK(WRITE) says rollback.
+//! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a sibling. Only
+//! `COMMIT_PHASETWO` means commit; any other call after UNLOCK(WRITE) means rollback.
 
 use super::checkpointer::{AfterCommit, Checkpointing};
 use super::file::OpenFile;
@@ -48,7 +48,7 @@ pub(super) struct Prepared {
 enum Word {
     Commit,
     Rollback,
-    /// PHASETWO will tell.
+    /// PHASETWO will show it.
     Unknown,
 }
 
@@ -185,7 +185,7 @@ impl WalConnection {
         }
     }
 
-    /// A sibling answered BUSY, so that the transaction is open still, and it goes on.
+    /// A sibling returned BUSY, so that the transaction is still open, and it continues.
     fn unprepare(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
         let (spill, prepared_batch) = (prepared.facts.spill, prepared.prepared_batch.take());
@@ -234,7 +234,7 @@ impl WalConnection {
         if super_journal { self.wal_sync(file) } else { Ok(()) }
     }
 
-    /// `xSync` of the virtual WAL behind prepare: this commit wants durability.
+    /// `xSync` of the virtual WAL after prepare: this commit wants durability.
     pub(super) fn wal_sync(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
@@ -254,8 +254,8 @@ impl WalConnection {
         }
     }
 
-    /// What COMMIT answers before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and COMMIT may
-    /// come again: SQLite writes its frames again then. Whatever else it is, SQLite rolls back.
+    /// What COMMIT returns before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and
+    /// COMMIT may be repeated: SQLite writes its frames again then. With any other code SQLite rolls back.
     fn not_prepared(&mut self, file: &Arc<OpenFile>, error: &EngineError, spill: Option<u32>) -> Code {
         let code = self.failed(error);
         let connection = file.connection();
@@ -292,7 +292,7 @@ impl WalConnection {
         }
     }
 
-    /// Behind UNLOCK(WRITE) of a prepared transaction.
+    /// After UNLOCK(WRITE) of a prepared transaction.
     pub(super) fn is_committed(&self, file: &OpenFile) -> bool {
         self.word_at_unlock(file) == Word::Commit
     }
@@ -307,7 +307,7 @@ impl WalConnection {
             && !self.writer.transaction.is_prepared()
             && self.view.header_advanced()
         {
-            // SQLite advances it behind the last frame of a commit (`sqlite3WalFrames`).
+            // SQLite advances it after the last frame of a commit (`sqlite3WalFrames`).
             self.end_withheld(file);
             return;
         }
@@ -414,7 +414,7 @@ impl WalConnection {
         self.acknowledge(connection, Some((facts, published.self_sealed)))
     }
 
-    /// With other databases behind this one in the transaction, what may fail in any of them comes before the first is
+    /// With other databases after this one in the transaction, what may fail in any of them comes before the first is
     /// published: all are written, and synced where that is wanted.
     fn write_all_prepared(
         &self,
@@ -527,8 +527,8 @@ impl WalConnection {
     }
 }
 
-/// SQLite has let go of its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes nothing. And
-/// it forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).
+/// SQLite has released its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes
+/// nothing. And it forgets the pages of the lost commit for IOERR and FULL only (`pager_error`).
 fn at_phase_two(code: Code) -> Code {
     match code {
         Code::BUSY => Code::IOERR_LOCK,

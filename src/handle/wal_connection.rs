@@ -29,10 +29,10 @@ enum WalFile {
 
 /// A connection on pwal: what SQLite's calls on the wal-index and the WAL of one database mean for its engine.
 ///
-/// It has three roles, each with the state of one of SQLite's locks: a [`Reader`] (`READ_LOCK`, [`super::reader`]), a [`Writer`]
-/// (WRITE, [`super::transaction`]) and a [`Checkpointer`] (CKPT, [`super::checkpointer`]). They share the view, through which every
-/// commit goes that one of them shows or publishes. Here is what belongs to none of them alone: which role a call of SQLite is for,
-/// and the beginning and the end of the connection.
+/// It has three roles, each with the state of one of SQLite's locks: a [`Reader`] (`READ_LOCK`, [`super::reader`]), a
+/// [`Writer`] (WRITE, [`super::transaction`]) and a [`Checkpointer`] (CKPT, [`super::checkpointer`]). They share the
+/// view, through which every commit goes that one of them shows or publishes. Here is what belongs to none of them
+/// alone: which role a call of SQLite is for, and the beginning and the end of the connection.
 pub(super) struct WalConnection {
     pub(super) engine: Arc<Engine>,
     entry: Arc<Entry>,
@@ -92,8 +92,8 @@ impl WalConnection {
         if self.engine.is_mine() && !self.broken { Ok(()) } else { Err(Code::IOERR) }
     }
 
-    /// A call panicked: this view is worth nothing any more, what it answered may be half true, and nobody shall wait for
-    /// what it held.
+    /// A call panicked: this view is unusable, what it returned may be half true, and no process may wait for what it
+    /// held.
     pub(super) fn after_panic(&mut self, file: &Arc<OpenFile>) {
         if self.broken || !self.engine.is_mine() {
             self.broken = true;
@@ -181,7 +181,7 @@ impl WalConnection {
             // `sqlite3_snapshot_recover`: SQLite checkpoints in no read transaction (`sqlite3BtreeCheckpoint`).
             (ShmAction::LockExclusive, CHECKPOINT) if self.is_reading() => Err(Code::ERROR),
             (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(),
-            // `sqlite3_snapshot_open` and its check, nobody else: the headers of two views may be equal, and stand for
+            // `sqlite3_snapshot_open` and its check only: the headers of two views may be equal, and stand for
             // different commits.
             (ShmAction::LockShared, CHECKPOINT) => Err(Code::ERROR_SNAPSHOT),
             (ShmAction::UnlockExclusive, CHECKPOINT) => {
@@ -194,7 +194,8 @@ impl WalConnection {
         }
     }
 
-    /// What SQLite knows of the log and of its `-wal`, which it had for itself, is in the database file: it goes on reading by this view.
+    /// What SQLite knows of the log and of its `-wal`, which it had for itself, is in the database file: it continues
+    /// to read by this view.
     ///
     /// # Errors
     /// The control block is damaged.
@@ -213,7 +214,7 @@ impl WalConnection {
         }
     }
 
-    /// Tells `sqlite3_log`, and gives SQLite's code.
+    /// Logs the error by `sqlite3_log`, and returns SQLite's code.
     pub(super) fn failed(&self, error: &EngineError) -> Code {
         let code = error.code();
         self.log(code, &error.to_string());
@@ -295,7 +296,7 @@ impl WalConnection {
     /// Why not; it is there still, but for a failure that poisons.
     pub(super) fn retire_log(&mut self) -> Result<&'static str, (Code, String)> {
         self.engine_of_this_process()?;
-        // Nobody joins, leaves or retires meanwhile.
+        // No process joins, leaves or retires meanwhile.
         let _entry = self.entry.engine.lock();
         match self.engine.rest() {
             Ok(Rest::Retired) => Ok("retired"),

@@ -1,20 +1,20 @@
 //! Which transactions of a connection get the newest published state as their snapshot.
 //!
-//! A commit under FULL is published some time before it is visible (durable). A transaction that writes must have what is
-//! published as its snapshot: with an older one `sqlite3BtreeBeginTrans` is BUSY, and a transaction that has read already gets
-//! `SQLITE_BUSY_SNAPSHOT`, for which no busy handler is asked. A transaction that only reads shall have what is visible: more is
-//! not durable, and whoever has seen it must wait for the flush at its end (R3).
+//! A commit under FULL is published some time before it is visible (durable). A transaction that writes must have what
+//! is published as its snapshot: with an older one `sqlite3BtreeBeginTrans` is BUSY, and a transaction that has read
+//! already gets `SQLITE_BUSY_SNAPSHOT`, for which no busy handler is called. A transaction that only reads gets what is
+//! visible: more is not durable, and a transaction that has seen more must wait for the flush at its end (R3).
 //!
-//! SQLite says which one it is by the statement that runs: one that writes begins a transaction that writes. After one that only
-//! reads, others may write in the same transaction; that is foretold by the statement's text: it gets the newest state if the last
-//! transaction that began with this very text, and was not alone, wanted to write.
+//! SQLite tells by the running statement: one that writes begins a transaction that writes. After one that only reads,
+//! others may write in the same transaction; the statement's text predicts that: it gets the newest state if the last
+//! transaction that began with the same text, and contended with others, wanted to write.
 
 use super::Running;
 
 /// What is known of the transaction that has the snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Begun {
-    /// Nobody else's commit was waiting for its flush: all snapshots are the same.
+    /// No other connection's commit was waiting for its flush: all snapshots are the same.
     #[default]
     Unasked,
     /// By no statement, or by one that is not known.

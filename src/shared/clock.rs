@@ -51,7 +51,7 @@ fn offset_us(text: &str) -> Option<i64> {
     seconds.checked_mul(1_000_000)?.checked_add(nanoseconds / 1000)
 }
 
-/// What names this boot of the machine; 0 where the system does not tell, which equals nothing.
+/// The boot id of the machine; 0 where the system has none, which equals nothing.
 ///
 /// # Errors
 /// `/proc` cannot be read, or holds something else.

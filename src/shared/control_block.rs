@@ -1,7 +1,7 @@
-//! The layout of the control block, and the plain reads and stores on them.
+//! The layout of the control block, and the plain reads and stores on it.
 //!
 //! Everything is 64-bit atomics in the machine's own byte order (a `control` never outlives a boot,
-//! and the magic tells the order). All zero is a valid beginning: nothing published, everything
+//! and the magic shows the order). All zero is a valid beginning: nothing published, everything
 //! free, all snapshots idle. So opening a database maps fresh memory and touches a page or two.
 //!
 //! | offset | size | what |
@@ -10,14 +10,14 @@
 //! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
 //! | 448 | 64 | `durable_wake` |
-//! | 512 | 64 | until when the grant in WRITE counts (us) |
+//! | 512 | 64 | until when the grant in WRITE is valid (us) |
 //! | 576 | 7 x 64 | `published`, `last_written_epoch`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 2 x 64 | CREATE, EXCL: owner locks |
 //! | 1216 | 64 | `gathered` |
 //! | 1280 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
-//! | 1408 | 64 | process slots that have ever been joined to |
+//! | 1408 | 64 | process slots that have ever been acquired |
 //! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
 //! | 1536 | 64 | `visible_wake` |
 //! | 1600 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
@@ -40,7 +40,7 @@ use crate::sync::atomic::Ordering::SeqCst;
 use std::mem::{offset_of, size_of};
 use std::ops::Deref;
 
-/// "pwalctl" and a byte that tells the byte order.
+/// "pwalctl" and a byte that shows the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
 pub const LAYOUT_VERSION: u64 = 9;
@@ -103,7 +103,7 @@ struct SettingsLine([AtomicU64; SETTINGS]);
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 struct LogLine {
-    /// The segment file that the log goes on in when the current one is full, + 1; 0: none is ready.
+    /// The segment that the log continues in when the current one is full, + 1; 0: none is ready.
     next_segment: AtomicU64,
     segments_given: AtomicU64,
     spills_given: AtomicU64,
@@ -140,7 +140,7 @@ struct FlushLine {
     in_use_bytes: AtomicU64,
 }
 
-/// The control block as far as they can be read: all that who only looks may do ([`Observed`](super::Observed)).
+/// The read-only part of the control block: all that an observer may do ([`Observed`](super::Observed)).
 #[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 pub struct ControlView {
@@ -174,7 +174,7 @@ pub struct ControlView {
     pub(super) epoch_ring: [EpochLine; EPOCH_RING as usize],
 }
 
-/// The control block. Only ever behind a reference into a mapping ([`ControlMapping`](super::ControlMapping)).
+/// The control block. Only ever used by a reference into a mapping ([`ControlMapping`](super::ControlMapping)).
 #[repr(transparent)]
 #[cfg_attr(loom, derive(Default))]
 pub struct ControlBlock {
@@ -231,7 +231,7 @@ const LOW_31: u64 = (1 << 31) - 1;
 /// Whether the control block is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// They are being filled, or who filled them died.
+    /// It is being initialized, or the process that did so died.
     Building,
     /// They are complete.
     Ready,
@@ -269,7 +269,7 @@ impl ControlView {
         }
     }
 
-    /// The offset of the clock of who made the control block (us): the times in them are by that clock.
+    /// The offset of the clock of the process that made the control block (us): the times in it are by that clock.
     pub(super) fn clock_offset_us(&self) -> i64 {
         self.identity.clock_offset_us.load(SeqCst) as i64
     }
@@ -301,7 +301,7 @@ impl ControlView {
         }
     }
 
-    /// Whether who poisons is erasing, or died over it. Under APPEND: died.
+    /// Whether the poisoning process is erasing, or died while it did. Under APPEND: died.
     #[must_use]
     pub fn is_being_poisoned(&self) -> bool {
         self.poisoned() == POISONING
@@ -313,19 +313,19 @@ impl ControlView {
         self.state.kept.load(SeqCst).checked_sub(1)
     }
 
-    /// Whether the database file was found to be another one than that of this log: nobody reads it any more.
+    /// Whether the database file was found to be another one than that of this log: no process reads it any more.
     #[must_use]
     pub fn is_replaced(&self) -> bool {
         self.readers.replaced.load(SeqCst) != 0
     }
 
-    /// Snapshots below this commit do not count any more: checkpoints go past them, and who reads by one gets an error.
+    /// Snapshots below this commit have ended: checkpoints pass them, and their readers get an error.
     #[must_use]
     pub fn ended_below(&self) -> u64 {
         self.readers.ended_below.load(SeqCst)
     }
 
-    /// How many snapshot slots have ever been claimed, the lowest first: a look at those behind them would only touch their
+    /// How many snapshot slots have ever been claimed, the lowest first: reading the later ones would only touch their
     /// memory.
     pub(super) fn snapshot_slots_used(&self) -> usize {
         usize::try_from(self.readers.slots_used.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
@@ -343,7 +343,7 @@ impl ControlView {
         self.published.0.load(SeqCst)
     }
 
-    /// The last epoch that was cut; 0: none.
+    /// The last epoch whose record is stored; 0: none.
     #[must_use]
     pub fn last_written_epoch(&self) -> u64 {
         self.last_written_epoch.0.load(SeqCst)
@@ -373,7 +373,7 @@ impl ControlView {
         self.recycled_below.0.load(SeqCst)
     }
 
-    /// Who owns WRITE, APPEND, LEADER, CKPT and CREATE, in this order.
+    /// The owners of WRITE, APPEND, LEADER, CKPT and CREATE, in this order.
     #[must_use]
     pub fn holders(&self) -> [Option<Owner>; 5] {
         [&self.write, &self.append, &self.leader, &self.checkpoint, &self.create].map(OwnerLock::holder)
@@ -385,7 +385,7 @@ impl ControlView {
         self.grant_until_us.0.load(SeqCst)
     }
 
-    /// Who holds SQLite's EXCLUSIVE on the database file, as far as it has been told.
+    /// The holder of SQLite's EXCLUSIVE on the database file, as last stored.
     #[must_use]
     pub fn exclusive_holder(&self) -> Option<Owner> {
         self.exclusive.holder()
@@ -403,7 +403,8 @@ impl ControlView {
         self.settings.0.get(index).map_or(0, |word| word.load(SeqCst))
     }
 
-    /// The size of the database in pages behind the commit `backfilled`, and that commit. `None`: it has never been stored.
+    /// The size of the database in pages after the commit `backfilled`, and that commit. `None`: it has never been
+    /// stored.
     #[must_use]
     pub fn backfilled_pages(&self) -> Option<(u64, u32)> {
         loop {
@@ -438,7 +439,7 @@ impl ControlBlock {
         &self.append
     }
 
-    /// LEADER: cut, certificate, sync. Tried, not waited for.
+    /// LEADER: epoch record, certificate, sync. Tried, not waited for.
     #[must_use]
     pub fn leader(&self) -> &OwnerLock {
         &self.leader
@@ -450,7 +451,7 @@ impl ControlBlock {
         &self.checkpoint
     }
 
-    /// Who waits for durability waits here; told after each [`certify`](ControlBlock::certify) and on poison.
+    /// Waiters for durability sleep here; notified after each [`certify`](ControlBlock::certify) and on poison.
     #[must_use]
     pub fn durable_wake(&self) -> &Event {
         &self.durable_wake
@@ -476,14 +477,14 @@ impl ControlBlock {
         self.state.state.store(u64::from(state == State::Ready), SeqCst);
     }
 
-    /// The engine ends: nobody goes on above what is durable. Under APPEND; then what is not durable is erased, then
-    /// [`set_poison_outcome`](ControlBlock::set_poison_outcome). True if this call did it.
+    /// The engine ends: no process continues above what is durable. Under APPEND; then what is not durable is erased,
+    /// then [`set_poison_outcome`](ControlBlock::set_poison_outcome). True if this call did it.
     pub fn poison(&self) -> bool {
         self.state.poison.compare_exchange(NOT_POISONED, POISONING, SeqCst, SeqCst).is_ok()
     }
 
-    /// Decides that poisoning erases only what lies behind commit `kept`. Under APPEND, behind [`poison`](ControlBlock::poison). What
-    /// was decided first counts, and is returned.
+    /// Decides that poisoning erases only what lies after commit `kept`. Under APPEND, after
+    /// [`poison`](ControlBlock::poison). The first decision counts, and is returned.
     pub fn keep_at_poison(&self, kept: u64) -> u64 {
         step("before kept");
         match self.state.kept.compare_exchange(0, kept.saturating_add(1), SeqCst, SeqCst) {
@@ -544,7 +545,8 @@ impl ControlBlock {
         self.flush.in_use_bytes.store(bytes, SeqCst);
     }
 
-    /// Counts the segments that were deleted while processes were joined: who has one of them open may close it.
+    /// Counts the segments that were deleted while there were members: a process that has one of them open may close
+    /// it.
     #[must_use]
     pub fn segments_deleted(&self) -> u64 {
         self.log.segments_deleted.load(SeqCst)
@@ -566,13 +568,13 @@ impl ControlBlock {
         &self.create
     }
 
-    /// EXCL: whose database handle holds SQLite's EXCLUSIVE on the database file.
+    /// EXCL: the member whose database handle holds SQLite's EXCLUSIVE on the database file.
     #[must_use]
     pub fn exclusive(&self) -> &OwnerLock {
         &self.exclusive
     }
 
-    /// Told when as many commits that want durability are published as the leader waits for.
+    /// Notified when as many commits that want durability are published as the leader waits for.
     #[must_use]
     pub fn gathered(&self) -> &Event {
         &self.gathered
@@ -625,7 +627,8 @@ impl ControlBlock {
         }
     }
 
-    /// The segment file that the log goes on in when the current one is full. Stored under CREATE, taken back under APPEND.
+    /// The segment that the log continues in when the current one is full. Stored under CREATE, taken back under
+    /// APPEND.
     #[must_use]
     pub fn next_segment(&self) -> Option<u32> {
         u32::try_from(self.log.next_segment.load(SeqCst).checked_sub(1)?).ok()
@@ -654,31 +657,31 @@ impl ControlBlock {
         self.log.spills_given.load(SeqCst) != 0
     }
 
-    /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of an owner who
-    /// died, until the next one [says otherwise](ControlBlock::set_staged_spill).
+    /// The spill file of the transaction that has WRITE: no published batch names it yet. It may be that of a dead
+    /// owner, until the next one [stores its own](ControlBlock::set_staged_spill).
     pub(crate) fn staged_spill(&self) -> Option<u32> {
         u32::try_from(self.log.staged_spill.load(SeqCst).checked_sub(1)?).ok()
     }
 
-    /// As [`staged_spill`](ControlBlock::staged_spill): stored before the file is made, and taken back behind the publication of its
-    /// batch, or behind the file's end. By the owner of WRITE.
+    /// Sets [`staged_spill`](ControlBlock::staged_spill): stored before the file is made, and cleared after the
+    /// publication of its batch, or after the end of the file. By the owner of WRITE.
     pub(crate) fn set_staged_spill(&self, number: Option<u32>) {
         self.log.staged_spill.store(number.map_or(0, |number| u64::from(number) + 1), SeqCst);
     }
 
-    /// Whether somebody syncs a segment under APPEND who does not lead. Under APPEND: he died over it, and may have been told of a
-    /// failure that is told to nobody else.
+    /// Whether a process that does not lead syncs a segment under APPEND. Read under APPEND: that process died before
+    /// clearing the flag, and may have got an error that no other process gets.
     pub(crate) fn is_sync_in_doubt(&self) -> bool {
         self.log.sync_in_doubt.load(SeqCst) != 0
     }
 
-    /// As [`is_sync_in_doubt`](ControlBlock::is_sync_in_doubt). Taken back by who knows how it ended, or, leading, has written again
-    /// what is not durable.
+    /// Sets [`is_sync_in_doubt`](ControlBlock::is_sync_in_doubt). Cleared by the process that knows the result, or by a
+    /// leader that has written again what is not durable.
     pub(crate) fn set_sync_in_doubt(&self, in_doubt: bool) {
         self.log.sync_in_doubt.store(u64::from(in_doubt), SeqCst);
     }
 
-    /// Stores how large the database is (pages) behind commit `backfilled`, before that becomes `backfilled`. Under CKPT.
+    /// Stores the size of the database (pages) after commit `backfilled`, before that becomes `backfilled`. Under CKPT.
     pub fn set_backfilled_pages(&self, backfilled: u64, pages: u32) {
         let present = self.backfilled() & LOW_31;
         let is_present = |word: u64| word & PAGES_STORED != 0 && word >> 33 == present;
@@ -697,7 +700,7 @@ impl ControlBlock {
         self.flush.syncs_requested.load(SeqCst)
     }
 
-    /// So many of them have it.
+    /// This number of them is done.
     pub(crate) fn add_syncs_done(&self, syncs_requested: u64) {
         self.flush.syncs_done.fetch_max(syncs_requested, SeqCst);
     }
@@ -707,7 +710,7 @@ impl ControlBlock {
         self.flush.syncs_requested.load(SeqCst).saturating_sub(self.flush.syncs_done.load(SeqCst))
     }
 
-    /// So many commits a gathering leader waits for; 0: nobody gathers.
+    /// The number of commits that a gathering leader waits for; 0: no leader gathers.
     pub(crate) fn gather_goal(&self) -> u64 {
         self.flush.gather_goal.load(SeqCst)
     }
@@ -737,7 +740,7 @@ impl ControlBlock {
         self.flush.sync_nanos.store(nanos, SeqCst);
     }
 
-    /// How long a leader may make no progress (us); 0: nobody has said so.
+    /// How long a leader may make no progress (us); 0: not set.
     pub(crate) fn lease_us(&self) -> u64 {
         self.flush.lease_us.load(SeqCst)
     }
@@ -747,8 +750,8 @@ impl ControlBlock {
         self.flush.lease_us.store(lease_us, SeqCst);
     }
 
-    /// Whether LEADER was ever taken from a process that lives: its sync may end at any time, and be told of a failure that is
-    /// told to no file that is opened later.
+    /// Whether LEADER was ever taken from a live process: its sync may end at any time, and get an error that no file
+    /// gets that is opened later.
     pub(crate) fn was_led_away(&self) -> bool {
         self.flush.led_away.load(SeqCst) != 0
     }

@@ -39,7 +39,7 @@ pub enum SharedError {
         /// Why.
         source: io::Error,
     },
-    /// Somebody else has written over `control`, or put another file there.
+    /// Another program has overwritten `control`, or put another file there.
     #[error(
         "{file} is no control file ({reason}), but processes have the database open: close them, and open it again; \
          the log has what was committed"

@@ -1,10 +1,11 @@
-//! A word on which many wait for the same news (`durable_wake`): no owner, and each who is woken wakes the next.
+//! A word on which many waiters wait for the same event (`durable_wake`): it has no owner, and each woken waiter wakes
+//! the next.
 //!
-//! Who tells wakes one: all at once would collide on what they do next. The chain is broken by a process that dies in it;
-//! so no wait is without an end.
+//! A notification wakes one waiter: all at once would collide on what they do next. The chain is broken by a process
+//! that dies in it; so every wait has a timeout.
 //!
-//! Bit 0: somebody waits. The rest counts the news; the futex is on the low half. A process that
-//! died while it waited leaves the bit set, which costs one needless wake.
+//! Bit 0: there are waiters. The rest counts the notifications; the futex is on the low half. A process that died while
+//! it waited leaves the bit set, which costs one needless wake-up.
 
 use super::futex;
 use crate::sync::atomic::AtomicU64;
@@ -32,14 +33,14 @@ impl Event {
             Err(_) => return,
         }
         futex::wait(&self.0, ticket as u32, timeout);
-        // News: others wait for it who are still asleep.
+        // Notified: other waiters are still asleep.
         if self.0.load(SeqCst) & !1 != before && !crate::drops("event-wakes-next") {
             futex::wake_one(&self.0);
         }
     }
 
-    /// Tells the news: store it first, then call this. Wakes the first of those who wait, who wakes the next. No system
-    /// call if nobody waits.
+    /// Notifies the waiters: store the news first, then call this. Wakes the first waiter, which wakes the next. No
+    /// system call if there is none.
     pub fn notify(&self) {
         let mut now = self.0.load(SeqCst);
         loop {
@@ -75,7 +76,7 @@ impl Event {
     /// Wakes all that are in [`wait_for`](Event::wait_for): store what they wait for first. One load where nothing waits.
     pub fn notify_awaited(&self) {
         let now = self.0.load(SeqCst);
-        // If another one changes it first, that one wakes them.
+        // If another thread changes it first, that one wakes them.
         if now & 1 != 0 && self.0.compare_exchange(now, now.wrapping_add(1), SeqCst, SeqCst).is_ok() {
             futex::wake_all(&self.0);
         }

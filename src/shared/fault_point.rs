@@ -5,27 +5,27 @@
 //! what others do meanwhile, and then let it go on or kill it): it happens when a thread passes the point for the
 //! n-th time (default 1) in this process. `tests/processes/deaths.rs` plays each.
 
-/// The points, in the order of the crash cases that they play. A call with another name is a mistake, and panics.
+/// The points, in the order of the crash cases that they stand for. A call with another name is a mistake, and panics.
 ///
 /// | point | the process is, when it passes |
 /// |---|---|
 /// | `reading` | holding a registered snapshot, before it reads by it |
 /// | `staging` | holding WRITE, with a frame in its lane |
 /// | `publish_before_store` | holding WRITE and APPEND, the batch written, `published` not stored |
-/// | `after_publish` | holding WRITE, APPEND let go, its batch published |
+/// | `after_publish` | holding WRITE, APPEND released, its batch published |
 /// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its epoch record not stored |
 /// | `leading_uncertified` | holding LEADER, the epoch record stored, nothing synced for it |
 /// | `sealing` | holding LEADER, everything synced, `certified` not stored |
 /// | `written_early` | holding WRITE, LEADER and APPEND, batch and certificate synced, `published` not stored: the conservative path |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
 /// | `deleting` | holding CREATE, what is in a segment read from the database file from now on, the segment not touched |
-/// | `truncated` | holding CREATE, a segment that nobody needs truncated, its name there |
+/// | `truncated` | holding CREATE, an unused segment truncated, its name there |
 /// | `rotating` | holding APPEND, a new segment's header written, no batch of it published |
 /// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
 /// | `activating` | holding INIT, the log made, the stamp not written |
-/// | `activating_again` | holding WRITE and APPEND, the log made anew behind a rest, the stamp written, the marker there |
-/// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the control block not told |
+/// | `activating_again` | holding WRITE and APPEND, the log made anew after a rest, the stamp written, the marker there |
+/// | `resting` | holding INIT, CKPT, WRITE, LEADER and APPEND, the log retired with connections open, the control block not updated |
 /// | `retiring` | holding INIT, everything backfilled, the marker written, the log not removed |
 /// | `retired_alone` | holding EXCLUSIVE (`locking_mode`), the log retired, nothing in stock SQLite's `-wal` |
 /// | `backfilled_alone` | holding EXCLUSIVE, all of its own `-wal` in the database file and synced, the `-wal` there |

@@ -1,15 +1,15 @@
-//! Waiting on a word, and waking who waits.
+//! Waiting on a word, and waking the waiters.
 //!
-//! Linux: a futex on the half of the word that changes, not private, so that it also works between
-//! processes on a mapped file. Elsewhere: a table of condition variables, for one process.
-//! A wait may always end without a reason; callers look at the word again.
+//! Linux: a futex on the half of the word that changes, not private, so that it also works between processes on a
+//! mapped file. Elsewhere: a table of condition variables, for one process. A wait may always end without a reason;
+//! callers check the word again.
 
 use crate::interleave;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-/// Waits until the low 32 bits of `word` are not `expected`, somebody wakes, or `timeout` is over.
+/// Waits until the low 32 bits of `word` are not `expected`, another thread wakes it, or `timeout` is over.
 pub(super) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
     if interleave::is_simulated() {
         if word.load(SeqCst) as u32 == expected {

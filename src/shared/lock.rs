@@ -1,4 +1,4 @@
-//! `<database>-pwal/lock`: what the kernel frees when its holder dies.
+//! `<database>-pwal/lock`: the locks that the kernel frees when their holder dies.
 //!
 //! Linux: byte ranges by OFD locks, which belong to the open file and so hold between two SQLite
 //! libraries in one process. Elsewhere: `flock`, on the whole file whatever the range. The system
@@ -7,7 +7,7 @@
 //! | bytes | lock |
 //! |---|---|
 //! | 0 | INIT: join, recovery, last close |
-//! | 1 | held by a process that shares with nobody, with all others |
+//! | 1 | held, with all others, by a process that does not share the database |
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 //! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |
 
@@ -33,18 +33,18 @@ pub const LOCK_NAME: &str = "lock";
 pub const INIT_BYTE: u64 = 0;
 /// INIT.
 pub const INIT: Range<u64> = INIT_BYTE..INIT_BYTE + 1;
-/// Held for life by a process that shares with nobody; never alone, only with [`WHOLE_LOCK`].
+/// Held for life by a process that shares with no other; never without the others, only as part of [`WHOLE_LOCK`].
 pub const ALONE: Range<u64> = 1..2;
 /// The byte of ALIVE(0).
 pub const ALIVE_BYTE: u64 = 16;
-/// All locks: what a process holds that shares with nobody.
+/// All locks: held by a process that does not share the database.
 pub const WHOLE_LOCK: Range<u64> = 0..ALIVE_BYTE + PROCESS_SLOTS as u64;
 
-/// STOCK: held, shared, by each connection of pwal that works beside stock SQLite, without the log. Not among [`WHOLE_LOCK`]:
-/// who holds it does not have the log.
+/// STOCK: held, shared, by each connection of pwal that works beside stock SQLite, without the log. Not part of
+/// [`WHOLE_LOCK`]: its holder does not have the log.
 pub const STOCK: Range<u64> = WHOLE_LOCK.end..WHOLE_LOCK.end + 1;
 
-/// Whether processes can hold different bytes at the same time. Without that one process has a database.
+/// Whether processes can hold different bytes at the same time. Otherwise only one process has a database.
 pub const BYTE_RANGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 const CLOSED: RawFd = -1;
@@ -124,7 +124,7 @@ impl LockFile {
         self.try_to(os::EXCLUSIVE, range)
     }
 
-    /// As [`try_lock`](LockFile::try_lock), together with others who take it so.
+    /// Like [`try_lock`](LockFile::try_lock), shared.
     ///
     /// # Errors
     /// As [`try_lock`](LockFile::try_lock).
@@ -142,7 +142,7 @@ impl LockFile {
         }
     }
 
-    /// As [`try_lock`](LockFile::try_lock), again and again for at most so long; `give_up` is asked in between.
+    /// Repeats [`try_lock`](LockFile::try_lock) for at most this time; `give_up` is asked in between.
     ///
     /// # Errors
     /// As [`try_lock`](LockFile::try_lock).
@@ -190,8 +190,8 @@ impl LockFile {
         close(&self.descriptor);
     }
 
-    /// Whether the path of `directory` still leads to this file: who took a lock asks, since the last holder may have deleted
-    /// the file, or moved the directory away, in between; if not, start again.
+    /// Whether the path of `directory` still leads to this file. To be checked after a lock was taken, since the last
+    /// holder may have deleted the file, or moved the directory away, in between; if not, start again.
     ///
     /// # Errors
     /// Any error of the file system, but not "is not there", which is `Ok(false)`.
@@ -253,7 +253,7 @@ pub(crate) mod simulated {
     }
 }
 
-/// A look at the lock file: creates, takes and changes nothing, so that nobody is refused because somebody looked.
+/// An inspection of the lock file: creates, takes and changes nothing, so that no process is refused because of it.
 #[derive(Debug)]
 pub struct LockProbe {
     file: File,
@@ -278,7 +278,7 @@ impl LockProbe {
         LockProbe { file }
     }
 
-    /// Whether anybody, this process too, holds any byte of `range`; where there are no byte ranges: any lock at all.
+    /// Whether a process, this one too, holds any byte of `range`; where there are no byte ranges: any lock at all.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -286,7 +286,7 @@ impl LockProbe {
         os::is_held(self.file.as_raw_fd(), range, os::EXCLUSIVE)
     }
 
-    /// Whether anybody holds any byte of `range` alone, not together with others.
+    /// Whether a process holds any byte of `range` exclusively.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -294,7 +294,7 @@ impl LockProbe {
         os::is_held(self.file.as_raw_fd(), range, os::SHARED)
     }
 
-    /// Whether the process in slot `slot` lives: somebody holds its ALIVE byte.
+    /// Whether the process in slot `slot` is alive: its ALIVE byte is held.
     ///
     /// # Errors
     /// Any error of the file system.
@@ -304,7 +304,8 @@ impl LockProbe {
     }
 }
 
-/// Whether anybody holds any of the locks of `lock` in the directory at `path`; `None`: there is no such file. As [`LockProbe`].
+/// Whether a process holds any of the locks of `lock` in the directory at `path`; `None`: there is no such file. Like
+/// [`LockProbe`].
 ///
 /// # Errors
 /// Any error of the file system; a directory that is a symbolic link.
@@ -376,7 +377,7 @@ mod os {
     /// Whether a lock that is held conflicts with `take`.
     pub(super) fn is_held(descriptor: RawFd, range: Range<u64>, take: libc::c_int) -> io::Result<bool> {
         let mut what = describe(range, take)?;
-        // SAFETY: F_OFD_GETLK reads and writes one `flock` behind the pointer.
+        // SAFETY: F_OFD_GETLK reads and writes one `flock` at the pointer.
         if unsafe { libc::fcntl(descriptor, libc::F_OFD_GETLK, &raw mut what) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -386,7 +387,7 @@ mod os {
     pub(super) fn lock(descriptor: RawFd, range: Range<u64>, take: libc::c_int) -> io::Result<()> {
         let what = describe(range, take)?;
         loop {
-            // SAFETY: F_OFD_SETLK reads one `flock` behind the pointer and does not wait.
+            // SAFETY: F_OFD_SETLK reads one `flock` at the pointer and does not wait.
             if unsafe { libc::fcntl(descriptor, libc::F_OFD_SETLK, &raw const what) } == 0 {
                 return Ok(());
             }
@@ -412,7 +413,7 @@ mod os {
         let mut what: libc::flock = unsafe { std::mem::zeroed() };
         what.l_type = if take == SHARED { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short;
         what.l_whence = libc::SEEK_SET as libc::c_short;
-        // SAFETY: F_GETLK reads and writes one `flock` behind the pointer.
+        // SAFETY: F_GETLK reads and writes one `flock` at the pointer.
         if unsafe { libc::fcntl(descriptor, libc::F_GETLK, &raw mut what) } != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -1,8 +1,8 @@
-//! The memory behind the control block: the mapped file `<database>-pwal/control`, from the claim on; or memory of one process
-//! alone, where files cannot be shared.
+//! The memory of the control block: the mapped file `<database>-pwal/control`, from the claim on; or private memory of
+//! one process, where files cannot be shared.
 //!
-//! Who maps the file must not find it shorter later: only who holds `lock` replaces it, under a new
-//! inode. Memory that a killed machine leaves is worthless: the identity holds the boot id.
+//! A mapped file must not become shorter: only the holder of `lock` replaces it, under a new inode. Memory that a
+//! crashed machine leaves is worthless: the identity holds the boot id.
 
 use super::SharedError;
 use super::clock::{boot_id, clock_offset_us};
@@ -61,8 +61,8 @@ impl Mapping {
     }
 
     fn control(&self) -> &ControlView {
-        // SAFETY: the mapping is page aligned, CONTROL_BYTES long and lives as long as `self`; any bytes
-        // are valid atomics, and everybody else accesses them as atomics too.
+        // SAFETY: the mapping is page aligned, CONTROL_BYTES long and lives as long as `self`; any bytes are valid
+        // atomics, and all other accesses are atomic too.
         unsafe { self.address.cast::<ControlView>().as_ref() }
     }
 }
@@ -93,12 +93,12 @@ impl ControlMapping {
         Ok(ControlMapping { mapping: Mapping::anonymous()?, file: None })
     }
 
-    /// Creates the file in this directory with exactly the permission bits `mode` (what was there is unlinked; who has mapped
-    /// that keeps it) and maps it shared, all zero, its state BUILDING. Allocated but for the rings, which
-    /// [`allocate_rings`](Control::allocate_rings) does. Under INIT.
+    /// Creates the file in this directory with exactly the permission bits `mode` (an existing one is unlinked;
+    /// processes that have mapped it keep it) and maps it shared, all zero, its state BUILDING. Allocated except for
+    /// the rings, which [`allocate_rings`](ControlMapping::allocate_rings) does. Under INIT.
     ///
     /// # Errors
-    /// Any error of the file system; `StorageFull`: nothing is left behind.
+    /// Any error of the file system; `StorageFull`: no file is left.
     pub fn create(directory: &Directory, mode: u32) -> io::Result<ControlMapping> {
         match directory.remove(CONTROL_NAME) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -118,11 +118,12 @@ impl ControlMapping {
         Ok(ControlMapping { mapping, file: Some(file) })
     }
 
-    /// Maps the `control` that others made, to share it: complete words of this layout, of this boot of the machine, and
-    /// of the database file with this device and inode. Under INIT, and while somebody else is joined.
+    /// Maps the `control` that another process made, to share it: a complete control block of this layout, of this boot
+    /// of the machine, and of the database file with this device and inode. Under INIT, and while there is another
+    /// member.
     ///
     /// # Errors
-    /// What it is instead, by name.
+    /// What differs, by name.
     pub fn open(directory: &Directory, device: u64, inode: u64) -> Result<ControlMapping, SharedError> {
         let path = &directory.path().join(CONTROL_NAME);
         let named = |source| SharedError::ControlOpen { file: path.clone(), source };
@@ -149,7 +150,7 @@ impl ControlMapping {
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE).map_err(named)?;
         let mapping = ControlMapping { mapping, file: Some(file) };
         let identity = mapping.control().identity();
-        // 0: who made the control block, or this process, cannot find out.
+        // 0 means that the boot id is unknown to either process: skip the check.
         if boot_id().is_ok_and(|boot| boot != identity.boot_id && boot != 0 && identity.boot_id != 0) {
             return Err(SharedError::OtherBoot { file: path.clone() });
         }
@@ -163,13 +164,13 @@ impl ControlMapping {
             return Err(damaged(format!("blocks of {} bytes", identity.block_bytes)));
         }
         if mapping.control().state() != State::Ready {
-            // Who builds holds INIT.
+            // The process that builds it holds INIT.
             return Err(damaged(String::from("it was never completed")));
         }
         Ok(mapping)
     }
 
-    /// Makes sure that no store into the rings meets a full disk. Before anything is published or cut: under APPEND, in an
+    /// Ensures that no store into the rings meets a full disk. Before anything is published: under APPEND, in an
     /// activation.
     ///
     /// # Errors
@@ -213,7 +214,7 @@ impl ControlMapping {
     }
 }
 
-/// The control block of a log that somebody else may be using, for looking only.
+/// The control block of a log that another process may be using, read-only.
 #[derive(Debug)]
 pub struct Observed {
     mapping: Mapping,
@@ -262,14 +263,14 @@ pub(crate) mod simulated {
         MAPPED.lock().retain(|(_, mapped)| *mapped != address);
     }
 
-    /// The process was killed: what its threads still do while they unwind, nobody sees.
+    /// The process was killed: what its threads still do while they unwind is not visible.
     pub(crate) fn cut_off(process: u64) {
         let all = MAPPED.lock();
         for (_, address) in all.iter().filter(|(of, _)| *of == process) {
             let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
             let at = std::ptr::with_exposed_provenance_mut(*address);
-            // SAFETY: all of this range is one live mapping of ours, of atomics, for which any bytes are valid: who drops
-            // it takes it off the list first, under the mutex that is held here.
+            // SAFETY: all of this range is one live mapping of ours, of atomics, for which any bytes are valid: a drop
+            // takes it off the list first, under the mutex that is held here.
             let mapped = unsafe { mmap_anonymous(at, CONTROL_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags) };
             assert_eq!(mapped.expect("memory").addr(), *address);
         }

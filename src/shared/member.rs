@@ -1,7 +1,7 @@
-//! What one process holds of the control block that all share: its process slot, and who else lives.
+//! A member: the process slot of this process in the shared control block, and which other members are alive.
 //!
-//! A process lives as long as the kernel holds its ALIVE byte and no process has acquired its slot since. Nothing else
-//! is proof: not a pid, not a time.
+//! A process is alive as long as the kernel holds its ALIVE byte and no process has acquired its slot since. Nothing
+//! else decides: neither a pid nor a time.
 
 use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
 use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
@@ -30,7 +30,7 @@ pub fn living(control: &ControlView, lock: &LockFile) -> Vec<Process> {
 /// Processes that a message names.
 const NAMED_MAX: usize = 4;
 
-/// Who they are, for a message.
+/// A description of the members, for a message.
 #[must_use]
 pub fn names(processes: &[Process]) -> String {
     let mut names: Vec<String> = processes.iter().take(NAMED_MAX).map(Process::to_string).collect();
@@ -51,14 +51,14 @@ pub struct Member {
 }
 
 impl Member {
-    /// The place in `control`, whose ALIVE byte `lock` holds.
+    /// The process slot in `control`, whose ALIVE byte `lock` holds.
     #[cfg(test)]
     pub(crate) fn new(mapping: ControlMapping, lock: LockFile, me: Owner) -> Member {
         Member { mapping, lock, me }
     }
 
-    /// A place in `control`: the lowest process slot whose ALIVE byte is free; in words of one process alone the first,
-    /// with all locks for life. `command` is for people. What a dead process left in the slot is free at once. `None`:
+    /// Acquires a process slot: the lowest whose ALIVE byte is free; in private memory of one process the first, with
+    /// all locks for life. `command` is for messages. What a dead process left in the slot is freed at once. `None`:
     /// every slot is taken. Under INIT.
     ///
     /// # Errors
@@ -84,11 +84,12 @@ impl Member {
         }))
     }
 
-    /// Before anything else: who died in this slot may own words still, and a process that lives holds the ALIVE byte that
-    /// says so: without this everybody would wait for the dead one for ever.
+    /// Before anything else: the process that died in this slot may still own locks, and a live process now holds the
+    /// ALIVE byte: without this all others would wait for the dead one for ever.
     fn free_leftovers(&self) {
         let control = self.control();
-        // Nothing is to be repaired: the tail and what is sealed are derived, and who leads next looks whether the last epoch record is.
+        // Nothing has to be repaired: the tail and what is sealed are derived, and the next leader checks whether the
+        // last epoch record is.
         for word in [
             control.write(),
             control.append(),
@@ -122,7 +123,7 @@ impl Member {
         self.mapping.control()
     }
 
-    /// The memory behind the control block.
+    /// The memory of the control block.
     #[must_use]
     pub fn mapping(&self) -> &ControlMapping {
         &self.mapping
@@ -150,14 +151,14 @@ impl Member {
         self.mapping.is_shared() && self.lock.is_held_by_others(alive_byte(owner.slot)).unwrap_or(true)
     }
 
-    /// The other processes that are joined and live. Under INIT nobody comes.
+    /// The other members that are alive. Under INIT no process joins.
     #[must_use]
     pub fn others(&self) -> Vec<Process> {
         if self.mapping.is_shared() { living(self.control(), &self.lock) } else { Vec::new() }
     }
 
-    /// INIT, waited for at most so long. ControlBlock of one process alone need none. Threads of one process exclude each other
-    /// by something else: to the kernel they are one.
+    /// Waits for INIT for at most this time. A control block of one process needs none. Threads of one process exclude
+    /// each other by other means: to the kernel they are one holder.
     ///
     /// # Errors
     /// Any error of the file system.

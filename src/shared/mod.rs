@@ -1,13 +1,13 @@
 //! The control block that connections and processes share, and the lock file beside the log.
 //!
-//! One `#[repr(C)]` structure of atomics ([`ControlBlock`]) carries everything that decides what is
-//! published, durable and visible, who may write, and who still reads what. It lives in the mapped file
-//! `<database>-pwal/control` ([`ControlMapping`]); a process has a place in it ([`Member`]). [`LockFile`] is
-//! `<database>-pwal/lock`: what the kernel frees when a process dies.
+//! One `#[repr(C)]` structure of atomics ([`ControlBlock`]) carries everything that decides what is published, durable
+//! and visible, which process may write, and which snapshots are read. It lies in the mapped file
+//! `<database>-pwal/control` ([`ControlMapping`]); a process has a slot in it ([`Member`]). [`LockFile`] is
+//! `<database>-pwal/lock`: the locks that the kernel frees when a process dies.
 //!
-//! Promises of this room: each transition is one atomic store of something complete; all else
-//! (`durable`, `visible`, the tail) is derived; an owner is a process slot and its incarnation,
-//! never a pointer, a pid or a thread; nothing that is read from the control block can make it panic or loop.
+//! Promises of this room: each transition is one atomic store of something complete; all else (`durable`, `visible`,
+//! the tail) is derived; an owner is a process slot and its incarnation, never a pointer, a pid or a thread; no value
+//! read from the control block can cause a panic or an endless loop.
 
 mod clock;
 mod control_block;

@@ -1,9 +1,9 @@
-//! A word that one process owns: WRITE, APPEND, LEADER, CREATE, CKPT, EXCL.
+//! An owner lock: WRITE, APPEND, LEADER, CREATE, CKPT, EXCL.
 //!
-//! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "somebody waits" in bit 31, the
-//! owner's incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one
-//! process exclude each other by the same word, since it is held whoever holds it. Only WRITE is ever granted:
-//! its steps are the engine's, by [`OwnerLock::look`] and [`OwnerLock::swap`].
+//! 64 bits: owner slot + 1 in bits 0..16 (0: free), "granted" in bit 30, "a process waits" in bit 31, the owner's
+//! incarnation in bits 32..64; the futex is on the low half. The owner is a process: threads of one process exclude
+//! each other by the same word, since it is held whichever thread took it. Only WRITE is ever granted: its steps are
+//! the engine's, by [`OwnerLock::look`] and [`OwnerLock::swap`].
 
 use super::futex;
 use crate::interleave::step;
@@ -16,8 +16,8 @@ pub const TIMED_WAIT: Duration = Duration::from_millis(5);
 
 const GRANTED: u64 = 1 << 30;
 const WAITS: u64 = 1 << 31;
-/// Looks at a word before its waiter sleeps: some 10 us, which is longer than the write of a small batch. Who sleeps has to be woken,
-/// which costs the owner, a committer mostly, more than that.
+/// Reads of the lock before its waiter sleeps: some 10 us, which is longer than the write of a small batch. A sleeper
+/// has to be woken, which costs the owner, mostly a committer, more than that.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 400 };
 
 /// A process slot and the incarnation of the process in it.
@@ -47,10 +47,10 @@ impl Owner {
 pub(crate) struct OwnerState(u64);
 
 impl OwnerState {
-    /// Nobody has the word, and nobody waits.
+    /// The lock is free, and no process waits.
     pub(crate) const FREE: OwnerState = OwnerState(0);
 
-    /// It is `owner`'s, and nobody is known to wait.
+    /// `owner` has the lock, and no process is known to wait.
     pub(crate) fn by(owner: Owner) -> OwnerState {
         OwnerState(owner.pack())
     }
@@ -65,12 +65,12 @@ impl OwnerState {
         OwnerState(self.0 & !GRANTED)
     }
 
-    /// The same, and `waits`: somebody waits.
+    /// The same, and `waits`: a process waits.
     pub(crate) fn waited_for(self, waits: bool) -> OwnerState {
         OwnerState(self.0 & !WAITS | if waits { WAITS } else { 0 })
     }
 
-    /// Whose it is.
+    /// The owner.
     pub(crate) fn owner(self) -> Option<Owner> {
         Owner::unpack(self.0)
     }
@@ -80,13 +80,13 @@ impl OwnerState {
         self.0 & GRANTED != 0
     }
 
-    /// Whether somebody waits, or did when the word was last taken.
+    /// Whether a process waits, or did when the lock was last taken.
     pub(crate) fn is_waited_for(self) -> bool {
         self.0 & WAITS != 0
     }
 }
 
-/// A word that one process owns. On a cache line of its own.
+/// An owner lock. On a cache line of its own.
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 pub struct OwnerLock(pub(super) AtomicU64);
@@ -103,15 +103,15 @@ impl OwnerLock {
         self.0.compare_exchange(seen.0, then.0, SeqCst, SeqCst).is_ok()
     }
 
-    /// Who owns it.
+    /// The owner.
     #[must_use]
     pub fn holder(&self) -> Option<Owner> {
         Owner::unpack(self.0.load(SeqCst))
     }
 
-    /// Takes the word if it is free. `waited`: the caller has waited for it, so others may wait
-    /// still, and the word is taken with "somebody waits" set: without that a wake is lost, and
-    /// the next waiter sits out its [`TIMED_WAIT`].
+    /// Takes the lock if it is free. `waited`: the caller has waited for it, so others may still wait, and the lock is
+    /// taken with "a process waits" set: without that a wake-up is lost, and the next waiter waits for the end of its
+    /// [`TIMED_WAIT`].
     pub fn try_acquire(&self, me: Owner, waited: bool) -> bool {
         step("taking a word");
         let taken = me.pack() | if waited && !crate::drops("owner-waits-kept") { WAITS } else { 0 };
@@ -138,8 +138,8 @@ impl OwnerLock {
         }
     }
 
-    /// Takes the word from `dead`, whose ALIVE byte the caller found free. Compares slot *and*
-    /// incarnation: a new process may have got slot and word since. False if it is not `dead`'s any more.
+    /// Takes the lock from `dead`, whose ALIVE byte the caller found free. Compares slot *and* incarnation: a new
+    /// process may have got slot and lock since. False if `dead` no longer has it.
     pub fn take_over(&self, dead: Owner, me: Owner) -> bool {
         step("a takeover");
         let mut now = self.0.load(SeqCst);
@@ -178,7 +178,7 @@ impl OwnerLock {
         mut goes_on: impl FnMut() -> Result<(), E>,
     ) -> Result<Option<Owner>, E> {
         for _ in 0..SPINS {
-            // Looked at first: a swap would take the line from the owner, who wants to let go.
+            // Read first: a swap would take the line from the owner, which is about to release it.
             if self.0.load(SeqCst) == 0 && self.try_acquire(me, false) {
                 return Ok(None);
             }

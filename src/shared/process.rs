@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 static AT_EXIT: OnceLock<fn()> = OnceLock::new();
 
-/// Shared by whoever holds a lock of the whole process (a `static`, or the registry of a VFS) or opens a lock file; exclusive
-/// during a fork. So a child inherits none of those locks from a thread that it does not have, and knows every
-/// lock file that it inherits.
+/// Shared while a lock of the whole process (a `static`, or the registry of a VFS) is held or a lock file is opened;
+/// exclusive during a fork. So a child inherits none of those locks from a thread that it does not have, and knows
+/// every lock file that it inherits.
 static FORKS: RwLock<()> = RwLock::new(());
 
-/// Threads that fork, or wait to: whoever is not inside yet lets them go first.
+/// Threads that fork, or wait to: a thread that is not inside yet lets them go first.
 static FORKERS: AtomicU32 = AtomicU32::new(0);
 
 /// How long a fork waits for that: it comes from inside such a lock where a callback of the application forks.
@@ -60,7 +60,7 @@ impl Drop for WithoutForks {
     }
 }
 
-/// What tells the threads of a process apart, as long as they live.
+/// A number that distinguishes the threads of a process, as long as they live.
 #[must_use]
 pub fn this_thread() -> usize {
     DEPTH.with(|depth| std::ptr::from_ref(depth).addr())
@@ -90,8 +90,8 @@ pub fn generation() -> u32 {
     GENERATION.load(SeqCst)
 }
 
-/// What this process is called, for people: the file names of its program and of its first argument if that is no option
-/// (`python3 manage.py`). No further arguments: others who may open the database shall not read secrets there.
+/// The name of this process, for messages: the file names of its program and of its first argument if that is no option
+/// (`python3 manage.py`). No further arguments: other users of the database must not read secrets there.
 #[must_use]
 pub fn command() -> String {
     command_of(std::env::args_os())
@@ -119,13 +119,13 @@ pub fn watch_forks() {
     });
 }
 
-/// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not
-/// for signals, behind all handlers of `atexit` and all destructors of the program: they may use databases. Only the first call
-/// counts.
+/// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not for
+/// signals, after all handlers of `atexit` and all destructors of the program: they may use databases. Only the first
+/// call counts.
 pub fn watch(at_exit: fn()) {
     watch_forks();
     let _no_fork = between_forks();
-    // Set by nobody else.
+    // Set only here.
     let _ = AT_EXIT.set(at_exit);
 }
 

@@ -1,7 +1,7 @@
-//! Who is joined to a database: the process slots, and what each process reads, waits for and holds, as plain values.
+//! The members of a database: the process slots, and what each process reads, waits for and holds, as plain values.
 //!
-//! For people, from inside ([`ControlBlock`](super::ControlBlock)) and from outside ([`Observed`](super::Observed)): it takes no lock and
-//! stores nothing. The values are read one after the other, while all of them may change.
+//! For display, from inside ([`ControlBlock`](super::ControlBlock)) and from outside ([`Observed`](super::Observed)):
+//! it takes no lock and stores nothing. The values are read one after the other, while all of them may change.
 
 use super::control_block::ControlView;
 use super::owner::Owner;
@@ -31,8 +31,8 @@ pub struct ProcessInfo {
     pub waiting_since_us: Option<u64>,
     /// Which of WRITE, APPEND, LEADER, CKPT, CREATE and EXCL (SQLite's EXCLUSIVE on the database file) it owns, in this order.
     pub holding: Vec<&'static str>,
-    /// Whether it lives, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by whoever
-    /// needs it, and its slot is given to the next process.
+    /// Whether it is alive, by the kernel's lock on its slot. False: it was killed; what it holds is taken over by the
+    /// next process that needs it, and its slot is given to the next process.
     pub alive: bool,
 }
 

@@ -1,7 +1,6 @@
-//! The process slots of the control block: who is joined, since when it waits for WRITE, and where it is told that its turn
-//! has come.
+//! The process slots of the control block: the members, since when each waits for WRITE, and the event of its turn.
 //!
-//! What is here tells people, and orders the queue. Whether a process lives is the business of the kernel's locks
+//! The values are for display, and order the queue. Whether a process is alive is decided by the kernel's locks
 //! ([`Member`](super::Member)).
 
 use super::clock::now_us;
@@ -23,7 +22,7 @@ pub(super) struct ProcessLine {
     joined_us: AtomicU64,
     waiting_since_us: AtomicU64,
     command: [AtomicU64; COMMAND_WORDS],
-    /// Told when WRITE is granted to this process.
+    /// Notified when WRITE is granted to this process.
     turn: Event,
 }
 
@@ -76,9 +75,9 @@ impl ControlView {
 }
 
 impl ControlBlock {
-    /// Joins to the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation
-    /// first, then tells who it is. `None` if there is no such slot. The next thing to do is to take
-    /// over what the predecessor left in the owner locks.
+    /// Acquires the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation first, then stores
+    /// the identity of the process. `None` if there is no such slot. The caller must next take over what the
+    /// predecessor left in the owner locks.
     #[must_use]
     pub fn acquire_process_slot(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
         let line = self.processes.get(usize::from(slot))?;
@@ -100,9 +99,9 @@ impl ControlBlock {
         Some(Owner { slot, incarnation: incarnation as u32 })
     }
 
-    /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: none of
-    /// its own waits). Who frees WRITE hands it to the process that waits longest. Nothing happens if the slot is
-    /// another incarnation's.
+    /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: there is
+    /// none). A release of WRITE hands it to the process that waits longest. No effect if the slot has another
+    /// incarnation.
     pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
         if let Some(line) = self.process_line(me) {
             line.waiting_since_us.store(since_us, SeqCst);
@@ -136,13 +135,13 @@ impl ControlBlock {
         self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
     }
 
-    /// All processes look whether it is their turn: after poison, or when WRITE was freed without a look who waits.
+    /// All processes check whether it is their turn: after poison, or when WRITE was freed without reading the waiters.
     pub(crate) fn notify_turns(&self) {
         let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
         self.processes.iter().take(used).for_each(|line| line.turn.notify());
     }
 
-    /// Told when WRITE is granted to the process in `slot`, and on poison.
+    /// Notified when WRITE is granted to the process in `slot`, and on poison.
     pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
         self.processes.get(usize::from(slot)).map(|line| &line.turn)
     }
@@ -155,8 +154,8 @@ impl ControlBlock {
         }
     }
 
-    /// The line of a process that is joined or was, if no other got its slot since. A live process holds its ALIVE
-    /// byte, so that nobody gets the slot between this look and a store of its own.
+    /// The line of a process that is a member or was, if no other got its slot since. A live process holds its ALIVE
+    /// byte, so that no other gets the slot between this check and a store of its own.
     fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
         let line = self.processes.get(usize::from(me.slot))?;
         (line.incarnation.load(SeqCst) as u32 == me.incarnation).then_some(line)

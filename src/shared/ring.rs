@@ -13,7 +13,8 @@ use crate::sync::atomic::{AtomicU64, fence};
 /// 4096-byte units of an epoch record's offset: every block is a multiple of it.
 const OFFSET_UNIT: u64 = 4096;
 
-/// The pages of so many frames lie in the entry itself: whoever follows a small commit need not read its batch.
+/// The pages of up to this number of frames lie in the entry itself: to follow a small commit its batch need not be
+/// read.
 pub const PAGES_INLINE: usize = 16;
 
 const HAS_CERTIFICATE: u64 = 1;
@@ -34,7 +35,7 @@ pub(super) struct CommitLine {
     /// Database pages in the high half, then flags and writer, 16 bits each.
     pages_flags_writer: AtomicU64,
     chain: AtomicU64,
-    /// CRC in the low half, lane behind it.
+    /// CRC in the low half, lane above it.
     crc_lane: AtomicU64,
     /// Two in a word, for a commit of at most [`PAGES_INLINE`] frames.
     pages: [AtomicU64; PAGES_INLINE / 2],
@@ -69,7 +70,7 @@ pub struct CommitEntry {
     pub segment: u32,
     /// Where the batch begins in the segment, in bytes.
     pub offset: u64,
-    /// Where it ends, in bytes: the tail behind it.
+    /// Its end, in bytes: the tail follows it.
     pub end: u64,
     /// Frames in the batch.
     pub frames: u32,
@@ -83,7 +84,7 @@ pub struct CommitEntry {
     pub has_masks: bool,
     /// The process slot of its writer.
     pub writer: u16,
-    /// The chain value behind it.
+    /// The chain value after it.
     pub chain: u64,
     /// The CRC of the batch's header.
     pub crc: u32,
@@ -94,15 +95,14 @@ pub struct CommitEntry {
 }
 
 impl CommitEntry {
-    /// The pages of its frames, whose images lie one behind the other behind the head of the batch; `None`: the batch
-    /// must be read.
+    /// The pages of its frames, whose images follow the head of the batch, packed; `None`: the batch must be read.
     #[must_use]
     pub fn inline_pages(&self) -> Option<&[u32]> {
         if self.has_spill || self.has_masks { None } else { self.pages.get(..self.frames as usize) }
     }
 }
 
-/// A cut epoch: all that its certificate says.
+/// An epoch record: all that the certificate of the epoch says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochRecord {
     /// The epoch, from 1.
@@ -124,7 +124,7 @@ pub struct EpochRecord {
     pub doubled_ordinal: u64,
     /// B: commits up to here were in the database file and synced there.
     pub backfilled: u64,
-    /// The chain value behind commit `hi`.
+    /// The chain value after commit `hi`.
     pub chain: u64,
 }
 
@@ -146,7 +146,7 @@ impl EpochRecord {
         self.lo.saturating_sub(1)
     }
 
-    /// Where its certificate ends, if that lies in blocks of its own of so many bytes.
+    /// The end of its certificate, if that lies in blocks of its own of this size.
     #[must_use]
     pub fn end(&self, block_bytes: u64) -> u64 {
         let blocks = if self.is_doubled { 2 } else { 1 };
@@ -171,7 +171,7 @@ impl CommitLine {
         self.crc_lane.store(u64::from(e.crc) | u64::from(e.lane) << 32, Relaxed);
         for (word, pair) in self.pages.iter().zip(e.pages.as_chunks::<2>().0) {
             if pair[0] == 0 {
-                // No page: behind the last one.
+                // No page: after the last one.
                 break;
             }
             word.store(u64::from(pair[0]) << 32 | u64::from(pair[1]), Relaxed);
@@ -191,7 +191,7 @@ impl CommitLine {
         let control = &self.pages[..count.div_ceil(2)];
         for ((at, pair), word) in (0..).step_by(2).zip(pages.as_chunks_mut::<2>().0).zip(control) {
             let both = word.load(Relaxed);
-            // What is behind the last one is of an older commit.
+            // What follows the last one is of an older commit.
             pair[0] = if at < file_frames as u32 { (both >> 32) as u32 } else { 0 };
             pair[1] = if at + 1 < file_frames as u32 { both as u32 } else { 0 };
         }
@@ -256,7 +256,7 @@ impl EpochLine {
     }
 }
 
-/// The entry that a watermark speaks of. The ring may turn under whoever is interrupted between the two.
+/// The entry of a watermark. The ring may wrap between the two loads.
 fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> Option<T> {
     let mut mark = watermark();
     loop {
@@ -283,7 +283,7 @@ impl ControlView {
     /// the segments then).
     #[must_use]
     pub fn commit(&self, sequence: u64) -> Option<CommitEntry> {
-        // A writer that died before it published may have left an entry behind `published`.
+        // A writer that died before it published may have left an entry after `published`.
         if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence, true) }
     }
 
@@ -293,7 +293,7 @@ impl ControlView {
         entry_of(|| self.published(), |published| self.commit_line(published).load(published, false))
     }
 
-    /// The record of `epoch`; `None` if it is not cut, or the ring has moved on.
+    /// The record of `epoch`; `None` if it is not stored, or the ring has moved on.
     #[must_use]
     pub fn epoch(&self, epoch: u64) -> Option<EpochRecord> {
         if epoch > self.last_written_epoch() { None } else { self.epoch_line(epoch).load(epoch) }
@@ -324,8 +324,9 @@ impl ControlView {
         if self.poisoned() == 0 || crate::drops("r5-hides-undurable") { visible } else { visible.min(self.durable()) }
     }
 
-    /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also on a
-    /// poisoned engine. A commit that becomes visible behind [`poison`](ControlBlock::poison) is not acknowledged by that.
+    /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also
+    /// on a poisoned engine. A commit that becomes visible after [`poison`](ControlBlock::poison) is not acknowledged
+    /// by that.
     pub(crate) fn was_visible(&self) -> u64 {
         self.visible.0.load(SeqCst).max(self.durable())
     }
@@ -343,8 +344,8 @@ impl ControlView {
             || self.last_written_epoch().saturating_sub(certified) >= EPOCH_RING / 2
     }
 
-    /// Where the next batch or certificate goes: behind the last published batch and the last epoch record.
-    /// Under APPEND. `None` in a log that has neither.
+    /// The address of the next batch or certificate: after the last published batch and the last epoch record. Under
+    /// APPEND. `None` in a log that has neither.
     #[must_use]
     pub fn tail(&self) -> Option<RecordAddress> {
         let behind_commit =
@@ -415,8 +416,8 @@ impl ControlBlock {
         Ok(())
     }
 
-    /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor
-    /// beyond `last_written_epoch`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and tells
+    /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor beyond
+    /// `last_written_epoch`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and notifies
     /// [`durable_wake`](ControlBlock::durable_wake).
     pub fn certify(&self, epoch: u64) {
         step("before certified");
@@ -424,9 +425,9 @@ impl ControlBlock {
         step("behind certified");
     }
 
-    /// Moves `visible` to the last commit before the first undurable one that wants durability, and
-    /// returns it. Runs after each publish, after each [`certify`](ControlBlock::certify), and in each snapshot:
-    /// whoever stores `published` or `certified` last sees the other's store and does what is left.
+    /// Moves `visible` to the last commit before the first undurable one that wants durability, and returns it. Runs
+    /// after each publish, after each [`certify`](ControlBlock::certify), and in each snapshot: the last to store
+    /// `published` or `certified` sees the other store and does what is left.
     pub fn advance_visible(&self) -> u64 {
         loop {
             let certified = self.certified();

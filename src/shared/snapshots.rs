@@ -16,7 +16,7 @@ const IDLE: u64 = 0;
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 pub(super) struct SnapshotLine {
-    /// As in the owner locks; 0: nobody's.
+    /// As in the owner locks; 0: free.
     owner: AtomicU64,
     /// The complement of the commit sequence.
     complement: AtomicU64,
@@ -123,8 +123,8 @@ impl ControlBlock {
         self.line(slot).complement.store(IDLE, SeqCst);
     }
 
-    /// The lowest registered snapshot that was not ended; `None` if nobody reads. Slots whose process is dead (`alive`
-    /// says so) are cleared: under CKPT.
+    /// The lowest registered snapshot that was not ended; `None` if there is no reader. Slots whose process is dead (by
+    /// `alive`) are cleared: under CKPT.
     pub fn oldest_snapshot(&self, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
         let mut oldest = None;
         for line in self.snapshots.iter().take(self.snapshot_slots_used()) {
@@ -137,8 +137,8 @@ impl ControlBlock {
                 && !alive(owner)
                 && !crate::drops("dead-snapshot-cleared")
             {
-                // Nobody can claim the slot before its owner is 0, so the first store meets the dead one's value. From then
-                // on `free_idle_snapshot_slots` may be quicker.
+                // No process can claim the slot before its owner is 0, so the first store meets the dead one's value.
+                // From then on `free_idle_snapshot_slots` may be quicker.
                 line.complement.store(IDLE, SeqCst);
                 let _ = line.owner.compare_exchange(word, 0, SeqCst, SeqCst);
                 continue;

@@ -1,19 +1,21 @@
-//! WRITE: who may write, in the order of waiting.
+//! WRITE: the write queue, in the order of waiting.
 //!
-//! One owner at a time, of all connections of all processes. Who waits does so in `xSleep`, without polling, and is woken
-//! only with a grant that nobody can take away before its retry. A writer that does not wait for the disk may come
-//! again for a bounded time (the lease) before the longest waiter gets its turn; and a process that has WRITE may serve its
-//! own waiters for as long (its tenure) before one of another process that waits longer.
+//! One owner at a time, of all connections of all processes. A connection waits in `xSleep`, without polling, and is
+//! woken only with a grant that cannot be revoked before its retry. A writer that does not wait for the disk may
+//! reacquire WRITE for a bounded time (the lease) before the longest waiter gets its turn; and a process that has WRITE
+//! may serve its own waiters for as long (its tenure) before one of another process that waits longer.
 //!
-//! Not everybody waits in `xSleep`: a busy handler of the application's sleeps by itself (Rails, .NET), and SQLite asks none for a
-//! write inside a transaction that has read. While others wait in the line the word never comes free, and such a connection,
-//! which polls, would never meet it free. So a refused attempt has a place in the line, too: before its next snapshot the
-//! connection waits for its turn there for a bounded time (`line_up`), and goes on with a grant. And since it is not in the line
-//! while it sleeps, it keeps its place afterwards, until it has had WRITE for its share of the time that it had waited (its credit).
+//! Not all connections wait in `xSleep`: an application's own busy handler sleeps on its own (Rails, .NET), and SQLite
+//! calls none for a write inside a transaction that has read. While others wait in the queue the lock is never free,
+//! and such a connection, which polls, would never find it free. So a refused attempt has a place in the queue, too:
+//! before its next snapshot the connection waits for its turn there for a bounded time (`line_up`), and continues with
+//! a grant. And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
+//! its share of the time that it had waited (its credit).
 //!
-//! Here is the order within the process, under one mutex; the word that processes share is in `turn`. Every step on the
-//! word is taken under the mutex, so within the process the two never differ. The first of the waiters waits abroad
-//! (for its process's turn) when the word is another process's, and at home (for a connection of its own process) else.
+//! This file is the order within the process, under one mutex; the owner lock that processes share is in `turn`. Every
+//! step on the lock is taken under the mutex, so within the process the two never differ. The wait of the first waiter
+//! is remote (for its process's turn) when another process has the lock, and local (for a connection of its own
+//! process) otherwise.
 
 mod state;
 
@@ -41,7 +43,7 @@ enum Next {
 #[derive(Debug)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
-    /// Told when nobody is inside any more, once closed.
+    /// Notified when no connection is inside any more, once closed.
     left: Condvar,
     turn: Turn,
     times: Times,
@@ -52,8 +54,8 @@ impl WriteQueue {
         WriteQueue { state: Mutex::default(), left: Condvar::new(), turn: Turn::new(member), times: TIMES }
     }
 
-    /// Takes WRITE if it is free and nobody has an older claim. A connection that is refused has a place in the line from
-    /// then on.
+    /// Takes WRITE if it is free and no connection has an older claim. A connection that is refused has a place in the
+    /// queue from then on.
     pub(crate) fn try_acquire(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
         let now = now_us();
@@ -73,7 +75,7 @@ impl WriteQueue {
         {
             history.reacquires_quickly = now < left + self.times.quick;
             if history.reacquires_quickly {
-                // Nobody else got it in between.
+                // No other connection got it in between.
                 history.pay(now - left);
             }
         }
@@ -89,7 +91,7 @@ impl WriteQueue {
             let word = self.turn.look();
             if word != OwnerState::FREE && !self.turn.is_mine(word) {
                 state.lose_word();
-                // Also without a busy handler a dead owner keeps nobody out.
+                // A dead owner must not block a connection without a busy handler either.
                 if !self.turn.take_from_gone(word, true, self.times.grant) {
                     return false;
                 }
@@ -126,7 +128,7 @@ impl WriteQueue {
         true
     }
 
-    /// Frees WRITE. `keep_lease`: the owner may come again before the longest waiter.
+    /// Releases WRITE. `keep_lease`: the owner may reacquire it before the longest waiter.
     pub(crate) fn release(&self, connection: ConnectionId, keep_lease: bool) {
         let mut state = self.state.lock();
         if state.owner != Some(connection) {
@@ -184,7 +186,7 @@ impl WriteQueue {
         self.wait_with(&mut state, connection, ticket, now + at_most)
     }
 
-    /// Whether anybody waits in `xSleep`, in any process.
+    /// Whether a connection waits in `xSleep`, in any process.
     pub(crate) fn contended(&self) -> bool {
         self.turn.look().is_waited_for() || !self.state.lock().waiters.is_empty()
     }
@@ -201,7 +203,7 @@ impl WriteQueue {
         Some(holder)
     }
 
-    /// Waits at most so long; true: with a grant.
+    /// Waits for at most `at_most`; true: with a grant.
     pub(crate) fn wait(&self, connection: ConnectionId, at_most: Duration) -> bool {
         let now = now_us();
         let deadline = now.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
@@ -297,15 +299,16 @@ impl WriteQueue {
         }
     }
 
-    /// The first waiter, while no connection of this process is inside or granted: looks whose the word is, and takes it if it
-    /// can be had.
+    /// For the first waiter, while no connection of this process is inside or granted: checks which process has the
+    /// lock, and takes it if possible.
     fn look_out(&self, state: &mut State, connection: ConnectionId, now: u64, suspect: bool) -> Next {
         let word = self.turn.look();
         let free = word == OwnerState::FREE;
         if free || self.turn.is_mine(word) {
             if let Some((holder, until)) = state.lease
                 && holder != connection
-                // It let go of the word while nobody waited: then WRITE is idle for one that comes soon only.
+                // The owner released it while no connection waited: then WRITE is kept only for one that reacquires it
+                // quickly.
                 && (!free || state.reacquires_quickly(holder))
             {
                 return Next::AtHome(until);
@@ -325,7 +328,7 @@ impl WriteQueue {
             self.pass_on(state, now);
             return Next::Look;
         }
-        // Again, since somebody may have counted it out.
+        // Re-announce: another process may have discounted this waiter.
         self.show_waiting(state);
         let is_said = word.is_waited_for() || crate::drops("queue-says-waits");
         if !is_said && !self.turn.swap(word, word.waited_for(true)) {
@@ -339,7 +342,7 @@ impl WriteQueue {
         Next::Remote(grant_ends.clamp(now, now + self.times.look))
     }
 
-    /// The owner has left, but may come again until then.
+    /// The owner has left, but may reacquire WRITE until then.
     fn keep(&self, state: &mut State, until: u64) {
         self.turn.set_grant_until(until);
         let word = loop {
@@ -351,7 +354,7 @@ impl WriteQueue {
                 break word;
             }
         };
-        // Whoever is next shall not sleep longer than the lease lasts.
+        // The next waiter must not sleep longer than the lease lasts.
         if std::mem::replace(&mut state.lease_announced, true) {
             return;
         }
@@ -367,7 +370,8 @@ impl WriteQueue {
         }
     }
 
-    /// The word is this process's, and nobody of it is inside: who waits longest is next. True: nobody does, and WRITE is free.
+    /// The lock is this process's, and none of its connections is inside: the longest waiter is next. True: there is
+    /// none, and WRITE is free.
     fn pass_on(&self, state: &mut State, now: u64) -> bool {
         let inside = self.turn.inside();
         loop {
@@ -407,7 +411,7 @@ impl WriteQueue {
         }
     }
 
-    /// Nobody may be inside, or come, of this process: then the word goes on.
+    /// If no connection of this process is inside, or comes, the lock is passed on.
     fn settle(&self, state: &mut State) {
         let now = now_us();
         state.expire(now);
@@ -450,7 +454,7 @@ impl WriteQueue {
         state.histories.remove(&connection);
         if state.owner == Some(connection) {
             state.owner = None;
-            // Who closes the queue waits for it.
+            // `close_when_free` waits for it.
             self.left.notify_all();
         }
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
@@ -489,7 +493,7 @@ impl WriteQueue {
         self.settle(state);
     }
 
-    /// Closes the queue once nobody writes; false: somebody does, for longer than this, or this very thread.
+    /// Closes the queue once no connection writes; false: one does, for longer than this, or on this very thread.
     pub(crate) fn close_when_free(&self, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
         let mut state = self.state.lock();

@@ -1,4 +1,5 @@
-//! What the queue of one process knows: who is inside, who waits, since when, and until when what counts.
+//! The state of the queue of one process: the connection inside, the waiters, since when they wait, and how long grants
+//! and leases are valid.
 
 use super::ConnectionId;
 use crate::shared::{Owner, TIMED_WAIT};
@@ -11,34 +12,34 @@ use std::sync::Arc;
 pub(super) struct Times {
     /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters.
     pub(super) lease: u64,
-    /// How long a grant waits for the retry of the one who was woken with it.
+    /// How long a grant is valid for the retry of the connection that was woken with it.
     pub(super) grant: u64,
     /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
     /// do look: the longest waiter may be dead, too.
     pub(super) look: u64,
-    /// Who came back so soon the last time is worth a lease.
+    /// A connection that reacquired WRITE within this time gets a lease.
     pub(super) quick: u64,
 }
 
 pub(super) const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, quick: 100 };
-/// The waiters behind the longest one sleep so many times as long.
+/// Poll interval of later waiters, as a multiple of the first one's.
 pub(super) const LATER_WAITER_FACTOR: u64 = 5;
 /// And those that wait for a connection of their own process.
 pub(super) const LOCAL_WAIT_FACTOR: u64 = 10;
-/// Who has not waited for so long, and not written either, has given up.
+/// A connection that has neither waited nor written for this time has given up.
 pub(super) const PAUSE: u64 = 1_000_000;
-/// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up), while
-/// others wait, too. A lease and a tenure of another process are over within 1 ms; a long write transaction shall not hold
-/// up a caller that wants to sleep by itself.
+/// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up),
+/// while others wait, too. A lease and a tenure of another process end within 1 ms; a long write transaction must not
+/// delay a caller that sleeps on its own.
 pub(super) const LINE_UP: u64 = 5_000;
-/// The same, while nobody else waits: for the end of one short write.
+/// The same, while no other connection waits: for the end of one short write.
 pub(super) const LINE_UP_ALONE: u64 = 500;
 /// The longest credit of a connection that polls.
 pub(super) const CREDIT: u64 = 200_000;
 /// How many times as long as it has waited a credit lasts: a connection with slow code of its own has WRITE for a small part of
 /// the time, and its share shall be used up before the credit ends.
 const CREDIT_LASTS: u64 = 8;
-/// Who waits for so long wants to know why: nobody should write that long.
+/// A wait of this length is explained in the log: no transaction should write that long.
 pub(super) const LONG_WAIT: u64 = 500_000;
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(super) struct Waiter {
     pub(super) wake: Arc<Condvar>,
     /// It waits for the process's turn.
     pub(super) is_remote: bool,
-    /// When it wakes by itself.
+    /// When its wait times out.
     pub(super) until: u64,
 }
 
@@ -99,7 +100,7 @@ pub(super) struct Place {
     pub(super) polls: bool,
     /// Which process had WRITE when it last waited in `xSleep` in vain.
     pub(super) kept_by: Option<Owner>,
-    /// It is known who keeps it waiting.
+    /// The log has named the process that it waits for.
     pub(super) told: bool,
 }
 
@@ -111,12 +112,12 @@ pub(super) struct State {
     /// When the owner got WRITE.
     pub(super) taken_at: u64,
     pub(super) lease: Option<(ConnectionId, u64)>,
-    /// Whoever waits for the end of the lease knows when that is.
+    /// The process that waits for the end of the lease knows that time.
     pub(super) lease_announced: bool,
     pub(super) grant: Option<(ConnectionId, u64)>,
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
-    /// Those who were refused and have not written since.
+    /// The connections that were refused and have not written since.
     pub(super) places: BTreeMap<ConnectionId, Place>,
     pub(super) last_ticket: u64,
     pub(super) histories: BTreeMap<ConnectionId, ReacquireHistory>,
@@ -127,7 +128,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Forgets a grant or a lease whose time is over.
+    /// Removes a grant or a lease that has expired.
     pub(super) fn expire(&mut self, now: u64) {
         if self.grant.is_some_and(|(_, until)| until <= now) {
             self.grant = None;
@@ -159,7 +160,7 @@ impl State {
         }
     }
 
-    /// `connection` has WRITE, and its place in the line is free. It shares with so many `others`.
+    /// `connection` has WRITE, and its place in the queue is free. It shares WRITE with `others` connections.
     pub(super) fn served(&mut self, connection: ConnectionId, others: usize, now: u64) {
         self.taken_at = now;
         let Some(place) = self.places.remove(&connection).filter(|place| place.polls) else { return };
