@@ -38,13 +38,13 @@ mod simulated {
         fn process(&self) -> u64;
         /// Others may come between.
         fn step(&self, place: &str);
-        /// The thread waits for others, at most so long.
+        /// The thread waits for others, for at most `at_most`.
         fn sleep(&self, at_most: Duration);
         /// The time of the simulated machine.
         fn now_us(&self) -> u64;
         /// The same for the same seed.
         fn log_id(&self) -> u64;
-        /// A write of so many bytes happens in two parts, the first one so long.
+        /// A write of `bytes` happens in two parts; returns the length of the first.
         fn split(&self, bytes: usize) -> Option<usize>;
     }
 

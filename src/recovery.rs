@@ -1,4 +1,4 @@
-//! Recovering a database that nobody has open, without a connection: what a program or an administrator asks for.
+//! Recovery of a database that is not open, without a connection: for programs and administrators.
 
 use crate::disk::RealDisk;
 use crate::handle::settle::{How, Report, SettleError};

@@ -133,7 +133,7 @@ pub struct ProcessStatus {
     pub attached_for_us: u64,
     /// Its open transactions.
     pub transactions: usize,
-    /// The oldest commit that one of them reads at; `None`: none is open.
+    /// The oldest commit that a reader reads at; `None`: there is no reader.
     pub oldest_snapshot: Option<u64>,
     /// For how long, in microseconds.
     pub oldest_snapshot_for_us: Option<u64>,

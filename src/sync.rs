@@ -44,7 +44,7 @@ impl<T> Mutex<T> {
         Some(MutexGuard { mutex: self, held: Some(held) })
     }
 
-    /// Tries for so long.
+    /// Tries for at most `at_most`.
     pub(crate) fn try_lock_for(&self, at_most: Duration) -> Option<MutexGuard<'_, T>> {
         let deadline = Instant::now() + at_most;
         loop {

@@ -122,7 +122,8 @@ fn lift(opened: OwnedFd) -> io::Result<OwnedFd> {
     let mut low = opened;
     let high = fcntl_dupfd_cloexec(&low, LOWEST)?;
     let null = openat(rustix::fs::CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    // Kept open, also by programs that are started from here: the next file that anybody opens shall not get the number.
+    // Kept open, also by programs that are started from here: the next file that the process opens must not get the
+    // number.
     dup2(&null, &mut low)?;
     let _kept_open = low.into_raw_fd();
     Ok(high)

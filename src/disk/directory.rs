@@ -1,9 +1,9 @@
 //! One directory, opened once: whatever has its name later, this is the directory that is used.
 //!
-//! Files are opened, created, looked at and deleted relative to its descriptor. No symbolic link is followed, for the
+//! Files are opened, inspected, created and deleted relative to its descriptor. No symbolic link is followed, for the
 //! directory or in it; only regular files are used; and owner and mode are given, by descriptor, only to what this
-//! process has just created. So nobody who may write beside a database can lead another user's process (root's) to
-//! a file or directory elsewhere.
+//! process has just created. So a user who may write beside a database cannot lead another user's process (root's) to a
+//! file or directory elsewhere.
 
 use super::descriptor::{self, refused};
 use crate::sync::Mutex;
@@ -52,8 +52,8 @@ impl Directory {
         Ok(Directory { descriptor, path: path.to_path_buf(), database: None, listing: Mutex::new(()) })
     }
 
-    /// Makes a directory of this name in `parent`, for this user alone; `path` is for messages. `None`: something has the name, or
-    /// somebody else put another one in its place at once; that is not touched.
+    /// Makes a directory of this name in `parent`, for this user alone; `path` is for messages. `None`: the name is
+    /// taken, or another process put another one in its place at once; that is not touched.
     pub(super) fn make_in(parent: impl AsFd, name: &OsStr, path: &Path) -> io::Result<Option<Directory>> {
         match mkdirat(&parent, name, bits(0o700)) {
             Ok(()) => {}
@@ -99,7 +99,7 @@ impl Directory {
     ) -> io::Result<File> {
         let how = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
         let file = descriptor::open_regular(&self.descriptor, name, how | flags, Mode::empty(), make_room)?;
-        // Somebody else's file may have been given this name, too.
+        // Another user's file may have been given this name, too.
         if access == Access::Write && fstat(&file)?.st_nlink > 1 {
             let text = "has more than one name (hard links), and may be another user's file";
             return Err(refused(format!("{name} {text}: delete the other names, or copy the file")));

@@ -45,9 +45,9 @@ pub enum Effect {
     Error,
     /// No space left (`ENOSPC`), nothing done.
     NoSpace,
-    /// An error of the medium after so many bytes of the write.
+    /// An error of the medium after this number of bytes of the write.
     Short(usize),
-    /// No space left after so many bytes of the write.
+    /// No space left after this number of bytes of the write.
     ShortNoSpace(usize),
     /// The process has no descriptor left (`EMFILE`), nothing done.
     NoDescriptor,
@@ -71,7 +71,7 @@ pub struct Fault {
     pub operation: Operation,
     /// On files whose name contains this; the names above stand for the rest.
     pub name_contains: String,
-    /// The how manieth of those operations, from 1, counted from when the fault was planned.
+    /// Fail the n-th matching operation, counted from 1 since the fault was planned.
     pub nth: u64,
     /// How it fails.
     pub effect: Effect,

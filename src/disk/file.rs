@@ -1,13 +1,14 @@
-//! A file of the log as the real file system has it, and how many of them are open.
+//! A file of the log on the real file system, and the pool of open files.
 //!
-//! Whole writes whatever the kernel takes at once, and reads past the page cache where the file system can do them.
+//! Writes are whole, however little the kernel takes at once, and reads go past the page cache where the file system
+//! supports that.
 //!
-//! A log may have more files than its process has descriptors. So each directory has a pool: beyond [`IDLE_MAX`] files it
-//! closes those that were not used for the longest time, and any of them, of the other directories of the process too, when a
-//! descriptor is missing. A file is opened again by its name when it is used next, and must be the same file then; one that was
-//! deleted meanwhile is empty. Not closed is what this process has written and not synced, since a failure to write it back is
-//! told to the descriptors that were open then; and, but for another directory, what the engine keeps open
-//! ([`LogFile::keep_open`]).
+//! A log may have more files than its process has descriptors. So each directory has a pool: beyond [`IDLE_MAX`] files
+//! it closes the least recently used ones, and any of them, of the other directories of the process too, when a
+//! descriptor is missing. A file is opened again by its name when it is used next, and must be the same file then; one
+//! that was deleted meanwhile is empty. Never closed is what this process has written and not synced, since a failure
+//! to write it back is reported to the descriptors that were open then; and, except for another directory, what the
+//! engine keeps open ([`LogFile::keep_open`]).
 
 use super::descriptor;
 use super::directory::{Access, Directory, FileIdentity};
@@ -58,7 +59,7 @@ impl Pool {
         let mut open = self.0.lock();
         open.retain(|other| other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file) && other.is_open()));
         while open.len() >= IDLE_MAX && close_one(&mut open, Which::Unused) {}
-        // Behind that: the others may be of those that stay open, and this one is about to be used.
+        // At the end: the others may be of those that stay open, and this one is about to be used.
         open.push_back(Arc::downgrade(file));
     }
 
@@ -114,8 +115,8 @@ pub(super) struct RealFile {
     open: RwLock<Option<Opened>>,
     /// Used since the pool looked last.
     used: AtomicBool,
-    /// Writes that have ended; and how many of these a good sync has made durable. One that was under way when that sync began
-    /// is counted behind it.
+    /// Writes that have ended; and how many of these a successful sync has made durable. A write in progress when that
+    /// sync began is counted after it.
     written: AtomicU64,
     synced: AtomicU64,
     keep: AtomicBool,
@@ -183,8 +184,8 @@ impl RealFile {
         }
     }
 
-    /// Opens the file again and runs `act` before the pool can close it: where all others must stay open, this one is closed at
-    /// once. `None`: somebody else has opened it.
+    /// Opens the file again and runs `act` before the pool can close it: where all others must stay open, this one is
+    /// closed at once. `None`: another thread has opened it.
     fn reopen_with<R>(&self, act: &mut impl FnMut(&Opened) -> io::Result<R>) -> io::Result<Option<io::Result<R>>> {
         let mut open = self.open.write();
         if open.is_some() {
@@ -298,16 +299,16 @@ impl LogFile for RealFile {
         self.write_with(|file| write_all(file, parts, offset))
     }
 
-    /// Directly, so that commits beside it do not wait for the write-back of so many zeros; and so that the page
-    /// cache does not hold the segment in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us
-    /// for a batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
+    /// Directly, so that commits beside it do not wait for the write-back of the zeros; and so that the page cache does
+    /// not hold the segment in large pieces: ext4 walks all 4 KiB buffers of a piece in each write to it (5 us for a
+    /// batch of two blocks in a piece of 1 MiB, 3 us in one of its own size).
     #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<bool> {
         let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
         self.write_with(|file| {
             if aligned && let Ok(direct) = descriptor::open_to_write_directly(file) {
                 match zeros_to(&direct, bytes, offset, bytes) {
-                    // Refused by the file system, or in a place that is aligned for nobody.
+                    // Refused by the file system, or not aligned for it.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                     other => return other.map(|()| true),
                 }
@@ -383,7 +384,7 @@ fn write_all(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> 
         left -= written.min(left);
         offset += written;
         if left > 0 {
-            // The kernel took less (2 GiB at once, a full disk, a signal): go on behind it.
+            // The kernel took less (2 GiB at once, a full disk, a signal): continue after it.
             let mut rest: Vec<IoSlice<'_>> = parts[at..end].iter().map(|part| IoSlice::new(part)).collect();
             let mut rest = rest.as_mut_slice();
             while left > 0 {
@@ -460,7 +461,7 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(target_os = "linux")]
 fn read_direct(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let align = DIRECT_ALIGN as u64;
-    // Not behind the block that the file ends in: a process that was killed in the middle of a buffered write leaves
+    // Not after the block that the file ends in: a process that was killed in the middle of a buffered write leaves
     // blocks there that ext4 has reserved and never wrote, and a direct read that touches one is EIO.
     let end = file.metadata()?.len().next_multiple_of(align);
     let mut filled = 0;

@@ -59,7 +59,7 @@ pub(super) fn place_of_log(database: &Path) -> PathBuf {
 fn file_system_of(path: &Path) -> Option<&'static str> {
     #[cfg(target_os = "linux")]
     {
-        // A path that cannot be looked at is told by whoever opens it.
+        // A path that cannot be inspected is reported by the code that opens it.
         let found = rustix::fs::statfs(path).ok()?;
         // The magic numbers have 32 bits; some systems sign-extend them.
         name_of(u64::try_from(found.f_type & 0xffff_ffff).ok()?)

@@ -1,4 +1,4 @@
-//! Holes in files: bytes that nobody wrote, which the file system keeps no space for.
+//! Holes in files: bytes that were never written, for which the file system keeps no space.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ pub fn data_of(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
     {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
-        // The position that these move is used by nobody: all reads and writes name theirs.
+        // The position that these move is not used: all reads and writes name theirs.
         let start = match seek(file, SeekFrom::Data(from)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),

@@ -1,6 +1,5 @@
-//! The one door to the medium: the files of the log, and the database file as the log's
-//! replay and checkpoint see it. A real implementation, and a simulated one with a page
-//! cache, power cuts and injected faults.
+//! Access to the medium: the files of the log, and the database file as replay and checkpoint see it. A real
+//! implementation, and a simulated one with a page cache, power cuts and injected faults.
 
 mod descriptor;
 mod directory;
@@ -35,7 +34,7 @@ pub trait LogFile: Send + Sync + Debug {
     /// Any error of the medium; never for the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes all `parts` one behind the other from `offset` (bytes) on.
+    /// Writes all `parts`, concatenated, from `offset` (bytes) on.
     ///
     /// # Errors
     /// Any error of the medium; some of the bytes may be written then.
@@ -63,7 +62,7 @@ pub trait LogFile: Send + Sync + Debug {
     /// Any error of the medium.
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Sets the size to 0: the space is free at once, whoever has the file open.
+    /// Sets the size to 0: the space is free at once, also while other processes have the file open.
     ///
     /// # Errors
     /// Any error of the medium; `PermissionDenied` for a file that is only read.
@@ -71,8 +70,9 @@ pub trait LogFile: Send + Sync + Debug {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    /// Keeps the file open from now on (opening it if it is not); or lets the disk close it while nobody uses it: what was
-    /// written to it is durable, whoever synced it. Without either, what this process has written and not synced stays open.
+    /// Keeps the file open from now on (opening it if it is not); or allows the disk to close it while it is not used:
+    /// what was written to it is durable, whichever process synced it. Without either, what this process has written
+    /// and not synced stays open.
     ///
     /// # Errors
     /// It is to be kept open and cannot be opened.
@@ -122,8 +122,8 @@ pub trait LogDirectory: Send + Sync + Debug {
     fn directory(&self) -> io::Result<Arc<Directory>> {
         Ok(Arc::new(Directory::open(self.path())?))
     }
-    /// Creates the directory with the mode and, where permitted, the owner of the database file; `Ok` if it is there, and
-    /// belongs to somebody who may write the database.
+    /// Creates the directory with the mode and, where permitted, the owner of the database file; `Ok` if it exists, and
+    /// belongs to a user who may write the database.
     ///
     /// # Errors
     /// Any error of the medium.

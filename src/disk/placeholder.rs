@@ -1,11 +1,12 @@
 //! The placeholder: an empty directory at `<database>-wal`, the name of stock SQLite's WAL, while a log exists.
 //!
-//! Stock SQLite finds it in `pagerOpenWalIfPresent` (`unixAccess` counts everything that is no regular file), before it looks
-//! at the version bytes of page 1, and cannot open it: `SQLITE_CANTOPEN`, which nobody takes for damage. It stops builds
-//! that know more versions than SQLite does, and `SQLITE_DBCONFIG_RESET_DATABASE`, which skips the version check.
+//! Stock SQLite finds it in `pagerOpenWalIfPresent` (`unixAccess` counts everything that is no regular file), before it
+//! reads the version bytes of page 1, and cannot open it: `SQLITE_CANTOPEN`, which is not mistaken for damage. It stops
+//! builds that know more versions than SQLite does, and `SQLITE_DBCONFIG_RESET_DATABASE`, which skips the version
+//! check.
 //!
-//! Made through a descriptor of the directory that the database lies in, and removed by `rmdir`; neither follows a link at that name,
-//! and nothing that somebody else put there is touched.
+//! Made through a descriptor of the directory that the database lies in, and removed by `rmdir`; neither follows a link
+//! at that name, and nothing that another program put there is touched.
 
 use super::directory::Directory;
 use rustix::fs::{AtFlags, CWD, FileType, statat, unlinkat};
@@ -53,7 +54,7 @@ pub(super) fn remove(database: &Path) -> io::Result<()> {
     let name = name_of(database)?;
     // By its path: a retirement that has begun shall not need a descriptor. The last component of it is not followed.
     match unlinkat(CWD, database.with_file_name(name), AtFlags::REMOVEDIR) {
-        // A file has the name (a WAL of stock SQLite), or a directory that somebody uses, or another user's in a directory
+        // A file has the name (a WAL of stock SQLite), or a directory that is in use, or another user's in a directory
         // like /tmp.
         Ok(())
         | Err(

@@ -1,7 +1,7 @@
 //! The real file system.
 //!
 //! Promises what [`super`] asks. The log directory is opened once and used by its descriptor ([`Directory`]); it must
-//! belong to somebody who may write the database anyway.
+//! belong to a user who may write the database anyway.
 
 use super::descriptor::refused;
 use super::directory::{Directory, identity};
@@ -39,7 +39,7 @@ fn is_sector(bytes: &u32) -> bool {
     bytes.is_power_of_two() && *bytes >= 512
 }
 
-/// The physical sector of the block device that holds `path`, as Linux tells it.
+/// The physical sector of the block device that holds `path`, as Linux reports it.
 fn physical_sector(path: &Path) -> Option<u32> {
     if cfg!(not(target_os = "linux")) {
         return None;
@@ -105,8 +105,8 @@ impl RealLogDirectory {
         Ok(opened.insert(Opened::new(directory.like(&self.database))).clone())
     }
 
-    /// Whose the directory is may delete and replace the log: somebody who may write the database anyway, this user or
-    /// root.
+    /// The owner of the directory may delete and replace the log: it must be a user who may write the database anyway,
+    /// this user or root.
     fn check_owner(&self, directory: &Directory) -> io::Result<()> {
         let own = directory.metadata()?;
         let me = rustix::process::geteuid().as_raw();
@@ -158,8 +158,9 @@ impl RealLogDirectory {
     }
 }
 
-/// Whether the owner of `directory` may write the database, by the rights of all others, or by its group: who is not root can
-/// give a directory to no group but his own, or has it from the directory above, which only members may write to.
+/// Whether the owner of `directory` may write the database, by the rights of all others, or by its group: a user other
+/// than root can give a directory to his own groups only, or it has the group from the directory above, which only
+/// members may write to.
 fn may_write(directory: &Stat, database: &Stat, parent: &Stat) -> bool {
     let by_parent = parent.st_mode & 0o2000 != 0 && parent.st_mode & 0o002 != 0;
     let by_group = database.st_mode & 0o020 != 0 && directory.st_gid == database.st_gid && !by_parent;
@@ -243,7 +244,7 @@ impl LogDirectory for RealLogDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(error),
         };
-        // Somebody else's has the name by now.
+        // Another user's directory has the name by now.
         let Some(parent) = self.parent_of(&opened)? else { return Ok(false) };
         let removed = unlinkat(&parent, name_of(&self.path), AtFlags::REMOVEDIR).map_err(io::Error::from);
         match removed {

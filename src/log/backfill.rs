@@ -8,7 +8,7 @@ use super::stamp::{Marks, STAMP_WRITE_BYTES, Stamp};
 use crate::disk::Database;
 use std::io;
 
-/// Neighbouring pages are written together, up to so many bytes.
+/// Neighbouring pages are written together, up to this number of bytes.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// One pass that brings the database file to a commit.

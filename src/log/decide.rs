@@ -25,8 +25,8 @@ pub struct LogFacts {
     pub last: u64,
     /// The pages of the log have the size that the database header states; true if the log does not say.
     pub page_size_fits: bool,
-    /// What follows is only asked for where the header does not say whose file this is: the log says what the beginning of
-    /// page 1 was, by an image in the chain or by a copy.
+    /// The following is only determined where the header does not show whose file this is: the log has the beginning of
+    /// page 1, by an image in the chain or by a copy.
     pub has_page_one: bool,
     /// A block that cannot be read may hold commit n + 1, or a certificate that speaks of it.
     pub is_unreadable: bool,
@@ -77,7 +77,8 @@ pub enum Action {
     DeleteAll,
     /// Page 1 plain again, synced; then delete this log.
     DeleteOwn(LogId),
-    /// Page 1 plain again, synced; this log, whose first commit was written and has rotted, is kept beside: move the directory away.
+    /// Page 1 plain again, synced; this log, whose first commit was written and has rotted, is kept: move the directory
+    /// away.
     SetAside(LogId),
     /// The logs are those of another database file: page 1, which is plain, synced; move the directory away, named by this one.
     Orphan(LogId),
@@ -227,8 +228,8 @@ impl Situation {
     }
 }
 
-/// A crash between A2 and the first commit, in its write too. The segment of A1 was synced before the stamp: without its header this is
-/// a log whose only header rotted, and commits may lie behind it.
+/// A crash between A2 and the first commit, in its write too. The segment of A1 was synced before the stamp: without
+/// its header this is a log whose only header rotted, and commits may follow it.
 fn is_activation(log: &LogFacts, target: u64) -> bool {
     target == 0 && !log.has_commits && log.marker.is_none() && log.has_header
 }

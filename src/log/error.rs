@@ -231,7 +231,7 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// An error of the medium, told apart from a full disk.
+    /// An error of the medium, distinguished from a full disk.
     #[must_use]
     pub fn io(action: &'static str, file: &Path, source: io::Error) -> LogError {
         let file = file.to_path_buf();

@@ -1,8 +1,8 @@
-//! The files of a log as recovery and the tools read them: nobody writes them meanwhile, there may be more of them than this
-//! process may open, and any block of them may be unreadable or lie.
+//! The files of a log as recovery and the tools read them: they are not written meanwhile, there may be more of them
+//! than this process may open, and any block of them may be unreadable or false.
 //!
-//! Promises: at most [`OPEN_MAX`] of them are open at a time, each with one window of [`WINDOW_BYTES`]; a read that nothing
-//! proven asked for can be given a limit.
+//! Promises: at most [`OPEN_MAX`] of them are open at a time, each with one window of [`WINDOW_BYTES`]; a read that
+//! nothing verified asked for can be given a limit.
 
 use super::error::LogError;
 use super::follow::OpenFile;
@@ -34,7 +34,7 @@ struct State {
     open: Vec<(String, ReadAhead<'static>)>,
     /// The bytes that have been asked for.
     read: u64,
-    /// No more than so many bytes may be asked for.
+    /// The bytes that may still be read.
     limit: Option<u64>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Files<'a> {
         OpenFile { path: self.dir.path().join(name), file: Arc::new(file) }
     }
 
-    /// Runs `read` with a limit of so many bytes, and takes off what it read.
+    /// Runs `read` with a limit of `allowance` bytes, and subtracts what it read.
     pub(crate) fn within<T>(&self, allowance: &mut u64, read: impl FnOnce() -> T) -> T {
         let before = {
             let mut state = self.state.lock();
@@ -192,7 +192,8 @@ struct ReadAhead<'a> {
     file: Arc<dyn LogFile + 'a>,
     start: u64,
     window: Vec<u8>,
-    /// Where the last read ended: only one that goes on there fills the window. The first is that of a header, alone.
+    /// Where the last read ended: only a read that continues there fills the window. The first is that of a header,
+    /// alone.
     last_end: u64,
     /// The bytes that the file was asked for.
     asked: u64,
@@ -245,7 +246,7 @@ pub struct Unreadable {
     pub file: PathBuf,
     /// From here, in bytes.
     pub offset: u64,
-    /// So many; `u64::MAX`: not known, or all of it.
+    /// The number of bytes; `u64::MAX`: not known, or all of it.
     pub bytes: u64,
     /// What the medium says.
     pub error: String,

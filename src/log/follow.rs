@@ -1,8 +1,8 @@
-//! Reading batches back from a segment: the same code for recovery, for the tools, and for whoever follows a log
+//! Reading batches back from a segment: the same code for recovery, for the tools, and for a process that follows a log
 //! that others write.
 //!
-//! Everything that comes out of here has proven itself by the rules of the format; an error of the medium is
-//! never taken for a record that does not.
+//! Everything that it returns is verified by the rules of the format; an error of the medium is never taken for an
+//! invalid record.
 
 use super::error::LogError;
 use super::files::Ahead;
@@ -45,10 +45,10 @@ impl OpenFile<'_> {
     }
 }
 
-/// Descriptors are read in pieces of so many bytes.
+/// Descriptors are read in pieces of this size.
 const HEAD_PIECE_BYTES: usize = 1024 * DESCRIPTOR_BYTES;
 
-/// A segment whose header has proven itself.
+/// A segment whose header is valid.
 #[derive(Clone, Debug)]
 pub struct SegmentReader<'a> {
     /// The file.
@@ -149,7 +149,7 @@ impl<'a> SegmentReader<'a> {
         batch.descriptors.iter().try_for_each(|descriptor| self.image(batch, descriptor, spills, &mut image))
     }
 
-    /// Reads the image of one frame of `batch` into `image` (one page) and proves it.
+    /// Reads the image of one frame of `batch` into `image` (one page) and verifies it.
     ///
     /// # Errors
     /// As [`SegmentReader::check_images`].

@@ -62,7 +62,7 @@ pub struct SegmentHeader {
 /// Where the image of a frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePlace {
-    /// In the batch, so many bytes behind the start of the batch.
+    /// In the batch, at this offset (bytes) from its start.
     Batch(u64),
     /// In the spill file of this number, at this offset in bytes.
     Spill {
@@ -134,7 +134,7 @@ pub struct Certificate {
     pub durable: u64,
     /// B: commits up to here are in the database file and synced there.
     pub backfilled: u64,
-    /// The chain value behind commit `hi`.
+    /// The chain value after commit `hi`.
     pub chain: u64,
     /// Batches in the epoch.
     pub batches: u32,
@@ -146,15 +146,15 @@ pub struct Certificate {
     pub database_pages: u32,
     /// The conservative path was active.
     pub fallback: bool,
-    /// The log was closed cleanly behind this certificate.
+    /// The log was closed cleanly after this certificate.
     pub clean_end: bool,
     /// Frames of each lane.
     pub lane_frames: Vec<u32>,
-    /// It is doubled: what is behind it in its block.
+    /// It is doubled: what follows it in its block.
     pub copy: Option<PageCopy>,
 }
 
-/// One half of the copy of the beginning of page 1, as commit B left it and without a stamp, that lies behind a doubled
+/// One half of the copy of the beginning of page 1, as commit B left it and without a stamp, that follows a doubled
 /// certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCopy {
@@ -162,7 +162,8 @@ pub struct PageCopy {
     pub bytes: u32,
     /// CRC-32C of the whole copy without its mask.
     pub crc: u32,
-    /// CRC-32C of the block of the database file behind what is copied, or of as much of it as there was; 0: of nothing.
+    /// CRC-32C of the block of the database file that follows what is copied, or of the part of it that existed; 0:
+    /// none.
     pub behind: u32,
     /// What it is masked with ([`apply_mask`]); 0 for none.
     pub mask: u8,

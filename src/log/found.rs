@@ -1,8 +1,8 @@
 //! What a fresh process finds of one log: its segments, its certificates, and the batches in them.
 //!
-//! Nothing here decides or writes. Every block that the file system keeps is probed ([`probe`](super::probe)), because a
-//! certificate behind damage still tells what was durable, and because commit B + 1 may begin anywhere in a segment that was
-//! used again. The chain of the batches is in [`walk`](super::walk).
+//! Nothing here decides or writes. Every block that the file system keeps is probed ([`probe`](super::probe)), because
+//! a certificate after damage still shows what was durable, and because commit B + 1 may begin anywhere in a reused
+//! segment. The chain of the batches is in [`walk`](super::walk).
 
 use super::error::LogError;
 use super::files::{Files, Unreadable};
@@ -100,7 +100,7 @@ pub(crate) struct Epoch {
     pub(crate) batches: u32,
 }
 
-/// What a probe meets in a segment, for those who want all of it.
+/// What a probe finds in a segment, for callers that want all of it.
 pub(crate) enum Probed<'a> {
     /// A certificate of this log; in a batch, or in a block of its own.
     Certificate { segment: usize, offset: u64, certificate: &'a Certificate, in_batch: bool },
@@ -121,7 +121,7 @@ pub(crate) struct FoundLog<'a> {
     pub(crate) candidates: Vec<Candidate>,
     /// By segment and offset.
     pub(crate) broken: Vec<Broken>,
-    /// The certificates in blocks of their own, by segment and offset; those that speak of commits behind B.
+    /// The certificates in blocks of their own, by segment and offset; those of commits after B.
     pub(crate) seals: Vec<Seal>,
     /// Their indices by hi.
     pub(super) seals_by_hi: BTreeMap<u64, Vec<usize>>,
@@ -286,7 +286,7 @@ impl<'a> FoundSegment<'a> {
                     segment.state = HeaderState::Broken;
                 }
             }
-            // Also if the probe should read it a moment later: the batches behind it are not gone through.
+            // Also if the probe should read it a moment later: the batches after it are not walked.
             Err(error) => {
                 let path = segment.open.path.clone();
                 segment.unreadable.push(error.unreadable_at(&path, 0).ok_or(error)?);

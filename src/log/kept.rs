@@ -2,8 +2,8 @@
 
 use super::format::SegmentHeader;
 
-/// The bytes of the segments in which commits behind `snapshot` lie, up to the one before `last`, which is written and stays in any
-/// case. A segment file whose header is of no segment up to `last` is free, or next.
+/// The bytes of the segments that hold commits after `snapshot`, up to the one before `last`, which is written and
+/// stays in any case. A segment file whose header is of no segment up to `last` is free, or next.
 #[must_use]
 pub fn bytes_kept(segments: &[SegmentHeader], snapshot: u64, last: u64) -> u64 {
     let has_begun =

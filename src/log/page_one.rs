@@ -1,11 +1,13 @@
-//! The beginning of the database file where a power cut took it: what it was by the log, and whether the file is the log's.
+//! The beginning of the database file where a power cut took it: what it was by the log, and whether the file is the
+//! log's.
 //!
 //! A pass, an activation and a retirement rewrite the first sector of the file in place. While they do, the log holds
-//! either a doubled certificate with a copy of the beginning of page 1 as of some commit, with every batch behind that, or
-//! an image of page 1 among these batches (`docs/format.md`). So page 1 as the last commit left it is always known.
+//! either a doubled certificate with a copy of the beginning of page 1 as of some commit, with every batch after that,
+//! or an image of page 1 among these batches (`docs/format.md`). So page 1 as the last commit left it is always known.
 //!
-//! Where nothing in the header says whose file this is, that is asked of the other pages: one of them must be an image of
-//! this log, or what the certificate saw behind its copy, and no page may be older than what the log says is in the file.
+//! Where nothing in the header shows whose file this is, the other pages must: one of them must be an image of this
+//! log, or the block that follows the certificate's copy, and no page may be older than what the log says is in the
+//! file.
 
 use super::error::LogError;
 use super::follow::ImageRef;
@@ -46,8 +48,8 @@ impl FoundLog<'_> {
         Ok(if read == Some(blocks.len()) { found.copy.read(&blocks) } else { None })
     }
 
-    /// Page 1 as the last commit of `walk` left it, by an image or by a copy as of a commit behind which no batch has one;
-    /// `None`: the log does not say.
+    /// Page 1 as the last commit of `walk` left it, by an image or by a copy as of a commit after which no batch has
+    /// one; `None`: the log does not have it.
     pub(crate) fn page_one(&self, walk: &Walk) -> Result<Option<PageOne>, LogError> {
         if let Some(bytes) = self.image_of_page_one(walk)? {
             return Ok(Some(PageOne { bytes, is_replayed: true }));
@@ -60,7 +62,7 @@ impl FoundLog<'_> {
             if found.backfilled == walk.base {
                 return Ok(Some(copy));
             }
-            // The certificate that moved B to here is not whole: then every batch behind this one is there.
+            // The certificate that moved B to here is not whole: then every batch after this one is there.
             let longer = self.walk(found.backfilled, walk.through)?;
             if longer.last() == walk.last() {
                 let image = self.image_of_page_one(&longer)?;
@@ -78,9 +80,9 @@ impl FoundLog<'_> {
         Ok(is_whole.then_some(image))
     }
 
-    /// Whether the rest of the database file says that it is this log's: what lies behind its first sector is, in some place, an
-    /// image of the log or what a doubled certificate saw there, and every page of which the log has nothing but images that
-    /// are in the file for long, among them the last one, is one of them.
+    /// Whether the rest of the database file shows that it is this log's: what lies after its first sector is, in some
+    /// place, an image of the log or the block that a doubled certificate names, and every page of which the log has
+    /// only images that have been in the file for long, among them the last one, is one of them.
     pub(crate) fn is_log_of(
         &self,
         walk: &Walk,
@@ -203,7 +205,7 @@ impl PageOne {
         Ok(read == there.len() && there == expected)
     }
 
-    /// Puts at most so many bytes of it at the beginning of the file, with these marks. Not synced.
+    /// Writes at most `bytes_max` bytes of it to the beginning of the file, with these marks. Not synced.
     pub(crate) fn write(&self, database: &mut dyn Database, marks: Marks, bytes_max: usize) -> Result<(), LogError> {
         let mut bytes = self.bytes.clone();
         marks.apply(&mut bytes);

@@ -15,14 +15,15 @@ use super::page_one::FoundCopy;
 use std::ops::Range;
 
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
-/// Segments are read in pieces of so many bytes while they are probed: a multiple of every block.
+/// Segments are probed in pieces of this size: a multiple of every block.
 const PIECE_BYTES: usize = 1 << 20;
 /// Holes are looked for in larger files only: up to here nothing depends on whether the file system knows them rightly.
 const WHOLE_BYTES: u64 = 64 << 20;
-/// So many times the bytes that a segment has (without its holes) are read for what its records claim. The heads of batches are
-/// a small part of a segment, and each generation of a segment that is used again leaves those that it did not write over.
+/// This multiple of the bytes of a segment (without its holes) is read at most for what its records claim. The heads of
+/// batches are a small part of a segment, and each generation of a reused segment leaves those that it did not
+/// overwrite.
 const ALLOWANCE_FACTOR: u64 = 16;
-/// And so many bytes beside.
+/// And this number of bytes in addition.
 const ALLOWANCE_BYTES: u64 = 64 << 20;
 
 /// One segment while it is probed.

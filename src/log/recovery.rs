@@ -1,5 +1,5 @@
-//! Opening a database: what a crash or a clean close left is looked at, decided by the table in
-//! [`decide`](super::decide), and settled, so that the file is plain and no log lies beside it.
+//! Opening a database: what a crash or a clean close left is inspected, decided by the table in
+//! [`decide`](super::decide), and recovered, so that the file is plain and no log lies beside it.
 //!
 //! Promises: everything is synced before it is read, and read past the page cache, so that no decision rests on bytes
 //! that a power cut could still take; each step may be repeated from the start; a refusal has touched nothing.
@@ -54,14 +54,14 @@ pub enum Done {
     SetAside {
         /// The log.
         log_id: LogId,
-        /// The suffix behind `-pwal.` of its new name.
+        /// The suffix after `-pwal.` of its new name.
         suffix: String,
     },
     /// The log of another database file was moved away.
     Orphaned {
         /// One of the logs in it.
         log_id: LogId,
-        /// The suffix behind `-pwal.` of its new name.
+        /// The suffix after `-pwal.` of its new name.
         suffix: String,
     },
 }
@@ -79,7 +79,7 @@ pub struct Recovered {
     pub pages: u64,
     /// The first sector of the database file was lost, and came back from a copy of it in the log.
     pub restored_header: bool,
-    /// A commit behind the last that was begun and is not whole: cut.
+    /// A commit after the last that was begun and is not whole: truncated.
     pub torn_tail: Option<TornTail>,
     /// What could not be read, and was not needed.
     pub unreadable: Vec<Unreadable>,
@@ -109,13 +109,14 @@ pub fn open_database(
     // One round for the own log, one for what lies beside it; each takes at least one log away.
     loop {
         let mut look = Inspection::take(dir, database, facts)?;
-        // A whole stamp has said whose file this is: not that of a log that is left, whatever has rotted around the stamp.
+        // A whole stamp has named the log of this file: not one that is left, whatever has rotted around the stamp.
         if look.situation.header == StampState::NoHeader && !done.is_empty() {
             look.situation.header = StampState::Plain { wal: true };
         }
         match decide(&look.situation) {
             action @ (Action::Open | Action::RecoverStock) => {
-                // The file is plain; a crash in activation or retirement, or somebody who brought another file here, left it.
+                // The file is plain; a crash in activation or retirement, or a user who copied another file here, left
+                // the log.
                 if !facts.read_only {
                     remove_placeholder(dir)?;
                 }
@@ -141,7 +142,7 @@ pub fn open_database(
                 return Ok(Opened { done, next: Next::ClaimAgain });
             }
             Action::Orphan(log_id) => {
-                // A log that is set aside, cut short: what reads plain may be in the cache only.
+                // A log that is set aside, truncated: what reads plain may be in the cache only.
                 make_plain(database)?;
                 let suffix = move_away(dir, "orphan", log_id)?;
                 done.push(Done::Orphaned { log_id, suffix });
@@ -250,7 +251,7 @@ impl<'a> Inspection<'a> {
         walk: &Walk,
         database: Option<&mut (dyn Database + 'd)>,
     ) -> Result<LogFacts, LogError> {
-        // Only asked for where the header does not say whose file this is.
+        // Only determined where the header does not show whose file this is.
         let is_doubtful =
             matches!(self.situation.header, StampState::BadStamp { .. } | StampState::Leftover | StampState::NoHeader);
         let page_one = if is_doubtful { log.page_one(walk)? } else { None };
@@ -312,14 +313,14 @@ impl<'a> Inspection<'a> {
     /// What page 1 carries while this walk is replayed.
     pub(crate) fn marks_for(&self, log_id: LogId, walk: &Walk) -> Marks {
         match self.situation.header {
-            // T: nobody knows what the file has seen, but it is no more than this.
+            // T: it is unknown which commits the file has seen, but they are no more than this.
             StampState::NoHeader => Marks::Stamp(Stamp { log_id, backfill_target: walk.last() }),
             _ => Marks::found(&self.header),
         }
     }
 
-    /// The beginning of the file is brought back, at most so many bytes and with these marks, where it was lost and no image of
-    /// page 1 is replayed. Synced.
+    /// Restores the beginning of the file, at most `bytes_max` bytes and with these marks, where it was lost and no
+    /// image of page 1 is replayed. Synced.
     pub(crate) fn restore(
         &self,
         database: &mut dyn Database,
@@ -329,7 +330,7 @@ impl<'a> Inspection<'a> {
         bytes_max: usize,
     ) -> Result<bool, LogError> {
         let Some(page_one) = log.page_one(walk)? else { return Ok(false) };
-        // A version that nobody knows is none of the marks that are put right with the rest.
+        // An unknown version is none of the marks that are repaired with the rest.
         let is_whole = self.situation.header != StampState::NoHeader && page_one.is_in(database)?;
         if page_one.is_replayed || is_whole || crate::drops("page-one-restored") {
             return Ok(false);
@@ -349,9 +350,10 @@ impl<'a> Inspection<'a> {
         Ok(())
     }
 
-    /// As [`make_plain`], beside logs that nobody needs. A header that reads plain is only written again where the only log that
-    /// is there could bring it back. Else nothing is in the cache alone: some of the log was deleted, after the header was synced;
-    /// or an older log is there again, whose deletion was durable before a younger one could write a stamp.
+    /// Like [`make_plain`], beside logs that are not needed. A header that reads plain is only rewritten where the only
+    /// log that is there could bring it back. Else nothing is in the cache alone: some of the log was deleted, after
+    /// the header was synced; or an older log is there again, whose deletion was durable before a younger one could
+    /// write a stamp.
     fn make_plain(&self, database: &mut dyn Database) -> Result<(), LogError> {
         let teller = self.situation.teller().and_then(|log| self.own(log.log_id));
         let could_bring_back = match teller {
@@ -491,8 +493,8 @@ pub(crate) fn beginning_of(database: &mut dyn Database) -> Result<Beginning, Log
     }
 }
 
-/// Step 2: what a killed process left may vanish in a power cut that comes after the decision. Returns what the
-/// medium says of files that it does not sync.
+/// Step 2: what a killed process left may vanish in a power cut after the decision. Returns the errors of files that
+/// cannot be synced.
 pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Result<Vec<LogError>, LogError> {
     let mut unsynced = Vec::new();
     for name in names {
@@ -518,7 +520,7 @@ pub(crate) fn sync_everything(dir: &dyn LogDirectory, names: &[String]) -> Resul
     Ok(unsynced)
 }
 
-/// Moves the directory to `-pwal.<what>-<log id>`, with a number behind it if that name is taken.
+/// Moves the directory to `-pwal.<what>-<log id>`, with a number after it if that name is taken.
 pub(crate) fn move_away(dir: &dyn LogDirectory, what: &str, log_id: LogId) -> Result<String, LogError> {
     let mut number = 1;
     loop {

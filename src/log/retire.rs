@@ -1,7 +1,7 @@
 //! The end of a log: after it the database file is one plain SQLite file, and nothing lies beside it.
 //!
-//! The steps Z1 to Z4 of the specification; each may be the last before a power cut, and whoever opens the database
-//! next finds a row of the decision table for it.
+//! The steps Z1 to Z4 of the specification; a power cut may follow each, and the next open finds a row of the decision
+//! table for it.
 
 use super::backfill::write_marks;
 use super::error::LogError;
@@ -30,7 +30,7 @@ pub fn retire(
     remove_directory(dir)
 }
 
-/// As [`retire`], for whoever goes on owning the database: `lock` and the directory stay.
+/// Like [`retire`], for a caller that keeps owning the database: `lock` and the directory stay.
 ///
 /// # Errors
 /// As [`retire`].
@@ -62,7 +62,7 @@ fn end(
         // Recovery retires torn stamps too; it has decided that the log is this file's.
         StampState::BadStamp { .. } | StampState::Leftover => true,
         StampState::Older { .. } | StampState::NoHeader => false,
-        // A retirement that failed behind Z3, repeated.
+        // A retirement that failed after Z3, repeated.
         StampState::Plain { .. } => list(dir)?.contains(&marker),
     };
     if !is_ours {
@@ -76,8 +76,8 @@ fn end(
     remove_placeholder(dir)
 }
 
-/// As [`retire_keeping_lock`], for a process whose connections stay: `control` does, and so does the marker, durably: beside it
-/// a plain file with segments of this log is a finished one, until the log that comes next is stamped.
+/// Like [`retire_keeping_lock`], for a process whose connections stay: `control` does, and so does the marker, durably:
+/// beside it a plain file with segments of this log is a finished one, until the next log is stamped.
 ///
 /// # Errors
 /// As [`retire`].
@@ -199,8 +199,8 @@ fn remove_all(dir: &dyn LogDirectory, names: &[&String]) -> Result<(), LogError>
     Ok(())
 }
 
-/// Removes what a database without a log leaves: `control`, `lock`, and the directory unless somebody else put
-/// something there. For whoever holds the lock and lets go of it after this.
+/// Removes what a database without a log leaves: `control`, `lock`, and the directory unless another program put
+/// something there. For the holder of the lock, which releases it after this.
 ///
 /// # Errors
 /// Any error of the medium, but not for a directory that is not empty.

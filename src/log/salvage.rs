@@ -1,10 +1,10 @@
-//! The way on where recovery refuses: replay the longest prefix that is valid and say what is given up, or give up
-//! the log. Only ever on a person's word.
+//! What to do where recovery refuses: replay the longest prefix that is valid and report what is given up, or give up
+//! the log. Only ever on a user's request.
 //!
-//! Never worse than the file that was there: images of the log are only written over pages that cannot be newer, and what is
-//! overwritten is kept ([`super::undo`]). Nothing is deleted: the log directory is moved beside, under another name. Each
-//! step may be the last before a crash: until page 1 is plain the same call starts again, and behind that an open moves
-//! the directory away by itself.
+//! Never worse than the file that was there: images of the log are only written over pages that cannot be newer, and
+//! what is overwritten is kept ([`super::undo`]). Nothing is deleted: the log directory is moved beside, under another
+//! name. A crash may follow each step: until page 1 is plain the same call starts again, and after that an open moves
+//! the directory away.
 
 use super::decide::{Action, Refusal, decide};
 use super::error::LogError;
@@ -43,11 +43,11 @@ pub struct Plan {
     pub last: u64,
     /// They are replayed. Not if the database file may hold pages of later commits: it is taken as it is then.
     pub replays: bool,
-    /// The last commit that anything speaks of; what is behind the state of the database file is given up.
+    /// The last commit that any record names; what is after the state of the database file is given up.
     pub known: u64,
     /// The database file holds pages of commits up to here: T of its stamp; D where the stamp is not whole.
     pub seen: u64,
-    /// The size of the database behind it, in pages; 0: as it is.
+    /// The size of the database after it, in pages; 0: as it is.
     pub database_pages: u32,
     /// Why the normal rules refuse.
     pub reason: String,
@@ -56,7 +56,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The last commit whose pages are in the database file afterwards; those from there to `known` are given up.
+    /// The last commit whose pages are in the database file afterwards; the later ones up to `known` are given up.
     #[must_use]
     pub fn kept(&self) -> u64 {
         if self.replays { self.last } else { self.seen }
@@ -81,7 +81,7 @@ pub struct Discarded {
     pub moved_to: Option<String>,
     /// Logs that still held commits: id, B, and the last commit that anything in them speaks of.
     pub given_up: Vec<(LogId, u64, u64)>,
-    /// What could not be looked at, of which log: nobody knows what it held.
+    /// What could not be read, of which log: its content is unknown.
     pub unreadable: Vec<(LogId, String)>,
 }
 
@@ -146,7 +146,7 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
     if look.situation.header == StampState::NoHeader {
         let first = if walk.batches.is_empty() { u32::MAX } else { walk.database_pages };
         undo::keep(dir, database, page_bytes, walk.newest.keys().copied(), first)?;
-        // What is taken as it is may be newer behind the sector that was lost.
+        // What is taken as it is may be newer after the sector that was lost.
         let bytes_max = if plan.replays { usize::MAX } else { stamp::STAMP_WRITE_BYTES };
         look.restore(database, log, &walk, marks, bytes_max)?;
     }
@@ -255,11 +255,11 @@ fn choose<'a, 'd>(look: &'a Inspection<'d>, dir: &dyn LogDirectory) -> Result<Ch
     let Some((found, _)) = look.own(log_id) else { return Ok(Chosen::Impossible(reason)) };
     let log = &found.log;
     let walk = log.walk(base.unwrap_or(log.backfilled), Through::Batches)?;
-    // Without a batch behind T, an old copy is all that there is; without a header, nothing is valid.
+    // Without a batch after T, an old copy is all that there is; without a header, nothing is valid.
     if (base.is_some() && walk.batches.is_empty()) || log.page_bytes().is_none() {
         return Ok(Chosen::Impossible(reason));
     }
-    // R4: no page of a commit behind D is in the database file.
+    // R4: no page of a commit after D is in the database file.
     let seen = target.unwrap_or(log.durable);
     let plan = Plan {
         log_id,

@@ -1,7 +1,7 @@
 //! A survey of a log as plain values, for the tools: what lies in which segment, which commits and epochs there are,
-//! and what of it does not hold.
+//! and which rules are violated.
 //!
-//! Only reads: creates, locks and syncs nothing. In a log that somebody writes meanwhile the newest records may look torn.
+//! Only reads: creates, locks and syncs nothing. In a log that is written meanwhile the newest records may look torn.
 
 mod text;
 
@@ -53,7 +53,7 @@ pub struct LogSurvey {
     pub commits: Vec<CommitSurvey>,
     /// Every certificate, by its epoch.
     pub certificates: Vec<CertificateSurvey>,
-    /// A commit behind n that was begun.
+    /// A commit after n that was begun.
     pub torn_tail: Option<TornTail>,
     /// What the medium does not give.
     pub unreadable: Vec<Unreadable>,
@@ -95,7 +95,7 @@ pub struct CommitSurvey {
     pub wants_durable: bool,
     /// When it was committed, in microseconds since 1970 began; 0: unknown.
     pub time_us: u64,
-    /// The chain value behind it.
+    /// The chain value after it.
     pub chain: u64,
 }
 

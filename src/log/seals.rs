@@ -27,7 +27,7 @@ pub struct Contradiction {
 pub(super) struct Counts {
     /// Lane and frames of each commit of the walk, in order.
     commits: Vec<(u16, u32)>,
-    /// The pages of the commits behind the last certificate, if that ended before the commit behind this one.
+    /// The pages of the commits after the last certificate, if that ended before the next commit.
     pages: HashSet<u32>,
     pages_from: u64,
 }
@@ -76,7 +76,7 @@ impl Counts {
         None
     }
 
-    /// Behind `last` another epoch begins.
+    /// After `last` another epoch begins.
     fn sealed_to(&mut self, last: u64) {
         self.pages.clear();
         self.pages_from = last;
@@ -97,7 +97,7 @@ fn lane_frames(commits: &[(u16, u32)]) -> Vec<u32> {
 }
 
 impl FoundLog<'_> {
-    /// The certificate in a block of its own that names another chain value behind this batch (rule E1).
+    /// The certificate in a block of its own that names another chain value after this batch (rule E1).
     pub(super) fn denied(&self, batch: &Batch) -> Option<Contradiction> {
         let sequence = batch.header.sequence;
         let seal = self.seals_of(sequence).find(|seal| seal.certificate.chain != batch.chain_after)?;
@@ -106,7 +106,7 @@ impl FoundLog<'_> {
         Some(self.contradiction_at("E1", seal.segment, seal.offset, what))
     }
 
-    /// Whether a certificate in a block of its own names the chain value behind this batch.
+    /// Whether a certificate in a block of its own names the chain value after this batch.
     pub(super) fn is_confirmed(&self, batch: &Batch) -> bool {
         self.seals_of(batch.header.sequence).any(|seal| seal.certificate.chain == batch.chain_after)
     }
@@ -151,12 +151,12 @@ impl FoundLog<'_> {
         Contradiction { rule, file, offset, what }
     }
 
-    /// What the certificates, in order, say against each other: D never falls (rule E3), a certificate counts as many batches as
-    /// it seals (rule E2).
+    /// Contradictions among the certificates, in order: D never falls (rule E3), a certificate counts as many batches
+    /// as it seals (rule E2).
     ///
-    /// B may fall: a leader that died before its cut has left a doubled certificate with a newer B, and the leader after it seals
-    /// the same epoch at another place by a certificate that carries the B of the last durable one. Of one epoch there may be two
-    /// for the same reason; the order of these is not known.
+    /// B may fall: a leader that died before its epoch record has left a doubled certificate with a newer B, and the
+    /// next leader seals the same epoch at another place by a certificate that carries the B of the last durable one.
+    /// Of one epoch there may be two for the same reason; the order of these is not known.
     pub(super) fn check_epochs(&self) -> Option<Contradiction> {
         for pair in self.epochs.windows(2) {
             let (before, after) = (&pair[0], &pair[1]);

@@ -12,14 +12,14 @@ pub const SEGMENT_BYTES_FIRST: u64 = 256 << 10;
 /// megabytes are written over and stay in the processor's cache. With 64 MiB, writers that outran the fill of a
 /// new segment waited 250 ms for it.
 pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
-/// Zeros are written in pieces of at most so many bytes, so that commits beside them are not stalled.
+/// Zeros are written in pieces of at most this size, so that commits beside them are not stalled.
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
-/// Makes the segment file `name` of `bytes`: zero-written (space that is only allocated can still be
-/// refused, and is slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece that the page cache
-/// holds is synced by itself: a flush beside it would wait for all that is dirty.
+/// Makes the segment file `name` of `bytes`: zero-written (space that is only allocated can still be refused, and is
+/// slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece that the page cache holds
+/// is synced separately: a flush beside it would wait for all that is dirty.
 ///
-/// `goes_on` is asked before each piece: its error ends it.
+/// `goes_on` is called before each piece: its error ends it.
 ///
 /// # Errors
 /// Any error of the medium or of `goes_on`; the file is removed again then, as far as that works.

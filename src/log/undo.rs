@@ -1,7 +1,8 @@
-//! The way back from a salvage: every page that it overwrites or cuts off is kept first, in a rollback journal of SQLite.
+//! The way back from a salvage: every page that it overwrites or truncates is kept first, in a rollback journal of
+//! SQLite.
 //!
-//! Laid beside the database file as `<database>-journal`, SQLite plays it back by itself (`pager_playback`): the file is what
-//! it was before the salvage, as a plain one.
+//! Laid beside the database file as `<database>-journal`, SQLite plays it back (`pager_playback`): the file is what it
+//! was before the salvage, as a plain one.
 
 use super::error::LogError;
 use super::files::is_unreadable;
@@ -20,8 +21,8 @@ const HEADER_BYTES: u64 = 512;
 /// The byte that SQLite locks; its page holds nothing.
 const PENDING_BYTE: u64 = 0x4000_0000;
 
-/// Keeps `pages` of the database file, page 1, and all behind `database_pages`, durably, as far as the medium gives them. Does nothing where an attempt that was
-/// cut short has kept them already: the file may have been changed since.
+/// Keeps `pages` of the database file, page 1, and all after `database_pages`, durably, as far as they can be read.
+/// Does nothing where an attempt that was cut short has kept them already: the file may have been changed since.
 ///
 /// # Errors
 /// Any error of the medium; nothing was overwritten.

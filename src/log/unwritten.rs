@@ -1,9 +1,9 @@
-//! A log whose first commit never was whole on the medium, told from one whose first commit has rotted.
+//! Distinguishes a log whose first commit never was whole on the medium from one whose first commit has rotted.
 //!
 //! A segment is zeros before it is used, and no sector of the batch of commit 1 is all zeros before its last image ends
-//! ([`mask_of_first`](super::format::mask_of_first)). So a sector of zeros there was never written: a process was killed in the
-//! write (a prefix of it is there), or the power went before the sync (any of its sectors are). A commit that was durable has
-//! all of its sectors; rot changes what is in them.
+//! ([`mask_of_first`](super::format::mask_of_first)). So a sector of zeros there was never written: a process was
+//! killed in the write (a prefix of it is there), or the power failed before the sync (any of its sectors are). A
+//! commit that was durable has all of its sectors; rot changes what is in them.
 //!
 //! Where commit 1 was never whole, no commit was durable, and no page of the log is in the database file.
 
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 /// More batches of commit 1 are not what processes leave that died in writing it: each is read in part.
 const BEGUN_MAX: usize = 64;
-/// Sectors are read in pieces of so many bytes.
+/// Sectors are read in pieces of this size.
 const PIECE_BYTES: u64 = 64 << 10;
 
 impl FoundLog<'_> {
@@ -37,7 +37,8 @@ impl FoundLog<'_> {
             && self.segments.iter().all(|segment| matches!(segment.state, HeaderState::Whole | HeaderState::Free))
     }
 
-    /// Where the first segment goes on behind the certificates that it begins with: segment file and offset. `None`: it is not there.
+    /// Where the first segment continues after the certificates that it begins with: segment file and offset. `None`:
+    /// it is not there.
     fn first_place(&self) -> Option<(usize, u64)> {
         let (segment, offset, _) = self.resume(0)?;
         let header = &self.segments.get(segment)?.reader.as_ref()?.header;

@@ -19,7 +19,7 @@ const MISSED_BLOCKS_MAX: u32 = 2;
 pub(crate) enum Through {
     /// Segments whose headers are whole.
     Headers,
-    /// Also segments whose headers are broken and whose batches say what they were: for salvage.
+    /// Also segments whose headers are broken and whose batches show what they were: for salvage.
     Batches,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Walk {
     pub(crate) batches: Vec<(usize, u64)>,
     /// The newest image of each page: index of the segment, place. Also of pages beyond the final size.
     pub(crate) newest: BTreeMap<u32, (usize, ImageRef)>,
-    /// The size of the database behind the last batch, in pages; 0 without a batch.
+    /// The size of the database after the last batch, in pages; 0 without a batch.
     pub(crate) database_pages: u32,
     /// Where the next batch should begin: index of the segment, offset. `None` without a batch.
     pub(crate) end: Option<(usize, u64)>,
@@ -44,7 +44,7 @@ pub(crate) struct Walk {
     pub(crate) doubt: Option<Unreadable>,
     /// A certificate that does not fit the batches, or another certificate.
     pub(crate) contradiction: Option<Contradiction>,
-    /// Whether a certificate names the chain value behind the last batch.
+    /// Whether a certificate names the chain value after the last batch.
     is_confirmed: bool,
 }
 
@@ -102,7 +102,7 @@ struct Search {
     torn: Option<TornTail>,
     /// Could not be read, and may be that batch.
     unread: Option<Unreadable>,
-    /// It was found in another segment, behind something that may be it.
+    /// It was found in another segment, after something that may be it.
     crossed: Option<Unreadable>,
     /// A whole batch of that commit that a certificate denies (rule W6).
     denied: Option<(usize, Batch, Contradiction)>,
@@ -166,7 +166,7 @@ impl FoundLog<'_> {
         walk.doubt = search.unread.filter(|_| !crate::drops("u1")).or(crossed);
         walk.torn = search.torn;
         if let Some((segment, batch, contradiction)) = search.denied {
-            // Where the log goes on behind it, the certificate cannot be of another commit of that number.
+            // Where the log continues after it, the certificate cannot be of another commit of that number.
             if self.after(segment, &batch, through)?.found.is_some() && !crate::drops("e1") {
                 walk.contradiction.get_or_insert_with(|| contradiction.clone());
             }
@@ -185,7 +185,7 @@ impl FoundLog<'_> {
         self.search(segment, batch.header.offset + batch.header.bytes, batch.header.ordinal, wanted)
     }
 
-    /// Behind `offset` in a segment file, or in a later segment that begins with the commit (rules W2 to W4).
+    /// After `offset` in a segment file, or in a later segment that begins with the commit (rules W2 to W4).
     fn search(&self, segment: usize, offset: u64, ordinal: u64, wanted: Wanted) -> Result<Search, LogError> {
         let mut search = Search::default();
         self.scan(&mut search, segment, offset, wanted)?;
@@ -216,8 +216,8 @@ impl FoundLog<'_> {
         Ok(search)
     }
 
-    /// Behind `offset` in a segment, over any number of certificates and at most [`MISSED_BLOCKS_MAX`] blocks that are neither (rule
-    /// W3).
+    /// After `offset` in a segment, past any number of certificates and at most [`MISSED_BLOCKS_MAX`] blocks that are
+    /// neither (rule W3).
     fn scan(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
         let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
         let (block_bytes, end) = (u64::from(reader.header.block_bytes), reader.header.segment_bytes);
@@ -271,7 +271,7 @@ impl FoundLog<'_> {
         self.certificates.binary_search(&(segment, offset)).is_ok()
     }
 
-    /// Proves a batch whose head is valid.
+    /// Verifies a batch whose head is valid.
     fn look(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
         let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
         let batch = match reader.batch_at(offset, &self.spills) {
@@ -312,7 +312,7 @@ impl FoundLog<'_> {
             Flaw::Rule(error) => Some((broken.segment, broken.offset, error.to_string())),
             Flaw::Unreadable(_) => None,
         });
-        // A segment whose header is broken: what lies behind it is not gone through.
+        // A segment whose header is broken: what follows it is not walked.
         let headless = self.segments.iter().enumerate().filter(|(_, segment)| {
             segment.state == HeaderState::Broken && walk.through == Through::Headers && !self.is_before(segment, walk)
         });
@@ -334,7 +334,7 @@ impl FoundLog<'_> {
         segment.first_ordinal.zip(end).is_some_and(|(ordinal, end)| ordinal <= end)
     }
 
-    /// Where commit `base + 1` would follow, and the chain value before it: behind the newest certificate that ends with
+    /// Where commit `base + 1` would follow, and the chain value before it: after the newest certificate that ends with
     /// `base`, or where the log began.
     pub(super) fn resume(&self, base: u64) -> Option<(usize, u64, u64)> {
         if let Some(newest) = self.epochs.iter().rev().find(|epoch| epoch.hi == base) {
@@ -392,7 +392,7 @@ impl FoundLog<'_> {
         } else if walk.batches.is_empty() {
             return Ok(Some(anything.clone()));
         }
-        // A commit that was begun may have been durable: the certificate that says so lies behind it.
+        // A commit that was begun may have been durable: the certificate that says so follows it.
         if walk.torn.is_some() && !crate::drops("u4") {
             return Ok(self.unread_behind(walk).cloned());
         }

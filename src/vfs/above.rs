@@ -30,7 +30,7 @@ pub(super) struct Above {
 /// The VFSes that were tried, and whether they pass on what a log needs.
 static TRIED: Mutex<Vec<(Above, bool)>> = Mutex::new(Vec::new());
 
-/// Beyond so many the oldest is forgotten: a VFS may make a table of methods for each file.
+/// Beyond this number the oldest is forgotten: a VFS may make a table of methods for each file.
 const TRIED_MAX: usize = 64;
 
 /// `SQLITE_IOCAP_POWERSAFE_OVERWRITE`: what a trial is answered.

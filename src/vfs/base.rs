@@ -27,8 +27,8 @@ impl BaseVfs {
 
     /// A copy of its table.
     pub(super) fn table(self) -> RawVfs {
-        // SAFETY: the VFS is registered, by the contract of `new`. Of a version 1 or 2 table the
-        // fields behind its end are not read: they are null here.
+        // SAFETY: the VFS is registered, by the contract of `new`. Of a version 1 or 2 table the fields after its end
+        // are not read: they are null here.
         unsafe {
             let vfs = self.0;
             let version = (*vfs).version;
@@ -117,8 +117,8 @@ impl BaseVfs {
     }
 }
 
-/// An open file of the base VFS. Copies name the same file; whoever closes it knows that no
-/// copy is used afterwards.
+/// An open file of the base VFS. Copies name the same file; the caller that closes it ensures that no copy is used
+/// afterwards.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawBase(*mut RawFile);
 
@@ -266,7 +266,7 @@ fn offset_of(offset: u64) -> Result<i64, Code> {
     i64::try_from(offset).map_err(|_| Code::IOERR)
 }
 
-/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` cut
+/// The largest request that SQLite itself makes: one page. `seekAndWriteFd` and `seekAndRead` of `os_unix.c` truncate
 /// requests to 17 bits, so that one of 128 KiB writes nothing and is taken for a full disk.
 const PIECE_BYTES_MAX: usize = 65536;
 

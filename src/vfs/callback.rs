@@ -21,7 +21,7 @@ pub(super) fn callback(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) 
 /// Does not call [`handle::entered`].
 pub(super) fn callback_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
     let _inside = crate::shared::inside();
-    // What a panic leaves half done is behind `Handle`, and ended there.
+    // The state that a panic leaves half done is in `Handle`, and ended there.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // Dropping a foreign payload may panic again.
         std::mem::forget(payload);

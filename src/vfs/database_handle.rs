@@ -44,7 +44,7 @@ impl Drop for Name {
     }
 }
 
-/// A path as a C string, with something behind it.
+/// A path as a C string, with a suffix.
 fn c_path(path: &Path, suffix: &str) -> Result<CString, Code> {
     let mut bytes = path.as_os_str().as_bytes().to_vec();
     bytes.extend_from_slice(suffix.as_bytes());
@@ -113,7 +113,7 @@ impl Database for SqliteDatabaseHandle {
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
-        // `xTruncate` only cuts.
+        // `xTruncate` only shrinks.
         if self.base.bytes()? < bytes {
             return Ok(self.base.write(&[0], bytes - 1)?);
         }
@@ -194,7 +194,7 @@ impl PrivateConnection<'_> {
     }
 
     fn execute(&self, sql: &CStr) -> Result<(), Code> {
-        // SAFETY: the connection is open, and nobody wants the rows or the message.
+        // SAFETY: the connection is open, and rows and message are not wanted.
         let code =
             unsafe { (self.api.exec)(self.connection, sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut()) };
         self.check(code)
@@ -202,14 +202,14 @@ impl PrivateConnection<'_> {
 
     fn checkpoint_truncate(&self) -> Result<(), Code> {
         let (none, main) = (std::ptr::null_mut(), c"main");
-        // SAFETY: the connection is open; null says that nobody wants the numbers.
+        // SAFETY: the connection is open; null: the numbers are not wanted.
         let code = unsafe {
             (self.api.wal_checkpoint_v2)(self.connection, main.as_ptr(), ffi::CHECKPOINT_TRUNCATE, none, none)
         };
         self.check(code)
     }
 
-    /// The extended code behind a result code.
+    /// The extended code of a result code.
     fn check(&self, code: c_int) -> Result<(), Code> {
         Code::check(code).map_err(|code| {
             if self.connection.is_null() {
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_opened_for_reading() {
-        // The kernel lets nobody write to a running program, not even root.
+        // The kernel allows no write to a running program, not even root's.
         let program = std::env::current_exe().unwrap();
         let mut database_handle = host().open_database_handle(&program).unwrap();
         assert!(database_handle.read_only());

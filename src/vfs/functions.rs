@@ -18,7 +18,7 @@ pub const fn version() -> &'static str {
     env!("PWAL_VERSION")
 }
 
-/// When a connection was opened: what its functions are told.
+/// When a connection was opened: passed to its functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     /// It loaded pwal itself, so it is older.
@@ -27,8 +27,8 @@ pub(super) enum Opened {
     WithPwal,
 }
 
-/// A SQL function is told nothing from which it could find out which SQLite calls it, and one process
-/// can have several. So each gets functions of its own.
+/// A SQL function gets nothing from which it could find out which SQLite calls it, and one process can have several. So
+/// each gets functions of its own.
 const HOSTS_MAX: usize = 4;
 static HOSTS: [OnceLock<Api>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
 static FUNCTIONS: [Functions; HOSTS_MAX] = [functions::<0>(), functions::<1>(), functions::<2>(), functions::<3>()];
@@ -84,7 +84,7 @@ unsafe fn answer(call: *mut FunctionCall, api: &Api, text: impl FnOnce() -> Stri
     match callback_value(None, || Some(text())) {
         Some(text) => {
             let bytes = c_int::try_from(text.len()).unwrap_or(0);
-            // SAFETY: SQLite copies so many bytes before the call returns.
+            // SAFETY: SQLite copies `bytes` bytes before the call returns.
             unsafe { (api.result_text)(call, text.as_ptr().cast(), bytes, std::ptr::without_provenance(TRANSIENT)) }
         }
         // SAFETY: SQLite copies the C string.
@@ -114,11 +114,11 @@ enum Answer {
     Null,
 }
 
-/// Answers what `body` makes of the main database's handle, and its arguments; its error is the statement's, with the
+/// Returns what `body` makes of the main database's handle, and its arguments; its error is the statement's, with the
 /// function's name before it.
 ///
 /// # Safety
-/// `call` is the call of the function `name` that the SQLite of `HOST` makes just now, with so many arguments.
+/// `call` is the call of the function `name` that the SQLite of `HOST` makes just now, with `ARGUMENTS` arguments.
 unsafe fn answer_of_main<const HOST: usize, const ARGUMENTS: usize>(
     (call, arguments): (*mut FunctionCall, *mut *mut Value),
     name: &str,
@@ -174,7 +174,7 @@ fn timeout(milliseconds: u64) -> Duration {
 /// `pwal_retire()`: retires the log of the main database, with its connections open: answers what came of it.
 unsafe extern "C" fn pwal_retire<const HOST: usize>(call: *mut FunctionCall, _: c_int, values: *mut *mut Value) {
     let retire = |handle: &Handle, []: [u64; 0]| handle.retire_log().map(Answer::Text);
-    // SAFETY: SQLite calls this function, registered with so many arguments.
+    // SAFETY: SQLite calls this function, registered with this number of arguments.
     unsafe { answer_of_main::<HOST, 0>((call, values), "pwal_retire", retire) }
 }
 

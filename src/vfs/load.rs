@@ -146,7 +146,7 @@ unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, A
             // A connection without the functions is still a good one: no error of its opening.
             // SAFETY: by the contract.
             let _ = unsafe { functions::add_to(connection, &api, Opened::WithPwal) };
-            // SAFETY: SQLite calls this behind the open of the main file.
+            // SAFETY: SQLite calls this after the open of the main file.
             unsafe { above::try_main(&api, connection) };
         }
     });

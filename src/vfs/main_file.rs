@@ -25,9 +25,9 @@ pub(super) struct MainFile {
     registration: &'static Registration,
     handle: Arc<Handle>,
     base: RawBase,
-    /// The memory of the base's file object. Not behind our head: a VFS above may move that elsewhere (`apndOpen`).
+    /// The memory of the base's file object. Not after our head: a VFS above may move that elsewhere (`apndOpen`).
     _room: Box<[u64]>,
-    /// Who has given out this connection's shared memory.
+    /// The source of this connection's shared memory.
     shm: AtomicU8,
     /// The regions that SQLite may have pointers into, until `xShmUnmap`.
     regions: Mutex<Vec<Arc<Region>>>,
@@ -132,7 +132,7 @@ impl MainFile {
 /// The bytes that SQLite passed.
 ///
 /// # Safety
-/// `data` is null or has so many bytes, which nobody else uses during the call.
+/// `data` is null or has `bytes` bytes, which are not used elsewhere during the call.
 pub(super) unsafe fn bytes_mut<'a>(data: *mut c_void, bytes: c_int) -> Option<&'a mut [u8]> {
     let bytes = usize::try_from(bytes).ok()?;
     // SAFETY: by the contract.
@@ -142,7 +142,7 @@ pub(super) unsafe fn bytes_mut<'a>(data: *mut c_void, bytes: c_int) -> Option<&'
 /// The bytes that SQLite passed.
 ///
 /// # Safety
-/// `data` is null or has so many bytes, which nobody changes during the call.
+/// `data` is null or has `bytes` bytes, which do not change during the call.
 pub(super) unsafe fn bytes_of<'a>(data: *const c_void, bytes: c_int) -> Option<&'a [u8]> {
     let bytes = usize::try_from(bytes).ok()?;
     // SAFETY: by the contract.
@@ -168,7 +168,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
             Ok(())
         });
         let base = main.base.close();
-        // SAFETY: `main` came from `Box::into_raw` in `install`, and nobody uses it after this call.
+        // SAFETY: `main` came from `Box::into_raw` in `install`, and is not used after this call.
         unsafe {
             let head: *mut Head = file.cast();
             (*head).file.methods = std::ptr::null();
@@ -180,7 +180,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
 
 unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int, offset: i64) -> c_int {
     callback(Code::IOERR_READ, || {
-        // SAFETY: SQLite's open file, and its buffer of so many bytes.
+        // SAFETY: SQLite's open file, and its buffer of `bytes` bytes.
         let (main, buffer) = unsafe { (opened(file)?, bytes_mut(data, bytes).ok_or(Code::IOERR_READ)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_READ)?;
         main.handle.read(&mut main.base(), buffer, offset)
@@ -189,7 +189,7 @@ unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int,
 
 unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_int, offset: i64) -> c_int {
     callback(Code::IOERR_WRITE, || {
-        // SAFETY: SQLite's open file, and its buffer of so many bytes.
+        // SAFETY: SQLite's open file, and its buffer of `bytes` bytes.
         let (main, data) = unsafe { (opened(file)?, bytes_of(data, bytes).ok_or(Code::IOERR_WRITE)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
         main.handle.write(&mut main.base(), data, offset)

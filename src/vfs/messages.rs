@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// So long a line may be: what one write to a pipe leaves whole.
+/// The longest line: what one write to a pipe leaves whole.
 const LINE_BYTES_MAX: usize = 4096;
 
 /// What `PWAL_LOG` names.
@@ -72,7 +72,7 @@ pub fn set_socket(descriptor: c_int) {
     SOCKET.store(descriptor.max(-1), SeqCst);
 }
 
-/// Tells `sqlite3_log`, and what else was asked for.
+/// Writes to `sqlite3_log`, and to the other destinations.
 pub(super) fn write(api: &Api, code: i32, text: &str) {
     api.write_log(code, text);
     let socket = SOCKET.load(SeqCst);

@@ -1,4 +1,4 @@
-//! The methods of the `sqlite3_vfs`: which file kind is whose, and everything else to the base.
+//! The methods of the `sqlite3_vfs`: which kinds of file pwal handles; everything else goes to the base.
 
 use super::base::{BaseVfs, RawBase};
 use super::callback::{callback, callback_value};
@@ -46,7 +46,7 @@ pub(super) fn table(base: &RawVfs, file_bytes: c_int) -> RawVfs {
     }
 }
 
-/// The registration behind a VFS of ours.
+/// The registration of one of our VFSs.
 ///
 /// # Safety
 /// `vfs` is null or a `sqlite3_vfs` with our methods: `pAppData` is its leaked registration.

@@ -1,14 +1,12 @@
 //! The shim between SQLite and its base VFS: FFI and marshalling only.
 //!
-//! A registration is one `sqlite3_vfs` on top of another. A main database file is a file object
-//! of ours with the base's behind it in the same memory; each method is one call of
-//! [`Handle`](crate::handle::Handle), which decides. Every other kind of file, and the WAL of a
-//! main file that is not joined to an engine, is opened by the base directly in SQLite's file
-//! object: its methods are then called without us in between.
+//! A registration is one `sqlite3_vfs` on top of another. A main database file is a file object of ours that owns the
+//! base's; each method is one call of [`Handle`](crate::handle::Handle), which decides. Every other kind of file, and
+//! the WAL of a main file that is not on pwal, is opened by the base directly in SQLite's file object: its methods are
+//! then called without pwal in between.
 //!
-//! Promises: the base's version, flags, sizes and file controls reach SQLite and back as
-//! they are, unless the handle says otherwise; no panic leaves a callback; a failed open leaves
-//! a null method table.
+//! Promises: the base's version, flags, sizes and file controls reach SQLite and back as they are, unless the handle
+//! says otherwise; no panic leaves a callback; a failed open leaves a null method table.
 
 mod above;
 mod base;

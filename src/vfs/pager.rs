@@ -47,7 +47,7 @@ impl PagerOfFile {
     }
 
     fn present(&self) -> *mut Connection {
-        // SAFETY: a member of the `BtShared` whose pager has the file open: it is freed behind it (`sqlite3BtreeClose`).
+        // SAFETY: a member of the `BtShared` whose pager has the file open: it is freed after it (`sqlite3BtreeClose`).
         unsafe { *self.present }
     }
 
@@ -57,7 +57,8 @@ impl PagerOfFile {
         (!present.is_null() && present == self.opened_by).then_some(present)
     }
 
-    /// The databases of the connection, by their schema names, main and temp first; main alone where SQLite does not tell.
+    /// The databases of the connection, by their schema names, main and temp first; main alone where SQLite does not
+    /// report them.
     fn schemas(&self, connection: *mut Connection) -> impl Iterator<Item = &CStr> {
         (0..).map_while(move |at: c_int| {
             let Some(db_name) = self.api.db_name else { return (at == 0).then_some(c"main") };
@@ -93,7 +94,7 @@ impl PagerOfFile {
             .or_else(|| self.schema_above(connection))
     }
 
-    /// As that, where SQLite has the file object of another VFS.
+    /// The same, where SQLite has the file object of another VFS.
     fn schema_above(&self, connection: *mut Connection) -> Option<&CStr> {
         self.schemas(connection).find(|name| self.name_of(connection, name) == self.name)
     }
@@ -126,7 +127,7 @@ impl Pager for PagerOfFile {
 
     fn above(&self) -> Option<handle::Above> {
         let connection = self.open_connection()?;
-        // The object that SQLite has, whatever methods somebody has put into it for a while (`sqlite3_recover_init`).
+        // The object that SQLite has, whatever methods a caller has put into it for a while (`sqlite3_recover_init`).
         if self.schemas(connection).any(|name| self.file_of(connection, name) == self.file) {
             return Some(handle::Above::Nothing);
         }
@@ -215,7 +216,7 @@ impl Pager for PagerOfFile {
 
     fn release_pages(&self) {
         if let Some(connection) = self.open_connection() {
-            // SAFETY: the connection is in use by this thread; pages that somebody uses stay, no file is called.
+            // SAFETY: the connection is in use by this thread; pages in use stay, no file is called.
             unsafe { (self.api.db_release_memory)(connection) };
         }
     }

@@ -51,7 +51,7 @@ pub enum RegisterError {
     /// `SQLITE_CONFIG_SINGLETHREAD`: the same, by `sqlite3_config`.
     #[error("this SQLite is configured for one thread (SQLITE_CONFIG_SINGLETHREAD), and pwal needs its mutexes")]
     SingleThread,
-    /// The name belongs to somebody else, perhaps to another copy of pwal.
+    /// The name belongs to other code, perhaps to another copy of pwal.
     #[error("a VFS named {0:?} is registered already, by other code than this copy of pwal; load one copy only")]
     NameTaken(String),
     /// The name is registered on another base.
@@ -181,7 +181,7 @@ impl WalNames {
 /// All registrations of this copy of pwal, of every SQLite in the process.
 static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new());
 
-/// The first registration, unless somebody is registering just now.
+/// The first registration, unless a thread is registering just now.
 pub(super) fn any() -> Option<&'static Registration> {
     REGISTRATIONS.try_lock()?.first().copied()
 }
@@ -316,7 +316,7 @@ fn build(
         base_name,
     }));
     let app_data = std::ptr::from_mut(registration).cast();
-    // SAFETY: not registered yet, so nobody else sees it.
+    // SAFETY: not registered yet, so no other thread sees it.
     unsafe {
         (*registration.vfs.get()).name = registration.name.as_ptr();
         (*registration.vfs.get()).app_data = app_data;

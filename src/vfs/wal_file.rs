@@ -112,7 +112,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
             wal.handle.wal_close();
             wal.real.lock().take().map_or(Ok(()), |(_, file)| file.close())
         });
-        // SAFETY: the state came from `Box::into_raw` in `install`, and nobody uses it after this call.
+        // SAFETY: the state came from `Box::into_raw` in `install`, and is not used after this call.
         unsafe {
             let head: *mut Head = file.cast();
             (*head).file.methods = std::ptr::null();
@@ -124,7 +124,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
 
 unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int, offset: i64) -> c_int {
     callback(Code::IOERR_READ, || {
-        // SAFETY: SQLite's open file, and its buffer of so many bytes.
+        // SAFETY: SQLite's open file, and its buffer of `bytes` bytes.
         let (wal, buffer) = unsafe { (opened(file)?, bytes_mut(data, bytes).ok_or(Code::IOERR_READ)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_READ)?;
         match wal.real()? {
@@ -136,7 +136,7 @@ unsafe extern "C" fn x_read(file: *mut RawFile, data: *mut c_void, bytes: c_int,
 
 unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_int, offset: i64) -> c_int {
     callback(Code::IOERR_WRITE, || {
-        // SAFETY: SQLite's open file, and its buffer of so many bytes.
+        // SAFETY: SQLite's open file, and its buffer of `bytes` bytes.
         let (wal, data) = unsafe { (opened(file)?, bytes_of(data, bytes).ok_or(Code::IOERR_WRITE)?) };
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
         match wal.real()? {

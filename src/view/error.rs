@@ -80,7 +80,7 @@ pub enum ReadError<E> {
         /// The virtual frame.
         frame: u64,
     },
-    /// The index has no page number for a frame of the snapshot: somebody overwrote its memory.
+    /// The index has no page number for a frame of the snapshot: its memory was overwritten.
     #[error("the wal-index has no page for frame {frame}")]
     Index {
         /// The virtual frame.

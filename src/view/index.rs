@@ -6,7 +6,7 @@ use super::header::{Copies, HEADER_WORDS, Header};
 use super::{REGION_WORDS, Region};
 use std::sync::Arc;
 
-/// Frames in a region behind the first (`HASHTABLE_NPAGE`).
+/// Frames in a region after the first (`HASHTABLE_NPAGE`).
 const REGION_FRAMES: u32 = 4096;
 /// Words of region 0 before its page numbers (`WALINDEX_HDR_SIZE / 4`).
 const PREFIX_WORDS: usize = 34;
@@ -19,7 +19,7 @@ const HASH_WORD: usize = REGION_FRAMES as usize;
 /// `HASHTABLE_HASH_1`
 const HASH_FACTOR: u32 = 383;
 
-/// Words of `WalCkptInfo`, behind the two header copies.
+/// Words of `WalCkptInfo`, after the two header copies.
 const BACKFILL_WORD: usize = 2 * HEADER_WORDS;
 const READ_MARK_WORD: usize = BACKFILL_WORD + 1;
 const READ_MARKS: usize = 5;
@@ -30,7 +30,7 @@ const NOT_USED: u32 = 0xffff_ffff;
 const _: () = assert!(BACKFILL_ATTEMPTED_WORD * 4 == 128 && PREFIX_WORDS * 4 == 136);
 const _: () = assert!(HASH_WORD + SLOTS as usize / 2 == REGION_WORDS && FIRST_REGION_FRAMES == 4062);
 
-/// No room in a hash table, which an intact one always has: somebody overwrote it.
+/// No room in a hash table, which an intact one always has: its memory was overwritten.
 #[derive(Debug)]
 pub(super) struct Tangled;
 
@@ -160,8 +160,7 @@ impl Index {
     }
 }
 
-/// `walCleanupHash`: removes what a transaction that went away left behind the first `limit` frames
-/// of the region.
+/// `walCleanupHash`: removes what a transaction that ended left after the first `limit` frames of the region.
 fn clean(region: &Region, number: usize, limit: u32) {
     for slot in 0..SLOTS {
         let (word, shift) = slot_word(slot);

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use super::ViewError;
 use crate::log::format::image_crc;
 
-/// Images are kept in pieces of so many bytes: one page of the largest size, 128 of the smallest.
+/// Images are kept in pieces of this size: one page of the largest size, 128 of the smallest.
 const CHUNK_BYTES: usize = 65536;
-/// The bookkeeping of so many frames is kept for the next transaction.
+/// The bookkeeping of this number of frames is kept for the next transaction.
 const ENTRIES_KEPT: usize = 8192;
 
 /// The memory of a lane: given to the view of a transaction, and taken back empty.
@@ -57,7 +57,7 @@ pub struct Lane {
     /// Frames before the spill.
     memory_frames_max: usize,
     frames_per_chunk: usize,
-    /// Filled one behind the other, each to its capacity.
+    /// Filled in order, each to its capacity.
     chunks: Vec<Vec<u8>>,
     entries: Vec<Entry>,
     spill: Option<Arc<dyn LogFile>>,
@@ -127,7 +127,7 @@ impl Lane {
         })
     }
 
-    /// The images in memory one behind the other, in lane order, in as few pieces as there are.
+    /// The images in memory, in lane order, in as few pieces as there are.
     pub fn memory_pieces(&self) -> impl Iterator<Item = &[u8]> + '_ {
         self.chunks.iter().map(Vec::as_slice).filter(|chunk| !chunk.is_empty())
     }

@@ -83,8 +83,8 @@ struct Writing {
     saved: Copies,
     /// Both header copies as SQLite advanced them, while [`View::hide_advance`] keeps them aside.
     hidden: Option<Copies>,
-    /// The last header that was written, until something else is: a data write right behind it
-    /// appends (`walWriteOneFrame`), a header alone is a rewrite (`walRewriteChecksums`).
+    /// The last header that was written, until something else is: a data write right after it appends
+    /// (`walWriteOneFrame`), a header alone is a rewrite (`walRewriteChecksums`).
     pending: Option<wal_file::FrameHeader>,
 }
 
@@ -283,13 +283,12 @@ impl View {
         advanced
     }
 
-    /// The commit that is prepared will not be: if SQLite had advanced the live header, both copies go back to
-    /// what they were at WRITE, with an `iChange` that neither had. Returns whether it had been advanced
-    /// (hidden or not).
+    /// The prepared commit is rolled back: if SQLite had advanced the live header, both copies go back to what they
+    /// were at WRITE, with an `iChange` that neither had. Returns whether it had been advanced (hidden or not).
     ///
-    /// The lane stays readable until [`View::rolled_back`], and the index behind `mxFrame` stays as it is: before
-    /// `sqlite3WalUndo` comes, SQLite may read spilled pages to save its cursors, and `sqlite3WalUndo` reads
-    /// the page numbers there to drop those pages from the cache. The next append cleans the index.
+    /// The lane stays readable until [`View::rolled_back`], and the index after `mxFrame` stays as it is: before
+    /// `sqlite3WalUndo` comes, SQLite may read spilled pages to save its cursors, and `sqlite3WalUndo` reads the page
+    /// numbers there to drop those pages from the cache. The next append cleans the index.
     pub fn reset_header(&mut self) -> bool {
         let Some(writing) = &mut self.writing else { return false };
         let live = self.index.copies();
@@ -314,8 +313,9 @@ impl View {
         self.writing.as_ref().is_some_and(|w| w.hidden.is_some() || self.index.copies() != w.saved)
     }
 
-    /// Whether SQLite has taken the staged frames out of the index again: `sqlite3WalUndo` (`walCleanupHash`) does, where
-    /// it found the header as it was before them. Only told by the block in which the snapshot ends: false says nothing.
+    /// Whether SQLite has taken the staged frames out of the index again: `sqlite3WalUndo` (`walCleanupHash`) does,
+    /// where it found the header as it was before them. Only the block in which the snapshot ends shows it: false says
+    /// nothing.
     #[must_use]
     pub fn undone(&self) -> bool {
         !self.lane.is_empty() && self.index.page(self.snapshot_frames() + 1) == 0

@@ -25,23 +25,25 @@ pub trait FrameTable {
     fn newest(&self, to: u64, each: &mut dyn FnMut(u64, u32));
 }
 
-/// After a rebuild that could not meet its bound, so many more frames before the next one.
+/// After a rebuild that could not meet its bound, the number of frames before the next one.
 const REBUILD_EVERY: u32 = 1000;
 
-/// A view that only its own connection's commits let grow is built anew behind so many frames: 16 bytes of memory each.
+/// A view that only its own connection's commits let grow is rebuilt after this number of frames: 16 bytes of memory
+/// each.
 const OWN_FRAMES_MAX: u32 = 1 << 18;
 
-/// The numbers of so many frames do not give their memory back.
+/// Up to this number of frame numbers the memory is kept.
 const NUMBERS_KEPT: usize = 65536;
 
 impl View {
-    /// Brings the view to `to`; true if the 48 bytes of the header changed, which SQLite answers with
-    /// a second attempt (`WAL_RETRY`).
+    /// Brings the view to `to`; true if the 48 bytes of the header changed, to which SQLite responds with a second
+    /// attempt (`WAL_RETRY`).
     ///
-    /// A view that [stands for](View::stands_for) `to` is left alone, but for [`View::renumber`] and `OWN_FRAMES_MAX`: a header that changes without
-    /// a commit of others drops SQLite's page cache and begins its running backups again. Otherwise it gets what lies between, or, if
-    /// the table has that no more or `mxFrame` would pass `bound` (SQLite's autocheckpoint counts by it), the
-    /// newest frame of each page alone. Not while frames are staged: they are numbered behind this snapshot.
+    /// A view that [stands for](View::stands_for) `to` is left alone, but for [`View::renumber`] and `OWN_FRAMES_MAX`:
+    /// a header that changes without a commit of others drops SQLite's page cache and restarts its running backups.
+    /// Otherwise it gets the frames in between, or, if the table no longer has them or `mxFrame` would pass `bound`
+    /// (SQLite's autocheckpoint counts by it), only the newest frame of each page. Not while frames are staged: they
+    /// are numbered after this snapshot.
     pub fn refresh(&mut self, table: &dyn FrameTable, to: Snapshot, bound: u32) -> bool {
         let hidden = self.writing.as_ref().is_some_and(|writing| writing.hidden.is_some());
         if !self.lane.is_empty() || hidden {

@@ -1,10 +1,9 @@
 //! The virtual WAL file: what SQLite's `xWrite` and `xRead` on `X-wal` mean.
 //!
-//! A 32-byte header, then frames of 24 bytes and a page each. Frames up to the snapshot's last are
-//! committed; the ones behind it are the lane's. A write is one of three:
-//! * a header with its image right behind it appends a frame, and drops what the lane had from
-//!   there on (`sqlite3WalSavepointUndo` moves the end back without telling, and a COMMIT that was
-//!   answered BUSY starts over);
+//! A 32-byte header, then frames of 24 bytes and a page each. Frames up to the snapshot's last are committed; the later
+//! ones are the lane's. A write is one of three:
+//! * a header with its image right after it appends a frame, and drops what the lane had from there on
+//!   (`sqlite3WalSavepointUndo` moves the end back without a call, and a COMMIT that returned BUSY starts over);
 //! * an image alone replaces the image of a staged frame (a page that was spilled, written again);
 //! * a header alone is `walRewriteChecksums`: nothing but its checksum is new.
 
@@ -24,7 +23,7 @@ const FRAME_HEADER_BYTES: usize = 24;
 /// What a write to the virtual WAL file was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// Part of a transaction that goes on.
+    /// Part of a transaction in progress.
     Staged,
     /// The last image of the transaction, staged: all of it is in the lane now.
     Commit {
@@ -133,12 +132,12 @@ impl View {
     /// `xRead` on the virtual WAL file: fills `buffer` from `offset` bytes on. `image` is called for frames of the
     /// snapshot.
     ///
-    /// Behind the end are zeros. For frame headers that is all (SQLite 3.40 may read the checksum of one there
-    /// and goes on); an image there is an error, as the short read of a real file would be: the reader
-    /// believes in a frame that is gone.
+    /// After the end are zeros. For frame headers that is all (SQLite 3.40 may read the checksum of one there and
+    /// ignores it); an image there is an error, as the short read of a real file would be: the reader expects a frame
+    /// that is gone.
     ///
     /// # Errors
-    /// What `image` or the spill file says; an image behind the end (the buffer is filled with zeros from there on).
+    /// What `image` or the spill file returns; an image after the end (the buffer is filled with zeros from there on).
     pub fn read<E>(&self, buffer: &mut [u8], offset: u64, image: &mut ReadImage<'_, E>) -> Result<(), ReadError<E>> {
         let mut rest = buffer;
         let mut offset = offset;

@@ -15,7 +15,7 @@ impl SimDisk {
         SimBeside { disk: self.clone(), database: path.to_path_buf(), incarnation: state.incarnation }
     }
 
-    /// No file grows when all files with a name have so many bytes; `None`: there is room without end.
+    /// No file grows when all files with a name have this number of bytes; `None`: unlimited.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
     }

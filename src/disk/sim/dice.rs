@@ -38,7 +38,7 @@ impl Dice {
         choices[self.index(choices.len())]
     }
 
-    /// True in so many of 100 cases.
+    /// True in `percent` of 100 cases.
     pub fn percent(&mut self, percent: u32) -> bool {
         self.below(100) < u64::from(percent)
     }

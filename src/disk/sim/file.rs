@@ -28,7 +28,7 @@ pub(super) struct SimFile {
     unreadable: BTreeSet<u64>,
     /// Syncs that failed.
     failed_syncs: u64,
-    /// Power cuts that left the first sector of a database file as nobody wrote it.
+    /// Power cuts that left the first sector of a database file as garbage.
     headers_lost: u64,
 }
 
@@ -126,7 +126,7 @@ impl SimFile {
         self.pending_bytes.push((clock, bytes));
         if new < old {
             self.pending_epochs.push((clock, bytes));
-            // What is cut off must not come back when the file grows again.
+            // What is truncated must not come back when the file grows again.
             for sector in new / SECTOR_BYTES..=(old - 1) / SECTOR_BYTES {
                 let now = sector_of(&self.cache, sector as u64);
                 self.pending.entry(sector as u64).or_default().push((clock, now));
@@ -293,7 +293,7 @@ impl SimFile {
         }
     }
 
-    /// Changes the file in the cache and on the medium alike, behind everybody's back.
+    /// Changes the file in the cache and on the medium alike, unnoticed.
     pub(super) fn edit(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = self.cache.clone();
         change(&mut bytes);

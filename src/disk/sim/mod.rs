@@ -1,9 +1,9 @@
 //! A simulated disk: files and directories in memory, with a page cache between them and a medium.
 //!
-//! It is for tests, of this crate and of whoever embeds it. What is not synced survives a power cut old, new, as it was at
-//! some moment between, or torn; a failed sync leaves pages that read as written and are not on the medium; names in
-//! directories need their own syncs. Everything is decided by one seed. The same traits are implemented by the real disk, so
-//! that the code under test is the code that users run.
+//! It is for tests, of this crate and of crates that embed it. What is not synced survives a power cut old, new, in an
+//! intermediate state, or torn; a failed sync leaves pages that read as written and are not on the medium; names in
+//! directories need their own syncs. Everything is decided by one seed. The same traits are implemented by the real
+//! disk, so that the code under test is the code that users run.
 
 mod beside;
 mod dice;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// What a power cut does to what is not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PowerCut {
-    /// So many of 100 unsynced pages survive with their newest bytes.
+    /// The share of unsynced pages, in per cent, that survive with their newest bytes.
     pub keep_percent: u32,
     /// A sector may come out as garbage (never that of the database header).
     pub tears_sectors: bool,
@@ -110,14 +110,14 @@ struct State {
     operations: u64,
     /// Operations that still work; at 0 the machine stops.
     fuse: Option<u64>,
-    /// Writes to the first sector of a database file that still work; behind the next one the machine stops.
+    /// Writes to the first sector of a database file that still work; after the next one the machine stops.
     header_fuse: Option<u64>,
     is_off: bool,
     /// Handles of an earlier one belong to a dead process.
     incarnation: u64,
-    /// A failed sync is told to each file that was open then, as by Linux; else to the one alone that asked for it.
+    /// A failed sync is reported to each file that was open then, as by Linux; else only to the one that requested it.
     tells_each: bool,
-    /// So many bytes all files together may have.
+    /// The bytes that all files together may have.
     capacity: Option<u64>,
 }
 
@@ -185,19 +185,19 @@ impl SimDisk {
         self.state.lock().operations
     }
 
-    /// The machine stops in the operation after so many more: it is done in part, and every later one fails, until
-    /// [`SimDisk::kill`] or [`SimDisk::power_cut`].
+    /// The machine stops in the operation after this number of operations: it is done in part, and every later one
+    /// fails, until [`SimDisk::kill`] or [`SimDisk::power_cut`].
     pub fn stop_after(&self, operations: u64) {
         self.state.lock().fuse = Some(operations);
     }
 
-    /// From here on a failed sync is told to each file that is open then, at its next sync; else only to the one that asked for
-    /// it.
+    /// From here on a failed sync is reported to each file that is open then, at its next sync; else only to the one
+    /// that requested it.
     pub fn tell_each(&self) {
         self.state.lock().tells_each = true;
     }
 
-    /// The machine stops behind the write to the first sector of a database file that comes after so many more.
+    /// The machine stops after the next write to the first sector of a database file but `writes`.
     pub fn stop_behind_header(&self, writes: u64) {
         self.state.lock().header_fuse = Some(writes);
     }
@@ -237,7 +237,7 @@ impl SimDisk {
         files.sum()
     }
 
-    /// How often a power cut left the first sector of a database file as nobody wrote it.
+    /// How often a power cut left the first sector of a database file as garbage.
     #[must_use]
     pub fn headers_lost(&self) -> u64 {
         let state = self.state.lock();
@@ -286,7 +286,7 @@ impl SimDisk {
         }
     }
 
-    /// Changes the file at `path` in the cache and on the medium alike, behind everybody's back.
+    /// Changes the file at `path` in the cache and on the medium alike, unnoticed.
     pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         if let Some(id) = state.find(path)

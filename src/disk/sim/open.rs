@@ -14,7 +14,7 @@ pub(super) struct SimHandle {
     disk: SimDisk,
     file: FileId,
     incarnation: u64,
-    /// So many failed syncs it was told of, or are older than it.
+    /// The failed syncs that were reported to this file, or are older than it.
     told: Arc<AtomicU64>,
 }
 
@@ -25,7 +25,7 @@ impl SimHandle {
         SimHandle { disk: disk.clone(), file, incarnation, told }
     }
 
-    /// Whether a sync failed that it has to be told of.
+    /// Whether a failed sync is still to be reported to this file.
     fn has_to_be_told(&self, state: &mut State) -> bool {
         let failed = state.file(self.file).failed_syncs();
         self.told.swap(failed, SeqCst) < failed && state.tells_each

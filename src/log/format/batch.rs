@@ -14,7 +14,7 @@ const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const CRC: usize = 12;
 const CERTIFICATE: usize = 16;
-// What the chain value covers begins here and ends behind the last descriptor.
+// What the chain value covers begins here and ends after the last descriptor.
 const CHAINED: usize = CERTIFICATE + CERTIFICATE_BYTES;
 const CHAIN: usize = CHAINED;
 const LOG_ID: usize = CHAIN + 8;
@@ -32,7 +32,7 @@ const TIME: usize = HEAD + 4;
 pub const BATCH_HEADER_BYTES: usize = TIME + 8;
 /// A descriptor in bytes.
 pub const DESCRIPTOR_BYTES: usize = 24;
-// The whole header, and so what a torn tail is told by, lies in the first sector.
+// The whole header, by which a torn tail is detected, lies in the first sector.
 const _: () = assert!(BATCH_HEADER_BYTES == 344 && BATCH_HEADER_BYTES <= RECORD_PLACE_BYTES);
 
 /// Positions of images, in a batch or a spill file, are below this, in bytes.
@@ -78,8 +78,8 @@ pub fn image_crc(log_id: LogId, page: u32, sequence: u64, image: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&name), image)
 }
 
-/// The chain value behind a commit: XXH3-64 over the chain value before it, its header without flags,
-/// CRC and certificate, and its descriptors. Before commit 1 the chain value is the log id.
+/// The chain value after a commit: XXH3-64 over the chain value before it, its header without flags, CRC and
+/// certificate, and its descriptors. Before commit 1 the chain value is the log id.
 #[must_use]
 pub fn chain_after(header: &BatchHeader, descriptors: &[Descriptor]) -> u64 {
     chain_of(&chained(header, descriptors))
@@ -140,7 +140,7 @@ pub fn encode_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<
     Ok(head)
 }
 
-/// The same, and the chain value behind the batch; `seal` makes the certificate from it, if there is to be one.
+/// The same, and the chain value after the batch; `seal` makes the certificate from it, if there is to be one.
 ///
 /// # Errors
 /// As [`encode_batch`].
@@ -238,8 +238,8 @@ pub fn head_crc(head: &[u8]) -> u32 {
     if head.len() < BATCH_HEADER_BYTES { 0 } else { u32_at(head, CRC) }
 }
 
-/// What the first bytes at a place say of a batch there. Nothing of it is proven yet: no CRC was looked
-/// at, but the lengths fit the segment, and so bound what must be read to prove it.
+/// What the first bytes at a place claim of a batch there. Nothing of it is verified yet: no CRC was checked, but the
+/// lengths fit the segment, and so bound what must be read to verify it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimedBatch {
     /// The log.
@@ -297,14 +297,14 @@ pub fn batch_place(block: &[u8]) -> Option<(LogId, u64, u64)> {
     Some((u64_at(bytes, LOG_ID), u64_at(bytes, ORDINAL), u64_at(bytes, OFFSET)))
 }
 
-/// A batch whose head is proven; its images are not yet.
+/// A batch whose head is valid; its images are not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The header, with the certificate if there is one.
     pub header: BatchHeader,
     /// The frames.
     pub descriptors: Vec<Descriptor>,
-    /// The chain value behind it.
+    /// The chain value after it.
     pub chain_after: u64,
 }
 
@@ -323,8 +323,8 @@ pub fn decode_batch(head: &[u8], place: &BatchPlace) -> Result<Batch, FormatErro
     decoder.finish()
 }
 
-/// Proves the head of a batch whose descriptors come piece by piece, so that nobody allocates what a header claims before
-/// the descriptors are there.
+/// Verifies the head of a batch whose descriptors come piece by piece, so that the memory that a header claims is not
+/// allocated before the descriptors are there.
 pub struct HeadDecoder {
     place: BatchPlace,
     claimed: ClaimedBatch,

@@ -30,7 +30,7 @@ const COPY_MASK: usize = COPY + 2;
 const COPY_HALF: usize = COPY_MASK + 1;
 const COPY_CRC: usize = COPY_HALF + 1;
 const LATER_WAITER_FACTOR: usize = COPY_CRC + 4;
-/// A copy is counted in pieces of so many bytes.
+/// A copy is counted in pieces of this size.
 const COPY_UNIT: u32 = PAGE_BYTES_MIN;
 const CRC: usize = 252;
 /// A certificate in bytes.
@@ -56,7 +56,7 @@ pub struct CertificatePlace {
     pub offset: u64,
 }
 
-/// Which bytes of a copy of so many lie where in two blocks of so many: behind each certificate one half.
+/// Which bytes of a copy of `copy` bytes lie where in two blocks of `block` bytes: one half after each certificate.
 fn half_rooms(copy: usize, block: usize) -> [(Range<usize>, Range<usize>); 2] {
     let first = copy.min(block - CERTIFICATE_BYTES);
     let second = (copy - first).min(block - CERTIFICATE_BYTES);
@@ -146,9 +146,9 @@ impl Certificate {
         block
     }
 
-    /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` behind it:
-    /// the first min(page, block) bytes of page 1 as commit B left it, without a stamp. Whoever reads them finds B in either
-    /// block, and the beginning of the database file with both. `behind` is what [`PageCopy::behind`] says.
+    /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` after
+    /// it: the first min(page, block) bytes of page 1 as commit B left it, without a stamp. A reader finds B in either
+    /// block, and the beginning of the database file with both. `behind` is [`PageCopy::behind`].
     #[must_use]
     pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8], behind: u32) -> Vec<u8> {
         let block = usize::try_from(block_bytes).unwrap_or(0).max(2 * CERTIFICATE_BYTES);

@@ -4,7 +4,8 @@
 
 use super::{batch, certificate, segment};
 
-/// Records begin at multiples of so many bytes at most: of the block in this format, of a sector in any later one.
+/// Records begin at multiples of at least this number of bytes: of the block in this format, of a sector in any later
+/// one.
 pub const RECORD_PLACE_BYTES: usize = 512;
 
 /// What records begin with.
@@ -22,16 +23,17 @@ const _: () = {
     }
 };
 
-/// The first place at or behind `position` (bytes), as an index behind it.
+/// The first place at or after `position` (bytes), as an index relative to it.
 fn first_place(position: u64) -> usize {
     // Below RECORD_PLACE_BYTES.
     (position.wrapping_neg() % RECORD_PLACE_BYTES as u64) as usize
 }
 
-/// The mask for bytes that are stored at `position` of a batch or block: 0 where no place in them reads as the beginning of
-/// a record, else the smallest with which none does. A place rules out one mask at most, and in 64 KiB lie 129 of them.
+/// The mask for bytes that are stored at `position` of a batch or block: 0 where no place in them reads as the
+/// beginning of a record, else the smallest with which none does. A place excludes one mask at most, and 64 KiB have
+/// 129 places.
 ///
-/// The bytes begin and end at multiples of 8, so that no magic goes on from one image to the next.
+/// The bytes begin and end at multiples of 8, so that no magic continues from one image into the next.
 #[must_use]
 pub fn mask_of(bytes: &[u8], position: u64) -> u8 {
     let excludes = |place: &[u8]| match place {

@@ -2,7 +2,7 @@
 
 use super::LogId;
 
-/// The file whose lock says that the database has an owner.
+/// The file whose lock shows that the database has an owner.
 pub const LOCK_NAME: &str = "lock";
 /// The file that holds the control block processes share.
 pub const CONTROL_NAME: &str = "control";
