@@ -6,7 +6,6 @@ mod checkpoints;
 mod closing;
 mod extras;
 mod isolation;
-mod polling;
 mod read_only;
 mod reasons;
 

@@ -1,10 +1,14 @@
 //! Rules that no random world comes to: each test fails with its rule dropped (`docs/mutants.md`).
 
-use super::{BLOCK, Pair, commit, die};
+use super::{BLOCK, Pair, commit, die, facts, leave_a_segment, staged};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
-use crate::engine::Rest;
+use crate::engine::lease::Stall;
+use crate::engine::{Engine, EngineError, Rest};
 use crate::log::format::segment_name;
+use crate::log::stamp::{Stamp, StampState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Of what was not synced a power cut leaves what the dice say.
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -53,4 +57,243 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
         pair.lose_power();
         assert_eq!(pair.recovered(), [last; 3], "seed {seed}");
     }
+}
+
+/// A commit that is published, and durable on the medium, though nobody was told.
+fn publish_and_sync(engine: &Arc<Engine>, value: u64, wants_durable: bool) -> u64 {
+    let view = staged(engine, 3, value);
+    engine.prepare(view.lane()).unwrap();
+    let facts = facts(engine, wants_durable);
+    engine.publish(view.lane(), facts, false).unwrap();
+    engine.segment(engine.tail().segment).unwrap().sync().unwrap();
+    facts.sequence
+}
+
+/// Runs `act` in a thread, which has to wait for APPEND, and `meanwhile` once it does.
+fn while_it_waits_for_append<R: Send>(
+    holder: &Arc<Engine>,
+    act: impl FnOnce() -> R + Send,
+    meanwhile: impl FnOnce(),
+) -> R {
+    let append = holder.lock_append().unwrap();
+    let lock = holder.marks.control().append();
+    std::thread::scope(|threads| {
+        let waits = threads.spawn(act);
+        while !lock.look().is_waited_for() {
+            assert!(!waits.is_finished(), "it does not wait for APPEND");
+            std::thread::yield_now();
+        }
+        meanwhile();
+        drop(append);
+        waits.join().unwrap()
+    })
+}
+
+/// R5. A commit was answered with an error, though all of it is on the medium: it does not come back after a power cut.
+#[test]
+fn what_was_answered_with_an_error_is_erased_durably() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let sequence = publish_and_sync(&one, 2, true);
+    pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
+    one.acknowledge(sequence, true, None).unwrap_err();
+    die(one);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [1; 3]);
+}
+
+/// R5. Neither does one that rolls back behind its batch and certificate, which are on the medium.
+#[test]
+fn a_prepared_batch_that_rolls_back_is_erased_durably() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let view = staged(&one, 3, 2);
+    one.prepare(view.lane()).unwrap();
+    let prepared = one.write_prepared(view.lane(), facts(&one, true)).unwrap();
+    one.rollback_prepared(prepared).unwrap();
+    die(one);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [1; 3]);
+}
+
+/// R5. A commit under NORMAL was acknowledged before the flush failed: it stays in the log.
+#[test]
+fn what_was_acknowledged_before_a_flush_failed_is_kept() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let acknowledged = publish_and_sync(&one, 2, false);
+    one.acknowledge(acknowledged, false, None).unwrap();
+    let sequence = publish_and_sync(&one, 3, true);
+    pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
+    one.acknowledge(sequence, true, None).unwrap_err();
+    die(one);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [2; 3]);
+}
+
+/// R7. Another program has written to the file since the claim: a stamp would make the log's pages count above it.
+#[test]
+fn no_stamp_is_written_on_a_file_that_has_changed() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    pair.disk.edit(&super::sim_path(), |file| file[60] ^= 1);
+    let refused = commit(&one, 3, 1, true).unwrap_err();
+    assert!(matches!(refused, EngineError::Changed { .. }), "{refused}");
+    die(one);
+    assert_eq!(pair.recovered(), [0; 3]);
+}
+
+/// The writer of the batch that began the present segment died before it said that this is no longer the next one.
+#[test]
+fn a_segment_that_the_log_has_gone_on_in_is_not_the_next_one() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let other = pair.join();
+    let next = || commit(&other, 3, other.marks.published() + 1, true).unwrap();
+    while other.tail().ordinal < 2 {
+        next();
+    }
+    other.marks.control().set_next_segment(Some(other.tail().segment));
+    while other.tail().ordinal < 4 {
+        next();
+    }
+    let last = other.marks.published();
+    die(one);
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// A pass died on the way to commit 2: the beginning of the file is not what commit 1 left.
+#[test]
+fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    commit(&one, 3, 2, true).unwrap();
+    let mut database = pair.database_handle();
+    for (stamped, copied) in [(2, None), (1, Some(1))] {
+        let mut first = vec![0; 4096];
+        database.read_at(&mut first, 0).unwrap();
+        let stamp = Stamp { log_id: one.log_id, backfill_target: stamped };
+        stamp.apply(&mut first);
+        database.write_at(&first, 0).unwrap();
+        assert_eq!(crate::log::stamp::read(&first), StampState::Stamped(stamp));
+        *one.page_one.lock() = None;
+        one.copy_page_one(database.as_mut(), 1).unwrap();
+        assert_eq!(one.page_one.lock().as_ref().map(|copy| copy.sequence), copied);
+    }
+}
+
+/// Everything is backfilled, and the doubled certificate that says so lies in the segment before the present one: that is not
+/// used again, by a process either that has read none of it.
+#[test]
+fn the_segment_of_the_certificate_that_says_what_is_backfilled_stays() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    leave_a_segment(&one);
+    let says = one.marks.control().certified_epoch().unwrap().doubled_ordinal;
+    die(one);
+    let other = pair.join();
+    while other.tail().ordinal < says + 3 {
+        commit(&other, 3, other.marks.published() + 1, true).unwrap();
+        assert!(other.segment_with_ordinal(says).unwrap().is_some(), "at {:?}", other.tail());
+    }
+    let last = other.marks.published();
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// Before a segment is written over, the control block says that its commits are in the database file alone.
+#[test]
+fn commits_of_a_segment_that_is_used_again_are_read_from_the_database_file() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let mut was = (one.tail(), 0);
+    let mut last_in = std::collections::BTreeMap::new();
+    let mut again = 0;
+    while again < 3 {
+        one.checkpoint_when_idle().unwrap();
+        let sequence = one.marks.published() + 1;
+        commit(&one, 3, sequence, true).unwrap();
+        let tail = one.tail();
+        if tail.ordinal != was.0.ordinal {
+            last_in.insert(was.0.segment, was.1);
+            if let Some(last) = last_in.get(&tail.segment) {
+                assert!(one.marks.recycled(*last), "commit {last} of file {}", tail.segment);
+                again += 1;
+            }
+        }
+        was = (tail, sequence);
+    }
+}
+
+/// A leader that seems to stand still goes on while another process waits for APPEND to take LEADER from it.
+#[test]
+fn leader_is_not_taken_from_a_process_that_has_gone_on() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    publish_and_sync(&one, 2, true);
+    let leader = one.try_lead().unwrap();
+    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+    let (mut stall, began) = (Stall::new(), Instant::now());
+    assert!(other.lead_for_other(&mut stall).unwrap().is_none(), "it has just been seen");
+    while began.elapsed() < Duration::from_millis(1100) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let control = one.marks.control();
+    let taken = while_it_waits_for_append(
+        &one,
+        || other.lead_for_other(&mut stall).unwrap().is_some(),
+        || control.certify(epoch),
+    );
+    assert!(!taken);
+    assert_eq!(control.leader().holder(), Some(one.marks.member().me()));
+    drop(leader);
+}
+
+/// The process lost LEADER while it waited for APPEND: the epoch is not its to seal.
+#[test]
+fn no_certificate_is_in_the_batch_of_a_process_that_has_lost_leader() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    let view = staged(&one, 3, 2);
+    one.prepare(view.lane()).unwrap();
+    let (me, taker) = (one.marks.member().me(), other.marks.member().me());
+    let control = one.marks.control();
+    let prepared = while_it_waits_for_append(
+        &other,
+        || one.write_prepared(view.lane(), facts(&one, true)).map(|prepared| one.rollback_prepared(prepared).unwrap()),
+        || assert!(control.leader().take_over(me, taker)),
+    );
+    assert!(matches!(prepared, Err(EngineError::LockHeld { .. })), "{prepared:?}");
+    assert!(control.leader().release(taker));
+    commit(&one, 3, 3, true).unwrap();
+    die(one);
+    die(other);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [3; 3]);
+}
+
+/// A process died holding APPEND, and another one has its process slot: the lock is free, and nobody takes it for the new process's.
+#[test]
+fn a_process_in_the_slot_of_a_dead_one_does_not_hold_its_locks() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    let dead = one.marks.member().me();
+    std::mem::forget(one.lock_append().unwrap());
+    die(one);
+    let next = pair.join();
+    assert_eq!(next.marks.member().me().slot, dead.slot);
+    assert!(!other.marks.member().is_alive(dead), "its slot is another one's");
+    assert_eq!(next.marks.control().append().holder(), None);
+    commit(&other, 3, 2, true).unwrap();
 }

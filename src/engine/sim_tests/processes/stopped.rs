@@ -88,6 +88,7 @@ fn a_leader_that_makes_no_progress_loses_leader() {
     let start = Instant::now();
     second.acknowledges().expect("acknowledged");
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    assert!(second.engine().marks.control().was_led_away(), "leaders with younger descriptors are to write again");
     let append = first.engine().lock_append().expect("APPEND is free");
     assert!(!leader.leads(&append));
     drop(append);

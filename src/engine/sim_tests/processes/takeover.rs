@@ -76,13 +76,15 @@ fn check_certificates(scenery: &Scenery, last: u64) {
 
 #[test]
 fn what_a_dead_leaders_sync_lost_is_written_again() {
-    let scenery = Scenery::new(1);
-    let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
-    first.commits();
-    let sequence = second.publishes();
-    dies_over_a_failed_sync(&scenery, &first);
-    second.acknowledges().expect("taken over");
-    check_durable(&scenery, sequence, vec![second]);
+    for seed in SEEDS {
+        let scenery = Scenery::new(seed);
+        let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
+        first.commits();
+        let sequence = second.publishes();
+        dies_over_a_failed_sync(&scenery, &first);
+        second.acknowledges().expect("taken over");
+        check_durable(&scenery, sequence, vec![second]);
+    }
 }
 
 /// Its place is another process's by now, and LEADER was freed with it.
