@@ -2,7 +2,7 @@
 //!
 //! Pairs of runs, one on each, on the same disk, in turns; a ratio for each pair; the median of the ratios and their
 //! spread. Each run has a new database and processes of its own, which begin together. The last lines compare pwal with
-//! itself: so many processes against so many threads of one process. `-- --help` tells what can be chosen.
+//! itself: processes against the same number of threads of one process. `-- --help` lists the options.
 
 mod run;
 #[path = "../support/mod.rs"]

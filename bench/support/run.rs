@@ -18,7 +18,7 @@ pub fn payload() -> String {
     "x".repeat(100)
 }
 
-/// A process that is measured begins: before others that want the processor, on this VFS, with syncs that cost so many
+/// A process that is measured begins: before others that want the processor, on this VFS, with syncs that cost this number of
 /// microseconds more. What they cost more, as measured.
 pub fn begin(vfs: &str, extra_us: u64) -> Duration {
     // Where that is permitted: what else runs on the machine delays each wake by a time slice of some ms.

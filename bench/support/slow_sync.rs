@@ -47,7 +47,7 @@ fn cost_of_nothing() -> io::Result<Duration> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: a new descriptor that is not shared.
     let file = unsafe { File::from_raw_fd(descriptor) };
     let mut each = Vec::new();
     for _ in 0..201 {

@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_put_there_stays() {
-        let refused = |_: Directory| panic!("adopted what somebody else made");
+    fn what_another_program_put_there_stays() {
+        let refused = |_: Directory| panic!("adopted what another program made");
         let (_scratch, database, wal) = scene();
         std::fs::write(&wal, "a WAL of stock SQLite").unwrap();
         assert!(!create(&database, refused).unwrap());

@@ -39,7 +39,7 @@ pub(crate) enum EngineError {
     /// An image of a durable commit is not what was written.
     #[error(
         "the image of page {page} of commit {sequence} at byte {offset} of {file} does not fit its checksum: the medium has \
-         changed it, or somebody has; nothing of it is written to the database file, and the log stays"
+         changed it, or another program has; nothing of it is written to the database file, and the log stays"
     )]
     Image { file: PathBuf, page: u32, sequence: u64, offset: u64 },
     /// The log has reached `parallel_wal_log_limit_bytes`, and a reader keeps it.

@@ -248,7 +248,7 @@ impl Frames {
         Some((frame, self.files.get(&frame.file()).map(Arc::clone)))
     }
 
-    /// Adds the frames from `number` on of the commits up to `sequence`, so many at most; returns the number of the next one, or
+    /// Adds the frames from `number` on of the commits up to `sequence`, at most `at_most`; returns the number of the next one, or
     /// `None`: there is none.
     pub(crate) fn copy(&self, number: u64, sequence: u64, at_most: usize, into: &mut Vec<Frame>) -> Option<u64> {
         let first = number.max(self.base_number + 1);

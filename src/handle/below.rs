@@ -56,7 +56,7 @@ impl WalConnection {
         }
         let text = format!(
             "another VFS lies above pwal in this connection, and {what}: close the connection; opened anew it works as on stock \
-             SQLite, if nobody has the database open through pwal"
+             SQLite, if no process has the database open through pwal"
         );
         self.log(code, &text);
         code

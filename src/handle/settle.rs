@@ -1,8 +1,8 @@
 //! Settling a database without opening it: what the first `xLock(SHARED)` would do up to the engine, for
 //! a tool that wants to know what was done.
 //!
-//! The claim is the same: `lock`, then EXCLUSIVE through a database handle. So nobody else has the database meanwhile, and a
-//! database that somebody has is left alone.
+//! The claim is the same: `lock`, then EXCLUSIVE through a database handle. So no other process has the database meanwhile, and a
+//! database that is in use is left alone.
 
 use super::DatabaseHandle;
 use super::beside::give_up_lock;
@@ -61,7 +61,7 @@ pub struct SettleError {
 /// Settles the database file at `path`: afterwards it is one plain SQLite file.
 ///
 /// # Errors
-/// `BUSY`: somebody has it. What the decision table refuses; any error of the medium.
+/// `BUSY`: it is in use. What the decision table refuses; any error of the medium.
 pub fn settle(context: &Arc<Context>, path: &Path, how: How) -> Result<Report, SettleError> {
     let mut report = Report::default();
     match try_settle(context, path, how, &mut report) {

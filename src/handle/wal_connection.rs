@@ -230,7 +230,7 @@ impl WalConnection {
     /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
     /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode: what it has
     /// read of the file by then must be all there is.
-    /// `for_itself`: [`WalConnection::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is told.
+    /// `for_itself`: [`WalConnection::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is logged.
     ///
     /// # Errors
     /// `BUSY`; what the retirement met: stamp and log stay.

@@ -130,7 +130,7 @@ pub(super) unsafe fn try_main(api: &Api, connection: *mut Connection) {
 }
 
 /// # Safety
-/// `file` is an open file object that nobody uses now.
+/// `file` is an open file object that is not in use now.
 unsafe fn passes_characteristics(file: *mut RawFile, ours: usize) -> bool {
     let mut answer = 0;
     // SAFETY: a method of every version.
@@ -143,7 +143,7 @@ unsafe fn passes_characteristics(file: *mut RawFile, ours: usize) -> bool {
 }
 
 /// # Safety
-/// `file` is an open file object that nobody uses now.
+/// `file` is an open file object that is not in use now.
 unsafe fn passes_shared_memory(file: *mut RawFile, ours: usize) -> bool {
     /// `WAL_READ_LOCK(0)`
     const READ: c_int = 3;

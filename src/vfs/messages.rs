@@ -175,7 +175,7 @@ mod tests {
         let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
         assert!(text.ends_with(&format!(" {} (28) pwal: hello", std::process::id())), "{text}");
         drop(reader);
-        write(&api, 28, "pwal: nobody reads");
+        write(&api, 28, "pwal: no reader");
         assert_eq!(SOCKET.load(SeqCst), -1);
     }
 }

@@ -15,7 +15,7 @@
 //!   file), in log order.
 //! * Regions never move and never go while the view lives.
 //!
-//! It knows no files and no locks: whoever owns the view says when a snapshot may change. SQLite
+//! It knows no files and no locks: the owner of the view decides when a snapshot may change. SQLite
 //! uses the regions under the mutex of its connection, from one thread at a time; the atomics are
 //! there because the memory is shared with C, not for ordering.
 

@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 
 /// Copy a database while it is in use: one plain SQLite file, checked, synced, and only then at its place
 ///
-/// The copy is of one moment: it has every commit that was acknowledged before. Nobody waits for it; while it runs the log keeps
+/// The copy is of one moment: it has every commit that was acknowledged before. No process waits for it; while it runs the log keeps
 /// what it reads. DEST is there whole or not at all.
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -1,5 +1,5 @@
 //! The database file that a command is about, looked at from outside: a tool is a process of its own and holds no
-//! lock on it, so that plain file calls disturb nobody.
+//! lock on it, so that plain file calls disturb no process.
 
 use crate::failure::Failure;
 use pwal::internal::log::is_unreadable;

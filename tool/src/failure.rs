@@ -18,7 +18,7 @@ pub struct Failure {
 enum Kind {
     /// A rule is broken, a commit is lost, or the user must decide.
     No = 1,
-    /// Somebody has the database open.
+    /// The database is open in another process.
     InUse = 3,
     /// The system, the medium, a missing file.
     Cannot = 4,
@@ -32,7 +32,7 @@ impl Failure {
         Failure { kind: Kind::No, text: text.into() }
     }
 
-    /// Somebody has the database open.
+    /// The database is open in another process.
     pub fn in_use(text: impl Into<String>) -> Failure {
         Failure { kind: Kind::InUse, text: text.into() }
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Show the segments, epochs and commits of a database's log
 ///
-/// Creates and locks nothing, also while somebody writes the database.
+/// Creates and locks nothing, also while the database is written.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The database file

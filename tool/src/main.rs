@@ -32,7 +32,7 @@ Exit status:
   0  done; what was looked at is in order
   1  no: a rule is broken, a commit is lost, or the database needs a decision of yours
   2  the command line is wrong
-  3  somebody has the database open
+  3  another process has the database open
   4  cannot: no such file, no permission, a medium that fails, a program that is missing";
 
 /// SQLite's write-ahead log, replaced: looks at databases that pwal keeps, recovers them, and takes them back.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Take a database back to stock SQLite: recover, retire the log, check every page
 ///
-/// What is left is one plain SQLite file. Nothing remembers that it was on pwal: whoever opens it through pwal again
-/// takes it again.
+/// What is left is one plain SQLite file. Nothing remembers that it was on pwal: opening it through pwal puts it
+/// on pwal again.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The database file
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> Done {
     let pages = checked?;
     let plain = DatabaseFile::look(&arguments.database)?;
     if !matches!(plain.stamp(), StampState::Plain { .. }) {
-        // Somebody opened it through pwal between recovery and now.
+        // A process opened it through pwal between recovery and now.
         return Err(Failure::in_use(format!("{}: {}", plain.name(), plain.describe())).hint(owner::sentence(&plain)));
     }
     if let Some(left) = plain.leftovers().first() {

@@ -1,6 +1,6 @@
 //! Which processes have the files of a database open, as far as this user may see (Linux: `/proc`; elsewhere none).
 //!
-//! Only for people: who owns a database is told by the kernel's locks on `<database>-pwal/lock`.
+//! For display only: the owners of a database are known by the kernel's locks on `<database>-pwal/lock`.
 
 use crate::database::DatabaseFile;
 use pwal::internal::shared::{CONTROL_NAME, LOCK_NAME, ProcessInfo};

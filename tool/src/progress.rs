@@ -14,7 +14,7 @@ pub struct WatchedDisk {
 }
 
 impl WatchedDisk {
-    /// A bar for a log of so many bytes; on a terminal only.
+    /// A bar for a log of `log_bytes` bytes; on a terminal only.
     pub fn new(log_bytes: u64) -> (Arc<WatchedDisk>, ProgressBar) {
         let bar = ProgressBar::new(log_bytes);
         bar.set_style(style("{msg} {wide_bar} {bytes}/{total_bytes}"));

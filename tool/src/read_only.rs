@@ -1,4 +1,4 @@
-//! A log directory and a database file that can only be looked at: whoever has one of these cannot create, lock, sync
+//! A log directory and a database file that can only be looked at: the owner of one of these cannot create, lock, sync
 //! or change anything.
 
 use crate::failure::Failure;

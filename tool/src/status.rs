@@ -1,4 +1,4 @@
-//! `pwal status`: who has a database open, and how far its log is; disturbs nobody.
+//! `pwal status`: the processes that have a database open, and the state of its log; disturbs no process.
 
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// Show who has a database open, and the marks of its log
 ///
-/// Creates and locks nothing, also while somebody writes the database.
+/// Creates and locks nothing, also while the database is written.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The database file
@@ -44,7 +44,7 @@ struct Status {
     stock_wal: OnStockWal,
     openers: Openers,
     log: Option<LogFiles>,
-    /// What the control block says; `None`: they are not ready, or nobody owns the log.
+    /// What the control block says; `None`: it is not ready, or no process owns the log.
     control: Option<ControlBlock>,
     /// Why the control block says nothing.
     unread: Option<String>,

@@ -7,10 +7,10 @@ use crate::read_only::ReadOnlyDirectory;
 use pwal::internal::log::decide::{Action, Refusal};
 use pwal::internal::log::scan::{self, Survey};
 
-/// Looks at a log that somebody writes, before its answer is doubted.
+/// Looks at a log that is written meanwhile, before its answer is doubted.
 const LOOKS: usize = 5;
 
-/// A survey, and whether somebody owned the log meanwhile.
+/// A survey, and whether a process owned the log meanwhile.
 pub struct Seen {
     pub database: DatabaseFile,
     pub survey: Survey,
@@ -18,7 +18,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Looks at the database file at `path`. While somebody writes the log, segments are recycled under the look: what
+    /// Looks at the database file at `path`. While the log is written, segments are recycled during the survey: what
     /// seems broken is looked at again.
     pub fn look(path: &std::path::Path) -> Result<Seen, Failure> {
         let mut looks = LOOKS;

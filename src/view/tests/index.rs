@@ -105,7 +105,7 @@ fn a_rebuild_forgets_what_was_there() {
 
 #[test]
 fn appends_over_what_a_transaction_left() {
-    // SQLite indexed frames of a transaction, and nobody cleaned up behind it: the header went back only afterwards.
+    // SQLite indexed frames of a transaction, and did not clean up after it: the header went back only afterwards.
     for base in [10, 4000, 4062, 8157] {
         for left in [1, 60, 5000] {
             let pages = colliding_pages(base + 70, 3);

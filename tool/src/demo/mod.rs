@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Done {
     let crashed = if arguments.kills > 0 { crash::run(arguments, directory.path()) } else { Ok(()) };
     let compare = || if arguments.rounds > 0 { throughput::run(arguments, directory.path()) } else { Ok(()) };
     let compared = crashed.and_then(|()| compare());
-    // A database that lost something is what somebody has to look at.
+    // A database that lost something must be kept for inspection.
     if arguments.keep || compared.is_err() {
         say!("\nthe databases stay in {}", directory.keep().display());
     }

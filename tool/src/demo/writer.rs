@@ -105,7 +105,7 @@ fn write(connection: &Connection, writer: u32, seconds: Option<f64>, out: &mut F
 /// One line, in one write.
 fn report(out: &mut File, line: &str) {
     if out.write_all(format!("{line}\n").as_bytes()).is_err() {
-        // Nobody listens any more.
+        // There is no reader any more.
         std::process::exit(4);
     }
 }

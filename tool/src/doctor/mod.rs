@@ -1,7 +1,7 @@
 //! `pwal doctor`: what is fine around a database, and what to change. Looks, and changes nothing.
 //!
 //! A file for each group of checks. It opens the database file by plain calls: in a process that has no connection on it,
-//! closing it again drops nobody's locks. Whoever can be asked without a lock is asked without one, so nobody gets BUSY because
+//! closing it again drops no locks. What can be read without a lock is read without one, so no process gets BUSY because
 //! of it.
 
 mod file_system;
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// Check the surroundings of a database: what is fine, what to change
 ///
 /// File system, permissions, leftovers, who has it open, SQLite versions, the library. Changes and locks nothing, also
-/// while somebody writes the database. Run it as the user that the programs run as. It starts the sqlite3 shells and
+/// while the database is written. Run it as the user that the programs run as. It starts the sqlite3 shells and
 /// the python3 that are in PATH, to ask them for their version and to load the library.
 ///
 /// Exit status 1: at least one check says "problem".
@@ -94,7 +94,7 @@ impl Scene {
             }
             _ => (DatabaseFile::look(path)?, None),
         };
-        // What cannot be looked at here is told by the permissions.
+        // What cannot be looked at here is reported by the permissions.
         let owned = owner::is_owned(&database).unwrap_or(false);
         let control = if owned { owner::processes(&database) } else { Ok(None) };
         let openers = Openers::of(&database);

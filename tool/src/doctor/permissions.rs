@@ -36,7 +36,7 @@ pub fn check(scene: &Scene, report: &mut Report) {
     }
 }
 
-/// Whether this user may, by its effective ids. A read-only mount is told with the file system; where the system cannot
+/// Whether this user may, by its effective ids. A read-only mount is reported with the file system; where the system cannot
 /// be asked, nothing is claimed.
 fn may(path: &Path, access: Access) -> bool {
     !matches!(accessat(CWD, path, access, AtFlags::EACCESS), Err(Errno::ACCESS | Errno::PERM))
@@ -50,7 +50,7 @@ fn owner_of(file: &Metadata) -> String {
     format!("user {}, group {}", file.uid(), file.gid())
 }
 
-/// Whoever may write the database must be able to make its log.
+/// A user who may write the database must be able to make its log.
 fn check_group(directory: &Path, own: &Metadata, report: &mut Report) {
     let Ok(place) = fs::metadata(directory) else { return };
     let group_writes = own.mode() & 0o020 != 0;
@@ -76,7 +76,7 @@ fn check_links(scene: &Scene, own: &Metadata, report: &mut Report) {
     }
 }
 
-/// The log and stock's files have owner and mode of the database, so that whoever may use the one may use the others.
+/// The log and stock's files have owner and mode of the database, so that a user of the one may use the others.
 fn check_beside(scene: &Scene, own: &Metadata, report: &mut Report) {
     let log = scene.database.log_directory();
     let mut files = scene.database.leftovers();

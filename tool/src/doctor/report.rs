@@ -10,7 +10,7 @@ pub enum Verdict {
     Ok,
     /// Good to know.
     Note,
-    /// It works, but not as well as it could, or not for everybody.
+    /// It works, but not as well as it could, or not for all users.
     Warn,
     /// It does not work, or data is at risk.
     Problem,

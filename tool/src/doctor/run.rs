@@ -20,7 +20,7 @@ pub fn ask(command: &mut Command) -> Result<String, String> {
     std::thread::spawn(move || {
         let errors = std::thread::spawn(move || read(err));
         let said = (read(out), errors.join().unwrap_or_default());
-        // Nobody waits any more if it took too long.
+        // There is no receiver any more if it took too long.
         let _ = done.send(said);
     });
     let said = over.recv_timeout(PATIENCE);

@@ -1,7 +1,7 @@
 //! The names of the tables, read from the database file without SQLite: no lock, and also where SQLite would refuse
 //! the stamp of a log.
 //!
-//! Only the file's own pages: what is in a log or in a `-wal` file only is not seen. Somebody may write the file
+//! Only the file's own pages: what is in a log or in a `-wal` file only is not seen. A process may write the file
 //! meanwhile: every number is checked, and what makes no sense ends the walk without an answer.
 
 use pwal::internal::log::stamp;

@@ -156,7 +156,7 @@ fn a_wrong_command_line_ends_with_2_and_the_help_tells_the_others() {
     assert_eq!(tool(["recover"]).status, Some(2));
     assert_eq!(tool(["demo", "--seconds", "0"]).status, Some(2));
     let help = tool(["--help"]);
-    assert!(help.printed().contains("somebody has the database open"), "{help:?}");
+    assert!(help.printed().contains("another process has the database open"), "{help:?}");
     assert!(!help.printed().contains("demo-writer"), "{help:?}");
     assert_eq!(tool(["--version"]).printed().trim(), format!("pwal {}", pwal::version()));
 }
