@@ -17,6 +17,15 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("is told", "gets, is notified"),
     ("are told", "get, are notified"),
     ("abroad", "in another process, remote"),
+    ("one behind the other", "concatenated, in order"),
+    ("at most so long", "for at most `at_most`"),
+    ("so long at most", "for at most `at_most`"),
+    ("manieth", "the n-th"),
+    ("proven itself", "is valid, is verified"),
+    ("comes again", "retries"),
+    ("of so many", "name the quantity"),
+    ("for who ", "name the part"),
+    ("by who ", "name the part"),
 ];
 
 /// Where the phrases are not used any more. A path is a file, or all below a directory.

@@ -23,7 +23,7 @@ impl DatabaseFile {
     pub fn look(path: &Path) -> Result<DatabaseFile, Failure> {
         let path = fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
         let failed = |error: &_| Failure::io("read", &path, error);
-        // Not opened before: of a pipe that waits for who writes to it.
+        // Not opened before: a pipe waits for a writer.
         let metadata = fs::metadata(&path).map_err(|error| failed(&error))?;
         if !metadata.is_file() {
             return Err(Failure::cannot(format!("{} is not a file", path.display())));

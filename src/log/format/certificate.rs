@@ -29,7 +29,7 @@ const COPY: usize = OFFSET + 8;
 const COPY_MASK: usize = COPY + 2;
 const COPY_HALF: usize = COPY_MASK + 1;
 const COPY_CRC: usize = COPY_HALF + 1;
-const LATER_WAITER_FACTOR: usize = COPY_CRC + 4;
+const NEXT_BLOCK_CRC: usize = COPY_CRC + 4;
 /// A copy is counted in pieces of this size.
 const COPY_UNIT: u32 = PAGE_BYTES_MIN;
 const CRC: usize = 252;
@@ -37,7 +37,7 @@ const CRC: usize = 252;
 pub const CERTIFICATE_BYTES: usize = 256;
 /// The lanes that a certificate has room for.
 pub const LANES_MAX: usize = 32;
-const _: () = assert!(LATER_WAITER_FACTOR + 4 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
+const _: () = assert!(NEXT_BLOCK_CRC + 4 == CRC && CRC + 4 == CERTIFICATE_BYTES && CERTIFICATE_BYTES <= 512);
 
 const FLAG_FALLBACK: u16 = 1;
 const FLAG_MARK: u16 = 2;
@@ -130,7 +130,7 @@ impl Certificate {
         if let Some(copy) = &self.copy {
             put(&mut bytes, COPY, u16::try_from(copy.bytes / COPY_UNIT).unwrap_or(0).to_le_bytes());
             put(&mut bytes, COPY_CRC, copy.crc.to_le_bytes());
-            put(&mut bytes, LATER_WAITER_FACTOR, copy.behind.to_le_bytes());
+            put(&mut bytes, NEXT_BLOCK_CRC, copy.behind.to_le_bytes());
             put(&mut bytes, COPY_MASK, [copy.mask, u8::from(copy.is_second)]);
         }
         let crc = crc32c::crc32c(&bytes[..CRC]);
@@ -215,7 +215,7 @@ impl Certificate {
             copy: (flags & FLAG_DOUBLED != 0).then(|| PageCopy {
                 bytes: COPY_UNIT * u32::from(u16_at(bytes, COPY)),
                 crc: u32_at(bytes, COPY_CRC),
-                behind: u32_at(bytes, LATER_WAITER_FACTOR),
+                behind: u32_at(bytes, NEXT_BLOCK_CRC),
                 mask: bytes[COPY_MASK],
                 is_second: bytes[COPY_HALF] != 0,
             }),

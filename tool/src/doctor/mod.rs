@@ -87,7 +87,7 @@ impl Scene {
     fn look(path: &Path) -> Result<Scene, Failure> {
         let found = std::fs::canonicalize(path).map_err(|error| Failure::io("find", path, &error))?;
         let metadata = std::fs::metadata(&found).map_err(|error| Failure::io("look at", &found, &error))?;
-        // Not of a pipe: that waits for who writes to it.
+        // Not of a pipe: that waits for a writer.
         let (database, unreadable) = match metadata.is_file().then(|| std::fs::File::open(&found)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 (DatabaseFile { path: found, bytes: metadata.len(), header: Vec::new(), unreadable: None }, Some(error))
