@@ -213,40 +213,61 @@ impl Worker {
     }
 }
 
+/// What the thread is to do now.
+#[derive(Default)]
+struct Due {
+    segment: bool,
+    checkpoint: bool,
+    flush: bool,
+}
+
+/// What is waited for beside requests.
+#[derive(Default)]
+struct Idle {
+    /// The last commit when it was last looked whether the log is idle.
+    watched: Option<u64>,
+    /// The last commit of an idle log, and when the log is retired if no other commit follows.
+    retires: Option<(u64, Instant)>,
+}
+
+/// Waits for requests, or until it is time to look whether the log is idle; `None`: the thread ends.
+fn wait_for_requests(shared: &Shared, idle: &mut Idle) -> Option<Due> {
+    let mut requests = shared.requests.lock();
+    while requests.is_empty() {
+        let at_most = match idle.retires {
+            _ if idle.watched.is_some() => IDLE,
+            Some((_, at)) => at.saturating_duration_since(Instant::now()),
+            None => LINGERS,
+        };
+        let timed_out = shared.wake.wait_for(&mut requests, at_most);
+        if timed_out && idle.watched.is_none() && idle.retires.is_none() && requests.is_empty() {
+            // The next request starts another thread.
+            requests.thread = None;
+            return None;
+        }
+        if timed_out {
+            break;
+        }
+    }
+    if requests.stop {
+        return None;
+    }
+    if requests.take(Request::Watch) {
+        *idle = Idle { watched: Some(0), retires: None };
+    }
+    Some(Due {
+        segment: requests.take(Request::Segment),
+        checkpoint: requests.take(Request::Checkpoint),
+        flush: requests.take(Request::Flush),
+    })
+}
+
 fn run(shared: &Shared, engine: &Weak<Engine>) {
     IS_BACKGROUND.set(true);
     let _forgets = ForgetsAtPanic(shared);
-    // The last commit when it was last looked whether the log is idle.
-    let mut watched: Option<u64> = None;
-    // The last commit of an idle log, and when the log is retired if no other commit follows.
-    let mut retires: Option<(u64, Instant)> = None;
+    let mut idle = Idle::default();
     loop {
-        let (segment, checkpoint, flush) = {
-            let mut requests = shared.requests.lock();
-            while requests.is_empty() {
-                let at_most = match retires {
-                    _ if watched.is_some() => IDLE,
-                    Some((_, at)) => at.saturating_duration_since(Instant::now()),
-                    None => LINGERS,
-                };
-                let timed_out = shared.wake.wait_for(&mut requests, at_most);
-                if timed_out && watched.is_none() && retires.is_none() && requests.is_empty() {
-                    // The next wish starts another one.
-                    requests.thread = None;
-                    return;
-                }
-                if timed_out {
-                    break;
-                }
-            }
-            if requests.stop {
-                return;
-            }
-            if requests.take(Request::Watch) {
-                (watched, retires) = (Some(0), None);
-            }
-            (requests.take(Request::Segment), requests.take(Request::Checkpoint), requests.take(Request::Flush))
-        };
+        let Some(Due { segment, checkpoint, flush }) = wait_for_requests(shared, &mut idle) else { return };
         let Some(engine) = engine.upgrade() else { return };
         if segment {
             engine.prepare_next_segment();
@@ -265,9 +286,9 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         }
         let published = engine.marks.published();
         let retires_at = || Some((published, Instant::now() + engine.settings.idle_retire()?));
-        if watched.is_none() {
+        if idle.watched.is_none() {
             // It is time, or a notice came for nothing.
-            retires = match retires {
+            idle.retires = match idle.retires {
                 Some((last, at)) if last == published && Instant::now() >= at => {
                     if log_failure(&engine, "retirement of the log", engine.rest_when_idle()) {
                         None
@@ -280,15 +301,15 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
             };
             continue;
         }
-        if watched == Some(published) {
+        if idle.watched == Some(published) {
             // A commit from here on wakes the thread again.
             shared.done(Request::Watch);
             if !log_failure(&engine, "checkpoint", engine.checkpoint_when_idle()) {
-                watched = None;
-                retires = retires_at();
+                idle.watched = None;
+                idle.retires = retires_at();
             }
         } else {
-            watched = watched.map(|_| published);
+            idle.watched = idle.watched.map(|_| published);
         }
     }
 }

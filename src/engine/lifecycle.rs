@@ -232,57 +232,8 @@ impl Engine {
         let mut first = self.nothing_changed(database_handle.as_mut())?;
         let begin = self.begin_of_log()?;
         let io = |action| move |e| EngineError::database(action, &self.path, e);
-        if control.may_be_stamped() {
-            if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
-                // An earlier try took it away: the segments that it left beside a plain file would not be a finished log.
-                retire::mark(&*self.dir, self.log_id, begin.last)?;
-            }
-            // By an earlier try, whose segment is deleted now: a stamp without a segment is a damaged log. Also where
-            // the header reads plain: that may be in the cache only.
-            stamp::clear(&mut first);
-            if !crate::drops("a0-clear-stamp") {
-                database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
-            }
-        }
-        if !crate::drops("a0-sync-database") {
-            database_handle.sync().map_err(io("sync"))?;
-        }
-        if control.may_be_stamped() {
-            let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
-            control.set_at_claim(checksums(&first, &file), control.at_claim().1);
-            control.set_may_be_stamped(false);
-        }
-        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut:
-        // beside a stamp it is refused.
-        if !crate::drops("a0-sync-journal") {
-            self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
-        }
-
-        self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
-        let name = format::segment_name(self.log_id, begin.file);
-        let bytes =
-            SEGMENT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
-        // A segment of an earlier try, whose stamp could not be written.
-        if !crate::drops("a1-delete-segments") {
-            retire::delete_slots(&*self.dir, self.log_id)?;
-        }
-        let header = SegmentHeader {
-            log_id: self.log_id,
-            block_bytes: self.block_bytes,
-            page_bytes: self.page_bytes,
-            segment_bytes: bytes,
-            ordinal: begin.ordinal,
-            first_sequence: begin.last + 1,
-            chain: begin.chain,
-        };
-        let copy = self.page_one_of(first.clone(), begin.last);
-        let file = create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
-        // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
-        // stamp has to do alone.
-        self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
-        if !crate::drops("a1-sync-parent") {
-            self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
-        }
+        self.undo_earlier_try(database_handle.as_mut(), &mut first, &begin)?;
+        let segment = self.make_first_segment(&first, &begin, pages)?;
 
         let mapping = self.marks.member().mapping();
         mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
@@ -311,7 +262,7 @@ impl Engine {
             retire::unmark(&*self.dir, self.log_id, begin.last)?;
         }
 
-        self.add_segment(Arc::new(SegmentFile::new(begin.file, name, file, bytes, || None)));
+        self.add_segment(Arc::new(segment));
         self.seal_first_epoch(&begin)?;
         self.note_ordinal(begin.ordinal, begin.file);
         control.set_active();
@@ -360,6 +311,73 @@ impl Engine {
         let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
         self.marks.control().set_at_claim(checksums(&first, &file), bytes);
         Ok(())
+    }
+
+    /// A0: takes away what an activation left that failed behind its stamp, durably. `first` is the beginning of the file.
+    fn undo_earlier_try(
+        &self,
+        database_handle: &mut dyn DatabaseHandle,
+        first: &mut [u8],
+        begin: &BeginOfLog,
+    ) -> Result<(), EngineError> {
+        let control = self.marks.control();
+        let io = |action| move |e| EngineError::database(action, &self.path, e);
+        if control.may_be_stamped() {
+            if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
+                // An earlier try took it away: the segments that it left beside a plain file would not be a finished log.
+                retire::mark(&*self.dir, self.log_id, begin.last)?;
+            }
+            // By an earlier try, whose segment is deleted now: a stamp without a segment is a damaged log. Also where
+            // the header reads plain: that may be in the cache only.
+            stamp::clear(first);
+            if !crate::drops("a0-clear-stamp") {
+                database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
+            }
+        }
+        if !crate::drops("a0-sync-database") {
+            database_handle.sync().map_err(io("sync"))?;
+        }
+        if control.may_be_stamped() {
+            let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
+            control.set_at_claim(checksums(first, &file), control.at_claim().1);
+            control.set_may_be_stamped(false);
+        }
+        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut:
+        // beside a stamp it is refused.
+        if !crate::drops("a0-sync-journal") {
+            self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
+        }
+        Ok(())
+    }
+
+    /// A1: the first segment, its name and that of the log directory are durable.
+    fn make_first_segment(&self, first: &[u8], begin: &BeginOfLog, pages: u32) -> Result<SegmentFile, EngineError> {
+        self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
+        let name = format::segment_name(self.log_id, begin.file);
+        let bytes =
+            SEGMENT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
+        // A segment of an earlier try, whose stamp could not be written.
+        if !crate::drops("a1-delete-segments") {
+            retire::delete_slots(&*self.dir, self.log_id)?;
+        }
+        let header = SegmentHeader {
+            log_id: self.log_id,
+            block_bytes: self.block_bytes,
+            page_bytes: self.page_bytes,
+            segment_bytes: bytes,
+            ordinal: begin.ordinal,
+            first_sequence: begin.last + 1,
+            chain: begin.chain,
+        };
+        let copy = self.page_one_of(first.to_vec(), begin.last);
+        let file = create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
+        // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
+        // stamp has to do alone.
+        self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
+        if !crate::drops("a1-sync-parent") {
+            self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+        }
+        Ok(SegmentFile::new(begin.file, name, file, bytes, || None))
     }
 
     /// The beginning of a database file that has not changed since the claim.

@@ -298,6 +298,7 @@ impl Run {
     }
 
     /// The machine starts again, and the database is opened.
+    #[expect(clippy::too_many_lines, reason = "a scene, from top to bottom")]
     fn start_again(
         &mut self,
         moment: Moment,

@@ -122,6 +122,7 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
 /// Commits over two databases, in either order, beside commits in one, checkpoints, and changes of the mode: nobody waits
 /// for ever, and each transaction is in both or in none.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a scene, from top to bottom")]
 fn threads_over_two_databases_beside_threads_over_one() {
     let seconds = Duration::from_secs(support::env_number("PWAL_TEST_SECONDS", 3));
     let _watchdog = support::Watchdog::new("two databases in threads", seconds + Duration::from_secs(60));

@@ -300,6 +300,7 @@ fn visible_is_what_the_rule_says_after_each_step() {
 
 /// Writers publish under APPEND, one leader at a time certifies some time after it said so, readers look.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a scene, from top to bottom")]
 fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability() {
     const COMMITS: u64 = 60_000;
     let seed = seed();

@@ -16,6 +16,7 @@ const OTHER: u64 = 0x99;
 const FACTS: OpenFacts = OpenFacts { read_only: false, hot_journal: false, real_wal_not_empty: false };
 
 /// The table of the specification, written down a second time and in another way.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn specified(s: &Situation) -> Action {
     let finished = |log: &LogFacts| log.marker.is_some() || !log.has_commits;
     let all_finished = s.logs.iter().all(finished);

@@ -281,6 +281,7 @@ fn a_snapshot_that_ends_with_a_block_of_the_index() {
 /// Threads commit over our database and one of another VFS each, which fails at random, with cursors left open and without,
 /// beside threads that write ours alone: nobody waits for ever, ours has what was acknowledged and nothing else.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a scene, from top to bottom")]
 fn threads_whose_siblings_fail() {
     let seconds = Duration::from_secs(support::env_number("PWAL_TEST_SECONDS", 3));
     let _watchdog = support::Watchdog::new("threads whose siblings fail", seconds + Duration::from_secs(60));

@@ -1,5 +1,5 @@
 //! What a program can check of the project's style, on the files as they stand: links in the documents, lengths, and
-//! phrases. Lints (function length, forbidden functions) are clippy's, in `Cargo.toml` and `clippy.toml`.
+//! phrases. The length of functions is clippy's, in `clippy.toml`.
 
 mod commands;
 mod face;

@@ -239,6 +239,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a scene, from top to bottom")]
     fn finish(&mut self, who: usize, pages: &mut Pages, database_pages: u32) {
         let last = self.log.last();
         if self.random.random_bool(0.15) {

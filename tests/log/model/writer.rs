@@ -293,6 +293,7 @@ impl Writer {
     }
 
     /// Prepare, publish, acknowledge.
+    #[expect(clippy::too_many_lines, reason = "a whole protocol, step by step")]
     pub async fn commit(self: Rc<Writer>, wants_durable: bool, fate: Fate) {
         loop {
             if self.engine.borrow().poisoned {
