@@ -3,7 +3,6 @@
 //! An input is a list of files, each a length and what lies in it; see [`Image::read`].
 
 use crate::input::Input;
-use support::log::{Files, Place, SimPlace};
 use crate::memory;
 use crate::records::{name_place, seal, seal_chain};
 use pwal::internal::log::format::{BatchPlace, FileName, marker_name, segment_name, spill_name};
@@ -12,6 +11,7 @@ use pwal::internal::log::salvage::{Salvage, discard_log, plan, plan_discard, sal
 use pwal::internal::log::scan::{dump_segment, survey};
 use pwal::internal::log::stamp::{self, Stamp, StampState};
 use pwal::internal::log::{ErrorKind, LogError};
+use support::log::{Files, Place, SimPlace};
 
 /// The logs that an image may have.
 const LOGS: [u64; 2] = [0x77, 0xfeed];

@@ -4,8 +4,8 @@ use crate::input::Input;
 use crate::memory;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES, FileName,
-    HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, apply_mask, decode_batch,
-    embedded_certificate, encode_batch, mask_of,
+    HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, apply_mask,
+    decode_batch, embedded_certificate, encode_batch, mask_of,
 };
 use pwal::internal::log::stamp::{self, StampState};
 use twox_hash::XxHash3_64;

@@ -1,9 +1,9 @@
 //! The inputs that a target begins with: the goldens, and logs with every kind of record.
 
 use crate::images;
-use support::log::{Commit, Files, LogBuilder, image, stamped};
 use pwal::internal::log::format::marker_name;
 use std::path::Path;
+use support::log::{Commit, Files, LogBuilder, image, stamped};
 
 /// Writes them where `PWAL_FUZZ_SEEDS` says.
 pub fn write(seeds: impl FnOnce() -> Vec<Vec<u8>>) {

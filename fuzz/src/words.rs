@@ -4,7 +4,7 @@
 use crate::input::Input;
 use crate::memory;
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{ControlMapping, Identity, ControlView, State, CONTROL_BYTES, ControlBlock, boot_id};
+use pwal::internal::shared::{CONTROL_BYTES, ControlBlock, ControlMapping, ControlView, Identity, State, boot_id};
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -103,12 +103,31 @@ fn word(input: &mut Input<'_>) -> u64 {
 }
 
 fn read(control: &ControlView) {
-    let _ = (control.identity(), control.state(), control.poisoned(), control.poison_outcome(), control.kept_by_poison());
-    let _ = (control.is_being_poisoned(), control.is_replaced(), control.ended_below(), control.mode(), control.published());
-    let _ = (control.last_written_epoch(), control.certified(), control.backfilled(), control.checkpoint_target(), control.recycled_below());
     let _ =
-        (control.holders(), control.exclusive_holder(), control.grant_until_us(), control.is_active(), control.backfilled_pages());
-    let _ = (control.last_commit(), control.last_epoch(), control.certified_epoch(), control.durable(), control.visible());
+        (control.identity(), control.state(), control.poisoned(), control.poison_outcome(), control.kept_by_poison());
+    let _ = (
+        control.is_being_poisoned(),
+        control.is_replaced(),
+        control.ended_below(),
+        control.mode(),
+        control.published(),
+    );
+    let _ = (
+        control.last_written_epoch(),
+        control.certified(),
+        control.backfilled(),
+        control.checkpoint_target(),
+        control.recycled_below(),
+    );
+    let _ = (
+        control.holders(),
+        control.exclusive_holder(),
+        control.grant_until_us(),
+        control.is_active(),
+        control.backfilled_pages(),
+    );
+    let _ =
+        (control.last_commit(), control.last_epoch(), control.certified_epoch(), control.durable(), control.visible());
     let _ = (control.tail(), control.ring_is_half_full());
     if let Some(entry) = control.commit(control.published()) {
         let _ = entry.inline_pages().map(<[u32]>::len);

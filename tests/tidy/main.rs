@@ -4,6 +4,7 @@
 mod commands;
 mod face;
 mod links;
+mod structure;
 mod text;
 mod variables;
 mod workspace;

@@ -1,0 +1,178 @@
+//! Which part of the source knows which: no room of `src` uses a room above it, and no files use each other in a circle, but for
+//! those that are named here. A name that a room re-exports counts as one of the room, not of the file behind it.
+
+use crate::{files, report};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The rooms, from the top. A room uses those after it.
+const ROOMS: [&str; 10] = ["vfs", "handle", "engine", "view", "shared", "log", "disk", "sync", "interleave", "sqlite"];
+
+/// Rooms that know one above them, and why.
+const UP: [(&str, &str, &str); 1] =
+    [("engine", "handle", "what the host offers and the handle on the database file: ports that lie in `handle`")];
+
+/// Files that use each other, by the beginnings of their paths: what is left to be opened.
+const CIRCLES: [&[&str]; 6] = [
+    &["src/engine/", "src/handle/"],
+    &["src/vfs/"],
+    &["src/shared/control_block.rs", "src/shared/process_slots.rs", "src/shared/ring.rs"],
+    &["src/log/found.rs", "src/log/page_one.rs", "src/log/seals.rs", "src/log/walk.rs"],
+    &["src/log/files.rs", "src/log/follow.rs"],
+    &["src/log/format/batch.rs", "src/log/format/certificate.rs", "src/log/format/mask.rs"],
+];
+
+/// Paths that `use` statements name, with groups spelled out; not those of tests in the file.
+fn used_paths(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let mut paths = Vec::new();
+    for statement in code.split_inclusive(';') {
+        let statement: String = statement.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let statement = statement.trim();
+        let start = statement.rfind("use ").filter(|at| *at == 0 || statement[..*at].ends_with([' ', '}', ')', ']']));
+        let Some(start) = start else { continue };
+        if !statement[..start].contains("cfg(test)") {
+            spell_out("", statement[start + 4..].trim_end_matches(';'), &mut paths);
+        }
+    }
+    paths
+}
+
+/// `a::{b, c::{d, e}}` is `a::b`, `a::c::d`, `a::c::e`.
+fn spell_out(prefix: &str, tree: &str, paths: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((head, group)) = tree.split_once('{') else {
+        paths.push(format!("{prefix}{}", tree.split(" as ").next().unwrap_or(tree)));
+        return;
+    };
+    let (prefix, mut depth, mut start) = (format!("{prefix}{}", head.trim()), 0, 0);
+    let group = group.strip_suffix('}').unwrap_or(group);
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                spell_out(&prefix, &group[start..at], paths);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !group[start..].trim().is_empty() {
+        spell_out(&prefix, &group[start..], paths);
+    }
+}
+
+/// The module that a file is: `src/engine/flush.rs` is `engine::flush`, `src/engine/mod.rs` `engine`.
+fn module_of(path: &str) -> Vec<&str> {
+    let inner = path.trim_start_matches("src/").trim_end_matches(".rs");
+    inner.split('/').filter(|part| *part != "mod" && *part != "lib").collect()
+}
+
+struct Tree {
+    /// Module to file.
+    modules: BTreeMap<Vec<String>, String>,
+    /// File to the files that it uses.
+    uses: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn is_test(path: &str) -> bool {
+    path.contains("tests") || path.ends_with("by_hand.rs")
+}
+
+fn tree() -> Tree {
+    let sources: Vec<_> = files(&["src"], "rs").into_iter().filter(|file| !is_test(&file.path)).collect();
+    let owned = |module: Vec<&str>| module.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let modules: BTreeMap<_, _> =
+        sources.iter().map(|file| (owned(module_of(&file.path)), file.path.clone())).collect();
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in &sources {
+        let own = owned(module_of(&file.path));
+        for path in used_paths(&file.text) {
+            let mut parts: Vec<String> = path.split("::").map(|part| part.trim().to_owned()).collect();
+            let mut base = match parts[0].as_str() {
+                "crate" => Vec::new(),
+                "super" | "self" => own.clone(),
+                _ => continue,
+            };
+            while parts.first().is_some_and(|part| matches!(part.as_str(), "crate" | "super" | "self")) {
+                if parts.remove(0) == "super" {
+                    base.pop();
+                }
+            }
+            base.extend(parts);
+            let target = (1..=base.len()).rev().find_map(|length| modules.get(&base[..length]));
+            if let Some(target) = target.filter(|target| **target != file.path) {
+                uses.entry(file.path.clone()).or_default().insert(target.clone());
+            }
+        }
+    }
+    Tree { modules, uses }
+}
+
+fn room(path: &str) -> &str {
+    module_of(path).first().copied().unwrap_or_default()
+}
+
+#[test]
+fn no_room_uses_a_room_above_it() {
+    let tree = tree();
+    let place = |room: &str| ROOMS.iter().position(|of| *of == room);
+    let (mut faults, mut met) = (Vec::new(), BTreeSet::new());
+    for (file, used) in &tree.uses {
+        for target in used {
+            let (from, to) = (room(file), room(target));
+            if place(from).zip(place(to)).is_some_and(|(from, to)| to < from) {
+                if UP.iter().any(|(one, other, _)| (*one, *other) == (from, to)) {
+                    met.insert((from.to_owned(), to.to_owned()));
+                } else {
+                    faults.push(format!("{file} uses {target}, of a room above"));
+                }
+            }
+        }
+    }
+    for (from, to, _) in UP {
+        if !met.contains(&(from.to_owned(), to.to_owned())) {
+            faults.push(format!("{from} does not use {to} any more: take it from the list"));
+        }
+    }
+    report(&faults);
+}
+
+/// The files that can be reached from `file` by what they use.
+fn reached<'a>(tree: &'a Tree, file: &'a str) -> BTreeSet<&'a str> {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![file]);
+    while let Some(next) = open.pop() {
+        for target in tree.uses.get(next).into_iter().flatten() {
+            if seen.insert(target.as_str()) {
+                open.push(target);
+            }
+        }
+    }
+    seen
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let tree = tree();
+    let circle_of = |file: &str| CIRCLES.iter().position(|files| files.iter().any(|start| file.starts_with(start)));
+    let (mut faults, mut met) = (Vec::new(), BTreeSet::new());
+    for file in tree.modules.values() {
+        let used = reached(&tree, file);
+        for other in used.into_iter().filter(|other| other != file && reached(&tree, other).contains(file.as_str())) {
+            match (circle_of(file), circle_of(other)) {
+                (Some(one), Some(same)) if one == same => _ = met.insert(one),
+                _ => faults.push(format!("{file} and {other}")),
+            }
+        }
+    }
+    let open = CIRCLES.iter().enumerate().filter(|(at, _)| !met.contains(at));
+    faults.extend(open.map(|(_, files)| format!("{files:?} is no circle any more: take it from the list")));
+    report(&faults);
+}
+
+#[test]
+fn groups_of_a_use_are_spelled_out() {
+    let text =
+        "//! Doc;\nuse super::{a::B, c::{d, E as F}};\nuse crate::x;\n#[cfg(test)]\nmod tests { use crate::y; }\n";
+    assert_eq!(used_paths(text), ["super::a::B", "super::c::d", "super::c::E", "crate::x"]);
+}
