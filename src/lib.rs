@@ -85,6 +85,8 @@ mod engine;
 #[forbid(unsafe_code)]
 mod handle;
 #[forbid(unsafe_code)]
+mod host;
+#[forbid(unsafe_code)]
 mod interleave;
 #[forbid(unsafe_code)]
 mod log;
@@ -114,6 +116,7 @@ pub mod internal {
     }
     pub mod handle {
         pub use crate::handle::*;
+        pub use crate::host::Environment;
     }
     pub mod log {
         pub use crate::log::*;

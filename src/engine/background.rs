@@ -321,7 +321,7 @@ fn log_failure<T: Default>(engine: &Engine, what: &str, result: Result<T, Engine
             return T::default();
         }
         let text = format!("pwal: {what} of {}: {error}", engine.path.display());
-        engine.context.host.log(error.code().number(), &text);
+        engine.environment.host.log(error.code().number(), &text);
         T::default()
     })
 }

@@ -270,7 +270,7 @@ impl Engine {
              file. Close all connections and open the database again",
             self.path.display()
         );
-        self.context.host.log(Code::WARNING.number(), &text);
+        self.environment.host.log(Code::WARNING.number(), &text);
     }
 
     /// The newest frame of each page of the commits up to `target`. Under CKPT, so that none of them is dropped meanwhile.

@@ -6,7 +6,7 @@
 //! a retirement only, and before activation, when there is one process.
 
 use super::Engine;
-use crate::handle::{DatabaseHandle, LockLevel};
+use crate::host::{DatabaseHandle, LockLevel};
 use crate::interleave::{self, Instant};
 use crate::shared::now_coarse_us;
 use crate::sqlite::Code;
@@ -100,7 +100,7 @@ impl Engine {
             lock.release(me);
             if code.primary() != Code::BUSY || unlocked.is_err() {
                 let text = format!("pwal: {}: cannot lock the database file", self.path.display());
-                self.context.host.log(code.number(), &text);
+                self.environment.host.log(code.number(), &text);
             }
             return false;
         }

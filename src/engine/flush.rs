@@ -273,7 +273,7 @@ impl Engine {
                     }
                     if is_over && !std::mem::replace(&mut is_told, true) {
                         let text = format!("pwal: {}: a commit waits to be made durable: {error}", self.path.display());
-                        self.context.host.log(Code::WARNING.number(), &text);
+                        self.environment.host.log(Code::WARNING.number(), &text);
                     }
                     // Not woken by this thread's own letting go.
                     ticket = wake.ticket();

@@ -187,7 +187,7 @@ impl Engine {
         control.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
         let owner = self.describe(owner);
         let text = format!("pwal: {}: finishes the flush of {owner}, which makes no progress", self.path.display());
-        self.context.host.log(Code::NOTICE.number(), &text);
+        self.environment.host.log(Code::NOTICE.number(), &text);
         self.finish_flush(&leader, append).map(|()| Some(leader))
     }
 

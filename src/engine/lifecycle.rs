@@ -9,7 +9,7 @@ use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
-use crate::handle::{Context, DatabaseHandle};
+use crate::host::{DatabaseHandle, Environment};
 use crate::log::format::{self, LogId, SegmentHeader};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
@@ -104,7 +104,7 @@ impl Engine {
     /// # Errors
     /// The system has no random numbers.
     pub(crate) fn start(
-        context: &Arc<Context>,
+        environment: &Arc<Environment>,
         claimed: ClaimedDatabase,
         settings: Settings,
     ) -> Result<Arc<Engine>, EngineError> {
@@ -112,7 +112,7 @@ impl Engine {
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
         let log_id = new_log_id()?;
-        let block_bytes = context.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN);
+        let block_bytes = environment.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN);
         let file = std::fs::metadata(&path).map_err(|e| EngineError::database("look at", &path, e))?;
         let identity = Identity {
             boot_id: boot_id().unwrap_or(0),
@@ -131,7 +131,7 @@ impl Engine {
         settings.copy_to(&Settings::shared(&member));
         let parts =
             Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::of_claim(), page_bytes, block_bytes };
-        let engine = Engine::build(context, parts);
+        let engine = Engine::build(environment, parts);
         engine.marks.control().set_state(State::Ready);
         Ok(engine)
     }
@@ -141,13 +141,13 @@ impl Engine {
     ///
     /// # Errors
     /// The log could not be activated, or not while stock SQLite was kept out; this process is not on pwal then.
-    pub(crate) fn join(context: &Arc<Context>, joined: SharedDatabase) -> Result<Arc<Engine>, EngineError> {
+    pub(crate) fn join(environment: &Arc<Environment>, joined: SharedDatabase) -> Result<Arc<Engine>, EngineError> {
         let SharedDatabase { path, dir, member, database_handle, page_bytes } = joined;
         let member = Arc::new(member);
         let block_bytes = u32::try_from(member.control().identity().block_bytes).unwrap_or(0);
         let parts =
             Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::default(), page_bytes, block_bytes };
-        let engine = Engine::build(context, parts);
+        let engine = Engine::build(environment, parts);
         match engine.activate_under_exclusive() {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -173,13 +173,13 @@ impl Engine {
         Err(EngineError::NotOnPwal { file: self.path.clone() })
     }
 
-    fn build(context: &Arc<Context>, parts: Parts) -> Arc<Engine> {
+    fn build(environment: &Arc<Environment>, parts: Parts) -> Arc<Engine> {
         let Parts { path, dir, member, database_handle, exclusive, page_bytes, block_bytes } = parts;
         let control = member.control();
         let log_id = control.identity().log_id;
         let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         Arc::new(Engine {
-            context: Arc::clone(context),
+            environment: Arc::clone(environment),
             block_bytes,
             path,
             dir,
@@ -572,7 +572,7 @@ impl Engine {
         let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.leave_at_exit() {
             let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
-            self.context.host.log(error.code().number(), &text);
+            self.environment.host.log(error.code().number(), &text);
         }
         self.over.store(true, SeqCst);
     }

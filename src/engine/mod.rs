@@ -50,7 +50,7 @@ pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::{LogDirectory, is_out_of_descriptors};
-use crate::handle::{Context, DatabaseHandle};
+use crate::host::{DatabaseHandle, Environment};
 use crate::log::format::LogId;
 use crate::sync::{Mutex, RwLock};
 use background::Background;
@@ -75,7 +75,7 @@ pub(crate) struct Counters {
 
 /// One open database.
 pub(crate) struct Engine {
-    pub(crate) context: Arc<Context>,
+    pub(crate) environment: Arc<Environment>,
     pub(crate) path: PathBuf,
     pub(crate) dir: Arc<dyn LogDirectory>,
     pub(crate) page_bytes: u32,

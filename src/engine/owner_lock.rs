@@ -175,7 +175,7 @@ impl Engine {
 
     fn warn_blocked_by(&self, name: &str, owner: Owner) {
         let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
-        self.context.host.log(Code::WARNING.number(), &text);
+        self.environment.host.log(Code::WARNING.number(), &text);
     }
 
     /// The owner, for messages.

@@ -10,7 +10,7 @@
 //! flush that it leads.
 
 use super::{Engine, EngineError};
-use crate::handle::DatabaseHandle;
+use crate::host::DatabaseHandle;
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, S
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
-use crate::handle::{Context, DatabaseHandle, Host, LockLevel, Registry};
+use crate::host::{DatabaseHandle, Environment, Host, LockLevel};
 use crate::log::format::segment_name;
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::shared::{ControlBlock, ControlMapping, INIT, LockFile, Member};
@@ -247,13 +247,9 @@ impl Pair {
         })
     }
 
-    fn context(&self) -> Arc<Context> {
-        Arc::new(Context {
-            host: Box::new(Talks),
-            disk: Arc::new(self.disk.clone()),
-            defaults: Vec::new(),
-            registry: Registry::default(),
-        })
+    fn environment(&self) -> Arc<Environment> {
+        let disk = Arc::new(self.disk.clone());
+        Arc::new(Environment { host: Box::new(Talks), disk, defaults: Vec::new() })
     }
 
     fn database_handle(&self) -> Box<dyn DatabaseHandle> {
@@ -283,7 +279,7 @@ impl Pair {
             header,
             page_bytes: PAGE_BYTES,
         };
-        let engine = Engine::start(&self.context(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
+        let engine = Engine::start(&self.environment(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
         engine.background.stop(false);
         engine.end_init().unwrap();
         engine
@@ -307,7 +303,7 @@ impl Pair {
             database_handle: self.database_handle(),
             page_bytes: PAGE_BYTES,
         };
-        let engine = Engine::join(&self.context(), joined)?;
+        let engine = Engine::join(&self.environment(), joined)?;
         engine.background.stop(false);
         engine.end_init().unwrap();
         Ok(engine)

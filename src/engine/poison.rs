@@ -143,7 +143,7 @@ impl Engine {
         self.marks.control().set_poison_outcome(unknown);
         if let Err(error) = self.check_poison() {
             let text = format!("pwal: {}: {error} ({lost} commits after commit {kept})", self.path.display());
-            self.context.host.log(error.code().number(), &text);
+            self.environment.host.log(error.code().number(), &text);
         }
         self.queue.close();
         self.marks.control().durable_wake().notify();

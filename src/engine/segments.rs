@@ -532,7 +532,7 @@ impl Engine {
             && !self.background.stops_here()
         {
             self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
-            self.context.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
+            self.environment.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
         }
     }
 

@@ -171,7 +171,7 @@ impl Engine {
         if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.settings.segment_bytes()) {
             self.warned_reader_bytes.store(bytes, SeqCst);
             let text = format!("pwal: {}: the log has {bytes} bytes: {text}", self.path.display());
-            self.context.host.log(Code::WARNING.number(), &text);
+            self.environment.host.log(Code::WARNING.number(), &text);
         }
         if ends {
             self.marks.control().end_snapshots_below(reader.sequence + 1);
@@ -212,7 +212,7 @@ impl Engine {
             Err(error) => error,
         };
         let text = format!("pwal: {}: the log keeps space that it does not need: {error}", self.path.display());
-        self.context.host.log(Code::NOTICE.number(), &text);
+        self.environment.host.log(Code::NOTICE.number(), &text);
         false
     }
 }

@@ -38,7 +38,7 @@ impl Engine {
         self.frames.write().remove_file(FileId::Spill(number));
         if let Err(error) = self.dir.remove(&format::spill_name(self.log_id, number)) {
             let text = format!("pwal: {}: a spill file stays for now: {error}", self.path.display());
-            self.context.host.log(crate::sqlite::Code::IOERR_DELETE.number(), &text);
+            self.environment.host.log(crate::sqlite::Code::IOERR_DELETE.number(), &text);
         }
         self.forget_staged_spill();
     }

@@ -259,7 +259,7 @@ pub(super) fn hold_alone(file: &OpenFile) -> Result<Option<BesideStock>, Refused
         return Ok(None);
     }
     for _ in 0..ATTEMPTS {
-        let dir = file.context.disk.log_directory(path);
+        let dir = file.context.environment.disk.log_directory(path);
         let Some(lock) = take_init(path, &*dir, INIT_WAIT)? else { continue };
         let failed = |error| lock_failed(&dir.path().join(LOCK_NAME), &error);
         let held = BesideStock::begin_alone(lock, &dir).map_err(failed)?;

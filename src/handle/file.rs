@@ -143,7 +143,7 @@ impl OpenFile {
         if code != Code::NOTICE {
             *self.refused.lock() = Some(text.to_owned());
         }
-        self.context.host.log(code.number(), &format!("pwal: {}: {text}", self.facts.path.display()));
+        self.context.environment.host.log(code.number(), &format!("pwal: {}: {text}", self.facts.path.display()));
     }
 
     /// The directory of the log lies beside the file, not beside a symlink to it.

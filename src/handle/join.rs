@@ -37,7 +37,7 @@ pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>,
         );
         return Err(Refused::new(Code::IOERR_FSYNC, text));
     }
-    let mut database_handle = file.context.host.open_database_handle(path)?;
+    let mut database_handle = file.context.environment.host.open_database_handle(path)?;
     if database_handle.read_only() {
         let text = format!(
             "other processes have the database open through pwal ({}), and who only may read it cannot share it: allow this \
@@ -55,7 +55,7 @@ pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>,
         return Err(Refused::new(Code::BUSY, text));
     };
     let joined = SharedDatabase { path: path.to_path_buf(), dir: Arc::clone(dir), member, database_handle, page_bytes };
-    let engine = Engine::join(&file.context, joined)?;
+    let engine = Engine::join(&file.context.environment, joined)?;
     engine.end_init()?;
     Ok(engine)
 }

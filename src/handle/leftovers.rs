@@ -44,7 +44,7 @@ impl Opening<'_> {
                 Next::ClaimAgain => Ok(None),
                 Next::RecoverStock => {
                     drop(database_handle);
-                    let settled = self.file.context.host.recover_stock_files(self.path);
+                    let settled = self.file.context.environment.host.recover_stock_files(self.path);
                     if settled.is_err() {
                         give_up_lock(&lock, &*self.dir);
                     }

@@ -34,14 +34,15 @@ mod transaction;
 mod wal_connection;
 mod writers;
 
-pub use base::{Above, BaseFile, DatabaseHandle, Host, LockLevel, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
+pub use crate::host::{DatabaseHandle, Host, LockLevel};
+pub use base::{Above, BaseFile, OpenFacts, Pager, PragmaAnswer, Running, ShmAction};
 pub use calls::Handle;
 #[cfg(test)]
 pub(crate) use claim::open_engine;
 pub(crate) use pragma::check_setting;
 pub use registry::Registry;
 
-use crate::disk::Disk;
+use crate::host::Environment;
 use state::HandleState;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,13 +50,8 @@ use std::time::Duration;
 /// What all handles of one registration of the VFS share.
 #[derive(Debug)]
 pub struct Context {
-    /// What the shim offers.
-    pub host: Box<dyn Host>,
-    /// Where the files of the log are.
-    pub disk: Arc<dyn Disk>,
-    /// What the environment sets, by the names of the URI parameters: `PWAL_MODE=auto` is
-    /// `("parallel_wal_mode", "auto")`. Read once, at registration.
-    pub defaults: Vec<(String, String)>,
+    /// What their engines share.
+    pub environment: Arc<Environment>,
     /// The databases that are open.
     pub registry: Registry,
 }

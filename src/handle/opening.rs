@@ -37,7 +37,7 @@ pub(super) struct Opening<'a> {
 
 impl<'a> Opening<'a> {
     pub(super) fn new(file: &'a OpenFile, path: &'a Path) -> Opening<'a> {
-        Opening { file, path, dir: file.context.disk.log_directory(path) }
+        Opening { file, path, dir: file.context.environment.disk.log_directory(path) }
     }
 
     /// Under INIT, which `lock` holds.
@@ -46,7 +46,7 @@ impl<'a> Opening<'a> {
             let alone = is_held_alone(lock).map_err(|error| lock_failed(&beside(self.path, "-pwal"), &error))?;
             return Err(Refused::new(Code::BUSY, if alone { ALONE_IS_THERE } else { STOCK_IS_THERE }));
         }
-        let mut database_handle = self.file.context.host.open_database_handle(self.path)?;
+        let mut database_handle = self.file.context.environment.host.open_database_handle(self.path)?;
         if database_handle.read_only() {
             // EXCLUSIVE on a read-only descriptor is EBADF.
             database_handle.lock(LockLevel::Shared)?;
@@ -102,7 +102,7 @@ impl<'a> Opening<'a> {
             page_bytes,
             database_bytes,
         };
-        let engine = Engine::start(&self.file.context, claimed, settings)?;
+        let engine = Engine::start(&self.file.context.environment, claimed, settings)?;
         engine.end_init()?;
         Ok(Some(engine))
     }

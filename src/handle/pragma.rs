@@ -18,14 +18,14 @@ pub(super) fn opens_off(context: &Context, facts: &OpenFacts) -> bool {
         let value = pairs.iter().rev().find(|(name, _)| name == "parallel_wal_mode").map(|(_, value)| value.clone());
         value.and_then(|value| Mode::parse(&value).ok())
     };
-    of(&facts.parameters).or_else(|| of(&context.defaults)) == Some(Mode::Off)
+    of(&facts.parameters).or_else(|| of(&context.environment.defaults)) == Some(Mode::Off)
 }
 
 const FILE_SYSTEM: &str = "parallel_wal_file_system";
 
 /// Whether URI or environment take a file system on which the log's promises may not hold.
 pub(super) fn any_file_system(file: &OpenFile) -> bool {
-    let mut pairs = file.context.defaults.iter().chain(&file.facts.parameters);
+    let mut pairs = file.context.environment.defaults.iter().chain(&file.facts.parameters);
     pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
 }
 
@@ -36,7 +36,7 @@ const REFUSE: &str = "refuse";
 
 /// Whether this connection works as stock SQLite does where one that is not on pwal has the database open.
 pub(super) fn shares_with_stock(file: &OpenFile, pending_settings: &[(String, String)]) -> bool {
-    let mut settings = file.context.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
+    let mut settings = file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
     settings
         .rfind(|(name, value)| name == BESIDE_STOCK && beside_stock(value).is_ok())
         .is_none_or(|(_, value)| beside_stock(value) == Ok(SHARE))
@@ -78,7 +78,7 @@ pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
 /// The environment's settings, for a database that is claimed. A process that joins finds the settings made: another
 /// environment (a console, a job) must not change what the servers run with.
 pub(super) fn apply_defaults(file: &OpenFile, settings: &Settings) {
-    apply(file, settings, &file.context.defaults);
+    apply(file, settings, &file.context.environment.defaults);
 }
 
 /// The URI parameters of a connection that joins.
@@ -98,7 +98,7 @@ fn apply(file: &OpenFile, settings: &Settings, pairs: &[(String, String)]) {
             Ok(false) => format!("{name} is not a setting of pwal"),
             Err(error) => error,
         };
-        file.context.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
+        file.context.environment.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
     }
 }
 
@@ -234,7 +234,9 @@ fn actual_mode(file: &OpenFile, state: &State) -> Mode {
 /// What the settings would be if this connection's claim were the first.
 fn preview(file: &OpenFile, state: &State) -> Settings {
     let settings = Settings::default();
-    for (name, value) in file.context.defaults.iter().chain(&file.facts.parameters).chain(&state.pending_settings) {
+    for (name, value) in
+        file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(&state.pending_settings)
+    {
         // Bad values were reported when they were first applied, or will be.
         let _ = Mode::parse(value).map_or_else(
             |_| settings.set(name, value),

@@ -223,7 +223,7 @@ impl WalConnection {
 
     pub(super) fn log(&self, code: Code, text: &str) {
         let text = format!("pwal: {}: {text}", self.engine.path.display());
-        self.engine.context.host.log(code.number(), &text);
+        self.engine.environment.host.log(code.number(), &text);
     }
 
     /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is

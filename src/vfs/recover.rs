@@ -6,6 +6,7 @@ use super::register::{self, RegisterError};
 use crate::disk::Disk;
 use crate::handle::settle::{How, Report, SettleError, settle};
 use crate::handle::{Context, Registry};
+use crate::host::Environment;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use std::sync::Arc;
 /// The linked SQLite lacks something. Inside: the database could not be had, or not be settled.
 pub fn recover_on(path: &Path, how: How, disk: Arc<dyn Disk>) -> Result<Result<Report, SettleError>, RegisterError> {
     let (api, base) = register::linked_base()?;
+    let environment =
+        Environment { host: Box::new(SqliteHost::new(api, base)), disk, defaults: environment::settings()?.accepted };
     let context = Context {
-        host: Box::new(SqliteHost::new(api, base)),
-        disk,
-        defaults: environment::settings()?.accepted,
+        environment: Arc::new(environment),
         // Whatever engine of this process has the database holds `lock`, which belongs to its open file.
         registry: Registry::default(),
     };

@@ -9,6 +9,7 @@ use super::methods;
 use crate::VFS_NAME;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Handle, Registry};
+use crate::host::Environment;
 use crate::shared::{between_forks, watch_forks};
 use crate::sqlite::ffi::{self, RawFile, RawVfs};
 use crate::sqlite::{Api, ApiError, Code};
@@ -299,12 +300,12 @@ fn build(
     for variable in &settings.unknown {
         messages::write(&api, Code::WARNING.number(), &format!("pwal: {variable} is not a setting of pwal; ignored"));
     }
-    let context = Context {
+    let environment = Environment {
         host: Box::new(SqliteHost::new(api, base)),
         disk: disk.unwrap_or_else(|| Arc::new(RealDisk)),
         defaults: settings.accepted,
-        registry: Registry::default(),
     };
+    let context = Context { environment: Arc::new(environment), registry: Registry::default() };
     let registration = Box::leak(Box::new(Registration {
         vfs: UnsafeCell::new(methods::table(&base.table(), file_bytes)),
         api,

@@ -5,7 +5,7 @@
 
 use crate::disk::sim::{SimDatabase, SimDirectory, SimLogFile, SyncToken};
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
-use crate::handle::{DatabaseHandle, Host, LockLevel};
+use crate::host::{DatabaseHandle, Host, LockLevel};
 use crate::interleave::{split, step};
 use crate::log::format::{CONTROL_NAME, LOCK_NAME};
 use crate::sqlite::Code;

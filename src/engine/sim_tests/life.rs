@@ -10,7 +10,7 @@ use super::scene::{Habits, IDLE_ONLY, Scene};
 use super::world::{NAME, World};
 use crate::disk::Database;
 use crate::engine::{ClaimedDatabase, Engine, Settings};
-use crate::handle::{Context, Registry};
+use crate::host::Environment;
 use crate::shared::{ControlMapping, LockFile, Member};
 use crate::view::View;
 use std::cell::RefCell;
@@ -217,12 +217,8 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     let mut database_handle = world.database_handle();
     let mut header = [0; 100];
     let database_bytes = database_handle.read_at(&mut header, 0).and_then(|_| database_handle.bytes()).ok()?;
-    let context = Context {
-        host: Box::new(SimHost),
-        disk: Arc::new(world.disk.clone()),
-        defaults: Vec::new(),
-        registry: Registry::default(),
-    };
+    let disk = Arc::new(world.disk.clone());
+    let environment = Environment { host: Box::new(SimHost), disk, defaults: Vec::new() };
     std::fs::create_dir_all(&dir.path).unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(&dir.path).unwrap(), 0o644).unwrap();
     let mapping = ControlMapping::anonymous().unwrap();
@@ -237,7 +233,7 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
         database_bytes,
     };
     let settings = Settings::for_simulation(world.segment_bytes);
-    let mut engine = Engine::start(&Arc::new(context), claimed, settings).unwrap();
+    let mut engine = Engine::start(&Arc::new(environment), claimed, settings).unwrap();
     // The same run for the same seed: a log id of its own dice, no thread.
     let only = Arc::get_mut(&mut engine).unwrap();
     only.log_id = world.dice.next() | 1;

@@ -10,6 +10,7 @@ use crate::disk::sim::SimDisk;
 use crate::disk::{Disk, LogDirectory};
 use crate::engine::{Connection, Engine, Settings};
 use crate::handle::{Context, DatabaseHandle, Host, OpenFacts, Registry, open_engine};
+use crate::host::Environment;
 use crate::interleave;
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -104,12 +105,12 @@ pub fn open(world: &Mutex<World>, holder: &Arc<Mutex<Option<u64>>>, process: u64
         (world.disk.clone(), world.medium.clone(), world.real.clone())
     };
     let exclusive = Exclusive { holder: Arc::clone(holder), process };
-    let context = Arc::new(Context {
+    let environment = Environment {
         host: Box::new(ProcessHost { disk: disk.clone(), medium: medium.clone(), exclusive }),
         disk: Arc::new(ProcessDisk { disk, medium, real: real.clone() }),
         defaults: Vec::new(),
-        registry: Registry::default(),
-    });
+    };
+    let context = Arc::new(Context { environment: Arc::new(environment), registry: Registry::default() });
     open_engine(
         &context,
         OpenFacts {
