@@ -105,7 +105,7 @@ pub fn write(files: &Files, flags: u8) -> Vec<u8> {
     put_contents(&mut input, &files.database);
     for (name, bytes) in files.directory.iter().flatten() {
         let (kind, log_id, number) = match FileName::parse(name) {
-            Some(FileName::Segment { log_id, index }) => (0, log_id, index),
+            Some(FileName::Segment { log_id, id }) => (0, log_id, id),
             Some(FileName::Spill { log_id, number }) => (5, log_id, number),
             Some(FileName::Marker { log_id, last }) => (6, log_id, last as u32),
             _ => (7, LOGS[0], 0),

@@ -40,7 +40,7 @@ impl Scene {
         control.set_state(State::Ready);
         let me = control.acquire_process_slot(0, 70, "a program").unwrap();
         let slot = control.claim_snapshot_slot(me).unwrap();
-        assert!(control.take_snapshot(segment, 0, 9));
+        assert!(control.take_snapshot(slot, 0, 9));
         let path = root.path().join(pwal::internal::shared::CONTROL_NAME);
         let mut whole = std::fs::read(&path).unwrap();
         let end = whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -135,9 +135,9 @@ fn read(control: &ControlView) {
     if let Some(cut) = control.epoch(control.last_written_epoch()) {
         let _ = (cut.durable(), cut.end(4096));
     }
-    for attached in control.process_infos(|owner| owner.slot % 2 == 0) {
-        assert!(attached.command.len() <= 32 * 3);
-        let _ = attached.to_json(9);
+    for process in control.process_infos(|owner| owner.slot % 2 == 0) {
+        assert!(process.command.len() <= 32 * 3);
+        let _ = process.status(9);
     }
     let _ = (control.processes().count(), control.snapshots().count());
 }
@@ -149,7 +149,7 @@ fn take_part(control: &ControlBlock) {
     let _ = control.choose_checkpoint_target(|owner| owner.slot == 0);
     if let Some(me) = control.acquire_process_slot(1, 71, "another program") {
         if let Some(slot) = control.claim_snapshot_slot(me) {
-            let _ = control.take_snapshot(segment, control.visible(), 9);
+            let _ = control.take_snapshot(slot, control.visible(), 9);
             control.free_snapshot_slot(slot);
         }
         control.set_process_waiting(me, 3);
