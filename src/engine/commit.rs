@@ -57,7 +57,7 @@ impl Begun {
 /// What the certificate of the next epoch will say of it.
 #[derive(Debug, Default)]
 pub(crate) struct EpochCounts {
-    /// Of the commits behind this one,
+    /// Of the commits after this one,
     pub(super) after: u64,
     /// up to this one.
     pub(super) through: u64,
@@ -68,8 +68,8 @@ pub(crate) struct EpochCounts {
 }
 
 impl EpochCounts {
-    /// Nothing is counted yet behind commit `after`.
-    pub(super) fn behind(after: u64) -> EpochCounts {
+    /// Nothing is counted yet of the commits after `after`.
+    pub(super) fn after(after: u64) -> EpochCounts {
         EpochCounts { after, through: after, ..EpochCounts::default() }
     }
 
@@ -324,7 +324,7 @@ impl Engine {
         };
         let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
         let seal = |chain| {
-            let mut counts = EpochCounts::behind(self.marks.durable());
+            let mut counts = EpochCounts::after(self.marks.durable());
             self.frames.read().count(&mut counts, u64::MAX);
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
             self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)

@@ -355,7 +355,7 @@ impl Engine {
     /// Most of what the next certificate says of its commits, before APPEND is taken, for which the committers wait.
     fn count_ahead(&self) -> Result<EpochCounts, EngineError> {
         self.check_poison()?;
-        let mut counts = EpochCounts::behind(self.marks.durable());
+        let mut counts = EpochCounts::after(self.marks.durable());
         if self.is_active() {
             self.follow(self.marks.published())?;
             while !self.frames.read().count(&mut counts, COMMITS_AT_ONCE) {}
@@ -394,7 +394,7 @@ impl Engine {
             let durable = self.marks.durable();
             if counts.after != durable {
                 // Another process had led until now.
-                counts = EpochCounts::behind(durable);
+                counts = EpochCounts::after(durable);
             }
             frames.count(&mut counts, u64::MAX);
             (counts, frames.database_pages(hi))
@@ -402,7 +402,7 @@ impl Engine {
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {
             Some(_) if crate::drops("b-doubled") => certificate.encode_block(self.block_bytes),
-            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.behind),
+            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.next_block_crc),
             None => certificate.encode_block(self.block_bytes),
         };
         let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {

@@ -77,7 +77,7 @@ struct Parts {
     block_bytes: u32,
 }
 
-/// Tells whether another program has changed the database file: a checksum of its header in the upper half, of its
+/// Shows whether another program has changed the database file: a checksum of its header in the upper half, of its
 /// modification time in the lower one. (Commits in WAL mode need move neither the change counter nor the size.)
 fn checksums(header: &[u8], file: &std::fs::Metadata) -> u64 {
     let mut plain = header.get(..HEADER_BYTES).unwrap_or(header).to_vec();
@@ -313,7 +313,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A0: takes away what an activation left that failed behind its stamp, durably. `first` is the beginning of the file.
+    /// A0: takes away, durably, what an activation left that failed after its stamp. `first` is the beginning of the file.
     fn undo_earlier_try(
         &self,
         database_handle: &mut dyn DatabaseHandle,
@@ -370,7 +370,8 @@ impl Engine {
             chain: begin.chain,
         };
         let copy = self.page_one_of(first.to_vec(), begin.last);
-        let file = create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.behind)?;
+        let file =
+            create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
         self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;

@@ -21,7 +21,7 @@ pub(crate) struct PageOne {
     pub(super) sequence: u64,
     pub(super) bytes: Vec<u8>,
     /// CRC of the next block in the file: identifies the file where the beginning is lost.
-    pub(super) behind: u32,
+    pub(super) next_block_crc: u32,
 }
 
 impl Engine {
@@ -43,10 +43,10 @@ impl Engine {
 
     /// What a doubled certificate says of a file that begins so, as commit `sequence` left it.
     pub(super) fn page_one_of(&self, mut beginning: Vec<u8>, sequence: u64) -> PageOne {
-        let behind = beginning.split_off(self.copied_bytes());
+        let next_block = beginning.split_off(self.copied_bytes());
         stamp::clear(&mut beginning);
-        let behind = if behind.is_empty() { 0 } else { crc32c::crc32c(&behind) };
-        PageOne { sequence, bytes: beginning, behind }
+        let next_block_crc = if next_block.is_empty() { 0 } else { crc32c::crc32c(&next_block) };
+        PageOne { sequence, bytes: beginning, next_block_crc }
     }
 
     /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same.

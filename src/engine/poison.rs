@@ -86,7 +86,7 @@ impl Engine {
         }
         let append = self.lock_append_unrepaired();
         if self.is_active()
-            && let Err(error) = self.erase_behind_tail(&append)
+            && let Err(error) = self.erase_after_tail(&append)
         {
             self.poison(&append, &format!("a panic, and what it left after the tail: {error}"), Failed::Flush);
         }
@@ -112,14 +112,14 @@ impl Engine {
             Some(number) => self.header_of(&self.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
             None => false,
         };
-        let behind = match self.reader_of(&self.segment(tail.segment)?)? {
+        let is_written = match self.reader_of(&self.segment(tail.segment)?)? {
             Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
             None => false,
         };
-        if begun || behind { self.erase_behind_tail(&append) } else { Ok(()) }
+        if begun || is_written { self.erase_after_tail(&append) } else { Ok(()) }
     }
 
-    fn erase_behind_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
+    fn erase_after_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let tail = self.tail();
         let segment = self.segment(tail.segment)?;
         if tail.offset < segment.bytes {

@@ -40,7 +40,7 @@ pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>,
     let mut database_handle = file.context.environment.host.open_database_handle(path)?;
     if database_handle.read_only() {
         let text = format!(
-            "other processes have the database open through pwal ({}), and who only may read it cannot share it: allow this \
+            "other processes have the database open through pwal ({}), and a user who may only read it cannot share it: allow this \
              user to write to it and to its log directory, or read a copy",
             names(&others)
         );

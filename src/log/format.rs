@@ -164,7 +164,7 @@ pub struct PageCopy {
     pub crc: u32,
     /// CRC-32C of the block of the database file that follows what is copied, or of the part of it that existed; 0:
     /// none.
-    pub behind: u32,
+    pub next_block_crc: u32,
     /// What it is masked with ([`apply_mask`]); 0 for none.
     pub mask: u8,
     /// This is the second one of the two blocks.

@@ -98,8 +98,9 @@ impl FoundLog<'_> {
             let Some(copy) = self.copy_of(found)? else { continue };
             is_known |= has_sector_of(&there[..read_bytes], &copy, 1);
             let mut bytes = vec![0; block_bytes as usize];
-            let behind = read(database, &mut bytes, copy.len() as u64)?;
-            is_known |= found.copy.behind != 0 && crc32c::crc32c(&bytes[..behind]) == found.copy.behind;
+            let next_bytes = read(database, &mut bytes, copy.len() as u64)?;
+            is_known |=
+                found.copy.next_block_crc != 0 && crc32c::crc32c(&bytes[..next_bytes]) == found.copy.next_block_crc;
         }
         let (mut there, mut image) = (vec![0; page_bytes as usize], vec![0; page_bytes as usize]);
         let (images_to, all_from) = (self.images_to(walk)?, self.all_from(walk));

@@ -33,7 +33,7 @@ pub fn create_segment(
 }
 
 /// Makes the segment file that a log begins with: as [`create_segment`], with its header in it from the first sync on, and a
-/// doubled certificate of the epoch `epoch`, without commits, which copies `page_one` (with `behind` what
+/// doubled certificate of the epoch `epoch`, without commits, which copies `page_one` (with `next_block_crc` what
 /// [`Certificate::encode_doubled`] takes) of a database of `database_pages`. The stamp comes after this, so that a stamped
 /// file whose log has no segment header left is known to be damaged, and the sector that it is written to has a copy.
 ///
@@ -46,11 +46,11 @@ pub fn create_first_segment(
     epoch: u64,
     database_pages: u32,
     page_one: &[u8],
-    behind: u32,
+    next_block_crc: u32,
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let mut start = header.encode();
     let certificate = first_certificate(header, epoch, database_pages);
-    start.extend(certificate.encode_doubled(header.block_bytes, page_one, behind));
+    start.extend(certificate.encode_doubled(header.block_bytes, page_one, next_block_crc));
     create(dir, name, header.segment_bytes, &start, &|| Ok(()))
 }
 

@@ -84,7 +84,7 @@ macro_rules! api {
                     return Err(ApiError::TooOld(version));
                 }
                 let slot = |index: usize, name: &'static str| {
-                    // SAFETY: a table of 3.32.0 has 252 slots, and none of ours lies behind.
+                    // SAFETY: a table of 3.32.0 has 252 slots, and none of ours is after them.
                     let function = unsafe { slots.add(index).read() };
                     if function.is_null() { Err(ApiError::Missing(name)) } else { Ok(function) }
                 };

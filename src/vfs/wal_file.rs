@@ -1,5 +1,5 @@
-//! The virtual WAL of a joined handle: a file object without a file behind it. Where the connection has the database for itself
-//! (`locking_mode=EXCLUSIVE`) the base's `-wal` is, whose file object lies behind our head.
+//! The virtual WAL of a joined handle: a file object without a file of its own. Where the connection has the database for itself
+//! (`locking_mode=EXCLUSIVE`) the base's `-wal` is, whose file object follows our head.
 //!
 //! SQLite opens it while the main file is open and closes it before (`sqlite3PagerClose`), so
 //! it may read the database through the main file's base handle.
@@ -46,7 +46,7 @@ impl WalFile {
         let Some(number) = wanted else { return Ok(None) };
         let flags = ffi::OPEN_READWRITE | ffi::OPEN_CREATE | ffi::OPEN_WAL;
         let mut opened_with: c_int = 0;
-        // SAFETY: SQLite's own name of the WAL; `szOsFile` of our VFS has room for the base's file object behind the head, where none is
+        // SAFETY: SQLite's own name of the WAL; `szOsFile` of our VFS has room for the base's file object after the head, where none is
         // open now.
         let file = unsafe {
             (*self.room).methods = std::ptr::null();
@@ -84,7 +84,7 @@ pub(super) unsafe fn install(
 ) -> Result<(), Code> {
     handle.wal_open()?;
     let head: *mut Head = file.cast();
-    // SAFETY: `szOsFile` of our VFS covers the head, and behind it the base's file object.
+    // SAFETY: `szOsFile` of our VFS covers the head, and after it the base's file object.
     unsafe {
         let room = file.byte_add(HEAD_BYTES);
         let wal = WalFile { handle, base, vfs, name, room, real: Mutex::new(None) };

@@ -196,7 +196,7 @@ proptest! {
             let place = CertificatePlace { offset, ..place_of(&certificate) };
             let decoded = Certificate::decode(half, &place).unwrap();
             let copy = decoded.copy.unwrap();
-            prop_assert_eq!((copy.is_second, copy.behind), (index == 1, 9));
+            prop_assert_eq!((copy.is_second, copy.next_block_crc), (index == 1, 9));
             prop_assert_eq!(copy.read(&blocks), Some(page_one.clone()));
             prop_assert_eq!(Certificate { copy: None, offset: certificate.offset, ..decoded }, certificate.clone());
             for (nth, place) in half.chunks(512).enumerate().skip(1) {

@@ -244,7 +244,7 @@ fn a_new_segment_is_zeroed_and_durable() {
         let certificate = Certificate::decode(&bytes[offset as usize..], &place).unwrap();
         assert!(certificate.is_mark() && (certificate.durable, certificate.backfilled) == (0, 0));
         let copy = certificate.copy.unwrap();
-        assert_eq!(copy.behind, 77);
+        assert_eq!(copy.next_block_crc, 77);
         assert_eq!((copy.is_second, copy.read(&bytes[4096..3 * 4096])), (is_second, Some(page_one.clone())));
     }
     assert!(bytes[3 * 4096..].iter().all(|&byte| byte == 0));

@@ -60,8 +60,8 @@ pub struct CertificatePlace {
 fn half_rooms(copy: usize, block: usize) -> [(Range<usize>, Range<usize>); 2] {
     let first = copy.min(block - CERTIFICATE_BYTES);
     let second = (copy - first).min(block - CERTIFICATE_BYTES);
-    let behind = |at: usize, bytes: usize| at + CERTIFICATE_BYTES..at + CERTIFICATE_BYTES + bytes;
-    [(0..first, behind(0, first)), (first..first + second, behind(block, second))]
+    let after = |at: usize, bytes: usize| at + CERTIFICATE_BYTES..at + CERTIFICATE_BYTES + bytes;
+    [(0..first, after(0, first)), (first..first + second, after(block, second))]
 }
 
 impl PageCopy {
@@ -130,7 +130,7 @@ impl Certificate {
         if let Some(copy) = &self.copy {
             put(&mut bytes, COPY, u16::try_from(copy.bytes / COPY_UNIT).unwrap_or(0).to_le_bytes());
             put(&mut bytes, COPY_CRC, copy.crc.to_le_bytes());
-            put(&mut bytes, NEXT_BLOCK_CRC, copy.behind.to_le_bytes());
+            put(&mut bytes, NEXT_BLOCK_CRC, copy.next_block_crc.to_le_bytes());
             put(&mut bytes, COPY_MASK, [copy.mask, u8::from(copy.is_second)]);
         }
         let crc = crc32c::crc32c(&bytes[..CRC]);
@@ -148,9 +148,9 @@ impl Certificate {
 
     /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` after
     /// it: the first min(page, block) bytes of page 1 as commit B left it, without a stamp. A reader finds B in either
-    /// block, and the beginning of the database file with both. `behind` is [`PageCopy::behind`].
+    /// block, and the beginning of the database file with both. `next_block_crc` is [`PageCopy::next_block_crc`].
     #[must_use]
-    pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8], behind: u32) -> Vec<u8> {
+    pub fn encode_doubled(&self, block_bytes: u32, page_one: &[u8], next_block_crc: u32) -> Vec<u8> {
         let block = usize::try_from(block_bytes).unwrap_or(0).max(2 * CERTIFICATE_BYTES);
         let mut blocks = vec![0; 2 * block];
         for (from, room) in half_rooms(page_one.len(), block) {
@@ -162,7 +162,7 @@ impl Certificate {
             apply_mask(&mut blocks[room], position, mask);
         }
         let bytes = u32::try_from(page_one.len()).unwrap_or(0);
-        let copy = PageCopy { bytes, crc: crc32c::crc32c(page_one), behind, mask, is_second: false };
+        let copy = PageCopy { bytes, crc: crc32c::crc32c(page_one), next_block_crc, mask, is_second: false };
         for (at, is_second) in [(0, false), (block, true)] {
             let offset = self.offset + at as u64;
             let half = Certificate { offset, copy: Some(PageCopy { is_second, ..copy }), ..self.clone() };
@@ -215,7 +215,7 @@ impl Certificate {
             copy: (flags & FLAG_DOUBLED != 0).then(|| PageCopy {
                 bytes: COPY_UNIT * u32::from(u16_at(bytes, COPY)),
                 crc: u32_at(bytes, COPY_CRC),
-                behind: u32_at(bytes, NEXT_BLOCK_CRC),
+                next_block_crc: u32_at(bytes, NEXT_BLOCK_CRC),
                 mask: bytes[COPY_MASK],
                 is_second: bytes[COPY_HALF] != 0,
             }),
