@@ -8,6 +8,7 @@ mod first_commit;
 mod io;
 mod kernel_syncs;
 mod no_descriptors;
+mod on_demand;
 mod panics;
 mod proven_images;
 mod strange_directories;
