@@ -4,9 +4,43 @@
 use crate::{files, report};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The rooms, from the top. A room uses those after it.
-const ROOMS: [&str; 11] =
-    ["vfs", "handle", "engine", "view", "host", "shared", "log", "disk", "sync", "interleave", "sqlite"];
+/// The rooms and the files beside them, from the top. One uses those after it.
+const ROOMS: [&str; 15] = [
+    "",
+    "recovery",
+    "vfs",
+    "handle",
+    "engine",
+    "view",
+    "host",
+    "shared",
+    "status",
+    "log",
+    "disk",
+    "sync",
+    "interleave",
+    "mutants",
+    "sqlite",
+];
+
+/// Types with more fields or methods than the bound: how many of each they may have, and why. No number may grow.
+const LARGE: [(&str, usize, usize, &str); 13] = [
+    ("engine::Engine", 33, 244, "one type in many files, to be cut into parts that own their state"),
+    ("handle::OpenFile", 13, 16, "what the handle's parts share"),
+    ("handle::WalConnection", 12, 67, "what a reader, a writer and a checkpointer do with one view"),
+    ("log::Certificate", 17, 5, "the fields of a record"),
+    ("log::FoundLog", 15, 51, "all that was found of one log"),
+    ("log::LogFacts", 13, 2, "the columns of the recovery table"),
+    ("disk::Plan", 13, 9, "the failures that a test can plan"),
+    ("shared::CommitEntry", 16, 1, "the fields of an entry of the ring"),
+    ("shared::ControlBlock", 1, 77, "loads and stores of one word each"),
+    ("shared::ControlView", 28, 40, "the layout of the control block"),
+    ("sqlite::IoMethods", 19, 0, "SQLite's"),
+    ("sqlite::RawVfs", 22, 0, "SQLite's"),
+    ("status::LogStatus", 20, 0, "the keys of the status"),
+];
+const FIELDS: usize = 12;
+const METHODS: usize = 40;
 
 /// Files that use each other, by the beginnings of their paths: what is left to be opened.
 const CIRCLES: [&[&str]; 7] = [
@@ -114,12 +148,16 @@ fn room(path: &str) -> &str {
 #[test]
 fn no_room_uses_a_room_above_it() {
     let tree = tree();
-    let place = |room: &str| ROOMS.iter().position(|of| *of == room);
+    let place = |file: &str| ROOMS.iter().position(|of| *of == room(file));
     let mut faults = Vec::new();
     for (file, used) in &tree.uses {
         for target in used {
-            if place(room(file)).zip(place(room(target))).is_some_and(|(from, to)| to < from) {
-                faults.push(format!("{file} uses {target}, of a room above"));
+            match (place(file), place(target)) {
+                (Some(from), Some(to)) if from <= to => {}
+                // Macros and names that the crate's root re-exports from the room that has them.
+                _ if target == "src/lib.rs" => {}
+                (Some(_), Some(_)) => faults.push(format!("{file} uses {target}, of a room above")),
+                _ => faults.push(format!("{file} uses {target}: a room without a place")),
             }
         }
     }
@@ -155,6 +193,55 @@ fn no_files_use_each_other_in_a_circle() {
     }
     let open = CIRCLES.iter().enumerate().filter(|(at, _)| !met.contains(at));
     faults.extend(open.map(|(_, files)| format!("{files:?} is no circle any more: take it from the list")));
+    report(&faults);
+}
+
+/// The name after a word of a line: of `pub struct Engine {` after `struct `.
+fn name_after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(word)?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').find(|part| !part.is_empty())
+}
+
+/// Types by name, with their numbers of fields and of methods, as rustfmt lays them out.
+fn sizes() -> BTreeMap<String, (usize, usize)> {
+    let mut sizes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for file in files(&["src"], "rs").into_iter().filter(|file| !is_test(&file.path)) {
+        let mut block = (None, false);
+        for line in file.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines() {
+            let is_member =
+                line.starts_with("    ") && !line.starts_with("     ") && !line.trim().starts_with(['/', '#']);
+            if line.starts_with("impl") && line.ends_with('{') && !line.contains(" for ") {
+                // `impl<'a> Name<'a> {` or `impl Name {`.
+                let type_of = line.trim_start_matches("impl").trim_start_matches("<'a>").trim_start_matches("<'_>");
+                block = (name_after(type_of, " "), true);
+            } else if line.contains("struct ") && line.ends_with('{') && !line.starts_with(' ') {
+                block = (name_after(line, "struct "), false);
+            } else if line == "}" {
+                block = (None, false);
+            } else if let (Some(name), true) = (block.0, is_member) {
+                let size = sizes.entry(format!("{}::{name}", room(&file.path))).or_default();
+                if block.1 && line.contains("fn ") {
+                    size.1 += 1;
+                } else if !block.1 && line.contains(": ") {
+                    size.0 += 1;
+                }
+            }
+        }
+    }
+    sizes
+}
+
+#[test]
+fn types_are_small() {
+    let sizes = sizes();
+    assert!(sizes["engine::Engine"].1 > METHODS, "{:?}", sizes["engine::Engine"]);
+    let mut faults = Vec::new();
+    for (name, (fields, methods)) in &sizes {
+        let bound = LARGE.iter().find(|(large, ..)| large == name).map_or((FIELDS, METHODS), |(_, f, m, _)| (*f, *m));
+        if *fields > bound.0 || *methods > bound.1 {
+            faults.push(format!("{name}: {fields} fields, {methods} methods; at most {bound:?}"));
+        }
+    }
     report(&faults);
 }
 
