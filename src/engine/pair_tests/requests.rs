@@ -1,0 +1,47 @@
+//! Requests to the engine's own threads: each is done, and then can be made again.
+
+use super::{Pair, commit, die};
+use crate::engine::Engine;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Makes the request until it is done, as each commit does: one that comes while the same is pending is none.
+fn until(engine: &Arc<Engine>, what: &str, request: impl Fn(), done: impl Fn(&Arc<Engine>) -> bool) {
+    let began = Instant::now();
+    while !done(engine) {
+        request();
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}: not done");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_was_done_once_can_be_requested_again() {
+    let pair = Pair::new();
+    let engine = pair.claim();
+    engine.background.allow();
+    for round in 1..=3 {
+        let next = || commit(&engine, 3, engine.marks.published() + 1, false).unwrap();
+        next();
+        let is_durable = |engine: &Arc<Engine>| engine.marks.durable() == engine.marks.published();
+        until(&engine, "a flush", || engine.background.request_flush(&engine), is_durable);
+        let is_backfilled = |engine: &Arc<Engine>| engine.marks.backfilled() == engine.marks.published();
+        until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);
+
+        let ordinal = engine.tail().ordinal;
+        let bytes = engine.segment(engine.tail().segment).unwrap().bytes;
+        while engine.tail().offset * 4 <= bytes {
+            next();
+        }
+        let is_chosen = |engine: &Arc<Engine>| {
+            engine.marks.control().next_segment().is_some_and(|segment| segment != engine.tail().segment)
+        };
+        until(&engine, "a segment", || engine.background.request_segment(&engine), is_chosen);
+        assert_eq!(engine.tail().ordinal, ordinal, "round {round}: by the thread, not by a writer");
+        while engine.tail().ordinal == ordinal {
+            next();
+        }
+    }
+    engine.background.stop(false);
+    die(engine);
+}
