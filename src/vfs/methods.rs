@@ -4,7 +4,7 @@ use super::base::{BaseVfs, RawBase};
 use super::callback::{callback, callback_value};
 use super::main_file::{HEAD_BYTES, MainFile};
 use super::messages;
-use super::register::Registration;
+use super::register::{self, Registration};
 use super::wal_file;
 use crate::handle::{self, Above, Handle, OpenFacts};
 use crate::sqlite::Code;
@@ -49,13 +49,15 @@ pub(super) fn table(base: &RawVfs, file_bytes: c_int) -> RawVfs {
 /// The registration of one of our VFSs.
 ///
 /// # Safety
-/// `vfs` is null or a `sqlite3_vfs` with our methods: `pAppData` is its leaked registration.
+/// `vfs` is null or a `sqlite3_vfs` with our methods: ours, or another VFS's, which has copied ours, and may have a `pAppData` of
+/// its own.
 unsafe fn registration(vfs: *mut RawVfs) -> Result<&'static Registration, Code> {
     if vfs.is_null() {
         return Err(Code::MISUSE);
     }
-    // SAFETY: by the contract; a registration lives as long as the process.
-    unsafe { (*vfs).app_data.cast::<Registration>().as_ref() }.ok_or(Code::MISUSE)
+    // SAFETY: by the contract. The pointer is compared, and not followed.
+    let app_data = unsafe { (*vfs).app_data };
+    register::of_app_data(app_data.cast_const().cast()).ok_or(Code::MISUSE)
 }
 
 /// The base VFS and its pointer, for a call that is passed on as it is.

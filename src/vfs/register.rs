@@ -18,7 +18,7 @@ use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 
 /// How to register the VFS.
 #[derive(Clone, Debug)]
@@ -97,6 +97,8 @@ pub(super) struct Registration {
     pub(super) strict: AtomicBool,
     name: CString,
     base_name: String,
+    /// The one that was made before this one.
+    before: Option<&'static Registration>,
 }
 
 // SAFETY: after registration only SQLite touches `vfs`, under its own mutex; the rest is `Sync`.
@@ -181,6 +183,22 @@ impl WalNames {
 
 /// All registrations of this copy of pwal, of every SQLite in the process.
 static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new());
+
+/// The newest registration, from which the others are reached without a lock; null: there is none.
+static NEWEST: AtomicPtr<Registration> = AtomicPtr::new(std::ptr::null_mut());
+
+fn newest() -> Option<&'static Registration> {
+    // SAFETY: null, or a registration, which is complete before it is stored and lives as long as the process.
+    unsafe { NEWEST.load(SeqCst).as_ref() }
+}
+
+/// The registration whose address a VFS with our methods has as its `pAppData`. A VFS that copies ours and puts something of its own
+/// there can only mean the registration that is the only one.
+pub(super) fn of_app_data(app_data: *const Registration) -> Option<&'static Registration> {
+    let newest = newest()?;
+    let known = std::iter::successors(Some(newest), |one| one.before).find(|one| std::ptr::eq(*one, app_data));
+    known.or(newest.before.is_none().then_some(newest))
+}
 
 /// The first registration, unless a thread is registering just now.
 pub(super) fn any() -> Option<&'static Registration> {
@@ -315,6 +333,7 @@ fn build(
         strict: AtomicBool::new(false),
         name,
         base_name,
+        before: newest(),
     }));
     let app_data = std::ptr::from_mut(registration).cast();
     // SAFETY: not registered yet, so no other thread sees it.
@@ -322,5 +341,6 @@ fn build(
         (*registration.vfs.get()).name = registration.name.as_ptr();
         (*registration.vfs.get()).app_data = app_data;
     }
+    NEWEST.store(registration, SeqCst);
     Ok(registration)
 }

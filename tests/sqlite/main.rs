@@ -2,6 +2,7 @@
 
 mod above;
 mod api_slots;
+mod copied;
 mod facts;
 mod other_vfs;
 mod shared_cache;
