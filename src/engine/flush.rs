@@ -393,7 +393,8 @@ impl Engine {
             let frames = self.frames.read();
             let durable = self.marks.durable();
             if counts.after != durable {
-                // Another process had led until now.
+                // Only a leader makes commits durable, and LEADER is checked above. A certificate with counts of other
+                // commits would make recovery refuse the log, so it is not left to that.
                 counts = EpochCounts::after(durable);
             }
             frames.count(&mut counts, u64::MAX);

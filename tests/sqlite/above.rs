@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 use support::child::{self, report, setting};
+use support::lab::Once;
 use support::shim::{Shim, Verdict};
 use support::{Scratch, number, run, text};
 
@@ -250,7 +251,34 @@ fn states(answers: &[i32]) -> Vec<Vec<i64>> {
     states
 }
 
-/// An error instead of each call in turn, and behind it: each statement says what came of it, as far as it may be known.
+/// The VFS above takes WRITE and reports that it failed, or keeps the unlock back: the connection that has it gets it again, as from
+/// `unixShmLock`, and no other one waits for it for ever.
+#[test]
+fn a_write_lock_that_is_hidden_is_granted_again() {
+    for (text, verdict) in [
+        ("a.db: shm lock exclusive WRITE", Verdict::Behind(ffi::SQLITE_IOERR)),
+        ("a.db: shm unlock exclusive WRITE", Verdict::Answer(ffi::SQLITE_OK)),
+    ] {
+        let (scratch, shim) = (Scratch::new(), above());
+        let path = scratch.file("a.db");
+        let connection = open(&path, &shim.name);
+        run(&connection, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+        let (once, taken) = (Once::default(), verdict);
+        shim.hook(move |moment| if moment.text == text && once.first() { taken } else { Verdict::Pass });
+        // A rollback, so that nothing is acknowledged either way.
+        let _hidden = support::code_of(&connection, "BEGIN IMMEDIATE; ROLLBACK");
+        shim.unhook();
+        if !connection.is_autocommit() {
+            run(&connection, "ROLLBACK");
+        }
+        assert_eq!(support::code_of(&connection, "INSERT INTO t VALUES(2)"), 0, "{text}");
+        let direct = support::open(&path);
+        run(&direct, "INSERT INTO t VALUES(3)");
+        assert_eq!(number(&direct, "SELECT count(*) FROM t"), 3, "{text}");
+    }
+}
+
+/// An error instead of each call in turn, and after it: each statement says what came of it, as far as it may be known.
 #[test]
 fn an_error_at_each_call() {
     let _watchdog = support::Watchdog::new("an error at each call", Duration::from_secs(300));
