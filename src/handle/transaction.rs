@@ -5,6 +5,7 @@
 
 use super::checkpointer::{AfterCommit, Checkpointing};
 use super::file::OpenFile;
+use super::reader::ReadLock;
 use super::siblings::{self, Unacknowledged};
 use super::state::HandleState;
 use super::wal_connection::WalConnection;
@@ -105,7 +106,7 @@ pub(super) fn lane_bytes(engine: &Engine) -> usize {
 impl WalConnection {
     pub(super) fn begin_write(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         if self.writer.holds_write {
-            // A VFS above has taken it and reported a failure, or kept the unlock back. `unixShmLock` grants it again.
+            // A VFS above has taken it and reported a failure. `unixShmLock` grants it again.
             self.roll_back(file);
         }
         self.engine.check_poison().map_err(|error| self.failed(&error))?;
@@ -141,6 +142,14 @@ impl WalConnection {
             siblings::arm_refused(&self.engine, self.me.id);
         }
         code
+    }
+
+    /// A snapshot begins, so no transaction writes: a VFS above has kept UNLOCK(WRITE) back. What the transaction had, its lane, a
+    /// spill file, WRITE, is freed.
+    pub(super) fn end_hidden_write(&mut self, file: &Arc<OpenFile>) {
+        if self.reader.lock == ReadLock::None && !matches!(self.writer.transaction, Transaction::None) {
+            self.roll_back(file);
+        }
     }
 
     pub(super) fn start_transaction(&mut self, published: u64) {

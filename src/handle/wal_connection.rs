@@ -165,7 +165,10 @@ impl WalConnection {
     pub(super) fn shm_lock(&mut self, file: &Arc<OpenFile>, first: u32, action: ShmAction) -> Result<(), Code> {
         self.check_mine()?;
         match (action, first) {
-            (ShmAction::LockShared, READ..) => self.begin_read(file, first == READ),
+            (ShmAction::LockShared, READ..) => {
+                self.end_hidden_write(file);
+                self.begin_read(file, first == READ)
+            }
             (ShmAction::UnlockShared, READ..) => {
                 if self.checkpointer.previous == AfterCommit::Committed {
                     self.checkpointer.after = AfterCommit::ReadReleased;
