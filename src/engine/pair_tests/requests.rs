@@ -2,6 +2,7 @@
 
 use super::{Pair, commit, die};
 use crate::engine::Engine;
+use crate::shared::COMMIT_RING;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,5 +44,18 @@ fn what_was_done_once_can_be_requested_again() {
         }
     }
     engine.background.stop(false);
+    die(engine);
+}
+
+/// Without the engine's own threads the writers flush themselves, long before the commit ring would turn over what is not durable.
+#[test]
+fn writers_flush_before_the_ring_is_full() {
+    let pair = Pair::new();
+    let engine = pair.claim();
+    for value in 1..=COMMIT_RING / 2 + 20 {
+        commit(&engine, 1, value, false).unwrap();
+        assert!(engine.marks.published() - engine.marks.durable() <= COMMIT_RING / 2, "at commit {value}");
+    }
+    assert!(engine.marks.durable() > 0);
     die(engine);
 }
