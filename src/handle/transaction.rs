@@ -5,7 +5,6 @@
 
 use super::checkpointer::{AfterCommit, Checkpointing};
 use super::file::OpenFile;
-use super::reader::ReadLock;
 use super::siblings::{self, Unacknowledged};
 use super::state::HandleState;
 use super::wal_connection::WalConnection;
@@ -91,6 +90,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    pub(super) fn has_transaction(&self) -> bool {
+        !matches!(self.transaction, Transaction::None)
+    }
+
     /// A call of SQLite comes; true: PHASETWO should have come.
     pub(super) fn called(&mut self) -> bool {
         self.undone_at_unlock = false;
@@ -142,14 +145,6 @@ impl WalConnection {
             siblings::arm_refused(&self.engine, self.me.id);
         }
         code
-    }
-
-    /// A snapshot begins, so no transaction writes: a VFS above has kept UNLOCK(WRITE) back. What the transaction had, its lane, a
-    /// spill file, WRITE, is freed.
-    pub(super) fn end_hidden_write(&mut self, file: &Arc<OpenFile>) {
-        if self.reader.lock == ReadLock::None && !matches!(self.writer.transaction, Transaction::None) {
-            self.roll_back(file);
-        }
     }
 
     pub(super) fn start_transaction(&mut self, published: u64) {

@@ -166,7 +166,11 @@ impl WalConnection {
         self.check_mine()?;
         match (action, first) {
             (ShmAction::LockShared, READ..) => {
-                self.end_hidden_write(file);
+                if self.reader.lock == ReadLock::None && self.writer.has_transaction() {
+                    // A snapshot begins, so no transaction writes: a VFS above has kept UNLOCK(WRITE) back. Frees its
+                    // lane, its spill file and WRITE.
+                    self.roll_back(file);
+                }
                 self.begin_read(file, first == READ)
             }
             (ShmAction::UnlockShared, READ..) => {
