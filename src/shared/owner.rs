@@ -16,9 +16,8 @@ pub const TIMED_WAIT: Duration = Duration::from_millis(5);
 
 const GRANTED: u64 = 1 << 30;
 const WAITS: u64 = 1 << 31;
-/// Reads of the lock before its waiter sleeps: some 10 us, which is longer than the write of a small batch. A sleeper
-/// has to be woken, which costs the owner, mostly a committer, more than that.
-const SPINS: u32 = if cfg!(loom) { 1 } else { 400 };
+/// Reads of the lock before its waiter sleeps: APPEND is mostly held for less.
+const SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// A process slot and the incarnation of the process in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
