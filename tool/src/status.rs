@@ -15,7 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Show who has a database open, and the marks of its log
+/// Show who has a database open, and the watermarks of its log
 ///
 /// Creates and locks nothing, also while the database is written.
 #[derive(clap::Args)]
@@ -117,9 +117,9 @@ impl Status {
         }
         match (control, unread) {
             (Some(control), _) => control.show(),
-            (None, Some(why)) => line("marks", &format!("not shown: {why}")),
+            (None, Some(why)) => line("watermarks", &format!("not shown: {why}")),
             (None, None) if *owned => line(
-                "marks",
+                "watermarks",
                 "not visible: a process is just opening it, or its only process has them in private memory",
             ),
             (None, None) => {}
@@ -294,7 +294,7 @@ impl ControlBlock {
         let ControlBlock { published, visible, durable, backfilled, mode, transactions, oldest, poisoned, .. } = self;
         let marks =
             format!("published {published}, visible {visible}, durable {durable}, in the database file {backfilled}");
-        line("marks", if *published > 0 { &marks } else { "nothing committed yet" });
+        line("watermarks", if *published > 0 { &marks } else { "nothing committed yet" });
         line("mode", mode);
         if let Some(oldest) = oldest {
             let transactions = text::counted(*transactions as u64, "transaction");
