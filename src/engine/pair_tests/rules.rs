@@ -1,6 +1,6 @@
 //! Rules that no random world comes to: each test fails with its rule dropped (`docs/mutants.md`).
 
-use super::{BLOCK, Pair, commit, die, facts, leave_a_segment, staged};
+use super::{BLOCK, Pair, commit, die, facts, staged};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::lease::Stall;
@@ -146,27 +146,6 @@ fn no_stamp_is_written_on_a_file_that_has_changed() {
     assert_eq!(pair.recovered(), [0; 3]);
 }
 
-/// The writer of the batch that began the present segment died before it said that this is no longer the next one.
-#[test]
-fn a_segment_that_the_log_has_gone_on_in_is_not_the_next_one() {
-    let pair = Pair::new();
-    let one = pair.claim();
-    let other = pair.join();
-    let next = || commit(&other, 3, other.marks.published() + 1, true).unwrap();
-    while other.tail().ordinal < 2 {
-        next();
-    }
-    other.marks.control().set_next_segment(Some(other.tail().segment));
-    while other.tail().ordinal < 4 {
-        next();
-    }
-    let last = other.marks.published();
-    die(one);
-    die(other);
-    pair.lose_power();
-    assert_eq!(pair.recovered(), [last; 3]);
-}
-
 /// A pass died on the way to commit 2: the beginning of the file is not what commit 1 left.
 #[test]
 fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
@@ -186,26 +165,6 @@ fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
         one.copy_page_one(database.as_mut(), 1).unwrap();
         assert_eq!(one.page_one.lock().as_ref().map(|copy| copy.sequence), copied);
     }
-}
-
-/// Everything is backfilled, and the doubled certificate that says so lies in the segment before the present one: that is not
-/// used again, by a process either that has read none of it.
-#[test]
-fn the_segment_of_the_certificate_that_says_what_is_backfilled_stays() {
-    let pair = Pair::new();
-    let one = pair.claim();
-    leave_a_segment(&one);
-    let says = one.marks.control().certified_epoch().unwrap().doubled_ordinal;
-    die(one);
-    let other = pair.join();
-    while other.tail().ordinal < says + 3 {
-        commit(&other, 3, other.marks.published() + 1, true).unwrap();
-        assert!(other.segment_with_ordinal(says).unwrap().is_some(), "at {:?}", other.tail());
-    }
-    let last = other.marks.published();
-    die(other);
-    pair.lose_power();
-    assert_eq!(pair.recovered(), [last; 3]);
 }
 
 /// Before a segment is written over, the control block says that its commits are in the database file alone.
