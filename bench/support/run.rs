@@ -22,8 +22,7 @@ pub fn payload() -> String {
 /// microseconds more. What they cost more, as measured.
 pub fn begin(vfs: &str, extra_us: u64) -> Duration {
     // Where that is permitted: what else runs on the machine delays each wake by a time slice of some ms.
-    // SAFETY: numbers only; a refusal changes nothing.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    let _refusal_changes_nothing = rustix::process::setpriority_process(None, -20);
     if vfs == "pwal" {
         pwal::register().expect("the VFS pwal");
     }

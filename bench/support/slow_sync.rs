@@ -4,10 +4,12 @@
 //! thread, which lets it go on when its time has come. It is below SQLite, pwal and libc; several
 //! delays run at the same time; the delayed thread sleeps in the kernel, as it does on a slow disk.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -21,8 +23,7 @@ use test_support::seccomp::{self, Answer, Listener};
 /// The kernel has no user notification, or refuses it.
 pub fn install(extra: Duration) -> io::Result<Duration> {
     // A sleep is to end when it is said to, not up to 50 us later; inherited by threads.
-    // SAFETY: numbers only.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let before = cost_of_nothing()?;
     let delay = Arc::new(AtomicU64::new(0));
     let to_supervisor = Arc::clone(&delay);
@@ -42,13 +43,7 @@ pub fn install(extra: Duration) -> io::Result<Duration> {
 
 /// The median of syncs of a file in memory.
 fn cost_of_nothing() -> io::Result<Duration> {
-    // SAFETY: a C string; the result is checked.
-    let descriptor = unsafe { libc::memfd_create(c"nothing".as_ptr(), libc::MFD_CLOEXEC) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that is not shared.
-    let file = unsafe { File::from_raw_fd(descriptor) };
+    let file = File::from(rustix::fs::memfd_create("nothing", MemfdFlags::CLOEXEC)?);
     let mut each = Vec::new();
     for _ in 0..201 {
         let start = Instant::now();
@@ -77,13 +72,9 @@ fn supervise(listener: &Listener, delay: impl Fn() -> Duration) {
             listener.answer(id, Answer::Continue);
         }
         let rest = waiting.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
-        let timeout = rest
-            .map(|rest| libc::timespec { tv_sec: rest.as_secs() as libc::time_t, tv_nsec: rest.subsec_nanos().into() });
-        let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let until = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: one pollfd and, if there is one, a timeout, both alive through the call.
-        let ready = unsafe { libc::ppoll(&raw mut poll, 1, until, std::ptr::null()) };
-        if ready == 1 && poll.revents & libc::POLLIN != 0 {
+        let timeout = rest.and_then(|rest| Timespec::try_from(rest).ok());
+        let mut polls = [PollFd::new(listener, PollFlags::IN)];
+        if poll(&mut polls, timeout.as_ref()) == Ok(1) && polls[0].revents().contains(PollFlags::IN) {
             let id = listener.receive().map(|call| call.id);
             waiting.extend(id.map(|id| (Instant::now() + delay(), id)));
         }

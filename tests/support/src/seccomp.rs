@@ -4,7 +4,7 @@
 //! It needs no privileges, but Linux 5.5 and a sandbox that permits `seccomp(2)` with `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// What a stopped call gets.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +47,9 @@ impl Listener {
     }
 }
 
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

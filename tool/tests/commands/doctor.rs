@@ -6,6 +6,7 @@ mod surroundings;
 use super::{FEW, Output, command, contents, crashed, hold, library, log_id, rot, tool};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -109,9 +110,8 @@ impl Open {
         self.0.id()
     }
 
-    fn signal(&self, signal: i32) {
-        // SAFETY: the child is ours and was not waited for.
-        assert_eq!(unsafe { libc::kill(libc::pid_t::try_from(self.pid()).expect("a pid"), signal) }, 0);
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("the child was not waited for");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{FEW, contents, crashed, hold, tool, wait_until};
 use pwal::internal::disk::Directory;
 use pwal::internal::shared::{ALIVE_BYTE, ControlMapping, Identity, LockFile, State, now_us};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::Path;
 use support::{Scratch, child, close, open_stock, open_wal, run};
@@ -331,8 +332,7 @@ fn another_user_sees_who_is_attached_and_who_is_stopped() {
         (report.contains(&format!("{} (", writer.pid())), report.contains("is stopped and holds WRITE"))
     };
     assert_eq!(stopped(), (true, false));
-    // SAFETY: the child is ours and was not waited for.
-    assert_eq!(unsafe { libc::kill(writer.pid(), libc::SIGSTOP) }, 0);
+    kill_process(Pid::from_raw(writer.pid()).expect("a pid"), Signal::STOP).expect("the child was not waited for");
     wait_until(|| stopped() == (true, true));
 }
 

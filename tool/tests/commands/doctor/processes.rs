@@ -2,6 +2,7 @@
 
 use super::{Open, by_hand, closed, doctor, identity, log_of, tool};
 use pwal::internal::shared::{CONTROL_NAME, ControlBlock, Identity, now_us};
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use support::{Scratch, child, close, open, open_stock, run};
@@ -119,13 +120,13 @@ fn a_stopped_process_is_told_and_worse_if_it_holds_what_others_need() {
     let control: &ControlBlock = control.control();
     let me = control.acquire_process_slot(0, process.pid(), "sleeper").expect("a slot");
     let pid = process.pid().to_string();
-    process.signal(libc::SIGSTOP);
+    process.signal(Signal::STOP);
     let stopped = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "));
     crate::wait_until(stopped);
     doctor(&scratch, &path).says("processes", "warn", &[&pid, "is stopped"]);
     assert!(control.write().try_acquire(me, false));
     doctor(&scratch, &path).says("processes", "problem", &[&pid, "holds WRITE"]);
-    process.signal(libc::SIGCONT);
+    process.signal(Signal::CONT);
     crate::wait_until(|| !stopped());
     doctor(&scratch, &path).says("processes", "ok", &["1 is attached"]);
 }
