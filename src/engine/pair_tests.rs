@@ -140,9 +140,9 @@ impl LogDirectory for Directory {
     }
 }
 
-/// A database handle whose EXCLUSIVE is granted where nobody else has the database open.
+/// A database handle whose EXCLUSIVE is granted where nobody else has the database open; and whether its next write panics.
 #[derive(Debug)]
-struct AnyDatabaseHandle(SimDatabase, Arc<AtomicBool>);
+struct AnyDatabaseHandle(SimDatabase, Arc<AtomicBool>, bool);
 
 impl Database for AnyDatabaseHandle {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -150,6 +150,7 @@ impl Database for AnyDatabaseHandle {
     }
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        assert!(!std::mem::take(&mut self.2), "on purpose");
         self.0.write_at(data, offset)
     }
 
@@ -254,7 +255,7 @@ impl Pair {
     }
 
     fn database_handle(&self) -> Box<dyn DatabaseHandle> {
-        Box::new(AnyDatabaseHandle(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere)))
+        Box::new(AnyDatabaseHandle(self.disk.database(&sim_path()), Arc::clone(&self.is_open_elsewhere), false))
     }
 
     fn lock(&self) -> LockFile {

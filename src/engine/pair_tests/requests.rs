@@ -1,6 +1,6 @@
 //! Requests to the engine's own threads: each is done, and then can be made again.
 
-use super::{Pair, commit, die};
+use super::{AnyDatabaseHandle, Pair, commit, die, sim_path};
 use crate::engine::Engine;
 use crate::shared::COMMIT_RING;
 use std::sync::Arc;
@@ -57,5 +57,21 @@ fn writers_flush_before_the_ring_is_full() {
         assert!(engine.marks.published() - engine.marks.durable() <= COMMIT_RING / 2, "at commit {value}");
     }
     assert!(engine.marks.durable() > 0);
+    die(engine);
+}
+
+/// A panic ends the engine's thread in the middle of a request: the next request starts another thread.
+#[test]
+fn a_panic_of_the_thread_is_not_its_last_work() {
+    let pair = Pair::new();
+    let engine = pair.claim();
+    engine.background.allow();
+    commit(&engine, 3, 1, true).unwrap();
+    let panics = AnyDatabaseHandle(pair.disk.database(&sim_path()), Arc::default(), true);
+    *engine.database_handle.lock() = Some(Box::new(panics));
+    engine.background.request_checkpoint(&engine);
+    let is_backfilled = |engine: &Arc<Engine>| engine.marks.backfilled() == engine.marks.published();
+    until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);
+    engine.background.stop(false);
     die(engine);
 }
