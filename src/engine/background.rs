@@ -83,6 +83,9 @@ struct ForgetsAtPanic<'a>(&'a Shared);
 impl Drop for ForgetsAtPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // Under the lock, and with the thread: a request that came before the thread has ended would wait for it for ever.
+            let mut requests = self.0.requests.lock();
+            (requests.open, requests.thread) = ([false; 4], None);
             self.0.forget_pending();
         }
     }
