@@ -269,7 +269,7 @@ impl<'a> Inspection<'a> {
             has_commits: log.may_hold_commits(walk)?,
             has_header: log.segments.iter().any(|segment| segment.reader.is_some()),
             backfilled: log.backfilled,
-            durable: log.durable,
+            durable: log.durable.max(self.target_in_damaged_header(log.log_id)),
             last: walk.last(),
             page_size_fits: log.page_bytes().is_none_or(|bytes| Some(bytes) == page_bytes),
             has_page_one: page_one.is_some(),
@@ -278,6 +278,16 @@ impl<'a> Inspection<'a> {
             has_lost_page_one,
             is_of_file,
         })
+    }
+
+    /// T, where the header is damaged around it; 0: it does not say. R4: pages of commits up to T may be in the database file, and
+    /// were durable then, whatever the certificates that can still be read say.
+    pub(crate) fn target_in_damaged_header(&self, log_id: LogId) -> u64 {
+        let stamp = match self.situation.header {
+            StampState::NoHeader | StampState::BadStamp { .. } => stamp::read_reserved(&self.header),
+            _ => None,
+        };
+        stamp.filter(|stamp| stamp.log_id == log_id).map_or(0, |stamp| stamp.backfill_target)
     }
 
     pub(crate) fn own(&self, log_id: LogId) -> Option<(&Chained<'a>, &LogFacts)> {

@@ -260,7 +260,7 @@ fn choose<'a, 'd>(look: &'a Inspection<'d>, dir: &dyn LogDirectory) -> Result<Ch
         return Ok(Chosen::Impossible(reason));
     }
     // R4: no page of a commit after D is in the database file.
-    let seen = target.unwrap_or(log.durable);
+    let seen = target.unwrap_or(log.durable.max(look.target_in_damaged_header(log_id)));
     let plan = Plan {
         log_id,
         base: walk.base,

@@ -154,6 +154,17 @@ pub fn read(header: &[u8]) -> StampState {
     StampState::Plain { wal }
 }
 
+/// The stamp of a header that is damaged around it, as far as into its versions: the reserved bytes and the page size are
+/// those of a whole stamp.
+pub(crate) fn read_reserved(header: &[u8]) -> Option<Stamp> {
+    let mut header = header.get(..DATABASE_HEADER_BYTES)?.to_vec();
+    header[VERSIONS].fill(STAMPED);
+    match read(&header) {
+        StampState::Stamped(stamp) => Some(stamp),
+        _ => None,
+    }
+}
+
 /// Whether a file that begins so is a database, and neither a codec's nor one whose first sector was lost: it begins with
 /// SQLite's magic, and its versions are those that SQLite (with its branches) or a stamp has.
 #[must_use]

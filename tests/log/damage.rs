@@ -435,3 +435,34 @@ fn a_rotted_header_beside_two_logs() {
         assert!(place.files().database == expected);
     }
 }
+
+/// A pass to commit 3 has begun, and all of the log that speaks of commit 3 is gone; the header is damaged into its versions, and
+/// the reserved bytes of the stamp are whole. T counts: the images of commit 2 are not written over those of commit 3.
+#[test]
+fn the_target_in_a_damaged_header_counts() {
+    let mut history = History::new(ID, 4096, 8, 12);
+    history.fill(&[1, 2, 3, 4], 8, true, usize::MAX);
+    history.backfill();
+    history.fill(&[2, 3], 8, false, usize::MAX);
+    history.certify();
+    history.rotate();
+    history.fill(&[2, 4], 8, false, usize::MAX);
+    history.certify();
+    history.certify();
+    let seen = Seen { target: 3, pages: 1 << 1 };
+    assert_eq!((history.last(), history.durable), (3, 3));
+    let files = history.files(seen);
+    let lost: Vec<Harm> = history
+        .records
+        .iter()
+        .filter(|record| {
+            record.marks.is_some_and(|(durable, _)| durable == 3)
+                || matches!(record.kind, Kind::Batch { sequence: 3, .. })
+        })
+        .map(|record| Harm::Bytes(record.file.clone(), record.bytes.start, vec![0; record.bytes.len()]))
+        .collect();
+    assert!(lost.len() >= 2, "{:?}", history.records);
+    let header = Harm::Bytes(DATABASE.to_owned(), 18, vec![0xa5; 16]);
+    let outcome = history.judge(seen, &Harmed::new(&files, &[lost, vec![header]].concat()));
+    assert!(outcome >= Outcome::AsItWas, "{outcome:?}");
+}

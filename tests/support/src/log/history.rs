@@ -12,6 +12,7 @@ use pwal::internal::log::format::{FileName, LogId, marker_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
 use pwal::internal::log::salvage::{Plan, Salvage, discard_log, plan, salvage};
 use pwal::internal::log::stamp::{self, Stamp};
+use pwal::internal::log::undo::UNDO_NAME;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -427,6 +428,14 @@ impl History {
         whole.max().unwrap_or(0).max(if is_stamped { seen.target } else { 0 })
     }
 
+    /// Whether anything that is whole says that pages of commits up to the target may be in the file: the stamp (its reserved bytes and
+    /// the page size), or a record. Else salvage takes an older state for the newest, and keeps what it overwrites.
+    fn says_target(&self, seen: Seen, harmed: &Harmed) -> bool {
+        let stamp = [16..18, 72..92].iter().all(|bytes| !harmed.touches(DATABASE, bytes));
+        let mut whole = self.records.iter().filter(|record| !harmed.touches(&record.file, &record.bytes));
+        stamp || whole.any(|record| record.marks.is_some_and(|(durable, _)| durable >= seen.target))
+    }
+
     /// Whether what is harmed is not needed, or has another copy: then nothing may be lost, and nothing is refused.
     pub fn is_spared(&self, harmed: &Harmed) -> bool {
         let [(name, bytes)] = harmed.touched.as_slice() else { return harmed.touched.is_empty() };
@@ -505,8 +514,10 @@ impl History {
                         let found = place.files().database;
                         let state = self.state_of(&found, harmed);
                         if done.plan.replays {
+                            let is_state = state.is_some_and(|state| state >= floor.min(seen.target));
+                            let is_kept = || place.has_moved_away(UNDO_NAME);
                             assert!(
-                                state.is_some_and(|state| state >= floor.min(seen.target)),
+                                is_state || !self.says_target(seen, harmed) && is_kept(),
                                 "{state:?} after {:?}",
                                 done.plan
                             );

@@ -341,6 +341,15 @@ impl SimPlace {
         }
         place
     }
+
+    /// Whether a log directory that was moved away has a file of this name.
+    pub fn has_moved_away(&self, name: &str) -> bool {
+        let mut directories = self.moved_away().into_iter();
+        directories.any(|moved| {
+            let names = self.disk.names(&PathBuf::from(format!("/sim/a.db-pwal.{moved}")));
+            names.is_some_and(|names| names.iter().any(|of| of == name))
+        })
+    }
 }
 
 impl Place for SimPlace {
