@@ -28,7 +28,8 @@ use std::sync::Arc;
 
 /// One open file of the log: a segment or a spill file. Shared by threads.
 pub trait LogFile: Send + Sync + Debug {
-    /// Reads at `offset` (bytes) until `buffer` is full or the file ends; returns the bytes read.
+    /// Reads at `offset` (bytes) until `buffer` is full or the file ends; returns the bytes read. A file whose name was
+    /// removed may be empty.
     ///
     /// # Errors
     /// Any error of the medium; never for the end of the file.

@@ -49,14 +49,14 @@ pub(crate) use lifecycle::{ClaimedDatabase, INIT_WAIT, SharedDatabase, has_stock
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
-use crate::disk::{LogDirectory, is_out_of_descriptors};
+use crate::disk::{LogDirectory, LogFile, is_out_of_descriptors};
 use crate::host::{DatabaseHandle, Environment};
 use crate::log::format::LogId;
 use crate::sync::{Mutex, RwLock};
 use background::Background;
 use connections::Connections;
 use exclusive::ExclusiveLock;
-use frames::Frames;
+use frames::{Frame, Frames};
 use marks::Marks;
 use page_one::PageOne;
 use queue::WriteQueue;
@@ -142,6 +142,18 @@ impl Engine {
         buffer: &mut [u8],
     ) -> Result<bool, EngineError> {
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
+        self.read_located(&frame, file.as_deref(), offset, buffer)
+    }
+
+    /// As [`Engine::read_frame`], of a frame that the table had a moment ago.
+    fn read_located(
+        self: &Arc<Engine>,
+        frame: &Frame,
+        file: Option<&dyn LogFile>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool, EngineError> {
+        crate::interleave::step("frame located");
         let Some(file) = file else {
             // Its segment or its spill file is deleted: the database file has what was in it.
             let is_there = frame.sequence <= self.marks.backfilled();
@@ -153,9 +165,9 @@ impl Engine {
                 read => read,
             })
         })?;
-        // The segment may have been used again or deleted meanwhile: then the image is in the database file.
-        let is_gone = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        if self.marks.recycled(frame.sequence) || (is_gone && frame.sequence <= self.marks.backfilled()) {
+        // The segment may have been used again meanwhile, or the file deleted, which is empty then: the database file has the image.
+        let is_cut = read.as_ref().is_ok_and(|read| *read < buffer.len());
+        if self.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.marks.backfilled()) {
             return Ok(false);
         }
         let read = read.map_err(|e| EngineError::read(&self.path, e))?;

@@ -347,7 +347,16 @@ fn die(engine: Arc<Engine>) {
 
 /// A transaction that fills so many frames of pages, again and again the same, with `value`.
 fn staged(engine: &Engine, frames: usize, value: u64) -> View {
-    let mut view = View::new(PAGE_BYTES, 1 << 20);
+    staged_in(engine, View::new(PAGE_BYTES, 1 << 20), frames, value, &mut || Err(io::ErrorKind::Unsupported.into()))
+}
+
+fn staged_in(
+    engine: &Engine,
+    mut view: View,
+    frames: usize,
+    value: u64,
+    open_spill: &mut dyn FnMut() -> io::Result<Arc<dyn LogFile>>,
+) -> View {
     view.begin_write(engine.log_id, engine.marks.published() + 1);
     let mut at = 32;
     for index in 0..frames {
@@ -357,9 +366,8 @@ fn staged(engine: &Engine, frames: usize, value: u64) -> View {
         if index + 1 == frames {
             header[4..8].copy_from_slice(&PAGES.to_be_bytes());
         }
-        let mut no_spill = || Err(io::ErrorKind::Unsupported.into());
-        view.write(&header, at, &mut no_spill).unwrap();
-        let written = view.write(&image(page, value), at + 24, &mut no_spill).unwrap();
+        view.write(&header, at, open_spill).unwrap();
+        let written = view.write(&image(page, value), at + 24, open_spill).unwrap();
         assert_eq!(matches!(written, Written::Commit { .. }), index + 1 == frames);
         at += 24 + u64::from(PAGE_BYTES);
     }

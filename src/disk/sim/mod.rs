@@ -591,6 +591,6 @@ impl SimDirectory {
             }
         };
         let handle = SimHandle::new(&self.disk, &mut state, file, self.incarnation);
-        Ok(SimLogFile { handle, name: name.to_owned(), how })
+        Ok(SimLogFile { handle, directory: id, name: name.to_owned(), how })
     }
 }

@@ -31,6 +31,11 @@ impl SimHandle {
         self.told.swap(failed, SeqCst) < failed && state.tells_each
     }
 
+    fn has_lost_name(&self, directory: FileId, name: &str) -> bool {
+        let mut state = self.disk.state.lock();
+        state.check(self.incarnation).is_ok() && state.names(directory).cache.get(name) != Some(&self.file)
+    }
+
     pub(super) fn read(&self, name: &str, buffer: &mut [u8], offset: u64, past_cache: bool) -> io::Result<usize> {
         let mut state = self.disk.state.lock();
         state.check(self.incarnation)?;
@@ -125,6 +130,8 @@ impl SimHandle {
 #[derive(Clone, Debug)]
 pub struct SimLogFile {
     pub(super) handle: SimHandle,
+    /// In which it has its name.
+    pub(super) directory: FileId,
     pub(super) name: String,
     pub(super) how: OpenMode,
 }
@@ -147,6 +154,10 @@ impl SimLogFile {
 
 impl LogFile for SimLogFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        // It may be one that was closed to save descriptors.
+        if self.handle.has_lost_name(self.directory, &self.name) {
+            return Ok(0);
+        }
         self.handle.read(&self.name, buffer, offset, self.how == OpenMode::PastCache)
     }
 

@@ -1,12 +1,13 @@
 //! Rules that no random world comes to: each test fails with its rule dropped (`docs/mutants.md`).
 
-use super::{BLOCK, Pair, commit, die, facts, staged};
+use super::{BLOCK, PAGE_BYTES, Pair, commit, die, facts, image, staged, staged_in};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::lease::Stall;
-use crate::engine::{Engine, EngineError, Rest};
-use crate::log::format::segment_name;
+use crate::engine::{CommitFacts, Engine, EngineError, Rest};
+use crate::log::format::{segment_name, spill_name};
 use crate::log::stamp::{Stamp, StampState};
+use crate::view::View;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -255,4 +256,33 @@ fn a_process_in_the_slot_of_a_dead_one_does_not_hold_its_locks() {
     assert!(!other.marks.member().is_alive(dead), "its slot is another one's");
     assert_eq!(next.marks.control().append().holder(), None);
     commit(&other, 3, 2, true).unwrap();
+}
+
+/// A reader has looked up in which spill file a frame lies; before it reads, checkpoints take the file away.
+#[test]
+fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let mut number = None;
+    let mut view = View::new(PAGE_BYTES, 1 << 20);
+    view.set_lane_bytes_max(1);
+    let view = staged_in(&one, view, 3, 7, &mut || {
+        let (created, file) = one.create_spill()?;
+        number = Some(created);
+        Ok(file)
+    });
+    one.prepare(view.lane()).unwrap();
+    let facts = CommitFacts { spill: number, ..facts(&one, true) };
+    let published = one.publish(view.lane(), facts, true).unwrap();
+    one.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
+    let spill = spill_name(one.log_id, number.expect("a spill file"));
+    let is_there = || pair.directory().list().unwrap().contains(&spill);
+    let (frame, file) = one.frames.read().locate(one.last_number(facts.sequence)).expect("the last frame");
+    let mut page = vec![0; PAGE_BYTES as usize];
+    assert!(one.read_located(&frame, file.as_deref(), 0, &mut page).unwrap() && is_there());
+    assert_eq!(page, image(frame.page, 7));
+    one.checkpoint_on_request().unwrap();
+    one.certify_backfilled().unwrap();
+    assert!(!is_there(), "the commit is in the database file");
+    assert!(!one.read_located(&frame, file.as_deref(), 0, &mut page).unwrap());
 }
