@@ -4,10 +4,11 @@
 //!
 //! Each starts with the first request and ends with the engine, which it does not keep alive.
 
+use super::context::LogContext;
+use super::stopping::Stopping;
 use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
 use crate::sync::{Condvar, Mutex};
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -37,11 +38,6 @@ struct Requests {
     thread: Option<JoinHandle<()>>,
 }
 
-thread_local! {
-    /// This thread is an engine's own.
-    static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
-}
-
 impl Requests {
     fn is_empty(&self) -> bool {
         self.open == [false; 4] && !self.stop
@@ -54,14 +50,10 @@ impl Requests {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// A copy of `Requests::stopping`, for a wait in the middle of a request.
-    stopping: AtomicBool,
     /// By [`Request`]: it is open, or under way. Until it is done every commit may make the same one, and a notice is a system call.
     pending: [AtomicBool; 4],
     requests: Mutex<Requests>,
     wake: Condvar,
-    /// What is under way shall not be brought to its end.
-    gives_up: AtomicBool,
 }
 
 impl Shared {
@@ -95,13 +87,17 @@ impl Drop for ForgetsAtPanic<'_> {
 #[derive(Debug, Default)]
 struct Worker(Arc<Shared>);
 
-#[derive(Debug, Default)]
 pub(super) struct Background {
+    log: Arc<LogContext>,
     segments: Worker,
     checkpoints: Worker,
 }
 
 impl Background {
+    pub(super) fn new(log: &Arc<LogContext>) -> Background {
+        Background { log: Arc::clone(log), segments: Worker::default(), checkpoints: Worker::default() }
+    }
+
     /// The next segment shall be ready before it is needed.
     pub(super) fn request_segment(&self, engine: &Arc<Engine>) {
         self.segments.request(engine, Request::Segment);
@@ -122,19 +118,9 @@ impl Background {
         self.checkpoints.request(engine, Request::Watch);
     }
 
-    /// Whether this is one of the threads, and it shall end: then it waits for no other process any more.
-    pub(super) fn stops_here(&self) -> bool {
-        let stops = |worker: &Worker| worker.0.stopping.load(SeqCst);
-        IS_BACKGROUND.get() && (stops(&self.segments) || stops(&self.checkpoints))
-    }
-
-    /// Whether the pass of this thread is left to others.
-    pub(super) fn gives_up_checkpoint(&self) -> bool {
-        self.checkpoints.0.gives_up.load(SeqCst)
-    }
-
     /// They may start again after [`Background::stop`].
     pub(super) fn allow(&self) {
+        self.log.stopping.allow();
         self.segments.allow();
         self.checkpoints.allow();
     }
@@ -142,7 +128,8 @@ impl Background {
     /// Ends the threads and waits for them. A segment that is being made is given up; so is a checkpoint, if `leaves`: other
     /// processes do it.
     pub(super) fn stop(&self, leaves: bool) {
-        let threads = [self.segments.end(true), self.checkpoints.end(leaves)];
+        self.log.stopping.stop(leaves);
+        let threads = [self.segments.end(), self.checkpoints.end()];
         for thread in threads.into_iter().flatten() {
             if thread.thread().id() != std::thread::current().id() {
                 // The panic hook has reported a panic there; the engine ends anyway.
@@ -200,15 +187,11 @@ impl Worker {
         let mut requests = self.0.requests.lock();
         let thread = requests.thread.take();
         *requests = Requests { thread, ..Requests::default() };
-        self.0.stopping.store(false, SeqCst);
         self.0.forget_pending();
-        self.0.gives_up.store(false, SeqCst);
     }
 
     /// No more wishes; the thread, to be waited for.
-    fn end(&self, gives_up: bool) -> Option<JoinHandle<()>> {
-        self.0.gives_up.store(gives_up, SeqCst);
-        self.0.stopping.store(true, SeqCst);
+    fn end(&self) -> Option<JoinHandle<()>> {
         let mut requests = self.0.requests.lock();
         requests.stop = true;
         self.0.wake.notify_one();
@@ -266,7 +249,7 @@ fn wait_for_requests(shared: &Shared, idle: &mut Idle) -> Option<Due> {
 }
 
 fn run(shared: &Shared, engine: &Weak<Engine>) {
-    IS_BACKGROUND.set(true);
+    Stopping::enter_background();
     let _forgets = ForgetsAtPanic(shared);
     let mut idle = Idle::default();
     loop {
@@ -287,8 +270,8 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if segment || checkpoint || flush {
             continue;
         }
-        let published = engine.marks.published();
-        let retires_at = || Some((published, Instant::now() + engine.settings.idle_retire()?));
+        let published = engine.log.marks.published();
+        let retires_at = || Some((published, Instant::now() + engine.log.settings.idle_retire()?));
         if idle.watched.is_none() {
             // It is time, or a notice came for nothing.
             idle.retires = match idle.retires {
@@ -320,11 +303,11 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
 fn log_failure<T: Default>(engine: &Engine, what: &str, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
         // It gave up a wait, or what it was at, to end.
-        if matches!(error, EngineError::GivenUp) || engine.background.stops_here() {
+        if matches!(error, EngineError::GivenUp) || engine.log.stopping.stops_here() {
             return T::default();
         }
-        let text = format!("pwal: {what} of {}: {error}", engine.path.display());
-        engine.environment.host.log(error.code().number(), &text);
+        let text = format!("pwal: {what} of {}: {error}", engine.log.path.display());
+        engine.log.environment.host.log(error.code().number(), &text);
         T::default()
     })
 }

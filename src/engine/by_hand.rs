@@ -17,7 +17,7 @@ pub(crate) enum Work {
 impl Engine {
     pub(crate) fn work_by_hand(self: &Arc<Engine>, work: Work) -> Result<(), EngineError> {
         match work {
-            Work::NextSegment if self.is_active() => self.prepare_next_segment(),
+            Work::NextSegment if self.log.is_active() => self.prepare_next_segment(),
             Work::NextSegment => {}
             Work::Checkpoint => self.checkpoint_in_background()?,
             Work::IdleCheckpoint => drop(self.checkpoint_when_idle()?),
@@ -31,11 +31,11 @@ impl Engine {
 
     /// Whether the engine is poisoned, and says that commits that were answered with an error may be there.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
-        self.marks.control().poison_outcome() == Some(true)
+        self.log.marks.control().poison_outcome() == Some(true)
     }
 
     /// Small segments, and no waiting for other commits.
     pub(crate) fn make_segments_small(&self, segment_bytes: u64) {
-        Settings::for_simulation(segment_bytes).copy_to(&self.settings);
+        Settings::for_simulation(segment_bytes).copy_to(&self.log.settings);
     }
 }

@@ -61,7 +61,7 @@ impl Engine {
     /// # Errors
     /// A flush failed.
     pub(crate) fn make_visible(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.wait_visible(self.marks.published())
+        self.wait_visible(self.log.marks.published())
     }
 
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
@@ -69,12 +69,12 @@ impl Engine {
     pub(super) fn checkpoint_in_background(self: &Arc<Engine>) -> Result<(), EngineError> {
         // The holder of CKPT does what is requested here.
         let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
-        self.check_poison()?;
-        let target = self.marks.certified().0.min(self.marks.visible());
-        if target <= self.marks.backfilled() {
+        self.log.check_poison()?;
+        let target = self.log.marks.certified().0.min(self.log.marks.visible());
+        if target <= self.log.marks.backfilled() {
             self.certify()?;
         }
-        self.pass(ckpt, &|| self.background.gives_up_checkpoint())?;
+        self.pass(ckpt, &|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         self.warn_kept_space(self.give_back(Keep::ForLoad));
         Ok(())
@@ -83,7 +83,7 @@ impl Engine {
     /// The database is idle: everything goes to the database file. True: another call may shrink the log further,
     /// though nothing is committed.
     pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
-        self.checkpoint_visible(&|| self.background.gives_up_checkpoint())?;
+        self.checkpoint_visible(&|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         Ok(self.warn_kept_space(self.give_back(Keep::Idle)))
     }
@@ -115,11 +115,11 @@ impl Engine {
     }
 
     fn checkpoint_visible(self: &Arc<Engine>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
-        let (goal, before) = (self.marks.visible(), self.marks.backfilled());
+        let (goal, before) = (self.log.marks.visible(), self.log.marks.backfilled());
         let ckpt = self.checkpoint_lock(OTHER_PROCESS)?;
-        self.check_poison()?;
+        self.log.check_poison()?;
         // Of many connections that ask at once, the pass of one does it for those that waited meanwhile.
-        if before < goal && self.marks.backfilled() >= goal && self.carries_backfilled() {
+        if before < goal && self.log.marks.backfilled() >= goal && self.carries_backfilled() {
             return Ok(());
         }
         self.certify()?;
@@ -128,30 +128,30 @@ impl Engine {
 
     /// Whether the log says what is backfilled, or this process's next certificate will.
     fn carries_backfilled(&self) -> bool {
-        self.marks.certified().1 >= self.marks.backfilled() || self.copy_to_carry().is_some()
+        self.log.marks.certified().1 >= self.log.marks.backfilled() || self.copy_to_carry().is_some()
     }
 
     /// Before a clean close: to the last commit. No connection reads or writes.
     pub(super) fn checkpoint_all(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let published = self.marks.published();
+        let published = self.log.marks.published();
         self.make_visible()?;
         self.checkpoint_on_request()?;
-        if self.marks.backfilled() < published {
-            return Err(EngineError::NotBackfilled { file: self.path.clone() });
+        if self.log.marks.backfilled() < published {
+            return Err(EngineError::NotBackfilled { file: self.log.path.clone() });
         }
         Ok(())
     }
 
     /// A durable certificate says D >= everything that is visible now.
     fn certify(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if !self.is_active() {
+        if !self.log.is_active() {
             return Ok(());
         }
-        let goal = self.marks.visible();
+        let goal = self.log.marks.visible();
         self.wait_durable(goal)?;
-        if self.marks.certified().0 < goal {
+        if self.log.marks.certified().0 < goal {
             let leader = self.lead_waiting()?;
-            if self.marks.certified().0 < goal {
+            if self.log.marks.certified().0 < goal {
                 self.flush(&leader, true)?;
             }
         }
@@ -163,25 +163,25 @@ impl Engine {
         let failures = self.checkpointing.lock();
         let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
             what: "the checkpoint",
-            file: self.path.clone(),
-            holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner)),
+            file: self.log.path.clone(),
+            holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.log.describe(owner)),
         })?;
         Ok(Checkpointing { failures, _held: held })
     }
 
     /// One pass, under CKPT, unless it `gives_up` on the way: a pass that did not end is made again by the next.
     fn pass(self: &Arc<Engine>, mut ckpt: Checkpointing<'_>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
-        if !self.is_active() {
+        if !self.log.is_active() {
             return Ok(());
         }
-        let backfilled = self.marks.backfilled();
+        let backfilled = self.log.marks.backfilled();
         match self.check_database(backfilled) {
             Err(_) if crate::drops("r8-database-checked") => {}
             Err(error @ EngineError::Replaced { .. }) => return Err(self.end_for(error)),
             checked => checked?,
         }
         self.look_at_name(&mut ckpt.failures);
-        let target = self.marks.choose_target();
+        let target = self.log.marks.choose_target();
         if target > backfilled {
             self.follow(target)?;
             // What another process brought there: its segments may be written over by now.
@@ -202,7 +202,7 @@ impl Engine {
                 }
             };
             ckpt.failures.in_a_row = 0;
-            self.marks.set_backfilled(target, database_pages);
+            self.log.marks.set_backfilled(target, database_pages);
             self.frames.write().drop_to(target);
             self.counters.checkpoints.fetch_add(1, SeqCst);
         } else if !self.carries_backfilled() {
@@ -217,13 +217,13 @@ impl Engine {
     /// The engine ends for a checkpoint's failure. The log is whole: what is published is made durable first, if that can be
     /// done.
     fn end_for(self: &Arc<Engine>, error: EngineError) -> EngineError {
-        if self.is_poisoned() {
+        if self.log.is_poisoned() {
             return error;
         }
         // Ignore the error: a failed flush has poisoned the engine.
         let _flushed = self.lead_waiting().and_then(|leader| self.flush(&leader, false));
         if matches!(error, EngineError::Replaced { .. }) {
-            self.marks.control().set_replaced();
+            self.log.marks.control().set_replaced();
         }
         self.poison(&self.lock_append_unrepaired(), &error.to_string(), Failed::Flush);
         error
@@ -236,12 +236,13 @@ impl Engine {
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let mut header = [0; DATABASE_HEADER_BYTES];
-        let read = database_handle.read_at(&mut header, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
-        let log_id = self.log_id;
+        let read =
+            database_handle.read_at(&mut header, 0).map_err(|e| EngineError::database("read", &self.log.path, e))?;
+        let log_id = self.log.log_id;
         let found = match stamp::read(&header[..read]) {
             // T of a pass that did not come to its end may be beyond B.
             StampState::Stamped(found) if found.log_id == log_id => match found.backfill_target {
-                target if (backfilled..=self.marks.published()).contains(&target) => return Ok(()),
+                target if (backfilled..=self.log.marks.published()).contains(&target) => return Ok(()),
                 target => format!("it has the state of commit {target}, not {backfilled}"),
             },
             // A write of page 1 that failed on its way.
@@ -252,25 +253,24 @@ impl Engine {
                 format!("its header does not name the log {log_id:016x}")
             }
         };
-        Err(EngineError::Replaced { file: self.path.clone(), found })
+        Err(EngineError::Replaced { file: self.log.path.clone(), found })
     }
 
     /// A file that was renamed or removed, or over which another one was renamed, is still this log's: the processes
     /// that have it open continue, as with stock SQLite (`verifyDbFile`), and no other process finds it. So this is
     /// logged, once.
     fn look_at_name(&self, seen: &mut Failures) {
-        let identity = self.marks.control().identity();
-        let named = std::fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));
+        let identity = self.log.marks.control().identity();
+        let named = std::fs::metadata(&self.log.path).map(|file| (file.dev(), file.ino()));
         if seen.warned_moved || named.is_ok_and(|named| named == (identity.device, identity.inode)) {
             return;
         }
         seen.warned_moved = true;
-        let text = format!(
-            "pwal: {}: the database file was renamed, removed or replaced while it was open; what is committed goes to the old \
-             file. Close all connections and open the database again",
-            self.path.display()
+        self.log.report(
+            Code::WARNING,
+            "the database file was renamed, removed or replaced while it was open; what is committed goes to the old file. Close \
+             all connections and open the database again",
         );
-        self.environment.host.log(Code::WARNING.number(), &text);
     }
 
     /// The newest frame of each page of the commits up to `target`. Under CKPT, so that none of them is dropped meanwhile.
@@ -290,14 +290,14 @@ impl Engine {
         let newest = self.newest_by_page(target);
         let (newest, unread, database_pages) = {
             let frames = self.frames.read();
-            let newest = frames.with_files(newest).ok_or_else(|| self.no_commit(target))?;
+            let newest = frames.with_files(newest).ok_or_else(|| self.log.no_commit(target))?;
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
         let images = Images::prove(self, newest, &unread, database_pages)?;
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
-        let stamp = Stamp { log_id: self.log_id, backfill_target: target };
-        Backfill::new(database_handle.as_mut(), self.page_bytes, stamp).run(
+        let stamp = Stamp { log_id: self.log.log_id, backfill_target: target };
+        Backfill::new(database_handle.as_mut(), self.log.page_bytes, stamp).run(
             images.pages(),
             database_pages,
             |page, buffer| {

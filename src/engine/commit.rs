@@ -194,17 +194,17 @@ impl Engine {
     }
 
     fn try_prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
-        self.check_poison()?;
+        self.log.check_poison()?;
         self.activate()?;
         if let Some(spill) = lane.spill() {
             if !crate::drops("spill-sync") {
                 spill.sync().map_err(|e| EngineError::sync("the spill file", e))?;
             }
             if !crate::drops("spill-sync-name") {
-                self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+                self.log.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
             }
         }
-        let batch_bytes = batch_bytes(lane, self.page_bytes);
+        let batch_bytes = batch_bytes(lane, self.log.page_bytes);
         let ready = || {
             if !crate::drops("r6-room-in-prepare") {
                 self.make_room(batch_bytes)?;
@@ -213,13 +213,13 @@ impl Engine {
                 self.open_unsynced()?;
             }
             // The writer of the batch needs what others have published, and publish must not fail.
-            self.follow(self.marks.published())
+            self.follow(self.log.marks.published())
         };
         ready()?;
-        if self.marks.undurable_backlog_is_full() {
+        if self.log.marks.undurable_backlog_is_full() {
             self.wait_for_backlog()?;
         }
-        if self.marks.control().append().holder().is_some() {
+        if self.log.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
             drop(self.lock_append_to_seal()?);
         }
@@ -234,7 +234,7 @@ impl Engine {
     pub(super) fn lock_append(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.lock_append_to_seal()?;
         append.end = self.with_end(|end| end.cloned());
-        if append.end.is_none() && self.is_active() {
+        if append.end.is_none() && self.log.is_active() {
             if !crate::drops("append-cut-stored") {
                 self.store_sealed_epoch(&append)?;
             }
@@ -249,7 +249,7 @@ impl Engine {
     /// `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
         let append = AppendGuard { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
-        if self.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
+        if self.log.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
         Ok(append)
@@ -262,13 +262,13 @@ impl Engine {
 
     /// The last commit carries its certificate, and its writer died before it stored the epoch record: stored now.
     fn store_sealed_epoch(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let Some(entry) = control.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
         if control.epoch(control.last_written_epoch()).is_some_and(|record| record.hi >= entry.sequence) {
             return Ok(());
         }
-        let batch = self.batch_of(&entry)?.ok_or_else(|| self.no_commit(entry.sequence))?;
-        let certificate = batch.header.certificate.ok_or_else(|| self.no_commit(entry.sequence))?;
+        let batch = self.batch_of(&entry)?.ok_or_else(|| self.log.no_commit(entry.sequence))?;
+        let certificate = batch.header.certificate.ok_or_else(|| self.log.no_commit(entry.sequence))?;
         self.store_epoch(append, &certificate, (entry.segment, entry.ordinal, entry.offset), false)
     }
 
@@ -280,9 +280,9 @@ impl Engine {
         facts: CommitFacts,
         leader: Option<&Leader>,
     ) -> Result<(AppendGuard, Written), EngineError> {
-        let bytes = batch_bytes(lane, self.page_bytes);
+        let bytes = batch_bytes(lane, self.log.page_bytes);
         let place = loop {
-            self.check_poison()?;
+            self.log.check_poison()?;
             if let Some(place) = self.place(&append, bytes, true, facts.sequence)? {
                 break place;
             }
@@ -309,22 +309,22 @@ impl Engine {
             descriptors.push(Descriptor { page: frame.page, place, mask, crc: frame.crc });
         }
         let mut header = BatchHeader {
-            log_id: self.log_id,
+            log_id: self.log.log_id,
             sequence: facts.sequence,
             ordinal: place.ordinal,
             offset: place.offset,
-            bytes: self.round_up(bytes),
+            bytes: self.log.round_up(bytes),
             frames: u32::try_from(descriptors.len()).map_err(|_| EngineError::NoLog)?,
             database_pages: facts.database_pages,
             lane: facts.lane,
             wants_durable: facts.wants_durable,
             time_us: wall_clock_us(),
-            chain: if crate::drops("r1-chain") { self.log_id } else { chain },
+            chain: if crate::drops("r1-chain") { self.log.log_id } else { chain },
             certificate: None,
         };
         let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
         let seal = |chain| {
-            let mut counts = EpochCounts::after(self.marks.durable());
+            let mut counts = EpochCounts::after(self.log.marks.durable());
             self.frames.read().count(&mut counts, u64::MAX);
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
             self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
@@ -343,7 +343,7 @@ impl Engine {
                 return Err(error);
             }
             let erased = self.erase_unpublished(&append, &place);
-            return Err(if erased { error } else { self.poisoned_as(error) });
+            return Err(if erased { error } else { self.log.poisoned_as(error) });
         }
         Ok((append, Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill }))
     }
@@ -379,16 +379,16 @@ impl Engine {
         database_pages: u32,
         copy: Option<&PageOne>,
     ) -> Certificate {
-        let durable = self.marks.durable();
+        let durable = self.log.marks.durable();
         Certificate {
-            log_id: self.log_id,
+            log_id: self.log.log_id,
             ordinal: place.ordinal,
             offset: place.offset,
-            epoch: self.marks.epoch() + 1,
+            epoch: self.log.marks.epoch() + 1,
             lo: durable + 1,
             hi,
             durable,
-            backfilled: copy.map_or(self.marks.certified().1, |copy| copy.sequence),
+            backfilled: copy.map_or(self.log.marks.certified().1, |copy| copy.sequence),
             chain,
             batches: counts.batches,
             frames: counts.frames,
@@ -426,7 +426,7 @@ impl Engine {
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
             has_masks: descriptors.iter().any(|descriptor| descriptor.mask != 0),
-            writer: self.marks.member().me().slot,
+            writer: self.log.marks.member().me().slot,
             chain,
             crc,
             lane: header.lane,
@@ -437,8 +437,8 @@ impl Engine {
         let published = {
             // No thread follows the log meanwhile: the commit is in the table once.
             let mut frames = self.frames.write();
-            self.marks.publish(&entry).map(|()| {
-                frames.drop_to(self.marks.backfilled());
+            self.log.marks.publish(&entry).map(|()| {
+                frames.drop_to(self.log.marks.backfilled());
                 frames.add_file(FileId::Segment(segment.id), &segment.file);
                 if let Some(spill) = spill {
                     frames.add_spill(header.sequence, spill);
@@ -467,7 +467,7 @@ impl Engine {
             // Against what prepare made sure of: the control block is not what they were.
             // The commit may be published.
             self.poison(append, &error.to_string(), Failed::Commit(header.sequence));
-            self.poisoned_as(error)
+            self.log.poisoned_as(error)
         })
     }
 
@@ -479,7 +479,7 @@ impl Engine {
         (file, ordinal, offset): (u32, u64, u64),
         is_doubled: bool,
     ) -> Result<(), EngineError> {
-        let before = self.marks.control().last_epoch();
+        let before = self.log.marks.control().last_epoch();
         let record = EpochRecord {
             epoch: certificate.epoch,
             lo: certificate.lo,
@@ -492,7 +492,7 @@ impl Engine {
             backfilled: certificate.backfilled,
             chain: certificate.chain,
         };
-        Ok(self.marks.store_epoch(&record)?)
+        Ok(self.log.marks.store_epoch(&record)?)
     }
 
     /// Writes the batch and publishes it. The caller holds WRITE and has prepared. `may_lead`: it can flush right after.
@@ -515,8 +515,8 @@ impl Engine {
         facts: CommitFacts,
         may_lead: bool,
     ) -> Result<Published, EngineError> {
-        self.check_poison()?;
-        let alone = || !self.queue.contended() && self.marks.control().flush_group() <= 1;
+        self.log.check_poison()?;
+        let alone = || !self.queue.contended() && self.log.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
         let may_be_self_sealed = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
         let self_sealed = may_be_self_sealed && (self.sync_is_free() || alone());
@@ -546,8 +546,9 @@ impl Engine {
         if facts.checkpoint_when_idle {
             self.background.watch(self);
         }
-        let undurable = || facts.sequence.saturating_sub(self.marks.durable());
-        let is_due = || tail >= self.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
+        let undurable = || facts.sequence.saturating_sub(self.log.marks.durable());
+        let is_due =
+            || tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
         if !facts.wants_durable && is_due() {
             self.background.request_flush(self);
         }
@@ -573,8 +574,12 @@ impl Engine {
         if leader.is_some() && written.header.certificate.is_none() {
             // LEADER was taken away since.
             let holder = "another process, which leads now".to_owned();
-            let held = EngineError::LockHeld { what: "LEADER", file: self.path.clone(), holder };
-            return Err(if self.erase_unpublished(&append, &written.place) { held } else { self.poisoned_as(held) });
+            let held = EngineError::LockHeld { what: "LEADER", file: self.log.path.clone(), holder };
+            return Err(if self.erase_unpublished(&append, &written.place) {
+                held
+            } else {
+                self.log.poisoned_as(held)
+            });
         }
         if leader.is_some()
             && let Err(error) = self.sync_to(&written.place)
@@ -584,7 +589,7 @@ impl Engine {
                 return Err(error);
             }
             self.poison(&append, &error.to_string(), Failed::Write(written.begun()));
-            return Err(self.poisoned_as(error));
+            return Err(self.log.poisoned_as(error));
         }
         if leader.is_some() {
             crate::fault_point("written_early");
@@ -601,7 +606,7 @@ impl Engine {
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
-            self.sealed(certificate.epoch, self.marks.syncs_requested());
+            self.sealed(certificate.epoch, self.log.marks.syncs_requested());
         }
         let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
@@ -621,6 +626,6 @@ impl Engine {
         let erased = self.erase_unpublished(&append, &written.place);
         drop(append);
         drop(leader);
-        if erased { Ok(()) } else { self.check_poison() }
+        if erased { Ok(()) } else { self.log.check_poison() }
     }
 }

@@ -27,7 +27,7 @@ impl Engine {
     /// All snapshot slots are taken, by all processes together.
     pub(crate) fn add_connection(&self) -> Result<Connection, EngineError> {
         let Some(slot) = self.claim_snapshot_slot() else {
-            return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.path.clone() });
+            return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.log.path.clone() });
         };
         let mut connections = self.connections.lock();
         connections.last_id += 1;
@@ -36,21 +36,21 @@ impl Engine {
     }
 
     fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.marks.claim_snapshot_slot().or_else(|| {
+        self.log.marks.claim_snapshot_slot().or_else(|| {
             // Snapshots of killed processes stay until a checkpoint clears them.
             let _resting = self.resting.lock();
-            let member = self.marks.member();
+            let member = self.log.marks.member();
             if member.wait_init(INIT_WAIT).ok()? {
                 member.control().free_idle_snapshot_slots(|owner| member.is_alive(owner));
                 member.end_init().ok()?;
             }
-            self.marks.claim_snapshot_slot()
+            self.log.marks.claim_snapshot_slot()
         })
     }
 
     /// The connection goes; true: it was the last one.
     pub(crate) fn remove_connection(&self, connection: Connection) -> bool {
-        self.marks.free_snapshot_slot(connection.slot);
+        self.log.marks.free_snapshot_slot(connection.slot);
         self.queue.forget(connection.id);
         let mut connections = self.connections.lock();
         connections.count -= 1;
@@ -68,13 +68,13 @@ impl Engine {
     /// # Errors
     /// The control block is damaged.
     pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> Result<u64, EngineError> {
-        let sequence = self.marks.take_snapshot(connection.slot, newest && !self.is_poisoned())?;
+        let sequence = self.log.marks.take_snapshot(connection.slot, newest && !self.log.is_poisoned())?;
         crate::fault_point("reading");
         Ok(sequence)
     }
 
     /// The transaction is over.
     pub(crate) fn drop_snapshot(&self, connection: Connection) {
-        self.marks.end_snapshot(connection.slot);
+        self.log.marks.end_snapshot(connection.slot);
     }
 }

@@ -24,15 +24,15 @@ pub(crate) struct End {
 impl Engine {
     /// Calls `use_it` with the remembered end of the log, if no process has published, or written an epoch, since.
     pub(super) fn with_end<T>(&self, use_it: impl FnOnce(Option<&End>) -> T) -> T {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let now = (control.published(), control.last_written_epoch());
         use_it(self.end.lock().as_ref().filter(|end| (end.published, end.last_epoch) == now))
     }
 
     /// Where the log ends. Under APPEND, with every epoch record stored.
     pub(super) fn find_end(&self) -> Result<End, EngineError> {
-        let (control, tail) = (self.marks.control(), self.tail());
-        let chain = control.last_commit().map_or(self.log_id, |entry| entry.chain);
+        let (control, tail) = (self.log.marks.control(), self.log.tail());
+        let chain = control.last_commit().map_or(self.log.log_id, |entry| entry.chain);
         Ok(End {
             published: control.published(),
             last_epoch: control.last_written_epoch(),
@@ -44,9 +44,9 @@ impl Engine {
 
     /// The record at `place` is valid: the log ends after it. Under APPEND.
     pub(super) fn advance_tail(&self, append: &mut AppendGuard, place: Place, chain: u64) {
-        let (control, segment) = (self.marks.control(), place.segment);
+        let (control, segment) = (self.log.marks.control(), place.segment);
         let tail = RecordAddress { ordinal: place.ordinal, offset: place.offset + place.bytes, segment: segment.id };
-        debug_assert_eq!(tail, self.tail());
+        debug_assert_eq!(tail, self.log.tail());
         let end =
             End { published: control.published(), last_epoch: control.last_written_epoch(), tail, segment, chain };
         *self.end.lock() = Some(end.clone());

@@ -78,7 +78,7 @@ impl Engine {
 
     /// Whether the process that holds EXCL lives, as far as this can be known.
     pub(crate) fn has_exclusive(&self) -> bool {
-        self.marks.control().exclusive_holder().is_some_and(|holder| self.marks.member().is_alive(holder))
+        self.log.marks.control().exclusive_holder().is_some_and(|holder| self.log.marks.member().is_alive(holder))
     }
 
     /// Takes EXCL with this database handle, which is the engine's.
@@ -86,7 +86,7 @@ impl Engine {
         if self.exclusive.held.load(SeqCst) {
             return true;
         }
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         let (lock, me) = (member.control().exclusive(), member.me());
         let mine = lock.try_acquire(me, false)
             || lock.holder().is_some_and(|holder| !member.is_alive(holder) && lock.take_over(holder, me));
@@ -99,8 +99,7 @@ impl Engine {
             let unlocked = database_handle.unlock(LockLevel::None);
             lock.release(me);
             if code.primary() != Code::BUSY || unlocked.is_err() {
-                let text = format!("pwal: {}: cannot lock the database file", self.path.display());
-                self.environment.host.log(code.number(), &text);
+                self.log.report(code, "cannot lock the database file");
             }
             return false;
         }
@@ -131,7 +130,7 @@ impl Engine {
         }
         let _nothing_is_held = database_handle.unlock(LockLevel::None);
         self.exclusive.held.store(false, SeqCst);
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         member.control().exclusive().release(member.me());
         false
     }
@@ -141,7 +140,7 @@ impl Engine {
         let mut database_handle = self.database_handle.lock();
         database_handle.take();
         self.exclusive.held.store(false, SeqCst);
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         member.control().exclusive().release(member.me());
     }
 }

@@ -60,7 +60,7 @@ impl Drop for Watcher<'_> {
 impl Engine {
     /// Under LEADER: what is not known to be durable is proven and written again, or the engine is poisoned.
     pub(super) fn prove_undurable(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        self.check_poison()?;
+        self.log.check_poison()?;
         if let Err(error) = self.write_undurable_again() {
             if error.is_open_failure() {
                 return Err(error);
@@ -70,15 +70,15 @@ impl Engine {
                 &format!("what a process left that died in a flush cannot be read: {error}"),
                 Failed::Flush,
             );
-            return Err(self.poisoned_as(error));
+            return Err(self.log.poisoned_as(error));
         }
         crate::interleave::step("written again");
-        self.marks.control().set_sync_in_doubt(false);
+        self.log.marks.control().set_sync_in_doubt(false);
         Ok(())
     }
 
     fn write_undurable_again(&self) -> Result<(), EngineError> {
-        let (control, block) = (self.marks.control(), u64::from(self.block_bytes));
+        let (control, block) = (self.log.marks.control(), u64::from(self.log.block_bytes));
         // Where the segments end that have a part in it, and in which files they lie.
         let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
         let mut reaches = |ordinal: u64, file: u32, end: u64| {
@@ -93,8 +93,8 @@ impl Engine {
                 .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
             reaches(record.ordinal, record.segment, in_batch.map_or(record.end(block), |entry| entry.end));
         }
-        for sequence in self.marks.durable() + 1..=control.published() {
-            let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
+        for sequence in self.log.marks.durable() + 1..=control.published() {
+            let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
             reaches(entry.ordinal, entry.segment, entry.end);
             if !crate::drops("taker-batches-again") {
                 self.prove_and_write_again(&entry)?;
@@ -117,14 +117,14 @@ impl Engine {
         for (ordinal, (number, end)) in ends {
             let segment = self.segment(number)?;
             let reader = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal);
-            let header = reader.ok_or_else(|| self.no_segment(ordinal))?.header;
+            let header = reader.ok_or_else(|| self.log.no_segment(ordinal))?.header;
             // The first segment's was durable before the log was active.
             let is_durable = ordinal <= durable.max(1) && !crate::drops("taker-leaves-durable-header");
             if !is_durable && !crate::drops("taker-header-again") {
                 segment.write(&header.encode(), 0)?;
             }
             if Some(ordinal) != last && end < segment.bytes && !crate::drops("taker-zeros-again") {
-                segment.write(&self.zero_block(), end)?;
+                segment.write(&self.log.zero_block(), end)?;
             }
         }
         Ok(())
@@ -133,14 +133,14 @@ impl Engine {
     /// Reads the certificate of this epoch record, which lies in blocks of its own, verifies it, and writes the same
     /// bytes again.
     fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
-        let (segment, block) = (self.segment(record.segment)?, u64::from(self.block_bytes));
+        let (segment, block) = (self.segment(record.segment)?, u64::from(self.log.block_bytes));
         let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
-        let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.path, e))?;
+        let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
         let mut is_whole = read == bytes.len();
         for (at, half) in
-            (record.offset..).step_by(self.block_bytes as usize).zip(bytes.chunks(self.block_bytes as usize))
+            (record.offset..).step_by(self.log.block_bytes as usize).zip(bytes.chunks(self.log.block_bytes as usize))
         {
-            let place = CertificatePlace { log_id: self.log_id, ordinal: Some(record.ordinal), offset: at };
+            let place = CertificatePlace { log_id: self.log.log_id, ordinal: Some(record.ordinal), offset: at };
             let certificate = Certificate::decode(half, &place)?;
             is_whole &= (certificate.epoch, certificate.chain) == (record.epoch, record.chain)
                 && certificate.copy.is_some() == record.is_doubled
@@ -155,7 +155,7 @@ impl Engine {
     /// LEADER, with everything that is published made durable.
     pub(crate) fn lead_before_all(self: &Arc<Engine>) -> Result<Leader, EngineError> {
         let leader = self.lead_waiting()?;
-        self.check_poison()?;
+        self.log.check_poison()?;
         self.flush(&leader, false)?;
         Ok(leader)
     }
@@ -173,7 +173,7 @@ impl Engine {
         // Its failure is the log's, or the next leader does it.
         let _flushed = self_sealed.map(|self_sealed| self.flush_self_sealed(&self_sealed));
         let wants_durable = wants_durable && !crate::drops("r2-durable");
-        let reached = || if wants_durable { self.marks.durable() >= sequence } else { self.is_visible(sequence) };
+        let reached = || if wants_durable { self.log.marks.durable() >= sequence } else { self.is_visible(sequence) };
         if reached() {
             return Ok(());
         }
@@ -184,7 +184,7 @@ impl Engine {
                 return Ok(());
             }
             self.poison(&append, &format!("a commit could not be acknowledged: {error}"), Failed::Commit(sequence));
-            Err(self.poisoned_as(error))
+            Err(self.log.poisoned_as(error))
         })
     }
 
@@ -194,7 +194,7 @@ impl Engine {
     /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: another process has
     /// kept a lock that the flush needs for too long.
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.marks.durable() >= sequence, None, self.bounded_wait())
+        self.wait_until(&|| self.log.marks.durable() >= sequence, None, self.bounded_wait())
     }
 
     /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
@@ -203,7 +203,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(super) fn wait_for_backlog(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.wait_until(&|| !self.marks.undurable_backlog_is_full(), None, self.bounded_wait())
+        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, self.bounded_wait())
     }
 
     /// Waits until everything up to `sequence` is visible, leading if no other committer does.
@@ -223,12 +223,12 @@ impl Engine {
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         if crate::drops("r2-visible") {
             return true;
         }
         // Moved here, too: the leader that made it durable may have died before it did.
-        self.marks.visible() >= sequence
+        self.log.marks.visible() >= sequence
             || control.advance_visible() >= sequence
             // It was before a flush failed, and stays in the log.
             || control.kept_by_poison().is_some_and(|kept| kept >= sequence)
@@ -241,8 +241,8 @@ impl Engine {
         answers: Option<u64>,
         mut wait: Wait,
     ) -> Result<(), EngineError> {
-        let wake = self.marks.control().durable_wake();
-        let me = self.marks.member().me();
+        let wake = self.log.marks.control().durable_wake();
+        let me = self.log.marks.member().me();
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
         let (mut first_failure, mut is_told) = (None, false);
         loop {
@@ -253,7 +253,7 @@ impl Engine {
                 }
                 return Ok(());
             }
-            self.check_poison()?;
+            self.log.check_poison()?;
             match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
                 Ok(true) => continue,
                 // The owner of the lock continues, or the wait ends.
@@ -268,21 +268,20 @@ impl Engine {
                     // What is published is acknowledged, however long it takes: an error would concern all commits
                     // after it.
                     let answers_later = answers.is_some() && misses_descriptor;
-                    if is_over && !answers_later || self.is_poisoned() {
+                    if is_over && !answers_later || self.log.is_poisoned() {
                         return Err(error);
                     }
                     if is_over && !std::mem::replace(&mut is_told, true) {
-                        let text = format!("pwal: {}: a commit waits to be made durable: {error}", self.path.display());
-                        self.environment.host.log(Code::WARNING.number(), &text);
+                        self.log.report(Code::WARNING, &format!("a commit waits to be made durable: {error}"));
                     }
                     // Not woken by this thread's own letting go.
                     ticket = wake.ticket();
                 }
             }
-            let leader = self.marks.control().leader().holder().filter(|owner| *owner != me);
+            let leader = self.log.marks.control().leader().holder().filter(|owner| *owner != me);
             self.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
-            let look = watcher.looks_after(&self.flush_watched, self.marks.control().sync_nanos());
+            let look = watcher.looks_after(&self.flush_watched, self.log.marks.control().sync_nanos());
             wake.wait(ticket, look.min(wait.left()));
             waited = began.elapsed();
         }
@@ -312,18 +311,18 @@ impl Engine {
     /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not
     /// wait for two syncs; for as many as the last flush released or left, within a share of the sync time.
     fn gather(&self) {
-        let goal = self.marks.control().flush_group();
-        let sync = Duration::from_nanos(self.marks.control().sync_nanos());
-        let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.settings.flush_delay_max());
-        if goal <= 1 || sync < GATHER_SYNC_MIN || self.marks.syncs_pending() >= goal {
+        let goal = self.log.marks.control().flush_group();
+        let sync = Duration::from_nanos(self.log.marks.control().sync_nanos());
+        let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.log.settings.flush_delay_max());
+        if goal <= 1 || sync < GATHER_SYNC_MIN || self.log.marks.syncs_pending() >= goal {
             return;
         }
-        let (control, deadline) = (self.marks.control(), Instant::now() + at_most);
+        let (control, deadline) = (self.log.marks.control(), Instant::now() + at_most);
         control.set_gather_goal(goal);
         loop {
             let ticket = control.gathered().ticket();
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.marks.syncs_pending() >= goal || left.is_zero() {
+            if self.log.marks.syncs_pending() >= goal || left.is_zero() {
                 break;
             }
             control.gathered().wait(ticket, left);
@@ -333,9 +332,9 @@ impl Engine {
 
     /// A commit that wants durability is published.
     pub(crate) fn notify_gathering_leader(&self) {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let goal = control.gather_goal();
-        if goal > 0 && self.marks.syncs_pending() >= goal {
+        if goal > 0 && self.log.marks.syncs_pending() >= goal {
             control.gathered().notify();
         }
     }
@@ -354,10 +353,10 @@ impl Engine {
 
     /// Most of what the next certificate says of its commits, before APPEND is taken, for which the committers wait.
     fn count_ahead(&self) -> Result<EpochCounts, EngineError> {
-        self.check_poison()?;
-        let mut counts = EpochCounts::after(self.marks.durable());
-        if self.is_active() {
-            self.follow(self.marks.published())?;
+        self.log.check_poison()?;
+        let mut counts = EpochCounts::after(self.log.marks.durable());
+        if self.log.is_active() {
+            self.follow(self.log.marks.published())?;
             while !self.frames.read().count(&mut counts, COMMITS_AT_ONCE) {}
         }
         Ok(counts)
@@ -372,14 +371,14 @@ impl Engine {
         let mut counts = self.count_ahead()?;
         let (mut append, place) = loop {
             let append = self.lock_append()?;
-            self.check_poison()?;
-            let hi = self.marks.published();
+            self.log.check_poison()?;
+            let hi = self.log.marks.published();
             let leads = leader.leads(&append) || crate::drops("lease-cut");
-            if !leads || !self.is_active() || (self.marks.durable() >= hi && !mark) {
+            if !leads || !self.log.is_active() || (self.log.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
-            match self.place(&append, blocks * u64::from(self.block_bytes), false, hi + 1)? {
+            match self.place(&append, blocks * u64::from(self.log.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -387,11 +386,11 @@ impl Engine {
                 }
             }
         };
-        let hi = self.marks.published();
+        let hi = self.log.marks.published();
         self.follow(hi)?;
         let (counts, database_pages) = {
             let frames = self.frames.read();
-            let durable = self.marks.durable();
+            let durable = self.log.marks.durable();
             if counts.after != durable {
                 // Only a leader makes commits durable, and LEADER is checked above. A certificate with counts of other
                 // commits would make recovery refuse the log, so it is not left to that.
@@ -402,9 +401,9 @@ impl Engine {
         };
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {
-            Some(_) if crate::drops("b-doubled") => certificate.encode_block(self.block_bytes),
-            Some(copy) => certificate.encode_doubled(self.block_bytes, &copy.bytes, copy.next_block_crc),
-            None => certificate.encode_block(self.block_bytes),
+            Some(_) if crate::drops("b-doubled") => certificate.encode_block(self.log.block_bytes),
+            Some(copy) => certificate.encode_doubled(self.log.block_bytes, &copy.bytes, copy.next_block_crc),
+            None => certificate.encode_block(self.log.block_bytes),
         };
         let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -421,7 +420,7 @@ impl Engine {
             let blocks = if copy.is_some() { 2 } else { 1 };
             let begun = Begun { segment: place.segment.id, offset: place.offset, blocks };
             self.poison(&append, &error.to_string(), Failed::Write(begun));
-            return Err(self.poisoned_as(error));
+            return Err(self.log.poisoned_as(error));
         }
         self.advance_tail(&mut append, place, certificate.chain);
         drop(append);
@@ -433,13 +432,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::flush`].
     fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<(), EngineError> {
-        self.check_poison()?;
+        self.log.check_poison()?;
         self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
-    }
-
-    /// The segment of the last durable certificate: what follows it may not be durable.
-    pub(super) fn first_unsynced_segment(&self) -> u64 {
-        self.marks.control().certified_epoch().map_or(1, |record| record.ordinal)
     }
 
     /// Opens the segments that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
@@ -448,15 +442,15 @@ impl Engine {
     /// # Errors
     /// One cannot be opened.
     pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
-        let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.tail().ordinal);
-        let next = self.marks.control().next_segment();
+        let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.log.tail().ordinal);
+        let next = self.log.marks.control().next_segment();
         // What is open stays open.
         if *self.opened.lock() == Some((last, next)) {
             return Ok(());
         }
         // First, for what is opened here: the process may have no other descriptor.
         self.keep_no_more()?;
-        match self.segments_between(self.first_unsynced_segment(), last) {
+        match self.segments_between(self.log.first_unsynced_segment(), last) {
             Ok(unsynced) => {
                 if self.keep_open(&unsynced, next)? {
                     *self.opened.lock() = Some((last, next));
@@ -472,8 +466,8 @@ impl Engine {
     /// Syncs every file that holds part of what was written since the last certificate, up to the record of this epoch,
     /// without APPEND. Does nothing if another process has taken LEADER meanwhile: that one finishes the flush.
     pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
-        let control = self.marks.control();
-        let wanted = self.marks.syncs_requested();
+        let control = self.log.marks.control();
+        let wanted = self.log.marks.syncs_requested();
         let mut written_again = false;
         loop {
             if control.certified() >= epoch {
@@ -493,12 +487,12 @@ impl Engine {
             if !leader.leads(&append) && !crate::drops("lease-seal") {
                 return Ok(());
             }
-            self.check_poison()?;
+            self.log.check_poison()?;
             let is_young = match synced {
                 Ok(is_young) => is_young,
                 Err(error) => {
                     self.poison(&append, &error.to_string(), Failed::Flush);
-                    return Err(self.poisoned_as(error));
+                    return Err(self.log.poisoned_as(error));
                 }
             };
             let in_doubt = control.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
@@ -517,8 +511,8 @@ impl Engine {
     /// written already. A failed write-back may have been reported to that process, and is then not reported to this
     /// open file.
     fn sync_to_epoch(&self, record: &EpochRecord) -> Result<bool, EngineError> {
-        let segments = self.segments_between(self.first_unsynced_segment(), record.ordinal)?;
-        let durable = self.marks.durable();
+        let segments = self.segments_between(self.log.first_unsynced_segment(), record.ordinal)?;
+        let durable = self.log.marks.durable();
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
         let unsynced = if crate::drops("epoch-all-segments") { segments.len() - 1 } else { 0 };
@@ -527,23 +521,23 @@ impl Engine {
         }
         self.measured_sync(began.elapsed());
         // After the sync, which may have opened one again.
-        let published = self.marks.published();
+        let published = self.log.marks.published();
         let is_young = segments.iter().any(|segment| segment.opened_at(published) > durable);
-        Ok(is_young && self.marks.control().was_led_away())
+        Ok(is_young && self.log.marks.control().was_led_away())
     }
 
     /// The epoch is durable, and with it what its certificate says of D and B.
     pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
-        let group = self.marks.syncs_pending();
-        self.marks.certify(epoch, wanted);
-        self.marks.control().set_flush_group(group);
+        let group = self.log.marks.syncs_pending();
+        self.log.marks.certify(epoch, wanted);
+        self.log.marks.control().set_flush_group(group);
         self.counters.flushes.fetch_add(1, SeqCst);
     }
 
     /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).
     pub(crate) fn sync_to(&self, place: &Place) -> Result<(), EngineError> {
         let before = place.ordinal - u64::from(place.begins_segment());
-        let mut segments = self.segments_between(self.first_unsynced_segment(), before)?;
+        let mut segments = self.segments_between(self.log.first_unsynced_segment(), before)?;
         if crate::drops("conservative-segments-before") {
             segments.clear();
         }
@@ -559,15 +553,15 @@ impl Engine {
     /// Whether a sync costs almost nothing here (a file system in memory): then each writer flushes for itself, and
     /// keeps writing like one that does not wait.
     pub(crate) fn sync_is_free(&self) -> bool {
-        let nanos = self.marks.control().sync_nanos();
+        let nanos = self.log.marks.control().sync_nanos();
         nanos > 0 && Duration::from_nanos(nanos) < SYNC_FREE
     }
 
     /// A moving average, so that a leader knows what a sync costs here.
     fn measured_sync(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.marks.control().sync_nanos();
+        let before = self.log.marks.control().sync_nanos();
         let average = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.marks.control().set_sync_nanos(average);
+        self.log.marks.control().set_sync_nanos(average);
     }
 }

@@ -22,10 +22,6 @@ const WALKED_AT_ONCE: u64 = 1024;
 const WRITTEN_AT_ONCE: usize = 1 << 20;
 
 impl Engine {
-    pub(super) fn no_commit(&self, sequence: u64) -> EngineError {
-        EngineError::NoCommit { file: self.dir.path().to_path_buf(), sequence }
-    }
-
     /// Brings the frame table to commit `to`, which is published.
     ///
     /// # Errors
@@ -47,7 +43,7 @@ impl Engine {
     /// False: there is more to follow, and others may read the table first.
     fn follow_with(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
         while frames.last_sequence() < to {
-            let (backfilled, pages) = self.marks.control().backfilled_pages().unwrap_or((0, 0));
+            let (backfilled, pages) = self.log.marks.control().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
             self.close_deleted(frames);
             if frames.last_sequence() < backfilled {
@@ -59,11 +55,11 @@ impl Engine {
                 break;
             }
             let next = frames.last_sequence() + 1;
-            let walks = self.marks.control().commit(next).is_none();
+            let walks = self.log.marks.control().commit(next).is_none();
             let added = if walks { self.walk(frames, to)? } else { self.add_published(frames, next)? };
             // Else it is backfilled, and written over or deleted meanwhile.
-            if !added && self.marks.backfilled() < next {
-                return Err(self.no_commit(next));
+            if !added && self.log.marks.backfilled() < next {
+                return Err(self.log.no_commit(next));
             }
             if walks {
                 return Ok(frames.last_sequence() >= to);
@@ -74,7 +70,7 @@ impl Engine {
 
     /// Adds a small commit by what the commit ring says of it. False: its batch must be read.
     fn follow_entry(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
-        let Some(entry) = self.marks.control().commit(sequence) else { return Ok(false) };
+        let Some(entry) = self.log.marks.control().commit(sequence) else { return Ok(false) };
         let Some(pages) = entry.inline_pages().filter(|pages| !pages.contains(&0)) else { return Ok(false) };
         let commit = LogCommit {
             sequence,
@@ -91,7 +87,7 @@ impl Engine {
             frames.add_file(FileId::Segment(entry.segment), &segment.file);
         }
         let images = batch_head_bytes(pages.len());
-        let page_bytes = u64::from(self.page_bytes);
+        let page_bytes = u64::from(self.log.page_bytes);
         frames
             .append(&commit, pages.iter().zip(0..).map(|(page, at)| NewFrame::unread(*page, images + at * page_bytes)));
         Ok(true)
@@ -105,8 +101,8 @@ impl Engine {
             if let ImagePlace::Spill { file, .. } = descriptor.place
                 && spilled != Some(file)
             {
-                let name = format::spill_name(self.log_id, file);
-                let spill = match self.dir.open(&name, OpenMode::Existing) {
+                let name = format::spill_name(self.log.log_id, file);
+                let spill = match self.log.dir.open(&name, OpenMode::Existing) {
                     Ok(spill) => spill,
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
                     Err(error) => return Err(EngineError::open(&name, error)),
@@ -123,7 +119,7 @@ impl Engine {
 
     /// Adds the commit `sequence` by its batch. False: it is not there any more.
     fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
-        let Some(entry) = self.marks.control().commit(sequence) else { return Ok(true) };
+        let Some(entry) = self.log.marks.control().commit(sequence) else { return Ok(true) };
         let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
         self.note_ordinal(entry.ordinal, entry.segment);
         self.add(frames, &LogCommit::of(&batch, entry.segment), &batch)
@@ -134,15 +130,15 @@ impl Engine {
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
         let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(None) };
         let header = SegmentHeader {
-            log_id: self.log_id,
-            block_bytes: self.block_bytes,
-            page_bytes: self.page_bytes,
+            log_id: self.log.log_id,
+            block_bytes: self.log.block_bytes,
+            page_bytes: self.log.page_bytes,
             segment_bytes: segment.bytes,
             ordinal: entry.ordinal,
             first_sequence: entry.sequence,
             chain: entry.chain,
         };
-        let open = OpenFile { path: self.dir.path().join(&segment.name), file: segment.file.clone() };
+        let open = OpenFile { path: self.log.dir.path().join(&segment.name), file: segment.file.clone() };
         let batch = match (SegmentReader { open, header }).head_at(entry.offset) {
             Err(LogError::OtherVersion { .. }) => None,
             head => if_there(head)?,
@@ -154,11 +150,11 @@ impl Engine {
     /// which are no longer in the ring: a segment is read ahead, so the time grows with its bytes. False: the next
     /// commit is no longer there.
     fn walk(&self, frames: &mut Frames, to: u64) -> Result<bool, EngineError> {
-        let block = u64::from(self.block_bytes);
+        let block = u64::from(self.log.block_bytes);
         let before = frames.last_sequence();
         let to = to.min(before + WALKED_AT_ONCE);
         let Some((mut ordinal, mut offset)) = self.walk_from(frames, before + 1)? else { return Ok(false) };
-        while frames.last_sequence() < to && ordinal <= self.tail().ordinal {
+        while frames.last_sequence() < to && ordinal <= self.log.tail().ordinal {
             let Some(segment) = self.segment_with_ordinal(ordinal)? else { break };
             let Some(reader) = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal) else {
                 break;
@@ -190,17 +186,17 @@ impl Engine {
         {
             return Ok(Some((ordinal, offset)));
         }
-        Ok(self.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.block_bytes))))
+        Ok(self.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.log.block_bytes))))
     }
 
     /// Reads the batch of this entry, verifies it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
         let segment = self.segment(entry.segment)?;
-        let missing = || self.no_commit(entry.sequence);
+        let missing = || self.log.no_commit(entry.sequence);
         let batch = self.batch_of(entry)?.ok_or_else(missing)?;
         // What was proven of it is all of it: the same bytes.
         let mut piece = encode_batch(&batch.header, &batch.descriptors)?;
-        let (mut start, mut image) = (entry.offset, vec![0; self.page_bytes as usize]);
+        let (mut start, mut image) = (entry.offset, vec![0; self.log.page_bytes as usize]);
         for descriptor in &batch.descriptors {
             // Images in a spill file were durable before this was published.
             let ImagePlace::Batch(at) = descriptor.place else { continue };
@@ -208,12 +204,14 @@ impl Engine {
             if entry.offset + at != start + piece.len() as u64 {
                 return Err(missing());
             }
-            let read =
-                segment.file.read_at(&mut image, entry.offset + at).map_err(|e| EngineError::read(&self.path, e))?;
+            let read = segment
+                .file
+                .read_at(&mut image, entry.offset + at)
+                .map_err(|e| EngineError::read(&self.log.path, e))?;
             piece.extend(&image[..read]);
             apply_mask(&mut image, at, descriptor.mask);
             let is_whole = read == image.len()
-                && image_crc(self.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
+                && image_crc(self.log.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
             if !is_whole {
                 return Err(missing());
             }
@@ -224,7 +222,7 @@ impl Engine {
             }
         }
         let padding = (entry.offset + batch.header.bytes).saturating_sub(start + piece.len() as u64);
-        if padding >= u64::from(self.block_bytes) {
+        if padding >= u64::from(self.log.block_bytes) {
             return Err(missing());
         }
         piece.resize(piece.len() + usize::try_from(padding).unwrap_or(0), 0);

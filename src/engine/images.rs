@@ -41,7 +41,7 @@ impl<'a> Images<'a> {
         let frames = newest.into_iter().filter(|(page, _)| *page <= database_pages).map(|(_, found)| found);
         let mut images = Images { engine, frames: frames.collect(), kept: None };
         images.learn(batches)?;
-        let page_bytes = engine.page_bytes as usize;
+        let page_bytes = engine.log.page_bytes as usize;
         let is_small = images.frames.len() * page_bytes <= KEPT_BYTES_MAX;
         let mut space = vec![0; if is_small { images.frames.len() } else { 1 } * page_bytes];
         for (at, (frame, file)) in images.frames.iter().enumerate() {
@@ -85,7 +85,7 @@ impl<'a> Images<'a> {
                 None => None,
             };
             let head = head.filter(|head| head.header.sequence == batch.sequence);
-            let head = head.ok_or_else(|| self.engine.no_commit(batch.sequence))?;
+            let head = head.ok_or_else(|| self.engine.log.no_commit(batch.sequence))?;
             for frame in frames {
                 // Of several images of one page the last counts.
                 let of_page = head.descriptors.iter().rfind(|descriptor| descriptor.page == frame.page);
@@ -97,21 +97,22 @@ impl<'a> Images<'a> {
 
     fn read_proven(&self, frame: &Frame, file: &Arc<dyn LogFile>, buffer: &mut [u8]) -> Result<(), EngineError> {
         let engine = self.engine;
-        let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&engine.path, e))?;
+        let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&engine.log.path, e))?;
         if read < buffer.len() {
-            return Err(EngineError::ShortLog { file: engine.dir.path().to_path_buf(), page: frame.page });
+            return Err(EngineError::ShortLog { file: engine.log.dir.path().to_path_buf(), page: frame.page });
         }
         frame.unmask(buffer, 0);
-        if frame.crc == image_crc(engine.log_id, frame.page, frame.sequence, buffer) || crate::drops("r8-images-proven")
+        if frame.crc == image_crc(engine.log.log_id, frame.page, frame.sequence, buffer)
+            || crate::drops("r8-images-proven")
         {
             return Ok(());
         }
         let file = match frame.file() {
-            FileId::Segment(number) => crate::log::format::segment_name(engine.log_id, number),
-            FileId::Spill(number) => crate::log::format::spill_name(engine.log_id, number),
+            FileId::Segment(number) => crate::log::format::segment_name(engine.log.log_id, number),
+            FileId::Spill(number) => crate::log::format::spill_name(engine.log.log_id, number),
         };
         Err(EngineError::Image {
-            file: engine.dir.path().join(file),
+            file: engine.log.dir.path().join(file),
             page: frame.page,
             sequence: frame.sequence,
             offset: frame.offset,

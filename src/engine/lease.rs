@@ -67,7 +67,7 @@ impl Leader {
     /// Whether it still leads. Under APPEND this stays true: LEADER is taken from a live owner under APPEND only.
     pub(super) fn leads(&self, _append: &AppendGuard) -> bool {
         let leading = self.engine.leading.0.lock();
-        let member = self.engine.marks.member();
+        let member = self.engine.log.marks.member();
         leading.present == self.ticket && member.control().leader().holder() == Some(member.me())
     }
 }
@@ -86,11 +86,11 @@ impl Drop for Leader {
             let mut leading = self.engine.leading.0.lock();
             if leading.present == self.ticket || crate::drops("lease-ticket") {
                 leading.present = 0;
-                let member = self.engine.marks.member();
+                let member = self.engine.log.marks.member();
                 member.control().leader().release(member.me());
             }
         }
-        self.engine.marks.control().durable_wake().notify();
+        self.engine.log.marks.control().durable_wake().notify();
     }
 }
 
@@ -127,7 +127,7 @@ impl Stall {
 impl Engine {
     /// LEADER, if `take` gets the lock.
     fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerLock, Owner) -> bool) -> Option<Leader> {
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         let mut leading = self.leading.0.lock();
         if !take(member.control().leader(), member.me()) {
             return None;
@@ -143,14 +143,14 @@ impl Engine {
     }
 
     pub(super) fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
-        if self.marks.control().leader().holder().is_some() {
+        if self.log.marks.control().leader().holder().is_some() {
             return Ok(None);
         }
         let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         // The previous leader may have failed, or died and had its process slot reused.
         if control.last_written_epoch() > control.certified()
-            && !self.is_poisoned()
+            && !self.log.is_poisoned()
             && !crate::drops("leader-finishes-cut")
         {
             let append = self.lock_append()?;
@@ -161,7 +161,7 @@ impl Engine {
 
     /// Takes LEADER from its owner, if that is dead, or makes no progress.
     pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         let control = member.control();
         let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != member.me()) else {
             return Ok(None);
@@ -172,7 +172,7 @@ impl Engine {
             return self.finish_flush(&leader, append).map(|()| Some(leader));
         }
         let lease = self.lease();
-        if stands_still < lease || self.is_poisoned() {
+        if stands_still < lease || self.log.is_poisoned() {
             return Ok(None);
         }
         let append = self.lock_append()?;
@@ -185,9 +185,8 @@ impl Engine {
             control.set_led_away();
         }
         control.set_lease_us(u64::try_from(lease.as_micros()).unwrap_or(u64::MAX).saturating_mul(2));
-        let owner = self.describe(owner);
-        let text = format!("pwal: {}: finishes the flush of {owner}, which makes no progress", self.path.display());
-        self.environment.host.log(Code::NOTICE.number(), &text);
+        let owner = self.log.describe(owner);
+        self.log.report(Code::NOTICE, &format!("finishes the flush of {owner}, which makes no progress"));
         self.finish_flush(&leader, append).map(|()| Some(leader))
     }
 
@@ -205,7 +204,7 @@ impl Engine {
             if let Some(leader) = leader {
                 return Ok(leader);
             }
-            let lock = self.marks.control().leader();
+            let lock = self.log.marks.control().leader();
             self.goes_on(&mut wait, "LEADER", lock.holder())?;
             lock.wait(crate::shared::TIMED_WAIT);
         }
@@ -213,7 +212,7 @@ impl Engine {
 
     /// How long a leader may make no progress.
     fn lease(&self) -> Duration {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
         let syncs = Duration::from_nanos(control.sync_nanos()) * LEASE_SYNCS;
         least.max(Duration::from_micros(control.lease_us())).max(syncs)
@@ -221,7 +220,7 @@ impl Engine {
 
     /// A flush of this process took this long, and LEADER was not taken from it.
     pub(super) fn note_lease(&self, took: Duration) {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let before = control.lease_us();
         if before > 0 {
             let needed = u64::try_from((took * LEASE_SYNCS).as_micros()).unwrap_or(u64::MAX);
@@ -236,7 +235,8 @@ impl Engine {
         if !crate::drops("taker-proves") {
             self.prove_undurable(&append)?;
         }
-        let (last_epoch, certified) = (self.marks.control().last_written_epoch(), self.marks.control().certified());
+        let (last_epoch, certified) =
+            (self.log.marks.control().last_written_epoch(), self.log.marks.control().certified());
         drop(append);
         // No epoch record was stored: the next leader syncs the batches.
         if last_epoch > certified { self.sync_and_seal(leader, last_epoch) } else { Ok(()) }

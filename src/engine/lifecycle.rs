@@ -1,9 +1,9 @@
 //! The life of an engine: start on a claimed database or beside the processes that have it, activation of the log, the end
 //! with or without a clean close.
 
+use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
 use super::frames::Frames;
-use super::marks::Marks;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
@@ -15,13 +15,13 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::segments::{SEGMENT_BYTES_FIRST, create_first_segment};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id, generation, names};
+use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id, names};
 use crate::sync::{Mutex, RwLock};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 /// How long one call waits for INIT: a caller that gets BUSY then has a busy handler.
@@ -108,10 +108,19 @@ impl Engine {
         claimed: ClaimedDatabase,
         settings: Settings,
     ) -> Result<Arc<Engine>, EngineError> {
+        Engine::start_log(environment, claimed, settings, new_log_id()?)
+    }
+
+    /// As [`Engine::start`], with the id that the log gets.
+    pub(super) fn start_log(
+        environment: &Arc<Environment>,
+        claimed: ClaimedDatabase,
+        settings: Settings,
+        log_id: LogId,
+    ) -> Result<Arc<Engine>, EngineError> {
         let ClaimedDatabase { path, dir, member, database_handle, header, page_bytes, database_bytes } = claimed;
         // Rounded up: the size that SQLite would take from the file.
         let pages = database_bytes.div_ceil(u64::from(page_bytes));
-        let log_id = new_log_id()?;
         let block_bytes = environment.disk.sector_bytes(&path).max(format::BLOCK_BYTES_MIN);
         let file = std::fs::metadata(&path).map_err(|e| EngineError::database("look at", &path, e))?;
         let identity = Identity {
@@ -132,7 +141,7 @@ impl Engine {
         let parts =
             Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::of_claim(), page_bytes, block_bytes };
         let engine = Engine::build(environment, parts);
-        engine.marks.control().set_state(State::Ready);
+        engine.log.marks.control().set_state(State::Ready);
         Ok(engine)
     }
 
@@ -160,7 +169,7 @@ impl Engine {
     /// As [`Engine::activate`], with another process's EXCLUSIVE, which must have been held all the time: without it
     /// stock SQLite may have opened the file before the stamp, and would overwrite it.
     fn activate_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.marks.control().is_active() {
+        if self.log.marks.control().is_active() {
             self.refresh_exclusive();
             return Ok(());
         }
@@ -170,23 +179,14 @@ impl Engine {
         }
         // The holder of EXCL died meanwhile, and stock SQLite came. Without a commit the log can go again.
         self.retire()?;
-        Err(EngineError::NotOnPwal { file: self.path.clone() })
+        Err(EngineError::NotOnPwal { file: self.log.path.clone() })
     }
 
     fn build(environment: &Arc<Environment>, parts: Parts) -> Arc<Engine> {
         let Parts { path, dir, member, database_handle, exclusive, page_bytes, block_bytes } = parts;
-        let control = member.control();
-        let log_id = control.identity().log_id;
-        let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
+        let pages = member.control().backfilled_pages().map_or(0, |(_, pages)| pages);
+        let log = Arc::new(LogContext::new(environment, path, dir, (page_bytes, block_bytes), &member));
         Arc::new(Engine {
-            environment: Arc::clone(environment),
-            block_bytes,
-            path,
-            dir,
-            page_bytes,
-            log_id,
-            settings: Settings::shared(&member),
-            marks: Marks::new(&member),
             queue: WriteQueue::new(Arc::clone(&member)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
@@ -205,49 +205,46 @@ impl Engine {
             page_one: Mutex::default(),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
-            generation: generation(),
-            over: AtomicBool::new(false),
-            poison: OnceLock::new(),
-            background: super::Background::default(),
+            background: super::Background::new(&log),
             resting: Mutex::default(),
             shortage: super::shortage::Shortage::default(),
+            log,
         })
     }
 
     /// A0 to A2 of `docs/format.md`: the log exists from here on. The first process to commit does it, under APPEND;
     /// again from the start if that process died.
     pub(super) fn activate(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.is_active() {
+        if self.log.is_active() {
             return Ok(());
         }
         let _append = self.lock_append()?;
-        if self.is_active() {
+        if self.log.is_active() {
             return Ok(());
         }
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         let mut first = self.nothing_changed(database_handle.as_mut())?;
         let begin = self.begin_of_log()?;
-        let io = |action| move |e| EngineError::database(action, &self.path, e);
+        let io = |action| move |e| EngineError::database(action, &self.log.path, e);
         self.undo_earlier_try(database_handle.as_mut(), &mut first, &begin)?;
         let segment = self.make_first_segment(&first, &begin, pages)?;
 
-        let mapping = self.marks.member().mapping();
+        let mapping = self.log.marks.member().mapping();
         mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         // If another process holds EXCLUSIVE, it may have died since, or either may have lost it: stock SQLite may have
         // opened the file, and its commits would be lost under the stamp.
         if !crate::drops("r7-confirm-guard") && !self.confirm_exclusive(database_handle.as_mut()) {
-            return Err(EngineError::NotOnPwal { file: self.path.clone() });
+            return Err(EngineError::NotOnPwal { file: self.log.path.clone() });
         }
         let again = self.nothing_changed(database_handle.as_mut())?;
         if again != first {
-            return Err(EngineError::Changed { file: self.path.clone() });
+            return Err(EngineError::Changed { file: self.log.path.clone() });
         }
-        Stamp { log_id: self.log_id, backfill_target: begin.last }.apply(&mut first);
+        Stamp { log_id: self.log.log_id, backfill_target: begin.last }.apply(&mut first);
         crate::fault_point("activating");
         control.set_may_be_stamped(true);
         if !crate::drops("a2-stamp") {
@@ -259,7 +256,7 @@ impl Engine {
 
         if begin.ordinal > 1 && !crate::drops("a3-unmark") {
             crate::fault_point("activating_again");
-            retire::unmark(&*self.dir, self.log_id, begin.last)?;
+            retire::unmark(&*self.log.dir, self.log.log_id, begin.last)?;
         }
 
         self.add_segment(Arc::new(segment));
@@ -272,44 +269,45 @@ impl Engine {
     /// How the log begins: anew, or where it ended when it was retired with connections open, or when another process died
     /// before it could say that the log is active.
     fn begin_of_log(&self) -> Result<BeginOfLog, EngineError> {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         if control.last_written_epoch() == 0 {
-            return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log_id });
+            return Ok(BeginOfLog { ordinal: 1, file: 0, epoch: 1, last: 0, chain: self.log.log_id });
         }
         let file = u32::try_from(control.give_segment_id()).map_err(|_| EngineError::NoLog)?;
         Ok(BeginOfLog {
-            ordinal: self.tail().ordinal + 1,
+            ordinal: self.log.tail().ordinal + 1,
             file,
             epoch: control.last_written_epoch() + 1,
             last: control.published(),
-            chain: control.last_commit().map_or(self.log_id, |entry| entry.chain),
+            chain: control.last_commit().map_or(self.log.log_id, |entry| entry.chain),
         })
     }
 
     /// The certificate that the log begins with is durable: an epoch without commits.
     fn seal_first_epoch(&self, begin: &BeginOfLog) -> Result<(), EngineError> {
-        self.marks.store_epoch(&EpochRecord {
+        self.log.marks.store_epoch(&EpochRecord {
             epoch: begin.epoch,
             lo: begin.last + 1,
             hi: begin.last,
             ordinal: begin.ordinal,
             segment: begin.file,
-            offset: u64::from(self.block_bytes),
+            offset: u64::from(self.log.block_bytes),
             is_doubled: true,
             doubled_ordinal: begin.ordinal,
             backfilled: begin.last,
             chain: begin.chain,
         })?;
-        self.marks.certify(begin.epoch, 0);
+        self.log.marks.certify(begin.epoch, 0);
         Ok(())
     }
 
     /// What the database file is now is what the next activation must find.
     pub(super) fn note_claim(&self, database_handle: &mut dyn DatabaseHandle) -> Result<(), EngineError> {
         let first = self.read_beginning(database_handle)?;
-        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
-        let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
-        self.marks.control().set_at_claim(checksums(&first, &file), bytes);
+        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.log.path, e))?;
+        let file =
+            std::fs::metadata(&self.log.path).map_err(|e| EngineError::database("look at", &self.log.path, e))?;
+        self.log.marks.control().set_at_claim(checksums(&first, &file), bytes);
         Ok(())
     }
 
@@ -320,12 +318,12 @@ impl Engine {
         first: &mut [u8],
         begin: &BeginOfLog,
     ) -> Result<(), EngineError> {
-        let control = self.marks.control();
-        let io = |action| move |e| EngineError::database(action, &self.path, e);
+        let control = self.log.marks.control();
+        let io = |action| move |e| EngineError::database(action, &self.log.path, e);
         if control.may_be_stamped() {
             if begin.ordinal > 1 && !crate::drops("a0-mark-again") {
                 // An earlier try took it away: the segments that it left beside a plain file would not be a finished log.
-                retire::mark(&*self.dir, self.log_id, begin.last)?;
+                retire::mark(&*self.log.dir, self.log.log_id, begin.last)?;
             }
             // By an earlier try, whose segment is deleted now: a stamp without a segment is a damaged log. Also where
             // the header reads plain: that may be in the cache only.
@@ -338,32 +336,33 @@ impl Engine {
             database_handle.sync().map_err(io("sync"))?;
         }
         if control.may_be_stamped() {
-            let file = std::fs::metadata(&self.path).map_err(io("look at"))?;
+            let file = std::fs::metadata(&self.log.path).map_err(io("look at"))?;
             control.set_at_claim(checksums(first, &file), control.at_claim().1);
             control.set_may_be_stamped(false);
         }
         // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut:
         // beside a stamp it is refused.
         if !crate::drops("a0-sync-journal") {
-            self.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
+            self.log.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
         }
         Ok(())
     }
 
     /// A1: the first segment, its name and that of the log directory are durable.
     fn make_first_segment(&self, first: &[u8], begin: &BeginOfLog, pages: u32) -> Result<SegmentFile, EngineError> {
-        self.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
-        let name = format::segment_name(self.log_id, begin.file);
-        let bytes =
-            SEGMENT_BYTES_FIRST.min(self.settings.segment_bytes()).next_multiple_of(u64::from(self.block_bytes));
+        self.log.dir.create().map_err(|e| EngineError::write("the log directory", e))?;
+        let name = format::segment_name(self.log.log_id, begin.file);
+        let bytes = SEGMENT_BYTES_FIRST
+            .min(self.log.settings.segment_bytes())
+            .next_multiple_of(u64::from(self.log.block_bytes));
         // A segment of an earlier try, whose stamp could not be written.
         if !crate::drops("a1-delete-segments") {
-            retire::delete_slots(&*self.dir, self.log_id)?;
+            retire::delete_slots(&*self.log.dir, self.log.log_id)?;
         }
         let header = SegmentHeader {
-            log_id: self.log_id,
-            block_bytes: self.block_bytes,
-            page_bytes: self.page_bytes,
+            log_id: self.log.log_id,
+            block_bytes: self.log.block_bytes,
+            page_bytes: self.log.page_bytes,
             segment_bytes: bytes,
             ordinal: begin.ordinal,
             first_sequence: begin.last + 1,
@@ -371,12 +370,15 @@ impl Engine {
         };
         let copy = self.page_one_of(first.to_vec(), begin.last);
         let file =
-            create_first_segment(&*self.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc)?;
+            create_first_segment(&*self.log.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
         // stamp has to do alone.
-        self.dir.create_placeholder().map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
+        self.log
+            .dir
+            .create_placeholder()
+            .map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
         if !crate::drops("a1-sync-parent") {
-            self.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
+            self.log.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
         }
         Ok(SegmentFile::new(begin.file, name, file, bytes, || None))
     }
@@ -384,13 +386,14 @@ impl Engine {
     /// The beginning of a database file that has not changed since the claim.
     fn nothing_changed(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
         let first = self.read_beginning(database_handle)?;
-        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.path, e))?;
-        let file = std::fs::metadata(&self.path).map_err(|e| EngineError::database("look at", &self.path, e))?;
-        let (now, (then, bytes_then)) = (checksums(&first, &file), self.marks.control().at_claim());
+        let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.log.path, e))?;
+        let file =
+            std::fs::metadata(&self.log.path).map_err(|e| EngineError::database("look at", &self.log.path, e))?;
+        let (now, (then, bytes_then)) = (checksums(&first, &file), self.log.marks.control().at_claim());
         // Where an activation failed after its stamp, the last modification was its own.
-        let same = if self.marks.control().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
-        if (!same || bytes != bytes_then || has_stock_wal(&self.path)) && !crate::drops("r7-nothing-changed") {
-            return Err(EngineError::Changed { file: self.path.clone() });
+        let same = if self.log.marks.control().may_be_stamped() { now >> 32 == then >> 32 } else { now == then };
+        if (!same || bytes != bytes_then || has_stock_wal(&self.log.path)) && !crate::drops("r7-nothing-changed") {
+            return Err(EngineError::Changed { file: self.log.path.clone() });
         }
         Ok(first)
     }
@@ -402,7 +405,7 @@ impl Engine {
     /// Stamp and log stay for the next open.
     pub(crate) fn close(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
         // Other members continue with the checkpoint; the last one does it anew if it is abandoned.
-        self.background.stop(!self.marks.member().others().is_empty());
+        self.background.stop(!self.log.marks.member().others().is_empty());
         let closed = self.close_if_last(keep_log);
         self.abandon();
         closed
@@ -411,7 +414,7 @@ impl Engine {
     fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
         // Under INIT: of two that leave at once one is the last.
         self.wait_init()?;
-        if keep_log && !self.is_deleted() || self.is_poisoned() {
+        if keep_log && !self.is_deleted() || self.log.is_poisoned() {
             return Ok(());
         }
         match self.check_alone() {
@@ -423,14 +426,15 @@ impl Engine {
     /// Whether the database file has no name any more: no process can open it again, and its log is of no use. (SQLite
     /// asks for no EXCLUSIVE where its file has another name or none, `databaseIsUnmoved`.)
     fn is_deleted(&self) -> bool {
-        let identity = self.marks.control().identity();
+        let identity = self.log.marks.control().identity();
         let same = |file: std::fs::Metadata| (file.dev(), file.ino()) == (identity.device, identity.inode);
-        !std::fs::metadata(&self.path).is_ok_and(same) && links_of_open_file(identity.device, identity.inode) == Some(0)
+        !std::fs::metadata(&self.log.path).is_ok_and(same)
+            && links_of_open_file(identity.device, identity.inode) == Some(0)
     }
 
     pub(super) fn wait_init(&self) -> Result<(), EngineError> {
-        let file = || self.path.clone();
-        match self.marks.member().wait_init(INIT_WAIT) {
+        let file = || self.log.path.clone();
+        match self.log.marks.member().wait_init(INIT_WAIT) {
             Ok(true) => Ok(()),
             Ok(false) => Err(EngineError::InitHeld { file: file() }),
             Err(source) => Err(EngineError::Lock { file: file(), source }),
@@ -453,8 +457,8 @@ impl Engine {
             self.background.allow();
             return Err(error);
         }
-        let check_unused = || match unused && self.marks.published() > 0 {
-            true => Err(EngineError::Committed { file: self.path.clone() }),
+        let check_unused = || match unused && self.log.marks.published() > 0 {
+            true => Err(EngineError::Committed { file: self.log.path.clone() }),
             false => Ok(()),
         };
         let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_under_exclusive());
@@ -468,18 +472,18 @@ impl Engine {
     /// Under INIT, and with no other process joined.
     fn retire_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
         if !self.acquire_exclusive() {
-            return Err(EngineError::NotOnPwal { file: self.path.clone() });
+            return Err(EngineError::NotOnPwal { file: self.log.path.clone() });
         }
         self.retire()
     }
 
     /// There is no other member. A process that exits has left already, though it lives for a while.
     pub(crate) fn check_alone(&self) -> Result<(), EngineError> {
-        let others = self.marks.member().others();
+        let others = self.log.marks.member().others();
         if others.is_empty() {
             return Ok(());
         }
-        Err(EngineError::OtherMembers { file: self.path.clone(), who: names(&others) })
+        Err(EngineError::OtherMembers { file: self.log.path.clone(), who: names(&others) })
     }
 
     /// Everything goes to the database file, the log is retired. What is left is one plain SQLite file. Under INIT, and
@@ -488,7 +492,7 @@ impl Engine {
     /// # Errors
     /// Stamp and log stay for the next open.
     pub(crate) fn retire(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.is_retired() {
+        if self.log.is_retired() {
             return Ok(());
         }
         self.background.stop(false);
@@ -503,10 +507,10 @@ impl Engine {
     /// Whether the log directory still is the one that this process is joined in. Where it was removed under it, others may
     /// have made another one since: what has its name is theirs, with their `lock` and `control`.
     pub(super) fn has_directory(&self) -> Result<bool, EngineError> {
-        let file = || self.path.clone();
+        let file = || self.log.path.clone();
         let io = |source| EngineError::Lock { file: file(), source };
-        let lock = self.marks.member().lock();
-        let is_in = match self.dir.directory() {
+        let lock = self.log.marks.member().lock();
+        let is_in = match self.log.dir.directory() {
             Ok(directory) => lock.is_in(&directory).map_err(io)?,
             // What has the name by now is none, or not to be used.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => false,
@@ -519,9 +523,9 @@ impl Engine {
     }
 
     fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.check_poison()?;
+        self.log.check_poison()?;
         let has_directory = self.has_directory()?;
-        if self.is_active() {
+        if self.log.is_active() {
             self.checkpoint_all()?;
             if !crate::drops("z2-end-log") {
                 self.end_log()?;
@@ -529,11 +533,11 @@ impl Engine {
             let retired = match self.database_handle.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
                 Some(database_handle) if !has_directory => retire::make_plain(database_handle.as_mut())
-                    .and_then(|()| retire::remove_placeholder(&*self.dir))
+                    .and_then(|()| retire::remove_placeholder(&*self.log.dir))
                     .map_err(EngineError::from),
                 Some(database_handle) => {
-                    let last = self.marks.published();
-                    retire::retire(&*self.dir, database_handle.as_mut(), self.log_id, last, self.page_bytes)
+                    let last = self.log.marks.published();
+                    retire::retire(&*self.log.dir, database_handle.as_mut(), self.log.log_id, last, self.log.page_bytes)
                         .map_err(EngineError::from)
                 }
                 None => Err(EngineError::NoLog),
@@ -549,19 +553,18 @@ impl Engine {
                 return Err(error);
             }
         } else if has_directory {
-            let names = self.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
+            let names = self.log.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {
                 // An activation that failed on the way: what it left is what a crash there leaves.
                 let mut database_handle = self.database_handle.lock();
                 let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
-                open_database(&*self.dir, database_handle.as_mut(), OpenFacts::default())?;
+                open_database(&*self.log.dir, database_handle.as_mut(), OpenFacts::default())?;
             }
             // Nothing was written: `lock` and the directory go. A newcomer's files keep it.
-            retire::remove_directory(&*self.dir)?;
+            retire::remove_directory(&*self.log.dir)?;
         }
-        self.retired.store(true, SeqCst);
-        self.over.store(true, SeqCst);
-        self.marks.member().leave();
+        self.log.set_retired();
+        self.log.marks.member().leave();
         Ok(())
     }
 
@@ -570,12 +573,11 @@ impl Engine {
     /// A thread in the middle of a commit may still report it as durable, and threads may still read: so ALIVE stays
     /// until the process has ended, and no process takes it for dead before.
     pub(crate) fn close_at_exit(self: &Arc<Engine>, at_most: Duration) {
-        let quiet = !self.is_poisoned() && self.queue.close_when_free(at_most);
+        let quiet = !self.log.is_poisoned() && self.queue.close_when_free(at_most);
         if quiet && let Err(error) = self.leave_at_exit() {
-            let text = format!("pwal: {}: not closed at exit: {error}", self.path.display());
-            self.environment.host.log(error.code().number(), &text);
+            self.log.report(error.code(), &format!("not closed at exit: {error}"));
         }
-        self.over.store(true, SeqCst);
+        self.log.set_over();
     }
 
     fn leave_at_exit(self: &Arc<Engine>) -> Result<(), EngineError> {
@@ -586,14 +588,14 @@ impl Engine {
             Err(_) => {
                 // From here on another process may retire the log: no thread reads by it. The background thread ends
                 // with the process; it may be waiting for others.
-                self.over.store(true, SeqCst);
+                self.log.set_over();
                 self.release_exclusive();
-                let member = self.marks.member();
+                let member = self.log.marks.member();
                 member.control().release_process_slot(member.me());
                 Ok(())
             }
         };
-        if !self.is_retired() {
+        if !self.log.is_retired() {
             self.end_init()?;
         }
         left
@@ -602,28 +604,18 @@ impl Engine {
     /// In a forked child: the parent's database handle, as SQLite's unix VFS remembers it, would keep this process from locking the
     /// database file for ever. Its locks are the parent's own and stay.
     pub(crate) fn forget_inherited(&self) {
-        if !self.is_of_this_process()
+        if !self.log.is_of_this_process()
             && let Some(mut database_handle) = self.database_handle.try_lock()
         {
             database_handle.take();
         }
     }
 
-    /// Whether this engine is of this process and not over: a forked child has none of its parent's.
-    pub(crate) fn is_mine(&self) -> bool {
-        self.is_of_this_process() && !self.over.load(SeqCst)
-    }
-
-    /// Whether this engine is of this process: what it began in the log may be undone.
-    pub(crate) fn is_of_this_process(&self) -> bool {
-        self.generation == generation()
-    }
-
     /// The end of this process's part: the log stays as it is, for the others or for the next open.
     pub(crate) fn abandon(&self) {
         self.background.stop(true);
         self.release_exclusive();
-        self.marks.member().leave();
+        self.log.marks.member().leave();
     }
 
     /// The claim or the membership is through: others may come.
@@ -631,8 +623,8 @@ impl Engine {
     /// # Errors
     /// Any error of the file system.
     pub(crate) fn end_init(&self) -> Result<(), EngineError> {
-        let failed = |source| EngineError::Lock { file: self.path.clone(), source };
-        self.marks.member().end_init().map_err(failed)
+        let failed = |source| EngineError::Lock { file: self.log.path.clone(), source };
+        self.log.marks.member().end_init().map_err(failed)
     }
 
     /// The database handle of a retired engine, with its EXCLUSIVE.

@@ -10,6 +10,7 @@ mod by_hand;
 mod checkpoint;
 mod commit;
 mod connections;
+mod context;
 mod end;
 mod error;
 mod exclusive;
@@ -38,6 +39,7 @@ mod sim_tests;
 mod space;
 mod spills;
 mod status;
+mod stopping;
 mod turn;
 
 #[cfg(all(test, feature = "linked"))]
@@ -49,20 +51,18 @@ pub(crate) use lifecycle::{ClaimedDatabase, INIT_WAIT, SharedDatabase, has_stock
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
-use crate::disk::{LogDirectory, LogFile, is_out_of_descriptors};
-use crate::host::{DatabaseHandle, Environment};
-use crate::log::format::LogId;
+use crate::disk::{LogFile, is_out_of_descriptors};
+use crate::host::DatabaseHandle;
 use crate::sync::{Mutex, RwLock};
 use background::Background;
 use connections::Connections;
+use context::LogContext;
 use exclusive::ExclusiveLock;
 use frames::{Frame, Frames};
-use marks::Marks;
 use page_one::PageOne;
 use queue::WriteQueue;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What is counted for `parallel_wal_status`.
 #[derive(Debug, Default)]
@@ -75,14 +75,7 @@ pub(crate) struct Counters {
 
 /// One open database.
 pub(crate) struct Engine {
-    pub(crate) environment: Arc<Environment>,
-    pub(crate) path: PathBuf,
-    pub(crate) dir: Arc<dyn LogDirectory>,
-    pub(crate) page_bytes: u32,
-    pub(crate) block_bytes: u32,
-    pub(crate) log_id: LogId,
-    pub(crate) settings: Settings,
-    pub(crate) marks: Marks,
+    pub(crate) log: Arc<LogContext>,
     pub(crate) queue: WriteQueue,
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
@@ -111,13 +104,6 @@ pub(crate) struct Engine {
     leading: lease::Leading,
     /// One of the threads that wait for a flush checks often whether the leader is alive and makes progress.
     flush_watched: AtomicBool,
-    retired: AtomicBool,
-    /// The process that it belongs to.
-    generation: u32,
-    /// Retired, or left at the exit of the process with connections still open.
-    over: AtomicBool,
-    /// Why this process poisoned.
-    poison: OnceLock<String>,
     background: Background,
     resting: rest::Resting,
     shortage: shortage::Shortage,
@@ -125,7 +111,7 @@ pub(crate) struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Engine").field("path", &self.log.path).finish_non_exhaustive()
     }
 }
 
@@ -156,41 +142,31 @@ impl Engine {
         crate::interleave::step("frame located");
         let Some(file) = file else {
             // Its segment or its spill file is deleted: the database file has what was in it.
-            let is_there = frame.sequence <= self.marks.backfilled();
-            return if is_there { Ok(false) } else { Err(self.no_commit(frame.sequence)) };
+            let is_there = frame.sequence <= self.log.marks.backfilled();
+            return if is_there { Ok(false) } else { Err(self.log.no_commit(frame.sequence)) };
         };
         let read = self.with_descriptors(|| {
             Ok(match file.read_at(buffer, frame.offset + offset) {
-                Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.path, error)),
+                Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.log.path, error)),
                 read => read,
             })
         })?;
         // The segment may have been used again meanwhile, or the file deleted, which is empty then: the database file has the image.
         let is_cut = read.as_ref().is_ok_and(|read| *read < buffer.len());
-        if self.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.marks.backfilled()) {
+        if self.log.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.log.marks.backfilled()) {
             return Ok(false);
         }
-        let read = read.map_err(|e| EngineError::read(&self.path, e))?;
+        let read = read.map_err(|e| EngineError::read(&self.log.path, e))?;
         // Or erased: the reader has seen more than what is durable now.
-        if self.marks.is_poisoned() && frame.sequence > self.marks.durable() {
+        if self.log.marks.is_poisoned() && frame.sequence > self.log.marks.durable() {
             let reason = "a flush failed".to_owned();
-            return Err(self.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
+            return Err(self.log.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
         }
         if read < buffer.len() {
-            return Err(EngineError::ShortLog { file: self.dir.path().to_path_buf(), page: frame.page });
+            return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
         }
         frame.unmask(buffer, offset);
         Ok(true)
-    }
-
-    /// Whether the log has been activated and not been retired.
-    pub(crate) fn is_active(&self) -> bool {
-        self.marks.control().is_active() && !self.is_retired()
-    }
-
-    /// Whether the log was retired: the database is one plain file again and this engine is over.
-    pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(SeqCst)
     }
 
     /// The number of the last frame of the commits up to `sequence`; at least that, where it has been dropped from the table.

@@ -24,10 +24,10 @@ impl Engine {
         sequence: u64,
         timeout: Duration,
     ) -> Result<bool, EngineError> {
-        let reached = || self.marks.durable() >= sequence;
-        let last = self.marks.published();
+        let reached = || self.log.marks.durable() >= sequence;
+        let last = self.log.marks.published();
         if sequence > last {
-            return Err(EngineError::NotCommitted { sequence, last, file: self.path.clone() });
+            return Err(EngineError::NotCommitted { sequence, last, file: self.log.path.clone() });
         }
         if reached() || timeout.is_zero() {
             return Ok(reached());
@@ -44,7 +44,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(crate) fn sync_published(self: &Arc<Engine>) -> Result<u64, EngineError> {
-        let published = self.marks.published();
+        let published = self.log.marks.published();
         self.wait_durable(published)?;
         Ok(published)
     }
@@ -57,14 +57,14 @@ impl Engine {
     pub(crate) fn wait_commit(&self, sequence: u64, timeout: Duration) -> Result<u64, EngineError> {
         let began = Instant::now();
         loop {
-            let newest = self.marks.visible();
+            let newest = self.log.marks.visible();
             let left = timeout.saturating_sub(began.elapsed());
             if newest > sequence || left.is_zero() {
                 return Ok(newest);
             }
-            self.check_poison()?;
-            let control = self.marks.control();
-            control.visible_wake().wait_for(|| self.marks.visible() > sequence, left.min(LOOK_AGAIN));
+            self.log.check_poison()?;
+            let control = self.log.marks.control();
+            control.visible_wake().wait_for(|| self.log.marks.visible() > sequence, left.min(LOOK_AGAIN));
         }
     }
 }

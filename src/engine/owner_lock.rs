@@ -58,18 +58,18 @@ impl Drop for OwnerGuard {
 
 impl Engine {
     pub(super) fn held(&self, which: Which) -> OwnerGuard {
-        OwnerGuard { member: self.marks.shared(), which, generation: generation() }
+        OwnerGuard { member: self.log.marks.shared(), which, generation: generation() }
     }
 
     /// Takes the lock if it is free.
     pub(super) fn try_hold(&self, which: Which) -> Option<OwnerGuard> {
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         which(member.control()).try_acquire(member.me(), false).then(|| self.held(which))
     }
 
     /// Takes the lock from its owner if that is dead.
     pub(super) fn try_take_over(&self, which: Which) -> Option<OwnerGuard> {
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         let lock = which(member.control());
         let owner = lock.holder()?;
         (!member.is_alive(owner) && lock.take_over(owner, member.me())).then(|| self.held(which))
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     fn hold_with(&self, which: Which, name: &'static str, mut wait: Wait) -> Result<OwnerGuard, EngineError> {
-        let member = self.marks.member();
+        let member = self.log.marks.member();
         let lock = which(member.control());
         let goes_on = || self.goes_on(&mut wait, name, lock.holder());
         lock.acquire(member.me(), |owner| member.is_alive(owner), goes_on)?;
@@ -121,7 +121,7 @@ impl Engine {
 
     /// The numbers that move while a process works on the log.
     fn progress(&self) -> [u64; 3] {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         [control.published(), control.last_written_epoch(), control.certified()]
     }
 
@@ -134,11 +134,11 @@ impl Engine {
         if progress != wait.seen {
             (wait.seen, wait.since) = (progress, Instant::now());
         }
-        let syncs = Duration::from_nanos(self.marks.control().sync_nanos()) * WAIT_SYNCS;
+        let syncs = Duration::from_nanos(self.log.marks.control().sync_nanos()) * WAIT_SYNCS;
         let is_over = wait.is_bounded && wait.since.elapsed() >= WAIT_MAX.max(syncs);
-        if is_over || wait.left().is_zero() || self.background.stops_here() {
-            let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.describe(owner));
-            return Err(EngineError::LockHeld { what: name, file: self.path.clone(), holder });
+        if is_over || wait.left().is_zero() || self.log.stopping.stops_here() {
+            let holder = owner.map_or_else(|| "another process".to_owned(), |owner| self.log.describe(owner));
+            return Err(EngineError::LockHeld { what: name, file: self.log.path.clone(), holder });
         }
         if let Some(owner) = owner
             && !wait.is_bounded
@@ -153,13 +153,13 @@ impl Engine {
 
     /// Waits for the lock for at most `at_most`; `Err`: the owner.
     pub(super) fn hold_within(&self, which: Which, at_most: Duration) -> Result<OwnerGuard, Option<Owner>> {
-        let lock = which(self.marks.control());
+        let lock = which(self.log.marks.control());
         let began = Instant::now();
         loop {
             if let Some(held) = self.try_hold(which).or_else(|| self.try_take_over(which)) {
                 return Ok(held);
             }
-            if began.elapsed() >= at_most || self.background.stops_here() {
+            if began.elapsed() >= at_most || self.log.stopping.stops_here() {
                 return Err(lock.holder());
             }
             lock.wait(TIMED_WAIT);
@@ -174,16 +174,7 @@ impl Engine {
     }
 
     fn warn_blocked_by(&self, name: &str, owner: Owner) {
-        let text = format!("pwal: {}: waits for {name}, held by {}", self.path.display(), self.describe(owner));
-        self.environment.host.log(Code::WARNING.number(), &text);
-    }
-
-    /// The owner, for messages.
-    pub(crate) fn describe(&self, owner: Owner) -> String {
-        match self.marks.control().processes().find(|process| process.owner == owner) {
-            Some(process) => format!("process {} ({})", process.pid, process.command),
-            None => format!("the process in slot {}", owner.slot),
-        }
+        self.log.report(Code::WARNING, &format!("waits for {name}, held by {}", self.log.describe(owner)));
     }
 }
 

@@ -27,15 +27,16 @@ pub(crate) struct PageOne {
 impl Engine {
     /// The bytes of page 1 that a doubled certificate copies; it also has the CRC of the block after them.
     fn copied_bytes(&self) -> usize {
-        self.page_bytes.min(self.block_bytes) as usize
+        self.log.page_bytes.min(self.log.block_bytes) as usize
     }
 
     /// The beginning of the database file, as far as a doubled certificate knows it; at least what it copies.
     pub(super) fn read_beginning(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = vec![0; self.copied_bytes() + self.block_bytes as usize];
-        let read = database_handle.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.path, e))?;
+        let mut bytes = vec![0; self.copied_bytes() + self.log.block_bytes as usize];
+        let read =
+            database_handle.read_at(&mut bytes, 0).map_err(|e| EngineError::database("read", &self.log.path, e))?;
         if read < STAMP_WRITE_BYTES {
-            return Err(EngineError::Changed { file: self.path.clone() });
+            return Err(EngineError::Changed { file: self.log.path.clone() });
         }
         bytes.truncate(read.max(self.copied_bytes()));
         Ok(bytes)
@@ -57,7 +58,7 @@ impl Engine {
         sequence: u64,
     ) -> Result<(), EngineError> {
         let beginning = self.read_beginning(database_handle)?;
-        let expected = StampState::Stamped(Stamp { log_id: self.log_id, backfill_target: sequence });
+        let expected = StampState::Stamped(Stamp { log_id: self.log.log_id, backfill_target: sequence });
         // Else a pass died on the way to a later commit: the next one ends it.
         if stamp::read(&beginning) == expected || crate::drops("b-copy-of-b") {
             *self.page_one.lock() = Some(Arc::new(self.page_one_of(beginning, sequence)));
@@ -68,6 +69,6 @@ impl Engine {
     /// The copy with which the next certificate moves B, if there is one.
     pub(super) fn copy_to_carry(&self) -> Option<Arc<PageOne>> {
         let copy = self.page_one.lock().clone()?;
-        (copy.sequence > self.marks.certified().1).then_some(copy)
+        (copy.sequence > self.log.marks.certified().1).then_some(copy)
     }
 }

@@ -340,7 +340,7 @@ impl Pair {
 
 /// The process is killed: the kernel frees what it locked, and its words stay as they are.
 fn die(engine: Arc<Engine>) {
-    engine.marks.member().lock().close();
+    engine.log.marks.member().lock().close();
     // What it held is not let go of.
     std::mem::forget(engine);
 }
@@ -357,7 +357,7 @@ fn staged_in(
     value: u64,
     open_spill: &mut dyn FnMut() -> io::Result<Arc<dyn LogFile>>,
 ) -> View {
-    view.begin_write(engine.log_id, engine.marks.published() + 1);
+    view.begin_write(engine.log.log_id, engine.log.marks.published() + 1);
     let mut at = 32;
     for index in 0..frames {
         let page = index as u32 % PAGES + 1;
@@ -376,7 +376,7 @@ fn staged_in(
 
 fn facts(engine: &Engine, wants_durable: bool) -> CommitFacts {
     CommitFacts {
-        sequence: engine.marks.published() + 1,
+        sequence: engine.log.marks.published() + 1,
         database_pages: PAGES,
         wants_durable,
         lane: 0,
@@ -415,11 +415,11 @@ fn a_segment_without_a_batch_is_not_free_before_a_later_certificate_is_durable()
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 20, 1, false).unwrap();
-    while one.tail().ordinal < 4 {
-        let value = 1 + one.marks.published();
+    while one.log.tail().ordinal < 4 {
+        let value = 1 + one.log.marks.published();
         commit(&one, 3, value, false).unwrap();
     }
-    let last = one.marks.published();
+    let last = one.log.marks.published();
     let other = pair.join();
     commit(&other, 1, 1000, true).unwrap();
     die(one);
@@ -446,7 +446,7 @@ fn a_segment_that_was_begun_is_given_up_durably_before_another_is_the_next() {
     let other = pair.join();
     commit(&one, 3, 1, true).unwrap();
     commit_and_die_before_the_store(one, 12, 66);
-    let begun = segment_name(other.log_id, 1);
+    let begun = segment_name(other.log.log_id, 1);
     pair.directory().open(&begun, OpenMode::Existing).unwrap().sync().unwrap();
 
     let fault =
@@ -478,7 +478,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     let leader = one.try_lead().unwrap();
     let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
     one.segment(0).unwrap().sync().unwrap();
-    one.marks.control().certify(epoch);
+    one.log.marks.control().certify(epoch);
     std::mem::forget(leader);
     die(one);
     let (told, heard) = std::sync::mpsc::channel();
@@ -493,10 +493,10 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
     for rotten in [1, 2] {
         let pair = Pair::new();
         let one = pair.claim();
-        let next = || commit(&one, 3, one.marks.published() + 1, true).unwrap();
+        let next = || commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
         next();
         one.checkpoint_on_request().unwrap();
-        while one.tail().ordinal < 3 {
+        while one.log.tail().ordinal < 3 {
             next();
         }
         next();
@@ -507,13 +507,13 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
         // A process that remembers, and one that does not.
         let other = pair.join();
         for engine in [&one, &other] {
-            let begins = engine.tail().ordinal;
-            while engine.tail().ordinal <= begins {
-                commit(engine, 3, engine.marks.published() + 1, true).unwrap();
+            let begins = engine.log.tail().ordinal;
+            while engine.log.tail().ordinal <= begins {
+                commit(engine, 3, engine.log.marks.published() + 1, true).unwrap();
             }
         }
         segment.write(&header, 0).unwrap();
-        let last = one.marks.published();
+        let last = one.log.marks.published();
         die(one);
         die(other);
         pair.disk.kill();
@@ -525,15 +525,15 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 /// joins now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
-    let (segment, ordinal) = (engine.segment(engine.tail().segment).unwrap(), engine.tail().ordinal);
+    let (segment, ordinal) = (engine.segment(engine.log.tail().segment).unwrap(), engine.log.tail().ordinal);
     // Four blocks each; the last eight are for certificates.
-    while engine.tail().offset + 12 * BLOCK <= segment.bytes {
-        commit(engine, 3, engine.marks.published() + 1, false).unwrap();
+    while engine.log.tail().offset + 12 * BLOCK <= segment.bytes {
+        commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();
     }
     engine.checkpoint_when_idle().unwrap();
-    assert_eq!(engine.marks.control().certified_epoch().unwrap().ordinal, ordinal);
-    commit(engine, 3, engine.marks.published() + 1, false).unwrap();
-    assert_eq!(engine.tail().ordinal, ordinal + 1);
+    assert_eq!(engine.log.marks.control().certified_epoch().unwrap().ordinal, ordinal);
+    commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();
+    assert_eq!(engine.log.tail().ordinal, ordinal + 1);
 }
 
 /// Where the disk is full the segment file is deleted again that somebody has begun to make: whoever looks for a segment meanwhile
@@ -544,7 +544,7 @@ fn a_slot_that_goes_while_another_process_looks_through_all_of_them_is_passed_ov
     let one = pair.claim();
     leave_a_segment(&one);
     let other = pair.join();
-    pair.ghosts.lock().push(segment_name(one.log_id, 77));
+    pair.ghosts.lock().push(segment_name(one.log.log_id, 77));
     commit(&other, 3, 1000, true).unwrap();
 }
 
@@ -613,14 +613,14 @@ fn a_slot_that_a_dead_process_was_making_is_used_as_far_as_it_goes() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
-    let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
+    let number = u32::try_from(one.log.marks.control().give_segment_id()).unwrap();
+    let file = pair.directory().open(&segment_name(one.log.log_id, number), OpenMode::CreateNew).unwrap();
     file.write_zeros(usize::try_from(20 * BLOCK).unwrap() + 700, 0).unwrap();
-    while one.tail().segment == 0 {
-        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    while one.log.tail().segment == 0 {
+        commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
     }
-    let last = one.marks.published();
-    assert_eq!(one.tail().segment, number);
+    let last = one.log.marks.published();
+    assert_eq!(one.log.tail().segment, number);
     die(one);
     pair.disk.kill();
     assert_eq!(pair.recovered(), [last; 3]);
@@ -654,7 +654,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
     one.checkpoint_when_idle().unwrap();
-    let control = one.marks.control();
+    let control = one.log.marks.control();
     let create = one.hold(ControlBlock::create, "CREATE").unwrap();
     let rests = {
         let one = Arc::clone(&one);
@@ -670,10 +670,10 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
     let names = pair.directory().list().unwrap();
     assert!(!names.iter().any(|name| name.contains(".seg")), "{names:?}");
-    while one.tail().ordinal < 4 {
-        commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    while one.log.tail().ordinal < 4 {
+        commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
     }
-    let last = one.marks.published();
+    let last = one.log.marks.published();
     die(one);
     pair.lose_power();
     assert_eq!(pair.recovered(), [last; 3]);
@@ -686,15 +686,15 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    while one.tail().ordinal < 100 {
-        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+    while one.log.tail().ordinal < 100 {
+        commit(&one, 3, one.log.marks.published() + 1, false).unwrap();
     }
-    assert_eq!(one.first_unsynced_segment(), 1);
+    assert_eq!(one.log.first_unsynced_segment(), 1);
     let mut stayed = 0;
     for _ in 0..20 {
-        let place = || (one.tail().ordinal, one.marks.control().next_segment());
+        let place = || (one.log.tail().ordinal, one.log.marks.control().next_segment());
         let (before, lists) = (place(), pair.lists.load(SeqCst));
-        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+        commit(&one, 3, one.log.marks.published() + 1, false).unwrap();
         // Who needs another segment looks which file is free.
         if place() == before {
             assert_eq!(pair.lists.load(SeqCst) - lists, 0);
@@ -703,15 +703,15 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     }
     assert!(stayed >= 6, "{stayed} commits in the segment of the one before");
     let before = pair.lists.load(SeqCst);
-    one.wait_durable(one.marks.published()).unwrap();
+    one.wait_durable(one.log.marks.published()).unwrap();
     assert_eq!(pair.lists.load(SeqCst) - before, 0);
 
     // Who has followed by the ring alone looks once for all.
-    while one.tail().ordinal < 200 {
-        commit(&one, 3, one.marks.published() + 1, false).unwrap();
+    while one.log.tail().ordinal < 200 {
+        commit(&one, 3, one.log.marks.published() + 1, false).unwrap();
     }
     let other = pair.join();
     let before = pair.lists.load(SeqCst);
-    other.wait_durable(other.marks.published()).unwrap();
+    other.wait_durable(other.log.marks.published()).unwrap();
     assert!(pair.lists.load(SeqCst) - before <= 2, "{} looks", pair.lists.load(SeqCst) - before);
 }

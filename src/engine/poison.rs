@@ -24,52 +24,16 @@ pub(crate) enum Failed {
 }
 
 impl Engine {
-    /// Whether it is over: what could be erased is.
-    pub(crate) fn is_poisoned(&self) -> bool {
-        self.marks.control().poison_outcome().is_some()
-    }
-
-    /// Whether a view of this commit shows what a failed flush took, or is just taking.
-    pub(crate) fn shows_lost(&self, sequence: u64) -> bool {
-        self.marks.is_poisoned() && sequence > self.marks.visible()
-    }
-
-    /// Whether acknowledged commits are not shown any more: they stay in the log for the next open, but a flush failed, and what
-    /// the cache still shows of them may not be what the medium has.
-    pub(crate) fn hides_acknowledged(&self) -> bool {
-        let control = self.marks.control();
-        self.marks.is_poisoned()
-            && control.kept_by_poison().unwrap_or_else(|| control.was_visible()) > control.durable()
-    }
-
-    /// # Errors
-    /// The engine is poisoned, by this process or another.
-    pub(crate) fn check_poison(&self) -> Result<(), EngineError> {
-        let outcome = self.marks.control().poison_outcome().filter(|_| !crate::drops("r5-nobody-goes-on"));
-        let Some(unknown) = outcome else { return Ok(()) };
-        let reason = match self.poison.get() {
-            Some(reason) => reason.clone(),
-            None => "a write or a sync of the log failed in another process".to_owned(),
-        };
-        Err(EngineError::Poisoned { reason, unknown })
-    }
-
-    /// The error of an operation that poisoned the engine: the operation's own code with the poison's text.
-    pub(crate) fn poisoned_as(&self, error: EngineError) -> EngineError {
-        self.check_poison().err().unwrap_or(error)
-    }
-
     /// Under APPEND: what returned an error, and all after it, is overwritten with zeros and synced through another
     /// descriptor (Linux reports a write-back error once to each), then every waiter is notified. What was acknowledged
     /// without being durable stays in the log: recovery decides by its CRCs how much of it survived.
     pub(crate) fn poison(&self, append: &AppendGuard, reason: &str, failed: Failed) {
-        if self.is_poisoned() {
+        if self.log.is_poisoned() {
             return;
         }
         // First of all: from here on no view shows what is about to be erased (`shows_lost`).
-        self.marks.poison();
-        // Two at once are one.
-        let _ = self.poison.set(reason.to_owned());
+        self.log.marks.poison();
+        self.log.set_poison_reason(reason);
         self.erase_undurable(append, failed);
     }
 
@@ -85,7 +49,7 @@ impl Engine {
             return;
         }
         let append = self.lock_append_unrepaired();
-        if self.is_active()
+        if self.log.is_active()
             && let Err(error) = self.erase_after_tail(&append)
         {
             self.poison(&append, &format!("a panic, and what it left after the tail: {error}"), Failed::Flush);
@@ -95,7 +59,7 @@ impl Engine {
     /// Takes commit `sequence` back, with all after it, if it is published and not durable. False: it is not.
     pub(super) fn take_back_published(&self, sequence: u64) -> bool {
         let append = self.lock_append_unrepaired();
-        let takes_back = sequence <= self.marks.published() && sequence > self.marks.durable();
+        let takes_back = sequence <= self.log.marks.published() && sequence > self.log.marks.durable();
         if takes_back {
             self.poison(&append, "a panic", Failed::Commit(sequence));
         }
@@ -106,9 +70,9 @@ impl Engine {
     /// published, would contradict it.
     pub(super) fn end_log(&self) -> Result<(), EngineError> {
         let append = self.lock_append()?;
-        self.check_poison()?;
-        let (tail, next) = (self.tail(), self.marks.control().published() + 1);
-        let begun = match self.marks.control().next_segment().filter(|number| *number != tail.segment) {
+        self.log.check_poison()?;
+        let (tail, next) = (self.log.tail(), self.log.marks.control().published() + 1);
+        let begun = match self.log.marks.control().next_segment().filter(|number| *number != tail.segment) {
             Some(number) => self.header_of(&self.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
             None => false,
         };
@@ -120,10 +84,10 @@ impl Engine {
     }
 
     fn erase_after_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        let tail = self.tail();
+        let tail = self.log.tail();
         let segment = self.segment(tail.segment)?;
         if tail.offset < segment.bytes {
-            segment.write(&self.zero_block(), tail.offset)?;
+            segment.write(&self.log.zero_block(), tail.offset)?;
             self.sync_beside(append, &segment)?;
         }
         self.invalidate_started_segments(append)
@@ -138,34 +102,33 @@ impl Engine {
                 false
             },
         );
-        let lost = self.marks.published().saturating_sub(kept);
+        let lost = self.log.marks.published().saturating_sub(kept);
         let unknown = erased.is_err();
-        self.marks.control().set_poison_outcome(unknown);
-        if let Err(error) = self.check_poison() {
-            let text = format!("pwal: {}: {error} ({lost} commits after commit {kept})", self.path.display());
-            self.environment.host.log(error.code().number(), &text);
+        self.log.marks.control().set_poison_outcome(unknown);
+        if let Err(error) = self.log.check_poison() {
+            self.log.report(error.code(), &format!("{error} ({lost} commits after commit {kept})"));
         }
         self.queue.close();
-        self.marks.control().durable_wake().notify();
-        self.marks.control().visible_wake().notify_awaited();
-        self.marks.control().gathered().notify();
+        self.log.marks.control().durable_wake().notify();
+        self.log.marks.control().visible_wake().notify_awaited();
+        self.log.marks.control().gathered().notify();
     }
 
     /// The last commit that is not erased: all that was acknowledged is at or below it.
     fn kept(&self, failed: &Failed) -> u64 {
-        let kept = self.marks.control().was_visible();
+        let kept = self.log.marks.control().was_visible();
         let mut kept = if crate::drops("r5-keeps-acknowledged") { 0 } else { kept };
         if let Failed::Commit(sequence) = failed {
             kept = kept.min(sequence.saturating_sub(1));
         }
-        self.marks.control().keep_at_poison(kept.max(self.marks.durable()))
+        self.log.marks.control().keep_at_poison(kept.max(self.log.marks.durable()))
     }
 
     /// Zeros the first blocks of every record after commit `kept` (R5.1). A certificate of commits that are kept stays
     /// true.
     fn erase_behind(&self, _append: &AppendGuard, kept: u64, failed: Failed) -> Result<(), EngineError> {
-        let control = self.marks.control();
-        if !self.is_active() {
+        let control = self.log.marks.control();
+        if !self.log.is_active() {
             return Ok(());
         }
         let mut records = Vec::new();
@@ -175,7 +138,7 @@ impl Engine {
             records.push(begun);
         }
         for sequence in kept + 1..=control.published() {
-            let entry = control.commit(sequence).ok_or_else(|| self.no_commit(sequence))?;
+            let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
             records.push(Begun::block(entry.segment, entry.offset));
         }
         for epoch in control.certified() + 1..=control.last_written_epoch() {
@@ -195,16 +158,16 @@ impl Engine {
     /// Writes zeros over these records of a segment, durably: through another descriptor, since this one may still have
     /// an earlier failure to report. Without another one, what is written after such a failure has a result of its own.
     fn erase_in(&self, segment: &Segment, records: &[Begun]) -> Result<(), EngineError> {
-        let block = u64::from(self.block_bytes);
+        let block = u64::from(self.log.block_bytes);
         let write = || {
             let mut offsets =
                 records.iter().flat_map(|record| (0..record.blocks).map(move |at| record.offset + at * block));
-            offsets.try_for_each(|offset| segment.write(&self.zero_block(), offset))
+            offsets.try_for_each(|offset| segment.write(&self.log.zero_block(), offset))
         };
         if !crate::drops("r5-erase") {
             write()?;
         }
-        match self.dir.open(&segment.name, OpenMode::Existing) {
+        match self.log.dir.open(&segment.name, OpenMode::Existing) {
             Ok(_) if crate::drops("r5-sync-erase") => Ok(()),
             Ok(other) => other.sync().map_err(|error| EngineError::sync(&segment.name, error)),
             Err(error) if is_out_of_descriptors(&error) => {

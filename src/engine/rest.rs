@@ -65,13 +65,13 @@ impl Engine {
     }
 
     fn try_rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
-        self.check_poison()?;
-        if !self.is_active() {
+        self.log.check_poison()?;
+        if !self.log.is_active() {
             return Ok(Rest::NoLog);
         }
         self.check_alone()?;
         self.checkpoint_all()?;
-        let busy = || EngineError::InUse { file: self.path.clone() };
+        let busy = || EngineError::InUse { file: self.log.path.clone() };
         self.wait_init()?;
         let rested = self.check_alone().and_then(|()| {
             let _checkpointing = self.checkpoint_lock(CKPT_WAIT)?;
@@ -82,7 +82,7 @@ impl Engine {
             let rested = if self.acquire_exclusive() {
                 self.retire_in_place()
             } else {
-                Err(EngineError::NotOnPwal { file: self.path.clone() })
+                Err(EngineError::NotOnPwal { file: self.log.path.clone() })
             };
             self.queue.release(NOBODY, false);
             self.queue.forget(NOBODY);
@@ -99,25 +99,31 @@ impl Engine {
         let _create = if crate::drops("rest-create") { None } else { Some(self.hold(ControlBlock::create, "CREATE")?) };
         self.end_log()?;
         let append = self.lock_append()?;
-        self.check_poison()?;
-        let last = self.marks.published();
-        if self.marks.backfilled() < last {
+        self.log.check_poison()?;
+        let last = self.log.marks.published();
+        if self.log.marks.backfilled() < last {
             // A commit has come since the checkpoint.
-            return Err(EngineError::InUse { file: self.path.clone() });
+            return Err(EngineError::InUse { file: self.log.path.clone() });
         }
         if !self.has_directory()? {
-            return Err(EngineError::Moved { file: self.path.clone() });
+            return Err(EngineError::Moved { file: self.log.path.clone() });
         }
         let mut database_handle = self.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
-        if let Err(error) = retire::mark(&*self.dir, self.log_id, last) {
+        if let Err(error) = retire::mark(&*self.log.dir, self.log.log_id, last) {
             // A full disk, for example: the log continues, without the commit.
-            if let Err(gone) = retire::unmark(&*self.dir, self.log_id, last) {
+            if let Err(gone) = retire::unmark(&*self.log.dir, self.log.log_id, last) {
                 self.poison(&append, &format!("the log could not be retired: {gone}"), super::poison::Failed::Flush);
             }
             return Err(error.into());
         }
-        let retired = retire::retire_in_place(&*self.dir, database_handle.as_mut(), self.log_id, last, self.page_bytes);
+        let retired = retire::retire_in_place(
+            &*self.log.dir,
+            database_handle.as_mut(),
+            self.log.log_id,
+            last,
+            self.log.page_bytes,
+        );
         let noted = retired.map_err(EngineError::from).and_then(|()| {
             crate::fault_point("resting");
             self.note_claim(database_handle.as_mut())
@@ -127,7 +133,7 @@ impl Engine {
             self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
             return Err(error);
         }
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         control.set_may_be_stamped(false);
         control.set_next_segment(None);
         control.set_inactive();
@@ -135,7 +141,7 @@ impl Engine {
         *self.end.lock() = None;
         *self.opened.lock() = None;
         self.ahead_failed.store(0, SeqCst);
-        self.frames.write().close_files(self.marks.backfilled());
+        self.frames.write().close_files(self.log.marks.backfilled());
         drop((append, leader));
         Ok(Rest::Retired)
     }

@@ -92,12 +92,8 @@ fn is_low(tail: RecordAddress, segment: &SegmentFile) -> bool {
 }
 
 impl Engine {
-    pub(super) fn round_up(&self, bytes: u64) -> u64 {
-        bytes.next_multiple_of(u64::from(self.block_bytes))
-    }
-
     fn blocks(&self, count: u64) -> u64 {
-        count * u64::from(self.block_bytes)
+        count * u64::from(self.log.block_bytes)
     }
 
     /// What a batch may use of a segment.
@@ -107,13 +103,7 @@ impl Engine {
 
     /// The bytes of a segment that takes such a batch.
     fn bytes_for(&self, batch_bytes: u64) -> u64 {
-        self.round_up(batch_bytes) + self.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
-    }
-
-    /// Where the log ends. Under APPEND.
-    pub(super) fn tail(&self) -> RecordAddress {
-        let begin = RecordAddress { ordinal: 1, offset: u64::from(self.block_bytes), segment: 0 };
-        self.marks.control().tail().unwrap_or(begin)
+        self.log.round_up(batch_bytes) + self.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
     }
 
     /// The segment file of this number, which is complete: a record of it counts, or it is the next one.
@@ -135,13 +125,13 @@ impl Engine {
     }
 
     fn open_segment(&self, number: u32) -> Result<Segment, EngineError> {
-        let name = format::segment_name(self.log_id, number);
-        let file = self.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
+        let name = format::segment_name(self.log.log_id, number);
+        let file = self.log.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;
         // Whole blocks, or its header is not valid: the process that was making it may have died in the middle of a
         // write.
-        let bytes = bytes - bytes % u64::from(self.block_bytes);
-        Ok(Arc::new(SegmentFile::new(number, name, file, bytes, || Some(self.marks.published()))))
+        let bytes = bytes - bytes % u64::from(self.log.block_bytes);
+        Ok(Arc::new(SegmentFile::new(number, name, file, bytes, || Some(self.log.marks.published()))))
     }
 
     /// A segment file that is complete.
@@ -151,7 +141,7 @@ impl Engine {
 
     /// The segment `ordinal` lies in the file `id`.
     pub(super) fn note_ordinal(&self, ordinal: u64, number: u32) {
-        let first_unsynced = self.first_unsynced_segment();
+        let first_unsynced = self.log.first_unsynced_segment();
         let by_ordinal = &mut self.segments.lock().by_ordinal;
         by_ordinal.insert(ordinal, number);
         // Those that a flush has to sync stay, however many they are.
@@ -182,8 +172,8 @@ impl Engine {
     }
 
     pub(super) fn reader_of(&self, segment: &Segment) -> Result<Option<SegmentReader<'static>>, EngineError> {
-        let open = OpenFile { path: self.dir.path().join(&segment.name), file: Arc::clone(&segment.file) };
-        if_there(SegmentReader::new(open, self.log_id))
+        let open = OpenFile { path: self.log.dir.path().join(&segment.name), file: Arc::clone(&segment.file) };
+        if_there(SegmentReader::new(open, self.log.log_id))
     }
 
     pub(super) fn header_of(&self, segment: &Segment) -> Result<Option<SegmentHeader>, EngineError> {
@@ -193,9 +183,9 @@ impl Engine {
     /// Every segment file of the log with its header.
     fn all_slots(&self) -> Result<Vec<Found>, EngineError> {
         let mut all = Vec::new();
-        for name in self.dir.list().map_err(|e| EngineError::open("the log directory", e))? {
+        for name in self.log.dir.list().map_err(|e| EngineError::open("the log directory", e))? {
             let number = match FileName::parse(&name) {
-                Some(FileName::Segment { log_id, id }) if log_id == self.log_id => id,
+                Some(FileName::Segment { log_id, id }) if log_id == self.log.log_id => id,
                 _ => continue,
             };
             let known = self.segments.lock().open.get(&number).cloned();
@@ -225,7 +215,7 @@ impl Engine {
 
     /// The first segment in which the published commit `sequence` may lie.
     pub(super) fn ordinal_with(&self, sequence: u64) -> Result<Option<u64>, EngineError> {
-        let last = self.tail().ordinal;
+        let last = self.log.tail().ordinal;
         let candidates = self
             .segment_headers()?
             .into_iter()
@@ -263,15 +253,15 @@ impl Engine {
     /// be free for this.
     fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
         let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let mut needed = kept.clone();
         let is_all_durable =
             control.published() <= control.durable() && control.last_written_epoch() == control.certified();
         let segments = self.segments.lock();
         if !is_all_durable {
-            needed.extend(segments.by_ordinal.range(self.first_unsynced_segment()..).map(|(_, number)| *number));
+            needed.extend(segments.by_ordinal.range(self.log.first_unsynced_segment()..).map(|(_, number)| *number));
             // Also where this process has not followed yet.
-            needed.insert(self.tail().segment);
+            needed.insert(self.log.tail().segment);
         }
         segments.open.values().filter(|segment| !needed.contains(&segment.id)).try_for_each(|segment| {
             let ended = segment.file.keep_open(false);
@@ -326,7 +316,7 @@ impl Engine {
                 self.note_segments(ordinal, last)?;
                 segment = known(ordinal)?;
             }
-            segments.push(segment.ok_or_else(|| self.no_segment(ordinal))?);
+            segments.push(segment.ok_or_else(|| self.log.no_segment(ordinal))?);
         }
         Ok(segments)
     }
@@ -343,10 +333,10 @@ impl Engine {
 
     /// The number of the segment that follows the current one, if it is ready. Under APPEND.
     fn next_segment(&self, tail: RecordAddress) -> Option<u32> {
-        let next = self.marks.control().next_segment();
+        let next = self.log.marks.control().next_segment();
         if next == Some(tail.segment) && !crate::drops("next-segment-taken") {
             // A batch or a certificate took it, whose writer died before it stored that.
-            self.marks.control().set_next_segment(None);
+            self.log.marks.control().set_next_segment(None);
             return None;
         }
         next
@@ -355,20 +345,20 @@ impl Engine {
     /// Whether a batch of `batch_bytes` fits: in the current segment, whatever few certificates come before it, or in
     /// the next one. Without APPEND: other processes' certificates may take the space, and publish checks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
-        let bytes = self.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
+        let bytes = self.log.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
         let fits = |tail: RecordAddress, segment: &Segment| tail.offset + bytes <= self.limit(segment);
         if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.segment))) {
             return Ok(true);
         }
-        let tail = self.tail();
+        let tail = self.log.tail();
         if self.segment_if_there(tail.segment)?.is_some_and(|segment| fits(tail, &segment)) {
             return Ok(true);
         }
-        let Some(next) = self.marks.control().next_segment().filter(|next| *next != tail.segment) else {
+        let Some(next) = self.log.marks.control().next_segment().filter(|next| *next != tail.segment) else {
             return Ok(false);
         };
         let next = self.segment_if_there(next)?;
-        Ok(next.is_some_and(|next| u64::from(self.block_bytes) + bytes <= self.limit(&next)))
+        Ok(next.is_some_and(|next| u64::from(self.log.block_bytes) + bytes <= self.limit(&next)))
     }
 
     /// Whether the next segment is to be prepared ahead of need.
@@ -391,20 +381,20 @@ impl Engine {
         batch: bool,
         first_sequence: u64,
     ) -> Result<Option<Place>, EngineError> {
-        let bytes = self.round_up(bytes);
+        let bytes = self.log.round_up(bytes);
         let end = |segment: &Segment| if batch { self.limit(segment) } else { segment.bytes };
         let &End { tail, segment: ref here, chain, .. } = append.end()?;
         if tail.offset + bytes <= end(here) {
             let segment = Arc::clone(here);
             return Ok(Some(Place { segment, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
         }
-        let offset = u64::from(self.block_bytes);
+        let offset = u64::from(self.log.block_bytes);
         let next = self.next_segment(tail).map(|number| self.segment(number)).transpose()?;
         let Some(segment) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
         let header = SegmentHeader {
-            log_id: self.log_id,
-            block_bytes: self.block_bytes,
-            page_bytes: self.page_bytes,
+            log_id: self.log.log_id,
+            block_bytes: self.log.block_bytes,
+            page_bytes: self.log.page_bytes,
             segment_bytes: segment.bytes,
             ordinal: tail.ordinal + 1,
             first_sequence,
@@ -428,7 +418,7 @@ impl Engine {
         let mut offset = place.offset;
         if let Some((header, ends, tail)) = &place.begins {
             if *tail < ends.bytes && !crate::drops("rotation-zeros") {
-                ends.write(&self.zero_block(), *tail)?;
+                ends.write(&self.log.zero_block(), *tail)?;
             }
             slices.push(IoSlice::new(header));
             offset = 0;
@@ -462,7 +452,7 @@ impl Engine {
     pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let mut beginning = [0; format::RECORD_PLACE_BYTES];
         let segment = &place.segment;
-        segment.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.path, error))?;
+        segment.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.log.path, error))?;
         if beginning.iter().all(|&byte| byte == 0) {
             return Ok(());
         }
@@ -478,7 +468,7 @@ impl Engine {
     pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
         if place.begins.is_some() {
             self.note_ordinal(place.ordinal, place.segment.id);
-            self.marks.control().set_next_segment(None);
+            self.log.marks.control().set_next_segment(None);
         }
     }
 
@@ -486,7 +476,7 @@ impl Engine {
     pub(super) fn erase(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
         let header = if place.begins_segment() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
         for offset in [header, place.offset] {
-            place.segment.write(&self.zero_block(), offset)?;
+            place.segment.write(&self.log.zero_block(), offset)?;
         }
         self.sync_beside(append, &place.segment)
     }
@@ -495,7 +485,7 @@ impl Engine {
     /// process dies before it can poison, the kernel has reported a failure that a leader with a younger descriptor
     /// does not get: so a flag warns that leader (`sync_and_seal`).
     pub(super) fn sync_beside(&self, _append: &AppendGuard, segment: &Segment) -> Result<(), EngineError> {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         // Another one's doubt stays.
         let before = control.is_sync_in_doubt();
         control.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
@@ -504,14 +494,6 @@ impl Engine {
         }
         control.set_sync_in_doubt(before);
         Ok(())
-    }
-
-    pub(super) fn no_segment(&self, ordinal: u64) -> EngineError {
-        EngineError::NoSegment { file: self.dir.path().to_path_buf(), ordinal }
-    }
-
-    pub(super) fn zero_block(&self) -> Vec<u8> {
-        vec![0; self.block_bytes as usize]
     }
 
     /// Makes room for a batch of this size, in the current segment or in the next one.
@@ -529,16 +511,16 @@ impl Engine {
         // `LockHeld`: the writer that needs the segment gets the error.
         if let Err(error) = self.try_prepare_next_segment()
             && !matches!(error, EngineError::LockHeld { .. })
-            && !self.background.stops_here()
+            && !self.log.stopping.stops_here()
         {
-            self.ahead_failed.store(self.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
-            self.environment.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
+            self.ahead_failed.store(self.log.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
+            self.log.environment.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
         }
     }
 
     fn try_prepare_next_segment(&self) -> Result<(), EngineError> {
         let tail = self.with_end(|end| end.map(|end| end.tail));
-        if tail.is_some_and(|tail| self.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
+        if tail.is_some_and(|tail| self.log.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
             return Ok(());
         }
         // The holder of CREATE most likely makes a segment; if not, the next commit asks again.
@@ -548,9 +530,9 @@ impl Engine {
         };
         // Without APPEND, for which a committer would have to wake this thread: only the holder of CREATE sets a next
         // segment.
-        let tail = self.tail();
-        let next = self.marks.control().next_segment().filter(|next| *next != tail.segment);
-        let is_wanted = self.is_active() && next.is_none() && !self.has_failed_ahead(tail);
+        let tail = self.log.tail();
+        let next = self.log.marks.control().next_segment().filter(|next| *next != tail.segment);
+        let is_wanted = self.log.is_active() && next.is_none() && !self.has_failed_ahead(tail);
         if is_wanted && self.segment_if_there(tail.segment)?.is_some_and(|segment| is_low(tail, &segment)) {
             self.choose_next(0)?;
         }
@@ -571,12 +553,12 @@ impl Engine {
                         segment.sync()?;
                     }
                     if !crate::drops("r6-sync-begun-name") {
-                        self.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+                        self.log.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
                     }
                 }
                 // Read from the database file from now on.
                 if !crate::drops("recycled-below") {
-                    self.marks.recycle_to(last_sequence);
+                    self.log.marks.recycle_to(last_sequence);
                 }
                 self.add_segment(segment.clone());
                 segment.id
@@ -590,19 +572,19 @@ impl Engine {
         };
         let append = self.lock_append()?;
         self.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
-        self.marks.control().set_next_segment(Some(number));
+        self.log.marks.control().set_next_segment(Some(number));
         Ok(())
     }
 
     /// Every segment file, and where the log ended meanwhile. Under CREATE.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, RecordAddress), EngineError> {
-        let tail = || self.lock_append().map(|_append| self.tail());
+        let tail = || self.lock_append().map(|_append| self.log.tail());
         // Where there is a next segment that is too small for this batch, a writer may rotate into it meanwhile: then
         // its header was read too early, and the segment that has just ended would seem to be older than any other.
         // Once at most: only the holder of CREATE sets a next segment.
         loop {
             // Without APPEND: any moment before the headers are read does.
-            let before = self.tail();
+            let before = self.log.tail();
             let all = self.all_slots()?;
             let tail = tail()?;
             if tail.ordinal == before.ordinal {
@@ -613,7 +595,7 @@ impl Engine {
 
     /// The segments of which nothing is needed any more. Under CREATE.
     pub(super) fn free_slots(&self, all: &[Found], tail: RecordAddress) -> Vec<Free> {
-        let recyclable = self.marks.recyclable();
+        let recyclable = self.log.marks.recyclable();
         let begins_with = |ordinal: u64| {
             let headers = all.iter().filter_map(|found| found.header.as_ref());
             headers.filter(|header| header.ordinal == ordinal).map(|header| header.first_sequence).next()
@@ -645,7 +627,7 @@ impl Engine {
     /// What is known without the headers, which may have rotted: the segments of the commits that are not backfilled, of what is
     /// not certified, and of the segments from `first` on that this process remembers.
     fn needed_slots(&self, first: u64) -> Needed {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let mut segments: BTreeSet<u32> =
             self.segments.lock().by_ordinal.range(first..).map(|(_, number)| *number).collect();
         let (backfilled, published) = (control.backfilled(), control.published());
@@ -671,7 +653,7 @@ impl Engine {
         was_last: u64,
         chosen: Option<u32>,
     ) -> Result<(), EngineError> {
-        let (last, next) = (self.tail().ordinal, self.marks.control().next_segment());
+        let (last, next) = (self.log.tail().ordinal, self.log.marks.control().next_segment());
         for Found { segment, header } in all {
             let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.id);
             if !may_be || chosen == Some(segment.id) {
@@ -682,7 +664,7 @@ impl Engine {
             if self.header_of(segment)?.is_none_or(|header| header.ordinal > last)
                 && !crate::drops("begun-segment-given-up")
             {
-                segment.write(&self.zero_block(), 0)?;
+                segment.write(&self.log.zero_block(), 0)?;
                 if !crate::drops("begun-segment-sync") {
                     segment.sync()?;
                 }
@@ -693,19 +675,19 @@ impl Engine {
 
     /// Invalidates whatever segment was begun after the tail.
     pub(super) fn invalidate_started_segments(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        self.invalidate_started_segments_except(append, &self.all_slots()?, self.tail().ordinal, None)
+        self.invalidate_started_segments_except(append, &self.all_slots()?, self.log.tail().ordinal, None)
     }
 
     /// A new segment of at least `least` bytes: twice the largest so far, or less where the disk is nearly full.
     fn create_next(&self, all: &[Found], least: u64) -> Result<Segment, EngineError> {
-        let least = self.round_up(least);
+        let least = self.log.round_up(least);
         let largest = all.iter().map(|found| found.segment.bytes).max().unwrap_or(0);
         // Whole blocks: the header of another segment is not valid.
-        let mut bytes = self.round_up((largest * 2).min(self.settings.segment_bytes())).max(least);
+        let mut bytes = self.log.round_up((largest * 2).min(self.log.settings.segment_bytes())).max(least);
         loop {
             match self.create_segment(bytes) {
                 Err(error) if error.code() == Code::FULL && bytes > least => {
-                    bytes = (bytes / 2).next_multiple_of(u64::from(self.block_bytes)).max(least);
+                    bytes = (bytes / 2).next_multiple_of(u64::from(self.log.block_bytes)).max(least);
                 }
                 created => return created,
             }
@@ -713,12 +695,13 @@ impl Engine {
     }
 
     pub(super) fn create_segment(&self, bytes: u64) -> Result<Segment, EngineError> {
-        let number = self.marks.control().give_segment_id();
-        let number = u32::try_from(number).map_err(|e| LogError::io("number", self.dir.path(), io::Error::other(e)))?;
-        let name = format::segment_name(self.log_id, number);
+        let number = self.log.marks.control().give_segment_id();
+        let number =
+            u32::try_from(number).map_err(|e| LogError::io("number", self.log.dir.path(), io::Error::other(e)))?;
+        let name = format::segment_name(self.log.log_id, number);
         // One that is made ahead of need is not finished for a process that closes the database.
-        let goes_on = || if self.background.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
-        let file = create_segment(&*self.dir, &name, bytes, &goes_on)?;
+        let goes_on = || if self.log.stopping.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
+        let file = create_segment(&*self.log.dir, &name, bytes, &goes_on)?;
         let segment = Arc::new(SegmentFile::new(number, name, file, bytes, || None));
         self.add_segment(segment.clone());
         Ok(segment)

@@ -43,7 +43,7 @@ impl Engine {
     /// A descriptor is missing now. True: it has been missing for so long that no caller waits for one any more.
     pub(super) fn shortage_lasts(&self) -> bool {
         let lasts = self.shortage.goes_on();
-        lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.marks.member().others().is_empty()
+        lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.log.marks.member().others().is_empty()
     }
 
     /// Runs `act`, again where a descriptor is missing.
@@ -64,7 +64,7 @@ impl Engine {
         mut act: impl FnMut() -> Result<T, EngineError>,
         make_room: impl Fn() -> bool,
     ) -> Result<T, EngineError> {
-        let wake = self.marks.control().durable_wake();
+        let wake = self.log.marks.control().durable_wake();
         let mut has_made_room = false;
         let mut failed_at: Option<Instant> = None;
         loop {
@@ -77,7 +77,7 @@ impl Engine {
                 return result;
             }
             let is_over = failed_at.get_or_insert_with(Instant::now).elapsed() >= PATIENCE || self.shortage_lasts();
-            if self.background.stops_here() || is_over && has_made_room {
+            if self.log.stopping.stops_here() || is_over && has_made_room {
                 return result;
             }
             has_made_room = true;
@@ -90,8 +90,8 @@ impl Engine {
     /// What is published is made durable, so that no file of the log but the one at its end has to stay open here. False: nothing
     /// more can be closed than before; the operation says what is missing.
     fn let_files_close(self: &Arc<Engine>) -> bool {
-        let published = self.marks.published();
-        let was_durable = self.marks.durable() >= published;
+        let published = self.log.marks.published();
+        let was_durable = self.log.marks.durable() >= published;
         // Before the flush, which may have to open files itself.
         let closes = self.keep_no_more().and_then(|_| self.wait_durable(published)).and_then(|()| self.keep_no_more());
         matches!(closes, Ok(true)) && !was_durable

@@ -47,7 +47,7 @@ impl Engine {
     /// # Errors
     /// The log directory failed. Nothing but space is lost by it.
     pub(super) fn give_back(&self, keep: Keep) -> Result<bool, EngineError> {
-        if !self.is_active() || self.count_slots()? <= 2 {
+        if !self.log.is_active() || self.count_slots()? <= 2 {
             return Ok(false);
         }
         let mut kept_bytes = None;
@@ -65,14 +65,14 @@ impl Engine {
                 Keep::Idle | Keep::Nothing => self.hold(ControlBlock::create, "CREATE")?,
             };
             let (all, tail) = self.survey()?;
-            let next = self.marks.control().next_segment();
+            let next = self.log.marks.control().next_segment();
             let mut free = self.free_slots(&all, tail);
             free.retain(|free| Some(free.segment.id) != next);
             let mut bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
             let in_use = bytes - free.iter().map(|free| free.segment.bytes).sum::<u64>();
             let kept = *kept_bytes.get_or_insert_with(|| self.kept_bytes(keep, in_use));
             // Those of unusual size first, which were made for one batch; then the smallest.
-            let usual = self.settings.segment_bytes();
+            let usual = self.log.settings.segment_bytes();
             free.sort_by_key(|free| (free.segment.bytes <= usual, free.segment.bytes));
             let mut given = 0;
             for free in free.iter().take(AT_ONCE) {
@@ -86,7 +86,7 @@ impl Engine {
             self.close_deleted(&mut self.frames.write());
             if given < AT_ONCE {
                 return Ok(
-                    given < free.len() && bytes > (SEGMENTS_KEPT * usual).min(self.settings.journal_size_limit())
+                    given < free.len() && bytes > (SEGMENTS_KEPT * usual).min(self.log.settings.journal_size_limit())
                 );
             }
         }
@@ -94,11 +94,12 @@ impl Engine {
 
     /// The bytes that the log may have though some of it is not needed.
     fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
-        let (control, fades) = (self.marks.control(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
+        let (control, fades) = (self.log.marks.control(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
         let before = control.in_use_bytes();
         let high = in_use.max(before - before.div_ceil(fades));
         control.set_in_use_bytes(high);
-        let (limit, least) = (self.settings.journal_size_limit(), SEGMENTS_KEPT * self.settings.segment_bytes());
+        let (limit, least) =
+            (self.log.settings.journal_size_limit(), SEGMENTS_KEPT * self.log.settings.segment_bytes());
         match keep {
             Keep::Nothing => 0,
             Keep::Idle => (high + high / 4).max(least).min(limit),
@@ -109,7 +110,7 @@ impl Engine {
     /// A segment is made since none is free: all of them are in use. Under CREATE.
     pub(super) fn note_in_use(&self, all: &[Found], made: &SegmentFile) {
         let bytes = all.iter().map(|found| found.segment.bytes).sum::<u64>() + made.bytes;
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         control.set_in_use_bytes(control.in_use_bytes().max(bytes));
     }
 
@@ -117,36 +118,36 @@ impl Engine {
     fn delete_segment(&self, free: &Free) -> Result<(), EngineError> {
         let Free { segment, last_sequence, is_used } = free;
         if !crate::drops("deleted-below") {
-            self.marks.recycle_to(*last_sequence);
+            self.log.marks.recycle_to(*last_sequence);
         }
         if !is_used && !crate::drops("deleted-begun-header") {
             // A header that a dead writer began may be on the disk: the segment of that ordinal may have begun elsewhere since.
-            segment.write(&self.zero_block(), 0)?;
+            segment.write(&self.log.zero_block(), 0)?;
             segment.sync()?;
         }
         crate::fault_point("deleting");
         segment.file.truncate().map_err(|e| EngineError::write(&segment.name, e))?;
         crate::fault_point("truncated");
-        self.dir.remove(&segment.name).map_err(|e| EngineError::write(&segment.name, e))?;
-        self.marks.control().add_segment_deleted();
+        self.log.dir.remove(&segment.name).map_err(|e| EngineError::write(&segment.name, e))?;
+        self.log.marks.control().add_segment_deleted();
         Ok(())
     }
 
     /// Closes the files of segments that were deleted since this process last looked.
     pub(super) fn close_deleted(&self, frames: &mut Frames) {
-        let deleted = self.marks.control().segments_deleted();
+        let deleted = self.log.marks.control().segments_deleted();
         if self.deleted_known.swap(deleted, SeqCst) == deleted {
             return;
         }
-        frames.drop_to(self.marks.backfilled());
+        frames.drop_to(self.log.marks.backfilled());
         for number in self.close_deleted_slots() {
             frames.remove_file(FileId::Segment(number));
         }
     }
 
     fn count_slots(&self) -> Result<usize, EngineError> {
-        let names = self.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
-        let is_segment = |name: &&String| matches!(FileName::parse(name), Some(FileName::Segment { log_id, .. }) if log_id == self.log_id);
+        let names = self.log.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
+        let is_segment = |name: &&String| matches!(FileName::parse(name), Some(FileName::Segment { log_id, .. }) if log_id == self.log.log_id);
         Ok(names.iter().filter(is_segment).count())
     }
 
@@ -159,40 +160,39 @@ impl Engine {
         let Some(reader) = self.keeping_reader() else { return Ok(()) };
         let bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
         let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| bytes + more > limit);
-        let ends = exceeds(self.settings.reader_limit_bytes());
+        let ends = exceeds(self.log.settings.reader_limit_bytes());
         let seconds = now_us().saturating_sub(reader.since_us) / 1_000_000;
         let text = format!(
             "{} has read the state of commit {} for {seconds} s, and no later segment can be reused; {}",
-            self.describe(reader.owner),
+            self.log.describe(reader.owner),
             reader.sequence,
             if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },
         );
         let told = self.warned_reader_bytes.load(SeqCst);
-        if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.settings.segment_bytes()) {
+        if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.log.settings.segment_bytes()) {
             self.warned_reader_bytes.store(bytes, SeqCst);
-            let text = format!("pwal: {}: the log has {bytes} bytes: {text}", self.path.display());
-            self.environment.host.log(Code::WARNING.number(), &text);
+            self.log.report(Code::WARNING, &format!("the log has {bytes} bytes: {text}"));
         }
         if ends {
-            self.marks.control().end_snapshots_below(reader.sequence + 1);
-        } else if exceeds(self.settings.log_limit_bytes()) {
-            return Err(EngineError::LogLimit { file: self.path.clone(), bytes, reader: text });
+            self.log.marks.control().end_snapshots_below(reader.sequence + 1);
+        } else if exceeds(self.log.settings.log_limit_bytes()) {
+            return Err(EngineError::LogLimit { file: self.log.path.clone(), bytes, reader: text });
         }
         Ok(())
     }
 
     /// The reader that keeps checkpoints from continuing.
     fn keeping_reader(&self) -> Option<Snapshot> {
-        let (control, oldest) = (self.marks.control(), self.marks.oldest_reader()?);
+        let (control, oldest) = (self.log.marks.control(), self.log.marks.oldest_reader()?);
         (oldest.sequence <= control.backfilled() && oldest.sequence < control.visible()).then_some(oldest)
     }
 
     /// The bytes of the log that a reader of the state of commit `snapshot` keeps, or 0 while it keeps no segment but
     /// the one that is written.
     pub(super) fn kept_by(&self, snapshot: u64) -> Result<u64, EngineError> {
-        let last = self.tail().ordinal;
-        let begins_in = self.marks.control().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
-        if !self.is_active() || snapshot >= self.marks.published() || begins_in == Some(last) {
+        let last = self.log.tail().ordinal;
+        let begins_in = self.log.marks.control().commit(snapshot.saturating_add(1)).map(|entry| entry.ordinal);
+        if !self.log.is_active() || snapshot >= self.log.marks.published() || begins_in == Some(last) {
             return Ok(0);
         }
         Ok(bytes_kept(&self.segment_headers()?, snapshot, last))
@@ -211,8 +211,7 @@ impl Engine {
             Ok(more) => return more,
             Err(error) => error,
         };
-        let text = format!("pwal: {}: the log keeps space that it does not need: {error}", self.path.display());
-        self.environment.host.log(Code::NOTICE.number(), &text);
+        self.log.report(Code::NOTICE, &format!("the log keeps space that it does not need: {error}"));
         false
     }
 }

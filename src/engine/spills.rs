@@ -18,12 +18,12 @@ impl Engine {
     /// # Errors
     /// Any error of the medium.
     pub(crate) fn create_spill(self: &Arc<Engine>) -> io::Result<(u32, Arc<dyn LogFile>)> {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         let number = u32::try_from(control.give_spill_number()).map_err(io::Error::other)?;
-        self.dir.create()?;
+        self.log.dir.create()?;
         control.set_staged_spill(Some(number));
-        let name = format::spill_name(self.log_id, number);
-        let create = || self.dir.open(&name, OpenMode::CreateNew).map_err(|error| EngineError::open(&name, error));
+        let name = format::spill_name(self.log.log_id, number);
+        let create = || self.log.dir.open(&name, OpenMode::CreateNew).map_err(|error| EngineError::open(&name, error));
         let file = self.with_descriptors(create).map_err(|error| match error {
             EngineError::Open { source, .. } => source,
             other => io::Error::other(other),
@@ -36,45 +36,45 @@ impl Engine {
     /// The transaction rolled back. A file that cannot be deleted now goes with a checkpoint.
     pub(crate) fn remove_spill(&self, number: u32) {
         self.frames.write().remove_file(FileId::Spill(number));
-        if let Err(error) = self.dir.remove(&format::spill_name(self.log_id, number)) {
-            let text = format!("pwal: {}: a spill file stays for now: {error}", self.path.display());
-            self.environment.host.log(crate::sqlite::Code::IOERR_DELETE.number(), &text);
+        if let Err(error) = self.log.dir.remove(&format::spill_name(self.log.log_id, number)) {
+            self.log.report(crate::sqlite::Code::IOERR_DELETE, &format!("a spill file stays for now: {error}"));
         }
         self.forget_staged_spill();
     }
 
     /// The new holder of WRITE has no spill file: the previous one, which perhaps died, needs none.
     pub(crate) fn forget_staged_spill(&self) {
-        if self.marks.control().staged_spill().is_some() {
-            self.marks.control().set_staged_spill(None);
+        if self.log.marks.control().staged_spill().is_some() {
+            self.log.marks.control().set_staged_spill(None);
         }
     }
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass. Under CKPT.
     pub(super) fn delete_spills(&self) {
-        let carried = if crate::drops("spill-kept") { self.marks.backfilled() } else { self.marks.certified().1 };
+        let carried =
+            if crate::drops("spill-kept") { self.log.marks.backfilled() } else { self.log.marks.certified().1 };
         let over = self.frames.write().take_spills(carried);
         for (sequence, number) in over {
-            if self.dir.remove(&format::spill_name(self.log_id, number)).is_err() {
+            if self.log.dir.remove(&format::spill_name(self.log.log_id, number)).is_err() {
                 self.frames.write().add_spill(sequence, number);
             }
         }
         for number in self.unneeded_spills().unwrap_or_default() {
             // For the space only.
-            let _the_next_pass_tries_again = self.dir.remove(&format::spill_name(self.log_id, number));
+            let _the_next_pass_tries_again = self.log.dir.remove(&format::spill_name(self.log.log_id, number));
         }
     }
 
     /// The existing spill files that are not needed. The order of the checks matters: a file that exists and is not
     /// staged any more is published, or needed by no transaction; and what is published by then is in the frame table.
     fn unneeded_spills(&self) -> Option<Vec<u32>> {
-        let control = self.marks.control();
+        let control = self.log.marks.control();
         if !control.has_spilled() {
             return None;
         }
-        let names = self.dir.list().ok()?;
+        let names = self.log.dir.list().ok()?;
         let number_of = |name: &String| match FileName::parse(name) {
-            Some(FileName::Spill { log_id, number }) if log_id == self.log_id => Some(number),
+            Some(FileName::Spill { log_id, number }) if log_id == self.log.log_id => Some(number),
             _ => None,
         };
         let mut there: Vec<u32> = names.iter().filter_map(number_of).collect();
@@ -83,9 +83,9 @@ impl Engine {
         if there.is_empty() {
             return None;
         }
-        self.follow(self.marks.published()).ok()?;
+        self.follow(self.log.marks.published()).ok()?;
         let frames = self.frames.read();
         there.retain(|number| !frames.has_spill(*number));
-        frames.knows_spills_behind(self.marks.certified().1).then_some(there)
+        frames.knows_spills_behind(self.log.marks.certified().1).then_some(there)
     }
 }

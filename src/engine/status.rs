@@ -10,35 +10,35 @@ impl Engine {
     /// but in conservative mode.
     pub(crate) fn status(&self) -> LogStatus {
         let (segments, segment_bytes) = self.segment_sizes();
-        let lost = if self.is_poisoned() { self.marks.published() - self.marks.durable() } else { 0 };
+        let lost = if self.log.is_poisoned() { self.log.marks.published() - self.log.marks.durable() } else { 0 };
         LogStatus {
-            log_id: self.is_active().then(|| format!("{:016x}", self.log_id)),
-            page_bytes: self.page_bytes,
+            log_id: self.log.is_active().then(|| format!("{:016x}", self.log.log_id)),
+            page_bytes: self.log.page_bytes,
             connections: self.connection_count(),
             waiting_writers: self.queue.waiting(),
-            published: self.marks.published(),
-            visible: self.marks.visible(),
-            durable: self.marks.durable(),
-            backfilled: self.marks.backfilled(),
-            oldest_snapshot: self.marks.oldest_snapshot(),
+            published: self.log.marks.published(),
+            visible: self.log.marks.visible(),
+            durable: self.log.marks.durable(),
+            backfilled: self.log.marks.backfilled(),
+            oldest_snapshot: self.log.marks.oldest_snapshot(),
             oldest_reader: self.oldest_reader(),
             processes: self.processes(),
             commits: self.counters.commits.load(SeqCst),
             flushes: self.counters.flushes.load(SeqCst),
             checkpoints: self.counters.checkpoints.load(SeqCst),
             spills: self.counters.spills.load(SeqCst),
-            sync_us: self.marks.control().sync_nanos() / 1000,
+            sync_us: self.log.marks.control().sync_nanos() / 1000,
             segments,
             segment_bytes,
             lost_commits: lost,
-            poisoned: self.check_poison().err().map(|error| error.to_string()),
+            poisoned: self.log.check_poison().err().map(|error| error.to_string()),
         }
     }
 
     /// The process with the oldest snapshot, and the bytes of the log that it keeps (`None`: the log cannot be read).
     fn oldest_reader(&self) -> Option<ReaderStatus> {
-        let snapshot = self.marks.oldest_reader()?;
-        let process = self.marks.control().processes().find(|process| process.owner == snapshot.owner);
+        let snapshot = self.log.marks.oldest_reader()?;
+        let process = self.log.marks.control().processes().find(|process| process.owner == snapshot.owner);
         let process = process.map(|process| (process.pid, process.command));
         Some(snapshot.status(process, now_us(), self.kept_by(snapshot.sequence).ok()))
     }
@@ -46,6 +46,6 @@ impl Engine {
     /// The members, this process too.
     fn processes(&self) -> Vec<ProcessStatus> {
         let now_us = now_us();
-        self.marks.process_infos().iter().map(|process| process.status(now_us)).collect()
+        self.log.marks.process_infos().iter().map(|process| process.status(now_us)).collect()
     }
 }

@@ -478,7 +478,7 @@ impl Handle {
     #[must_use]
     pub fn has_external_reader(&self) -> bool {
         match &self.0.state.lock().kind {
-            HandleState::Wal(wal) => wal.engine.marks.is_read_elsewhere(),
+            HandleState::Wal(wal) => wal.engine.log.marks.is_read_elsewhere(),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => false,
         }
     }

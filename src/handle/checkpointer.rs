@@ -76,7 +76,7 @@ impl Checkpointer {
 impl WalConnection {
     /// CKPT (`sqlite3WalCheckpoint`).
     pub(super) fn begin_checkpoint(&mut self) -> Result<(), Code> {
-        self.engine.check_poison().map_err(|error| self.failed(&error))?;
+        self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
         if self.is_automatic() {
             self.checkpointer.running = Checkpointing::Automatic;
             let waiting = self.view.max_frame() - self.backfilled_frames();
@@ -92,7 +92,7 @@ impl WalConnection {
             _ => FRAMES_BEYOND_LOG,
         };
         self.run_checkpoint().inspect_err(|_| self.end_checkpoint())?;
-        if self.view.max_frame() > bound && self.engine.marks.backfilled() >= self.view.sequence().unwrap_or(0) {
+        if self.view.max_frame() > bound && self.engine.log.marks.backfilled() >= self.view.sequence().unwrap_or(0) {
             self.view.renumber();
         }
         Ok(())
@@ -130,7 +130,7 @@ impl WalConnection {
 
     /// How many virtual frames of the snapshot, from the first on, are backfilled.
     pub(super) fn backfilled_frames(&mut self) -> u32 {
-        let commit = self.engine.marks.backfilled().min(self.view.sequence().unwrap_or(0));
+        let commit = self.engine.log.marks.backfilled().min(self.view.sequence().unwrap_or(0));
         if self.checkpointer.backfilled.0 != commit {
             self.checkpointer.backfilled = (commit, self.engine.last_number(commit));
         }
@@ -141,7 +141,7 @@ impl WalConnection {
     /// write: no reader's mark lies beyond.
     fn show_backfilled(&mut self) -> bool {
         let sequence = self.view.sequence().unwrap_or(0);
-        let all = self.engine.marks.backfilled() >= sequence;
+        let all = self.engine.log.marks.backfilled() >= sequence;
         let frames = if all { self.view.max_frame() } else { self.backfilled_frames() };
         self.view.set_checkpoint_info(frames, all);
         all

@@ -83,7 +83,7 @@ pub(super) fn apply_defaults(file: &OpenFile, settings: &Settings) {
 
 /// The URI parameters of a connection that joins.
 pub(super) fn apply_parameters(file: &OpenFile, engine: &Engine) {
-    apply(file, &engine.settings, &file.facts.parameters);
+    apply(file, &engine.log.settings, &file.facts.parameters);
 }
 
 fn apply(file: &OpenFile, settings: &Settings, pairs: &[(String, String)]) {
@@ -183,7 +183,7 @@ fn mode(file: &OpenFile, state: &mut State, base: &mut dyn BaseFile, value: Opti
             return PragmaAnswer::Error("parallel_wal_mode: 'off' cannot be set inside a transaction".to_owned());
         }
         (HandleState::Wal(wal), Some(mode)) => {
-            wal.engine.settings.set_mode(mode);
+            wal.engine.log.settings.set_mode(mode);
         }
         (_, Some(mode)) => {
             state.off = mode == Mode::Off;
@@ -225,7 +225,7 @@ fn is_alone(file: &OpenFile, state: &State) -> bool {
 /// The mode that counts, or that will count when the database is first read.
 fn actual_mode(file: &OpenFile, state: &State) -> Mode {
     match &state.kind {
-        HandleState::Wal(wal) => wal.engine.settings.mode(),
+        HandleState::Wal(wal) => wal.engine.log.settings.mode(),
         _ if state.off => Mode::Off,
         _ => preview(file, state).mode(),
     }
@@ -251,7 +251,7 @@ fn preview(file: &OpenFile, state: &State) -> Settings {
 fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
     let scratch = preview(file, state);
     let settings = match &state.kind {
-        HandleState::Wal(wal) => &wal.engine.settings,
+        HandleState::Wal(wal) => &wal.engine.log.settings,
         _ => &scratch,
     };
     if let Some(value) = value {
@@ -273,7 +273,7 @@ fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -
 pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
         wal.checkpointer.autocheckpoint = state.autocheckpoint;
-        apply(file, &wal.engine.settings, &state.pending_settings);
+        apply(file, &wal.engine.log.settings, &state.pending_settings);
         // The next time that this connection has no engine.
         state.pending_settings.retain(|(name, _)| name == BESIDE_STOCK);
     }
@@ -285,7 +285,7 @@ pub(super) fn status_json(file: &OpenFile, state: &State) -> String {
         HandleState::Wal(wal) => Status {
             active: true,
             reason: None,
-            path: Some(wal.engine.path.display().to_string()),
+            path: Some(wal.engine.log.path.display().to_string()),
             log: Some(wal.engine.status()),
             ..Status::inactive(None, "")
         },

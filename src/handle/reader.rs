@@ -85,7 +85,7 @@ impl WalConnection {
             }
         };
         let sequence = self.view.sequence().unwrap_or(0);
-        if sequence < self.reader.seen || self.engine.hides_acknowledged() {
+        if sequence < self.reader.seen || self.engine.log.hides_acknowledged() {
             // R5.3: what this connection saw was rolled back with a flush that failed; or it would show an older state
             // than others have acknowledged.
             self.engine.drop_snapshot(self.me);
@@ -112,7 +112,7 @@ impl WalConnection {
     /// Whether the transaction that begins now gets what is published as its snapshot, not only what is visible. One that writes
     /// and was refused before waits for its turn first.
     fn wants_newest(&mut self, file: &OpenFile) -> bool {
-        if !self.reader.was_refused && self.engine.marks.published() == self.engine.marks.visible() {
+        if !self.reader.was_refused && self.engine.log.marks.published() == self.engine.log.marks.visible() {
             self.reader.writers.begun = Begun::Unasked;
             return self.writer.holds_write;
         }
@@ -129,7 +129,7 @@ impl WalConnection {
             || self.writer.holds_write
             || running == Running::Unknown && self.reader.granted
             // What could not be waited for at the end of an earlier transaction is waited for at the end of this one.
-            || self.reader.seen > self.engine.marks.visible()
+            || self.reader.seen > self.engine.log.marks.visible()
     }
 
     /// For the next snapshot: whether the view shall show that all of it is in the database file, so that SQLite takes
@@ -140,7 +140,7 @@ impl WalConnection {
             self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connection_count() == 1;
         let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
         let done = is_alone && self.engine.check_alone().is_ok() && brings().is_ok();
-        let shows = done && self.engine.marks.backfilled() == self.engine.marks.published();
+        let shows = done && self.engine.log.marks.backfilled() == self.engine.log.marks.published();
         if shows != self.reader.at_zero {
             self.view.renumber();
         }
@@ -167,7 +167,7 @@ impl WalConnection {
             // WRITE was refused to the statement that took the snapshot, in the same `sqlite3BtreeBeginTrans`: nothing has come
             // to the application, so the next snapshot may be an older one.
             self.reader.seen = self.reader.seen_before;
-        } else if self.reader.seen > self.engine.marks.visible() {
+        } else if self.reader.seen > self.engine.log.marks.visible() {
             // R3: a transaction that saw more than is durable waits here, where nothing can be reported: if the flush
             // fails, the next snapshot reports it.
             let _reported_by_the_next_snapshot = self.engine.wait_visible_of_seen(self.reader.seen);
@@ -197,24 +197,24 @@ impl WalConnection {
         self.check_mine()?;
         self.check_replaced()?;
         if self.is_reading()
-            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.marks.control().ended_below())
+            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.log.marks.control().ended_below())
         {
             // As a snapshot that has become too old to write by.
             return Err(Code::BUSY_SNAPSHOT);
         }
-        if self.engine.shows_lost(self.view.sequence().unwrap_or(0)) {
+        if self.engine.log.shows_lost(self.view.sequence().unwrap_or(0)) {
             return Err(Code::IOERR_READ);
         }
         Ok(())
     }
 
     fn check_replaced(&self) -> Result<(), Code> {
-        if self.engine.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
+        if self.engine.log.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
     }
 
     fn lost(&self) -> EngineError {
         let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
-        self.engine.check_poison().err().unwrap_or(gone)
+        self.engine.log.check_poison().err().unwrap_or(gone)
     }
 
     pub(super) fn wal_read(
@@ -228,7 +228,7 @@ impl WalConnection {
         if self.is_below && !self.is_reading() {
             return Err(self.distrust_reads(file));
         }
-        let (engine, page_bytes) = (&self.engine, u64::from(self.engine.page_bytes));
+        let (engine, page_bytes) = (&self.engine, u64::from(self.engine.log.page_bytes));
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
             if number != 0 && engine.read_frame(number, within, part)? {
                 return Ok(());

@@ -103,7 +103,7 @@ impl Writer {
 
 /// What a transaction may stage in memory.
 pub(super) fn lane_bytes(engine: &Engine) -> usize {
-    usize::try_from(engine.settings.batch_bytes_max()).unwrap_or(usize::MAX)
+    usize::try_from(engine.log.settings.batch_bytes_max()).unwrap_or(usize::MAX)
 }
 
 impl WalConnection {
@@ -112,13 +112,13 @@ impl WalConnection {
             // A VFS above has taken it and reported a failure. `unixShmLock` grants it again.
             self.roll_back(file);
         }
-        self.engine.check_poison().map_err(|error| self.failed(&error))?;
+        self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
         if !self.engine.queue.try_acquire(self.me.id) {
             return Err(self.refuse(Code::BUSY));
         }
         // In `locking_mode=EXCLUSIVE` SQLite does not come here for a write.
         self.wants_alone &= self.checkpointer.is_running();
-        let published = self.engine.marks.published();
+        let published = self.engine.log.marks.published();
         if self.checkpointer.is_running() {
             self.writer.holds_write = true;
             // More than PASSIVE: so no autocheckpoint.
@@ -148,11 +148,11 @@ impl WalConnection {
     }
 
     pub(super) fn start_transaction(&mut self, published: u64) {
-        let (number, memory) = self.engine.lanes.bind(self.engine.settings.lanes());
+        let (number, memory) = self.engine.lanes.bind(self.engine.log.settings.lanes());
         self.writer.lane = Some(number);
         self.view.swap_lane_memory(memory);
         self.reader.wrote = true;
-        self.view.begin_write(self.engine.log_id, published + 1);
+        self.view.begin_write(self.engine.log.log_id, published + 1);
         self.engine.forget_staged_spill();
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.writer.transaction = Transaction::Staging { spill: None };
@@ -228,7 +228,7 @@ impl WalConnection {
         let pager = file.pager.get().filter(|pager| self.is_below || pager.has_siblings());
         // Not seen if main is on another VFS.
         let super_journal = siblings::super_journal() || pager.is_some_and(|pager| pager.may_have_super_journal());
-        let two_phase = self.engine.settings.mode() == Mode::Conservative || super_journal;
+        let two_phase = self.engine.log.settings.mode() == Mode::Conservative || super_journal;
         let version = pager.and_then(|pager| pager.data_version());
         let prepared = Prepared { facts, two_phase, prepared_batch: None, unlocked: false, hidden: false, version };
         self.writer.transaction = Transaction::Prepared(Box::new(prepared));
@@ -345,7 +345,7 @@ impl WalConnection {
     /// The last word: publish, free WRITE, acknowledge.
     pub(super) fn commit_phase_two(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
         if let Err(code) = self.check_mine() {
-            if self.engine.is_of_this_process() {
+            if self.engine.log.is_of_this_process() {
                 self.fail_transaction(file);
             }
             return Err(code);

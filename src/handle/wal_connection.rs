@@ -61,7 +61,7 @@ impl WalConnection {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
             me,
-            view: View::new(engine.page_bytes, lane_bytes(engine)),
+            view: View::new(engine.log.page_bytes, lane_bytes(engine)),
             reader: Reader::default(),
             writer: Writer::default(),
             checkpointer: Checkpointer::default(),
@@ -77,7 +77,7 @@ impl WalConnection {
     /// come is rolled back.
     pub(super) fn called(&mut self, file: &Arc<OpenFile>) {
         self.checkpointer.called();
-        if self.writer.called() && self.engine.is_of_this_process() {
+        if self.writer.called() && self.engine.log.is_of_this_process() {
             if self.is_below && self.is_committed(file) {
                 self.commit_without_phase_two(file);
             } else {
@@ -89,13 +89,13 @@ impl WalConnection {
     /// # Errors
     /// `IOERR`: the engine is a parent process's, the process is exiting, or a call panicked. Only `xClose` is left.
     pub(super) fn check_mine(&self) -> Result<(), Code> {
-        if self.engine.is_mine() && !self.broken { Ok(()) } else { Err(Code::IOERR) }
+        if self.engine.log.is_mine() && !self.broken { Ok(()) } else { Err(Code::IOERR) }
     }
 
     /// A call panicked: this view is unusable, what it returned may be half true, and no process may wait for what it
     /// held.
     pub(super) fn after_panic(&mut self, file: &Arc<OpenFile>) {
-        if self.broken || !self.engine.is_mine() {
+        if self.broken || !self.engine.log.is_mine() {
             self.broken = true;
             return;
         }
@@ -229,8 +229,8 @@ impl WalConnection {
     }
 
     pub(super) fn log(&self, code: Code, text: &str) {
-        let text = format!("pwal: {}: {text}", self.engine.path.display());
-        self.engine.environment.host.log(code.number(), &text);
+        let text = format!("pwal: {}: {text}", self.engine.log.path.display());
+        self.engine.log.environment.host.log(code.number(), &text);
     }
 
     /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is
@@ -273,7 +273,7 @@ impl WalConnection {
             return Err(Code::BUSY);
         }
         let retired = self.engine.retire_alone(!for_itself && !by_the_wal);
-        if self.engine.is_retired() {
+        if self.engine.log.is_retired() {
             *of_entry = None;
         }
         retired.map_err(|error| match error {
@@ -293,8 +293,10 @@ impl WalConnection {
 
     /// Whether the present snapshot is the newest state, and SQLite reads all of it from the database file.
     fn is_all_backfilled(&self) -> bool {
-        let published = self.engine.marks.published();
-        self.reader.at_zero && self.view.sequence() == Some(published) && self.engine.marks.backfilled() == published
+        let published = self.engine.log.marks.published();
+        self.reader.at_zero
+            && self.view.sequence() == Some(published)
+            && self.engine.log.marks.backfilled() == published
     }
 
     /// The log is retired, and the next commit makes it anew.
@@ -325,11 +327,11 @@ impl WalConnection {
 
     /// The handle closes.
     pub(super) fn leave(mut self, file: &Arc<OpenFile>) {
-        if !self.engine.is_of_this_process() {
+        if !self.engine.log.is_of_this_process() {
             return;
         }
         self.roll_back(file);
-        if !self.engine.is_mine() {
+        if !self.engine.log.is_mine() {
             return;
         }
         let mut of_entry = self.entry.engine.lock();

@@ -13,10 +13,10 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let other = pair.join();
         other.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
-        let left = one.segment(one.tail().segment).unwrap();
+        let left = one.segment(one.log.tail().segment).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
-        other.follow(other.marks.published()).unwrap();
+        other.follow(other.log.marks.published()).unwrap();
         pair.cannot_open(&left.name);
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
@@ -35,7 +35,7 @@ fn a_process_without_descriptors_poisons_nobody() {
         let one = pair.claim();
         leave_a_segment(&one);
         let other = pair.join();
-        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &segment_name(one.log_id, 0)) });
+        pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Open, &segment_name(one.log.log_id, 0)) });
         let refused = commit(&other, 3, 1000, wants_durable).unwrap_err();
         assert!(matches!(refused, EngineError::Open { .. }), "{refused}");
         commit(&one, 3, 1001, true).unwrap();
@@ -66,7 +66,7 @@ fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
         pair.disk.plan().clear();
         heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
         commit(&one, 3, 1001, true).unwrap();
-        assert!(!one.is_poisoned());
+        assert!(!one.log.is_poisoned());
     }
 }
 
@@ -86,7 +86,7 @@ fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
     pair.disk.plan().clear();
     commit(&one, 3, 2, true).unwrap();
     other.checkpoint_when_idle().unwrap();
-    assert_eq!(other.marks.backfilled(), 2);
+    assert_eq!(other.log.marks.backfilled(), 2);
 }
 
 /// As the first, for what a leader left that died.
@@ -103,10 +103,10 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         one.write_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
         let other = pair.join();
-        other.follow(one.marks.published()).unwrap();
-        let last = one.marks.published();
+        other.follow(one.log.marks.published()).unwrap();
+        let last = one.log.marks.published();
         die(one);
-        pair.cannot_open(&segment_name(other.log_id, 0));
+        pair.cannot_open(&segment_name(other.log.log_id, 0));
         if goes_on {
             let fault = Fault { goes_on, ..pair.fault(Operation::Open, ".seg") };
             pair.disk.plan().add(fault);
@@ -116,7 +116,7 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         std::thread::spawn(move || told.send(waits.wait_durable(last)));
         let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
         assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
-        assert!(!other.is_poisoned());
+        assert!(!other.log.is_poisoned());
     }
 }
 
@@ -161,10 +161,10 @@ fn without_a_descriptor_the_log_is_not_retired() {
             let name = if operation == Operation::Create { "retired-" } else { ".seg" };
             pair.disk.plan().add(Fault { effect, goes_on: true, ..pair.fault(operation, name) });
             let rested = one.rest();
-            assert!(!one.is_poisoned(), "{effect:?}, {operation:?}: {rested:?}");
+            assert!(!one.log.is_poisoned(), "{effect:?}, {operation:?}: {rested:?}");
             assert!(operation != Operation::Create || rested.is_err());
             pair.disk.plan().clear();
-            commit(&one, 3, one.marks.published() + 1, true).unwrap();
+            commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
         }
     }
     // It is told once, as long as the reason is the same.
@@ -173,7 +173,7 @@ fn without_a_descriptor_the_log_is_not_retired() {
     assert!(!one.rest_when_idle().unwrap(), "it is tried again");
     pair.disk.plan().clear();
     assert!(one.rest_when_idle().unwrap());
-    commit(&one, 3, one.marks.published() + 1, true).unwrap();
+    commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
     pair.disk.plan().add(Fault { effect: Effect::NoSpace, goes_on: true, ..pair.fault(Operation::Create, "retired-") });
     one.rest_when_idle().unwrap_err();
     // And none behind that.
@@ -202,7 +202,7 @@ fn a_rest_that_fails_behind_its_log_ends_the_engine() {
             break;
         }
         let committed = commit(&one, 3, 2, true);
-        assert_eq!(committed.is_ok(), !one.is_poisoned(), "read {nth}: {committed:?}");
+        assert_eq!(committed.is_ok(), !one.log.is_poisoned(), "read {nth}: {committed:?}");
         die(one);
         pair.disk.kill();
         assert_eq!(pair.recovered(), [if committed.is_ok() { 2 } else { 1 }; 3], "read {nth}");
@@ -222,7 +222,7 @@ fn a_failed_flush_is_taken_back_without_another_descriptor() {
         let open = pair.fault(Operation::Open, ".seg");
         pair.disk.plan().add(Fault { effect: Effect::NoDescriptor, goes_on: true, ..open });
         commit(&one, 3, 2, true).unwrap_err();
-        let told = one.check_poison().unwrap_err();
+        let told = one.log.check_poison().unwrap_err();
         let is_known = matches!(told, EngineError::Poisoned { unknown: false, .. });
         assert_eq!(is_known, failures < 3, "{failures} failures: {told}");
         die(one);
@@ -241,7 +241,7 @@ fn a_file_that_was_opened_again_is_young() {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        one.marks.control().set_led_away();
+        one.log.marks.control().set_led_away();
         let view = staged(&one, 3, 2);
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();

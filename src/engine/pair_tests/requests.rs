@@ -22,24 +22,24 @@ fn what_was_done_once_can_be_requested_again() {
     let engine = pair.claim();
     engine.background.allow();
     for round in 1..=3 {
-        let next = || commit(&engine, 3, engine.marks.published() + 1, false).unwrap();
+        let next = || commit(&engine, 3, engine.log.marks.published() + 1, false).unwrap();
         next();
-        let is_durable = |engine: &Arc<Engine>| engine.marks.durable() == engine.marks.published();
+        let is_durable = |engine: &Arc<Engine>| engine.log.marks.durable() == engine.log.marks.published();
         until(&engine, "a flush", || engine.background.request_flush(&engine), is_durable);
-        let is_backfilled = |engine: &Arc<Engine>| engine.marks.backfilled() == engine.marks.published();
+        let is_backfilled = |engine: &Arc<Engine>| engine.log.marks.backfilled() == engine.log.marks.published();
         until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);
 
-        let ordinal = engine.tail().ordinal;
-        let bytes = engine.segment(engine.tail().segment).unwrap().bytes;
-        while engine.tail().offset * 4 <= bytes {
+        let ordinal = engine.log.tail().ordinal;
+        let bytes = engine.segment(engine.log.tail().segment).unwrap().bytes;
+        while engine.log.tail().offset * 4 <= bytes {
             next();
         }
         let is_chosen = |engine: &Arc<Engine>| {
-            engine.marks.control().next_segment().is_some_and(|segment| segment != engine.tail().segment)
+            engine.log.marks.control().next_segment().is_some_and(|segment| segment != engine.log.tail().segment)
         };
         until(&engine, "a segment", || engine.background.request_segment(&engine), is_chosen);
-        assert_eq!(engine.tail().ordinal, ordinal, "round {round}: by the thread, not by a writer");
-        while engine.tail().ordinal == ordinal {
+        assert_eq!(engine.log.tail().ordinal, ordinal, "round {round}: by the thread, not by a writer");
+        while engine.log.tail().ordinal == ordinal {
             next();
         }
     }
@@ -54,9 +54,9 @@ fn writers_flush_before_the_ring_is_full() {
     let engine = pair.claim();
     for value in 1..=COMMIT_RING / 2 + 20 {
         commit(&engine, 1, value, false).unwrap();
-        assert!(engine.marks.published() - engine.marks.durable() <= COMMIT_RING / 2, "at commit {value}");
+        assert!(engine.log.marks.published() - engine.log.marks.durable() <= COMMIT_RING / 2, "at commit {value}");
     }
-    assert!(engine.marks.durable() > 0);
+    assert!(engine.log.marks.durable() > 0);
     die(engine);
 }
 
@@ -70,7 +70,7 @@ fn a_panic_of_the_thread_is_not_its_last_work() {
     let panics = AnyDatabaseHandle(pair.disk.database(&sim_path()), Arc::default(), true);
     *engine.database_handle.lock() = Some(Box::new(panics));
     engine.background.request_checkpoint(&engine);
-    let is_backfilled = |engine: &Arc<Engine>| engine.marks.backfilled() == engine.marks.published();
+    let is_backfilled = |engine: &Arc<Engine>| engine.log.marks.backfilled() == engine.log.marks.published();
     until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);
     engine.background.stop(false);
     die(engine);

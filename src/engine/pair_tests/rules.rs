@@ -46,14 +46,14 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
         let pair = Pair::with_dice(seed);
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        let number = u32::try_from(one.marks.control().give_segment_id()).unwrap();
-        let file = pair.directory().open(&segment_name(one.log_id, number), OpenMode::CreateNew).unwrap();
+        let number = u32::try_from(one.log.marks.control().give_segment_id()).unwrap();
+        let file = pair.directory().open(&segment_name(one.log.log_id, number), OpenMode::CreateNew).unwrap();
         file.write_zeros(usize::try_from(24 * BLOCK).unwrap(), 0).unwrap();
-        while one.tail().segment == 0 {
-            commit(&one, 3, one.marks.published() + 1, true).unwrap();
+        while one.log.tail().segment == 0 {
+            commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
         }
-        assert_eq!(one.tail().segment, number);
-        let last = one.marks.published();
+        assert_eq!(one.log.tail().segment, number);
+        let last = one.log.marks.published();
         die(one);
         pair.lose_power();
         assert_eq!(pair.recovered(), [last; 3], "seed {seed}");
@@ -66,7 +66,7 @@ fn publish_and_sync(engine: &Arc<Engine>, value: u64, wants_durable: bool) -> u6
     engine.prepare(view.lane()).unwrap();
     let facts = facts(engine, wants_durable);
     engine.publish(view.lane(), facts, false).unwrap();
-    engine.segment(engine.tail().segment).unwrap().sync().unwrap();
+    engine.segment(engine.log.tail().segment).unwrap().sync().unwrap();
     facts.sequence
 }
 
@@ -77,7 +77,7 @@ fn while_it_waits_for_append<R: Send>(
     meanwhile: impl FnOnce(),
 ) -> R {
     let append = holder.lock_append().unwrap();
-    let lock = holder.marks.control().append();
+    let lock = holder.log.marks.control().append();
     std::thread::scope(|threads| {
         let waits = threads.spawn(act);
         while !lock.look().is_waited_for() {
@@ -158,7 +158,7 @@ fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
     for (stamped, copied) in [(2, None), (1, Some(1))] {
         let mut first = vec![0; 4096];
         database.read_at(&mut first, 0).unwrap();
-        let stamp = Stamp { log_id: one.log_id, backfill_target: stamped };
+        let stamp = Stamp { log_id: one.log.log_id, backfill_target: stamped };
         stamp.apply(&mut first);
         database.write_at(&first, 0).unwrap();
         assert_eq!(crate::log::stamp::read(&first), StampState::Stamped(stamp));
@@ -174,18 +174,18 @@ fn commits_of_a_segment_that_is_used_again_are_read_from_the_database_file() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let mut was = (one.tail(), 0);
+    let mut was = (one.log.tail(), 0);
     let mut last_in = std::collections::BTreeMap::new();
     let mut again = 0;
     while again < 3 {
         one.checkpoint_when_idle().unwrap();
-        let sequence = one.marks.published() + 1;
+        let sequence = one.log.marks.published() + 1;
         commit(&one, 3, sequence, true).unwrap();
-        let tail = one.tail();
+        let tail = one.log.tail();
         if tail.ordinal != was.0.ordinal {
             last_in.insert(was.0.segment, was.1);
             if let Some(last) = last_in.get(&tail.segment) {
-                assert!(one.marks.recycled(*last), "commit {last} of file {}", tail.segment);
+                assert!(one.log.marks.recycled(*last), "commit {last} of file {}", tail.segment);
                 again += 1;
             }
         }
@@ -207,14 +207,14 @@ fn leader_is_not_taken_from_a_process_that_has_gone_on() {
     while began.elapsed() < Duration::from_millis(1100) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let control = one.marks.control();
+    let control = one.log.marks.control();
     let taken = while_it_waits_for_append(
         &one,
         || other.lead_for_other(&mut stall).unwrap().is_some(),
         || control.certify(epoch),
     );
     assert!(!taken);
-    assert_eq!(control.leader().holder(), Some(one.marks.member().me()));
+    assert_eq!(control.leader().holder(), Some(one.log.marks.member().me()));
     drop(leader);
 }
 
@@ -226,8 +226,8 @@ fn no_certificate_is_in_the_batch_of_a_process_that_has_lost_leader() {
     commit(&one, 3, 1, true).unwrap();
     let view = staged(&one, 3, 2);
     one.prepare(view.lane()).unwrap();
-    let (me, taker) = (one.marks.member().me(), other.marks.member().me());
-    let control = one.marks.control();
+    let (me, taker) = (one.log.marks.member().me(), other.log.marks.member().me());
+    let control = one.log.marks.control();
     let prepared = while_it_waits_for_append(
         &other,
         || one.write_prepared(view.lane(), facts(&one, true)).map(|prepared| one.rollback_prepared(prepared).unwrap()),
@@ -248,13 +248,13 @@ fn a_process_in_the_slot_of_a_dead_one_does_not_hold_its_locks() {
     let pair = Pair::new();
     let (one, other) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
-    let dead = one.marks.member().me();
+    let dead = one.log.marks.member().me();
     std::mem::forget(one.lock_append().unwrap());
     die(one);
     let next = pair.join();
-    assert_eq!(next.marks.member().me().slot, dead.slot);
-    assert!(!other.marks.member().is_alive(dead), "its slot is another one's");
-    assert_eq!(next.marks.control().append().holder(), None);
+    assert_eq!(next.log.marks.member().me().slot, dead.slot);
+    assert!(!other.log.marks.member().is_alive(dead), "its slot is another one's");
+    assert_eq!(next.log.marks.control().append().holder(), None);
     commit(&other, 3, 2, true).unwrap();
 }
 
@@ -275,7 +275,7 @@ fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
     let facts = CommitFacts { spill: number, ..facts(&one, true) };
     let published = one.publish(view.lane(), facts, true).unwrap();
     one.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
-    let spill = spill_name(one.log_id, number.expect("a spill file"));
+    let spill = spill_name(one.log.log_id, number.expect("a spill file"));
     let is_there = || pair.directory().list().unwrap().contains(&spill);
     let (frame, file) = one.frames.read().locate(one.last_number(facts.sequence)).expect("the last frame");
     let mut page = vec![0; PAGE_BYTES as usize];

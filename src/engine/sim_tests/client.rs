@@ -157,7 +157,7 @@ impl Client {
         if at < self.seen {
             engine.drop_snapshot(self.me);
             self.is_lost = true;
-            if !engine.marks.is_poisoned() {
+            if !engine.log.marks.is_poisoned() {
                 scene.world.lock().violate(format!("a snapshot goes back from {} to {at}", self.seen));
             }
             return false;
@@ -172,8 +172,8 @@ impl Client {
     }
 
     fn end_read(&mut self, scene: &Scene) {
-        if self.seen > scene.engine.marks.visible() {
-            if !scene.free().can_flush() && !scene.engine.is_poisoned() {
+        if self.seen > scene.engine.log.marks.visible() {
+            if !scene.free().can_flush() && !scene.engine.log.is_poisoned() {
                 return;
             }
             if let Err(error) = scene.engine.wait_visible_of_seen(self.seen) {
@@ -190,7 +190,7 @@ impl Client {
     fn check_read(&mut self, scene: &Scene, sequence: u64) {
         let engine = &scene.engine;
         let read = self.read_pages(scene);
-        if scene.is_over() || engine.shows_lost(sequence) {
+        if scene.is_over() || engine.log.shows_lost(sequence) {
             return;
         }
         match read {
@@ -219,7 +219,8 @@ impl Client {
                 return Ok(());
             }
             let offset = u64::from(page - 1) * u64::from(page_bytes) + within;
-            let read = database.clone().read_at(part, offset).map_err(|e| EngineError::read(&scene.engine.path, e))?;
+            let read =
+                database.clone().read_at(part, offset).map_err(|e| EngineError::read(&scene.engine.log.path, e))?;
             part[read..].fill(0);
             Ok(())
         };
@@ -246,7 +247,7 @@ impl Client {
 
     fn begin_write(&mut self, scene: &Scene) {
         let engine = &scene.engine;
-        if engine.check_poison().is_err() {
+        if engine.log.check_poison().is_err() {
             return;
         }
         if !engine.queue.try_acquire(self.me.id) {
@@ -256,19 +257,19 @@ impl Client {
             }
             return;
         }
-        let published = engine.marks.published();
+        let published = engine.log.marks.published();
         if self.view.sequence() != Some(published) {
             engine.queue.release(self.me.id, false);
             return;
         }
-        self.view.begin_write(engine.log_id, published + 1);
+        self.view.begin_write(engine.log.log_id, published + 1);
         self.phase = Phase::Writing;
     }
 
     /// As `sqlite3WalFrames`: header and image of each page.
     fn stage(&mut self, scene: &Scene) {
         scene.catch_up();
-        let sequence = scene.engine.marks.published() + 1;
+        let sequence = scene.engine.log.marks.published() + 1;
         let (state, writes) = {
             let mut world = scene.world.lock();
             let mut state = world.history.last().unwrap().clone();
@@ -355,8 +356,8 @@ impl Client {
     }
 
     fn prepare(&mut self, scene: &Scene, commit: Commit) {
-        let (free, is_active) = (scene.free(), scene.engine.is_active());
-        let would_flush = scene.engine.marks.undurable_backlog_is_full() && !free.can_flush();
+        let (free, is_active) = (scene.free(), scene.engine.log.is_active());
+        let would_flush = scene.engine.log.marks.undurable_backlog_is_full() && !free.can_flush();
         if would_flush || !(free.append && free.creating && free.frames && (is_active || free.database_handle)) {
             self.phase = Phase::Staged(commit);
             return;
@@ -465,9 +466,12 @@ impl Client {
         let ready = |marks: &crate::engine::marks::Marks| {
             if wants_durable { marks.durable() >= sequence } else { marks.visible() >= sequence }
         };
-        let can =
-            if self_sealed.is_some() { free.append && free.frames } else { ready(&engine.marks) || free.can_flush() };
-        if !can && !engine.is_poisoned() {
+        let can = if self_sealed.is_some() {
+            free.append && free.frames
+        } else {
+            ready(&engine.log.marks) || free.can_flush()
+        };
+        if !can && !engine.log.is_poisoned() {
             self.phase = Phase::Published { sequence, wants_durable, self_sealed };
             return;
         }

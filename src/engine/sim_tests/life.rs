@@ -69,10 +69,10 @@ impl Life {
         let life = Rc::new(Life { scene: Scene::new(world, engine, habits), clients: RefCell::new(Vec::new()) });
         for _ in 0..clients {
             let me = life.engine.add_connection().unwrap();
-            let lane_bytes = life.habits.lane_pages * life.engine.page_bytes as usize;
+            let lane_bytes = life.habits.lane_pages * life.engine.log.page_bytes as usize;
             let client = Client {
                 me,
-                view: View::new(life.engine.page_bytes, lane_bytes),
+                view: View::new(life.engine.log.page_bytes, lane_bytes),
                 seen: 0,
                 phase: Phase::Idle,
                 is_lost: false,
@@ -233,11 +233,9 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
         database_bytes,
     };
     let settings = Settings::for_simulation(world.segment_bytes);
-    let mut engine = Engine::start(&Arc::new(environment), claimed, settings).unwrap();
     // The same run for the same seed: a log id of its own dice, no thread.
-    let only = Arc::get_mut(&mut engine).unwrap();
-    only.log_id = world.dice.next() | 1;
-    world.log_id = only.log_id;
+    world.log_id = world.dice.next() | 1;
+    let engine = Engine::start_log(&Arc::new(environment), claimed, settings, world.log_id).unwrap();
     engine.background.stop(false);
     Some(engine)
 }

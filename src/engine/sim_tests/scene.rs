@@ -135,7 +135,7 @@ impl Scene {
             return Free::ALL;
         }
         let engine = &self.engine;
-        let control = engine.marks.control();
+        let control = engine.log.marks.control();
         let [_, append, leader, checkpoint, _] = control.holders();
         Free {
             append: append.is_none(),
@@ -158,13 +158,13 @@ impl Scene {
         if !self.free().can_checkpoint() {
             return;
         }
-        let backfilled = self.engine.marks.backfilled();
+        let backfilled = self.engine.log.marks.backfilled();
         let result = result.and_then(|()| match kind {
             0 => self.engine.checkpoint_on_request(),
             1 => self.engine.checkpoint_in_background(),
             _ => self.engine.checkpoint_when_idle().map(|_| ()),
         });
-        if kind == 2 && self.engine.marks.backfilled() > backfilled {
+        if kind == 2 && self.engine.log.marks.backfilled() > backfilled {
             self.world.lock().idle_checkpoints += 1;
         }
         if shrinks && result.is_ok() && self.free().can_checkpoint() {
@@ -174,7 +174,7 @@ impl Scene {
         if result.is_ok() && visible_first && shrinks {
             self.rest();
         }
-        let marks = &self.engine.marks;
+        let marks = &self.engine.log.marks;
         self.say(format!("  backfilled {} certified {:?}: {result:?}", marks.backfilled(), marks.certified()));
         if let Err(error) = result {
             self.check_error(&error);
@@ -184,7 +184,7 @@ impl Scene {
     /// The log is retired with its connections open, where nothing is left to do before: else it would wait for those who
     /// stand still.
     fn rest(&self) {
-        let (engine, marks) = (&self.engine, &self.engine.marks);
+        let (engine, marks) = (&self.engine, &self.engine.log.marks);
         let is_quiet = marks.backfilled() == marks.published() && marks.certified().0 >= marks.visible();
         if !is_quiet || !self.free().can_checkpoint() || engine.resting.try_lock().is_none() {
             return;
@@ -204,7 +204,7 @@ impl Scene {
             return;
         }
         let explained = world.disk.plan().fired() > 0
-            || (self.was_full.get() && error.code() == Code::FULL && !self.engine.is_poisoned())
+            || (self.was_full.get() && error.code() == Code::FULL && !self.engine.log.is_poisoned())
             // Another process has had it for long.
             || (self.waits && matches!(error, EngineError::LockHeld { .. } | EngineError::InitHeld { .. }));
         if !explained {
@@ -220,9 +220,9 @@ impl Scene {
     /// What a failed flush means for what was answered: what was answered with an error is gone, unless it says that it is not
     /// known.
     pub fn note_poison(&self) {
-        let Err(EngineError::Poisoned { unknown, .. }) = self.engine.check_poison() else { return };
-        let durable = self.engine.marks.durable();
-        let kept = self.engine.marks.control().kept_by_poison().unwrap_or(durable);
+        let Err(EngineError::Poisoned { unknown, .. }) = self.engine.log.check_poison() else { return };
+        let durable = self.engine.log.marks.durable();
+        let kept = self.engine.log.marks.control().kept_by_poison().unwrap_or(durable);
         let mut world = self.world.lock();
         if !world.is_of(&self.engine) {
             return;
@@ -243,7 +243,7 @@ impl Scene {
     /// A commit was reported as failed.
     pub fn not_committed(&self, sequence: u64) {
         self.catch_up();
-        let unknown = matches!(self.engine.check_poison(), Err(EngineError::Poisoned { unknown: true, .. }));
+        let unknown = matches!(self.engine.log.check_poison(), Err(EngineError::Poisoned { unknown: true, .. }));
         let mut world = self.world.lock();
         if !world.disk.is_off() && !unknown {
             world.forget_doubt(sequence);

@@ -171,7 +171,7 @@ impl World {
 
     /// Whether what is known here is of this engine's log.
     pub fn is_of(&self, engine: &Engine) -> bool {
-        self.log_id == engine.log_id
+        self.log_id == engine.log.log_id
     }
 
     /// Whatever was published is history, whoever did it, and died over it. Of several attempts at a commit the last one counts:
@@ -180,7 +180,7 @@ impl World {
         if !self.is_of(engine) {
             return;
         }
-        let (published, durable) = (engine.marks.published(), engine.marks.durable());
+        let (published, durable) = (engine.log.marks.published(), engine.log.marks.durable());
         while (self.history.len() as u64) <= published {
             let sequence = self.history.len() as u64;
             let Some(at) = self.doubt.iter().rposition(|doubt| doubt.sequence == sequence) else {
@@ -192,10 +192,10 @@ impl World {
         }
         // Until then an attempt of a process that died may come back with a power cut.
         self.doubt.retain(|doubt| doubt.sequence > durable);
-        if !engine.marks.is_poisoned() {
+        if !engine.log.marks.is_poisoned() {
             self.must_kill = published;
         } else if !self.disk.is_off() {
-            let kept = engine.marks.control().kept_by_poison().unwrap_or(published);
+            let kept = engine.log.marks.control().kept_by_poison().unwrap_or(published);
             self.may_lose(durable, kept);
         }
     }

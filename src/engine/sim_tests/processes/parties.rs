@@ -56,8 +56,8 @@ impl Scenery {
         engine.background.stop(false);
         let mut world = self.world.lock();
         if !world.is_of(&engine) {
-            Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
-            world.log_id = engine.log_id;
+            Settings::for_simulation(world.segment_bytes).copy_to(&engine.log.settings);
+            world.log_id = engine.log.log_id;
         }
         let habits = Habits {
             full_sync: if how.full { 100 } else { 0 },
@@ -75,7 +75,7 @@ impl Scenery {
         };
         drop(world);
         let me = engine.add_connection().expect("a seat");
-        let view = View::new(engine.page_bytes, 100 * engine.page_bytes as usize);
+        let view = View::new(engine.log.page_bytes, 100 * engine.log.page_bytes as usize);
         let client = Client { me, view, seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
         let scene = Scene {
             world: Arc::clone(&self.world),
@@ -119,7 +119,7 @@ impl Scenery {
 impl Party {
     /// As by a kill: its locks are free, its words stay.
     pub fn is_killed(&self, scenery: &Scenery) {
-        self.engine().marks.member().lock().close();
+        self.engine().log.marks.member().lock().close();
         *scenery.holder.lock() = None;
     }
 
@@ -164,16 +164,16 @@ impl Party {
     }
 
     pub fn ordinal(&self) -> u64 {
-        self.engine().tail().ordinal
+        self.engine().log.tail().ordinal
     }
 
     pub fn check_over(&self) {
         let Party { scene, client } = self;
-        let refused = scene.engine.check_poison();
+        let refused = scene.engine.log.check_poison();
         assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{}{refused:?}", scene.name);
         assert!(scene.engine.prepare(client.view.lane()).is_err(), "{}prepares", scene.name);
         let snapshot = scene.engine.take_snapshot(client.me, true).expect("the words are whole");
-        assert!(snapshot <= scene.engine.marks.durable(), "{}sees what is lost", scene.name);
+        assert!(snapshot <= scene.engine.log.marks.durable(), "{}sees what is lost", scene.name);
         scene.engine.drop_snapshot(client.me);
     }
 }

@@ -135,13 +135,13 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
             } else {
                 world.say(format!("p{} claimed", process.number));
                 world.had_power_cut |= world.medium.take_failed();
-                Settings::for_simulation(world.segment_bytes).copy_to(&engine.settings);
+                Settings::for_simulation(world.segment_bytes).copy_to(&engine.log.settings);
                 if world.dice.percent(30) {
-                    let delay = engine.settings.set_number("parallel_wal_max_flush_delay_ms", "2");
+                    let delay = engine.log.settings.set_number("parallel_wal_max_flush_delay_ms", "2");
                     assert!(matches!(delay, Some(Ok(_))), "leaders gather");
                 }
                 world.plan_anew();
-                world.log_id = engine.log_id;
+                world.log_id = engine.log.log_id;
                 if let Err(what) = world.check_open() {
                     world.violate(what);
                 }
@@ -195,15 +195,15 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
         depth: Cell::new(0),
         was_full: Cell::new(false),
     };
-    let lane_bytes = habits.lane_pages * engine.page_bytes as usize;
-    let view = || View::new(engine.page_bytes, lane_bytes);
+    let lane_bytes = habits.lane_pages * engine.log.page_bytes as usize;
+    let view = || View::new(engine.log.page_bytes, lane_bytes);
     let new = |me| Client { me, view: view(), seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
     let mut clients: Vec<Client> = seats.into_iter().map(new).collect();
     for _ in 0..character.steps {
         if scene.is_over() {
             return;
         }
-        if run.is_calm() || engine.is_poisoned() {
+        if run.is_calm() || engine.log.is_poisoned() {
             break;
         }
         step(&scene, &mut clients);
@@ -242,7 +242,7 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
 /// The engine was closed: if that retired the log, everything is in the database file.
 fn closed(scene: &Scene) {
     let mut world = scene.world.lock();
-    if scene.engine.is_retired() && world.is_of(&scene.engine) {
+    if scene.engine.log.is_retired() && world.is_of(&scene.engine) {
         let published = world.history.len() as u64 - 1;
         (world.must_kill, world.must_power) = (published, published);
         world.say(format!("  retired at {published}"));
@@ -258,7 +258,7 @@ fn step(scene: &Scene, clients: &mut [Client]) {
         scene.checkpoint();
     } else if scene.percent(5) {
         // Its wish comes with a commit.
-        if scene.engine.is_active() {
+        if scene.engine.log.is_active() {
             scene.engine.prepare_next_segment();
         }
     } else {

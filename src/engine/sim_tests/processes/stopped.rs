@@ -9,12 +9,12 @@ use crate::shared::Owner;
 use std::time::{Duration, Instant};
 
 fn me(party: &Party) -> Owner {
-    party.engine().marks.member().me()
+    party.engine().log.marks.member().me()
 }
 
 /// As by a process that finds that `from` makes no progress.
 fn takes_leader(party: &Party, from: &Party) {
-    let control = party.engine().marks.control();
+    let control = party.engine().log.marks.control();
     assert!(control.leader().take_over(me(from), me(party)));
     control.set_led_away();
 }
@@ -29,14 +29,14 @@ fn who_lost_leader_certifies_nothing() {
     let epoch = first.engine().write_epoch(&leader, false).expect("cut").expect("something was published");
     takes_leader(&second, &first);
     let engine = second.engine().clone();
-    let control = engine.marks.control();
+    let control = engine.log.marks.control();
     // Its sync is through; but what it synced may be written again just now, by who has LEADER.
     first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
     assert!(control.certified() < epoch);
     // Nor is it poison that its own sync fails: the other one writes again, and is told by its own sync.
     scenery.plan(Operation::Sync, 1, false);
     first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
-    assert!(control.certified() < epoch && first.engine().check_poison().is_ok());
+    assert!(control.certified() < epoch && first.engine().log.check_poison().is_ok());
     drop(leader);
     assert_eq!(control.leader().holder(), Some(me(&second)), "it is not its own any more");
     control.leader().release(me(&second));
@@ -53,7 +53,7 @@ fn who_lost_leader_cuts_nothing() {
     second.publishes();
     let leader = first.engine().try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
-    let control = second.engine().marks.control();
+    let control = second.engine().log.marks.control();
     let before = (control.last_written_epoch(), control.tail());
     assert_eq!(first.engine().write_epoch(&leader, false).expect("nothing failed"), None);
     assert_eq!((control.last_written_epoch(), control.tail()), before);
@@ -65,15 +65,15 @@ fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
     let (first, second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     let old = first.engine().try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
-    second.engine().marks.control().leader().release(me(&second));
+    second.engine().log.marks.control().leader().release(me(&second));
     let new = first.engine().try_lead().expect("LEADER is free again");
     let append = first.engine().lock_append().expect("APPEND is free");
     assert!(new.leads(&append) && !old.leads(&append));
     drop(append);
     drop(old);
-    assert_eq!(first.engine().marks.control().leader().holder(), Some(me(&first)));
+    assert_eq!(first.engine().log.marks.control().leader().holder(), Some(me(&first)));
     drop(new);
-    assert_eq!(first.engine().marks.control().leader().holder(), None);
+    assert_eq!(first.engine().log.marks.control().leader().holder(), None);
 }
 
 /// The lease: a live leader that makes no progress keeps LEADER for about a second.
@@ -88,7 +88,7 @@ fn a_leader_that_makes_no_progress_loses_leader() {
     let start = Instant::now();
     second.acknowledges().expect("acknowledged");
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
-    assert!(second.engine().marks.control().was_led_away(), "leaders with younger descriptors are to write again");
+    assert!(second.engine().log.marks.control().was_led_away(), "leaders with younger descriptors are to write again");
     let append = first.engine().lock_append().expect("APPEND is free");
     assert!(!leader.leads(&append));
     drop(append);
@@ -103,7 +103,7 @@ fn the_lease_grows_with_each_taking_and_goes_back() {
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     first.commits();
     let engine = second.engine().clone();
-    let control = engine.marks.control();
+    let control = engine.log.marks.control();
     control.set_lease_us(1_200_000);
     let leader = first.engine().try_lead().expect("LEADER is free");
     let (start, mut stall) = (Instant::now(), Stall::new());
@@ -132,13 +132,13 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         second.publishes();
         let leader = first.engine().try_lead().expect("LEADER is free");
         takes_leader(&second, &first);
-        second.engine().marks.control().leader().release(me(&second));
+        second.engine().log.marks.control().leader().release(me(&second));
         second.acknowledges().expect("acknowledged");
         // It goes on in its sync, behind another commit.
         let sequence = second.publishes();
         scenery.plan(Operation::Sync, 1, false);
         let engine = first.engine();
-        let tail = engine.tail();
+        let tail = engine.log.tail();
         assert!(engine.segment(tail.segment).expect("open").sync().is_err());
         drop(leader);
         let third = scenery.party(3, FULL);

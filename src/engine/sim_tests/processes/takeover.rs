@@ -27,8 +27,9 @@ fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     let held = engine.lead_waiting().expect("LEADER is free, or of a dead process");
     engine.write_epoch(&held, false).expect("cut").expect("something was published");
     scenery.plan(Operation::Sync, 1, true);
-    for segment in
-        engine.segments_between(1.max(engine.tail().ordinal.saturating_sub(1)), engine.tail().ordinal).expect("open")
+    for segment in engine
+        .segments_between(1.max(engine.log.tail().ordinal.saturating_sub(1)), engine.log.tail().ordinal)
+        .expect("open")
     {
         assert!(segment.sync().is_err());
     }
@@ -38,7 +39,7 @@ fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
 }
 
 fn me(party: &Party) -> Owner {
-    party.engine().marks.member().me()
+    party.engine().log.marks.member().me()
 }
 
 /// The power goes: what the last commit, `acknowledged`, left is there.
@@ -98,7 +99,7 @@ fn it_is_written_again_by_who_finds_leader_free() {
     let slot = me(&first).slot;
     let third = scenery.party(3, FULL);
     assert_eq!(me(&third).slot, slot);
-    assert_eq!(third.engine().marks.control().leader().holder(), None);
+    assert_eq!(third.engine().log.marks.control().leader().holder(), None);
     second.acknowledges().expect("the cut that was left is made durable first");
     check_durable(&scenery, sequence, vec![second, third]);
 }
@@ -112,7 +113,7 @@ fn it_is_written_again_by_who_waits_for_leader() {
     let sequence = second.publishes();
     dies_over_a_failed_sync(&scenery, &first);
     drop(second.engine().lead_before_all().expect("taken over"));
-    assert_eq!(second.engine().marks.durable(), sequence);
+    assert_eq!(second.engine().log.marks.durable(), sequence);
     check_durable(&scenery, sequence, vec![second]);
 }
 
@@ -154,7 +155,7 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
         let mut third = scenery.party(3, EARLY);
         // Nearly full.
-        while first.ordinal() == 1 && first.engine().tail().offset < BATCHES_END - 6 * 4096 {
+        while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
             first.commits();
         }
         let before = first.ordinal();
@@ -167,7 +168,7 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
             return false;
         };
-        let (tail, mut there) = (first.engine().tail(), [0; 64]);
+        let (tail, mut there) = (first.engine().log.tail(), [0; 64]);
         let segment = first.engine().segment(tail.segment).expect("open");
         segment.file.read_at(&mut there, tail.offset).expect("readable");
         third.is_killed(&scenery);
@@ -181,8 +182,8 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
         } else {
             // LEADER is the dead one's, who did not come to its epoch record: the next one takes it over.
             first.is_killed(&scenery);
-            second.engine().marks.control().leader().take_over(me(&third), me(&second));
-            second.engine().marks.control().leader().release(me(&second));
+            second.engine().log.marks.control().leader().take_over(me(&third), me(&second));
+            second.engine().log.marks.control().leader().release(me(&second));
         }
         second.acknowledges().expect("acknowledged");
         check_durable(&scenery, sequence, vec![second, third]);
@@ -200,7 +201,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         let scenery = Scenery::new(seed);
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, SELF_SEALED));
         let mut third = scenery.party(3, EARLY);
-        while first.ordinal() == 1 && first.engine().tail().offset < BATCHES_END - 6 * 4096 {
+        while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
             first.commits();
         }
         let before = first.ordinal();
@@ -214,7 +215,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         };
         third.is_killed(&scenery);
         std::mem::forget(early);
-        let leader = second.engine().marks.control().leader();
+        let leader = second.engine().log.marks.control().leader();
         leader.take_over(me(&third), me(&second));
         leader.release(me(&second));
         let sequence = second.publishes();
@@ -261,7 +262,7 @@ fn a_segment_before_the_certificate_may_be_gone() {
         second.client.phase = Phase::Idle;
         second.engine().drop_snapshot(second.client.me);
     }
-    assert_eq!(engine.marks.durable(), durable);
+    assert_eq!(engine.log.marks.durable(), durable);
     let leader = engine.try_lead().expect("LEADER is free");
     engine.write_epoch(&leader, false).expect("cut");
     first.is_killed(&scenery);

@@ -33,7 +33,7 @@ fn in_another_segment(scenery: &Scenery, how: How) -> (Party, Party) {
 /// Everybody is told, and nothing comes back that was reported as failed.
 fn check_all_over(scenery: &Scenery, error: &EngineError, parties: Vec<Party>) {
     let EngineError::Poisoned { unknown, .. } = error else { panic!("a plain error: {error}") };
-    let durable = parties[0].engine().marks.durable();
+    let durable = parties[0].engine().log.marks.durable();
     parties.iter().for_each(Party::check_over);
     scenery.heal();
     let expected = scenery.world.lock().history[usize::try_from(durable).unwrap()].clone();
@@ -64,7 +64,7 @@ fn a_flush_that_cannot_begin_is_tried_again() {
         (1..=5).for_each(|nth| scenery.plan(Operation::Open, nth, false));
         second.acknowledges().expect("acknowledged in the end");
         assert_eq!(scenery.world.lock().disk.plan().fired(), 5, "{how:?}");
-        assert!(first.engine().check_poison().is_ok());
+        assert!(first.engine().log.check_poison().is_ok());
         if !how.full {
             first.acknowledges().expect("made durable by the other one");
         }
@@ -140,7 +140,7 @@ fn a_poisoning_that_its_process_did_not_survive_is_finished() {
     first.commits();
     let mut second = scenery.party(2, FULL);
     second.publishes();
-    first.engine().marks.poison();
+    first.engine().log.marks.poison();
     first.is_killed(&scenery);
     let error = second.acknowledges().expect_err("it is over");
     assert!(matches!(error, EngineError::Poisoned { unknown: false, .. }), "{error}");
