@@ -24,10 +24,11 @@ const ROOMS: [&str; 15] = [
 ];
 
 /// Types with more fields or methods than the bound: how many of each they may have, and why. No number may grow.
-const LARGE: [(&str, usize, usize, &str); 13] = [
-    ("engine::Engine", 33, 244, "one type in many files, to be cut into parts that own their state"),
+const LARGE: [(&str, usize, usize, &str); 14] = [
+    ("engine::Engine", 22, 227, "one type in many files, to be cut into parts that own their state"),
     ("handle::OpenFile", 13, 16, "what the handle's parts share"),
     ("handle::WalConnection", 12, 67, "what a reader, a writer and a checkpointer do with one view"),
+    ("view::View", 10, 42, "the WAL and the wal-index that one connection sees"),
     ("log::Certificate", 17, 5, "the fields of a record"),
     ("log::FoundLog", 15, 51, "all that was found of one log"),
     ("log::LogFacts", 13, 2, "the columns of the recovery table"),
@@ -53,9 +54,16 @@ const CIRCLES: [&[&str]; 7] = [
     &["src/log/format/batch.rs", "src/log/format/certificate.rs", "src/log/format/mask.rs"],
 ];
 
+/// The text before the tests that stand in the file itself; a module of tests in another file ends nothing.
+fn without_tests(text: &str) -> &str {
+    let marks = text.match_indices("#[cfg(test)]\nmod ").map(|(at, _)| at);
+    let inner = marks.filter(|at| text[*at..].lines().nth(1).is_some_and(|line| line.ends_with('{')));
+    &text[..inner.min().unwrap_or(text.len())]
+}
+
 /// Paths that `use` statements name, with groups spelled out; not those of tests in the file.
 fn used_paths(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let code = without_tests(text);
     let mut paths = Vec::new();
     for statement in code.split_inclusive(';') {
         let statement: String = statement.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -207,7 +215,7 @@ fn sizes() -> BTreeMap<String, (usize, usize)> {
     let mut sizes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for file in files(&["src"], "rs").into_iter().filter(|file| !is_test(&file.path)) {
         let mut block = (None, false);
-        for line in file.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines() {
+        for line in without_tests(&file.text).lines() {
             let is_member =
                 line.starts_with("    ") && !line.starts_with("     ") && !line.trim().starts_with(['/', '#']);
             if line.starts_with("impl") && line.ends_with('{') && !line.contains(" for ") {
@@ -250,4 +258,6 @@ fn groups_of_a_use_are_spelled_out() {
     let text =
         "//! Doc;\nuse super::{a::B, c::{d, E as F}};\nuse crate::x;\n#[cfg(test)]\nmod tests { use crate::y; }\n";
     assert_eq!(used_paths(text), ["super::a::B", "super::c::d", "super::c::E", "crate::x"]);
+    let outside = "#[cfg(test)]\nmod tests;\nuse crate::x;\n";
+    assert_eq!(used_paths(outside), ["crate::x"]);
 }
