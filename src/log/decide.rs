@@ -15,7 +15,8 @@ pub struct LogFacts {
     /// It may hold commits that were durable: a certificate with D > 0, a block that cannot be read, or where commit 1 was begun
     /// a batch of which every sector was written, whether it is valid or not.
     pub has_commits: bool,
-    /// The header of one of its segments is valid. One does before a stamp is written.
+    /// The header of its first segment is valid, or of any segment where B > 0. That of the first one is durable before a stamp is
+    /// written.
     pub has_header: bool,
     /// B of its certificates.
     pub backfilled: u64,
@@ -43,6 +44,18 @@ impl LogFacts {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.marker.is_some() || !self.has_commits
+    }
+
+    /// As [`LogFacts::is_finished`], beside half a stamp. Where that was being written, the header of the first segment was
+    /// durable, or a marker is: a log with neither is damaged, and may have held commits.
+    #[must_use]
+    pub fn is_finished_beside_half(&self) -> bool {
+        self.is_finished() && !self.has_lost_header()
+    }
+
+    /// Only damage takes the header of the first segment beside a stamp, whole or not.
+    fn has_lost_header(&self) -> bool {
+        !(self.has_header || self.marker.is_some() || crate::drops("l-no-header"))
     }
 
     /// The file is this log's though its header does not say so, and the log brings all of it back.
@@ -163,13 +176,16 @@ impl Situation {
 
     /// Half a stamp, and only logs that nothing needs.
     fn is_half_and_finished(&self) -> bool {
-        (self.is_torn() || self.is_leftover()) && self.is_free() && !self.logs.is_empty() && self.is_all_finished()
+        (self.is_torn() || self.is_leftover())
+            && self.is_free()
+            && !self.logs.is_empty()
+            && self.is_all_finished_beside_half()
     }
 
     /// Half a stamp, which names no log that needs it, and one that does.
     fn is_half_beside_another(&self) -> bool {
-        let is_half = self.is_leftover() || self.is_torn() && !self.has_own(|log| !log.is_finished());
-        is_half && self.is_free() && !self.is_all_finished()
+        let is_half = self.is_leftover() || self.is_torn() && !self.has_own(|log| !log.is_finished_beside_half());
+        is_half && self.is_free() && !self.is_all_finished_beside_half()
     }
 
     fn teller_id(&self) -> LogId {
@@ -187,6 +203,10 @@ impl Situation {
 
     fn is_all_finished(&self) -> bool {
         self.logs.iter().all(LogFacts::is_finished)
+    }
+
+    fn is_all_finished_beside_half(&self) -> bool {
+        self.logs.iter().all(LogFacts::is_finished_beside_half)
     }
 
     fn id(&self) -> LogId {
@@ -224,7 +244,7 @@ impl Situation {
 
     /// The stamp is not whole, and the log that it names holds commits.
     fn torn_own(&self, holds: impl Fn(&LogFacts) -> bool) -> bool {
-        self.is_torn() && self.is_free() && self.has_own(|log| !log.is_finished() && holds(log))
+        self.is_torn() && self.is_free() && self.has_own(|log| !log.is_finished_beside_half() && holds(log))
     }
 }
 
@@ -252,9 +272,8 @@ fn is_old_copy(log: &LogFacts, target: u64) -> bool {
 }
 
 fn is_damaged(log: &LogFacts, target: u64) -> bool {
-    let no_header = !(log.has_header || log.marker.is_some() || crate::drops("l-no-header"));
     let (l2, l3) = (target > log.last && !crate::drops("l2"), log.durable > log.last && !crate::drops("l3"));
-    !log.is_unreadable && (l2 || l3 || no_header || log.is_contradicted)
+    !log.is_unreadable && (l2 || l3 || log.has_lost_header() || log.is_contradicted)
 }
 
 fn is_marked_otherwise(log: &LogFacts) -> bool {
@@ -407,7 +426,7 @@ pub const ROWS: &[Row] = &[
             s.torn_own(|log| {
                 (log.page_size_fits || log.has_page_one)
                     && !log.is_unreadable
-                    && (log.durable > log.last || log.is_contradicted)
+                    && (log.durable > log.last || log.has_lost_header() || log.is_contradicted)
             })
         },
         action: |s| Action::Refuse(Refusal::Damaged(s.id())),
@@ -419,6 +438,7 @@ pub const ROWS: &[Row] = &[
                 (log.page_size_fits || log.has_page_one)
                     && !log.is_unreadable
                     && log.durable <= log.last
+                    && !log.has_lost_header()
                     && !log.is_contradicted
             })
         },

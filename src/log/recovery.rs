@@ -267,7 +267,7 @@ impl<'a> Inspection<'a> {
             // Of several markers the one that does not fit.
             marker: log.markers.iter().find(|marker| **marker != walk.last()).or(log.markers.last()).copied(),
             has_commits: log.may_hold_commits(walk)?,
-            has_header: log.segments.iter().any(|segment| segment.reader.is_some()),
+            has_header: log.has_header(walk),
             backfilled: log.backfilled,
             durable: log.durable.max(self.target_in_damaged_header(log.log_id)),
             last: walk.last(),

@@ -27,6 +27,12 @@ impl FoundLog<'_> {
         Ok(!is_unwritten && (is_begun || self.has_commits()))
     }
 
+    /// Whether a segment is there that a log begins with: the first one, or any where what came before may be gone.
+    pub(super) fn has_header(&self, walk: &Walk) -> bool {
+        let is_any = self.segments.iter().any(|segment| segment.reader.is_some());
+        if walk.base > 0 { is_any } else { self.first_place().is_some() }
+    }
+
     /// No record but heads of batches speaks of a commit, and nothing that could is broken or unreadable. (The header of a segment
     /// lies in one sector: torn, it is zeros.)
     fn says_nothing(&self, walk: &Walk) -> bool {

@@ -466,3 +466,28 @@ fn the_target_in_a_damaged_header_counts() {
     let outcome = history.judge(seen, &Harmed::new(&files, &[lost, vec![header]].concat()));
     assert!(outcome >= Outcome::AsItWas, "{outcome:?}");
 }
+
+/// All that a log had is gone, and so is the part of the stamp that would show it. The header of the first segment was durable before
+/// the stamp: without it the log is damaged, not one that never began, and nothing is deleted.
+#[test]
+fn a_log_without_a_beginning_beside_half_a_stamp_is_kept() {
+    for (shape, history) in shapes().into_iter().filter(|(_, history)| history.marker.is_none()) {
+        for seen in seens(&history) {
+            let files = history.files(seen);
+            let lost = |byte: u8| {
+                let of = |record: &Record| {
+                    Harm::Bytes(record.file.clone(), record.bytes.start, vec![byte; record.bytes.len()])
+                };
+                history.records.iter().map(of).collect::<Vec<Harm>>()
+            };
+            let stamp = |at: usize, bytes: &[u8]| Harm::Bytes(DATABASE.to_owned(), at, bytes.to_vec());
+            for stamp in [stamp(72, &[9; 8]), stamp(80, &[9; 8]), stamp(88, &[9; 4]), stamp(18, &[2, 2])] {
+                for byte in [0, 0xa5] {
+                    let harms = [lost(byte), vec![stamp.clone()]].concat();
+                    let outcome = history.judge(seen, &Harmed::new(&files, &harms));
+                    assert!(outcome > Outcome::Earlier, "{shape} {seen:?} {stamp:?} {byte}: {outcome:?}");
+                }
+            }
+        }
+    }
+}

@@ -56,6 +56,9 @@ fn specified(s: &Situation) -> Action {
         Some(log) => Action::Refuse(Refusal::NoHeader(log.log_id)),
         None => Action::DeleteAll,
     };
+    // What was durable before a stamp was written is there, or the log is damaged.
+    let begun = |log: &LogFacts| log.has_header || log.marker.is_some();
+    let all_finished_beside_half = s.logs.iter().all(|log| finished(log) && begun(log));
     let half_beside = || match sole {
         Some(log) if back(log) => Action::Recover(log.log_id),
         _ => Action::Refuse(Refusal::UnknownHeader),
@@ -94,16 +97,16 @@ fn specified(s: &Situation) -> Action {
             if s.is_read_only {
                 return Action::Refuse(Refusal::ReadOnly);
             }
-            if all_finished {
+            if all_finished_beside_half {
                 return half_finished();
             }
             match own {
-                Some(own) if !finished(own) => {
+                Some(own) if !finished(own) || !begun(own) => {
                     if !own.page_size_fits && !own.has_page_one {
                         Action::Refuse(Refusal::PageSize(OWN))
                     } else if own.is_unreadable {
                         Action::Refuse(Refusal::Unreadable(OWN))
-                    } else if own.durable > own.last || own.is_contradicted {
+                    } else if own.durable > own.last || !begun(own) || own.is_contradicted {
                         Action::Refuse(Refusal::Damaged(OWN))
                     } else {
                         Action::Recover(OWN)
@@ -117,7 +120,7 @@ fn specified(s: &Situation) -> Action {
             sole => Action::Refuse(Refusal::NoHeader(sole.unwrap_or(&s.logs[0]).log_id)),
         },
         _ if s.is_read_only => Action::Refuse(Refusal::ReadOnly),
-        _ if all_finished => half_finished(),
+        _ if all_finished_beside_half => half_finished(),
         _ => half_beside(),
     }
 }
