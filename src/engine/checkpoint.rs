@@ -161,11 +161,12 @@ impl Engine {
     /// CKPT; waits at most this time for another process's.
     pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
         let failures = self.checkpointing.lock();
-        let held = self.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
-            what: "the checkpoint",
-            file: self.log.path.clone(),
-            holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.log.describe(owner)),
-        })?;
+        let held =
+            self.locks.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
+                what: "the checkpoint",
+                file: self.log.path.clone(),
+                holder: owner.map_or_else(|| "another process".to_owned(), |owner| self.log.describe(owner)),
+            })?;
         Ok(Checkpointing { failures, _held: held })
     }
 

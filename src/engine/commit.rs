@@ -248,7 +248,7 @@ impl Engine {
     /// # Errors
     /// `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
-        let append = AppendGuard { end: None, _held: self.hold(ControlBlock::append, "APPEND")? };
+        let append = AppendGuard { end: None, _held: self.locks.hold(ControlBlock::append, "APPEND")? };
         if self.log.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
@@ -257,7 +257,7 @@ impl Engine {
 
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
     pub(super) fn lock_append_unrepaired(&self) -> AppendGuard {
-        AppendGuard { end: None, _held: self.hold_unbounded(ControlBlock::append, "APPEND") }
+        AppendGuard { end: None, _held: self.locks.hold_unbounded(ControlBlock::append, "APPEND") }
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the epoch record: stored now.

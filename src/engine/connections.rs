@@ -77,4 +77,11 @@ impl Engine {
     pub(crate) fn drop_snapshot(&self, connection: Connection) {
         self.log.marks.end_snapshot(connection.slot);
     }
+
+    /// After a busy timeout that ended without the write lock: `sqlite3_log` says which process has it.
+    pub(crate) fn warn_blocked_writer(&self, connection: ConnectionId) {
+        if let Some(owner) = self.queue.kept_waiting_by(connection) {
+            self.locks.warn_blocked_by("WRITE", owner);
+        }
+    }
 }

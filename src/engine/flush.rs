@@ -177,7 +177,7 @@ impl Engine {
         if reached() {
             return Ok(());
         }
-        self.wait_until(&reached, Some(sequence), self.unbounded_wait()).or_else(|error| {
+        self.wait_until(&reached, Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
             let append = self.lock_append_unrepaired();
             // By another process meanwhile.
             if reached() {
@@ -194,7 +194,7 @@ impl Engine {
     /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: another process has
     /// kept a lock that the flush needs for too long.
     pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.log.marks.durable() >= sequence, None, self.bounded_wait())
+        self.wait_until(&|| self.log.marks.durable() >= sequence, None, self.locks.bounded_wait())
     }
 
     /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
@@ -203,7 +203,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(super) fn wait_for_backlog(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, self.bounded_wait())
+        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, self.locks.bounded_wait())
     }
 
     /// Waits until everything up to `sequence` is visible, leading if no other committer does.
@@ -211,7 +211,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::wait_durable`].
     pub(super) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.bounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), None, self.locks.bounded_wait())
     }
 
     /// Like [`Engine::wait_visible`], for a transaction that has read the commit and cannot return before.
@@ -219,7 +219,7 @@ impl Engine {
     /// # Errors
     /// The flush failed.
     pub(crate) fn wait_visible_of_seen(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.unbounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), None, self.locks.unbounded_wait())
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
@@ -279,7 +279,7 @@ impl Engine {
                 }
             }
             let leader = self.log.marks.control().leader().holder().filter(|owner| *owner != me);
-            self.goes_on(&mut wait, "a flush", leader)?;
+            self.locks.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
             let look = watcher.looks_after(&self.flush_watched, self.log.marks.control().sync_nanos());
             wake.wait(ticket, look.min(wait.left()));

@@ -195,7 +195,7 @@ impl Engine {
     /// # Errors
     /// `LockHeld`: for too long. What a leader left that died could not be made durable.
     pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
-        let (mut wait, mut stall) = (self.bounded_wait(), Stall::new());
+        let (mut wait, mut stall) = (self.locks.bounded_wait(), Stall::new());
         loop {
             let leader = match self.lead_if_free()? {
                 None => self.lead_for_other(&mut stall)?,
@@ -205,7 +205,7 @@ impl Engine {
                 return Ok(leader);
             }
             let lock = self.log.marks.control().leader();
-            self.goes_on(&mut wait, "LEADER", lock.holder())?;
+            self.locks.goes_on(&mut wait, "LEADER", lock.holder())?;
             lock.wait(crate::shared::TIMED_WAIT);
         }
     }

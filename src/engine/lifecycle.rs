@@ -4,6 +4,7 @@
 use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
 use super::frames::Frames;
+use super::owner_lock::OwnerLocks;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
@@ -205,6 +206,7 @@ impl Engine {
             page_one: Mutex::default(),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
+            locks: Arc::new(OwnerLocks::new(&log)),
             background: super::Background::new(&log),
             resting: Mutex::default(),
             shortage: super::shortage::Shortage::default(),

@@ -59,6 +59,7 @@ use connections::Connections;
 use context::LogContext;
 use exclusive::ExclusiveLock;
 use frames::{Frame, Frames};
+use owner_lock::OwnerLocks;
 use page_one::PageOne;
 use queue::WriteQueue;
 use std::sync::Arc;
@@ -76,6 +77,7 @@ pub(crate) struct Counters {
 /// One open database.
 pub(crate) struct Engine {
     pub(crate) log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
     pub(crate) queue: WriteQueue,
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,

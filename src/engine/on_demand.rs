@@ -33,7 +33,7 @@ impl Engine {
             return Ok(reached());
         }
         let deadline = Instant::now() + timeout;
-        match self.wait_until(&reached, None, self.wait_until_deadline(deadline)) {
+        match self.wait_until(&reached, None, self.locks.wait_until_deadline(deadline)) {
             Err(EngineError::LockHeld { .. }) if Instant::now() >= deadline => Ok(reached()),
             waited => waited.map(|()| true),
         }

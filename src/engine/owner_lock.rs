@@ -3,8 +3,8 @@
 //! A lock excludes the threads of this process as it excludes other processes; a waiter checks whether the owner is
 //! alive, and takes the lock from a dead one.
 
-use super::queue::ConnectionId;
-use super::{Engine, EngineError};
+use super::EngineError;
+use super::context::LogContext;
 use crate::interleave::Instant;
 use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT, generation};
 use crate::sqlite::Code;
@@ -56,7 +56,16 @@ impl Drop for OwnerGuard {
     }
 }
 
-impl Engine {
+/// The owner locks of the log, as this process takes and waits for them.
+pub(super) struct OwnerLocks {
+    log: Arc<LogContext>,
+}
+
+impl OwnerLocks {
+    pub(super) fn new(log: &Arc<LogContext>) -> OwnerLocks {
+        OwnerLocks { log: Arc::clone(log) }
+    }
+
     pub(super) fn held(&self, which: Which) -> OwnerGuard {
         OwnerGuard { member: self.log.marks.shared(), which, generation: generation() }
     }
@@ -75,7 +84,7 @@ impl Engine {
         (!member.is_alive(owner) && lock.take_over(owner, member.me())).then(|| self.held(which))
     }
 
-    /// Waits for the lock, as long as a [bounded wait](Engine::bounded_wait) lasts.
+    /// Waits for the lock, as long as a [bounded wait](OwnerLocks::bounded_wait) lasts.
     ///
     /// # Errors
     /// `LockHeld`: its owner keeps it for too long.
@@ -109,7 +118,7 @@ impl Engine {
         Wait { since: Instant::now(), seen: self.progress(), is_bounded: true, is_told: false, deadline: None }
     }
 
-    /// A [bounded wait](Engine::bounded_wait) that ends at `deadline`, too.
+    /// A [bounded wait](OwnerLocks::bounded_wait) that ends at `deadline`, too.
     pub(super) fn wait_until_deadline(&self, deadline: Instant) -> Wait {
         Wait { deadline: Some(deadline), ..self.bounded_wait() }
     }
@@ -166,14 +175,8 @@ impl Engine {
         }
     }
 
-    /// After a busy timeout that ended without the write lock: `sqlite3_log` says which process has it.
-    pub(crate) fn warn_blocked_writer(&self, connection: ConnectionId) {
-        if let Some(owner) = self.queue.kept_waiting_by(connection) {
-            self.warn_blocked_by("WRITE", owner);
-        }
-    }
-
-    fn warn_blocked_by(&self, name: &str, owner: Owner) {
+    /// Names the process that has what this one waits for.
+    pub(super) fn warn_blocked_by(&self, name: &str, owner: Owner) {
         self.log.report(Code::WARNING, &format!("waits for {name}, held by {}", self.log.describe(owner)));
     }
 }

@@ -655,7 +655,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
     commit(&one, 3, 1, true).unwrap();
     one.checkpoint_when_idle().unwrap();
     let control = one.log.marks.control();
-    let create = one.hold(ControlBlock::create, "CREATE").unwrap();
+    let create = one.locks.hold(ControlBlock::create, "CREATE").unwrap();
     let rests = {
         let one = Arc::clone(&one);
         std::thread::spawn(move || one.rest())

@@ -96,7 +96,8 @@ impl Engine {
     fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let leader = self.lead_waiting()?;
         // A segment that is being made would come after the others have gone, and the log that comes next would go on in it.
-        let _create = if crate::drops("rest-create") { None } else { Some(self.hold(ControlBlock::create, "CREATE")?) };
+        let _create =
+            if crate::drops("rest-create") { None } else { Some(self.locks.hold(ControlBlock::create, "CREATE")?) };
         self.end_log()?;
         let append = self.lock_append()?;
         self.log.check_poison()?;

@@ -252,7 +252,7 @@ impl Engine {
     /// written to the others is durable, whichever process synced it: so APPEND, under which segments are written, must
     /// be free for this.
     fn let_close_but(&self, kept: &BTreeSet<u32>) -> Result<bool, EngineError> {
-        let Some(_append) = self.try_hold(ControlBlock::append) else { return Ok(false) };
+        let Some(_append) = self.locks.try_hold(ControlBlock::append) else { return Ok(false) };
         let control = self.log.marks.control();
         let mut needed = kept.clone();
         let is_all_durable =
@@ -501,7 +501,7 @@ impl Engine {
         if self.has_room(bytes)? {
             return Ok(());
         }
-        let _create = self.hold(ControlBlock::create, "CREATE")?;
+        let _create = self.locks.hold(ControlBlock::create, "CREATE")?;
         if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
     }
 
@@ -524,7 +524,8 @@ impl Engine {
             return Ok(());
         }
         // The holder of CREATE most likely makes a segment; if not, the next commit asks again.
-        let Some(_create) = self.try_hold(ControlBlock::create).or_else(|| self.try_take_over(ControlBlock::create))
+        let Some(_create) =
+            self.locks.try_hold(ControlBlock::create).or_else(|| self.locks.try_take_over(ControlBlock::create))
         else {
             return Ok(());
         };

@@ -56,13 +56,13 @@ impl Engine {
                 // The holder of CREATE most likely makes the segment for which the load waits; the next checkpoint
                 // comes here again.
                 Keep::ForLoad => {
-                    let create = self.try_hold(ControlBlock::create);
-                    match create.or_else(|| self.try_take_over(ControlBlock::create)) {
+                    let create = self.locks.try_hold(ControlBlock::create);
+                    match create.or_else(|| self.locks.try_take_over(ControlBlock::create)) {
                         Some(create) => create,
                         None => return Ok(false),
                     }
                 }
-                Keep::Idle | Keep::Nothing => self.hold(ControlBlock::create, "CREATE")?,
+                Keep::Idle | Keep::Nothing => self.locks.hold(ControlBlock::create, "CREATE")?,
             };
             let (all, tail) = self.survey()?;
             let next = self.log.marks.control().next_segment();
