@@ -92,9 +92,9 @@ impl Engine {
     /// commit wants durability, or other processes lead, there may be none for long, and the log would grow: so this
     /// writes a mark.
     pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if self.copy_to_carry().is_some() {
+        if self.page_one.to_carry().is_some() {
             let leader = self.lead_waiting()?;
-            if self.copy_to_carry().is_some() {
+            if self.page_one.to_carry().is_some() {
                 self.flush(&leader, true)?;
             }
             drop(leader);
@@ -128,7 +128,7 @@ impl Engine {
 
     /// Whether the log says what is backfilled, or this process's next certificate will.
     fn carries_backfilled(&self) -> bool {
-        self.log.marks.certified().1 >= self.log.marks.backfilled() || self.copy_to_carry().is_some()
+        self.log.marks.certified().1 >= self.log.marks.backfilled() || self.page_one.to_carry().is_some()
     }
 
     /// Before a clean close: to the last commit. No connection reads or writes.
@@ -208,8 +208,8 @@ impl Engine {
             self.counters.checkpoints.fetch_add(1, SeqCst);
         } else if !self.carries_backfilled() {
             // Another process ran the pass, and has not carried B since.
-            let mut database_handle = self.database_handle.lock();
-            self.copy_page_one(database_handle.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
+            let mut database_handle = self.exclusive.database_handle.lock();
+            self.page_one.take(database_handle.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
         }
         self.delete_spills();
         Ok(())
@@ -234,7 +234,7 @@ impl Engine {
     /// restored an older state: pages of this log in it would make a mixture of both. EXCLUSIVE keeps SQLite from
     /// writing, but not `cp`.
     fn check_database(&self, backfilled: u64) -> Result<(), EngineError> {
-        let mut database_handle = self.database_handle.lock();
+        let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let mut header = [0; DATABASE_HEADER_BYTES];
         let read =
@@ -295,7 +295,7 @@ impl Engine {
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
         let images = Images::prove(self, newest, &unread, database_pages)?;
-        let mut database_handle = self.database_handle.lock();
+        let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let stamp = Stamp { log_id: self.log.log_id, backfill_target: target };
         Backfill::new(database_handle.as_mut(), self.log.page_bytes, stamp).run(
@@ -309,7 +309,7 @@ impl Engine {
                 images.read(page, buffer)
             },
         )?;
-        self.copy_page_one(database_handle.as_mut(), target)?;
+        self.page_one.take(database_handle.as_mut(), target)?;
         Ok(database_pages)
     }
 }

@@ -518,7 +518,7 @@ impl Engine {
         self.log.check_poison()?;
         let alone = || !self.queue.contended() && self.log.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
-        let may_be_self_sealed = may_lead && facts.wants_durable && self.copy_to_carry().is_none();
+        let may_be_self_sealed = may_lead && facts.wants_durable && self.page_one.to_carry().is_none();
         let self_sealed = may_be_self_sealed && (self.sync_is_free() || alone());
         let leader =
             if self_sealed { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };

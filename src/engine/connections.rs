@@ -1,6 +1,6 @@
 //! The connections of an engine.
 
-use super::lifecycle::INIT_WAIT;
+use super::membership::INIT_WAIT;
 use super::queue::ConnectionId;
 use super::{Engine, EngineError};
 use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
@@ -38,7 +38,7 @@ impl Engine {
     fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
         self.log.marks.claim_snapshot_slot().or_else(|| {
             // Snapshots of killed processes stay until a checkpoint clears them.
-            let _resting = self.resting.lock();
+            let _resting = self.membership.one_thread.lock();
             let member = self.log.marks.member();
             if member.wait_init(INIT_WAIT).ok()? {
                 member.control().free_idle_snapshot_slots(|owner| member.is_alive(owner));

@@ -264,7 +264,7 @@ impl Engine {
                     self.keep_no_more()?;
                     let misses_descriptor = error.is_out_of_descriptors();
                     let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE
-                        || misses_descriptor && self.shortage_lasts();
+                        || misses_descriptor && self.shortage.lasts();
                     // What is published is acknowledged, however long it takes: an error would concern all commits
                     // after it.
                     let answers_later = answers.is_some() && misses_descriptor;
@@ -367,7 +367,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::flush`].
     pub(super) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
-        let copy = self.copy_to_carry();
+        let copy = self.page_one.to_carry();
         let mut counts = self.count_ahead()?;
         let (mut append, place) = loop {
             let append = self.lock_append()?;

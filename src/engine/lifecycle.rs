@@ -4,7 +4,9 @@
 use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
 use super::frames::Frames;
+use super::membership::Membership;
 use super::owner_lock::OwnerLocks;
+use super::page_one::PageOneCopy;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
@@ -16,17 +18,14 @@ use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
 use crate::log::segments::{SEGMENT_BYTES_FIRST, create_first_segment};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
-use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id, names};
+use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id};
 use crate::sync::{Mutex, RwLock};
-use std::io::ErrorKind;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
-
-/// How long one call waits for INIT: a caller that gets BUSY then has a busy handler.
-pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes that are compared at activation.
 const HEADER_BYTES: usize = 100;
@@ -73,7 +72,7 @@ struct Parts {
     dir: Arc<dyn LogDirectory>,
     member: Arc<Member>,
     database_handle: Box<dyn DatabaseHandle>,
-    exclusive: ExclusiveLock,
+    is_exclusive: bool,
     page_bytes: u32,
     block_bytes: u32,
 }
@@ -139,8 +138,7 @@ impl Engine {
         control.set_backfilled_pages(0, u32::try_from(pages).unwrap_or(u32::MAX));
         control.exclusive().try_acquire(member.me(), false);
         settings.copy_to(&Settings::shared(&member));
-        let parts =
-            Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::of_claim(), page_bytes, block_bytes };
+        let parts = Parts { path, dir, member, database_handle, is_exclusive: true, page_bytes, block_bytes };
         let engine = Engine::build(environment, parts);
         engine.log.marks.control().set_state(State::Ready);
         Ok(engine)
@@ -155,8 +153,7 @@ impl Engine {
         let SharedDatabase { path, dir, member, database_handle, page_bytes } = joined;
         let member = Arc::new(member);
         let block_bytes = u32::try_from(member.control().identity().block_bytes).unwrap_or(0);
-        let parts =
-            Parts { path, dir, member, database_handle, exclusive: ExclusiveLock::default(), page_bytes, block_bytes };
+        let parts = Parts { path, dir, member, database_handle, is_exclusive: false, page_bytes, block_bytes };
         let engine = Engine::build(environment, parts);
         match engine.activate_under_exclusive() {
             Ok(()) => Ok(engine),
@@ -171,11 +168,11 @@ impl Engine {
     /// stock SQLite may have opened the file before the stamp, and would overwrite it.
     fn activate_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.log.marks.control().is_active() {
-            self.refresh_exclusive();
+            self.exclusive.refresh();
             return Ok(());
         }
         self.activate()?;
-        if self.has_exclusive() || self.acquire_exclusive() {
+        if self.exclusive.is_held() || self.exclusive.acquire() {
             return Ok(());
         }
         // The holder of EXCL died meanwhile, and stock SQLite came. Without a commit the log can go again.
@@ -184,7 +181,7 @@ impl Engine {
     }
 
     fn build(environment: &Arc<Environment>, parts: Parts) -> Arc<Engine> {
-        let Parts { path, dir, member, database_handle, exclusive, page_bytes, block_bytes } = parts;
+        let Parts { path, dir, member, database_handle, is_exclusive, page_bytes, block_bytes } = parts;
         let pages = member.control().backfilled_pages().map_or(0, |(_, pages)| pages);
         let log = Arc::new(LogContext::new(environment, path, dir, (page_bytes, block_bytes), &member));
         Arc::new(Engine {
@@ -201,15 +198,15 @@ impl Engine {
             frames: RwLock::new(Frames::new(pages)),
             followed: AtomicU64::new(0),
             checkpointing: Mutex::default(),
-            database_handle: Mutex::new(Some(database_handle)),
-            exclusive,
-            page_one: Mutex::default(),
+            exclusive: ExclusiveLock::new(&log, database_handle, is_exclusive),
+            page_one: PageOneCopy::new(&log),
+            membership: Membership::new(&log),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
             locks: Arc::new(OwnerLocks::new(&log)),
             background: super::Background::new(&log),
-            resting: Mutex::default(),
-            shortage: super::shortage::Shortage::default(),
+            rest_refused: Mutex::default(),
+            shortage: super::shortage::Shortage::new(&log),
             log,
         })
     }
@@ -225,7 +222,7 @@ impl Engine {
             return Ok(());
         }
         let control = self.log.marks.control();
-        let mut database_handle = self.database_handle.lock();
+        let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let pages = control.backfilled_pages().map_or(0, |(_, pages)| pages);
         let mut first = self.nothing_changed(database_handle.as_mut())?;
@@ -239,7 +236,7 @@ impl Engine {
 
         // If another process holds EXCLUSIVE, it may have died since, or either may have lost it: stock SQLite may have
         // opened the file, and its commits would be lost under the stamp.
-        if !crate::drops("r7-confirm-guard") && !self.confirm_exclusive(database_handle.as_mut()) {
+        if !crate::drops("r7-confirm-guard") && !self.exclusive.confirm(database_handle.as_mut()) {
             return Err(EngineError::NotOnPwal { file: self.log.path.clone() });
         }
         let again = self.nothing_changed(database_handle.as_mut())?;
@@ -305,7 +302,7 @@ impl Engine {
 
     /// What the database file is now is what the next activation must find.
     pub(super) fn note_claim(&self, database_handle: &mut dyn DatabaseHandle) -> Result<(), EngineError> {
-        let first = self.read_beginning(database_handle)?;
+        let first = self.page_one.read_beginning(database_handle)?;
         let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.log.path, e))?;
         let file =
             std::fs::metadata(&self.log.path).map_err(|e| EngineError::database("look at", &self.log.path, e))?;
@@ -370,7 +367,7 @@ impl Engine {
             first_sequence: begin.last + 1,
             chain: begin.chain,
         };
-        let copy = self.page_one_of(first.to_vec(), begin.last);
+        let copy = self.page_one.of(first.to_vec(), begin.last);
         let file =
             create_first_segment(&*self.log.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
@@ -387,7 +384,7 @@ impl Engine {
 
     /// The beginning of a database file that has not changed since the claim.
     fn nothing_changed(&self, database_handle: &mut dyn DatabaseHandle) -> Result<Vec<u8>, EngineError> {
-        let first = self.read_beginning(database_handle)?;
+        let first = self.page_one.read_beginning(database_handle)?;
         let bytes = database_handle.bytes().map_err(|e| EngineError::database("measure", &self.log.path, e))?;
         let file =
             std::fs::metadata(&self.log.path).map_err(|e| EngineError::database("look at", &self.log.path, e))?;
@@ -415,11 +412,11 @@ impl Engine {
 
     fn close_if_last(self: &Arc<Engine>, keep_log: bool) -> Result<(), EngineError> {
         // Under INIT: of two that leave at once one is the last.
-        self.wait_init()?;
+        self.membership.wait_init()?;
         if keep_log && !self.is_deleted() || self.log.is_poisoned() {
             return Ok(());
         }
-        match self.check_alone() {
+        match self.membership.check_alone() {
             Ok(()) => self.retire_under_exclusive(),
             Err(_) => Ok(()),
         }
@@ -434,15 +431,6 @@ impl Engine {
             && links_of_open_file(identity.device, identity.inode) == Some(0)
     }
 
-    pub(super) fn wait_init(&self) -> Result<(), EngineError> {
-        let file = || self.log.path.clone();
-        match self.log.marks.member().wait_init(INIT_WAIT) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(EngineError::InitHeld { file: file() }),
-            Err(source) => Err(EngineError::Lock { file: file(), source }),
-        }
-    }
-
     /// Retires the log for a connection that continues with the database file alone, as `journal_mode=DELETE` does:
     /// INIT is held until the log is gone.
     ///
@@ -451,11 +439,11 @@ impl Engine {
     /// WAL), there are commits in this log, and the connection has read page 1 past them. What the retirement met:
     /// stamp and log stay.
     pub(crate) fn retire_alone(self: &Arc<Engine>, unused: bool) -> Result<(), EngineError> {
-        self.check_alone()?;
+        self.membership.check_alone()?;
         // It may be retiring the log, and to the kernel its INIT is this thread's.
         self.background.stop(true);
-        let _resting = self.resting.lock();
-        if let Err(error) = self.wait_init() {
+        let _resting = self.membership.one_thread.lock();
+        if let Err(error) = self.membership.wait_init() {
             self.background.allow();
             return Err(error);
         }
@@ -463,29 +451,21 @@ impl Engine {
             true => Err(EngineError::Committed { file: self.log.path.clone() }),
             false => Ok(()),
         };
-        let retired = self.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_under_exclusive());
+        let retired =
+            self.membership.check_alone().and_then(|()| check_unused()).and_then(|()| self.retire_under_exclusive());
         if retired.is_err() {
             self.background.allow();
-            self.end_init()?;
+            self.membership.end_init()?;
         }
         retired
     }
 
     /// Under INIT, and with no other process joined.
     fn retire_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
-        if !self.acquire_exclusive() {
+        if !self.exclusive.acquire() {
             return Err(EngineError::NotOnPwal { file: self.log.path.clone() });
         }
         self.retire()
-    }
-
-    /// There is no other member. A process that exits has left already, though it lives for a while.
-    pub(crate) fn check_alone(&self) -> Result<(), EngineError> {
-        let others = self.log.marks.member().others();
-        if others.is_empty() {
-            return Ok(());
-        }
-        Err(EngineError::OtherMembers { file: self.log.path.clone(), who: names(&others) })
     }
 
     /// Everything goes to the database file, the log is retired. What is left is one plain SQLite file. Under INIT, and
@@ -506,33 +486,15 @@ impl Engine {
         retired
     }
 
-    /// Whether the log directory still is the one that this process is joined in. Where it was removed under it, others may
-    /// have made another one since: what has its name is theirs, with their `lock` and `control`.
-    pub(super) fn has_directory(&self) -> Result<bool, EngineError> {
-        let file = || self.log.path.clone();
-        let io = |source| EngineError::Lock { file: file(), source };
-        let lock = self.log.marks.member().lock();
-        let is_in = match self.log.dir.directory() {
-            Ok(directory) => lock.is_in(&directory).map_err(io)?,
-            // What has the name by now is none, or not to be used.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => false,
-            Err(error) => return Err(io(error)),
-        };
-        if is_in {
-            return Ok(true);
-        }
-        if lock.is_deleted().map_err(io)? { Ok(false) } else { Err(EngineError::Moved { file: file() }) }
-    }
-
     fn try_retire(self: &Arc<Engine>) -> Result<(), EngineError> {
         self.log.check_poison()?;
-        let has_directory = self.has_directory()?;
+        let has_directory = self.membership.has_directory()?;
         if self.log.is_active() {
             self.checkpoint_all()?;
             if !crate::drops("z2-end-log") {
                 self.end_log()?;
             }
-            let retired = match self.database_handle.lock().as_mut() {
+            let retired = match self.exclusive.database_handle.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
                 Some(database_handle) if !has_directory => retire::make_plain(database_handle.as_mut())
                     .and_then(|()| retire::remove_placeholder(&*self.log.dir))
@@ -558,7 +520,7 @@ impl Engine {
             let names = self.log.dir.list().map_err(|e| EngineError::write("the log directory", e))?;
             if names.iter().any(|name| name != CONTROL_NAME && name != LOCK_NAME) {
                 // An activation that failed on the way: what it left is what a crash there leaves.
-                let mut database_handle = self.database_handle.lock();
+                let mut database_handle = self.exclusive.database_handle.lock();
                 let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
                 open_database(&*self.log.dir, database_handle.as_mut(), OpenFacts::default())?;
             }
@@ -583,55 +545,31 @@ impl Engine {
     }
 
     fn leave_at_exit(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let _resting = self.resting.lock();
-        self.wait_init()?;
-        let left = match self.check_alone() {
+        let _resting = self.membership.one_thread.lock();
+        self.membership.wait_init()?;
+        let left = match self.membership.check_alone() {
             Ok(()) => self.retire_under_exclusive(),
             Err(_) => {
                 // From here on another process may retire the log: no thread reads by it. The background thread ends
                 // with the process; it may be waiting for others.
                 self.log.set_over();
-                self.release_exclusive();
+                self.exclusive.release();
                 let member = self.log.marks.member();
                 member.control().release_process_slot(member.me());
                 Ok(())
             }
         };
         if !self.log.is_retired() {
-            self.end_init()?;
+            self.membership.end_init()?;
         }
         left
-    }
-
-    /// In a forked child: the parent's database handle, as SQLite's unix VFS remembers it, would keep this process from locking the
-    /// database file for ever. Its locks are the parent's own and stay.
-    pub(crate) fn forget_inherited(&self) {
-        if !self.log.is_of_this_process()
-            && let Some(mut database_handle) = self.database_handle.try_lock()
-        {
-            database_handle.take();
-        }
     }
 
     /// The end of this process's part: the log stays as it is, for the others or for the next open.
     pub(crate) fn abandon(&self) {
         self.background.stop(true);
-        self.release_exclusive();
+        self.exclusive.release();
         self.log.marks.member().leave();
-    }
-
-    /// The claim or the membership is through: others may come.
-    ///
-    /// # Errors
-    /// Any error of the file system.
-    pub(crate) fn end_init(&self) -> Result<(), EngineError> {
-        let failed = |source| EngineError::Lock { file: self.log.path.clone(), source };
-        self.log.marks.member().end_init().map_err(failed)
-    }
-
-    /// The database handle of a retired engine, with its EXCLUSIVE.
-    pub(crate) fn take_database_handle(&self) -> Option<Box<dyn DatabaseHandle>> {
-        self.database_handle.lock().take()
     }
 }
 

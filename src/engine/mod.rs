@@ -22,6 +22,7 @@ mod lanes;
 mod lease;
 mod lifecycle;
 mod marks;
+mod membership;
 mod on_demand;
 mod owner_lock;
 mod page_one;
@@ -47,20 +48,21 @@ pub(crate) use by_hand::Work;
 pub(crate) use commit::{CommitFacts, PreparedBatch, SelfSealed};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
-pub(crate) use lifecycle::{ClaimedDatabase, INIT_WAIT, SharedDatabase, has_stock_wal};
+pub(crate) use lifecycle::{ClaimedDatabase, SharedDatabase, has_stock_wal};
+pub(crate) use membership::INIT_WAIT;
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::{LogFile, is_out_of_descriptors};
-use crate::host::DatabaseHandle;
 use crate::sync::{Mutex, RwLock};
 use background::Background;
 use connections::Connections;
 use context::LogContext;
 use exclusive::ExclusiveLock;
 use frames::{Frame, Frames};
+use membership::Membership;
 use owner_lock::OwnerLocks;
-use page_one::PageOne;
+use page_one::PageOneCopy;
 use queue::WriteQueue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -99,15 +101,15 @@ pub(crate) struct Engine {
     followed: AtomicU64,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
-    /// Of page 1 as the last pass of this process left it.
-    page_one: Mutex<Option<Arc<PageOne>>>,
-    database_handle: Mutex<Option<Box<dyn DatabaseHandle>>>,
-    exclusive: ExclusiveLock,
+    page_one: PageOneCopy,
+    pub(crate) exclusive: ExclusiveLock,
+    pub(crate) membership: Membership,
     leading: lease::Leading,
     /// One of the threads that wait for a flush checks often whether the leader is alive and makes progress.
     flush_watched: AtomicBool,
     background: Background,
-    resting: rest::Resting,
+    /// The last reported reason why the log of an idle database stays.
+    rest_refused: Mutex<Option<String>>,
     shortage: shortage::Shortage,
 }
 

@@ -9,9 +9,11 @@
 //! The process that has run a pass takes the copy from the database file, under CKPT, and carries it with the next
 //! flush that it leads.
 
-use super::{Engine, EngineError};
+use super::EngineError;
+use super::context::LogContext;
 use crate::host::DatabaseHandle;
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
+use crate::sync::Mutex;
 use std::sync::Arc;
 
 /// Page 1 from its beginning, at most a block, as a commit left it and without a stamp.
@@ -24,7 +26,17 @@ pub(crate) struct PageOne {
     pub(super) next_block_crc: u32,
 }
 
-impl Engine {
+/// The copy of page 1 as the last pass of this process left it, until a certificate carries it.
+pub(super) struct PageOneCopy {
+    log: Arc<LogContext>,
+    pub(super) copy: Mutex<Option<Arc<PageOne>>>,
+}
+
+impl PageOneCopy {
+    pub(super) fn new(log: &Arc<LogContext>) -> PageOneCopy {
+        PageOneCopy { log: Arc::clone(log), copy: Mutex::default() }
+    }
+
     /// The bytes of page 1 that a doubled certificate copies; it also has the CRC of the block after them.
     fn copied_bytes(&self) -> usize {
         self.log.page_bytes.min(self.log.block_bytes) as usize
@@ -43,7 +55,7 @@ impl Engine {
     }
 
     /// What a doubled certificate says of a file that begins so, as commit `sequence` left it.
-    pub(super) fn page_one_of(&self, mut beginning: Vec<u8>, sequence: u64) -> PageOne {
+    pub(super) fn of(&self, mut beginning: Vec<u8>, sequence: u64) -> PageOne {
         let next_block = beginning.split_off(self.copied_bytes());
         stamp::clear(&mut beginning);
         let next_block_crc = if next_block.is_empty() { 0 } else { crc32c::crc32c(&next_block) };
@@ -52,23 +64,19 @@ impl Engine {
 
     /// Commits up to `sequence` are in the database file: the copy is that of page 1 there, if its stamp says the same.
     /// Under CKPT, when no process writes to it.
-    pub(super) fn copy_page_one(
-        &self,
-        database_handle: &mut dyn DatabaseHandle,
-        sequence: u64,
-    ) -> Result<(), EngineError> {
+    pub(super) fn take(&self, database_handle: &mut dyn DatabaseHandle, sequence: u64) -> Result<(), EngineError> {
         let beginning = self.read_beginning(database_handle)?;
         let expected = StampState::Stamped(Stamp { log_id: self.log.log_id, backfill_target: sequence });
         // Else a pass died on the way to a later commit: the next one ends it.
         if stamp::read(&beginning) == expected || crate::drops("b-copy-of-b") {
-            *self.page_one.lock() = Some(Arc::new(self.page_one_of(beginning, sequence)));
+            *self.copy.lock() = Some(Arc::new(self.of(beginning, sequence)));
         }
         Ok(())
     }
 
     /// The copy with which the next certificate moves B, if there is one.
-    pub(super) fn copy_to_carry(&self) -> Option<Arc<PageOne>> {
-        let copy = self.page_one.lock().clone()?;
+    pub(super) fn to_carry(&self) -> Option<Arc<PageOne>> {
+        let copy = self.copy.lock().clone()?;
         (copy.sequence > self.log.marks.certified().1).then_some(copy)
     }
 }

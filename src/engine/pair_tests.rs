@@ -283,7 +283,7 @@ impl Pair {
         };
         let engine = Engine::start(&self.environment(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
         engine.background.stop(false);
-        engine.end_init().unwrap();
+        engine.membership.end_init().unwrap();
         engine
     }
 
@@ -307,7 +307,7 @@ impl Pair {
         };
         let engine = Engine::join(&self.environment(), joined)?;
         engine.background.stop(false);
-        engine.end_init().unwrap();
+        engine.membership.end_init().unwrap();
         Ok(engine)
     }
 

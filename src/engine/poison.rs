@@ -95,7 +95,7 @@ impl Engine {
 
     fn erase_undurable(&self, append: &AppendGuard, failed: Failed) {
         let kept = self.kept(&failed);
-        let erased = self.try_with_descriptors(
+        let erased = self.shortage.retry(
             || self.erase_behind(append, kept, failed),
             || {
                 self.keep_none();

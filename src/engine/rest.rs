@@ -13,7 +13,6 @@
 use super::{Engine, EngineError};
 use crate::log::retire;
 use crate::shared::ControlBlock;
-use crate::sync::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -33,10 +32,6 @@ pub(crate) enum Rest {
     NoLog,
 }
 
-/// One thread of the process at a time: to the kernel they are one holder of INIT. The last reported reason why the log
-/// of an idle database stays.
-pub(super) type Resting = Mutex<Option<String>>;
-
 impl Engine {
     /// Retires the log now, with connections open.
     ///
@@ -44,14 +39,15 @@ impl Engine {
     /// `BUSY`: there are other members, or a transaction writes, or reads an older snapshot. What the retirement met:
     /// then the engine is poisoned, as after a retirement that failed.
     pub(crate) fn rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
-        let _resting = self.resting.lock();
+        let _resting = self.membership.one_thread.lock();
         self.try_rest()
     }
 
     /// For the background thread, when the database is idle for long. False: try again later. Not beside other
     /// processes: each would keep a thread for that.
     pub(super) fn rest_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
-        let Some(mut told) = self.resting.try_lock() else { return Ok(false) };
+        let Some(_one_thread) = self.membership.one_thread.try_lock() else { return Ok(false) };
+        let mut told = self.rest_refused.lock();
         match self.try_rest() {
             Ok(_) | Err(EngineError::OtherMembers { .. }) => {
                 *told = None;
@@ -69,17 +65,17 @@ impl Engine {
         if !self.log.is_active() {
             return Ok(Rest::NoLog);
         }
-        self.check_alone()?;
+        self.membership.check_alone()?;
         self.checkpoint_all()?;
         let busy = || EngineError::InUse { file: self.log.path.clone() };
-        self.wait_init()?;
-        let rested = self.check_alone().and_then(|()| {
+        self.membership.wait_init()?;
+        let rested = self.membership.check_alone().and_then(|()| {
             let _checkpointing = self.checkpoint_lock(CKPT_WAIT)?;
             if !self.queue.try_acquire(NOBODY) {
                 self.queue.forget(NOBODY);
                 return Err(busy());
             }
-            let rested = if self.acquire_exclusive() {
+            let rested = if self.exclusive.acquire() {
                 self.retire_in_place()
             } else {
                 Err(EngineError::NotOnPwal { file: self.log.path.clone() })
@@ -88,7 +84,7 @@ impl Engine {
             self.queue.forget(NOBODY);
             rested
         });
-        self.end_init()?;
+        self.membership.end_init()?;
         rested
     }
 
@@ -106,10 +102,10 @@ impl Engine {
             // A commit has come since the checkpoint.
             return Err(EngineError::InUse { file: self.log.path.clone() });
         }
-        if !self.has_directory()? {
+        if !self.membership.has_directory()? {
             return Err(EngineError::Moved { file: self.log.path.clone() });
         }
-        let mut database_handle = self.database_handle.lock();
+        let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         if let Err(error) = retire::mark(&*self.log.dir, self.log.log_id, last) {
             // A full disk, for example: the log continues, without the commit.

@@ -5,6 +5,7 @@
 //! [`PATIENCE_ALONE`]. That time is the shortage's, not the statement's: once it is over, statements fail at once, until an
 //! operation has succeeded again or none has failed for [`OVER_AFTER`].
 
+use super::context::LogContext;
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::shared::TIMED_WAIT;
@@ -20,13 +21,19 @@ const PATIENCE_ALONE: Duration = Duration::from_millis(500);
 const OVER_AFTER: Duration = Duration::from_secs(10);
 
 /// Since when descriptors are missing, and when that was seen last; `None`: they are not.
-#[derive(Debug, Default)]
-pub(super) struct Shortage(Mutex<Option<(Instant, Instant)>>);
+pub(super) struct Shortage {
+    log: Arc<LogContext>,
+    seen: Mutex<Option<(Instant, Instant)>>,
+}
 
 impl Shortage {
+    pub(super) fn new(log: &Arc<LogContext>) -> Shortage {
+        Shortage { log: Arc::clone(log), seen: Mutex::default() }
+    }
+
     /// A descriptor is missing now. How long that has been so.
     fn goes_on(&self) -> Duration {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         let now = Instant::now();
         let began = seen.filter(|(_, last)| last.elapsed() < OVER_AFTER).map_or(now, |(began, _)| began);
         *seen = Some((began, now));
@@ -35,31 +42,18 @@ impl Shortage {
 
     /// What was missing was there.
     pub(super) fn ends(&self) {
-        *self.0.lock() = None;
+        *self.seen.lock() = None;
     }
-}
 
-impl Engine {
     /// A descriptor is missing now. True: it has been missing for so long that no caller waits for one any more.
-    pub(super) fn shortage_lasts(&self) -> bool {
-        let lasts = self.shortage.goes_on();
+    pub(super) fn lasts(&self) -> bool {
+        let lasts = self.goes_on();
         lasts >= PATIENCE || lasts >= PATIENCE_ALONE && self.log.marks.member().others().is_empty()
     }
 
-    /// Runs `act`, again where a descriptor is missing.
-    ///
-    /// # Errors
-    /// Those of `act`.
-    pub(super) fn with_descriptors<T>(
-        self: &Arc<Engine>,
-        act: impl FnMut() -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        self.try_with_descriptors(act, || self.let_files_close())
-    }
-
-    /// Like [`Engine::shortage_lasts`] for an operation: `make_room` closes files; false: there is nothing more to
+    /// Like [`Shortage::lasts`] for an operation: `make_room` closes files; false: there is nothing more to
     /// close than before.
-    pub(super) fn try_with_descriptors<T>(
+    pub(super) fn retry<T>(
         &self,
         mut act: impl FnMut() -> Result<T, EngineError>,
         make_room: impl Fn() -> bool,
@@ -72,11 +66,11 @@ impl Engine {
             let result = act();
             if !result.as_ref().is_err_and(EngineError::is_out_of_descriptors) {
                 if failed_at.is_some() {
-                    self.shortage.ends();
+                    self.ends();
                 }
                 return result;
             }
-            let is_over = failed_at.get_or_insert_with(Instant::now).elapsed() >= PATIENCE || self.shortage_lasts();
+            let is_over = failed_at.get_or_insert_with(Instant::now).elapsed() >= PATIENCE || self.lasts();
             if self.log.stopping.stops_here() || is_over && has_made_room {
                 return result;
             }
@@ -85,6 +79,19 @@ impl Engine {
                 wake.wait(ticket, TIMED_WAIT);
             }
         }
+    }
+}
+
+impl Engine {
+    /// Runs `act`, again where a descriptor is missing.
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub(super) fn with_descriptors<T>(
+        self: &Arc<Engine>,
+        act: impl FnMut() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.shortage.retry(act, || self.let_files_close())
     }
 
     /// What is published is made durable, so that no file of the log but the one at its end has to stay open here. False: nothing

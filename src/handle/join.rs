@@ -56,7 +56,7 @@ pub(super) fn join(opening: &Opening<'_>, lock: LockFile) -> Result<Arc<Engine>,
     };
     let joined = SharedDatabase { path: path.to_path_buf(), dir: Arc::clone(dir), member, database_handle, page_bytes };
     let engine = Engine::join(&file.context.environment, joined)?;
-    engine.end_init()?;
+    engine.membership.end_init()?;
     Ok(engine)
 }
 

@@ -103,7 +103,7 @@ impl<'a> Opening<'a> {
             database_bytes,
         };
         let engine = Engine::start(&self.file.context.environment, claimed, settings)?;
-        engine.end_init()?;
+        engine.membership.end_init()?;
         Ok(Some(engine))
     }
 

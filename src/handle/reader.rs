@@ -70,7 +70,7 @@ impl WalConnection {
             self.engine.queue.give_up_grant(self.me.id);
             self.log(Code::IOERR_READ, &self.lost().to_string());
         })?;
-        self.engine.refresh_exclusive();
+        self.engine.exclusive.refresh();
         if self.checkpointer.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due() {
             self.checkpointer.hook_is_sqlites = false;
         }
@@ -139,7 +139,7 @@ impl WalConnection {
         let is_alone =
             self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connection_count() == 1;
         let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
-        let done = is_alone && self.engine.check_alone().is_ok() && brings().is_ok();
+        let done = is_alone && self.engine.membership.check_alone().is_ok() && brings().is_ok();
         let shows = done && self.engine.log.marks.backfilled() == self.engine.log.marks.published();
         if shows != self.reader.at_zero {
             self.view.renumber();

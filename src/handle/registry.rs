@@ -53,7 +53,7 @@ impl Registry {
         let inherited = entries.iter().filter(|((of, from), _)| *of == identity.0 && *from != generation());
         for entry in inherited.filter_map(|(_, entry)| entry.upgrade()) {
             if let Some(engine) = entry.engine.try_lock().as_ref().and_then(|engine| engine.as_ref()) {
-                engine.forget_inherited();
+                engine.exclusive.forget_inherited();
             }
         }
         entries.retain(|_, entry| entry.strong_count() > 0);

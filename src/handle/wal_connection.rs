@@ -283,7 +283,7 @@ impl WalConnection {
         })?;
         self.engine.remove_connection(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
-        self.engine.take_database_handle().ok_or(Code::IOERR_LOCK)
+        self.engine.exclusive.take_database_handle().ok_or(Code::IOERR_LOCK)
     }
 
     /// Whether `xLock(EXCLUSIVE)` now is that of `locking_mode=EXCLUSIVE`: before the WAL is opened, or with a read lock.

@@ -68,7 +68,7 @@ fn a_panic_of_the_thread_is_not_its_last_work() {
     engine.background.allow();
     commit(&engine, 3, 1, true).unwrap();
     let panics = AnyDatabaseHandle(pair.disk.database(&sim_path()), Arc::default(), true);
-    *engine.database_handle.lock() = Some(Box::new(panics));
+    *engine.exclusive.database_handle.lock() = Some(Box::new(panics));
     engine.background.request_checkpoint(&engine);
     let is_backfilled = |engine: &Arc<Engine>| engine.log.marks.backfilled() == engine.log.marks.published();
     until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);

@@ -162,9 +162,9 @@ fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
         stamp.apply(&mut first);
         database.write_at(&first, 0).unwrap();
         assert_eq!(crate::log::stamp::read(&first), StampState::Stamped(stamp));
-        *one.page_one.lock() = None;
-        one.copy_page_one(database.as_mut(), 1).unwrap();
-        assert_eq!(one.page_one.lock().as_ref().map(|copy| copy.sequence), copied);
+        *one.page_one.copy.lock() = None;
+        one.page_one.take(database.as_mut(), 1).unwrap();
+        assert_eq!(one.page_one.copy.lock().as_ref().map(|copy| copy.sequence), copied);
     }
 }
 

@@ -142,7 +142,7 @@ impl Scene {
             leader: leader.is_none(),
             creating: control.create().holder().is_none(),
             checkpoint: checkpoint.is_none(),
-            database_handle: engine.database_handle.try_lock().is_some(),
+            database_handle: engine.exclusive.database_handle.try_lock().is_some(),
             frames: engine.frames.try_write().is_some(),
         }
     }
@@ -186,7 +186,7 @@ impl Scene {
     fn rest(&self) {
         let (engine, marks) = (&self.engine, &self.engine.log.marks);
         let is_quiet = marks.backfilled() == marks.published() && marks.certified().0 >= marks.visible();
-        if !is_quiet || !self.free().can_checkpoint() || engine.resting.try_lock().is_none() {
+        if !is_quiet || !self.free().can_checkpoint() || engine.membership.one_thread.try_lock().is_none() {
             return;
         }
         let result = engine.rest();
