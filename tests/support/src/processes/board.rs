@@ -11,6 +11,16 @@ use std::sync::atomic::Ordering::SeqCst;
 /// Lines of the board: threads that may work at once.
 pub const LINES: usize = 256;
 
+/// Kinds of trouble: bits of [`super::worker::Trouble`].
+const TROUBLES: usize = 3;
+
+/// The troubles up to a moment ([`Board::troubles`]).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Troubles {
+    now: u64,
+    counts: [u64; TROUBLES],
+}
+
 /// What stands on the board; mapped for ever.
 #[derive(Clone)]
 pub struct Board {
@@ -26,6 +36,8 @@ pub struct Sheet {
     pub failed: AtomicU64,
     /// What may fail now: bits of [`super::worker::Trouble`].
     pub trouble: AtomicU64,
+    /// How often each bit was set: a statement may begin before a trouble and end after it.
+    pub troubles: [AtomicU64; TROUBLES],
     pub lines: [Line; LINES],
 }
 
@@ -114,11 +126,22 @@ impl Board {
 
     /// What may fail from now on.
     pub fn set_trouble(&self, bits: u64) {
+        for (bit, count) in self.sheet.troubles.iter().enumerate() {
+            count.fetch_add(bits >> bit & 1, SeqCst);
+        }
         self.sheet.trouble.store(bits, SeqCst);
     }
 
-    pub fn trouble(&self) -> u64 {
-        self.sheet.trouble.load(SeqCst)
+    pub fn troubles(&self) -> Troubles {
+        let now = self.sheet.trouble.load(SeqCst);
+        Troubles { now, counts: std::array::from_fn(|bit| self.sheet.troubles[bit].load(SeqCst)) }
+    }
+
+    /// The bits that were set at that moment, or at any time since.
+    pub fn trouble_since(&self, moment: &Troubles) -> u64 {
+        let after = self.troubles();
+        let again = (0..TROUBLES).filter(|bit| after.counts[*bit] != moment.counts[*bit]);
+        again.fold(moment.now | after.now, |bits, bit| bits | 1 << bit)
     }
 
     /// What each of the first lines was acknowledged.

@@ -3,7 +3,7 @@
 //! Each thread opens a connection, plays one part for a while (writes, reads, checkpoints), closes it and opens the
 //! next. What must hold at each moment is asserted at once; a panic makes the process end with a failure.
 
-use super::board::{Board, Line};
+use super::board::{Board, Line, Troubles};
 use super::ledger::{self, Entry};
 use crate::{Watchdog, child};
 use rand::rngs::StdRng;
@@ -39,6 +39,8 @@ impl Trouble {
         }
     }
 }
+
+const FIRST_READ: &str = "the first read of a process";
 
 thread_local! {
     /// How the busy handler of this thread's connection sleeps, and when it began.
@@ -175,8 +177,8 @@ struct Worker<'a> {
     checkpoints: bool,
     /// `PWAL_TEST_NEMESIS`: some connections poll, the process forks, and what the board excuses may fail.
     nemesis: bool,
-    /// What was excused when this operation began.
-    trouble: u64,
+    /// The troubles before this operation.
+    before: Troubles,
     /// Operations that are left.
     life: u64,
     /// Transactions that were acknowledged.
@@ -200,7 +202,7 @@ impl<'a> Worker<'a> {
             synchronous: child::setting("PWAL_TEST_SYNCHRONOUS").split(' ').map(str::to_owned).collect(),
             checkpoints: self::number("PWAL_TEST_CHECKPOINTS") != 0,
             nemesis: std::env::var_os("PWAL_TEST_NEMESIS").is_some(),
-            trouble: 0,
+            before: Troubles::default(),
             life: self::number("PWAL_TEST_LIFE"),
             done: 0,
         }
@@ -228,7 +230,7 @@ impl<'a> Worker<'a> {
             let until = self.life.saturating_sub(self.rng.random_range(1..150));
             while self.goes_on() && self.life > until {
                 self.life -= 1;
-                self.trouble = self.board.trouble();
+                self.before = self.board.troubles();
                 if self.nemesis && self.rng.random_range(0..300) == 0 {
                     fork_for(Duration::from_millis(self.rng.random_range(0..50)));
                 }
@@ -248,7 +250,7 @@ impl<'a> Worker<'a> {
 
     fn open(&mut self, first: bool) -> Connection {
         loop {
-            self.trouble = self.board.trouble();
+            self.before = self.board.troubles();
             match self.try_open(first) {
                 Ok(connection) => return connection,
                 Err(error) => self.excuse(&error, "opening"),
@@ -258,6 +260,12 @@ impl<'a> Worker<'a> {
 
     fn try_open(&mut self, first: bool) -> rusqlite::Result<Connection> {
         let mut connection = crate::try_open(&self.path, crate::flags(), crate::vfs())?;
+        // Where opening the file for reading and writing fails, unixOpen() opens it for reading. If there was no descriptor at the
+        // first attempt and one at the second, that succeeds.
+        if connection.is_readonly("main")? {
+            let reason = String::from("opened for reading only");
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(reason)));
+        }
         connection.busy_timeout(BUSY_TIMEOUT)?;
         if self.nemesis && self.rng.random_range(0..3) == 0 {
             POLLS.set(Duration::from_millis([1, 20][self.rng.random_range(0..2)]));
@@ -286,10 +294,11 @@ impl<'a> Worker<'a> {
     fn take_over(&mut self, connection: &Connection) {
         let told = self.line.acknowledged.load(SeqCst);
         let last = loop {
-            self.trouble = self.board.trouble();
+            self.before = self.board.troubles();
+            let start = Instant::now();
             match ledger::look_at_newest(connection, self.writers) {
                 Ok(seen) => break seen[self.number],
-                Err(error) => self.excuse(&error, "the first read of a process"),
+                Err(error) => self.excuse(&error, &format!("{FIRST_READ}, after {:?}", start.elapsed())),
             }
         };
         assert!(
@@ -306,8 +315,8 @@ impl<'a> Worker<'a> {
     #[track_caller]
     fn excuse(&self, error: &rusqlite::Error, what: &str) {
         let busy = crate::code(error) & 0xff == ffi::SQLITE_BUSY;
-        let opens = ["opening", "the first read of a process"].contains(&what);
-        let excused = Trouble::excuses(self.trouble | self.board.trouble(), crate::code(error), opens);
+        let opens = what == "opening" || what.starts_with(FIRST_READ);
+        let excused = Trouble::excuses(self.board.trouble_since(&self.before), crate::code(error), opens);
         assert!(excused || busy && !crate::on_pwal(), "writer {}, {what}: {error:?}", self.number);
         self.line.busy.fetch_add(1, SeqCst);
     }
