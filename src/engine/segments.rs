@@ -35,6 +35,8 @@ pub(crate) struct SegmentFiles {
     open: BTreeMap<u32, Segment>,
     /// In which file the segment of an ordinal lies, as far as it is remembered.
     by_ordinal: BTreeMap<u64, u32>,
+    /// When this process last let fade what was in use at once.
+    pub(super) faded_us: u64,
 }
 
 /// Where a record goes.
@@ -281,7 +283,7 @@ impl Engine {
     /// Closes what was deleted, by whichever process; the numbers of those segments.
     pub(super) fn close_deleted_slots(&self) -> Vec<u32> {
         let mut segments = self.segments.lock();
-        let SegmentFiles { open, by_ordinal } = &mut *segments;
+        let SegmentFiles { open, by_ordinal, .. } = &mut *segments;
         let is_deleted = |segment: &Segment| match segment.file.bytes() {
             Ok(bytes) => bytes == 0,
             Err(error) => error.kind() == io::ErrorKind::NotFound,

@@ -10,7 +10,7 @@
 
 use super::frames::{FileId, Frames};
 use super::segment_file::SegmentFile;
-use super::segments::{Found, Free};
+use super::segments::{Found, Free, SegmentFiles};
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
@@ -21,14 +21,26 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// A steady load cycles through this many segments: one is written, one is next, one waits for a certificate.
 const SEGMENTS_KEPT: u64 = 3;
-/// What was in use at once fades by this share with each checkpoint, and with each look at an idle log: a log that is as large
-/// again and again is not made anew each time.
+/// What was in use at once fades by this share with a checkpoint, but once a second at most (a fast load has a hundred
+/// checkpoints a second), and with each look at an idle log: a log that is as large again and again is not made anew each time.
 const FADES: u64 = 64;
 const FADES_IDLE: u64 = 8;
+const FADE_EVERY_US: u64 = 1_000_000;
 /// A log of this many segments that a reader keeps is reported, and each doubling.
 const TOLD_SEGMENTS: u64 = 4;
 /// Segments that are deleted at once: writers that need a segment wait for it.
 const AT_ONCE: usize = 8;
+
+impl SegmentFiles {
+    /// Whether a second has passed since this was last true.
+    fn fades_again(&mut self, now_us: u64) -> bool {
+        let fades = now_us.saturating_sub(self.faded_us) >= FADE_EVERY_US;
+        if fades {
+            self.faded_us = now_us;
+        }
+        fades
+    }
+}
 
 /// What is not needed and stays nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +106,14 @@ impl Engine {
 
     /// The bytes that the log may have though some of it is not needed.
     fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
-        let (control, fades) = (self.log.marks.control(), if keep == Keep::Idle { FADES_IDLE } else { FADES });
+        let control = self.log.marks.control();
         let before = control.in_use_bytes();
-        let high = in_use.max(before - before.div_ceil(fades));
+        let faded = match keep {
+            Keep::Idle => before.div_ceil(FADES_IDLE),
+            Keep::ForLoad | Keep::Nothing if self.segments.lock().fades_again(now_us()) => before.div_ceil(FADES),
+            Keep::ForLoad | Keep::Nothing => 0,
+        };
+        let high = in_use.max(before - faded);
         control.set_in_use_bytes(high);
         let (limit, least) =
             (self.log.settings.journal_size_limit(), SEGMENTS_KEPT * self.log.settings.segment_bytes());
@@ -213,5 +230,18 @@ impl Engine {
         };
         self.log.report(Code::NOTICE, &format!("the log keeps space that it does not need: {error}"));
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_in_use_fades_once_a_second() {
+        let mut files = SegmentFiles::default();
+        let second = FADE_EVERY_US;
+        let looks = [2 * second, 2 * second + 1, 3 * second - 1, 3 * second, 9 * second, 9 * second];
+        assert_eq!(looks.map(|now| files.fades_again(now)), [true, false, false, true, true, false]);
     }
 }
