@@ -92,6 +92,8 @@ mod interleave;
 mod log;
 #[forbid(unsafe_code)]
 mod mutants;
+#[forbid(unsafe_code)]
+mod pages;
 #[cfg(feature = "linked")]
 #[forbid(unsafe_code)]
 mod recovery;
@@ -120,6 +122,9 @@ pub mod internal {
     }
     pub mod log {
         pub use crate::log::*;
+    }
+    pub mod pages {
+        pub use crate::pages::*;
     }
     pub mod shared {
         pub use crate::shared::*;

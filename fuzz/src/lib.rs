@@ -3,12 +3,14 @@
 //! - [`records`]: every decoder of bytes and names, by itself;
 //! - [`words`]: a `control` file with other words in it;
 //! - [`images`]: any database file with any log directory beside it;
+//! - [`pages`]: pages of a database file;
 //! - [`histories`]: a log of which every state is known, and damage to it.
 
 pub mod histories;
 pub mod images;
 pub mod input;
 pub mod memory;
+pub mod pages;
 pub mod records;
 pub mod seeds;
 pub mod words;

@@ -4,3 +4,4 @@ mod control_block;
 mod decode_arbitrary;
 mod golden;
 mod mutants;
+mod pages;

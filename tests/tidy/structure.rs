@@ -5,7 +5,7 @@ use crate::{files, report};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms and the files beside them, from the top. One uses those after it.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "",
     "recovery",
     "vfs",
@@ -16,6 +16,7 @@ const ROOMS: [&str; 15] = [
     "shared",
     "status",
     "log",
+    "pages",
     "disk",
     "sync",
     "interleave",
