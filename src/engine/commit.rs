@@ -210,7 +210,8 @@ impl Engine {
                 self.make_room(batch_bytes)?;
             }
             if !crate::drops("unsynced-stay-open") {
-                self.open_unsynced()?;
+                let last = self.with_end(|end| end.map(|end| end.tail.ordinal));
+                self.files.open_unsynced(last.unwrap_or_else(|| self.log.tail().ordinal))?;
             }
             // The writer of the batch needs what others have published, and publish must not fail.
             self.follow(self.log.marks.published())

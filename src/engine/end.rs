@@ -37,7 +37,7 @@ impl Engine {
             published: control.published(),
             last_epoch: control.last_written_epoch(),
             tail,
-            segment: self.segment(tail.segment)?,
+            segment: self.files.segment(tail.segment)?,
             chain,
         })
     }

@@ -115,8 +115,8 @@ impl Engine {
         let durable = control.certified_epoch().map_or(0, |record| record.ordinal);
         let last = ends.keys().next_back().copied();
         for (ordinal, (number, end)) in ends {
-            let segment = self.segment(number)?;
-            let reader = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal);
+            let segment = self.files.segment(number)?;
+            let reader = self.files.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal);
             let header = reader.ok_or_else(|| self.log.no_segment(ordinal))?.header;
             // The first segment's was durable before the log was active.
             let is_durable = ordinal <= durable.max(1) && !crate::drops("taker-leaves-durable-header");
@@ -133,7 +133,7 @@ impl Engine {
     /// Reads the certificate of this epoch record, which lies in blocks of its own, verifies it, and writes the same
     /// bytes again.
     fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
-        let (segment, block) = (self.segment(record.segment)?, u64::from(self.log.block_bytes));
+        let (segment, block) = (self.files.segment(record.segment)?, u64::from(self.log.block_bytes));
         let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
         let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
         let mut is_whole = read == bytes.len();
@@ -261,7 +261,7 @@ impl Engine {
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
                 Err(error) => {
-                    self.keep_no_more()?;
+                    self.files.keep_no_more()?;
                     let misses_descriptor = error.is_out_of_descriptors();
                     let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE
                         || misses_descriptor && self.shortage.lasts();
@@ -436,33 +436,6 @@ impl Engine {
         self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
     }
 
-    /// Opens the segments that a flush would have to sync now, and the one that it may begin: a process without descriptors shall not publish what it cannot make
-    /// durable.
-    ///
-    /// # Errors
-    /// One cannot be opened.
-    pub(super) fn open_unsynced(&self) -> Result<(), EngineError> {
-        let last = self.with_end(|end| end.map(|end| end.tail.ordinal)).unwrap_or_else(|| self.log.tail().ordinal);
-        let next = self.log.marks.control().next_segment();
-        // What is open stays open.
-        if *self.opened.lock() == Some((last, next)) {
-            return Ok(());
-        }
-        // First, for what is opened here: the process may have no other descriptor.
-        self.keep_no_more()?;
-        match self.segments_between(self.log.first_unsynced_segment(), last) {
-            Ok(unsynced) => {
-                if self.keep_open(&unsynced, next)? {
-                    *self.opened.lock() = Some((last, next));
-                }
-                Ok(())
-            }
-            Err(error) if error.is_open_failure() => Err(error),
-            // Without APPEND it may have become another segment meanwhile.
-            Err(_) => Ok(()),
-        }
-    }
-
     /// Syncs every file that holds part of what was written since the last certificate, up to the record of this epoch,
     /// without APPEND. Does nothing if another process has taken LEADER meanwhile: that one finishes the flush.
     pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
@@ -511,7 +484,7 @@ impl Engine {
     /// written already. A failed write-back may have been reported to that process, and is then not reported to this
     /// open file.
     fn sync_to_epoch(&self, record: &EpochRecord) -> Result<bool, EngineError> {
-        let segments = self.segments_between(self.log.first_unsynced_segment(), record.ordinal)?;
+        let segments = self.files.segments_between(self.log.first_unsynced_segment(), record.ordinal)?;
         let durable = self.log.marks.durable();
         crate::fault_point("leading_uncertified");
         let began = Instant::now();
@@ -537,7 +510,7 @@ impl Engine {
     /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).
     pub(crate) fn sync_to(&self, place: &Place) -> Result<(), EngineError> {
         let before = place.ordinal - u64::from(place.begins_segment());
-        let mut segments = self.segments_between(self.log.first_unsynced_segment(), before)?;
+        let mut segments = self.files.segments_between(self.log.first_unsynced_segment(), before)?;
         if crate::drops("conservative-segments-before") {
             segments.clear();
         }

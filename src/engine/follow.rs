@@ -5,7 +5,7 @@
 //! that is read is valid; what is backfilled need not be read.
 
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
-use super::segments::if_there;
+use super::segment_files::if_there;
 use super::{Engine, EngineError};
 use crate::disk::OpenMode;
 use crate::log::LogError;
@@ -82,8 +82,8 @@ impl Engine {
             end: entry.end,
         };
         if frames.end().is_none_or(|(ordinal, _)| ordinal != entry.ordinal) {
-            let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(false) };
-            self.note_ordinal(entry.ordinal, entry.segment);
+            let Some(segment) = self.files.segment_if_there(entry.segment)? else { return Ok(false) };
+            self.files.note_ordinal(entry.ordinal, entry.segment);
             frames.add_file(FileId::Segment(entry.segment), &segment.file);
         }
         let images = batch_head_bytes(pages.len());
@@ -95,7 +95,7 @@ impl Engine {
 
     /// False: its segment or its spill file is gone.
     fn add(&self, frames: &mut Frames, commit: &LogCommit, batch: &Batch) -> Result<bool, EngineError> {
-        let Some(segment) = self.segment_if_there(commit.segment)? else { return Ok(false) };
+        let Some(segment) = self.files.segment_if_there(commit.segment)? else { return Ok(false) };
         let mut spilled = None;
         for descriptor in &batch.descriptors {
             if let ImagePlace::Spill { file, .. } = descriptor.place
@@ -121,14 +121,14 @@ impl Engine {
     fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
         let Some(entry) = self.log.marks.control().commit(sequence) else { return Ok(true) };
         let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
-        self.note_ordinal(entry.ordinal, entry.segment);
+        self.files.note_ordinal(entry.ordinal, entry.segment);
         self.add(frames, &LogCommit::of(&batch, entry.segment), &batch)
     }
 
     /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
     /// length before its bytes were there.
     pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
-        let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(None) };
+        let Some(segment) = self.files.segment_if_there(entry.segment)? else { return Ok(None) };
         let header = SegmentHeader {
             log_id: self.log.log_id,
             block_bytes: self.log.block_bytes,
@@ -155,8 +155,8 @@ impl Engine {
         let to = to.min(before + WALKED_AT_ONCE);
         let Some((mut ordinal, mut offset)) = self.walk_from(frames, before + 1)? else { return Ok(false) };
         while frames.last_sequence() < to && ordinal <= self.log.tail().ordinal {
-            let Some(segment) = self.segment_with_ordinal(ordinal)? else { break };
-            let Some(reader) = self.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal) else {
+            let Some(segment) = self.files.segment_with_ordinal(ordinal)? else { break };
+            let Some(reader) = self.files.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal) else {
                 break;
             };
             let reader = reader.reading_ahead();
@@ -182,16 +182,16 @@ impl Engine {
     /// been written over since.
     fn walk_from(&self, frames: &Frames, sequence: u64) -> Result<Option<(u64, u64)>, EngineError> {
         if let Some((ordinal, offset)) = frames.end()
-            && self.segment_with_ordinal(ordinal)?.is_some()
+            && self.files.segment_with_ordinal(ordinal)?.is_some()
         {
             return Ok(Some((ordinal, offset)));
         }
-        Ok(self.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.log.block_bytes))))
+        Ok(self.files.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.log.block_bytes))))
     }
 
     /// Reads the batch of this entry, verifies it, and writes the same bytes again, in pieces.
     pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
-        let segment = self.segment(entry.segment)?;
+        let segment = self.files.segment(entry.segment)?;
         let missing = || self.log.no_commit(entry.sequence);
         let batch = self.batch_of(entry)?.ok_or_else(missing)?;
         // What was proven of it is all of it: the same bytes.

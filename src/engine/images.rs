@@ -79,8 +79,8 @@ impl<'a> Images<'a> {
         }
         for batch in batches {
             let Some(frames) = unknown.get_mut(&batch.sequence) else { continue };
-            let segment = self.engine.segment(batch.segment)?;
-            let head = match self.engine.reader_of(&segment)? {
+            let segment = self.engine.files.segment(batch.segment)?;
+            let head = match self.engine.files.reader_of(&segment)? {
                 Some(reader) => proven(reader.head_at(batch.offset))?,
                 None => None,
             };

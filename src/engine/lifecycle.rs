@@ -10,6 +10,7 @@ use super::page_one::PageOneCopy;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
+use super::segment_files::SegmentFiles;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
 use crate::host::{DatabaseHandle, Environment};
@@ -184,16 +185,16 @@ impl Engine {
         let Parts { path, dir, member, database_handle, is_exclusive, page_bytes, block_bytes } = parts;
         let pages = member.control().backfilled_pages().map_or(0, |(_, pages)| pages);
         let log = Arc::new(LogContext::new(environment, path, dir, (page_bytes, block_bytes), &member));
+        let locks = Arc::new(OwnerLocks::new(&log));
         Arc::new(Engine {
             queue: WriteQueue::new(Arc::clone(&member)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
-            segments: Mutex::default(),
+            files: Arc::new(SegmentFiles::new(&log, &locks)),
             end: Mutex::default(),
-            opened: Mutex::new(None),
             ahead_failed: AtomicU64::new(0),
-            warned_reader_bytes: AtomicU64::new(0),
+            space: super::space::SpaceMemory::default(),
             deleted_known: AtomicU64::new(0),
             frames: RwLock::new(Frames::new(pages)),
             followed: AtomicU64::new(0),
@@ -203,7 +204,7 @@ impl Engine {
             membership: Membership::new(&log),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
-            locks: Arc::new(OwnerLocks::new(&log)),
+            locks,
             background: super::Background::new(&log),
             rest_refused: Mutex::default(),
             shortage: super::shortage::Shortage::new(&log),
@@ -258,9 +259,9 @@ impl Engine {
             retire::unmark(&*self.log.dir, self.log.log_id, begin.last)?;
         }
 
-        self.add_segment(Arc::new(segment));
+        self.files.add_segment(Arc::new(segment));
         self.seal_first_epoch(&begin)?;
-        self.note_ordinal(begin.ordinal, begin.file);
+        self.files.note_ordinal(begin.ordinal, begin.file);
         control.set_active();
         Ok(())
     }

@@ -32,6 +32,7 @@ mod poison;
 mod queue;
 mod rest;
 mod segment_file;
+mod segment_files;
 mod segments;
 mod settings;
 mod shortage;
@@ -64,6 +65,7 @@ use membership::Membership;
 use owner_lock::OwnerLocks;
 use page_one::PageOneCopy;
 use queue::WriteQueue;
+use segment_files::SegmentFiles;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -84,16 +86,12 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
-    /// Open segment files.
-    segments: Mutex<segments::SegmentFiles>,
+    files: Arc<SegmentFiles>,
     /// Where the log ended when this process last looked.
     end: Mutex<Option<end::End>>,
-    /// The last segment up to which the segment files that a flush has to sync were opened, and the next segment file, which was, too.
-    opened: Mutex<Option<(u64, Option<u32>)>>,
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
-    /// The bytes of the log at the last warning that a reader keeps it.
-    warned_reader_bytes: AtomicU64,
+    space: space::SpaceMemory,
     /// Of how many segments this process knows that they were deleted.
     deleted_known: AtomicU64,
     frames: RwLock<Frames>,

@@ -477,7 +477,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     }
     let leader = one.try_lead().unwrap();
     let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
-    one.segment(0).unwrap().sync().unwrap();
+    one.files.segment(0).unwrap().sync().unwrap();
     one.log.marks.control().certify(epoch);
     std::mem::forget(leader);
     die(one);
@@ -500,7 +500,7 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
             next();
         }
         next();
-        let segment = one.segment_with_ordinal(rotten).unwrap().unwrap();
+        let segment = one.files.segment_with_ordinal(rotten).unwrap().unwrap();
         let mut header = vec![0; 4096];
         segment.file.read_at(&mut header, 0).unwrap();
         segment.write(&[7; 4096], 0).unwrap();
@@ -525,7 +525,7 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 /// joins now has read the last one.
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
-    let (segment, ordinal) = (engine.segment(engine.log.tail().segment).unwrap(), engine.log.tail().ordinal);
+    let (segment, ordinal) = (engine.files.segment(engine.log.tail().segment).unwrap(), engine.log.tail().ordinal);
     // Four blocks each; the last eight are for certificates.
     while engine.log.tail().offset + 12 * BLOCK <= segment.bytes {
         commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();

@@ -73,10 +73,12 @@ impl Engine {
         self.log.check_poison()?;
         let (tail, next) = (self.log.tail(), self.log.marks.control().published() + 1);
         let begun = match self.log.marks.control().next_segment().filter(|number| *number != tail.segment) {
-            Some(number) => self.header_of(&self.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal),
+            Some(number) => {
+                self.files.header_of(&self.files.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal)
+            }
             None => false,
         };
-        let is_written = match self.reader_of(&self.segment(tail.segment)?)? {
+        let is_written = match self.files.reader_of(&self.files.segment(tail.segment)?)? {
             Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
             None => false,
         };
@@ -85,7 +87,7 @@ impl Engine {
 
     fn erase_after_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
         let tail = self.log.tail();
-        let segment = self.segment(tail.segment)?;
+        let segment = self.files.segment(tail.segment)?;
         if tail.offset < segment.bytes {
             segment.write(&self.log.zero_block(), tail.offset)?;
             self.sync_beside(append, &segment)?;
@@ -98,7 +100,7 @@ impl Engine {
         let erased = self.shortage.retry(
             || self.erase_behind(append, kept, failed),
             || {
-                self.keep_none();
+                self.files.keep_none();
                 false
             },
         );
@@ -152,7 +154,7 @@ impl Engine {
         for record in records {
             by_segment.entry(record.segment).or_default().push(record);
         }
-        by_segment.into_iter().try_for_each(|(number, records)| self.erase_in(&self.segment(number)?, &records))
+        by_segment.into_iter().try_for_each(|(number, records)| self.erase_in(&self.files.segment(number)?, &records))
     }
 
     /// Writes zeros over these records of a segment, durably: through another descriptor, since this one may still have

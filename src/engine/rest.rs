@@ -134,9 +134,8 @@ impl Engine {
         control.set_may_be_stamped(false);
         control.set_next_segment(None);
         control.set_inactive();
-        *self.segments.lock() = super::segments::SegmentFiles::default();
+        self.files.forget();
         *self.end.lock() = None;
-        *self.opened.lock() = None;
         self.ahead_failed.store(0, SeqCst);
         self.frames.write().close_files(self.log.marks.backfilled());
         drop((append, leader));

@@ -100,7 +100,11 @@ impl Engine {
         let published = self.log.marks.published();
         let was_durable = self.log.marks.durable() >= published;
         // Before the flush, which may have to open files itself.
-        let closes = self.keep_no_more().and_then(|_| self.wait_durable(published)).and_then(|()| self.keep_no_more());
+        let closes = self
+            .files
+            .keep_no_more()
+            .and_then(|_| self.wait_durable(published))
+            .and_then(|()| self.files.keep_no_more());
         matches!(closes, Ok(true)) && !was_durable
     }
 }

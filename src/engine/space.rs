@@ -10,14 +10,15 @@
 
 use super::frames::{FileId, Frames};
 use super::segment_file::SegmentFile;
-use super::segments::{Found, Free, SegmentFiles};
+use super::segment_files::Found;
+use super::segments::Free;
 use super::{Engine, EngineError};
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
 use crate::shared::{ControlBlock, Snapshot, now_us};
 use crate::sqlite::Code;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// A steady load cycles through this many segments: one is written, one is next, one waits for a certificate.
 const SEGMENTS_KEPT: u64 = 3;
@@ -31,12 +32,21 @@ const TOLD_SEGMENTS: u64 = 4;
 /// Segments that are deleted at once: writers that need a segment wait for it.
 const AT_ONCE: usize = 8;
 
-impl SegmentFiles {
+/// What this process remembers of the space of the log.
+#[derive(Debug, Default)]
+pub(super) struct SpaceMemory {
+    /// When it last let fade what was in use at once.
+    faded_us: AtomicU64,
+    /// The bytes of the log at the last warning that a reader keeps it.
+    warned_reader_bytes: AtomicU64,
+}
+
+impl SpaceMemory {
     /// Whether a second has passed since this was last true.
-    fn fades_again(&mut self, now_us: u64) -> bool {
-        let fades = now_us.saturating_sub(self.faded_us) >= FADE_EVERY_US;
+    fn fades_again(&self, now_us: u64) -> bool {
+        let fades = now_us.saturating_sub(self.faded_us.load(SeqCst)) >= FADE_EVERY_US;
         if fades {
-            self.faded_us = now_us;
+            self.faded_us.store(now_us, SeqCst);
         }
         fades
     }
@@ -110,7 +120,7 @@ impl Engine {
         let before = control.in_use_bytes();
         let faded = match keep {
             Keep::Idle => before.div_ceil(FADES_IDLE),
-            Keep::ForLoad | Keep::Nothing if self.segments.lock().fades_again(now_us()) => before.div_ceil(FADES),
+            Keep::ForLoad | Keep::Nothing if self.space.fades_again(now_us()) => before.div_ceil(FADES),
             Keep::ForLoad | Keep::Nothing => 0,
         };
         let high = in_use.max(before - faded);
@@ -157,7 +167,7 @@ impl Engine {
             return;
         }
         frames.drop_to(self.log.marks.backfilled());
-        for number in self.close_deleted_slots() {
+        for number in self.files.close_deleted_slots() {
             frames.remove_file(FileId::Segment(number));
         }
     }
@@ -185,9 +195,9 @@ impl Engine {
             reader.sequence,
             if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },
         );
-        let told = self.warned_reader_bytes.load(SeqCst);
+        let told = self.space.warned_reader_bytes.load(SeqCst);
         if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.log.settings.segment_bytes()) {
-            self.warned_reader_bytes.store(bytes, SeqCst);
+            self.space.warned_reader_bytes.store(bytes, SeqCst);
             self.log.report(Code::WARNING, &format!("the log has {bytes} bytes: {text}"));
         }
         if ends {
@@ -212,7 +222,7 @@ impl Engine {
         if !self.log.is_active() || snapshot >= self.log.marks.published() || begins_in == Some(last) {
             return Ok(0);
         }
-        Ok(bytes_kept(&self.segment_headers()?, snapshot, last))
+        Ok(bytes_kept(&self.files.segment_headers()?, snapshot, last))
     }
 
     /// The log shall have no more than it needs, as after `wal_checkpoint(TRUNCATE)`: writes a certificate for what the
@@ -239,9 +249,9 @@ mod tests {
 
     #[test]
     fn what_was_in_use_fades_once_a_second() {
-        let mut files = SegmentFiles::default();
+        let memory = SpaceMemory::default();
         let second = FADE_EVERY_US;
         let looks = [2 * second, 2 * second + 1, 3 * second - 1, 3 * second, 9 * second, 9 * second];
-        assert_eq!(looks.map(|now| files.fades_again(now)), [true, false, false, true, true, false]);
+        assert_eq!(looks.map(|now| memory.fades_again(now)), [true, false, false, true, true, false]);
     }
 }

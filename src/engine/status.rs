@@ -9,7 +9,7 @@ impl Engine {
     /// For `parallel_wal_status` and `pwal_status()`. Takes no lock that a commit holds while it waits for the disk,
     /// but in conservative mode.
     pub(crate) fn status(&self) -> LogStatus {
-        let (segments, segment_bytes) = self.segment_sizes();
+        let (segments, segment_bytes) = self.files.segment_sizes();
         let lost = if self.log.is_poisoned() { self.log.marks.published() - self.log.marks.durable() } else { 0 };
         LogStatus {
             log_id: self.log.is_active().then(|| format!("{:016x}", self.log.log_id)),

@@ -13,7 +13,7 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let other = pair.join();
         other.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
-        let left = one.segment(one.log.tail().segment).unwrap();
+        let left = one.files.segment(one.log.tail().segment).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
         other.follow(other.log.marks.published()).unwrap();

@@ -30,7 +30,7 @@ fn what_was_done_once_can_be_requested_again() {
         until(&engine, "a checkpoint", || engine.background.request_checkpoint(&engine), is_backfilled);
 
         let ordinal = engine.log.tail().ordinal;
-        let bytes = engine.segment(engine.log.tail().segment).unwrap().bytes;
+        let bytes = engine.files.segment(engine.log.tail().segment).unwrap().bytes;
         while engine.log.tail().offset * 4 <= bytes {
             next();
         }

@@ -66,7 +66,7 @@ fn publish_and_sync(engine: &Arc<Engine>, value: u64, wants_durable: bool) -> u6
     engine.prepare(view.lane()).unwrap();
     let facts = facts(engine, wants_durable);
     engine.publish(view.lane(), facts, false).unwrap();
-    engine.segment(engine.log.tail().segment).unwrap().sync().unwrap();
+    engine.files.segment(engine.log.tail().segment).unwrap().sync().unwrap();
     facts.sequence
 }
 

@@ -139,7 +139,7 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         scenery.plan(Operation::Sync, 1, false);
         let engine = first.engine();
         let tail = engine.log.tail();
-        assert!(engine.segment(tail.segment).expect("open").sync().is_err());
+        assert!(engine.files.segment(tail.segment).expect("open").sync().is_err());
         drop(leader);
         let third = scenery.party(3, FULL);
         second.is_killed(&scenery);

@@ -28,6 +28,7 @@ fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     engine.write_epoch(&held, false).expect("cut").expect("something was published");
     scenery.plan(Operation::Sync, 1, true);
     for segment in engine
+        .files
         .segments_between(1.max(engine.log.tail().ordinal.saturating_sub(1)), engine.log.tail().ordinal)
         .expect("open")
     {
@@ -169,7 +170,7 @@ fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
             return false;
         };
         let (tail, mut there) = (first.engine().log.tail(), [0; 64]);
-        let segment = first.engine().segment(tail.segment).expect("open");
+        let segment = first.engine().files.segment(tail.segment).expect("open");
         segment.file.read_at(&mut there, tail.offset).expect("readable");
         third.is_killed(&scenery);
         std::mem::forget(early);
@@ -228,7 +229,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
             return false;
         }
         // Its sync fails, and it dies before it says so.
-        let segments = second.engine().segments_between(before, second.ordinal()).expect("open");
+        let segments = second.engine().files.segments_between(before, second.ordinal()).expect("open");
         scenery.plan(Operation::Sync, 1, true);
         segments.iter().for_each(|segment| assert!(segment.sync().is_err()));
         scenery.heal();
@@ -256,7 +257,7 @@ fn a_segment_before_the_certificate_may_be_gone() {
     }
     let durable = first.commits();
     engine.checkpoint_when_idle().expect("a checkpoint");
-    let is_gone = || engine.segment_with_ordinal(of_durable).expect("readable").is_none();
+    let is_gone = || engine.files.segment_with_ordinal(of_durable).expect("readable").is_none();
     while !is_gone() {
         second.publishes();
         second.client.phase = Phase::Idle;
