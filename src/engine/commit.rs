@@ -1,12 +1,10 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
-use super::end::End;
 use super::frames::{FileId, LogCommit, NewFrame};
 use super::lease::Leader;
-use super::owner_lock::OwnerGuard;
 use super::page_one::PageOne;
 use super::poison::Failed;
-use super::segments::Place;
+use super::tail::{AppendGuard, Begun, Place};
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
 use crate::shared::{COMMIT_RING, CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
@@ -21,38 +19,6 @@ use std::time::{Duration, UNIX_EPOCH};
 const UNDURABLE_SEGMENTS: u64 = 2;
 /// or this many commits: long before a writer has to wait for one (`undurable_backlog_is_full`).
 const UNDURABLE_COMMITS: u64 = COMMIT_RING / 8;
-
-/// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
-/// its epoch record; by the conservative path from the write to the last word.
-pub(crate) struct AppendGuard {
-    /// Where the log ends, if it is to go on.
-    pub(super) end: Option<End>,
-    _held: OwnerGuard,
-}
-
-impl AppendGuard {
-    /// # Errors
-    /// There is no log yet, or it is not to go on.
-    pub(super) fn end(&self) -> Result<&End, EngineError> {
-        self.end.as_ref().ok_or(EngineError::NoLog)
-    }
-}
-
-/// The blocks of a record that must go for it to be none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Begun {
-    pub(crate) segment: u32,
-    pub(crate) offset: u64,
-    /// The first one; both of a doubled certificate.
-    pub(crate) blocks: u64,
-}
-
-impl Begun {
-    /// A batch, or a certificate in one block.
-    pub(super) fn block(segment: u32, offset: u64) -> Begun {
-        Begun { segment, offset, blocks: 1 }
-    }
-}
 
 /// What the certificate of the next epoch will say of it.
 #[derive(Debug, Default)]
@@ -210,7 +176,7 @@ impl Engine {
                 self.make_room(batch_bytes)?;
             }
             if !crate::drops("unsynced-stay-open") {
-                let last = self.with_end(|end| end.map(|end| end.tail.ordinal));
+                let last = self.tail.with_end(|end| end.map(|end| end.tail.ordinal));
                 self.files.open_unsynced(last.unwrap_or_else(|| self.log.tail().ordinal))?;
             }
             // The writer of the batch needs what others have published, and publish must not fail.
@@ -234,12 +200,12 @@ impl Engine {
     /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.lock_append_to_seal()?;
-        append.end = self.with_end(|end| end.cloned());
+        append.end = self.tail.with_end(|end| end.cloned());
         if append.end.is_none() && self.log.is_active() {
             if !crate::drops("append-cut-stored") {
                 self.store_sealed_epoch(&append)?;
             }
-            append.end = Some(self.find_end()?);
+            append.end = Some(self.tail.find()?);
         }
         Ok(append)
     }
@@ -249,7 +215,7 @@ impl Engine {
     /// # Errors
     /// `LockHeld`: the owner of APPEND keeps it for too long.
     pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
-        let append = AppendGuard { end: None, _held: self.locks.hold(ControlBlock::append, "APPEND")? };
+        let append = AppendGuard::new(self.locks.hold(ControlBlock::append, "APPEND")?);
         if self.log.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
             self.erase_after_death(&append);
         }
@@ -258,7 +224,7 @@ impl Engine {
 
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
     pub(super) fn lock_append_unrepaired(&self) -> AppendGuard {
-        AppendGuard { end: None, _held: self.locks.hold_unbounded(ControlBlock::append, "APPEND") }
+        AppendGuard::new(self.locks.hold_unbounded(ControlBlock::append, "APPEND"))
     }
 
     /// The last commit carries its certificate, and its writer died before it stored the epoch record: stored now.
@@ -284,7 +250,7 @@ impl Engine {
         let bytes = batch_bytes(lane, self.log.page_bytes);
         let place = loop {
             self.log.check_poison()?;
-            if let Some(place) = self.place(&append, bytes, true, facts.sequence)? {
+            if let Some(place) = self.tail.place(&append, bytes, true, facts.sequence)? {
                 break place;
             }
             // Other processes' certificates took what prepare had found.
@@ -337,8 +303,8 @@ impl Engine {
             true => std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect(),
             false => std::iter::once(head.as_slice()).chain(images).collect(),
         };
-        let cleared = if facts.sequence == 1 { self.clear_begun(&append, &place) } else { Ok(()) };
-        if let Err(error) = cleared.and_then(|()| self.write_at_place(&append, &place, &parts)) {
+        let cleared = if facts.sequence == 1 { self.tail.clear_begun(&append, &place) } else { Ok(()) };
+        if let Err(error) = cleared.and_then(|()| self.tail.write_record(&append, &place, &parts)) {
             // Nothing is written then.
             if error.is_open_failure() {
                 return Err(error);
@@ -354,7 +320,7 @@ impl Engine {
         if crate::drops("r5-erase-unpublished") {
             return true;
         }
-        match self.erase(append, place) {
+        match self.tail.erase(append, place) {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
@@ -449,7 +415,7 @@ impl Engine {
                 first
             })
         };
-        self.mark_in_use(append, &place);
+        self.tail.mark_in_use(append, &place);
         if spill.is_some() && published.is_ok() {
             self.forget_staged_spill();
         }
@@ -462,7 +428,7 @@ impl Engine {
         };
         let counts = published.map_err(EngineError::from).and_then(|first_number| record.map(|()| first_number));
         if counts.is_ok() {
-            self.advance_tail(append, place, chain);
+            self.tail.advance(append, place, chain);
         }
         counts.map_err(|error| {
             // Against what prepare made sure of: the control block is not what they were.

@@ -2,12 +2,12 @@
 //! is published, writes the certificate, syncs once for all commits in it, and wakes the first of the other committers,
 //! which wakes the next.
 
-use super::commit::{AppendGuard, Begun, EpochCounts, SelfSealed};
+use super::commit::{EpochCounts, SelfSealed};
 use super::lease::{Leader, Stall};
 use super::owner_lock::Wait;
 use super::poison::Failed;
 use super::segment_file::sync_all;
-use super::segments::Place;
+use super::tail::{AppendGuard, Begun, Place};
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::log::format::{Certificate, CertificatePlace};
@@ -378,7 +378,7 @@ impl Engine {
                 return Ok(None);
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
-            match self.place(&append, blocks * u64::from(self.log.block_bytes), false, hi + 1)? {
+            match self.tail.place(&append, blocks * u64::from(self.log.block_bytes), false, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -405,11 +405,11 @@ impl Engine {
             Some(copy) => certificate.encode_doubled(self.log.block_bytes, &copy.bytes, copy.next_block_crc),
             None => certificate.encode_block(self.log.block_bytes),
         };
-        let record = self.write_at_place(&append, &place, &[&bytes]).and_then(|()| {
+        let record = self.tail.write_record(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
             let at = (place.segment.id, place.ordinal, place.offset);
             let record = self.store_epoch(&append, &certificate, at, copy.is_some());
-            self.mark_in_use(&append, &place);
+            self.tail.mark_in_use(&append, &place);
             record
         });
         if let Err(error) = record {
@@ -422,7 +422,7 @@ impl Engine {
             self.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.log.poisoned_as(error));
         }
-        self.advance_tail(&mut append, place, certificate.chain);
+        self.tail.advance(&mut append, place, certificate.chain);
         drop(append);
         Ok(Some(certificate.epoch))
     }

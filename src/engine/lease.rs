@@ -18,7 +18,7 @@
 //! LEADER names the process that leads. A ticket, kept in the process, names the thread: a thread whose LEADER was
 //! taken does not release a later one of its process.
 
-use super::commit::AppendGuard;
+use super::tail::AppendGuard;
 use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
 use crate::shared::{ControlBlock, Owner, OwnerLock, generation};

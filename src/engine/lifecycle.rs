@@ -11,6 +11,7 @@ use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
 use super::segment_files::SegmentFiles;
+use super::tail::LogTail;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
 use crate::host::{DatabaseHandle, Environment};
@@ -186,13 +187,15 @@ impl Engine {
         let pages = member.control().backfilled_pages().map_or(0, |(_, pages)| pages);
         let log = Arc::new(LogContext::new(environment, path, dir, (page_bytes, block_bytes), &member));
         let locks = Arc::new(OwnerLocks::new(&log));
+        let files = Arc::new(SegmentFiles::new(&log, &locks));
+        let tail = Arc::new(LogTail::new(&log, &files));
         Arc::new(Engine {
             queue: WriteQueue::new(Arc::clone(&member)),
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
-            files: Arc::new(SegmentFiles::new(&log, &locks)),
-            end: Mutex::default(),
+            files,
+            tail,
             ahead_failed: AtomicU64::new(0),
             space: super::space::SpaceMemory::default(),
             deleted_known: AtomicU64::new(0),

@@ -11,7 +11,6 @@ mod checkpoint;
 mod commit;
 mod connections;
 mod context;
-mod end;
 mod error;
 mod exclusive;
 mod flush;
@@ -42,6 +41,7 @@ mod space;
 mod spills;
 mod status;
 mod stopping;
+mod tail;
 mod turn;
 
 #[cfg(all(test, feature = "linked"))]
@@ -68,6 +68,7 @@ use queue::WriteQueue;
 use segment_files::SegmentFiles;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use tail::LogTail;
 
 /// What is counted for `parallel_wal_status`.
 #[derive(Debug, Default)]
@@ -87,8 +88,7 @@ pub(crate) struct Engine {
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
     files: Arc<SegmentFiles>,
-    /// Where the log ended when this process last looked.
-    end: Mutex<Option<end::End>>,
+    tail: Arc<LogTail>,
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     space: space::SpaceMemory,

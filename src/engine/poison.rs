@@ -5,8 +5,8 @@
 //! it. What was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far
 //! as the medium kept it, for the next open.
 
-use super::commit::{AppendGuard, Begun};
 use super::segment_file::Segment;
+use super::tail::{AppendGuard, Begun};
 use super::{Engine, EngineError};
 use crate::disk::{OpenMode, is_out_of_descriptors};
 use crate::log::follow::proven;
@@ -90,9 +90,9 @@ impl Engine {
         let segment = self.files.segment(tail.segment)?;
         if tail.offset < segment.bytes {
             segment.write(&self.log.zero_block(), tail.offset)?;
-            self.sync_beside(append, &segment)?;
+            self.tail.sync_beside(append, &segment)?;
         }
-        self.invalidate_started_segments(append)
+        self.tail.invalidate_started_segments(append)
     }
 
     fn erase_undurable(&self, append: &AppendGuard, failed: Failed) {

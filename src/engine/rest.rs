@@ -135,7 +135,7 @@ impl Engine {
         control.set_next_segment(None);
         control.set_inactive();
         self.files.forget();
-        *self.end.lock() = None;
+        self.tail.forget();
         self.ahead_failed.store(0, SeqCst);
         self.frames.write().close_files(self.log.marks.backfilled());
         drop((append, leader));

@@ -1,49 +1,23 @@
-//! The segments of the log: which files exist, where the next record goes, which segment is next.
+//! The segments of the log: which one is next, and which are free. Under CREATE.
 //!
-//! Nothing of this is stored: the tail is derived from the rings, a segment's ordinal from its header, the next segment
-//! from the control block. So the holder of APPEND continues where another process ended, or died. Only open files are
-//! remembered here.
+//! Nothing of this is stored: which segment is next stands in the control block, what is free is derived from headers
+//! and rings.
 
-use super::commit::AppendGuard;
-use super::end::End;
 use super::segment_file::{Segment, SegmentFile};
 use super::segment_files::Found;
+use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End};
 use super::{Engine, EngineError};
 use crate::log::LogError;
-use crate::log::format::{self, SegmentHeader};
-use crate::log::segments::{ZERO_PIECE_BYTES, create_segment};
+use crate::log::format::{self};
+use crate::log::segments::create_segment;
 use crate::shared::{COMMIT_RING, ControlBlock, RecordAddress};
 use crate::sqlite::Code;
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice};
+use std::io::{self};
 use std::sync::Arc;
 
-/// Blocks at the end of a segment that only certificates may use: between two batches of a prepared writer
-/// there are few, so that a certificate always finds room.
-pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
-/// What records are padded with.
-static ZEROS: [u8; 4096] = [0; 4096];
-/// Where a record goes.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) segment: Segment,
-    pub(crate) ordinal: u64,
-    /// Of the record, in bytes.
-    pub(crate) offset: u64,
-    pub(super) bytes: u64,
-    /// Of the segment, if the record begins it; and the segment that ends then, with its tail.
-    begins: Option<(Vec<u8>, Segment, u64)>,
-}
-
-impl Place {
-    /// Whether the record is the first of its segment.
-    pub(super) fn begins_segment(&self) -> bool {
-        self.begins.is_some()
-    }
-}
-
 /// A segment of which nothing is needed any more.
 pub(super) struct Free {
     pub(super) segment: Segment,
@@ -66,37 +40,17 @@ fn is_low(tail: RecordAddress, segment: &SegmentFile) -> bool {
 }
 
 impl Engine {
-    fn blocks(&self, count: u64) -> u64 {
-        count * u64::from(self.log.block_bytes)
-    }
-
-    /// What a batch may use of a segment.
-    fn limit(&self, segment: &Segment) -> u64 {
-        segment.bytes.saturating_sub(self.blocks(CERTIFICATE_BLOCKS))
-    }
-
     /// The bytes of a segment that takes such a batch.
     fn bytes_for(&self, batch_bytes: u64) -> u64 {
-        self.log.round_up(batch_bytes) + self.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
-    }
-
-    /// The number of the segment that follows the current one, if it is ready. Under APPEND.
-    fn next_segment(&self, tail: RecordAddress) -> Option<u32> {
-        let next = self.log.marks.control().next_segment();
-        if next == Some(tail.segment) && !crate::drops("next-segment-taken") {
-            // A batch or a certificate took it, whose writer died before it stored that.
-            self.log.marks.control().set_next_segment(None);
-            return None;
-        }
-        next
+        self.log.round_up(batch_bytes) + self.tail.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
     }
 
     /// Whether a batch of `batch_bytes` fits: in the current segment, whatever few certificates come before it, or in
     /// the next one. Without APPEND: other processes' certificates may take the space, and publish checks again.
     fn has_room(&self, batch_bytes: u64) -> Result<bool, EngineError> {
-        let bytes = self.log.round_up(batch_bytes) + self.blocks(SPARE_BLOCKS);
-        let fits = |tail: RecordAddress, segment: &Segment| tail.offset + bytes <= self.limit(segment);
-        if self.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.segment))) {
+        let bytes = self.log.round_up(batch_bytes) + self.tail.blocks(SPARE_BLOCKS);
+        let fits = |tail: RecordAddress, segment: &Segment| tail.offset + bytes <= self.tail.limit(segment);
+        if self.tail.with_end(|end| end.is_some_and(|end| fits(end.tail, &end.segment))) {
             return Ok(true);
         }
         let tail = self.log.tail();
@@ -107,142 +61,18 @@ impl Engine {
             return Ok(false);
         };
         let next = self.files.segment_if_there(next)?;
-        Ok(next.is_some_and(|next| u64::from(self.log.block_bytes) + bytes <= self.limit(&next)))
+        Ok(next.is_some_and(|next| u64::from(self.log.block_bytes) + bytes <= self.tail.limit(&next)))
     }
 
     /// Whether the next segment is to be prepared ahead of need.
     pub(super) fn is_low(&self, append: &AppendGuard) -> bool {
         let Some(End { tail, segment, .. }) = &append.end else { return false };
-        is_low(*tail, segment) && self.next_segment(*tail).is_none() && !self.has_failed_ahead(*tail)
+        is_low(*tail, segment) && self.tail.next_segment(*tail).is_none() && !self.has_failed_ahead(*tail)
     }
 
     /// The next segment could not be made since the present one began.
     fn has_failed_ahead(&self, tail: RecordAddress) -> bool {
         self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) == tail.ordinal
-    }
-
-    /// Where a record of this size goes; a batch leaves the last blocks of a segment to certificates. `None`: neither
-    /// the current segment nor the next one has room.
-    pub(super) fn place(
-        &self,
-        append: &AppendGuard,
-        bytes: u64,
-        batch: bool,
-        first_sequence: u64,
-    ) -> Result<Option<Place>, EngineError> {
-        let bytes = self.log.round_up(bytes);
-        let end = |segment: &Segment| if batch { self.limit(segment) } else { segment.bytes };
-        let &End { tail, segment: ref here, chain, .. } = append.end()?;
-        if tail.offset + bytes <= end(here) {
-            let segment = Arc::clone(here);
-            return Ok(Some(Place { segment, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
-        }
-        let offset = u64::from(self.log.block_bytes);
-        let next = self.next_segment(tail).map(|number| self.files.segment(number)).transpose()?;
-        let Some(segment) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
-        let header = SegmentHeader {
-            log_id: self.log.log_id,
-            block_bytes: self.log.block_bytes,
-            page_bytes: self.log.page_bytes,
-            segment_bytes: segment.bytes,
-            ordinal: tail.ordinal + 1,
-            first_sequence,
-            chain,
-        };
-        let begins = Some((header.encode(), Arc::clone(here), tail.offset));
-        Ok(Some(Place { segment, ordinal: header.ordinal, offset, bytes, begins }))
-    }
-
-    /// Writes a record, padded to its blocks; with it the header of a segment that begins, after the block at the tail
-    /// of the segment that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
-    pub(super) fn write_at_place(
-        &self,
-        append: &AppendGuard,
-        place: &Place,
-        parts: &[&[u8]],
-    ) -> Result<(), EngineError> {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut padding = usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length));
-        let mut slices = Vec::with_capacity(parts.len() + 2 + padding / ZEROS.len());
-        let mut offset = place.offset;
-        if let Some((header, ends, tail)) = &place.begins {
-            if *tail < ends.bytes && !crate::drops("rotation-zeros") {
-                ends.write(&self.log.zero_block(), *tail)?;
-            }
-            slices.push(IoSlice::new(header));
-            offset = 0;
-        }
-        slices.extend(parts.iter().map(|part| IoSlice::new(part)));
-        while padding > 0 {
-            let zeros = &ZEROS[..padding.min(ZEROS.len())];
-            slices.push(IoSlice::new(zeros));
-            padding -= zeros.len();
-        }
-        let write =
-            || place.segment.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.segment.name, e));
-        match (write(), &place.begins) {
-            // One descriptor has to do for both segments: the one that ends is closed when it is synced.
-            (Err(error), Some((_, ends, _))) if error.is_out_of_descriptors() => {
-                self.sync_beside(append, ends)?;
-                ends.file.keep_open(false).map_err(|e| EngineError::open(&ends.name, e))?;
-                write()?;
-            }
-            (written, _) => written?,
-        }
-        if place.begins_segment() {
-            crate::fault_point("rotating");
-        }
-        Ok(())
-    }
-
-    /// Overwrites with zeros what a writer has left at `place` that died there in writing commit 1: if the next writer
-    /// dies there, too, the sectors that it has not written must be known (`log/unwritten.rs`). A write that was cut
-    /// short left its beginning.
-    pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
-        let mut beginning = [0; format::RECORD_PLACE_BYTES];
-        let segment = &place.segment;
-        segment.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.log.path, error))?;
-        if beginning.iter().all(|&byte| byte == 0) {
-            return Ok(());
-        }
-        let end = place.offset + place.bytes;
-        for offset in (place.offset..end).step_by(ZERO_PIECE_BYTES) {
-            let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-            segment.file.write_zeros(piece, offset).map_err(|error| EngineError::write(&segment.name, error))?;
-        }
-        Ok(())
-    }
-
-    /// The record at `place` counts, by a store that was just made: the segment that it begins is no longer the next one.
-    pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
-        if place.begins.is_some() {
-            self.files.note_ordinal(place.ordinal, place.segment.id);
-            self.log.marks.control().set_next_segment(None);
-        }
-    }
-
-    /// Makes what was written at `place` and does not count unprovable: zeros, synced.
-    pub(super) fn erase(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
-        let header = if place.begins_segment() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
-        for offset in [header, place.offset] {
-            place.segment.write(&self.log.zero_block(), offset)?;
-        }
-        self.sync_beside(append, &place.segment)
-    }
-
-    /// Syncs a segment that may hold other writers' undurable commits, without holding LEADER. If that fails, and this
-    /// process dies before it can poison, the kernel has reported a failure that a leader with a younger descriptor
-    /// does not get: so a flag warns that leader (`sync_and_seal`).
-    pub(super) fn sync_beside(&self, _append: &AppendGuard, segment: &Segment) -> Result<(), EngineError> {
-        let control = self.log.marks.control();
-        // Another one's doubt stays.
-        let before = control.is_sync_in_doubt();
-        control.set_sync_in_doubt(!crate::drops("erase-says-doubt"));
-        if !crate::drops("r5-sync-erased") {
-            segment.sync()?;
-        }
-        control.set_sync_in_doubt(before);
-        Ok(())
     }
 
     /// Makes room for a batch of this size, in the current segment or in the next one.
@@ -268,7 +98,7 @@ impl Engine {
     }
 
     fn try_prepare_next_segment(&self) -> Result<(), EngineError> {
-        let tail = self.with_end(|end| end.map(|end| end.tail));
+        let tail = self.tail.with_end(|end| end.map(|end| end.tail));
         if tail.is_some_and(|tail| self.log.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
             return Ok(());
         }
@@ -321,7 +151,7 @@ impl Engine {
             }
         };
         let append = self.lock_append()?;
-        self.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
+        self.tail.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
         self.log.marks.control().set_next_segment(Some(number));
         Ok(())
     }
@@ -391,40 +221,6 @@ impl Engine {
             segments.extend(file);
         }
         Needed { segments, are_all }
-    }
-
-    /// A writer that died may have begun another segment file than `chosen` as the next one: two segments of one ordinal would be in
-    /// the log. `all` is what there was when the log ended in segment `was_last`.
-    fn invalidate_started_segments_except(
-        &self,
-        _append: &AppendGuard,
-        all: &[Found],
-        was_last: u64,
-        chosen: Option<u32>,
-    ) -> Result<(), EngineError> {
-        let (last, next) = (self.log.tail().ordinal, self.log.marks.control().next_segment());
-        for Found { segment, header } in all {
-            let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.id);
-            if !may_be || chosen == Some(segment.id) {
-                continue;
-            }
-            // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
-            // have been given up before, by a process that died before its zeros were durable.
-            if self.files.header_of(segment)?.is_none_or(|header| header.ordinal > last)
-                && !crate::drops("begun-segment-given-up")
-            {
-                segment.write(&self.log.zero_block(), 0)?;
-                if !crate::drops("begun-segment-sync") {
-                    segment.sync()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Invalidates whatever segment was begun after the tail.
-    pub(super) fn invalidate_started_segments(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        self.invalidate_started_segments_except(append, &self.files.all_slots()?, self.log.tail().ordinal, None)
     }
 
     /// A new segment of at least `least` bytes: twice the largest so far, or less where the disk is nearly full.
