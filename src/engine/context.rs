@@ -115,7 +115,7 @@ impl LogContext {
     /// # Errors
     /// The engine is poisoned, by this process or another.
     pub(crate) fn check_poison(&self) -> Result<(), EngineError> {
-        let outcome = self.marks.control().poison_outcome().filter(|_| !crate::drops("r5-nobody-goes-on"));
+        let outcome = self.marks.control().poison_outcome().filter(|_| !crate::drops("r5-no-process-continues"));
         let Some(unknown) = outcome else { return Ok(()) };
         let reason = match self.poison_reason.get() {
             Some(reason) => reason.clone(),
