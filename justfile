@@ -26,7 +26,7 @@ build:
 
 # the figures of docs/measurements.md
 bench *arguments:
-    cargo bench -p pwal-bench --bench commits -- {{ arguments }}
+    cargo bench -p pwal-bench --bench compare -- {{ arguments }}
 
 # each rule dropped in turn
 mutants *arguments:

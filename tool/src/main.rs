@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod bench;
 mod database;
 mod demo;
 mod doctor;
@@ -56,10 +57,13 @@ enum Command {
     Run(run::Arguments),
     Backup(backup::Arguments),
     Demo(demo::Arguments),
+    Bench(Box<pwal_bench::Arguments>),
     #[command(hide = true)]
     DemoWriter(demo::writer::Arguments),
     #[command(hide = true)]
     DemoCheck(demo::check::Arguments),
+    #[command(hide = true)]
+    BenchRun(pwal_bench::ChildArguments),
 }
 
 fn main() -> ExitCode {
@@ -75,8 +79,10 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::DemoWriter(arguments) => demo::writer::run(&arguments),
         Command::DemoCheck(arguments) => demo::check::run(&arguments),
+        Command::BenchRun(arguments) => bench::run_child(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

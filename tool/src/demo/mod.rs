@@ -1,7 +1,6 @@
 //! `pwal demo`: what pwal promises, shown on this machine: writers are killed and nothing that was
 //! acknowledged is lost; the same writers on stock SQLite and on pwal, in turns on the same disk.
 
-mod awake;
 pub mod check;
 mod crash;
 mod throughput;
@@ -69,40 +68,16 @@ pub fn run(arguments: &Arguments) -> Done {
 fn directory(arguments: &Arguments) -> Result<tempfile::TempDir, Failure> {
     let place = match &arguments.dir {
         Some(place) => place.clone(),
-        None => default_place()?,
+        None => pwal_bench::place().map_err(|error| Failure::cannot(error.to_string()))?,
     };
     let made = tempfile::Builder::new().prefix("pwal-demo-").tempdir_in(&place);
     made.map_err(|error| Failure::io("make a directory in", &place, &error))
 }
 
-/// In memory nothing is durable and a sync costs nothing: that would show nothing.
-fn default_place() -> Result<PathBuf, Failure> {
-    let temporary = env::temp_dir();
-    if file_system(&temporary) != IN_MEMORY {
-        return Ok(temporary);
-    }
-    env::current_dir().map_err(|error| Failure::cannot(format!("cannot find the current directory: {error}")))
-}
-
-const IN_MEMORY: &str = "in memory: syncs cost nothing here";
-
 /// The kind of file system that `place` lies on, for people.
-fn file_system(place: &Path) -> &'static str {
-    #[cfg(target_os = "linux")]
-    if let Ok(about) = rustix::fs::statfs(place) {
-        // Source: linux/magic.h.
-        return match about.f_type {
-            0xef53 => "ext4",
-            0x5846_5342 => "xfs",
-            0x9123_683e => "btrfs",
-            0x2fc1_2fc1 => "zfs",
-            0x794c_7630 => "overlayfs",
-            0x0102_1994 | 0x8584_58f6 => IN_MEMORY,
-            _ => "a file system that is not ext4, xfs, btrfs, zfs or overlayfs",
-        };
-    }
-    let _ = place;
-    "file system not known"
+fn file_system(place: &Path) -> String {
+    let kind = pwal_bench::file_system(place);
+    if pwal_bench::is_in_memory(place) { format!("{kind}, in memory: syncs cost nothing here") } else { kind }
 }
 
 /// Starts this program again as a process that writes.

@@ -1,11 +1,11 @@
 //! The second half: the same writers on stock SQLite and on pwal, in turns on the same disk.
 
-use super::awake::Awake;
 use super::{Arguments, start_writer};
 use crate::failure::{Done, Failure};
 use crate::progress;
 use crate::text::say;
 use crate::text::{self, Table};
+use pwal_bench::Awake;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 

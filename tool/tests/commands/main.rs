@@ -4,6 +4,7 @@
 //! `PWAL_TEST_SQLITE3` names another than `/usr/bin/sqlite3`.
 
 mod backup;
+mod bench;
 mod demo;
 mod doctor;
 mod inspect;
@@ -157,7 +158,7 @@ fn a_wrong_command_line_ends_with_2_and_the_help_tells_the_others() {
     assert_eq!(tool(["demo", "--seconds", "0"]).status, Some(2));
     let help = tool(["--help"]);
     assert!(help.printed().contains("another process has the database open"), "{help:?}");
-    assert!(!help.printed().contains("demo-writer"), "{help:?}");
+    assert!(!help.printed().contains("demo-writer") && !help.printed().contains("bench-run"), "{help:?}");
     assert_eq!(tool(["--version"]).printed().trim(), format!("pwal {}", pwal::version()));
 }
 

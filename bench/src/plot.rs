@@ -1,0 +1,185 @@
+//! Pictures of a file with results: commits a second by the number of threads, and latencies by percentile, stock SQLite beside
+//! pwal, a panel for each kind of sync.
+
+use crate::Error;
+use crate::case::{Case, Load, delay};
+use crate::results::{LineResults, Results};
+use crate::seen::{Seen, median};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use std::path::Path;
+
+const STOCK: RGBColor = RGBColor(150, 150, 150);
+const PWAL: RGBColor = RGBColor(31, 97, 171);
+/// Of a panel, and of what is above and below the panels.
+const PANEL: (u32, u32) = (320, 278);
+const HEAD: u32 = 28;
+const FOOT: u32 = 24;
+/// Threads whose latencies are shown, if they were measured.
+const LATENCIES_OF: usize = 8;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Draws `X.json` as `X.svg` and `X-latency.svg`. Results without inserts by threads on stock and on pwal have no pictures.
+pub fn draw_beside(results: &Path) -> Result<(), Error> {
+    let Results { machine, lines } = Results::read(results)?;
+    let panels = panels(&lines);
+    if panels.is_empty() {
+        return Ok(());
+    }
+    let machine = machine.to_string();
+    let named = |suffix: &str| {
+        let stem = results.file_stem().unwrap_or_default().to_string_lossy();
+        results.with_file_name(format!("{stem}{suffix}.svg"))
+    };
+    let failed =
+        |error: Box<dyn std::error::Error>| Error::Results { path: results.to_owned(), what: error.to_string() };
+    let head = "autocommit inserts a second, one database:";
+    picture(&named(""), head, &machine, &panels, throughput).map_err(failed)?;
+    let head = "latency of autocommit inserts:";
+    picture(&named("-latency"), head, &machine, &panels, latency).map_err(failed)
+}
+
+/// Inserts of one process by numbers of threads, with one kind of sync.
+struct Panel<'a> {
+    title: String,
+    lines: Vec<&'a LineResults>,
+}
+
+fn panels(lines: &[LineResults]) -> Vec<Panel<'_>> {
+    let is_shown = |line: &&LineResults| {
+        let Case { load, processes, mode, .. } = &line.case;
+        line.sides == ["stock", "pwal"] && *load == Load::Insert && *processes == 1 && mode == "auto"
+    };
+    let mut panels: Vec<Panel> = Vec::new();
+    for line in lines.iter().filter(is_shown) {
+        let title = match line.case.delay_us {
+            0 => line.case.synchronous.clone(),
+            us => format!("{}, each sync {} longer", line.case.synchronous, delay(us)),
+        };
+        match panels.iter_mut().find(|panel| panel.title == title) {
+            Some(panel) => panel.lines.push(line),
+            None => panels.push(Panel { title, lines: vec![line] }),
+        }
+    }
+    panels
+}
+
+fn picture(path: &Path, head: &str, machine: &str, panels: &[Panel], draw: fn(&Area, &Panel) -> Drawn) -> Drawn {
+    let size = (PANEL.0 * panels.len().max(2) as u32, HEAD + PANEL.1 + FOOT);
+    let picture = SVGBackend::new(path, size).into_drawing_area();
+    picture.fill(&WHITE)?;
+    let (above, rest) = picture.split_vertically(HEAD);
+    let style = ("sans-serif", 14).into_text_style(&above);
+    above.draw_text(head, &style, (12, 9))?;
+    for (x, color, name) in [(330, STOCK, "stock SQLite"), (450, PWAL, "pwal")] {
+        above.draw(&Rectangle::new([(x, 9), (x + 12, 21)], color.filled()))?;
+        above.draw_text(name, &style, (x + 18, 9))?;
+    }
+    let (body, foot) = rest.split_vertically(PANEL.1);
+    let text = format!("median, lowest and highest of runs in turns; {machine}");
+    foot.draw_text(&text, &("sans-serif", 11).into_text_style(&foot), (12, 6))?;
+    for (area, panel) in body.split_evenly((1, panels.len())).iter().zip(panels) {
+        draw(area, panel)?;
+    }
+    picture.present()?;
+    Ok(())
+}
+
+/// Lowest, median, highest of the runs of a side.
+fn three(runs: &[Seen], pick: impl Fn(&Seen) -> Option<f64>) -> Option<[f64; 3]> {
+    let values: Vec<f64> = runs.iter().filter_map(pick).collect();
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    Some([lowest, median(&values)?, values.iter().copied().fold(0.0, f64::max)])
+}
+
+/// Words below the columns; the places are of the whole picture.
+fn label_columns(area: &Area, labels: impl Iterator<Item = ((i32, i32), String)>) -> Drawn {
+    let base = area.get_base_pixel();
+    for ((x, y), label) in labels {
+        area.draw_text(&label, &("sans-serif", 13).into_text_style(area), (x - base.0, y - base.1 + 5))?;
+    }
+    Ok(())
+}
+
+/// A pair of bars for each number of threads, with the spread of the runs and the ratio of the medians.
+fn throughput(area: &Area, panel: &Panel) -> Drawn {
+    let columns: Vec<_> = panel
+        .lines
+        .iter()
+        .filter_map(|line| {
+            let side = |side: usize| three(&line.runs[side], |seen| Some(seen.rate));
+            Some((line.case.threads, side(0)?, side(1)?))
+        })
+        .collect();
+    let top = columns.iter().flat_map(|(_, stock, pwal)| [stock[2], pwal[2]]).fold(0.0, f64::max) * 1.15;
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 16))
+        .margin(10)
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d(0.0..columns.len() as f64, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(WHITE)
+        .x_labels(0)
+        .y_labels(6)
+        .x_desc("threads")
+        .y_label_formatter(&|rate| format!("{:.0}k", rate / 1000.0))
+        .draw()?;
+    for (column, (_, stock, pwal)) in columns.iter().enumerate() {
+        for (from, color, rates) in [(0.14, STOCK, stock), (0.5, PWAL, pwal)] {
+            let left = column as f64 + from;
+            chart.draw_series([Rectangle::new([(left, 0.0), (left + 0.36, rates[1])], color.filled())])?;
+            chart.draw_series([PathElement::new([(left + 0.18, rates[0]), (left + 0.18, rates[2])], BLACK)])?;
+        }
+        let ratio = format!("{:.1}x", pwal[1] / stock[1]);
+        let place = (column as f64 + 0.36, stock[2].max(pwal[2]) + top * 0.06);
+        chart.draw_series([Text::new(ratio, place, ("sans-serif", 13))])?;
+    }
+    let at = |column: usize| chart.backend_coord(&(column as f64 + 0.42, 0.0));
+    label_columns(area, columns.iter().enumerate().map(|(column, (threads, ..))| (at(column), threads.to_string())))
+}
+
+/// A curve for each side, with the spread of the runs, over percentiles that are equally far apart.
+fn latency(area: &Area, panel: &Panel) -> Drawn {
+    let line = panel.lines.iter().find(|line| line.case.threads == LATENCIES_OF).or(panel.lines.last());
+    let Some(line) = line else { return Ok(()) };
+    let seen = line.runs[1].first();
+    let percents: Vec<f64> = seen.iter().flat_map(|seen| seen.latency_us.iter().map(|(percent, _)| *percent)).collect();
+    let curve = |side: usize| -> Option<Vec<[f64; 3]>> {
+        percents.iter().map(|percent| three(&line.runs[side], |seen| seen.percentile(*percent))).collect()
+    };
+    let (Some(stock), Some(pwal)) = (curve(0), curve(1)) else { return Ok(()) };
+    let all = || stock.iter().chain(&pwal).flatten().copied();
+    let (bottom, top) = (all().fold(f64::INFINITY, f64::min) * 0.7, all().fold(0.0, f64::max) * 1.4);
+    let threads = if line.case.threads == 1 { "thread" } else { "threads" };
+    let mut chart = ChartBuilder::on(area)
+        .caption(format!("{}, {} {threads}", panel.title, line.case.threads), ("sans-serif", 16))
+        .margin(10)
+        .x_label_area_size(36)
+        .y_label_area_size(60)
+        .build_cartesian_2d(-0.4..percents.len() as f64 - 0.6, (bottom..top).log_scale())?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(WHITE)
+        .x_labels(0)
+        .y_labels(6)
+        .x_desc("percent of the commits")
+        .y_label_formatter(&|us| if *us < 1000.0 { format!("{us:.0} us") } else { format!("{:.0} ms", us / 1000.0) })
+        .draw()?;
+    for (color, points) in [(STOCK, &stock), (PWAL, &pwal)] {
+        let middle = points.iter().enumerate().map(|(column, point)| (column as f64, point[1]));
+        chart.draw_series(LineSeries::new(middle, color.stroke_width(2)).point_size(3))?;
+        for (column, [lowest, _, highest]) in points.iter().enumerate() {
+            let spread = [(column as f64, *lowest), (column as f64, *highest)];
+            chart.draw_series([PathElement::new(spread, color)])?;
+        }
+    }
+    let name = |percent: f64| if percent >= 100.0 { "longest".to_owned() } else { percent.to_string() };
+    let at = |column: usize| chart.backend_coord(&(column as f64 - 0.15, bottom));
+    label_columns(area, percents.iter().enumerate().map(|(column, percent)| (at(column), name(*percent))))
+}
