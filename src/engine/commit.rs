@@ -411,7 +411,7 @@ impl Engine {
                     frames.add_spill(header.sequence, spill);
                 }
                 let first = frames.append(&commit, descriptors.iter().map(NewFrame::from));
-                self.followed.store(commit.sequence, SeqCst);
+                self.frames.set_followed(commit.sequence);
                 first
             })
         };
@@ -495,6 +495,11 @@ impl Engine {
         let first_number = self.finish(&mut append, written)?;
         let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
+        // Before the next writer begins. A writer that does not wait for the disk commits many times before another connection
+        // reads: the copies would cost more than the reads.
+        if facts.wants_durable {
+            self.frames.recent.keep(first_number, facts.sequence, lane);
+        }
         crate::fault_point("after_publish");
         self.notify_background(low, tail, facts);
         if facts.wants_durable {

@@ -32,6 +32,7 @@ impl Engine {
         let mut connections = self.connections.lock();
         connections.last_id += 1;
         connections.count += 1;
+        self.frames.recent.set_connections(connections.count);
         Ok(Connection { id: connections.last_id, slot })
     }
 
@@ -54,6 +55,7 @@ impl Engine {
         self.queue.forget(connection.id);
         let mut connections = self.connections.lock();
         connections.count -= 1;
+        self.frames.recent.set_connections(connections.count);
         connections.count == 0
     }
 

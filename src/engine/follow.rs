@@ -14,7 +14,6 @@ use crate::log::format::{
     self, Batch, ImagePlace, SegmentHeader, apply_mask, batch_head_bytes, encode_batch, image_crc,
 };
 use crate::shared::CommitEntry;
-use std::sync::atomic::Ordering::SeqCst;
 
 /// Commits that a walk adds while others wait for the table.
 const WALKED_AT_ONCE: u64 = 1024;
@@ -27,13 +26,13 @@ impl Engine {
     /// # Errors
     /// The log cannot be read.
     pub(super) fn follow(&self, to: u64) -> Result<(), EngineError> {
-        if self.followed.load(SeqCst) >= to {
+        if self.frames.followed() >= to {
             return Ok(());
         }
         loop {
             let mut frames = self.frames.write();
             let followed = self.follow_with(&mut frames, to);
-            self.followed.store(frames.last_sequence(), SeqCst);
+            self.frames.set_followed(frames.last_sequence());
             if followed? {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 
 use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
-use super::frames::Frames;
+use super::log_frames::LogFrames;
 use super::membership::Membership;
 use super::owner_lock::OwnerLocks;
 use super::page_one::PageOneCopy;
@@ -21,7 +21,7 @@ use crate::log::retire;
 use crate::log::segments::{SEGMENT_BYTES_FIRST, create_first_segment};
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp};
 use crate::shared::{CONTROL_NAME, EpochRecord, Identity, LOCK_NAME, Member, State, boot_id};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::Mutex;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -199,8 +199,7 @@ impl Engine {
             ahead_failed: AtomicU64::new(0),
             space: super::space::SpaceMemory::default(),
             deleted_known: AtomicU64::new(0),
-            frames: RwLock::new(Frames::new(pages)),
-            followed: AtomicU64::new(0),
+            frames: LogFrames::new(pages, page_bytes),
             checkpointing: Mutex::default(),
             exclusive: ExclusiveLock::new(&log, database_handle, is_exclusive),
             page_one: PageOneCopy::new(&log),

@@ -20,6 +20,7 @@ mod images;
 mod lanes;
 mod lease;
 mod lifecycle;
+mod log_frames;
 mod marks;
 mod membership;
 mod on_demand;
@@ -29,6 +30,7 @@ mod page_one;
 mod pair_tests;
 mod poison;
 mod queue;
+mod recent;
 mod rest;
 mod segment_file;
 mod segment_files;
@@ -55,12 +57,13 @@ pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::{LogFile, is_out_of_descriptors};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::Mutex;
 use background::Background;
 use connections::Connections;
 use context::LogContext;
 use exclusive::ExclusiveLock;
-use frames::{Frame, Frames};
+use frames::Frame;
+use log_frames::LogFrames;
 use membership::Membership;
 use owner_lock::OwnerLocks;
 use page_one::PageOneCopy;
@@ -94,9 +97,7 @@ pub(crate) struct Engine {
     space: space::SpaceMemory,
     /// Of how many segments this process knows that they were deleted.
     deleted_known: AtomicU64,
-    frames: RwLock<Frames>,
-    /// The last commit in the frame table.
-    followed: AtomicU64,
+    frames: LogFrames,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     page_one: PageOneCopy,
@@ -129,6 +130,10 @@ impl Engine {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<bool, EngineError> {
+        if let Some(sequence) = self.frames.recent.read(number, offset, buffer) {
+            self.check_kept(sequence)?;
+            return Ok(true);
+        }
         let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
         self.read_located(&frame, file.as_deref(), offset, buffer)
     }
@@ -159,16 +164,22 @@ impl Engine {
             return Ok(false);
         }
         let read = read.map_err(|e| EngineError::read(&self.log.path, e))?;
-        // Or erased: the reader has seen more than what is durable now.
-        if self.log.marks.is_poisoned() && frame.sequence > self.log.marks.durable() {
-            let reason = "a flush failed".to_owned();
-            return Err(self.log.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
-        }
+        self.check_kept(frame.sequence)?;
         if read < buffer.len() {
             return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
         }
         frame.unmask(buffer, offset);
         Ok(true)
+    }
+
+    /// # Errors
+    /// A failed flush took commit `sequence`, or may have: the reader has seen more than what is durable now.
+    fn check_kept(&self, sequence: u64) -> Result<(), EngineError> {
+        if self.log.marks.is_poisoned() && sequence > self.log.marks.durable() {
+            let reason = "a flush failed".to_owned();
+            return Err(self.log.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
+        }
+        Ok(())
     }
 
     /// The number of the last frame of the commits up to `sequence`; at least that, where it has been dropped from the table.

@@ -286,3 +286,39 @@ fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
     assert!(!is_there(), "the commit is in the database file");
     assert!(!one.read_located(&frame, file.as_deref(), 0, &mut page).unwrap());
 }
+
+/// What this process has just published is read without the log where it has several connections; not what a failed flush takes.
+#[test]
+fn a_recent_image_is_read_from_memory() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let connections = [one.add_connection().unwrap(), one.add_connection().unwrap()];
+    commit(&one, 3, 1, true).unwrap();
+    commit(&one, 2, 2, true).unwrap();
+    let unreadable = || pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Read, ".seg") });
+    unreadable();
+    let mut page = vec![0; PAGE_BYTES as usize];
+    for (number, expected) in [(3, image(3, 1)), (4, image(1, 2)), (5, image(2, 2))] {
+        assert!(one.read_frame(number, 0, &mut page).unwrap());
+        assert_eq!(page, expected);
+    }
+    let [first, second] = connections;
+    assert!(!one.remove_connection(first));
+    pair.disk.plan().clear();
+    commit(&one, 3, 3, true).unwrap();
+    unreadable();
+    assert!(matches!(one.read_frame(6, 0, &mut page), Err(EngineError::Read { .. })), "one connection keeps none");
+    pair.disk.plan().clear();
+    let third = one.add_connection().unwrap();
+    // Published and read, and then its flush fails.
+    let view = staged(&one, 3, 4);
+    one.prepare(view.lane()).unwrap();
+    let facts = facts(&one, true);
+    let published = one.publish(view.lane(), facts, false).unwrap();
+    assert!(one.read_frame(published.first_number, 0, &mut page).unwrap());
+    assert_eq!(page, image(1, 4));
+    pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
+    one.acknowledge(facts.sequence, true, published.self_sealed).unwrap_err();
+    assert!(matches!(one.read_frame(published.first_number, 0, &mut page), Err(EngineError::Poisoned { .. })));
+    let _last = (one.remove_connection(second), one.remove_connection(third));
+}

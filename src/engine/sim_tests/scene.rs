@@ -143,7 +143,7 @@ impl Scene {
             creating: control.create().holder().is_none(),
             checkpoint: checkpoint.is_none(),
             database_handle: engine.exclusive.database_handle.try_lock().is_some(),
-            frames: engine.frames.try_write().is_some(),
+            frames: engine.frames.is_free(),
         }
     }
 
