@@ -30,6 +30,7 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 pub fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "; the process has no file descriptor left: close files, or raise its limit (ulimit -n)",
+        Some(libc::EFBIG) => "; the process may not make a file so long: raise its limit (ulimit -f)",
         Some(libc::ENFILE) => "; the machine has no file descriptor left: close files, or raise fs.file-max",
         _ => "",
     }

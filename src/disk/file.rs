@@ -12,6 +12,7 @@
 
 use super::descriptor;
 use super::directory::{Access, Directory, FileIdentity};
+use super::size_limit::SizeLimit;
 use super::{LogFile, OpenMode};
 use crate::sync::{Mutex, RwLock};
 use rustix::fs::OFlags;
@@ -127,8 +128,15 @@ pub(super) struct RealFile {
 #[derive(Debug)]
 struct Opened {
     file: File,
+    limit: SizeLimit,
     /// Reads go past the page cache.
     is_direct: bool,
+}
+
+impl Opened {
+    fn new(file: File, is_direct: bool) -> Opened {
+        Opened { limit: SizeLimit::of(&file), file, is_direct }
+    }
 }
 
 impl RealFile {
@@ -142,7 +150,7 @@ impl RealFile {
     ) -> io::Result<Arc<RealFile>> {
         let opened = if how == OpenMode::CreateNew {
             let file = directory.create_with(name, mode, || pool.close_one())?;
-            Opened { file, is_direct: false }
+            Opened::new(file, false)
         } else {
             open_again(directory, pool, name, how)?
         };
@@ -229,6 +237,7 @@ impl RealFile {
     /// Runs `act`, which writes.
     fn write_with<R>(&self, mut act: impl FnMut(&File) -> io::Result<R>) -> io::Result<R> {
         self.with(|opened| {
+            opened.limit.check(&opened.file)?;
             let result = act(&opened.file);
             self.written.fetch_add(1, SeqCst);
             result
@@ -247,7 +256,7 @@ impl Drop for RealFile {
 fn open_again(directory: &Directory, pool: &Pool, name: &str, how: OpenMode) -> io::Result<Opened> {
     let buffered = |access| {
         let file = directory.open_with(name, access, OFlags::empty(), || pool.close_one())?;
-        Ok(Opened { file, is_direct: false })
+        Ok(Opened::new(file, false))
     };
     match how {
         OpenMode::CreateNew | OpenMode::Existing => buffered(Access::Write),
@@ -265,7 +274,7 @@ fn open_past_cache(directory: &Directory, pool: &Pool, name: &str) -> io::Result
             match read_direct(&file, &mut [0; 512], 0) {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Err(error) => return Err(error),
-                Ok(_) => return Ok(Opened { file, is_direct: true }),
+                Ok(_) => return Ok(Opened::new(file, true)),
             }
         }
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
@@ -277,7 +286,7 @@ fn open_past_cache(directory: &Directory, pool: &Pool, name: &str) -> io::Result
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     #[cfg(target_vendor = "apple")]
     rustix::fs::fcntl_nocache(&file, true)?;
-    Ok(Opened { file, is_direct: false })
+    Ok(Opened::new(file, false))
 }
 
 impl LogFile for RealFile {
@@ -322,6 +331,7 @@ impl LogFile for RealFile {
         self.with(|opened| {
             let written = self.written.load(SeqCst);
             opened.file.sync_data()?;
+            opened.limit.look(&opened.file);
             self.synced.fetch_max(written, SeqCst);
             Ok(())
         })
@@ -365,7 +375,7 @@ impl LogFile for RealFile {
     fn keep_open(&self, keep: bool) -> io::Result<()> {
         self.keep.store(keep, SeqCst);
         if keep {
-            return self.with(|_| Ok(()));
+            return self.with(|opened| opened.limit.check(&opened.file));
         }
         self.synced.fetch_max(self.written.load(SeqCst), SeqCst);
         Ok(())

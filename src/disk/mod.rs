@@ -10,6 +10,7 @@ mod holes;
 mod placeholder;
 mod real;
 pub mod sim;
+mod size_limit;
 
 pub use descriptor::{advice, is_out_of_descriptors};
 pub(crate) use descriptor::{open_to_append, open_to_read};
@@ -17,6 +18,7 @@ pub use directory::{Access, Directory};
 pub use file_system::{links_of_open_file, not_local};
 pub use holes::data_of;
 pub use real::{RealDisk, RealLogDirectory};
+pub use size_limit::is_refused_for_size;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -38,7 +40,7 @@ pub trait LogFile: Send + Sync + Debug {
     /// Writes all `parts`, concatenated, from `offset` (bytes) on.
     ///
     /// # Errors
-    /// Any error of the medium; some of the bytes may be written then.
+    /// Any error of the medium; some of the bytes may be written then, but for [`is_refused_for_size`].
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Writes `bytes` zeros from `offset` (bytes) on, as space for records to come: where possible past the
@@ -76,7 +78,7 @@ pub trait LogFile: Send + Sync + Debug {
     /// and not synced stays open.
     ///
     /// # Errors
-    /// It is to be kept open and cannot be opened.
+    /// It is to be kept open and cannot be opened, or may not be written by this process ([`is_refused_for_size`]).
     fn keep_open(&self, keep: bool) -> io::Result<()> {
         let _all_files_stay_open = keep;
         Ok(())

@@ -191,9 +191,9 @@ impl Engine {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
                     // A full disk is no failure of the medium: B stays, and the next pass may find room. Nor is it one that
-                    // a file cannot be opened here, or that the database handle has gone, with the exit of this process.
+                    // a file cannot be opened here, or not be made so long by this process, or that the database handle has gone, with the exit of this process.
                     let is_of_medium = !matches!(error, EngineError::NoLog | EngineError::GivenUp);
-                    if is_of_medium && error.code() != Code::FULL && !error.is_open_failure() {
+                    if is_of_medium && error.code() != Code::FULL && !error.is_too_large() && !error.is_open_failure() {
                         ckpt.failures.in_a_row += 1;
                         if ckpt.failures.in_a_row >= FAILURES_MAX {
                             return Err(self.end_for(error));

@@ -1,6 +1,6 @@
 //! What goes wrong in the engine, and which result code of SQLite says it.
 
-use crate::disk::{advice, is_out_of_descriptors};
+use crate::disk::{advice, is_out_of_descriptors, is_refused_for_size};
 use crate::log::format::FormatError;
 use crate::log::{ErrorKind, LogError};
 use crate::shared::SharedError;
@@ -143,15 +143,26 @@ impl EngineError {
         EngineError::NoMemory { reason: source.to_string() }
     }
 
-    /// A file, or the directory, could not be opened, mostly for want of descriptors: this process's trouble, which says
-    /// nothing of what is written.
+    /// A file, or the directory, could not be opened, mostly for want of descriptors, or may not be written by this process for
+    /// its length: this process's trouble, which says nothing of what is written.
     pub(super) fn is_open_failure(&self) -> bool {
-        matches!(self, EngineError::Open { .. }) || self.is_out_of_descriptors()
+        matches!(self, EngineError::Open { .. })
+            || self.is_out_of_descriptors()
+            || self.io_source().is_some_and(is_refused_for_size)
+    }
+
+    /// A file is longer than this process may write one (`RLIMIT_FSIZE`), or would be: no failure of the medium.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.io_source().is_some_and(|source| source.kind() == io::ErrorKind::FileTooLarge)
     }
 
     /// The process, or the system, has no descriptor left. A file of the log is opened again when it is used, so that every
     /// operation on one may say so; then it was not begun.
     pub(super) fn is_out_of_descriptors(&self) -> bool {
+        self.io_source().is_some_and(is_out_of_descriptors)
+    }
+
+    fn io_source(&self) -> Option<&io::Error> {
         match self {
             EngineError::Write { source, .. }
             | EngineError::Sync { source, .. }
@@ -159,8 +170,8 @@ impl EngineError {
             | EngineError::Read { source, .. }
             | EngineError::Database { source, .. }
             | EngineError::Lock { source, .. }
-            | EngineError::Log(LogError::Io { source, .. }) => is_out_of_descriptors(source),
-            _ => false,
+            | EngineError::Log(LogError::Io { source, .. }) => Some(source),
+            _ => None,
         }
     }
 
@@ -208,12 +219,19 @@ impl EngineError {
 fn full_or(source: &io::Error, other: Code) -> Code {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::FULL,
+        // As `seekAndWrite` has it.
+        io::ErrorKind::FileTooLarge => Code::IOERR_WRITE,
         _ => other,
     }
 }
 
 /// The result code for an error of the log.
 pub(crate) fn log_code(error: &LogError) -> Code {
+    if let LogError::Io { source, .. } = error
+        && source.kind() == io::ErrorKind::FileTooLarge
+    {
+        return Code::IOERR_WRITE;
+    }
     match error.kind() {
         ErrorKind::Io => Code::IOERR,
         ErrorKind::Full => Code::FULL,

@@ -231,7 +231,7 @@ impl Engine {
         let mut bytes = self.log.round_up((largest * 2).min(self.log.settings.segment_bytes())).max(least);
         loop {
             match self.create_segment(bytes) {
-                Err(error) if error.code() == Code::FULL && bytes > least => {
+                Err(error) if (error.code() == Code::FULL || error.is_too_large()) && bytes > least => {
                     bytes = (bytes / 2).next_multiple_of(u64::from(self.log.block_bytes)).max(least);
                 }
                 created => return created,

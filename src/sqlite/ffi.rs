@@ -137,6 +137,7 @@ constants! {
     SYNC_FULL = 3;
 
     FCNTL_LOCKSTATE = 1;
+    FCNTL_LAST_ERRNO = 4;
     FCNTL_SIZE_HINT = 5;
     FCNTL_FILE_POINTER = 7;
     FCNTL_VFSNAME = 12;

@@ -88,6 +88,19 @@ impl SqliteDatabaseHandle {
     }
 }
 
+impl SqliteDatabaseHandle {
+    /// `unixWrite` answers IOERR_WRITE where the process may not make the file so long (`RLIMIT_FSIZE`).
+    fn write_error(&self, code: Code) -> io::Error {
+        let mut errno: c_int = 0;
+        // SAFETY: the file control stores an int, or does nothing.
+        let asked = unsafe { self.base.file_control(ffi::FCNTL_LAST_ERRNO, (&raw mut errno).cast()) };
+        if code == Code::IOERR_WRITE && asked.is_ok() && errno == libc::EFBIG {
+            return io::Error::new(io::ErrorKind::FileTooLarge, code);
+        }
+        code.into()
+    }
+}
+
 impl Drop for SqliteDatabaseHandle {
     fn drop(&mut self) {
         let _ = self.base.close();
@@ -109,13 +122,13 @@ impl Database for SqliteDatabaseHandle {
     }
 
     fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        Ok(self.base.write(data, offset)?)
+        self.base.write(data, offset).map_err(|code| self.write_error(code))
     }
 
     fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
         // `xTruncate` only shrinks.
         if self.base.bytes()? < bytes {
-            return Ok(self.base.write(&[0], bytes - 1)?);
+            return self.base.write(&[0], bytes - 1).map_err(|code| self.write_error(code));
         }
         Ok(self.base.truncate(bytes)?)
     }

@@ -4,6 +4,7 @@ mod abandoned_batch;
 mod descriptors;
 mod disk;
 mod every_fault;
+mod file_size_limit;
 mod first_commit;
 mod io;
 mod kernel_syncs;

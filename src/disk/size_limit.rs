@@ -1,0 +1,59 @@
+//! The limit of the length of files that this process writes (`RLIMIT_FSIZE`, `ulimit -f`). Another process may have made a longer
+//! file: the kernel refuses a write beyond the limit, and shortens one that crosses it. A record that is written in part has
+//! failed, and concerns all processes; so this process writes nothing to a file that is longer.
+
+use rustix::fs::fstat;
+use rustix::process::{Resource, getrlimit};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Whether one open file is longer than the limit, as far as was looked.
+#[derive(Debug)]
+pub(super) struct SizeLimit(AtomicBool);
+
+impl SizeLimit {
+    pub(super) fn of(file: &File) -> SizeLimit {
+        SizeLimit(AtomicBool::new(is_exceeded(file)))
+    }
+
+    /// Looks again: the file may have grown, and the limit may be another one.
+    pub(super) fn look(&self, file: &File) {
+        self.0.store(is_exceeded(file), Relaxed);
+    }
+
+    /// # Errors
+    /// The file is longer than the limit ([`is_refused_for_size`]).
+    pub(super) fn check(&self, file: &File) -> io::Result<()> {
+        if self.0.load(Relaxed) {
+            self.look(file);
+            if self.0.load(Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, TooLong));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_exceeded(file: &File) -> bool {
+    let Some(limit) = getrlimit(Resource::Fsize).current else { return false };
+    fstat(file).is_ok_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) > limit)
+}
+
+#[derive(Debug)]
+struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the file is longer than this process may write one: raise its limit (ulimit -f)")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// Whether a write was refused, and nothing written, since the file is longer than the limit of this process.
+#[must_use]
+pub fn is_refused_for_size(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TooLong>())
+}
