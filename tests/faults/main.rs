@@ -9,6 +9,7 @@ mod first_commit;
 mod io;
 mod kernel_syncs;
 mod no_descriptors;
+mod no_memory;
 mod on_demand;
 mod panics;
 mod proven_images;
