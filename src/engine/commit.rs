@@ -193,8 +193,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes APPEND, and completes what its last owner left half done: a published commit that carries its certificate
-    /// gets its epoch record, what a failed flush left is erased.
+    /// Takes APPEND, and erases what a failed flush left whose process died meanwhile.
     ///
     /// # Errors
     /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
@@ -202,9 +201,6 @@ impl Engine {
         let mut append = self.lock_append_to_seal()?;
         append.end = self.tail.with_end(|end| end.cloned());
         if append.end.is_none() && self.log.is_active() {
-            if !crate::drops("append-cut-stored") {
-                self.store_sealed_epoch(&append)?;
-            }
             append.end = Some(self.tail.find()?);
         }
         Ok(append)
@@ -225,18 +221,6 @@ impl Engine {
     /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
     pub(super) fn lock_append_unrepaired(&self) -> AppendGuard {
         AppendGuard::new(self.locks.hold_unbounded(ControlBlock::append, "APPEND"))
-    }
-
-    /// The last commit carries its certificate, and its writer died before it stored the epoch record: stored now.
-    fn store_sealed_epoch(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        let control = self.log.marks.control();
-        let Some(entry) = control.last_commit().filter(|entry| entry.has_certificate) else { return Ok(()) };
-        if control.epoch(control.last_written_epoch()).is_some_and(|record| record.hi >= entry.sequence) {
-            return Ok(());
-        }
-        let batch = self.batch_of(&entry)?.ok_or_else(|| self.log.no_commit(entry.sequence))?;
-        let certificate = batch.header.certificate.ok_or_else(|| self.log.no_commit(entry.sequence))?;
-        self.store_epoch(append, &certificate, (entry.segment, entry.ordinal, entry.offset), false)
     }
 
     /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.

@@ -11,7 +11,7 @@ use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk}
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::host::{DatabaseHandle, Environment, Host, LockLevel};
 use crate::log::format::segment_name;
-use crate::log::recovery::{OpenFacts, open_database};
+use crate::log::recovery::{Next, OpenFacts, open_database};
 use crate::shared::{ControlBlock, ControlMapping, INIT, LockFile, Member};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -320,10 +320,11 @@ impl Pair {
         self.disk.plan().add(self.fault(Operation::Open, name));
     }
 
-    /// What the next open finds: the value of each page.
+    /// What the next open finds: the value of each page. No log is taken for another file's.
     fn recovered(&self) -> Vec<u64> {
         let mut database_handle = self.database_handle();
-        open_database(&*self.directory(), database_handle.as_mut(), OpenFacts::default()).unwrap();
+        let opened = open_database(&*self.directory(), database_handle.as_mut(), OpenFacts::default()).unwrap();
+        assert_eq!(opened.next, Next::Ready, "{opened:?}");
         let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
         bytes.chunks(PAGE_BYTES as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
     }

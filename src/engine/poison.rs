@@ -126,8 +126,8 @@ impl Engine {
         self.log.marks.control().keep_at_poison(kept.max(self.log.marks.durable()))
     }
 
-    /// Zeros the first blocks of every record after commit `kept` (R5.1). A certificate of commits that are kept stays
-    /// true.
+    /// Zeros the first block of every batch after commit `kept` (R5.1). Certificates stay: each says of D and B what was true
+    /// when it was written, and those of the epochs that failed name commits that the walk does not reach any more.
     fn erase_behind(&self, _append: &AppendGuard, kept: u64, failed: Failed) -> Result<(), EngineError> {
         let control = self.log.marks.control();
         if !self.log.is_active() {
@@ -142,13 +142,6 @@ impl Engine {
         for sequence in kept + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
             records.push(Begun::block(entry.segment, entry.offset));
-        }
-        for epoch in control.certified() + 1..=control.last_written_epoch() {
-            let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
-            if record.hi > kept && !crate::drops("r5-erase-certificates") {
-                let blocks = if record.is_doubled { 2 } else { 1 };
-                records.push(Begun { segment: record.segment, offset: record.offset, blocks });
-            }
         }
         let mut by_segment: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
         for record in records {

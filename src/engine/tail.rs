@@ -118,7 +118,7 @@ impl LogTail {
         use_it(self.end.lock().as_ref().filter(|end| (end.published, end.last_epoch) == now))
     }
 
-    /// Where the log ends. Under APPEND, with every epoch record stored.
+    /// Where the log ends. Under APPEND.
     pub(super) fn find(&self) -> Result<End, EngineError> {
         let (control, tail) = (self.log.marks.control(), self.log.tail());
         let chain = control.last_commit().map_or(self.log.log_id, |entry| entry.chain);

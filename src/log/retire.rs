@@ -77,7 +77,8 @@ fn end(
 }
 
 /// Like [`retire_keeping_lock`], for a process whose connections stay: `control` does, and so does the marker, durably:
-/// beside it a plain file with segments of this log is a finished one, until the next log is stamped.
+/// beside it a plain file with segments of this log is a finished one, until the next log is stamped. So the deletions may
+/// come undone with a power cut; the sync of the next log's first segment makes them durable, or that of a close.
 ///
 /// # Errors
 /// As [`retire`].
@@ -94,7 +95,8 @@ pub fn retire_in_place(
     })
 }
 
-/// Deletes the segments of a log that is made anew, durably: its marker stays, and the spill file of the transaction for which it is.
+/// Deletes the segments of a log that is made anew: its marker stays, and the spill file of the transaction for which it is. The sync
+/// of the new segment's name makes it durable.
 pub(crate) fn delete_slots(dir: &dyn LogDirectory, log_id: LogId) -> Result<(), LogError> {
     delete_files(dir, |name| matches!(name, FileName::Segment { .. }) && name.log_id() == Some(log_id))
 }
@@ -102,15 +104,7 @@ pub(crate) fn delete_slots(dir: &dyn LogDirectory, log_id: LogId) -> Result<(), 
 fn delete_files(dir: &dyn LogDirectory, which: impl Fn(&FileName) -> bool) -> Result<(), LogError> {
     let names = list(dir)?;
     let is_ours = |name: &&String| FileName::parse(name).is_some_and(|name| which(&name));
-    let ours: Vec<&String> = names.iter().filter(is_ours).collect();
-    if ours.is_empty() {
-        return Ok(());
-    }
-    remove_all(dir, &ours)?;
-    if crate::drops("z4-sync-rest") {
-        return Ok(());
-    }
-    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+    remove_all(dir, &names.iter().filter(is_ours).collect::<Vec<&String>>())
 }
 
 /// Makes the marker of a log, durably. One that is there is not opened: that needs a descriptor.

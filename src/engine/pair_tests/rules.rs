@@ -1,6 +1,6 @@
 //! Rules that no random world comes to: each test fails with its rule dropped (`docs/mutants.md`).
 
-use super::{BLOCK, PAGE_BYTES, Pair, commit, die, facts, image, staged, staged_in};
+use super::{BLOCK, PAGE_BYTES, Pair, SEGMENT_BYTES, commit, die, facts, image, leave_a_segment, staged, staged_in};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::lease::Stall;
@@ -14,26 +14,34 @@ use std::time::{Duration, Instant};
 /// Of what was not synced a power cut leaves what the dice say.
 const SEEDS: std::ops::Range<u64> = 0..8;
 
-/// A0. An activation behind a rest fails when its stamp is durable, the next try when the segment of the first is gone: the
-/// database file has no stamp then, durably.
+/// A0. An activation after a rest fails when its stamp is durable. The next try fails before the segment of the first is deleted,
+/// or after that: the database file has no stamp then, durably, and beside a segment that is left there is the marker.
 #[test]
 fn an_activation_that_is_tried_again_leaves_no_stamp_without_a_segment() {
     for (operation, name) in [(Operation::Remove, "retired"), (Operation::Sync, DIRECTORY_NAME)] {
-        for (seed, nth) in SEEDS.flat_map(|seed| (1..8).map(move |nth| (seed, nth))) {
-            let pair = Pair::with_dice(seed);
-            let one = pair.claim();
-            commit(&one, 3, 1, true).unwrap();
-            assert_eq!(one.rest().unwrap(), Rest::Retired);
-            pair.disk.plan().add(Fault { nth, ..pair.fault(operation, name) });
-            let is_refused = commit(&one, 3, 2, true).is_err();
-            assert!(is_refused || nth > 1, "{operation:?} {name}: nothing failed");
-            pair.disk.plan().clear();
-            if is_refused {
-                pair.disk.plan().add(pair.fault(Operation::Create, ".seg"));
-                commit(&one, 3, 2, true).unwrap_err();
-                die(one);
-                pair.lose_power();
-                assert_eq!(pair.recovered(), [1; 3], "{operation:?} {name} {nth}, seed {seed}");
+        for again in [Operation::Remove, Operation::Create] {
+            for (seed, nth) in SEEDS.flat_map(|seed| (1..8).map(move |nth| (seed, nth))) {
+                let what = format!("{operation:?} {name} {nth}, {again:?}, seed {seed}");
+                let pair = Pair::with_dice(seed);
+                let one = pair.claim();
+                commit(&one, 3, 1, true).unwrap();
+                assert_eq!(one.rest().unwrap(), Rest::Retired);
+                pair.disk.plan().add(Fault { nth, ..pair.fault(operation, name) });
+                let is_refused = commit(&one, 3, 2, true).is_err();
+                assert!(is_refused || nth > 1, "{what}: nothing failed");
+                pair.disk.plan().clear();
+                let has_segment = || pair.directory().list().unwrap().iter().any(|name| name.contains(".seg"));
+                if is_refused && (again == Operation::Create || has_segment()) {
+                    pair.disk.plan().add(pair.fault(again, ".seg"));
+                    commit(&one, 3, 2, true).unwrap_err();
+                    die(one);
+                    if again == Operation::Create {
+                        pair.lose_power();
+                    } else {
+                        pair.disk.kill();
+                    }
+                    assert_eq!(pair.recovered(), [1; 3], "{what}");
+                }
             }
         }
     }
@@ -321,4 +329,78 @@ fn a_recent_image_is_read_from_memory() {
     one.acknowledge(facts.sequence, true, published.self_sealed).unwrap_err();
     assert!(matches!(one.read_frame(published.first_number, 0, &mut page), Err(EngineError::Poisoned { .. })));
     let _last = (one.remove_connection(second), one.remove_connection(third));
+}
+
+/// A flush has made commit 2 durable, and seals it while another process poisons the log: commit 3, which no process shows by then, is
+/// answered with an error, and does not come back.
+#[test]
+fn nothing_becomes_visible_once_the_log_is_being_poisoned() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    publish_and_sync(&one, 2, true);
+    let leader = one.try_lead().unwrap();
+    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+    one.files.segment(one.log.tail().segment).unwrap().sync().unwrap();
+    let sequence = publish_and_sync(&other, 3, false);
+    let control = one.log.marks.control();
+    assert!((control.visible(), sequence) == (1, 3), "it waits for commit 2");
+    control.poison();
+    one.log.marks.certify(epoch, 0);
+    assert_eq!(control.durable(), 2);
+    drop(leader);
+    // The next owner of APPEND finishes what the other one has begun.
+    let refused = other.acknowledge(sequence, false, None);
+    assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{refused:?}");
+    die(one);
+    die(other);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [2; 3]);
+}
+
+/// The first batch of a segment is published, and its writer died before it stored that the segment is not the next one any more.
+/// What does not fit there any more does not begin it anew.
+#[test]
+fn a_segment_that_a_dead_writer_began_to_use_is_not_the_next_one() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    let next = || commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
+    next();
+    while one.log.tail().ordinal == 1 {
+        next();
+    }
+    let (control, tail) = (one.log.marks.control(), one.log.tail());
+    control.set_next_segment(Some(tail.segment));
+    die(one);
+    let append = other.lock_append().unwrap();
+    let first = other.log.marks.published() + 1;
+    let place = other.tail.place(&append, SEGMENT_BYTES - BLOCK, false, first).unwrap();
+    assert!(place.is_none(), "{place:?} after {tail:?}");
+    drop(append);
+    commit(&other, 3, first, true).unwrap();
+    die(other);
+    pair.disk.kill();
+    assert_eq!(pair.recovered(), [first; 3]);
+}
+
+/// All that a segment holds is in the database file, and a later certificate says so; but its own doubled one has the only copy of page
+/// 1. A process that joins later, and remembers nothing of it, does not use it again.
+#[test]
+fn the_segment_of_the_last_copy_of_page_one_is_not_free() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    leave_a_segment(&one);
+    let other = pair.join();
+    commit(&other, 3, 1000, true).unwrap();
+    let record = other.log.marks.control().certified_epoch().unwrap();
+    assert!(record.doubled_ordinal < record.ordinal, "the certificate of the last commit is in the next segment");
+    let third = pair.join();
+    let (all, tail) = third.survey().unwrap();
+    let ordinals: Vec<u64> = third
+        .free_slots(&all, tail)
+        .iter()
+        .filter_map(|free| third.files.header_of(&free.segment).unwrap())
+        .map(|header| header.ordinal)
+        .collect();
+    assert!(!ordinals.contains(&record.doubled_ordinal), "{ordinals:?} {record:?}");
 }
