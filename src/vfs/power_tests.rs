@@ -27,7 +27,7 @@ use crate::log::salvage::salvage;
 use crate::log::stamp::{self, StampState};
 use crate::sqlite::Api;
 use crate::sync::Mutex;
-use life::{Checked, Life, copy, open};
+use life::{Checked, Ended, Life, copy, open};
 use machine::{Counts, Machine, Moment, PowerDisk, Promise, Watch};
 use rusqlite::Connection;
 use state::state;
@@ -533,19 +533,20 @@ impl Run {
             Moment { disk: machine.disk.deep_clone(dice.next()), promise, place: String::from("the end of the life") };
         self.count("failed operations", machine.disk.plan().fired());
         machine.disk.kill();
-        let mut moments = machine.take_moments();
-        let (history, events) = life.end();
+        let Ended { history, moments, events } = life.end();
         self.events.extend(events);
         for (what, count) in machine.counts() {
             self.count(what, count);
         }
         drop(machine);
-        for moment in moments.drain(..) {
-            if done.is_err() {
-                break;
+        for (moments, history) in moments {
+            for moment in moments {
+                if done.is_err() {
+                    break;
+                }
+                let mut dice = Dice::new(dice.next());
+                done = self.examine(moment, &history, 0, &mut dice);
             }
-            let mut dice = Dice::new(dice.next());
-            done = self.examine(moment, &history, 0, &mut dice);
         }
         done.map(|()| (last, history))
     }

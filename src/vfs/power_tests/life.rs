@@ -1,7 +1,7 @@
 //! One life of a machine: connections of one or two processes work in turn, and a plain database in memory does what was
 //! committed, commit by commit.
 
-use super::machine::{Machine, Promise};
+use super::machine::{Machine, Moment, Promise};
 use super::state::state;
 use super::{Character, medium, process_vfs, registration, script};
 use crate::disk::sim::Dice;
@@ -32,6 +32,16 @@ pub struct Life {
     twin: Connection,
     /// The states since this life began, one for each commit.
     pub history: Vec<u64>,
+    /// The moments before a failure took commits away, with the history as it was then.
+    earlier: Vec<(Vec<Moment>, Vec<u64>)>,
+    pub events: Vec<String>,
+}
+
+/// What is left of a life.
+pub struct Ended {
+    pub history: Vec<u64>,
+    /// The moments at which its machine could have stopped, with the history at each.
+    pub moments: Vec<(Vec<Moment>, Vec<u64>)>,
     pub events: Vec<String>,
 }
 
@@ -75,7 +85,15 @@ impl Life {
     pub fn new(machine: Arc<Machine>, character: Character, twin: Connection) -> Life {
         let now = state(&twin).expect("a state");
         machine.promise(|promise| *promise = Promise::default());
-        Life { machine, character, clients: Vec::new(), twin, history: vec![now], events: Vec::new() }
+        Life {
+            machine,
+            character,
+            clients: Vec::new(),
+            twin,
+            history: vec![now],
+            earlier: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
     fn say(&mut self, event: String) {
@@ -136,6 +154,7 @@ impl Life {
 
     fn machine_keeps(&mut self, at: usize, connection: &Connection) {
         self.say(format!("  after the failure: state {at}"));
+        self.earlier.push((self.machine.take_moments(), self.history.clone()));
         self.history.truncate(at + 1);
         self.machine.count("openings after a failure that lost something");
         self.twin = copy(connection);
@@ -454,11 +473,14 @@ impl Life {
     }
 
     /// The machine is over: what is open closes on a disk that is not there any more.
-    pub fn end(mut self) -> (Vec<u64>, Vec<String>) {
+    pub fn end(mut self) -> Ended {
+        // What these write is not the history's.
+        let mut moments = std::mem::take(&mut self.earlier);
+        moments.push((self.machine.take_moments(), self.history.clone()));
         for client in self.clients.drain(..) {
             drop(client.connection);
         }
-        (self.history, self.events)
+        Ended { history: self.history, moments, events: self.events }
     }
 
     /// All connections close.
