@@ -226,7 +226,7 @@ impl Engine {
         if matches!(error, EngineError::Replaced { .. }) {
             self.log.marks.control().set_replaced();
         }
-        self.poison(&self.lock_append_unrepaired(), &error.to_string(), Failed::Flush);
+        self.poison.poison(&self.append.lock_unrepaired(), &error.to_string(), Failed::Flush);
         error
     }
 

@@ -7,7 +7,7 @@ use super::poison::Failed;
 use super::tail::{AppendGuard, Begun, Place};
 use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
-use crate::shared::{COMMIT_RING, CommitEntry, ControlBlock, EpochRecord, PAGES_INLINE};
+use crate::shared::{COMMIT_RING, CommitEntry, PAGES_INLINE};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -188,39 +188,9 @@ impl Engine {
         }
         if self.log.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
-            drop(self.lock_append_to_seal()?);
+            drop(self.append.lock_to_seal()?);
         }
         Ok(())
-    }
-
-    /// Takes APPEND, and erases what a failed flush left whose process died meanwhile.
-    ///
-    /// # Errors
-    /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
-    pub(super) fn lock_append(&self) -> Result<AppendGuard, EngineError> {
-        let mut append = self.lock_append_to_seal()?;
-        append.end = self.tail.with_end(|end| end.cloned());
-        if append.end.is_none() && self.log.is_active() {
-            append.end = Some(self.tail.find()?);
-        }
-        Ok(append)
-    }
-
-    /// Takes APPEND for a caller that writes nothing at the tail.
-    ///
-    /// # Errors
-    /// `LockHeld`: the owner of APPEND keeps it for too long.
-    pub(super) fn lock_append_to_seal(&self) -> Result<AppendGuard, EngineError> {
-        let append = AppendGuard::new(self.locks.hold(ControlBlock::append, "APPEND")?);
-        if self.log.marks.control().is_being_poisoned() && !crate::drops("append-poison-ended") {
-            self.erase_after_death(&append);
-        }
-        Ok(append)
-    }
-
-    /// APPEND, whatever its last owner left, and however long that takes: to end what failed.
-    pub(super) fn lock_append_unrepaired(&self) -> AppendGuard {
-        AppendGuard::new(self.locks.hold_unbounded(ControlBlock::append, "APPEND"))
     }
 
     /// Writes the batch of this lane at the tail; with the certificate that seals it, if `leader` leads still.
@@ -240,7 +210,7 @@ impl Engine {
             // Other processes' certificates took what prepare had found.
             drop(append);
             self.make_room(bytes)?;
-            append = self.lock_append()?;
+            append = self.append.lock()?;
         };
         self.follow(facts.sequence - 1)?;
         let chain = append.end()?.chain;
@@ -293,30 +263,10 @@ impl Engine {
             if error.is_open_failure() {
                 return Err(error);
             }
-            let erased = self.erase_unpublished(&append, &place);
+            let erased = self.append.erase_unpublished(&append, &place);
             return Err(if erased { error } else { self.log.poisoned_as(error) });
         }
         Ok((append, Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill }))
-    }
-
-    /// R5.0: the bytes of a batch that is not published may be whole on the disk, and would be replayed.
-    fn erase_unpublished(&self, append: &AppendGuard, place: &Place) -> bool {
-        if crate::drops("r5-erase-unpublished") {
-            return true;
-        }
-        match self.tail.erase(append, place) {
-            Ok(()) => true,
-            Err(error) => {
-                // Once more with all that is not durable, through another descriptor.
-                let begun = Begun::block(place.segment.id, place.offset);
-                self.poison(
-                    append,
-                    &format!("a batch that was not published could not be erased: {error}"),
-                    Failed::Write(begun),
-                );
-                false
-            }
-        }
     }
 
     /// The certificate of the epoch that ends with commit `hi`, in the record at `place`. It moves B if it is to be doubled,
@@ -406,7 +356,7 @@ impl Engine {
         let record = match &header.certificate {
             Some(certificate) if published.is_ok() => {
                 crate::fault_point("leading_before_cut");
-                self.store_epoch(append, certificate, at, false)
+                self.append.store_epoch(append, certificate, at, false)
             }
             _ => Ok(()),
         };
@@ -417,33 +367,9 @@ impl Engine {
         counts.map_err(|error| {
             // Against what prepare made sure of: the control block is not what they were.
             // The commit may be published.
-            self.poison(append, &error.to_string(), Failed::Commit(header.sequence));
+            self.poison.poison(append, &error.to_string(), Failed::Commit(header.sequence));
             self.log.poisoned_as(error)
         })
-    }
-
-    /// The certificate at this address is written, in two blocks or in one: stores the record of its epoch.
-    pub(super) fn store_epoch(
-        &self,
-        _append: &AppendGuard,
-        certificate: &Certificate,
-        (file, ordinal, offset): (u32, u64, u64),
-        is_doubled: bool,
-    ) -> Result<(), EngineError> {
-        let before = self.log.marks.control().last_epoch();
-        let record = EpochRecord {
-            epoch: certificate.epoch,
-            lo: certificate.lo,
-            hi: certificate.hi,
-            ordinal,
-            segment: file,
-            offset,
-            is_doubled,
-            doubled_ordinal: if is_doubled { ordinal } else { before.map_or(0, |record| record.doubled_ordinal) },
-            backfilled: certificate.backfilled,
-            chain: certificate.chain,
-        };
-        Ok(self.log.marks.store_epoch(&record)?)
     }
 
     /// Writes the batch and publishes it. The caller holds WRITE and has prepared. `may_lead`: it can flush right after.
@@ -473,7 +399,7 @@ impl Engine {
         let self_sealed = may_be_self_sealed && (self.sync_is_free() || alone());
         let leader =
             if self_sealed { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
-        let append = self.lock_append()?;
+        let append = self.append.lock()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
@@ -525,13 +451,13 @@ impl Engine {
 
     fn try_write_prepared(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
         let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
-        let append = self.lock_append()?;
+        let append = self.append.lock()?;
         let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         if leader.is_some() && written.header.certificate.is_none() {
             // LEADER was taken away since.
             let holder = "another process, which leads now".to_owned();
             let held = EngineError::LockHeld { what: "LEADER", file: self.log.path.clone(), holder };
-            return Err(if self.erase_unpublished(&append, &written.place) {
+            return Err(if self.append.erase_unpublished(&append, &written.place) {
                 held
             } else {
                 self.log.poisoned_as(held)
@@ -541,10 +467,10 @@ impl Engine {
             && let Err(error) = self.sync_to(&written.place)
         {
             // Nothing was synced then.
-            if error.is_open_failure() && self.erase_unpublished(&append, &written.place) {
+            if error.is_open_failure() && self.append.erase_unpublished(&append, &written.place) {
                 return Err(error);
             }
-            self.poison(&append, &error.to_string(), Failed::Write(written.begun()));
+            self.poison.poison(&append, &error.to_string(), Failed::Write(written.begun()));
             return Err(self.log.poisoned_as(error));
         }
         if leader.is_some() {
@@ -579,7 +505,7 @@ impl Engine {
     /// The zeros could not be made durable: the engine is poisoned, the outcome unknown.
     pub(crate) fn rollback_prepared(&self, early: PreparedBatch) -> Result<(), EngineError> {
         let PreparedBatch { append, leader, written, .. } = early;
-        let erased = self.erase_unpublished(&append, &written.place);
+        let erased = self.append.erase_unpublished(&append, &written.place);
         drop(append);
         drop(leader);
         if erased { Ok(()) } else { self.log.check_poison() }

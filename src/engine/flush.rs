@@ -7,13 +7,11 @@ use super::lease::{Leader, Stall};
 use super::owner_lock::Wait;
 use super::poison::Failed;
 use super::segment_file::sync_all;
-use super::tail::{AppendGuard, Begun, Place};
+use super::tail::{Begun, Place};
 use super::{Engine, EngineError};
 use crate::interleave::Instant;
-use crate::log::format::{Certificate, CertificatePlace};
 use crate::shared::{EpochRecord, TIMED_WAIT};
 use crate::sqlite::Code;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
@@ -58,100 +56,6 @@ impl Drop for Watcher<'_> {
 }
 
 impl Engine {
-    /// Under LEADER: what is not known to be durable is proven and written again, or the engine is poisoned.
-    pub(super) fn prove_undurable(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        self.log.check_poison()?;
-        if let Err(error) = self.write_undurable_again() {
-            if error.is_open_failure() {
-                return Err(error);
-            }
-            self.poison(
-                append,
-                &format!("what a process left that died in a flush cannot be read: {error}"),
-                Failed::Flush,
-            );
-            return Err(self.log.poisoned_as(error));
-        }
-        crate::interleave::step("written again");
-        self.log.marks.control().set_sync_in_doubt(false);
-        Ok(())
-    }
-
-    fn write_undurable_again(&self) -> Result<(), EngineError> {
-        let (control, block) = (self.log.marks.control(), u64::from(self.log.block_bytes));
-        // Where the segments end that have a part in it, and in which files they lie.
-        let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
-        let mut reaches = |ordinal: u64, file: u32, end: u64| {
-            let before = ends.entry(ordinal).or_insert((file, end));
-            before.1 = before.1.max(end);
-        };
-        if let Some(record) = control.certified_epoch() {
-            // If the certificate lies in a batch, the end of the batch counts. A segment before it may have been
-            // overwritten.
-            let in_batch = control
-                .commit(record.hi)
-                .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
-            reaches(record.ordinal, record.segment, in_batch.map_or(record.end(block), |entry| entry.end));
-        }
-        for sequence in self.log.marks.durable() + 1..=control.published() {
-            let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
-            reaches(entry.ordinal, entry.segment, entry.end);
-            if !crate::drops("taker-batches-again") {
-                self.prove_and_write_again(&entry)?;
-            }
-        }
-        for epoch in control.certified() + 1..=control.last_written_epoch() {
-            let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
-            reaches(record.ordinal, record.segment, record.end(block));
-            let in_batch = control.commit(record.hi).is_some_and(|entry| {
-                entry.has_certificate && (entry.segment, entry.offset) == (record.segment, record.offset)
-            });
-            if !in_batch && !crate::drops("taker-certificate-again") {
-                self.prove_certificate_and_write_again(&record)?;
-            }
-        }
-        // The headers of the segments that began since, and the zeros after the tail of each segment that ended. The
-        // header of the certified segment is durable, with every commit that depends on it: it is not written again.
-        let durable = control.certified_epoch().map_or(0, |record| record.ordinal);
-        let last = ends.keys().next_back().copied();
-        for (ordinal, (number, end)) in ends {
-            let segment = self.files.segment(number)?;
-            let reader = self.files.reader_of(&segment)?.filter(|reader| reader.header.ordinal == ordinal);
-            let header = reader.ok_or_else(|| self.log.no_segment(ordinal))?.header;
-            // The first segment's was durable before the log was active.
-            let is_durable = ordinal <= durable.max(1) && !crate::drops("taker-leaves-durable-header");
-            if !is_durable && !crate::drops("taker-header-again") {
-                segment.write(&header.encode(), 0)?;
-            }
-            if Some(ordinal) != last && end < segment.bytes && !crate::drops("taker-zeros-again") {
-                segment.write(&self.log.zero_block(), end)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the certificate of this epoch record, which lies in blocks of its own, verifies it, and writes the same
-    /// bytes again.
-    fn prove_certificate_and_write_again(&self, record: &EpochRecord) -> Result<(), EngineError> {
-        let (segment, block) = (self.files.segment(record.segment)?, u64::from(self.log.block_bytes));
-        let mut bytes = vec![0; usize::try_from(record.end(block) - record.offset).unwrap_or(0)];
-        let read = segment.file.read_at(&mut bytes, record.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
-        let mut is_whole = read == bytes.len();
-        for (at, half) in
-            (record.offset..).step_by(self.log.block_bytes as usize).zip(bytes.chunks(self.log.block_bytes as usize))
-        {
-            let place = CertificatePlace { log_id: self.log.log_id, ordinal: Some(record.ordinal), offset: at };
-            let certificate = Certificate::decode(half, &place)?;
-            is_whole &= (certificate.epoch, certificate.chain) == (record.epoch, record.chain)
-                && certificate.copy.is_some() == record.is_doubled
-                && certificate.copy.is_none_or(|copy| copy.read(&bytes).is_some());
-        }
-        if !is_whole {
-            return Err(EngineError::NoLog);
-        }
-        segment.write(&bytes, record.offset)
-    }
-
     /// LEADER, with everything that is published made durable.
     pub(crate) fn lead_before_all(self: &Arc<Engine>) -> Result<Leader, EngineError> {
         let leader = self.lead_waiting()?;
@@ -178,12 +82,16 @@ impl Engine {
             return Ok(());
         }
         self.wait_until(&reached, Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
-            let append = self.lock_append_unrepaired();
+            let append = self.append.lock_unrepaired();
             // By another process meanwhile.
             if reached() {
                 return Ok(());
             }
-            self.poison(&append, &format!("a commit could not be acknowledged: {error}"), Failed::Commit(sequence));
+            self.poison.poison(
+                &append,
+                &format!("a commit could not be acknowledged: {error}"),
+                Failed::Commit(sequence),
+            );
             Err(self.log.poisoned_as(error))
         })
     }
@@ -370,7 +278,7 @@ impl Engine {
         let copy = self.page_one.to_carry();
         let mut counts = self.count_ahead()?;
         let (mut append, place) = loop {
-            let append = self.lock_append()?;
+            let append = self.append.lock()?;
             self.log.check_poison()?;
             let hi = self.log.marks.published();
             let leads = leader.leads(&append) || crate::drops("lease-cut");
@@ -408,7 +316,7 @@ impl Engine {
         let record = self.tail.write_record(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
             let at = (place.segment.id, place.ordinal, place.offset);
-            let record = self.store_epoch(&append, &certificate, at, copy.is_some());
+            let record = self.append.store_epoch(&append, &certificate, at, copy.is_some());
             self.tail.mark_in_use(&append, &place);
             record
         });
@@ -419,7 +327,7 @@ impl Engine {
             }
             let blocks = if copy.is_some() { 2 } else { 1 };
             let begun = Begun { segment: place.segment.id, offset: place.offset, blocks };
-            self.poison(&append, &error.to_string(), Failed::Write(begun));
+            self.poison.poison(&append, &error.to_string(), Failed::Write(begun));
             return Err(self.log.poisoned_as(error));
         }
         self.tail.advance(&mut append, place, certificate.chain);
@@ -454,8 +362,8 @@ impl Engine {
             let append = match &synced {
                 // Nothing was synced then, and nothing failed: the next leader does it.
                 Err(error) if error.is_open_failure() => return synced.map(drop),
-                Err(_) => self.lock_append_unrepaired(),
-                Ok(_) => self.lock_append_to_seal()?,
+                Err(_) => self.append.lock_unrepaired(),
+                Ok(_) => self.append.lock_to_seal()?,
             };
             if !leader.leads(&append) && !crate::drops("lease-seal") {
                 return Ok(());
@@ -464,7 +372,7 @@ impl Engine {
             let is_young = match synced {
                 Ok(is_young) => is_young,
                 Err(error) => {
-                    self.poison(&append, &error.to_string(), Failed::Flush);
+                    self.poison.poison(&append, &error.to_string(), Failed::Flush);
                     return Err(self.log.poisoned_as(error));
                 }
             };
@@ -475,7 +383,7 @@ impl Engine {
                 return Ok(());
             }
             // A process that got an error of a sync may be dead or stopped, and this sync proves nothing.
-            self.prove_undurable(&append)?;
+            self.undurable.prove(&append)?;
             written_again = true;
         }
     }

@@ -8,18 +8,10 @@ use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::segment_files::if_there;
 use super::{Engine, EngineError};
 use crate::disk::OpenMode;
-use crate::log::LogError;
-use crate::log::follow::{OpenFile, SegmentReader};
-use crate::log::format::{
-    self, Batch, ImagePlace, SegmentHeader, apply_mask, batch_head_bytes, encode_batch, image_crc,
-};
-use crate::shared::CommitEntry;
+use crate::log::format::{self, Batch, ImagePlace, batch_head_bytes};
 
 /// Commits that a walk adds while others wait for the table.
 const WALKED_AT_ONCE: u64 = 1024;
-/// Bytes of a batch that are written again in one write, and a page more.
-const WRITTEN_AT_ONCE: usize = 1 << 20;
-
 impl Engine {
     /// Brings the frame table to commit `to`, which is published.
     ///
@@ -119,30 +111,9 @@ impl Engine {
     /// Adds the commit `sequence` by its batch. False: it is not there any more.
     fn add_published(&self, frames: &mut Frames, sequence: u64) -> Result<bool, EngineError> {
         let Some(entry) = self.log.marks.control().commit(sequence) else { return Ok(true) };
-        let Some(batch) = self.batch_of(&entry)? else { return Ok(false) };
+        let Some(batch) = self.files.batch_of(&entry)? else { return Ok(false) };
         self.files.note_ordinal(entry.ordinal, entry.segment);
         self.add(frames, &LogCommit::of(&batch, entry.segment), &batch)
-    }
-
-    /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
-    /// length before its bytes were there.
-    pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
-        let Some(segment) = self.files.segment_if_there(entry.segment)? else { return Ok(None) };
-        let header = SegmentHeader {
-            log_id: self.log.log_id,
-            block_bytes: self.log.block_bytes,
-            page_bytes: self.log.page_bytes,
-            segment_bytes: segment.bytes,
-            ordinal: entry.ordinal,
-            first_sequence: entry.sequence,
-            chain: entry.chain,
-        };
-        let open = OpenFile { path: self.log.dir.path().join(&segment.name), file: segment.file.clone() };
-        let batch = match (SegmentReader { open, header }).head_at(entry.offset) {
-            Err(LogError::OtherVersion { .. }) => None,
-            head => if_there(head)?,
-        };
-        Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 
     /// Walks the segments from the end of the table's last commit as far as commit `to` or [`WALKED_AT_ONCE`] commits,
@@ -186,45 +157,5 @@ impl Engine {
             return Ok(Some((ordinal, offset)));
         }
         Ok(self.files.ordinal_with(sequence)?.map(|ordinal| (ordinal, u64::from(self.log.block_bytes))))
-    }
-
-    /// Reads the batch of this entry, verifies it, and writes the same bytes again, in pieces.
-    pub(super) fn prove_and_write_again(&self, entry: &CommitEntry) -> Result<(), EngineError> {
-        let segment = self.files.segment(entry.segment)?;
-        let missing = || self.log.no_commit(entry.sequence);
-        let batch = self.batch_of(entry)?.ok_or_else(missing)?;
-        // What was proven of it is all of it: the same bytes.
-        let mut piece = encode_batch(&batch.header, &batch.descriptors)?;
-        let (mut start, mut image) = (entry.offset, vec![0; self.log.page_bytes as usize]);
-        for descriptor in &batch.descriptors {
-            // Images in a spill file were durable before this was published.
-            let ImagePlace::Batch(at) = descriptor.place else { continue };
-            // They lie packed.
-            if entry.offset + at != start + piece.len() as u64 {
-                return Err(missing());
-            }
-            let read = segment
-                .file
-                .read_at(&mut image, entry.offset + at)
-                .map_err(|e| EngineError::read(&self.log.path, e))?;
-            piece.extend(&image[..read]);
-            apply_mask(&mut image, at, descriptor.mask);
-            let is_whole = read == image.len()
-                && image_crc(self.log.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
-            if !is_whole {
-                return Err(missing());
-            }
-            if piece.len() >= WRITTEN_AT_ONCE {
-                segment.write(&piece, start)?;
-                start += piece.len() as u64;
-                piece.clear();
-            }
-        }
-        let padding = (entry.offset + batch.header.bytes).saturating_sub(start + piece.len() as u64);
-        if padding >= u64::from(self.log.block_bytes) {
-            return Err(missing());
-        }
-        piece.resize(piece.len() + usize::try_from(padding).unwrap_or(0), 0);
-        segment.write(&piece, start)
     }
 }

@@ -78,7 +78,7 @@ impl Drop for Leader {
             && std::thread::panicking()
         {
             // While LEADER is held: no process makes durable what returns an error.
-            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.take_back_published(sequence)));
+            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.append.take_back_published(sequence)));
             // Dropping a foreign payload may panic again.
             std::mem::forget(taken_back);
         }
@@ -153,7 +153,7 @@ impl Engine {
             && !self.log.is_poisoned()
             && !crate::drops("leader-finishes-cut")
         {
-            let append = self.lock_append()?;
+            let append = self.append.lock()?;
             self.finish_flush(&leader, append)?;
         }
         Ok(Some(leader))
@@ -168,14 +168,14 @@ impl Engine {
         };
         if !member.is_alive(owner) {
             let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
-            let append = self.lock_append()?;
+            let append = self.append.lock()?;
             return self.finish_flush(&leader, append).map(|()| Some(leader));
         }
         let lease = self.lease();
         if stands_still < lease || self.log.is_poisoned() {
             return Ok(None);
         }
-        let append = self.lock_append()?;
+        let append = self.append.lock()?;
         if !stall.is_unchanged(control) && !crate::drops("lease-looks-again") {
             return Ok(None);
         }
@@ -233,7 +233,7 @@ impl Engine {
     /// nothing: what is not known to be durable is verified by its CRCs, written again (the same bytes), and synced.
     fn finish_flush(&self, leader: &Leader, append: AppendGuard) -> Result<(), EngineError> {
         if !crate::drops("taker-proves") {
-            self.prove_undurable(&append)?;
+            self.undurable.prove(&append)?;
         }
         let (last_epoch, certified) =
             (self.log.marks.control().last_written_epoch(), self.log.marks.control().certified());

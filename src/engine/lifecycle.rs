@@ -1,17 +1,20 @@
 //! The life of an engine: start on a claimed database or beside the processes that have it, activation of the log, the end
 //! with or without a clean close.
 
+use super::append::Append;
 use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
 use super::log_frames::LogFrames;
 use super::membership::Membership;
 use super::owner_lock::OwnerLocks;
 use super::page_one::PageOneCopy;
-use super::poison::Failed;
+use super::poison::{Failed, Poison};
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
 use super::segment_files::SegmentFiles;
+use super::shortage::Shortage;
 use super::tail::LogTail;
+use super::undurable::Undurable;
 use super::{Counters, Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
 use crate::host::{DatabaseHandle, Environment};
@@ -189,8 +192,14 @@ impl Engine {
         let locks = Arc::new(OwnerLocks::new(&log));
         let files = Arc::new(SegmentFiles::new(&log, &locks));
         let tail = Arc::new(LogTail::new(&log, &files));
+        let shortage = Arc::new(Shortage::new(&log));
+        let queue = Arc::new(WriteQueue::new(Arc::clone(&member)));
+        let poison = Arc::new(Poison::new(&log, &files, &shortage, &queue));
         Arc::new(Engine {
-            queue: WriteQueue::new(Arc::clone(&member)),
+            append: Append::new(&log, &locks, &files, &tail, &poison),
+            undurable: Undurable::new(&log, &files, &poison),
+            poison,
+            queue,
             counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
@@ -209,7 +218,7 @@ impl Engine {
             locks,
             background: super::Background::new(&log),
             rest_refused: Mutex::default(),
-            shortage: super::shortage::Shortage::new(&log),
+            shortage,
             log,
         })
     }
@@ -220,7 +229,7 @@ impl Engine {
         if self.log.is_active() {
             return Ok(());
         }
-        let _append = self.lock_append()?;
+        let _append = self.append.lock()?;
         if self.log.is_active() {
             return Ok(());
         }
@@ -495,7 +504,7 @@ impl Engine {
         if self.log.is_active() {
             self.checkpoint_all()?;
             if !crate::drops("z2-end-log") {
-                self.end_log()?;
+                self.append.end_log()?;
             }
             let retired = match self.exclusive.database_handle.lock().as_mut() {
                 // All is in the database file, and there is no log that could be played back.
@@ -512,8 +521,8 @@ impl Engine {
             if let Err(error) = retired {
                 // The marker may exist, the stamp may be gone, segments may be deleted: a later commit would be lost,
                 // or make the next open refuse the log.
-                self.poison(
-                    &self.lock_append_unrepaired(),
+                self.poison.poison(
+                    &self.append.lock_unrepaired(),
                     &format!("the log could not be retired: {error}"),
                     Failed::Flush,
                 );

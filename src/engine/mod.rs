@@ -4,6 +4,7 @@
 //! It promises the rules R1 to R9 of `docs/architecture.md`; it knows no SQLite but its result codes.
 //! Order of its locks: CKPT > WRITE > LEADER > CREATE > APPEND.
 
+mod append;
 mod background;
 #[cfg(test)]
 mod by_hand;
@@ -45,6 +46,7 @@ mod status;
 mod stopping;
 mod tail;
 mod turn;
+mod undurable;
 
 #[cfg(all(test, feature = "linked"))]
 pub(crate) use by_hand::Work;
@@ -58,6 +60,7 @@ pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 
 use crate::disk::{LogFile, is_out_of_descriptors};
 use crate::sync::Mutex;
+use append::Append;
 use background::Background;
 use connections::Connections;
 use context::LogContext;
@@ -67,11 +70,13 @@ use log_frames::LogFrames;
 use membership::Membership;
 use owner_lock::OwnerLocks;
 use page_one::PageOneCopy;
+use poison::Poison;
 use queue::WriteQueue;
 use segment_files::SegmentFiles;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use tail::LogTail;
+use undurable::Undurable;
 
 /// What is counted for `parallel_wal_status`.
 #[derive(Debug, Default)]
@@ -86,12 +91,15 @@ pub(crate) struct Counters {
 pub(crate) struct Engine {
     pub(crate) log: Arc<LogContext>,
     locks: Arc<OwnerLocks>,
-    pub(crate) queue: WriteQueue,
+    pub(crate) queue: Arc<WriteQueue>,
     pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
     files: Arc<SegmentFiles>,
     tail: Arc<LogTail>,
+    poison: Arc<Poison>,
+    pub(crate) append: Append,
+    undurable: Undurable,
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
     ahead_failed: AtomicU64,
     space: space::SpaceMemory,
@@ -109,7 +117,7 @@ pub(crate) struct Engine {
     background: Background,
     /// The last reported reason why the log of an idle database stays.
     rest_refused: Mutex<Option<String>>,
-    shortage: shortage::Shortage,
+    shortage: Arc<shortage::Shortage>,
 }
 
 impl std::fmt::Debug for Engine {

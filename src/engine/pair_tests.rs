@@ -559,7 +559,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         commit(&one, 3, 1, true).unwrap();
         commit(&one, 3, 2, false).unwrap();
         let other = pair.join();
-        let append = one.lock_append().unwrap();
+        let append = one.append.lock().unwrap();
         let place = one.tail.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
         pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
         one.tail.erase(&append, &place).unwrap_err();

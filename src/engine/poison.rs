@@ -5,12 +5,16 @@
 //! it. What was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far
 //! as the medium kept it, for the next open.
 
+use super::EngineError;
+use super::context::LogContext;
+use super::queue::WriteQueue;
 use super::segment_file::Segment;
+use super::segment_files::SegmentFiles;
+use super::shortage::Shortage;
 use super::tail::{AppendGuard, Begun};
-use super::{Engine, EngineError};
 use crate::disk::{OpenMode, is_out_of_descriptors};
-use crate::log::follow::proven;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What failed.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +27,29 @@ pub(crate) enum Failed {
     Commit(u64),
 }
 
-impl Engine {
+/// Poisons the log: ends it for all processes, and erases what returned an error.
+pub(super) struct Poison {
+    log: Arc<LogContext>,
+    files: Arc<SegmentFiles>,
+    shortage: Arc<Shortage>,
+    queue: Arc<WriteQueue>,
+}
+
+impl Poison {
+    pub(super) fn new(
+        log: &Arc<LogContext>,
+        files: &Arc<SegmentFiles>,
+        shortage: &Arc<Shortage>,
+        queue: &Arc<WriteQueue>,
+    ) -> Poison {
+        let (log, files) = (Arc::clone(log), Arc::clone(files));
+        Poison { log, files, shortage: Arc::clone(shortage), queue: Arc::clone(queue) }
+    }
+
     /// Under APPEND: what returned an error, and all after it, is overwritten with zeros and synced through another
     /// descriptor (Linux reports a write-back error once to each), then every waiter is notified. What was acknowledged
     /// without being durable stays in the log: recovery decides by its CRCs how much of it survived.
-    pub(crate) fn poison(&self, append: &AppendGuard, reason: &str, failed: Failed) {
+    pub(super) fn poison(&self, append: &AppendGuard, reason: &str, failed: Failed) {
         if self.log.is_poisoned() {
             return;
         }
@@ -40,59 +62,6 @@ impl Engine {
     /// A process that died while it poisoned: what it may have left is erased.
     pub(super) fn erase_after_death(&self, append: &AppendGuard) {
         self.erase_undurable(append, Failed::Flush);
-    }
-
-    /// A call panicked whose commit, `sequence`, returned an error: it is taken back. If it is published, with all
-    /// after it; else it lies after the tail at most, maybe whole.
-    pub(crate) fn take_back_after_panic(&self, sequence: Option<u64>) {
-        if sequence.is_some_and(|sequence| self.take_back_published(sequence)) {
-            return;
-        }
-        let append = self.lock_append_unrepaired();
-        if self.log.is_active()
-            && let Err(error) = self.erase_after_tail(&append)
-        {
-            self.poison(&append, &format!("a panic, and what it left after the tail: {error}"), Failed::Flush);
-        }
-    }
-
-    /// Takes commit `sequence` back, with all after it, if it is published and not durable. False: it is not.
-    pub(super) fn take_back_published(&self, sequence: u64) -> bool {
-        let append = self.lock_append_unrepaired();
-        let takes_back = sequence <= self.log.marks.published() && sequence > self.log.marks.durable();
-        if takes_back {
-            self.poison(&append, "a panic", Failed::Commit(sequence));
-        }
-        takes_back
-    }
-
-    /// Called before a marker says where the log ends: a whole batch after that, of a writer that died before it
-    /// published, would contradict it.
-    pub(super) fn end_log(&self) -> Result<(), EngineError> {
-        let append = self.lock_append()?;
-        self.log.check_poison()?;
-        let (tail, next) = (self.log.tail(), self.log.marks.control().published() + 1);
-        let begun = match self.log.marks.control().next_segment().filter(|number| *number != tail.segment) {
-            Some(number) => {
-                self.files.header_of(&self.files.segment(number)?)?.is_some_and(|header| header.ordinal > tail.ordinal)
-            }
-            None => false,
-        };
-        let is_written = match self.files.reader_of(&self.files.segment(tail.segment)?)? {
-            Some(reader) => proven(reader.head_at(tail.offset))?.is_some_and(|batch| batch.header.sequence == next),
-            None => false,
-        };
-        if begun || is_written { self.erase_after_tail(&append) } else { Ok(()) }
-    }
-
-    fn erase_after_tail(&self, append: &AppendGuard) -> Result<(), EngineError> {
-        let tail = self.log.tail();
-        let segment = self.files.segment(tail.segment)?;
-        if tail.offset < segment.bytes {
-            segment.write(&self.log.zero_block(), tail.offset)?;
-            self.tail.sync_beside(append, &segment)?;
-        }
-        self.tail.invalidate_started_segments(append)
     }
 
     fn erase_undurable(&self, append: &AppendGuard, failed: Failed) {

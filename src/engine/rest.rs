@@ -94,8 +94,8 @@ impl Engine {
         // A segment that is being made would come after the others have gone, and the log that comes next would go on in it.
         let _create =
             if crate::drops("rest-create") { None } else { Some(self.locks.hold(ControlBlock::create, "CREATE")?) };
-        self.end_log()?;
-        let append = self.lock_append()?;
+        self.append.end_log()?;
+        let append = self.append.lock()?;
         self.log.check_poison()?;
         let last = self.log.marks.published();
         if self.log.marks.backfilled() < last {
@@ -110,7 +110,11 @@ impl Engine {
         if let Err(error) = retire::mark(&*self.log.dir, self.log.log_id, last) {
             // A full disk, for example: the log continues, without the commit.
             if let Err(gone) = retire::unmark(&*self.log.dir, self.log.log_id, last) {
-                self.poison(&append, &format!("the log could not be retired: {gone}"), super::poison::Failed::Flush);
+                self.poison.poison(
+                    &append,
+                    &format!("the log could not be retired: {gone}"),
+                    super::poison::Failed::Flush,
+                );
             }
             return Err(error.into());
         }
@@ -127,7 +131,11 @@ impl Engine {
         });
         if let Err(error) = noted {
             // As a retirement: the stamp may be gone, segments may be deleted.
-            self.poison(&append, &format!("the log could not be retired: {error}"), super::poison::Failed::Flush);
+            self.poison.poison(
+                &append,
+                &format!("the log could not be retired: {error}"),
+                super::poison::Failed::Flush,
+            );
             return Err(error);
         }
         let control = self.log.marks.control();

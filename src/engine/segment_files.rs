@@ -11,8 +11,8 @@ use super::segment_file::{Segment, SegmentFile};
 use crate::disk::OpenMode;
 use crate::log::LogError;
 use crate::log::follow::{OpenFile, SegmentReader, proven};
-use crate::log::format::{self, FileName, SegmentHeader};
-use crate::shared::ControlBlock;
+use crate::log::format::{self, Batch, FileName, SegmentHeader};
+use crate::shared::{CommitEntry, ControlBlock};
 use crate::sync::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -319,5 +319,26 @@ impl SegmentFiles {
             // Without APPEND it may have become another segment meanwhile.
             Err(_) => Ok(()),
         }
+    }
+
+    /// The batch that an entry of the commit ring speaks of; `None` if it is not there. Read piece by piece: no memory for a
+    /// length before its bytes were there.
+    pub(super) fn batch_of(&self, entry: &CommitEntry) -> Result<Option<Batch>, EngineError> {
+        let Some(segment) = self.segment_if_there(entry.segment)? else { return Ok(None) };
+        let header = SegmentHeader {
+            log_id: self.log.log_id,
+            block_bytes: self.log.block_bytes,
+            page_bytes: self.log.page_bytes,
+            segment_bytes: segment.bytes,
+            ordinal: entry.ordinal,
+            first_sequence: entry.sequence,
+            chain: entry.chain,
+        };
+        let open = OpenFile { path: self.log.dir.path().join(&segment.name), file: segment.file.clone() };
+        let batch = match (SegmentReader { open, header }).head_at(entry.offset) {
+            Err(LogError::OtherVersion { .. }) => None,
+            head => if_there(head)?,
+        };
+        Ok(batch.filter(|batch| batch.header.sequence == entry.sequence && batch.chain_after == entry.chain))
     }
 }

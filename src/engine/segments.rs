@@ -150,7 +150,7 @@ impl Engine {
                 made.id
             }
         };
-        let append = self.lock_append()?;
+        let append = self.append.lock()?;
         self.tail.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
         self.log.marks.control().set_next_segment(Some(number));
         Ok(())
@@ -158,7 +158,7 @@ impl Engine {
 
     /// Every segment file, and where the log ended meanwhile. Under CREATE.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, RecordAddress), EngineError> {
-        let tail = || self.lock_append().map(|_append| self.log.tail());
+        let tail = || self.append.lock().map(|_append| self.log.tail());
         // Where there is a next segment that is too small for this batch, a writer may rotate into it meanwhile: then
         // its header was read too early, and the segment that has just ended would seem to be older than any other.
         // Once at most: only the holder of CREATE sets a next segment.

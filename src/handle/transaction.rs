@@ -516,7 +516,7 @@ impl WalConnection {
         if self.writer.holds_write || self.writer.committing.is_some() {
             // First what holds APPEND.
             self.fail_transaction(file);
-            self.engine.take_back_after_panic(self.writer.committing.take());
+            self.engine.append.take_back_after_panic(self.writer.committing.take());
         }
         self.roll_back(file);
     }

@@ -84,7 +84,7 @@ fn while_it_waits_for_append<R: Send>(
     act: impl FnOnce() -> R + Send,
     meanwhile: impl FnOnce(),
 ) -> R {
-    let append = holder.lock_append().unwrap();
+    let append = holder.append.lock().unwrap();
     let lock = holder.log.marks.control().append();
     std::thread::scope(|threads| {
         let waits = threads.spawn(act);
@@ -257,7 +257,7 @@ fn a_process_in_the_slot_of_a_dead_one_does_not_hold_its_locks() {
     let (one, other) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
     let dead = one.log.marks.member().me();
-    std::mem::forget(one.lock_append().unwrap());
+    std::mem::forget(one.append.lock().unwrap());
     die(one);
     let next = pair.join();
     assert_eq!(next.log.marks.member().me().slot, dead.slot);
@@ -372,7 +372,7 @@ fn a_segment_that_a_dead_writer_began_to_use_is_not_the_next_one() {
     let (control, tail) = (one.log.marks.control(), one.log.tail());
     control.set_next_segment(Some(tail.segment));
     die(one);
-    let append = other.lock_append().unwrap();
+    let append = other.append.lock().unwrap();
     let first = other.log.marks.published() + 1;
     let place = other.tail.place(&append, SEGMENT_BYTES - BLOCK, false, first).unwrap();
     assert!(place.is_none(), "{place:?} after {tail:?}");

@@ -67,7 +67,7 @@ fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
     takes_leader(&second, &first);
     second.engine().log.marks.control().leader().release(me(&second));
     let new = first.engine().try_lead().expect("LEADER is free again");
-    let append = first.engine().lock_append().expect("APPEND is free");
+    let append = first.engine().append.lock().expect("APPEND is free");
     assert!(new.leads(&append) && !old.leads(&append));
     drop(append);
     drop(old);
@@ -89,7 +89,7 @@ fn a_leader_that_makes_no_progress_loses_leader() {
     second.acknowledges().expect("acknowledged");
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
     assert!(second.engine().log.marks.control().was_led_away(), "leaders with younger descriptors are to write again");
-    let append = first.engine().lock_append().expect("APPEND is free");
+    let append = first.engine().append.lock().expect("APPEND is free");
     assert!(!leader.leads(&append));
     drop(append);
     drop(leader);
