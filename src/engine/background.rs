@@ -256,7 +256,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         let Some(Due { segment, checkpoint, flush }) = wait_for_requests(shared, &mut idle) else { return };
         let Some(engine) = engine.upgrade() else { return };
         if segment {
-            engine.prepare_next_segment();
+            engine.segments.prepare_next_segment();
             shared.done(Request::Segment);
         }
         if flush {

@@ -17,7 +17,7 @@ pub(crate) enum Work {
 impl Engine {
     pub(crate) fn work_by_hand(self: &Arc<Engine>, work: Work) -> Result<(), EngineError> {
         match work {
-            Work::NextSegment if self.log.is_active() => self.prepare_next_segment(),
+            Work::NextSegment if self.log.is_active() => self.segments.prepare_next_segment(),
             Work::NextSegment => {}
             Work::Checkpoint => self.checkpoint_in_background()?,
             Work::IdleCheckpoint => drop(self.checkpoint_when_idle()?),

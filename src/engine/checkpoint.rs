@@ -76,7 +76,7 @@ impl Engine {
         }
         self.pass(ckpt, &|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
-        self.warn_kept_space(self.give_back(Keep::ForLoad));
+        self.space.warn_kept_space(self.space.give_back(Keep::ForLoad));
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl Engine {
     pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
         self.checkpoint_visible(&|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
-        Ok(self.warn_kept_space(self.give_back(Keep::Idle)))
+        Ok(self.space.warn_kept_space(self.space.give_back(Keep::Idle)))
     }
 
     /// Segments become free when a durable certificate carries B. The next epoch that this process seals does; where no
@@ -104,6 +104,13 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The log shall have no more than it needs, as after `wal_checkpoint(TRUNCATE)`: writes a certificate for what the
+    /// durable ones do not allow yet.
+    pub(crate) fn shrink(self: &Arc<Engine>) {
+        let shrunk = self.certify_backfilled().and_then(|()| self.space.give_back(Keep::Nothing));
+        self.space.warn_kept_space(shrunk);
     }
 
     /// The pass that SQLite asked for: to everything that is visible, as far as readers allow.
@@ -184,7 +191,7 @@ impl Engine {
         self.look_at_name(&mut ckpt.failures);
         let target = self.log.marks.choose_target();
         if target > backfilled {
-            self.follow(target)?;
+            self.follower.follow(target)?;
             // What another process brought there: its segments may be written over by now.
             self.frames.write().drop_to(backfilled);
             let database_pages = match self.backfill(target, gives_up) {

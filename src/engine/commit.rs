@@ -173,14 +173,14 @@ impl Engine {
         let batch_bytes = batch_bytes(lane, self.log.page_bytes);
         let ready = || {
             if !crate::drops("r6-room-in-prepare") {
-                self.make_room(batch_bytes)?;
+                self.segments.make_room(batch_bytes)?;
             }
             if !crate::drops("unsynced-stay-open") {
                 let last = self.tail.with_end(|end| end.map(|end| end.tail.ordinal));
                 self.files.open_unsynced(last.unwrap_or_else(|| self.log.tail().ordinal))?;
             }
             // The writer of the batch needs what others have published, and publish must not fail.
-            self.follow(self.log.marks.published())
+            self.follower.follow(self.log.marks.published())
         };
         ready()?;
         if self.log.marks.undurable_backlog_is_full() {
@@ -209,10 +209,10 @@ impl Engine {
             }
             // Other processes' certificates took what prepare had found.
             drop(append);
-            self.make_room(bytes)?;
+            self.segments.make_room(bytes)?;
             append = self.append.lock()?;
         };
-        self.follow(facts.sequence - 1)?;
+        self.follower.follow(facts.sequence - 1)?;
         let chain = append.end()?.chain;
         // Of commit 1 recovery must know what was never written.
         let mask_of = if facts.sequence == 1 { format::mask_of_first } else { format::mask_of };
@@ -403,7 +403,7 @@ impl Engine {
         let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
-        let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
+        let (low, tail) = (self.segments.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         // Before the next writer begins. A writer that does not wait for the disk commits many times before another connection
         // reads: the copies would cost more than the reads.
@@ -490,7 +490,7 @@ impl Engine {
         if let Some(certificate) = certificate {
             self.sealed(certificate.epoch, self.log.marks.syncs_requested());
         }
-        let (low, tail) = (self.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
+        let (low, tail) = (self.segments.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
         drop(leader);

@@ -264,7 +264,7 @@ impl Engine {
         self.log.check_poison()?;
         let mut counts = EpochCounts::after(self.log.marks.durable());
         if self.log.is_active() {
-            self.follow(self.log.marks.published())?;
+            self.follower.follow(self.log.marks.published())?;
             while !self.frames.read().count(&mut counts, COMMITS_AT_ONCE) {}
         }
         Ok(counts)
@@ -290,12 +290,12 @@ impl Engine {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
-                    self.make_room(0)?;
+                    self.segments.make_room(0)?;
                 }
             }
         };
         let hi = self.log.marks.published();
-        self.follow(hi)?;
+        self.follower.follow(hi)?;
         let (counts, database_pages) = {
             let frames = self.frames.read();
             let durable = self.log.marks.durable();

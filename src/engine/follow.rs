@@ -4,15 +4,51 @@
 //! read. A process that fell behind the ring walks the segments, as recovery does. What is published is written, so all
 //! that is read is valid; what is backfilled need not be read.
 
+use super::EngineError;
+use super::context::LogContext;
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
+use super::log_frames::LogFrames;
+use super::segment_files::SegmentFiles;
 use super::segment_files::if_there;
-use super::{Engine, EngineError};
 use crate::disk::OpenMode;
 use crate::log::format::{self, Batch, ImagePlace, batch_head_bytes};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Commits that a walk adds while others wait for the table.
 const WALKED_AT_ONCE: u64 = 1024;
-impl Engine {
+/// Keeps the frame table of the process up to date.
+pub(crate) struct Follower {
+    log: Arc<LogContext>,
+    files: Arc<SegmentFiles>,
+    frames: Arc<LogFrames>,
+    /// How many segments this process knows to be deleted.
+    deleted_known: AtomicU64,
+}
+
+impl Follower {
+    pub(super) fn new(log: &Arc<LogContext>, files: &Arc<SegmentFiles>, frames: &Arc<LogFrames>) -> Follower {
+        let (log, files, frames) = (Arc::clone(log), Arc::clone(files), Arc::clone(frames));
+        Follower { log, files, frames, deleted_known: AtomicU64::new(0) }
+    }
+
+    /// Closes the files of segments that were deleted since this process last looked.
+    pub(super) fn close_deleted(&self) {
+        self.close_deleted_in(&mut self.frames.write());
+    }
+
+    /// Closes the files of segments that were deleted since this process last looked.
+    fn close_deleted_in(&self, frames: &mut Frames) {
+        let deleted = self.log.marks.control().segments_deleted();
+        if self.deleted_known.swap(deleted, SeqCst) == deleted {
+            return;
+        }
+        frames.drop_to(self.log.marks.backfilled());
+        for number in self.files.close_deleted_slots() {
+            frames.remove_file(FileId::Segment(number));
+        }
+    }
+
     /// Brings the frame table to commit `to`, which is published.
     ///
     /// # Errors
@@ -36,7 +72,7 @@ impl Engine {
         while frames.last_sequence() < to {
             let (backfilled, pages) = self.log.marks.control().backfilled_pages().unwrap_or((0, 0));
             frames.drop_to(backfilled);
-            self.close_deleted(frames);
+            self.close_deleted_in(frames);
             if frames.last_sequence() < backfilled {
                 frames.begin_at(backfilled, pages);
                 continue;

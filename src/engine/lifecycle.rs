@@ -4,6 +4,7 @@
 use super::append::Append;
 use super::context::LogContext;
 use super::exclusive::ExclusiveLock;
+use super::follow::Follower;
 use super::log_frames::LogFrames;
 use super::membership::Membership;
 use super::owner_lock::OwnerLocks;
@@ -12,7 +13,9 @@ use super::poison::{Failed, Poison};
 use super::queue::WriteQueue;
 use super::segment_file::SegmentFile;
 use super::segment_files::SegmentFiles;
+use super::segments::Segments;
 use super::shortage::Shortage;
+use super::space::Space;
 use super::tail::LogTail;
 use super::undurable::Undurable;
 use super::{Counters, Engine, EngineError, Settings};
@@ -29,7 +32,7 @@ use crate::sync::Mutex;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Bytes that are compared at activation.
@@ -195,31 +198,37 @@ impl Engine {
         let shortage = Arc::new(Shortage::new(&log));
         let queue = Arc::new(WriteQueue::new(Arc::clone(&member)));
         let poison = Arc::new(Poison::new(&log, &files, &shortage, &queue));
+        let append = Arc::new(Append::new(&log, &locks, &files, &tail, &poison));
+        let segments = Arc::new(Segments::new(&log, &locks, &files, &tail, &append));
+        let frames = Arc::new(LogFrames::new(pages, page_bytes));
+        let follower = Arc::new(Follower::new(&log, &files, &frames));
+        let undurable = Undurable::new(&log, &files, &poison);
+        let space = Space::new(&log, &locks, &files, &segments, &follower);
         Arc::new(Engine {
-            append: Append::new(&log, &locks, &files, &tail, &poison),
-            undurable: Undurable::new(&log, &files, &poison),
-            poison,
-            queue,
-            counters: Counters::default(),
-            lanes: super::lanes::Lanes::default(),
-            connections: Mutex::default(),
-            files,
-            tail,
-            ahead_failed: AtomicU64::new(0),
-            space: super::space::SpaceMemory::default(),
-            deleted_known: AtomicU64::new(0),
-            frames: LogFrames::new(pages, page_bytes),
-            checkpointing: Mutex::default(),
             exclusive: ExclusiveLock::new(&log, database_handle, is_exclusive),
             page_one: PageOneCopy::new(&log),
             membership: Membership::new(&log),
+            background: super::Background::new(&log),
+            counters: Counters::default(),
+            lanes: super::lanes::Lanes::default(),
+            connections: Mutex::default(),
+            checkpointing: Mutex::default(),
             leading: super::lease::Leading::default(),
             flush_watched: AtomicBool::new(false),
-            locks,
-            background: super::Background::new(&log),
             rest_refused: Mutex::default(),
-            shortage,
             log,
+            locks,
+            files,
+            tail,
+            shortage,
+            queue,
+            poison,
+            append,
+            segments,
+            frames,
+            follower,
+            undurable,
+            space,
         })
     }
 

@@ -21,6 +21,7 @@ mod images;
 mod lanes;
 mod lease;
 mod lifecycle;
+mod limits;
 mod log_frames;
 mod marks;
 mod membership;
@@ -65,6 +66,7 @@ use background::Background;
 use connections::Connections;
 use context::LogContext;
 use exclusive::ExclusiveLock;
+use follow::Follower;
 use frames::Frame;
 use log_frames::LogFrames;
 use membership::Membership;
@@ -73,6 +75,8 @@ use page_one::PageOneCopy;
 use poison::Poison;
 use queue::WriteQueue;
 use segment_files::SegmentFiles;
+use segments::Segments;
+use space::Space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use tail::LogTail;
@@ -98,14 +102,12 @@ pub(crate) struct Engine {
     files: Arc<SegmentFiles>,
     tail: Arc<LogTail>,
     poison: Arc<Poison>,
-    pub(crate) append: Append,
+    pub(crate) append: Arc<Append>,
     undurable: Undurable,
-    /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again and again.
-    ahead_failed: AtomicU64,
-    space: space::SpaceMemory,
-    /// Of how many segments this process knows that they were deleted.
-    deleted_known: AtomicU64,
-    frames: LogFrames,
+    segments: Arc<Segments>,
+    space: Space,
+    frames: Arc<LogFrames>,
+    follower: Arc<Follower>,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
     page_one: PageOneCopy,
@@ -204,7 +206,7 @@ impl Engine {
         use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
         sequence: u64,
     ) -> Result<T, EngineError> {
-        self.with_descriptors(|| self.follow(sequence))?;
+        self.with_descriptors(|| self.follower.follow(sequence))?;
         let frames = self.frames.read();
         let facts = SnapshotFacts { database_pages: frames.database_pages(sequence), frames: frames.len() };
         Ok(use_it(&*frames, &facts))

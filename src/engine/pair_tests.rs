@@ -665,7 +665,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
         assert!(!rests.is_finished(), "it does not wait");
         std::thread::yield_now();
     }
-    let made = one.create_segment(SEGMENT_BYTES).unwrap();
+    let made = one.segments.create_segment(SEGMENT_BYTES).unwrap();
     control.set_next_segment(Some(made.id));
     drop(create);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);

@@ -14,7 +14,6 @@ use super::{Engine, EngineError};
 use crate::log::retire;
 use crate::shared::ControlBlock;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// In the numbering of connections: those begin with 1.
@@ -144,7 +143,7 @@ impl Engine {
         control.set_inactive();
         self.files.forget();
         self.tail.forget();
-        self.ahead_failed.store(0, SeqCst);
+        self.segments.forget();
         self.frames.write().close_files(self.log.marks.backfilled());
         drop((append, leader));
         Ok(Rest::Retired)

@@ -3,10 +3,16 @@
 //! Nothing of this is stored: which segment is next stands in the control block, what is free is derived from headers
 //! and rings.
 
+use super::EngineError;
+use super::append::Append;
+use super::context::LogContext;
+use super::limits::Limits;
+use super::owner_lock::OwnerLocks;
 use super::segment_file::{Segment, SegmentFile};
 use super::segment_files::Found;
+use super::segment_files::SegmentFiles;
+use super::tail::LogTail;
 use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End};
-use super::{Engine, EngineError};
 use crate::log::LogError;
 use crate::log::format::{self};
 use crate::log::segments::create_segment;
@@ -15,6 +21,7 @@ use crate::sqlite::Code;
 use std::collections::BTreeSet;
 use std::io::{self};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
@@ -39,7 +46,37 @@ fn is_low(tail: RecordAddress, segment: &SegmentFile) -> bool {
     tail.offset * 4 > segment.bytes
 }
 
-impl Engine {
+/// Chooses and makes segments.
+pub(super) struct Segments {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    files: Arc<SegmentFiles>,
+    tail: Arc<LogTail>,
+    append: Arc<Append>,
+    limits: Limits,
+    /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again
+    /// and again.
+    ahead_failed: AtomicU64,
+}
+
+impl Segments {
+    pub(super) fn new(
+        log: &Arc<LogContext>,
+        locks: &Arc<OwnerLocks>,
+        files: &Arc<SegmentFiles>,
+        tail: &Arc<LogTail>,
+        append: &Arc<Append>,
+    ) -> Segments {
+        let (limits, ahead_failed) = (Limits::new(log), AtomicU64::new(0));
+        let (log, locks, files) = (Arc::clone(log), Arc::clone(locks), Arc::clone(files));
+        Segments { log, locks, files, tail: Arc::clone(tail), append: Arc::clone(append), limits, ahead_failed }
+    }
+
+    /// The log was retired.
+    pub(super) fn forget(&self) {
+        self.ahead_failed.store(0, SeqCst);
+    }
+
     /// The bytes of a segment that takes such a batch.
     fn bytes_for(&self, batch_bytes: u64) -> u64 {
         self.log.round_up(batch_bytes) + self.tail.blocks(CERTIFICATE_BLOCKS + 2 * SPARE_BLOCKS)
@@ -72,7 +109,7 @@ impl Engine {
 
     /// The next segment could not be made since the present one began.
     fn has_failed_ahead(&self, tail: RecordAddress) -> bool {
-        self.ahead_failed.load(std::sync::atomic::Ordering::SeqCst) == tail.ordinal
+        self.ahead_failed.load(SeqCst) == tail.ordinal
     }
 
     /// Makes room for a batch of this size, in the current segment or in the next one.
@@ -92,7 +129,7 @@ impl Engine {
             && !matches!(error, EngineError::LockHeld { .. })
             && !self.log.stopping.stops_here()
         {
-            self.ahead_failed.store(self.log.tail().ordinal, std::sync::atomic::Ordering::SeqCst);
+            self.ahead_failed.store(self.log.tail().ordinal, SeqCst);
             self.log.environment.host.log(error.code().number(), &format!("pwal: no segment ahead of need: {error}"));
         }
     }
@@ -144,9 +181,9 @@ impl Engine {
                 segment.id
             }
             None => {
-                self.keep_within_limits(&all, least)?;
+                self.limits.keep_within(&all, least)?;
                 let made = self.create_next(&all, least)?;
-                self.note_in_use(&all, &made);
+                self.limits.note_in_use(&all, &made);
                 made.id
             }
         };

@@ -1,6 +1,6 @@
 //! The space of the log: segments that are no longer needed are deleted while there are members.
 //!
-//! A segment is deleted where it could be reused (`Engine::free_slots`), under CREATE, which covers the choice of the
+//! A segment is deleted where it could be reused (`Segments::free_slots`), under CREATE, which covers the choice of the
 //! next segment; never the next segment itself. In this order: what was in it is read from the database file from now
 //! on (`recycled_below`); its file is truncated, so that the space is free though other processes have the file open;
 //! its name is removed; a counter is incremented, by which the others close it. A segment id is never reused, so an
@@ -8,14 +8,16 @@
 //! header in it, and one that finds no file searches again: all that was in it is backfilled. After a kill or a power
 //! cut on the way the file is there, whole or not, and free.
 
-use super::frames::{FileId, Frames};
-use super::segment_file::SegmentFile;
-use super::segment_files::Found;
+use super::EngineError;
+use super::context::LogContext;
+use super::follow::Follower;
+use super::owner_lock::OwnerLocks;
+use super::segment_files::SegmentFiles;
 use super::segments::Free;
-use super::{Engine, EngineError};
+use super::segments::Segments;
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
-use crate::shared::{ControlBlock, Snapshot, now_us};
+use crate::shared::{ControlBlock, now_us};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -27,26 +29,19 @@ const SEGMENTS_KEPT: u64 = 3;
 const FADES: u64 = 64;
 const FADES_IDLE: u64 = 8;
 const FADE_EVERY_US: u64 = 1_000_000;
-/// A log of this many segments that a reader keeps is reported, and each doubling.
-const TOLD_SEGMENTS: u64 = 4;
 /// Segments that are deleted at once: writers that need a segment wait for it.
 const AT_ONCE: usize = 8;
 
-/// What this process remembers of the space of the log.
+/// When this process last let fade what was in use at once.
 #[derive(Debug, Default)]
-pub(super) struct SpaceMemory {
-    /// When it last let fade what was in use at once.
-    faded_us: AtomicU64,
-    /// The bytes of the log at the last warning that a reader keeps it.
-    warned_reader_bytes: AtomicU64,
-}
+struct Fading(AtomicU64);
 
-impl SpaceMemory {
+impl Fading {
     /// Whether a second has passed since this was last true.
     fn fades_again(&self, now_us: u64) -> bool {
-        let fades = now_us.saturating_sub(self.faded_us.load(SeqCst)) >= FADE_EVERY_US;
+        let fades = now_us.saturating_sub(self.0.load(SeqCst)) >= FADE_EVERY_US;
         if fades {
-            self.faded_us.store(now_us, SeqCst);
+            self.0.store(now_us, SeqCst);
         }
         fades
     }
@@ -63,7 +58,35 @@ pub(super) enum Keep {
     Nothing,
 }
 
-impl Engine {
+/// Gives space back.
+pub(super) struct Space {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    files: Arc<SegmentFiles>,
+    segments: Arc<Segments>,
+    follower: Arc<Follower>,
+    fading: Fading,
+}
+
+impl Space {
+    pub(super) fn new(
+        log: &Arc<LogContext>,
+        locks: &Arc<OwnerLocks>,
+        files: &Arc<SegmentFiles>,
+        segments: &Arc<Segments>,
+        follower: &Arc<Follower>,
+    ) -> Space {
+        let (log, locks, files) = (Arc::clone(log), Arc::clone(locks), Arc::clone(files));
+        Space {
+            log,
+            locks,
+            files,
+            segments: Arc::clone(segments),
+            follower: Arc::clone(follower),
+            fading: Fading::default(),
+        }
+    }
+
     /// Deletes segments that are not needed. True: of what is kept for the load some may go later, without another commit.
     ///
     /// # Errors
@@ -86,9 +109,9 @@ impl Engine {
                 }
                 Keep::Idle | Keep::Nothing => self.locks.hold(ControlBlock::create, "CREATE")?,
             };
-            let (all, tail) = self.survey()?;
+            let (all, tail) = self.segments.survey()?;
             let next = self.log.marks.control().next_segment();
-            let mut free = self.free_slots(&all, tail);
+            let mut free = self.segments.free_slots(&all, tail);
             free.retain(|free| Some(free.segment.id) != next);
             let mut bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
             let in_use = bytes - free.iter().map(|free| free.segment.bytes).sum::<u64>();
@@ -105,7 +128,7 @@ impl Engine {
                 bytes -= free.segment.bytes;
                 given += 1;
             }
-            self.close_deleted(&mut self.frames.write());
+            self.follower.close_deleted();
             if given < AT_ONCE {
                 return Ok(
                     given < free.len() && bytes > (SEGMENTS_KEPT * usual).min(self.log.settings.journal_size_limit())
@@ -120,7 +143,7 @@ impl Engine {
         let before = control.in_use_bytes();
         let faded = match keep {
             Keep::Idle => before.div_ceil(FADES_IDLE),
-            Keep::ForLoad | Keep::Nothing if self.space.fades_again(now_us()) => before.div_ceil(FADES),
+            Keep::ForLoad | Keep::Nothing if self.fading.fades_again(now_us()) => before.div_ceil(FADES),
             Keep::ForLoad | Keep::Nothing => 0,
         };
         let high = in_use.max(before - faded);
@@ -132,13 +155,6 @@ impl Engine {
             Keep::Idle => (high + high / 4).max(least).min(limit),
             Keep::ForLoad => (high + high / 4).min(limit).max(least),
         }
-    }
-
-    /// A segment is made since none is free: all of them are in use. Under CREATE.
-    pub(super) fn note_in_use(&self, all: &[Found], made: &SegmentFile) {
-        let bytes = all.iter().map(|found| found.segment.bytes).sum::<u64>() + made.bytes;
-        let control = self.log.marks.control();
-        control.set_in_use_bytes(control.in_use_bytes().max(bytes));
     }
 
     /// Under CREATE.
@@ -160,58 +176,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes the files of segments that were deleted since this process last looked.
-    pub(super) fn close_deleted(&self, frames: &mut Frames) {
-        let deleted = self.log.marks.control().segments_deleted();
-        if self.deleted_known.swap(deleted, SeqCst) == deleted {
-            return;
-        }
-        frames.drop_to(self.log.marks.backfilled());
-        for number in self.files.close_deleted_slots() {
-            frames.remove_file(FileId::Segment(number));
-        }
-    }
-
     fn count_slots(&self) -> Result<usize, EngineError> {
         let names = self.log.dir.list().map_err(|e| EngineError::open("the log directory", e))?;
         let is_segment = |name: &&String| matches!(FileName::parse(name), Some(FileName::Segment { log_id, .. }) if log_id == self.log.log_id);
         Ok(names.iter().filter(is_segment).count())
-    }
-
-    /// Before the log grows by a segment of at least `more` bytes. Where a reader is why no segment is free, its snapshot or this commit
-    /// may have to end.
-    ///
-    /// # Errors
-    /// [`EngineError::LogLimit`].
-    pub(super) fn keep_within_limits(&self, all: &[Found], more: u64) -> Result<(), EngineError> {
-        let Some(reader) = self.keeping_reader() else { return Ok(()) };
-        let bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
-        let exceeds = |limit: Option<u64>| limit.is_some_and(|limit| bytes + more > limit);
-        let ends = exceeds(self.log.settings.reader_limit_bytes());
-        let seconds = now_us().saturating_sub(reader.since_us) / 1_000_000;
-        let text = format!(
-            "{} has read the state of commit {} for {seconds} s, and no later segment can be reused; {}",
-            self.log.describe(reader.owner),
-            reader.sequence,
-            if ends { "its snapshot ends here (parallel_wal_reader_limit_bytes)" } else { "end its transaction" },
-        );
-        let told = self.space.warned_reader_bytes.load(SeqCst);
-        if ends || bytes >= (2 * told).max(TOLD_SEGMENTS * self.log.settings.segment_bytes()) {
-            self.space.warned_reader_bytes.store(bytes, SeqCst);
-            self.log.report(Code::WARNING, &format!("the log has {bytes} bytes: {text}"));
-        }
-        if ends {
-            self.log.marks.control().end_snapshots_below(reader.sequence + 1);
-        } else if exceeds(self.log.settings.log_limit_bytes()) {
-            return Err(EngineError::LogLimit { file: self.log.path.clone(), bytes, reader: text });
-        }
-        Ok(())
-    }
-
-    /// The reader that keeps checkpoints from continuing.
-    fn keeping_reader(&self) -> Option<Snapshot> {
-        let (control, oldest) = (self.log.marks.control(), self.log.marks.oldest_reader()?);
-        (oldest.sequence <= control.backfilled() && oldest.sequence < control.visible()).then_some(oldest)
     }
 
     /// The bytes of the log that a reader of the state of commit `snapshot` keeps, or 0 while it keeps no segment but
@@ -223,13 +191,6 @@ impl Engine {
             return Ok(0);
         }
         Ok(bytes_kept(&self.files.segment_headers()?, snapshot, last))
-    }
-
-    /// The log shall have no more than it needs, as after `wal_checkpoint(TRUNCATE)`: writes a certificate for what the
-    /// durable ones do not allow yet.
-    pub(crate) fn shrink(self: &Arc<Engine>) {
-        let shrunk = self.certify_backfilled().and_then(|()| self.give_back(Keep::Nothing));
-        self.warn_kept_space(shrunk);
     }
 
     /// A failure to give space back harms nothing else: it is only logged. True: there may be more to give back later.
@@ -249,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_was_in_use_fades_once_a_second() {
-        let memory = SpaceMemory::default();
+        let memory = Fading::default();
         let second = FADE_EVERY_US;
         let looks = [2 * second, 2 * second + 1, 3 * second - 1, 3 * second, 9 * second, 9 * second];
         assert_eq!(looks.map(|now| memory.fades_again(now)), [true, false, false, true, true, false]);

@@ -83,7 +83,7 @@ impl Engine {
         if there.is_empty() {
             return None;
         }
-        self.follow(self.log.marks.published()).ok()?;
+        self.follower.follow(self.log.marks.published()).ok()?;
         let frames = self.frames.read();
         there.retain(|number| !frames.has_spill(*number));
         frames.knows_spills_behind(self.log.marks.certified().1).then_some(there)

@@ -40,7 +40,7 @@ impl Engine {
         let snapshot = self.log.marks.oldest_reader()?;
         let process = self.log.marks.control().processes().find(|process| process.owner == snapshot.owner);
         let process = process.map(|process| (process.pid, process.command));
-        Some(snapshot.status(process, now_us(), self.kept_by(snapshot.sequence).ok()))
+        Some(snapshot.status(process, now_us(), self.space.kept_by(snapshot.sequence).ok()))
     }
 
     /// The members, this process too.

@@ -63,6 +63,7 @@ const CLEAN: &[&str] = &[
     "src/engine/follow.rs",
     "src/engine/lease.rs",
     "src/engine/lifecycle.rs",
+    "src/engine/limits.rs",
     "src/engine/membership.rs",
     "src/engine/owner_lock.rs",
     "src/engine/queue/mod.rs",

@@ -16,7 +16,7 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let left = one.files.segment(one.log.tail().segment).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
-        other.follow(other.log.marks.published()).unwrap();
+        other.follower.follow(other.log.marks.published()).unwrap();
         pair.cannot_open(&left.name);
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
@@ -103,7 +103,7 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         one.write_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
         let other = pair.join();
-        other.follow(one.log.marks.published()).unwrap();
+        other.follower.follow(one.log.marks.published()).unwrap();
         let last = one.log.marks.published();
         die(one);
         pair.cannot_open(&segment_name(other.log.log_id, 0));

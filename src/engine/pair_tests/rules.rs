@@ -395,8 +395,9 @@ fn the_segment_of_the_last_copy_of_page_one_is_not_free() {
     let record = other.log.marks.control().certified_epoch().unwrap();
     assert!(record.doubled_ordinal < record.ordinal, "the certificate of the last commit is in the next segment");
     let third = pair.join();
-    let (all, tail) = third.survey().unwrap();
+    let (all, tail) = third.segments.survey().unwrap();
     let ordinals: Vec<u64> = third
+        .segments
         .free_slots(&all, tail)
         .iter()
         .filter_map(|free| third.files.header_of(&free.segment).unwrap())

@@ -120,7 +120,7 @@ impl Life {
         } else if self.percent(5) {
             let free = self.free();
             if free.creating && free.append && free.frames {
-                self.engine.prepare_next_segment();
+                self.engine.segments.prepare_next_segment();
             }
         } else {
             let index = self.below(self.clients.borrow().len() as u64) as usize;

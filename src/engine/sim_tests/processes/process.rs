@@ -259,7 +259,7 @@ fn step(scene: &Scene, clients: &mut [Client]) {
     } else if scene.percent(5) {
         // Its wish comes with a commit.
         if scene.engine.log.is_active() {
-            scene.engine.prepare_next_segment();
+            scene.engine.segments.prepare_next_segment();
         }
     } else {
         let at = scene.below(clients.len() as u64) as usize;
