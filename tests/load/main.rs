@@ -10,6 +10,7 @@ mod nemesis;
 mod open_close;
 mod power_cuts;
 mod processes;
+mod scale;
 mod serializable;
 mod stress;
 mod views;
