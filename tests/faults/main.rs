@@ -1,6 +1,8 @@
 //! Failures of the disk, of the database file, of the process: what is answered, and what the next open finds.
 
 mod abandoned_batch;
+#[cfg(target_os = "linux")]
+mod clock_jumps;
 mod descriptors;
 mod disk;
 mod every_fault;
