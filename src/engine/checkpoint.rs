@@ -52,8 +52,8 @@ impl Engine {
 
     /// So much is published and not durable that the next flush would take long, or the log could not be used again for long.
     pub(super) fn flush_ahead(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let leader = self.lead_waiting()?;
-        self.flush(&leader, false)
+        let leader = self.lease.lead_waiting()?;
+        self.flusher.flush(&leader, false)
     }
 
     /// Everything that is published becomes visible.
@@ -61,7 +61,7 @@ impl Engine {
     /// # Errors
     /// A flush failed.
     pub(crate) fn make_visible(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.wait_visible(self.log.marks.published())
+        self.durability.wait_visible(self.log.marks.published())
     }
 
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
@@ -93,9 +93,9 @@ impl Engine {
     /// writes a mark.
     pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.page_one.to_carry().is_some() {
-            let leader = self.lead_waiting()?;
+            let leader = self.lease.lead_waiting()?;
             if self.page_one.to_carry().is_some() {
-                self.flush(&leader, true)?;
+                self.flusher.flush(&leader, true)?;
             }
             drop(leader);
             // The holder of CKPT deletes them.
@@ -118,7 +118,7 @@ impl Engine {
     /// # Errors
     /// The log or the database file failed; B did not move.
     pub(crate) fn checkpoint_on_request(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.with_descriptors(|| self.checkpoint_visible(&|| false))
+        self.durability.with_descriptors(|| self.checkpoint_visible(&|| false))
     }
 
     fn checkpoint_visible(self: &Arc<Engine>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
@@ -155,11 +155,11 @@ impl Engine {
             return Ok(());
         }
         let goal = self.log.marks.visible();
-        self.wait_durable(goal)?;
+        self.durability.wait_durable(goal)?;
         if self.log.marks.certified().0 < goal {
-            let leader = self.lead_waiting()?;
+            let leader = self.lease.lead_waiting()?;
             if self.log.marks.certified().0 < goal {
-                self.flush(&leader, true)?;
+                self.flusher.flush(&leader, true)?;
             }
         }
         Ok(())
@@ -212,7 +212,7 @@ impl Engine {
             ckpt.failures.in_a_row = 0;
             self.log.marks.set_backfilled(target, database_pages);
             self.frames.write().drop_to(target);
-            self.counters.checkpoints.fetch_add(1, SeqCst);
+            self.log.counters.checkpoints.fetch_add(1, SeqCst);
         } else if !self.carries_backfilled() {
             // Another process ran the pass, and has not carried B since.
             let mut database_handle = self.exclusive.database_handle.lock();
@@ -229,7 +229,7 @@ impl Engine {
             return error;
         }
         // Ignore the error: a failed flush has poisoned the engine.
-        let _flushed = self.lead_waiting().and_then(|leader| self.flush(&leader, false));
+        let _flushed = self.lease.lead_waiting().and_then(|leader| self.flusher.flush(&leader, false));
         if matches!(error, EngineError::Replaced { .. }) {
             self.log.marks.control().set_replaced();
         }

@@ -1,16 +1,16 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
+use super::epoch_counts::EpochCounts;
+use super::flush::SelfSealed;
 use super::frames::{FileId, LogCommit, NewFrame};
-use super::lease::Leader;
-use super::page_one::PageOne;
+use super::leader::Leader;
 use super::poison::Failed;
 use super::tail::{AppendGuard, Begun, Place};
 use super::{Engine, EngineError};
-use crate::log::format::{self, BatchHeader, Certificate, Descriptor, ImagePlace};
+use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
 use crate::shared::{COMMIT_RING, CommitEntry, PAGES_INLINE};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,39 +19,6 @@ use std::time::{Duration, UNIX_EPOCH};
 const UNDURABLE_SEGMENTS: u64 = 2;
 /// or this many commits: long before a writer has to wait for one (`undurable_backlog_is_full`).
 const UNDURABLE_COMMITS: u64 = COMMIT_RING / 8;
-
-/// What the certificate of the next epoch will say of it.
-#[derive(Debug, Default)]
-pub(crate) struct EpochCounts {
-    /// Of the commits after this one,
-    pub(super) after: u64,
-    /// up to this one.
-    pub(super) through: u64,
-    pub(crate) batches: u32,
-    pub(crate) frames: u64,
-    pub(crate) pages: HashSet<u32>,
-    pub(crate) lane_frames: Vec<u32>,
-}
-
-impl EpochCounts {
-    /// Nothing is counted yet of the commits after `after`.
-    pub(super) fn after(after: u64) -> EpochCounts {
-        EpochCounts { after, through: after, ..EpochCounts::default() }
-    }
-
-    /// Counts one more batch.
-    pub(crate) fn add(&mut self, lane: u16, pages: impl ExactSizeIterator<Item = u32>) {
-        self.batches += 1;
-        self.frames += pages.len() as u64;
-        let lane = usize::from(lane);
-        if self.lane_frames.len() <= lane {
-            self.lane_frames.resize(lane + 1, 0);
-        }
-        let frames = u32::try_from(pages.len()).unwrap_or(u32::MAX);
-        self.lane_frames[lane] = self.lane_frames[lane].saturating_add(frames);
-        self.pages.extend(pages);
-    }
-}
 
 /// A batch that is written and not published.
 pub(crate) struct Written {
@@ -89,13 +56,6 @@ pub(crate) struct Published {
     pub(crate) first_number: u64,
     /// The certificate is in the batch: the writer leads, and has to flush it.
     pub(crate) self_sealed: Option<SelfSealed>,
-}
-
-/// The epoch of a batch that carries its own certificate.
-pub(crate) struct SelfSealed {
-    /// Held until the flush is over.
-    pub(super) leader: Leader,
-    pub(crate) certificate: Certificate,
 }
 
 /// A batch that is written and not published, since something may still fail: on the conservative path, beside a
@@ -156,7 +116,7 @@ impl Engine {
     /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `LockHeld`: a process that does
     /// not go on has what this needs; the transaction may be committed later.
     pub(crate) fn prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
-        self.with_descriptors(|| self.try_prepare(lane))
+        self.durability.with_descriptors(|| self.try_prepare(lane))
     }
 
     fn try_prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
@@ -184,7 +144,7 @@ impl Engine {
         };
         ready()?;
         if self.log.marks.undurable_backlog_is_full() {
-            self.wait_for_backlog()?;
+            self.durability.wait_for_backlog()?;
         }
         if self.log.marks.control().append().holder().is_some() {
             // Of a process that is stopped: publish could not answer that it is busy.
@@ -248,7 +208,7 @@ impl Engine {
             let mut counts = EpochCounts::after(self.log.marks.durable());
             self.frames.read().count(&mut counts, u64::MAX);
             counts.add(facts.lane, descriptors.iter().map(|descriptor| descriptor.page));
-            self.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
+            self.flusher.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
         };
         let (head, chain) = format::encode_batch_sealed(&mut header, &descriptors, |chain| leads.then(|| seal(chain)))?;
         let masked = masked_images(lane, &descriptors);
@@ -267,39 +227,6 @@ impl Engine {
             return Err(if erased { error } else { self.log.poisoned_as(error) });
         }
         Ok((append, Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill }))
-    }
-
-    /// The certificate of the epoch that ends with commit `hi`, in the record at `place`. It moves B if it is to be doubled,
-    /// with this copy.
-    pub(crate) fn certificate(
-        &self,
-        counts: &EpochCounts,
-        place: &Place,
-        hi: u64,
-        chain: u64,
-        database_pages: u32,
-        copy: Option<&PageOne>,
-    ) -> Certificate {
-        let durable = self.log.marks.durable();
-        Certificate {
-            log_id: self.log.log_id,
-            ordinal: place.ordinal,
-            offset: place.offset,
-            epoch: self.log.marks.epoch() + 1,
-            lo: durable + 1,
-            hi,
-            durable,
-            backfilled: copy.map_or(self.log.marks.certified().1, |copy| copy.sequence),
-            chain,
-            batches: counts.batches,
-            frames: counts.frames,
-            distinct_pages: counts.pages.len() as u64,
-            database_pages,
-            fallback: false,
-            clean_end: false,
-            lane_frames: counts.lane_frames.clone(),
-            copy: None,
-        }
     }
 
     /// Publishes the batch: one atomic store of `published`, after its ring entry is complete.
@@ -383,7 +310,7 @@ impl Engine {
         may_lead: bool,
     ) -> Result<Published, EngineError> {
         // Until it is published nothing is written that counts.
-        self.with_descriptors(|| self.try_publish(lane, facts, may_lead))
+        self.durability.with_descriptors(|| self.try_publish(lane, facts, may_lead))
     }
 
     fn try_publish(
@@ -396,9 +323,9 @@ impl Engine {
         let alone = || !self.queue.contended() && self.log.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
         let may_be_self_sealed = may_lead && facts.wants_durable && self.page_one.to_carry().is_none();
-        let self_sealed = may_be_self_sealed && (self.sync_is_free() || alone());
+        let self_sealed = may_be_self_sealed && (self.flusher.sync_is_free() || alone());
         let leader =
-            if self_sealed { self.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
+            if self_sealed { self.lease.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
         let append = self.append.lock()?;
         let (mut append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         let certificate = written.header.certificate.clone();
@@ -413,9 +340,9 @@ impl Engine {
         crate::fault_point("after_publish");
         self.notify_background(low, tail, facts);
         if facts.wants_durable {
-            self.notify_gathering_leader();
+            self.flusher.notify_gathering_leader();
         }
-        self.counters.commits.fetch_add(1, SeqCst);
+        self.log.counters.commits.fetch_add(1, SeqCst);
         let self_sealed = leader.zip(certificate).map(|(leader, certificate)| SelfSealed { leader, certificate });
         Ok(Published { first_number, self_sealed })
     }
@@ -446,11 +373,11 @@ impl Engine {
         lane: &Lane,
         facts: CommitFacts,
     ) -> Result<PreparedBatch, EngineError> {
-        self.with_descriptors(|| self.try_write_prepared(lane, facts))
+        self.durability.with_descriptors(|| self.try_write_prepared(lane, facts))
     }
 
     fn try_write_prepared(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
-        let leader = if facts.wants_durable { Some(self.lead_before_all()?) } else { None };
+        let leader = if facts.wants_durable { Some(self.durability.lead_before_all()?) } else { None };
         let append = self.append.lock()?;
         let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
         if leader.is_some() && written.header.certificate.is_none() {
@@ -464,7 +391,7 @@ impl Engine {
             });
         }
         if leader.is_some()
-            && let Err(error) = self.sync_to(&written.place)
+            && let Err(error) = self.flusher.sync_to(&written.place)
         {
             // Nothing was synced then.
             if error.is_open_failure() && self.append.erase_unpublished(&append, &written.place) {
@@ -488,14 +415,14 @@ impl Engine {
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
-            self.sealed(certificate.epoch, self.log.marks.syncs_requested());
+            self.flusher.sealed(certificate.epoch, self.log.marks.syncs_requested());
         }
         let (low, tail) = (self.segments.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);
         crate::fault_point("after_publish");
         drop(leader);
         self.notify_background(low, tail, facts);
-        self.counters.commits.fetch_add(1, SeqCst);
+        self.log.counters.commits.fetch_add(1, SeqCst);
         Ok(Published { first_number, self_sealed: None })
     }
 

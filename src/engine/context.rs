@@ -10,8 +10,17 @@ use crate::log::format::LogId;
 use crate::shared::{Member, Owner, RecordAddress, generation};
 use crate::sqlite::Code;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
+
+/// What is counted for `parallel_wal_status`.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) spills: AtomicU64,
+}
 
 /// The log of one open database, as all parts of its engine know it.
 pub(crate) struct LogContext {
@@ -25,6 +34,7 @@ pub(crate) struct LogContext {
     pub(crate) log_id: LogId,
     pub(crate) settings: Settings,
     pub(crate) marks: Marks,
+    pub(super) counters: Counters,
     pub(super) stopping: Stopping,
     life: Life,
     /// Why this process poisoned.
@@ -58,6 +68,7 @@ impl LogContext {
             log_id: member.control().identity().log_id,
             settings: Settings::shared(member),
             marks: Marks::new(member),
+            counters: Counters::default(),
             stopping: Stopping::default(),
             life: Life { retired: AtomicBool::new(false), over: AtomicBool::new(false), generation: generation() },
             poison_reason: OnceLock::new(),

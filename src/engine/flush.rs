@@ -2,18 +2,24 @@
 //! is published, writes the certificate, syncs once for all commits in it, and wakes the first of the other committers,
 //! which wakes the next.
 
-use super::commit::{EpochCounts, SelfSealed};
-use super::lease::{Leader, Stall};
-use super::owner_lock::Wait;
-use super::poison::Failed;
+use super::EngineError;
+use super::append::Append;
+use super::context::LogContext;
+use super::epoch_counts::EpochCounts;
+use super::follow::Follower;
+use super::leader::{Leader, Leading};
+use super::log_frames::LogFrames;
+use super::page_one::{PageOne, PageOneCopy};
+use super::poison::{Failed, Poison};
 use super::segment_file::sync_all;
-use super::tail::{Begun, Place};
-use super::{Engine, EngineError};
+use super::segment_files::SegmentFiles;
+use super::segments::Segments;
+use super::tail::{Begun, LogTail, Place};
+use super::undurable::Undurable;
 use crate::interleave::Instant;
-use crate::shared::{EpochRecord, TIMED_WAIT};
-use crate::sqlite::Code;
+use crate::log::format::Certificate;
+use crate::shared::EpochRecord;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -25,200 +31,66 @@ const GATHER_SHARE_PERCENT: u32 = 40;
 /// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
 const SYNC_FREE: Duration = Duration::from_micros(10);
 
-/// How long a flush that could not be begun here is tried again, while another process may lead.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
-
-/// One of a process's waiters for a flush checks every [`TIMED_WAIT`] whether the leader is alive and makes progress.
-/// The others are woken one by another, and check rarely.
-struct Watcher<'a>(Option<&'a AtomicBool>);
-
-/// How often the others look at most.
-const OTHERS_LOOK: Duration = Duration::from_millis(50);
 /// Commits that are counted while the table is locked, before APPEND is taken.
 const COMMITS_AT_ONCE: u64 = 64;
 
-impl<'a> Watcher<'a> {
-    /// The time after which this waiter checks again. It becomes the watcher if there is none.
-    fn looks_after(&mut self, watched: &'a AtomicBool, sync_nanos: u64) -> Duration {
-        if self.0.is_none() && !watched.swap(true, SeqCst) {
-            self.0 = Some(watched);
-        }
-        if self.0.is_some() { TIMED_WAIT } else { OTHERS_LOOK.max(Duration::from_nanos(sync_nanos) * 4) }
-    }
+/// The epoch of a batch that carries its own certificate.
+pub(crate) struct SelfSealed {
+    /// Held until the flush is over.
+    pub(super) leader: Leader,
+    pub(crate) certificate: Certificate,
 }
 
-impl Drop for Watcher<'_> {
-    fn drop(&mut self) {
-        if let Some(watched) = self.0 {
-            watched.store(false, SeqCst);
-        }
-    }
+/// Writes epochs and makes them durable.
+pub(crate) struct Flusher {
+    log: Arc<LogContext>,
+    files: Arc<SegmentFiles>,
+    tail: Arc<LogTail>,
+    append: Arc<Append>,
+    poison: Arc<Poison>,
+    undurable: Arc<Undurable>,
+    segments: Arc<Segments>,
+    frames: Arc<LogFrames>,
+    follower: Arc<Follower>,
+    page_one: Arc<PageOneCopy>,
+    leading: Arc<Leading>,
 }
 
-impl Engine {
-    /// LEADER, with everything that is published made durable.
-    pub(crate) fn lead_before_all(self: &Arc<Engine>) -> Result<Leader, EngineError> {
-        let leader = self.lead_waiting()?;
-        self.log.check_poison()?;
-        self.flush(&leader, false)?;
-        Ok(leader)
-    }
+/// What [`Flusher`] writes with.
+pub(super) struct FlusherParts<'a> {
+    pub(super) log: &'a Arc<LogContext>,
+    pub(super) files: &'a Arc<SegmentFiles>,
+    pub(super) tail: &'a Arc<LogTail>,
+    pub(super) append: &'a Arc<Append>,
+    pub(super) poison: &'a Arc<Poison>,
+    pub(super) undurable: &'a Arc<Undurable>,
+    pub(super) segments: &'a Arc<Segments>,
+    pub(super) frames: &'a Arc<LogFrames>,
+    pub(super) follower: &'a Arc<Follower>,
+    pub(super) page_one: &'a Arc<PageOneCopy>,
+    pub(super) leading: &'a Arc<Leading>,
+}
 
-    /// R2, for a published commit; `self_sealed`: it carries its certificate, and this flushes it.
-    ///
-    /// # Errors
-    /// The commit is not acknowledged, and must not reappear: the engine is poisoned (R5).
-    pub(crate) fn acknowledge(
-        self: &Arc<Engine>,
-        sequence: u64,
-        wants_durable: bool,
-        self_sealed: Option<SelfSealed>,
-    ) -> Result<(), EngineError> {
-        // Its failure is the log's, or the next leader does it.
-        let _flushed = self_sealed.map(|self_sealed| self.flush_self_sealed(&self_sealed));
-        let wants_durable = wants_durable && !crate::drops("r2-durable");
-        let reached = || if wants_durable { self.log.marks.durable() >= sequence } else { self.is_visible(sequence) };
-        if reached() {
-            return Ok(());
+impl Flusher {
+    pub(super) fn new(parts: &FlusherParts<'_>) -> Flusher {
+        Flusher {
+            log: Arc::clone(parts.log),
+            files: Arc::clone(parts.files),
+            tail: Arc::clone(parts.tail),
+            append: Arc::clone(parts.append),
+            poison: Arc::clone(parts.poison),
+            undurable: Arc::clone(parts.undurable),
+            segments: Arc::clone(parts.segments),
+            frames: Arc::clone(parts.frames),
+            follower: Arc::clone(parts.follower),
+            page_one: Arc::clone(parts.page_one),
+            leading: Arc::clone(parts.leading),
         }
-        self.wait_until(&reached, Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
-            let append = self.append.lock_unrepaired();
-            // By another process meanwhile.
-            if reached() {
-                return Ok(());
-            }
-            self.poison.poison(
-                &append,
-                &format!("a commit could not be acknowledged: {error}"),
-                Failed::Commit(sequence),
-            );
-            Err(self.log.poisoned_as(error))
-        })
-    }
-
-    /// Waits until everything up to `sequence` is durable, leading if no other committer does.
-    ///
-    /// # Errors
-    /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: another process has
-    /// kept a lock that the flush needs for too long.
-    pub(crate) fn wait_durable(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.log.marks.durable() >= sequence, None, self.locks.bounded_wait())
-    }
-
-    /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
-    /// though it ends before the last commit.
-    ///
-    /// # Errors
-    /// As [`Engine::wait_durable`].
-    pub(super) fn wait_for_backlog(self: &Arc<Engine>) -> Result<(), EngineError> {
-        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, self.locks.bounded_wait())
-    }
-
-    /// Waits until everything up to `sequence` is visible, leading if no other committer does.
-    ///
-    /// # Errors
-    /// As [`Engine::wait_durable`].
-    pub(super) fn wait_visible(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.locks.bounded_wait())
-    }
-
-    /// Like [`Engine::wait_visible`], for a transaction that has read the commit and cannot return before.
-    ///
-    /// # Errors
-    /// The flush failed.
-    pub(crate) fn wait_visible_of_seen(self: &Arc<Engine>, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.locks.unbounded_wait())
-    }
-
-    fn is_visible(&self, sequence: u64) -> bool {
-        let control = self.log.marks.control();
-        if crate::drops("r2-visible") {
-            return true;
-        }
-        // Moved here, too: the leader that made it durable may have died before it did.
-        self.log.marks.visible() >= sequence
-            || control.advance_visible() >= sequence
-            // It was before a flush failed, and stays in the log.
-            || control.kept_by_poison().is_some_and(|kept| kept >= sequence)
-    }
-
-    /// `answers`: the commit of the caller's that is answered when it is reached.
-    pub(super) fn wait_until(
-        self: &Arc<Engine>,
-        reached: &dyn Fn() -> bool,
-        answers: Option<u64>,
-        mut wait: Wait,
-    ) -> Result<(), EngineError> {
-        let wake = self.log.marks.control().durable_wake();
-        let me = self.log.marks.member().me();
-        let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
-        let (mut first_failure, mut is_told) = (None, false);
-        loop {
-            let mut ticket = wake.ticket();
-            if reached() {
-                if first_failure.is_some() {
-                    self.shortage.ends();
-                }
-                return Ok(());
-            }
-            self.log.check_poison()?;
-            match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
-                Ok(true) => continue,
-                // The owner of the lock continues, or the wait ends.
-                Ok(false) | Err(EngineError::LockHeld { .. }) => {}
-                // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
-                // this one a moment later.
-                Err(error) => {
-                    self.files.keep_no_more()?;
-                    let misses_descriptor = error.is_out_of_descriptors();
-                    let is_over = first_failure.get_or_insert_with(Instant::now).elapsed() >= FLUSH_PATIENCE
-                        || misses_descriptor && self.shortage.lasts();
-                    // What is published is acknowledged, however long it takes: an error would concern all commits
-                    // after it.
-                    let answers_later = answers.is_some() && misses_descriptor;
-                    if is_over && !answers_later || self.log.is_poisoned() {
-                        return Err(error);
-                    }
-                    if is_over && !std::mem::replace(&mut is_told, true) {
-                        self.log.report(Code::WARNING, &format!("a commit waits to be made durable: {error}"));
-                    }
-                    // Not woken by this thread's own letting go.
-                    ticket = wake.ticket();
-                }
-            }
-            let leader = self.log.marks.control().leader().holder().filter(|owner| *owner != me);
-            self.locks.goes_on(&mut wait, "a flush", leader)?;
-            let began = Instant::now();
-            let look = watcher.looks_after(&self.flush_watched, self.log.marks.control().sync_nanos());
-            wake.wait(ticket, look.min(wait.left()));
-            waited = began.elapsed();
-        }
-    }
-
-    /// Leads, if no other committer does, or, with `stall`, if the leader is dead or makes no progress. False: there is
-    /// a leader.
-    fn try_to_flush(
-        self: &Arc<Engine>,
-        reached: &dyn Fn() -> bool,
-        answers: Option<u64>,
-        stall: Option<&mut Stall>,
-    ) -> Result<bool, EngineError> {
-        let leader = match (self.lead_if_free()?, stall) {
-            (None, Some(stall)) => self.lead_for_other(stall)?,
-            (leader, _) => leader,
-        };
-        let Some(leader) = leader else { return Ok(false) };
-        if !reached() {
-            let leader = leader.answering(answers);
-            self.gather();
-            self.flush(&leader, false)?;
-        }
-        Ok(true)
     }
 
     /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not
     /// wait for two syncs; for as many as the last flush released or left, within a share of the sync time.
-    fn gather(&self) {
+    pub(super) fn gather(&self) {
         let goal = self.log.marks.control().flush_group();
         let sync = Duration::from_nanos(self.log.marks.control().sync_nanos());
         let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.log.settings.flush_delay_max());
@@ -273,7 +145,7 @@ impl Engine {
     /// Its first half: everything that is published is sealed by a certificate that is written; `None`: there was nothing.
     ///
     /// # Errors
-    /// As [`Engine::flush`].
+    /// As [`Flusher::flush`].
     pub(super) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let copy = self.page_one.to_carry();
         let mut counts = self.count_ahead()?;
@@ -338,8 +210,8 @@ impl Engine {
     /// The certificate of an epoch whose last batch carries it is written: syncs and seals.
     ///
     /// # Errors
-    /// As [`Engine::flush`].
-    fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<(), EngineError> {
+    /// As [`Flusher::flush`].
+    pub(super) fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<(), EngineError> {
         self.log.check_poison()?;
         self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
     }
@@ -378,7 +250,7 @@ impl Engine {
             };
             let in_doubt = control.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
             if !in_doubt && (written_again || !is_young || crate::drops("lease-young-descriptor")) {
-                self.note_lease(began.elapsed());
+                self.leading.note_lease(began.elapsed());
                 self.sealed(epoch, wanted);
                 return Ok(());
             }
@@ -412,7 +284,7 @@ impl Engine {
         let group = self.log.marks.syncs_pending();
         self.log.marks.certify(epoch, wanted);
         self.log.marks.control().set_flush_group(group);
-        self.counters.flushes.fetch_add(1, SeqCst);
+        self.log.counters.flushes.fetch_add(1, SeqCst);
     }
 
     /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).
@@ -444,5 +316,38 @@ impl Engine {
         let before = self.log.marks.control().sync_nanos();
         let average = if before == 0 { took } else { before - before / 8 + took / 8 };
         self.log.marks.control().set_sync_nanos(average);
+    }
+
+    /// The certificate of the epoch that ends with commit `hi`, in the record at `place`. It moves B if it is to be doubled,
+    /// with this copy.
+    pub(crate) fn certificate(
+        &self,
+        counts: &EpochCounts,
+        place: &Place,
+        hi: u64,
+        chain: u64,
+        database_pages: u32,
+        copy: Option<&PageOne>,
+    ) -> Certificate {
+        let durable = self.log.marks.durable();
+        Certificate {
+            log_id: self.log.log_id,
+            ordinal: place.ordinal,
+            offset: place.offset,
+            epoch: self.log.marks.epoch() + 1,
+            lo: durable + 1,
+            hi,
+            durable,
+            backfilled: copy.map_or(self.log.marks.certified().1, |copy| copy.sequence),
+            chain,
+            batches: counts.batches,
+            frames: counts.frames,
+            distinct_pages: counts.pages.len() as u64,
+            database_pages,
+            fallback: false,
+            clean_end: false,
+            lane_frames: counts.lane_frames.clone(),
+            copy: None,
+        }
     }
 }

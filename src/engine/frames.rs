@@ -3,7 +3,7 @@
 //! Grows by one commit at a time, in commit order, and is dropped up to `backfilled`: a frame
 //! number below its base says that the database file holds that image.
 
-use super::commit::EpochCounts;
+use super::epoch_counts::EpochCounts;
 use crate::disk::LogFile;
 use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask, batch_head_bytes};
 use crate::view;

@@ -14,85 +14,20 @@
 //! A disk whose sync takes longer than the lease is not a stopped leader: each takeover doubles the lease, so that one
 //! of several processes that take LEADER from each other gets the time that its sync needs; a completed flush sets it
 //! back to the time that it took.
-//!
-//! LEADER names the process that leads. A ticket, kept in the process, names the thread: a thread whose LEADER was
-//! taken does not release a later one of its process.
 
+use super::EngineError;
+use super::append::Append;
+use super::context::LogContext;
+use super::flush::Flusher;
+use super::leader::{Leader, Leading};
+use super::owner_lock::OwnerLocks;
 use super::tail::AppendGuard;
-use super::{Engine, EngineError};
+use super::undurable::Undurable;
 use crate::interleave::{self, Instant};
-use crate::shared::{ControlBlock, Owner, OwnerLock, generation};
+use crate::shared::{ControlBlock, Owner};
 use crate::sqlite::Code;
-use crate::sync::Mutex;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The lease where syncs are fast.
-const LEASE: Duration = Duration::from_secs(1);
-/// The same in the simulation, whose syncs take no time, so that it expires while leaders work.
-const LEASE_SIMULATED: Duration = Duration::from_millis(15);
-/// The lease is never shorter than this number of syncs.
-const LEASE_SYNCS: u32 = 4;
-
-/// Which thread of this process leads.
-#[derive(Debug, Default)]
-pub(super) struct Leading(Mutex<Tickets>);
-
-#[derive(Debug, Default)]
-struct Tickets {
-    last: u64,
-    /// 0: none of them.
-    present: u64,
-}
-
-/// LEADER: the owner of this value leads, unless LEADER was taken away; its drop wakes the first of the waiters for a
-/// flush. When it is taken, no epoch record is left uncertified.
-pub(crate) struct Leader {
-    engine: Arc<Engine>,
-    ticket: u64,
-    /// The process that holds it: a forked child that closes what it inherited lets go of nothing.
-    generation: u32,
-    /// The commit for which it flushes, which is not answered yet.
-    answers: Option<u64>,
-}
-
-impl Leader {
-    /// It flushes for this commit, and answers it.
-    pub(super) fn answering(mut self, sequence: Option<u64>) -> Leader {
-        self.answers = sequence;
-        self
-    }
-
-    /// Whether it still leads. Under APPEND this stays true: LEADER is taken from a live owner under APPEND only.
-    pub(super) fn leads(&self, _append: &AppendGuard) -> bool {
-        let leading = self.engine.leading.0.lock();
-        let member = self.engine.log.marks.member();
-        leading.present == self.ticket && member.control().leader().holder() == Some(member.me())
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        if let Some(sequence) = self.answers
-            && std::thread::panicking()
-        {
-            // While LEADER is held: no process makes durable what returns an error.
-            let taken_back = catch_unwind(AssertUnwindSafe(|| self.engine.append.take_back_published(sequence)));
-            // Dropping a foreign payload may panic again.
-            std::mem::forget(taken_back);
-        }
-        if self.generation == generation() {
-            let mut leading = self.engine.leading.0.lock();
-            if leading.present == self.ticket || crate::drops("lease-ticket") {
-                leading.present = 0;
-                let member = self.engine.log.marks.member();
-                member.control().leader().release(member.me());
-            }
-        }
-        self.engine.log.marks.control().durable_wake().notify();
-    }
-}
 
 /// What a waiter has seen of the flush of another process.
 #[derive(Clone, Copy, Debug)]
@@ -124,29 +59,40 @@ impl Stall {
     }
 }
 
-impl Engine {
-    /// LEADER, if `take` gets the lock.
-    fn take_leader(self: &Arc<Engine>, take: impl FnOnce(&OwnerLock, Owner) -> bool) -> Option<Leader> {
-        let member = self.log.marks.member();
-        let mut leading = self.leading.0.lock();
-        if !take(member.control().leader(), member.me()) {
-            return None;
-        }
-        leading.last += 1;
-        leading.present = leading.last;
-        Some(Leader { engine: Arc::clone(self), ticket: leading.last, generation: generation(), answers: None })
+/// Takes LEADER, from a free lock or from an owner that is dead or makes no progress.
+pub(super) struct Lease {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    append: Arc<Append>,
+    undurable: Arc<Undurable>,
+    leading: Arc<Leading>,
+    flusher: Arc<Flusher>,
+}
+
+impl Lease {
+    pub(super) fn new(
+        log: &Arc<LogContext>,
+        locks: &Arc<OwnerLocks>,
+        append: &Arc<Append>,
+        undurable: &Arc<Undurable>,
+        leading: &Arc<Leading>,
+        flusher: &Arc<Flusher>,
+    ) -> Lease {
+        let (log, locks, append) = (Arc::clone(log), Arc::clone(locks), Arc::clone(append));
+        let (undurable, leading, flusher) = (Arc::clone(undurable), Arc::clone(leading), Arc::clone(flusher));
+        Lease { log, locks, append, undurable, leading, flusher }
     }
 
     /// Takes LEADER, if it is free, and what its last owner left could be made durable.
-    pub(crate) fn try_lead(self: &Arc<Engine>) -> Option<Leader> {
+    pub(crate) fn try_lead(&self) -> Option<Leader> {
         self.lead_if_free().ok().flatten()
     }
 
-    pub(super) fn lead_if_free(self: &Arc<Engine>) -> Result<Option<Leader>, EngineError> {
+    pub(super) fn lead_if_free(&self) -> Result<Option<Leader>, EngineError> {
         if self.log.marks.control().leader().holder().is_some() {
             return Ok(None);
         }
-        let Some(leader) = self.take_leader(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
+        let Some(leader) = self.leading.take(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
         let control = self.log.marks.control();
         // The previous leader may have failed, or died and had its process slot reused.
         if control.last_written_epoch() > control.certified()
@@ -160,18 +106,18 @@ impl Engine {
     }
 
     /// Takes LEADER from its owner, if that is dead, or makes no progress.
-    pub(super) fn lead_for_other(self: &Arc<Engine>, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
+    pub(super) fn lead_for_other(&self, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
         let member = self.log.marks.member();
         let control = member.control();
         let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != member.me()) else {
             return Ok(None);
         };
         if !member.is_alive(owner) {
-            let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
+            let Some(leader) = self.leading.take(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
             let append = self.append.lock()?;
             return self.finish_flush(&leader, append).map(|()| Some(leader));
         }
-        let lease = self.lease();
+        let lease = self.leading.lease();
         if stands_still < lease || self.log.is_poisoned() {
             return Ok(None);
         }
@@ -179,7 +125,7 @@ impl Engine {
         if !stall.is_unchanged(control) && !crate::drops("lease-looks-again") {
             return Ok(None);
         }
-        let Some(leader) = self.take_leader(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
+        let Some(leader) = self.leading.take(|lock, me| lock.take_over(owner, me)) else { return Ok(None) };
         interleave::step("LEADER of the living");
         if !crate::drops("lease-led-away") {
             control.set_led_away();
@@ -194,7 +140,7 @@ impl Engine {
     ///
     /// # Errors
     /// `LockHeld`: for too long. What a leader left that died could not be made durable.
-    pub(crate) fn lead_waiting(self: &Arc<Engine>) -> Result<Leader, EngineError> {
+    pub(crate) fn lead_waiting(&self) -> Result<Leader, EngineError> {
         let (mut wait, mut stall) = (self.locks.bounded_wait(), Stall::new());
         loop {
             let leader = match self.lead_if_free()? {
@@ -210,24 +156,6 @@ impl Engine {
         }
     }
 
-    /// How long a leader may make no progress.
-    fn lease(&self) -> Duration {
-        let control = self.log.marks.control();
-        let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
-        let syncs = Duration::from_nanos(control.sync_nanos()) * LEASE_SYNCS;
-        least.max(Duration::from_micros(control.lease_us())).max(syncs)
-    }
-
-    /// A flush of this process took this long, and LEADER was not taken from it.
-    pub(super) fn note_lease(&self, took: Duration) {
-        let control = self.log.marks.control();
-        let before = control.lease_us();
-        if before > 0 {
-            let needed = u64::try_from((took * LEASE_SYNCS).as_micros()).unwrap_or(u64::MAX);
-            control.set_lease_us(before.min(needed));
-        }
-    }
-
     /// Finishes the flush of a leader that died in it, or makes no progress. Its sync may have failed: Linux reports a
     /// write-back error once to each open file, perhaps only to that process. So a sync of this process alone proves
     /// nothing: what is not known to be durable is verified by its CRCs, written again (the same bytes), and synced.
@@ -239,6 +167,6 @@ impl Engine {
             (self.log.marks.control().last_written_epoch(), self.log.marks.control().certified());
         drop(append);
         // No epoch record was stored: the next leader syncs the batches.
-        if last_epoch > certified { self.sync_and_seal(leader, last_epoch) } else { Ok(()) }
+        if last_epoch > certified { self.flusher.sync_and_seal(leader, last_epoch) } else { Ok(()) }
     }
 }

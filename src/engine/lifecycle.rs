@@ -3,10 +3,15 @@
 
 use super::append::Append;
 use super::context::LogContext;
+use super::durability::{Durability, DurabilityParts};
 use super::exclusive::ExclusiveLock;
+use super::flush::{Flusher, FlusherParts};
 use super::follow::Follower;
+use super::leader::Leading;
+use super::lease::Lease;
 use super::log_frames::LogFrames;
 use super::membership::Membership;
+use super::on_demand::OnDemand;
 use super::owner_lock::OwnerLocks;
 use super::page_one::PageOneCopy;
 use super::poison::{Failed, Poison};
@@ -18,7 +23,7 @@ use super::shortage::Shortage;
 use super::space::Space;
 use super::tail::LogTail;
 use super::undurable::Undurable;
-use super::{Counters, Engine, EngineError, Settings};
+use super::{Engine, EngineError, Settings};
 use crate::disk::{LogDirectory, links_of_open_file};
 use crate::host::{DatabaseHandle, Environment};
 use crate::log::format::{self, LogId, SegmentHeader};
@@ -32,7 +37,6 @@ use crate::sync::Mutex;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Bytes that are compared at activation.
@@ -202,32 +206,58 @@ impl Engine {
         let segments = Arc::new(Segments::new(&log, &locks, &files, &tail, &append));
         let frames = Arc::new(LogFrames::new(pages, page_bytes));
         let follower = Arc::new(Follower::new(&log, &files, &frames));
-        let undurable = Undurable::new(&log, &files, &poison);
+        let undurable = Arc::new(Undurable::new(&log, &files, &poison));
         let space = Space::new(&log, &locks, &files, &segments, &follower);
+        let page_one = Arc::new(PageOneCopy::new(&log));
+        let leading = Arc::new(Leading::new(&log, &append));
+        let flusher = Arc::new(Flusher::new(&FlusherParts {
+            log: &log,
+            files: &files,
+            tail: &tail,
+            append: &append,
+            poison: &poison,
+            undurable: &undurable,
+            segments: &segments,
+            frames: &frames,
+            follower: &follower,
+            page_one: &page_one,
+            leading: &leading,
+        }));
+        let lease = Arc::new(Lease::new(&log, &locks, &append, &undurable, &leading, &flusher));
+        let durability = Arc::new(Durability::new(&DurabilityParts {
+            log: &log,
+            locks: &locks,
+            shortage: &shortage,
+            files: &files,
+            append: &append,
+            poison: &poison,
+            flusher: &flusher,
+            lease: &lease,
+        }));
+        let on_demand = OnDemand::new(&log, &locks, &durability);
         Arc::new(Engine {
             exclusive: ExclusiveLock::new(&log, database_handle, is_exclusive),
-            page_one: PageOneCopy::new(&log),
+            page_one,
             membership: Membership::new(&log),
             background: super::Background::new(&log),
-            counters: Counters::default(),
             lanes: super::lanes::Lanes::default(),
             connections: Mutex::default(),
             checkpointing: Mutex::default(),
-            leading: super::lease::Leading::default(),
-            flush_watched: AtomicBool::new(false),
+            flusher,
+            lease,
+            durability,
+            on_demand,
             rest_refused: Mutex::default(),
             log,
             locks,
             files,
             tail,
-            shortage,
             queue,
             poison,
             append,
             segments,
             frames,
             follower,
-            undurable,
             space,
         })
     }

@@ -12,6 +12,8 @@ mod checkpoint;
 mod commit;
 mod connections;
 mod context;
+mod durability;
+mod epoch_counts;
 mod error;
 mod exclusive;
 mod flush;
@@ -19,6 +21,7 @@ mod follow;
 mod frames;
 mod images;
 mod lanes;
+mod leader;
 mod lease;
 mod lifecycle;
 mod limits;
@@ -51,9 +54,10 @@ mod undurable;
 
 #[cfg(all(test, feature = "linked"))]
 pub(crate) use by_hand::Work;
-pub(crate) use commit::{CommitFacts, PreparedBatch, SelfSealed};
+pub(crate) use commit::{CommitFacts, PreparedBatch};
 pub(crate) use connections::Connection;
 pub(crate) use error::EngineError;
+pub(crate) use flush::SelfSealed;
 pub(crate) use lifecycle::{ClaimedDatabase, SharedDatabase, has_stock_wal};
 pub(crate) use membership::INIT_WAIT;
 pub(crate) use rest::Rest;
@@ -65,11 +69,15 @@ use append::Append;
 use background::Background;
 use connections::Connections;
 use context::LogContext;
+use durability::Durability;
 use exclusive::ExclusiveLock;
+use flush::Flusher;
 use follow::Follower;
 use frames::Frame;
+use lease::Lease;
 use log_frames::LogFrames;
 use membership::Membership;
+use on_demand::OnDemand;
 use owner_lock::OwnerLocks;
 use page_one::PageOneCopy;
 use poison::Poison;
@@ -78,48 +86,35 @@ use segment_files::SegmentFiles;
 use segments::Segments;
 use space::Space;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use tail::LogTail;
-use undurable::Undurable;
-
-/// What is counted for `parallel_wal_status`.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) commits: AtomicU64,
-    pub(crate) flushes: AtomicU64,
-    pub(crate) checkpoints: AtomicU64,
-    pub(crate) spills: AtomicU64,
-}
 
 /// One open database.
 pub(crate) struct Engine {
     pub(crate) log: Arc<LogContext>,
     locks: Arc<OwnerLocks>,
     pub(crate) queue: Arc<WriteQueue>,
-    pub(crate) counters: Counters,
     pub(crate) lanes: lanes::Lanes,
     connections: Mutex<Connections>,
     files: Arc<SegmentFiles>,
     tail: Arc<LogTail>,
     poison: Arc<Poison>,
     pub(crate) append: Arc<Append>,
-    undurable: Undurable,
     segments: Arc<Segments>,
     space: Space,
     frames: Arc<LogFrames>,
     follower: Arc<Follower>,
     /// CKPT: held during a checkpoint; counts the failed syncs of the database file.
     checkpointing: Mutex<checkpoint::Failures>,
-    page_one: PageOneCopy,
+    page_one: Arc<PageOneCopy>,
     pub(crate) exclusive: ExclusiveLock,
     pub(crate) membership: Membership,
-    leading: lease::Leading,
-    /// One of the threads that wait for a flush checks often whether the leader is alive and makes progress.
-    flush_watched: AtomicBool,
+    pub(crate) flusher: Arc<Flusher>,
+    lease: Arc<Lease>,
+    pub(crate) durability: Arc<Durability>,
+    pub(crate) on_demand: OnDemand,
     background: Background,
     /// The last reported reason why the log of an idle database stays.
     rest_refused: Mutex<Option<String>>,
-    shortage: Arc<shortage::Shortage>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -162,7 +157,7 @@ impl Engine {
             let is_there = frame.sequence <= self.log.marks.backfilled();
             return if is_there { Ok(false) } else { Err(self.log.no_commit(frame.sequence)) };
         };
-        let read = self.with_descriptors(|| {
+        let read = self.durability.with_descriptors(|| {
             Ok(match file.read_at(buffer, frame.offset + offset) {
                 Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.log.path, error)),
                 read => read,
@@ -206,7 +201,7 @@ impl Engine {
         use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
         sequence: u64,
     ) -> Result<T, EngineError> {
-        self.with_descriptors(|| self.follower.follow(sequence))?;
+        self.durability.with_descriptors(|| self.follower.follow(sequence))?;
         let frames = self.frames.read();
         let facts = SnapshotFacts { database_pages: frames.database_pages(sequence), frames: frames.len() };
         Ok(use_it(&*frames, &facts))

@@ -5,7 +5,10 @@
 //! sync covers all that was published before. A program that waits for a commit of any process sleeps on
 //! `visible_wake`, which each commit checks when it becomes visible.
 
-use super::{Engine, EngineError};
+use super::EngineError;
+use super::context::LogContext;
+use super::durability::Durability;
+use super::owner_lock::OwnerLocks;
 use crate::interleave::Instant;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +16,24 @@ use std::time::Duration;
 /// The longest sleep of a wait for commits: a process that dies between a commit and its notification wakes nothing.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-impl Engine {
+/// Durability on demand.
+pub(crate) struct OnDemand {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    durability: Arc<Durability>,
+}
+
+impl OnDemand {
+    pub(super) fn new(log: &Arc<LogContext>, locks: &Arc<OwnerLocks>, durability: &Arc<Durability>) -> OnDemand {
+        OnDemand { log: Arc::clone(log), locks: Arc::clone(locks), durability: Arc::clone(durability) }
+    }
+
     /// Waits until the commit `sequence` and all before it are durable, at most `timeout`, which does not interrupt a sync
     /// that this thread makes itself; false: not by then.
     ///
     /// # Errors
     /// `NotCommitted`; the flush failed; `LockHeld`: a process that is stopped has what the flush needs.
-    pub(crate) fn wait_durable_within(
-        self: &Arc<Engine>,
-        sequence: u64,
-        timeout: Duration,
-    ) -> Result<bool, EngineError> {
+    pub(crate) fn wait_durable_within(&self, sequence: u64, timeout: Duration) -> Result<bool, EngineError> {
         let reached = || self.log.marks.durable() >= sequence;
         let last = self.log.marks.published();
         if sequence > last {
@@ -33,7 +43,7 @@ impl Engine {
             return Ok(reached());
         }
         let deadline = Instant::now() + timeout;
-        match self.wait_until(&reached, None, self.locks.wait_until_deadline(deadline)) {
+        match self.durability.wait_until(&reached, None, self.locks.wait_until_deadline(deadline)) {
             Err(EngineError::LockHeld { .. }) if Instant::now() >= deadline => Ok(reached()),
             waited => waited.map(|()| true),
         }
@@ -42,10 +52,10 @@ impl Engine {
     /// Makes everything durable that is published; the last commit of that.
     ///
     /// # Errors
-    /// As [`Engine::wait_durable`].
-    pub(crate) fn sync_published(self: &Arc<Engine>) -> Result<u64, EngineError> {
+    /// As [`Durability::wait_durable`].
+    pub(crate) fn sync_published(&self) -> Result<u64, EngineError> {
         let published = self.log.marks.published();
-        self.wait_durable(published)?;
+        self.durability.wait_durable(published)?;
         Ok(published)
     }
 

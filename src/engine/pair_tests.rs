@@ -392,7 +392,7 @@ fn commit(engine: &Arc<Engine>, frames: usize, value: u64, wants_durable: bool) 
     engine.prepare(view.lane())?;
     let facts = facts(engine, wants_durable);
     let published = engine.publish(view.lane(), facts, true)?;
-    engine.acknowledge(facts.sequence, wants_durable, published.self_sealed)
+    engine.durability.acknowledge(facts.sequence, wants_durable, published.self_sealed)
 }
 
 #[test]
@@ -476,14 +476,14 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
         engine.prepare(view.lane()).unwrap();
         engine.publish(view.lane(), facts(engine, wants_durable), false).unwrap();
     }
-    let leader = one.try_lead().unwrap();
-    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+    let leader = one.lease.try_lead().unwrap();
+    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
     one.files.segment(0).unwrap().sync().unwrap();
     one.log.marks.control().certify(epoch);
     std::mem::forget(leader);
     die(one);
     let (told, heard) = std::sync::mpsc::channel();
-    std::thread::spawn(move || told.send(other.acknowledge(3, false, None)));
+    std::thread::spawn(move || told.send(other.durability.acknowledge(3, false, None)));
     heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
 }
 
@@ -570,7 +570,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
         assert_eq!(published.self_sealed.is_some(), self_sealed);
-        other.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
+        other.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
         die(other);
         pair.lose_power();
         assert_eq!(pair.recovered(), [4, 2, 2], "self-sealed {self_sealed}");
@@ -704,7 +704,7 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     }
     assert!(stayed >= 6, "{stayed} commits in the segment of the one before");
     let before = pair.lists.load(SeqCst);
-    one.wait_durable(one.log.marks.published()).unwrap();
+    one.durability.wait_durable(one.log.marks.published()).unwrap();
     assert_eq!(pair.lists.load(SeqCst) - before, 0);
 
     // Who has followed by the ring alone looks once for all.
@@ -713,6 +713,6 @@ fn a_commit_behind_many_undurable_segments_looks_through_no_files() {
     }
     let other = pair.join();
     let before = pair.lists.load(SeqCst);
-    other.wait_durable(other.log.marks.published()).unwrap();
+    other.durability.wait_durable(other.log.marks.published()).unwrap();
     assert!(pair.lists.load(SeqCst) - before <= 2, "{} looks", pair.lists.load(SeqCst) - before);
 }

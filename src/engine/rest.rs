@@ -89,7 +89,7 @@ impl Engine {
 
     /// Under INIT, CKPT and WRITE, with EXCLUSIVE.
     fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
-        let leader = self.lead_waiting()?;
+        let leader = self.lease.lead_waiting()?;
         // A segment that is being made would come after the others have gone, and the log that comes next would go on in it.
         let _create =
             if crate::drops("rest-create") { None } else { Some(self.locks.hold(ControlBlock::create, "CREATE")?) };

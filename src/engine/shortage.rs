@@ -5,8 +5,8 @@
 //! [`PATIENCE_ALONE`]. That time is the shortage's, not the statement's: once it is over, statements fail at once, until an
 //! operation has succeeded again or none has failed for [`OVER_AFTER`].
 
+use super::EngineError;
 use super::context::LogContext;
-use super::{Engine, EngineError};
 use crate::interleave::Instant;
 use crate::shared::TIMED_WAIT;
 use crate::sync::Mutex;
@@ -79,32 +79,5 @@ impl Shortage {
                 wake.wait(ticket, TIMED_WAIT);
             }
         }
-    }
-}
-
-impl Engine {
-    /// Runs `act`, again where a descriptor is missing.
-    ///
-    /// # Errors
-    /// Those of `act`.
-    pub(super) fn with_descriptors<T>(
-        self: &Arc<Engine>,
-        act: impl FnMut() -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        self.shortage.retry(act, || self.let_files_close())
-    }
-
-    /// What is published is made durable, so that no file of the log but the one at its end has to stay open here. False: nothing
-    /// more can be closed than before; the operation says what is missing.
-    fn let_files_close(self: &Arc<Engine>) -> bool {
-        let published = self.log.marks.published();
-        let was_durable = self.log.marks.durable() >= published;
-        // Before the flush, which may have to open files itself.
-        let closes = self
-            .files
-            .keep_no_more()
-            .and_then(|_| self.wait_durable(published))
-            .and_then(|()| self.files.keep_no_more());
-        matches!(closes, Ok(true)) && !was_durable
     }
 }

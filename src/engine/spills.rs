@@ -24,12 +24,12 @@ impl Engine {
         control.set_staged_spill(Some(number));
         let name = format::spill_name(self.log.log_id, number);
         let create = || self.log.dir.open(&name, OpenMode::CreateNew).map_err(|error| EngineError::open(&name, error));
-        let file = self.with_descriptors(create).map_err(|error| match error {
+        let file = self.durability.with_descriptors(create).map_err(|error| match error {
             EngineError::Open { source, .. } => source,
             other => io::Error::other(other),
         })?;
         self.frames.write().add_file(FileId::Spill(number), &file);
-        self.counters.spills.fetch_add(1, SeqCst);
+        self.log.counters.spills.fetch_add(1, SeqCst);
         Ok((number, file))
     }
 

@@ -23,7 +23,7 @@ impl Handle {
     /// # Errors
     /// The database is not on pwal; there is no such commit; the flush failed, or cannot go on.
     pub fn wait_durable(&self, sequence: u64, timeout: Duration) -> Result<bool, (Code, String)> {
-        self.on_engine(|engine| engine.wait_durable_within(sequence, timeout))
+        self.on_engine(|engine| engine.on_demand.wait_durable_within(sequence, timeout))
     }
 
     /// Makes all that is committed durable, of all connections; the last commit of that.
@@ -31,7 +31,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::wait_durable`].
     pub fn sync_commits(&self) -> Result<u64, (Code, String)> {
-        self.on_engine(Engine::sync_published)
+        self.on_engine(|engine| engine.on_demand.sync_published())
     }
 
     /// Waits for a commit after `sequence`, of any connection and process, at most `timeout`; the newest commit that a
@@ -40,7 +40,7 @@ impl Handle {
     /// # Errors
     /// The database is not on pwal, or its log failed.
     pub fn wait_commit(&self, sequence: u64, timeout: Duration) -> Result<u64, (Code, String)> {
-        self.on_engine(|engine| engine.wait_commit(sequence, timeout))
+        self.on_engine(|engine| engine.on_demand.wait_commit(sequence, timeout))
     }
 
     fn on_engine<T>(&self, wait: impl FnOnce(&Arc<Engine>) -> Result<T, EngineError>) -> Result<T, (Code, String)> {

@@ -170,7 +170,7 @@ impl WalConnection {
         } else if self.reader.seen > self.engine.log.marks.visible() {
             // R3: a transaction that saw more than is durable waits here, where nothing can be reported: if the flush
             // fails, the next snapshot reports it.
-            let _reported_by_the_next_snapshot = self.engine.wait_visible_of_seen(self.reader.seen);
+            let _reported_by_the_next_snapshot = self.engine.durability.wait_visible_of_seen(self.reader.seen);
         }
         self.engine.drop_snapshot(self.me);
         if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {

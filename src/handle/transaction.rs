@@ -407,7 +407,7 @@ impl WalConnection {
         self.view.published(published.first_number, facts.sequence);
         self.reader.seen = facts.sequence;
         self.writer.last_commit = Some(facts.sequence);
-        self.free_write(!facts.wants_durable || self.engine.sync_is_free());
+        self.free_write(!facts.wants_durable || self.engine.flusher.sync_is_free());
         self.checkpointer.after = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;
         if !last {
@@ -458,10 +458,10 @@ impl WalConnection {
     fn acknowledge(&self, connection: usize, own: Option<(CommitFacts, Option<SelfSealed>)>) -> Result<(), Code> {
         let mut result = Ok(());
         if let Some((facts, self_sealed)) = own {
-            result = self.engine.acknowledge(facts.sequence, facts.wants_durable, self_sealed);
+            result = self.engine.durability.acknowledge(facts.sequence, facts.wants_durable, self_sealed);
         }
         for Unacknowledged { engine, sequence, wants_durable } in siblings::take_unacknowledged(connection) {
-            result = result.and(engine.acknowledge(sequence, wants_durable, None));
+            result = result.and(engine.durability.acknowledge(sequence, wants_durable, None));
         }
         result.map_err(|error| self.failed(&error))
     }

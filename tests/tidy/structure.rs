@@ -26,7 +26,7 @@ const ROOMS: [&str; 16] = [
 
 /// Types with more fields or methods than the bound: how many of each they may have, and why. No number may grow.
 const LARGE: [(&str, usize, usize, &str); 14] = [
-    ("engine::Engine", 24, 112, "one type in many files, to be cut into parts that own their state"),
+    ("engine::Engine", 23, 78, "one type in many files, to be cut into parts that own their state"),
     ("handle::OpenFile", 13, 16, "what the handle's parts share"),
     ("handle::WalConnection", 12, 67, "what a reader, a writer and a checkpointer do with one view"),
     ("view::View", 10, 42, "the WAL and the wal-index that one connection sees"),
@@ -45,8 +45,7 @@ const FIELDS: usize = 12;
 const METHODS: usize = 40;
 
 /// Files that use each other, by the beginnings of their paths: what is left to be opened.
-const CIRCLES: [&[&str]; 7] = [
-    &["src/engine/"],
+const CIRCLES: [&[&str]; 6] = [
     &["src/handle/"],
     &["src/vfs/"],
     &["src/shared/control_block.rs", "src/shared/process_slots.rs", "src/shared/ring.rs"],

@@ -21,7 +21,7 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
         assert_eq!(published.self_sealed.is_some(), self_sealed);
-        other.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
+        other.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
         assert_eq!(pair.disk.plan().fired(), 1, "self-sealed {self_sealed}");
         commit(&one, 3, 1001, true).unwrap();
     }
@@ -99,8 +99,8 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         let view = staged(&one, 3, 1000);
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
-        let leader = one.try_lead().unwrap();
-        one.write_epoch(&leader, false).unwrap();
+        let leader = one.lease.try_lead().unwrap();
+        one.flusher.write_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
         let other = pair.join();
         other.follower.follow(one.log.marks.published()).unwrap();
@@ -113,7 +113,7 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         }
         let (told, heard) = std::sync::mpsc::channel();
         let waits = Arc::clone(&other);
-        std::thread::spawn(move || told.send(waits.wait_durable(last)));
+        std::thread::spawn(move || told.send(waits.durability.wait_durable(last)));
         let waited = heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs");
         assert_eq!(waited.is_ok(), !goes_on, "{waited:?}");
         assert!(!other.log.is_poisoned());
@@ -245,11 +245,11 @@ fn a_file_that_was_opened_again_is_young() {
         let view = staged(&one, 3, 2);
         one.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
-        let leader = one.try_lead().unwrap();
-        let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+        let leader = one.lease.try_lead().unwrap();
+        let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
         pair.reopened.fetch_add(u64::from(reopened), SeqCst);
         let before = pair.disk.operations();
-        one.sync_and_seal(&leader, epoch).unwrap();
+        one.flusher.sync_and_seal(&leader, epoch).unwrap();
         // A sync; or one more behind what was written again: a batch, a certificate.
         let operations = pair.disk.operations() - before;
         assert_eq!(operations > 1, reopened, "{operations} operations");

@@ -106,7 +106,7 @@ fn what_was_answered_with_an_error_is_erased_durably() {
     commit(&one, 3, 1, true).unwrap();
     let sequence = publish_and_sync(&one, 2, true);
     pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
-    one.acknowledge(sequence, true, None).unwrap_err();
+    one.durability.acknowledge(sequence, true, None).unwrap_err();
     die(one);
     pair.lose_power();
     assert_eq!(pair.recovered(), [1; 3]);
@@ -134,10 +134,10 @@ fn what_was_acknowledged_before_a_flush_failed_is_kept() {
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
     let acknowledged = publish_and_sync(&one, 2, false);
-    one.acknowledge(acknowledged, false, None).unwrap();
+    one.durability.acknowledge(acknowledged, false, None).unwrap();
     let sequence = publish_and_sync(&one, 3, true);
     pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
-    one.acknowledge(sequence, true, None).unwrap_err();
+    one.durability.acknowledge(sequence, true, None).unwrap_err();
     die(one);
     pair.lose_power();
     assert_eq!(pair.recovered(), [2; 3]);
@@ -208,17 +208,17 @@ fn leader_is_not_taken_from_a_process_that_has_gone_on() {
     let (one, other) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
     publish_and_sync(&one, 2, true);
-    let leader = one.try_lead().unwrap();
-    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+    let leader = one.lease.try_lead().unwrap();
+    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
     let (mut stall, began) = (Stall::new(), Instant::now());
-    assert!(other.lead_for_other(&mut stall).unwrap().is_none(), "it has just been seen");
+    assert!(other.lease.lead_for_other(&mut stall).unwrap().is_none(), "it has just been seen");
     while began.elapsed() < Duration::from_millis(1100) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let control = one.log.marks.control();
     let taken = while_it_waits_for_append(
         &one,
-        || other.lead_for_other(&mut stall).unwrap().is_some(),
+        || other.lease.lead_for_other(&mut stall).unwrap().is_some(),
         || control.certify(epoch),
     );
     assert!(!taken);
@@ -282,7 +282,7 @@ fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
     one.prepare(view.lane()).unwrap();
     let facts = CommitFacts { spill: number, ..facts(&one, true) };
     let published = one.publish(view.lane(), facts, true).unwrap();
-    one.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
+    one.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
     let spill = spill_name(one.log.log_id, number.expect("a spill file"));
     let is_there = || pair.directory().list().unwrap().contains(&spill);
     let (frame, file) = one.frames.read().locate(one.last_number(facts.sequence)).expect("the last frame");
@@ -326,7 +326,7 @@ fn a_recent_image_is_read_from_memory() {
     assert!(one.read_frame(published.first_number, 0, &mut page).unwrap());
     assert_eq!(page, image(1, 4));
     pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
-    one.acknowledge(facts.sequence, true, published.self_sealed).unwrap_err();
+    one.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap_err();
     assert!(matches!(one.read_frame(published.first_number, 0, &mut page), Err(EngineError::Poisoned { .. })));
     let _last = (one.remove_connection(second), one.remove_connection(third));
 }
@@ -339,8 +339,8 @@ fn nothing_becomes_visible_once_the_log_is_being_poisoned() {
     let (one, other) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
     publish_and_sync(&one, 2, true);
-    let leader = one.try_lead().unwrap();
-    let epoch = one.write_epoch(&leader, false).unwrap().unwrap();
+    let leader = one.lease.try_lead().unwrap();
+    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
     one.files.segment(one.log.tail().segment).unwrap().sync().unwrap();
     let sequence = publish_and_sync(&other, 3, false);
     let control = one.log.marks.control();
@@ -350,7 +350,7 @@ fn nothing_becomes_visible_once_the_log_is_being_poisoned() {
     assert_eq!(control.durable(), 2);
     drop(leader);
     // The next owner of APPEND finishes what the other one has begun.
-    let refused = other.acknowledge(sequence, false, None);
+    let refused = other.durability.acknowledge(sequence, false, None);
     assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{refused:?}");
     die(one);
     die(other);

@@ -176,7 +176,7 @@ impl Client {
             if !scene.free().can_flush() && !scene.engine.log.is_poisoned() {
                 return;
             }
-            if let Err(error) = scene.engine.wait_visible_of_seen(self.seen) {
+            if let Err(error) = scene.engine.durability.wait_visible_of_seen(self.seen) {
                 scene.check_error(&error);
             } else {
                 scene.seen(self.seen);
@@ -475,7 +475,7 @@ impl Client {
             self.phase = Phase::Published { sequence, wants_durable, self_sealed };
             return;
         }
-        let result = engine.acknowledge(sequence, wants_durable, self_sealed);
+        let result = engine.durability.acknowledge(sequence, wants_durable, self_sealed);
         scene.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
             Ok(()) => scene.seen(sequence),

@@ -139,8 +139,8 @@ impl Life {
             return;
         }
         let mark = self.percent(30);
-        let Some(leader) = self.engine.try_lead() else { return };
-        let record = self.engine.write_epoch(&leader, mark);
+        let Some(leader) = self.engine.lease.try_lead() else { return };
+        let record = self.engine.flusher.write_epoch(&leader, mark);
         self.say(format!("a leader dies after it has written its epoch: {record:?}"));
         if let Err(error) = record {
             self.check_error(&error);

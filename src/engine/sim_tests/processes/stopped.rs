@@ -25,17 +25,17 @@ fn who_lost_leader_certifies_nothing() {
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     first.commits();
     let sequence = second.publishes();
-    let leader = first.engine().try_lead().expect("LEADER is free");
-    let epoch = first.engine().write_epoch(&leader, false).expect("cut").expect("something was published");
+    let leader = first.engine().lease.try_lead().expect("LEADER is free");
+    let epoch = first.engine().flusher.write_epoch(&leader, false).expect("cut").expect("something was published");
     takes_leader(&second, &first);
     let engine = second.engine().clone();
     let control = engine.log.marks.control();
     // Its sync is through; but what it synced may be written again just now, by who has LEADER.
-    first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    first.engine().flusher.sync_and_seal(&leader, epoch).expect("somebody else finishes it");
     assert!(control.certified() < epoch);
     // Nor is it poison that its own sync fails: the other one writes again, and is told by its own sync.
     scenery.plan(Operation::Sync, 1, false);
-    first.engine().sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    first.engine().flusher.sync_and_seal(&leader, epoch).expect("somebody else finishes it");
     assert!(control.certified() < epoch && first.engine().log.check_poison().is_ok());
     drop(leader);
     assert_eq!(control.leader().holder(), Some(me(&second)), "it is not its own any more");
@@ -51,11 +51,11 @@ fn who_lost_leader_cuts_nothing() {
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     first.commits();
     second.publishes();
-    let leader = first.engine().try_lead().expect("LEADER is free");
+    let leader = first.engine().lease.try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
     let control = second.engine().log.marks.control();
     let before = (control.last_written_epoch(), control.tail());
-    assert_eq!(first.engine().write_epoch(&leader, false).expect("nothing failed"), None);
+    assert_eq!(first.engine().flusher.write_epoch(&leader, false).expect("nothing failed"), None);
     assert_eq!((control.last_written_epoch(), control.tail()), before);
 }
 
@@ -63,10 +63,10 @@ fn who_lost_leader_cuts_nothing() {
 fn a_thread_that_lost_leader_leaves_it_to_another_one_of_its_process() {
     let scenery = Scenery::new(1);
     let (first, second) = (scenery.party(1, FULL), scenery.party(2, FULL));
-    let old = first.engine().try_lead().expect("LEADER is free");
+    let old = first.engine().lease.try_lead().expect("LEADER is free");
     takes_leader(&second, &first);
     second.engine().log.marks.control().leader().release(me(&second));
-    let new = first.engine().try_lead().expect("LEADER is free again");
+    let new = first.engine().lease.try_lead().expect("LEADER is free again");
     let append = first.engine().append.lock().expect("APPEND is free");
     assert!(new.leads(&append) && !old.leads(&append));
     drop(append);
@@ -83,8 +83,8 @@ fn a_leader_that_makes_no_progress_loses_leader() {
     let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
     first.commits();
     let sequence = second.publishes();
-    let leader = first.engine().try_lead().expect("LEADER is free");
-    first.engine().write_epoch(&leader, false).expect("cut").expect("something was published");
+    let leader = first.engine().lease.try_lead().expect("LEADER is free");
+    first.engine().flusher.write_epoch(&leader, false).expect("cut").expect("something was published");
     let start = Instant::now();
     second.acknowledges().expect("acknowledged");
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
@@ -105,10 +105,10 @@ fn the_lease_grows_with_each_taking_and_goes_back() {
     let engine = second.engine().clone();
     let control = engine.log.marks.control();
     control.set_lease_us(1_200_000);
-    let leader = first.engine().try_lead().expect("LEADER is free");
+    let leader = first.engine().lease.try_lead().expect("LEADER is free");
     let (start, mut stall) = (Instant::now(), Stall::new());
     let taken = loop {
-        if let Some(taken) = engine.lead_for_other(&mut stall).expect("nothing failed") {
+        if let Some(taken) = engine.lease.lead_for_other(&mut stall).expect("nothing failed") {
             break taken;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -130,7 +130,7 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
         first.commits();
         second.publishes();
-        let leader = first.engine().try_lead().expect("LEADER is free");
+        let leader = first.engine().lease.try_lead().expect("LEADER is free");
         takes_leader(&second, &first);
         second.engine().log.marks.control().leader().release(me(&second));
         second.acknowledges().expect("acknowledged");
@@ -143,7 +143,7 @@ fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
         drop(leader);
         let third = scenery.party(3, FULL);
         second.is_killed(&scenery);
-        third.engine().wait_durable(sequence).expect("durable");
+        third.engine().durability.wait_durable(sequence).expect("durable");
         check_durable(&scenery, sequence, vec![first, second, third]);
     }
 }
@@ -157,7 +157,7 @@ fn many_that_wait_for_a_flush_sleep() {
     first.commits();
     let sequence = first.publishes();
     let engine = first.engine().clone();
-    let leader = engine.try_lead().expect("LEADER is free");
+    let leader = engine.lease.try_lead().expect("LEADER is free");
     let switches = || {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("a thread of Linux");
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -166,7 +166,7 @@ fn many_that_wait_for_a_flush_sleep() {
     let slept: Vec<u64> = std::thread::scope(|threads| {
         let wait = || {
             let before = switches();
-            engine.wait_durable(sequence).expect("durable");
+            engine.durability.wait_durable(sequence).expect("durable");
             switches() - before
         };
         let waiters: Vec<_> = (0..WAITERS).map(|_| threads.spawn(wait)).collect();

@@ -24,8 +24,8 @@ const BATCHES_END: u64 = 32 * 4096;
 /// `leader` cuts everything that is published, its sync of every segment fails, and it is killed with LEADER.
 fn dies_over_a_failed_sync(scenery: &Scenery, leader: &Party) {
     let engine = leader.engine();
-    let held = engine.lead_waiting().expect("LEADER is free, or of a dead process");
-    engine.write_epoch(&held, false).expect("cut").expect("something was published");
+    let held = engine.lease.lead_waiting().expect("LEADER is free, or of a dead process");
+    engine.flusher.write_epoch(&held, false).expect("cut").expect("something was published");
     scenery.plan(Operation::Sync, 1, true);
     for segment in engine
         .files
@@ -113,7 +113,7 @@ fn it_is_written_again_by_who_waits_for_leader() {
     first.commits();
     let sequence = second.publishes();
     dies_over_a_failed_sync(&scenery, &first);
-    drop(second.engine().lead_before_all().expect("taken over"));
+    drop(second.engine().durability.lead_before_all().expect("taken over"));
     assert_eq!(second.engine().log.marks.durable(), sequence);
     check_durable(&scenery, sequence, vec![second]);
 }
@@ -235,7 +235,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         scenery.heal();
         second.is_killed(&scenery);
         std::mem::forget(self_sealed);
-        first.engine().wait_durable(sequence).expect("taken over");
+        first.engine().durability.wait_durable(sequence).expect("taken over");
         check_durable(&scenery, sequence, vec![first, third]);
         true
     };
@@ -252,8 +252,8 @@ fn a_segment_before_the_certificate_may_be_gone() {
     let (engine, of_durable) = (first.engine().clone(), first.ordinal());
     // Everything is in the database file, and a doubled certificate in another segment says so.
     while first.ordinal() == of_durable {
-        let leader = engine.try_lead().expect("LEADER is free");
-        engine.flush(&leader, true).expect("a mark");
+        let leader = engine.lease.try_lead().expect("LEADER is free");
+        engine.flusher.flush(&leader, true).expect("a mark");
     }
     let durable = first.commits();
     engine.checkpoint_when_idle().expect("a checkpoint");
@@ -264,11 +264,11 @@ fn a_segment_before_the_certificate_may_be_gone() {
         second.engine().drop_snapshot(second.client.me);
     }
     assert_eq!(engine.log.marks.durable(), durable);
-    let leader = engine.try_lead().expect("LEADER is free");
-    engine.write_epoch(&leader, false).expect("cut");
+    let leader = engine.lease.try_lead().expect("LEADER is free");
+    engine.flusher.write_epoch(&leader, false).expect("cut");
     first.is_killed(&scenery);
     std::mem::forget(leader);
     let sequence = second.publishes();
-    second.engine().wait_durable(sequence).expect("taken over");
+    second.engine().durability.wait_durable(sequence).expect("taken over");
     check_durable(&scenery, sequence, vec![second]);
 }

@@ -108,8 +108,8 @@ fn what_a_dead_leader_left_that_cannot_be_read_ends_in_an_answer() {
     for operation in [Operation::Open, Operation::Read] {
         let scenery = Scenery::new(4);
         let (first, mut second) = in_another_segment(&scenery, FULL);
-        let leader = first.engine().try_lead().expect("LEADER is free");
-        first.engine().write_epoch(&leader, false).expect("cut");
+        let leader = first.engine().lease.try_lead().expect("LEADER is free");
+        first.engine().flusher.write_epoch(&leader, false).expect("cut");
         first.is_killed(&scenery);
         std::mem::forget(leader);
         scenery.plan(operation, 1, true);
