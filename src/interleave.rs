@@ -29,7 +29,7 @@ mod real {
 mod simulated {
     use std::cell::RefCell;
     use std::ops::Add;
-    use std::sync::{Arc, LazyLock};
+    use std::sync::{Arc, LazyLock, mpsc};
     use std::time::Duration;
 
     /// What decides on a simulated thread.
@@ -120,6 +120,31 @@ mod simulated {
 
         fn add(self, longer: Duration) -> Instant {
             Instant(self.0 + longer)
+        }
+    }
+
+    /// Ends the tests with the name of a run that does not end by itself.
+    pub(crate) struct Watchdog(Option<mpsc::Sender<()>>);
+
+    /// No run takes nearly as long.
+    const RUN_MAX: Duration = Duration::from_secs(60);
+
+    impl Watchdog {
+        pub(crate) fn new(name: String) -> Watchdog {
+            let (over, ends) = mpsc::channel();
+            std::thread::spawn(move || {
+                if ends.recv_timeout(RUN_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    eprintln!("{name}: does not end");
+                    std::process::abort();
+                }
+            });
+            Watchdog(Some(over))
+        }
+    }
+
+    impl Drop for Watchdog {
+        fn drop(&mut self) {
+            self.0.take();
         }
     }
 }

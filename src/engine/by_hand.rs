@@ -34,8 +34,10 @@ impl Engine {
         self.log.marks.control().poison_outcome() == Some(true)
     }
 
-    /// Small segments, and no waiting for other commits.
-    pub(crate) fn make_segments_small(&self, segment_bytes: u64) {
-        Settings::for_simulation(segment_bytes).copy_to(&self.log.settings);
+    /// Small segments, transactions that spill from a size on, and no waiting for other commits.
+    pub(crate) fn make_small(&self, segment_bytes: u64, batch_bytes: u64) {
+        let settings = Settings::for_simulation(segment_bytes);
+        settings.spill_from(batch_bytes);
+        settings.copy_to(&self.log.settings);
     }
 }

@@ -166,6 +166,7 @@ impl Engine {
         // The segment may have been used again meanwhile, or the file deleted, which is empty then: the database file has the image.
         let is_cut = read.as_ref().is_ok_and(|read| *read < buffer.len());
         if self.log.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.log.marks.backfilled()) {
+            crate::interleave::step("frame gone");
             return Ok(false);
         }
         let read = read.map_err(|e| EngineError::read(&self.log.path, e))?;

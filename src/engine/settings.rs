@@ -114,6 +114,12 @@ impl Settings {
         Settings(Place::ControlBlock(Arc::clone(member)))
     }
 
+    /// Transactions spill that have more images than these bytes, below the user-visible minimum.
+    #[cfg(test)]
+    pub(super) fn spill_from(&self, batch_bytes: u64) {
+        self.store(1, batch_bytes);
+    }
+
     /// Segments of `segment_bytes`, below the user-visible minimum, and no waiting for other commits.
     #[cfg(test)]
     pub(super) fn for_simulation(segment_bytes: u64) -> Settings {

@@ -13,6 +13,7 @@ mod processes;
 mod scene;
 mod world;
 
+use crate::interleave::Watchdog;
 use life::Life;
 use std::path::Path;
 use world::{Conditions, WORLDS, World};
@@ -41,31 +42,6 @@ fn real_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(world::NAME), "").unwrap();
     directory
-}
-
-/// Ends the tests with the name of a run that does not end by itself.
-struct Watchdog(Option<std::sync::mpsc::Sender<()>>);
-
-/// No run takes nearly as long.
-const RUN_MAX: std::time::Duration = std::time::Duration::from_secs(60);
-
-impl Watchdog {
-    fn new(name: String) -> Watchdog {
-        let (over, ends) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            if ends.recv_timeout(RUN_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{name}: does not end");
-                std::process::abort();
-            }
-        });
-        Watchdog(Some(over))
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.0.take();
-    }
 }
 
 /// A world in which that seldom happens for which it exists shows nothing.

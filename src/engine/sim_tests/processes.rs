@@ -20,8 +20,9 @@ mod unacknowledged;
 
 use super::scene::Habits;
 use super::world::{CALM, Conditions, NAME, World};
-use super::{Watchdog, check_met, real_directory, rounds};
+use super::{check_met, real_directory, rounds};
 use crate::disk::sim::HeaderTear;
+use crate::interleave::Watchdog;
 use crate::sync::Mutex;
 use process::{Character, Process, live};
 use std::path::Path;
@@ -38,6 +39,7 @@ const LEADING: &[&str] = &["leading_before_cut", "leading_uncertified", "a sync"
 /// All of them: something happens from outside at once.
 const ALWAYS: u64 = 10_000;
 const PROCESSES_MAX: usize = 3;
+const PROCESSES_MAX_LARGE: usize = 6;
 
 const WORLDS: &[Conditions] = &[
     Conditions { name: "processes", ..CALM },
@@ -47,6 +49,7 @@ const WORLDS: &[Conditions] = &[
     Conditions { name: "processes-ecc", tears_same_bytes: true, met_percent: 25, ..CALM },
     Conditions { name: "processes-stopped", stops: true, tears_same_bytes: true, met_percent: 33, ..CALM },
     Conditions { name: "processes-stopped-faults", stops: true, faults: true, met_percent: 33, ..CALM },
+    Conditions { name: "processes-large", large: true, met_percent: 15, ..CALM },
     Conditions { name: "processes-garbage", tears_header: HeaderTear::Garbage, met_percent: 25, ..CALM },
 ];
 
@@ -96,6 +99,10 @@ impl Run {
         })
     }
 
+    fn processes_max(&self) -> usize {
+        if self.world.lock().conditions.large { PROCESSES_MAX_LARGE } else { PROCESSES_MAX }
+    }
+
     pub fn is_calm(&self) -> bool {
         self.is_calm.load(SeqCst)
     }
@@ -124,6 +131,9 @@ impl Run {
             let mut habits = Habits::any(&mut world.dice);
             if world.conditions.lazy {
                 habits = Habits { full_sync: 0, early: 0, reads: 10, checkpoints: 2, checkpoint_kinds: 0, ..habits };
+            }
+            if world.conditions.large {
+                habits = Habits { lane_pages: 1, pages_of_commit: 100, reads: 40, checkpoints: 25, ..habits };
             }
             let dice = &mut world.dice;
             if dice.percent(20) {
@@ -208,7 +218,7 @@ impl Run {
             self.kill_all();
             self.world.lock().power_cut();
         } else if roll < kills + power_cuts + comers {
-            if living.len() < PROCESSES_MAX {
+            if living.len() < self.processes_max() {
                 self.spawn(None);
             }
         } else if roll < kills + power_cuts + comers + stops {
@@ -282,7 +292,7 @@ impl Run {
         };
         self.turns.limit(steps);
         self.turns.change(|course| (course.sniped, course.power_goes_at) = (sniped, power_goes_at));
-        for _ in 0..PROCESSES_MAX {
+        for _ in 0..self.processes_max() {
             self.spawn(None);
         }
         loop {
@@ -359,6 +369,7 @@ fn run(seed: u64, conditions: Conditions, real: &Path) -> Outcome {
     let met = match name {
         _ if stops => run.turns.times("LEADER of the living"),
         "processes" => run.turns.times("a takeover"),
+        "processes-large" => run.turns.times("frame gone"),
         _ => world.met(),
     };
     Outcome { events: std::mem::take(&mut world.events), violation: world.violation.take(), met }
@@ -420,6 +431,12 @@ fn every_promise_holds_where_processes_are_stopped() {
 /// The first sector of the database file comes back from the log.
 #[test]
 fn every_promise_holds_where_headers_are_lost() {
+    every_promise_holds(&WORLDS[8..9]);
+}
+
+/// Spill files of many blocks, which go while other processes read them.
+#[test]
+fn every_promise_holds_where_pages_are_large_and_processes_many() {
     every_promise_holds(&WORLDS[7..8]);
 }
 

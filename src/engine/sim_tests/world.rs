@@ -37,6 +37,8 @@ pub struct Conditions {
     pub lazy: bool,
     /// Processes are stopped for long, and go on.
     pub stops: bool,
+    /// Large pages, spills of many blocks, twice as many processes.
+    pub large: bool,
     /// In so many per cent of the runs what the world exists for has to happen ([`World::met`]).
     pub met_percent: u64,
 }
@@ -49,6 +51,7 @@ pub const CALM: Conditions = Conditions {
     tears_header: HeaderTear::Never,
     lazy: false,
     stops: false,
+    large: false,
     met_percent: 40,
 };
 
@@ -120,7 +123,7 @@ impl World {
         }
         let mut world = World {
             conditions,
-            page_bytes: dice.pick(&[512, 1024, 4096]),
+            page_bytes: dice.pick(if conditions.large { &[8192, 16_384, 65_536] } else { &[512, 1024, 4096] }),
             segment_bytes: 4096 * (17 + dice.below(8)),
             disk,
             medium: Medium::default(),
@@ -225,7 +228,8 @@ impl World {
         if page == 1 {
             image[..100].fill(0);
             image[..16].copy_from_slice(b"SQLite format 3\0");
-            image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap().to_be_bytes());
+            // 65536 is written as 1.
+            image[16..18].copy_from_slice(&u16::try_from(self.page_bytes).unwrap_or(1).to_be_bytes());
             image[18..20].fill(2);
         }
         image

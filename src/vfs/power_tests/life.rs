@@ -8,6 +8,7 @@ use crate::disk::sim::Dice;
 use crate::engine::Work;
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, Error, OpenFlags, ffi};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Life {
     pub machine: Arc<Machine>,
     character: Character,
     clients: Vec<Client>,
+    /// Those that have had a connection.
+    processes: BTreeSet<usize>,
     twin: Connection,
     /// The states since this life began, one for each commit.
     pub history: Vec<u64>,
@@ -89,6 +92,7 @@ impl Life {
             machine,
             character,
             clients: Vec::new(),
+            processes: BTreeSet::new(),
             twin,
             history: vec![now],
             earlier: Vec::new(),
@@ -114,7 +118,7 @@ impl Life {
             && let Some(engine) = registration(process).context.registry.engine_of(&self.machine.path())
             && self.clients.is_empty()
         {
-            engine.make_segments_small(self.character.segment_bytes);
+            engine.make_small(self.character.segment_bytes, self.character.batch_bytes);
         }
         if self.clients.is_empty() && self.machine.disk.plan().fired() > 0 {
             match state(&connection) {
@@ -126,6 +130,11 @@ impl Life {
             self.machine.count("processes that attached");
         }
         self.clients.push(Client { process, connection, transaction: None, level: 0 });
+        self.processes.extend(process);
+        if self.processes.len() == 4 {
+            self.machine.count("lives of more than three processes");
+            self.processes.clear();
+        }
         let at = self.clients.len() - 1;
         self.set_level(at, 0)
     }

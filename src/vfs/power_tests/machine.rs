@@ -313,6 +313,9 @@ impl LogFile for File {
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.machine.tick("write", &self.name);
+        if self.name.ends_with(".spill") && offset >= 4 * 4096 {
+            self.machine.count("writes to spills of many blocks");
+        }
         self.inner.write_at(parts, offset)
     }
 
