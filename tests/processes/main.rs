@@ -9,6 +9,7 @@ mod forks_while_opening;
 mod late_exits;
 mod leaving;
 mod lives;
+mod renamed;
 mod stopped;
 mod surprises;
 
