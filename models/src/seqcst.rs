@@ -90,6 +90,12 @@ impl AtomicU64 {
         self.0.fetch_max(value, AcqRel)
     }
 
+    #[track_caller]
+    pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        before(order);
+        self.0.fetch_or(value, AcqRel)
+    }
+
     /// What names the word.
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()

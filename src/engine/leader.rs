@@ -5,20 +5,13 @@
 
 use super::append::Append;
 use super::context::LogContext;
+use super::owner_lock::{LEASE_SYNCS, least_lease};
 use super::tail::AppendGuard;
-use crate::interleave;
 use crate::shared::{Owner, OwnerLock, generation};
 use crate::sync::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The lease where syncs are fast.
-const LEASE: Duration = Duration::from_secs(1);
-/// The same in the simulation, whose syncs take no time, so that it expires while leaders work.
-const LEASE_SIMULATED: Duration = Duration::from_millis(15);
-/// The lease is never shorter than this number of syncs.
-const LEASE_SYNCS: u32 = 4;
 
 /// Which thread of this process leads.
 pub(super) struct Leading {
@@ -102,9 +95,7 @@ impl Leading {
     /// How long a leader may make no progress.
     pub(super) fn lease(&self) -> Duration {
         let control = self.log.marks.control();
-        let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
-        let syncs = Duration::from_nanos(control.sync_nanos()) * LEASE_SYNCS;
-        least.max(Duration::from_micros(control.lease_us())).max(syncs)
+        least_lease(control).max(Duration::from_micros(control.lease_us()))
     }
 
     /// A flush of this process took this long, and LEADER was not taken from it.

@@ -207,7 +207,7 @@ impl Engine {
         let frames = Arc::new(LogFrames::new(pages, page_bytes));
         let follower = Arc::new(Follower::new(&log, &files, &frames));
         let undurable = Arc::new(Undurable::new(&log, &files, &poison));
-        let space = Space::new(&log, &locks, &files, &segments, &follower);
+        let space = Space::new(&log, &files, &segments, &follower);
         let page_one = Arc::new(PageOneCopy::new(&log));
         let leading = Arc::new(Leading::new(&log, &append));
         let flusher = Arc::new(Flusher::new(&FlusherParts {

@@ -23,7 +23,7 @@ impl Limits {
         Limits { log: Arc::clone(log), warned_bytes: AtomicU64::new(0) }
     }
 
-    /// A segment is made since none is free: all of them are in use. Under CREATE.
+    /// A segment is made since none is free: all of them are in use.
     pub(super) fn note_in_use(&self, all: &[Found], made: &SegmentFile) {
         let bytes = all.iter().map(|found| found.segment.bytes).sum::<u64>() + made.bytes;
         let control = self.log.marks.control();

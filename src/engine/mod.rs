@@ -2,7 +2,7 @@
 //! write queue, checkpoints.
 //!
 //! It promises the rules R1 to R9 of `docs/architecture.md`; it knows no SQLite but its result codes.
-//! Order of its locks: CKPT > WRITE > LEADER > CREATE > APPEND.
+//! Order of its locks: CKPT > WRITE > LEADER > CREATE (of this process) > APPEND.
 
 mod append;
 mod background;
@@ -36,6 +36,7 @@ mod pair_tests;
 mod poison;
 mod queue;
 mod recent;
+mod reservation;
 mod rest;
 mod segment_file;
 mod segment_files;

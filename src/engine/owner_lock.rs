@@ -5,18 +5,30 @@
 
 use super::EngineError;
 use super::context::LogContext;
-use crate::interleave::Instant;
+use crate::interleave::{self, Instant};
 use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT, generation};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a process has that is a lease is taken from it, or passed by, if it makes no progress for this time where syncs are fast.
+const LEASE: Duration = Duration::from_secs(1);
+/// The same in the simulation, whose syncs take no time, so that it expires while processes work.
+const LEASE_SIMULATED: Duration = Duration::from_millis(15);
+/// A lease is never shorter than this number of syncs.
+pub(super) const LEASE_SYNCS: u32 = 4;
 /// An unbounded wait is logged after this time.
 const TELL_AFTER: Duration = Duration::from_secs(2);
 /// A bounded wait ends where no process makes progress for this time,
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// or, where syncs are slow, for the time of this number of syncs.
 const WAIT_SYNCS: u32 = 64;
+
+/// How long a process may make no progress, at least.
+pub(super) fn least_lease(control: &ControlBlock) -> Duration {
+    let least = if interleave::is_simulated() { LEASE_SIMULATED } else { LEASE };
+    least.max(Duration::from_nanos(control.sync_nanos()) * LEASE_SYNCS)
+}
 
 /// A wait for what others have or do.
 #[derive(Debug)]

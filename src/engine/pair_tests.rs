@@ -3,8 +3,10 @@
 
 mod descriptors;
 mod requests;
+mod reservations;
 mod rules;
 
+use super::reservation::NextMaker;
 use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
@@ -12,7 +14,7 @@ use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::host::{DatabaseHandle, Environment, Host, LockLevel};
 use crate::log::format::segment_name;
 use crate::log::recovery::{Next, OpenFacts, open_database};
-use crate::shared::{ControlBlock, ControlMapping, INIT, LockFile, Member};
+use crate::shared::{ControlMapping, INIT, LockFile, Member};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use crate::view::{View, Written};
@@ -656,18 +658,18 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
     commit(&one, 3, 1, true).unwrap();
     one.checkpoint_when_idle().unwrap();
     let control = one.log.marks.control();
-    let create = one.locks.hold(ControlBlock::create, "CREATE").unwrap();
+    let NextMaker::Here(reservation) = one.segments.create.reserve_next().unwrap() else { panic!("a thread has it") };
     let rests = {
         let one = Arc::clone(&one);
         std::thread::spawn(move || one.rest())
     };
-    while !control.create().look().is_waited_for() {
+    while !control.reservations().lock(0).look().is_waited_for() {
         assert!(!rests.is_finished(), "it does not wait");
         std::thread::yield_now();
     }
-    let made = one.segments.create_segment(SEGMENT_BYTES).unwrap();
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
     control.set_next_segment(Some(made.id));
-    drop(create);
+    drop(reservation);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);
     let names = pair.directory().list().unwrap();
     assert!(!names.iter().any(|name| name.contains(".seg")), "{names:?}");

@@ -12,7 +12,6 @@
 
 use super::{Engine, EngineError};
 use crate::log::retire;
-use crate::shared::ControlBlock;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,8 +90,7 @@ impl Engine {
     fn retire_in_place(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         let leader = self.lease.lead_waiting()?;
         // A segment that is being made would come after the others have gone, and the log that comes next would go on in it.
-        let _create =
-            if crate::drops("rest-create") { None } else { Some(self.locks.hold(ControlBlock::create, "CREATE")?) };
+        let _create = if crate::drops("rest-create") { None } else { Some(self.segments.create.reserve_all()?) };
         self.append.end_log()?;
         let append = self.append.lock()?;
         self.log.check_poison()?;

@@ -88,7 +88,7 @@ impl SegmentFiles {
         }
     }
 
-    fn open_segment(&self, number: u32) -> Result<Segment, EngineError> {
+    pub(super) fn open_segment(&self, number: u32) -> Result<Segment, EngineError> {
         let name = format::segment_name(self.log.log_id, number);
         let file = self.log.dir.open(&name, OpenMode::Existing).map_err(|e| EngineError::open(&name, e))?;
         let bytes = file.bytes().map_err(|e| EngineError::open(&name, e))?;

@@ -1,22 +1,25 @@
-//! The segments of the log: which one is next, and which are free. Under CREATE.
+//! The segments of the log: which one is next, and which are free.
 //!
 //! Nothing of this is stored: which segment is next stands in the control block, what is free is derived from headers
-//! and rings.
+//! and rings. A free one is used again, or else a new one is made: zero-written and synced (R6), ahead of need by a
+//! thread of the engine, when a quarter of the present one is written, or by the writer that has filled the present one.
+//! The process has reserved it meanwhile (`reservation.rs`), and holds no lock that others need.
 
 use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
 use super::limits::Limits;
 use super::owner_lock::OwnerLocks;
+use super::reservation::{Create, NextMaker, Reservation};
 use super::segment_file::{Segment, SegmentFile};
 use super::segment_files::Found;
 use super::segment_files::SegmentFiles;
 use super::tail::LogTail;
 use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End};
 use crate::log::LogError;
-use crate::log::format::{self};
+use crate::log::format::{self, SegmentHeader};
 use crate::log::segments::create_segment;
-use crate::shared::{COMMIT_RING, ControlBlock, RecordAddress};
+use crate::shared::{COMMIT_RING, RecordAddress};
 use crate::sqlite::Code;
 use std::collections::BTreeSet;
 use std::io::{self};
@@ -28,6 +31,7 @@ const SPARE_BLOCKS: u64 = 4;
 /// A segment of which nothing is needed any more.
 pub(super) struct Free {
     pub(super) segment: Segment,
+    pub(super) header: Option<SegmentHeader>,
     /// The newest commit that its records speak of; 0: it has none that counts.
     pub(super) last_sequence: u64,
     /// It has a header, of a segment before the tail.
@@ -54,6 +58,7 @@ pub(super) struct Segments {
     tail: Arc<LogTail>,
     append: Arc<Append>,
     limits: Limits,
+    pub(super) create: Arc<Create>,
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again
     /// and again.
     ahead_failed: AtomicU64,
@@ -68,8 +73,9 @@ impl Segments {
         append: &Arc<Append>,
     ) -> Segments {
         let (limits, ahead_failed) = (Limits::new(log), AtomicU64::new(0));
+        let create = Arc::new(Create::new(log, locks, files, append));
         let (log, locks, files) = (Arc::clone(log), Arc::clone(locks), Arc::clone(files));
-        Segments { log, locks, files, tail: Arc::clone(tail), append: Arc::clone(append), limits, ahead_failed }
+        Segments { log, locks, files, tail: Arc::clone(tail), append: Arc::clone(append), limits, create, ahead_failed }
     }
 
     /// The log was retired.
@@ -94,11 +100,19 @@ impl Segments {
         if self.files.segment_if_there(tail.segment)?.is_some_and(|segment| fits(tail, &segment)) {
             return Ok(true);
         }
-        let Some(next) = self.log.marks.control().next_segment().filter(|next| *next != tail.segment) else {
-            return Ok(false);
-        };
-        let next = self.files.segment_if_there(next)?;
+        let next = self.next(tail)?;
         Ok(next.is_some_and(|next| u64::from(self.log.block_bytes) + bytes <= self.tail.limit(&next)))
+    }
+
+    /// The next segment, where the log ends at `tail`.
+    fn next(&self, tail: RecordAddress) -> Result<Option<Segment>, EngineError> {
+        let next = self.log.marks.control().next_segment().filter(|next| *next != tail.segment);
+        next.map_or(Ok(None), |number| self.files.segment_if_there(number))
+    }
+
+    /// Whether there is a next segment of this size.
+    fn is_chosen(&self, least: u64) -> Result<bool, EngineError> {
+        Ok(self.next(self.log.tail())?.is_some_and(|next| next.bytes >= least))
     }
 
     /// Whether the next segment is to be prepared ahead of need.
@@ -113,12 +127,22 @@ impl Segments {
     }
 
     /// Makes room for a batch of this size, in the current segment or in the next one.
+    ///
+    /// # Errors
+    /// A full disk, a medium that fails. `LockHeld`: other processes have all reservations, and make no progress.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
-        if self.has_room(bytes)? {
-            return Ok(());
+        let mut wait = None;
+        while !self.has_room(bytes)? {
+            match self.create.reserve_next()? {
+                NextMaker::Here(reservation) => self.choose_next(&reservation, bytes)?,
+                NextMaker::Other(making) => {
+                    let wait = wait.get_or_insert_with(|| self.locks.bounded_wait());
+                    self.locks.goes_on(wait, "CREATE", making.map(|making| making.owner))?;
+                    self.create.wait_a_moment(making);
+                }
+            }
         }
-        let _create = self.locks.hold(ControlBlock::create, "CREATE")?;
-        if self.has_room(bytes)? { Ok(()) } else { self.choose_next(bytes) }
+        Ok(())
     }
 
     /// Prepares the next segment ahead of need; a failure is not reported here: the writer that needs the segment meets
@@ -139,66 +163,85 @@ impl Segments {
         if tail.is_some_and(|tail| self.log.marks.control().next_segment().is_some_and(|next| next != tail.segment)) {
             return Ok(());
         }
-        // The holder of CREATE most likely makes a segment; if not, the next commit asks again.
-        let Some(_create) =
-            self.locks.try_hold(ControlBlock::create).or_else(|| self.locks.try_take_over(ControlBlock::create))
-        else {
-            return Ok(());
-        };
-        // Without APPEND, for which a committer would have to wake this thread: only the holder of CREATE sets a next
-        // segment.
+        // Where another process makes it, and is stopped, the next commit asks again.
+        let NextMaker::Here(reservation) = self.create.reserve_next()? else { return Ok(()) };
         let tail = self.log.tail();
         let next = self.log.marks.control().next_segment().filter(|next| *next != tail.segment);
         let is_wanted = self.log.is_active() && next.is_none() && !self.has_failed_ahead(tail);
         if is_wanted && self.files.segment_if_there(tail.segment)?.is_some_and(|segment| is_low(tail, &segment)) {
-            self.choose_next(0)?;
+            self.choose_next(&reservation, 0)?;
         }
         Ok(())
     }
 
-    /// Chooses the next segment, with room for a batch of this size: one that is free by now, or a new one. Under
-    /// CREATE.
-    fn choose_next(&self, batch_bytes: u64) -> Result<(), EngineError> {
+    /// Chooses the next segment, with room for a batch of this size: one that is free by now, or a new one. Where another
+    /// process has chosen one meanwhile that has room, too, that one stays.
+    pub(super) fn choose_next(&self, reservation: &Reservation, batch_bytes: u64) -> Result<(), EngineError> {
         let least = self.bytes_for(batch_bytes);
-        let (all, tail) = self.survey()?;
-        let free = self.free_slots(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
-        let number = match free {
-            Some(Free { segment, last_sequence, .. }) => {
-                if last_sequence == 0 {
-                    // The process that made it may have died before its space and its name were durable.
-                    if !crate::drops("r6-sync-begun-segment") {
-                        segment.sync()?;
-                    }
-                    if !crate::drops("r6-sync-begun-name") {
-                        self.log.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
-                    }
+        while !self.is_chosen(least)? {
+            let (all, tail) = self.survey()?;
+            reservation.add_step();
+            let free = self.free_slots(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
+            let segment = match free {
+                Some(free) if self.create.reserve_free(reservation, &free.segment, free.header.as_ref())? => {
+                    self.reuse(&free)?;
+                    free.segment
                 }
-                // Read from the database file from now on.
-                if !crate::drops("recycled-below") {
-                    self.log.marks.recycle_to(last_sequence);
-                }
-                self.files.add_segment(segment.clone());
-                segment.id
-            }
-            None => {
-                self.limits.keep_within(&all, least)?;
-                let made = self.create_next(&all, least)?;
-                self.limits.note_in_use(&all, &made);
-                made.id
-            }
-        };
-        let append = self.append.lock()?;
-        self.tail.invalidate_started_segments_except(&append, &all, tail.ordinal, Some(number))?;
-        self.log.marks.control().set_next_segment(Some(number));
+                // Another process was faster.
+                Some(_) => continue,
+                None => match self.make(reservation, &all, least) {
+                    Err(_) if self.is_chosen(least)? => return Ok(()),
+                    made => made?,
+                },
+            };
+            reservation.add_step();
+            return self.set_next(&segment, &all, tail, least);
+        }
         Ok(())
     }
 
-    /// Every segment file, and where the log ended meanwhile. Under CREATE.
+    /// A free segment, which is reserved, is used again.
+    fn reuse(&self, free: &Free) -> Result<(), EngineError> {
+        if free.last_sequence == 0 {
+            // The process that made it may have died before its space and its name were durable.
+            if !crate::drops("r6-sync-begun-segment") {
+                free.segment.sync()?;
+            }
+            if !crate::drops("r6-sync-begun-name") {
+                self.log.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
+            }
+        }
+        // Read from the database file from now on.
+        if !crate::drops("recycled-below") {
+            self.log.marks.recycle_to(free.last_sequence);
+        }
+        self.files.add_segment(free.segment.clone());
+        Ok(())
+    }
+
+    /// The log continues in `segment`, which is reserved, unless there is a next segment of this size by now; then it is free.
+    /// `all` is what there was when the log ended at `tail`.
+    pub(super) fn set_next(
+        &self,
+        segment: &Segment,
+        all: &[Found],
+        tail: RecordAddress,
+        least: u64,
+    ) -> Result<(), EngineError> {
+        let append = self.append.lock()?;
+        if self.is_chosen(least)? && !crate::drops("create-first-counts") {
+            return Ok(());
+        }
+        self.tail.invalidate_started_segments_except(&append, all, tail.ordinal, Some(segment.id))?;
+        self.log.marks.control().set_next_segment(Some(segment.id));
+        Ok(())
+    }
+
+    /// Every segment file, and where the log ended meanwhile.
     pub(super) fn survey(&self) -> Result<(Vec<Found>, RecordAddress), EngineError> {
         let tail = || self.append.lock().map(|_append| self.log.tail());
-        // Where there is a next segment that is too small for this batch, a writer may rotate into it meanwhile: then
-        // its header was read too early, and the segment that has just ended would seem to be older than any other.
-        // Once at most: only the holder of CREATE sets a next segment.
+        // A writer may rotate meanwhile: then the header of its segment was read too early, and the segment that has just
+        // ended would seem to be older than any other.
         loop {
             // Without APPEND: any moment before the headers are read does.
             let before = self.log.tail();
@@ -210,7 +253,7 @@ impl Segments {
         }
     }
 
-    /// The segments of which nothing is needed any more. Under CREATE.
+    /// The segments of which nothing is needed any more, and that no process has reserved.
     pub(super) fn free_slots(&self, all: &[Found], tail: RecordAddress) -> Vec<Free> {
         let recyclable = self.log.marks.recyclable();
         let begins_with = |ordinal: u64| {
@@ -235,8 +278,9 @@ impl Segments {
             };
             let is_used = found.header.as_ref().is_some_and(|header| header.ordinal <= tail.ordinal);
             let is_needed = needed.segments.contains(&found.segment.id) && !crate::drops("recycle-needed");
-            let is_free = is_over && !is_needed;
-            is_free.then(|| Free { segment: found.segment.clone(), last_sequence, is_used })
+            let is_free = is_over && !is_needed && !self.create.is_reserved(found.segment.id);
+            let (segment, header) = (found.segment.clone(), found.header.clone());
+            is_free.then_some(Free { segment, header, last_sequence, is_used })
         });
         free.collect()
     }
@@ -261,28 +305,36 @@ impl Segments {
     }
 
     /// A new segment of at least `least` bytes: twice the largest so far, or less where the disk is nearly full.
-    fn create_next(&self, all: &[Found], least: u64) -> Result<Segment, EngineError> {
+    fn make(&self, reservation: &Reservation, all: &[Found], least: u64) -> Result<Segment, EngineError> {
+        self.limits.keep_within(all, least)?;
         let least = self.log.round_up(least);
         let largest = all.iter().map(|found| found.segment.bytes).max().unwrap_or(0);
         // Whole blocks: the header of another segment is not valid.
         let mut bytes = self.log.round_up((largest * 2).min(self.log.settings.segment_bytes())).max(least);
-        loop {
-            match self.create_segment(bytes) {
+        let made = loop {
+            match self.create_segment(reservation, bytes) {
                 Err(error) if (error.code() == Code::FULL || error.is_too_large()) && bytes > least => {
                     bytes = (bytes / 2).next_multiple_of(u64::from(self.log.block_bytes)).max(least);
                 }
-                created => return created,
+                created => break created?,
             }
-        }
+        };
+        self.limits.note_in_use(all, &made);
+        Ok(made)
     }
 
-    pub(super) fn create_segment(&self, bytes: u64) -> Result<Segment, EngineError> {
+    pub(super) fn create_segment(&self, reservation: &Reservation, bytes: u64) -> Result<Segment, EngineError> {
         let number = self.log.marks.control().give_segment_id();
         let number =
             u32::try_from(number).map_err(|e| LogError::io("number", self.log.dir.path(), io::Error::other(e)))?;
         let name = format::segment_name(self.log.log_id, number);
-        // One that is made ahead of need is not finished for a process that closes the database.
-        let goes_on = || if self.log.stopping.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
+        // Before the file is there.
+        reservation.set_new_segment(number);
+        let goes_on = || {
+            reservation.add_step();
+            // One that is made ahead of need is not finished for a process that closes the database.
+            if self.log.stopping.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        };
         let file = create_segment(&*self.log.dir, &name, bytes, &goes_on)?;
         let segment = Arc::new(SegmentFile::new(number, name, file, bytes, || None));
         self.files.add_segment(segment.clone());

@@ -1,7 +1,7 @@
 //! The space of the log: segments that are no longer needed are deleted while there are members.
 //!
-//! A segment is deleted where it could be reused (`Segments::free_slots`), under CREATE, which covers the choice of the
-//! next segment; never the next segment itself. In this order: what was in it is read from the database file from now
+//! A segment is deleted where it could be reused (`Segments::free_slots`), by a process that has reserved it
+//! (`reservation.rs`), so that no other process chooses it; never the next segment itself. In this order: what was in it is read from the database file from now
 //! on (`recycled_below`); its file is truncated, so that the space is free though other processes have the file open;
 //! its name is removed; a counter is incremented, by which the others close it. A segment id is never reused, so an
 //! open file of a deleted segment never becomes another segment. A process that opens the file in between finds no
@@ -11,13 +11,12 @@
 use super::EngineError;
 use super::context::LogContext;
 use super::follow::Follower;
-use super::owner_lock::OwnerLocks;
 use super::segment_files::SegmentFiles;
 use super::segments::Free;
 use super::segments::Segments;
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
-use crate::shared::{ControlBlock, now_us};
+use crate::shared::now_us;
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -29,8 +28,6 @@ const SEGMENTS_KEPT: u64 = 3;
 const FADES: u64 = 64;
 const FADES_IDLE: u64 = 8;
 const FADE_EVERY_US: u64 = 1_000_000;
-/// Segments that are deleted at once: writers that need a segment wait for it.
-const AT_ONCE: usize = 8;
 
 /// When this process last let fade what was in use at once.
 #[derive(Debug, Default)]
@@ -61,7 +58,6 @@ pub(super) enum Keep {
 /// Gives space back.
 pub(super) struct Space {
     log: Arc<LogContext>,
-    locks: Arc<OwnerLocks>,
     files: Arc<SegmentFiles>,
     segments: Arc<Segments>,
     follower: Arc<Follower>,
@@ -71,20 +67,12 @@ pub(super) struct Space {
 impl Space {
     pub(super) fn new(
         log: &Arc<LogContext>,
-        locks: &Arc<OwnerLocks>,
         files: &Arc<SegmentFiles>,
         segments: &Arc<Segments>,
         follower: &Arc<Follower>,
     ) -> Space {
-        let (log, locks, files) = (Arc::clone(log), Arc::clone(locks), Arc::clone(files));
-        Space {
-            log,
-            locks,
-            files,
-            segments: Arc::clone(segments),
-            follower: Arc::clone(follower),
-            fading: Fading::default(),
-        }
+        let (log, files) = (Arc::clone(log), Arc::clone(files));
+        Space { log, files, segments: Arc::clone(segments), follower: Arc::clone(follower), fading: Fading::default() }
     }
 
     /// Deletes segments that are not needed. True: of what is kept for the load some may go later, without another commit.
@@ -95,20 +83,16 @@ impl Space {
         if !self.log.is_active() || self.count_slots()? <= 2 {
             return Ok(false);
         }
+        let create = &self.segments.create;
+        match keep {
+            // Most likely that is the segment for which the load waits; the next checkpoint comes here again.
+            Keep::ForLoad if create.maker_of_next().is_some() => return Ok(false),
+            Keep::ForLoad => {}
+            Keep::Idle | Keep::Nothing => create.wait_for_maker()?,
+        }
+        let Some(reservation) = create.reserve_deletion()? else { return Ok(true) };
         let mut kept_bytes = None;
-        loop {
-            let _create = match keep {
-                // The holder of CREATE most likely makes the segment for which the load waits; the next checkpoint
-                // comes here again.
-                Keep::ForLoad => {
-                    let create = self.locks.try_hold(ControlBlock::create);
-                    match create.or_else(|| self.locks.try_take_over(ControlBlock::create)) {
-                        Some(create) => create,
-                        None => return Ok(false),
-                    }
-                }
-                Keep::Idle | Keep::Nothing => self.locks.hold(ControlBlock::create, "CREATE")?,
-            };
+        'survey: loop {
             let (all, tail) = self.segments.survey()?;
             let next = self.log.marks.control().next_segment();
             let mut free = self.segments.free_slots(&all, tail);
@@ -120,20 +104,20 @@ impl Space {
             let usual = self.log.settings.segment_bytes();
             free.sort_by_key(|free| (free.segment.bytes <= usual, free.segment.bytes));
             let mut given = 0;
-            for free in free.iter().take(AT_ONCE) {
+            for free in &free {
                 if bytes <= kept {
                     break;
+                }
+                if !create.reserve_free(&reservation, &free.segment, free.header.as_ref())? {
+                    continue 'survey;
                 }
                 self.delete_segment(free)?;
                 bytes -= free.segment.bytes;
                 given += 1;
             }
             self.follower.close_deleted();
-            if given < AT_ONCE {
-                return Ok(
-                    given < free.len() && bytes > (SEGMENTS_KEPT * usual).min(self.log.settings.journal_size_limit())
-                );
-            }
+            let is_more = bytes > (SEGMENTS_KEPT * usual).min(self.log.settings.journal_size_limit());
+            return Ok(given < free.len() && is_more);
         }
     }
 
@@ -157,9 +141,9 @@ impl Space {
         }
     }
 
-    /// Under CREATE.
+    /// Of a segment that is reserved.
     fn delete_segment(&self, free: &Free) -> Result<(), EngineError> {
-        let Free { segment, last_sequence, is_used } = free;
+        let Free { segment, last_sequence, is_used, .. } = free;
         if !crate::drops("deleted-below") {
             self.log.marks.recycle_to(*last_sequence);
         }

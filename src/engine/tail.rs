@@ -291,11 +291,11 @@ impl LogTail {
         chosen: Option<u32>,
     ) -> Result<(), EngineError> {
         let (last, next) = (self.log.tail().ordinal, self.log.marks.control().next_segment());
-        for Found { segment, header } in all {
-            let may_be = header.as_ref().is_some_and(|header| header.ordinal > was_last) || next == Some(segment.id);
-            if !may_be || chosen == Some(segment.id) {
-                continue;
-            }
+        let begun = all.iter().filter(|found| found.header.as_ref().is_some_and(|header| header.ordinal > was_last));
+        let mut begun: Vec<Segment> = begun.map(|found| found.segment.clone()).collect();
+        // It may have been chosen, and begun, since.
+        begun.extend(next.map_or(Ok(None), |number| self.files.segment_if_there(number))?);
+        for segment in begun.iter().filter(|segment| chosen != Some(segment.id)) {
             // Read again: before APPEND was held here, a process that lives may have gone on in it. One without a header may
             // have been given up before, by a process that died before its zeros were durable.
             if self.files.header_of(segment)?.is_none_or(|header| header.ordinal > last)

@@ -118,6 +118,9 @@ fn fill(
             file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
         }
         offset += piece as u64;
+        if !is_first {
+            crate::fault_point("making");
+        }
         if is_synced && (!is_direct || offset >= bytes) {
             file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         }

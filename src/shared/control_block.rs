@@ -13,17 +13,18 @@
 //! | 512 | 64 | until when the grant in WRITE is valid (us) |
 //! | 576 | 7 x 64 | `published`, `last_written_epoch`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
-//! | 1088 | 2 x 64 | CREATE, EXCL: owner locks |
-//! | 1216 | 64 | `gathered` |
-//! | 1280 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
-//! | 1344 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
-//! | 1408 | 64 | process slots that have ever been acquired |
-//! | 1472 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
-//! | 1536 | 64 | `visible_wake` |
-//! | 1600 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
-//! | 17984 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
-//! | 149056 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
-//! | 1197632 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
+//! | 1088 | 4 x 64 + 64 | CREATE: four owner locks; their segments (4), their steps (4) |
+//! | 1408 | 64 | EXCL: an owner lock |
+//! | 1472 | 64 | `gathered` |
+//! | 1536 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
+//! | 1600 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
+//! | 1664 | 64 | process slots that have ever been acquired |
+//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
+//! | 1792 | 64 | `visible_wake` |
+//! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
+//! | 18240 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 149312 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
+//! | 1197888 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
 //! The rings are allocated at activation, the rest when the control block is made: until then nothing is stored in them.
 //!
@@ -32,6 +33,7 @@
 use super::event::Event;
 use super::owner::{Owner, OwnerLock};
 use super::process_slots::ProcessLine;
+use super::reservations::Reservations;
 use super::ring::{CommitLine, EpochLine};
 use super::snapshots::SnapshotLine;
 use crate::interleave::step;
@@ -160,7 +162,7 @@ pub struct ControlView {
     pub(super) checkpoint_target: Line,
     pub(super) recycled_below: Line,
     settings: SettingsLine,
-    create: OwnerLock,
+    pub(super) create: Reservations,
     exclusive: OwnerLock,
     gathered: Event,
     log: LogLine,
@@ -200,16 +202,16 @@ const _: () = {
     assert!(offset_of!(ControlView, recycled_below) == 960);
     assert!(offset_of!(ControlView, settings) == 1024);
     assert!(offset_of!(ControlView, create) == 1088);
-    assert!(offset_of!(ControlView, gathered) == 1216);
-    assert!(offset_of!(ControlView, log) == 1280);
-    assert!(offset_of!(ControlView, flush) == 1344);
-    assert!(offset_of!(ControlView, slots_used) == 1408);
-    assert!(offset_of!(ControlView, visible_wake) == 1536);
-    assert!(offset_of!(ControlView, processes) == 1600);
-    assert!(offset_of!(ControlView, snapshots) == 17_984);
-    assert!(offset_of!(ControlView, commit_ring) == 149_056);
-    assert!(offset_of!(ControlView, epoch_ring) == 1_197_632);
-    assert!(CONTROL_BYTES == 1_263_168);
+    assert!(offset_of!(ControlView, gathered) == 1472);
+    assert!(offset_of!(ControlView, log) == 1536);
+    assert!(offset_of!(ControlView, flush) == 1600);
+    assert!(offset_of!(ControlView, slots_used) == 1664);
+    assert!(offset_of!(ControlView, visible_wake) == 1792);
+    assert!(offset_of!(ControlView, processes) == 1856);
+    assert!(offset_of!(ControlView, snapshots) == 18_240);
+    assert!(offset_of!(ControlView, commit_ring) == 149_312);
+    assert!(offset_of!(ControlView, epoch_ring) == 1_197_888);
+    assert!(CONTROL_BYTES == 1_263_424);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<Event>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
     assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
@@ -373,10 +375,10 @@ impl ControlView {
         self.recycled_below.0.load(SeqCst)
     }
 
-    /// The owners of WRITE, APPEND, LEADER, CKPT and CREATE, in this order.
+    /// The owners of WRITE, APPEND, LEADER and CKPT, in this order.
     #[must_use]
-    pub fn holders(&self) -> [Option<Owner>; 5] {
-        [&self.write, &self.append, &self.leader, &self.checkpoint, &self.create].map(OwnerLock::holder)
+    pub fn holders(&self) -> [Option<Owner>; 4] {
+        [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerLock::holder)
     }
 
     /// Until when the grant in WRITE counts: microseconds, as [`now_us`](super::now_us).
@@ -540,7 +542,7 @@ impl ControlBlock {
         self.flush.in_use_bytes.load(SeqCst)
     }
 
-    /// As [`in_use_bytes`](ControlBlock::in_use_bytes); under CREATE.
+    /// As [`in_use_bytes`](ControlBlock::in_use_bytes).
     pub fn set_in_use_bytes(&self, bytes: u64) {
         self.flush.in_use_bytes.store(bytes, SeqCst);
     }
@@ -562,9 +564,9 @@ impl ControlBlock {
         self.grant_until_us.0.store(until_us, SeqCst);
     }
 
-    /// CREATE: the choice of the next segment, and the making of a segment file.
+    /// CREATE: the segments that are being made or deleted.
     #[must_use]
-    pub fn create(&self) -> &OwnerLock {
+    pub fn reservations(&self) -> &Reservations {
         &self.create
     }
 
@@ -627,8 +629,7 @@ impl ControlBlock {
         }
     }
 
-    /// The segment that the log continues in when the current one is full. Stored under CREATE, taken back under
-    /// APPEND.
+    /// The segment that the log continues in when the current one is full. Stored and taken back under APPEND.
     #[must_use]
     pub fn next_segment(&self) -> Option<u32> {
         u32::try_from(self.log.next_segment.load(SeqCst).checked_sub(1)?).ok()

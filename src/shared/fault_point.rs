@@ -18,8 +18,9 @@
 /// | `sealing` | holding LEADER, everything synced, `certified` not stored |
 /// | `written_early` | holding WRITE, LEADER and APPEND, batch and certificate synced, `published` not stored: the conservative path |
 /// | `checkpointing` | holding CKPT, some pages written to the database file, not synced |
-/// | `deleting` | holding CREATE, what is in a segment read from the database file from now on, the segment not touched |
-/// | `truncated` | holding CREATE, an unused segment truncated, its name there |
+/// | `making` | having reserved a new segment, whose file is filled in part and not synced |
+/// | `deleting` | having reserved a segment, what is in a segment read from the database file from now on, the segment not touched |
+/// | `truncated` | having reserved it, an unused segment truncated, its name there |
 /// | `rotating` | holding APPEND, a new segment's header written, no batch of it published |
 /// | `attaching` | holding INIT, its process slot claimed, what a dead process left in it not freed yet |
 /// | `recovering` | holding INIT, pages of the log replayed, the log not retired |
@@ -31,7 +32,7 @@
 /// | `backfilled_alone` | holding EXCLUSIVE, all of its own `-wal` in the database file and synced, the `-wal` there |
 /// | `sharing_again` | holding EXCLUSIVE and INIT, its own `-wal` removed, no engine yet |
 #[cfg(debug_assertions)]
-const POINTS: [&str; 21] = [
+const POINTS: [&str; 22] = [
     "reading",
     "staging",
     "publish_before_store",
@@ -41,6 +42,7 @@ const POINTS: [&str; 21] = [
     "sealing",
     "written_early",
     "checkpointing",
+    "making",
     "deleting",
     "truncated",
     "rotating",

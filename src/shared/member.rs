@@ -8,6 +8,7 @@ use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
 use super::mapping::ControlMapping;
 use super::owner::Owner;
 use super::process_slots::Process;
+use super::reservations::RESERVATIONS;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -90,14 +91,8 @@ impl Member {
         let control = self.control();
         // Nothing has to be repaired: the tail and what is sealed are derived, and the next leader checks whether the
         // last epoch record is.
-        for word in [
-            control.write(),
-            control.append(),
-            control.leader(),
-            control.checkpoint(),
-            control.create(),
-            control.exclusive(),
-        ] {
+        let locks = [control.write(), control.append(), control.leader(), control.checkpoint(), control.exclusive()];
+        for word in locks.into_iter().chain((0..RESERVATIONS).map(|index| control.reservations().lock(index))) {
             if let Some(holder) = word.holder()
                 && holder.slot == self.me.slot
                 && holder != self.me

@@ -48,9 +48,13 @@ impl ControlView {
                 process.oldest_snapshot = Some(snapshot);
             }
         }
-        for (holder, name) in self.holders().into_iter().chain([self.exclusive_holder()]).zip(OWNER_LOCKS) {
-            let process = all.iter_mut().find(|process| Some(process.owner) == holder);
-            process.into_iter().for_each(|process| process.holding.push(name));
+        let creating: Vec<Owner> = self.create.holders().collect();
+        for process in &mut all {
+            let holds = self.holders().map(|holder| holder == Some(process.owner));
+            let creates = creating.contains(&process.owner);
+            let is_exclusive = self.exclusive_holder() == Some(process.owner);
+            let held = holds.into_iter().chain([creates, is_exclusive]).zip(OWNER_LOCKS);
+            process.holding.extend(held.filter_map(|(is_held, name)| is_held.then_some(name)));
         }
         all
     }

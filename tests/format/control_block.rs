@@ -77,7 +77,7 @@ fn fresh_words_are_an_empty_log() {
     assert_eq!(control.commit(1), None);
     assert_eq!(control.epoch(0), None);
     assert_eq!(control.oldest_snapshot(|_| true), None);
-    assert_eq!(control.holders(), [None; 5]);
+    assert_eq!(control.holders(), [None; 4]);
     assert!(!control.ring_is_half_full());
 }
 

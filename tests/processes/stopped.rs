@@ -6,7 +6,7 @@
 #![cfg(debug_assertions)]
 
 use pwal::internal::disk::Directory;
-use pwal::internal::shared::{ControlBlock, ControlMapping, Owner, OwnerLock};
+use pwal::internal::shared::{ControlBlock, ControlMapping, Owner, OwnerLock, RESERVATIONS};
 use rusqlite::{Connection, ffi};
 use rustix::process::Signal;
 use std::os::unix::fs::MetadataExt;
@@ -126,6 +126,15 @@ fn stopped_with_a_batch_that_is_not_published() {
     a_stopped_writer_keeps_writers_out("publish_before_store");
 }
 
+type Which = fn(&ControlBlock) -> &OwnerLock;
+
+const CREATE: [Which; RESERVATIONS] = [
+    |control| control.reservations().lock(0),
+    |control| control.reservations().lock(1),
+    |control| control.reservations().lock(2),
+    |control| control.reservations().lock(3),
+];
+
 /// The control block of a database, and the place of another process in them.
 struct Stopped {
     mapping: ControlMapping,
@@ -143,16 +152,18 @@ impl Stopped {
     }
 
     /// As if it had been stopped with this word in its hands.
-    fn takes(&self, which: fn(&ControlBlock) -> &OwnerLock) {
+    fn takes(&self, locks: &[Which]) {
         let start = Instant::now();
-        while !which(self.mapping.control()).try_acquire(self.owner, false) {
-            assert!(start.elapsed() < BUSY, "somebody keeps the word");
-            std::thread::yield_now();
+        for which in locks {
+            while !which(self.mapping.control()).try_acquire(self.owner, false) {
+                assert!(start.elapsed() < BUSY, "somebody keeps the word");
+                std::thread::yield_now();
+            }
         }
     }
 
-    fn goes_on(&self, which: fn(&ControlBlock) -> &OwnerLock) {
-        assert!(which(self.mapping.control()).release(self.owner));
+    fn goes_on(&self, locks: &[Which]) {
+        locks.iter().for_each(|which| assert!(which(self.mapping.control()).release(self.owner)));
     }
 }
 
@@ -171,7 +182,7 @@ fn commit_is_busy(connection: &Connection, insert: &str, go_on: impl FnOnce()) {
 
 /// COMMIT, and a statement without BEGIN, while a stopped process has `which`; each statement inserts five rows of so many
 /// bytes.
-fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -> &OwnerLock, bytes: [u32; 2]) {
+fn is_busy_before_publication(mode: &str, name: &str, locks: &[Which], bytes: [u32; 2]) {
     if !support::on_pwal() {
         return;
     }
@@ -186,13 +197,13 @@ fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -
     other.run(COUNT);
     let stopped = Stopped::new(&path, &other);
 
-    stopped.takes(which);
-    commit_is_busy(&connection, &insert, || stopped.goes_on(which));
+    stopped.takes(locks);
+    commit_is_busy(&connection, &insert, || stopped.goes_on(locks));
     assert_eq!((support::number(&connection, COUNT), reader.run(COUNT).as_str()), (5, "5"));
     let insert = larger;
 
     // Without BEGIN it is rolled back, as by stock SQLite.
-    stopped.takes(which);
+    stopped.takes(locks);
     let code = within(BUSY, "INSERT", || support::code_of(&connection, &insert));
     assert_eq!(code & 0xff, ffi::SQLITE_BUSY, "{name}");
     assert_eq!(within(FINISHED, "SELECT", || reader.run(COUNT)), "5");
@@ -202,7 +213,7 @@ fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -
     assert_eq!(within(BUSY, "COMMIT", || support::code_of(&connection, "COMMIT")) & 0xff, ffi::SQLITE_BUSY);
     support::run(&connection, "ROLLBACK");
     assert_eq!(support::number(&connection, COUNT), 5);
-    stopped.goes_on(which);
+    stopped.goes_on(locks);
     support::run(&connection, &insert);
     assert_eq!(support::number(&connection, COUNT), 10);
     support::assert_integrity(&connection);
@@ -216,18 +227,18 @@ fn is_busy_before_publication(mode: &str, name: &str, which: fn(&ControlBlock) -
 
 #[test]
 fn a_commit_that_needs_append_of_a_stopped_process_is_busy_and_can_be_repeated() {
-    is_busy_before_publication("auto", "APPEND", ControlBlock::append, [1000, 1000]);
+    is_busy_before_publication("auto", "APPEND", &[ControlBlock::append], [1000, 1000]);
 }
 
 #[test]
 fn so_it_is_in_conservative_mode() {
-    is_busy_before_publication("conservative", "APPEND", ControlBlock::append, [1000, 1000]);
+    is_busy_before_publication("conservative", "APPEND", &[ControlBlock::append], [1000, 1000]);
 }
 
-/// More than any segment has room for that is there.
+/// More than any segment has room for that is there, while stopped processes have all reservations.
 #[test]
-fn a_commit_that_needs_create_of_a_stopped_process_is_busy_and_can_be_repeated() {
-    is_busy_before_publication("auto", "CREATE", ControlBlock::create, [100_000, 4_000_000]);
+fn a_commit_that_needs_create_of_stopped_processes_is_busy_and_can_be_repeated() {
+    is_busy_before_publication("auto", "CREATE", &CREATE, [100_000, 4_000_000]);
 }
 
 /// Whatever word a stopped process has: who closes does not wait for it, though its thread does.
@@ -236,9 +247,8 @@ fn a_close_does_not_wait_for_a_stopped_process() {
     if !support::on_pwal() {
         return;
     }
-    let control: [fn(&ControlBlock) -> &OwnerLock; 4] =
-        [ControlBlock::leader, ControlBlock::append, ControlBlock::create, ControlBlock::checkpoint];
-    for which in control {
+    let others: [Which; 3] = [ControlBlock::leader, ControlBlock::append, ControlBlock::checkpoint];
+    for locks in [&others[..1], &others[1..2], &others[2..], &CREATE] {
         let (_scene, path) = scene("close beside a stopped process");
         let connection = support::open(&path);
         support::run(&connection, "PRAGMA synchronous=NORMAL");
@@ -246,17 +256,126 @@ fn a_close_does_not_wait_for_a_stopped_process() {
         other.run(COUNT);
         support::run(&connection, "INSERT INTO t VALUES(1)");
         let stopped = Stopped::new(&path, &other);
-        stopped.takes(which);
+        stopped.takes(locks);
         // The engine's thread wants to bring it to the database file, and waits.
         std::thread::sleep(Duration::from_millis(800));
         within(FINISHED, "close", || support::close(connection));
         // LEADER may have been taken away from it.
-        which(stopped.mapping.control()).release(stopped.owner);
+        for which in locks {
+            which(stopped.mapping.control()).release(stopped.owner);
+        }
         drop(stopped);
         assert_eq!(other.run(COUNT), "1");
         other.end();
         assert_left(&path, 1);
     }
+}
+
+/// A process whose own thread is stopped while it fills a segment, which it makes ahead of need.
+fn stopped_making(path: &Path, other: &mut Agent) -> Option<Agent> {
+    let mut agent = Agent::start_with(&[("PWAL_TEST_STOP_AT", "making".to_owned())]);
+    agent.open("c", path);
+    agent.run("PRAGMA synchronous=NORMAL");
+    agent.tell("c INSERT INTO t VALUES(zeroblob(100000))");
+    agent.wait_stopped();
+    let stopped = Stopped::new(path, &agent);
+    let is_appending = stopped.mapping.control().append().holder() == Some(stopped.owner);
+    other.ask("c .timeout 200");
+    let is_writing = other.ask("c BEGIN IMMEDIATE") != "";
+    other.ask("c .timeout 10000");
+    if !is_writing {
+        other.run("ROLLBACK");
+    }
+    // Its other thread may be in the middle of the commit.
+    if is_appending || is_writing {
+        agent.kill()
+    } else {
+        return Some(agent);
+    };
+    None
+}
+
+fn segment_files(path: &Path) -> usize {
+    let names = std::fs::read_dir(path.with_file_name("app.db-pwal")).expect("the log directory");
+    names.filter(|name| name.as_ref().expect("a name").file_name().to_string_lossy().ends_with(".seg")).count()
+}
+
+/// Of segments of 256 KiB: each has room for two rows, so that a process that made none would wait with each second row.
+fn another_makes_the_segment(synchronous: &str, then: fn(&mut Agent, Agent)) {
+    if !support::on_pwal() {
+        return;
+    }
+    let (_scene, path, mut other, stopped) = (0..20)
+        .find_map(|_| {
+            let (scene, path) = scene(&format!("stopped making a segment, {synchronous}"));
+            let mut other = Agent::on(&path);
+            let stopped = stopped_making(&path, &mut other)?;
+            Some((scene, path, other, stopped))
+        })
+        .expect("it is always stopped in the middle of a commit");
+    let (mut leaves, mut waits) = (Agent::on(&path), Agent::on(&path));
+    for agent in [&mut other, &mut leaves, &mut waits] {
+        agent.run(&format!("PRAGMA synchronous={synchronous}"));
+        agent.run("PRAGMA parallel_wal_segment_bytes=262144");
+        agent.run("PRAGMA wal_autocheckpoint=0");
+        agent.run(COUNT);
+    }
+    let rows: i64 = other.run(COUNT).parse().expect("a number");
+    waits.ask("c .timeout 100");
+
+    within(FINISHED, "the first INSERTs", || {
+        other.run("INSERT INTO t VALUES(zeroblob(100000))");
+        other.tell("c INSERT INTO t VALUES(zeroblob(100000))");
+        within(Duration::from_secs(4), "INSERT with a busy timeout", || waits.ask("c INSERT INTO t VALUES(NULL)"));
+        assert_eq!(other.answer(), "");
+    });
+    waits.ask("c .timeout 10000");
+    let rows = rows + 2 + i64::from(waits.run("SELECT count(*) FROM t WHERE x IS NULL") != "0");
+    within(FINISHED, "60 INSERTs", || {
+        for _ in 0..60 {
+            other.run("INSERT INTO t VALUES(zeroblob(100000))");
+        }
+    });
+    within(FINISHED, "a checkpoint", || other.run("PRAGMA wal_checkpoint(TRUNCATE)"));
+    // The segment that is written, the next one, and that of the stopped process.
+    assert!(segment_files(&path) <= 3, "{}", segment_files(&path));
+    within(FINISHED, "close", || leaves.close());
+    leaves.end();
+    waits.end();
+    assert_eq!(other.run(COUNT), (rows + 60).to_string());
+    then(&mut other, stopped);
+    for _ in 0..10 {
+        other.run("INSERT INTO t VALUES(zeroblob(100000))");
+    }
+    other.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    assert!(segment_files(&path) <= 2, "{}", segment_files(&path));
+    assert_eq!(other.run("PRAGMA integrity_check"), "ok");
+    let left: i64 = other.run(COUNT).parse().expect("a number");
+    other.end();
+    assert_left(&path, left);
+}
+
+#[test]
+fn a_segment_that_a_stopped_process_makes_is_made_by_another() {
+    for synchronous in ["FULL", "NORMAL"] {
+        another_makes_the_segment(synchronous, |other, mut stopped| {
+            let before: i64 = other.run(COUNT).parse().expect("a number");
+            stopped.signal(Signal::CONT);
+            assert_eq!(stopped.answer(), "");
+            for _ in 0..10 {
+                stopped.run("INSERT INTO t VALUES(zeroblob(100000))");
+            }
+            assert_eq!(other.run(COUNT), (before + 10).to_string());
+            stopped.end();
+        });
+    }
+}
+
+#[test]
+fn a_segment_that_a_killed_process_was_making_is_deleted() {
+    another_makes_the_segment("NORMAL", |_, stopped| {
+        stopped.kill();
+    });
 }
 
 /// A wait that a busy timeout covers is nobody's error: `sqlite3_log` is told nothing.

@@ -13,6 +13,8 @@ mod member;
 mod owner;
 #[path = "../../../src/shared/process_slots.rs"]
 mod process_slots;
+#[path = "../../../src/shared/reservations.rs"]
+mod reservations;
 #[path = "../../../src/shared/ring.rs"]
 mod ring;
 #[path = "../../../src/shared/snapshots.rs"]

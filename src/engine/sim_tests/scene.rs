@@ -136,11 +136,11 @@ impl Scene {
         }
         let engine = &self.engine;
         let control = engine.log.marks.control();
-        let [_, append, leader, checkpoint, _] = control.holders();
+        let [_, append, leader, checkpoint] = control.holders();
         Free {
             append: append.is_none(),
             leader: leader.is_none(),
-            creating: control.create().holder().is_none(),
+            creating: control.reservations().holders().next().is_none(),
             checkpoint: checkpoint.is_none(),
             database_handle: engine.exclusive.database_handle.try_lock().is_some(),
             frames: engine.frames.is_free(),

@@ -1,0 +1,124 @@
+//! CREATE: a segment is made, reused or deleted by one process at a time, though no lock is held meanwhile.
+
+use super::{Pair, SEGMENT_BYTES, commit, die};
+use crate::engine::Engine;
+use crate::engine::reservation::{NextMaker, Reservation};
+use crate::engine::segment_file::Segment;
+use crate::log::format::segment_name;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn reserve(engine: &Engine) -> Reservation {
+    match engine.segments.create.reserve_next().unwrap() {
+        NextMaker::Here(reservation) => reservation,
+        NextMaker::Other(maker) => panic!("{maker:?} makes it"),
+    }
+}
+
+fn is_there(pair: &Pair, engine: &Engine, segment: &Segment) -> bool {
+    pair.directory().list().unwrap().contains(&segment_name(engine.log.log_id, segment.id))
+}
+
+/// Until the log has gone on in another segment.
+fn rotate(engine: &Arc<Engine>) {
+    let before = engine.log.tail().ordinal;
+    while engine.log.tail().ordinal == before {
+        commit(engine, 3, engine.log.marks.published() + 1, true).unwrap();
+    }
+}
+
+/// A process is stopped when its segment is complete, and not chosen: another one chooses its own, within about a second, and the
+/// next ones at once. Nobody takes, deletes or writes the first one's file; when that one goes on, its segment is free.
+#[test]
+fn a_segment_that_a_stopped_process_makes_is_left_to_it() {
+    let pair = Pair::new();
+    let (one, two) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    let reservation = reserve(&one);
+    let (all, tail) = one.segments.survey().unwrap();
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+
+    let start = Instant::now();
+    rotate(&two);
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}: it makes steps", start.elapsed());
+    let start = Instant::now();
+    for _ in 0..10 {
+        rotate(&two);
+        assert_ne!(two.log.tail().segment, made.id);
+    }
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}: overtaken once", start.elapsed());
+    two.segments.choose_next(&reserve(&two), 0).unwrap();
+    two.checkpoint_when_idle().unwrap();
+    two.shrink();
+    assert!(is_there(&pair, &one, &made), "a live process makes it");
+
+    let next = two.log.marks.control().next_segment();
+    assert!(next.is_some_and(|next| next != made.id), "{next:?}");
+    one.segments.set_next(&made, &all, tail, SEGMENT_BYTES).unwrap();
+    assert_eq!(two.log.marks.control().next_segment(), next, "the first that is chosen counts");
+    drop(reservation);
+    two.shrink();
+    assert!(!is_there(&pair, &one, &made), "it is free, and not needed");
+    rotate(&one);
+    let last = one.log.marks.published();
+    die(one);
+    die(two);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [last; 3]);
+}
+
+/// It is killed: its segment is free at once.
+#[test]
+fn a_segment_that_a_dead_process_was_making_is_free() {
+    let pair = Pair::new();
+    let (one, two) = (pair.claim(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    let reservation = reserve(&one);
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+    std::mem::forget(reservation);
+    // As the kernel does.
+    one.log.marks.member().lock().close();
+    let start = Instant::now();
+    rotate(&two);
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    assert_eq!(two.log.tail().segment, made.id);
+}
+
+/// Between the look for a free segment and its reservation another process may do anything with it.
+#[test]
+fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
+    // Something is done by the second process with the segment that the first has found free.
+    let looks: [(&str, fn(&Arc<Engine>, &Segment)); 4] = [
+        ("chosen", |two, segment| {
+            two.segments.choose_next(&reserve(two), 0).unwrap();
+            assert_eq!(two.log.marks.control().next_segment(), Some(segment.id));
+        }),
+        ("used", |two, segment| {
+            rotate(two);
+            assert_eq!(two.log.tail().segment, segment.id);
+            // So that it is not the last one, which nobody takes anyway.
+            rotate(two);
+        }),
+        ("deleted", |two, _| two.shrink()),
+        ("reserved", |two, segment| {
+            let reservation = two.segments.create.reserve_deletion().unwrap().unwrap();
+            assert!(two.segments.create.reserve_free(&reservation, segment, None).unwrap());
+            std::mem::forget(reservation);
+        }),
+    ];
+    for (what, look) in looks {
+        let pair = Pair::new();
+        let (one, two) = (pair.claim(), pair.join());
+        commit(&one, 3, 1, true).unwrap();
+        // Two of them, so that one is deleted.
+        for _ in 0..2 {
+            let reservation = reserve(&one);
+            one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+        }
+        let (all, tail) = one.segments.survey().unwrap();
+        let free = one.segments.free_slots(&all, tail).into_iter().next().expect("a free segment");
+        let reservation = one.segments.create.reserve_deletion().unwrap().unwrap();
+        look(&two, &free.segment);
+        assert!(!one.segments.create.reserve_free(&reservation, &free.segment, None).unwrap(), "{what}");
+    }
+}
