@@ -8,6 +8,7 @@ mod disk;
 mod every_fault;
 mod file_size_limit;
 mod first_commit;
+mod full_disk;
 mod io;
 mod kernel_syncs;
 mod no_descriptors;

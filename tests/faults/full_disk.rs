@@ -1,0 +1,166 @@
+//! A disk of some MiB that is full: of a file system in memory, in a mount namespace of a process of its own. What does not fit is
+//! `SQLITE_FULL`, what was acknowledged is there, what is open can be read, and all goes on when there is room.
+
+use rusqlite::{Connection, ffi};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::lab::copy_crashed;
+use support::scene::{COUNT, watchdog};
+use support::{Scratch, child, code_of, number, run};
+
+const ROLE: &str = "full_disk::what_does_not_fit_is_full_and_nothing_else";
+
+#[test]
+fn what_does_not_fit_is_full_and_nothing_else() {
+    if child::role(ROLE) {
+        let disk = PathBuf::from(child::setting("PWAL_TEST_SMALL_DISK"));
+        for left in [0, 40, 300, 700, 1500, 3000] {
+            let _watchdog = watchdog("a full disk");
+            a_closed_database(&disk, left * 1024);
+            an_open_database(&disk, left * 1024);
+            a_log_that_is_recovered(&disk, left * 1024);
+        }
+        child::report("done");
+        return;
+    }
+    let scratch = Scratch::new();
+    let place = scratch.file("small");
+    std::fs::create_dir(&place).expect("a mount point");
+    let mut command = Command::new("unshare");
+    // Root mounts by itself; others as the root of a user namespace.
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let script = r#"mount -t tmpfs -o size=16m none "$PWAL_TEST_SMALL_DISK" && exec "$0" "$@""#;
+    command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe().expect("this binary"));
+    let settings = [("PWAL_TEST_SMALL_DISK", place.to_str().expect("a name in UTF-8").to_owned())];
+    let mut played = child::start_by(command, ROLE, &settings);
+    let last = played.lines.by_ref().last();
+    assert!(played.wait().success(), "see above");
+    assert_eq!(last.as_deref(), Some("done"));
+}
+
+const ROW: &str = "INSERT INTO t VALUES(randomblob(3000))";
+
+fn insert(connection: &Connection, rows: &mut i64) -> bool {
+    let code = code_of(connection, ROW);
+    assert!([0, ffi::SQLITE_FULL].contains(&code), "{code}: {}", state(connection));
+    *rows += i64::from(code == 0);
+    code == 0
+}
+
+fn state(connection: &Connection) -> String {
+    connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap_or_default()
+}
+
+/// A database of 100 rows on the disk, which goes with the directory.
+fn database(disk: &Path) -> (tempfile::TempDir, PathBuf, i64) {
+    let directory = tempfile::tempdir_in(disk).expect("a directory");
+    let path = directory.path().join("a.db");
+    support::scene::create(&path);
+    let connection = support::open(&path);
+    let mut rows = 0;
+    (0..100).for_each(|_| assert!(insert(&connection, &mut rows)));
+    support::close(connection);
+    (directory, path, rows)
+}
+
+/// A file that takes all but so many bytes of the disk.
+fn fill(disk: &Path, but: u64) -> PathBuf {
+    let path = disk.join("neighbour");
+    let file = File::create(&path).expect("the neighbour's file");
+    let left = rustix::fs::fstatvfs(&file).expect("the free space");
+    let take = (left.f_bavail * left.f_frsize).saturating_sub(but);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, take.max(1)).expect("fill the disk");
+    path
+}
+
+fn works(path: &Path, rows: &mut i64) {
+    let connection = support::open(path);
+    assert!(insert(&connection, rows), "{}", state(&connection));
+    assert_eq!(number(&connection, COUNT), *rows);
+    support::assert_integrity(&connection);
+    support::close(connection);
+    support::assert_plain(path);
+}
+
+/// It is read as on stock SQLite, however little is left.
+fn a_closed_database(disk: &Path, left: u64) {
+    let (_directory, path, mut rows) = database(disk);
+    let neighbour = fill(disk, left);
+    let connection = support::open(&path);
+    if left > 0 || support::on_pwal() {
+        assert_eq!(number(&connection, COUNT), rows, "{left} bytes left");
+    }
+    // So much is a log's beginning: control block and segment.
+    let fits = insert(&connection, &mut rows);
+    assert!(fits || left < 1_500 * 1024, "{left} bytes left");
+    while rows < 2_000 && insert(&connection, &mut rows) {}
+    assert_eq!(number(&connection, COUNT), rows, "{left} bytes left");
+    std::fs::remove_file(neighbour).expect("make room");
+    assert!(insert(&connection, &mut rows), "{left} bytes left: {}", state(&connection));
+    support::close(connection);
+    works(&path, &mut rows);
+}
+
+/// Open connections read, and write until it is full; nothing stays of what did not fit.
+fn an_open_database(disk: &Path, left: u64) {
+    let (_directory, path, mut rows) = database(disk);
+    let (one, other) = (support::open(&path), support::open(&path));
+    assert!(insert(&one, &mut rows) && insert(&other, &mut rows));
+    let neighbour = fill(disk, left);
+    let mut refused = 0;
+    for round in 0..1_000 {
+        let connection = if round % 2 == 0 { &one } else { &other };
+        refused += i64::from(!insert(connection, &mut rows));
+        if refused > 50 {
+            break;
+        }
+    }
+    // A transaction that spills.
+    run(&other, "PRAGMA cache_size=10");
+    let large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+                 INSERT INTO t SELECT randomblob(3000) FROM n";
+    let code = code_of(&other, large);
+    assert_eq!(code, ffi::SQLITE_FULL, "{left} bytes left: {}", state(&other));
+    for connection in [&one, &other] {
+        assert_eq!(number(connection, COUNT), rows, "{left} bytes left");
+        let checkpoint = code_of(connection, "PRAGMA wal_checkpoint(PASSIVE)");
+        assert!([0, ffi::SQLITE_FULL].contains(&checkpoint), "{checkpoint}: {}", state(connection));
+    }
+    std::fs::remove_file(neighbour).expect("make room");
+    assert!(insert(&one, &mut rows) && insert(&other, &mut rows), "{left} bytes left: {}", state(&one));
+    support::close(one);
+    support::close(other);
+    works(&path, &mut rows);
+}
+
+/// The first open of a killed log writes: without room it is refused, and finds everything later.
+fn a_log_that_is_recovered(disk: &Path, left: u64) {
+    let (_directory, path, mut rows) = database(disk);
+    let connection = support::open(&path);
+    run(&connection, "PRAGMA wal_autocheckpoint=0");
+    (0..100).for_each(|_| assert!(insert(&connection, &mut rows)));
+    // Beside it, on the same disk.
+    let crashed = copy_crashed(&path);
+    let killed = disk.join("killed");
+    std::fs::create_dir(&killed).expect("a directory");
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(format!("{}/.", crashed.path().parent().expect("a directory").display())).arg(&killed);
+    assert!(copy.status().expect("cp starts").success());
+    support::close(connection);
+    let neighbour = fill(disk, left);
+    let killed_path = killed.join("a.db");
+    for _ in 0..3 {
+        let connection = support::open(&killed_path);
+        let code = code_of(&connection, COUNT);
+        assert!([0, ffi::SQLITE_FULL].contains(&code), "{code}: {}", state(&connection));
+        if code == 0 {
+            assert_eq!(number(&connection, COUNT), rows, "{left} bytes left");
+        }
+    }
+    std::fs::remove_file(neighbour).expect("make room");
+    works(&killed_path, &mut rows);
+    std::fs::remove_dir_all(killed).expect("delete the copy");
+}
