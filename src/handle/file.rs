@@ -178,6 +178,9 @@ pub(super) const ONLY_READS: &str =
 /// Why a file with this header is the base's.
 pub(super) fn why_bases(header: &Header) -> &'static str {
     match stamp::read(header) {
+        StampState::Plain { .. } if header.starts_with(MAGIC) && stamp::is_read_only(header) => {
+            "its write version is one of a newer SQLite: it is read as on stock SQLite, and nobody here writes it"
+        }
         // A file without a byte is a new one.
         StampState::Plain { wal: false } if header.starts_with(MAGIC) || header.iter().all(|byte| *byte == 0) => {
             "not in WAL mode: PRAGMA journal_mode=WAL"

@@ -78,7 +78,7 @@ impl Marks {
 pub enum StampState {
     /// No stamp. A file too short for a header is plain, too.
     Plain {
-        /// Byte 19 says WAL: SQLite opens it so.
+        /// Byte 19 says WAL, and byte 18 does not say that only a newer SQLite may write: SQLite opens it so.
         wal: bool,
     },
     /// A whole stamp.
@@ -146,12 +146,18 @@ pub fn read(header: &[u8]) -> StampState {
             StampState::BadStamp { log_id }
         };
     }
-    let wal = header[READ_VERSION] == WAL;
+    let wal = header[READ_VERSION] == WAL && !is_read_only(header);
     // In rollback mode the reserved bytes are none of ours: no log ever ends there.
     if header[VERSIONS.start] == STAMPED || (wal && header[RESERVED].iter().any(|&byte| byte != 0)) {
         return StampState::Leftover;
     }
     StampState::Plain { wal }
+}
+
+/// Whether byte 18 says that only a newer SQLite may write the file: this one opens it for reading (`lockBtree`).
+#[must_use]
+pub fn is_read_only(header: &[u8]) -> bool {
+    header.get(VERSIONS.start).is_some_and(|version| *version > WAL && *version != STAMPED)
 }
 
 /// The stamp of a header that is damaged around it, as far as into its versions: the reserved bytes and the page size are

@@ -135,3 +135,25 @@ fn without_locks_a_database_in_wal_mode_cannot_be_opened() {
     support::close(connection);
     support::assert_plain(&path);
 }
+
+/// A newer SQLite's format: an older one reads it, and leaves it as it is (`lockBtree`).
+#[test]
+fn what_only_a_newer_sqlite_may_write_is_read() {
+    let scratch = Scratch::new();
+    for version in [3, 4, 111, 113, 255] {
+        let path = scratch.file(&format!("{version}.db"));
+        patched(&path, &[version], 18);
+        let before = std::fs::read(&path).unwrap();
+        let connection = support::open(&path);
+        assert_eq!(support::text(&connection, "SELECT x FROM t"), "1", "{version}");
+        assert!(connection.is_readonly("main").unwrap(), "{version}");
+        let written = support::code_of(&connection, "INSERT INTO t VALUES(2)");
+        assert_eq!(written, ffi::SQLITE_READONLY, "{version}");
+        if support::on_pwal() {
+            assert!(status(&connection).1.contains("newer SQLite"), "{version}: {}", status(&connection).1);
+        }
+        support::close(connection);
+        assert!(std::fs::read(&path).unwrap() == before, "{version}: the file was written");
+        assert_eq!(support::beside(&path), Vec::<String>::new(), "{version}");
+    }
+}
