@@ -58,6 +58,16 @@ impl Engine {
         }
     }
 
+    /// WRITE, for a connection that was refused it: not for the engine itself, which has it for some syncs while the log is
+    /// retired. Stock SQLite has no such writer, and a connection without a busy handler would meet one that it cannot know of.
+    pub(crate) fn acquire_write_after_rest(&self, connection: u64) -> bool {
+        if !self.queue.is_held_by(NOBODY) {
+            return false;
+        }
+        drop(self.membership.one_thread.lock());
+        self.queue.try_acquire(connection)
+    }
+
     fn try_rest(self: &Arc<Engine>) -> Result<Rest, EngineError> {
         self.log.check_poison()?;
         if !self.log.is_active() {

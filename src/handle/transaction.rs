@@ -113,7 +113,7 @@ impl WalConnection {
             self.roll_back(file);
         }
         self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
-        if !self.engine.queue.try_acquire(self.me.id) {
+        if !self.engine.queue.try_acquire(self.me.id) && !self.engine.acquire_write_after_rest(self.me.id) {
             return Err(self.refuse(Code::BUSY));
         }
         // In `locking_mode=EXCLUSIVE` SQLite does not come here for a write.

@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, ffi};
 use std::path::Path;
+use support::lab::{Call, Gate, Lab};
 use support::processes::agent::{Agent, wait_for};
-use support::scene::{COUNT, scene};
+use support::scene::{COUNT, scene, watchdog};
 use support::{number, run};
 
 /// At once, with connections open.
@@ -199,5 +200,42 @@ fn a_kill_at_each_step_loses_nothing() {
         support::assert_integrity(&next);
         support::close(next);
         support::assert_plain(&path);
+    }
+}
+
+/// A connection without a busy handler is alone with itself: it meets no lock that only the engine holds.
+#[test]
+fn a_write_that_meets_a_rest_waits_for_its_end() {
+    if !support::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a write that meets a rest");
+    for write in ["INSERT INTO t VALUES(2)", "BEGIN IMMEDIATE; INSERT INTO t VALUES(2); COMMIT"] {
+        let lab = Lab::new();
+        let (retiring, writing) = (lab.wal(), lab.open("a.db"));
+        run(&retiring, "CREATE TABLE t(x); INSERT INTO t VALUES(1)");
+        assert_eq!(number(&writing, COUNT), 1);
+        writing.busy_timeout(std::time::Duration::ZERO).expect("no busy timeout");
+        let (resting, go_on) = (Gate::default(), Gate::default());
+        let gates = (resting.clone(), go_on.clone());
+        lab.hook(move |moment| {
+            if moment.call == Call::Remove && moment.name.ends_with(".seg") && !moment.done {
+                gates.0.open();
+                gates.1.pass();
+            }
+            Ok(())
+        });
+        std::thread::scope(|threads| {
+            threads.spawn(move || assert_eq!(support::text(&retiring, RETIRE), "retired"));
+            resting.pass();
+            let written = threads.spawn(move || {
+                let code = support::code_of(&writing, write);
+                (code, number(&writing, COUNT))
+            });
+            // It is refused at once, or waits.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            go_on.open();
+            assert_eq!(written.join().expect("no panic"), (0, 2), "{write}");
+        });
     }
 }

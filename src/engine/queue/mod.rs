@@ -69,6 +69,11 @@ impl WriteQueue {
         taken
     }
 
+    /// Whether WRITE is this connection's, here.
+    pub(crate) fn is_held_by(&self, connection: ConnectionId) -> bool {
+        self.state.lock().owner == Some(connection)
+    }
+
     fn try_take(&self, state: &mut State, connection: ConnectionId, now: u64) -> bool {
         if let Some(history) = state.histories.get_mut(&connection)
             && let Some(left) = history.left.take()
