@@ -105,7 +105,7 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
     control.write().release(me);
     control.certify(epoch);
     control.advance_visible();
-    control.durable_wake().notify();
+    control.flush_events().of(control.certified()).notify();
 }
 
 /// One frame for each commit; 1000 pages in turns.

@@ -17,6 +17,7 @@ models! {
     a_dead_owner_is_followed_by_one
     an_incarnation_is_not_its_predecessor
     all_are_woken
+    all_become_durable
     all_that_wait_for_something_are_woken
     a_commit_is_whole_or_absent
     the_pages_are_those_of_the_commit

@@ -1,9 +1,11 @@
 //! R2: a commit is answered when it is durable, if it wants that, or else when what it was based on is visible.
 //!
 //! A committer first looks whether another one's flush has reached its commit. If no process leads a flush it leads one
-//! itself, which covers everything that is published by then; else it sleeps until LEADER is released, which wakes one
-//! sleeper, which wakes the next: so that of many waiters one begins the next flush, and none finds the lock taken by
-//! another. One of a process's waiters checks often whether the leader lives and makes progress (`lease`).
+//! itself, which covers everything that is published by then; else it sleeps with the commits of its own epoch: those of the
+//! flush in progress, or those of the next one. The end of a flush wakes one sleeper of its epoch, which wakes the next, and so
+//! on: all of them at once would collide on WRITE. When LEADER is released, one sleeper of the next epoch is woken, which leads, or
+//! finds that another committer does; should it end without either, it wakes the next. What wakes none of them (a death on the
+//! way) is found by those that check: one of a process's waiters checks often whether the leader lives and makes progress (`lease`).
 //!
 //! A wait before a commit is published is bounded, and ends with `LockHeld`. A published commit is waited for without a
 //! bound: an error for it would concern all commits after it (R5).
@@ -19,7 +21,7 @@ use super::poison::{Failed, Poison};
 use super::segment_files::SegmentFiles;
 use super::shortage::Shortage;
 use crate::interleave::Instant;
-use crate::shared::TIMED_WAIT;
+use crate::shared::{Event, TIMED_WAIT};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -48,6 +50,17 @@ impl Drop for Watcher<'_> {
     fn drop(&mut self) {
         if let Some(watched) = self.0 {
             watched.store(false, SeqCst);
+        }
+    }
+}
+
+/// The notification that LEADER is free, which a waiter passes on if it ends without having led.
+struct Elected<'a>(Option<&'a Event>);
+
+impl Drop for Elected<'_> {
+    fn drop(&mut self) {
+        if let Some(event) = self.0 {
+            event.pass_on();
         }
     }
 }
@@ -110,7 +123,7 @@ impl Durability {
         if reached() {
             return Ok(());
         }
-        self.wait_until(&reached, Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
+        self.wait_until(&reached, Some(sequence), Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
             let append = self.append.lock_unrepaired();
             // By another process meanwhile.
             if reached() {
@@ -131,7 +144,7 @@ impl Durability {
     /// The flush failed: the commit was rolled back, or its outcome is unknown (R5). `LockHeld`: another process has
     /// kept a lock that the flush needs for too long.
     pub(crate) fn wait_durable(&self, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.log.marks.durable() >= sequence, None, self.locks.bounded_wait())
+        self.wait_until(&|| self.log.marks.durable() >= sequence, Some(sequence), None, self.locks.bounded_wait())
     }
 
     /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
@@ -140,7 +153,7 @@ impl Durability {
     /// # Errors
     /// As [`Durability::wait_durable`].
     pub(super) fn wait_for_backlog(&self) -> Result<(), EngineError> {
-        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, self.locks.bounded_wait())
+        self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, None, self.locks.bounded_wait())
     }
 
     /// Waits until everything up to `sequence` is visible, leading if no other committer does.
@@ -148,7 +161,7 @@ impl Durability {
     /// # Errors
     /// As [`Durability::wait_durable`].
     pub(super) fn wait_visible(&self, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.locks.bounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.bounded_wait())
     }
 
     /// Like [`Durability::wait_visible`], for a transaction that has read the commit and cannot return before.
@@ -156,7 +169,7 @@ impl Durability {
     /// # Errors
     /// The flush failed.
     pub(crate) fn wait_visible_of_seen(&self, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), None, self.locks.unbounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.unbounded_wait())
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
@@ -171,18 +184,35 @@ impl Durability {
             || control.kept_by_poison().is_some_and(|kept| kept >= sequence)
     }
 
+    /// The epoch with which commit `sequence` becomes durable, which is published and not durable yet: the last one that is written, or
+    /// the next one, which takes all that is published. Without a commit: the epoch that is certified next.
+    fn epoch_of(&self, sequence: Option<u64>) -> u64 {
+        let control = self.log.marks.control();
+        let next_certified = control.certified() + 1;
+        match (control.last_epoch(), sequence) {
+            (Some(last), Some(sequence)) if last.hi < sequence => (last.epoch + 1).max(next_certified),
+            (Some(last), _) => last.epoch.max(next_certified),
+            (None, _) => next_certified,
+        }
+    }
+
+    /// Waits until `reached`, which is so at the latest when commit `sequence` is durable, or, without one, after some flush.
     /// `answers`: the commit of the caller's that is answered when it is reached.
     pub(super) fn wait_until(
         &self,
         reached: &dyn Fn() -> bool,
+        sequence: Option<u64>,
         answers: Option<u64>,
         mut wait: Wait,
     ) -> Result<(), EngineError> {
-        let wake = self.log.marks.control().durable_wake();
+        let control = self.log.marks.control();
         let me = self.log.marks.member().me();
+        let mut elected = Elected(None);
         let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
         let (mut first_failure, mut is_told) = (None, false);
         loop {
+            let epoch = self.epoch_of(sequence);
+            let wake = control.flush_events().of(epoch);
             let mut ticket = wake.ticket();
             if reached() {
                 if first_failure.is_some() {
@@ -192,7 +222,10 @@ impl Durability {
             }
             self.log.check_poison()?;
             match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
-                Ok(true) => continue,
+                Ok(true) => {
+                    elected.0 = None;
+                    continue;
+                }
                 // The owner of the lock continues, or the wait ends.
                 Ok(false) | Err(EngineError::LockHeld { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
@@ -215,11 +248,19 @@ impl Durability {
                     ticket = wake.ticket();
                 }
             }
-            let leader = self.log.marks.control().leader().holder().filter(|owner| *owner != me);
+            let leader = control.leader().holder().filter(|owner| *owner != me);
             self.locks.goes_on(&mut wait, "a flush", leader)?;
             let began = Instant::now();
-            let look = watcher.looks_after(&self.watched, self.log.marks.control().sync_nanos());
-            wake.wait(ticket, look.min(wait.left()));
+            let look = watcher.looks_after(&self.watched, control.sync_nanos());
+            // The present leader notifies another one when it ends.
+            elected.0 = None;
+            if wake.wait(ticket, look.min(wait.left())) {
+                if control.certified() >= epoch {
+                    wake.pass_on();
+                } else {
+                    elected.0 = Some(wake);
+                }
+            }
             waited = began.elapsed();
         }
     }

@@ -105,7 +105,7 @@ impl Flusher {
             if self.log.marks.syncs_pending() >= goal || left.is_zero() {
                 break;
             }
-            control.gathered().wait(ticket, left);
+            let _notified_or_late = control.gathered().wait(ticket, left);
         }
         control.set_gather_goal(0);
     }
@@ -283,6 +283,7 @@ impl Flusher {
     pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
         let group = self.log.marks.syncs_pending();
         self.log.marks.certify(epoch, wanted);
+        self.log.marks.control().flush_events().of(epoch).notify();
         self.log.marks.control().set_flush_group(group);
         self.log.counters.flushes.fetch_add(1, SeqCst);
     }

@@ -27,8 +27,8 @@ struct Tickets {
     present: u64,
 }
 
-/// LEADER: the owner of this value leads, unless LEADER was taken away; its drop wakes the first of the waiters for a
-/// flush. When it is taken, no epoch record is left uncertified.
+/// LEADER: the owner of this value leads, unless LEADER was taken away; its drop wakes one of the waiters for the
+/// next flush. When it is taken, no epoch record is left uncertified.
 pub(crate) struct Leader {
     leading: Arc<Leading>,
     ticket: u64,
@@ -71,7 +71,9 @@ impl Drop for Leader {
                 member.control().leader().release(member.me());
             }
         }
-        self.leading.log.marks.control().durable_wake().notify();
+        // One of those that wait for the next epoch leads.
+        let control = self.leading.log.marks.control();
+        control.flush_events().of(control.last_written_epoch() + 1).notify_one();
     }
 }
 

@@ -43,7 +43,7 @@ impl OnDemand {
             return Ok(reached());
         }
         let deadline = Instant::now() + timeout;
-        match self.durability.wait_until(&reached, None, self.locks.wait_until_deadline(deadline)) {
+        match self.durability.wait_until(&reached, Some(sequence), None, self.locks.wait_until_deadline(deadline)) {
             Err(EngineError::LockHeld { .. }) if Instant::now() >= deadline => Ok(reached()),
             waited => waited.map(|()| true),
         }

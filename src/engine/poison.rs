@@ -80,7 +80,7 @@ impl Poison {
             self.log.report(error.code(), &format!("{error} ({lost} commits after commit {kept})"));
         }
         self.queue.close();
-        self.log.marks.control().durable_wake().notify();
+        self.log.marks.control().flush_events().notify_all();
         self.log.marks.control().visible_wake().notify_awaited();
         self.log.marks.control().gathered().notify();
     }

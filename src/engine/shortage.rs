@@ -58,10 +58,11 @@ impl Shortage {
         mut act: impl FnMut() -> Result<T, EngineError>,
         make_room: impl Fn() -> bool,
     ) -> Result<T, EngineError> {
-        let wake = self.log.marks.control().durable_wake();
         let mut has_made_room = false;
         let mut failed_at: Option<Instant> = None;
         loop {
+            let control = self.log.marks.control();
+            let wake = control.flush_events().of(control.certified() + 1);
             let ticket = wake.ticket();
             let result = act();
             if !result.as_ref().is_err_and(EngineError::is_out_of_descriptors) {
@@ -76,7 +77,9 @@ impl Shortage {
             }
             has_made_room = true;
             if !make_room() && !is_over {
-                wake.wait(ticket, TIMED_WAIT);
+                let _notified_or_not = wake.wait(ticket, TIMED_WAIT);
+                // This one may not have led.
+                wake.pass_on();
             }
         }
     }

@@ -106,8 +106,10 @@ impl Turn {
 
     /// Waits until that event is notified, for at most `at_most_us` microseconds.
     pub(super) fn wait(&self, ticket: u64, at_most_us: u64) {
-        if let Some(turn) = self.mine() {
-            turn.wait(ticket, Duration::from_micros(at_most_us));
+        if let Some(turn) = self.mine()
+            && turn.wait(ticket, Duration::from_micros(at_most_us))
+        {
+            turn.pass_on();
         }
     }
 

@@ -9,7 +9,7 @@
 //! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes, offset of the clock (us) |
 //! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
-//! | 448 | 64 | `durable_wake` |
+//! | 448 | 64 | `flush_events`: that of epoch e at e mod 4 |
 //! | 512 | 64 | until when the grant in WRITE is valid (us) |
 //! | 576 | 7 x 64 | `published`, `last_written_epoch`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
@@ -31,6 +31,7 @@
 //! What several processors store all the time lies on a 64-byte line of its own.
 
 use super::event::Event;
+use super::flush_events::FlushEvents;
 use super::owner::{Owner, OwnerLock};
 use super::process_slots::ProcessLine;
 use super::reservations::Reservations;
@@ -45,7 +46,7 @@ use std::ops::Deref;
 /// "pwalctl" and a byte that shows the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 9;
+pub const LAYOUT_VERSION: u64 = 11;
 /// Processes that may share a database.
 pub const PROCESS_SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
 /// Connections that may read at the same time.
@@ -62,6 +63,11 @@ pub const SETTINGS: usize = 8;
 
 /// What the control block take before the rings.
 pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
+
+/// On a cache line of its own.
+#[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
+pub(super) struct OwnLine<T>(pub(super) T);
 
 /// A word on a line of its own.
 #[repr(C, align(64))]
@@ -152,7 +158,7 @@ pub struct ControlView {
     pub(super) append: OwnerLock,
     pub(super) leader: OwnerLock,
     pub(super) checkpoint: OwnerLock,
-    pub(super) durable_wake: Event,
+    flush_events: FlushEvents,
     pub(super) grant_until_us: Line,
     pub(super) published: Line,
     pub(super) last_written_epoch: Line,
@@ -164,12 +170,12 @@ pub struct ControlView {
     settings: SettingsLine,
     pub(super) create: Reservations,
     exclusive: OwnerLock,
-    gathered: Event,
+    gathered: OwnLine<Event>,
     log: LogLine,
     flush: FlushLine,
     pub(super) slots_used: Line,
     readers: ReadersLine,
-    visible_wake: Event,
+    visible_wake: OwnLine<Event>,
     pub(super) processes: [ProcessLine; PROCESS_SLOTS],
     pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
     pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
@@ -191,7 +197,7 @@ const _: () = {
     assert!(offset_of!(ControlView, append) == 256);
     assert!(offset_of!(ControlView, leader) == 320);
     assert!(offset_of!(ControlView, checkpoint) == 384);
-    assert!(offset_of!(ControlView, durable_wake) == 448);
+    assert!(offset_of!(ControlView, flush_events) == 448);
     assert!(offset_of!(ControlView, grant_until_us) == 512);
     assert!(offset_of!(ControlView, published) == 576);
     assert!(offset_of!(ControlView, last_written_epoch) == 640);
@@ -212,7 +218,7 @@ const _: () = {
     assert!(offset_of!(ControlView, commit_ring) == 149_312);
     assert!(offset_of!(ControlView, epoch_ring) == 1_197_888);
     assert!(CONTROL_BYTES == 1_263_424);
-    assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<Event>() == 64);
+    assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<FlushEvents>() == 64);
     assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
     assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
     // A slot index and an owner fit 16 bits, a ring index its mask.
@@ -453,10 +459,10 @@ impl ControlBlock {
         &self.checkpoint
     }
 
-    /// Waiters for durability sleep here; notified after each [`certify`](ControlBlock::certify) and on poison.
+    /// Commits that are to become durable wait here.
     #[must_use]
-    pub fn durable_wake(&self) -> &Event {
-        &self.durable_wake
+    pub fn flush_events(&self) -> &FlushEvents {
+        &self.flush_events
     }
 
     /// Stores what the control block belongs to, with magic and layout version; before [`ControlMapping::create`](super::Control::create).
@@ -495,8 +501,8 @@ impl ControlBlock {
         }
     }
 
-    /// What was answered with an error is erased; `unknown`: or may not be. The caller then wakes: [`durable_wake`](ControlBlock::durable_wake) and
-    /// the owner locks.
+    /// What was answered with an error is erased; `unknown`: or may not be. The caller then wakes: [`flush_events`](ControlBlock::flush_events)
+    /// and the owner locks.
     pub fn set_poison_outcome(&self, unknown: bool) {
         step("before poisoned");
         self.state.poison.store(if unknown { POISONED_UNKNOWN } else { POISONED_KNOWN }, SeqCst);
@@ -579,12 +585,12 @@ impl ControlBlock {
     /// Notified when as many commits that want durability are published as the leader waits for.
     #[must_use]
     pub fn gathered(&self) -> &Event {
-        &self.gathered
+        &self.gathered.0
     }
 
     /// Notified when `visible` moves: what [`Event::wait_for`] waits for.
     pub fn visible_wake(&self) -> &Event {
-        &self.visible_wake
+        &self.visible_wake.0
     }
 
     /// The log exists from here on. Under APPEND.

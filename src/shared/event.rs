@@ -1,8 +1,8 @@
-//! A word on which many waiters wait for the same event (`durable_wake`): it has no owner, and each woken waiter wakes
-//! the next.
+//! A word on which many waiters wait for the same event (the end of a flush): it has no owner.
 //!
-//! A notification wakes one waiter: all at once would collide on what they do next. The chain is broken by a process
-//! that dies in it; so every wait has a timeout.
+//! A notification wakes one waiter: all at once would collide on what they do next. A waiter that is woken passes the notification on to
+//! the next, unless it does itself what the notification asks for. The chain is broken by a process that dies in it; so every wait has
+//! a timeout.
 //!
 //! Bit 0: there are waiters. The rest counts the notifications; the futex is on the low half. A process that died while
 //! it waited leaves the bit set, which costs one needless wake-up.
@@ -12,8 +12,8 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-/// News that many wait for. On a cache line of its own.
-#[repr(C, align(64))]
+/// News that many wait for.
+#[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 pub struct Event(pub(super) AtomicU64);
 
@@ -24,22 +24,28 @@ impl Event {
         self.0.load(SeqCst) | 1
     }
 
-    /// Waits until there was news after the ticket was taken, at most `timeout`; then wakes the next one that waits for it.
-    pub fn wait(&self, ticket: u64, timeout: Duration) {
+    /// Waits until there was news after the ticket was taken, at most `timeout`. True: there was; other waiters may still be asleep
+    /// ([`pass_on`](Event::pass_on)).
+    #[must_use]
+    pub fn wait(&self, ticket: u64, timeout: Duration) -> bool {
         let before = ticket & !1;
         match self.0.compare_exchange(before, ticket, SeqCst, SeqCst) {
             Ok(_) => {}
             Err(now) if now == ticket => {}
-            Err(_) => return,
+            Err(_) => return true,
         }
         futex::wait(&self.0, ticket as u32, timeout);
-        // Notified: other waiters are still asleep.
-        if self.0.load(SeqCst) & !1 != before && !crate::drops("event-wakes-next") {
+        self.0.load(SeqCst) & !1 != before
+    }
+
+    /// Wakes the next waiter: of one that was notified.
+    pub fn pass_on(&self) {
+        if !crate::drops("event-wakes-next") {
             futex::wake_one(&self.0);
         }
     }
 
-    /// Notifies the waiters: store the news first, then call this. Wakes the first waiter, which wakes the next. No
+    /// Notifies the waiters: store the news first, then call this. Wakes the first waiter, which passes it on. No
     /// system call if there is none.
     pub fn notify(&self) {
         let mut now = self.0.load(SeqCst);
@@ -51,6 +57,14 @@ impl Event {
             }
         }
         if now & 1 != 0 {
+            futex::wake_one(&self.0);
+        }
+    }
+
+    /// Wakes one waiter only, which does what is to be done, or passes that on: the others wait for [`notify`](Event::notify).
+    pub fn notify_one(&self) {
+        // Bit 0 stays.
+        if self.0.fetch_add(2, SeqCst) & 1 != 0 {
             futex::wake_one(&self.0);
         }
     }
@@ -94,7 +108,7 @@ mod tests {
         let ticket = event.ticket();
         event.notify();
         let begin = Instant::now();
-        event.wait(ticket, Duration::from_secs(20));
+        assert!(event.wait(ticket, Duration::from_secs(20)));
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
 
@@ -157,7 +171,9 @@ mod tests {
                             if news.load(SeqCst) >= wanted {
                                 break;
                             }
-                            event.wait(ticket, Duration::from_secs(20));
+                            if event.wait(ticket, Duration::from_secs(20)) {
+                                event.pass_on();
+                            }
                         }
                         seen.fetch_add(1, SeqCst);
                     }

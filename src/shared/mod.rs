@@ -14,6 +14,7 @@ mod control_block;
 mod error;
 mod event;
 mod fault_point;
+mod flush_events;
 mod futex;
 mod lock;
 mod mapping;

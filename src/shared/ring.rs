@@ -418,7 +418,7 @@ impl ControlBlock {
 
     /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor beyond
     /// `last_written_epoch`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and notifies
-    /// [`durable_wake`](ControlBlock::durable_wake).
+    /// the epoch's event ([`flush_events`](ControlBlock::flush_events)).
     pub fn certify(&self, epoch: u64) {
         step("before certified");
         self.certified.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);

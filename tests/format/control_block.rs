@@ -328,7 +328,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                 announced.fetch_max(hi, SeqCst);
                 control.certify(control.last_written_epoch());
                 control.advance_visible();
-                control.durable_wake().notify();
+                control.flush_events().of(control.certified()).notify();
             }
             assert!(control.leader().release(ME));
         };
@@ -355,12 +355,18 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                             lead();
                         } else if full {
                             loop {
-                                let ticket = control.durable_wake().ticket();
+                                let last = control.last_epoch();
+                                let is_in_last = last.is_some_and(|last| last.hi >= sequence);
+                                let epoch = last.map_or(0, |last| last.epoch) + u64::from(!is_in_last);
+                                let event = control.flush_events().of(epoch);
+                                let ticket = event.ticket();
                                 if control.durable() >= sequence {
                                     break;
                                 }
                                 lead();
-                                control.durable_wake().wait(ticket, Duration::from_millis(1));
+                                if event.wait(ticket, Duration::from_millis(1)) {
+                                    event.pass_on();
+                                }
                             }
                             assert!(control.advance_visible() >= sequence, "durable, so visible");
                         }

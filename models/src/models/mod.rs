@@ -7,7 +7,7 @@ mod rings;
 mod snapshots;
 mod visible;
 
-pub use event::{all_are_woken, all_that_wait_for_something_are_woken};
+pub use event::{all_are_woken, all_become_durable, all_that_wait_for_something_are_woken};
 pub use owner::{
     a_dead_owner_is_followed_by_one, a_release_wakes_who_waits, an_incarnation_is_not_its_predecessor, one_is_inside,
 };

@@ -7,6 +7,8 @@ mod control_block;
 mod error;
 #[path = "../../../src/shared/event.rs"]
 mod event;
+#[path = "../../../src/shared/flush_events.rs"]
+mod flush_events;
 pub(crate) mod futex;
 mod member;
 #[path = "../../../src/shared/owner.rs"]
