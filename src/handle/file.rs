@@ -179,7 +179,7 @@ pub(super) const ONLY_READS: &str =
 pub(super) fn why_bases(header: &Header) -> &'static str {
     match stamp::read(header) {
         StampState::Plain { .. } if header.starts_with(MAGIC) && stamp::is_read_only(header) => {
-            "its write version is one of a newer SQLite: it is read as on stock SQLite, and nobody here writes it"
+            "its write version is one of a newer SQLite: it is read as on stock SQLite, and no connection here writes it"
         }
         // A file without a byte is a new one.
         StampState::Plain { wal: false } if header.starts_with(MAGIC) || header.iter().all(|byte| *byte == 0) => {
