@@ -62,6 +62,8 @@ pub(super) struct Segments {
     /// The segment during which no next segment file could be made ahead of need: a nearly full disk is not filled again
     /// and again.
     ahead_failed: AtomicU64,
+    /// The largest batch for which room was made since a segment was last chosen ahead of need, in bytes.
+    largest_batch: AtomicU64,
 }
 
 impl Segments {
@@ -75,7 +77,17 @@ impl Segments {
         let (limits, ahead_failed) = (Limits::new(log), AtomicU64::new(0));
         let create = Arc::new(Create::new(log, locks, files, append));
         let (log, locks, files) = (Arc::clone(log), Arc::clone(locks), Arc::clone(files));
-        Segments { log, locks, files, tail: Arc::clone(tail), append: Arc::clone(append), limits, create, ahead_failed }
+        Segments {
+            log,
+            locks,
+            files,
+            tail: Arc::clone(tail),
+            append: Arc::clone(append),
+            limits,
+            create,
+            ahead_failed,
+            largest_batch: AtomicU64::new(0),
+        }
     }
 
     /// The log was retired.
@@ -131,6 +143,9 @@ impl Segments {
     /// # Errors
     /// A full disk, a medium that fails. `LockHeld`: other processes have all reservations, and make no progress.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), EngineError> {
+        if bytes > self.largest_batch.load(SeqCst) {
+            self.largest_batch.fetch_max(bytes, SeqCst);
+        }
         let mut wait = None;
         while !self.has_room(bytes)? {
             match self.create.reserve_next()? {
@@ -169,7 +184,8 @@ impl Segments {
         let next = self.log.marks.control().next_segment().filter(|next| *next != tail.segment);
         let is_wanted = self.log.is_active() && next.is_none() && !self.has_failed_ahead(tail);
         if is_wanted && self.files.segment_if_there(tail.segment)?.is_some_and(|segment| is_low(tail, &segment)) {
-            self.choose_next(&reservation, 0)?;
+            // With room for the batches of late: a smaller one would be given up when the next of them comes.
+            self.choose_next(&reservation, self.largest_batch.swap(0, SeqCst))?;
         }
         Ok(())
     }

@@ -122,3 +122,30 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
         assert!(!one.segments.create.reserve_free(&reservation, &free.segment, None).unwrap(), "{what}");
     }
 }
+
+/// A free segment that is too small for the batches of late is not the next one: each of them would make its own, and wait.
+#[test]
+fn a_segment_that_is_chosen_ahead_of_need_has_room_for_the_batches_of_late() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let small = one.segments.create_segment(&reserve(&one), SEGMENT_BYTES).unwrap();
+    let large = 2 * SEGMENT_BYTES;
+    one.segments.make_room(large).unwrap();
+    let (tail, next) = (one.log.tail(), one.log.marks.control().next_segment());
+    assert_ne!(next, Some(small.id), "it has no room");
+    one.log.marks.control().set_next_segment(None);
+    let chosen = one.segments.free_slots(&one.segments.survey().unwrap().0, tail);
+    assert!(chosen.iter().any(|free| free.segment.id == small.id), "it is free");
+    while one.log.tail().offset * 4 <= SEGMENT_BYTES {
+        commit(&one, 1, one.log.marks.published() + 1, true).unwrap();
+    }
+    assert_eq!(one.log.marks.control().next_segment(), None);
+    one.segments.prepare_next_segment();
+    let next = one.log.marks.control().next_segment().expect("the next segment");
+    assert!(one.files.segment(next).unwrap().bytes > large);
+    // The batches of before are of no concern to the next choice.
+    one.log.marks.control().set_next_segment(None);
+    one.segments.prepare_next_segment();
+    assert_eq!(one.log.marks.control().next_segment(), Some(small.id));
+}
