@@ -160,17 +160,7 @@ impl<'a> SegmentReader<'a> {
         spills: &Spills<'_>,
         image: &mut [u8],
     ) -> Result<(), LogError> {
-        let frame = ImageRef {
-            place: match descriptor.place {
-                ImagePlace::Batch(position) => ImagePlace::Batch(batch.header.offset + position),
-                spilled @ ImagePlace::Spill { .. } => spilled,
-            },
-            page: descriptor.page,
-            sequence: batch.header.sequence,
-            mask: descriptor.mask,
-            crc: descriptor.crc,
-        };
-        self.image_of(&frame, spills, image)
+        self.image_of(&ImageRef::of(batch, descriptor), spills, image)
     }
 
     pub(crate) fn image_of(&self, frame: &ImageRef, spills: &Spills<'_>, image: &mut [u8]) -> Result<(), LogError> {
@@ -186,9 +176,8 @@ impl<'a> SegmentReader<'a> {
             },
         };
         let read = open.read(image, offset)?;
-        apply_mask(image, offset, frame.mask);
-        let crc = image_crc(self.header.log_id, frame.page, frame.sequence, image);
-        if read == image.len() && (crc == frame.crc || crate::drops("b8")) {
+        let is_whole = frame.is_whole(self.header.log_id, offset, image);
+        if read == image.len() && (is_whole || crate::drops("b8")) {
             Ok(())
         } else {
             Err(LogError::record(&open.path, offset, Rule::ImageCrc.into()))
@@ -222,6 +211,12 @@ pub(crate) struct ImageRef {
 }
 
 impl ImageRef {
+    /// Whether these bytes, as they are stored at `offset`, are its image (rule B8); without their mask after that.
+    pub(crate) fn is_whole(&self, log_id: LogId, offset: u64, image: &mut [u8]) -> bool {
+        apply_mask(image, offset, self.mask);
+        image_crc(log_id, self.page, self.sequence, image) == self.crc
+    }
+
     /// That of a frame of `batch`.
     pub(crate) fn of(batch: &Batch, descriptor: &Descriptor) -> ImageRef {
         ImageRef {

@@ -7,7 +7,7 @@
 use super::error::LogError;
 use super::files::{Files, Unreadable};
 use super::follow::{OpenFile, SegmentReader, Spills};
-use super::format::{Certificate, FileName, FormatError, LogId, Rule};
+use super::format::{Batch, Certificate, FileName, FormatError, LogId, Rule};
 use super::page_one::FoundCopy;
 use super::seals::Contradiction;
 use crate::disk::{LogDirectory, OpenMode};
@@ -45,7 +45,7 @@ pub(crate) struct FoundSegment<'a> {
 }
 
 /// A batch whose head is valid, found by probing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) segment: usize,
     pub(crate) offset: u64,
@@ -53,6 +53,8 @@ pub(crate) struct Candidate {
     pub(crate) ordinal: u64,
     pub(crate) sequence: u64,
     pub(crate) chain: u64,
+    /// All of it, if the probe has verified its images, too ([`passing`](super::passing)).
+    pub(crate) whole: Option<Arc<Batch>>,
 }
 
 /// A batch whose head is not valid, found by probing.

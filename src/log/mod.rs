@@ -9,6 +9,7 @@ pub mod format;
 mod found;
 pub mod kept;
 mod page_one;
+mod passing;
 mod probe;
 pub mod recovery;
 pub mod retire;

@@ -1,7 +1,8 @@
 //! Probing a segment: every block that the file system keeps is looked at as a record.
 //!
 //! A block that the medium does not give is noted, and its neighbours are read by themselves. What a record claims of its
-//! length is read only as far as the file has bytes: [`ALLOWANCE_FACTOR`].
+//! length is read only as far as the file has bytes: [`ALLOWANCE_FACTOR`]. Images are verified on the way
+//! ([`passing`](super::passing)).
 
 use super::error::LogError;
 use super::files::Unreadable;
@@ -12,7 +13,9 @@ use super::format::{
 };
 use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSegment, HeaderState, Probed, Seal};
 use super::page_one::FoundCopy;
+use super::passing::Passing;
 use std::ops::Range;
+use std::sync::Arc;
 
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
 /// Segments are probed in pieces of this size: a multiple of every block.
@@ -36,6 +39,8 @@ struct Probe<'o> {
     /// Batches in a segment without a header.
     without_header: Vec<Candidate>,
     page_bytes: Option<u32>,
+    /// `None` without a header.
+    passing: Option<Passing>,
     observe: &'o mut dyn FnMut(Probed<'_>),
 }
 
@@ -47,8 +52,10 @@ impl<'a> FoundLog<'a> {
     ) -> Result<(), LogError> {
         let page_bytes = self.page_bytes().or(page_bytes);
         for segment in 0..self.segments.len() {
+            let passing = self.segments[segment].reader.as_ref().map(|reader| &reader.header);
+            let passing = passing.map(|header| Passing::new(header.log_id, header.page_bytes));
             let mut probe =
-                Probe { segment, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, observe };
+                Probe { segment, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, passing, observe };
             self.probe(&mut probe)?;
             let without_header = probe.without_header;
             self.infer(segment, page_bytes, without_header);
@@ -93,6 +100,12 @@ impl<'a> FoundLog<'a> {
                     for (index, block) in piece[..read].chunks(BLOCK as usize).enumerate() {
                         let at = index * BLOCK as usize;
                         self.probe_block(probe, start + at as u64, block, &piece[at..read])?;
+                    }
+                    if let Some(passing) = &mut probe.passing {
+                        let candidates = &mut self.candidates;
+                        passing.pass(start, &piece[..read], |candidate, batch| {
+                            candidates[candidate].whole = Some(Arc::new(batch));
+                        });
                     }
                 }
                 Err(error) if error.unreadable().is_some() => {
@@ -210,6 +223,9 @@ impl<'a> FoundLog<'a> {
                 (probe.observe)(Probed::Batch { segment });
                 probe.head_end = offset + claimed.head_bytes as u64;
                 self.candidates.push(Candidate::of(segment, &batch));
+                if let Some(passing) = &mut probe.passing {
+                    passing.enter(self.candidates.len() - 1, batch);
+                }
             }
             Err(error) => {
                 let flaw = match error.unreadable() {
@@ -274,7 +290,7 @@ impl<'a> FoundLog<'a> {
     fn infer(&mut self, segment: usize, page_bytes: Option<u32>, batches: Vec<Candidate>) {
         let Some(ordinal) = batches.iter().map(|batch| batch.ordinal).max() else { return };
         let newest = || batches.iter().filter(|batch| batch.ordinal == ordinal);
-        let Some(first) = newest().min_by_key(|batch| batch.offset).copied() else { return };
+        let Some(first) = newest().min_by_key(|batch| batch.offset).cloned() else { return };
         let at = u32::try_from(first.offset).ok().filter(|bytes| is_block_size(*bytes));
         let block_bytes = self.block_bytes().or(at).unwrap_or(BLOCK_BYTES_MIN);
         let Some(page_bytes) = page_bytes else { return };
@@ -292,7 +308,7 @@ impl<'a> FoundLog<'a> {
             chain: first.chain,
         };
         found.inferred = Some(SegmentReader { open: found.open.clone(), header });
-        let newest: Vec<Candidate> = newest().copied().collect();
+        let newest: Vec<Candidate> = newest().cloned().collect();
         self.candidates.extend(newest);
     }
 }
@@ -319,6 +335,7 @@ impl Candidate {
             ordinal: header.ordinal,
             sequence: header.sequence,
             chain: header.chain,
+            whole: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace};
 use super::found::{Candidate, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
 use super::seals::{Contradiction, Counts};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Blocks between two batches that are no certificates: those of a doubled one that was not synced.
 const MISSED_BLOCKS_MAX: u32 = 2;
@@ -97,7 +98,7 @@ struct Wanted {
 /// What a search for the batch of one commit met.
 #[derive(Default)]
 struct Search {
-    found: Option<(usize, Batch)>,
+    found: Option<(usize, Arc<Batch>)>,
     /// A batch of that commit was begun and is not valid.
     torn: Option<TornTail>,
     /// Could not be read, and may be that batch.
@@ -105,7 +106,7 @@ struct Search {
     /// It was found in another segment, after something that may be it.
     crossed: Option<Unreadable>,
     /// A whole batch of that commit that a certificate denies (rule W6).
-    denied: Option<(usize, Batch, Contradiction)>,
+    denied: Option<(usize, Arc<Batch>, Contradiction)>,
 }
 
 impl FoundLog<'_> {
@@ -113,7 +114,7 @@ impl FoundLog<'_> {
     pub(crate) fn walk(&self, base: u64, through: Through) -> Result<Walk, LogError> {
         let mut best = Walk::empty(base, through);
         let is_first = |candidate: &&Candidate| Some(candidate.sequence) == base.checked_add(1);
-        let mut beginnings: Vec<Candidate> = self.candidates.iter().filter(is_first).copied().collect();
+        let mut beginnings: Vec<Candidate> = self.candidates.iter().filter(is_first).cloned().collect();
         // Of chains as long as each other the first counts: a writer that died may have begun the next segment with this
         // commit, before another one was published in the segment that it had left.
         beginnings.sort_by_key(|candidate| if crate::drops("w1-earliest") { 0 } else { candidate.ordinal });
@@ -274,7 +275,8 @@ impl FoundLog<'_> {
     /// Verifies a batch whose head is valid.
     fn look(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
         let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
-        let batch = match reader.batch_at(offset, &self.spills) {
+        let verified = self.candidate(segment, offset).and_then(|it| it.whole.clone());
+        let batch = match verified.map_or_else(|| reader.batch_at(offset, &self.spills).map(Arc::new), Ok) {
             Ok(batch) => batch,
             Err(LogError::Record { source, file, offset }) => {
                 search.torn.get_or_insert(TornTail { file, offset, reason: source.to_string() });

@@ -208,20 +208,44 @@ fn large() -> LogBuilder {
     log
 }
 
+/// 8 segments of 4 MiB; each of the commits has 40 pages that no other has.
+fn of_many_pages() -> (LogBuilder, Vec<u64>) {
+    let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 1024);
+    let mut values = Vec::new();
+    for segment in 0..8 {
+        if segment > 0 {
+            log.rotate(segment);
+        }
+        while log.offset + 48 * 1024 < log.segment_bytes {
+            let first = values.len() as u32 + 1;
+            let frames: Vec<(u32, u64)> = (first..first + 40).map(|page| (page, u64::from(page % 200) + 1)).collect();
+            values.extend(frames.iter().map(|(_, value)| value));
+            log.commit(&Commit { frames: &frames, database_pages: first + 39, ..Commit::default() });
+        }
+    }
+    (log, values)
+}
+
 #[test]
-fn the_log_is_read_once_and_its_live_part_once_more() {
+fn the_log_is_read_once_and_what_goes_to_the_database_file_once_more() {
     let mut idle = large();
     let base = idle.sequence;
     idle.rotate(20);
     idle.certify(base, base);
     idle.commits(10);
-    for (log, target, at_most) in [(idle, base, 110), (large(), 0, 200)] {
+    let (many, of_many) = of_many_pages();
+    let all_of = |log: LogBuilder| {
+        let values = LogBuilder::values_after(log.sequence);
+        (log, values)
+    };
+    let cases = [(all_of(idle), base, 110), (all_of(large()), 0, 110), ((many, of_many), 0, 210)];
+    for ((log, values), target, at_most) in cases {
         let all: u64 = log.files.values().map(|bytes| bytes.len() as u64).sum();
         let files = Files::new(stamped(&LogBuilder::values_after(target), 1024, ID, target)).with(&log.files);
         let place = SimPlace::new(&files);
         let medium = Medium::new(vec![]);
         open_database(&medium.under(place.directory()), &mut *place.database(), OpenFacts::default()).unwrap();
-        assert!(place.files().database == database_of(&LogBuilder::values_after(log.sequence), 1024));
+        assert!(place.files().database == database_of(&values, 1024));
         let percent = medium.read.load(SeqCst) * 100 / all;
         println!("commits from {target} on: {percent}% of the bytes of the log are read");
         assert!((100..=at_most).contains(&percent), "{percent}%");
