@@ -1,7 +1,8 @@
 //! SQLite's allocator fails at one call of a life, or from that call on: a statement gets the code that stock SQLite gives it, what was
 //! acknowledged is there and what was refused is not, and everything works when there is memory again.
 //!
-//! `PWAL_TEST_STRIDE=1` tries each call (the default takes a sample).
+//! `PWAL_TEST_STRIDE=1` tries each call (the default takes a sample). And a process without address space (`ulimit -v`): where Rust's
+//! allocator gets none the process ends, as by a kill, and nothing acknowledged is lost.
 
 use rusqlite::{Connection, ffi};
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,4 +252,79 @@ fn a_call_of_the_allocator_fails_and_nothing_else() {
         eprintln!("{lives} lives of {calls:?} calls, refused with {codes:?}");
         assert!(calls.iter().all(|calls| *calls > 1_000), "{calls:?} calls");
     });
+}
+
+const NARROW: &str = "no_memory::child_has_little_address_space";
+
+/// Bytes of address space that this process has.
+fn address_space() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = status.lines().find(|line| line.starts_with("VmSize:")).expect("VmSize");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+#[test]
+fn child_has_little_address_space() {
+    if !child::role(NARROW) {
+        return;
+    }
+    let path = std::path::PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
+    let more: u64 = child::setting("PWAL_TEST_LIMIT").parse().expect("bytes");
+    let limit = rustix::process::Rlimit { current: Some(address_space() + more), maximum: None };
+    rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("a limit");
+    let mut life = Life::default();
+    let connections: Vec<Connection> = (0..3).filter_map(|_| life.open(&path)).collect();
+    for (at, connection) in connections.iter().cycle().take(30).enumerate() {
+        let row = at as i64 + 1;
+        let large = if at % 5 == 4 { 4_000_000 } else { 300 };
+        let code = code_of(connection, &format!("INSERT INTO t VALUES({row}, zeroblob({large}))"));
+        child::report(&format!("{code} {row}"));
+    }
+    let code = connections.first().map_or(0, |connection| code_of(connection, "PRAGMA wal_checkpoint"));
+    child::report(&format!("{code} checkpoint"));
+}
+
+#[test]
+fn a_process_without_address_space_loses_nothing() {
+    let _watchdog = watchdog("no address space");
+    let (mut ended, mut refused) = (0, 0);
+    for more in [0, 256 << 10, 3 << 20, 20 << 20, 64 << 20] {
+        let scratch = Scratch::in_memory();
+        let [plain, killed] = templates(&scratch);
+        for template in [plain, killed] {
+            let path = template.join("a.db");
+            let settings = [
+                ("PWAL_TEST_DATABASE", path.to_str().expect("text").to_owned()),
+                ("PWAL_TEST_LIMIT", more.to_string()),
+            ];
+            let mut narrow = child::start(NARROW, &settings);
+            let mut rows = BTreeSet::from([0]);
+            for line in narrow.lines.by_ref() {
+                let (code, row) = line.split_once(' ').expect("a code");
+                let code: i32 = code.parse().expect("a number");
+                let is_known = [0, ffi::SQLITE_NOMEM, ffi::SQLITE_CANTOPEN, ffi::SQLITE_IOERR].contains(&(code & 0xff));
+                assert!(is_known, "{more} bytes: {line}");
+                refused += u32::from(code != 0);
+                if let Ok(row) = row.parse::<i64>()
+                    && code == 0
+                {
+                    rows.insert(row);
+                }
+            }
+            let status = narrow.wait();
+            ended += u32::from(!status.success());
+            use std::os::unix::process::ExitStatusExt;
+            let is_end = status.success() || status.signal() == Some(libc::SIGABRT) || status.code() == Some(101);
+            assert!(is_end, "{more} bytes: {status}");
+            let again = support::open(&path);
+            let seen = support::rows(&again, "SELECT id FROM t").expect("the rows");
+            let seen: BTreeSet<i64> = seen.iter().map(|row| row.parse().expect("a number")).collect();
+            // The row that was under way when the process ended may be there.
+            assert!(seen.is_superset(&rows) && seen.len() <= rows.len() + 1, "{more} bytes: {rows:?}, {seen:?}");
+            support::assert_integrity(&again);
+            support::close(again);
+            support::assert_plain(&path);
+        }
+    }
+    println!("{ended} processes ended, {refused} statements were refused");
 }
