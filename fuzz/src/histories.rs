@@ -88,7 +88,7 @@ fn harm(history: &History, input: &mut Input<'_>, files: &support::log::Files) -
             let bytes = older.get(if kind & 8 == 0 { block.clone() } else { record.bytes.clone() })?;
             Harm::Bytes(name, if kind & 8 == 0 { block.start } else { record.bytes.start }, bytes.to_vec())
         }
-        _ if kind & 24 == 0 => Harm::EpochRecord(name, at),
+        _ if kind & 24 == 0 => Harm::Truncated(name, at),
         _ => Harm::Unreadable(name, block),
     })
 }

@@ -1,7 +1,7 @@
 //! Damage with an oracle: each field of each record of logs of several shapes is flipped, zeroed, filled; each record is put at
 //! another one's place, swapped, cut off, brought back to what lay there before; each sector is garbage or cannot be read; and
 //! so the first sector of the database file. What comes of it is judged by the states that the log went through
-//! (`support::log::history`).
+//! (`support::log::history`). Whole files are gone, in an older version, there twice, or exchanged.
 //!
 //! `PWAL_TEST_STRIDE=1` does all of it, a stride of n each n-th harm; `PWAL_TEST_ROUNDS` harms together on each state of the file.
 
@@ -258,7 +258,7 @@ fn harms(history: &History, files: &Files) -> Vec<Vec<Harm>> {
             harms.push(vec![put(record.bytes.start, fits), back]);
         }
         for at in [record.bytes.start, record.bytes.start + 512, record.bytes.end] {
-            harms.push(vec![Harm::EpochRecord(name.clone(), at)]);
+            harms.push(vec![Harm::Truncated(name.clone(), at)]);
         }
         for at in record.bytes.clone().step_by(512) {
             harms.push(vec![Harm::Unreadable(name.clone(), at..at + 512)]);
@@ -267,11 +267,34 @@ fn harms(history: &History, files: &Files) -> Vec<Vec<Harm>> {
         }
         harms.push(vec![Harm::Unreadable(name.clone(), record.bytes.clone())]);
     }
+    harms.extend(harms_of_files(history, files));
     // Behind the tail, too.
     let tail = history.log.offset as usize;
     for at in (tail..directory[&history.log.segment_name()].len()).step_by(512) {
         harms.push(vec![Harm::Unreadable(history.log.segment_name(), at..at + 512)]);
         harms.push(vec![Harm::Bytes(history.log.segment_name(), at, garbage(512))]);
+    }
+    harms
+}
+
+/// Harms to whole files: gone, in an older version, there twice, one under the name of another.
+fn harms_of_files(history: &History, files: &Files) -> Vec<Vec<Harm>> {
+    let directory = files.directory.as_ref().unwrap();
+    let is_of_log = |name: &&String| name.ends_with(".seg") || name.ends_with(".spill");
+    let names: Vec<&String> = directory.keys().filter(is_of_log).collect();
+    let mut harms: Vec<Vec<Harm>> = Vec::new();
+    for (nth, name) in names.iter().enumerate() {
+        let file = |content: Option<&Vec<u8>>| Harm::File((*name).clone(), content.cloned());
+        harms.push(vec![file(None)]);
+        harms.push(vec![file(Some(&Vec::new()))]);
+        harms.extend(history.older.iter().filter(|(of, _)| of == *name).map(|(_, older)| vec![file(Some(older))]));
+        let (log, kind) = (&name[..16], name.rsplit_once('.').unwrap().1);
+        harms.push(vec![Harm::File(format!("{log}-00ee.{kind}"), Some(directory[*name].clone()))]);
+        for other in &names[..nth] {
+            let back = Harm::File((*other).clone(), Some(directory[*name].clone()));
+            harms.push(vec![file(Some(&directory[*other])), back]);
+            harms.push(vec![file(Some(&directory[*other]))]);
+        }
     }
     harms
 }
@@ -311,7 +334,7 @@ fn judge_all(
                 std::panic::resume_unwind(panic)
             });
             assert!(outcome == Outcome::Right || !history.is_spared(&harmed), "{outcome:?}: {}", context());
-            let is_one = harms.len() == 1 && !matches!(harms[0], Harm::EpochRecord(..));
+            let is_one = harms.len() == 1 && !matches!(harms[0], Harm::Truncated(..) | Harm::File(..));
             assert!(outcome != Outcome::Impossible || !is_one, "nothing can be saved: {}", context());
             *outcomes.entry(outcome).or_default() += 1;
         }
@@ -331,6 +354,13 @@ fn a_log_that_is_harmed() {
     println!("{outcomes:?}");
     for outcome in [Outcome::Right, Outcome::Earlier, Outcome::Salvaged] {
         assert!(outcomes.contains_key(&outcome), "{outcome:?} did not come of anything");
+    }
+}
+
+#[test]
+fn whole_files_that_are_harmed() {
+    for (shape, history) in shapes() {
+        judge_all(shape, &history, stride().div_ceil(80), |files| harms_of_files(&history, files));
     }
 }
 

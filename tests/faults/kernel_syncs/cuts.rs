@@ -20,17 +20,17 @@ use support::Scratch;
 const JOURNAL: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
 /// What is left of each change that is not durable, all others being whole; and the name of this choice.
-struct EpochRecord {
+struct Cut {
     name: String,
     left: BTreeMap<usize, Left>,
 }
 
 /// All that is lost, and each alone, and all but one, and the last write in part, and some at random.
-fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<EpochRecord> {
+fn cuts(medium: &Medium, dice: &mut StdRng) -> Vec<Cut> {
     let pending = &medium.pending();
     let cut = |name: String, left: &dyn Fn(usize) -> Left| {
         let left = pending.iter().map(|pending| (pending.at, left(pending.at)));
-        EpochRecord { name, left: left.filter(|(_, left)| *left != Left::All).collect() }
+        Cut { name, left: left.filter(|(_, left)| *left != Left::All).collect() }
     };
     let only = |lost: bool| if lost { Left::Nothing } else { Left::All };
     let mut cuts = vec![cut("nothing is lost".into(), &|_| Left::All)];
@@ -120,7 +120,7 @@ fn each_epoch(
     before: &Medium,
     calls: &[(u32, Call)],
     seed: u64,
-    act: &mut dyn FnMut(&Medium, usize, &EpochRecord),
+    act: &mut dyn FnMut(&Medium, usize, &Cut),
 ) -> usize {
     let mut dice = StdRng::seed_from_u64(seed);
     let (mut medium, mut total) = (before.clone(), 0);
@@ -138,7 +138,7 @@ fn each_epoch(
 }
 
 /// Equal where equal changes are left: then the content is equal, too.
-fn identity(medium: &Medium, cut: &EpochRecord) -> u64 {
+fn identity(medium: &Medium, cut: &Cut) -> u64 {
     let mut hasher = DefaultHasher::new();
     medium.changes().hash(&mut hasher);
     for (at, left) in &cut.left {

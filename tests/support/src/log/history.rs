@@ -337,7 +337,9 @@ pub enum Harm {
     /// These bytes lie there.
     Bytes(String, usize, Vec<u8>),
     /// The file ends there.
-    EpochRecord(String, usize),
+    Truncated(String, usize),
+    /// All of the file of the log is this, or it is gone. It need not have been there.
+    File(String, Option<Vec<u8>>),
     /// The medium does not give these bytes.
     Unreadable(String, Range<usize>),
 }
@@ -365,7 +367,10 @@ impl Harmed {
     }
 
     fn add(&mut self, harm: &Harm) {
-        let (Harm::Bytes(name, ..) | Harm::EpochRecord(name, _) | Harm::Unreadable(name, _)) = harm;
+        if let Harm::File(name, content) = harm {
+            return self.replace(name, content.as_deref());
+        }
+        let (Harm::Bytes(name, ..) | Harm::Truncated(name, _) | Harm::Unreadable(name, _) | Harm::File(name, _)) = harm;
         let Some(file) = self.file(name) else { return };
         match harm {
             Harm::Bytes(_, at, bytes) => {
@@ -377,7 +382,8 @@ impl Harmed {
                 file[*at..*at + bytes.len()].copy_from_slice(bytes);
                 self.touched.push((name.clone(), first..last + 1));
             }
-            Harm::EpochRecord(_, at) => {
+            Harm::File(..) => {}
+            Harm::Truncated(_, at) => {
                 if *at < file.len() {
                     // A segment that is longer than its file is none (S4).
                     file.truncate(*at);
@@ -392,6 +398,18 @@ impl Harmed {
                 }
             }
         }
+    }
+
+    fn replace(&mut self, name: &str, content: Option<&[u8]>) {
+        let files = self.files.directory.get_or_insert_default();
+        if files.get(name).map(Vec::as_slice) == content {
+            return;
+        }
+        match content {
+            Some(bytes) => drop(files.insert(name.to_owned(), bytes.to_vec())),
+            None => drop(files.remove(name)),
+        }
+        self.touched.push((name.to_owned(), 0..usize::MAX));
     }
 
     fn touches(&self, file: &str, bytes: &Range<usize>) -> bool {
