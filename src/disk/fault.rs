@@ -1,42 +1,18 @@
-//! Errors on purpose: a [`Disk`] around another one that fails the n-th operation of a kind on a file.
+//! Errors on purpose: the n-th operation of a kind on a file fails, on the simulated disk, or as the hook of a
+//! [`HookedDisk`](super::hooked::HookedDisk).
 //!
 //! What it promises: an operation that fails here fails as the kernel would let it. A failed write may have
 //! written a part; a failed sync is never passed on, so that what it should have covered stays unsynced.
 
-use super::{Database, Directory, Disk, LogDirectory, LogFile, OpenMode};
+use super::Database;
+use super::hooked::{Call, Hook, Verdict};
+pub use super::hooked::{DIRECTORY_NAME, Operation, PARENT_NAME, PLACEHOLDER_NAME};
 use crate::sync::Mutex;
 use std::io::{self, IoSlice};
-use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The name that a [`Fault`] knows the database file by.
 pub const DATABASE_NAME: &str = "(database)";
-/// The name that a [`Fault`] knows the log directory by.
-pub const DIRECTORY_NAME: &str = "(directory)";
-/// The name that a [`Fault`] knows the directory's parent by.
-pub const PARENT_NAME: &str = "(parent)";
-/// The name of the placeholder, for [`Plan`].
-pub const PLACEHOLDER_NAME: &str = "(placeholder)";
-
-/// What can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// A read of a file.
-    Read,
-    /// A write to a file.
-    Write,
-    /// A sync of a file or a directory.
-    Sync,
-    /// A change of a file's size.
-    SetBytes,
-    /// The opening of a file that is there.
-    Open,
-    /// The creation of a file or of the directory.
-    Create,
-    /// The deletion of a file or of the directory, or its renaming.
-    Remove,
-}
 
 /// How it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,147 +125,21 @@ impl Plan {
     }
 }
 
-/// A disk whose log files fail as planned.
-#[derive(Debug)]
-pub struct FaultDisk {
-    inner: Arc<dyn Disk>,
-    plan: Plan,
-}
-
-impl FaultDisk {
-    /// Around `inner`, failing what `plan` says.
-    #[must_use]
-    pub fn new(inner: Arc<dyn Disk>, plan: Plan) -> FaultDisk {
-        FaultDisk { inner, plan }
-    }
-}
-
-impl Disk for FaultDisk {
-    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
-        Arc::new(FaultDirectory { inner: self.inner.log_directory(database), plan: self.plan.clone() })
-    }
-
-    fn sector_bytes(&self, database: &Path) -> u32 {
-        self.inner.sector_bytes(database)
-    }
-}
-
-#[derive(Debug)]
-struct FaultDirectory {
-    inner: Arc<dyn LogDirectory>,
-    plan: Plan,
-}
-
-impl LogDirectory for FaultDirectory {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn directory(&self) -> io::Result<Arc<Directory>> {
-        self.inner.directory()
-    }
-
-    fn create(&self) -> io::Result<()> {
-        self.plan.check(Operation::Create, DIRECTORY_NAME)?;
-        self.inner.create()
-    }
-
-    fn exists(&self) -> io::Result<bool> {
-        self.inner.exists()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.plan.check(Operation::Read, DIRECTORY_NAME)?;
-        self.inner.list()
-    }
-
-    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        let operation = if how == OpenMode::CreateNew { Operation::Create } else { Operation::Open };
-        self.plan.check(operation, name)?;
-        Ok(Arc::new(FaultFile { inner: self.inner.open(name, how)?, name: name.to_owned(), plan: self.plan.clone() }))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.plan.check(Operation::Remove, name)?;
-        self.inner.remove(name)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.plan.check(Operation::Sync, DIRECTORY_NAME)?;
-        self.inner.sync()
-    }
-
-    fn sync_parent(&self) -> io::Result<()> {
-        self.plan.check(Operation::Sync, PARENT_NAME)?;
-        self.inner.sync_parent()
-    }
-
-    fn sync_journal(&self) -> io::Result<()> {
-        self.inner.sync_journal()
-    }
-
-    fn remove_directory(&self) -> io::Result<bool> {
-        self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
-        self.inner.remove_directory()
-    }
-
-    fn create_placeholder(&self) -> io::Result<bool> {
-        self.plan.check(Operation::Create, PLACEHOLDER_NAME)?;
-        self.inner.create_placeholder()
-    }
-
-    fn remove_placeholder(&self) -> io::Result<()> {
-        self.plan.check(Operation::Remove, PLACEHOLDER_NAME)?;
-        self.inner.remove_placeholder()
-    }
-
-    fn rename(&self, suffix: &str) -> io::Result<()> {
-        self.plan.check(Operation::Remove, DIRECTORY_NAME)?;
-        self.inner.rename(suffix)
-    }
-}
-
-#[derive(Debug)]
-struct FaultFile {
-    inner: Arc<dyn LogFile>,
-    name: String,
-    plan: Plan,
-}
-
-impl LogFile for FaultFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.plan.check(Operation::Read, &self.name)?;
-        self.inner.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.plan.write(&self.name, parts, &mut |parts| self.inner.write_at(parts, offset))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.plan.check(Operation::Sync, &self.name)?;
-        self.inner.sync()
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        self.inner.bytes()
-    }
-
-    fn truncate(&self) -> io::Result<()> {
-        self.plan.check(Operation::SetBytes, &self.name)?;
-        self.inner.truncate()
-    }
-
-    fn keep_open(&self, keep: bool) -> io::Result<()> {
-        self.inner.keep_open(keep)
-    }
-
-    fn openings(&self) -> u64 {
-        self.inner.openings()
-    }
-
-    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
-        self.inner.data(from)
+impl Hook for Plan {
+    fn before(&self, call: &Call<'_>) -> Verdict {
+        // What is known of a list or a renaming is the directory's.
+        let operation = match call.operation {
+            Operation::List => Operation::Read,
+            Operation::Rename => Operation::Remove,
+            other => other,
+        };
+        match self.strike(operation, call.name) {
+            None => Verdict::Pass,
+            Some(effect @ (Effect::Short(bytes) | Effect::ShortNoSpace(bytes))) => {
+                Verdict::Short(bytes, effect.error())
+            }
+            Some(effect) => Verdict::Fail(effect.error()),
+        }
     }
 }
 

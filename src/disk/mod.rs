@@ -7,6 +7,7 @@ pub mod fault;
 mod file;
 mod file_system;
 mod holes;
+pub mod hooked;
 mod placeholder;
 mod real;
 pub mod sim;

@@ -9,7 +9,8 @@ mod rules;
 use super::reservation::NextMaker;
 use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
+use crate::disk::hooked::{Hook, HookedDirectory};
+use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::host::{DatabaseHandle, Environment, Host, LockLevel};
 use crate::log::format::segment_name;
@@ -46,9 +47,9 @@ struct Pair {
 /// Names that a list of the directory still has, of files that somebody else deletes meanwhile.
 type Ghosts = Arc<Mutex<Vec<String>>>;
 
+/// The log directory on the simulated disk, with `lock` and `control` in a real one; its files are closed by their disk at times.
 #[derive(Debug)]
-struct Directory {
-    inner: SimDirectory,
+struct Watched {
     /// Of `lock`.
     real: PathBuf,
     ghosts: Ghosts,
@@ -56,89 +57,18 @@ struct Directory {
     lists: Arc<AtomicU64>,
 }
 
-/// A file that its disk closes at times.
-#[derive(Debug)]
-struct Reopened {
-    inner: Arc<dyn LogFile>,
-    times: Arc<AtomicU64>,
-}
-
-impl LogFile for Reopened {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
+impl Hook for Watched {
+    fn path(&self) -> Option<&Path> {
+        Some(&self.real)
     }
 
-    fn write_at(&self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.inner.write_at(parts, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        self.inner.bytes()
-    }
-
-    fn truncate(&self) -> io::Result<()> {
-        self.inner.truncate()
-    }
-
-    fn openings(&self) -> u64 {
-        1 + self.times.load(SeqCst)
-    }
-}
-
-impl LogDirectory for Directory {
-    fn path(&self) -> &Path {
-        &self.real
-    }
-
-    fn create(&self) -> io::Result<()> {
-        self.inner.create()
-    }
-
-    fn exists(&self) -> io::Result<bool> {
-        self.inner.exists()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
+    fn listed(&self, names: &mut Vec<String>) {
         self.lists.fetch_add(1, SeqCst);
-        let mut names = self.inner.list()?;
         names.extend(self.ghosts.lock().iter().cloned());
-        Ok(names)
     }
 
-    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(Reopened { inner: self.inner.open(name, how)?, times: Arc::clone(&self.reopened) }))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.inner.sync()
-    }
-
-    fn sync_parent(&self) -> io::Result<()> {
-        self.inner.sync_parent()
-    }
-
-    fn remove_directory(&self) -> io::Result<bool> {
-        self.inner.remove_directory()
-    }
-
-    fn create_placeholder(&self) -> io::Result<bool> {
-        self.inner.create_placeholder()
-    }
-
-    fn remove_placeholder(&self) -> io::Result<()> {
-        self.inner.remove_placeholder()
-    }
-
-    fn rename(&self, suffix: &str) -> io::Result<()> {
-        self.inner.rename(suffix)
+    fn openings(&self, openings: u64) -> u64 {
+        openings + self.reopened.load(SeqCst)
     }
 }
 
@@ -242,13 +172,13 @@ impl Pair {
     }
 
     fn directory(&self) -> Arc<dyn LogDirectory> {
-        Arc::new(Directory {
-            inner: self.disk.directory(&sim_path()),
+        let watched = Watched {
             real: self.real.path().to_path_buf(),
             ghosts: Arc::clone(&self.ghosts),
             reopened: Arc::clone(&self.reopened),
             lists: Arc::clone(&self.lists),
-        })
+        };
+        Arc::new(HookedDirectory::new(Arc::new(self.disk.directory(&sim_path())), Arc::new(watched)))
     }
 
     fn environment(&self) -> Arc<Environment> {

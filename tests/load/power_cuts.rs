@@ -5,8 +5,10 @@
 //! The database file survives as it was written last: a page that the log did not have durably before would show.
 //! `PWAL_TEST_ROUNDS` sets the runs, `PWAL_TEST_ONE=<seed>` plays one. Threads make each run its own.
 
+use pwal::internal::disk::fault::{DIRECTORY_NAME, Operation};
+use pwal::internal::disk::hooked::{Call, Hook, HookedDirectory, Verdict};
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDisk};
-use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenMode};
+use pwal::internal::disk::{Disk, LogDirectory};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::io;
@@ -21,72 +23,50 @@ const REAL: [&str; 2] = ["lock", "control"];
 /// Rows that are written again and again: `v` is the last commit that touched the row.
 const PADS: u64 = 12;
 
-/// The simulated disk for the log of a database that has another real path in each life.
+/// The log lies on the simulated disk, as that of a database that has another real path in each life.
 #[derive(Debug)]
 struct LogOnSim(SimDisk);
 
+/// The real directory of `lock` and `control`.
 #[derive(Debug)]
-struct Directory {
-    inner: Arc<dyn LogDirectory>,
-    path: PathBuf,
-}
+struct RealFiles(PathBuf);
 
 impl Disk for LogOnSim {
     fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
-        let path = PathBuf::from(format!("{}-pwal", database.display()));
-        Arc::new(Directory { inner: self.0.log_directory(Path::new("/sim/a.db")), path })
+        let real = RealFiles(PathBuf::from(format!("{}-pwal", database.display())));
+        Arc::new(HookedDirectory::new(self.0.log_directory(Path::new("/sim/a.db")), Arc::new(real)))
     }
     fn sector_bytes(&self, database: &Path) -> u32 {
         self.0.sector_bytes(database)
     }
 }
 
-impl LogDirectory for Directory {
-    fn path(&self) -> &Path {
-        &self.path
+impl Hook for RealFiles {
+    fn path(&self) -> Option<&Path> {
+        Some(&self.0)
     }
-    fn create(&self) -> io::Result<()> {
-        std::fs::create_dir_all(&self.path)?;
-        self.inner.create()
+    fn before(&self, call: &Call<'_>) -> Verdict {
+        let done = match call.operation {
+            Operation::Create if call.name == DIRECTORY_NAME => {
+                return std::fs::create_dir_all(&self.0).map_or_else(Verdict::Fail, |()| Verdict::Pass);
+            }
+            Operation::Remove if REAL.contains(&call.name) => std::fs::remove_file(self.0.join(call.name)),
+            _ => return Verdict::Pass,
+        };
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Verdict::Fail(error),
+            _ => Verdict::Skip,
+        }
     }
-    fn exists(&self) -> io::Result<bool> {
-        self.inner.exists()
+    fn after(&self, call: &Call<'_>) -> io::Result<()> {
+        if call.operation == Operation::Remove && call.name == DIRECTORY_NAME {
+            std::fs::remove_dir(&self.0)?;
+        }
+        Ok(())
     }
-    fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = self.inner.list()?;
-        names.extend(REAL.iter().filter(|name| self.path.join(name).exists()).map(|name| (*name).to_owned()));
+    fn listed(&self, names: &mut Vec<String>) {
+        names.extend(REAL.iter().filter(|name| self.0.join(name).exists()).map(|name| (*name).to_owned()));
         names.sort();
-        Ok(names)
-    }
-    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        self.inner.open(name, how)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        if !REAL.contains(&name) {
-            return self.inner.remove(name);
-        }
-        match std::fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.inner.sync()
-    }
-    fn sync_parent(&self) -> io::Result<()> {
-        self.inner.sync_parent()
-    }
-    fn remove_directory(&self) -> io::Result<bool> {
-        Ok(self.inner.remove_directory()? && std::fs::remove_dir(&self.path).is_ok())
-    }
-    fn create_placeholder(&self) -> io::Result<bool> {
-        self.inner.create_placeholder()
-    }
-    fn remove_placeholder(&self) -> io::Result<()> {
-        self.inner.remove_placeholder()
-    }
-    fn rename(&self, suffix: &str) -> io::Result<()> {
-        self.inner.rename(suffix)
     }
 }
 

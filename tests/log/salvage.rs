@@ -1,6 +1,7 @@
 //! What can be had where recovery refuses: the longest prefix that is valid, or the database file without its log.
 
-use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, FaultDisk, Operation, Plan};
+use pwal::internal::disk::fault::{Effect, Fault, FaultDatabase, Operation, Plan};
+use pwal::internal::disk::hooked::HookedDisk;
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::disk::{Disk, LogDirectory, RealDisk};
 use pwal::internal::log::format::{marker_name, segment_name};
@@ -238,7 +239,7 @@ fn planned_faults_hit_real_files() {
     for (operation, name, kind, effect) in faults {
         let place = RealPlace::new(&all);
         let fault_plan = Plan::default();
-        let disk = FaultDisk::new(Arc::new(RealDisk), fault_plan.clone());
+        let disk = HookedDisk::new(Arc::new(RealDisk), Arc::new(fault_plan.clone()));
         let directory: Arc<dyn LogDirectory> = disk.log_directory(&place.path());
         let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path()).unwrap();
         let mut database = FaultDatabase::new(support::log::RealDatabase { file }, fault_plan.clone());

@@ -3,7 +3,7 @@
 use crate::database::DatabaseFile;
 use crate::failure::{Done, Failure};
 use crate::owner;
-use crate::progress::WatchedDisk;
+use crate::progress::watched_disk;
 use crate::read_only::{ReadOnlyDatabase, ReadOnlyDirectory};
 use crate::text;
 use crate::text::say;
@@ -140,7 +140,7 @@ fn describe_given_up(discarded: &Discarded, verb: &str) -> Vec<String> {
 
 /// Settles the database as an open through pwal would, with a progress bar.
 pub fn recover(database: &DatabaseFile, how: How) -> Result<Report, Failure> {
-    let (disk, bar) = WatchedDisk::new(log_bytes(database));
+    let (disk, bar) = watched_disk(log_bytes(database));
     let settled = pwal::internal::vfs::recover_on(&database.path, how, disk);
     bar.finish_and_clear();
     match settled {

@@ -2,7 +2,8 @@
 
 use super::scene::Scene;
 use pwal::internal::disk::RealDisk;
-use pwal::internal::disk::fault::{Effect, Fault, FaultDisk, Operation, Plan};
+use pwal::internal::disk::fault::{Effect, Fault, Operation, Plan};
+use pwal::internal::disk::hooked::HookedDisk;
 use rusqlite::{Connection, ffi};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -69,7 +70,7 @@ impl World {
         shim.hook(move |moment| failing.lock().unwrap().verdict(moment.text));
         let plan = Plan::default();
         let vfs = format!("pwal-failing-{number}");
-        let disk = Arc::new(FaultDisk::new(Arc::new(RealDisk), plan.clone()));
+        let disk = Arc::new(HookedDisk::new(Arc::new(RealDisk), Arc::new(plan.clone())));
         pwal::Vfs::builder().name(&vfs).base(below).disk(disk).register().expect("register");
         World { vfs, plan, base }
     }

@@ -116,12 +116,7 @@ pub fn play(before: &Medium, calls: &[(u32, Call)], seed: u64, most: usize) -> S
 }
 
 /// Every cut behind every call; how many there are.
-fn each_epoch(
-    before: &Medium,
-    calls: &[(u32, Call)],
-    seed: u64,
-    act: &mut dyn FnMut(&Medium, usize, &Cut),
-) -> usize {
+fn each_epoch(before: &Medium, calls: &[(u32, Call)], seed: u64, act: &mut dyn FnMut(&Medium, usize, &Cut)) -> usize {
     let mut dice = StdRng::seed_from_u64(seed);
     let (mut medium, mut total) = (before.clone(), 0);
     for (at, (_, call)) in calls.iter().enumerate() {

@@ -1,11 +1,12 @@
 //! Drops one rule of recovery at the door to the disk, to show that the checks would notice.
 
-use pwal::internal::disk::sim::{SimDatabase, SimDirectory};
-use pwal::internal::disk::{Database, LogDirectory, LogFile, OpenMode};
+use pwal::internal::disk::fault::{DIRECTORY_NAME, Operation};
+use pwal::internal::disk::hooked::{Call, Hook, Verdict};
+use pwal::internal::disk::sim::SimDatabase;
+use pwal::internal::disk::{Database, OpenMode};
 use pwal::internal::log::stamp;
-use std::io::{self, IoSlice};
-use std::path::Path;
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::io;
 
 /// The database file; `dropped` names the rule that is not kept.
 #[derive(Debug)]
@@ -41,88 +42,28 @@ impl Database for DatabaseAdapter {
     }
 }
 
-/// The log directory; `dropped` names the rule that is not kept.
+/// The log directory without the rule `dropped`.
 #[derive(Debug)]
-pub struct DirectoryAdapter {
-    pub inner: SimDirectory,
-    pub dropped: &'static str,
-}
+pub struct Dropped(pub &'static str);
 
-impl LogDirectory for DirectoryAdapter {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-
-    fn create(&self) -> io::Result<()> {
-        self.inner.create()
-    }
-
-    fn exists(&self) -> io::Result<bool> {
-        self.inner.exists()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-
-    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        let how = match how {
-            OpenMode::PastCache if self.dropped == "past_cache" => OpenMode::Existing,
-            how => how,
+impl Hook for Dropped {
+    fn before(&self, call: &Call<'_>) -> Verdict {
+        let is_file = !call.name.starts_with('(');
+        let is_skipped = match self.0 {
+            "directory_sync" => call.name == DIRECTORY_NAME,
+            "sync_first" => is_file,
+            _ => false,
         };
-        if self.dropped == "marker_z2" && name.starts_with("retired-") {
-            return self.inner.open("control", OpenMode::CreateNew);
+        if is_skipped && call.operation == Operation::Sync { Verdict::Skip } else { Verdict::Pass }
+    }
+
+    fn opens<'a>(&self, name: &'a str, how: OpenMode) -> (Cow<'a, str>, OpenMode) {
+        match how {
+            OpenMode::PastCache if self.0 == "past_cache" => (Cow::Borrowed(name), OpenMode::Existing),
+            _ if self.0 == "marker_z2" && name.starts_with("retired-") => {
+                (Cow::Borrowed("control"), OpenMode::CreateNew)
+            }
+            how => (Cow::Borrowed(name), how),
         }
-        let file = self.inner.open(name, how)?;
-        Ok(if self.dropped == "sync_first" { Arc::new(Unsynced(file)) } else { file })
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if self.dropped == "directory_sync" { Ok(()) } else { self.inner.sync() }
-    }
-
-    fn sync_parent(&self) -> io::Result<()> {
-        self.inner.sync_parent()
-    }
-
-    fn remove_directory(&self) -> io::Result<bool> {
-        self.inner.remove_directory()
-    }
-
-    fn create_placeholder(&self) -> io::Result<bool> {
-        self.inner.create_placeholder()
-    }
-
-    fn remove_placeholder(&self) -> io::Result<()> {
-        self.inner.remove_placeholder()
-    }
-
-    fn rename(&self, suffix: &str) -> io::Result<()> {
-        self.inner.rename(suffix)
-    }
-}
-
-#[derive(Debug)]
-struct Unsynced(Arc<dyn LogFile>);
-
-impl LogFile for Unsynced {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(parts, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        self.0.bytes()
     }
 }

@@ -1,6 +1,7 @@
 //! The disk, the history that the checks compare with, and the dice.
 
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::hooked::HookedDirectory;
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut, SimDatabase, SimDirectory, SimDisk};
 use pwal::internal::disk::{Database, LogDirectory};
 use pwal::internal::log::LogError;
@@ -9,6 +10,7 @@ use pwal::internal::log::recovery::{Done, Next, OpenFacts, open_database};
 use pwal::internal::log::stamp::{self, StampState};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The pages that a database has at most.
 pub const PAGES_MAX: u32 = 4;
@@ -338,7 +340,8 @@ impl World {
     fn open_once(&mut self) -> Result<(), OpenFailed> {
         loop {
             let mut database = super::adapters::DatabaseAdapter { inner: self.database(), dropped: self.dropped };
-            let directory = super::adapters::DirectoryAdapter { inner: self.directory(), dropped: self.dropped };
+            let dropped = Arc::new(super::adapters::Dropped(self.dropped));
+            let directory = HookedDirectory::new(Arc::new(self.directory()), dropped);
             let opened = match open_database(&directory, &mut database, OpenFacts::default()) {
                 Ok(opened) => opened,
                 Err(_) if self.disk.is_off() => return Err(OpenFailed::Stopped),

@@ -3,9 +3,11 @@
 //! Hooks run without a lock held, so they may use SQLite themselves.
 
 use crate::{Scratch, shim::Shim, shim::Verdict};
-use pwal::internal::disk::{Disk, LogDirectory, LogFile, OpenMode, RealDisk};
+use pwal::internal::disk::RealDisk;
+use pwal::internal::disk::fault::{DIRECTORY_NAME, Operation, PLACEHOLDER_NAME};
+use pwal::internal::disk::hooked::{self, Hook, HookedDisk};
 use rusqlite::Connection;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -30,10 +32,14 @@ pub struct Moment<'a> {
     pub done: bool,
 }
 
-type Hook = dyn Fn(&Moment<'_>) -> io::Result<()> + Send + Sync;
+type MomentHook = dyn Fn(&Moment<'_>) -> io::Result<()> + Send + Sync;
 
 #[derive(Clone, Default)]
-pub struct Hooks(Arc<RwLock<Option<Arc<Hook>>>>);
+pub struct Hooks {
+    hook: Arc<RwLock<Option<Arc<MomentHook>>>>,
+    /// The placeholder is there, and is being removed.
+    removes_placeholder: Arc<AtomicBool>,
+}
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -43,15 +49,8 @@ impl std::fmt::Debug for Hooks {
 
 impl Hooks {
     fn ask(&self, call: Call, name: &str, done: bool) -> io::Result<()> {
-        let hook = self.0.read().unwrap().clone();
+        let hook = self.hook.read().unwrap().clone();
         hook.map_or(Ok(()), |hook| hook(&Moment { call, name, done }))
-    }
-
-    fn around<T>(&self, call: Call, name: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.ask(call, name, false)?;
-        let value = act()?;
-        self.ask(call, name, true)?;
-        Ok(value)
     }
 }
 
@@ -59,96 +58,41 @@ pub fn eio() -> io::Error {
     io::Error::from_raw_os_error(5)
 }
 
-#[derive(Debug)]
-struct HookedDisk {
-    inner: RealDisk,
-    hooks: Hooks,
-}
-
-#[derive(Debug)]
-struct HookedDirectory {
-    inner: Arc<dyn LogDirectory>,
-    hooks: Hooks,
-}
-
-#[derive(Debug)]
-struct HookedFile {
-    inner: Arc<dyn LogFile>,
-    name: String,
-    hooks: Hooks,
-}
-
-impl Disk for HookedDisk {
-    fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
-        Arc::new(HookedDirectory { inner: self.inner.log_directory(database), hooks: self.hooks.clone() })
-    }
-    fn sector_bytes(&self, database: &Path) -> u32 {
-        self.inner.sector_bytes(database)
-    }
-}
-
-impl LogDirectory for HookedDirectory {
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn create(&self) -> io::Result<()> {
-        self.inner.create()
-    }
-    fn exists(&self) -> io::Result<bool> {
-        self.inner.exists()
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.inner.list()
-    }
-    fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        let call = if how == OpenMode::CreateNew { Call::Create } else { Call::Open };
-        let inner = self.hooks.around(call, name, || self.inner.open(name, how))?;
-        Ok(Arc::new(HookedFile { inner, name: name.to_owned(), hooks: self.hooks.clone() }))
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.hooks.around(Call::Remove, name, || self.inner.remove(name))
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.hooks.around(Call::Sync, "(directory)", || self.inner.sync())
-    }
-    fn sync_parent(&self) -> io::Result<()> {
-        self.hooks.around(Call::Sync, "(parent)", || self.inner.sync_parent())
-    }
-    fn remove_directory(&self) -> io::Result<bool> {
-        self.hooks.around(Call::Remove, "(directory)", || self.inner.remove_directory())
-    }
-    fn create_placeholder(&self) -> io::Result<bool> {
-        self.hooks.around(Call::Create, "(placeholder)", || self.inner.create_placeholder())
-    }
-    fn remove_placeholder(&self) -> io::Result<()> {
-        let log = self.path().display().to_string();
-        let database = log.strip_suffix("-pwal").expect("the name of a log directory");
-        if !Path::new(&format!("{database}-wal")).is_dir() {
+impl Hooks {
+    fn sees(&self, call: &hooked::Call<'_>) -> Option<Call> {
+        match call.operation {
+            Operation::Create if call.name == DIRECTORY_NAME => None,
             // Every open asks.
-            return self.inner.remove_placeholder();
+            Operation::Remove if call.name == PLACEHOLDER_NAME && !self.removes_placeholder.load(SeqCst) => None,
+            Operation::Create => Some(Call::Create),
+            Operation::Open => Some(Call::Open),
+            Operation::Read => Some(Call::Read),
+            Operation::Write | Operation::SetBytes => Some(Call::Write),
+            Operation::Sync => Some(Call::Sync),
+            Operation::Remove => Some(Call::Remove),
+            Operation::List | Operation::Rename => None,
         }
-        self.hooks.around(Call::Remove, "(placeholder)", || self.inner.remove_placeholder())
-    }
-    fn rename(&self, suffix: &str) -> io::Result<()> {
-        self.inner.rename(suffix)
     }
 }
 
-impl LogFile for HookedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.hooks.around(Call::Read, &self.name, || self.inner.read_at(buffer, offset))
+fn placeholder(log: &Path) -> PathBuf {
+    let log = log.display().to_string();
+    PathBuf::from(format!("{}-wal", log.strip_suffix("-pwal").expect("the name of a log directory")))
+}
+
+impl Hook for Hooks {
+    fn before(&self, call: &hooked::Call<'_>) -> hooked::Verdict {
+        if call.operation == Operation::Remove && call.name == PLACEHOLDER_NAME {
+            self.removes_placeholder.store(placeholder(call.directory).is_dir(), SeqCst);
+        }
+        match self.sees(call).map_or(Ok(()), |what| self.ask(what, call.name, false)) {
+            Ok(()) => hooked::Verdict::Pass,
+            Err(error) => hooked::Verdict::Fail(error),
+        }
     }
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.hooks.around(Call::Write, &self.name, || self.inner.write_at(parts, offset))
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.hooks.around(Call::Sync, &self.name, || self.inner.sync())
-    }
-    fn bytes(&self) -> io::Result<u64> {
-        self.inner.bytes()
-    }
-    fn truncate(&self) -> io::Result<()> {
-        self.hooks.around(Call::Write, &self.name, || self.inner.truncate())
+
+    fn after(&self, call: &hooked::Call<'_>) -> io::Result<()> {
+        self.sees(call).map_or(Ok(()), |what| self.ask(what, call.name, true))
     }
 }
 
@@ -186,13 +130,13 @@ impl Lab {
                 .map_or(Verdict::Pass, |(_, c)| Verdict::Answer(*c))
         });
         let hooks = Hooks::default();
-        let disk = HookedDisk { inner: RealDisk, hooks: hooks.clone() };
+        let disk = HookedDisk::new(Arc::new(RealDisk), Arc::new(hooks.clone()));
         pwal::Vfs::builder().name(&vfs).base(base).disk(Arc::new(disk)).register().expect("pwal registers");
         Lab { scratch: Scratch::new(), vfs, hooks, base_fails, base_hook }
     }
 
     pub fn hook(&self, hook: impl Fn(&Moment<'_>) -> io::Result<()> + Send + Sync + 'static) {
-        *self.hooks.0.write().unwrap() = Some(Arc::new(hook));
+        *self.hooks.hook.write().unwrap() = Some(Arc::new(hook));
     }
 
     pub fn hook_base(&self, hook: impl Fn(&str) -> Option<i32> + Send + Sync + 'static) {
@@ -200,7 +144,7 @@ impl Lab {
     }
 
     pub fn unhook(&self) {
-        *self.hooks.0.write().unwrap() = None;
+        *self.hooks.hook.write().unwrap() = None;
         *self.base_hook.write().unwrap() = None;
     }
 

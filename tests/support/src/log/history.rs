@@ -7,6 +7,7 @@
 use super::media::Medium;
 use super::{Commit, Files, LogBuilder, Place, SimPlace, image};
 use pwal::internal::disk::Disk;
+use pwal::internal::disk::hooked::HookedDirectory;
 use pwal::internal::log::LogError;
 use pwal::internal::log::format::{FileName, LogId, marker_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
@@ -582,7 +583,7 @@ impl History {
     }
 }
 
-fn under(place: &SimPlace, harmed: &Harmed) -> super::media::MediumDirectory {
+fn under(place: &SimPlace, harmed: &Harmed) -> HookedDirectory {
     Medium::new(harmed.bad.clone()).under(place.disk.log_directory(&place.path))
 }
 
