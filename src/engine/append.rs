@@ -4,8 +4,8 @@
 //! written to again. A record that was written and does not count is erased, by its writer or, after a panic, by
 //! the connection that ends; where that fails the log is poisoned, since recovery would take the record for valid.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::owner_lock::OwnerLocks;
 use super::poison::{Failed, Poison};
 use super::segment_files::SegmentFiles;
@@ -21,7 +21,7 @@ pub(crate) struct Append {
     locks: Arc<OwnerLocks>,
     files: Arc<SegmentFiles>,
     tail: Arc<LogTail>,
-    poison: Arc<Poison>,
+    pub(super) poison: Arc<Poison>,
 }
 
 impl Append {
@@ -161,5 +161,10 @@ impl Append {
             self.tail.sync_beside(append, &segment)?;
         }
         self.tail.invalidate_started_segments(append)
+    }
+
+    /// Poisons the log for a failure outside of it: only commits that wait for a flush are answered with an error.
+    pub(super) fn poison_log(&self, reason: &str) {
+        self.poison.poison(&self.lock_unrepaired(), reason, Failed::Flush);
     }
 }

@@ -5,8 +5,8 @@
 //! Each starts with the first request and ends with the engine, which it does not keep alive.
 
 use super::context::LogContext;
+use super::error::EngineError;
 use super::stopping::Stopping;
-use super::{Engine, EngineError};
 use crate::interleave::{self, Instant};
 use crate::sync::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -87,6 +87,17 @@ impl Drop for ForgetsAtPanic<'_> {
 #[derive(Debug, Default)]
 struct Worker(Arc<Shared>);
 
+/// What the threads are asked for.
+pub(super) trait Work: Send + Sync + 'static {
+    fn prepare_segment(&self);
+    fn flush(&self) -> Result<(), EngineError>;
+    fn checkpoint(&self) -> Result<(), EngineError>;
+    /// True: another call may shrink the log further, though nothing is committed.
+    fn checkpoint_when_idle(&self) -> Result<bool, EngineError>;
+    /// Retires the log. False: try again later.
+    fn rest(self: &Arc<Self>) -> Result<bool, EngineError>;
+}
+
 pub(super) struct Background {
     log: Arc<LogContext>,
     segments: Worker,
@@ -99,23 +110,23 @@ impl Background {
     }
 
     /// The next segment shall be ready before it is needed.
-    pub(super) fn request_segment(&self, engine: &Arc<Engine>) {
-        self.segments.request(engine, Request::Segment);
+    pub(super) fn request_segment(&self, work: &Arc<impl Work>) {
+        self.segments.request(&self.log, work, Request::Segment);
     }
 
     /// A checkpoint shall run.
-    pub(super) fn request_checkpoint(&self, engine: &Arc<Engine>) {
-        self.checkpoints.request(engine, Request::Checkpoint);
+    pub(super) fn request_checkpoint(&self, work: &Arc<impl Work>) {
+        self.checkpoints.request(&self.log, work, Request::Checkpoint);
     }
 
     /// What is published shall become durable, though no commit waits for it.
-    pub(super) fn request_flush(&self, engine: &Arc<Engine>) {
-        self.checkpoints.request(engine, Request::Flush);
+    pub(super) fn request_flush(&self, work: &Arc<impl Work>) {
+        self.checkpoints.request(&self.log, work, Request::Flush);
     }
 
     /// There is a commit that is to be checkpointed when the database is idle.
-    pub(super) fn watch(&self, engine: &Arc<Engine>) {
-        self.checkpoints.request(engine, Request::Watch);
+    pub(super) fn watch(&self, work: &Arc<impl Work>) {
+        self.checkpoints.request(&self.log, work, Request::Watch);
     }
 
     /// They may start again after [`Background::stop`].
@@ -141,26 +152,26 @@ impl Background {
 
 impl Worker {
     /// Cheap while the same is pending.
-    fn request(&self, engine: &Arc<Engine>, request: Request) {
+    fn request(&self, log: &Arc<LogContext>, work: &Arc<impl Work>, request: Request) {
         let pending = &self.0.pending[request as usize];
         // Read first: the flag is not written in the common case.
         if pending.load(SeqCst) || pending.swap(true, SeqCst) {
             return;
         }
-        if !self.open(engine, request) {
+        if !self.open(log, work, request) {
             pending.store(false, SeqCst);
         }
     }
 
     /// False: there is no thread for it.
-    fn open(&self, engine: &Arc<Engine>, request: Request) -> bool {
+    fn open(&self, log: &Arc<LogContext>, work: &Arc<impl Work>, request: Request) -> bool {
         let mut requests = self.0.requests.lock();
         if requests.stop {
             return false;
         }
         // It ends without a stop only by a panic, which was reported.
         if requests.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-            requests.thread = self.start(engine);
+            requests.thread = self.start(log, work);
             if requests.thread.is_none() {
                 return false;
             }
@@ -174,13 +185,13 @@ impl Worker {
 
     /// Starts the thread. `None` (the system refuses one): the request waits for the next one, writers make their
     /// segments themselves, and checkpoints run when SQLite requests one that waits.
-    fn start(&self, engine: &Arc<Engine>) -> Option<JoinHandle<()>> {
+    fn start(&self, log: &Arc<LogContext>, work: &Arc<impl Work>) -> Option<JoinHandle<()>> {
         if interleave::is_simulated() {
             // The simulation does the work itself, at moments of its choice.
             return None;
         }
-        let (shared, engine) = (Arc::clone(&self.0), Arc::downgrade(engine));
-        crate::shared::spawn_without_signals("pwal", move || run(&shared, &engine)).ok()
+        let (shared, log, work) = (Arc::clone(&self.0), Arc::clone(log), Arc::downgrade(work));
+        crate::shared::spawn_without_signals("pwal", move || run(&shared, &log, &work)).ok()
     }
 
     fn allow(&self) {
@@ -248,39 +259,35 @@ fn wait_for_requests(shared: &Shared, idle: &mut Idle) -> Option<Due> {
     })
 }
 
-fn run(shared: &Shared, engine: &Weak<Engine>) {
+fn run(shared: &Shared, log: &LogContext, work: &Weak<impl Work>) {
     Stopping::enter_background();
     let _forgets = ForgetsAtPanic(shared);
     let mut idle = Idle::default();
     loop {
         let Some(Due { segment, checkpoint, flush }) = wait_for_requests(shared, &mut idle) else { return };
-        let Some(engine) = engine.upgrade() else { return };
+        let Some(work) = work.upgrade() else { return };
         if segment {
-            engine.segments.prepare_next_segment();
+            work.prepare_segment();
             shared.done(Request::Segment);
         }
         if flush {
-            log_failure(&engine, "flush", engine.flush_ahead());
+            log_failure(log, "flush", work.flush());
             shared.done(Request::Flush);
         }
         if checkpoint {
-            log_failure(&engine, "checkpoint", engine.checkpoint_in_background());
+            log_failure(log, "checkpoint", work.checkpoint());
             shared.done(Request::Checkpoint);
         }
         if segment || checkpoint || flush {
             continue;
         }
-        let published = engine.log.marks.published();
-        let retires_at = || Some((published, Instant::now() + engine.log.settings.idle_retire()?));
+        let published = log.marks.published();
+        let retires_at = || Some((published, Instant::now() + log.settings.idle_retire()?));
         if idle.watched.is_none() {
             // It is time, or a notice came for nothing.
             idle.retires = match idle.retires {
                 Some((last, at)) if last == published && Instant::now() >= at => {
-                    if log_failure(&engine, "retirement of the log", engine.rest_when_idle()) {
-                        None
-                    } else {
-                        retires_at()
-                    }
+                    if log_failure(log, "retirement of the log", work.rest()) { None } else { retires_at() }
                 }
                 Some((last, at)) if last == published => Some((last, at)),
                 _ => None,
@@ -290,7 +297,7 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
         if idle.watched == Some(published) {
             // A commit from here on wakes the thread again.
             shared.done(Request::Watch);
-            if !log_failure(&engine, "checkpoint", engine.checkpoint_when_idle()) {
+            if !log_failure(log, "checkpoint", work.checkpoint_when_idle()) {
                 idle.watched = None;
                 idle.retires = retires_at();
             }
@@ -300,14 +307,14 @@ fn run(shared: &Shared, engine: &Weak<Engine>) {
     }
 }
 
-fn log_failure<T: Default>(engine: &Engine, what: &str, result: Result<T, EngineError>) -> T {
+fn log_failure<T: Default>(log: &LogContext, what: &str, result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| {
         // It gave up a wait, or what it was at, to end.
-        if matches!(error, EngineError::GivenUp) || engine.log.stopping.stops_here() {
+        if matches!(error, EngineError::GivenUp) || log.stopping.stops_here() {
             return T::default();
         }
-        let text = format!("pwal: {what} of {}: {error}", engine.log.path.display());
-        engine.log.environment.host.log(error.code().number(), &text);
+        let text = format!("pwal: {what} of {}: {error}", log.path.display());
+        log.environment.host.log(error.code().number(), &text);
         T::default()
     })
 }

@@ -19,9 +19,9 @@ impl Engine {
         match work {
             Work::NextSegment if self.log.is_active() => self.segments.prepare_next_segment(),
             Work::NextSegment => {}
-            Work::Checkpoint => self.checkpoint_in_background()?,
-            Work::IdleCheckpoint => drop(self.checkpoint_when_idle()?),
-            Work::Flush => self.flush_ahead()?,
+            Work::Checkpoint => self.checkpointer.checkpoint_in_background()?,
+            Work::IdleCheckpoint => drop(self.checkpointer.checkpoint_when_idle()?),
+            Work::Flush => self.checkpointer.flush_ahead()?,
             Work::Rest => {
                 let _either: Rest = self.rest()?;
             }

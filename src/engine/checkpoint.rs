@@ -3,17 +3,27 @@
 //! R4: a page goes there only from a commit at or below T, where a durable certificate says D >= T. Two
 //! checkpoints never overlap (CKPT).
 
+use super::append::Append;
+use super::context::LogContext;
+use super::durability::Durability;
+use super::error::EngineError;
+use super::exclusive::ExclusiveLock;
+use super::follow::Follower;
 use super::frames::Frame;
 use super::images::Images;
+use super::lease::Lease;
 use super::owner_lock::OwnerGuard;
-use super::poison::Failed;
+use super::owner_lock::OwnerLocks;
+use super::page_one::PageOneCopy;
+use super::segment_files::SegmentFiles;
 use super::space::Keep;
-use super::{Engine, EngineError};
+use super::space::Space;
+use super::spills::Spills;
 use crate::log::backfill::Backfill;
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, Stamp, StampState};
 use crate::shared::ControlBlock;
 use crate::sqlite::Code;
-use crate::sync::MutexGuard;
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -44,29 +54,80 @@ pub(super) struct Failures {
 /// Failed passes in a row that end the engine (R5).
 const FAILURES_MAX: u32 = 2;
 
-impl Engine {
-    /// An autocheckpoint inside COMMIT: a pass shall run, not here.
-    pub(crate) fn wake_checkpoint(self: &Arc<Engine>) {
-        self.background.request_checkpoint(self);
+/// Runs checkpoints.
+pub(crate) struct Checkpointer {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    files: Arc<SegmentFiles>,
+    append: Arc<Append>,
+    lease: Arc<Lease>,
+    durability: Arc<Durability>,
+    follower: Arc<Follower>,
+    pub(super) page_one: Arc<PageOneCopy>,
+    exclusive: Arc<ExclusiveLock>,
+    space: Space,
+    spills: Arc<Spills>,
+    /// CKPT within the process: held during a checkpoint.
+    failures: Mutex<Failures>,
+}
+
+/// What [`Checkpointer`] works with.
+pub(super) struct CheckpointerParts<'a> {
+    pub(super) log: &'a Arc<LogContext>,
+    pub(super) locks: &'a Arc<OwnerLocks>,
+    pub(super) files: &'a Arc<SegmentFiles>,
+    pub(super) append: &'a Arc<Append>,
+    pub(super) lease: &'a Arc<Lease>,
+    pub(super) durability: &'a Arc<Durability>,
+    pub(super) follower: &'a Arc<Follower>,
+    pub(super) page_one: &'a Arc<PageOneCopy>,
+    pub(super) exclusive: &'a Arc<ExclusiveLock>,
+    pub(super) spills: &'a Arc<Spills>,
+}
+
+impl Checkpointer {
+    pub(super) fn new(parts: &CheckpointerParts<'_>, space: Space) -> Checkpointer {
+        Checkpointer {
+            log: Arc::clone(parts.log),
+            locks: Arc::clone(parts.locks),
+            files: Arc::clone(parts.files),
+            append: Arc::clone(parts.append),
+            lease: Arc::clone(parts.lease),
+            durability: Arc::clone(parts.durability),
+            follower: Arc::clone(parts.follower),
+            page_one: Arc::clone(parts.page_one),
+            exclusive: Arc::clone(parts.exclusive),
+            space,
+            spills: Arc::clone(parts.spills),
+            failures: Mutex::default(),
+        }
     }
 
-    /// So much is published and not durable that the next flush would take long, or the log could not be used again for long.
-    pub(super) fn flush_ahead(self: &Arc<Engine>) -> Result<(), EngineError> {
-        let leader = self.lease.lead_waiting()?;
-        self.flusher.flush(&leader, false)
+    /// For the background thread: so much is published and not durable that the next flush would take long, or the log could
+    /// not be used again for long.
+    pub(super) fn flush_ahead(&self) -> Result<(), EngineError> {
+        self.lease.flush_unless(|| false, false)
+    }
+
+    /// The bytes of the log that a reader of the state of commit `snapshot` keeps.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn kept_by(&self, snapshot: u64) -> Result<u64, EngineError> {
+        self.space.kept_by(snapshot)
     }
 
     /// Everything that is published becomes visible.
     ///
     /// # Errors
     /// A flush failed.
-    pub(crate) fn make_visible(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(crate) fn make_visible(&self) -> Result<(), EngineError> {
         self.durability.wait_visible(self.log.marks.published())
     }
 
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
     /// a mark if that is not past what is backfilled.
-    pub(super) fn checkpoint_in_background(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(super) fn checkpoint_in_background(&self) -> Result<(), EngineError> {
         // The holder of CKPT does what is requested here.
         let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
         self.log.check_poison()?;
@@ -82,7 +143,7 @@ impl Engine {
 
     /// The database is idle: everything goes to the database file. True: another call may shrink the log further,
     /// though nothing is committed.
-    pub(super) fn checkpoint_when_idle(self: &Arc<Engine>) -> Result<bool, EngineError> {
+    pub(super) fn checkpoint_when_idle(&self) -> Result<bool, EngineError> {
         self.checkpoint_visible(&|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         Ok(self.space.warn_kept_space(self.space.give_back(Keep::Idle)))
@@ -91,16 +152,12 @@ impl Engine {
     /// Segments become free when a durable certificate carries B. The next epoch that this process seals does; where no
     /// commit wants durability, or other processes lead, there may be none for long, and the log would grow: so this
     /// writes a mark.
-    pub(super) fn certify_backfilled(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(super) fn certify_backfilled(&self) -> Result<(), EngineError> {
         if self.page_one.to_carry().is_some() {
-            let leader = self.lease.lead_waiting()?;
-            if self.page_one.to_carry().is_some() {
-                self.flusher.flush(&leader, true)?;
-            }
-            drop(leader);
+            self.lease.flush_unless(|| self.page_one.to_carry().is_none(), true)?;
             // The holder of CKPT deletes them.
             if let Ok(_ckpt) = self.checkpoint_lock(Duration::ZERO) {
-                self.delete_spills();
+                self.spills.delete_unneeded();
             }
         }
         Ok(())
@@ -108,7 +165,7 @@ impl Engine {
 
     /// The log shall have no more than it needs, as after `wal_checkpoint(TRUNCATE)`: writes a certificate for what the
     /// durable ones do not allow yet.
-    pub(crate) fn shrink(self: &Arc<Engine>) {
+    pub(crate) fn shrink(&self) {
         let shrunk = self.certify_backfilled().and_then(|()| self.space.give_back(Keep::Nothing));
         self.space.warn_kept_space(shrunk);
     }
@@ -117,11 +174,11 @@ impl Engine {
     ///
     /// # Errors
     /// The log or the database file failed; B did not move.
-    pub(crate) fn checkpoint_on_request(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(crate) fn checkpoint_on_request(&self) -> Result<(), EngineError> {
         self.durability.with_descriptors(|| self.checkpoint_visible(&|| false))
     }
 
-    fn checkpoint_visible(self: &Arc<Engine>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
+    fn checkpoint_visible(&self, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let (goal, before) = (self.log.marks.visible(), self.log.marks.backfilled());
         let ckpt = self.checkpoint_lock(OTHER_PROCESS)?;
         self.log.check_poison()?;
@@ -139,7 +196,7 @@ impl Engine {
     }
 
     /// Before a clean close: to the last commit. No connection reads or writes.
-    pub(super) fn checkpoint_all(self: &Arc<Engine>) -> Result<(), EngineError> {
+    pub(super) fn checkpoint_all(&self) -> Result<(), EngineError> {
         let published = self.log.marks.published();
         self.make_visible()?;
         self.checkpoint_on_request()?;
@@ -150,24 +207,21 @@ impl Engine {
     }
 
     /// A durable certificate says D >= everything that is visible now.
-    fn certify(self: &Arc<Engine>) -> Result<(), EngineError> {
+    fn certify(&self) -> Result<(), EngineError> {
         if !self.log.is_active() {
             return Ok(());
         }
         let goal = self.log.marks.visible();
         self.durability.wait_durable(goal)?;
         if self.log.marks.certified().0 < goal {
-            let leader = self.lease.lead_waiting()?;
-            if self.log.marks.certified().0 < goal {
-                self.flusher.flush(&leader, true)?;
-            }
+            self.lease.flush_unless(|| self.log.marks.certified().0 >= goal, true)?;
         }
         Ok(())
     }
 
     /// CKPT; waits at most this time for another process's.
     pub(super) fn checkpoint_lock(&self, at_most: Duration) -> Result<Checkpointing<'_>, EngineError> {
-        let failures = self.checkpointing.lock();
+        let failures = self.failures.lock();
         let held =
             self.locks.hold_within(ControlBlock::checkpoint, at_most).map_err(|owner| EngineError::LockHeld {
                 what: "the checkpoint",
@@ -178,7 +232,7 @@ impl Engine {
     }
 
     /// One pass, under CKPT, unless it `gives_up` on the way: a pass that did not end is made again by the next.
-    fn pass(self: &Arc<Engine>, mut ckpt: Checkpointing<'_>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
+    fn pass(&self, mut ckpt: Checkpointing<'_>, gives_up: &dyn Fn() -> bool) -> Result<(), EngineError> {
         if !self.log.is_active() {
             return Ok(());
         }
@@ -193,7 +247,7 @@ impl Engine {
         if target > backfilled {
             self.follower.follow(target)?;
             // What another process brought there: its segments may be written over by now.
-            self.frames.write().drop_to(backfilled);
+            self.follower.frames.write().drop_to(backfilled);
             let database_pages = match self.backfill(target, gives_up) {
                 Ok(database_pages) => database_pages,
                 Err(error) => {
@@ -211,29 +265,29 @@ impl Engine {
             };
             ckpt.failures.in_a_row = 0;
             self.log.marks.set_backfilled(target, database_pages);
-            self.frames.write().drop_to(target);
+            self.follower.frames.write().drop_to(target);
             self.log.counters.checkpoints.fetch_add(1, SeqCst);
         } else if !self.carries_backfilled() {
             // Another process ran the pass, and has not carried B since.
             let mut database_handle = self.exclusive.database_handle.lock();
             self.page_one.take(database_handle.as_mut().ok_or(EngineError::NoLog)?.as_mut(), backfilled)?;
         }
-        self.delete_spills();
+        self.spills.delete_unneeded();
         Ok(())
     }
 
     /// The engine ends for a checkpoint's failure. The log is whole: what is published is made durable first, if that can be
     /// done.
-    fn end_for(self: &Arc<Engine>, error: EngineError) -> EngineError {
+    fn end_for(&self, error: EngineError) -> EngineError {
         if self.log.is_poisoned() {
             return error;
         }
         // Ignore the error: a failed flush has poisoned the engine.
-        let _flushed = self.lease.lead_waiting().and_then(|leader| self.flusher.flush(&leader, false));
+        let _flushed = self.lease.flush_unless(|| false, false);
         if matches!(error, EngineError::Replaced { .. }) {
             self.log.marks.control().set_replaced();
         }
-        self.poison.poison(&self.append.lock_unrepaired(), &error.to_string(), Failed::Flush);
+        self.append.poison_log(&error.to_string());
         error
     }
 
@@ -286,7 +340,7 @@ impl Engine {
         let (mut newest, mut piece, mut next) = (BTreeMap::new(), Vec::with_capacity(FRAMES_AT_ONCE), Some(0));
         while let Some(number) = next {
             // Commits wait for the table with APPEND in their hands.
-            next = self.frames.read().copy(number, target, FRAMES_AT_ONCE, &mut piece);
+            next = self.follower.frames.read().copy(number, target, FRAMES_AT_ONCE, &mut piece);
             newest.extend(piece.drain(..).map(|frame| (frame.page, frame)));
         }
         newest
@@ -297,11 +351,11 @@ impl Engine {
     fn backfill(&self, target: u64, gives_up: &dyn Fn() -> bool) -> Result<u32, EngineError> {
         let newest = self.newest_by_page(target);
         let (newest, unread, database_pages) = {
-            let frames = self.frames.read();
+            let frames = self.follower.frames.read();
             let newest = frames.with_files(newest).ok_or_else(|| self.log.no_commit(target))?;
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
-        let images = Images::prove(self, newest, &unread, database_pages)?;
+        let images = Images::prove(&self.log, &self.files, newest, &unread, database_pages)?;
         let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let stamp = Stamp { log_id: self.log.log_id, backfill_target: target };

@@ -1,12 +1,24 @@
 //! A commit: prepare (may fail, writes nothing), publish (writes the batch), acknowledge.
 
+use super::activate::Activation;
+use super::append::Append;
+use super::context::LogContext;
+use super::durability::Durability;
 use super::epoch_counts::EpochCounts;
+use super::error::EngineError;
+use super::flush::Flusher;
 use super::flush::SelfSealed;
+use super::follow::Follower;
 use super::frames::{FileId, LogCommit, NewFrame};
 use super::leader::Leader;
+use super::lease::Lease;
+use super::log_frames::LogFrames;
 use super::poison::Failed;
+use super::queue::WriteQueue;
+use super::segment_files::SegmentFiles;
+use super::segments::Segments;
+use super::tail::LogTail;
 use super::tail::{AppendGuard, Begun, Place};
-use super::{Engine, EngineError};
 use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
 use crate::shared::{COMMIT_RING, CommitEntry, PAGES_INLINE};
 use crate::view::{Image, Lane};
@@ -50,8 +62,17 @@ pub(crate) struct CommitFacts {
     pub(crate) checkpoint_when_idle: bool,
 }
 
+/// What the engine's own threads have to do after a commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) segment: bool,
+    pub(super) watch: bool,
+    pub(super) flush: bool,
+}
+
 /// A published commit.
 pub(crate) struct Published {
+    pub(super) due: Due,
     /// The number of its first frame.
     pub(crate) first_number: u64,
     /// The certificate is in the batch: the writer leads, and has to flush it.
@@ -108,20 +129,68 @@ fn wall_clock_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(0)
 }
 
-impl Engine {
+/// Writes and publishes batches.
+pub(crate) struct Committer {
+    log: Arc<LogContext>,
+    queue: Arc<WriteQueue>,
+    files: Arc<SegmentFiles>,
+    tail: Arc<LogTail>,
+    append: Arc<Append>,
+    segments: Arc<Segments>,
+    follower: Arc<Follower>,
+    frames: Arc<LogFrames>,
+    flusher: Arc<Flusher>,
+    lease: Arc<Lease>,
+    durability: Arc<Durability>,
+    activation: Arc<Activation>,
+}
+
+/// What [`Committer`] writes with.
+pub(super) struct CommitterParts<'a> {
+    pub(super) log: &'a Arc<LogContext>,
+    pub(super) queue: &'a Arc<WriteQueue>,
+    pub(super) files: &'a Arc<SegmentFiles>,
+    pub(super) tail: &'a Arc<LogTail>,
+    pub(super) append: &'a Arc<Append>,
+    pub(super) segments: &'a Arc<Segments>,
+    pub(super) follower: &'a Arc<Follower>,
+    pub(super) flusher: &'a Arc<Flusher>,
+    pub(super) lease: &'a Arc<Lease>,
+    pub(super) durability: &'a Arc<Durability>,
+    pub(super) activation: &'a Arc<Activation>,
+}
+
+impl Committer {
+    pub(super) fn new(parts: &CommitterParts<'_>) -> Committer {
+        Committer {
+            log: Arc::clone(parts.log),
+            queue: Arc::clone(parts.queue),
+            files: Arc::clone(parts.files),
+            tail: Arc::clone(parts.tail),
+            append: Arc::clone(parts.append),
+            segments: Arc::clone(parts.segments),
+            follower: Arc::clone(parts.follower),
+            frames: Arc::clone(&parts.follower.frames),
+            flusher: Arc::clone(parts.flusher),
+            lease: Arc::clone(parts.lease),
+            durability: Arc::clone(parts.durability),
+            activation: Arc::clone(parts.activation),
+        }
+    }
+
     /// Makes sure that the commit of this lane can be written: the log is active, its segment has room or the
     /// next one has, the spill file is durable. No byte of the batch is written.
     ///
     /// # Errors
     /// A full disk, a medium that fails, a poisoned engine: nothing is promised, SQLite rolls back. `LockHeld`: a process that does
     /// not go on has what this needs; the transaction may be committed later.
-    pub(crate) fn prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
+    pub(crate) fn prepare(&self, lane: &Lane) -> Result<(), EngineError> {
         self.durability.with_descriptors(|| self.try_prepare(lane))
     }
 
-    fn try_prepare(self: &Arc<Engine>, lane: &Lane) -> Result<(), EngineError> {
+    fn try_prepare(&self, lane: &Lane) -> Result<(), EngineError> {
         self.log.check_poison()?;
-        self.activate()?;
+        self.activation.activate()?;
         if let Some(spill) = lane.spill() {
             if !crate::drops("spill-sync") {
                 spill.sync().map_err(|e| EngineError::sync("the spill file", e))?;
@@ -278,7 +347,7 @@ impl Engine {
         };
         self.tail.mark_in_use(append, &place);
         if spill.is_some() && published.is_ok() {
-            self.forget_staged_spill();
+            self.log.marks.forget_staged_spill();
         }
         let record = match &header.certificate {
             Some(certificate) if published.is_ok() => {
@@ -294,7 +363,7 @@ impl Engine {
         counts.map_err(|error| {
             // Against what prepare made sure of: the control block is not what they were.
             // The commit may be published.
-            self.poison.poison(append, &error.to_string(), Failed::Commit(header.sequence));
+            self.append.poison.poison(append, &error.to_string(), Failed::Commit(header.sequence));
             self.log.poisoned_as(error)
         })
     }
@@ -303,26 +372,16 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing is published then, and the bytes are erased (or the engine is poisoned).
-    pub(crate) fn publish(
-        self: &Arc<Engine>,
-        lane: &Lane,
-        facts: CommitFacts,
-        may_lead: bool,
-    ) -> Result<Published, EngineError> {
+    pub(super) fn publish(&self, lane: &Lane, facts: CommitFacts, may_lead: bool) -> Result<Published, EngineError> {
         // Until it is published nothing is written that counts.
         self.durability.with_descriptors(|| self.try_publish(lane, facts, may_lead))
     }
 
-    fn try_publish(
-        self: &Arc<Engine>,
-        lane: &Lane,
-        facts: CommitFacts,
-        may_lead: bool,
-    ) -> Result<Published, EngineError> {
+    fn try_publish(&self, lane: &Lane, facts: CommitFacts, may_lead: bool) -> Result<Published, EngineError> {
         self.log.check_poison()?;
         let alone = || !self.queue.contended() && self.log.marks.control().flush_group() <= 1;
         // One that moves B does not fit into a batch.
-        let may_be_self_sealed = may_lead && facts.wants_durable && self.page_one.to_carry().is_none();
+        let may_be_self_sealed = may_lead && facts.wants_durable && !self.flusher.moves_backfilled();
         let self_sealed = may_be_self_sealed && (self.flusher.sync_is_free() || alone());
         let leader =
             if self_sealed { self.lease.try_lead().map(|leader| leader.answering(Some(facts.sequence))) } else { None };
@@ -338,29 +397,12 @@ impl Engine {
             self.frames.recent.keep(first_number, facts.sequence, lane);
         }
         crate::fault_point("after_publish");
-        self.notify_background(low, tail, facts);
         if facts.wants_durable {
             self.flusher.notify_gathering_leader();
         }
         self.log.counters.commits.fetch_add(1, SeqCst);
         let self_sealed = leader.zip(certificate).map(|(leader, certificate)| SelfSealed { leader, certificate });
-        Ok(Published { first_number, self_sealed })
-    }
-
-    /// A commit is published, and the log ends in segment `tail`: what there is to do for the background thread.
-    fn notify_background(self: &Arc<Engine>, low: bool, tail: u64, facts: CommitFacts) {
-        if low {
-            self.background.request_segment(self);
-        }
-        if facts.checkpoint_when_idle {
-            self.background.watch(self);
-        }
-        let undurable = || facts.sequence.saturating_sub(self.log.marks.durable());
-        let is_due =
-            || tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
-        if !facts.wants_durable && is_due() {
-            self.background.request_flush(self);
-        }
+        Ok(Published { first_number, due: self.due(low, tail, facts), self_sealed })
     }
 
     /// The conservative path, first half: everything before it is made durable, then batch and certificate are written
@@ -368,15 +410,11 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing is published. A failed sync poisons.
-    pub(crate) fn write_prepared(
-        self: &Arc<Engine>,
-        lane: &Lane,
-        facts: CommitFacts,
-    ) -> Result<PreparedBatch, EngineError> {
+    pub(crate) fn write_prepared(&self, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
         self.durability.with_descriptors(|| self.try_write_prepared(lane, facts))
     }
 
-    fn try_write_prepared(self: &Arc<Engine>, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
+    fn try_write_prepared(&self, lane: &Lane, facts: CommitFacts) -> Result<PreparedBatch, EngineError> {
         let leader = if facts.wants_durable { Some(self.durability.lead_before_all()?) } else { None };
         let append = self.append.lock()?;
         let (append, written) = self.write_batch(append, lane, facts, leader.as_ref())?;
@@ -397,7 +435,7 @@ impl Engine {
             if error.is_open_failure() && self.append.erase_unpublished(&append, &written.place) {
                 return Err(error);
             }
-            self.poison.poison(&append, &error.to_string(), Failed::Write(written.begun()));
+            self.append.poison.poison(&append, &error.to_string(), Failed::Write(written.begun()));
             return Err(self.log.poisoned_as(error));
         }
         if leader.is_some() {
@@ -410,7 +448,7 @@ impl Engine {
     ///
     /// # Errors
     /// The control block refuse: the engine is poisoned.
-    pub(crate) fn commit_prepared(self: &Arc<Engine>, early: PreparedBatch) -> Result<Published, EngineError> {
+    pub(super) fn commit_prepared(&self, early: PreparedBatch) -> Result<Published, EngineError> {
         let PreparedBatch { mut append, leader, written, facts } = early;
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
@@ -421,9 +459,8 @@ impl Engine {
         drop(append);
         crate::fault_point("after_publish");
         drop(leader);
-        self.notify_background(low, tail, facts);
         self.log.counters.commits.fetch_add(1, SeqCst);
-        Ok(Published { first_number, self_sealed: None })
+        Ok(Published { first_number, due: self.due(low, tail, facts), self_sealed: None })
     }
 
     /// The transaction rolls back after all: its batch is zeroed and the zeros synced.
@@ -436,5 +473,13 @@ impl Engine {
         drop(append);
         drop(leader);
         if erased { Ok(()) } else { self.log.check_poison() }
+    }
+
+    /// A commit is published, and the log ends in segment `tail`: what there is to do for the engine's own threads.
+    fn due(&self, segment: bool, tail: u64, facts: CommitFacts) -> Due {
+        let undurable = || facts.sequence.saturating_sub(self.log.marks.durable());
+        let is_due =
+            || tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
+        Due { segment, watch: facts.checkpoint_when_idle, flush: !facts.wants_durable && is_due() }
     }
 }

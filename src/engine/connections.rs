@@ -1,13 +1,17 @@
 //! The connections of an engine.
 
-use super::membership::INIT_WAIT;
-use super::queue::ConnectionId;
-use super::{Engine, EngineError};
+use super::context::LogContext;
+use super::error::EngineError;
+use super::log_frames::LogFrames;
+use super::membership::{INIT_WAIT, Membership};
+use super::owner_lock::OwnerLocks;
+use super::queue::{ConnectionId, WriteQueue};
 use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
+use crate::sync::Mutex;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
-pub(super) struct Connections {
+struct Counted {
     last_id: ConnectionId,
     count: usize,
 }
@@ -20,16 +24,38 @@ pub(crate) struct Connection {
     slot: SnapshotSlot,
 }
 
-impl Engine {
+/// The connections of this process to the log, and their snapshots.
+pub(crate) struct Connections {
+    log: Arc<LogContext>,
+    locks: Arc<OwnerLocks>,
+    queue: Arc<WriteQueue>,
+    membership: Arc<Membership>,
+    frames: Arc<LogFrames>,
+    counted: Mutex<Counted>,
+}
+
+impl Connections {
+    pub(super) fn new(
+        log: &Arc<LogContext>,
+        locks: &Arc<OwnerLocks>,
+        queue: &Arc<WriteQueue>,
+        membership: &Arc<Membership>,
+        frames: &Arc<LogFrames>,
+    ) -> Connections {
+        let (log, locks, queue) = (Arc::clone(log), Arc::clone(locks), Arc::clone(queue));
+        let (membership, frames) = (Arc::clone(membership), Arc::clone(frames));
+        Connections { log, locks, queue, membership, frames, counted: Mutex::default() }
+    }
+
     /// One more connection.
     ///
     /// # Errors
     /// All snapshot slots are taken, by all processes together.
-    pub(crate) fn add_connection(&self) -> Result<Connection, EngineError> {
+    pub(crate) fn add(&self) -> Result<Connection, EngineError> {
         let Some(slot) = self.claim_snapshot_slot() else {
             return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.log.path.clone() });
         };
-        let mut connections = self.connections.lock();
+        let mut connections = self.counted.lock();
         connections.last_id += 1;
         connections.count += 1;
         self.frames.recent.set_connections(connections.count);
@@ -50,18 +76,18 @@ impl Engine {
     }
 
     /// The connection goes; true: it was the last one.
-    pub(crate) fn remove_connection(&self, connection: Connection) -> bool {
+    pub(crate) fn remove(&self, connection: Connection) -> bool {
         self.log.marks.free_snapshot_slot(connection.slot);
         self.queue.forget(connection.id);
-        let mut connections = self.connections.lock();
+        let mut connections = self.counted.lock();
         connections.count -= 1;
         self.frames.recent.set_connections(connections.count);
         connections.count == 0
     }
 
     /// The number of connections.
-    pub(crate) fn connection_count(&self) -> usize {
-        self.connections.lock().count
+    pub(crate) fn count(&self) -> usize {
+        self.counted.lock().count
     }
 
     /// The snapshot of a transaction that begins now: what is visible, or for a connection that is likely to
@@ -69,7 +95,7 @@ impl Engine {
     ///
     /// # Errors
     /// The control block is damaged.
-    pub(crate) fn take_snapshot(self: &Arc<Engine>, connection: Connection, newest: bool) -> Result<u64, EngineError> {
+    pub(crate) fn take_snapshot(&self, connection: Connection, newest: bool) -> Result<u64, EngineError> {
         let sequence = self.log.marks.take_snapshot(connection.slot, newest && !self.log.is_poisoned())?;
         crate::fault_point("reading");
         Ok(sequence)

@@ -1,9 +1,10 @@
 //! What every part of an engine needs of its log: where it is, its sizes, the control block, and whether the engine is
 //! over. Nothing of it changes while the engine lives, but the three flags that end it.
 
+use super::error::EngineError;
 use super::marks::Marks;
+use super::settings::Settings;
 use super::stopping::Stopping;
-use super::{EngineError, Settings};
 use crate::disk::LogDirectory;
 use crate::host::Environment;
 use crate::log::format::LogId;

@@ -10,9 +10,9 @@
 //! A wait before a commit is published is bounded, and ends with `LockHeld`. A published commit is waited for without a
 //! bound: an error for it would concern all commits after it (R5).
 
-use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::flush::{Flusher, SelfSealed};
 use super::leader::Leader;
 use super::lease::{Lease, Stall};

@@ -2,10 +2,10 @@
 //! is published, writes the certificate, syncs once for all commits in it, and wakes the first of the other committers,
 //! which wakes the next.
 
-use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
 use super::epoch_counts::EpochCounts;
+use super::error::EngineError;
 use super::follow::Follower;
 use super::leader::{Leader, Leading};
 use super::log_frames::LogFrames;
@@ -108,6 +108,11 @@ impl Flusher {
             let _notified_or_late = control.gathered().wait(ticket, left);
         }
         control.set_gather_goal(0);
+    }
+
+    /// Whether the next certificate of this process moves B: it is doubled then, and does not fit into a batch.
+    pub(super) fn moves_backfilled(&self) -> bool {
+        self.page_one.to_carry().is_some()
     }
 
     /// A commit that wants durability is published.

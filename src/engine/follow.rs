@@ -4,8 +4,8 @@
 //! read. A process that fell behind the ring walks the segments, as recovery does. What is published is written, so all
 //! that is read is valid; what is backfilled need not be read.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::frames::{FileId, Frames, LogCommit, NewFrame};
 use super::log_frames::LogFrames;
 use super::segment_files::SegmentFiles;
@@ -21,7 +21,7 @@ const WALKED_AT_ONCE: u64 = 1024;
 pub(crate) struct Follower {
     log: Arc<LogContext>,
     files: Arc<SegmentFiles>,
-    frames: Arc<LogFrames>,
+    pub(super) frames: Arc<LogFrames>,
     /// How many segments this process knows to be deleted.
     deleted_known: AtomicU64,
 }

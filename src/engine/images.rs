@@ -7,8 +7,10 @@
 //! The CRC of an image lies in the frame table where this process has seen the head of its batch: of its own commits, and of
 //! large ones of others. Of the others' small commits, which are followed by the commit ring alone, the head is read here.
 
+use super::context::LogContext;
+use super::error::EngineError;
 use super::frames::{BatchAt, FileId, Frame, NewestByPage, UNREAD};
-use super::{Engine, EngineError};
+use super::segment_files::SegmentFiles;
 use crate::disk::LogFile;
 use crate::log::follow::proven;
 use crate::log::format::image_crc;
@@ -20,7 +22,8 @@ const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// The images of a pass: those of the pages that the database has after it.
 pub(super) struct Images<'a> {
-    engine: &'a Engine,
+    log: &'a LogContext,
+    files: &'a SegmentFiles,
     /// In page order.
     frames: Vec<(Frame, Arc<dyn LogFile>)>,
     /// The images, concatenated, if they are few.
@@ -33,15 +36,16 @@ impl<'a> Images<'a> {
     /// # Errors
     /// [`EngineError::Image`] for one that is not valid, or any error of the medium.
     pub(super) fn prove(
-        engine: &'a Engine,
+        log: &'a LogContext,
+        files: &'a SegmentFiles,
         newest: NewestByPage,
         batches: &[BatchAt],
         database_pages: u32,
     ) -> Result<Images<'a>, EngineError> {
         let frames = newest.into_iter().filter(|(page, _)| *page <= database_pages).map(|(_, found)| found);
-        let mut images = Images { engine, frames: frames.collect(), kept: None };
+        let mut images = Images { log, files, frames: frames.collect(), kept: None };
         images.learn(batches)?;
-        let page_bytes = engine.log.page_bytes as usize;
+        let page_bytes = log.page_bytes as usize;
         let is_small = images.frames.len() * page_bytes <= KEPT_BYTES_MAX;
         let mut space = vec![0; if is_small { images.frames.len() } else { 1 } * page_bytes];
         for (at, (frame, file)) in images.frames.iter().enumerate() {
@@ -79,13 +83,13 @@ impl<'a> Images<'a> {
         }
         for batch in batches {
             let Some(frames) = unknown.get_mut(&batch.sequence) else { continue };
-            let segment = self.engine.files.segment(batch.segment)?;
-            let head = match self.engine.files.reader_of(&segment)? {
+            let segment = self.files.segment(batch.segment)?;
+            let head = match self.files.reader_of(&segment)? {
                 Some(reader) => proven(reader.head_at(batch.offset))?,
                 None => None,
             };
             let head = head.filter(|head| head.header.sequence == batch.sequence);
-            let head = head.ok_or_else(|| self.engine.log.no_commit(batch.sequence))?;
+            let head = head.ok_or_else(|| self.log.no_commit(batch.sequence))?;
             for frame in frames {
                 // Of several images of one page the last counts.
                 let of_page = head.descriptors.iter().rfind(|descriptor| descriptor.page == frame.page);
@@ -96,23 +100,22 @@ impl<'a> Images<'a> {
     }
 
     fn read_proven(&self, frame: &Frame, file: &Arc<dyn LogFile>, buffer: &mut [u8]) -> Result<(), EngineError> {
-        let engine = self.engine;
-        let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&engine.log.path, e))?;
+        let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
         if read < buffer.len() {
-            return Err(EngineError::ShortLog { file: engine.log.dir.path().to_path_buf(), page: frame.page });
+            return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
         }
         frame.unmask(buffer, 0);
-        if frame.crc == image_crc(engine.log.log_id, frame.page, frame.sequence, buffer)
+        if frame.crc == image_crc(self.log.log_id, frame.page, frame.sequence, buffer)
             || crate::drops("r8-images-proven")
         {
             return Ok(());
         }
         let file = match frame.file() {
-            FileId::Segment(number) => crate::log::format::segment_name(engine.log.log_id, number),
-            FileId::Spill(number) => crate::log::format::spill_name(engine.log.log_id, number),
+            FileId::Segment(number) => crate::log::format::segment_name(self.log.log_id, number),
+            FileId::Spill(number) => crate::log::format::spill_name(self.log.log_id, number),
         };
         Err(EngineError::Image {
-            file: engine.log.dir.path().join(file),
+            file: self.log.dir.path().join(file),
             page: frame.page,
             sequence: frame.sequence,
             offset: frame.offset,

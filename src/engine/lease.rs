@@ -15,9 +15,9 @@
 //! of several processes that take LEADER from each other gets the time that its sync needs; a completed flush sets it
 //! back to the time that it took.
 
-use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::flush::Flusher;
 use super::leader::{Leader, Leading};
 use super::owner_lock::OwnerLocks;
@@ -154,6 +154,16 @@ impl Lease {
             self.locks.goes_on(&mut wait, "LEADER", lock.holder())?;
             lock.wait(crate::shared::TIMED_WAIT);
         }
+    }
+
+    /// Leads, waiting for LEADER, and flushes what is published; nothing if it is `done` by then. `mark` as in
+    /// [`Flusher::flush`].
+    ///
+    /// # Errors
+    /// As [`Lease::lead_waiting`] and [`Flusher::flush`].
+    pub(super) fn flush_unless(&self, done: impl FnOnce() -> bool, mark: bool) -> Result<(), EngineError> {
+        let leader = self.lead_waiting()?;
+        if done() { Ok(()) } else { self.flusher.flush(&leader, mark) }
     }
 
     /// Finishes the flush of a leader that died in it, or makes no progress. Its sync may have failed: Linux reports a

@@ -1,7 +1,7 @@
 //! The limits of the log's size: what it had in use at once, and the reader that keeps it.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::segment_file::SegmentFile;
 use super::segment_files::Found;
 use crate::shared::{Snapshot, now_us};

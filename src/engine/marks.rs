@@ -193,6 +193,13 @@ impl Marks {
         control.snapshots().filter(counts).min_by_key(|snapshot| snapshot.sequence)
     }
 
+    /// The new holder of WRITE has no spill file: the previous one, which perhaps died, needs none.
+    pub(crate) fn forget_staged_spill(&self) {
+        if self.control().staged_spill().is_some() {
+            self.control().set_staged_spill(None);
+        }
+    }
+
     /// The oldest snapshot that is registered.
     pub(crate) fn oldest_snapshot(&self) -> Option<u64> {
         self.control().snapshots().map(|snapshot| snapshot.sequence).min()

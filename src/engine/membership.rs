@@ -1,8 +1,8 @@
 //! This process as a member of the log: INIT, under which processes join and leave one at a time, the other members, and
 //! the directory that they share.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use crate::shared::names;
 use crate::sync::Mutex;
 use std::io::ErrorKind;

@@ -5,9 +5,9 @@
 //! sync covers all that was published before. A program that waits for a commit of any process sleeps on
 //! `visible_wake`, which each commit checks when it becomes visible.
 
-use super::EngineError;
 use super::context::LogContext;
 use super::durability::Durability;
+use super::error::EngineError;
 use super::owner_lock::OwnerLocks;
 use crate::interleave::Instant;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! A lock excludes the threads of this process as it excludes other processes; a waiter checks whether the owner is
 //! alive, and takes the lock from a dead one.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use crate::interleave::{self, Instant};
 use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT, generation};
 use crate::sqlite::Code;

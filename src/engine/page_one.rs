@@ -9,8 +9,8 @@
 //! The process that has run a pass takes the copy from the database file, under CKPT, and carries it with the next
 //! flush that it leads.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use crate::host::DatabaseHandle;
 use crate::log::stamp::{self, STAMP_WRITE_BYTES, Stamp, StampState};
 use crate::sync::Mutex;

@@ -321,7 +321,7 @@ fn facts(engine: &Engine, wants_durable: bool) -> CommitFacts {
 /// A commit, acknowledged.
 fn commit(engine: &Arc<Engine>, frames: usize, value: u64, wants_durable: bool) -> Result<(), EngineError> {
     let view = staged(engine, frames, value);
-    engine.prepare(view.lane())?;
+    engine.committer.prepare(view.lane())?;
     let facts = facts(engine, wants_durable);
     let published = engine.publish(view.lane(), facts, true)?;
     engine.durability.acknowledge(facts.sequence, wants_durable, published.self_sealed)
@@ -364,9 +364,9 @@ fn a_segment_without_a_batch_is_not_free_before_a_later_certificate_is_durable()
 /// As [`commit`], of a writer that dies before its batch is published.
 fn commit_and_die_before_the_store(engine: Arc<Engine>, frames: usize, value: u64) {
     let view = staged(&engine, frames, value);
-    engine.prepare(view.lane()).unwrap();
+    engine.committer.prepare(view.lane()).unwrap();
     // Written, and held: nothing of it is published.
-    std::mem::forget(engine.write_prepared(view.lane(), facts(&engine, false)).unwrap());
+    std::mem::forget(engine.committer.write_prepared(view.lane(), facts(&engine, false)).unwrap());
     die(engine);
 }
 
@@ -386,7 +386,7 @@ fn a_segment_that_was_begun_is_given_up_durably_before_another_is_the_next() {
         Fault { operation: Operation::Sync, name_contains: begun, nth: 1, effect: Effect::Error, goes_on: false };
     pair.disk.plan().add(fault);
     let larger = staged(&other, 20, 7);
-    let failed = other.prepare(larger.lane()).unwrap_err();
+    let failed = other.committer.prepare(larger.lane()).unwrap_err();
     assert!(matches!(failed, EngineError::Sync { .. }), "{failed}");
     drop(larger);
     commit(&other, 20, 7, true).unwrap();
@@ -405,7 +405,7 @@ fn what_a_dead_leader_made_durable_becomes_visible_to_who_waits_for_it() {
     commit(&one, 1, 1, true).unwrap();
     for (engine, wants_durable) in [(&one, true), (&other, false)] {
         let view = staged(engine, 1, 2);
-        engine.prepare(view.lane()).unwrap();
+        engine.committer.prepare(view.lane()).unwrap();
         engine.publish(view.lane(), facts(engine, wants_durable), false).unwrap();
     }
     let leader = one.lease.try_lead().unwrap();
@@ -428,7 +428,7 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
         let one = pair.claim();
         let next = || commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
         next();
-        one.checkpoint_on_request().unwrap();
+        one.checkpointer.checkpoint_on_request().unwrap();
         while one.log.tail().ordinal < 3 {
             next();
         }
@@ -463,7 +463,7 @@ fn leave_a_segment(engine: &Arc<Engine>) {
     while engine.log.tail().offset + 12 * BLOCK <= segment.bytes {
         commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();
     }
-    engine.checkpoint_when_idle().unwrap();
+    engine.checkpointer.checkpoint_when_idle().unwrap();
     assert_eq!(engine.log.marks.control().certified_epoch().unwrap().ordinal, ordinal);
     commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();
     assert_eq!(engine.log.tail().ordinal, ordinal + 1);
@@ -498,7 +498,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         std::mem::forget(append);
         die(one);
         let view = staged(&other, 1, 4);
-        other.prepare(view.lane()).unwrap();
+        other.committer.prepare(view.lane()).unwrap();
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
         assert_eq!(published.self_sealed.is_some(), self_sealed);
@@ -534,10 +534,10 @@ fn checkpoints_of_a_process_that_has_left_are_no_failures_of_the_medium() {
     commit(&one, 3, 1, true).unwrap();
     other.close_at_exit(Duration::from_secs(1));
     for _ in 0..3 {
-        let _whatever_it_says = other.checkpoint_in_background();
+        let _whatever_it_says = other.checkpointer.checkpoint_in_background();
     }
     commit(&one, 3, 2, true).unwrap();
-    one.checkpoint_when_idle().unwrap();
+    one.checkpointer.checkpoint_when_idle().unwrap();
 }
 
 /// Who makes a segment may die in the middle of a write: its size may be anything then.
@@ -568,7 +568,7 @@ fn what_a_dead_writer_left_does_not_contradict_the_marker_of_a_retirement() {
         let pair = Pair::new();
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
-        one.checkpoint_when_idle().unwrap();
+        one.checkpointer.checkpoint_when_idle().unwrap();
         let other = pair.join();
         commit_and_die_before_the_store(other, frames, 66);
         pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
@@ -586,7 +586,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    one.checkpoint_when_idle().unwrap();
+    one.checkpointer.checkpoint_when_idle().unwrap();
     let control = one.log.marks.control();
     let NextMaker::Here(reservation) = one.segments.create.reserve_next().unwrap() else { panic!("a thread has it") };
     let rests = {

@@ -5,8 +5,8 @@
 //! it. What was acknowledged before that without being durable (`synchronous=NORMAL`) is not: it is in the log as far
 //! as the medium kept it, for the next open.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::queue::WriteQueue;
 use super::segment_file::Segment;
 use super::segment_files::SegmentFiles;

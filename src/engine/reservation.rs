@@ -6,9 +6,9 @@
 //! it as long as that one makes steps; then it overtakes it, and makes another segment. What becomes the next one is
 //! decided under APPEND: the first that is large enough. One that comes later is a free segment.
 
-use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::owner_lock::{OwnerGuard, OwnerLocks, Which, least_lease};
 use super::segment_file::Segment;
 use super::segment_files::SegmentFiles;

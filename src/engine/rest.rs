@@ -10,7 +10,9 @@
 //! marker of the retirement stays until that log is stamped: beside the marker a plain file with segments is a finished
 //! log (`docs/format.md`).
 
-use super::{Engine, EngineError};
+use super::background::Work;
+use super::error::EngineError;
+use super::parts::Engine;
 use crate::log::retire;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,11 +76,11 @@ impl Engine {
             return Ok(Rest::NoLog);
         }
         self.membership.check_alone()?;
-        self.checkpoint_all()?;
+        self.checkpointer.checkpoint_all()?;
         let busy = || EngineError::InUse { file: self.log.path.clone() };
         self.membership.wait_init()?;
         let rested = self.membership.check_alone().and_then(|()| {
-            let _checkpointing = self.checkpoint_lock(CKPT_WAIT)?;
+            let _checkpointing = self.checkpointer.checkpoint_lock(CKPT_WAIT)?;
             if !self.queue.try_acquire(NOBODY) {
                 self.queue.forget(NOBODY);
                 return Err(busy());
@@ -134,7 +136,7 @@ impl Engine {
         );
         let noted = retired.map_err(EngineError::from).and_then(|()| {
             crate::fault_point("resting");
-            self.note_claim(database_handle.as_mut())
+            self.activation.note_claim(database_handle.as_mut())
         });
         if let Err(error) = noted {
             // As a retirement: the stamp may be gone, segments may be deleted.
@@ -155,5 +157,27 @@ impl Engine {
         self.frames.write().close_files(self.log.marks.backfilled());
         drop((append, leader));
         Ok(Rest::Retired)
+    }
+}
+
+impl Work for Engine {
+    fn prepare_segment(&self) {
+        self.segments.prepare_next_segment();
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.checkpointer.flush_ahead()
+    }
+
+    fn checkpoint(&self) -> Result<(), EngineError> {
+        self.checkpointer.checkpoint_in_background()
+    }
+
+    fn checkpoint_when_idle(&self) -> Result<bool, EngineError> {
+        self.checkpointer.checkpoint_when_idle()
+    }
+
+    fn rest(self: &Arc<Engine>) -> Result<bool, EngineError> {
+        self.rest_when_idle()
     }
 }

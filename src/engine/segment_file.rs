@@ -1,6 +1,6 @@
 //! One segment file as this process has it open.
 
-use super::EngineError;
+use super::error::EngineError;
 use crate::disk::LogFile;
 use crate::sync::Mutex;
 use std::io::IoSlice;

@@ -4,8 +4,8 @@
 //! them the last ordinals lie; what is remembered is compared with the header where it matters. A file that holds
 //! something not durable stays open (`keep_open`): a write-back error is reported to the descriptors that were open.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::owner_lock::OwnerLocks;
 use super::segment_file::{Segment, SegmentFile};
 use crate::disk::OpenMode;

@@ -5,9 +5,9 @@
 //! thread of the engine, when a quarter of the present one is written, or by the writer that has filled the present one.
 //! The process has reserved it meanwhile (`reservation.rs`), and holds no lock that others need.
 
-use super::EngineError;
 use super::append::Append;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::limits::Limits;
 use super::owner_lock::OwnerLocks;
 use super::reservation::{Create, NextMaker, Reservation};

@@ -5,8 +5,8 @@
 //! [`PATIENCE_ALONE`]. That time is the shortage's, not the statement's: once it is over, statements fail at once, until an
 //! operation has succeeded again or none has failed for [`OVER_AFTER`].
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use crate::interleave::Instant;
 use crate::shared::TIMED_WAIT;
 use crate::sync::Mutex;

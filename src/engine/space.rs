@@ -8,8 +8,8 @@
 //! header in it, and one that finds no file searches again: all that was in it is backfilled. After a kill or a power
 //! cut on the way the file is there, whole or not, and free.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::follow::Follower;
 use super::segment_files::SegmentFiles;
 use super::segments::Free;

@@ -4,20 +4,38 @@
 //! commit is in the database file. A killed process leaves files for which neither holds: so a checkpoint lists the
 //! files, and deletes those that are not needed.
 
+use super::context::LogContext;
+use super::durability::Durability;
+use super::error::EngineError;
+use super::follow::Follower;
 use super::frames::FileId;
-use super::{Engine, EngineError};
+use super::log_frames::LogFrames;
 use crate::disk::{LogFile, OpenMode};
 use crate::log::format::{self, FileName};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-impl Engine {
+/// The spill files of the log.
+pub(crate) struct Spills {
+    log: Arc<LogContext>,
+    durability: Arc<Durability>,
+    follower: Arc<Follower>,
+    frames: Arc<LogFrames>,
+}
+
+impl Spills {
+    pub(super) fn new(log: &Arc<LogContext>, durability: &Arc<Durability>, follower: &Arc<Follower>) -> Spills {
+        let (log, durability, follower) = (Arc::clone(log), Arc::clone(durability), Arc::clone(follower));
+        let frames = Arc::clone(&follower.frames);
+        Spills { log, durability, follower, frames }
+    }
+
     /// A new spill file and its number. No batch names it yet. Called by the holder of WRITE.
     ///
     /// # Errors
     /// Any error of the medium.
-    pub(crate) fn create_spill(self: &Arc<Engine>) -> io::Result<(u32, Arc<dyn LogFile>)> {
+    pub(crate) fn create(&self) -> io::Result<(u32, Arc<dyn LogFile>)> {
         let control = self.log.marks.control();
         let number = u32::try_from(control.give_spill_number()).map_err(io::Error::other)?;
         self.log.dir.create()?;
@@ -34,23 +52,16 @@ impl Engine {
     }
 
     /// The transaction rolled back. A file that cannot be deleted now goes with a checkpoint.
-    pub(crate) fn remove_spill(&self, number: u32) {
+    pub(crate) fn remove(&self, number: u32) {
         self.frames.write().remove_file(FileId::Spill(number));
         if let Err(error) = self.log.dir.remove(&format::spill_name(self.log.log_id, number)) {
             self.log.report(crate::sqlite::Code::IOERR_DELETE, &format!("a spill file stays for now: {error}"));
         }
-        self.forget_staged_spill();
-    }
-
-    /// The new holder of WRITE has no spill file: the previous one, which perhaps died, needs none.
-    pub(crate) fn forget_staged_spill(&self) {
-        if self.log.marks.control().staged_spill().is_some() {
-            self.log.marks.control().set_staged_spill(None);
-        }
+        self.log.marks.forget_staged_spill();
     }
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass. Under CKPT.
-    pub(super) fn delete_spills(&self) {
+    pub(super) fn delete_unneeded(&self) {
         let carried =
             if crate::drops("spill-kept") { self.log.marks.backfilled() } else { self.log.marks.certified().1 };
         let over = self.frames.write().take_spills(carried);

@@ -1,6 +1,6 @@
 //! The state of an engine at a glance.
 
-use super::Engine;
+use super::parts::Engine;
 use crate::shared::now_us;
 use crate::status::{LogStatus, ProcessStatus, ReaderStatus};
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,7 +14,7 @@ impl Engine {
         LogStatus {
             log_id: self.log.is_active().then(|| format!("{:016x}", self.log.log_id)),
             page_bytes: self.log.page_bytes,
-            connections: self.connection_count(),
+            connections: self.connections.count(),
             waiting_writers: self.queue.waiting(),
             published: self.log.marks.published(),
             visible: self.log.marks.visible(),
@@ -40,7 +40,7 @@ impl Engine {
         let snapshot = self.log.marks.oldest_reader()?;
         let process = self.log.marks.control().processes().find(|process| process.owner == snapshot.owner);
         let process = process.map(|process| (process.pid, process.command));
-        Some(snapshot.status(process, now_us(), self.space.kept_by(snapshot.sequence).ok()))
+        Some(snapshot.status(process, now_us(), self.checkpointer.kept_by(snapshot.sequence).ok()))
     }
 
     /// The members, this process too.

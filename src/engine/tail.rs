@@ -8,8 +8,8 @@
 //! erased: with zeros over its first block, synced. The header of a segment goes with the first record in it; the next
 //! segment is taken when that record counts.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::owner_lock::OwnerGuard;
 use super::segment_file::Segment;
 use super::segment_files::{Found, SegmentFiles};

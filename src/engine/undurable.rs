@@ -6,8 +6,8 @@
 //! again are the batches and certificates after the last durable one, the headers of the segments that began since, and
 //! the zeros after the tail of each that ended. What cannot be read poisons the log.
 
-use super::EngineError;
 use super::context::LogContext;
+use super::error::EngineError;
 use super::poison::{Failed, Poison};
 use super::segment_files::SegmentFiles;
 use super::tail::AppendGuard;

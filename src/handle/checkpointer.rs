@@ -118,11 +118,13 @@ impl WalConnection {
 
     /// Brings the view to what is visible and the database file as near to it as readers allow.
     pub(super) fn run_checkpoint(&mut self) -> Result<(), Code> {
-        self.engine.make_visible().map_err(|error| self.failed(&error))?;
+        self.engine.checkpointer.make_visible().map_err(|error| self.failed(&error))?;
         let refreshed = if self.is_reading() { Ok(false) } else { self.refresh_to_snapshot(false) };
-        let result = refreshed.and_then(|_| self.engine.checkpoint_on_request()).map_err(|error| self.failed(&error));
+        let result = refreshed
+            .and_then(|_| self.engine.checkpointer.checkpoint_on_request())
+            .map_err(|error| self.failed(&error));
         if !self.is_reading() {
-            self.engine.drop_snapshot(self.me);
+            self.engine.connections.drop_snapshot(self.me);
         }
         self.show_backfilled();
         result
@@ -132,7 +134,7 @@ impl WalConnection {
     pub(super) fn backfilled_frames(&mut self) -> u32 {
         let commit = self.engine.log.marks.backfilled().min(self.view.sequence().unwrap_or(0));
         if self.checkpointer.backfilled.0 != commit {
-            self.checkpointer.backfilled = (commit, self.engine.last_number(commit));
+            self.checkpointer.backfilled = (commit, self.engine.reader.last_number(commit));
         }
         self.view.frames_up_to(self.checkpointer.backfilled.1)
     }
@@ -159,7 +161,7 @@ impl WalConnection {
             return Ok(());
         }
         if self.checkpointer.running == Checkpointing::Requested {
-            self.engine.checkpoint_on_request().map_err(|error| self.failed(&error))?;
+            self.engine.checkpointer.checkpoint_on_request().map_err(|error| self.failed(&error))?;
         }
         if self.show_backfilled() { Ok(()) } else { Err(Code::BUSY) }
     }
@@ -168,12 +170,12 @@ impl WalConnection {
         self.checkpointer.running = Checkpointing::No;
         if self.view.live_max_frame_is_zero() {
             // TRUNCATE (`walRestartHdr`) emptied the header: the next snapshot builds it anew. All is in the database file.
-            self.engine.shrink();
+            self.engine.checkpointer.shrink();
             if let Err(error) = self.refresh_to_snapshot(false) {
                 // The next snapshot says it.
                 self.failed(&error);
             }
-            self.engine.drop_snapshot(self.me);
+            self.engine.connections.drop_snapshot(self.me);
         }
         self.view.reset_checkpoint_info();
     }

@@ -79,7 +79,7 @@ impl WalConnection {
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
-                self.engine.drop_snapshot(self.me);
+                self.engine.connections.drop_snapshot(self.me);
                 self.engine.queue.give_up_grant(self.me.id);
                 return Err(self.failed(&error));
             }
@@ -88,7 +88,7 @@ impl WalConnection {
         if sequence < self.reader.seen || self.engine.log.hides_acknowledged() {
             // R5.3: what this connection saw was rolled back with a flush that failed; or it would show an older state
             // than others have acknowledged.
-            self.engine.drop_snapshot(self.me);
+            self.engine.connections.drop_snapshot(self.me);
             self.engine.queue.give_up_grant(self.me.id);
             return Err(self.failed(&self.lost()));
         }
@@ -137,8 +137,8 @@ impl WalConnection {
     /// not, and SQLite has taken that lock, the view gets another header, with which SQLite retries.
     fn shows_backfilled(&mut self) -> bool {
         let is_alone =
-            self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connection_count() == 1;
-        let brings = || self.engine.checkpoint_on_request().map_err(|error| self.failed(&error));
+            self.wants_alone && self.is_powersafe && !self.writer.holds_write && self.engine.connections.count() == 1;
+        let brings = || self.engine.checkpointer.checkpoint_on_request().map_err(|error| self.failed(&error));
         let done = is_alone && self.engine.membership.check_alone().is_ok() && brings().is_ok();
         let shows = done && self.engine.log.marks.backfilled() == self.engine.log.marks.published();
         if shows != self.reader.at_zero {
@@ -172,7 +172,7 @@ impl WalConnection {
             // fails, the next snapshot reports it.
             let _reported_by_the_next_snapshot = self.engine.durability.wait_visible_of_seen(self.reader.seen);
         }
-        self.engine.drop_snapshot(self.me);
+        self.engine.connections.drop_snapshot(self.me);
         if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {
             self.engine.queue.give_up_grant(self.me.id);
         }
@@ -188,7 +188,7 @@ impl WalConnection {
         if self.reader.lock == ReadLock::Pinned {
             self.reader.lock = ReadLock::None;
             self.reader.seen = self.reader.seen_before;
-            self.engine.drop_snapshot(self.me);
+            self.engine.connections.drop_snapshot(self.me);
         }
     }
 
@@ -230,7 +230,7 @@ impl WalConnection {
         }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.log.page_bytes));
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
-            if number != 0 && engine.read_frame(number, within, part)? {
+            if number != 0 && engine.reader.read_frame(number, within, part)? {
                 return Ok(());
             }
             let at = u64::from(page.saturating_sub(1)) * page_bytes + within;

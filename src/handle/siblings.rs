@@ -129,7 +129,7 @@ fn end_refused() {
     if let Some(refused) = refused
         && let Some(engine) = refused.engine.upgrade()
     {
-        engine.warn_blocked_writer(refused.connection);
+        engine.connections.warn_blocked_writer(refused.connection);
     }
 }
 

@@ -153,7 +153,7 @@ impl WalConnection {
         self.view.swap_lane_memory(memory);
         self.reader.wrote = true;
         self.view.begin_write(self.engine.log.log_id, published + 1);
-        self.engine.forget_staged_spill();
+        self.engine.log.marks.forget_staged_spill();
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.writer.transaction = Transaction::Staging { spill: None };
     }
@@ -172,7 +172,7 @@ impl WalConnection {
         };
         let engine = &self.engine;
         let written = self.view.write(data, offset, &mut || {
-            let (number, file) = engine.create_spill()?;
+            let (number, file) = engine.spills.create()?;
             spill = Some(number);
             Ok(file)
         });
@@ -198,7 +198,7 @@ impl WalConnection {
         self.view.hide_advance();
         self.view.forget_advance();
         prepared_batch
-            .map_or(Ok(()), |prepared_batch| self.engine.rollback_prepared(prepared_batch))
+            .map_or(Ok(()), |prepared_batch| self.engine.committer.rollback_prepared(prepared_batch))
             .map_err(|error| self.failed(&error))
     }
 
@@ -214,7 +214,7 @@ impl WalConnection {
 
     fn prepare(&mut self, file: &Arc<OpenFile>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
         let connection = file.connection();
-        if let Err(error) = self.engine.prepare(self.view.lane()) {
+        if let Err(error) = self.engine.committer.prepare(self.view.lane()) {
             return Err(self.not_prepared(file, &error, spill));
         }
         let facts = CommitFacts {
@@ -246,7 +246,7 @@ impl WalConnection {
         if !prepared.two_phase || prepared.prepared_batch.is_some() {
             return Ok(());
         }
-        match self.engine.write_prepared(self.view.lane(), prepared.facts) {
+        match self.engine.committer.write_prepared(self.view.lane(), prepared.facts) {
             Ok(prepared_batch) => {
                 prepared.prepared_batch = Some(prepared_batch);
                 Ok(())
@@ -396,7 +396,7 @@ impl WalConnection {
                 let code = at_phase_two(self.failed(&error));
                 self.view.rolled_back();
                 if let Some(number) = facts.spill {
-                    self.engine.remove_spill(number);
+                    self.engine.spills.remove(number);
                 }
                 self.free_write(false);
                 reset_siblings(connection, file);
@@ -431,13 +431,13 @@ impl WalConnection {
         }
         let own = match own {
             Some(own) => own,
-            None => self.engine.write_prepared(self.view.lane(), facts)?,
+            None => self.engine.committer.write_prepared(self.view.lane(), facts)?,
         };
         for sibling in siblings {
             if let HandleState::Wal(wal) = &mut sibling.state().kind
                 && let Err(error) = wal.write_prepared()
             {
-                self.engine.rollback_prepared(own)?;
+                self.engine.committer.rollback_prepared(own)?;
                 return Err(error);
             }
         }
@@ -448,7 +448,7 @@ impl WalConnection {
         if let Transaction::Prepared(prepared) = &mut self.writer.transaction
             && prepared.prepared_batch.is_none()
         {
-            prepared.prepared_batch = Some(self.engine.write_prepared(self.view.lane(), prepared.facts)?);
+            prepared.prepared_batch = Some(self.engine.committer.write_prepared(self.view.lane(), prepared.facts)?);
         }
         Ok(())
     }
@@ -483,7 +483,7 @@ impl WalConnection {
                 siblings::remove_prepared(file);
                 siblings::set_super_journal(false);
                 if let Some(prepared_batch) = prepared.prepared_batch.take()
-                    && let Err(error) = self.engine.rollback_prepared(prepared_batch)
+                    && let Err(error) = self.engine.committer.rollback_prepared(prepared_batch)
                 {
                     self.failed(&error);
                 }
@@ -504,7 +504,7 @@ impl WalConnection {
         if let Transaction::Failed { spill: Some(number) } =
             std::mem::replace(&mut self.writer.transaction, Transaction::None)
         {
-            self.engine.remove_spill(number);
+            self.engine.spills.remove(number);
         }
         if self.writer.holds_write {
             self.free_write(true);

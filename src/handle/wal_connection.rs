@@ -56,7 +56,7 @@ impl WalConnection {
     /// # Errors
     /// The engine takes no more connections.
     pub(super) fn new(engine: &Arc<Engine>, entry: &Arc<Entry>, is_below: bool) -> Result<WalConnection, EngineError> {
-        let me = engine.add_connection()?;
+        let me = engine.connections.add()?;
         Ok(WalConnection {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
@@ -109,14 +109,14 @@ impl WalConnection {
         self.end_given_up(file);
         self.checkpointer.end();
         self.reader.lock = ReadLock::None;
-        self.engine.drop_snapshot(self.me);
+        self.engine.connections.drop_snapshot(self.me);
     }
 
     pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
         if self.view.sequence().is_none() {
             // Valid from the start, so that SQLite never runs its own recovery.
             let refreshed = self.refresh_to_snapshot(false);
-            self.engine.drop_snapshot(self.me);
+            self.engine.connections.drop_snapshot(self.me);
             refreshed.map_err(|error| self.failed(&error))?;
         }
         Ok(self.view.region(index, extend))
@@ -146,12 +146,12 @@ impl WalConnection {
     /// # Errors
     /// What other processes wrote cannot be read; the snapshot is registered nevertheless.
     pub(super) fn refresh_to_snapshot(&mut self, newest: bool) -> Result<bool, EngineError> {
-        let sequence = self.engine.take_snapshot(self.me, newest)?;
+        let sequence = self.engine.connections.take_snapshot(self.me, newest)?;
         let view = &mut self.view;
         if view.stands_for(sequence) {
             return Ok(false);
         }
-        self.engine.with_frames(
+        self.engine.reader.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence, database_pages: facts.database_pages };
                 let bound = u32::try_from(facts.frames).unwrap_or(u32::MAX).saturating_add(FRAMES_BEYOND_LOG);
@@ -208,7 +208,7 @@ impl WalConnection {
     /// The control block is damaged.
     pub(super) fn resume(&mut self, view: Box<View>) -> Result<(), EngineError> {
         self.view = *view;
-        self.reader.seen = self.engine.take_snapshot(self.me, false)?;
+        self.reader.seen = self.engine.connections.take_snapshot(self.me, false)?;
         self.view.adopt(self.reader.seen);
         (self.wal, self.reader.lock, self.is_powersafe) = (WalFile::Open, ReadLock::Held, true);
         Ok(())
@@ -269,7 +269,7 @@ impl WalConnection {
         }
         self.unpin();
         let mut of_entry = self.entry.engine.lock();
-        if self.engine.connection_count() > 1 {
+        if self.engine.connections.count() > 1 {
             return Err(Code::BUSY);
         }
         let retired = self.engine.retire_alone(!for_itself && !by_the_wal);
@@ -281,7 +281,7 @@ impl WalConnection {
             EngineError::OtherMembers { .. } if !leaves_wal && !for_itself => Code::BUSY,
             error => self.failed(&error),
         })?;
-        self.engine.remove_connection(self.me);
+        self.engine.connections.remove(self.me);
         self.view.set_checkpoint_info(self.view.max_frame(), true);
         self.engine.exclusive.take_database_handle().ok_or(Code::IOERR_LOCK)
     }
@@ -335,7 +335,7 @@ impl WalConnection {
             return;
         }
         let mut of_entry = self.entry.engine.lock();
-        if !self.engine.remove_connection(self.me) {
+        if !self.engine.connections.remove(self.me) {
             return;
         }
         // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.

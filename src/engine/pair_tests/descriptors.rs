@@ -11,12 +11,12 @@ fn a_segment_that_cannot_be_opened_for_a_sync_is_tried_again() {
         let one = pair.claim();
         commit(&one, 3, 1, true).unwrap();
         let other = pair.join();
-        other.prepare(staged(&other, 3, 1).lane()).unwrap();
+        other.committer.prepare(staged(&other, 3, 1).lane()).unwrap();
         leave_a_segment(&one);
         let left = one.files.segment(one.log.tail().segment).unwrap();
         leave_a_segment(&one);
         let view = staged(&other, 3, 1000);
-        other.follower.follow(other.log.marks.published()).unwrap();
+        other.reader.follower.follow(other.log.marks.published()).unwrap();
         pair.cannot_open(&left.name);
         let facts = facts(&other, true);
         let published = other.publish(view.lane(), facts, self_sealed).unwrap();
@@ -80,12 +80,12 @@ fn a_checkpoint_for_which_a_descriptor_is_missing_has_not_failed() {
     let fault = pair.fault(Operation::Read, ".seg");
     pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
     for _ in 0..3 {
-        let refused = other.checkpoint_in_background().unwrap_err();
+        let refused = other.checkpointer.checkpoint_in_background().unwrap_err();
         assert!(refused.is_out_of_descriptors(), "{refused}");
     }
     pair.disk.plan().clear();
     commit(&one, 3, 2, true).unwrap();
-    other.checkpoint_when_idle().unwrap();
+    other.checkpointer.checkpoint_when_idle().unwrap();
     assert_eq!(other.log.marks.backfilled(), 2);
 }
 
@@ -97,13 +97,13 @@ fn a_segment_that_cannot_be_opened_for_a_dead_leaders_flush_is_tried_again() {
         let one = pair.claim();
         leave_a_segment(&one);
         let view = staged(&one, 3, 1000);
-        one.prepare(view.lane()).unwrap();
+        one.committer.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
         let leader = one.lease.try_lead().unwrap();
         one.flusher.write_epoch(&leader, false).unwrap();
         std::mem::forget(leader);
         let other = pair.join();
-        other.follower.follow(one.log.marks.published()).unwrap();
+        other.reader.follower.follow(one.log.marks.published()).unwrap();
         let last = one.log.marks.published();
         die(one);
         pair.cannot_open(&segment_name(other.log.log_id, 0));
@@ -243,7 +243,7 @@ fn a_file_that_was_opened_again_is_young() {
         commit(&one, 3, 1, true).unwrap();
         one.log.marks.control().set_led_away();
         let view = staged(&one, 3, 2);
-        one.prepare(view.lane()).unwrap();
+        one.committer.prepare(view.lane()).unwrap();
         one.publish(view.lane(), facts(&one, true), false).unwrap();
         let leader = one.lease.try_lead().unwrap();
         let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();

@@ -48,8 +48,8 @@ fn a_segment_that_a_stopped_process_makes_is_left_to_it() {
     }
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}: overtaken once", start.elapsed());
     two.segments.choose_next(&reserve(&two), 0).unwrap();
-    two.checkpoint_when_idle().unwrap();
-    two.shrink();
+    two.checkpointer.checkpoint_when_idle().unwrap();
+    two.checkpointer.shrink();
     assert!(is_there(&pair, &one, &made), "a live process makes it");
 
     let next = two.log.marks.control().next_segment();
@@ -57,7 +57,7 @@ fn a_segment_that_a_stopped_process_makes_is_left_to_it() {
     one.segments.set_next(&made, &all, tail, SEGMENT_BYTES).unwrap();
     assert_eq!(two.log.marks.control().next_segment(), next, "the first that is chosen counts");
     drop(reservation);
-    two.shrink();
+    two.checkpointer.shrink();
     assert!(!is_there(&pair, &one, &made), "it is free, and not needed");
     rotate(&one);
     let last = one.log.marks.published();
@@ -99,7 +99,7 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
             // So that it is not the last one, which nobody takes anyway.
             rotate(two);
         }),
-        ("deleted", |two, _| two.shrink()),
+        ("deleted", |two, _| two.checkpointer.shrink()),
         ("reserved", |two, segment| {
             let reservation = two.segments.create.reserve_deletion().unwrap().unwrap();
             assert!(two.segments.create.reserve_free(&reservation, segment, None).unwrap());

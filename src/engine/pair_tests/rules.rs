@@ -71,7 +71,7 @@ fn the_slot_of_a_dead_process_has_a_durable_name_before_commits_rely_on_it() {
 /// A commit that is published, and durable on the medium, though nobody was told.
 fn publish_and_sync(engine: &Arc<Engine>, value: u64, wants_durable: bool) -> u64 {
     let view = staged(engine, 3, value);
-    engine.prepare(view.lane()).unwrap();
+    engine.committer.prepare(view.lane()).unwrap();
     let facts = facts(engine, wants_durable);
     engine.publish(view.lane(), facts, false).unwrap();
     engine.files.segment(engine.log.tail().segment).unwrap().sync().unwrap();
@@ -119,9 +119,9 @@ fn a_prepared_batch_that_rolls_back_is_erased_durably() {
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
     let view = staged(&one, 3, 2);
-    one.prepare(view.lane()).unwrap();
-    let prepared = one.write_prepared(view.lane(), facts(&one, true)).unwrap();
-    one.rollback_prepared(prepared).unwrap();
+    one.committer.prepare(view.lane()).unwrap();
+    let prepared = one.committer.write_prepared(view.lane(), facts(&one, true)).unwrap();
+    one.committer.rollback_prepared(prepared).unwrap();
     die(one);
     pair.lose_power();
     assert_eq!(pair.recovered(), [1; 3]);
@@ -170,9 +170,9 @@ fn the_copy_of_page_one_is_of_the_commit_that_it_names() {
         stamp.apply(&mut first);
         database.write_at(&first, 0).unwrap();
         assert_eq!(crate::log::stamp::read(&first), StampState::Stamped(stamp));
-        *one.page_one.copy.lock() = None;
-        one.page_one.take(database.as_mut(), 1).unwrap();
-        assert_eq!(one.page_one.copy.lock().as_ref().map(|copy| copy.sequence), copied);
+        *one.checkpointer.page_one.copy.lock() = None;
+        one.checkpointer.page_one.take(database.as_mut(), 1).unwrap();
+        assert_eq!(one.checkpointer.page_one.copy.lock().as_ref().map(|copy| copy.sequence), copied);
     }
 }
 
@@ -186,7 +186,7 @@ fn commits_of_a_segment_that_is_used_again_are_read_from_the_database_file() {
     let mut last_in = std::collections::BTreeMap::new();
     let mut again = 0;
     while again < 3 {
-        one.checkpoint_when_idle().unwrap();
+        one.checkpointer.checkpoint_when_idle().unwrap();
         let sequence = one.log.marks.published() + 1;
         commit(&one, 3, sequence, true).unwrap();
         let tail = one.log.tail();
@@ -233,12 +233,16 @@ fn no_certificate_is_in_the_batch_of_a_process_that_has_lost_leader() {
     let (one, other) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
     let view = staged(&one, 3, 2);
-    one.prepare(view.lane()).unwrap();
+    one.committer.prepare(view.lane()).unwrap();
     let (me, taker) = (one.log.marks.member().me(), other.log.marks.member().me());
     let control = one.log.marks.control();
     let prepared = while_it_waits_for_append(
         &other,
-        || one.write_prepared(view.lane(), facts(&one, true)).map(|prepared| one.rollback_prepared(prepared).unwrap()),
+        || {
+            one.committer
+                .write_prepared(view.lane(), facts(&one, true))
+                .map(|prepared| one.committer.rollback_prepared(prepared).unwrap())
+        },
         || assert!(control.leader().take_over(me, taker)),
     );
     assert!(matches!(prepared, Err(EngineError::LockHeld { .. })), "{prepared:?}");
@@ -275,24 +279,24 @@ fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
     let mut view = View::new(PAGE_BYTES, 1 << 20);
     view.set_lane_bytes_max(1);
     let view = staged_in(&one, view, 3, 7, &mut || {
-        let (created, file) = one.create_spill()?;
+        let (created, file) = one.spills.create()?;
         number = Some(created);
         Ok(file)
     });
-    one.prepare(view.lane()).unwrap();
+    one.committer.prepare(view.lane()).unwrap();
     let facts = CommitFacts { spill: number, ..facts(&one, true) };
     let published = one.publish(view.lane(), facts, true).unwrap();
     one.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap();
     let spill = spill_name(one.log.log_id, number.expect("a spill file"));
     let is_there = || pair.directory().list().unwrap().contains(&spill);
-    let (frame, file) = one.frames.read().locate(one.last_number(facts.sequence)).expect("the last frame");
+    let (frame, file) = one.frames.read().locate(one.reader.last_number(facts.sequence)).expect("the last frame");
     let mut page = vec![0; PAGE_BYTES as usize];
-    assert!(one.read_located(&frame, file.as_deref(), 0, &mut page).unwrap() && is_there());
+    assert!(one.reader.read_located(&frame, file.as_deref(), 0, &mut page).unwrap() && is_there());
     assert_eq!(page, image(frame.page, 7));
-    one.checkpoint_on_request().unwrap();
-    one.certify_backfilled().unwrap();
+    one.checkpointer.checkpoint_on_request().unwrap();
+    one.checkpointer.certify_backfilled().unwrap();
     assert!(!is_there(), "the commit is in the database file");
-    assert!(!one.read_located(&frame, file.as_deref(), 0, &mut page).unwrap());
+    assert!(!one.reader.read_located(&frame, file.as_deref(), 0, &mut page).unwrap());
 }
 
 /// What this process has just published is read without the log where it has several connections; not what a failed flush takes.
@@ -300,35 +304,38 @@ fn a_frame_whose_spill_file_goes_before_it_is_read_is_in_the_database_file() {
 fn a_recent_image_is_read_from_memory() {
     let pair = Pair::new();
     let one = pair.claim();
-    let connections = [one.add_connection().unwrap(), one.add_connection().unwrap()];
+    let connections = [one.connections.add().unwrap(), one.connections.add().unwrap()];
     commit(&one, 3, 1, true).unwrap();
     commit(&one, 2, 2, true).unwrap();
     let unreadable = || pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Read, ".seg") });
     unreadable();
     let mut page = vec![0; PAGE_BYTES as usize];
     for (number, expected) in [(3, image(3, 1)), (4, image(1, 2)), (5, image(2, 2))] {
-        assert!(one.read_frame(number, 0, &mut page).unwrap());
+        assert!(one.reader.read_frame(number, 0, &mut page).unwrap());
         assert_eq!(page, expected);
     }
     let [first, second] = connections;
-    assert!(!one.remove_connection(first));
+    assert!(!one.connections.remove(first));
     pair.disk.plan().clear();
     commit(&one, 3, 3, true).unwrap();
     unreadable();
-    assert!(matches!(one.read_frame(6, 0, &mut page), Err(EngineError::Read { .. })), "one connection keeps none");
+    assert!(
+        matches!(one.reader.read_frame(6, 0, &mut page), Err(EngineError::Read { .. })),
+        "one connection keeps none"
+    );
     pair.disk.plan().clear();
-    let third = one.add_connection().unwrap();
+    let third = one.connections.add().unwrap();
     // Published and read, and then its flush fails.
     let view = staged(&one, 3, 4);
-    one.prepare(view.lane()).unwrap();
+    one.committer.prepare(view.lane()).unwrap();
     let facts = facts(&one, true);
     let published = one.publish(view.lane(), facts, false).unwrap();
-    assert!(one.read_frame(published.first_number, 0, &mut page).unwrap());
+    assert!(one.reader.read_frame(published.first_number, 0, &mut page).unwrap());
     assert_eq!(page, image(1, 4));
     pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
     one.durability.acknowledge(facts.sequence, true, published.self_sealed).unwrap_err();
-    assert!(matches!(one.read_frame(published.first_number, 0, &mut page), Err(EngineError::Poisoned { .. })));
-    let _last = (one.remove_connection(second), one.remove_connection(third));
+    assert!(matches!(one.reader.read_frame(published.first_number, 0, &mut page), Err(EngineError::Poisoned { .. })));
+    let _last = (one.connections.remove(second), one.connections.remove(third));
 }
 
 /// A flush has made commit 2 durable, and seals it while another process poisons the log: commit 3, which no process shows by then, is

@@ -140,8 +140,8 @@ impl Client {
     /// Registers a snapshot and brings the view to it; false: this connection gets errors from now on.
     fn begin_read(&mut self, scene: &Scene, newest: bool) -> bool {
         let engine = &scene.engine;
-        let at = engine.take_snapshot(self.me, newest).expect("the words are whole");
-        let refreshed = engine.with_frames(
+        let at = engine.connections.take_snapshot(self.me, newest).expect("the words are whole");
+        let refreshed = engine.reader.with_frames(
             |table, facts| {
                 let to = Snapshot { sequence: at, database_pages: facts.database_pages };
                 let bound = u32::try_from(facts.frames).unwrap().saturating_add(scene.habits.bound);
@@ -150,12 +150,12 @@ impl Client {
             at,
         );
         if let Err(error) = refreshed {
-            engine.drop_snapshot(self.me);
+            engine.connections.drop_snapshot(self.me);
             scene.check_error(&error);
             return false;
         }
         if at < self.seen {
-            engine.drop_snapshot(self.me);
+            engine.connections.drop_snapshot(self.me);
             self.is_lost = true;
             if !engine.log.marks.is_poisoned() {
                 scene.world.lock().violate(format!("a snapshot goes back from {} to {at}", self.seen));
@@ -182,7 +182,7 @@ impl Client {
                 scene.seen(self.seen);
             }
         }
-        scene.engine.drop_snapshot(self.me);
+        scene.engine.connections.drop_snapshot(self.me);
         self.phase = Phase::Idle;
     }
 
@@ -215,7 +215,7 @@ impl Client {
         let pages = self.view.region(0, true).unwrap().word(PAGES);
         let mut frames = vec![None; pages as usize + 1];
         let mut image = |number: u64, page: u32, within: u64, part: &mut [u8]| {
-            if number != 0 && scene.engine.read_frame(number, within, part)? {
+            if number != 0 && scene.engine.reader.read_frame(number, within, part)? {
                 return Ok(());
             }
             let offset = u64::from(page - 1) * u64::from(page_bytes) + within;
@@ -313,7 +313,7 @@ impl Client {
             }
             let image = scene.world.lock().image(*page, *value);
             let mut open_spill = || {
-                let (number, file) = scene.engine.create_spill()?;
+                let (number, file) = scene.engine.spills.create()?;
                 spill = Some(number);
                 Ok(file)
             };
@@ -350,7 +350,7 @@ impl Client {
     fn roll_back(&mut self, scene: &Scene, commit: &Commit) {
         self.view.rolled_back();
         if let Some(number) = commit.facts.spill {
-            scene.engine.remove_spill(number);
+            scene.engine.spills.remove(number);
         }
         self.end_write(scene);
     }
@@ -362,7 +362,7 @@ impl Client {
             self.phase = Phase::Staged(commit);
             return;
         }
-        match scene.engine.prepare(self.view.lane()) {
+        match scene.engine.committer.prepare(self.view.lane()) {
             Ok(()) => {
                 let two_phase = scene.percent(scene.habits.early);
                 self.phase = Phase::Prepared { commit, two_phase };
@@ -393,7 +393,7 @@ impl Client {
     fn write_prepared(&mut self, scene: &Scene, commit: Commit) {
         let facts = commit.facts;
         scene.world.lock().doubt.push(commit.doubt());
-        let written = scene.engine.write_prepared(self.view.lane(), facts);
+        let written = scene.engine.committer.write_prepared(self.view.lane(), facts);
         scene.say(format!("client {} early {}: {:?}", self.me.id, facts.sequence, written.as_ref().err()));
         match written {
             Ok(early) if scene.is_nested() => self.end_prepared(scene, commit, Box::new(early)),
@@ -409,7 +409,7 @@ impl Client {
     fn end_prepared(&mut self, scene: &Scene, commit: Commit, early: Box<PreparedBatch>) {
         let facts = commit.facts;
         if scene.percent(scene.habits.rolls_back) {
-            let abandoned = scene.engine.rollback_prepared(*early);
+            let abandoned = scene.engine.committer.rollback_prepared(*early);
             scene.say(format!("client {} abandons {}: {abandoned:?}", self.me.id, facts.sequence));
             if let Err(error) = abandoned {
                 scene.check_error(&error);
@@ -481,7 +481,7 @@ impl Client {
             Ok(()) => scene.seen(sequence),
             Err(error) => scene.check_error(&error),
         }
-        engine.drop_snapshot(self.me);
+        engine.connections.drop_snapshot(self.me);
         self.phase = Phase::Idle;
     }
 

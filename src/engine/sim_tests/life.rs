@@ -68,7 +68,7 @@ impl Life {
         let Some(engine) = start(&mut world) else { return Err(Box::new(world)) };
         let life = Rc::new(Life { scene: Scene::new(world, engine, habits), clients: RefCell::new(Vec::new()) });
         for _ in 0..clients {
-            let me = life.engine.add_connection().unwrap();
+            let me = life.engine.connections.add().unwrap();
             let lane_bytes = life.habits.lane_pages * life.engine.log.page_bytes as usize;
             let client = Client {
                 me,
@@ -195,7 +195,7 @@ impl Life {
     fn close(self: &Rc<Life>) {
         self.was_full.set(false);
         for client in self.clients.borrow_mut().iter_mut().filter_map(Option::take) {
-            self.engine.remove_connection(client.me);
+            self.engine.connections.remove(client.me);
         }
         let result = self.engine.retire();
         self.say(format!("close: {result:?}"));

@@ -154,22 +154,22 @@ impl Scene {
         let kind = if self.habits.checkpoint_kinds == IDLE_ONLY { 2 } else { self.below(self.habits.checkpoint_kinds) };
         let (visible_first, shrinks) = (self.percent(50), self.percent(30));
         self.say(format!("checkpoint {kind}"));
-        let result = if visible_first { self.engine.make_visible() } else { Ok(()) };
+        let result = if visible_first { self.engine.checkpointer.make_visible() } else { Ok(()) };
         if !self.free().can_checkpoint() {
             return;
         }
         let backfilled = self.engine.log.marks.backfilled();
         let result = result.and_then(|()| match kind {
-            0 => self.engine.checkpoint_on_request(),
-            1 => self.engine.checkpoint_in_background(),
-            _ => self.engine.checkpoint_when_idle().map(|_| ()),
+            0 => self.engine.checkpointer.checkpoint_on_request(),
+            1 => self.engine.checkpointer.checkpoint_in_background(),
+            _ => self.engine.checkpointer.checkpoint_when_idle().map(|_| ()),
         });
         if kind == 2 && self.engine.log.marks.backfilled() > backfilled {
             self.world.lock().idle_checkpoints += 1;
         }
         if shrinks && result.is_ok() && self.free().can_checkpoint() {
             // As `wal_checkpoint(TRUNCATE)`.
-            self.engine.shrink();
+            self.engine.checkpointer.shrink();
         }
         if result.is_ok() && visible_first && shrinks {
             self.rest();

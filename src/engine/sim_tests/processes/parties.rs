@@ -74,7 +74,7 @@ impl Scenery {
             pages_of_commit: 100,
         };
         drop(world);
-        let me = engine.add_connection().expect("a seat");
+        let me = engine.connections.add().expect("a seat");
         let view = View::new(engine.log.page_bytes, 100 * engine.log.page_bytes as usize);
         let client = Client { me, view, seen: 0, phase: Phase::Idle, is_lost: false, is_refused: false };
         let scene = Scene {
@@ -106,7 +106,7 @@ impl Scenery {
     /// What the next one finds who opens the database, after all have gone.
     pub fn recovered(&self, parties: Vec<Party>) -> Contents {
         for Party { scene, client } in parties {
-            scene.engine.remove_connection(client.me);
+            scene.engine.connections.remove(client.me);
             scene.engine.close(false).expect("a poisoned log stays as it is");
         }
         let engine = open(&self.world, &self.holder, u64::MAX - 9).expect("opened").expect("an engine");
@@ -153,7 +153,7 @@ impl Party {
             panic!("nothing is published");
         };
         let result = self.engine().durability.acknowledge(sequence, wants_durable, self_sealed);
-        self.engine().drop_snapshot(self.client.me);
+        self.engine().connections.drop_snapshot(self.client.me);
         result
     }
 
@@ -171,9 +171,9 @@ impl Party {
         let Party { scene, client } = self;
         let refused = scene.engine.log.check_poison();
         assert!(matches!(refused, Err(EngineError::Poisoned { .. })), "{}{refused:?}", scene.name);
-        assert!(scene.engine.prepare(client.view.lane()).is_err(), "{}prepares", scene.name);
-        let snapshot = scene.engine.take_snapshot(client.me, true).expect("the words are whole");
+        assert!(scene.engine.committer.prepare(client.view.lane()).is_err(), "{}prepares", scene.name);
+        let snapshot = scene.engine.connections.take_snapshot(client.me, true).expect("the words are whole");
         assert!(snapshot <= scene.engine.log.marks.durable(), "{}sees what is lost", scene.name);
-        scene.engine.drop_snapshot(client.me);
+        scene.engine.connections.drop_snapshot(client.me);
     }
 }

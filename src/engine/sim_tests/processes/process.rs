@@ -172,7 +172,7 @@ fn start(run: &Run, process: &Process) -> Option<Arc<Engine>> {
 pub fn live(run: &Arc<Run>, process: &Arc<Process>, character: Character) {
     let Some(engine) = start(run, process) else { return };
     let seats =
-        |count: u64| -> Vec<Connection> { (0..count).map(|_| engine.add_connection().expect("a seat")).collect() };
+        |count: u64| -> Vec<Connection> { (0..count).map(|_| engine.connections.add().expect("a seat")).collect() };
     let first = seats(character.connections);
     if character.threads > 1 {
         let second = seats(character.connections);
@@ -222,7 +222,7 @@ fn work(run: &Run, process: &Process, engine: Arc<Engine>, seats: Vec<Connection
     let mut is_last = false;
     for mut client in clients {
         client.finish(&scene);
-        is_last |= engine.remove_connection(client.me);
+        is_last |= engine.connections.remove(client.me);
     }
     scene.catch_up();
     if is_last && !scene.is_over() {

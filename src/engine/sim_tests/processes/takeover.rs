@@ -256,12 +256,12 @@ fn a_segment_before_the_certificate_may_be_gone() {
         engine.flusher.flush(&leader, true).expect("a mark");
     }
     let durable = first.commits();
-    engine.checkpoint_when_idle().expect("a checkpoint");
+    engine.checkpointer.checkpoint_when_idle().expect("a checkpoint");
     let is_gone = || engine.files.segment_with_ordinal(of_durable).expect("readable").is_none();
     while !is_gone() {
         second.publishes();
         second.client.phase = Phase::Idle;
-        second.engine().drop_snapshot(second.client.me);
+        second.engine().connections.drop_snapshot(second.client.me);
     }
     assert_eq!(engine.log.marks.durable(), durable);
     let leader = engine.lease.try_lead().expect("LEADER is free");

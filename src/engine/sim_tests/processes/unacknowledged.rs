@@ -25,7 +25,7 @@ fn in_another_segment(scenery: &Scenery, how: How) -> (Party, Party) {
     while third.ordinal() < enough {
         third.publishes();
         third.client.phase = Phase::Idle;
-        third.engine().drop_snapshot(third.client.me);
+        third.engine().connections.drop_snapshot(third.client.me);
     }
     (first, second)
 }

@@ -1,0 +1,115 @@
+//! The images of frames: from memory, from a segment or a spill file, or, once they are backfilled, from the database file.
+//!
+//! A reader takes no lock while it reads a file. Meanwhile the segment may have been used again, or the file deleted: so it is
+//! looked after the read whether the frame's commit is recycled by then, and if it is, the database file has the image.
+
+use super::context::LogContext;
+use super::durability::Durability;
+use super::error::EngineError;
+use super::follow::Follower;
+use super::frames::Frame;
+use super::log_frames::LogFrames;
+use crate::disk::{LogFile, is_out_of_descriptors};
+use std::sync::Arc;
+
+/// Reads frames, and shows the frame table to views.
+pub(crate) struct FrameReader {
+    log: Arc<LogContext>,
+    durability: Arc<Durability>,
+    pub(super) follower: Arc<Follower>,
+    frames: Arc<LogFrames>,
+}
+
+/// What a view needs to know of its snapshot beside the frames.
+pub(crate) struct SnapshotFacts {
+    pub(crate) database_pages: u32,
+    /// Frames that are not backfilled.
+    pub(crate) frames: usize,
+}
+
+impl FrameReader {
+    pub(super) fn new(log: &Arc<LogContext>, durability: &Arc<Durability>, follower: &Arc<Follower>) -> FrameReader {
+        let (log, durability, follower) = (Arc::clone(log), Arc::clone(durability), Arc::clone(follower));
+        let frames = Arc::clone(&follower.frames);
+        FrameReader { log, durability, follower, frames }
+    }
+
+    /// Reads `buffer.len()` bytes at `offset` of the image of frame `number`. False: it is in the
+    /// database file, read it there.
+    ///
+    /// # Errors
+    /// The medium failed.
+    pub(crate) fn read_frame(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<bool, EngineError> {
+        if let Some(sequence) = self.frames.recent.read(number, offset, buffer) {
+            self.check_kept(sequence)?;
+            return Ok(true);
+        }
+        let Some((frame, file)) = self.frames.read().locate(number) else { return Ok(false) };
+        self.read_located(&frame, file.as_deref(), offset, buffer)
+    }
+
+    /// As [`FrameReader::read_frame`], of a frame that the table had a moment ago.
+    pub(super) fn read_located(
+        &self,
+        frame: &Frame,
+        file: Option<&dyn LogFile>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<bool, EngineError> {
+        crate::interleave::step("frame located");
+        let Some(file) = file else {
+            // Its segment or its spill file is deleted: the database file has what was in it.
+            let is_there = frame.sequence <= self.log.marks.backfilled();
+            return if is_there { Ok(false) } else { Err(self.log.no_commit(frame.sequence)) };
+        };
+        let read = self.durability.with_descriptors(|| {
+            Ok(match file.read_at(buffer, frame.offset + offset) {
+                Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.log.path, error)),
+                read => read,
+            })
+        })?;
+        // The segment may have been used again meanwhile, or the file deleted, which is empty then: the database file has the image.
+        let is_cut = read.as_ref().is_ok_and(|read| *read < buffer.len());
+        if self.log.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.log.marks.backfilled()) {
+            crate::interleave::step("frame gone");
+            return Ok(false);
+        }
+        let read = read.map_err(|e| EngineError::read(&self.log.path, e))?;
+        self.check_kept(frame.sequence)?;
+        if read < buffer.len() {
+            return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
+        }
+        frame.unmask(buffer, offset);
+        Ok(true)
+    }
+
+    /// # Errors
+    /// A failed flush took commit `sequence`, or may have: the reader has seen more than what is durable now.
+    fn check_kept(&self, sequence: u64) -> Result<(), EngineError> {
+        if self.log.marks.is_poisoned() && sequence > self.log.marks.durable() {
+            let reason = "a flush failed".to_owned();
+            return Err(self.log.poisoned_as(EngineError::Poisoned { reason, unknown: true }));
+        }
+        Ok(())
+    }
+
+    /// The number of the last frame of the commits up to `sequence`; at least that, where it has been dropped from the table.
+    pub(crate) fn last_number(&self, sequence: u64) -> u64 {
+        self.frames.read().last_number(sequence)
+    }
+
+    /// The frame table, which knows the commits up to `sequence`, for a view.
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read.
+    pub(crate) fn with_frames<T>(
+        &self,
+        use_it: impl FnOnce(&dyn crate::view::FrameTable, &SnapshotFacts) -> T,
+        sequence: u64,
+    ) -> Result<T, EngineError> {
+        self.durability.with_descriptors(|| self.follower.follow(sequence))?;
+        let frames = self.frames.read();
+        let facts = SnapshotFacts { database_pages: frames.database_pages(sequence), frames: frames.len() };
+        Ok(use_it(&*frames, &facts))
+    }
+}
