@@ -25,7 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 const SEGMENTS_KEPT: u64 = 3;
 /// What was in use at once fades by this share with a checkpoint, but once a second at most (a fast load has a hundred
 /// checkpoints a second), and with each look at an idle log: a log that is as large again and again is not made anew each time.
-const FADES: u64 = 64;
+/// The quarter that is kept above it lasts for three fades: a load that needs as much again within three seconds keeps it all.
+const FADES: u64 = 16;
 const FADES_IDLE: u64 = 8;
 const FADE_EVERY_US: u64 = 1_000_000;
 
