@@ -64,11 +64,12 @@
 //! | `parallel_wal_idle_retire_ms` | 10000 | after this time without a commit the log is retired; `SELECT pwal_retire()` does it at once |
 //! | `parallel_wal_log_limit_bytes` | none | when a long reader makes the log grow to this size, commits are refused: `SQLITE_FULL` |
 //! | `parallel_wal_reader_limit_bytes` | none | when a long reader makes the log grow to this size, its snapshot ends: `SQLITE_BUSY_SNAPSHOT` |
+//! | `parallel_wal_writers` | `serial` | `concurrent`: transactions behind BEGIN write beside each other, checked at COMMIT. Of the connection (`docs/concurrent.md`) |
 //! | `parallel_wal_status` | | [`Status`], as JSON |
 //!
 //! # Limits
 //!
-//! * One transaction writes at a time, as in SQLite.
+//! * One transaction writes at a time, as in SQLite, but for connections with `parallel_wal_writers=concurrent`.
 //! * At most 128 processes with 2048 connections share a database.
 //! * While a process has a database open through pwal, a connection on stock SQLite gets `database is locked`; while there is a log,
 //!   after a crash too, `unable to open database file`. The next open through pwal or [`recover`] makes the file plain.
@@ -149,7 +150,7 @@ pub use recovery::{RecoverError, Recovery, Unrecovered, discard_log, recover, sa
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
 pub use sqlite::ApiError;
-pub use status::{LogStatus, ProcessStatus, ReaderStatus, Status};
+pub use status::{ConcurrentStatus, LogStatus, ProcessStatus, ReaderStatus, Status};
 pub use vfs::{RegisterError, version};
 #[cfg(feature = "linked")]
 pub use vfs::{Vfs, VfsBuilder, register};

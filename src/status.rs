@@ -46,6 +46,9 @@ pub struct Status {
     /// Whether the connection has the database for itself, by `PRAGMA locking_mode=EXCLUSIVE`. `None`: as above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclusive: Option<bool>,
+    /// Transactions that write beside each other, where this process has any. `None`: it has none, or the connection is not on the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<ConcurrentStatus>,
     /// The log, where the connection is on it.
     #[serde(flatten)]
     pub log: Option<LogStatus>,
@@ -99,6 +102,24 @@ pub struct LogStatus {
     pub lost_commits: u64,
     /// Why the log failed and nothing is written any more; `None`: it did not.
     pub poisoned: Option<String>,
+}
+
+/// Transactions of this process that write beside each other (`parallel_wal_writers=concurrent`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ConcurrentStatus {
+    /// Whether this connection's transactions do.
+    pub on: bool,
+    /// Transactions that have written and are open now, each with a lane of its own.
+    pub open: u64,
+    /// What lies in their lanes, in bytes.
+    pub staged_bytes: u64,
+    /// Those that have committed.
+    pub commits: u64,
+    /// Those that conflicted with others: `SQLITE_BUSY_SNAPSHOT`.
+    pub conflicts: u64,
+    /// Those whose lane was full, so that they took the write lock before COMMIT.
+    pub full_lanes: u64,
 }
 
 /// The process with the oldest snapshot: checkpoints cannot go past it.
@@ -158,6 +179,7 @@ impl Status {
             path: None,
             beside_stock: None,
             exclusive: None,
+            concurrent: None,
             log: None,
         }
     }

@@ -21,6 +21,19 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) spills: AtomicU64,
+    pub(crate) concurrent: ConcurrentCounters,
+}
+
+/// Of transactions that write beside each other.
+#[derive(Debug, Default)]
+pub(crate) struct ConcurrentCounters {
+    /// Those that are open now, and what they have staged, in bytes.
+    pub(crate) open: AtomicU64,
+    pub(crate) staged_bytes: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    /// Those that have taken WRITE before COMMIT, since their lane was full.
+    pub(crate) full_lanes: AtomicU64,
 }
 
 /// The log of one open database, as all parts of its engine know it.
@@ -35,7 +48,7 @@ pub(crate) struct LogContext {
     pub(crate) log_id: LogId,
     pub(crate) settings: Settings,
     pub(crate) marks: Marks,
-    pub(super) counters: Counters,
+    pub(crate) counters: Counters,
     pub(super) stopping: Stopping,
     life: Life,
     /// Why this process poisoned.

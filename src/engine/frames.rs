@@ -173,6 +173,11 @@ impl Frames {
         }
     }
 
+    /// Whether the frames of all commits after `sequence`, up to the last of the table, are in it.
+    pub(crate) fn has_all_after(&self, sequence: u64) -> bool {
+        self.base_sequence <= sequence
+    }
+
     /// Frames that are not dropped.
     pub(crate) fn len(&self) -> usize {
         self.frames.len()

@@ -55,12 +55,14 @@ mod stopping;
 mod tail;
 mod turn;
 mod undurable;
+mod validation;
 
 pub(crate) use activate::has_stock_wal;
 #[cfg(all(test, feature = "linked"))]
 pub(crate) use by_hand::Work;
 pub(crate) use commit::{CommitFacts, PreparedBatch};
 pub(crate) use connections::Connection;
+pub(crate) use context::ConcurrentCounters;
 pub(crate) use error::EngineError;
 pub(crate) use flush::SelfSealed;
 pub(crate) use lifecycle::{ClaimedDatabase, SharedDatabase};
@@ -68,3 +70,4 @@ pub(crate) use membership::INIT_WAIT;
 pub(crate) use parts::Engine;
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
+pub(crate) use validation::WrittenPage;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Reads frames, and shows the frame table to views.
 pub(crate) struct FrameReader {
     log: Arc<LogContext>,
-    durability: Arc<Durability>,
+    pub(super) durability: Arc<Durability>,
     pub(super) follower: Arc<Follower>,
     frames: Arc<LogFrames>,
 }

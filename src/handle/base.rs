@@ -98,6 +98,11 @@ pub trait Pager: Send + Sync {
     fn distrust_above(&self);
     /// The statement of its connection that asks for a snapshot now.
     fn running(&self) -> Running;
+    /// Whether BEGIN or SAVEPOINT began the transaction that the connection is in; not that of VACUUM. False, too, where it cannot be
+    /// known (`sqlite3_get_autocommit`).
+    fn in_transaction(&self) -> bool;
+    /// Calls the application's busy handler, which may wait. False: there is none, or it gives up.
+    fn wait_busy(&self) -> bool;
     /// Whether a commit of this database may still fail in another one after its prepare.
     fn has_siblings(&self) -> bool;
     /// Whether the commit may have a super-journal: two databases that have no log of ours are being written, too.

@@ -214,6 +214,9 @@ impl Handle {
         match &mut state.kind {
             HandleState::Wal(wal) => {
                 wal.check_lost()?;
+                if let Some(concurrent) = &mut wal.writer.concurrent {
+                    concurrent.note_file_read(offset, buffer.len(), wal.engine.log.page_bytes);
+                }
                 mask(buffer, offset);
             }
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.
@@ -333,10 +336,10 @@ impl Handle {
     ///
     /// # Errors
     /// `BUSY`, `BUSY_SNAPSHOT`, what a checkpoint met.
-    pub fn shm_lock(&self, _base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
+    pub fn shm_lock(&self, base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            HandleState::Wal(wal) => wal.shm_lock(&self.0, first, action),
+            HandleState::Wal(wal) => wal.shm_lock(&self.0, base, first, action),
             HandleState::Alone(alone) if action == ShmAction::LockShared => {
                 let wal = alone.share(&self.0)?;
                 state.kind = HandleState::Wal(Box::new(wal));
@@ -401,10 +404,10 @@ impl Handle {
     ///
     /// # Errors
     /// Why the transaction cannot go on or be prepared; SQLite rolls back.
-    pub fn wal_write(&self, data: &[u8], offset: u64) -> Result<(), Code> {
+    pub fn wal_write(&self, base: &mut dyn BaseFile, data: &[u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            HandleState::Wal(wal) => wal.wal_write(&self.0, data, offset),
+            HandleState::Wal(wal) => wal.wal_write(&self.0, base, data, offset),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_WRITE),
         }
     }

@@ -92,7 +92,7 @@ impl WalConnection {
             _ => FRAMES_BEYOND_LOG,
         };
         self.run_checkpoint().inspect_err(|_| self.end_checkpoint())?;
-        if self.view.max_frame() > bound && self.engine.log.marks.backfilled() >= self.view.sequence().unwrap_or(0) {
+        if self.view.max_frame() > bound && self.engine.log.marks.backfilled() >= self.view.newest_shown() {
             self.view.renumber();
         }
         Ok(())
@@ -132,7 +132,7 @@ impl WalConnection {
 
     /// How many virtual frames of the snapshot, from the first on, are backfilled.
     pub(super) fn backfilled_frames(&mut self) -> u32 {
-        let commit = self.engine.log.marks.backfilled().min(self.view.sequence().unwrap_or(0));
+        let commit = self.engine.log.marks.backfilled().min(self.view.newest_shown());
         if self.checkpointer.backfilled.0 != commit {
             self.checkpointer.backfilled = (commit, self.engine.reader.last_number(commit));
         }
@@ -142,8 +142,7 @@ impl WalConnection {
     /// What SQLite shall find in `WalCkptInfo`: everything is done (true), or so far, and then nothing for SQLite to
     /// write: no reader's mark lies beyond.
     fn show_backfilled(&mut self) -> bool {
-        let sequence = self.view.sequence().unwrap_or(0);
-        let all = self.engine.log.marks.backfilled() >= sequence;
+        let all = self.engine.log.marks.backfilled() >= self.view.newest_shown();
         let frames = if all { self.view.max_frame() } else { self.backfilled_frames() };
         self.view.set_checkpoint_info(frames, all);
         all

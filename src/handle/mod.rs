@@ -16,6 +16,7 @@ mod beside;
 mod calls;
 mod checkpointer;
 mod claim;
+mod concurrent;
 mod exit;
 mod file;
 mod init_lock;

@@ -3,7 +3,7 @@
 use super::alone::WHY_INACTIVE;
 use super::file::{OpenFile, read_header, why_bases};
 use super::state::{HandleState, State};
-use super::{BaseFile, Context, LockLevel, OpenFacts, PragmaAnswer};
+use super::{BaseFile, Context, LockLevel, OpenFacts, PragmaAnswer, concurrent};
 use crate::VFS_NAME;
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 use crate::sqlite::Code;
@@ -62,6 +62,49 @@ fn set_beside_stock(file: &OpenFile, state: &mut State, value: Option<&str>) -> 
     PragmaAnswer::Row(if shares_with_stock(file, &state.pending_settings) { SHARE } else { REFUSE }.to_owned())
 }
 
+const WRITERS: &str = "parallel_wal_writers";
+/// What it takes: one transaction writes at a time, or those behind BEGIN write beside each other.
+const SERIAL: &str = "serial";
+const CONCURRENT: &str = "concurrent";
+
+fn writers(value: &str) -> Result<&'static str, String> {
+    let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
+    [SERIAL, CONCURRENT]
+        .into_iter()
+        .find(|word| word.eq_ignore_ascii_case(text))
+        .ok_or_else(|| format!("{WRITERS}: '{value}' is not accepted; accepted: {SERIAL}, {CONCURRENT}"))
+}
+
+/// Whether this connection wants its transactions to write beside others.
+fn wants_concurrent(file: &OpenFile, pending_settings: &[(String, String)]) -> bool {
+    let mut settings = file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
+    let last = settings.rfind(|(name, value)| name == WRITERS && writers(value).is_ok());
+    last.is_some_and(|(_, value)| writers(value) == Ok(CONCURRENT))
+}
+
+/// The pragma of the connection; it counts from the next snapshot on.
+fn set_writers(file: &OpenFile, state: &mut State, value: Option<&str>) -> PragmaAnswer {
+    if let Some(value) = value {
+        if let Err(error) = writers(value) {
+            return PragmaAnswer::Error(error);
+        }
+        if matches!(&state.kind, HandleState::Wal(wal) if wal.writer.has_transaction()) {
+            return PragmaAnswer::Error(format!("{WRITERS} cannot be set while the transaction writes"));
+        }
+        state.pending_settings.retain(|(name, _)| name != WRITERS);
+        state.pending_settings.push((WRITERS.to_owned(), value.to_owned()));
+        apply_pending_settings(file, state);
+    }
+    let is_concurrent = match &state.kind {
+        HandleState::Wal(wal) => wal.writer.concurrent.is_some(),
+        HandleState::Alone(_) => false,
+        HandleState::Plain | HandleState::Retired { .. } => {
+            !state.off && wants_concurrent(file, &state.pending_settings)
+        }
+    };
+    PragmaAnswer::Row(if is_concurrent { CONCURRENT } else { SERIAL }.to_owned())
+}
+
 /// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
 ///
 /// # Errors
@@ -70,6 +113,7 @@ pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
     match (name, value) {
         (FILE_SYSTEM, "any") => Ok(true),
         (BESIDE_STOCK, value) => beside_stock(value).map(|_| true),
+        (WRITERS, value) => writers(value).map(|_| true),
         (FILE_SYSTEM, _) => Err(format!("{FILE_SYSTEM}: '{value}' is not accepted; accepted: any")),
         _ => Settings::default().set(name, value),
     }
@@ -88,7 +132,7 @@ pub(super) fn apply_parameters(file: &OpenFile, engine: &Engine) {
 
 fn apply(file: &OpenFile, settings: &Settings, pairs: &[(String, String)]) {
     for (name, value) in pairs {
-        if matches!(name.as_str(), FILE_SYSTEM | BESIDE_STOCK)
+        if matches!(name.as_str(), FILE_SYSTEM | BESIDE_STOCK | WRITERS)
             || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off))
         {
             continue;
@@ -132,6 +176,7 @@ pub(super) fn pragma(
         ("parallel_wal_status", _) => PragmaAnswer::Row(status_json(file, state)),
         ("parallel_wal_mode", value) => mode(file, state, base, value),
         (BESIDE_STOCK, value) => set_beside_stock(file, state, value),
+        (WRITERS, value) => set_writers(file, state, value),
         (name, value) => number(file, state, name, value),
     }
 }
@@ -272,10 +317,13 @@ fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -
 /// What was set before the database was first read counts from the join on.
 pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
+        if !wal.writer.has_transaction() {
+            concurrent::set(wal, wants_concurrent(file, &state.pending_settings));
+        }
         wal.checkpointer.autocheckpoint = state.autocheckpoint;
         apply(file, &wal.engine.log.settings, &state.pending_settings);
         // The next time that this connection has no engine.
-        state.pending_settings.retain(|(name, _)| name == BESIDE_STOCK);
+        state.pending_settings.retain(|(name, _)| matches!(name.as_str(), BESIDE_STOCK | WRITERS));
     }
 }
 
@@ -286,6 +334,7 @@ pub(super) fn status_json(file: &OpenFile, state: &State) -> String {
             active: true,
             reason: None,
             path: Some(wal.engine.log.path.display().to_string()),
+            concurrent: concurrent::status(wal),
             log: Some(wal.engine.status()),
             ..Status::inactive(None, "")
         },

@@ -8,8 +8,8 @@ use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Writers};
-use super::{BaseFile, Running, siblings};
-use crate::engine::EngineError;
+use super::{BaseFile, Running, concurrent, siblings};
+use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 
 /// SQLite's read lock of the wal-index, and the snapshot that stands for it.
@@ -52,6 +52,15 @@ pub(super) struct Reader {
     writers: Writers,
 }
 
+impl Reader {
+    /// The present transaction does not need the grant of WRITE that it began with.
+    pub(super) fn give_up_grant(&mut self, engine: &Engine, connection: u64) {
+        if std::mem::take(&mut self.granted) {
+            engine.queue.give_up_grant(connection);
+        }
+    }
+}
+
 impl WalConnection {
     /// Whether SQLite has a read lock.
     pub(super) fn is_reading(&self) -> bool {
@@ -76,6 +85,7 @@ impl WalConnection {
         }
         let newest = self.wants_newest(file);
         let alone = self.shows_backfilled();
+        concurrent::before_snapshot(self);
         let changed = match self.refresh_to_snapshot(newest) {
             Ok(changed) => changed,
             Err(error) => {
@@ -100,6 +110,9 @@ impl WalConnection {
         }
         self.reader.seen_before = std::mem::replace(&mut self.reader.seen, sequence);
         self.reader.lock = if changed { ReadLock::Retries } else { ReadLock::Held };
+        if changed || crate::drops("concurrent-reads-of-cache") {
+            concurrent::forget_reads(self);
+        }
         self.reader.shows_rolled_back = false;
         self.reader.wrote = false;
         if self.writer.holds_write {
@@ -202,7 +215,7 @@ impl WalConnection {
             // As a snapshot that has become too old to write by.
             return Err(Code::BUSY_SNAPSHOT);
         }
-        if self.engine.log.shows_lost(self.view.sequence().unwrap_or(0)) {
+        if self.engine.log.shows_lost(self.view.newest_shown()) {
             return Err(Code::IOERR_READ);
         }
         Ok(())
@@ -229,7 +242,11 @@ impl WalConnection {
             return Err(self.distrust_reads(file));
         }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.log.page_bytes));
+        let mut concurrent = self.writer.concurrent.as_deref_mut();
         let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
+            if let Some(concurrent) = &mut concurrent {
+                concurrent.note_read(page);
+            }
             if number != 0 && engine.reader.read_frame(number, within, part)? {
                 return Ok(());
             }

@@ -3,7 +3,9 @@
 //! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a sibling. Only
 //! `COMMIT_PHASETWO` means commit; any other call after UNLOCK(WRITE) means rollback.
 
+use super::BaseFile;
 use super::checkpointer::{AfterCommit, Checkpointing};
+use super::concurrent::{self, Concurrent};
 use super::file::OpenFile;
 use super::siblings::{self, Unacknowledged};
 use super::state::HandleState;
@@ -87,6 +89,8 @@ pub(super) struct Writer {
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
     /// was not.
     undone_at_unlock: bool,
+    /// `parallel_wal_writers=concurrent`.
+    pub(super) concurrent: Option<Box<Concurrent>>,
 }
 
 impl Writer {
@@ -107,12 +111,19 @@ pub(super) fn lane_bytes(engine: &Engine) -> usize {
 }
 
 impl WalConnection {
-    pub(super) fn begin_write(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
+    pub(super) fn begin_write(&mut self, file: &Arc<OpenFile>, base: &mut dyn BaseFile) -> Result<(), Code> {
         if self.writer.holds_write {
             // A VFS above has taken it and reported a failure. `unixShmLock` grants it again.
             self.roll_back(file);
         }
         self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
+        if self.is_reading() && self.view.sequence().is_some_and(|snapshot| snapshot < self.view.newest_shown()) {
+            // The snapshot is older than this connection's own last commit.
+            return Err(Code::BUSY_SNAPSHOT);
+        }
+        if concurrent::applies(self, file) {
+            return concurrent::begin(self, base);
+        }
         if !self.engine.queue.try_acquire(self.me.id) && !self.engine.acquire_write_after_rest(self.me.id) {
             return Err(self.refuse(Code::BUSY));
         }
@@ -153,13 +164,21 @@ impl WalConnection {
         self.view.swap_lane_memory(memory);
         self.reader.wrote = true;
         self.view.begin_write(self.engine.log.log_id, published + 1);
-        self.engine.log.marks.forget_staged_spill();
+        if !concurrent::is_virtual(self) {
+            self.engine.log.marks.forget_staged_spill();
+        }
         self.view.set_lane_bytes_max(lane_bytes(&self.engine));
         self.writer.transaction = Transaction::Staging { spill: None };
     }
 
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
-    pub(super) fn wal_write(&mut self, file: &Arc<OpenFile>, data: &[u8], offset: u64) -> Result<(), Code> {
+    pub(super) fn wal_write(
+        &mut self,
+        file: &Arc<OpenFile>,
+        base: &mut dyn BaseFile,
+        data: &[u8],
+        offset: u64,
+    ) -> Result<(), Code> {
         self.check_mine()?;
         // Headers alone are `walRewriteChecksums`, inside prepare.
         if data.len() == self.view.page_bytes() as usize {
@@ -170,6 +189,9 @@ impl WalConnection {
             Transaction::Prepared(prepared) => prepared.facts.spill,
             Transaction::None | Transaction::Failed { .. } => return Err(Code::IOERR_WRITE),
         };
+        if let Err(code) = concurrent::before_staging(self, file, data.len(), offset) {
+            return Err(not_validated(self, file, code));
+        }
         let engine = &self.engine;
         let written = self.view.write(data, offset, &mut || {
             let (number, file) = engine.spills.create()?;
@@ -179,12 +201,13 @@ impl WalConnection {
         if let Transaction::Staging { spill: of_transaction } = &mut self.writer.transaction {
             *of_transaction = spill;
         }
+        concurrent::count_staged(self);
         match written {
             Ok(Written::Staged) => {
                 crate::fault_point("staging");
                 Ok(())
             }
-            Ok(Written::Commit { database_pages }) => self.prepare(file, database_pages, spill),
+            Ok(Written::Commit { database_pages }) => self.prepare(file, base, database_pages, spill),
             Err(error) => Err(self.not_staged(&error)),
         }
     }
@@ -197,9 +220,10 @@ impl WalConnection {
         siblings::remove_prepared(file);
         self.view.hide_advance();
         self.view.forget_advance();
-        prepared_batch
-            .map_or(Ok(()), |prepared_batch| self.engine.committer.rollback_prepared(prepared_batch))
-            .map_err(|error| self.failed(&error))
+        let erased =
+            prepared_batch.map_or(Ok(()), |prepared_batch| self.engine.committer.rollback_prepared(prepared_batch));
+        concurrent::unprepared(self, spill);
+        erased.map_err(|error| self.failed(&error))
     }
 
     fn not_staged(&self, error: &ViewError) -> Code {
@@ -212,13 +236,29 @@ impl WalConnection {
         code
     }
 
-    fn prepare(&mut self, file: &Arc<OpenFile>, database_pages: u32, spill: Option<u32>) -> Result<(), Code> {
+    fn prepare(
+        &mut self,
+        file: &Arc<OpenFile>,
+        base: &mut dyn BaseFile,
+        database_pages: u32,
+        spill: Option<u32>,
+    ) -> Result<(), Code> {
         let connection = file.connection();
+        let (sequence, database_pages) = match concurrent::is_open(self) {
+            false => (self.view.sequence().unwrap_or(0) + 1, database_pages),
+            true => {
+                let validated = concurrent::validate_commit(self, file, base, database_pages);
+                validated.map_err(|code| {
+                    concurrent::unprepared(self, spill);
+                    not_validated(self, file, code)
+                })?
+            }
+        };
         if let Err(error) = self.engine.committer.prepare(self.view.lane()) {
             return Err(self.not_prepared(file, &error, spill));
         }
         let facts = CommitFacts {
-            sequence: self.view.sequence().unwrap_or(0) + 1,
+            sequence,
             database_pages,
             wants_durable: false,
             lane: self.writer.lane.unwrap_or(0),
@@ -261,8 +301,15 @@ impl WalConnection {
     /// What COMMIT returns before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and
     /// COMMIT may be repeated: SQLite writes its frames again then. With any other code SQLite rolls back.
     fn not_prepared(&mut self, file: &Arc<OpenFile>, error: &EngineError, spill: Option<u32>) -> Code {
-        let code = self.failed(error);
         let connection = file.connection();
+        let mut code = self.failed(error);
+        if concurrent::is_open(self) {
+            concurrent::unprepared(self, spill);
+            if code == Code::BUSY && !siblings::prepared_siblings(connection, file).is_empty() {
+                // The transaction would stay open, and its siblings would keep WRITE.
+                code = Code::BUSY_SNAPSHOT;
+            }
+        }
         if code == Code::BUSY {
             self.writer.transaction = Transaction::Staging { spill };
             siblings::remove_prepared(file);
@@ -404,10 +451,12 @@ impl WalConnection {
                 return Err(code);
             }
         };
+        concurrent::note_published(self);
         self.view.published(published.first_number, facts.sequence);
         self.reader.seen = facts.sequence;
         self.writer.last_commit = Some(facts.sequence);
-        self.free_write(!facts.wants_durable || self.engine.flusher.sync_is_free());
+        let keep_lease = !concurrent::is_open(self) && (!facts.wants_durable || self.engine.flusher.sync_is_free());
+        self.free_write(keep_lease);
         self.checkpointer.after = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;
         if !last {
@@ -471,7 +520,9 @@ impl WalConnection {
             self.engine.lanes.release(number, self.view.swap_lane_memory(LaneMemory::default()));
         }
         self.writer.holds_write = false;
-        self.engine.queue.release(self.me.id, keep_lease);
+        if concurrent::end(self) {
+            self.engine.queue.release(self.me.id, keep_lease);
+        }
     }
 
     /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
@@ -529,6 +580,15 @@ impl WalConnection {
             self.fail_transaction(file);
         }
     }
+}
+
+/// The transaction cannot be committed, or not now: after BUSY it stays open.
+fn not_validated(wal: &mut WalConnection, file: &Arc<OpenFile>, code: Code) -> Code {
+    if code != Code::BUSY {
+        wal.fail_transaction(file);
+        reset_siblings(file.connection(), file);
+    }
+    code
 }
 
 /// SQLite has released its write lock by now: after BUSY it would leave a transaction open whose next COMMIT writes

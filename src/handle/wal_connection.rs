@@ -5,7 +5,7 @@ use super::file::OpenFile;
 use super::reader::{ReadLock, Reader};
 use super::registry::Entry;
 use super::transaction::{Writer, lane_bytes};
-use super::{DatabaseHandle, ShmAction};
+use super::{BaseFile, DatabaseHandle, ShmAction};
 use crate::engine::{Connection, Engine, EngineError, Rest};
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
@@ -162,7 +162,13 @@ impl WalConnection {
     }
 
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
-    pub(super) fn shm_lock(&mut self, file: &Arc<OpenFile>, first: u32, action: ShmAction) -> Result<(), Code> {
+    pub(super) fn shm_lock(
+        &mut self,
+        file: &Arc<OpenFile>,
+        base: &mut dyn BaseFile,
+        first: u32,
+        action: ShmAction,
+    ) -> Result<(), Code> {
         self.check_mine()?;
         match (action, first) {
             (ShmAction::LockShared, READ..) => {
@@ -180,7 +186,7 @@ impl WalConnection {
                 self.end_read();
                 Ok(())
             }
-            (ShmAction::LockExclusive, WRITE) => self.begin_write(file),
+            (ShmAction::LockExclusive, WRITE) => self.begin_write(file, base),
             (ShmAction::UnlockExclusive, WRITE) => {
                 self.end_write(file);
                 Ok(())

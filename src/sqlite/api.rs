@@ -142,6 +142,7 @@ api! {
         errmsg, sqlite3_errmsg, 53: (*mut Connection) -> *const c_char;
         exec, sqlite3_exec, 55: (*mut Connection, *const c_char, Option<ExecCallback>, *mut c_void, *mut *mut c_char) -> c_int;
         free, sqlite3_free, 58: (*mut c_void);
+        get_autocommit, sqlite3_get_autocommit, 60: (*mut Connection) -> c_int;
         libversion_number, sqlite3_libversion_number, 67: () -> c_int;
         result_error, sqlite3_result_error, 80: (*mut FunctionCall, *const c_char, c_int);
         result_error_code, sqlite3_result_error_code, 146: (*mut FunctionCall, c_int);

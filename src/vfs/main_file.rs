@@ -9,7 +9,7 @@ use super::above;
 use super::base::{RawBase, lock_level, lock_number};
 use super::callback::{callback, callback_value};
 use super::database_handle;
-use super::pager::PagerOfFile;
+use super::pager::{BusyHandler, PagerOfFile};
 use super::register::Registration;
 use crate::handle::{Handle, PragmaAnswer, ShmAction};
 use crate::sqlite::Code;
@@ -18,7 +18,8 @@ use crate::sync::Mutex;
 use crate::view::{REGION_BYTES, Region};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering, fence};
 
 /// One open main database file.
 pub(super) struct MainFile {
@@ -34,6 +35,8 @@ pub(super) struct MainFile {
     /// SQLite's names of this file and of its WAL: known to `Registration::names` as long as this lives.
     name: *const c_char,
     wal_name: *const c_char,
+    /// Of `SQLITE_FCNTL_BUSYHANDLER`, which comes before the pager is known (`sqlite3BtreeOpen`).
+    busy_handler: AtomicPtr<BusyHandler>,
 }
 
 const SHM_NONE: u8 = 0;
@@ -59,7 +62,8 @@ impl MainFile {
         (name, wal_name): (*const c_char, *const c_char),
     ) -> MainFile {
         let (shm, regions) = (AtomicU8::new(SHM_NONE), Mutex::new(Vec::new()));
-        MainFile { registration, handle, base, _room: room, shm, regions, name, wal_name }
+        let busy_handler = AtomicPtr::default();
+        MainFile { registration, handle, base, _room: room, shm, regions, name, wal_name, busy_handler }
     }
 
     pub(super) fn handle(&self) -> &Arc<Handle> {
@@ -265,9 +269,14 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                 ffi::FCNTL_PDB => {
                     let place: *const *mut Connection = argument.cast();
                     if !place.is_null() {
-                        let pager = PagerOfFile::new(main.registration, file, main.name, place);
+                        let busy_handler = main.busy_handler.load(SeqCst);
+                        let pager = PagerOfFile::new(main.registration, file, main.name, place, busy_handler);
                         main.handle.set_pager(Box::new(pager));
                     }
+                    main.base.file_control(operation, argument)
+                }
+                ffi::FCNTL_BUSYHANDLER => {
+                    main.busy_handler.store(argument.cast(), SeqCst);
                     main.base.file_control(operation, argument)
                 }
                 // The base holds no lock of a joined handle.

@@ -10,7 +10,7 @@ use super::register::Registration;
 use crate::handle::{self, Pager, Running};
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, RawFile};
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Of a connection with more statements than these it is not looked which one runs.
@@ -24,6 +24,16 @@ pub(super) struct PagerOfFile {
     name: *const c_char,
     opened_by: *mut Connection,
     present: *const *mut Connection,
+    /// Null: the application's busy handler is not known.
+    busy_handler: *const BusyHandler,
+}
+
+/// The argument of `SQLITE_FCNTL_BUSYHANDLER`: a function of the pager, which calls the connection's handler, and its argument. They lie in
+/// the pager, as long as it has the file open (`sqlite3PagerSetBusyHandler`).
+#[repr(C)]
+pub(super) struct BusyHandler {
+    call: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    argument: *mut c_void,
 }
 
 // SAFETY: the pointers are followed only inside a call that SQLite makes on this file, so on the thread that uses its
@@ -34,16 +44,19 @@ unsafe impl Sync for PagerOfFile {}
 
 impl PagerOfFile {
     /// # Safety
-    /// `file` is the open file object of the `SQLITE_FCNTL_PDB` whose argument `present` is; this value is used only in
+    /// `file` is the open file object of the `SQLITE_FCNTL_PDB` whose argument `present` is; `busy_handler` is null or the argument of
+    /// its `SQLITE_FCNTL_BUSYHANDLER`; this value is used only in
     /// calls of SQLite on that file, made by SQLite itself or passed on by a VFS above on the thread that SQLite calls it on.
     pub(super) unsafe fn new(
         registration: &'static Registration,
         file: *mut RawFile,
         name: *const c_char,
         present: *const *mut Connection,
+        busy_handler: *const BusyHandler,
     ) -> PagerOfFile {
         // SAFETY: the argument of the file control.
-        PagerOfFile { registration, api: registration.api, file, name, opened_by: unsafe { *present }, present }
+        let opened_by = unsafe { *present };
+        PagerOfFile { registration, api: registration.api, file, name, opened_by, present, busy_handler }
     }
 
     fn present(&self) -> *mut Connection {
@@ -173,6 +186,27 @@ impl Pager for PagerOfFile {
             }
         }
         Running::Unknown
+    }
+
+    fn in_transaction(&self) -> bool {
+        let Some(connection) = self.open_connection() else { return false };
+        // SAFETY: the connection is in use by this thread.
+        if unsafe { (self.api.get_autocommit)(connection) } != 0 {
+            return false;
+        }
+        // `sqlite3RunVacuum` runs BEGIN itself, after it has attached its copy.
+        let is_vacuum = |name: &CStr| name.to_bytes().starts_with(b"vacuum_");
+        match self.api.db_name {
+            Some(_) => !self.schemas(connection).any(is_vacuum),
+            None => self.name_of(connection, c"vacuum_db").is_null(),
+        }
+    }
+
+    fn wait_busy(&self) -> bool {
+        // SAFETY: the pager has the file open; SQLite fills both at once, before its first lock.
+        let Some(handler) = (unsafe { self.busy_handler.as_ref() }) else { return false };
+        // SAFETY: documented for a call by the VFS, on the thread that uses the connection.
+        handler.call.is_some_and(|call| unsafe { call(handler.argument) } != 0)
     }
 
     fn has_siblings(&self) -> bool {

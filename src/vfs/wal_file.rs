@@ -141,7 +141,7 @@ unsafe extern "C" fn x_write(file: *mut RawFile, data: *const c_void, bytes: c_i
         let offset = u64::try_from(offset).map_err(|_| Code::IOERR_WRITE)?;
         match wal.real()? {
             Some(mut real) => real.write(data, offset),
-            None => wal.handle.wal_write(data, offset),
+            None => wal.handle.wal_write(&mut wal.base.clone(), data, offset),
         }
     })
 }

@@ -118,6 +118,34 @@ impl Lane {
         self.spill.as_ref()
     }
 
+    /// The pages of the frames, in lane order.
+    pub fn pages(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.entries.iter().map(|entry| entry.page)
+    }
+
+    /// Whether the image of the frame at `index` would go to the spill file.
+    pub(super) fn spills(&self, index: usize) -> bool {
+        index >= self.memory_frames_max
+    }
+
+    /// The CRC of each image as that of commit `sequence`.
+    pub(super) fn stamp(&mut self, log_id: u64, sequence: u64) -> io::Result<()> {
+        let mut image = Vec::new();
+        for index in 0..self.entries.len() {
+            let page = self.entries[index].page;
+            let crc = match self.memory(index) {
+                Some(image) => image_crc(log_id, page, sequence, image),
+                None => {
+                    image.resize(self.page_bytes, 0);
+                    self.read_image(index, 0, &mut image)?;
+                    image_crc(log_id, page, sequence, &image)
+                }
+            };
+            self.entries[index].crc = crc;
+        }
+        Ok(())
+    }
+
     /// All frames in lane order.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = StagedFrame<'_>> + '_ {
         self.entries.iter().enumerate().map(|(index, entry)| StagedFrame {

@@ -23,6 +23,7 @@ mod error;
 mod header;
 mod index;
 mod lane;
+mod page_set;
 mod refresh;
 mod wal_file;
 
@@ -31,6 +32,7 @@ mod tests;
 
 pub use error::{ReadError, ViewError};
 pub use lane::{Image, Lane, LaneMemory, StagedFrame};
+pub use page_set::PageSet;
 pub use refresh::{FrameTable, Snapshot};
 pub use wal_file::{ReadImage, Written};
 
@@ -88,6 +90,14 @@ struct Writing {
     pending: Option<wal_file::FrameHeader>,
 }
 
+/// A commit that the view shows on its snapshot, without those in between: its frames are the last ones.
+#[derive(Clone, Copy, Debug)]
+struct Apart {
+    sequence: u64,
+    /// Of the snapshot, without those of the commit.
+    frames: usize,
+}
+
 /// The synthesised wal-index and virtual WAL file of one connection, and its lane.
 #[derive(Debug)]
 pub struct View {
@@ -106,6 +116,8 @@ pub struct View {
     own_frames: u32,
     /// The next refresh builds it anew.
     renumber: bool,
+    /// The last commit of this connection, where others lie between the snapshot and it.
+    apart: Option<Apart>,
     writing: Option<Writing>,
     lane: Lane,
 }
@@ -126,6 +138,7 @@ impl View {
             bound_floor: 0,
             own_frames: 0,
             renumber: false,
+            apart: None,
             writing: None,
             lane: Lane::new(page_bytes, lane_bytes_max),
         }
@@ -141,6 +154,26 @@ impl View {
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         self.sequence
+    }
+
+    /// The newest commit of which the view shows anything: [`View::sequence`], or where the view is apart a commit of this
+    /// connection after it, without those in between.
+    #[must_use]
+    pub fn newest_shown(&self) -> u64 {
+        self.apart.map_or(self.sequence.unwrap_or(0), |apart| apart.sequence)
+    }
+
+    /// The size of the database that SQLite saw at WRITE, in pages.
+    #[must_use]
+    pub fn database_pages_at_write(&self) -> u32 {
+        self.writing.as_ref().map_or(0, |writing| writing.saved.first().database_pages)
+    }
+
+    /// The number in the log of the newest frame of `page` in the snapshot; 0: its image is the database file's.
+    #[must_use]
+    pub fn newest_number(&self, page: u32) -> u64 {
+        let frames = (1..=self.snapshot_frames()).rev().zip(self.numbers.iter().rev());
+        frames.into_iter().find(|(frame, _)| self.index.page(*frame) == page).map_or(0, |(_, number)| *number)
     }
 
     /// `mxFrame` of the live header.
@@ -243,6 +276,7 @@ impl View {
         self.numbers.resize(self.max_frame() as usize, 0);
         self.own_frames = self.max_frame();
         self.bound_floor = 0;
+        self.apart = None;
         self.renumber = self.live_max_frame_is_zero();
         self.sequence = (!self.renumber).then_some(sequence);
         self.reset_checkpoint_info();
@@ -264,14 +298,35 @@ impl View {
 
     /// The lane's frames became the log's frames `first_frame_number` and following, in lane order; the view
     /// stands for `sequence`. Header bytes stay as SQLite advanced them; the lane is empty.
+    ///
+    /// Where other commits lie between the snapshot and this one, the view is *apart*: SQLite reads on what it has written, on its
+    /// snapshot, and the next refresh takes these frames away and appends all that was committed.
     pub fn published(&mut self, first_frame_number: u64, sequence: u64) {
         self.restore_advance();
+        let is_next = self.sequence.is_none_or(|snapshot| snapshot + 1 == sequence);
+        self.apart = (!is_next).then_some(Apart { sequence, frames: self.numbers.len() });
         self.numbers.extend((first_frame_number..).take(self.lane.len()));
         self.own_frames = self.own_frames.saturating_add(u32::try_from(self.lane.len()).unwrap_or(u32::MAX));
-        self.sequence = Some(sequence);
+        if is_next {
+            self.sequence = Some(sequence);
+        }
         self.lane.clear();
         self.writing = None;
         debug_assert_eq!(self.snapshot_frames(), self.max_frame(), "SQLite counts other frames than the lane");
+    }
+
+    /// The commit gets this sequence instead of the one that was expected at WRITE: its images get their CRCs anew.
+    ///
+    /// # Errors
+    /// The spill file cannot be read.
+    pub fn set_commit_sequence(&mut self, sequence: u64) -> std::io::Result<()> {
+        match &mut self.writing {
+            Some(writing) if writing.sequence != sequence => {
+                writing.sequence = sequence;
+                self.lane.stamp(writing.log_id, sequence)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The transaction is gone: [`View::reset_header`], and the lane is empty. Returns whether SQLite had advanced the

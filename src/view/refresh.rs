@@ -53,9 +53,13 @@ impl View {
         if self.stands_for(to.sequence) {
             return false;
         }
+        let goes_on = self.goes_on();
+        if let Some(apart) = self.apart.take() {
+            self.numbers.truncate(apart.frames);
+        }
         let bound_met = bound.max(self.bound_floor);
         let appended = match self.sequence {
-            Some(at) if self.goes_on() && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
+            Some(at) if goes_on && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
             _ => false,
         };
         if !appended {
@@ -80,7 +84,7 @@ impl View {
     /// Whether [`View::refresh`] to commit `sequence` would change nothing, and needs no table.
     #[must_use]
     pub fn stands_for(&self, sequence: u64) -> bool {
-        self.sequence == Some(sequence) && self.goes_on()
+        self.sequence == Some(sequence) && self.apart.is_none() && self.goes_on()
     }
 
     /// Whether its frames stay as they are numbered.

@@ -129,6 +129,13 @@ impl View {
         Ok(Written::Staged)
     }
 
+    /// Whether a write of `bytes` bytes at `offset` puts an image into the spill file.
+    #[must_use]
+    pub fn spills(&self, bytes: usize, offset: u64) -> bool {
+        let frame = offset.saturating_sub(WAL_HEADER_BYTES) / self.frame_bytes() + 1;
+        bytes == self.page_bytes as usize && self.lane_index(frame).is_some_and(|index| self.lane.spills(index))
+    }
+
     /// `xRead` on the virtual WAL file: fills `buffer` from `offset` bytes on. `image` is called for frames of the
     /// snapshot.
     ///

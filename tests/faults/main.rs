@@ -3,6 +3,7 @@
 mod abandoned_batch;
 #[cfg(target_os = "linux")]
 mod clock_jumps;
+mod concurrent;
 mod descriptors;
 mod disk;
 mod every_fault;

@@ -1,6 +1,7 @@
 //! Many threads and processes for some seconds each. What waits here may wait as long as a busy timeout: what has
 //! a closer bound on time is in the other programs, which do not run at the same time.
 
+mod concurrent;
 mod crashes;
 mod equivalence;
 mod fault_threads;

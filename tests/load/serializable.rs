@@ -10,7 +10,7 @@
 //! thread in a round), `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=500 cargo test --test load serializable::`.
 //! A seed chooses what they do, not how they meet. `PWAL_TEST_KEEP=1` keeps the databases.
 
-mod history;
+pub mod history;
 mod random_sql;
 
 use history::{Item, Recorder, answer};

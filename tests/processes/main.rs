@@ -1,6 +1,7 @@
 //! Processes that share one database: how they come, stop, die, fork and leave.
 
 mod attach;
+mod concurrent;
 mod deaths;
 mod exit_in_a_commit;
 mod exits;

@@ -2,8 +2,9 @@
 
 use super::root;
 
-const FACE: [&str; 18] = [
+const FACE: [&str; 19] = [
     "ApiError",
+    "ConcurrentStatus",
     "LogStatus",
     "ProcessStatus",
     "ReaderStatus",

@@ -29,7 +29,12 @@ const LARGE: [(&str, usize, usize, &str); 14] = [
     ("engine::Engine", 23, 27, "the parts of an engine, put together"),
     ("handle::OpenFile", 13, 16, "what the handle's parts share"),
     ("handle::WalConnection", 12, 67, "what a reader, a writer and a checkpointer do with one view"),
-    ("view::View", 10, 42, "the WAL and the wal-index that one connection sees"),
+    (
+        "view::View",
+        11,
+        47,
+        "the WAL and the wal-index that one connection sees, and what it has committed beside others",
+    ),
     ("log::Certificate", 17, 5, "the fields of a record"),
     ("log::FoundLog", 15, 52, "all that was found of one log"),
     ("log::LogFacts", 13, 4, "the columns of the recovery table"),

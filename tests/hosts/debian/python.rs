@@ -53,6 +53,18 @@ fn both_entry_points_and_both_ways_to_choose() {
     }
 }
 
+/// What SQLite does that transactions beside each other rely on, on a SQLite that is not the bundled one.
+#[test]
+fn transactions_write_beside_each_other() {
+    if !python() {
+        return;
+    }
+    let scratch = directory();
+    let output = run(scratch.path(), "concurrent", &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ok");
+    support::assert_plain(&scratch.file("app.db"));
+}
+
 #[test]
 fn two_threads_write_until_kill_9() {
     if !python() {

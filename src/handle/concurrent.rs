@@ -1,0 +1,444 @@
+//! Transactions that write beside each other: `parallel_wal_writers=concurrent`.
+//!
+//! A transaction behind BEGIN (deferred) or an outermost SAVEPOINT gets WRITE at once, and *virtually*: SQLite has it, the queue does
+//! not know. What it writes is staged in its lane as ever. At COMMIT, in prepare, it is validated: if a commit after its snapshot S
+//! has written a page that it has read or written, COMMIT is `SQLITE_BUSY_SNAPSHOT`, and SQLite rolls back. Else it is a commit like
+//! any other: WRITE is held from the second half of the validation to its publication, so that nothing is published in between. The
+//! first validation, up to what is published by then, is done before WRITE is taken, where most of the pages are looked at.
+//!
+//! What it has read is every page that SQLite was given since its page cache was last emptied ([`PageSet`]), not since BEGIN: what is in
+//! the cache is read without a call. SQLite empties it exactly when a snapshot comes with another header
+//! (`sqlite3WalBeginReadTransaction`, `pager_reset`), and so the set is emptied there, and nowhere else. Until the first such snapshot
+//! after the setting the set is not complete, and the connection writes serially.
+//!
+//! Page 1 is in every read set. Of it only what is no counter counts: the schema, `user_version` and so on ([`PageOne`]). A transaction
+//! that writes it, as one that allocates or frees pages does, conflicts with every other that does.
+//!
+//! So transactions are serializable, in the order of their commits. All else is serial as without the setting: BEGIN IMMEDIATE and
+//! EXCLUSIVE, statements outside of BEGIN, VACUUM, a backup's destination. A transaction whose lane is full takes WRITE there and then.
+
+use super::file::OpenFile;
+use super::wal_connection::WalConnection;
+use super::{BaseFile, siblings};
+use crate::engine::{ConcurrentCounters, EngineError, WrittenPage};
+use crate::pages::{Kind, PageOne};
+use crate::sqlite::Code;
+use crate::status::ConcurrentStatus;
+use crate::view::PageSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+/// Another transaction that commits holds WRITE for less, if no disk stalls: waited for without asking a busy handler.
+const COMMIT_WAIT: Duration = Duration::from_millis(10);
+/// With another database of the same transaction prepared: two connections that commit to the same two databases in opposite orders
+/// wait for each other.
+const SIBLING_WAIT: Duration = Duration::from_millis(20);
+
+/// Of a connection with `parallel_wal_writers=concurrent`.
+#[derive(Debug, Default)]
+pub(super) struct Concurrent {
+    /// The pages that SQLite may have in its cache.
+    reads: PageSet,
+    /// Nothing is in its cache that is not in `reads`.
+    is_complete: bool,
+    write: Write,
+    /// What its open transaction has staged, in bytes, as it is counted.
+    staged_bytes: u64,
+}
+
+/// What the connection has of WRITE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Write {
+    /// What SQLite believes.
+    #[default]
+    AsSqlite,
+    /// Only SQLite believes that it has it.
+    Virtual,
+    /// A transaction that began virtually has it: it is prepared, or its lane was full.
+    Taken,
+}
+
+/// Why a transaction cannot commit after the others.
+enum Conflict {
+    /// This page was read, or written (true).
+    Page(WrittenPage, bool),
+    /// The schema, or another field of page 1, has changed.
+    Schema(WrittenPage),
+    /// Both allocate or free pages.
+    Allocation(WrittenPage),
+    /// The database has become smaller, or is not of the size that this transaction saw and changed.
+    Size,
+    /// The snapshot has ended: what was committed after it is not known any more.
+    Ended,
+}
+
+impl Concurrent {
+    /// SQLite was given this page.
+    pub(super) fn note_read(&mut self, page: u32) {
+        self.reads.insert(page);
+    }
+
+    /// SQLite was given these bytes of the database file.
+    pub(super) fn note_file_read(&mut self, offset: u64, bytes: usize, page_bytes: u32) {
+        if crate::drops("concurrent-file-reads") {
+            return;
+        }
+        let page = |at: u64| u32::try_from(at / u64::from(page_bytes) + 1).unwrap_or(u32::MAX);
+        self.reads.extend(page(offset)..=page(offset + (bytes as u64).max(1) - 1));
+    }
+
+    /// A snapshot comes with another header: SQLite empties its cache before it reads anything.
+    fn forget_reads(&mut self) {
+        self.reads.clear();
+        self.is_complete = true;
+    }
+}
+
+/// Switches the connection; not in a write transaction.
+pub(super) fn set(wal: &mut WalConnection, wanted: bool) {
+    // What a VFS above has read of its own is not known.
+    let wanted = wanted && !wal.is_below;
+    if wanted && wal.writer.concurrent.is_none() {
+        wal.writer.concurrent = Some(Box::default());
+    } else if !wanted {
+        wal.writer.concurrent = None;
+    }
+}
+
+/// Before a snapshot: the next one changes the header, if SQLite may have pages in its cache that it was given before the setting.
+pub(super) fn before_snapshot(wal: &mut WalConnection) {
+    if wal.writer.concurrent.as_ref().is_some_and(|concurrent| !concurrent.is_complete) {
+        wal.view.renumber();
+    }
+}
+
+/// After a snapshot that changed the header.
+pub(super) fn forget_reads(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.forget_reads();
+    }
+}
+
+/// Whether WRITE, which SQLite asks for now, is to be granted virtually.
+pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
+    wal.writer
+        .concurrent
+        .as_ref()
+        .is_some_and(|concurrent| concurrent.is_complete || crate::drops("concurrent-complete"))
+        && wal.is_reading()
+        && !wal.reader.at_zero
+        && !wal.checkpointer.is_running()
+        && !wal.wants_alone
+        && file.pager.get().is_some_and(|pager| pager.in_transaction())
+}
+
+/// Grants WRITE virtually. What was read by now must be as it was, since it is cheaper to say so now.
+pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<(), Code> {
+    let (snapshot, published) = (wal.view.sequence().unwrap_or(0), wal.engine.log.marks.published());
+    if published > snapshot {
+        let conflict = validate(wal, base, (snapshot, published), &PageSet::default());
+        if let Some(conflict) = conflict.map_err(|error| wal.failed(&error))? {
+            return Err(conflicts(wal, &conflict));
+        }
+    }
+    wal.reader.give_up_grant(&wal.engine, wal.me.id);
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.write = Write::Virtual;
+    }
+    counters(wal).open.fetch_add(1, SeqCst);
+    wal.writer.holds_write = true;
+    wal.start_transaction(snapshot);
+    Ok(())
+}
+
+fn counters(wal: &WalConnection) -> &ConcurrentCounters {
+    &wal.engine.log.counters.concurrent
+}
+
+fn write(wal: &WalConnection) -> Write {
+    wal.writer.concurrent.as_ref().map_or(Write::AsSqlite, |concurrent| concurrent.write)
+}
+
+fn set_write(wal: &mut WalConnection, write: Write) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.write = write;
+    }
+}
+
+/// Whether the present transaction began with a virtual WRITE.
+pub(super) fn is_open(wal: &WalConnection) -> bool {
+    write(wal) != Write::AsSqlite
+}
+
+/// Whether SQLite has WRITE virtually only.
+pub(super) fn is_virtual(wal: &WalConnection) -> bool {
+    write(wal) == Write::Virtual
+}
+
+/// Before a frame is staged: one that goes to a spill file needs WRITE.
+///
+/// # Errors
+/// `BUSY`: SQLite keeps the page in memory (`sqlite3PcacheFetchStress`), or COMMIT may be repeated. `BUSY_SNAPSHOT`: with a sibling that
+/// is prepared.
+pub(super) fn before_staging(
+    wal: &mut WalConnection,
+    file: &Arc<OpenFile>,
+    bytes: usize,
+    offset: u64,
+) -> Result<(), Code> {
+    if write(wal) != Write::Virtual || !wal.view.spills(bytes, offset) {
+        return Ok(());
+    }
+    take_write(wal, file)?;
+    counters(wal).full_lanes.fetch_add(1, SeqCst);
+    // Nothing is published by others from now on.
+    stamp(wal, wal.engine.log.marks.published() + 1)
+}
+
+/// A frame was staged, or several were dropped.
+pub(super) fn count_staged(wal: &mut WalConnection) {
+    let staged = wal.view.lane().len() as u64 * u64::from(wal.view.page_bytes());
+    if let Some(concurrent) = wal.writer.concurrent.as_mut().filter(|concurrent| concurrent.write != Write::AsSqlite) {
+        let before = std::mem::replace(&mut concurrent.staged_bytes, staged);
+        wal.engine.log.counters.concurrent.staged_bytes.fetch_add(staged.wrapping_sub(before), SeqCst);
+    }
+}
+
+/// The transaction, in whose lane all is staged, is to commit: the sequence and the size of the database that it gets, in pages. WRITE is
+/// held from then on.
+///
+/// # Errors
+/// `BUSY_SNAPSHOT`: it conflicts with others. `BUSY`: WRITE was not to be had.
+pub(super) fn validate_commit(
+    wal: &mut WalConnection,
+    file: &Arc<OpenFile>,
+    base: &mut dyn BaseFile,
+    database_pages: u32,
+) -> Result<(u64, u32), Code> {
+    // What is published then may be taken back: no conflict, and no reason to try again.
+    wal.engine.log.check_poison().map_err(|error| wal.failed(&error))?;
+    let snapshot = wal.view.sequence().unwrap_or(0);
+    let mut written = PageSet::default();
+    let mut validated = wal.engine.log.marks.published();
+    if validated > snapshot {
+        written.extend(wal.view.lane().pages());
+        validate_up_to(wal, base, (snapshot, validated), &written)?;
+    }
+    if write(wal) == Write::Virtual {
+        take_write(wal, file)?;
+    }
+    let published = wal.engine.log.marks.published();
+    if published > validated {
+        if validated == snapshot {
+            written.extend(wal.view.lane().pages());
+        }
+        if crate::drops("concurrent-validate-under-write") {
+            validated = published;
+        }
+        validate_up_to(wal, base, (validated, published), &written)?;
+    }
+    let database_pages = match published > snapshot {
+        true => size_after(wal, snapshot, published, &written, database_pages)?,
+        false => database_pages,
+    };
+    stamp(wal, published + 1)?;
+    Ok((published + 1, database_pages))
+}
+
+fn validate_up_to(
+    wal: &mut WalConnection,
+    base: &mut dyn BaseFile,
+    commits: (u64, u64),
+    written: &PageSet,
+) -> Result<(), Code> {
+    match validate(wal, base, commits, written) {
+        Ok(None) => wal.check_lost(),
+        Ok(Some(conflict)) => Err(conflicts(wal, &conflict)),
+        Err(error) => Err(wal.failed(&error)),
+    }
+}
+
+/// The size of the database after a commit that is the next after `published`.
+fn size_after(
+    wal: &mut WalConnection,
+    snapshot: u64,
+    published: u64,
+    written: &PageSet,
+    database_pages: u32,
+) -> Result<u32, Code> {
+    let since = wal.engine.reader.written_since(snapshot, published, |_| false).map_err(|error| wal.failed(&error))?;
+    let seen = wal.view.database_pages_at_write();
+    let is_same = written.contains(1) || database_pages != seen;
+    let may = since.database_pages_min >= seen && (!is_same || since.database_pages == seen) && !since.is_incomplete;
+    match (may || crate::drops("concurrent-size-seen"), is_same) {
+        (false, _) => Err(conflicts(wal, &Conflict::Size)),
+        (true, true) => Ok(database_pages),
+        (true, false) => Ok(since.database_pages),
+    }
+}
+
+/// Whether the commits of this range have written what the transaction depends on.
+fn validate(
+    wal: &WalConnection,
+    base: &mut dyn BaseFile,
+    (from, to): (u64, u64),
+    written: &PageSet,
+) -> Result<Option<Conflict>, EngineError> {
+    let Some(concurrent) = &wal.writer.concurrent else { return Ok(Some(Conflict::Ended)) };
+    let reads = |page| concurrent.reads.contains(page) && !crate::drops("concurrent-reads");
+    let writes = |page| written.contains(page) && !crate::drops("concurrent-writes");
+    let since = wal.engine.reader.written_since(from, to, |page| reads(page) || writes(page))?;
+    if since.is_incomplete {
+        return Ok(Some(Conflict::Ended));
+    }
+    if let Some(touched) = since.touched {
+        return Ok(Some(Conflict::Page(touched, writes(touched.page))));
+    }
+    let Some(page_one) = since.page_one else { return Ok(None) };
+    if written.contains(1) && !crate::drops("concurrent-allocation") {
+        return Ok(Some(Conflict::Allocation(page_one)));
+    }
+    let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
+    Ok((!is_same).then_some(Conflict::Schema(page_one)))
+}
+
+/// Whether page 1 is in this frame what it is in the snapshot, but for its counters.
+fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenPage) -> Result<bool, EngineError> {
+    let page_bytes = wal.engine.log.page_bytes as usize;
+    let (mut seen, mut now) = (vec![0; page_bytes], vec![0; page_bytes]);
+    let number = wal.view.newest_number(1);
+    if number == 0 || !wal.engine.reader.read_frame(number, 0, &mut seen)? {
+        if base.read(&mut seen, 0).is_err() {
+            return Ok(false);
+        }
+        super::calls::mask(&mut seen, 0);
+    }
+    if !wal.engine.reader.read_frame(newer.number, 0, &mut now)? {
+        return Ok(false);
+    }
+    let (seen, now) = (PageOne::parse(&seen), PageOne::parse(&now));
+    Ok(seen.zip(now).is_some_and(|(seen, now)| seen.is_same_but_counters(&now)))
+}
+
+/// Logs the conflict, and returns its code.
+fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
+    counters(wal).conflicts.fetch_add(1, SeqCst);
+    let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
+    let text = match conflict {
+        Conflict::Page(written, own) => {
+            let done = if *own { "written" } else { "read" };
+            let (page, kind) = (written.page, kind(wal, written));
+            format!("{} wrote page {page} ({kind}), which this transaction has {done}", by(written))
+        }
+        Conflict::Schema(written) => {
+            format!("{} changed page 1 (schema or header), which this transaction has read", by(written))
+        }
+        Conflict::Allocation(written) => {
+            format!("{} allocated or freed pages (page 1), and this transaction has written page 1", by(written))
+        }
+        Conflict::Size => "the size of the database has changed beside this transaction".to_owned(),
+        Conflict::Ended => "the snapshot of this transaction has ended".to_owned(),
+    };
+    wal.log(Code::BUSY_SNAPSHOT, &text);
+    Code::BUSY_SNAPSHOT
+}
+
+/// What a page is, in a word.
+fn kind(wal: &WalConnection, written: &WrittenPage) -> &'static str {
+    let mut image = vec![0; wal.engine.log.page_bytes as usize];
+    if !wal.engine.reader.read_frame(written.number, 0, &mut image).is_ok_and(|is_read| is_read) {
+        return "unknown";
+    }
+    match Kind::of(&image, written.page) {
+        Some(Kind::TableLeaf) => "leaf of a table",
+        Some(Kind::IndexLeaf) => "leaf of an index",
+        Some(Kind::TableInterior) => "interior page of a table",
+        Some(Kind::IndexInterior) => "interior page of an index",
+        None => "overflow, free or pointer-map page",
+    }
+}
+
+fn stamp(wal: &mut WalConnection, sequence: u64) -> Result<(), Code> {
+    wal.view.set_commit_sequence(sequence).map_err(|error| {
+        wal.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
+        Code::IOERR_READ
+    })
+}
+
+/// Waits for WRITE: first for others that commit, then for serial writers by the application's busy handler.
+fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code> {
+    let (engine, me) = (Arc::clone(&wal.engine), wal.me.id);
+    let queue = &engine.queue;
+    let has_siblings = !siblings::prepared_siblings(file.connection(), file).is_empty();
+    let wait = if has_siblings { SIBLING_WAIT } else { COMMIT_WAIT };
+    let mut taken =
+        queue.try_acquire(me) || engine.acquire_write_after_rest(me) || (queue.wait(me, wait) && queue.try_acquire(me));
+    while !taken && !has_siblings {
+        // The handler of `busy_timeout` waits in `xSleep`, which waits in the queue.
+        siblings::arm_refused(&wal.engine, me);
+        let waited = file.pager.get().is_some_and(|pager| pager.wait_busy());
+        siblings::forget_refused();
+        taken = queue.try_acquire(me);
+        if !waited {
+            break;
+        }
+    }
+    if !taken {
+        queue.give_up_grant(me);
+        return Err(if has_siblings { Code::BUSY_SNAPSHOT } else { Code::BUSY });
+    }
+    wal.engine.log.check_poison().map_err(|error| {
+        queue.release(me, false);
+        wal.failed(&error)
+    })?;
+    wal.engine.log.marks.forget_staged_spill();
+    set_write(wal, Write::Taken);
+    Ok(())
+}
+
+/// The transaction is not prepared any more: WRITE is free, unless its spill file needs it.
+pub(super) fn unprepared(wal: &mut WalConnection, spill: Option<u32>) {
+    if write(wal) == Write::Taken && spill.is_none() {
+        wal.engine.queue.release(wal.me.id, false);
+        set_write(wal, Write::Virtual);
+    }
+}
+
+/// The transaction is published, with what is in the lane still.
+pub(super) fn note_published(wal: &mut WalConnection) {
+    if is_open(wal) {
+        counters(wal).commits.fetch_add(1, SeqCst);
+    }
+    if let Some(concurrent) = &mut wal.writer.concurrent
+        && !crate::drops("concurrent-own-pages")
+    {
+        concurrent.reads.extend(wal.view.lane().pages());
+    }
+}
+
+/// The transaction is over; true: WRITE is to be released.
+pub(super) fn end(wal: &mut WalConnection) -> bool {
+    let Some(concurrent) = &mut wal.writer.concurrent else { return true };
+    let write = std::mem::take(&mut concurrent.write);
+    if write != Write::AsSqlite {
+        let staged = std::mem::take(&mut concurrent.staged_bytes);
+        counters(wal).staged_bytes.fetch_sub(staged, SeqCst);
+        counters(wal).open.fetch_sub(1, SeqCst);
+    }
+    write != Write::Virtual
+}
+
+/// For `parallel_wal_status`.
+pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
+    let ConcurrentCounters { open, staged_bytes, commits, conflicts, full_lanes } = counters(wal);
+    let status = ConcurrentStatus {
+        on: wal.writer.concurrent.is_some(),
+        open: open.load(SeqCst),
+        staged_bytes: staged_bytes.load(SeqCst),
+        commits: commits.load(SeqCst),
+        conflicts: conflicts.load(SeqCst),
+        full_lanes: full_lanes.load(SeqCst),
+    };
+    (status.on || status.open + status.commits + status.conflicts > 0).then_some(status)
+}

@@ -1,0 +1,98 @@
+//! The transactions of a history, one after the other in the order of their commits, on stock SQLite: each statement must answer the
+//! same.
+
+use crate::serializable::history::{Item, answer};
+use rusqlite::Connection;
+use std::path::Path;
+
+/// How a transaction that wrote nothing says up to which commit it may have read.
+pub const UP_TO: &str = "-- up to";
+
+/// The database in which they are played.
+pub struct Replay {
+    connection: Connection,
+    what: String,
+}
+
+impl Replay {
+    /// `settings`: pragmas of the new database. `what`: named in messages.
+    pub fn new(path: &Path, settings: &str, fill: &[String], what: &str) -> Replay {
+        let connection = support::open_stock(path);
+        super::prepare(&connection, settings, fill);
+        support::run(&connection, "PRAGMA synchronous=OFF");
+        Replay { connection, what: what.to_owned() }
+    }
+
+    /// Plays them all; returns the connection.
+    pub fn play(self, mut items: Vec<Item>, first: i64) -> Connection {
+        let (mut readers, mut writers): (Vec<Item>, Vec<Item>) = (Vec::new(), Vec::new());
+        for item in items.drain(..) {
+            if item.commits { writers.push(item) } else { readers.push(item) }
+        }
+        writers.sort_by_key(|item| item.order);
+        readers.sort_by_key(|item| item.order);
+        let mut open: Vec<Item> = Vec::new();
+        let mut readers = readers.into_iter().peekable();
+        for state in first..=first + writers.len() as i64 {
+            while let Some(reader) = readers.next_if(|reader| reader.order <= state) {
+                open.push(reader);
+            }
+            open.retain(|reader| !self.is_answered_here(reader, state));
+            let Some(writer) = writers.get(usize::try_from(state - first).expect("a place")) else { continue };
+            assert_eq!(
+                writer.order,
+                state + 1,
+                "{}: a commit that no connection made, or one twice: {writer:#?}",
+                self.what
+            );
+            self.run("BEGIN IMMEDIATE");
+            for (index, step) in writer.steps.iter().enumerate() {
+                let expected = answer(&self.connection, &step.sql);
+                let Item { order, steps, .. } = writer;
+                assert!(
+                    step.answer == expected,
+                    "{}: commit {order}, step {index}, saw {:?}; serially it is {expected:?}: {steps:#?}",
+                    self.what,
+                    step.answer
+                );
+            }
+            self.run("COMMIT");
+        }
+        let left: Vec<Item> = open.into_iter().chain(readers).collect();
+        assert!(left.is_empty(), "{}: transactions that only read, at no state there was: {left:#?}", self.what);
+        self.connection
+    }
+
+    /// Whether a transaction that only read fits this state; panics if it was the last that may.
+    fn is_answered_here(&self, reader: &Item, state: i64) -> bool {
+        let (last, steps) = reader.steps.split_last().expect("the last state");
+        assert_eq!(last.sql, UP_TO);
+        let last: i64 = last.answer.parse().expect("a number");
+        self.run("BEGIN IMMEDIATE");
+        let other = steps.iter().find(|step| answer(&self.connection, &step.sql) != step.answer);
+        self.run("ROLLBACK");
+        assert!(
+            other.is_none() || state < last,
+            "{}: a transaction that wrote nothing saw no state from {} to {last}: {other:?} of {steps:#?}",
+            self.what,
+            reader.order
+        );
+        other.is_none()
+    }
+
+    fn run(&self, sql: &str) {
+        if sql != "COMMIT" && sql != "ROLLBACK" || !self.connection.is_autocommit() {
+            support::run(&self.connection, sql);
+        }
+    }
+}
+
+/// The file has what the replay has, and both are whole.
+pub fn assert_same(database: &Connection, replayed: &Connection, what: &str) {
+    for connection in [database, replayed] {
+        let answer = support::text(connection, "PRAGMA integrity_check");
+        assert_eq!(answer, "ok", "{what}");
+    }
+    let (one, other) = (support::dump::dump(database), support::dump::dump(replayed));
+    assert_eq!(support::dump::first_difference(&one, &other), None, "{what}");
+}

@@ -1,0 +1,114 @@
+//! Transactions that write beside each other in several processes: who wins, and what one that dies at a step of its commit leaves to the others.
+
+use rusqlite::{Connection, ffi};
+use std::path::Path;
+use support::processes::agent::Agent;
+use support::scene::watchdog;
+use support::{Scratch, child, code_of, number, run, text};
+
+const SNAPSHOT: i32 = ffi::SQLITE_BUSY_SNAPSHOT;
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, n, pad);
+    WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 2000)
+    INSERT INTO t SELECT x * 10, 0, zeroblob(100) FROM c";
+
+const CONCURRENT: &str = "PRAGMA parallel_wal_writers=concurrent";
+
+fn create(path: &Path) -> Connection {
+    let connection = support::open_wal(path);
+    run(&connection, SCHEMA);
+    connection
+}
+
+fn agent(path: &Path, settings: &[(&str, String)]) -> Agent {
+    let mut agent = Agent::start_with(settings);
+    agent.open("c", path);
+    assert_eq!(agent.run(CONCURRENT), "concurrent");
+    agent.run("SELECT count(*) FROM sqlite_schema");
+    agent
+}
+
+/// Of an own snapshot behind what the agents did, so that nothing of before is in the cache.
+fn concurrent(path: &Path) -> Connection {
+    let connection = support::open(path);
+    assert_eq!(text(&connection, CONCURRENT), "concurrent");
+    number(&connection, "SELECT count(*) FROM sqlite_schema");
+    connection
+}
+
+/// Adds one to a row, in a transaction that stays open.
+fn begin(agent: &mut Agent, id: i64) {
+    agent.run("BEGIN");
+    agent.run(&format!("UPDATE t SET n=n+1 WHERE id={id}"));
+}
+
+#[test]
+fn the_first_process_to_commit_wins() {
+    if !support::on_pwal() || child::role("concurrent") {
+        return;
+    }
+    let _watchdog = watchdog("the first to commit");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let serial = create(&path);
+    let (mut a, mut b) = (agent(&path, &[]), agent(&path, &[]));
+    begin(&mut a, 10);
+    begin(&mut b, 20000);
+    a.run("COMMIT");
+    b.run("COMMIT");
+    begin(&mut a, 10);
+    begin(&mut b, 10);
+    b.run("COMMIT");
+    assert_eq!(a.ask("c COMMIT"), format!("code {SNAPSHOT}"));
+    let log = a.log();
+    assert!(log.contains("517") && log.contains("wrote page") && log.contains("leaf of a table"), "{log}");
+    assert!(log.contains("which this transaction has written"), "{log}");
+    begin(&mut a, 10);
+    a.run("COMMIT");
+    assert_eq!(number(&serial, "SELECT sum(n) FROM t"), 4);
+    a.end();
+    b.end();
+    support::assert_integrity(&serial);
+    support::close(serial);
+    support::assert_plain(&path);
+}
+
+/// At each step of a commit that a process can die in, under FULL and NORMAL. What it has published counts for the others, and
+/// nothing else does.
+#[cfg(debug_assertions)]
+#[test]
+fn one_that_dies_in_its_commit_leaves_a_commit_or_nothing() {
+    let _watchdog = watchdog("a death in a commit");
+    let of_a_flush = ["leading_before_cut", "leading_uncertified", "sealing"];
+    for point in ["staging", "publish_before_store", "after_publish"].into_iter().chain(of_a_flush) {
+        for synchronous in ["FULL", "NORMAL"] {
+            let what = format!("{point}, {synchronous}");
+            let scratch = Scratch::new();
+            let path = scratch.file("app.db");
+            let serial = create(&path);
+            let mut victim = agent(&path, &[("PWAL_TEST_DIE_AT", point.to_owned())]);
+            victim.run(&format!("PRAGMA synchronous={synchronous}"));
+            let (same, other) = (concurrent(&path), concurrent(&path));
+            run(&same, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+            run(&other, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000");
+            begin(&mut victim, 10);
+            victim.tell("c COMMIT");
+            // Under NORMAL a commit is not flushed.
+            victim.tell("c SELECT pwal_sync()");
+            // Never, if it dies where it shall.
+            victim.tell("c .exit");
+            victim.end_killed();
+            // Published or not; whether it is durable yet is another matter.
+            let is_there = !["staging", "publish_before_store"].contains(&point);
+            assert_eq!(code_of(&same, "COMMIT"), if is_there { SNAPSHOT } else { 0 }, "{what}");
+            assert_eq!(code_of(&other, "COMMIT"), 0, "{what}");
+            assert_eq!(number(&serial, "SELECT n FROM t WHERE id=10"), 1, "{what}");
+            assert_eq!(number(&serial, "SELECT n FROM t WHERE id=20000"), 1, "{what}");
+            for connection in [same, other, serial] {
+                support::assert_integrity(&connection);
+                support::close(connection);
+            }
+            support::assert_plain(&path);
+        }
+    }
+}
