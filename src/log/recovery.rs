@@ -4,7 +4,7 @@
 //! Promises: everything is synced before it is read, and read past the page cache, so that no decision rests on bytes
 //! that a power cut could still take; each step may be repeated from the start; a refusal has touched nothing.
 
-use super::backfill::Backfill;
+use super::backfill::{Backfill, write_marks};
 use super::decide::{Action, LogFacts, Refusal, Situation, decide};
 use super::error::LogError;
 use super::files::Unreadable;
@@ -304,7 +304,7 @@ impl<'a> Inspection<'a> {
         let Some((found, _)) = self.own(log_id) else { return Err(self.unknown(dir)) };
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
-        let marks = self.marks_for(log_id, walk);
+        let marks = self.raise_target(database, log_id, walk)?;
         let restored_header = self.restore(database, log, walk, marks, usize::MAX)?;
         let pages = replay(database, log, walk, page_bytes, marks)?;
         crate::fault_point("recovering");
@@ -318,6 +318,19 @@ impl<'a> Inspection<'a> {
             torn_tail: walk.torn.clone(),
             unreadable: log.unreadable().cloned().collect(),
         })
+    }
+
+    /// T = n, durably, before a page is written: no certificate may say D for the last commits. If this recovery is cut short and
+    /// they rot, the next one would take an older n for the newest, and leave their pages in the file. Returns the marks of page 1.
+    fn raise_target(&self, database: &mut dyn Database, log_id: LogId, walk: &Walk) -> Result<Marks, LogError> {
+        let StampState::Stamped(stamp) = self.situation.header else { return Ok(self.marks_for(log_id, walk)) };
+        if walk.batches.is_empty() || walk.last() <= stamp.backfill_target || crate::drops("r4-recovery-target") {
+            return Ok(self.marks_for(log_id, walk));
+        }
+        let marks = Marks::Stamp(Stamp { backfill_target: walk.last(), ..stamp });
+        write_marks(database, marks)?;
+        database.sync().map_err(|error| LogError::database("sync", error))?;
+        Ok(marks)
     }
 
     /// What page 1 carries while this walk is replayed.

@@ -48,13 +48,13 @@ fn a_page_one_that_reads_plain_behind_a_failed_sync_is_written_again() {
         let fault = Fault {
             operation: Operation::Sync,
             name_contains: DATABASE_NAME.to_owned(),
-            nth: 2,
+            nth: 3,
             effect: Effect::Error,
             goes_on: false,
         };
         place.disk.plan().add(fault);
         open_database(&*place.directory(), &mut *place.database(), FACTS).unwrap_err();
-        assert_eq!(place.disk.plan().fired(), 1, "the replay's sync is the first");
+        assert_eq!(place.disk.plan().fired(), 1, "that of T is the first, the replay's the second");
         let (cache, medium) = place.disk.contents(&place.path).unwrap();
         assert_eq!(cache[18..20], [2, 2]);
         old_on_the_medium += u32::from(medium[18..20] != [2, 2]);
