@@ -281,7 +281,7 @@ fn stopped_making(path: &Path, other: &mut Agent) -> Option<Agent> {
     let stopped = Stopped::new(path, &agent);
     let is_appending = stopped.mapping.control().append().holder() == Some(stopped.owner);
     other.ask("c .timeout 200");
-    let is_writing = other.ask("c BEGIN IMMEDIATE") != "";
+    let is_writing = !other.ask("c BEGIN IMMEDIATE").is_empty();
     other.ask("c .timeout 10000");
     if !is_writing {
         other.run("ROLLBACK");

@@ -84,11 +84,14 @@ fn a_segment_that_a_dead_process_was_making_is_free() {
     assert_eq!(two.log.tail().segment, made.id);
 }
 
+/// What happens to a segment between the look at it and its reservation.
+type Look = fn(&Arc<Engine>, &Segment);
+
 /// Between the look for a free segment and its reservation another process may do anything with it.
 #[test]
 fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
     // Something is done by the second process with the segment that the first has found free.
-    let looks: [(&str, fn(&Arc<Engine>, &Segment)); 4] = [
+    let looks: [(&str, Look); 4] = [
         ("chosen", |two, segment| {
             two.segments.choose_next(&reserve(two), 0).unwrap();
             assert_eq!(two.log.marks.control().next_segment(), Some(segment.id));
