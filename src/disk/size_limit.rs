@@ -1,6 +1,7 @@
 //! The limit of the length of files that this process writes (`RLIMIT_FSIZE`, `ulimit -f`). Another process may have made a longer
 //! file: the kernel refuses a write beyond the limit, and shortens one that crosses it. A record that is written in part has
-//! failed, and concerns all processes; so this process writes nothing to a file that is longer.
+//! failed, and concerns all processes; so this process begins no commit in a file that is longer, and no write that crosses the
+//! limit. Below the limit it writes: what it has to take back lies there.
 
 use rustix::fs::fstat;
 use rustix::process::{Resource, getrlimit};
@@ -26,9 +27,17 @@ impl SizeLimit {
     /// # Errors
     /// The file is longer than the limit ([`is_refused_for_size`]).
     pub(super) fn check(&self, file: &File) -> io::Result<()> {
+        self.check_to(file, u64::MAX)
+    }
+
+    /// Before a write that ends at `end` (bytes from the start of the file).
+    ///
+    /// # Errors
+    /// The file is longer than the limit, and the write would cross it ([`is_refused_for_size`]).
+    pub(super) fn check_to(&self, file: &File, end: u64) -> io::Result<()> {
         if self.0.load(Relaxed) {
             self.look(file);
-            if self.0.load(Relaxed) {
+            if self.0.load(Relaxed) && limit().is_some_and(|limit| end > limit) {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, TooLong));
             }
         }
@@ -36,8 +45,13 @@ impl SizeLimit {
     }
 }
 
+/// In bytes; `None`: there is none.
+fn limit() -> Option<u64> {
+    getrlimit(Resource::Fsize).current
+}
+
 fn is_exceeded(file: &File) -> bool {
-    let Some(limit) = getrlimit(Resource::Fsize).current else { return false };
+    let Some(limit) = limit() else { return false };
     fstat(file).is_ok_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) > limit)
 }
 
