@@ -304,8 +304,7 @@ impl<'a> Inspection<'a> {
         let Some((found, _)) = self.own(log_id) else { return Err(self.unknown(dir)) };
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
-        let marks = self.raise_target(database, log_id, walk)?;
-        let restored_header = self.restore(database, log, walk, marks, usize::MAX)?;
+        let (marks, restored_header) = self.raise_target(database, log, walk)?;
         let pages = replay(database, log, walk, page_bytes, marks)?;
         crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
@@ -320,17 +319,35 @@ impl<'a> Inspection<'a> {
         })
     }
 
-    /// T = n, durably, before a page is written: no certificate may say D for the last commits. If this recovery is cut short and
-    /// they rot, the next one would take an older n for the newest, and leave their pages in the file. Returns the marks of page 1.
-    fn raise_target(&self, database: &mut dyn Database, log_id: LogId, walk: &Walk) -> Result<Marks, LogError> {
-        let StampState::Stamped(stamp) = self.situation.header else { return Ok(self.marks_for(log_id, walk)) };
-        if walk.batches.is_empty() || walk.last() <= stamp.backfill_target || crate::drops("r4-recovery-target") {
-            return Ok(self.marks_for(log_id, walk));
+    /// T = n in a whole stamp, durably, before a page is written: no certificate may say D for the last commits. If this recovery is
+    /// cut short and they rot, the next one would take an older n for the newest, and leave their pages in the file. Written also
+    /// where T reads n: the sync of a recovery before this one may have failed. Returns the marks of page 1, and whether the
+    /// beginning of the file was lost and came back from a copy.
+    fn raise_target(
+        &self,
+        database: &mut dyn Database,
+        log: &FoundLog<'_>,
+        walk: &Walk,
+    ) -> Result<(Marks, bool), LogError> {
+        let marks = self.marks_for(log.log_id, walk);
+        if walk.batches.is_empty() || crate::drops("r4-recovery-target") {
+            return Ok((marks, self.restore(database, log, walk, marks, usize::MAX)?));
         }
-        let marks = Marks::Stamp(Stamp { backfill_target: walk.last(), ..stamp });
-        write_marks(database, marks)?;
+        let marks = Marks::Stamp(Stamp { log_id: log.log_id, backfill_target: walk.last() });
+        if self.restore(database, log, walk, marks, usize::MAX)? {
+            return Ok((marks, true));
+        }
+        // A stamp must not make a header whole that is not.
+        let page_one = match self.situation.header {
+            StampState::Stamped(_) => None,
+            _ => log.page_one(walk)?,
+        };
+        match page_one {
+            Some(page_one) => page_one.write(database, marks, usize::MAX)?,
+            None => write_marks(database, marks)?,
+        }
         database.sync().map_err(|error| LogError::database("sync", error))?;
-        Ok(marks)
+        Ok((marks, false))
     }
 
     /// What page 1 carries while this walk is replayed.

@@ -7,7 +7,7 @@
 
 use pwal::internal::disk::Database;
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use pwal::internal::disk::sim::Dice;
+use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
 use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, batch_head_bytes, chain_after, encode_batch,
 };
@@ -523,26 +523,71 @@ fn a_log_without_a_beginning_beside_half_a_stamp_is_kept() {
     }
 }
 
-/// A recovery has written pages of commit 2, for which no certificate says D, and is cut short; then commit 2 rots. The next one does
-/// not leave these pages beside those of commit 1.
-#[test]
-fn a_commit_rots_after_a_recovery_that_was_cut_short() {
+/// Commit 2, for which no certificate says D, and its batch.
+fn unsealed() -> (History, String, u64) {
     let mut history = History::new(ID, 1024, 4, 12);
     history.fill(&[1, 2], 4, true, usize::MAX);
     history.certify();
     history.fill(&[2, 3], 4, false, usize::MAX);
     let is_commit = |record: &&Record| matches!(record.kind, Kind::Batch { sequence: 2, .. });
     let batch = history.records.iter().find(is_commit).unwrap();
-    for nth in 1..=2 {
-        let place = SimPlace::new(&history.files(Seen { target: 0, pages: ALL }));
-        let (name_contains, effect) = (DATABASE_NAME.to_owned(), Effect::Error);
-        place.disk.plan().add(Fault { operation: Operation::Sync, name_contains, nth, effect, goes_on: false });
-        open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap_err();
-        let mut files = place.files();
-        files.directory.as_mut().unwrap().get_mut(&batch.file).unwrap()[batch.bytes.start + 300] ^= 1;
-        let place = SimPlace::new(&files);
-        let opened = open_database(&*place.directory(), &mut *place.database(), OpenFacts::default());
-        let is_state = history.states.contains(&place.files().database);
-        assert!(opened.is_err() || is_state, "sync {nth}: {opened:?}");
+    let (file, start) = (batch.file.clone(), batch.bytes.start as u64);
+    (history, file, start)
+}
+
+/// Opens until the `nth` sync of the database file fails.
+fn fail_sync(place: &SimPlace, nth: u64) {
+    let (name_contains, effect) = (DATABASE_NAME.to_owned(), Effect::Error);
+    place.disk.plan().add(Fault { operation: Operation::Sync, name_contains, nth, effect, goes_on: false });
+    open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap_err();
+}
+
+/// What is left now, with commit 2 rotted, is refused, or a state of the history.
+fn check_rotted(history: &History, mut files: Files, file: &str, start: u64, what: &str) {
+    files.directory.as_mut().unwrap().get_mut(file).unwrap()[start as usize + 300] ^= 1;
+    let place = SimPlace::new(&files);
+    let opened = open_database(&*place.directory(), &mut *place.database(), OpenFacts::default());
+    let is_state = history.states.contains(&place.files().database);
+    assert!(opened.is_err() || is_state, "{what}: {opened:?}");
+}
+
+/// A recovery has written pages of commit 2, and is cut short; then commit 2 rots. The next one does not leave these pages beside
+/// those of commit 1. Nor where the stamp was torn or the header lost before.
+#[test]
+fn a_commit_rots_after_a_recovery_that_was_cut_short() {
+    let (history, file, start) = unsealed();
+    let harms: [(&str, fn(&mut Vec<u8>)); 4] = [
+        ("whole", |_| {}),
+        ("torn T", |bytes| bytes[80] ^= 1),
+        ("torn versions", |bytes| bytes[18] = 2),
+        ("no header", |bytes| bytes[..512].fill(0x5a)),
+    ];
+    for (what, harm) in harms {
+        for nth in 1..=2 {
+            let mut files = history.files(Seen { target: 0, pages: ALL });
+            harm(&mut files.database);
+            let place = SimPlace::new(&files);
+            fail_sync(&place, nth);
+            check_rotted(&history, place.files(), &file, start, &format!("{what}, sync {nth}"));
+        }
+    }
+}
+
+/// The sync of T has failed: it reads n, and what the medium has nobody knows. The next recovery may not write a page before it has
+/// written T again.
+#[test]
+fn a_target_that_reads_as_the_last_commit_after_a_failed_sync_is_written_again() {
+    let (history, file, start) = unsealed();
+    let nothing_kept =
+        PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
+    for seed in 0..24 {
+        for nth in 1..=2 {
+            let place = SimPlace::new(&history.files(Seen { target: 0, pages: ALL }));
+            let place = SimPlace { disk: place.disk.deep_clone(seed), path: place.path };
+            fail_sync(&place, 1);
+            fail_sync(&place, nth);
+            place.disk.power_cut(&nothing_kept);
+            check_rotted(&history, place.files(), &file, start, &format!("seed {seed}, sync {nth}"));
+        }
     }
 }
