@@ -96,7 +96,8 @@ pub enum StampState {
     /// The file does not begin as a database and carries no whole stamp: its first sector was lost, or it is another file.
     /// Without a log beside it, it is SQLite's to refuse, or a codec's to read. Only [`recovery`](super::recovery) says so.
     NoHeader,
-    /// Byte 18 is 112 and byte 19 is not, or a WAL header's reserved bytes are not zero: a stamp torn the other way.
+    /// Byte 18 is 112 and byte 19 is not, or a WAL header's reserved bytes are not zero, or they are those of a whole stamp in any
+    /// header: a stamp torn the other way.
     Leftover,
 }
 
@@ -147,8 +148,9 @@ pub fn read(header: &[u8]) -> StampState {
         };
     }
     let wal = header[READ_VERSION] == WAL && !is_read_only(header);
-    // In rollback mode the reserved bytes are none of ours: no log ever ends there.
-    if header[VERSIONS.start] == STAMPED || (wal && header[RESERVED].iter().any(|&byte| byte != 0)) {
+    // In rollback mode the reserved bytes are none of ours, no log ever ends there: unless they are those of a whole stamp.
+    let is_half = header[VERSIONS.start] == STAMPED || read_reserved(header).is_some();
+    if is_half || (wal && header[RESERVED].iter().any(|&byte| byte != 0)) {
         return StampState::Leftover;
     }
     StampState::Plain { wal }
@@ -246,6 +248,21 @@ mod tests {
         assert_eq!(read(&page), StampState::Plain { wal: false });
         page[CRC].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(read(&page), StampState::Older { log_id: 7 });
+    }
+
+    /// What says that the file is another's (a newer SQLite's, one in rollback mode) moves the log away.
+    #[test]
+    fn the_reserved_bytes_of_a_whole_stamp_are_never_plain() {
+        let mut page = wal_page();
+        Stamp { log_id: 0xfeed, backfill_target: 77 }.apply(&mut page);
+        for versions in [[1, 1], [1, 2], [2, 1], [2, 2], [3, 2], [3, 3], [9, 2], [STAMPED, 2]] {
+            page[VERSIONS].copy_from_slice(&versions);
+            assert_eq!(read(&page), StampState::Leftover, "{versions:?}");
+        }
+        // A newer SQLite may use them.
+        page[VERSIONS].copy_from_slice(&[3, 2]);
+        page[TARGET.start] ^= 1;
+        assert_eq!(read(&page), StampState::Plain { wal: false });
     }
 
     #[test]
