@@ -234,13 +234,13 @@ impl RealFile {
         true
     }
 
-    /// Runs `act`, which writes up to `end` (bytes from the start of the file).
-    fn write_with<R>(&self, end: u64, mut act: impl FnMut(&File) -> io::Result<R>) -> io::Result<R> {
+    /// Runs `act`, which writes `bytes` from `offset` on.
+    fn write_with<R>(&self, offset: u64, bytes: u64, mut act: impl FnMut(&File) -> io::Result<R>) -> io::Result<R> {
         self.with(|opened| {
-            opened.limit.check_to(&opened.file, end)?;
+            opened.limit.check_to(&opened.file, offset.saturating_add(bytes))?;
             let result = act(&opened.file);
             self.written.fetch_add(1, SeqCst);
-            result
+            result.map_err(|error| opened.limit.refused(error, offset))
         })
     }
 }
@@ -306,7 +306,7 @@ impl LogFile for RealFile {
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        self.write_with(offset.saturating_add(bytes), |file| write_all(file, parts, offset))
+        self.write_with(offset, bytes, |file| write_all(file, parts, offset))
     }
 
     /// Directly, so that commits beside it do not wait for the write-back of the zeros; and so that the page cache does
@@ -315,7 +315,7 @@ impl LogFile for RealFile {
     #[cfg(target_os = "linux")]
     fn write_zeros(&self, bytes: usize, offset: u64) -> io::Result<bool> {
         let aligned = bytes.is_multiple_of(DIRECT_ALIGN) && offset.is_multiple_of(DIRECT_ALIGN as u64);
-        self.write_with(offset.saturating_add(bytes as u64), |file| {
+        self.write_with(offset, bytes as u64, |file| {
             if aligned && let Ok(direct) = descriptor::open_to_write_directly(file) {
                 match zeros_to(&direct, bytes, offset, bytes) {
                     // Refused by the file system, or not aligned for it.
@@ -332,7 +332,6 @@ impl LogFile for RealFile {
         self.with(|opened| {
             let written = self.written.load(SeqCst);
             opened.file.sync_data()?;
-            opened.limit.look(&opened.file);
             self.synced.fetch_max(written, SeqCst);
             Ok(())
         })

@@ -20,8 +20,18 @@ impl SizeLimit {
     }
 
     /// Looks again: the file may have grown, and the limit may be another one.
-    pub(super) fn look(&self, file: &File) {
+    fn look(&self, file: &File) {
         self.0.store(is_exceeded(file), Relaxed);
+    }
+
+    /// The error of a write from `start` on (bytes from the start of the file) that the kernel has refused. Where all of it lies
+    /// beyond the limit, which came after the file was opened, nothing is written.
+    pub(super) fn refused(&self, error: io::Error, start: u64) -> io::Error {
+        if error.raw_os_error() != Some(libc::EFBIG) {
+            return error;
+        }
+        self.0.store(true, Relaxed);
+        if limit().is_some_and(|limit| start >= limit) { too_long() } else { error }
     }
 
     /// # Errors
@@ -38,11 +48,15 @@ impl SizeLimit {
         if self.0.load(Relaxed) {
             self.look(file);
             if self.0.load(Relaxed) && limit().is_some_and(|limit| end > limit) {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, TooLong));
+                return Err(too_long());
             }
         }
         Ok(())
     }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, TooLong)
 }
 
 /// In bytes; `None`: there is none.

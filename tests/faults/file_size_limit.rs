@@ -83,11 +83,11 @@ fn child_has_a_limit() {
         return;
     }
     ignore_the_signal();
-    limit(Some(child::setting("PWAL_TEST_LIMIT").parse().expect("bytes")));
+    limit(child::setting("PWAL_TEST_LIMIT").parse().ok());
     let connection = support::open(Path::new(&child::setting("PWAL_TEST_DATABASE")));
     while let Some(command) = child::command() {
-        if command == "no limit" {
-            limit(None);
+        if let Some(bytes) = command.strip_prefix("limit ") {
+            limit(bytes.parse().ok());
             child::report("0");
         } else {
             child::report(&code_of(&connection, &command).to_string());
@@ -130,12 +130,49 @@ fn others_go_on_beside_a_process_with_a_limit() {
             assert_eq!(number(&free, COUNT), done, "{kib} KiB");
         }
         assert_eq!(code_of(&free, "PRAGMA wal_checkpoint(PASSIVE)"), 0, "{kib} KiB: {}", state(&free));
-        assert_eq!((ask("no limit"), ask(ROW)), (0, 0), "{kib} KiB");
+        assert_eq!((ask("limit none"), ask(ROW)), (0, 0), "{kib} KiB");
         done += 1;
         limited.end_input();
         assert!(limited.wait().success());
     }
     assert!(refused > 50, "{refused} refused");
+    assert_eq!(number(&free, COUNT), done);
+    support::assert_integrity(&free);
+    support::close(free);
+    support::assert_plain(&path);
+}
+
+/// The limit comes while the files of the log are open: what lies beyond it is refused, and the log goes on.
+#[test]
+fn a_limit_that_comes_later_concerns_one_process() {
+    if !support::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a limit of file sizes that comes later");
+    let scratch = Scratch::new();
+    let path = database(&scratch);
+    let free = support::open(&path);
+    run(&free, "PRAGMA wal_autocheckpoint=0");
+    let mut done = 0;
+    let settings =
+        [("PWAL_TEST_DATABASE", path.to_str().expect("text").to_owned()), ("PWAL_TEST_LIMIT", "none".to_owned())];
+    let mut limited = child::start(LIMITED, &settings);
+    let mut ask = |sql: &str| -> i32 {
+        limited.send(sql);
+        limited.lines.next().expect("an answer").parse().expect("a code")
+    };
+    for round in 0..12 {
+        (0..7 + round).for_each(|_| assert!(insert(&free, &mut done), "{}", state(&free)));
+        assert_eq!((ask(ROW), ask("limit 16384")), (0, 0), "round {round}: {}", state(&free));
+        done += 1;
+        for _ in 0..2 {
+            assert_eq!(ask(ROW), ffi::SQLITE_IOERR_WRITE, "round {round}: {}", state(&free));
+        }
+        assert!(insert(&free, &mut done), "round {round}: {}", state(&free));
+        assert_eq!(ask("limit none"), 0);
+    }
+    limited.end_input();
+    assert!(limited.wait().success());
     assert_eq!(number(&free, COUNT), done);
     support::assert_integrity(&free);
     support::close(free);
