@@ -10,11 +10,10 @@ use super::append::Append;
 use super::context::LogContext;
 use super::error::EngineError;
 use super::owner_lock::{OwnerGuard, OwnerLocks, Which, least_lease};
-use super::segment_file::Segment;
 use super::segment_files::SegmentFiles;
+use super::segments::Free;
 use super::tail::AppendGuard;
 use crate::interleave::Instant;
-use crate::log::format::SegmentHeader;
 use crate::shared::{Making, RESERVATIONS, Reservations, TIMED_WAIT};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -170,18 +169,17 @@ impl Create {
         reserved.any(|segment| segment == number) && !crate::drops("create-reserved")
     }
 
-    /// Reserves a segment that was found free, with this header. False: it is not free any more, or may not be.
-    pub(super) fn reserve_free(
-        &self,
-        reservation: &Reservation,
-        segment: &Segment,
-        header: Option<&SegmentHeader>,
-    ) -> Result<bool, EngineError> {
+    /// Reserves a segment that was found free. False: it is not free any more, or may not be.
+    pub(super) fn reserve_free(&self, reservation: &Reservation, free: &Free) -> Result<bool, EngineError> {
+        let Free { segment, header, is_used, .. } = free;
         {
             let _append = self.append.lock_to_seal()?;
             let next = self.log.marks.control().next_segment();
             let is_next = next == Some(segment.id) && !crate::drops("create-next-stays");
-            if is_next || self.is_reserved(segment.id) {
+            // The log has gone on in a segment that a dead writer had begun: the header is the same, to the last bit.
+            let last = self.log.tail().ordinal;
+            let is_begun_again = !is_used && header.as_ref().is_some_and(|header| header.ordinal <= last);
+            if is_next || self.is_reserved(segment.id) || is_begun_again && !crate::drops("create-begun-again") {
                 return Ok(false);
             }
             self.reservations().set_segment(reservation.index, segment.id);
@@ -194,6 +192,6 @@ impl Create {
             Err(EngineError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
             now => now?,
         };
-        Ok(now.bytes == segment.bytes && self.files.header_of(&now)?.as_ref() == header)
+        Ok(now.bytes == segment.bytes && self.files.header_of(&now)? == *header)
     }
 }

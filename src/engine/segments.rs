@@ -199,7 +199,7 @@ impl Segments {
             reservation.add_step();
             let free = self.free_slots(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
             let segment = match free {
-                Some(free) if self.create.reserve_free(reservation, &free.segment, free.header.as_ref())? => {
+                Some(free) if self.create.reserve_free(reservation, &free)? => {
                     self.reuse(&free)?;
                     free.segment
                 }

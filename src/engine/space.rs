@@ -109,7 +109,7 @@ impl Space {
                 if bytes <= kept {
                     break;
                 }
-                if !create.reserve_free(&reservation, &free.segment, free.header.as_ref())? {
+                if !create.reserve_free(&reservation, free)? {
                     continue 'survey;
                 }
                 self.delete_segment(free)?;

@@ -1,9 +1,10 @@
 //! CREATE: a segment is made, reused or deleted by one process at a time, though no lock is held meanwhile.
 
-use super::{Pair, SEGMENT_BYTES, commit, die};
+use super::{BLOCK, Pair, SEGMENT_BYTES, commit, commit_and_die_before_the_store, die};
 use crate::engine::Engine;
 use crate::engine::reservation::{NextMaker, Reservation};
 use crate::engine::segment_file::Segment;
+use crate::engine::segments::Free;
 use crate::log::format::segment_name;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,27 +86,27 @@ fn a_segment_that_a_dead_process_was_making_is_free() {
 }
 
 /// What happens to a segment between the look at it and its reservation.
-type Look = fn(&Arc<Engine>, &Segment);
+type Look = fn(&Arc<Engine>, &Free);
 
 /// Between the look for a free segment and its reservation another process may do anything with it.
 #[test]
 fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
     // Something is done by the second process with the segment that the first has found free.
     let looks: [(&str, Look); 4] = [
-        ("chosen", |two, segment| {
+        ("chosen", |two, free| {
             two.segments.choose_next(&reserve(two), 0).unwrap();
-            assert_eq!(two.log.marks.control().next_segment(), Some(segment.id));
+            assert_eq!(two.log.marks.control().next_segment(), Some(free.segment.id));
         }),
-        ("used", |two, segment| {
+        ("used", |two, free| {
             rotate(two);
-            assert_eq!(two.log.tail().segment, segment.id);
+            assert_eq!(two.log.tail().segment, free.segment.id);
             // So that it is not the last one, which nobody takes anyway.
             rotate(two);
         }),
         ("deleted", |two, _| two.checkpointer.shrink()),
-        ("reserved", |two, segment| {
+        ("reserved", |two, free| {
             let reservation = two.segments.create.reserve_deletion().unwrap().unwrap();
-            assert!(two.segments.create.reserve_free(&reservation, segment, None).unwrap());
+            assert!(two.segments.create.reserve_free(&reservation, free).unwrap());
             std::mem::forget(reservation);
         }),
     ];
@@ -121,9 +122,46 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
         let (all, tail) = one.segments.survey().unwrap();
         let free = one.segments.free_slots(&all, tail).into_iter().next().expect("a free segment");
         let reservation = one.segments.create.reserve_deletion().unwrap().unwrap();
-        look(&two, &free.segment);
-        assert!(!one.segments.create.reserve_free(&reservation, &free.segment, None).unwrap(), "{what}");
+        look(&two, &free);
+        assert!(!one.segments.create.reserve_free(&reservation, &free).unwrap(), "{what}");
     }
+}
+
+/// A writer has died in the first batch of a segment, which is free then; the log goes on in it with the same header as before,
+/// while a process that has found it free is stopped: it is not taken.
+#[test]
+fn a_begun_segment_in_which_the_log_goes_on_is_not_reserved() {
+    let pair = Pair::new();
+    let (one, two, dies) = (pair.claim(), pair.join(), pair.join());
+    commit(&one, 3, 1, true).unwrap();
+    one.segments.choose_next(&reserve(&one), SEGMENT_BYTES / 2).unwrap();
+    let next = one.log.marks.control().next_segment().unwrap();
+    let fills = usize::try_from(SEGMENT_BYTES / BLOCK / 2).unwrap();
+    while one.log.tail().offset + SEGMENT_BYTES / 2 < one.files.segment(one.log.tail().segment).unwrap().bytes {
+        commit(&one, 1, one.log.marks.published() + 1, true).unwrap();
+    }
+    commit_and_die_before_the_store(dies, fills, 66);
+
+    let (all, tail) = one.segments.survey().unwrap();
+    let free = one.segments.free_slots(&all, tail).into_iter().find(|free| free.segment.id == next);
+    let free = free.expect("it is free: its batch is not published");
+    let found = free.header.clone();
+    assert!(found.as_ref().is_some_and(|header| header.ordinal == tail.ordinal + 1), "{found:?}");
+    let last = two.log.marks.published() + 1;
+    commit(&two, fills, last, true).unwrap();
+    assert_eq!(two.files.header_of(&free.segment).unwrap(), found, "as if nothing had happened");
+    rotate(&two);
+
+    let reservation = one.segments.create.reserve_deletion().unwrap().unwrap();
+    assert!(
+        !one.segments.create.reserve_free(&reservation, &free).unwrap(),
+        "its commits are not in the database file"
+    );
+    let last = two.log.marks.published();
+    die(one);
+    die(two);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [last; 3]);
 }
 
 /// A free segment that is too small for the batches of late is not the next one: each of them would make its own, and wait.
