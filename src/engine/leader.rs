@@ -71,9 +71,14 @@ impl Drop for Leader {
                 member.control().leader().release(member.me());
             }
         }
-        // One of those that wait for the next epoch leads.
+        // One of those that wait for the next epoch leads; where an epoch record is left without its certificate, its waiters are
+        // others, and there may be no more of the next one.
         let control = self.leading.log.marks.control();
-        control.flush_events().of(control.last_written_epoch() + 1).notify_one();
+        let (left, next) = (control.certified() + 1, control.last_written_epoch() + 1);
+        control.flush_events().of(next).notify_one();
+        if left < next && !crate::drops("leader-left-epoch") {
+            control.flush_events().of(left).notify_one();
+        }
     }
 }
 

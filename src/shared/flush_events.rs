@@ -14,8 +14,8 @@ const EVENTS: usize = 4;
 pub struct FlushEvents([Event; EVENTS]);
 
 impl FlushEvents {
-    /// That of epoch `epoch`. Notified after it was certified (all waiters); when LEADER is free and no epoch before it is left to
-    /// be certified (one waiter, which leads); and on poison.
+    /// That of epoch `epoch`. Notified after it was certified (all waiters); when LEADER is free and it is the next one, or is left
+    /// to be certified (one waiter, which leads); and on poison.
     #[must_use]
     pub fn of(&self, epoch: u64) -> &Event {
         &self.0[usize::try_from(epoch % EVENTS as u64).unwrap_or(0)]

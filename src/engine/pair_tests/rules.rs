@@ -412,3 +412,25 @@ fn the_segment_of_the_last_copy_of_page_one_is_not_free() {
         .collect();
     assert!(!ordinals.contains(&record.doubled_ordinal), "{ordinals:?} {record:?}");
 }
+
+/// A leader that could not sync leaves its epoch record to the next one: a commit of that epoch is notified, since no other may wait.
+#[test]
+fn a_leader_that_leaves_an_epoch_to_be_certified_notifies_its_commits() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    let view = staged(&one, 1, 2);
+    one.committer.prepare(view.lane()).unwrap();
+    let facts = facts(&one, true);
+    one.publish(view.lane(), facts, false).unwrap();
+    let leader = one.lease.try_lead().unwrap();
+    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
+    let events = one.log.marks.control().flush_events();
+    let tickets = [epoch, epoch + 1].map(|epoch| (epoch, events.of(epoch).ticket()));
+    drop(leader);
+    for (epoch, ticket) in tickets {
+        assert!(events.of(epoch).wait(ticket, Duration::ZERO), "epoch {epoch}");
+    }
+    one.durability.acknowledge(facts.sequence, true, None).unwrap();
+    assert_eq!(one.log.marks.control().certified(), epoch);
+}
