@@ -45,6 +45,8 @@ pub(super) struct Concurrent {
     write: Write,
     /// What its open transaction has staged, in bytes, as it is counted.
     staged_bytes: u64,
+    /// Its open transaction was refused WRITE for a page that SQLite wanted to spill.
+    spill_refused: bool,
 }
 
 /// What the connection has of WRITE.
@@ -120,6 +122,11 @@ pub(super) fn forget_reads(wal: &mut WalConnection) {
     }
 }
 
+/// Whether the transaction whose snapshot is taken now gets WRITE virtually, if it writes: it needs no turn in the queue.
+pub(super) fn is_coming(wal: &WalConnection, file: &OpenFile) -> bool {
+    wal.writer.concurrent.is_some() && !wal.wants_alone && is_in_transaction(file)
+}
+
 /// Whether WRITE, which SQLite asks for now, is to be granted virtually.
 pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
     wal.writer
@@ -130,11 +137,19 @@ pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
         && !wal.reader.at_zero
         && !wal.checkpointer.is_running()
         && !wal.wants_alone
-        && file.pager.get().is_some_and(|pager| pager.in_transaction())
+        && is_in_transaction(file)
+}
+
+/// Between BEGIN and COMMIT: `OP_AutoCommit` and `OP_Savepoint` end it before they commit.
+fn is_in_transaction(file: &OpenFile) -> bool {
+    file.pager.get().is_some_and(|pager| pager.in_transaction())
 }
 
 /// Grants WRITE virtually. What was read by now must be as it was, since it is cheaper to say so now.
 pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<(), Code> {
+    wal.reader.give_up_grant(&wal.engine, wal.me.id);
+    // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
+    wal.reader.wrote = true;
     let (snapshot, published) = (wal.view.sequence().unwrap_or(0), wal.engine.log.marks.published());
     if published > snapshot {
         let conflict = validate(wal, base, (snapshot, published), &PageSet::default());
@@ -142,10 +157,7 @@ pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<
             return Err(conflicts(wal, &conflict));
         }
     }
-    wal.reader.give_up_grant(&wal.engine, wal.me.id);
-    if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.write = Write::Virtual;
-    }
+    set_write(wal, Write::Virtual);
     counters(wal).open.fetch_add(1, SeqCst);
     wal.writer.holds_write = true;
     wal.start_transaction(snapshot);
@@ -366,15 +378,19 @@ fn stamp(wal: &mut WalConnection, sequence: u64) -> Result<(), Code> {
     })
 }
 
-/// Waits for WRITE: first for others that commit, then for serial writers by the application's busy handler.
+/// Waits for WRITE: first for others that commit, then, at COMMIT, for serial writers by the application's busy handler. A statement
+/// whose page is spilled waits for others that commit once in its transaction: the page stays in memory.
 fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code> {
     let (engine, me) = (Arc::clone(&wal.engine), wal.me.id);
     let queue = &engine.queue;
     let has_siblings = !siblings::prepared_siblings(file.connection(), file).is_empty();
+    let is_spill = is_in_transaction(file);
     let wait = if has_siblings { SIBLING_WAIT } else { COMMIT_WAIT };
-    let mut taken =
-        queue.try_acquire(me) || engine.acquire_write_after_rest(me) || (queue.wait(me, wait) && queue.try_acquire(me));
-    while !taken && !has_siblings {
+    let waits = !is_spill || wal.writer.concurrent.as_ref().is_some_and(|concurrent| !concurrent.spill_refused);
+    let mut taken = queue.try_acquire(me)
+        || engine.acquire_write_after_rest(me)
+        || (waits && queue.wait(me, wait) && queue.try_acquire(me));
+    while !taken && !has_siblings && !is_spill {
         // The handler of `busy_timeout` waits in `xSleep`, which waits in the queue.
         siblings::arm_refused(&wal.engine, me);
         let waited = file.pager.get().is_some_and(|pager| pager.wait_busy());
@@ -386,14 +402,18 @@ fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code>
     }
     if !taken {
         queue.give_up_grant(me);
+        if let Some(concurrent) = &mut wal.writer.concurrent {
+            concurrent.spill_refused |= is_spill;
+        }
         return Err(if has_siblings { Code::BUSY_SNAPSHOT } else { Code::BUSY });
     }
-    wal.engine.log.check_poison().map_err(|error| {
-        queue.release(me, false);
-        wal.failed(&error)
-    })?;
-    wal.engine.log.marks.forget_staged_spill();
     set_write(wal, Write::Taken);
+    if let Err(error) = engine.log.check_poison() {
+        queue.release(me, false);
+        set_write(wal, Write::Virtual);
+        return Err(wal.failed(&error));
+    }
+    engine.log.marks.forget_staged_spill();
     Ok(())
 }
 
@@ -421,6 +441,7 @@ pub(super) fn note_published(wal: &mut WalConnection) {
 pub(super) fn end(wal: &mut WalConnection) -> bool {
     let Some(concurrent) = &mut wal.writer.concurrent else { return true };
     let write = std::mem::take(&mut concurrent.write);
+    concurrent.spill_refused = false;
     if write != Write::AsSqlite {
         let staged = std::mem::take(&mut concurrent.staged_bytes);
         counters(wal).staged_bytes.fetch_sub(staged, SeqCst);

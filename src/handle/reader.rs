@@ -32,7 +32,7 @@ pub(super) struct Reader {
     pub(super) lock: ReadLock,
     /// The present snapshot is read by `READ_LOCK(0)`: all of it from the database file.
     pub(super) at_zero: bool,
-    /// WRITE was taken in this read transaction.
+    /// WRITE was taken in this read transaction, or refused to it for what others have committed beside it.
     pub(super) wrote: bool,
     /// The present snapshot began with a grant of WRITE.
     granted: bool,
@@ -134,7 +134,8 @@ impl WalConnection {
             _ => Running::Unknown,
         };
         let writes = self.reader.writers.begin(running);
-        self.reader.granted = match writes && !self.writer.holds_write {
+        let needs_turn = writes && !self.writer.holds_write && !concurrent::is_coming(self, file);
+        self.reader.granted = match needs_turn {
             true => self.engine.queue.line_up(self.me.id),
             false => self.engine.queue.granted(self.me.id),
         };

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use support::lab::{Call, Lab, eio, status};
+use support::lab::{Call, Gate, Lab, Once, eio, status};
 use support::{code_of, number, run, text};
 
 fn concurrent(lab: &Lab) -> Connection {
@@ -11,6 +11,49 @@ fn concurrent(lab: &Lab) -> Connection {
     assert_eq!(text(&connection, "PRAGMA parallel_wal_writers=concurrent"), "concurrent");
     number(&connection, "SELECT count(*) FROM sqlite_schema");
     connection
+}
+
+/// What it lost against is published, and its flush does not end: the same statements again begin with it.
+#[test]
+fn a_retry_sees_what_it_lost_against() {
+    const READ: &str = "SELECT n FROM rows WHERE id=10";
+    let lab = Lab::new();
+    let serial = lab.wal();
+    run(
+        &serial,
+        "CREATE TABLE rows(id INTEGER PRIMARY KEY, n); INSERT INTO rows VALUES(10, 0); PRAGMA wal_autocheckpoint=0",
+    );
+    let (a, b) = (concurrent(&lab), concurrent(&lab));
+    let (syncs, go_on, once) = (Gate::default(), Gate::default(), Once::default());
+    let (reached, wait) = (syncs.clone(), go_on.clone());
+    lab.hook(move |moment| {
+        if moment.call == Call::Sync && moment.name.ends_with(".seg") && !moment.done && once.first() {
+            reached.open();
+            wait.pass();
+        }
+        Ok(())
+    });
+    std::thread::scope(|scope| {
+        let flushes = scope.spawn(move || run(&b, "BEGIN; UPDATE rows SET n=1 WHERE id=10; COMMIT"));
+        syncs.pass();
+        for expected in [rusqlite::ffi::SQLITE_BUSY_SNAPSHOT, 0] {
+            run(&a, "BEGIN");
+            let read = number(&a, READ);
+            let code = code_of(&a, "UPDATE rows SET n=n+1 WHERE id=10");
+            if (code, read) != (expected, i64::from(expected == 0)) {
+                go_on.open();
+                panic!("{code} after {read}, not {expected}");
+            }
+            if code != 0 {
+                run(&a, "ROLLBACK");
+            }
+        }
+        go_on.open();
+        flushes.join().expect("no panic");
+        run(&a, "COMMIT");
+    });
+    lab.unhook();
+    assert_eq!(number(&serial, READ), 2);
 }
 
 /// One fails to become durable while the others are open: none of them commits any more, and nothing of any is there after the next

@@ -93,20 +93,78 @@ fn checkpoints_of_each_kind_pass_an_open_transaction() {
     support::assert_integrity(&a);
 }
 
-/// The log is retired with the transaction open, and made anew by its commit.
+/// The log is retired with the transaction open, and made anew by its commit, or by another's, which counts for it.
 #[test]
 fn the_log_rests_beside_an_open_transaction() {
+    const RETIRE: &str = "SELECT pwal_retire()";
     let scene = scene(ROWS);
     let a = scene.concurrent();
     run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
-    let rested = scene.serial.query_row("SELECT pwal_retire()", [], |row| row.get::<_, String>(0)).optional();
-    assert!(rested.is_ok() || rested.is_err(), "either is right, and what follows shows whether it was");
+    assert_eq!(text(&scene.serial, RETIRE), "retired");
     assert_eq!(commit(&a), 0);
     assert_eq!(number(&scene.serial, "SELECT n FROM t WHERE id=10"), 1);
+    for (id, code) in [(10, SNAPSHOT), (10000, 0)] {
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        assert_eq!(text(&scene.serial, RETIRE), "retired");
+        run(&scene.serial, &format!("UPDATE t SET n=n+1 WHERE id={id}"));
+        // What it has not seen cannot be retired.
+        assert_eq!(code_of(&scene.serial, RETIRE), ffi::SQLITE_BUSY);
+        assert_eq!(commit(&a), code);
+    }
+    assert_eq!(number(&a, "SELECT sum(n) FROM t"), 4);
     for connection in [a, scene.serial] {
+        support::assert_integrity(&connection);
         support::close(connection);
     }
     support::assert_plain(&scene.path);
+}
+
+/// With a full lane and WRITE with a serial writer, pages stay in SQLite's memory: no statement waits for it, only COMMIT does.
+#[test]
+fn a_statement_does_not_wait_for_the_write_lock() {
+    use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+    static ASKED: AtomicI32 = AtomicI32::new(0);
+    let scene = scene(ROWS);
+    let (mut a, b) = scene.pair();
+    run(&scene.serial, "PRAGMA parallel_wal_max_batch_bytes=65536");
+    run(&a, "PRAGMA cache_size=10");
+    a.busy_handler(Some(|_| ASKED.fetch_add(1, SeqCst) < 3)).expect("a busy handler");
+    run(&b, "BEGIN IMMEDIATE");
+    run(&a, "BEGIN; UPDATE t SET n=3 WHERE id < 10000; UPDATE t SET n=4 WHERE id >= 10000");
+    assert_eq!((ASKED.load(SeqCst), counted(&a, "full_lanes")), (0, 0));
+    assert_eq!(code_of(&a, "COMMIT"), ffi::SQLITE_BUSY);
+    assert_eq!(ASKED.load(SeqCst), 4);
+    run(&b, "COMMIT");
+    assert_eq!(commit(&a), 0);
+    assert_eq!(number(&b, "SELECT sum(n) FROM t"), 3 * 999 + 4 * 1001);
+    support::assert_integrity(&b);
+}
+
+/// One that writes beside others needs no turn in the write queue, in which its connection was refused before.
+#[test]
+fn it_does_not_wait_in_the_write_queue() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    let waits = scene.concurrent();
+    patient(&a, 0);
+    run(&b, "BEGIN IMMEDIATE");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(move || run(&waits, "UPDATE t SET n=n+1 WHERE id=20000"));
+        support::lab::wait_until(|| status(&b, "waiting_writers") == 1);
+        // From now on it has a place there.
+        assert_eq!(code_of(&a, "UPDATE t SET n=n+1 WHERE id=10"), ffi::SQLITE_BUSY);
+        let shortest = (0..20).map(|_| {
+            let began = std::time::Instant::now();
+            run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+            let took = began.elapsed();
+            run(&a, "ROLLBACK");
+            took
+        });
+        let shortest = shortest.min().expect("twenty");
+        assert!(shortest < Duration::from_millis(4), "{shortest:?}");
+        run(&b, "COMMIT");
+        waiting.join().expect("no panic");
+    });
 }
 
 #[test]
