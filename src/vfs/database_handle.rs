@@ -86,9 +86,7 @@ impl SqliteDatabaseHandle {
         let read_only = opened_with & ffi::OPEN_READONLY != 0;
         Ok(SqliteDatabaseHandle { base, read_only, _memory: memory, _name: name })
     }
-}
 
-impl SqliteDatabaseHandle {
     /// `unixWrite` answers IOERR_WRITE where the process may not make the file so long (`RLIMIT_FSIZE`).
     fn write_error(&self, code: Code) -> io::Error {
         let mut errno: c_int = 0;

@@ -1,4 +1,4 @@
-//! One life of a machine: connections of one or two processes work in turn, and a plain database in memory does what was
+//! One life of a machine: connections of up to four processes work in turn, and a plain database in memory does what was
 //! committed, commit by commit.
 
 use super::machine::{Machine, Moment, Promise};
