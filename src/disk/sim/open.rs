@@ -6,7 +6,7 @@ use super::{DATABASE_NAME, Effect, FileId, Operation, SimDisk, State, SyncToken,
 use crate::disk::{Database, LogFile, OpenMode};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// An open file, by its number.
 #[derive(Clone, Debug)]
@@ -16,13 +16,15 @@ pub(super) struct SimHandle {
     incarnation: u64,
     /// The failed syncs that were reported to this file, or are older than it.
     told: Arc<AtomicU64>,
+    /// Once closed and deleted, it is empty.
+    gone: Arc<AtomicBool>,
 }
 
 impl SimHandle {
     /// Opened in life `incarnation` of the disk.
     pub(super) fn new(disk: &SimDisk, state: &mut State, file: FileId, incarnation: u64) -> SimHandle {
         let told = Arc::new(AtomicU64::new(state.file(file).failed_syncs()));
-        SimHandle { disk: disk.clone(), file, incarnation, told }
+        SimHandle { disk: disk.clone(), file, incarnation, told, gone: Arc::default() }
     }
 
     /// Whether a failed sync is still to be reported to this file.
@@ -31,9 +33,15 @@ impl SimHandle {
         self.told.swap(failed, SeqCst) < failed && state.tells_each
     }
 
-    fn has_lost_name(&self, directory: FileId, name: &str) -> bool {
+    /// Whether the file may have been closed to save descriptors and its name is gone, as the dice say; from then on for good.
+    fn is_gone(&self, directory: FileId, name: &str) -> bool {
         let mut state = self.disk.state.lock();
-        state.check(self.incarnation).is_ok() && state.names(directory).cache.get(name) != Some(&self.file)
+        if state.check(self.incarnation).is_err() || state.names(directory).cache.get(name) == Some(&self.file) {
+            return false;
+        }
+        let is_gone = self.gone.load(SeqCst) || state.dice.percent(50);
+        self.gone.store(is_gone, SeqCst);
+        is_gone
     }
 
     pub(super) fn read(&self, name: &str, buffer: &mut [u8], offset: u64, past_cache: bool) -> io::Result<usize> {
@@ -154,8 +162,7 @@ impl SimLogFile {
 
 impl LogFile for SimLogFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        // It may be one that was closed to save descriptors.
-        if self.handle.has_lost_name(self.directory, &self.name) {
+        if self.handle.is_gone(self.directory, &self.name) {
             return Ok(0);
         }
         self.handle.read(&self.name, buffer, offset, self.how == OpenMode::PastCache)
