@@ -5,7 +5,7 @@
 
 use super::{check, process};
 use crate::shared::{Owner, OwnerLock};
-use loom::cell::UnsafeCell;
+use loom::cell::Cell;
 use loom::thread;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,23 +15,19 @@ use std::sync::Arc;
 struct Place {
     lock: OwnerLock,
     /// Loom checks that accesses are ordered by happens-before.
-    inside: UnsafeCell<u64>,
+    inside: Cell<u64>,
 }
 
-// SAFETY: `inside` is accessed by the owner of `lock` only, which is what the model checks.
+// SAFETY: only the owner of `lock` accesses `inside`, and loom ends the model at an access that is not ordered after the one before.
 unsafe impl Sync for Place {}
 
 impl Place {
     fn enter(&self) {
-        self.inside.with_mut(|count| {
-            // SAFETY: loom has checked that nobody else accesses it.
-            unsafe { *count += 1 }
-        });
+        self.inside.set(self.inside.get() + 1);
     }
 
     fn entered(&self) -> u64 {
-        // SAFETY: as above.
-        self.inside.with(|count| unsafe { *count })
+        self.inside.get()
     }
 }
 

@@ -4,28 +4,23 @@
 use super::check;
 use crate::engine::queue::WriteQueue;
 use crate::shared::{ControlBlock, Member};
-use loom::cell::UnsafeCell;
+use loom::cell::Cell;
 use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What WRITE protects.
 #[derive(Default)]
-struct Inside(UnsafeCell<u64>);
+struct Inside(Cell<u64>);
 
-// SAFETY: it is accessed by who has WRITE only, which is what the model checks.
-unsafe impl Send for Inside {}
-// SAFETY: as above.
+// SAFETY: only the owner of WRITE accesses it, and loom ends the model at an access that is not ordered after the one before.
 unsafe impl Sync for Inside {}
 
 fn write(queue: &WriteQueue, connection: u64, inside: &Inside) {
     while !queue.try_acquire(connection) {
         queue.wait(connection, Duration::from_secs(1));
     }
-    inside.0.with_mut(|count| {
-        // SAFETY: loom has checked that nobody else accesses it.
-        unsafe { *count += 1 }
-    });
+    inside.0.set(inside.0.get() + 1);
     queue.release(connection, false);
 }
 
@@ -45,8 +40,7 @@ fn goes_round(name: &str, preemptions: usize, here: u64) {
         for thread in threads {
             thread.join().expect("it ends");
         }
-        // SAFETY: nobody else is left.
-        assert_eq!(inside.0.with(|count| unsafe { *count }), here + 1);
+        assert_eq!(inside.0.get(), here + 1);
         assert!(control.write().holder().is_none(), "it stays with a process that has nobody for it");
     });
 }
