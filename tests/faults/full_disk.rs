@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::lab::copy_crashed;
 use support::scene::{COUNT, watchdog};
-use support::{Scratch, child, code_of, number, run};
+use support::{Scratch, child, code_of, number, run, small_disk};
 
 const ROLE: &str = "full_disk::what_does_not_fit_is_full_and_nothing_else";
 
 #[test]
 fn what_does_not_fit_is_full_and_nothing_else() {
     if child::role(ROLE) {
-        let disk = PathBuf::from(child::setting("PWAL_TEST_SMALL_DISK"));
+        let disk = small_disk::place();
         for left in [0, 40, 300, 700, 1500, 3000] {
             let _watchdog = watchdog("a full disk");
             a_closed_database(&disk, left * 1024);
@@ -25,17 +25,7 @@ fn what_does_not_fit_is_full_and_nothing_else() {
         return;
     }
     let scratch = Scratch::new();
-    let place = scratch.file("small");
-    std::fs::create_dir(&place).expect("a mount point");
-    let mut command = Command::new("unshare");
-    // Root mounts by itself; others as the root of a user namespace.
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let script = r#"mount -t tmpfs -o size=16m none "$PWAL_TEST_SMALL_DISK" && exec "$0" "$@""#;
-    command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe().expect("this binary"));
-    let settings = [("PWAL_TEST_SMALL_DISK", place.to_str().expect("a name in UTF-8").to_owned())];
-    let mut played = child::start_by(command, ROLE, &settings);
+    let Some(mut played) = small_disk::start(&scratch, 16, ROLE) else { return };
     let last = played.lines.by_ref().last();
     assert!(played.wait().success(), "see above");
     assert_eq!(last.as_deref(), Some("done"));

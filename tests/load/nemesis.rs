@@ -14,14 +14,13 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 use support::child::{self, Role};
 use support::processes::board::Board;
 use support::processes::worker::{BUSY_TIMEOUT, Trouble, Work};
 use support::processes::{ledger, log, watch_progress};
-use support::{Scratch, env_number};
+use support::{Scratch, env_number, small_disk};
 
 /// A process that is stopped for no longer keeps nobody waiting for longer than the busy timeout.
 const SHORT_STOP: Duration = Duration::from_millis(2_500);
@@ -62,7 +61,7 @@ const SMALL: &str = "nemesis::on_a_disk_that_gets_full";
 #[test]
 fn on_a_disk_that_gets_full() {
     if child::role(SMALL) {
-        let place = PathBuf::from(child::setting("PWAL_TEST_SMALL_DISK"));
+        let place = small_disk::place();
         let told = Nemesis::new(place.join("app.db"), place.join("board"), Place::Small(place)).run();
         child::report(&told);
         child::report("done");
@@ -70,17 +69,7 @@ fn on_a_disk_that_gets_full() {
     }
     let _one = super::one_at_a_time();
     let scratch = Scratch::new();
-    let place = scratch.file("small");
-    std::fs::create_dir(&place).expect("a mount point");
-    let mut command = Command::new("unshare");
-    // Root mounts by itself; others as the root of a user namespace.
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let script = r#"mount -t tmpfs -o size=48m none "$PWAL_TEST_SMALL_DISK" && exec "$0" "$@""#;
-    command.args(["--mount", "sh", "-c", script]).arg(std::env::current_exe().expect("this binary"));
-    let settings = [("PWAL_TEST_SMALL_DISK", place.to_str().expect("a name in UTF-8").to_owned())];
-    let mut nemesis = child::start_by(command, SMALL, &settings);
+    let Some(mut nemesis) = small_disk::start(&scratch, 48, SMALL) else { return };
     let lines: Vec<String> = nemesis.lines.by_ref().inspect(|line| println!("{line}")).collect();
     assert!(nemesis.wait().success(), "the world in a namespace has failed: see above");
     assert_eq!(lines.last().map(String::as_str), Some("done"));

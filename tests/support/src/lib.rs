@@ -22,6 +22,8 @@ pub mod seccomp;
 #[cfg(feature = "sqlite")]
 pub mod shim;
 #[cfg(feature = "sqlite")]
+pub mod small_disk;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 #[cfg(feature = "sqlite")]
