@@ -152,6 +152,44 @@ impl Client {
     }
 }
 
+/// The new database of a seed.
+struct World {
+    scratch: Scratch,
+    path: PathBuf,
+    /// The keys are below it.
+    range: u32,
+    settings: String,
+    fill: Vec<String>,
+    /// The connection that has filled it.
+    serial: Connection,
+    /// The newest commit then.
+    first: i64,
+    /// For messages.
+    seed: String,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let scratch = Scratch::in_memory();
+        let path = scratch.file("app.db");
+        let range = RANGES[seed as usize % RANGES.len()];
+        let (settings, fill) = (settings(seed), fill(seed, range));
+        let serial = support::open(&path);
+        prepare(&serial, &settings, &fill);
+        let first = newest(&serial);
+        World { scratch, path, range, settings, fill, serial, first, seed: format!("PWAL_TEST_SEED={seed}") }
+    }
+
+    /// What is there is what the same transactions one after the other leave on stock SQLite.
+    fn check(self, items: Vec<Item>) {
+        let replay = Replay::new(&self.scratch.file("replayed.db"), &self.settings, &self.fill, &self.seed);
+        let replayed = replay.play(items, self.first);
+        assert_same(&self.serial, &replayed, &self.seed);
+        support::close(self.serial);
+        assert_same(&support::open_stock(&self.path), &replayed, &self.seed);
+    }
+}
+
 #[test]
 fn random_schedules_are_serializable() {
     let first = env_number("PWAL_TEST_SEED", 1);
@@ -167,17 +205,11 @@ fn random_schedules_are_serializable() {
 
 /// One thread: whichever connection is next makes its next step.
 fn schedule(seed: u64, steps: u64) -> (u64, u64) {
-    let what = format!("PWAL_TEST_SEED={seed}");
-    let scratch = Scratch::in_memory();
-    let path = scratch.file("app.db");
-    let range = RANGES[seed as usize % RANGES.len()];
-    let (settings, fill) = (settings(seed), fill(seed, range));
-    let serial = support::open(&path);
-    prepare(&serial, &settings, &fill);
-    let first = newest(&serial);
-    let mut maker = Maker::new(seed.wrapping_mul(31) + 7, range);
+    let world = World::new(seed);
+    let path = &world.path;
+    let mut maker = Maker::new(seed.wrapping_mul(31) + 7, world.range);
     let count = 3 + maker.below(5) as usize;
-    let mut clients: Vec<Client> = (0..count).map(|_| Client::new(open(&path, seed, Duration::ZERO))).collect();
+    let mut clients: Vec<Client> = (0..count).map(|_| Client::new(open(path, seed, Duration::ZERO))).collect();
     for _ in 0..steps {
         let chosen = maker.below(count as u32) as usize;
         let client = &mut clients[chosen];
@@ -194,7 +226,7 @@ fn schedule(seed: u64, steps: u64) -> (u64, u64) {
                     run(&client.connection, &format!("PRAGMA parallel_wal_writers={writers}"));
                 }
                 7 if maker.is_one_of(6) => {
-                    let again = open(&path, seed, Duration::ZERO);
+                    let again = open(path, seed, Duration::ZERO);
                     support::close(std::mem::replace(&mut client.connection, again));
                 }
                 _ => client.begin("BEGIN"),
@@ -221,10 +253,7 @@ fn schedule(seed: u64, steps: u64) -> (u64, u64) {
         (commits, conflicts) = (commits + client.commits, conflicts + client.conflicts);
         support::close(client.connection);
     }
-    let replayed = Replay::new(&scratch.file("replayed.db"), &settings, &fill, &what).play(items, first);
-    assert_same(&serial, &replayed, &what);
-    support::close(serial);
-    assert_same(&support::open_stock(&path), &replayed, &what);
+    world.check(items);
     (commits, conflicts)
 }
 
@@ -243,14 +272,8 @@ const PROCESSES: u64 = 3;
 const THREADS: u64 = 2;
 
 fn round(seed: u64) -> usize {
-    let what = format!("PWAL_TEST_SEED={seed}");
-    let scratch = Scratch::in_memory();
-    let path = scratch.file("app.db");
-    let range = RANGES[seed as usize % RANGES.len()];
-    let (settings, fill) = (settings(seed), fill(seed, range));
-    let serial = support::open(&path);
-    prepare(&serial, &settings, &fill);
-    let first = newest(&serial);
+    let world = World::new(seed);
+    let path = &world.path;
     let mut players: Vec<child::Role> = (0..PROCESSES)
         .map(|place| {
             let settings = [
@@ -263,19 +286,16 @@ fn round(seed: u64) -> usize {
         })
         .collect();
     for player in &mut players {
-        assert!(player.wait().success(), "{what}: a process has failed, see above");
+        assert!(player.wait().success(), "{}: a process has failed, see above", world.seed);
     }
     let mut items = Vec::new();
     for place in 0..PROCESSES {
         for thread in 0..THREADS {
-            items.extend(history::read(&history::file(&path, place, thread)));
+            items.extend(history::read(&history::file(path, place, thread)));
         }
     }
     let commits = items.iter().filter(|item| item.commits).count();
-    let replayed = Replay::new(&scratch.file("replayed.db"), &settings, &fill, &what).play(items, first);
-    assert_same(&serial, &replayed, &what);
-    support::close(serial);
-    assert_same(&support::open_stock(&path), &replayed, &what);
+    world.check(items);
     commits
 }
 
