@@ -6,6 +6,8 @@ use crate::case::{Case, Load, delay};
 use crate::results::{LineResults, Results};
 use crate::seen::{Seen, median};
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::path::Path;
 
@@ -19,6 +21,7 @@ const FOOT: u32 = 24;
 const LATENCIES_OF: usize = 8;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Draws `X.json` as `X.svg` and `X-latency.svg`. Results without inserts by threads on stock and on pwal have no pictures.
@@ -103,6 +106,16 @@ fn label_columns(area: &Area, labels: impl Iterator<Item = ((i32, i32), String)>
     Ok(())
 }
 
+/// Lines for the values, whose labels `value` writes, and what the columns are.
+fn draw_mesh<Y>(chart: &mut Chart<'_, Y>, columns: &str, value: &dyn Fn(&f64) -> String) -> Drawn
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_x_mesh().light_line_style(WHITE).x_labels(0).y_labels(6).x_desc(columns).y_label_formatter(&value);
+    Ok(mesh.draw()?)
+}
+
 /// A pair of bars for each number of threads, with the spread of the runs and the ratio of the medians.
 fn throughput(area: &Area, panel: &Panel) -> Drawn {
     let columns: Vec<_> = panel
@@ -120,15 +133,7 @@ fn throughput(area: &Area, panel: &Panel) -> Drawn {
         .x_label_area_size(36)
         .y_label_area_size(52)
         .build_cartesian_2d(0.0..columns.len() as f64, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(WHITE)
-        .x_labels(0)
-        .y_labels(6)
-        .x_desc("threads")
-        .y_label_formatter(&|rate| format!("{:.0}k", rate / 1000.0))
-        .draw()?;
+    draw_mesh(&mut chart, "threads", &|rate| format!("{:.0}k", rate / 1000.0))?;
     for (column, (_, stock, pwal)) in columns.iter().enumerate() {
         for (from, color, rates) in [(0.14, STOCK, stock), (0.5, PWAL, pwal)] {
             let left = column as f64 + from;
@@ -162,15 +167,8 @@ fn latency(area: &Area, panel: &Panel) -> Drawn {
         .x_label_area_size(36)
         .y_label_area_size(60)
         .build_cartesian_2d(-0.4..percents.len() as f64 - 0.6, (bottom..top).log_scale())?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(WHITE)
-        .x_labels(0)
-        .y_labels(6)
-        .x_desc("percent of the commits")
-        .y_label_formatter(&|us| if *us < 1000.0 { format!("{us:.0} us") } else { format!("{:.0} ms", us / 1000.0) })
-        .draw()?;
+    let time = |us: &f64| if *us < 1000.0 { format!("{us:.0} us") } else { format!("{:.0} ms", us / 1000.0) };
+    draw_mesh(&mut chart, "percent of the commits", &time)?;
     for (color, points) in [(STOCK, &stock), (PWAL, &pwal)] {
         let middle = points.iter().enumerate().map(|(column, point)| (column as f64, point[1]));
         chart.draw_series(LineSeries::new(middle, color.stroke_width(2)).point_size(3))?;
