@@ -3,6 +3,7 @@
 use super::{BLOCK, PAGE_BYTES, Pair, SEGMENT_BYTES, commit, die, facts, image, leave_a_segment, staged, staged_in};
 use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
+use crate::engine::leader::Leader;
 use crate::engine::lease::Stall;
 use crate::engine::{CommitFacts, Engine, EngineError, Rest};
 use crate::log::format::{segment_name, spill_name};
@@ -201,15 +202,21 @@ fn commits_of_a_segment_that_is_used_again_are_read_from_the_database_file() {
     }
 }
 
+/// Commit 1 is durable; commit 2 is published, and part of the epoch that `one` has begun as its leader.
+fn lead_commit_2(one: &Arc<Engine>) -> (Leader, u64) {
+    commit(one, 3, 1, true).unwrap();
+    publish_and_sync(one, 2, true);
+    let leader = one.lease.try_lead().unwrap();
+    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
+    (leader, epoch)
+}
+
 /// A leader that seems to stand still goes on while another process waits for APPEND to take LEADER from it.
 #[test]
 fn leader_is_not_taken_from_a_process_that_has_gone_on() {
     let pair = Pair::new();
     let (one, other) = (pair.claim(), pair.join());
-    commit(&one, 3, 1, true).unwrap();
-    publish_and_sync(&one, 2, true);
-    let leader = one.lease.try_lead().unwrap();
-    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
+    let (leader, epoch) = lead_commit_2(&one);
     let (mut stall, began) = (Stall::new(), Instant::now());
     assert!(other.lease.lead_for_other(&mut stall).unwrap().is_none(), "it has just been seen");
     while began.elapsed() < Duration::from_millis(1100) {
@@ -344,10 +351,7 @@ fn a_recent_image_is_read_from_memory() {
 fn nothing_becomes_visible_once_the_log_is_being_poisoned() {
     let pair = Pair::new();
     let (one, other) = (pair.claim(), pair.join());
-    commit(&one, 3, 1, true).unwrap();
-    publish_and_sync(&one, 2, true);
-    let leader = one.lease.try_lead().unwrap();
-    let epoch = one.flusher.write_epoch(&leader, false).unwrap().unwrap();
+    let (leader, epoch) = lead_commit_2(&one);
     one.files.segment(one.log.tail().segment).unwrap().sync().unwrap();
     let sequence = publish_and_sync(&other, 3, false);
     let control = one.log.marks.control();
