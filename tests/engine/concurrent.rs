@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod lifecycle;
+mod reads;
 
 use rusqlite::{Connection, ffi};
 use std::path::{Path, PathBuf};

@@ -3,10 +3,12 @@
 //!
 //! `random_schedules_are_serializable`: several connections in one thread; a seed is a schedule, which can be repeated.
 //! `processes_and_threads_are_serializable`: a seed chooses what they do, not how they meet.
+//! `kills`: processes are killed meanwhile.
 //!
 //! `PWAL_TEST_ROUNDS` (schedules, default 16; rounds of processes, an eighth), `PWAL_TEST_STEPS` (default 600 of a schedule),
 //! `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=20000 cargo test --test load concurrent::`.
 
+mod kills;
 mod replay;
 mod statements;
 
