@@ -27,7 +27,7 @@ const WAL: u8 = 2;
 pub struct Stamp {
     /// The log.
     pub log_id: LogId,
-    /// T: the target of the last checkpoint pass that reached page 1, a commit sequence.
+    /// T: the target of the last checkpoint pass that reached page 1, or of a recovery, a commit sequence.
     pub backfill_target: u64,
 }
 
