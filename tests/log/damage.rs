@@ -5,15 +5,16 @@
 //!
 //! `PWAL_TEST_STRIDE=1` does all of it, a stride of n each n-th harm; `PWAL_TEST_ROUNDS` harms together on each state of the file.
 
-use pwal::internal::disk::Database;
 use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
+use pwal::internal::disk::{Database, OpenMode};
+use pwal::internal::log::ErrorKind;
 use pwal::internal::log::format::{
     BatchHeader, Certificate, Descriptor, ImagePlace, batch_head_bytes, chain_after, encode_batch,
 };
 use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use support::log::history::{DATABASE, Harm, Harmed, History, Kind, Outcome, Record, Seen};
 use support::log::{Files, LogBuilder, Place, SimPlace, database_of, stamped};
@@ -524,11 +525,11 @@ fn a_log_without_a_beginning_beside_half_a_stamp_is_kept() {
 }
 
 /// Commit 2, for which no certificate says D, and its batch.
-fn unsealed() -> (History, String, u64) {
-    let mut history = History::new(ID, 1024, 4, 12);
-    history.fill(&[1, 2], 4, true, usize::MAX);
+fn unsealed(pages: u32) -> (History, String, u64) {
+    let mut history = History::new(ID, 1024, pages, 8 + u64::from(pages) / 2);
+    history.fill(&[1, 2], pages, true, usize::MAX);
     history.certify();
-    history.fill(&[2, 3], 4, false, usize::MAX);
+    history.fill(&(2..pages).collect::<Vec<u32>>(), pages, false, usize::MAX);
     let is_commit = |record: &&Record| matches!(record.kind, Kind::Batch { sequence: 2, .. });
     let batch = history.records.iter().find(is_commit).unwrap();
     let (file, start) = (batch.file.clone(), batch.bytes.start as u64);
@@ -555,7 +556,7 @@ fn check_rotted(history: &History, mut files: Files, file: &str, start: u64, wha
 /// those of commit 1. Nor where the stamp was torn or the header lost before.
 #[test]
 fn a_commit_rots_after_a_recovery_that_was_cut_short() {
-    let (history, file, start) = unsealed();
+    let (history, file, start) = unsealed(4);
     let harms: [(&str, fn(&mut Vec<u8>)); 4] = [
         ("whole", |_| {}),
         ("torn T", |bytes| bytes[80] ^= 1),
@@ -577,7 +578,7 @@ fn a_commit_rots_after_a_recovery_that_was_cut_short() {
 /// written T again.
 #[test]
 fn a_target_that_reads_as_the_last_commit_after_a_failed_sync_is_written_again() {
-    let (history, file, start) = unsealed();
+    let (history, file, start) = unsealed(4);
     let nothing_kept =
         PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
     for seed in 0..24 {
@@ -590,4 +591,55 @@ fn a_target_that_reads_as_the_last_commit_after_a_failed_sync_is_written_again()
             check_rotted(&history, place.files(), &file, start, &format!("seed {seed}, sync {nth}"));
         }
     }
+}
+
+/// A database file whose first sync lets a byte of the log rot.
+#[derive(Debug)]
+struct RotsAtSync<'a> {
+    inner: Box<dyn Database>,
+    log: &'a SimPlace,
+    at: Option<(&'a str, u64)>,
+}
+
+impl Database for RotsAtSync<'_> {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn write_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_at(data, offset)
+    }
+
+    fn set_bytes(&mut self, bytes: u64) -> io::Result<()> {
+        self.inner.set_bytes(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Some((name, offset)) = self.at.take() {
+            let file = self.log.directory().open(name, OpenMode::Existing)?;
+            let mut byte = [0];
+            file.read_at(&mut byte, offset)?;
+            file.write_at(&[IoSlice::new(&[byte[0] ^ 1])], offset)?;
+            file.sync()?;
+        }
+        self.inner.sync()
+    }
+
+    fn bytes(&mut self) -> io::Result<u64> {
+        self.inner.bytes()
+    }
+}
+
+/// The images were verified while they were probed, and rot before they are replayed: they are verified again, and what is left
+/// after that is refused, too.
+#[test]
+fn an_image_rots_between_its_verification_and_its_replay() {
+    // More than is read ahead.
+    let (history, file, start) = unsealed(1000);
+    let place = SimPlace::new(&history.files(Seen { target: 0, pages: ALL }));
+    let mut database = RotsAtSync { inner: place.database(), log: &place, at: Some((&file, start + 30_000)) };
+    let failed = open_database(&*place.directory(), &mut database, OpenFacts::default()).unwrap_err();
+    assert!(failed.to_string().contains("image"), "{failed}");
+    let again = open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Corrupt, "{again}");
 }
