@@ -116,16 +116,18 @@ fn what_was_answered_with_an_error_is_erased_durably() {
 /// R5. Neither does one that rolls back behind its batch and certificate, which are on the medium.
 #[test]
 fn a_prepared_batch_that_rolls_back_is_erased_durably() {
-    let pair = Pair::new();
-    let one = pair.claim();
-    commit(&one, 3, 1, true).unwrap();
-    let view = staged(&one, 3, 2);
-    one.committer.prepare(view.lane()).unwrap();
-    let prepared = one.committer.write_prepared(view.lane(), facts(&one, true)).unwrap();
-    one.committer.rollback_prepared(prepared).unwrap();
-    die(one);
-    pair.lose_power();
-    assert_eq!(pair.recovered(), [1; 3]);
+    for seed in SEEDS {
+        let pair = Pair::with_dice(seed);
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        let view = staged(&one, 3, 2);
+        one.committer.prepare(view.lane()).unwrap();
+        let prepared = one.committer.write_prepared(view.lane(), facts(&one, true)).unwrap();
+        one.committer.rollback_prepared(prepared).unwrap();
+        die(one);
+        pair.lose_power();
+        assert_eq!(pair.recovered(), [1; 3], "seed {seed}");
+    }
 }
 
 /// R5. A commit under NORMAL was acknowledged before the flush failed: it stays in the log.
@@ -199,6 +201,43 @@ fn commits_of_a_segment_that_is_used_again_are_read_from_the_database_file() {
             }
         }
         was = (tail, sequence);
+    }
+}
+
+/// The same before a segment is deleted: a reader that has its file open may find anything in it while it is truncated.
+#[test]
+fn commits_of_a_segment_that_is_deleted_are_read_from_the_database_file() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let mut last_in = std::collections::BTreeMap::new();
+    while last_in.len() < 4 {
+        let sequence = one.log.marks.published() + 1;
+        commit(&one, 3, sequence, true).unwrap();
+        last_in.insert(one.log.tail().segment, sequence);
+    }
+    one.checkpointer.checkpoint_when_idle().unwrap();
+    one.checkpointer.shrink();
+    let there = pair.directory().list().unwrap();
+    last_in.retain(|segment, _| !there.contains(&segment_name(one.log.log_id, *segment)));
+    assert!(!last_in.is_empty(), "{there:?}");
+    for (segment, last) in last_in {
+        assert!(one.log.marks.recycled(last), "commit {last} of file {segment}");
+    }
+}
+
+/// A3. The marker of a rest goes durably before commits rely on the log that comes after it.
+#[test]
+fn the_marker_of_a_rest_does_not_come_back() {
+    for seed in SEEDS {
+        let pair = Pair::with_dice(seed);
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        assert_eq!(one.rest().unwrap(), Rest::Retired);
+        commit(&one, 3, 2, true).unwrap();
+        commit(&one, 2, 3, true).unwrap();
+        die(one);
+        pair.lose_power();
+        assert_eq!(pair.recovered(), [3, 3, 2]);
     }
 }
 
@@ -443,4 +482,26 @@ fn a_leader_that_leaves_an_epoch_to_be_certified_notifies_its_commits() {
     }
     one.durability.acknowledge(facts.sequence, true, None).unwrap();
     assert_eq!(one.log.marks.control().certified(), epoch);
+}
+
+/// A dead leader left a batch and its certificate in a segment whose header is durable: these two are written again, and the header is
+/// not, which a power cut might tear, with all that is durable after it.
+#[test]
+fn a_header_that_is_durable_is_not_written_again() {
+    let pair = Pair::new();
+    let (one, other) = (pair.claim(), pair.join());
+    while one.log.tail().ordinal < 3 {
+        commit(&one, 3, one.log.marks.published() + 1, true).unwrap();
+    }
+    commit(&one, 1, 100, true).unwrap();
+    let sequence = publish_and_sync(&one, 101, true);
+    let leader = one.lease.try_lead().unwrap();
+    one.flusher.write_epoch(&leader, false).unwrap().unwrap();
+    assert_eq!(one.log.first_unsynced_segment(), one.log.tail().ordinal, "the header is durable");
+    std::mem::forget(leader);
+    die(one);
+    pair.disk.plan().add(Fault { nth: 3, ..pair.fault(Operation::Write, ".seg") });
+    other.durability.acknowledge(sequence, true, None).unwrap();
+    // The fault is still there: two writes were made.
+    commit(&other, 1, 102, true).unwrap_err();
 }
