@@ -19,31 +19,15 @@ use crate::log::kept::bytes_kept;
 use crate::shared::now_us;
 use crate::sqlite::Code;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// A steady load cycles through this many segments: one is written, one is next, one waits for a certificate.
 const SEGMENTS_KEPT: u64 = 3;
-/// What was in use at once fades by this share with a checkpoint, but once a second at most (a fast load has a hundred
-/// checkpoints a second), and with each look at an idle log: a log that is as large again and again is not made anew each time.
+/// What was in use at once fades by this share with a checkpoint, but once a second at most, whichever process runs it (a fast load
+/// has a hundred checkpoints a second), and with each look at an idle log: a log that is as large again and again is not made anew each time.
 /// The quarter that is kept above it lasts for three fades: a load that needs as much again within three seconds keeps it all.
 const FADES: u64 = 16;
 const FADES_IDLE: u64 = 8;
 const FADE_EVERY_US: u64 = 1_000_000;
-
-/// When this process last let fade what was in use at once.
-#[derive(Debug, Default)]
-struct Fading(AtomicU64);
-
-impl Fading {
-    /// Whether a second has passed since this was last true.
-    fn fades_again(&self, now_us: u64) -> bool {
-        let fades = now_us.saturating_sub(self.0.load(SeqCst)) >= FADE_EVERY_US;
-        if fades {
-            self.0.store(now_us, SeqCst);
-        }
-        fades
-    }
-}
 
 /// What is not needed and stays nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +46,6 @@ pub(super) struct Space {
     files: Arc<SegmentFiles>,
     segments: Arc<Segments>,
     follower: Arc<Follower>,
-    fading: Fading,
 }
 
 impl Space {
@@ -73,7 +56,7 @@ impl Space {
         follower: &Arc<Follower>,
     ) -> Space {
         let (log, files) = (Arc::clone(log), Arc::clone(files));
-        Space { log, files, segments: Arc::clone(segments), follower: Arc::clone(follower), fading: Fading::default() }
+        Space { log, files, segments: Arc::clone(segments), follower: Arc::clone(follower) }
     }
 
     /// Deletes segments that are not needed. True: of what is kept for the load some may go later, without another commit.
@@ -128,7 +111,7 @@ impl Space {
         let before = control.in_use_bytes();
         let faded = match keep {
             Keep::Idle => before.div_ceil(FADES_IDLE),
-            Keep::ForLoad | Keep::Nothing if self.fading.fades_again(now_us()) => before.div_ceil(FADES),
+            Keep::ForLoad | Keep::Nothing if control.fades_again(now_us(), FADE_EVERY_US) => before.div_ceil(FADES),
             Keep::ForLoad | Keep::Nothing => 0,
         };
         let high = in_use.max(before - faded);
@@ -193,11 +176,13 @@ impl Space {
 mod tests {
     use super::*;
 
+    /// The control block remembers it, for all processes: a load of many would forget what it needs as much faster.
     #[test]
     fn what_was_in_use_fades_once_a_second() {
-        let memory = Fading::default();
+        let mapping = crate::shared::ControlMapping::anonymous().unwrap();
         let second = FADE_EVERY_US;
-        let looks = [2 * second, 2 * second + 1, 3 * second - 1, 3 * second, 9 * second, 9 * second];
-        assert_eq!(looks.map(|now| memory.fades_again(now)), [true, false, false, true, true, false]);
+        let looks = [2 * second, 2 * second + 1, 3 * second - 1, 3 * second, 9 * second, 9 * second, 8 * second];
+        let fades = looks.map(|now| mapping.control().fades_again(now, FADE_EVERY_US));
+        assert_eq!(fades, [true, false, false, true, true, false, false]);
     }
 }

@@ -19,7 +19,7 @@
 //! | 1536 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1600 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1664 | 64 | process slots that have ever been acquired |
-//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed |
+//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed; when what the log had in use last faded (us) |
 //! | 1792 | 64 | `visible_wake` |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 18240 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
@@ -130,6 +130,8 @@ struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
     slots_used: AtomicU64,
+    /// Not of readers: rarely stored, and with room for it.
+    faded_us: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -551,6 +553,12 @@ impl ControlBlock {
     /// As [`in_use_bytes`](ControlBlock::in_use_bytes).
     pub fn set_in_use_bytes(&self, bytes: u64) {
         self.flush.in_use_bytes.store(bytes, SeqCst);
+    }
+
+    /// Whether `every_us` have passed since any process was last answered with true; `now_us` as [`now_us`](super::now_us).
+    pub(crate) fn fades_again(&self, now_us: u64, every_us: u64) -> bool {
+        let (faded, before) = (&self.readers.faded_us, self.readers.faded_us.load(SeqCst));
+        now_us.saturating_sub(before) >= every_us && faded.compare_exchange(before, now_us, SeqCst, SeqCst).is_ok()
     }
 
     /// Counts the segments that were deleted while there were members: a process that has one of them open may close
