@@ -30,12 +30,13 @@ use std::time::Duration;
 /// How long a flush that could not be begun here is tried again, while another process may lead.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often the waiters look at most that are not the [`Watcher`].
+const OTHERS_LOOK: Duration = Duration::from_millis(50);
+
 /// One of a process's waiters for a flush checks every [`TIMED_WAIT`] whether the leader is alive and makes progress.
 /// The others are woken one by another, and check rarely.
 struct Watcher<'a>(Option<&'a AtomicBool>);
 
-/// How often the others look at most.
-const OTHERS_LOOK: Duration = Duration::from_millis(50);
 impl<'a> Watcher<'a> {
     /// The time after which this waiter checks again. It becomes the watcher if there is none.
     fn looks_after(&mut self, watched: &'a AtomicBool, sync_nanos: u64) -> Duration {

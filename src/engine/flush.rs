@@ -1,6 +1,6 @@
 //! Epochs: group commit. The first committer that finds no flush in progress leads: it stores the epoch record of what
-//! is published, writes the certificate, syncs once for all commits in it, and wakes the first of the other committers,
-//! which wakes the next.
+//! is published, writes the certificate, syncs once for all commits in it, and notifies those that wait for that epoch
+//! (`durability` says how they are woken).
 
 use super::append::Append;
 use super::context::LogContext;

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Commits that a walk adds while others wait for the table.
 const WALKED_AT_ONCE: u64 = 1024;
+
 /// Keeps the frame table of the process up to date.
 pub(crate) struct Follower {
     log: Arc<LogContext>,

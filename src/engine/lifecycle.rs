@@ -108,7 +108,7 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::activate`], with another process's EXCLUSIVE, which must have been held all the time: without it
+    /// As [`Activation::activate`](super::activate::Activation::activate), with another process's EXCLUSIVE, which must have been held all the time: without it
     /// stock SQLite may have opened the file before the stamp, and would overwrite it.
     fn activate_under_exclusive(self: &Arc<Engine>) -> Result<(), EngineError> {
         if self.log.marks.control().is_active() {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// A log of this many segments that a reader keeps is reported, and each doubling.
 const TOLD_SEGMENTS: u64 = 4;
+
 /// Asked before the log grows.
 pub(super) struct Limits {
     log: Arc<LogContext>,

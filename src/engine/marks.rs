@@ -1,5 +1,4 @@
-//! The watermarks over commit sequences, and the snapshots that hold them back: the control block of
-//! `shared::words`, as the engine uses them.
+//! The watermarks over commit sequences, and the snapshots that hold them back: the control block, as the engine uses it.
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
@@ -32,7 +31,7 @@ impl Marks {
         self.0.control()
     }
 
-    /// Like [`Marks::membership`], for a caller that keeps it.
+    /// Like [`Marks::member`], for a caller that keeps it.
     pub(crate) fn shared(&self) -> Arc<Member> {
         Arc::clone(&self.0)
     }

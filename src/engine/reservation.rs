@@ -57,7 +57,7 @@ impl Reservation {
     }
 }
 
-/// Who makes the next segment.
+/// What makes the next segment.
 pub(super) enum NextMaker {
     /// This thread.
     Here(Reservation),

@@ -1,4 +1,4 @@
-//! Rest: the log is retired while its connections stay, and the next commit makes it anew (`Engine::activate`).
+//! Rest: the log is retired while its connections stay, and the next commit makes it anew (`Activation::activate`).
 //!
 //! While it rests the database file is plain and complete, as before the first commit: a kill leaves one that stock
 //! SQLite opens, and the database handle's EXCLUSIVE keeps stock SQLite out until then. Only a process that is the only

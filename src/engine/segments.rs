@@ -12,22 +12,21 @@ use super::limits::Limits;
 use super::owner_lock::OwnerLocks;
 use super::reservation::{Create, NextMaker, Reservation};
 use super::segment_file::{Segment, SegmentFile};
-use super::segment_files::Found;
-use super::segment_files::SegmentFiles;
-use super::tail::LogTail;
-use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End};
+use super::segment_files::{Found, SegmentFiles};
+use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End, LogTail};
 use crate::log::LogError;
 use crate::log::format::{self, SegmentHeader};
 use crate::log::segments::create_segment;
 use crate::shared::{COMMIT_RING, RecordAddress};
 use crate::sqlite::Code;
 use std::collections::BTreeSet;
-use std::io::{self};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
+
 /// A segment of which nothing is needed any more.
 pub(super) struct Free {
     pub(super) segment: Segment,

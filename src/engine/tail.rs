@@ -25,6 +25,7 @@ use std::sync::Arc;
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
 /// What records are padded with.
 static ZEROS: [u8; 4096] = [0; 4096];
+
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its epoch record; by the conservative path from the write to the last word.
 pub(crate) struct AppendGuard {

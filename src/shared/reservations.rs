@@ -72,7 +72,8 @@ impl Reservations {
         })
     }
 
-    /// Another process makes the next segment instead of this one. Under APPEND.
+    /// Another process makes the next segment instead of this one. Without APPEND the reservation may be a later one of the same
+    /// place by now: then two segments are made, and one of them is free.
     pub(crate) fn overtake(&self, making: &Making) {
         step("overtaken");
         self.words[making.index].fetch_or(OVERTAKEN, SeqCst);

@@ -63,7 +63,7 @@ pub fn all_that_wait_for_something_are_woken() {
     });
 }
 
-/// Where commits wait for their epochs, as `Engine::wait_until` does.
+/// Where commits wait for their epochs, as `Durability::wait_until` does.
 #[derive(Default)]
 struct Flushes {
     /// LEADER.
@@ -142,7 +142,7 @@ impl Flushes {
     }
 }
 
-/// Three commit at once: each becomes durable, whoever leads, and nobody sleeps for ever.
+/// Three commit at once: each becomes durable, whichever of them leads, and none sleeps for ever.
 pub fn all_become_durable() {
     check("all_become_durable", 2, false, || {
         let shared = Arc::new(Flushes::default());
