@@ -1,7 +1,8 @@
 //! The limit of the length of files that this process writes (`RLIMIT_FSIZE`, `ulimit -f`). Another process may have made a longer
 //! file: the kernel refuses a write beyond the limit, and shortens one that crosses it. A record that is written in part has
 //! failed, and concerns all processes; so this process begins no commit in a file that is longer, and no write that crosses the
-//! limit. Below the limit it writes: what it has to take back lies there.
+//! limit. Below the limit it writes: what it has to take back lies there. A limit that came after the file was opened shows by the
+//! first write that the kernel refuses.
 
 use rustix::fs::fstat;
 use rustix::process::{Resource, getrlimit};
