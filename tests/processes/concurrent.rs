@@ -92,11 +92,8 @@ fn one_that_dies_in_its_commit_leaves_a_commit_or_nothing() {
             run(&same, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
             run(&other, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000");
             begin(&mut victim, 10);
-            victim.tell("c COMMIT");
-            // Under NORMAL a commit is not flushed.
-            victim.tell("c SELECT pwal_sync()");
-            // Never, if it dies where it shall.
-            victim.tell("c .exit");
+            // Under NORMAL a commit is not flushed. And it never comes to the last one, if it dies where it shall.
+            victim.tell_all(&["c COMMIT", "c SELECT pwal_sync()", "c .exit"]);
             victim.end_killed();
             // Published or not; whether it is durable yet is another matter.
             let is_there = !["staging", "publish_before_store"].contains(&point);
@@ -111,4 +108,60 @@ fn one_that_dies_in_its_commit_leaves_a_commit_or_nothing() {
             support::assert_plain(&path);
         }
     }
+}
+
+fn spill_files(path: &Path) -> usize {
+    let entries = std::fs::read_dir(format!("{}-pwal", path.display())).expect("the log directory");
+    entries
+        .filter(|entry| entry.as_ref().expect("an entry").path().extension().is_some_and(|end| end == "spill"))
+        .count()
+}
+
+/// The spill file of a process that has WRITE is known by its number. Transactions that begin, fail and end beside it leave that as it
+/// is, or a checkpoint of theirs would delete the file.
+#[test]
+fn one_that_ends_beside_a_spilled_one_leaves_its_file() {
+    if !support::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("a spilled one");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let serial = create(&path);
+    let mut spilled = agent(&path, &[]);
+    spilled.run("PRAGMA cache_size=10");
+    spilled.run("PRAGMA parallel_wal_max_batch_bytes=65536");
+    let beside = concurrent(&path);
+    beside.busy_timeout(std::time::Duration::ZERO).expect("no busy timeout");
+    let (mut committed, mut sum) = (0, 0);
+    for end in ["COMMIT", "ROLLBACK", "COMMIT"] {
+        run(&serial, "UPDATE t SET n=n+1 WHERE id=15000; PRAGMA wal_checkpoint(TRUNCATE)");
+        sum += 1;
+        spilled.run("BEGIN");
+        // 0 and 1 take no byte each, so that no page is split.
+        spilled.run("UPDATE t SET n=1-n WHERE id <= 10000");
+        assert_eq!(spill_files(&path), 1);
+        for beside_ends in ["ROLLBACK", "COMMIT"] {
+            run(&beside, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000");
+            let code = code_of(&beside, beside_ends);
+            assert_eq!(code, if beside_ends == "COMMIT" { ffi::SQLITE_BUSY } else { 0 });
+            run(&serial, "PRAGMA wal_checkpoint");
+            assert_eq!(spill_files(&path), 1, "{beside_ends}");
+        }
+        assert_eq!(spilled.run("SELECT sum(n) FROM t WHERE id <= 10000"), (1000 - committed).to_string());
+        spilled.run(end);
+        if end == "COMMIT" {
+            (committed, sum) = (1000 - committed, sum + 1000 - 2 * committed);
+        }
+        assert_eq!(code_of(&beside, "COMMIT"), 0, "{end}");
+        sum += 1;
+        assert_eq!(number(&serial, "SELECT sum(n) FROM t"), sum, "{end}");
+    }
+    spilled.kill();
+    for connection in [beside, serial] {
+        assert_eq!(number(&connection, "SELECT sum(n) FROM t"), sum);
+        support::assert_integrity(&connection);
+        support::close(connection);
+    }
+    support::assert_plain(&path);
 }
