@@ -3,9 +3,10 @@
 //! A committer first looks whether another one's flush has reached its commit. If no process leads a flush it leads one
 //! itself, which covers everything that is published by then; else it sleeps with the commits of its own epoch: those of the
 //! flush in progress, or those of the next one. The end of a flush wakes one sleeper of its epoch, which wakes the next, and so
-//! on: all of them at once would collide on WRITE. When LEADER is released, one sleeper of the next epoch is woken, which leads, or
-//! finds that another committer does; should it end without either, it wakes the next. What wakes none of them (a death on the
-//! way) is found by those that check: one of a process's waiters checks often whether the leader lives and makes progress (`lease`).
+//! on: all of them at once would collide on WRITE. When LEADER is released, one sleeper of the next epoch is woken, and one of an
+//! epoch that was left uncertified. It leads, or finds that another committer does; should it end without either, it wakes the
+//! next. What wakes none of them (a death on the way) is found by those that check: one of a process's waiters checks often
+//! whether the leader lives and makes progress (`lease`).
 //!
 //! A wait before a commit is published is bounded, and ends with `LockHeld`. A published commit is waited for without a
 //! bound: an error for it would concern all commits after it (R5).
