@@ -64,7 +64,7 @@
 //! | `parallel_wal_idle_retire_ms` | 10000 | after this time without a commit the log is retired; `SELECT pwal_retire()` does it at once |
 //! | `parallel_wal_log_limit_bytes` | none | when a long reader makes the log grow to this size, commits are refused: `SQLITE_FULL` |
 //! | `parallel_wal_reader_limit_bytes` | none | when a long reader makes the log grow to this size, its snapshot ends: `SQLITE_BUSY_SNAPSHOT` |
-//! | `parallel_wal_writers` | `serial` | `concurrent`: transactions behind BEGIN write beside each other, checked at COMMIT. Of the connection (`docs/concurrent.md`) |
+//! | `parallel_wal_writers` | `serial` | `concurrent`: transactions after BEGIN write beside each other, checked at COMMIT. Of the connection (`docs/concurrent.md`) |
 //! | `parallel_wal_status` | | [`Status`], as JSON |
 //!
 //! # Limits

@@ -1,6 +1,6 @@
 //! Transactions that write beside each other: `parallel_wal_writers=concurrent`.
 //!
-//! A transaction behind BEGIN (deferred) or an outermost SAVEPOINT gets WRITE at once, and *virtually*: SQLite has it, the queue does
+//! A transaction after BEGIN (deferred) or an outermost SAVEPOINT gets WRITE at once, and *virtually*: SQLite has it, the queue does
 //! not know. What it writes is staged in its lane as ever. At COMMIT, in prepare, it is validated: if a commit after its snapshot S
 //! has written a page that it has read or written, COMMIT is `SQLITE_BUSY_SNAPSHOT`, and SQLite rolls back. Else it is a commit like
 //! any other: WRITE is held from the second half of the validation to its publication, so that nothing is published in between. The
@@ -15,7 +15,7 @@
 //! that writes it, as one that allocates or frees pages does, conflicts with every other that does.
 //!
 //! So transactions are serializable, in the order of their commits. All else is serial as without the setting: BEGIN IMMEDIATE and
-//! EXCLUSIVE, statements outside of BEGIN, VACUUM, a backup's destination. A transaction whose lane is full takes WRITE there and then.
+//! EXCLUSIVE, statements outside of BEGIN, VACUUM. A transaction whose lane is full takes WRITE there and then, if it can be had.
 
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;

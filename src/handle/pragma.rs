@@ -63,7 +63,7 @@ fn set_beside_stock(file: &OpenFile, state: &mut State, value: Option<&str>) -> 
 }
 
 const WRITERS: &str = "parallel_wal_writers";
-/// What it takes: one transaction writes at a time, or those behind BEGIN write beside each other.
+/// What it takes: one transaction writes at a time, or those after BEGIN write beside each other.
 const SERIAL: &str = "serial";
 const CONCURRENT: &str = "concurrent";
 

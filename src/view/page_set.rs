@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Pages in one block of the set: 512 bytes.
 const BLOCK_PAGES: u32 = 4096;
 const BLOCK_WORDS: usize = BLOCK_PAGES as usize / 64;
-/// Above this number of pages the set holds every page: what it costs is bounded, and who has read so much has read nearly all.
+/// Above this number of pages the set holds every page: what it costs is bounded, and a connection that has read so much has read nearly all.
 const PAGES_MAX: u32 = 1 << 20;
 
 /// A set of page numbers, sparse: a block of 512 bytes for each 4096 pages of which one is in it.

@@ -1,4 +1,4 @@
-//! Transactions that write beside each other in several processes: who wins, and what one that dies at a step of its commit leaves to the others.
+//! Transactions that write beside each other in several processes: which one wins, and what one that dies at a step of its commit leaves to the others.
 
 use rusqlite::{Connection, ffi};
 use std::path::Path;

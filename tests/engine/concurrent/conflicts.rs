@@ -260,7 +260,7 @@ fn an_outermost_savepoint_begins_one_too() {
 }
 
 #[test]
-fn only_what_is_behind_begin_is_concurrent() {
+fn only_what_comes_after_begin_is_concurrent() {
     let scene = scene(ROWS);
     let (a, b) = scene.pair();
     patient(&b, 0);
@@ -268,7 +268,7 @@ fn only_what_is_behind_begin_is_concurrent() {
         run(&a, &format!("{begin}; UPDATE t SET n=n+1 WHERE id=10"));
         assert_eq!(code_of(&b, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY, "{begin}");
         assert_eq!(code_of(&b, "UPDATE t SET n=n+1 WHERE id=20000"), ffi::SQLITE_BUSY, "{begin}");
-        // One behind BEGIN writes, and waits at COMMIT, where it stays open.
+        // One after BEGIN writes, and waits at COMMIT, where it stays open.
         run(&b, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000");
         assert_eq!(code_of(&b, "COMMIT"), ffi::SQLITE_BUSY, "{begin}");
         assert!(!b.is_autocommit());
