@@ -405,15 +405,33 @@ mod tests {
 
     const COMMITS: u64 = 50_000;
 
+    /// The number of the first frame.
+    fn append(frames: &mut Frames, sequence: u64) -> u64 {
+        let offset = sequence * 16384;
+        let (segment, ordinal, end) = (1, 1, offset + 16384);
+        let commit = LogCommit { sequence, database_pages: 3, lane: 0, segment, ordinal, offset, end };
+        frames.append(&commit, (1..=3).map(|page| NewFrame::unread(page, 4096 * u64::from(page))))
+    }
+
     fn filled() -> Frames {
         let mut frames = Frames::new(3);
         for sequence in 1..=COMMITS {
-            let offset = sequence * 16384;
-            let (segment, ordinal, end) = (1, 1, offset + 16384);
-            let commit = LogCommit { sequence, database_pages: 3, lane: 0, segment, ordinal, offset, end };
-            frames.append(&commit, (1..=3).map(|page| NewFrame::unread(page, 4096 * u64::from(page))));
+            append(&mut frames, sequence);
         }
         frames
+    }
+
+    /// What is kept of an image by its number (`recent`) is not another one's when the log is retired and begins again, nor where
+    /// this process has fallen behind.
+    #[test]
+    fn a_frame_number_is_given_once() {
+        let mut frames = filled();
+        frames.close_files(COMMITS);
+        assert_eq!(append(&mut frames, COMMITS + 1), 3 * COMMITS + 1);
+        frames.begin_at(COMMITS + 9, 3);
+        assert_eq!(append(&mut frames, COMMITS + 10), 3 * COMMITS + 4);
+        frames.drop_to(COMMITS + 10);
+        assert_eq!(append(&mut frames, COMMITS + 11), 3 * COMMITS + 7);
     }
 
     fn bytes(frames: &Frames) -> usize {
