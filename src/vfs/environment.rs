@@ -57,6 +57,7 @@ mod tests {
             ("PWAL_SEGMENT_BYTES", "1", "262144 to 1073741824 bytes"),
             ("PWAL_LANES", "", "1 to 64 lanes"),
             ("PWAL_FILE_SYSTEM", "nfs", "accepted: any"),
+            ("PWAL_WRITERS", "parallel", "serial, concurrent"),
         ] {
             let error = of(&[("PWAL_LANES", "3"), (name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(accepted), "{error}");
@@ -69,11 +70,13 @@ mod tests {
             ("PWAL_MOED", "off"),
             ("PWAL_MODE", "off"),
             ("PWAL_FILE_SYSTEM", "any"),
+            ("PWAL_WRITERS", "concurrent"),
             ("PWAL_LOG", "stderr"),
             ("PWAL_LIBRARY", "/usr/lib/libpwal.so"),
         ])
         .unwrap();
-        let accepted = [("parallel_wal_file_system", "any"), ("parallel_wal_mode", "off")];
+        let accepted =
+            [("parallel_wal_file_system", "any"), ("parallel_wal_mode", "off"), ("parallel_wal_writers", "concurrent")];
         assert_eq!(settings.accepted, accepted.map(|(name, value)| (String::from(name), String::from(value))));
         assert_eq!(settings.unknown, ["PWAL_MOED"]);
     }

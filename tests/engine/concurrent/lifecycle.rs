@@ -294,7 +294,7 @@ fn attached_databases_commit_together_in_whatever_order() {
 }
 
 #[test]
-fn the_setting_has_three_sources_and_is_the_connections_own() {
+fn the_setting_is_the_connections_own() {
     let scene = scene(ROWS);
     let uri = |value: &str| {
         let uri = format!("file:{}?parallel_wal_writers={value}", scene.path.display());
