@@ -4,7 +4,7 @@ use crate::{files, report, root};
 use std::collections::BTreeSet;
 
 /// For users (`docs/settings.md`), or no variable: a slip of the pen on purpose, and what `build.rs` hands to the compiler.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "PWAL_BESIDE_STOCK",
     "PWAL_FILE_SYSTEM",
     "PWAL_LANES",
@@ -15,6 +15,7 @@ const OTHERS: [&str; 10] = [
     "PWAL_SEGMENT_BYTES",
     "PWAL_SQLITE3",
     "PWAL_VERSION",
+    "PWAL_WRITERS",
 ];
 
 /// The names `PWAL_...` in a text.
