@@ -27,7 +27,7 @@ LOAD = """
     pwal_load
   }
 """.replace("PLACE", place)
-# Behind each open.
+# After each open.
 SWITCH = """
       if {[info exists ::env(TCL_TESTS_ON)]} { catch {[lindex $args 0] eval {PRAGMA journal_mode=WAL}} }
 """
@@ -53,7 +53,7 @@ puts [join [lsort $allquicktests] \\n]
 
 
 def insert(name, *after):
-    """Each text behind the line before it, once."""
+    """Inserts each text after the line that stands with it, once."""
     path = f"{tests}/{name}"
     text = open(path).read()
     if "TCL_TESTS_ON" in text:
@@ -122,7 +122,7 @@ def explained():
 
 patch()
 if not files:
-    files = subprocess.run(["tclsh"], input=LIST, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(["tclsh8.6"], input=LIST, capture_output=True, text=True, check=True).stdout.split()
 known, total, cases, unknown = explained(), 0, 0, 0
 with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("TCL_JOBS", "2"))) as pool:
     for name, passed, new in pool.map(both, files):
