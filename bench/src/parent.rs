@@ -42,15 +42,15 @@ pub struct Process {
 
 impl Process {
     fn start(task: &Task, case: &Case) -> Result<Process, Error> {
-        let told = case.to_string();
-        let failed = |what: String| Error::Run { case: told.clone(), what };
+        let name = case.to_string();
+        let failed = |what: String| Error::Run { case: name.clone(), what };
         let program = std::env::current_exe().map_err(|error| failed(format!("cannot start itself: {error}")))?;
         let task = serde_json::to_string(task).map_err(|error| failed(error.to_string()))?;
         let mut command = Command::new(program);
         command.args([CHILD, &task]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed(format!("cannot start itself: {error}")))?;
         let output = child.stdout.take().map(BufReader::new);
-        Ok(Process { child, output, case: told })
+        Ok(Process { child, output, case: name })
     }
 
     pub fn failed(&self, what: impl Into<String>) -> Error {

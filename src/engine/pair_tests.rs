@@ -72,7 +72,7 @@ impl Hook for Watched {
     }
 }
 
-/// A database handle whose EXCLUSIVE is granted where nobody else has the database open; and whether its next write panics.
+/// A database handle whose EXCLUSIVE is granted where no other connection has the database open; and whether its next write panics.
 #[derive(Debug)]
 struct AnyDatabaseHandle(SimDatabase, Arc<AtomicBool>, bool);
 

@@ -1,4 +1,4 @@
-//! The clock on the wall jumps, back before 1970 and on by centuries, while databases are in use: a commit carries what the clock shows,
+//! The wall clock jumps, back before 1970 and on by centuries, while databases are in use: a commit carries what the clock shows,
 //! and nothing else depends on it. (The monotonic clock cannot be set; a process whose one differs is in `processes`, `lives`.)
 //!
 //! The C library's `clock_gettime` and `gettimeofday` are replaced in this program by those below, which the standard library and
@@ -12,7 +12,7 @@ use support::lab::copy_crashed;
 use support::scene::{COUNT, watchdog};
 use support::{Scratch, child, code_of, number, run};
 
-/// By how much the clock on the wall is wrong, in seconds.
+/// By how much the wall clock is wrong, in seconds.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 
 /// # Safety

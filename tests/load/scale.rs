@@ -210,7 +210,7 @@ fn rings_lap_beside_an_idle_process() {
 
 const ONE_OF_MANY: &str = "scale::child_is_one_of_many";
 
-/// Commits when it is told to, one row after another, then closes.
+/// Commits on command, one row after another, then closes.
 #[test]
 fn child_is_one_of_many() {
     if !child::role(ONE_OF_MANY) {

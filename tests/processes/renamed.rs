@@ -127,7 +127,7 @@ fn a_log_that_was_moved_away_is_missed_until_it_is_back() {
     support::assert_plain(&path);
 }
 
-/// The file alone gets another name, and its log does not: those that have it open go on; who opens it by that name is refused, and
+/// The file alone gets another name, and its log does not: those that have it open go on; a process that opens it by that name is refused, and
 /// finds all of it when the two are together again. (Stock SQLite opens an old state then.)
 #[test]
 fn a_file_that_was_renamed_without_its_log_is_refused() {

@@ -156,7 +156,7 @@ impl Stopped {
         let start = Instant::now();
         for which in locks {
             while !which(self.mapping.control()).try_acquire(self.owner, false) {
-                assert!(start.elapsed() < BUSY, "somebody keeps the word");
+                assert!(start.elapsed() < BUSY, "another process keeps the word");
                 std::thread::yield_now();
             }
         }

@@ -29,7 +29,7 @@ fn rotate(engine: &Arc<Engine>) {
 }
 
 /// A process is stopped when its segment is complete, and not chosen: another one chooses its own, within about a second, and the
-/// next ones at once. Nobody takes, deletes or writes the first one's file; when that one goes on, its segment is free.
+/// next ones at once. No process takes, deletes or writes the file of the first one; when that process continues, its segment is free.
 #[test]
 fn a_segment_that_a_stopped_process_makes_is_left_to_it() {
     let pair = Pair::new();
@@ -100,7 +100,7 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
         ("used", |two, free| {
             rotate(two);
             assert_eq!(two.log.tail().segment, free.segment.id);
-            // So that it is not the last one, which nobody takes anyway.
+            // So that it is not the last one, which no process takes in any case.
             rotate(two);
         }),
         ("deleted", |two, _| two.checkpointer.shrink()),

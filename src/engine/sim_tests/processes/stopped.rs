@@ -31,11 +31,11 @@ fn who_lost_leader_certifies_nothing() {
     let engine = second.engine().clone();
     let control = engine.log.marks.control();
     // Its sync is through; but what it synced may be written again just now, by who has LEADER.
-    first.engine().flusher.sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    first.engine().flusher.sync_and_seal(&leader, epoch).expect("another process finishes it");
     assert!(control.certified() < epoch);
     // Nor is it poison that its own sync fails: the other one writes again, and is told by its own sync.
     scenery.plan(Operation::Sync, 1, false);
-    first.engine().flusher.sync_and_seal(&leader, epoch).expect("somebody else finishes it");
+    first.engine().flusher.sync_and_seal(&leader, epoch).expect("another process finishes it");
     assert!(control.certified() < epoch && first.engine().log.check_poison().is_ok());
     drop(leader);
     assert_eq!(control.leader().holder(), Some(me(&second)), "it is not its own any more");
