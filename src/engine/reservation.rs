@@ -10,10 +10,11 @@ use super::append::Append;
 use super::context::LogContext;
 use super::error::EngineError;
 use super::owner_lock::{OwnerGuard, OwnerLocks, Which, least_lease};
+use super::segment_file::Segment;
 use super::segment_files::SegmentFiles;
-use super::segments::Free;
 use super::tail::AppendGuard;
 use crate::interleave::Instant;
+use crate::log::format::SegmentHeader;
 use crate::shared::{Making, RESERVATIONS, Reservations, TIMED_WAIT};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -27,6 +28,16 @@ const CREATE: [Which; RESERVATIONS] = [
     |control| control.reservations().lock(2),
     |control| control.reservations().lock(3),
 ];
+
+/// A segment of which nothing is needed any more.
+pub(super) struct Free {
+    pub(super) segment: Segment,
+    pub(super) header: Option<SegmentHeader>,
+    /// The newest commit that its records speak of; 0: it has none that counts.
+    pub(super) last_sequence: u64,
+    /// It has a header, of a segment before the tail.
+    pub(super) is_used: bool,
+}
 
 /// CREATE, as this process sees it.
 pub(super) struct Create {

@@ -10,12 +10,12 @@ use super::context::LogContext;
 use super::error::EngineError;
 use super::limits::Limits;
 use super::owner_lock::OwnerLocks;
-use super::reservation::{Create, NextMaker, Reservation};
+use super::reservation::{Create, Free, NextMaker, Reservation};
 use super::segment_file::{Segment, SegmentFile};
 use super::segment_files::{Found, SegmentFiles};
 use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End, LogTail};
 use crate::log::LogError;
-use crate::log::format::{self, SegmentHeader};
+use crate::log::format;
 use crate::log::segments::create_segment;
 use crate::shared::{COMMIT_RING, RecordAddress};
 use crate::sqlite::Code;
@@ -26,16 +26,6 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
-
-/// A segment of which nothing is needed any more.
-pub(super) struct Free {
-    pub(super) segment: Segment,
-    pub(super) header: Option<SegmentHeader>,
-    /// The newest commit that its records speak of; 0: it has none that counts.
-    pub(super) last_sequence: u64,
-    /// It has a header, of a segment before the tail.
-    pub(super) is_used: bool,
-}
 
 /// Segment files that are not free, whatever their headers say.
 struct Needed {
@@ -196,7 +186,7 @@ impl Segments {
         while !self.is_chosen(least)? {
             let (all, tail) = self.survey()?;
             reservation.add_step();
-            let free = self.free_slots(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
+            let free = self.free_segments(&all, tail).into_iter().find(|free| free.segment.bytes >= least);
             let segment = match free {
                 Some(free) if self.create.reserve_free(reservation, &free)? => {
                     self.reuse(&free)?;
@@ -269,7 +259,7 @@ impl Segments {
     }
 
     /// The segments of which nothing is needed any more, and that no process has reserved.
-    pub(super) fn free_slots(&self, all: &[Found], tail: RecordAddress) -> Vec<Free> {
+    pub(super) fn free_segments(&self, all: &[Found], tail: RecordAddress) -> Vec<Free> {
         let recyclable = self.log.marks.recyclable();
         let begins_with = |ordinal: u64| {
             let headers = all.iter().filter_map(|found| found.header.as_ref());

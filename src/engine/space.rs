@@ -1,6 +1,6 @@
 //! The space of the log: segments that are no longer needed are deleted while there are members.
 //!
-//! A segment is deleted where it could be reused (`Segments::free_slots`), by a process that has reserved it
+//! A segment is deleted where it could be reused (`Segments::free_segments`), by a process that has reserved it
 //! (`reservation.rs`), so that no other process chooses it; never the next segment itself. In this order: what was in it is read from the database file from now
 //! on (`recycled_below`); its file is truncated, so that the space is free though other processes have the file open;
 //! its name is removed; a counter is incremented, by which the others close it. A segment id is never reused, so an
@@ -11,8 +11,8 @@
 use super::context::LogContext;
 use super::error::EngineError;
 use super::follow::Follower;
+use super::reservation::Free;
 use super::segment_files::SegmentFiles;
-use super::segments::Free;
 use super::segments::Segments;
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
@@ -79,7 +79,7 @@ impl Space {
         'survey: loop {
             let (all, tail) = self.segments.survey()?;
             let next = self.log.marks.control().next_segment();
-            let mut free = self.segments.free_slots(&all, tail);
+            let mut free = self.segments.free_segments(&all, tail);
             free.retain(|free| Some(free.segment.id) != next);
             let mut bytes: u64 = all.iter().map(|found| found.segment.bytes).sum();
             let in_use = bytes - free.iter().map(|free| free.segment.bytes).sum::<u64>();

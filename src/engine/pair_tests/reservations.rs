@@ -2,9 +2,9 @@
 
 use super::{BLOCK, Pair, SEGMENT_BYTES, commit, commit_and_die_before_the_store, die};
 use crate::engine::Engine;
+use crate::engine::reservation::Free;
 use crate::engine::reservation::{NextMaker, Reservation};
 use crate::engine::segment_file::Segment;
-use crate::engine::segments::Free;
 use crate::log::format::segment_name;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,7 +120,7 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
             one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
         }
         let (all, tail) = one.segments.survey().unwrap();
-        let free = one.segments.free_slots(&all, tail).into_iter().next().expect("a free segment");
+        let free = one.segments.free_segments(&all, tail).into_iter().next().expect("a free segment");
         let reservation = one.segments.create.reserve_deletion().unwrap().unwrap();
         look(&two, &free);
         assert!(!one.segments.create.reserve_free(&reservation, &free).unwrap(), "{what}");
@@ -143,7 +143,7 @@ fn a_begun_segment_in_which_the_log_goes_on_is_not_reserved() {
     commit_and_die_before_the_store(dies, fills, 66);
 
     let (all, tail) = one.segments.survey().unwrap();
-    let free = one.segments.free_slots(&all, tail).into_iter().find(|free| free.segment.id == next);
+    let free = one.segments.free_segments(&all, tail).into_iter().find(|free| free.segment.id == next);
     let free = free.expect("it is free: its batch is not published");
     let found = free.header.clone();
     assert!(found.as_ref().is_some_and(|header| header.ordinal == tail.ordinal + 1), "{found:?}");
@@ -176,7 +176,7 @@ fn a_segment_that_is_chosen_ahead_of_need_has_room_for_the_batches_of_late() {
     let (tail, next) = (one.log.tail(), one.log.marks.control().next_segment());
     assert_ne!(next, Some(small.id), "it has no room");
     one.log.marks.control().set_next_segment(None);
-    let chosen = one.segments.free_slots(&one.segments.survey().unwrap().0, tail);
+    let chosen = one.segments.free_segments(&one.segments.survey().unwrap().0, tail);
     assert!(chosen.iter().any(|free| free.segment.id == small.id), "it is free");
     while one.log.tail().offset * 4 <= SEGMENT_BYTES {
         commit(&one, 1, one.log.marks.published() + 1, true).unwrap();

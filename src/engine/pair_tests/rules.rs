@@ -454,7 +454,7 @@ fn the_segment_of_the_last_copy_of_page_one_is_not_free() {
     let (all, tail) = third.segments.survey().unwrap();
     let ordinals: Vec<u64> = third
         .segments
-        .free_slots(&all, tail)
+        .free_segments(&all, tail)
         .iter()
         .filter_map(|free| third.files.header_of(&free.segment).unwrap())
         .map(|header| header.ordinal)
