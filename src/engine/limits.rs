@@ -28,7 +28,7 @@ impl Limits {
     pub(super) fn note_in_use(&self, all: &[Found], made: &SegmentFile) {
         let bytes = all.iter().map(|found| found.segment.bytes).sum::<u64>() + made.bytes;
         let control = self.log.marks.control();
-        control.set_in_use_bytes(control.in_use_bytes().max(bytes));
+        control.update_in_use_bytes(|before| before.max(bytes));
     }
 
     /// Before the log grows by a segment of at least `more` bytes. Where a reader is why no segment is free, its snapshot or this commit

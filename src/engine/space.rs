@@ -108,14 +108,12 @@ impl Space {
     /// The bytes that the log may have though some of it is not needed.
     fn kept_bytes(&self, keep: Keep, in_use: u64) -> u64 {
         let control = self.log.marks.control();
-        let before = control.in_use_bytes();
-        let faded = match keep {
-            Keep::Idle => before.div_ceil(FADES_IDLE),
-            Keep::ForLoad | Keep::Nothing if control.fades_again(now_us(), FADE_EVERY_US) => before.div_ceil(FADES),
-            Keep::ForLoad | Keep::Nothing => 0,
+        let share = match keep {
+            Keep::Idle => Some(FADES_IDLE),
+            Keep::ForLoad | Keep::Nothing => control.fades_again(now_us(), FADE_EVERY_US).then_some(FADES),
         };
-        let high = in_use.max(before - faded);
-        control.set_in_use_bytes(high);
+        let faded = |before: u64| share.map_or(0, |share| before.div_ceil(share));
+        let high = control.update_in_use_bytes(|before| in_use.max(before - faded(before)));
         let (limit, least) =
             (self.log.settings.journal_size_limit(), SEGMENTS_KEPT * self.log.settings.segment_bytes());
         match keep {

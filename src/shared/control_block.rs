@@ -544,15 +544,17 @@ impl ControlBlock {
         self.readers.replaced.store(1, SeqCst);
     }
 
-    /// The bytes of segments that were in use at once of late: how large a log the load needs.
-    #[must_use]
-    pub fn in_use_bytes(&self) -> u64 {
-        self.flush.in_use_bytes.load(SeqCst)
-    }
-
-    /// As [`in_use_bytes`](ControlBlock::in_use_bytes).
-    pub fn set_in_use_bytes(&self, bytes: u64) {
-        self.flush.in_use_bytes.store(bytes, SeqCst);
+    /// Changes the bytes of segments that were in use at once of late, which say how large a log the load needs; returns them.
+    pub fn update_in_use_bytes(&self, change: impl Fn(u64) -> u64) -> u64 {
+        let word = &self.flush.in_use_bytes;
+        let mut before = word.load(SeqCst);
+        loop {
+            let after = change(before);
+            match word.compare_exchange(before, after, SeqCst, SeqCst) {
+                Ok(_) => return after,
+                Err(other) => before = other,
+            }
+        }
     }
 
     /// Whether `every_us` have passed since any process was last answered with true; `now_us` as [`now_us`](super::now_us).

@@ -552,12 +552,15 @@ fn check_rotted(history: &History, mut files: Files, file: &str, start: u64, wha
     assert!(opened.is_err() || is_state, "{what}: {opened:?}");
 }
 
+/// What happens to the bytes of a database file.
+type OneHarm = fn(&mut Vec<u8>);
+
 /// A recovery has written pages of commit 2, and is cut short; then commit 2 rots. The next one does not leave these pages beside
 /// those of commit 1. Nor where the stamp was torn or the header lost before.
 #[test]
 fn a_commit_rots_after_a_recovery_that_was_cut_short() {
     let (history, file, start) = unsealed(4);
-    let harms: [(&str, fn(&mut Vec<u8>)); 4] = [
+    let harms: [(&str, OneHarm); 4] = [
         ("whole", |_| {}),
         ("torn T", |bytes| bytes[80] ^= 1),
         ("torn versions", |bytes| bytes[18] = 2),
