@@ -24,6 +24,16 @@ pub(super) struct Longest {
     more: bool,
 }
 
+/// A process that has the lock and is dead, or did not use its grant in time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abandoned {
+    process: Owner,
+    /// Since when it waits; 0: it does not.
+    since_us: u64,
+    /// Until when the grant was valid that it did not use; `None`: it is dead.
+    late: Option<u64>,
+}
+
 /// This process's side of the word.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -118,22 +128,26 @@ impl Turn {
         self.member.control().set_process_waiting(self.member.me(), since_us);
     }
 
-    /// Takes the lock of another process, if that is dead or did not use its grant, which was for `grant_us`, in time.
-    /// `suspect`: it may be dead. The lock is this process's then, with the bit "a process waits".
-    pub(super) fn take_from_gone(&self, word: OwnerState, suspect: bool, grant_us: u64) -> bool {
-        let Some(holder) = word.owner() else { return false };
+    /// Whether the process that has the lock is dead or did not use its grant in time. `suspect`: it may be dead.
+    pub(super) fn abandoned(&self, word: OwnerState, suspect: bool) -> Option<Abandoned> {
+        let process = word.owner()?;
         let control = self.member.control();
-        let (since_us, until_us) = (control.waiting_since_us(holder), control.grant_until_us());
+        let (since_us, until_us) = (control.waiting_since_us(process), control.grant_until_us());
         // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
         // back and granted anew in between. Then one connection asks twice.
-        let late = word.is_granted() && until_us <= now_us() && self.look() == word;
-        if !late && (!suspect || self.member.is_alive(holder)) {
-            return false;
-        }
+        let is_late = word.is_granted() && until_us <= now_us() && self.look() == word;
+        let is_abandoned = is_late || suspect && !self.member.is_alive(process);
+        is_abandoned.then(|| Abandoned { process, since_us, late: is_late.then_some(until_us) })
+    }
+
+    /// Takes the lock of a process that abandoned it; a grant is for `grant_us`. It is this process's then, with the bit
+    /// "a process waits".
+    pub(super) fn take_abandoned(&self, word: OwnerState, abandoned: &Abandoned, grant_us: u64) -> bool {
         let taken = self.swap(word, self.inside().waited_for(true));
+        let is_of_grant = |until_us| abandoned.since_us.saturating_add(grant_us) <= until_us;
         // A waiter that got a grant and did not use it would be next again and again.
-        if taken && since_us != 0 && (!late || since_us.saturating_add(grant_us) <= until_us) {
-            control.discount_waiting(holder, since_us);
+        if taken && abandoned.since_us != 0 && abandoned.late.is_none_or(is_of_grant) {
+            self.member.control().discount_waiting(abandoned.process, abandoned.since_us);
         }
         taken
     }

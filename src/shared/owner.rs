@@ -59,11 +59,6 @@ impl OwnerState {
         OwnerState(self.0 | GRANTED)
     }
 
-    /// The same, and its owner has come for it.
-    pub(crate) fn accepted(self) -> OwnerState {
-        OwnerState(self.0 & !GRANTED)
-    }
-
     /// The same, and `waits`: a process waits.
     pub(crate) fn waited_for(self, waits: bool) -> OwnerState {
         OwnerState(self.0 & !WAITS | if waits { WAITS } else { 0 })
@@ -219,7 +214,7 @@ mod tests {
             let held = OwnerState::by(owner).granted().waited_for(true);
             assert_eq!(held.owner(), Some(owner));
             assert!(held.is_granted() && held.is_waited_for());
-            assert_eq!(held.accepted().waited_for(false), OwnerState::by(owner));
+            assert_eq!(held.waited_for(false), OwnerState::by(owner).granted());
         }
         assert_eq!(Owner::unpack(0), None);
         assert_eq!(Owner::unpack(WAITS), None);

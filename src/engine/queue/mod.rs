@@ -12,31 +12,45 @@
 //! a grant. And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
 //! its share of the time that it had waited (its credit).
 //!
+//! What is done at each event in each state is a table, in `table`: a call sees the state, looks up the step, and takes it
+//! by a compare-and-swap of the lock as it was seen; if that fails it sees the state again.
+//!
 //! This file is the order within the process, under one mutex; the owner lock that processes share is in `turn`. Every
 //! step on the lock is taken under the mutex, so within the process the two never differ. The wait of the first waiter
 //! is remote (for its process's turn) when another process has the lock, and local (for a connection of its own
 //! process) otherwise.
 
 mod state;
+mod table;
 
-use super::turn::Turn;
+use super::turn::{Abandoned, Turn};
 use crate::interleave::Instant;
 use crate::shared::{Member, Owner, OwnerState, now_us, this_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, Times, Waiter};
 use std::sync::Arc;
 use std::time::Duration;
+use table::{Event, Next, Step, WriteState};
 
 /// A connection, in the numbering of the engine.
 pub(crate) type ConnectionId = u64;
 
-/// What the first waiter does next.
-enum Next {
-    /// Look again.
-    Look,
-    /// Wait until then for a connection of this process.
-    AtHome(u64),
-    /// Wait until then for this process's turn.
+/// The state of WRITE, and what it was seen by.
+struct Seen {
+    state: WriteState,
+    word: OwnerState,
+    /// Connections of this process wait, or another process does.
+    others_wait: bool,
+    abandoned: Option<Abandoned>,
+}
+
+/// What a waiter does between two looks.
+enum Sleep {
+    /// It looks again at once.
+    No,
+    /// It waits until then for a connection of this process.
+    Local(u64),
+    /// It waits until then for this process's turn.
     Remote(u64),
 }
 
@@ -74,63 +88,65 @@ impl WriteQueue {
         self.state.lock().owner == Some(connection)
     }
 
-    fn try_take(&self, state: &mut State, connection: ConnectionId, now: u64) -> bool {
-        if let Some(history) = state.histories.get_mut(&connection)
-            && let Some(left) = history.left.take()
-        {
-            history.reacquires_quickly = now < left + self.times.quick;
-            if history.reacquires_quickly {
-                // No other connection got it in between.
-                history.pay(now - left);
-            }
-        }
-        if state.owner.is_some() || state.closed {
-            return state.owner == Some(connection);
-        }
+    /// The state of WRITE now. `suspect`: the process that has it may be dead.
+    fn see(&self, state: &mut State, now: u64, suspect: bool) -> Seen {
         state.expire(now);
-        if state.grant.is_some_and(|(holder, _)| holder != connection) {
-            return false;
+        let word = self.turn.look();
+        let others_wait = !state.waiters.is_empty() || word.is_waited_for();
+        let mut seen = Seen { state: WriteState::Inside, word, others_wait, abandoned: None };
+        if state.owner.is_some() {
+            return seen;
         }
+        seen.state = if word == OwnerState::FREE {
+            state.grant = None;
+            state.tenure = None;
+            // The owner released it while no connection waited: then WRITE is kept only for one that reacquires it
+            // quickly.
+            let is_kept = |holder| !state.is_waiting(holder) && state.reacquires_quickly(holder);
+            if state.lease.is_some_and(|(holder, _)| is_kept(holder)) { WriteState::Leased } else { WriteState::Free }
+        } else if self.turn.is_mine(word) {
+            if state.tenure.is_none() {
+                // It came from another process since.
+                state.lease = None;
+            }
+            if state.grant.is_some() {
+                WriteState::Granted
+            } else if state.lease.is_some_and(|(holder, _)| !state.is_waiting(holder)) {
+                WriteState::Kept
+            } else if state.tenure.is_none() && now < self.turn.grant_until() {
+                WriteState::Received
+            } else {
+                WriteState::Unclaimed
+            }
+        } else {
+            state.lose_word();
+            seen.abandoned = self.turn.abandoned(word, suspect);
+            if seen.abandoned.is_some() { WriteState::Abandoned } else { WriteState::Remote }
+        };
+        seen
+    }
+
+    fn try_take(&self, state: &mut State, connection: ConnectionId, now: u64) -> bool {
+        state.came(connection, now, self.times.quick);
         loop {
-            let entitled = state.grant.is_some() || state.has_lease(connection);
-            let word = self.turn.look();
-            if word != OwnerState::FREE && !self.turn.is_mine(word) {
-                state.lose_word();
-                // A dead owner must not block a connection without a busy handler either.
-                if !self.turn.take_from_gone(word, true, self.times.grant) {
-                    return false;
+            // A dead owner must not block a connection without a busy handler either.
+            let seen = self.see(state, now, true);
+            let event = if state.holder(seen.state) == Some(connection) { Event::Claim } else { Event::Ask };
+            match table::step(seen.state, event, seen.others_wait, state.closed) {
+                Step::Stay => return true,
+                Step::Enter => {
+                    if self.turn.swap(seen.word, self.turn.inside().waited_for(seen.word.is_waited_for())) {
+                        state.enter(connection, now, self.times.lease);
+                        return true;
+                    }
                 }
-                state.tenure = Some(now + self.times.lease);
-                if self.pass_on(state, now) {
-                    continue;
-                }
-                return false;
+                Step::PassOn | Step::TakeOver => match self.take_for_next(state, &seen, now) {
+                    Some(Next::Own | Next::Other) => return false,
+                    Some(Next::Nobody) | None => {}
+                },
+                _ => return false,
             }
-            let kept = word != OwnerState::FREE && state.tenure.is_some();
-            let others_first = !state.waiters.is_empty() || kept && word.is_waited_for();
-            if others_first && !entitled && state.lease.is_some() {
-                return false;
-            }
-            if !self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
-                continue;
-            }
-            state.tenure.get_or_insert(now + self.times.lease);
-            if others_first && !entitled {
-                if self.pass_on(state, now) {
-                    continue;
-                }
-                return false;
-            }
-            break;
         }
-        if !state.has_lease(connection) {
-            state.lease = Some((connection, now + self.times.lease));
-            state.lease_announced = false;
-        }
-        state.grant = None;
-        state.owner = Some(connection);
-        state.owner_thread = this_thread();
-        true
     }
 
     /// Releases WRITE. `keep_lease`: the owner may reacquire it before the longest waiter.
@@ -140,28 +156,29 @@ impl WriteQueue {
             return;
         }
         state.owner = None;
-        let taken_at = state.taken_at;
         if state.closed {
             self.left.notify_all();
         }
         if !keep_lease || state.closed {
             state.lease = None;
         }
-        if state.waiters.is_empty() && self.turn.swap(self.turn.inside(), OwnerState::FREE) {
-            state.tenure = None;
-            return;
-        }
-        let now = now_us();
-        state.expire(now);
-        let history = state.histories.entry(connection).or_default();
-        history.left = Some(now);
-        history.pay(now.saturating_sub(taken_at));
-        let reacquires_quickly = history.reacquires_quickly;
-        match state.lease.filter(|_| reacquires_quickly) {
-            Some((_, until)) => self.keep(&mut state, until),
-            None => {
-                state.lease = None;
-                self.pass_on(&mut state, now);
+        loop {
+            let word = self.turn.look();
+            if !self.turn.is_mine(word) {
+                return state.lose_word();
+            }
+            let others_wait = !state.waiters.is_empty() || word.is_waited_for();
+            let returns = others_wait && state.leave_to_others(connection, now_us());
+            let event = if returns { Event::Return } else { Event::Release };
+            match table::step(WriteState::Inside, event, others_wait, state.closed) {
+                Step::Free if !self.turn.swap(word, OwnerState::FREE) => {}
+                Step::Free => return state.tenure = None,
+                Step::Keep => return self.keep(&mut state),
+                _ => {
+                    state.lease = None;
+                    self.pass_on(&mut state, now_us());
+                    return;
+                }
             }
         }
     }
@@ -270,22 +287,14 @@ impl WriteQueue {
             if now >= deadline {
                 return false;
             }
-            let next = if !state.is_first(connection) {
-                Next::AtHome(now + LOCAL_WAIT_FACTOR * self.times.look)
-            } else if state.owner.is_some() || state.grant.is_some() {
-                let ends = [state.lease, state.grant];
-                Next::AtHome(
-                    ends.iter()
-                        .flatten()
-                        .fold(now + LOCAL_WAIT_FACTOR * self.times.look, |until, (_, end)| until.min(*end)),
-                )
-            } else {
-                self.look_out(state, connection, now, suspect)
+            let sleep = match state.is_first(connection) {
+                true => self.look_out(state, connection, now, suspect),
+                false => Sleep::Local(now + LOCAL_WAIT_FACTOR * self.times.look),
             };
-            let (until, is_remote) = match next {
-                Next::Look => continue,
-                Next::AtHome(until) => (until.min(deadline), false),
-                Next::Remote(until) => (until.min(deadline), true),
+            let (until, is_remote) = match sleep {
+                Sleep::No => continue,
+                Sleep::Local(until) => (until.min(deadline), false),
+                Sleep::Remote(until) => (until.min(deadline), true),
             };
             suspect = is_remote;
             let at_most = until.saturating_sub(now);
@@ -304,51 +313,63 @@ impl WriteQueue {
         }
     }
 
-    /// For the first waiter, while no connection of this process is inside or granted: checks which process has the
-    /// lock, and takes it if possible.
-    fn look_out(&self, state: &mut State, connection: ConnectionId, now: u64, suspect: bool) -> Next {
-        let word = self.turn.look();
-        let free = word == OwnerState::FREE;
-        if free || self.turn.is_mine(word) {
-            if let Some((holder, until)) = state.lease
-                && holder != connection
-                // The owner released it while no connection waited: then WRITE is kept only for one that reacquires it
-                // quickly.
-                && (!free || state.reacquires_quickly(holder))
-            {
-                return Next::AtHome(until);
+    /// The first waiter looks. `suspect`: the process that has WRITE may be dead.
+    fn look_out(&self, state: &mut State, connection: ConnectionId, now: u64, suspect: bool) -> Sleep {
+        let seen = self.see(state, now, suspect);
+        match table::step(seen.state, Event::Look, seen.others_wait, state.closed) {
+            Step::Wait => {
+                let ends = [state.lease, state.grant].into_iter().flatten().map(|(_, end)| end);
+                Sleep::Local(ends.fold(now + LOCAL_WAIT_FACTOR * self.times.look, u64::min))
             }
-            if !free && state.tenure.is_none() && now < self.turn.grant_until() {
-                // It came from another process: no step on the word is needed.
+            Step::WaitRemote => self.announce(state, seen.word, now),
+            Step::Accept => {
+                // No step on the lock is needed: the grant is this process's.
                 state.grant = Some((connection, self.turn.grant_until()));
-            } else if self.turn.swap(word, self.turn.inside().waited_for(word.is_waited_for())) {
-                state.tenure.get_or_insert(now + self.times.lease);
-                self.pass_on(state, now);
+                Sleep::No
             }
-            return Next::Look;
+            Step::PassOn | Step::TakeOver => {
+                self.take_for_next(state, &seen, now);
+                Sleep::No
+            }
+            _ => Sleep::No,
         }
-        state.lose_word();
-        if self.turn.take_from_gone(word, suspect, self.times.grant) {
-            state.tenure = Some(now + self.times.lease);
-            self.pass_on(state, now);
-            return Next::Look;
-        }
+    }
+
+    /// The lock is another process's: says in it that this process waits.
+    fn announce(&self, state: &State, word: OwnerState, now: u64) -> Sleep {
         // Re-announce: another process may have discounted this waiter.
         self.show_waiting(state);
         let is_said = word.is_waited_for() || crate::drops("queue-says-waits");
         if !is_said && !self.turn.swap(word, word.waited_for(true)) {
-            return Next::Look;
+            return Sleep::No;
         }
         let since = state.waiters.first().map_or(0, |waiter| waiter.ticket);
         if self.turn.longest().is_some_and(|other| other.since_us < since) {
-            return Next::Remote(now + LATER_WAITER_FACTOR * self.times.look);
+            return Sleep::Remote(now + LATER_WAITER_FACTOR * self.times.look);
         }
         let grant_ends = if word.is_granted() { self.turn.grant_until() } else { u64::MAX };
-        Next::Remote(grant_ends.clamp(now, now + self.times.look))
+        Sleep::Remote(grant_ends.clamp(now, now + self.times.look))
     }
 
-    /// The owner has left, but may reacquire WRITE until then.
-    fn keep(&self, state: &mut State, until: u64) {
+    /// Takes the lock as it was seen, and passes it on. `None`: it has changed meanwhile.
+    fn take_for_next(&self, state: &mut State, seen: &Seen, now: u64) -> Option<Next> {
+        if let Some(abandoned) = &seen.abandoned {
+            if !self.turn.take_abandoned(seen.word, abandoned, self.times.grant) {
+                return None;
+            }
+            state.tenure = Some(now + self.times.lease);
+        } else {
+            if !self.turn.swap(seen.word, self.turn.inside().waited_for(seen.word.is_waited_for())) {
+                return None;
+            }
+            state.tenure.get_or_insert(now + self.times.lease);
+        }
+        self.pass_on(state, now)
+    }
+
+    /// The owner has left, but may reacquire WRITE until its lease ends.
+    fn keep(&self, state: &mut State) {
+        let Some((_, until)) = state.lease else { return };
         self.turn.set_grant_until(until);
         let word = loop {
             let word = self.turn.look();
@@ -375,67 +396,65 @@ impl WriteQueue {
         }
     }
 
-    /// The lock is this process's, and none of its connections is inside: the longest waiter is next. True: there is
-    /// none, and WRITE is free.
-    fn pass_on(&self, state: &mut State, now: u64) -> bool {
+    /// The lock is this process's, and none of its connections is inside: says which waiter has it now. `None`: it is not this
+    /// process's any more.
+    fn pass_on(&self, state: &mut State, now: u64) -> Option<Next> {
         let inside = self.turn.inside();
         loop {
             let word = self.turn.look();
             if !self.turn.is_mine(word) {
                 state.lose_word();
-                return false;
+                return None;
             }
             let is_asked = word != inside && !crate::drops("queue-waits-taken-first");
             if is_asked && !self.turn.swap(word, inside) {
                 continue;
             }
             let own = state.waiters.first().filter(|_| !state.closed);
-            let is_remote = self.turn.longest();
+            let other = self.turn.longest();
             let until = now + self.times.grant;
             self.turn.set_grant_until(until);
-            let tenure = state.tenure.is_some_and(|until| now < until);
-            if let Some(own) = own.filter(|own| tenure || is_remote.is_none_or(|other| own.ticket <= other.since_us)) {
-                if self.turn.swap(inside, inside.granted().waited_for(is_remote.is_some())) {
+            let within_tenure = state.tenure.is_some_and(|until| now < until);
+            let next = table::next(own.map(|own| own.ticket), other.map(|other| other.since_us), within_tenure);
+            match (next, own, other) {
+                (Next::Own, Some(own), _) => {
+                    if !self.turn.swap(inside, inside.granted().waited_for(other.is_some())) {
+                        continue;
+                    }
                     self.wake(own);
                     state.grant = Some((own.connection, until));
                     state.lease = None;
-                    return false;
                 }
-            } else if let Some(is_remote) = is_remote {
-                if self.turn.hand_to(inside, is_remote, own.is_some()) {
-                    self.turn.tell(is_remote);
+                (Next::Other, _, Some(other)) => {
+                    if !self.turn.hand_to(inside, other, own.is_some()) {
+                        continue;
+                    }
+                    self.turn.tell(other);
                     // To wait for the process's turn from now on.
                     own.filter(|own| !own.is_remote).inspect(|own| self.wake(own));
                     state.lose_word();
-                    return false;
                 }
-            } else if self.turn.swap(inside, OwnerState::FREE) {
-                state.tenure = None;
-                return true;
+                _ => {
+                    if !self.turn.swap(inside, OwnerState::FREE) {
+                        continue;
+                    }
+                    state.tenure = None;
+                }
             }
+            return Some(next);
         }
     }
 
-    /// If no connection of this process is inside, or comes, the lock is passed on.
+    /// What could have taken WRITE is gone: if no connection of this process is inside, or comes, the lock is passed on.
     fn settle(&self, state: &mut State) {
         let now = now_us();
-        state.expire(now);
-        if state.owner.is_some() || state.grant.is_some() || state.lease.is_some() {
-            return;
-        }
         loop {
-            let word = self.turn.look();
-            if !self.turn.is_mine(word) {
-                break;
+            let seen = self.see(state, now, false);
+            match table::step(seen.state, Event::Settle, seen.others_wait, state.closed) {
+                Step::PassOn if self.take_for_next(state, &seen, now).is_none() => {}
+                Step::Wake => return state.waiters.first().into_iter().for_each(|first| self.wake(first)),
+                _ => return,
             }
-            if self.turn.swap(word, word.accepted()) {
-                state.tenure.get_or_insert(now + self.times.lease);
-                self.pass_on(state, now);
-                return;
-            }
-        }
-        if let Some(first) = state.waiters.first() {
-            self.wake(first);
         }
     }
 

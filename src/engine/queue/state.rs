@@ -2,7 +2,8 @@
 //! and leases are valid.
 
 use super::ConnectionId;
-use crate::shared::{Owner, TIMED_WAIT};
+use super::table::WriteState;
+use crate::shared::{Owner, TIMED_WAIT, this_thread};
 use crate::sync::Condvar;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -151,6 +152,55 @@ impl State {
         ticket
     }
 
+    /// `connection` tries to take WRITE: `quick` is the time within which it is taken for one that reacquires it.
+    pub(super) fn came(&mut self, connection: ConnectionId, now: u64, quick: u64) {
+        if let Some(history) = self.histories.get_mut(&connection)
+            && let Some(left) = history.left.take()
+        {
+            history.reacquires_quickly = now < left + quick;
+            if history.reacquires_quickly {
+                // No other connection got it in between.
+                history.pay(now - left);
+            }
+        }
+    }
+
+    /// `connection` has WRITE from now on, and a lease, unless it has one already.
+    pub(super) fn enter(&mut self, connection: ConnectionId, now: u64, lease: u64) {
+        self.tenure.get_or_insert(now + lease);
+        if !self.has_lease(connection) {
+            self.lease = Some((connection, now + lease));
+            self.lease_announced = false;
+        }
+        self.grant = None;
+        self.owner = Some(connection);
+        self.owner_thread = this_thread();
+    }
+
+    /// The owner, `connection`, leaves WRITE while others wait. True: it has a lease, and is expected to come again soon.
+    pub(super) fn leave_to_others(&mut self, connection: ConnectionId, now: u64) -> bool {
+        self.expire(now);
+        let write_us = now.saturating_sub(self.taken_at);
+        let history = self.histories.entry(connection).or_default();
+        history.left = Some(now);
+        history.pay(write_us);
+        history.reacquires_quickly && self.has_lease(connection)
+    }
+
+    /// The connection that has WRITE, the grant or the lease.
+    pub(super) fn holder(&self, state: WriteState) -> Option<ConnectionId> {
+        match state {
+            WriteState::Inside => self.owner,
+            WriteState::Granted => self.grant.map(|(holder, _)| holder),
+            WriteState::Leased | WriteState::Kept => self.lease.map(|(holder, _)| holder),
+            WriteState::Free
+            | WriteState::Received
+            | WriteState::Unclaimed
+            | WriteState::Remote
+            | WriteState::Abandoned => None,
+        }
+    }
+
     /// WRITE was refused to `connection`.
     pub(super) fn refused(&mut self, connection: ConnectionId, now: u64) {
         self.ticket(connection, now);
@@ -207,6 +257,10 @@ impl State {
 
     pub(super) fn is_first(&self, connection: ConnectionId) -> bool {
         self.waiters.first().is_some_and(|waiter| waiter.connection == connection)
+    }
+
+    pub(super) fn is_waiting(&self, connection: ConnectionId) -> bool {
+        self.waiters.iter().any(|waiter| waiter.connection == connection)
     }
 
     pub(super) fn waiter(&mut self, connection: ConnectionId) -> Option<&mut Waiter> {

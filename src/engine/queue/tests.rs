@@ -1,6 +1,7 @@
 //! The queue of one process, and of several: `WriteQueue`s on one control file, here and in child processes.
 
 mod processes;
+mod table;
 
 use super::*;
 use crate::shared::{ControlMapping, INIT_BYTE, Identity, LockFile, State as Complete, boot_id};
