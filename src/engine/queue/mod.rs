@@ -142,7 +142,7 @@ impl WriteQueue {
                 }
                 Step::PassOn | Step::TakeOver => match self.take_for_next(state, &seen, now) {
                     Some(Next::Own | Next::Other) => return false,
-                    Some(Next::Nobody) | None => {}
+                    Some(Next::Free) | None => {}
                 },
                 _ => return false,
             }

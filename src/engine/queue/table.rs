@@ -138,15 +138,15 @@ pub(super) enum Next {
     Own,
     /// That of the other process that waits longest.
     Other,
-    /// None waits.
-    Nobody,
+    /// None waits: the lock is free.
+    Free,
 }
 
 /// Which waiter gets WRITE: since when the first one of this process waits, since when that of another process, and
 /// whether this process is within its tenure.
 pub(super) fn next(own: Option<u64>, other: Option<u64>, within_tenure: bool) -> Next {
     match (own, other) {
-        (None, None) => Next::Nobody,
+        (None, None) => Next::Free,
         (Some(own), Some(other)) if !within_tenure && other < own => Next::Other,
         (Some(_), _) => Next::Own,
         (None, Some(_)) => Next::Other,

@@ -72,7 +72,7 @@ fn a_closed_queue_refuses_and_keeps_nothing() {
 #[test]
 fn the_longest_waiter_is_next_and_within_the_tenure_one_of_this_process() {
     for within_tenure in [false, true] {
-        assert_eq!(next(None, None, within_tenure), Next::Nobody);
+        assert_eq!(next(None, None, within_tenure), Next::Free);
         assert_eq!(next(Some(7), None, within_tenure), Next::Own);
         assert_eq!(next(None, Some(7), within_tenure), Next::Other);
         assert_eq!(next(Some(6), Some(7), within_tenure), Next::Own);
