@@ -5,7 +5,7 @@
 //! A [`Handle`] (`calls`) is an `OpenFile` (`file`) with a state (`state`). Its first SHARED gets the database (`claim`): by INIT
 //! (`init_lock`), each attempt an `Opening` (`opening`) that joins the log of other processes (`join`) or recovers what is there
 //! (`leftovers`) and starts an engine; or it refuses (`refusal`), or works beside stock SQLite (`beside`, `below`). From there on the
-//! handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`), a writer (`transaction`, `siblings`) and a
+//! handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`, `upgrades`), a writer (`transaction`, `siblings`) and a
 //! checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection;
 //! `on_demand` is what a connection asks of the log beside its transactions.
 
@@ -32,6 +32,7 @@ pub mod settle;
 mod siblings;
 mod state;
 mod transaction;
+mod upgrades;
 mod wal_connection;
 mod writers;
 

@@ -7,10 +7,13 @@
 use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
-use super::writers::{Begun, Writers};
+use super::writers::{Begun, Needs, Writers};
 use super::{BaseFile, Running, concurrent, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
+
+/// How long a transaction that reads first waits for its turn to write, however many are before it; in microseconds.
+const TURN_MAX: u64 = 1_000_000;
 
 /// SQLite's read lock of the wal-index, and the snapshot that stands for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub(super) struct Reader {
     /// A read lock has come.
     pub(super) was_locked: bool,
     /// Which transactions get the newest published state as their snapshot.
-    writers: Writers,
+    pub(super) writers: Writers,
 }
 
 impl Reader {
@@ -115,6 +118,7 @@ impl WalConnection {
         }
         self.reader.shows_rolled_back = false;
         self.reader.wrote = false;
+        self.reader.writers.began();
         if self.writer.holds_write {
             // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
             self.start_transaction(sequence);
@@ -123,27 +127,48 @@ impl WalConnection {
     }
 
     /// Whether the transaction that begins now gets what is published as its snapshot, not only what is visible. One that writes
-    /// and was refused before waits for its turn first.
+    /// and was refused before, or is expected to write after it has read, waits for its turn first.
     fn wants_newest(&mut self, file: &OpenFile) -> bool {
-        if !self.reader.was_refused && self.engine.log.marks.published() == self.engine.log.marks.visible() {
+        let pager = file.pager.get().filter(|_| !file.facts.read_only);
+        let is_asked = self.reader.was_refused
+            || self.engine.log.marks.published() != self.engine.log.marks.visible()
+            || self.entry.upgrades.are_contended() && pager.is_some_and(|pager| pager.in_transaction());
+        if !is_asked {
             self.reader.writers.begun = Begun::Unasked;
             return self.writer.holds_write;
         }
-        let running = match file.pager.get() {
-            Some(pager) if !file.facts.read_only => pager.running(),
-            _ => Running::Unknown,
+        let running = pager.map_or(Running::Unknown, |pager| pager.running());
+        let needs = self.reader.writers.begin(running, &self.entry.upgrades);
+        let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
+        self.reader.granted = match needs {
+            Needs::Turn if needs_turn => self.wait_for_turn(),
+            Needs::Newest if needs_turn => self.engine.queue.line_up(self.me.id),
+            _ => self.engine.queue.granted(self.me.id),
         };
-        let writes = self.reader.writers.begin(running);
-        let needs_turn = writes && !self.writer.holds_write && !concurrent::is_coming(self, file);
-        self.reader.granted = match needs_turn {
-            true => self.engine.queue.line_up(self.me.id),
-            false => self.engine.queue.granted(self.me.id),
-        };
-        writes
+        needs != Needs::Visible
             || self.writer.holds_write
             || running == Running::Unknown && self.reader.granted
             // What could not be waited for at the end of an earlier transaction is waited for at the end of this one.
             || self.reader.seen > self.engine.log.marks.visible()
+    }
+
+    /// Waits for the turn of a transaction that is expected to write, as long as others commit; true: with a grant.
+    fn wait_for_turn(&self) -> bool {
+        let mut published = self.engine.log.marks.published();
+        if self.writer.last_commit.is_some_and(|own| own < published) {
+            self.entry.upgrades.note_contended();
+        }
+        let begin = crate::shared::now_us();
+        loop {
+            if self.engine.queue.take_turn(self.me.id) {
+                return true;
+            }
+            let newer = self.engine.log.marks.published();
+            if newer == published || crate::shared::now_us() > begin + TURN_MAX {
+                return false;
+            }
+            published = newer;
+        }
     }
 
     /// For the next snapshot: whether the view shall show that all of it is in the database file, so that SQLite takes
@@ -190,7 +215,7 @@ impl WalConnection {
         if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {
             self.engine.queue.give_up_grant(self.me.id);
         }
-        self.reader.writers.end(self.reader.wrote || refused);
+        self.reader.writers.end(self.reader.wrote || refused, &self.entry.upgrades);
         self.reader.was_refused &= self.reader.wrote || refused;
         if refused {
             siblings::arm_refused(&self.engine, self.me.id);

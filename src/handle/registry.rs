@@ -1,5 +1,6 @@
 //! Which engines live in this process: found by file identity, so that symlinks, relative and URI paths meet.
 
+use super::upgrades::Upgrades;
 use crate::engine::Engine;
 use crate::shared::{between_forks, generation};
 use crate::sync::Mutex;
@@ -30,6 +31,7 @@ impl FileIdentity {
 pub(super) struct Entry {
     /// Held for every join, claim, leave and retirement.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
+    pub(super) upgrades: Upgrades,
 }
 
 /// The database files that handles of one registration have open. A forked child finds none of its parent's.

@@ -117,6 +117,7 @@ impl WalConnection {
             self.roll_back(file);
         }
         self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
+        self.reader.writers.wants_write();
         if self.is_reading() && self.view.sequence().is_some_and(|snapshot| snapshot < self.view.newest_shown()) {
             // The snapshot is older than this connection's own last commit.
             return Err(Code::BUSY_SNAPSHOT);
@@ -124,8 +125,11 @@ impl WalConnection {
         if concurrent::applies(self, file) {
             return concurrent::begin(self, base);
         }
-        if !self.engine.queue.try_acquire(self.me.id) && !self.engine.acquire_write_after_rest(self.me.id) {
-            return Err(self.refuse(Code::BUSY));
+        if !self.engine.queue.try_acquire(self.me.id)
+            && !self.engine.acquire_write_after_rest(self.me.id)
+            && !self.engine.queue.acquire_after_grant(self.me.id)
+        {
+            return Err(self.refuse(file, Code::BUSY));
         }
         // In `locking_mode=EXCLUSIVE` SQLite does not come here for a write.
         self.wants_alone &= self.checkpointer.is_running();
@@ -139,7 +143,7 @@ impl WalConnection {
         }
         if self.is_reading() && self.view.sequence() != Some(published) {
             self.engine.queue.release(self.me.id, false);
-            return Err(self.refuse(Code::BUSY_SNAPSHOT));
+            return Err(self.refuse(file, Code::BUSY_SNAPSHOT));
         }
         self.writer.holds_write = true;
         if self.is_reading() {
@@ -148,10 +152,13 @@ impl WalConnection {
         Ok(())
     }
 
-    fn refuse(&mut self, code: Code) -> Code {
+    fn refuse(&mut self, file: &OpenFile, code: Code) -> Code {
         self.reader.was_refused = true;
         if self.is_reading() {
             self.reader.refused = true;
+            if file.pager.get().is_some_and(|pager| pager.in_transaction()) {
+                self.entry.upgrades.note_contended();
+            }
         } else {
             siblings::arm_refused(&self.engine, self.me.id);
         }

@@ -35,7 +35,7 @@ enum WalFile {
 /// alone: which role a call of SQLite is for, and the beginning and the end of the connection.
 pub(super) struct WalConnection {
     pub(super) engine: Arc<Engine>,
-    entry: Arc<Entry>,
+    pub(super) entry: Arc<Entry>,
     pub(super) me: Connection,
     pub(super) view: View,
     pub(super) reader: Reader,

@@ -133,6 +133,20 @@ impl PagerOfFile {
     }
 }
 
+/// A hash of the text of a statement, but for its numbers and its strings in single quotes, and of whether it is outside of BEGIN.
+fn hash_of(sql: &[u8], autocommit: bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    autocommit.hash(&mut hasher);
+    let mut in_string = false;
+    for byte in sql {
+        in_string ^= *byte == b'\'';
+        if !in_string && !byte.is_ascii_digit() {
+            hasher.write_u8(*byte);
+        }
+    }
+    hasher.finish()
+}
+
 impl Pager for PagerOfFile {
     fn connection(&self) -> usize {
         self.present().addr()
@@ -179,9 +193,8 @@ impl Pager for PagerOfFile {
                 }
                 let sql = (self.api.sql)(statement);
                 if running == Running::Unknown && !sql.is_null() {
-                    let mut hasher = DefaultHasher::new();
-                    CStr::from_ptr(sql).hash(&mut hasher);
-                    running = Running::Reads { text: hasher.finish() };
+                    let autocommit = (self.api.get_autocommit)(connection) != 0;
+                    running = Running::Reads { text: hash_of(CStr::from_ptr(sql).to_bytes(), autocommit) };
                 }
             }
         }
@@ -253,5 +266,20 @@ impl Pager for PagerOfFile {
             // SAFETY: the connection is in use by this thread; pages in use stay, no file is called.
             unsafe { (self.api.db_release_memory)(connection) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hash_of;
+
+    #[test]
+    fn texts_that_differ_in_their_values_are_the_same() {
+        let hash = |sql: &str| hash_of(sql.as_bytes(), false);
+        assert_eq!(hash("SELECT n FROM t WHERE id=17"), hash("SELECT n FROM t WHERE id=4"));
+        assert_eq!(hash("SELECT n FROM t WHERE a='x' AND b=1"), hash("SELECT n FROM t WHERE a='it''s 5' AND b=2"));
+        assert_ne!(hash("SELECT n FROM t WHERE id=1"), hash("SELECT n FROM u WHERE id=1"));
+        assert_ne!(hash("SELECT 'a', b FROM t"), hash("SELECT 'a', c FROM t"));
+        assert_ne!(hash("SELECT n FROM t"), hash_of(b"SELECT n FROM t", true));
     }
 }

@@ -8,6 +8,7 @@ mod extras;
 mod isolation;
 mod read_only;
 mod reasons;
+mod upgrades;
 
 use rusqlite::Connection;
 

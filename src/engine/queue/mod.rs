@@ -9,7 +9,7 @@
 //! calls none for a write inside a transaction that has read. While others wait in the queue the lock is never free,
 //! and such a connection, which polls, would never find it free. So a refused attempt has a place in the queue, too:
 //! before its next snapshot the connection waits for its turn there for a bounded time (`line_up`), and continues with
-//! a grant. And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
+//! a grant. One that is expected to write after it has read does so at once (`take_turn`). And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
 //! its share of the time that it had waited (its credit).
 //!
 //! What is done at each event in each state is a table, in `table`: a call sees the state, looks up the step, and takes it
@@ -27,7 +27,9 @@ use super::turn::{Abandoned, Turn};
 use crate::interleave::Instant;
 use crate::shared::{Member, Owner, OwnerState, now_us, this_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use state::{LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, Times, Waiter};
+use state::{
+    LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, TURN, Times, Waiter,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Event, Next, Step, WriteState};
@@ -206,6 +208,57 @@ impl WriteQueue {
             return false;
         };
         self.wait_with(&mut state, connection, ticket, now + at_most)
+    }
+
+    /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
+    /// for its turn, for at most 10 ms. True: with a grant, as of [`line_up`](Self::line_up).
+    pub(crate) fn take_turn(&self, connection: ConnectionId) -> bool {
+        let mut state = self.state.lock();
+        let now = now_us();
+        if state.has_grant(connection, now) {
+            return true;
+        }
+        if self.try_take(&mut state, connection, now) {
+            return self.grant_to_owner(&mut state, now);
+        }
+        let ticket = state.ticket(connection, now);
+        self.wait_with(&mut state, connection, ticket, now + TURN)
+    }
+
+    /// WRITE, for a connection that was refused it while no connection writes, but one has a grant: perhaps for its turn, and so far it
+    /// only reads. Stock SQLite knows no such state, so it waits for the end of that grant, whatever its busy handler.
+    pub(crate) fn acquire_after_grant(&self, connection: ConnectionId) -> bool {
+        let mut state = self.state.lock();
+        let now = now_us();
+        let word = self.turn.look();
+        let ends = match state.grant {
+            _ if state.owner.is_some() || state.closed => return false,
+            Some((_, until)) => until,
+            None if word.is_granted() && !self.turn.is_mine(word) => self.turn.grant_until(),
+            None => return false,
+        };
+        let ticket = state.ticket(connection, now);
+        self.wait_with(&mut state, connection, ticket, ends.min(now + self.times.grant));
+        drop(state);
+        self.try_acquire(connection)
+    }
+
+    /// The owner, which has just taken WRITE, has a grant instead.
+    fn grant_to_owner(&self, state: &mut State, now: u64) -> bool {
+        let Some(owner) = state.owner.take() else { return false };
+        let until = now + self.times.grant;
+        self.turn.set_grant_until(until);
+        loop {
+            let word = self.turn.look();
+            if !self.turn.is_mine(word) {
+                state.lose_word();
+                return false;
+            }
+            if self.turn.swap(word, word.granted()) {
+                state.grant = Some((owner, until));
+                return true;
+            }
+        }
     }
 
     /// Whether a connection waits in `xSleep`, in any process.
@@ -495,6 +548,9 @@ impl WriteQueue {
         let mut state = self.state.lock();
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
             state.grant = None;
+            if state.has_lease(connection) {
+                state.lease = None;
+            }
             self.settle(&mut state);
         }
     }

@@ -35,6 +35,9 @@ pub(super) const PAUSE: u64 = 1_000_000;
 pub(super) const LINE_UP: u64 = 5_000;
 /// The same, while no other connection waits: for the end of one short write.
 pub(super) const LINE_UP_ALONE: u64 = 500;
+/// How long a connection that is expected to write waits for its turn before its snapshot, in
+/// [`take_turn`](super::WriteQueue::take_turn), without a commit of another connection.
+pub(super) const TURN: u64 = 10_000;
 /// The longest credit of a connection that polls.
 pub(super) const CREDIT: u64 = 200_000;
 /// How many times as long as it has waited a credit lasts: a connection with slow code of its own has WRITE for a small part of
