@@ -22,6 +22,8 @@ pub(super) struct SimFile {
     /// Those of them that made the file shorter.
     pending_epochs: Vec<(u64, u64)>,
     is_database: bool,
+    /// Sectors that are rewritten with another one of their page may be torn, too.
+    tears_pages: bool,
     /// Sectors that came out of a power cut as garbage though they were rewritten with the bytes that they had.
     same_bytes_torn: u64,
     /// Sectors that cannot be read until they are written.
@@ -36,6 +38,11 @@ impl SimFile {
     /// An empty database file.
     pub(super) fn database() -> SimFile {
         SimFile { is_database: true, ..SimFile::default() }
+    }
+
+    /// An empty file of the log.
+    pub(super) fn of_log() -> SimFile {
+        SimFile { tears_pages: true, ..SimFile::default() }
     }
 
     pub(super) fn headers_lost(&self) -> u64 {
@@ -246,10 +253,11 @@ impl SimFile {
             self.same_bytes_torn += u64::from(last == old && new != old);
             put_sector(&mut self.medium, *sector, &new);
         }
-        self.tear_same_bytes(sectors, how, dice);
         if sectors.is_empty() {
             return;
         }
+        self.tear_neighbours(sectors, (between..torn).contains(&roll), how, dice);
+        self.tear_same_bytes(sectors, how, dice);
         // A header sector alone in its page is torn too seldom by the roll above for the rules about torn stamps.
         if how.tears_header != HeaderTear::Never && self.is_database && sectors[0].0 == 0 && dice.percent(60) {
             let values = &sectors[0].1;
@@ -263,6 +271,24 @@ impl SimFile {
             let now = sector_of(&self.medium, 0);
             let is_known = now == header_before || values.iter().any(|(_, value)| *value == now);
             self.headers_lost += u64::from(!is_known);
+        }
+    }
+
+    /// The page cache writes back whole pages: the sectors of this one that were not written are rewritten with the bytes that they
+    /// had. `is_torn`: the page is not written whole.
+    fn tear_neighbours(&mut self, sectors: &[(u64, Versions)], is_torn: bool, how: &PowerCut, dice: &mut Dice) {
+        if !self.tears_pages || !how.tears_sectors || !(is_torn || how.tears_same_bytes) {
+            return;
+        }
+        let first = sectors[0].0 / CACHE_PAGE_SECTORS * CACHE_PAGE_SECTORS;
+        let end = (self.medium.len() / SECTOR_BYTES) as u64;
+        for sector in first..(first + CACHE_PAGE_SECTORS).min(end) {
+            let is_written = sectors.iter().any(|(written, _)| *written == sector);
+            if !is_written && dice.percent(20) {
+                let old = sector_of(&self.medium, sector);
+                self.same_bytes_torn += 1;
+                put_sector(&mut self.medium, sector, &garbage(&old, &old, dice));
+            }
         }
     }
 

@@ -578,7 +578,7 @@ impl SimDirectory {
             }
             (None, OpenMode::CreateNew) => {
                 self.change(&mut state, Operation::Create, name)?;
-                state.nodes.push(Node::File(SimFile::default()));
+                state.nodes.push(Node::File(SimFile::of_log()));
                 let (file, clock) = (state.nodes.len() - 1, state.clock);
                 state.names(id).change(clock, vec![(name.to_owned(), Some(file))]);
                 state.check(self.incarnation)?;
