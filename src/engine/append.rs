@@ -99,11 +99,10 @@ impl Append {
             Ok(()) => true,
             Err(error) => {
                 // Once more with all that is not durable, through another descriptor.
-                let begun = Begun::block(place.segment.id, place.offset);
                 self.poison.poison(
                     append,
                     &format!("a batch that was not published could not be erased: {error}"),
-                    Failed::Write(begun),
+                    Failed::Write(Begun::at(place)),
                 );
                 false
             }
@@ -157,7 +156,7 @@ impl Append {
         let tail = self.log.tail();
         let segment = self.files.segment(tail.segment)?;
         if tail.offset < segment.bytes {
-            segment.write(&self.log.zero_block(), tail.offset)?;
+            self.tail.write_zeros_to_block(&segment, tail.offset)?;
             self.tail.sync_beside(append, &segment)?;
         }
         self.tail.invalidate_started_segments(append)

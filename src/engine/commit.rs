@@ -18,7 +18,7 @@ use super::queue::WriteQueue;
 use super::segment_files::SegmentFiles;
 use super::segments::Segments;
 use super::tail::LogTail;
-use super::tail::{AppendGuard, Begun, Place};
+use super::tail::{AppendGuard, Begun, Place, Record};
 use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
 use crate::shared::{COMMIT_RING, CommitEntry, PAGES_INLINE};
 use crate::view::{Image, Lane};
@@ -45,7 +45,7 @@ pub(crate) struct Written {
 
 impl Written {
     fn begun(&self) -> Begun {
-        Begun::block(self.place.segment.id, self.place.offset)
+        Begun::at(&self.place)
     }
 }
 
@@ -231,10 +231,12 @@ impl Committer {
         leader: Option<&Leader>,
     ) -> Result<(AppendGuard, Written), EngineError> {
         let bytes = batch_bytes(lane, self.log.page_bytes);
-        let place = loop {
+        let (place, leads) = loop {
             self.log.check_poison()?;
-            if let Some(place) = self.tail.place(&append, bytes, true, facts.sequence)? {
-                break place;
+            let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
+            let batch = Record::Batch { bytes, is_sealed: leads };
+            if let Some(place) = self.tail.place(&append, batch, facts.sequence)? {
+                break (place, leads);
             }
             // Other processes' certificates took what prepare had found.
             drop(append);
@@ -263,7 +265,7 @@ impl Committer {
             sequence: facts.sequence,
             ordinal: place.ordinal,
             offset: place.offset,
-            bytes: self.log.round_up(bytes),
+            bytes: place.bytes,
             frames: u32::try_from(descriptors.len()).map_err(|_| EngineError::NoLog)?,
             database_pages: facts.database_pages,
             lane: facts.lane,
@@ -272,7 +274,6 @@ impl Committer {
             chain: if crate::drops("r1-chain") { self.log.log_id } else { chain },
             certificate: None,
         };
-        let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
         let seal = |chain| {
             let mut counts = EpochCounts::after(self.log.marks.durable());
             self.frames.read().count(&mut counts, u64::MAX);

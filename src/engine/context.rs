@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::stopping::Stopping;
 use crate::disk::LogDirectory;
 use crate::host::Environment;
-use crate::log::format::LogId;
+use crate::log::format::{self, LogId};
 use crate::shared::{Member, Owner, RecordAddress, generation};
 use crate::sqlite::Code;
 use std::path::PathBuf;
@@ -172,6 +172,11 @@ impl LogContext {
 
     pub(super) fn round_up(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(u64::from(self.block_bytes))
+    }
+
+    /// The first block after `offset` in a segment.
+    pub(super) fn block_after(&self, offset: u64) -> u64 {
+        format::block_after(offset, self.block_bytes)
     }
 
     pub(super) fn zero_block(&self) -> Vec<u8> {

@@ -14,7 +14,7 @@ use super::poison::{Failed, Poison};
 use super::segment_file::sync_all;
 use super::segment_files::SegmentFiles;
 use super::segments::Segments;
-use super::tail::{Begun, LogTail, Place};
+use super::tail::{Begun, LogTail, Place, Record};
 use super::undurable::Undurable;
 use crate::interleave::Instant;
 use crate::log::format::Certificate;
@@ -162,8 +162,8 @@ impl Flusher {
             if !leads || !self.log.is_active() || (self.log.marks.durable() >= hi && !mark) {
                 return Ok(None);
             }
-            let blocks = if copy.is_some() { 2 } else { 1 };
-            match self.tail.place(&append, blocks * u64::from(self.log.block_bytes), false, hi + 1)? {
+            let kind = if copy.is_some() { Record::Doubled } else { Record::Certificate };
+            match self.tail.place(&append, kind, hi + 1)? {
                 Some(place) => break (append, place),
                 None => {
                     drop(append);
@@ -186,9 +186,10 @@ impl Flusher {
         };
         let certificate = self.certificate(&counts, &place, hi, append.end()?.chain, database_pages, copy.as_deref());
         let bytes = match &copy {
-            Some(_) if crate::drops("b-doubled") => certificate.encode_block(self.log.block_bytes),
-            Some(copy) => certificate.encode_doubled(self.log.block_bytes, &copy.bytes, copy.next_block_crc),
-            None => certificate.encode_block(self.log.block_bytes),
+            Some(copy) if !crate::drops("b-doubled") => {
+                certificate.encode_doubled(self.log.block_bytes, &copy.bytes, copy.next_block_crc)
+            }
+            _ => certificate.encode().to_vec(),
         };
         let record = self.tail.write_record(&append, &place, &[&bytes]).and_then(|()| {
             crate::fault_point("leading_before_cut");
@@ -202,9 +203,7 @@ impl Flusher {
             if error.is_open_failure() {
                 return Err(error);
             }
-            let blocks = if copy.is_some() { 2 } else { 1 };
-            let begun = Begun { segment: place.segment.id, offset: place.offset, blocks };
-            self.poison.poison(&append, &error.to_string(), Failed::Write(begun));
+            self.poison.poison(&append, &error.to_string(), Failed::Write(Begun::at(&place)));
             return Err(self.log.poisoned_as(error));
         }
         self.tail.advance(&mut append, place, certificate.chain);

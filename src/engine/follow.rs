@@ -174,8 +174,9 @@ impl Follower {
                         return Ok(frames.last_sequence() > before);
                     }
                     offset += batch.header.bytes;
-                } else if if_there(reader.certificate_at(offset))?.is_some() {
-                    offset += block;
+                } else if if_there(reader.certificate_at(offset))?.is_some() || !offset.is_multiple_of(block) {
+                    // Of a doubled certificate the first block comes after the zeros at the end of this one.
+                    offset = reader.block_after(offset);
                 } else {
                     break;
                 }

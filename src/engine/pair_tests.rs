@@ -2,11 +2,13 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the control block and locks are real.
 
 mod descriptors;
+mod packed;
 mod requests;
 mod reservations;
 mod rules;
 
 use super::reservation::NextMaker;
+use super::tail::Record;
 use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use crate::disk::hooked::{Hook, HookedDirectory};
@@ -33,6 +35,7 @@ const BLOCK: u64 = 4096;
 const SEGMENT_BYTES: u64 = 24 * BLOCK;
 
 struct Pair {
+    page_bytes: u32,
     real: tempfile::TempDir,
     disk: SimDisk,
     ghosts: Ghosts,
@@ -131,11 +134,15 @@ impl Host for Talks {
 }
 
 fn image(page: u32, value: u64) -> Vec<u8> {
-    let mut image = value.to_le_bytes().repeat(PAGE_BYTES as usize / 8);
+    image_of(PAGE_BYTES, page, value)
+}
+
+fn image_of(page_bytes: u32, page: u32, value: u64) -> Vec<u8> {
+    let mut image = value.to_le_bytes().repeat(page_bytes as usize / 8);
     if page == 1 {
         image[..100].fill(0);
         image[..16].copy_from_slice(b"SQLite format 3\0");
-        image[16..18].copy_from_slice(&u16::try_from(PAGE_BYTES).unwrap().to_be_bytes());
+        image[16..18].copy_from_slice(&u16::try_from(page_bytes).unwrap().to_be_bytes());
         image[18..20].fill(2);
     }
     image
@@ -152,12 +159,17 @@ impl Pair {
 
     /// `seed`: of the dice of a power cut.
     fn with_dice(seed: u64) -> Pair {
+        Pair::with_pages(PAGE_BYTES, seed)
+    }
+
+    fn with_pages(page_bytes: u32, seed: u64) -> Pair {
         let real = tempfile::tempdir().unwrap();
         std::fs::write(real.path().join("a.db"), "").unwrap();
         let disk = SimDisk::new(seed);
         drop(disk.database(&sim_path()));
-        disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image(page, 0)).collect());
+        disk.edit(&sim_path(), |file| *file = (1..=PAGES).flat_map(|page| image_of(page_bytes, page, 0)).collect());
         Pair {
+            page_bytes,
             real,
             disk,
             ghosts: Ghosts::default(),
@@ -211,7 +223,7 @@ impl Pair {
             database_bytes: database_handle.bytes().unwrap(),
             database_handle,
             header,
-            page_bytes: PAGE_BYTES,
+            page_bytes: self.page_bytes,
         };
         let engine = Engine::start(&self.environment(), claimed, Settings::for_simulation(SEGMENT_BYTES)).unwrap();
         engine.background.stop(false);
@@ -235,7 +247,7 @@ impl Pair {
             dir: self.directory(),
             member: Member::acquire(mapping, lock, "another").unwrap().unwrap(),
             database_handle: self.database_handle(),
-            page_bytes: PAGE_BYTES,
+            page_bytes: self.page_bytes,
         };
         let engine = Engine::join(&self.environment(), joined)?;
         engine.background.stop(false);
@@ -258,7 +270,7 @@ impl Pair {
         let opened = open_database(&*self.directory(), database_handle.as_mut(), OpenFacts::default()).unwrap();
         assert_eq!(opened.next, Next::Ready, "{opened:?}");
         let (bytes, _) = self.disk.contents(&sim_path()).unwrap();
-        bytes.chunks(PAGE_BYTES as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
+        bytes.chunks(self.page_bytes as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
     }
 
     fn lose_power(&self) {
@@ -280,7 +292,9 @@ fn die(engine: Arc<Engine>) {
 
 /// A transaction that fills so many frames of pages, again and again the same, with `value`.
 fn staged(engine: &Engine, frames: usize, value: u64) -> View {
-    staged_in(engine, View::new(PAGE_BYTES, 1 << 20), frames, value, &mut || Err(io::ErrorKind::Unsupported.into()))
+    staged_in(engine, View::new(engine.log.page_bytes, 1 << 20), frames, value, &mut || {
+        Err(io::ErrorKind::Unsupported.into())
+    })
 }
 
 fn staged_in(
@@ -300,9 +314,9 @@ fn staged_in(
             header[4..8].copy_from_slice(&PAGES.to_be_bytes());
         }
         view.write(&header, at, open_spill).unwrap();
-        let written = view.write(&image(page, value), at + 24, open_spill).unwrap();
+        let written = view.write(&image_of(engine.log.page_bytes, page, value), at + 24, open_spill).unwrap();
         assert_eq!(matches!(written, Written::Commit { .. }), index + 1 == frames);
-        at += 24 + u64::from(PAGE_BYTES);
+        at += 24 + u64::from(engine.log.page_bytes);
     }
     view
 }
@@ -492,7 +506,7 @@ fn what_a_dead_writer_was_told_of_a_failed_sync_is_not_durable_for_the_next_lead
         commit(&one, 3, 2, false).unwrap();
         let other = pair.join();
         let append = one.append.lock().unwrap();
-        let place = one.tail.place(&append, 4 * BLOCK, true, 3).unwrap().unwrap();
+        let place = one.tail.place(&append, Record::Batch { bytes: 4 * BLOCK, is_sealed: false }, 3).unwrap().unwrap();
         pair.disk.plan().add(pair.fault(Operation::Sync, ".seg"));
         one.tail.erase(&append, &place).unwrap_err();
         std::mem::forget(append);

@@ -95,7 +95,7 @@ impl Poison {
         self.log.marks.control().keep_at_poison(kept.max(self.log.marks.durable()))
     }
 
-    /// Zeros the first block of every batch after commit `kept` (R5.1). Certificates stay: each says of D and B what was true
+    /// Writes zeros over the beginning of every batch after commit `kept` (R5.1). Certificates stay: each says of D and B what was true
     /// when it was written, and those of the epochs that failed name commits that the walk does not reach any more.
     fn erase_behind(&self, _append: &AppendGuard, kept: u64, failed: Failed) -> Result<(), EngineError> {
         let control = self.log.marks.control();
@@ -110,7 +110,7 @@ impl Poison {
         }
         for sequence in kept + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
-            records.push(Begun::block(entry.segment, entry.offset));
+            records.push(Begun::batch(entry.segment, entry.offset, entry.end));
         }
         let mut by_segment: BTreeMap<u32, Vec<Begun>> = BTreeMap::new();
         for record in records {
@@ -122,12 +122,7 @@ impl Poison {
     /// Writes zeros over these records of a segment, durably: through another descriptor, since this one may still have
     /// an earlier failure to report. Without another one, what is written after such a failure has a result of its own.
     fn erase_in(&self, segment: &Segment, records: &[Begun]) -> Result<(), EngineError> {
-        let block = u64::from(self.log.block_bytes);
-        let write = || {
-            let mut offsets =
-                records.iter().flat_map(|record| (0..record.blocks).map(move |at| record.offset + at * block));
-            offsets.try_for_each(|offset| segment.write(&self.log.zero_block(), offset))
-        };
+        let write = || records.iter().try_for_each(|record| record.write_zeros(&self.log, segment));
         if !crate::drops("r5-erase") {
             write()?;
         }

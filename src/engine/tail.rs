@@ -5,26 +5,42 @@
 //! has published, or written an epoch, since, and is read from the rings otherwise.
 //!
 //! A record is written, and counts by a store that follows (`ControlBlock::publish`, `store_epoch`). Until then it may be
-//! erased: with zeros over its first block, synced. The header of a segment goes with the first record in it; the next
-//! segment is taken when that record counts.
+//! erased: with zeros over its first sector at least, synced. The header of a segment goes with the first record in it; the
+//! next segment is taken when that record counts.
+//!
+//! Batches follow one another from sector to sector. A certificate, or the batch that carries one, ends on a block, so that
+//! no block is written again that a flush may have made durable. Every write begins at the tail and ends with zeros to the
+//! end of its last page of the page cache: the next one finds that page there, and reads nothing from the disk.
 
 use super::context::LogContext;
 use super::error::EngineError;
 use super::owner_lock::OwnerGuard;
 use super::segment_file::Segment;
 use super::segment_files::{Found, SegmentFiles};
-use crate::log::format::{self, SegmentHeader};
+use crate::log::format::{self, RECORD_PLACE_BYTES, SegmentHeader};
 use crate::log::segments::ZERO_PIECE_BYTES;
 use crate::shared::RecordAddress;
 use crate::sync::Mutex;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Blocks at the end of a segment that only certificates may use: between two batches of a prepared writer
 /// there are few, so that a certificate always finds room.
 pub(crate) const CERTIFICATE_BLOCKS: u64 = 8;
-/// What records are padded with.
-static ZEROS: [u8; 4096] = [0; 4096];
+/// What records are padded with: a page of the page cache.
+static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+const PAGE_BYTES: usize = 4096;
+const SECTOR: u64 = RECORD_PLACE_BYTES as u64;
+
+/// Slices of this number of zeros.
+fn zeros<'a>(mut bytes: u64) -> impl Iterator<Item = IoSlice<'a>> {
+    std::iter::from_fn(move || {
+        let piece = usize::try_from(bytes).unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
+        bytes -= piece as u64;
+        (piece > 0).then(|| IoSlice::new(&ZEROS[..piece]))
+    })
+}
 
 /// APPEND: the tail of the log. Held for the write and the publication of a batch, or of a certificate and
 /// its epoch record; by the conservative path from the write to the last word.
@@ -47,20 +63,51 @@ impl AppendGuard {
     }
 }
 
-/// The blocks of a record that must go for it to be none.
+/// A record that must go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Begun {
     pub(crate) segment: u32,
     pub(crate) offset: u64,
-    /// The first one; both of a doubled certificate.
-    pub(crate) blocks: u64,
+    pub(super) end: u64,
+    is_doubled: bool,
 }
 
 impl Begun {
-    /// A batch, or a certificate in one block.
-    pub(super) fn block(segment: u32, offset: u64) -> Begun {
-        Begun { segment, offset, blocks: 1 }
+    /// A batch.
+    pub(super) fn batch(segment: u32, offset: u64, end: u64) -> Begun {
+        Begun { segment, offset, end, is_doubled: false }
     }
+
+    /// The record at this place.
+    pub(super) fn at(place: &Place) -> Begun {
+        let end = place.offset + place.bytes;
+        Begun { segment: place.segment.id, offset: place.offset, end, is_doubled: place.is_doubled }
+    }
+
+    /// Writes zeros over what makes it a record: its first block, and the second one of a doubled certificate, but nothing
+    /// of its neighbours in these blocks.
+    pub(super) fn write_zeros(&self, log: &LogContext, segment: &Segment) -> Result<(), EngineError> {
+        let mut offset = self.offset;
+        for _ in 0..if self.is_doubled { 2 } else { 1 } {
+            let next = log.block_after(offset);
+            let end = if crate::drops("erase-record-only") { next } else { next.min(self.end) };
+            segment.write(&vec![0; usize::try_from(end - offset).unwrap_or(0)], offset)?;
+            offset = next;
+        }
+        Ok(())
+    }
+}
+
+/// What is to be written at the tail.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Record {
+    /// A batch of these bytes, with its certificate or without one. It leaves the last blocks of a segment to certificates.
+    Batch {
+        bytes: u64,
+        is_sealed: bool,
+    },
+    Certificate,
+    Doubled,
 }
 
 /// Where a record goes.
@@ -71,6 +118,9 @@ pub(crate) struct Place {
     /// Of the record, in bytes.
     pub(crate) offset: u64,
     pub(super) bytes: u64,
+    /// The bytes from the tail to the record: to the block on which a doubled certificate begins.
+    gap: u64,
+    is_doubled: bool,
     /// Of the segment, if the record begins it; and the segment that ends then, with its tail.
     begins: Option<(Vec<u8>, Segment, u64)>,
 }
@@ -163,25 +213,40 @@ impl LogTail {
         next
     }
 
-    /// Where a record of this size goes; a batch leaves the last blocks of a segment to certificates. `None`: neither
-    /// the current segment nor the next one has room.
+    /// Where `record` begins and ends in a segment that is written up to `tail`.
+    fn extent(&self, record: Record, tail: u64) -> Range<u64> {
+        match record {
+            Record::Batch { bytes, is_sealed: true } if !crate::drops("cut") => tail..self.log.round_up(tail + bytes),
+            Record::Batch { bytes, .. } => tail..(tail + bytes).next_multiple_of(SECTOR),
+            Record::Certificate => tail..self.log.block_after(tail),
+            Record::Doubled => {
+                let begin = self.log.round_up(tail);
+                begin..begin + self.blocks(2)
+            }
+        }
+    }
+
+    /// Where a record goes. `None`: neither the current segment nor the next one has room.
     pub(super) fn place(
         &self,
         append: &AppendGuard,
-        bytes: u64,
-        batch: bool,
+        record: Record,
         first_sequence: u64,
     ) -> Result<Option<Place>, EngineError> {
-        let bytes = self.log.round_up(bytes);
-        let end = |segment: &Segment| if batch { self.limit(segment) } else { segment.bytes };
+        let end_of = |segment: &Segment| match record {
+            Record::Batch { .. } => self.limit(segment),
+            Record::Certificate | Record::Doubled => segment.bytes,
+        };
+        let is_doubled = matches!(record, Record::Doubled);
         let &End { tail, segment: ref here, chain, .. } = append.end()?;
-        if tail.offset + bytes <= end(here) {
-            let segment = Arc::clone(here);
-            return Ok(Some(Place { segment, ordinal: tail.ordinal, offset: tail.offset, bytes, begins: None }));
+        let Range { start: offset, end } = self.extent(record, tail.offset);
+        if end <= end_of(here) {
+            let (segment, bytes, gap) = (Arc::clone(here), end - offset, offset - tail.offset);
+            return Ok(Some(Place { segment, ordinal: tail.ordinal, offset, bytes, gap, is_doubled, begins: None }));
         }
-        let offset = u64::from(self.log.block_bytes);
+        let Range { start: offset, end } = self.extent(record, u64::from(self.log.block_bytes));
         let next = self.next_segment(tail).map(|number| self.files.segment(number)).transpose()?;
-        let Some(segment) = next.filter(|next| offset + bytes <= end(next)) else { return Ok(None) };
+        let Some(segment) = next.filter(|next| end <= end_of(next)) else { return Ok(None) };
         let header = SegmentHeader {
             log_id: self.log.log_id,
             block_bytes: self.log.block_bytes,
@@ -192,29 +257,32 @@ impl LogTail {
             chain,
         };
         let begins = Some((header.encode(), Arc::clone(here), tail.offset));
-        Ok(Some(Place { segment, ordinal: header.ordinal, offset, bytes, begins }))
+        let bytes = end - offset;
+        Ok(Some(Place { segment, ordinal: header.ordinal, offset, bytes, gap: 0, is_doubled, begins }))
     }
 
-    /// Writes a record, padded to its blocks; with it the header of a segment that begins, after the block at the tail
-    /// of the segment that ends was zeroed: a record that was abandoned there shall not be taken for the next one.
+    /// Writes a record, with zeros from the tail on and to the end of its last page; with it the header of a segment that
+    /// begins, after the block at the tail of the segment that ends was zeroed: a record that was abandoned there shall not be
+    /// taken for the next one.
     pub(super) fn write_record(&self, append: &AppendGuard, place: &Place, parts: &[&[u8]]) -> Result<(), EngineError> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut padding = usize::try_from(place.bytes).map_or(0, |bytes| bytes.saturating_sub(length));
-        let mut slices = Vec::with_capacity(parts.len() + 2 + padding / ZEROS.len());
+        let end = place.offset + place.bytes;
+        let last = if crate::drops("whole-pages") { end } else { end.next_multiple_of(PAGE_BYTES as u64) };
+        let padding = last.saturating_sub(place.offset + length as u64);
+        let mut slices = Vec::with_capacity(parts.len() + 3 + (place.gap + padding) as usize / PAGE_BYTES);
         let mut offset = place.offset;
         if let Some((header, ends, tail)) = &place.begins {
             if *tail < ends.bytes && !crate::drops("rotation-zeros") {
-                ends.write(&self.log.zero_block(), *tail)?;
+                self.write_zeros_to_block(ends, *tail)?;
             }
             slices.push(IoSlice::new(header));
             offset = 0;
+        } else if !crate::drops("gap-zeros") {
+            slices.extend(zeros(place.gap));
+            offset -= place.gap;
         }
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
-        while padding > 0 {
-            let zeros = &ZEROS[..padding.min(ZEROS.len())];
-            slices.push(IoSlice::new(zeros));
-            padding -= zeros.len();
-        }
+        slices.extend(zeros(padding));
         let write =
             || place.segment.file.write_at(&slices, offset).map_err(|e| EngineError::write(&place.segment.name, e));
         match (write(), &place.begins) {
@@ -230,6 +298,12 @@ impl LogTail {
             crate::fault_point("rotating");
         }
         Ok(())
+    }
+
+    /// Writes zeros at `offset` to the end of its block.
+    pub(super) fn write_zeros_to_block(&self, segment: &Segment, offset: u64) -> Result<(), EngineError> {
+        let bytes = usize::try_from(self.log.block_after(offset) - offset).unwrap_or(0);
+        segment.write(&vec![0; bytes], offset)
     }
 
     /// Overwrites with zeros what a writer has left at `place` that died there in writing commit 1: if the next writer
@@ -260,10 +334,10 @@ impl LogTail {
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.
     pub(super) fn erase(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
-        let header = if place.begins_segment() && !crate::drops("r5-erase-header") { 0 } else { place.offset };
-        for offset in [header, place.offset] {
-            place.segment.write(&self.log.zero_block(), offset)?;
+        if place.begins_segment() && !crate::drops("r5-erase-header") {
+            place.segment.write(&self.log.zero_block(), 0)?;
         }
+        self.write_zeros_to_block(&place.segment, place.offset)?;
         self.sync_beside(append, &place.segment)
     }
 

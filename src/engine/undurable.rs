@@ -52,36 +52,52 @@ impl Undurable {
 
     fn write_again(&self) -> Result<(), EngineError> {
         let (control, block) = (self.log.marks.control(), u64::from(self.log.block_bytes));
-        // Where the segments end that have a part in it, and in which files they lie.
-        let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
-        let mut reaches = |ordinal: u64, file: u32, end: u64| {
-            let before = ends.entry(ordinal).or_insert((file, end));
+        // The records, by segment and offset: file and end. A certificate in a batch is no longer than that.
+        let mut records: BTreeMap<(u64, u64), (u32, u64)> = BTreeMap::new();
+        let mut lies = |ordinal: u64, file: u32, offset: u64, end: u64| {
+            let before = records.entry((ordinal, offset)).or_insert((file, end));
             before.1 = before.1.max(end);
         };
+        let certified = control.certified_epoch().map(|record| (record.ordinal, record.offset));
         if let Some(record) = control.certified_epoch() {
             // If the certificate lies in a batch, the end of the batch counts. A segment before it may have been
             // overwritten.
             let in_batch = control
                 .commit(record.hi)
                 .filter(|entry| (entry.ordinal, entry.offset) == (record.ordinal, record.offset));
-            reaches(record.ordinal, record.segment, in_batch.map_or(record.end(block), |entry| entry.end));
+            let end = in_batch.map_or(record.end(block), |entry| entry.end);
+            lies(record.ordinal, record.segment, record.offset, end);
         }
         for sequence in self.log.marks.durable() + 1..=control.published() {
             let entry = control.commit(sequence).ok_or_else(|| self.log.no_commit(sequence))?;
-            reaches(entry.ordinal, entry.segment, entry.end);
+            lies(entry.ordinal, entry.segment, entry.offset, entry.end);
             if !crate::drops("taker-batches-again") {
                 self.prove_batch(&entry)?;
             }
         }
         for epoch in control.certified() + 1..=control.last_written_epoch() {
             let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
-            reaches(record.ordinal, record.segment, record.end(block));
+            lies(record.ordinal, record.segment, record.offset, record.end(block));
             let in_batch = control.commit(record.hi).is_some_and(|entry| {
                 entry.has_certificate && (entry.segment, entry.offset) == (record.segment, record.offset)
             });
             if !in_batch && !crate::drops("taker-certificate-again") {
                 self.prove_certificate(&record)?;
             }
+        }
+        let mut ends: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
+        // Where the record before ends, if it is not durable.
+        let mut before = None;
+        for ((ordinal, offset), (number, end)) in records {
+            // Before a doubled certificate there are zeros, to its block: a record may have been abandoned there.
+            if let Some((_, gap)) = before.filter(|(of, end)| *of == ordinal && *end < offset)
+                && !crate::drops("taker-gap-again")
+            {
+                let zeros = vec![0; usize::try_from(offset - gap).unwrap_or(0)];
+                self.files.segment(number)?.write(&zeros, gap)?;
+            }
+            before = (Some((ordinal, offset)) != certified).then_some((ordinal, end));
+            ends.insert(ordinal, (number, end));
         }
         // The headers of the segments that began since, and the zeros after the tail of each segment that ended. The
         // header of the certified segment is durable, with every commit that depends on it: it is not written again.
@@ -97,7 +113,8 @@ impl Undurable {
                 segment.write(&header.encode(), 0)?;
             }
             if Some(ordinal) != last && end < segment.bytes && !crate::drops("taker-zeros-again") {
-                segment.write(&self.log.zero_block(), end)?;
+                let zeros = vec![0; usize::try_from(self.log.block_after(end) - end).unwrap_or(0)];
+                segment.write(&zeros, end)?;
             }
         }
         Ok(())

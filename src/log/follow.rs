@@ -8,7 +8,8 @@ use super::error::LogError;
 use super::files::Ahead;
 use super::format::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
-    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SegmentHeader, apply_mask, decode_batch_header, image_crc,
+    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SegmentHeader, apply_mask, block_after, decode_batch_header,
+    image_crc,
 };
 use crate::disk::LogFile;
 use std::collections::BTreeMap;
@@ -91,6 +92,12 @@ impl<'a> SegmentReader<'a> {
             page_bytes: self.header.page_bytes,
             segment_bytes: self.header.segment_bytes,
         }
+    }
+
+    /// The first block after `offset`, in bytes.
+    #[must_use]
+    pub fn block_after(&self, offset: u64) -> u64 {
+        block_after(offset, self.header.block_bytes)
     }
 
     /// What the bytes at `offset` claim, unproven: whether a batch that is not valid was begun there.
@@ -184,7 +191,7 @@ impl<'a> SegmentReader<'a> {
         }
     }
 
-    /// The certificate in a block of its own at `offset`.
+    /// The certificate at `offset` that lies in no batch.
     ///
     /// # Errors
     /// [`LogError::Record`] if there is none of this log and segment, [`LogError::OtherVersion`], or any error of the medium.

@@ -20,7 +20,7 @@ pub use batch::{
 };
 pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};
-pub use mask::{RECORD_PLACE_BYTES, apply_mask, mask_of, mask_of_first};
+pub use mask::{RECORD_PLACE_BYTES, apply_mask, begins_record, block_after, mask_of, mask_of_first};
 pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, segment_name, spill_name};
 pub use segment::{SEGMENT_HEADER_BYTES, is_block_size, is_page_size};
 
@@ -30,8 +30,7 @@ pub const FORMAT_VERSION: u16 = 2;
 /// What names one log; random, never 0, never used by a second incarnation.
 pub type LogId = u64;
 
-/// The block: every record starts and ends on a multiple of it, in bytes, unless the medium's
-/// sector is larger.
+/// The block, in bytes, unless the medium's sector is larger: what is durable ends on one ([`block_after`]).
 pub const BLOCK_BYTES_MIN: u32 = 4096;
 /// The largest block, in bytes.
 pub const BLOCK_BYTES_MAX: u32 = 65536;
@@ -122,7 +121,7 @@ pub struct Certificate {
     pub log_id: LogId,
     /// The ordinal of the segment that it lies in.
     pub ordinal: u64,
-    /// The offset of its block in the segment, in bytes; in a batch that of the batch.
+    /// Its offset in the segment, in bytes; in a batch that of the batch.
     pub offset: u64,
     /// The epoch, from 1.
     pub epoch: u64,

@@ -104,7 +104,7 @@ pub(crate) struct Epoch {
 
 /// What a probe finds in a segment, for callers that want all of it.
 pub(crate) enum Probed<'a> {
-    /// A certificate of this log; in a batch, or in a block of its own.
+    /// A certificate of this log; in a batch, or outside of a batch.
     Certificate { segment: usize, offset: u64, certificate: &'a Certificate, in_batch: bool },
     /// A batch whose head is valid.
     Batch { segment: usize },
@@ -123,11 +123,11 @@ pub(crate) struct FoundLog<'a> {
     pub(crate) candidates: Vec<Candidate>,
     /// By segment and offset.
     pub(crate) broken: Vec<Broken>,
-    /// The certificates in blocks of their own, by segment and offset; those of commits after B.
+    /// The certificates outside of batches, by segment and offset; those of commits after B.
     pub(crate) seals: Vec<Seal>,
     /// Their indices by hi.
     pub(super) seals_by_hi: BTreeMap<u64, Vec<usize>>,
-    /// Where all certificates in blocks of their own lie, also the one that a doubled one speaks of: segment and offset.
+    /// Where all certificates outside of batches lie, also the one that a doubled one speaks of: segment and offset.
     pub(super) certificates: Vec<(usize, u64)>,
     /// Every certificate, by epoch.
     pub(crate) epochs: Vec<Epoch>,

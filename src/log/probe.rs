@@ -1,4 +1,4 @@
-//! Probing a segment: every block that the file system keeps is looked at as a record.
+//! Probing a segment: every sector that the file system keeps is looked at as a record.
 //!
 //! A block that the medium does not give is noted, and its neighbours are read by themselves. What a record claims of its
 //! length is read only as far as the file has bytes: [`ALLOWANCE_FACTOR`]. Images are verified on the way
@@ -9,7 +9,8 @@ use super::files::Unreadable;
 use super::follow::SegmentReader;
 use super::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES_MIN, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace,
-    SegmentHeader, batch_place, decode_batch, decode_batch_header, embedded_certificate, is_block_size,
+    RECORD_PLACE_BYTES, SegmentHeader, batch_place, begins_record, decode_batch, decode_batch_header,
+    embedded_certificate, is_block_size,
 };
 use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSegment, HeaderState, Probed, Seal};
 use super::page_one::FoundCopy;
@@ -97,10 +98,7 @@ impl<'a> FoundLog<'a> {
             let wanted = usize::try_from(data.end - start).unwrap_or(usize::MAX).min(piece_bytes);
             match open.read(&mut piece[..wanted], start) {
                 Ok(read) => {
-                    for (index, block) in piece[..read].chunks(BLOCK as usize).enumerate() {
-                        let at = index * BLOCK as usize;
-                        self.probe_block(probe, start + at as u64, block, &piece[at..read])?;
-                    }
+                    self.probe_piece(probe, start, &piece[..read])?;
                     if let Some(passing) = &mut probe.passing {
                         let candidates = &mut self.candidates;
                         passing.pass(start, &piece[..read], |candidate, batch| {
@@ -112,7 +110,7 @@ impl<'a> FoundLog<'a> {
                     for at in (0..wanted as u64).step_by(BLOCK as usize) {
                         let block = &mut piece[..BLOCK as usize];
                         match open.read(block, start + at) {
-                            Ok(read) => self.probe_block(probe, start + at, &piece[..read], &piece[..read])?,
+                            Ok(read) => self.probe_piece(probe, start + at, &piece[..read])?,
                             Err(error) => self.note_unreadable(probe.segment, start + at, BLOCK, error)?,
                         }
                     }
@@ -136,8 +134,18 @@ impl<'a> FoundLog<'a> {
         Ok(())
     }
 
-    fn probe_block(&mut self, probe: &mut Probe<'_>, offset: u64, block: &[u8], rest: &[u8]) -> Result<(), LogError> {
-        if offset < probe.head_end || block.iter().take(8).all(|&byte| byte == 0) {
+    fn probe_piece(&mut self, probe: &mut Probe<'_>, start: u64, piece: &[u8]) -> Result<(), LogError> {
+        for (index, sector) in piece.chunks(RECORD_PLACE_BYTES).enumerate() {
+            if begins_record(sector) {
+                let at = index * RECORD_PLACE_BYTES;
+                self.probe_sector(probe, start + at as u64, sector, &piece[at..])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn probe_sector(&mut self, probe: &mut Probe<'_>, offset: u64, block: &[u8], rest: &[u8]) -> Result<(), LogError> {
+        if offset < probe.head_end {
             return Ok(());
         }
         let path = &self.segments[probe.segment].open.path;
@@ -211,7 +219,7 @@ impl<'a> FoundLog<'a> {
         block: &[u8],
         rest: &[u8],
     ) -> Result<(), LogError> {
-        if offset == 0 || !offset.is_multiple_of(u64::from(reader.header.block_bytes)) {
+        if offset < u64::from(reader.header.block_bytes) {
             return Ok(());
         }
         let place = reader.place(offset);

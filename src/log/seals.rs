@@ -1,6 +1,6 @@
 //! What certificates say of the batches that they seal, and of each other (rules E1 to E4).
 //!
-//! A certificate in a block of its own is written when its commits are published: what it says of them is true. One in a
+//! A certificate outside of a batch is written when its commits are published: what it says of them is true. One in a
 //! batch is only as true as the batch: a writer that died before it published left both.
 
 use super::follow::SegmentReader;
@@ -97,7 +97,7 @@ fn lane_frames(commits: &[(u16, u32)]) -> Vec<u32> {
 }
 
 impl FoundLog<'_> {
-    /// The certificate in a block of its own that names another chain value after this batch (rule E1).
+    /// The certificate outside of a batch that names another chain value after this batch (rule E1).
     pub(super) fn denied(&self, batch: &Batch) -> Option<Contradiction> {
         let sequence = batch.header.sequence;
         let seal = self.seals_of(sequence).find(|seal| seal.certificate.chain != batch.chain_after)?;
@@ -106,7 +106,7 @@ impl FoundLog<'_> {
         Some(self.contradiction_at("E1", seal.segment, seal.offset, what))
     }
 
-    /// Whether a certificate in a block of its own names the chain value after this batch.
+    /// Whether a certificate outside of a batch names the chain value after this batch.
     pub(super) fn is_confirmed(&self, batch: &Batch) -> bool {
         self.seals_of(batch.header.sequence).any(|seal| seal.certificate.chain == batch.chain_after)
     }

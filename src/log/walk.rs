@@ -6,13 +6,14 @@
 use super::error::LogError;
 use super::files::Unreadable;
 use super::follow::{ImageRef, SegmentReader};
-use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace};
+use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace, block_after};
 use super::found::{Candidate, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
 use super::seals::{Contradiction, Counts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Blocks between two batches that are no certificates: those of a doubled one that was not synced.
+/// Blocks between two batches that are no certificates: those of a doubled one that was not synced. The rest of the block
+/// in which a batch ends is not counted.
 const MISSED_BLOCKS_MAX: u32 = 2;
 
 /// What a walk goes through.
@@ -217,11 +218,12 @@ impl FoundLog<'_> {
         Ok(search)
     }
 
-    /// After `offset` in a segment, past any number of certificates and at most [`MISSED_BLOCKS_MAX`] blocks that are
-    /// neither (rule W3).
+    /// At `offset` in a segment, or else at the beginning of a block after it, past any number of certificates and at most
+    /// [`MISSED_BLOCKS_MAX`] blocks that are neither (rule W3).
     fn scan(&self, search: &mut Search, segment: usize, offset: u64, wanted: Wanted) -> Result<(), LogError> {
         let Some(reader) = self.reader(segment, wanted.through) else { return Ok(()) };
         let (block_bytes, end) = (u64::from(reader.header.block_bytes), reader.header.segment_bytes);
+        let block_after = |offset| reader.block_after(offset);
         let mut offset = offset;
         let mut missed = 0;
         while offset < end {
@@ -243,11 +245,12 @@ impl FoundLog<'_> {
                 None => {}
             }
             if !self.is_certificate(segment, offset) || crate::drops("w3-certificates") {
-                match self.segments[segment].unreadable_in(offset, block_bytes) {
+                match self.segments[segment].unreadable_in(offset, block_after(offset) - offset) {
                     // It may have been a certificate, as well.
                     Some(unread) => {
                         search.unread.get_or_insert_with(|| unread.clone());
                     }
+                    None if !offset.is_multiple_of(block_bytes) => {}
                     None if missed == if crate::drops("w3-missed") { 0 } else { MISSED_BLOCKS_MAX }
                         && !crate::drops("w3-missed-bound") =>
                     {
@@ -256,16 +259,18 @@ impl FoundLog<'_> {
                     None => missed += 1,
                 }
             }
-            offset += block_bytes;
+            offset = block_after(offset);
         }
         Ok(())
     }
 
-    /// The first block from `offset` on that is no certificate.
-    pub(super) fn behind_certificates(&self, segment: usize, offset: u64) -> u64 {
-        let block_bytes = u64::from(self.block_bytes().unwrap_or(BLOCK_BYTES_MIN));
-        let mut places = (offset..).step_by(block_bytes as usize);
-        places.find(|place| !self.is_certificate(segment, *place)).unwrap_or(offset)
+    /// `offset`, or the first block after it and the certificates that follow there.
+    pub(super) fn behind_certificates(&self, segment: usize, mut offset: u64) -> u64 {
+        let block_bytes = self.block_bytes().unwrap_or(BLOCK_BYTES_MIN);
+        while self.is_certificate(segment, offset) {
+            offset = block_after(offset, block_bytes);
+        }
+        offset
     }
 
     fn is_certificate(&self, segment: usize, offset: u64) -> bool {
@@ -344,10 +349,11 @@ impl FoundLog<'_> {
             if header.ordinal != newest.ordinal {
                 return None;
             }
-            let block_bytes = u64::from(header.block_bytes);
+            let first = block_after(newest.offset, header.block_bytes);
             let end = match newest.in_batch {
                 true => self.candidate(newest.segment, newest.offset)?.end,
-                false => newest.offset + block_bytes * if newest.has_second { 2 } else { 1 },
+                false if newest.has_second => block_after(first, header.block_bytes),
+                false => first,
             };
             return Some((newest.segment, end, newest.chain));
         }

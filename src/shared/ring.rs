@@ -10,8 +10,8 @@ use crate::interleave::step;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU64, fence};
 
-/// 4096-byte units of an epoch record's offset: every block is a multiple of it.
-const OFFSET_UNIT: u64 = 4096;
+/// The unit of an epoch record's offset, in bytes: records begin on sectors.
+const OFFSET_UNIT: u64 = 512;
 
 /// The pages of up to this number of frames lie in the entry itself: to follow a small commit its batch need not be
 /// read.
@@ -115,7 +115,7 @@ pub struct EpochRecord {
     pub ordinal: u64,
     /// The segment that its certificate lies in, by the id in the file name.
     pub segment: u32,
-    /// Where the certificate's block begins in the segment, in bytes, a multiple of 4096; the batch's
+    /// Where the certificate begins in the segment, in bytes, a multiple of 512; the batch's
     /// own offset if the certificate is in the header of batch `hi`.
     pub offset: u64,
     /// Its certificate is doubled: in two blocks, with a copy of the beginning of page 1.
@@ -146,11 +146,14 @@ impl EpochRecord {
         self.lo.saturating_sub(1)
     }
 
-    /// The end of its certificate, if that lies in blocks of its own of this size.
+    /// The end of its certificate, if that does not lie in a batch: on a block of this size.
     #[must_use]
     pub fn end(&self, block_bytes: u64) -> u64 {
-        let blocks = if self.is_doubled { 2 } else { 1 };
-        self.offset.saturating_add(blocks * block_bytes)
+        let (block_bytes, blocks) = (block_bytes.max(1), if self.is_doubled { 2 } else { 1 });
+        if crate::drops("cut") && !self.is_doubled && !self.offset.is_multiple_of(block_bytes) {
+            return self.offset + OFFSET_UNIT;
+        }
+        (self.offset / block_bytes).saturating_add(blocks).saturating_mul(block_bytes)
     }
 }
 

@@ -46,8 +46,8 @@ fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// Every kind of record, in two segments.
-fn sample() -> LogBuilder {
+/// Every kind of record, in two segments; and where the certificates lie in the first that are in no batch.
+fn sample() -> (LogBuilder, [usize; 2]) {
     let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 12);
     log.commits(1);
     log.commit(&Commit {
@@ -64,19 +64,24 @@ fn sample() -> LogBuilder {
         wants_durable: false,
         ..Commit::default()
     });
+    let certificate = log.offset as usize;
     log.certify(2, 0);
+    // Batches between two cuts, before one that begins on a block.
+    log.commit(&Commit { frames: &[(3, 12)], database_pages: 4, ..Commit::default() });
+    let doubled = log.offset.next_multiple_of(4096) as usize;
     log.certify_doubled(3, 2, &image(1, 10, 1024), 0x0a0b_0c0d);
+    log.certify(4, 2);
     log.rotate(1);
     log.commit(&Commit { frames: &[(2, 12)], database_pages: 4, ..Commit::default() });
-    let (bytes, at) = log.place(4);
+    let (bytes, at) = log.place(5);
     bytes[at + 400] ^= 1;
     log.put(&[0xee; 4096]);
-    log
+    (log, [certificate, doubled])
 }
 
 #[test]
 fn segments_as_text() {
-    let log = sample();
+    let (log, _) = sample();
     let place = SimPlace::new(&Files::new(stamped(&[0; 3], 1024, ID, 2)).with(&log.files).with_file("lock", b""));
     let directory = place.directory();
     let mut text = String::new();
@@ -89,16 +94,16 @@ fn segments_as_text() {
 
 #[test]
 fn records_byte_for_byte() {
-    let log = sample();
+    let (log, [certificate, doubled]) = sample();
     let segment = &log.files[&segment_name(ID, 0)];
     golden("segment_header.hex", &hex(&segment[..128]));
     let (_, batch) = log.places[&2];
     golden("batch_with_certificate.hex", &hex(&segment[batch as usize..][..344 + 48 + 32]));
     let (_, spilled) = log.places[&3];
     golden("batch_with_spill.hex", &hex(&segment[spilled as usize..][..344 + 72 + 32]));
-    golden("certificate.hex", &hex(&segment[spilled as usize + 4096..][..288]));
-    for (name, at) in [("doubled_first.hex", 2 * 4096), ("doubled_second.hex", 3 * 4096)] {
-        golden(name, &hex(&segment[spilled as usize + at..][..448]));
+    golden("certificate.hex", &hex(&segment[certificate..][..288]));
+    for (name, at) in [("doubled_first.hex", doubled), ("doubled_second.hex", doubled + 4096)] {
+        golden(name, &hex(&segment[at..][..448]));
     }
     let mut header = database_of(&[0], 1024);
     Stamp { log_id: ID, backfill_target: 77 }.apply(&mut header);
@@ -107,16 +112,16 @@ fn records_byte_for_byte() {
 
 #[test]
 fn the_survey_finds_what_the_dump_shows() {
-    let log = sample();
+    let (log, _) = sample();
     let place = SimPlace::new(&Files::new(stamped(&[0; 3], 1024, ID, 2)).with(&log.files).with_file("x", b""));
     let survey = scan::survey(&*place.directory(), &place.files().database).unwrap();
     assert_eq!(survey.foreign, ["x"]);
     let [found] = survey.logs.as_slice() else { panic!("{survey:?}") };
-    assert_eq!((found.backfilled, found.durable, found.last), (2, 3, 3));
-    assert_eq!(found.commits.iter().map(|commit| commit.sequence).collect::<Vec<_>>(), [3]);
-    assert_eq!(found.certificates.len(), 4);
-    assert!(found.certificates[0].in_batch && found.certificates[2].certificate.is_mark());
-    assert_eq!(found.segments.iter().map(|segment| segment.batches).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!((found.backfilled, found.durable, found.last), (2, 4, 4));
+    assert_eq!(found.commits.iter().map(|commit| commit.sequence).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(found.certificates.len(), 5);
+    assert!(found.certificates[0].in_batch && found.certificates[4].certificate.is_mark());
+    assert_eq!(found.segments.iter().map(|segment| segment.batches).collect::<Vec<_>>(), [4, 1]);
     assert_eq!(found.torn_tail.as_ref().unwrap().offset, 4096 + 344 + 24);
     assert_eq!(found.findings, []);
     let after = place.files();

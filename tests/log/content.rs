@@ -62,7 +62,7 @@ fn images(log: &LogBuilder, written: &Written, page_bytes: usize) -> Vec<Vec<u8>
     for Stored { frame, kind, place, beside, ordinal, next } in &written.stored {
         let image = &mut images[frame % written.pages.len()];
         let begins = start + (frame % written.pages.len() * page_bytes) as u64;
-        // The sectors of the segment that begin in it; records on blocks first.
+        // The sectors of the segment that begin in it: where a record could begin.
         let sectors: Vec<u64> = (begins.next_multiple_of(512)..begins + page_bytes as u64).step_by(512).collect();
         let Some(at) = (!sectors.is_empty()).then(|| sectors[place.index(sectors.len())] + beside) else { continue };
         let ordinal = if *ordinal == 0 { log.ordinal } else { *ordinal };

@@ -42,7 +42,7 @@ fn recover(place: &dyn Place, bad: &[(String, Range<u64>)]) -> Result<Recovered,
 #[test]
 fn each_block_that_cannot_be_read() {
     let (mut log, files) = sample();
-    let (end, tail) = (log.offset / BLOCK, log.segment_name());
+    let (end, tail) = (log.offset.div_ceil(BLOCK), log.segment_name());
     let first = log.place(7).1 as u64 / BLOCK;
     for (name, bytes) in &files.directory.clone().unwrap() {
         for block in 0..bytes.len() as u64 / BLOCK {

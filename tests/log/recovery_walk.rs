@@ -88,6 +88,30 @@ fn any_number_of_certificates_and_two_lost_blocks_are_stepped_over() {
     expect(&lost_three, 0, 2);
 }
 
+/// The rest of the block in which the last batch ends is none of the two.
+#[test]
+fn a_certificate_may_be_lost_in_the_block_in_which_a_batch_ends() {
+    let tail = log(2);
+    assert_ne!(tail.offset % 4096, 0);
+    for (lost, last) in [(0, 4), (1, 4), (2, 4), (3, 2)] {
+        for rest in [0, 0xee] {
+            let mut log = tail.clone();
+            let bytes = log.offset.next_multiple_of(4096) - log.offset;
+            log.put(&vec![rest; bytes as usize]);
+            for _ in 0..lost {
+                log.put(&[0xee; 4096]);
+            }
+            log.commits(2);
+            expect(&log, 0, last);
+        }
+    }
+    // Nothing that follows in that block is looked for beside the place where the batch ends.
+    let mut log = tail.clone();
+    log.put(&[0; 512]);
+    log.commits(2);
+    expect(&log, 0, 2);
+}
+
 #[test]
 fn the_walk_goes_on_in_later_segments_also_over_one_without_a_batch() {
     let mut log = log(2);
@@ -117,14 +141,14 @@ fn a_batch_of_another_chain_is_not_taken() {
     // Commit 3 of a history in which commit 2 was another one: whole, at the right place, and not ours.
     let mut log = log(1);
     let mut other = log.clone();
-    other.commit(&Commit { frames: &[(3, 7)], ..Commit::default() });
+    other.commit(&Commit { frames: &[(3, 7), (2, 7)], ..Commit::default() });
     other.commits(1);
     log.commits(1);
     let (stale, at) = other.place(3);
-    let stale = stale[at..at + 4096].to_vec();
+    let stale = stale[at..at + 2560].to_vec();
     let clean = log.clone();
+    assert_eq!(at as u64, log.offset);
     log.put(&stale);
-    assert_eq!(at as u64 + 4096, log.offset);
     expect(&log, 0, 2);
     // Also not in a later segment whose header says so.
     let mut log = clean;
@@ -364,7 +388,7 @@ fn a_certificate_whose_chain_is_not_that_of_a_log_that_goes_on_is_damage() {
     let mut log = log(2);
     let mut certificate = log.next_certificate(2, 0, 0);
     certificate.chain ^= 1;
-    log.put(&certificate.encode_block(4096));
+    log.put_certificate(&certificate);
     expect(&log, 0, 1);
     log.commits(1);
     let error = recover(&log, 0).unwrap_err();
@@ -390,7 +414,7 @@ fn a_certificate_that_counts_otherwise_is_damage() {
         log.commits(2);
         let mut certificate = log.next_certificate(4, 2, 0);
         change(&mut certificate);
-        log.put(&certificate.encode_block(4096));
+        log.put_certificate(&certificate);
         expect_contradicted(&log, rule);
     }
     // In a batch, as well.
@@ -419,13 +443,13 @@ fn b_of_a_dead_leaders_certificate_is_true_though_later_ones_say_less() {
     log.certify(0, 0);
     log.commits(1);
     let dead = log.next_certificate(3, 2, 2);
-    log.put(&dead.encode_block(4096));
+    log.put_certificate(&dead);
     let place = log.next_certificate(3, 2, 0);
     let again = Certificate { ordinal: place.ordinal, offset: place.offset, backfilled: 0, ..dead };
-    log.put(&again.encode_block(4096));
+    log.put_certificate(&again);
     log.commits(1);
     let last = Certificate { epoch: 3, ..log.next_certificate(4, 3, 0) };
-    log.put(&last.encode_block(4096));
+    log.put_certificate(&last);
     expect(&log, 2, 4);
     let findings = &survey_of(&log).logs[0].findings;
     assert!(findings.iter().all(|finding| !finding.rule.starts_with('E')), "{findings:?}");

@@ -5,6 +5,7 @@ use crate::disk::OpenMode;
 use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
 use crate::engine::leader::Leader;
 use crate::engine::lease::Stall;
+use crate::engine::tail::Record;
 use crate::engine::{CommitFacts, Engine, EngineError, Rest};
 use crate::log::format::{segment_name, spill_name};
 use crate::log::stamp::{Stamp, StampState};
@@ -430,7 +431,9 @@ fn a_segment_that_a_dead_writer_began_to_use_is_not_the_next_one() {
     die(one);
     let append = other.append.lock().unwrap();
     let first = other.log.marks.published() + 1;
-    let place = other.tail.place(&append, SEGMENT_BYTES - BLOCK, false, first).unwrap();
+    // There is room for it in a segment that nobody has begun.
+    let batch = Record::Batch { bytes: SEGMENT_BYTES - 10 * BLOCK, is_sealed: false };
+    let place = other.tail.place(&append, batch, first).unwrap();
     assert!(place.is_none(), "{place:?} after {tail:?}");
     drop(append);
     commit(&other, 3, first, true).unwrap();

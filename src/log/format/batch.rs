@@ -40,7 +40,7 @@ pub const POSITION_END: u64 = 1 << 48;
 /// Numbers of spill files are below this.
 pub const SPILL_NUMBER_END: u32 = 1 << 30;
 
-// No descriptor reads as a magic at a place where a later format could begin a record. Header and descriptors are multiples
+// No descriptor reads as a magic at a place where a record could begin. Header and descriptors are multiples
 // of 8, so such a place is at byte 0, 8 or 16 of a descriptor: there the last of the 8 bytes is the reserved one, the
 // highest of a position, or the highest of the number of a spill file, and each is below that of every magic.
 const _: () = {
@@ -129,7 +129,7 @@ fn chained(header: &BatchHeader, descriptors: &[Descriptor]) -> Vec<u8> {
 }
 
 /// Header, certificate and descriptors of a batch, unpadded, [`batch_head_bytes`] long. The images follow
-/// directly, and zeros to the end of the block.
+/// directly, and zeros to the end of the sector, or of the block if there is a certificate.
 ///
 /// # Errors
 /// The rule that the batch would violate.
@@ -284,7 +284,7 @@ pub fn decode_batch_header(block: &[u8], place: &BatchPlace) -> Result<ClaimedBa
     let lengths = (is_later || frames != 0 && batch_head_bytes(frames as usize) == u64::from(head_bytes))
         && claimed.head_bytes >= BATCH_HEADER_BYTES
         && u64::from(head_bytes) <= claimed.bytes
-        && claimed.bytes.is_multiple_of(u64::from(place.block_bytes))
+        && claimed.bytes.is_multiple_of(RECORD_PLACE_BYTES as u64)
         && place.offset.checked_add(claimed.bytes).is_some_and(|end| end <= place.segment_bytes);
     require(lengths || crate::drops("b2"), Rule::BatchLengths)?;
     Ok(claimed)
@@ -447,7 +447,11 @@ impl HeadDecoder {
         require(possible || crate::drops("b5"), Rule::BatchFields)?;
         if has_certificate {
             let certificate = Certificate::decode(room, &self.place.of_certificate())?;
-            let fits = certificate_fits(&certificate, &header, chain_after) || crate::drops("b7");
+            // It may call the batch durable: the block in which that ends is not written again.
+            let ends = header.offset.checked_add(header.bytes);
+            let ends_block =
+                ends.is_some_and(|end| end.is_multiple_of(u64::from(self.place.block_bytes))) || crate::drops("cut");
+            let fits = (certificate_fits(&certificate, &header, chain_after) && ends_block) || crate::drops("b7");
             require(fits, Rule::BatchCertificate)?;
             header.certificate = Some(certificate);
         }

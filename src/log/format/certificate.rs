@@ -1,4 +1,4 @@
-//! The record that seals an epoch: in the header of the epoch's last batch, or in a block of its own.
+//! The record that seals an epoch: in the header of the epoch's last batch, or outside of a batch.
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
@@ -136,14 +136,6 @@ impl Certificate {
         let crc = crc32c::crc32c(&bytes[..CRC]);
         put(&mut bytes, CRC, crc.to_le_bytes());
         bytes
-    }
-
-    /// The record as a block of its own, zero padded.
-    #[must_use]
-    pub fn encode_block(&self, block_bytes: u32) -> Vec<u8> {
-        let mut block = self.encode().to_vec();
-        block.resize(usize::try_from(block_bytes).unwrap_or(0).max(CERTIFICATE_BYTES), 0);
-        block
     }
 
     /// The record doubled, as two blocks, each with the certificate for its own place and one half of `page_one` after

@@ -4,9 +4,18 @@
 
 use super::{batch, certificate, segment};
 
-/// Records begin at multiples of at least this number of bytes: of the block in this format, of a sector in any later
-/// one.
+/// Records begin at multiples of this number of bytes: a sector.
 pub const RECORD_PLACE_BYTES: usize = 512;
+
+/// The first block after `offset` (bytes) in a segment: where a certificate ends that begins at `offset`.
+#[must_use]
+pub fn block_after(offset: u64, block_bytes: u32) -> u64 {
+    let block = u64::from(block_bytes).max(1);
+    if crate::drops("cut") && !offset.is_multiple_of(block) {
+        return offset + RECORD_PLACE_BYTES as u64;
+    }
+    offset.saturating_add(1).checked_next_multiple_of(block).unwrap_or(u64::MAX)
+}
 
 /// What records begin with.
 pub(super) const MAGICS: [&[u8; 8]; 3] = [segment::MAGIC, batch::MAGIC, certificate::MAGIC];
@@ -22,6 +31,12 @@ const _: () = {
         magic += 1;
     }
 };
+
+/// Whether these bytes, at a place where a record could begin, begin one of this or another version.
+#[must_use]
+pub fn begins_record(bytes: &[u8]) -> bool {
+    matches!(bytes, [START, next @ ..] if next.starts_with(GOES_ON))
+}
 
 /// The first place at or after `position` (bytes), as an index relative to it.
 fn first_place(position: u64) -> usize {

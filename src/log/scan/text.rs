@@ -52,13 +52,15 @@ pub fn dump_segment(dir: &dyn LogDirectory, name: &str) -> Result<String, LogErr
             unknown.end(&mut out, offset);
             let _ = write!(out, "{offset:>10}  ");
             show_certificate(&mut out, &certificate);
-            offset += u64::from(header.block_bytes);
+            offset = reader.block_after(offset);
         } else {
-            let mut block = vec![0; header.block_bytes as usize];
+            // The rest of the block in which a batch ends, or a whole one.
+            let end = reader.block_after(offset);
+            let mut block = vec![0; usize::try_from(end - offset).unwrap_or(0)];
             reader.open.read(&mut block, offset)?;
             let is_zero = block.iter().all(|&byte| byte == 0);
             unknown.block(&mut out, offset, is_zero);
-            offset += u64::from(header.block_bytes);
+            offset = end;
             if is_zero {
                 // The rest of a hole are zeros as well.
                 let data = reader.open.data(offset)?.map_or(header.segment_bytes, |data| data.start);

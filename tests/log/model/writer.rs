@@ -16,11 +16,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 const BLOCK: u64 = 4096;
+/// Places in a segment are counted in these: batches follow one another from sector to sector.
+const SECTOR: u64 = 512;
 
 /// How a commit ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,16 +171,26 @@ impl Writer {
         step().await;
     }
 
-    /// Writes one block of a segment.
-    fn put(&self, segment: usize, block: u64, bytes: &[u8]) {
+    /// Writes at a sector of a segment.
+    fn put(&self, segment: usize, sector: u64, bytes: &[u8]) {
         let mut engine = self.engine.borrow_mut();
         let segment = &mut engine.segments[segment];
-        segment.file.write_at(&[IoSlice::new(bytes)], block * BLOCK).unwrap();
+        segment.file.write_at(&[IoSlice::new(bytes)], sector * SECTOR).unwrap();
         segment.is_dirty = true;
     }
 
-    fn put_zeros(&self, segment: usize, block: u64) {
-        self.put(segment, block, &[0; BLOCK as usize]);
+    /// A record that begins there is none any more.
+    fn put_zeros(&self, segment: usize, sector: u64) {
+        self.put(segment, sector, &[0; SECTOR as usize]);
+    }
+
+    /// Without cuts the block before the record is written again.
+    fn cut(&self, segment: usize, sector: u64) {
+        if !self.keeps("cut") && (sector * SECTOR).is_multiple_of(BLOCK) {
+            let mut bytes = [0; SECTOR as usize];
+            self.engine.borrow().segments[segment].file.read_at(&mut bytes, (sector - 1) * SECTOR).unwrap();
+            self.put(segment, sector - 1, &bytes);
+        }
     }
 
     fn segment_header(&self, ordinal: u64, first_sequence: u64, chain: u64) -> SegmentHeader {
@@ -208,7 +221,7 @@ impl Writer {
         {
             let mut engine = self.engine.borrow_mut();
             engine.segments[segment].ordinal = 1;
-            (engine.segment, engine.offset) = (segment, 1);
+            (engine.segment, engine.offset) = (segment, BLOCK / SECTOR);
         }
         step().await;
         if self.keeps("a1_sync") {
@@ -254,11 +267,14 @@ impl Writer {
         index
     }
 
-    /// Room for so many blocks: the segment file, the block in it, and the header to write first, if it is a new segment.
-    async fn place(&self, blocks: u64) -> (usize, u64, Option<SegmentHeader>) {
-        let (segment, offset) = (self.engine.borrow().segment, self.engine.borrow().offset);
-        if offset + blocks <= self.world.borrow().segment_blocks {
-            return (segment, offset, None);
+    /// Room for a record of so many bytes, which ends a block if a certificate is in it: the segment file, the sectors in it, and
+    /// the header to write first, if it is a new segment.
+    async fn place(&self, bytes: u64, has_certificate: bool) -> (usize, Range<u64>, Option<SegmentHeader>) {
+        let unit = if has_certificate { BLOCK } else { SECTOR };
+        let from = |sector: u64| sector..(sector * SECTOR + bytes).next_multiple_of(unit) / SECTOR;
+        let (segment, here) = (self.engine.borrow().segment, from(self.engine.borrow().offset));
+        if here.end * SECTOR <= self.world.borrow().segment_blocks * BLOCK {
+            return (segment, here, None);
         }
         let free: Vec<usize> = {
             let engine = self.engine.borrow();
@@ -278,7 +294,7 @@ impl Writer {
             (engine.segments[segment].ordinal + 1, engine.published + 1, engine.chain())
         };
         self.say(format!("  rotate to segment {next} ordinal {ordinal}"));
-        (next, 1, Some(self.segment_header(ordinal, first, chain)))
+        (next, from(BLOCK / SECTOR), Some(self.segment_header(ordinal, first, chain)))
     }
 
     fn enter(&self, segment: usize, offset: u64, header: Option<&SegmentHeader>) {
@@ -345,16 +361,21 @@ impl Writer {
             }
             self.engine.borrow_mut().spills.push((sequence, number));
         }
-        let blocks = (head_bytes + inline.len() as u64 * page_bytes).div_ceil(BLOCK);
-        let (segment, offset, new_header) = self.place(blocks).await;
+        let is_self_sealed = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
+        if is_self_sealed {
+            self.engine.borrow_mut().leader_held = true;
+        }
+        let batch_bytes = head_bytes + inline.len() as u64 * page_bytes;
+        let (segment, sectors, new_header) = self.place(batch_bytes, is_self_sealed).await;
+        let offset = sectors.start;
         let ordinal =
             new_header.as_ref().map_or(self.engine.borrow().segments[segment].ordinal, |header| header.ordinal);
         let mut header = BatchHeader {
             log_id,
             sequence,
             ordinal,
-            offset: offset * BLOCK,
-            bytes: blocks * BLOCK,
+            offset: offset * SECTOR,
+            bytes: (sectors.end - offset) * SECTOR,
             frames: descriptors.len() as u32,
             database_pages,
             lane: 0,
@@ -366,31 +387,33 @@ impl Writer {
         let chain = chain_after(&header, &descriptors);
         let written = descriptors.iter().map(|descriptor| descriptor.page).collect();
         self.engine.borrow_mut().pages.insert(sequence, written);
-        let is_self_sealed = wants_durable && !self.engine.borrow().leader_held && self.percent(70);
         if is_self_sealed {
-            self.engine.borrow_mut().leader_held = true;
             header.certificate = Some(self.next_certificate(sequence, chain, database_pages, (ordinal, offset)));
         }
         let mut bytes = encode_batch(&header, &descriptors).unwrap();
         for &page in &inline {
             bytes.extend(self.world.borrow().image(page, value));
         }
-        bytes.resize((blocks * BLOCK) as usize, 0);
+        bytes.resize(header.bytes as usize, 0);
         self.world.borrow_mut().doubt.push((sequence, state.clone()));
         self.say(format!(
-            "prepare {sequence} {} segment {segment} block {offset}+{blocks} pages {pages:?} self-sealed {is_self_sealed} {fate:?}",
+            "prepare {sequence} {} segment {segment} sectors {sectors:?} pages {pages:?} self-sealed {is_self_sealed} {fate:?}",
             if wants_durable { "FULL" } else { "NORMAL" }
         ));
         if let Some(new_header) = &new_header {
             self.put(segment, 0, &new_header.encode());
             step().await;
         }
-        let stop = (fate == Fate::WriteFails).then(|| self.world.borrow_mut().dice.below(blocks + 1));
-        for (index, block) in bytes.chunks(BLOCK as usize).enumerate() {
+        if new_header.is_none() {
+            self.cut(segment, offset);
+        }
+        let pieces = header.bytes.div_ceil(BLOCK);
+        let stop = (fate == Fate::WriteFails).then(|| self.world.borrow_mut().dice.below(pieces + 1));
+        for (index, piece) in bytes.chunks(BLOCK as usize).enumerate() {
             if stop == Some(index as u64) {
                 break;
             }
-            self.put(segment, offset + index as u64, block);
+            self.put(segment, offset + index as u64 * (BLOCK / SECTOR), piece);
             step().await;
         }
         if fate != Fate::Fine {
@@ -413,7 +436,7 @@ impl Writer {
             (engine.write_held, engine.append_held) = (false, false);
             return;
         }
-        self.enter(segment, offset + blocks, new_header.as_ref());
+        self.enter(segment, sectors.end, new_header.as_ref());
         {
             let mut engine = self.engine.borrow_mut();
             engine.commits.push(Published {
@@ -485,7 +508,7 @@ impl Writer {
         (pages, value, (new_size, state))
     }
 
-    fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32, (ordinal, block): (u64, u64)) -> Certificate {
+    fn next_certificate(&self, hi: u64, chain: u64, database_pages: u32, (ordinal, sector): (u64, u64)) -> Certificate {
         let mut engine = self.engine.borrow_mut();
         engine.epoch += 1;
         let sealed = engine.pages.range(engine.durable + 1..).take_while(|(sequence, _)| **sequence <= hi);
@@ -493,7 +516,7 @@ impl Writer {
         Certificate {
             log_id: engine.log_id.unwrap(),
             ordinal,
-            offset: block * BLOCK,
+            offset: sector * SECTOR,
             epoch: engine.epoch,
             lo: engine.durable + 1,
             hi,
@@ -529,7 +552,7 @@ impl Writer {
         }
     }
 
-    /// An epoch with a certificate in a block of its own.
+    /// An epoch with a certificate in no batch.
     async fn flush(&self, is_mark: bool) {
         self.engine.borrow_mut().leader_held = true;
         while self.engine.borrow().append_held {
@@ -546,12 +569,16 @@ impl Writer {
             (engine.leader_held, engine.append_held) = (false, false);
             return;
         }
-        let (segment, offset, new_header) = self.place(1).await;
+        let (segment, sectors, new_header) = self.place(256, true).await;
+        let offset = sectors.start;
         if let Some(new_header) = &new_header {
             self.put(segment, 0, &new_header.encode());
             step().await;
         }
-        self.enter(segment, offset + 1, new_header.as_ref());
+        if new_header.is_none() {
+            self.cut(segment, offset);
+        }
+        self.enter(segment, sectors.end, new_header.as_ref());
         let (chain, database_pages) = {
             let mut engine = self.engine.borrow_mut();
             engine.segments[segment].last = engine.segments[segment].last.max(hi);
@@ -560,12 +587,12 @@ impl Writer {
         let ordinal = self.engine.borrow().segments[segment].ordinal;
         let certificate = self.next_certificate(hi, chain, database_pages, (ordinal, offset));
         self.say(format!(
-            "cut epoch {} {}..{hi} segment {segment} block {offset} D {} B {}",
+            "cut epoch {} {}..{hi} segment {segment} sector {offset} D {} B {}",
             certificate.epoch, certificate.lo, certificate.durable, certificate.backfilled
         ));
         self.engine.borrow_mut().append_held = false;
         step().await;
-        self.put(segment, offset, &certificate.encode_block(BLOCK as u32));
+        self.put(segment, offset, &certificate.encode());
         self.engine.borrow_mut().certificates.push((certificate.epoch, segment, offset));
         step().await;
         self.seal(&certificate, segment).await;

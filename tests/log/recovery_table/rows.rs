@@ -418,7 +418,7 @@ fn newer_records_and_read_errors_touch_nothing() {
     }
     expect_refusal(&stamped, FACTS, ErrorKind::CannotOpen, &["format version 1", "older pwal"]);
     let mut flagged = log_of(2);
-    let mut certificate = flagged.next_certificate(2, 1, 0).encode_block(4096);
+    let mut certificate = flagged.next_certificate(2, 1, 0).encode();
     certificate[11] = 0x80;
     let crc = crc32c::crc32c(&certificate[..252]);
     certificate[252..256].copy_from_slice(&crc.to_le_bytes());

@@ -93,3 +93,21 @@ fn the_certificate_in_a_batch() {
     // The last commit, and the chain value behind it.
     expect_no_batch(Some((0, 0)), &[(CERTIFICATE + 40, &[9]), (CERTIFICATE + 64, &[1, 2, 3])]);
 }
+
+/// What it calls durable is in no block that is written again.
+#[test]
+fn a_batch_with_a_certificate_ends_on_a_block() {
+    for certificate in [None, Some((0, 0))] {
+        let mut log = LogBuilder::with_blocks(ID, 1024, 512, 64);
+        log.commits(1);
+        log.commit(&Commit { frames: &[(2, 5)], certificate, ..Commit::default() });
+        let (segment_bytes, end) = (log.segment_bytes, log.offset);
+        assert_ne!(end % 4096, 0);
+        let (bytes, at) = log.place(2);
+        let place =
+            BatchPlace { log_id: ID, ordinal: 1, offset: at as u64, block_bytes: 512, page_bytes: 1024, segment_bytes };
+        assert!(decode_batch(&bytes[at..], &place).is_ok());
+        let decoded = decode_batch(&bytes[at..], &BatchPlace { block_bytes: 4096, ..place });
+        assert_eq!(decoded.is_ok(), certificate.is_none());
+    }
+}

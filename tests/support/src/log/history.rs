@@ -38,7 +38,7 @@ pub enum Kind {
         /// The commit.
         sequence: u64,
     },
-    /// A certificate in a block of its own.
+    /// A certificate outside of a batch.
     Certificate,
     /// One block of a doubled certificate.
     Half {
@@ -152,7 +152,7 @@ impl History {
         let bytes = (344 + 24 * images.len() + inline * page_bytes).next_multiple_of(4096) as u64;
         assert!(bytes <= self.log.segment_bytes - 3 * 4096, "a segment has no room for this commit");
         // A certificate or a doubled one fits behind every commit.
-        if self.room() < bytes + 2 * 4096 {
+        if self.room() < bytes + 3 * 4096 {
             self.rotate();
         }
         self.keep_older();
@@ -223,7 +223,7 @@ impl History {
         self.note(Kind::Header, 0, 4096, None);
     }
 
-    /// A certificate in a block of its own over what has none yet.
+    /// A certificate outside of a batch over what has none yet.
     pub fn certify(&mut self) {
         if self.room() < 3 * 4096 {
             self.rotate();
@@ -232,12 +232,14 @@ impl History {
         let (offset, durable) = (self.log.offset, self.log.durable);
         self.log.certify(durable, self.backfilled);
         self.durable = self.durable.max(durable);
-        self.note(Kind::Certificate, offset, 4096, Some((durable, self.backfilled)));
+        let bytes = (self.log.offset - offset) as usize;
+        self.note(Kind::Certificate, offset, bytes, Some((durable, self.backfilled)));
     }
 
     /// A doubled certificate with the B that there is.
     fn double(&mut self) {
         self.keep_older();
+        self.log.end_block();
         let (offset, durable) = (self.log.offset, self.log.durable);
         let state = &self.states[self.backfilled as usize];
         let copied = self.page_bytes().min(4096);

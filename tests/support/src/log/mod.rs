@@ -6,8 +6,9 @@ pub mod media;
 use pwal::internal::disk::sim::SimDisk;
 use pwal::internal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, SegmentHeader, apply_mask, batch_head_bytes, chain_after,
-    encode_batch, image_crc, mask_of, mask_of_first, segment_name, spill_name,
+    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, RECORD_PLACE_BYTES, SegmentHeader, apply_mask,
+    batch_head_bytes, block_after, chain_after, encode_batch, image_crc, mask_of, mask_of_first, segment_name,
+    spill_name,
 };
 use pwal::internal::log::stamp::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,11 +151,23 @@ impl LogBuilder {
         self.put(&header.encode());
     }
 
-    /// Writes a record at the tail.
+    /// Writes a record at the tail; the next one goes to the sector after it.
     pub fn put(&mut self, record: &[u8]) {
         let (name, start) = (self.segment_name(), self.offset as usize);
         self.files.get_mut(&name).unwrap()[start..start + record.len()].copy_from_slice(record);
-        self.offset += (record.len() as u64).next_multiple_of(u64::from(self.block_bytes));
+        self.offset += (record.len() as u64).next_multiple_of(RECORD_PLACE_BYTES as u64);
+    }
+
+    /// Writes a certificate at the tail; the next record goes to the block after it.
+    pub fn put_certificate(&mut self, certificate: &Certificate) {
+        let mut record = certificate.encode().to_vec();
+        record.resize((block_after(self.offset, self.block_bytes) - self.offset) as usize, 0);
+        self.put(&record);
+    }
+
+    /// The next record goes to a block.
+    pub fn end_block(&mut self) {
+        self.offset = self.offset.next_multiple_of(u64::from(self.block_bytes));
     }
 
     pub fn commit(&mut self, commit: &Commit<'_>) {
@@ -183,7 +196,9 @@ impl LogBuilder {
             self.files.insert(spill_name(self.log_id, self.spills), spilled);
             self.spills += 1;
         }
-        let bytes = (head_bytes + images.len() as u64).next_multiple_of(u64::from(self.block_bytes));
+        let end = self.offset + head_bytes + images.len() as u64;
+        let unit = if commit.certificate.is_some() { u64::from(self.block_bytes) } else { RECORD_PLACE_BYTES as u64 };
+        let bytes = end.next_multiple_of(unit) - self.offset;
         let mut header = BatchHeader {
             log_id: self.log_id,
             sequence: self.sequence,
@@ -222,14 +237,15 @@ impl LogBuilder {
         }
     }
 
-    /// A certificate in a block of its own over everything since the last.
+    /// A certificate of its own over everything since the last.
     pub fn certify(&mut self, durable: u64, backfilled: u64) {
         let certificate = self.next_certificate(self.sequence, durable, backfilled);
-        self.put(&certificate.encode_block(self.block_bytes));
+        self.put_certificate(&certificate);
     }
 
     /// The same, doubled: B moves by these in the engine.
     pub fn certify_doubled(&mut self, durable: u64, backfilled: u64, page_one: &[u8], behind: u32) {
+        self.end_block();
         let certificate = self.next_certificate(self.sequence, durable, backfilled);
         self.put(&certificate.encode_doubled(self.block_bytes, page_one, behind));
     }
