@@ -140,7 +140,7 @@ fn play(lives: &[&str], rules: &[&str], short: usize) {
 
 #[test]
 fn commits_in_every_mode() {
-    play(&["modes"], &["R2", "R4", "R6 space", "R6 name", "D", "B", "recycle", "spill", "spill end"], 100);
+    play(&["modes"], &["R2", "R4", "R6 space", "R6 name", "cut", "D", "B", "recycle", "spill", "spill end"], 100);
 }
 
 #[test]

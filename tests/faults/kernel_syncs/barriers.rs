@@ -9,6 +9,7 @@ use super::trace::Call;
 use pwal::internal::log::format::{LogId, image_crc};
 use pwal::internal::log::stamp::{self, StampState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 /// The header of a database file.
 const HEADER_BYTES: usize = 100;
@@ -27,6 +28,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("R5", "when a commit is answered with an error, its record is gone, durably"),
     ("R6 space", "before a segment begins in a segment file, the segment file's space is synced"),
     ("R6 name", "and its name"),
+    ("cut", "no block is written again in which a commit ends, or its certificate, that is durable"),
     ("D", "before a certificate is written, all commits up to its D are synced"),
     ("B", "before a doubled certificate is written, the database file with all commits up to its B is synced"),
     (
@@ -178,6 +180,7 @@ impl Walk {
                 let role = self.role(node);
                 if let Some(log_id) = role.segment() {
                     self.writers.insert(pid);
+                    self.cut(at, log_id, node, *offset..*offset + bytes.len() as u64);
                     for record in records::read(log_id, node, at, *offset, bytes) {
                         self.record(at, &record);
                     }
@@ -269,6 +272,30 @@ impl Walk {
         }
     }
 
+    /// These bytes of a segment are about to be written, and with them all of the blocks in which they lie.
+    fn cut(&mut self, at: usize, log_id: LogId, segment: Node, bytes: Range<u64>) {
+        let block = BLOCK_BYTES as u64;
+        let bytes = bytes.start / block * block..bytes.end.next_multiple_of(block);
+        let durable = self.records.iter().filter_map(|record| match record.kind {
+            Kind::Certificate { last, .. } if record.log_id == log_id && record.is_durable(&self.medium) => Some(last),
+            _ => None,
+        });
+        let durable = durable.max().unwrap_or(0);
+        let here = self.records.iter().filter(|record| record.segment == segment && record.log_id == log_id);
+        let ordinal = here.clone().map(|record| record.ordinal).max().unwrap_or(0);
+        // With a header the segment is another one.
+        let torn = here.filter(|record| bytes.start > 0 && record.ordinal == ordinal).find(|record| {
+            let last = match record.kind {
+                Kind::Header { .. } => return false,
+                Kind::Batch { sequence, .. } => sequence,
+                Kind::Certificate { last, .. } => last,
+            };
+            last <= durable && record.is_durable(&self.medium) && record.offset < bytes.end && bytes.start < record.end
+        });
+        let what = torn.map_or(String::new(), |record| format!("{:?} at {}", record.kind, record.offset));
+        self.demand("cut", at, what.is_empty(), &what);
+    }
+
     /// A record is about to be written.
     fn record(&mut self, at: usize, record: &Record) {
         let log_id = record.log_id;
@@ -305,7 +332,7 @@ impl Walk {
                     self.demand("spill", at, is_synced, &format!("number {number}"));
                 }
             }
-            Kind::Certificate { durable, backfilled, is_doubled } => {
+            Kind::Certificate { durable, backfilled, is_doubled, .. } => {
                 let batches = batches(&self.records, log_id);
                 let mut unsynced = batches.range(..=*durable).filter(|(_, batch)| !batch.is_durable(&self.medium));
                 let unsynced = unsynced.next().map(|(sequence, _)| *sequence);

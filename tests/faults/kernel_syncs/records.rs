@@ -2,7 +2,7 @@
 
 use super::medium::{Medium, Node, ROOT};
 use super::script::DATABASE;
-use pwal::internal::log::format::BatchPlace;
+use pwal::internal::log::format::{BatchPlace, RECORD_PLACE_BYTES};
 use pwal::internal::log::format::{
     Certificate, CertificatePlace, FileName, ImagePlace, LogId, SegmentHeader, batch_place, decode_batch,
 };
@@ -73,7 +73,7 @@ pub struct Image {
 pub enum Kind {
     Header { ordinal: u64 },
     Batch { sequence: u64, spills: Vec<u32>, images: Vec<Image> },
-    Certificate { durable: u64, backfilled: u64, is_doubled: bool },
+    Certificate { durable: u64, last: u64, backfilled: u64, is_doubled: bool },
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +84,7 @@ pub struct Record {
     /// The call that wrote it.
     pub at: usize,
     pub offset: u64,
+    pub end: u64,
     pub kind: Kind,
 }
 
@@ -97,27 +98,31 @@ impl Record {
 /// The records in one write to a segment.
 pub fn read(log_id: LogId, segment: Node, at: usize, offset: u64, bytes: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
-    let mut block = 0;
-    while block + BLOCK_BYTES <= bytes.len() {
-        let (here, place) = (&bytes[block..], offset + block as u64);
-        let mut add = |ordinal, kind| records.push(Record { log_id, segment, ordinal, at, offset: place, kind });
+    let mut from = 0;
+    while from + RECORD_PLACE_BYTES <= bytes.len() {
+        let (here, place) = (&bytes[from..], offset + from as u64);
+        let mut add = |ordinal, end, kind| {
+            records.push(Record { log_id, segment, ordinal, at, offset: place, end, kind });
+        };
+        let block_end = (place + 1).next_multiple_of(BLOCK_BYTES as u64);
         let certificate_place = CertificatePlace { log_id, ordinal: None, offset: place };
         let of_certificate = |certificate: &Certificate| Kind::Certificate {
             durable: certificate.durable,
+            last: certificate.hi,
             backfilled: certificate.backfilled,
             is_doubled: certificate.copy.is_some(),
         };
-        let mut next = block + BLOCK_BYTES;
+        let mut next = from + RECORD_PLACE_BYTES;
         if let Ok(header) = SegmentHeader::decode(here, log_id) {
-            add(header.ordinal, Kind::Header { ordinal: header.ordinal });
+            add(header.ordinal, block_end, Kind::Header { ordinal: header.ordinal });
         } else if let Ok(certificate) = Certificate::decode(here, &certificate_place) {
-            add(certificate.ordinal, of_certificate(&certificate));
+            add(certificate.ordinal, block_end, of_certificate(&certificate));
         } else if let Some((_, ordinal, _)) = batch_place(here) {
             let (block_bytes, page_bytes) = (BLOCK_BYTES as u32, BLOCK_BYTES as u32);
             let place = BatchPlace { log_id, ordinal, offset: place, block_bytes, page_bytes, segment_bytes: 1 << 40 };
             let Ok(batch) = decode_batch(here, &place) else {
                 assert_eq!(at, FOUND, "a batch that pwal has written");
-                block = next;
+                from = next;
                 continue;
             };
             let mut spills: Vec<u32> = batch
@@ -130,13 +135,14 @@ pub fn read(log_id: LogId, segment: Node, at: usize, offset: u64, bytes: &[u8]) 
                 .collect();
             spills.dedup();
             let images = batch.descriptors.iter().map(|frame| Image { page: frame.page, crc: frame.crc }).collect();
-            add(ordinal, Kind::Batch { sequence: batch.header.sequence, spills, images });
+            let end = batch.header.offset + batch.header.bytes;
+            add(ordinal, end, Kind::Batch { sequence: batch.header.sequence, spills, images });
             if let Some(certificate) = &batch.header.certificate {
-                add(ordinal, of_certificate(certificate));
+                add(ordinal, end, of_certificate(certificate));
             }
-            next = block + usize::try_from(batch.header.bytes).expect("a length");
+            next = from + usize::try_from(batch.header.bytes).expect("a length");
         }
-        block = next;
+        from = next;
     }
     records
 }
