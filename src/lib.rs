@@ -26,6 +26,7 @@
 //! | | |
 //! |---|---|
 //! | [`register`], [`Vfs::builder`] | the VFS: under its name, or as the default of the process |
+//! | [`retry`] | a transaction that begins again where SQLite says so |
 //! | [`Status`] | what `PRAGMA parallel_wal_status` and `SELECT pwal_status()` answer |
 //! | [`recover`], [`salvage`], [`discard_log`] | a database after a crash, without a connection |
 //!
@@ -98,6 +99,8 @@ mod pages;
 #[cfg(feature = "linked")]
 #[forbid(unsafe_code)]
 mod recovery;
+#[forbid(unsafe_code)]
+mod retry;
 #[allow(unsafe_code)]
 mod shared;
 #[allow(unsafe_code)]
@@ -147,6 +150,7 @@ pub const VFS_NAME: &str = "pwal";
 pub(crate) use mutants::drops;
 #[cfg(feature = "linked")]
 pub use recovery::{RecoverError, Recovery, Unrecovered, discard_log, recover, salvage};
+pub use retry::retry;
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
 pub use sqlite::ApiError;

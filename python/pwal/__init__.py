@@ -20,6 +20,7 @@ from typing import Any, Optional
 
 from . import _host, _log
 from ._host import InstallError
+from ._transaction import transaction, transactional
 
 __all__ = [
     "InstallError",
@@ -31,6 +32,8 @@ __all__ = [
     "retire",
     "status",
     "sync",
+    "transaction",
+    "transactional",
     "wait_commit",
     "wait_durable",
 ]

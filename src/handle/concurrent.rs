@@ -35,6 +35,12 @@ const COMMIT_WAIT: Duration = Duration::from_millis(10);
 /// wait for each other.
 const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
+/// After so many transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
+/// serially.
+const LOST_OFTEN: u32 = 4;
+/// How long others that write wait for the first write of such a transaction: until then it cannot lose, and after it neither.
+pub(super) const TURN_VALID: Duration = Duration::from_secs(1);
+
 /// Of a connection with `parallel_wal_writers=concurrent`.
 #[derive(Debug, Default)]
 pub(super) struct Concurrent {
@@ -47,6 +53,8 @@ pub(super) struct Concurrent {
     staged_bytes: u64,
     /// Its open transaction was refused WRITE for a page that SQLite wanted to spill.
     spill_refused: bool,
+    /// Its transactions that lost since one has committed.
+    lost: u32,
 }
 
 /// What the connection has of WRITE.
@@ -127,17 +135,31 @@ pub(super) fn is_coming(wal: &WalConnection, file: &OpenFile) -> bool {
     wal.writer.concurrent.is_some() && !wal.wants_alone && is_in_transaction(file)
 }
 
+/// Whether the transaction whose snapshot is taken now takes its turn before, since the last ones of its connection have lost.
+pub(super) fn lost_often(wal: &WalConnection, file: &OpenFile) -> bool {
+    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.lost >= LOST_OFTEN)
+        && !wal.writer.holds_write
+        && is_coming(wal, file)
+        && !crate::drops("concurrent-turn")
+}
+
 /// Whether WRITE, which SQLite asks for now, is to be granted virtually.
 pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
     wal.writer
         .concurrent
         .as_ref()
         .is_some_and(|concurrent| concurrent.is_complete || crate::drops("concurrent-complete"))
+        && !has_turn(wal)
         && wal.is_reading()
         && !wal.reader.at_zero
         && !wal.checkpointer.is_running()
         && !wal.wants_alone
         && is_in_transaction(file)
+}
+
+/// Whether the open transaction has taken its turn for a serial write.
+fn has_turn(wal: &WalConnection) -> bool {
+    wal.reader.granted && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.lost >= LOST_OFTEN)
 }
 
 /// Between BEGIN and COMMIT: `OP_AutoCommit` and `OP_Savepoint` end it before they commit.
@@ -336,6 +358,9 @@ fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenP
 /// Logs the conflict, and returns its code.
 fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     counters(wal).conflicts.fetch_add(1, SeqCst);
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.lost += 1;
+    }
     let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
     let text = match conflict {
         Conflict::Page(written, own) => {
@@ -430,10 +455,11 @@ pub(super) fn note_published(wal: &mut WalConnection) {
     if is_open(wal) {
         counters(wal).commits.fetch_add(1, SeqCst);
     }
-    if let Some(concurrent) = &mut wal.writer.concurrent
-        && !crate::drops("concurrent-own-pages")
-    {
-        concurrent.reads.extend(wal.view.lane().pages());
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.lost = 0;
+        if !crate::drops("concurrent-own-pages") {
+            concurrent.reads.extend(wal.view.lane().pages());
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::writers::{Begun, Needs, Writers};
 use super::{BaseFile, Running, concurrent, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
+use std::time::Duration;
 
 /// How long a transaction that reads first waits for its turn to write, however many are before it; in microseconds.
 const TURN_MAX: u64 = 1_000_000;
@@ -38,7 +39,7 @@ pub(super) struct Reader {
     /// WRITE was taken in this read transaction, or refused to it for what others have committed beside it.
     pub(super) wrote: bool,
     /// The present snapshot began with a grant of WRITE.
-    granted: bool,
+    pub(super) granted: bool,
     /// WRITE was refused in this read transaction.
     pub(super) refused: bool,
     /// WRITE was refused, and no transaction that only read has come since.
@@ -133,6 +134,11 @@ impl WalConnection {
         let is_asked = self.reader.was_refused
             || self.engine.log.marks.published() != self.engine.log.marks.visible()
             || self.entry.upgrades.are_contended() && pager.is_some_and(|pager| pager.in_transaction());
+        if concurrent::lost_often(self, file) {
+            self.reader.writers.begun = Begun::Unasked;
+            self.reader.granted = self.wait_for_turn(concurrent::TURN_VALID);
+            return true;
+        }
         if !is_asked {
             self.reader.writers.begun = Begun::Unasked;
             return self.writer.holds_write;
@@ -141,7 +147,7 @@ impl WalConnection {
         let needs = self.reader.writers.begin(running, &self.entry.upgrades);
         let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
         self.reader.granted = match needs {
-            Needs::Turn if needs_turn => self.wait_for_turn(),
+            Needs::Turn if needs_turn => self.wait_for_turn(Duration::ZERO),
             Needs::Newest if needs_turn => self.engine.queue.line_up(self.me.id),
             _ => self.engine.queue.granted(self.me.id),
         };
@@ -152,15 +158,16 @@ impl WalConnection {
             || self.reader.seen > self.engine.log.marks.visible()
     }
 
-    /// Waits for the turn of a transaction that is expected to write, as long as others commit; true: with a grant.
-    fn wait_for_turn(&self) -> bool {
+    /// Waits for the turn of a transaction that is expected to write, as long as others commit; true: with a grant, valid at least
+    /// that long.
+    fn wait_for_turn(&self, valid: Duration) -> bool {
         let mut published = self.engine.log.marks.published();
         if self.writer.last_commit.is_some_and(|own| own < published) {
             self.entry.upgrades.note_contended();
         }
         let begin = crate::shared::now_us();
         loop {
-            if self.engine.queue.take_turn(self.me.id) {
+            if self.engine.queue.take_turn(self.me.id, valid) {
                 return true;
             }
             let newer = self.engine.log.marks.published();

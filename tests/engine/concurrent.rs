@@ -3,6 +3,7 @@
 mod conflicts;
 mod lifecycle;
 mod reads;
+mod turns;
 
 use rusqlite::{Connection, ffi};
 use std::path::{Path, PathBuf};

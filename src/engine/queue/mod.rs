@@ -211,18 +211,29 @@ impl WriteQueue {
     }
 
     /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
-    /// for its turn, for at most 10 ms. True: with a grant, as of [`line_up`](Self::line_up).
-    pub(crate) fn take_turn(&self, connection: ConnectionId) -> bool {
+    /// for its turn, for at most 10 ms. True: with a grant, as of [`line_up`](Self::line_up), which is valid for that time if it is
+    /// longer than that of other grants.
+    pub(crate) fn take_turn(&self, connection: ConnectionId, valid: Duration) -> bool {
         let mut state = self.state.lock();
         let now = now_us();
+        let valid = self.times.grant.max(u64::try_from(valid.as_micros()).unwrap_or(u64::MAX));
         if state.has_grant(connection, now) {
             return true;
         }
-        if self.try_take(&mut state, connection, now) {
-            return self.grant_to_owner(&mut state, now);
+        if !self.try_take(&mut state, connection, now) {
+            let ticket = state.ticket(connection, now);
+            if !self.wait_with(&mut state, connection, ticket, now + TURN) {
+                return false;
+            }
+            if valid == self.times.grant {
+                return true;
+            }
+            let now = now_us();
+            if !self.try_take(&mut state, connection, now) {
+                return false;
+            }
         }
-        let ticket = state.ticket(connection, now);
-        self.wait_with(&mut state, connection, ticket, now + TURN)
+        self.grant_to_owner(&mut state, now_us() + valid)
     }
 
     /// WRITE, for a connection that was refused it while no connection writes, but one has a grant: perhaps for its turn, and so far it
@@ -244,9 +255,8 @@ impl WriteQueue {
     }
 
     /// The owner, which has just taken WRITE, has a grant instead.
-    fn grant_to_owner(&self, state: &mut State, now: u64) -> bool {
+    fn grant_to_owner(&self, state: &mut State, until: u64) -> bool {
         let Some(owner) = state.owner.take() else { return false };
-        let until = now + self.times.grant;
         self.turn.set_grant_until(until);
         loop {
             let word = self.turn.look();

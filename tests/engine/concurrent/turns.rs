@@ -1,0 +1,136 @@
+//! Transactions that lose again and again, and those that are tried again.
+
+use super::*;
+use rusqlite::Error;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+
+const ADD: &str = "UPDATE t SET n=n+1 WHERE id=10";
+
+/// Loses this often against `other`, each time at COMMIT.
+fn lose(connection: &Connection, other: &Connection, times: usize) {
+    for _ in 0..times {
+        run(connection, &format!("BEGIN; {ADD}"));
+        run(other, &format!("BEGIN; {ADD}; COMMIT"));
+        assert_eq!(commit(connection), SNAPSHOT);
+    }
+}
+
+#[test]
+fn one_that_has_lost_often_does_not_lose() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 0);
+    lose(&a, &b, 3);
+    // The fourth in a row.
+    run(&a, &format!("BEGIN; {ADD}"));
+    run(&b, &format!("BEGIN; {ADD}"));
+    assert_eq!((commit(&b), commit(&a)), (0, SNAPSHOT));
+    run(&b, &format!("BEGIN; {ADD}"));
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    assert_eq!(code_of(&b, "COMMIT"), ffi::SQLITE_BUSY, "it is the turn of the other one");
+    run(&a, ADD);
+    assert_eq!(code_of(&b, "COMMIT"), ffi::SQLITE_BUSY);
+    assert_eq!((commit(&a), commit(&b)), (0, SNAPSHOT));
+    assert_eq!(number(&scene.serial, "SELECT n FROM t WHERE id=10"), 5);
+    // It is over with that commit.
+    lose(&a, &b, 1);
+}
+
+/// All connections in one thread: nothing waits for what only this thread could end, but for a while.
+#[test]
+fn a_turn_that_is_not_used_ends() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 60_000);
+    lose(&a, &b, 4);
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    run(&b, &format!("BEGIN; {ADD}; COMMIT"));
+    assert_eq!(code_of(&a, ADD), SNAPSHOT, "it did not write in time");
+    run(&a, "ROLLBACK; BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 5);
+    run(&a, "ROLLBACK");
+    // With the end of its transaction at once.
+    patient(&b, 0);
+    assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0);
+    // And its turn does not come while another connection of this thread writes.
+    run(&b, "BEGIN IMMEDIATE");
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 6);
+    run(&b, "COMMIT");
+    run(&a, &format!("{ADD}; COMMIT"));
+}
+
+fn transaction<T>(
+    connection: &mut Connection,
+    work: impl FnMut(&mut Connection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let code = |error: &Error| error.sqlite_error().map(|error| error.extended_code);
+    pwal::retry(connection, |connection, sql| connection.execute_batch(sql), code, work)
+}
+
+#[test]
+fn every_thread_gets_its_transactions_done() {
+    const THREADS: usize = 6;
+    const EACH: u64 = 40;
+    let scene = scene(ROWS);
+    let (path, barrier, tries) = (&scene.path, &Barrier::new(THREADS), &AtomicU64::new(0));
+    std::thread::scope(|threads| {
+        for _ in 0..THREADS {
+            threads.spawn(move || {
+                let mut connection = concurrent(path);
+                patient(&connection, 20_000);
+                barrier.wait();
+                for _ in 0..EACH {
+                    let done = transaction(&mut connection, |connection| {
+                        tries.fetch_add(1, SeqCst);
+                        let n: i64 = connection.query_row("SELECT n FROM t WHERE id=10", [], |row| row.get(0))?;
+                        std::thread::yield_now();
+                        connection.execute("UPDATE t SET n=?1 WHERE id=10", [n + 1])
+                    });
+                    assert_eq!(done.expect("a transaction that is tried again"), 1);
+                }
+            });
+        }
+    });
+    println!("{} tries", tries.load(SeqCst));
+    assert_eq!(number(&scene.serial, "SELECT n FROM t WHERE id=10"), (THREADS as u64 * EACH) as i64);
+}
+
+#[test]
+fn what_is_tried_again_is_a_refusal_only() {
+    let scene = scene(ROWS);
+    let (mut a, b) = scene.pair();
+    let mut tries = 0;
+    let failed = transaction(&mut a, |connection| {
+        tries += 1;
+        connection.execute_batch(&format!("{ADD}; INSERT INTO t VALUES(10, 0, 0)"))
+    });
+    assert_eq!(failed.unwrap_err().sqlite_error().unwrap().extended_code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY);
+    assert_eq!((tries, a.is_autocommit(), number(&a, "SELECT n FROM t WHERE id=10")), (1, true, 0));
+    // The ninth try is by BEGIN IMMEDIATE, and loses against nobody.
+    patient(&b, 0);
+    let mut tries = 0;
+    let done = transaction(&mut a, |connection| {
+        tries += 1;
+        connection.execute_batch(ADD)?;
+        let other = tried(&b, &format!("BEGIN; {ADD}; COMMIT"));
+        assert!(other == 0 || tries > 4, "try {tries}: {other}");
+        Ok(())
+    });
+    done.unwrap();
+    assert_eq!(tries, 5, "the turn after four that lost");
+    assert_eq!(number(&b, "SELECT n FROM t WHERE id=10"), 5);
+    // A panic leaves no transaction.
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        transaction(&mut a, |connection| -> Result<(), Error> {
+            connection.execute_batch(ADD)?;
+            panic!("of the application")
+        })
+    }));
+    assert!(panicked.is_err() && a.is_autocommit());
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 5);
+}
