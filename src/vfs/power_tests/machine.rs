@@ -2,9 +2,10 @@
 //!
 //! All content is the simulated disk's. The real directory has the locks, the shared memory, `lock` and `control`, and a copy of
 //! each file as its page cache holds it, for what is asked of the file system by path: the inode, the size, whether a journal
-//! is there. After a crash the next machine begins with a directory made from the disk.
+//! is there. After a crash the next machine begins with a directory made from the disk, at the same path: a journal names its
+//! super-journal by it.
 
-use super::{NAME, sim_path};
+use super::{NAMES, sim_path};
 use crate::disk::sim::{Dice, SimBeside, SimDirectory, SimDisk};
 use crate::disk::{Disk, LogDirectory, LogFile, OpenMode};
 use crate::log::format::{CONTROL_NAME, LOCK_NAME};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 
-/// What holds when the machine stops at some moment, in numbers of the history.
+/// What holds of one database when the machine stops at some moment, in numbers of its history.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Promise {
     /// The newest commit that a power cut may not take.
@@ -28,13 +29,57 @@ pub struct Promise {
     pub under_way: Option<u64>,
 }
 
+/// What a commit of several databases is to one of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    pub file: usize,
+    /// In the history of the file.
+    pub number: usize,
+    pub has_journal: bool,
+}
+
+/// A commit of several databases. Those with a rollback journal all have it, or none: SQLite makes a super-journal where they
+/// are two or more (`vdbeCommit`). Each other one has it or not.
+#[derive(Clone, Debug)]
+pub struct Set(pub Vec<Member>);
+
+impl Set {
+    fn with_journal(&self) -> impl Iterator<Item = &Member> {
+        self.0.iter().filter(|member| member.has_journal)
+    }
+
+    pub fn has_super_journal(&self) -> bool {
+        self.with_journal().count() > 1
+    }
+
+    /// Whether a database has it.
+    pub fn is_there(&self, states: &[usize]) -> bool {
+        self.0.iter().any(|member| states[member.file] >= member.number)
+    }
+
+    /// Whether some have it and others not, where the files have these states: of all, and of those with a journal.
+    pub fn is_split(&self, states: &[usize]) -> (bool, bool) {
+        let has = |member: &Member| states[member.file] >= member.number;
+        let differ = |has: Vec<bool>| has.contains(&true) && has.contains(&false);
+        (differ(self.0.iter().map(has).collect()), differ(self.with_journal().map(has).collect()))
+    }
+}
+
+/// What holds of all databases.
+#[derive(Clone, Debug, Default)]
+pub struct Promises {
+    /// By the number of the file.
+    pub files: Vec<Promise>,
+    pub sets: Vec<Set>,
+}
+
 /// How often something happened.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// A machine that could have stopped here.
 pub struct Moment {
     pub disk: SimDisk,
-    pub promise: Promise,
+    pub promises: Promises,
     /// The operation that was to come.
     pub place: String,
 }
@@ -43,7 +88,7 @@ pub struct Moment {
 pub struct Watch {
     pub dice: Dice,
     pub permille: u64,
-    pub promise: Promise,
+    pub promises: Promises,
     pub moments: Vec<Moment>,
     pub most: usize,
 }
@@ -51,7 +96,7 @@ pub struct Watch {
 /// One machine from its start to its end.
 pub struct Machine {
     pub disk: SimDisk,
-    real: tempfile::TempDir,
+    real: PathBuf,
     watch: Mutex<Watch>,
     operations: AtomicU64,
     counts: Mutex<Counts>,
@@ -60,15 +105,28 @@ pub struct Machine {
 /// The machines by their real directories.
 static MACHINES: Mutex<BTreeMap<PathBuf, Weak<Machine>>> = Mutex::new(BTreeMap::new());
 
-impl Machine {
-    /// The machine starts with what is on the disk.
-    pub fn start(disk: SimDisk, watch: Watch) -> Arc<Machine> {
+thread_local! {
+    /// Where the machines of this thread lie, one after the other.
+    static PLACE: tempfile::TempDir = {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("pwal-power-");
-        let real = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() }.expect("a directory");
+        if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() }.expect("a directory")
+    };
+}
+
+impl Machine {
+    /// The machine starts with what is on the disk.
+    pub fn start(disk: SimDisk, watch: Watch) -> Arc<Machine> {
+        let real = PLACE.with(|place| place.path().join("sim"));
+        let is_there = |real: &Path| MACHINES.lock().get(real).is_some_and(|machine| machine.strong_count() > 0);
+        assert!(!is_there(&real), "the machine before is still there");
+        if real.exists() {
+            std::fs::remove_dir_all(&real).expect("an empty place");
+        }
+        std::fs::create_dir(&real).expect("a directory");
         for name in disk.names(Path::new("/sim")).unwrap_or_default() {
-            let (from, to) = (Path::new("/sim").join(&name), real.path().join(&name));
+            let (from, to) = (Path::new("/sim").join(&name), real.join(&name));
             match disk.contents(&from) {
                 Some((bytes, _)) => std::fs::write(to, bytes).expect("a file"),
                 None => std::fs::create_dir(to).expect("a directory"),
@@ -81,7 +139,7 @@ impl Machine {
             operations: AtomicU64::new(0),
             counts: Mutex::default(),
         });
-        MACHINES.lock().insert(machine.real.path().to_path_buf(), Arc::downgrade(&machine));
+        MACHINES.lock().insert(machine.real.clone(), Arc::downgrade(&machine));
         machine
     }
 
@@ -91,28 +149,35 @@ impl Machine {
     }
 
     /// The real path of the database file.
-    pub fn path(&self) -> PathBuf {
-        self.real.path().join(NAME)
+    pub fn path(&self, file: usize) -> PathBuf {
+        self.real(NAMES[file])
     }
 
     pub fn real(&self, name: &str) -> PathBuf {
-        self.real.path().join(name)
+        self.real.join(name)
     }
 
-    /// The files beside the log.
-    pub fn beside(&self) -> SimBeside {
-        self.disk.beside(&sim_path())
+    /// The files beside the log of a database.
+    pub fn beside(&self, file: usize) -> SimBeside {
+        self.disk.beside(&sim_path(file))
     }
 
-    pub fn promise(&self, change: impl FnOnce(&mut Promise)) {
-        change(&mut self.watch.lock().promise);
+    pub fn promise(&self, file: usize, change: impl FnOnce(&mut Promise)) {
+        change(&mut self.watch.lock().promises.files[file]);
     }
 
-    pub fn current(&self) -> Promise {
-        let promise = self.watch.lock().promise;
+    pub fn sets(&self, change: impl FnOnce(&mut Vec<Set>)) {
+        change(&mut self.watch.lock().promises.sets);
+    }
+
+    /// What holds now.
+    pub fn current(&self) -> Promises {
+        let mut promises = self.watch.lock().promises.clone();
         // A failed operation may have taken what only the cache held.
-        let has_failed = self.disk.plan().fired() > 0;
-        if has_failed { Promise { kept: promise.must, ..promise } } else { promise }
+        if self.disk.plan().fired() > 0 {
+            promises.files.iter_mut().for_each(|promise| promise.kept = promise.must);
+        }
+        promises
     }
 
     pub fn count(&self, what: &'static str) {
@@ -142,20 +207,23 @@ impl Machine {
         if std::env::var_os("PWAL_TEST_TALK").is_some() {
             println!("    {operation} {name}");
         }
-        let promise = self.current();
-        let mut watch = self.watch.lock();
-        let permille = watch.permille;
-        if watch.moments.len() < watch.most && watch.dice.below(1000) < permille {
+        let is_chosen = {
+            let mut watch = self.watch.lock();
+            let permille = watch.permille;
+            watch.moments.len() < watch.most && watch.dice.below(1000) < permille
+        };
+        if is_chosen {
+            let promises = self.current();
+            let mut watch = self.watch.lock();
             let disk = self.disk.deep_clone(watch.dice.next());
-            let moment = Moment { disk, promise, place: format!("{operation} {name}") };
-            watch.moments.push(moment);
+            watch.moments.push(Moment { disk, promises, place: format!("{operation} {name}") });
         }
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        MACHINES.lock().remove(self.real.path());
+        MACHINES.lock().remove(&self.real);
     }
 }
 
@@ -166,8 +234,9 @@ pub struct PowerDisk;
 impl Disk for PowerDisk {
     fn log_directory(&self, database: &Path) -> Arc<dyn LogDirectory> {
         let machine = Machine::of(database).expect("a database of a simulated machine");
+        let file = NAMES.iter().position(|name| database.ends_with(name)).expect("a database of ours");
         let path = PathBuf::from(format!("{}-pwal", database.display()));
-        Arc::new(Directory { inner: machine.disk.directory(&sim_path()), path, machine })
+        Arc::new(Directory { inner: machine.disk.directory(&sim_path(file)), path, file, machine })
     }
 
     fn sector_bytes(&self, _database: &Path) -> u32 {
@@ -178,6 +247,8 @@ impl Disk for PowerDisk {
 struct Directory {
     inner: SimDirectory,
     path: PathBuf,
+    /// The database's number.
+    file: usize,
     machine: Arc<Machine>,
 }
 
@@ -193,7 +264,7 @@ fn is_real(name: &str) -> bool {
 
 impl Directory {
     fn placeholder(&self) -> PathBuf {
-        self.machine.real(&format!("{NAME}-wal"))
+        self.machine.real(&format!("{}-wal", NAMES[self.file]))
     }
 }
 
@@ -250,7 +321,7 @@ impl LogDirectory for Directory {
     }
 
     fn sync_journal(&self) -> io::Result<()> {
-        match self.machine.beside().open(&format!("{NAME}-journal"), false) {
+        match self.machine.beside(self.file).open(&format!("{}-journal", NAMES[self.file]), false) {
             Ok(journal) => {
                 self.machine.tick("sync", "the journal for the log");
                 journal.sync()

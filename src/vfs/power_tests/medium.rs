@@ -4,7 +4,7 @@
 //! (`UNIXFILE_DIRSYNC`), and with `xDelete` only if that is asked for. It promises nothing else: no `SQLITE_IOCAP_POWERSAFE_OVERWRITE`,
 //! sectors of 512 bytes. Written for tests alone: it shares no code with the shim that it carries.
 
-use super::NAME;
+use super::NAMES;
 use super::machine::Machine;
 use crate::disk::sim::SimBesideFile;
 use rusqlite::ffi;
@@ -25,6 +25,8 @@ struct Content {
     machine: Arc<Machine>,
     file: SimBesideFile,
     name: String,
+    /// The number of its database.
+    database: usize,
     copy: std::fs::File,
     /// The name of a file that may be new is not durable yet.
     syncs_directory: Cell<bool>,
@@ -101,18 +103,18 @@ impl Content {
         self.file.sync()?;
         if self.syncs_directory.get() {
             self.machine.tick("sync", "the directory for a journal");
-            self.machine.beside().sync()?;
+            self.machine.beside(self.database).sync()?;
             self.syncs_directory.set(false);
         }
         Ok(())
     }
 }
 
-/// The machine and the name of a file that lies on its disk.
-fn place(path: &Path) -> Option<(Arc<Machine>, String)> {
+/// The machine, the number of the database and the name of a file that lies on its disk.
+fn place(path: &Path) -> Option<(Arc<Machine>, usize, String)> {
     let name = path.file_name()?.to_str()?;
-    let is_on_disk = name.starts_with(NAME) && !name.ends_with("-shm");
-    Some((Machine::of(path).filter(|_| is_on_disk)?, name.to_owned()))
+    let database = NAMES.iter().position(|database| name.starts_with(database) && !name.ends_with("-shm"))?;
+    Some((Machine::of(path)?, database, name.to_owned()))
 }
 
 // SAFETY (of all functions below): SQLite calls them with its own pointers as the VFS interface documents; `pAppData` and
@@ -167,12 +169,12 @@ unsafe extern "C" fn x_open(
         let mut content = None;
         if flags & ON_DISK != 0 && !name.is_null() {
             let path = path_of(name);
-            let Some((machine, name)) = place(&path) else { return ffi::SQLITE_CANTOPEN };
+            let Some((machine, database, name)) = place(&path) else { return ffi::SQLITE_CANTOPEN };
             let creates = flags & ffi::SQLITE_OPEN_CREATE != 0;
             if creates && !path.exists() {
                 machine.tick("create", &name);
             }
-            let file = match machine.beside().open(&name, creates) {
+            let file = match machine.beside(database).open(&name, creates) {
                 Ok(file) => file,
                 Err(error) => return code(&error, ffi::SQLITE_CANTOPEN),
             };
@@ -180,7 +182,7 @@ unsafe extern "C" fn x_open(
             let Ok(copy) = copy else { return ffi::SQLITE_CANTOPEN };
             // `isNewJrnl` of `unixOpen`: whoever may have made it.
             let syncs_directory = Cell::new(creates && flags & ffi::SQLITE_OPEN_MAIN_DB == 0);
-            content = Some(Content { machine, file, name, copy, syncs_directory });
+            content = Some(Content { machine, file, name, database, copy, syncs_directory });
         }
         let real = file.cast::<u8>().add(size_of::<File>()).cast::<ffi::sqlite3_file>();
         (*real).pMethods = ptr::null();
@@ -199,11 +201,11 @@ unsafe extern "C" fn x_delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, s
     unsafe {
         let below = below_of(vfs);
         let path = path_of(name);
-        if let Some((machine, on_disk)) = place(&path)
+        if let Some((machine, database, on_disk)) = place(&path)
             && path.exists()
         {
             machine.tick("remove", &on_disk);
-            if let Err(error) = machine.beside().remove(&on_disk) {
+            if let Err(error) = machine.beside(database).remove(&on_disk) {
                 return code(&error, ffi::SQLITE_IOERR_DELETE);
             }
             let deleted = (*below).xDelete.expect("it has it")(below, name, 0);
@@ -211,7 +213,7 @@ unsafe extern "C" fn x_delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, s
                 return deleted;
             }
             machine.tick("sync", "the directory for a deletion");
-            return machine.beside().sync().map_or(ffi::SQLITE_IOERR_DIR_FSYNC, |()| ffi::SQLITE_OK);
+            return machine.beside(database).sync().map_or(ffi::SQLITE_IOERR_DIR_FSYNC, |()| ffi::SQLITE_OK);
         }
         (*below).xDelete.expect("it has it")(below, name, 0)
     }

@@ -18,27 +18,32 @@ fn value(dice: &mut Dice) -> String {
     }
 }
 
+/// A statement for the database with this name in a connection: `$` stands for it in what [`write`] and [`read`] return.
+pub fn in_schema(sql: &str, schema: &str) -> String {
+    sql.replace('$', &format!("{schema}."))
+}
+
 /// A statement that writes. Nearly each makes a state that was not there before.
 pub fn write(dice: &mut Dice) -> String {
     let (id, other, part) = (dice.below(60), dice.below(60), 2 + dice.below(15));
     let (value, extra) = (value(dice), dice.below(3));
     match dice.below(22) {
-        0..5 => format!("INSERT OR REPLACE INTO a VALUES({id}, {other}, {value})"),
-        5 => format!("INSERT INTO a VALUES({id}, {other}, {value})"),
-        6 => format!("UPDATE a SET x=x+1 WHERE id%{part}={}", id % part),
-        7 => format!("UPDATE a SET y={value} WHERE id BETWEEN {id} AND {id}+{part}"),
-        8 => format!("DELETE FROM a WHERE id BETWEEN {id} AND {id}+{part}"),
-        9..12 => format!("REPLACE INTO b VALUES('key {id}', {value})"),
-        12 => format!("DELETE FROM b WHERE k > 'key {id}' AND k < 'key {id}5'"),
+        0..5 => format!("INSERT OR REPLACE INTO $a VALUES({id}, {other}, {value})"),
+        5 => format!("INSERT INTO $a VALUES({id}, {other}, {value})"),
+        6 => format!("UPDATE $a SET x=x+1 WHERE id%{part}={}", id % part),
+        7 => format!("UPDATE $a SET y={value} WHERE id BETWEEN {id} AND {id}+{part}"),
+        8 => format!("DELETE FROM $a WHERE id BETWEEN {id} AND {id}+{part}"),
+        9..12 => format!("REPLACE INTO $b VALUES('key {id}', {value})"),
+        12 => format!("DELETE FROM $b WHERE k > 'key {id}' AND k < 'key {id}5'"),
         13 => format!(
-            "INSERT OR REPLACE INTO a WITH RECURSIVE c(i) AS (SELECT {id} UNION ALL SELECT i+1 FROM c LIMIT {part}) SELECT i, {other}, {value} FROM c"
+            "INSERT OR REPLACE INTO $a WITH RECURSIVE c(i) AS (SELECT {id} UNION ALL SELECT i+1 FROM c LIMIT {part}) SELECT i, {other}, {value} FROM c"
         ),
-        14 => format!("CREATE TABLE e{extra}(id INTEGER PRIMARY KEY, v)"),
-        15 => format!("DROP TABLE e{extra}"),
-        16 => format!("INSERT INTO e{extra} VALUES({id}, {value})"),
-        17 => format!("CREATE INDEX e{extra}v ON e{extra}(v)"),
-        18 => format!("PRAGMA user_version={}", dice.below(1000)),
-        _ => String::from("UPDATE n SET v=v+1 WHERE id=0"),
+        14 => format!("CREATE TABLE $e{extra}(id INTEGER PRIMARY KEY, v)"),
+        15 => format!("DROP TABLE $e{extra}"),
+        16 => format!("INSERT INTO $e{extra} VALUES({id}, {value})"),
+        17 => format!("CREATE INDEX $e{extra}v ON e{extra}(v)"),
+        18 => format!("PRAGMA $user_version={}", dice.below(1000)),
+        _ => String::from("UPDATE $n SET v=v+1 WHERE id=0"),
     }
 }
 
@@ -46,8 +51,8 @@ pub fn write(dice: &mut Dice) -> String {
 pub fn read(dice: &mut Dice) -> String {
     let id = dice.below(60);
     match dice.below(3) {
-        0 => String::from("SELECT count(*), total(length(y)) FROM a"),
-        1 => format!("SELECT k, length(v) FROM b WHERE k > 'key {id}' ORDER BY k LIMIT 5"),
-        _ => format!("SELECT id FROM a WHERE x={id} ORDER BY id"),
+        0 => String::from("SELECT count(*), total(length(y)) FROM $a"),
+        1 => format!("SELECT k, length(v) FROM $b WHERE k > 'key {id}' ORDER BY k LIMIT 5"),
+        _ => format!("SELECT id FROM $a WHERE x={id} ORDER BY id"),
     }
 }

@@ -26,16 +26,19 @@ fn add_rows(connection: &Connection, sql: &str, hash: &mut XxHash3_64) -> Result
     Ok(())
 }
 
-/// The same for two databases with the same schema, the same rows and the same `user_version`.
-pub fn state(connection: &Connection) -> Result<u64> {
+/// The same for two databases with the same schema, the same rows and the same `user_version`; `database`: by its name in the
+/// connection.
+pub fn state(connection: &Connection, database: &str) -> Result<u64> {
     let mut hash = XxHash3_64::default();
-    add_rows(connection, "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name", &mut hash)?;
-    add_rows(connection, "PRAGMA user_version", &mut hash)?;
-    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type='table' ORDER BY name")?;
+    let schema = format!("SELECT type, name, sql FROM {database}.sqlite_schema ORDER BY type, name");
+    add_rows(connection, &schema, &mut hash)?;
+    add_rows(connection, &format!("PRAGMA {database}.user_version"), &mut hash)?;
+    let tables = format!("SELECT name FROM {database}.sqlite_schema WHERE type='table' ORDER BY name");
+    let mut tables = connection.prepare(&tables)?;
     let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_>>()?;
     for name in names {
         hash.write(name.as_bytes());
-        add_rows(connection, &format!("SELECT * FROM {name} ORDER BY 1"), &mut hash)?;
+        add_rows(connection, &format!("SELECT * FROM {database}.{name} ORDER BY 1"), &mut hash)?;
     }
     Ok(hash.finish())
 }
