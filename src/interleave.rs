@@ -23,6 +23,12 @@ mod real {
     pub(crate) fn is_simulated() -> bool {
         false
     }
+
+    /// The entries of a ring that are used: all of them.
+    #[inline(always)]
+    pub(crate) fn ring_entries(all: u64, _few: u64) -> u64 {
+        all
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +52,8 @@ mod simulated {
         fn log_id(&self) -> u64;
         /// A write of `bytes` happens in two parts; returns the length of the first.
         fn split(&self, bytes: usize) -> Option<usize>;
+        /// The rings lap within some dozen commits. The same for all threads of a machine.
+        fn has_small_rings(&self) -> bool;
     }
 
     thread_local! {
@@ -89,6 +97,11 @@ mod simulated {
 
     pub(crate) fn log_id() -> Option<u64> {
         turns().map(|turns| turns.log_id())
+    }
+
+    /// The entries of a ring that are used, of all that it has.
+    pub(crate) fn ring_entries(all: u64, few: u64) -> u64 {
+        if turns().is_some_and(|turns| turns.has_small_rings()) { few } else { all }
     }
 
     pub(crate) fn split(bytes: usize) -> Option<usize> {

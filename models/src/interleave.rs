@@ -6,6 +6,11 @@ use std::time::Duration;
 /// Nothing.
 pub(crate) fn step(_place: &str) {}
 
+/// All of them.
+pub(crate) fn ring_entries(all: u64, _few: u64) -> u64 {
+    all
+}
+
 /// The time of a model stands still: what ends by time is not modelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(Duration);

@@ -20,7 +20,7 @@ use super::segments::Segments;
 use super::tail::LogTail;
 use super::tail::{AppendGuard, Begun, Place, Record};
 use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
-use crate::shared::{COMMIT_RING, CommitEntry, PAGES_INLINE};
+use crate::shared::{CommitEntry, PAGES_INLINE, commit_ring};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Where no commit wants durability, this many segments may be written before a flush is due,
 const UNDURABLE_SEGMENTS: u64 = 2;
-/// or this many commits: long before a writer has to wait for one (`undurable_backlog_is_full`).
-const UNDURABLE_COMMITS: u64 = COMMIT_RING / 8;
+/// or this part of the commit ring: long before a writer has to wait for one (`undurable_backlog_is_full`).
+const UNDURABLE_PART: u64 = 8;
 
 /// A batch that is written and not published.
 pub(crate) struct Written {
@@ -479,8 +479,10 @@ impl Committer {
     /// A commit is published, and the log ends in segment `tail`: what there is to do for the engine's own threads.
     fn due(&self, segment: bool, tail: u64, facts: CommitFacts) -> Due {
         let undurable = || facts.sequence.saturating_sub(self.log.marks.durable());
-        let is_due =
-            || tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS || undurable() >= UNDURABLE_COMMITS;
+        let is_due = || {
+            tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS
+                || undurable() >= commit_ring() / UNDURABLE_PART
+        };
         Due { segment, watch: facts.checkpoint_when_idle, flush: !facts.wants_durable && is_due() }
     }
 }

@@ -11,6 +11,7 @@ use super::log_frames::LogFrames;
 use super::segment_files::SegmentFiles;
 use super::segment_files::if_there;
 use crate::disk::OpenMode;
+use crate::interleave::step;
 use crate::log::format::{self, Batch, ImagePlace, batch_head_bytes};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -84,6 +85,9 @@ impl Follower {
             }
             let next = frames.last_sequence() + 1;
             let walks = self.log.marks.control().commit(next).is_none();
+            if walks {
+                step("behind the commit ring");
+            }
             let added = if walks { self.walk(frames, to)? } else { self.add_published(frames, next)? };
             // Else it is backfilled, and written over or deleted meanwhile.
             if !added && self.log.marks.backfilled() < next {

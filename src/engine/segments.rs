@@ -17,7 +17,7 @@ use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End, LogTail};
 use crate::log::LogError;
 use crate::log::format;
 use crate::log::segments::create_segment;
-use crate::shared::{COMMIT_RING, RecordAddress};
+use crate::shared::{RecordAddress, commit_ring};
 use crate::sqlite::Code;
 use std::collections::BTreeSet;
 use std::io;
@@ -297,7 +297,7 @@ impl Segments {
         let mut segments: BTreeSet<u32> = self.files.known_from(first);
         let (backfilled, published) = (control.backfilled(), control.published());
         // What the ring has no more is not looked for.
-        let first_kept = (backfilled + 1).max((published + 1).saturating_sub(COMMIT_RING));
+        let first_kept = (backfilled + 1).max((published + 1).saturating_sub(commit_ring()));
         let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.segment));
         let last_epoch = (control.certified().max(1)..=control.last_written_epoch())
             .map(|epoch| control.epoch(epoch).map(|record| record.segment));

@@ -53,6 +53,7 @@ pub use process_info::ProcessInfo;
 pub use process_slots::Process;
 pub(crate) use reservations::Making;
 pub use reservations::{RESERVATIONS, Reservations};
+pub(crate) use ring::commit_ring;
 pub use ring::{CommitEntry, EpochRecord, PAGES_INLINE, RecordAddress};
 pub use snapshots::{Snapshot, SnapshotSlot};
 pub use threads::spawn_without_signals;

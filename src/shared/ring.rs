@@ -6,7 +6,7 @@
 
 use super::SharedError;
 use super::control_block::{COMMIT_RING, ControlBlock, ControlView, EPOCH_RING};
-use crate::interleave::step;
+use crate::interleave::{ring_entries, step};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU64, fence};
 
@@ -16,6 +16,15 @@ const OFFSET_UNIT: u64 = 512;
 /// The pages of up to this number of frames lie in the entry itself: to follow a small commit its batch need not be
 /// read.
 pub const PAGES_INLINE: usize = 16;
+
+/// The entries of the commit ring that are used: all, but in some simulations.
+pub(crate) fn commit_ring() -> u64 {
+    ring_entries(COMMIT_RING, 16)
+}
+
+fn epoch_ring() -> u64 {
+    ring_entries(EPOCH_RING, 8)
+}
 
 const HAS_CERTIFICATE: u64 = 1;
 const HAS_SPILL: u64 = 2;
@@ -275,11 +284,11 @@ fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> 
 
 impl ControlView {
     fn commit_line(&self, sequence: u64) -> &CommitLine {
-        &self.commit_ring[(sequence % COMMIT_RING) as usize]
+        &self.commit_ring[(sequence % commit_ring()) as usize]
     }
 
     fn epoch_line(&self, epoch: u64) -> &EpochLine {
-        &self.epoch_ring[(epoch % EPOCH_RING) as usize]
+        &self.epoch_ring[(epoch % epoch_ring()) as usize]
     }
 
     /// The published commit `sequence`; `None` if it is not published, or the ring has moved on (read
@@ -343,8 +352,8 @@ impl ControlView {
         if crate::drops("r9-ring-half-full") {
             return false;
         }
-        self.published().saturating_sub(durable) >= COMMIT_RING / 2
-            || self.last_written_epoch().saturating_sub(certified) >= EPOCH_RING / 2
+        self.published().saturating_sub(durable) >= commit_ring() / 2
+            || self.last_written_epoch().saturating_sub(certified) >= epoch_ring() / 2
     }
 
     /// The address of the next batch or certificate: after the last published batch and the last epoch record. Under
@@ -376,12 +385,15 @@ impl ControlBlock {
         if entry.sequence > u64::MAX >> 1 {
             return Err(SharedError::TooLarge { what: "commit sequence", value: entry.sequence });
         }
-        if published.saturating_sub(self.durable()) >= COMMIT_RING - 1 && !crate::drops("r9-ring-full") {
+        if published.saturating_sub(self.durable()) >= commit_ring() - 1 && !crate::drops("r9-ring-full") {
             return Err(SharedError::RingFull { ring: "commits" });
         }
         if crate::drops("r9-entry-first") {
             self.published.0.store(entry.sequence, SeqCst);
             step("before published");
+        }
+        if entry.sequence.is_multiple_of(commit_ring()) {
+            step("the commit ring laps");
         }
         self.commit_line(entry.sequence).store(entry);
         step("before published");
@@ -400,7 +412,7 @@ impl ControlBlock {
         if record.epoch != last_epoch.wrapping_add(1) {
             return Err(SharedError::NotTheNextEpoch { offered: record.epoch, last_epoch });
         }
-        if last_epoch.saturating_sub(self.certified()) >= EPOCH_RING - 1 {
+        if last_epoch.saturating_sub(self.certified()) >= epoch_ring() - 1 {
             return Err(SharedError::RingFull { ring: "epochs" });
         }
         let units =

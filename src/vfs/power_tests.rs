@@ -116,6 +116,9 @@ const EVENTS: &[&str] = &[
     "commits gone that were not promised",
 ];
 
+/// And in each that has one database: where there are more, rollback journals leave little for the log.
+const RING_EVENTS: &[&str] = &["laps of the commit ring", "reads of the log behind the commit ring"];
+
 const WORLDS: &[World] = &[
     CALM,
     World {
@@ -155,6 +158,8 @@ struct Character {
     stock: bool,
     switches: bool,
     fills: bool,
+    /// Nobody checkpoints, and the connection of one process does nothing for long.
+    falls_behind: bool,
 }
 
 /// What came of a run: counts, events, and what it violates.
@@ -200,7 +205,8 @@ fn every_promise_holds(name: &str) {
                 events.join("\n  ")
             );
         }
-        let lacks = EVENTS.iter().chain(world.events).find(|what| of(&all, what) < 1 + most / 100);
+        let of_rings = RING_EVENTS.iter().filter(|_| world.files == 1);
+        let lacks = EVENTS.iter().chain(world.events).chain(of_rings).find(|what| of(&all, what) < 1 + most / 100);
         let cuts = of(&all, "cuts");
         if cuts >= most && lacks.is_none() {
             break;

@@ -3,11 +3,18 @@
 use crate::disk::sim::Dice;
 use crate::interleave::Turns;
 use crate::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// The only thread of the simulated machine. Its waits are over at once.
 #[derive(Debug)]
-pub struct Alone(Mutex<(u64, Dice)>);
+pub struct Alone {
+    time: Mutex<(u64, Dice)>,
+    has_small_rings: bool,
+    laps: AtomicU64,
+    /// How often a process had to read the log since the commit ring had moved on.
+    behind_ring: AtomicU64,
+}
 
 /// Simulated time after which a wait is one without end.
 const STUCK_US: u64 = 3_600_000_000;
@@ -17,7 +24,12 @@ impl Turns for Alone {
         u64::MAX
     }
 
-    fn step(&self, _place: &str) {
+    fn step(&self, place: &str) {
+        match place {
+            "the commit ring laps" => drop(self.laps.fetch_add(1, SeqCst)),
+            "behind the commit ring" => drop(self.behind_ring.fetch_add(1, SeqCst)),
+            _ => {}
+        }
         self.pass(1);
     }
 
@@ -36,15 +48,33 @@ impl Turns for Alone {
     fn split(&self, _bytes: usize) -> Option<usize> {
         None
     }
+
+    fn has_small_rings(&self) -> bool {
+        self.has_small_rings
+    }
 }
 
 impl Alone {
-    pub fn new(dice: Dice) -> Alone {
-        Alone(Mutex::new((1_000_000, dice)))
+    pub fn new(mut dice: Dice) -> Alone {
+        let has_small_rings = dice.percent(50);
+        Alone {
+            has_small_rings,
+            time: Mutex::new((1_000_000, dice)),
+            laps: AtomicU64::new(0),
+            behind_ring: AtomicU64::new(0),
+        }
+    }
+
+    pub fn laps(&self) -> u64 {
+        self.laps.load(SeqCst)
+    }
+
+    pub fn behind_ring(&self) -> u64 {
+        self.behind_ring.load(SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, (u64, Dice)> {
-        self.0.try_lock().expect("one thread")
+        self.time.try_lock().expect("one thread")
     }
 
     fn pass(&self, us: u64) {

@@ -309,22 +309,37 @@ impl Life {
         files
     }
 
+    /// The process of a new connection. One that falls behind has a single one.
+    fn some_process(&self, dice: &mut Dice) -> usize {
+        let processes = self.character.processes;
+        match self.clients.first() {
+            Some(Client { process: Some(first), .. }) if self.character.falls_behind && processes > 1 => {
+                (first + 1 + dice.index(processes - 1)) % processes
+            }
+            _ => dice.index(processes),
+        }
+    }
+
     pub fn step(&mut self, mut dice: Dice) -> Checked {
         let dice = &mut dice;
         if self.clients.is_empty() || (self.clients.len() < self.character.connections && dice.percent(20)) {
             let process = match self.character.stock {
                 true => None,
-                false => Some(dice.index(self.character.processes)),
+                false => Some(self.some_process(dice)),
             };
             let files = self.some_files(dice);
             self.say(format!("open {files:?} on {process:?}"));
             return self.client(process, files);
         }
-        let at = dice.index(self.clients.len());
+        let mut at = dice.index(self.clients.len());
+        if self.character.falls_behind && at == 0 && !dice.percent(10) {
+            at = self.clients.len() - 1;
+        }
         if self.clients[at].transaction.is_some() {
             return self.go_on(at, dice);
         }
         match dice.below(100) {
+            0..30 | 64..74 if self.character.falls_behind => self.autocommit(at, dice),
             0..30 => self.begin(at, dice),
             30..58 => self.autocommit(at, dice),
             58..64 => self.begin_read(at, dice),
@@ -636,6 +651,9 @@ impl Life {
             Work::Flush,
             Work::Rest,
         ]);
+        if self.character.falls_behind && matches!(work, Work::Checkpoint | Work::IdleCheckpoint | Work::Rest) {
+            return Ok(());
+        }
         let (process, file) = (dice.index(self.character.processes), dice.index(self.character.files));
         let Some(engine) = registration(process).context.registry.engine_of(&self.machine.path(file)) else {
             return Ok(());

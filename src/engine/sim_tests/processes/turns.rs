@@ -74,6 +74,7 @@ pub struct Course {
     pub sniped: Option<&'static str>,
     /// When somebody comes here the power goes, in so many per cent of the cases.
     pub power_goes_at: Option<(&'static str, u32)>,
+    pub has_small_rings: bool,
 }
 
 struct Thread {
@@ -427,5 +428,9 @@ impl interleave::Turns for Turn {
         let percent = state.course.splits;
         // As a kernel does that is stopped between two pages of its cache.
         (bytes > 4096 && state.dice.percent(percent)).then(|| 4096 * (1 + state.dice.index(bytes / 4096)))
+    }
+
+    fn has_small_rings(&self) -> bool {
+        self.turns.lock().course.has_small_rings
     }
 }
