@@ -1,8 +1,8 @@
 //! What goes wrong in the log, and what the user can do about it.
 
-use super::files::ReadsTooMuch;
 use super::format::{FormatError, LogId};
 use crate::disk::{advice, is_out_of_descriptors};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -282,3 +282,15 @@ impl LogError {
         }
     }
 }
+
+/// More was to be read than records that pwal wrote can ask for.
+#[derive(Debug)]
+pub(crate) struct ReadsTooMuch;
+
+impl fmt::Display for ReadsTooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lengths in its records are not those of a log that pwal wrote")
+    }
+}
+
+impl std::error::Error for ReadsTooMuch {}

@@ -4,9 +4,9 @@
 //! Promises: at most [`OPEN_MAX`] of them are open at a time, each with one window of [`WINDOW_BYTES`]; a read that
 //! nothing verified asked for can be given a limit.
 
-use super::error::LogError;
-use super::follow::OpenFile;
+use super::error::{LogError, ReadsTooMuch};
 use super::format::BLOCK_BYTES_MIN;
+use super::open_file::OpenFile;
 use crate::disk::{LogDirectory, LogFile, OpenMode, is_out_of_descriptors};
 use crate::sync::Mutex;
 use std::fmt;
@@ -107,18 +107,6 @@ pub fn is_unreadable(error: &io::Error) -> bool {
         code => matches!(code, Some(libc::EIO | libc::EBADMSG)),
     }
 }
-
-/// More was to be read than records that pwal wrote can ask for.
-#[derive(Debug)]
-pub(crate) struct ReadsTooMuch;
-
-impl fmt::Display for ReadsTooMuch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the lengths in its records are not those of a log that pwal wrote")
-    }
-}
-
-impl std::error::Error for ReadsTooMuch {}
 
 /// A file of [`Files`].
 #[derive(Debug)]

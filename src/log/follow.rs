@@ -11,40 +11,14 @@ use super::format::{
     FormatError, HeadDecoder, ImagePlace, LogId, Rule, SegmentHeader, apply_mask, block_after, decode_batch_header,
     image_crc,
 };
-use crate::disk::LogFile;
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
+
+pub use super::open_file::OpenFile;
 
 /// The spill files of a log by their number.
 pub type Spills<'a> = BTreeMap<u32, OpenFile<'a>>;
-
-/// A file of the log and its path, for messages.
-#[derive(Clone, Debug)]
-pub struct OpenFile<'a> {
-    /// The path.
-    pub path: PathBuf,
-    /// The file.
-    pub file: Arc<dyn LogFile + 'a>,
-}
-
-impl OpenFile<'_> {
-    /// Reads until `buffer` is full or the file ends.
-    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, LogError> {
-        self.file.read_at(buffer, offset).map_err(|error| LogError::io("read", &self.path, error))
-    }
-
-    /// The next bytes that are no hole of the file.
-    pub(crate) fn data(&self, from: u64) -> Result<Option<Range<u64>>, LogError> {
-        self.file.data(from).map_err(|error| LogError::io("look for the holes of", &self.path, error))
-    }
-
-    pub(crate) fn bytes(&self) -> Result<u64, LogError> {
-        self.file.bytes().map_err(|error| LogError::io("look at the size of", &self.path, error))
-    }
-}
 
 /// Descriptors are read in pieces of this size.
 const HEAD_PIECE_BYTES: usize = 1024 * DESCRIPTOR_BYTES;

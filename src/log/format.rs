@@ -9,6 +9,7 @@ mod batch;
 mod bytes;
 mod certificate;
 mod error;
+mod magic;
 mod mask;
 mod name;
 mod segment;

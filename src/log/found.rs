@@ -7,13 +7,34 @@
 use super::error::LogError;
 use super::files::{Files, Unreadable};
 use super::follow::{OpenFile, SegmentReader, Spills};
-use super::format::{Batch, Certificate, FileName, FormatError, LogId, Rule};
-use super::page_one::FoundCopy;
-use super::seals::Contradiction;
+use super::format::{Batch, Certificate, FileName, FormatError, LogId, PageCopy, Rule};
 use crate::disk::{LogDirectory, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// A certificate that does not fit what it seals, or another certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The rule, by its number in the specification.
+    pub rule: &'static str,
+    /// The segment file of the certificate.
+    pub file: PathBuf,
+    /// Its offset in bytes.
+    pub offset: u64,
+    /// What does not fit.
+    pub what: String,
+}
+
+/// One half of a doubled certificate, found by probing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundCopy {
+    pub(crate) segment: usize,
+    /// Of this half.
+    pub(crate) offset: u64,
+    pub(crate) backfilled: u64,
+    pub(crate) copy: PageCopy,
+}
 
 /// What block 0 of a segment file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod follow;
 pub mod format;
 mod found;
 pub mod kept;
+mod open_file;
 mod page_one;
 mod passing;
 mod probe;
@@ -24,5 +25,4 @@ mod walk;
 
 pub use error::{ErrorKind, LogError};
 pub use files::{Unreadable, is_unreadable};
-pub use found::TornTail;
-pub use seals::Contradiction;
+pub use found::{Contradiction, TornTail};

@@ -11,22 +11,12 @@
 
 use super::error::LogError;
 use super::follow::ImageRef;
-use super::format::{Descriptor, PageCopy, image_crc};
-use super::found::FoundLog;
+use super::format::{Descriptor, image_crc};
+use super::found::{FoundCopy, FoundLog};
 use super::stamp::{Marks, STAMP_WRITE_BYTES};
 use super::walk::{Through, Walk};
 use crate::disk::Database;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// One half of a doubled certificate, found by probing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FoundCopy {
-    pub(crate) segment: usize,
-    /// Of this half.
-    pub(crate) offset: u64,
-    pub(crate) backfilled: u64,
-    pub(crate) copy: PageCopy,
-}
 
 /// Page 1 as the last commit of a walk left it, plain.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use super::format::{
     RECORD_PLACE_BYTES, SegmentHeader, batch_place, begins_record, decode_batch, decode_batch_header,
     embedded_certificate, is_block_size,
 };
+use super::found::FoundCopy;
 use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSegment, HeaderState, Probed, Seal};
-use super::page_one::FoundCopy;
 use super::passing::Passing;
 use std::ops::Range;
 use std::sync::Arc;

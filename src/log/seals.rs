@@ -5,22 +5,9 @@
 
 use super::follow::SegmentReader;
 use super::format::{Batch, Certificate, LANES_MAX};
-use super::found::{Epoch, FoundLog};
+use super::found::{Contradiction, Epoch, FoundLog};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
-
-/// A certificate that does not fit what it seals, or another certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contradiction {
-    /// The rule, by its number in the specification.
-    pub rule: &'static str,
-    /// The segment file of the certificate.
-    pub file: PathBuf,
-    /// Its offset in bytes.
-    pub offset: u64,
-    /// What does not fit.
-    pub what: String,
-}
 
 /// What is counted along the chain, to be compared with the certificates.
 #[derive(Clone, Debug, Default)]

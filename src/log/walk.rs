@@ -7,8 +7,8 @@ use super::error::LogError;
 use super::files::Unreadable;
 use super::follow::{ImageRef, SegmentReader};
 use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace, block_after};
-use super::found::{Candidate, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
-use super::seals::{Contradiction, Counts};
+use super::found::{Candidate, Contradiction, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
+use super::seals::Counts;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

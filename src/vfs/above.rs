@@ -12,8 +12,7 @@
 //! A trial promises nothing of later calls. So `handle` checks what comes through such a VFS, and [`withdraw`]s the trust where
 //! something is missing.
 
-use super::main_file::MainFile;
-use super::register;
+use super::registration;
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, IoMethods, RawFile, RawVfs};
 use crate::sync::Mutex;
@@ -104,17 +103,18 @@ impl Above {
 /// Tries the VFS of the main database, if it lies above ours and was not tried before.
 ///
 /// # Safety
-/// `connection` is a connection of the SQLite of `api` that is being opened, its main file open; no VFS is being called.
-pub(super) unsafe fn try_main(api: &Api, connection: *mut Connection) {
+/// `connection` is a connection of the SQLite of `api` that is being opened, its main file open; no VFS is being called. `is_ours` says of
+/// an open file object whether it has methods of ours.
+pub(super) unsafe fn try_main(api: &Api, connection: *mut Connection, is_ours: unsafe fn(*mut RawFile) -> bool) {
     const MAIN: &CStr = c"main";
     let mut file: *mut RawFile = std::ptr::null_mut();
     // SAFETY: the file control stores a pointer; names and file objects live as long as the connection.
     unsafe {
         (api.file_control)(connection, MAIN.as_ptr(), ffi::FCNTL_FILE_POINTER, (&raw mut file).cast());
-        if file.is_null() || (*file).methods.is_null() || MainFile::of(file).is_some() {
+        if file.is_null() || (*file).methods.is_null() || is_ours(file) {
             return;
         }
-        let Some(known) = register::find_open(api, (api.db_filename)(connection, MAIN.as_ptr())) else { return };
+        let Some(known) = registration::find_open(api, (api.db_filename)(connection, MAIN.as_ptr())) else { return };
         let above = Above::of(api, connection, MAIN, file);
         if TRIED.lock().iter().any(|(tried, _)| *tried == above) {
             return;

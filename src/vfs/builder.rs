@@ -1,7 +1,8 @@
 //! Registering the VFS with the linked SQLite: what a program that links pwal calls.
 
+use super::error::RegisterError;
 use super::load::add_functions_when_linked;
-use super::register::{Options, RegisterError, register_api};
+use super::register::{Options, register_api};
 use crate::disk::Disk;
 use crate::sqlite::Api;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What the environment sets: `PWAL_<NAME>` is the setting `parallel_wal_<name>`, and `PWAL_LOG` says where messages go.
 //! Read once, at registration, so that a value that is not accepted is an error of the loading, which every host shows.
 
-use super::register::RegisterError;
+use super::error::RegisterError;
 use crate::handle;
 
 /// Variables of the command line tool.

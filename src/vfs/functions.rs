@@ -3,7 +3,7 @@
 
 use super::callback::callback_value;
 use super::main_file::MainFile;
-use super::register;
+use super::registration;
 use crate::handle::{self, Handle};
 use crate::sqlite::ffi::{self, Connection, FunctionCall, RawFile, SqlFunction, Value};
 use crate::sqlite::{Api, Code};
@@ -233,7 +233,7 @@ unsafe fn main_handle(api: &Api, connection: *mut Connection) -> Option<Arc<Hand
             Some(main) => Some(Arc::clone(main.handle())),
             None => {
                 let name = (api.db_filename)(connection, c"main".as_ptr());
-                register::find_open(api, name).map(|known| known.handle)
+                registration::find_open(api, name).map(|known| known.handle)
             }
         }
     }

@@ -4,9 +4,12 @@
 use super::above;
 use super::callback::callback_value;
 use super::database_handle;
+use super::error::RegisterError;
 use super::functions::{self, Opened};
+use super::main_file::MainFile;
 use super::messages;
-use super::register::{self, Options, RegisterError, Registration};
+use super::register::{self, Options};
+use super::registration::{self, Registration};
 use crate::sqlite::ffi::{self, Connection, EntryPoint};
 use crate::sqlite::{Api, ApiError, Code};
 use std::ffi::{c_char, c_int, c_void};
@@ -147,7 +150,7 @@ unsafe fn later(connection: *mut Connection, api: impl FnOnce() -> Result<Api, A
             // SAFETY: by the contract.
             let _ = unsafe { functions::add_to(connection, &api, Opened::WithPwal) };
             // SAFETY: SQLite calls this after the open of the main file.
-            unsafe { above::try_main(&api, connection) };
+            unsafe { above::try_main(&api, connection, |file| MainFile::of(file).is_some()) };
         }
     });
     ffi::OK
@@ -181,7 +184,7 @@ unsafe extern "C" fn refuse_on_another_vfs(
 /// loadable library, which has a panic hook of its own; a program's hook is the program's.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        if let Some(registration) = register::any() {
+        if let Some(registration) = registration::any() {
             messages::write(&registration.api, Code::INTERNAL.number(), &format!("pwal: {panic}"));
         }
     }));

@@ -10,7 +10,7 @@ use super::base::{RawBase, lock_level, lock_number};
 use super::callback::{callback, callback_value};
 use super::database_handle;
 use super::pager::{BusyHandler, PagerOfFile};
-use super::register::Registration;
+use super::registration::Registration;
 use crate::handle::{Handle, PragmaAnswer, ShmAction};
 use crate::sqlite::Code;
 use crate::sqlite::ffi::{self, Connection, IoMethods, RawFile};
@@ -270,7 +270,9 @@ unsafe extern "C" fn x_file_control(file: *mut RawFile, operation: c_int, argume
                     let place: *const *mut Connection = argument.cast();
                     if !place.is_null() {
                         let busy_handler = main.busy_handler.load(SeqCst);
-                        let pager = PagerOfFile::new(main.registration, file, main.name, place, busy_handler);
+                        let is_on_pwal = |file| MainFile::of(file).map(|main| main.handle.is_on_pwal());
+                        let pager =
+                            PagerOfFile::new(main.registration, file, main.name, place, busy_handler, is_on_pwal);
                         main.handle.set_pager(Box::new(pager));
                     }
                     main.base.file_control(operation, argument)

@@ -5,7 +5,7 @@
 //! lock of pwal's, and a fork in the middle of it leaves nothing behind. What cannot be written is lost.
 
 use super::environment::LOG;
-use super::register::RegisterError;
+use super::error::RegisterError;
 use crate::disk::open_to_append;
 use crate::sqlite::Api;
 use rustix::fs::Stat;

@@ -4,7 +4,7 @@ use super::base::{BaseVfs, RawBase};
 use super::callback::{callback, callback_value};
 use super::main_file::{HEAD_BYTES, MainFile};
 use super::messages;
-use super::register::{self, Registration};
+use super::registration::{self, Registration};
 use super::wal_file;
 use crate::handle::{self, Above, Handle, OpenFacts};
 use crate::sqlite::Code;
@@ -57,7 +57,7 @@ unsafe fn registration(vfs: *mut RawVfs) -> Result<&'static Registration, Code> 
     }
     // SAFETY: by the contract. The pointer is compared, and not followed.
     let app_data = unsafe { (*vfs).app_data };
-    register::of_app_data(app_data.cast_const().cast()).ok_or(Code::MISUSE)
+    registration::of_app_data(app_data.cast_const().cast()).ok_or(Code::MISUSE)
 }
 
 /// The base VFS and its pointer, for a call that is passed on as it is.

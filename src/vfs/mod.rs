@@ -15,6 +15,7 @@ mod builder;
 mod callback;
 mod database_handle;
 mod environment;
+mod error;
 mod functions;
 mod load;
 mod main_file;
@@ -26,13 +27,14 @@ mod power_tests;
 #[cfg(feature = "linked")]
 mod recover;
 mod register;
+mod registration;
 mod wal_file;
 
 #[cfg(feature = "linked")]
 pub use builder::{Vfs, VfsBuilder, register};
+pub use error::RegisterError;
 pub use functions::version;
 pub use load::{Wanted, load, report_panics};
 pub use messages::set_socket as send_messages_to;
 #[cfg(feature = "linked")]
 pub use recover::recover_on;
-pub use register::RegisterError;

@@ -5,8 +5,7 @@
 //! which may be gone: then nothing is asked.
 
 use super::above::Above;
-use super::main_file::MainFile;
-use super::register::Registration;
+use super::registration::Registration;
 use crate::handle::{self, Pager, Running};
 use crate::sqlite::Api;
 use crate::sqlite::ffi::{self, Connection, RawFile};
@@ -26,7 +25,11 @@ pub(super) struct PagerOfFile {
     present: *const *mut Connection,
     /// Null: the application's busy handler is not known.
     busy_handler: *const BusyHandler,
+    is_on_pwal: IsOnPwal,
 }
+
+/// Whether a file object of SQLite's, open or null, is on pwal; `None`: it is not ours.
+pub(super) type IsOnPwal = unsafe fn(*mut RawFile) -> Option<bool>;
 
 /// The argument of `SQLITE_FCNTL_BUSYHANDLER`: a function of the pager, which calls the connection's handler, and its argument. They lie in
 /// the pager, as long as it has the file open (`sqlite3PagerSetBusyHandler`).
@@ -53,10 +56,11 @@ impl PagerOfFile {
         name: *const c_char,
         present: *const *mut Connection,
         busy_handler: *const BusyHandler,
+        is_on_pwal: IsOnPwal,
     ) -> PagerOfFile {
         // SAFETY: the argument of the file control.
         let opened_by = unsafe { *present };
-        PagerOfFile { registration, api: registration.api, file, name, opened_by, present, busy_handler }
+        PagerOfFile { registration, api: registration.api, file, name, opened_by, present, busy_handler, is_on_pwal }
     }
 
     fn present(&self) -> *mut Connection {
@@ -123,13 +127,11 @@ impl PagerOfFile {
     /// Whether the database of that schema has a log of ours.
     fn is_on_pwal(&self, connection: *mut Connection, schema: &CStr, file: *mut RawFile) -> bool {
         // SAFETY: the connection is in use by this thread, the file object its schema's.
-        match unsafe { MainFile::of(file) } {
-            Some(main) => main.handle().is_on_pwal(),
-            None => {
-                let below = self.registration.names.of_main(self.name_of(connection, schema));
-                below.is_some_and(|known| known.handle.is_on_pwal())
-            }
-        }
+        let ours = unsafe { (self.is_on_pwal)(file) };
+        ours.unwrap_or_else(|| {
+            let below = self.registration.names.of_main(self.name_of(connection, schema));
+            below.is_some_and(|known| known.handle.is_on_pwal())
+        })
     }
 }
 

@@ -21,7 +21,8 @@ mod script;
 mod shrink;
 mod state;
 
-use super::register::{Options, Registration, register_api};
+use super::register::{Options, register_api};
+use super::registration::Registration;
 use crate::disk::sim::HeaderTear;
 use crate::interleave::Watchdog;
 use crate::sqlite::Api;

@@ -2,7 +2,8 @@
 
 use super::database_handle::SqliteHost;
 use super::environment;
-use super::register::{self, RegisterError};
+use super::error::RegisterError;
+use super::register;
 use crate::disk::Disk;
 use crate::handle::settle::{How, Report, SettleError, settle};
 use crate::handle::{Context, Registry};

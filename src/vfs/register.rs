@@ -1,24 +1,23 @@
-//! Registrations: one `sqlite3_vfs` of ours each, leaked, since SQLite and open connections
-//! keep pointers to it for the life of the process.
+//! Registers the VFS: one `sqlite3_vfs` of ours for each name and SQLite.
 
-use super::base::{BaseVfs, RawBase};
+use super::base::BaseVfs;
 use super::database_handle::SqliteHost;
 use super::environment;
+use super::error::RegisterError;
 use super::messages;
 use super::methods;
+use super::registration::{REGISTRATIONS, Registration, WalNames, newest, set_newest};
 use crate::VFS_NAME;
 use crate::disk::{Disk, RealDisk};
-use crate::handle::{Context, Handle, Registry};
+use crate::handle::{Context, Registry};
 use crate::host::Environment;
 use crate::shared::{between_forks, watch_forks};
-use crate::sqlite::ffi::{self, RawFile, RawVfs};
-use crate::sqlite::{Api, ApiError, Code};
-use crate::sync::Mutex;
+use crate::sqlite::ffi::{self, RawVfs};
+use crate::sqlite::{Api, Code};
 use std::cell::UnsafeCell;
-use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CString, c_int};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
 
 /// How to register the VFS.
 #[derive(Clone, Debug)]
@@ -37,178 +36,6 @@ impl Default for Options {
     fn default() -> Options {
         Options { name: String::from(VFS_NAME), base: None, make_default: false, disk: None }
     }
-}
-
-/// Why a registration failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RegisterError {
-    /// SQLite lacks something.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// `SQLITE_THREADSAFE=0`: the log is written and checkpointed by more than one thread.
-    #[error("this SQLite was built without thread safety (SQLITE_THREADSAFE=0), which pwal needs")]
-    NotThreadSafe,
-    /// `SQLITE_CONFIG_SINGLETHREAD`: the same, by `sqlite3_config`.
-    #[error("this SQLite is configured for one thread (SQLITE_CONFIG_SINGLETHREAD), and pwal needs its mutexes")]
-    SingleThread,
-    /// The name belongs to other code, perhaps to another copy of pwal.
-    #[error("a VFS named {0:?} is registered already, by other code than this copy of pwal; load one copy only")]
-    NameTaken(String),
-    /// The name is registered on another base.
-    #[error("the VFS {name:?} is registered on {base:?} already")]
-    OtherBase {
-        /// The VFS.
-        name: String,
-        /// What it is on.
-        base: String,
-    },
-    /// The base is a VFS of ours.
-    #[error("{0:?} is a pwal VFS itself and cannot be the base of one")]
-    OwnBase(String),
-    /// The base is not there, or SQLite could not be initialised.
-    #[error("SQLite has no VFS {0}")]
-    NoBase(String),
-    /// A name cannot be used.
-    #[error("{0:?} cannot be the name of a VFS")]
-    BadName(String),
-    /// A variable of the environment has a value that pwal does not take.
-    #[error("the environment variable {variable} is not accepted: {reason}")]
-    Environment {
-        /// Its name.
-        variable: String,
-        /// What is wrong with it, and what is accepted.
-        reason: String,
-    },
-    /// `sqlite3_vfs_register` or `sqlite3_auto_extension` failed.
-    #[error("SQLite refused the registration: result code {0}")]
-    Refused(i32),
-}
-
-/// One registration of the VFS.
-pub(super) struct Registration {
-    /// SQLite links it into its list of VFSes.
-    vfs: UnsafeCell<RawVfs>,
-    pub(super) api: Api,
-    pub(super) base: BaseVfs,
-    pub(super) names: WalNames,
-    pub(super) context: Arc<Context>,
-    /// What would work past pwal is refused ([`super::load::Wanted::Strict`]).
-    pub(super) strict: AtomicBool,
-    name: CString,
-    base_name: String,
-    /// The one that was made before this one.
-    before: Option<&'static Registration>,
-}
-
-// SAFETY: after registration only SQLite touches `vfs`, under its own mutex; the rest is `Sync`.
-unsafe impl Sync for Registration {}
-// SAFETY: as above; its pointers are to static memory.
-unsafe impl Send for Registration {}
-
-impl Registration {
-    /// The name of the VFS.
-    pub(super) fn name(&self) -> std::borrow::Cow<'_, str> {
-        self.name.to_string_lossy()
-    }
-
-    fn is_of_host(&self, api: &Api) -> bool {
-        std::ptr::fn_addr_eq(self.api.vfs_find, api.vfs_find)
-    }
-}
-
-/// An open main file, as its WAL's name knows it.
-#[derive(Clone)]
-pub(super) struct Known {
-    pub(super) handle: Arc<Handle>,
-    /// The connection's own handle on the database file.
-    pub(super) base: RawBase,
-    /// The address of the file object.
-    pub(super) file: usize,
-    /// The address of the main file's name.
-    name: usize,
-    wal_name: CString,
-}
-
-/// The WAL names of the open main files, by the address of SQLite's own copy: a file that merely has such a
-/// name is another's.
-#[derive(Default)]
-pub(super) struct WalNames(Mutex<HashMap<usize, Known>>);
-
-impl WalNames {
-    /// # Safety
-    /// `wal_name` is null or a C string.
-    pub(super) unsafe fn add(
-        &self,
-        (name, wal_name): (*const c_char, *const c_char),
-        handle: &Arc<Handle>,
-        base: RawBase,
-        file: *mut RawFile,
-    ) {
-        if !wal_name.is_null() {
-            let handle = Arc::clone(handle);
-            // SAFETY: by the contract.
-            let text = unsafe { CStr::from_ptr(wal_name) }.to_owned();
-            let known = Known { handle, base, file: file.addr(), name: name.addr(), wal_name: text };
-            self.0.lock().insert(wal_name.addr(), known);
-        }
-    }
-
-    pub(super) fn remove(&self, name: *const c_char) {
-        let known = self.0.lock().remove(&name.addr());
-        // Not under the lock: it may be the last one.
-        drop(known);
-    }
-
-    pub(super) fn get(&self, name: *const c_char) -> Option<Known> {
-        self.0.lock().get(&name.addr()).cloned()
-    }
-
-    /// By the name of the main file, SQLite's own copy.
-    pub(super) fn of_main(&self, name: *const c_char) -> Option<Known> {
-        self.0.lock().values().find(|known| known.name == name.addr()).cloned()
-    }
-
-    /// Whether a joined handle has a WAL of this name, wherever in memory.
-    pub(super) fn has_virtual(&self, name: &CStr) -> bool {
-        let same: Vec<Known> = self.0.lock().values().filter(|known| *known.wal_name == *name).cloned().collect();
-        same.iter().any(|known| known.handle.is_on_pwal())
-    }
-
-    /// Whether it is the WAL of a joined handle: there is no such file then.
-    pub(super) fn is_virtual(&self, name: *const c_char) -> bool {
-        self.get(name).is_some_and(|known| known.handle.is_on_pwal())
-    }
-}
-
-/// All registrations of this copy of pwal, of every SQLite in the process.
-static REGISTRATIONS: Mutex<Vec<&'static Registration>> = Mutex::new(Vec::new());
-
-/// The newest registration, from which the others are reached without a lock; null: there is none.
-static NEWEST: AtomicPtr<Registration> = AtomicPtr::new(std::ptr::null_mut());
-
-fn newest() -> Option<&'static Registration> {
-    // SAFETY: null, or a registration, which is complete before it is stored and lives as long as the process.
-    unsafe { NEWEST.load(SeqCst).as_ref() }
-}
-
-/// The registration whose address a VFS with our methods has as its `pAppData`. A VFS that copies ours and puts something of its own
-/// there can only mean the registration that is the only one.
-pub(super) fn of_app_data(app_data: *const Registration) -> Option<&'static Registration> {
-    let newest = newest()?;
-    let known = std::iter::successors(Some(newest), |one| one.before).find(|one| std::ptr::eq(*one, app_data));
-    known.or(newest.before.is_none().then_some(newest))
-}
-
-/// The first registration, unless a thread is registering just now.
-pub(super) fn any() -> Option<&'static Registration> {
-    REGISTRATIONS.try_lock()?.first().copied()
-}
-
-/// The open main file of this SQLite with this name, SQLite's own copy: also below another VFS, if that passes names on.
-pub(super) fn find_open(api: &Api, name: *const c_char) -> Option<Known> {
-    let registrations = REGISTRATIONS.lock().clone();
-    registrations.iter().filter(|known| known.is_of_host(api)).find_map(|known| known.names.of_main(name))
 }
 
 /// Whether SQLite has mutexes: `sqlite3_threadsafe` says what it was built for, `sqlite3_config` may have taken them away since.
@@ -341,6 +168,6 @@ fn build(
         (*registration.vfs.get()).name = registration.name.as_ptr();
         (*registration.vfs.get()).app_data = app_data;
     }
-    NEWEST.store(registration, SeqCst);
+    set_newest(registration);
     Ok(registration)
 }

@@ -3,13 +3,13 @@
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::certificate::CERTIFICATE_BYTES;
 use super::error::{FormatError, Rule, require};
-use super::mask::{MAGICS, RECORD_PLACE_BYTES};
+use super::magic::{BATCH as MAGIC, MAGICS};
+use super::mask::RECORD_PLACE_BYTES;
 use super::{BatchHeader, Certificate, CertificatePlace, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
 use std::collections::TryReserveError;
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
-pub(super) const MAGIC: &[u8; 8] = b"pwalbtch";
 const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const CRC: usize = 12;

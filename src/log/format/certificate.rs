@@ -2,11 +2,11 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
+use super::magic::CERTIFICATE as MAGIC;
 use super::mask::{apply_mask, mask_of};
 use super::{Certificate, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PageCopy};
 use std::ops::Range;
 
-pub(super) const MAGIC: &[u8; 8] = b"pwalcert";
 const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const DATABASE_PAGES: usize = 12;

@@ -2,7 +2,7 @@
 //! record, an image is stored with a mask: the byte at every place where a record could begin is XORed with it, and the
 //! mask is chosen so that no such place reads as a magic. Readers undo it.
 
-use super::{batch, certificate, segment};
+use super::magic::MAGICS;
 
 /// Records begin at multiples of this number of bytes: a sector.
 pub const RECORD_PLACE_BYTES: usize = 512;
@@ -16,9 +16,6 @@ pub fn block_after(offset: u64, block_bytes: u32) -> u64 {
     }
     offset.saturating_add(1).checked_next_multiple_of(block).unwrap_or(u64::MAX)
 }
-
-/// What records begin with.
-pub(super) const MAGICS: [&[u8; 8]; 3] = [segment::MAGIC, batch::MAGIC, certificate::MAGIC];
 
 /// What every magic begins with, those of later formats too.
 const START: u8 = b'p';

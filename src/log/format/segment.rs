@@ -2,9 +2,9 @@
 
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
+use super::magic::SEGMENT as MAGIC;
 use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SegmentHeader};
 
-pub(super) const MAGIC: &[u8; 8] = b"pwalslot";
 const VERSION: usize = 8;
 const RESERVED_2: usize = 10;
 const BLOCK: usize = 12;
