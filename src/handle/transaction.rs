@@ -105,6 +105,15 @@ impl Writer {
     }
 }
 
+/// What SQLite gets where a frame could not be staged.
+fn staging_code(error: &ViewError) -> Code {
+    match error {
+        ViewError::Spill(source) => EngineError::spill_code(source),
+        ViewError::ImageBytes { .. } => Code::CORRUPT,
+        _ => Code::IOERR_WRITE,
+    }
+}
+
 /// What a transaction may stage in memory.
 pub(super) fn lane_bytes(engine: &Engine) -> usize {
     usize::try_from(engine.log.settings.batch_bytes_max()).unwrap_or(usize::MAX)
@@ -215,7 +224,11 @@ impl WalConnection {
                 Ok(())
             }
             Ok(Written::Commit { database_pages }) => self.prepare(file, base, database_pages, spill),
-            Err(error) => Err(self.not_staged(&error)),
+            Err(error) => {
+                let code = staging_code(&error);
+                self.log(code, &error.to_string());
+                Err(code)
+            }
         }
     }
 
@@ -231,16 +244,6 @@ impl WalConnection {
             prepared_batch.map_or(Ok(()), |prepared_batch| self.engine.committer.rollback_prepared(prepared_batch));
         concurrent::unprepared(self, spill);
         erased.map_err(|error| self.failed(&error))
-    }
-
-    fn not_staged(&self, error: &ViewError) -> Code {
-        let code = match error {
-            ViewError::Spill(source) => EngineError::spill_code(source),
-            ViewError::ImageBytes { .. } => Code::CORRUPT,
-            _ => Code::IOERR_WRITE,
-        };
-        self.log(code, &error.to_string());
-        code
     }
 
     fn prepare(

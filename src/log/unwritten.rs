@@ -10,7 +10,7 @@
 use super::error::LogError;
 use super::follow::proven;
 use super::format::{ImagePlace, RECORD_PLACE_BYTES};
-use super::found::{FoundLog, HeaderState};
+use super::found::{FoundLog, FoundSegment, HeaderState};
 use super::walk::Walk;
 use std::collections::BTreeSet;
 
@@ -70,22 +70,24 @@ impl FoundLog<'_> {
             return Ok(false);
         }
         for (segment, offset) in places {
-            if !self.is_unwritten(segment, offset)? {
+            if !self.segments[segment].is_unwritten(offset)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
 
+impl FoundSegment<'_> {
     /// Whether a sector of what was begun there is all zeros: of the head as far as the header claims it, of the images as far as a
     /// whole head says where they end.
-    fn is_unwritten(&self, segment: usize, offset: u64) -> Result<bool, LogError> {
-        if self.has_zero_sector(segment, offset, RECORD_PLACE_BYTES as u64)? {
+    fn is_unwritten(&self, offset: u64) -> Result<bool, LogError> {
+        if self.has_zero_sector(offset, RECORD_PLACE_BYTES as u64)? {
             return Ok(true);
         }
-        let Some(reader) = self.segments[segment].reader.as_ref() else { return Ok(false) };
+        let Some(reader) = self.reader.as_ref() else { return Ok(false) };
         let Some(claimed) = proven(reader.claimed_at(offset))? else { return Ok(false) };
-        if self.has_zero_sector(segment, offset, claimed.head_bytes as u64)? {
+        if self.has_zero_sector(offset, claimed.head_bytes as u64)? {
             return Ok(true);
         }
         let Some(batch) = proven(reader.head_at(offset))? else { return Ok(false) };
@@ -93,16 +95,16 @@ impl FoundLog<'_> {
             ImagePlace::Batch(position) => Some(position + u64::from(reader.header.page_bytes)),
             ImagePlace::Spill { .. } => None,
         });
-        self.has_zero_sector(segment, offset, ends.max().unwrap_or(0))
+        self.has_zero_sector(offset, ends.max().unwrap_or(0))
     }
 
     /// Whether one of the sectors that begin in these bytes is all zeros.
-    fn has_zero_sector(&self, segment: usize, offset: u64, bytes: u64) -> Result<bool, LogError> {
+    fn has_zero_sector(&self, offset: u64, bytes: u64) -> Result<bool, LogError> {
         let end = offset.saturating_add(bytes.next_multiple_of(RECORD_PLACE_BYTES as u64));
         let mut piece = vec![0; usize::try_from((end - offset).min(PIECE_BYTES)).unwrap_or(0)];
         for start in (offset..end).step_by(PIECE_BYTES as usize) {
             let wanted = usize::try_from((end - start).min(PIECE_BYTES)).unwrap_or(0);
-            let read = self.segments[segment].open.read(&mut piece[..wanted], start)?;
+            let read = self.open.read(&mut piece[..wanted], start)?;
             if piece[..read].chunks_exact(RECORD_PLACE_BYTES).any(|sector| sector.iter().all(|&byte| byte == 0)) {
                 return Ok(true);
             }
