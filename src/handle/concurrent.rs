@@ -35,7 +35,7 @@ const COMMIT_WAIT: Duration = Duration::from_millis(10);
 /// wait for each other.
 const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
-/// After so many transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
+/// After this number of transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
 /// serially.
 const LOST_OFTEN: u32 = 4;
 /// How long others that write wait for the first write of such a transaction: until then it cannot lose, and after it neither.

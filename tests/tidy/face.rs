@@ -20,6 +20,7 @@ const FACE: [&str; 19] = [
     "internal",
     "recover",
     "register",
+    "retry",
     "salvage",
     "version",
 ];
