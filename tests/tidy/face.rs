@@ -2,7 +2,7 @@
 
 use super::root;
 
-const FACE: [&str; 19] = [
+const FACE: [&str; 20] = [
     "ApiError",
     "ConcurrentStatus",
     "LogStatus",
