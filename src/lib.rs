@@ -154,7 +154,7 @@ pub use retry::retry;
 #[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
 pub(crate) use shared::fault_point;
 pub use sqlite::ApiError;
-pub use status::{ConcurrentStatus, LogStatus, ProcessStatus, ReaderStatus, Status};
+pub use status::{ConcurrentStatus, ContendedPage, LogStatus, ProcessStatus, ReaderStatus, Status};
 pub use vfs::{RegisterError, version};
 #[cfg(feature = "linked")]
 pub use vfs::{Vfs, VfsBuilder, register};

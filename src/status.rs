@@ -120,6 +120,22 @@ pub struct ConcurrentStatus {
     pub conflicts: u64,
     /// Those whose lane was full, so that they took the write lock before COMMIT.
     pub full_lanes: u64,
+    /// The pages of the last conflicts, at most 16, the last one first.
+    pub contended_pages: Vec<ContendedPage>,
+}
+
+/// A page that transactions conflicted on, in this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ContendedPage {
+    /// Its number in the database file.
+    pub page: u32,
+    /// What it is, for people: "leaf of a table".
+    pub kind: String,
+    /// How often, since it is listed.
+    pub conflicts: u64,
+    /// The last commit that won.
+    pub commit: u64,
 }
 
 /// The process with the oldest snapshot: checkpoints cannot go past it.

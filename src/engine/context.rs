@@ -10,6 +10,9 @@ use crate::host::Environment;
 use crate::log::format::{self, LogId};
 use crate::shared::{Member, Owner, RecordAddress, generation};
 use crate::sqlite::Code;
+use crate::status::ContendedPage;
+use crate::sync::Mutex;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +27,9 @@ pub(crate) struct Counters {
     pub(crate) concurrent: ConcurrentCounters,
 }
 
+/// Pages that are listed.
+const CONTENDED_MAX: usize = 16;
+
 /// Of transactions that write beside each other.
 #[derive(Debug, Default)]
 pub(crate) struct ConcurrentCounters {
@@ -34,6 +40,25 @@ pub(crate) struct ConcurrentCounters {
     pub(crate) conflicts: AtomicU64,
     /// Those that have taken WRITE before COMMIT, since their lane was full.
     pub(crate) full_lanes: AtomicU64,
+    contended: Mutex<VecDeque<ContendedPage>>,
+}
+
+impl ConcurrentCounters {
+    /// A transaction lost on this page to that commit.
+    pub(crate) fn note_contended(&self, page: u32, kind: &str, commit: u64) {
+        let mut pages = self.contended.lock();
+        let known = pages.iter().position(|known| known.page == page).and_then(|at| pages.remove(at));
+        let conflicts = known.map_or(0, |known| known.conflicts) + 1;
+        if pages.len() == CONTENDED_MAX {
+            pages.pop_front();
+        }
+        pages.push_back(ContendedPage { page, kind: kind.to_owned(), conflicts, commit });
+    }
+
+    /// Those pages, the last one first.
+    pub(crate) fn contended_pages(&self) -> Vec<ContendedPage> {
+        self.contended.lock().iter().rev().cloned().collect()
+    }
 }
 
 /// The log of one open database, as all parts of its engine know it.

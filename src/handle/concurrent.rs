@@ -362,16 +362,22 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
         concurrent.lost += 1;
     }
     let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
+    let note = |written: &WrittenPage, kind: &str| {
+        counters(wal).note_contended(written.page, kind, written.sequence);
+    };
     let text = match conflict {
         Conflict::Page(written, own) => {
             let done = if *own { "written" } else { "read" };
             let (page, kind) = (written.page, kind(wal, written));
+            note(written, kind);
             format!("{} wrote page {page} ({kind}), which this transaction has {done}", by(written))
         }
         Conflict::Schema(written) => {
+            note(written, "schema or header");
             format!("{} changed page 1 (schema or header), which this transaction has read", by(written))
         }
         Conflict::Allocation(written) => {
+            note(written, "allocation of pages");
             format!("{} allocated or freed pages (page 1), and this transaction has written page 1", by(written))
         }
         Conflict::Size => "the size of the database has changed beside this transaction".to_owned(),
@@ -478,7 +484,7 @@ pub(super) fn end(wal: &mut WalConnection) -> bool {
 
 /// For `parallel_wal_status`.
 pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
-    let ConcurrentCounters { open, staged_bytes, commits, conflicts, full_lanes } = counters(wal);
+    let ConcurrentCounters { open, staged_bytes, commits, conflicts, full_lanes, .. } = counters(wal);
     let status = ConcurrentStatus {
         on: wal.writer.concurrent.is_some(),
         open: open.load(SeqCst),
@@ -486,6 +492,7 @@ pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
         commits: commits.load(SeqCst),
         conflicts: conflicts.load(SeqCst),
         full_lanes: full_lanes.load(SeqCst),
+        contended_pages: counters(wal).contended_pages(),
     };
     (status.on || status.open + status.commits + status.conflicts > 0).then_some(status)
 }

@@ -328,3 +328,37 @@ fn a_busy_handler_is_asked_at_commit() {
     run(&b, "COMMIT");
     assert_eq!(commit(&a), 0);
 }
+
+#[test]
+fn the_status_lists_the_pages_of_the_last_conflicts() {
+    let scene = scene(&format!("{ROWS}; CREATE TABLE w(id INTEGER PRIMARY KEY, n); INSERT INTO w VALUES(1, 0)"));
+    let (a, b) = scene.pair();
+    let root = number(&a, "SELECT rootpage FROM sqlite_schema WHERE name='w'");
+    for _ in 0..2 {
+        run(&a, "BEGIN; UPDATE w SET n=n+1");
+        run(&b, "BEGIN; UPDATE w SET n=n+1; COMMIT");
+        assert_eq!(commit(&a), SNAPSHOT);
+    }
+    let commit_of_b = number(&b, "SELECT pwal_commit()");
+    run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+    run(&b, "BEGIN; PRAGMA user_version=3; COMMIT");
+    assert_eq!(commit(&a), SNAPSHOT);
+    let listed = "SELECT group_concat(format('%s %s %s', value->>'page', value->>'kind', value->>'conflicts'), '; ')
+        FROM json_each(pwal_status(), '$.concurrent.contended_pages')";
+    assert_eq!(text(&a, listed), format!("1 schema or header 1; {root} leaf of a table 2"));
+    let won = "SELECT pwal_status()->>'$.concurrent.contended_pages[1].commit'";
+    assert_eq!(number(&a, won), commit_of_b);
+    // At most 16, the last ones.
+    run(
+        &scene.serial,
+        "CREATE TABLE x(id INTEGER PRIMARY KEY, n, pad);
+        INSERT INTO x SELECT id, 0, zeroblob(3000) FROM t WHERE id <= 200",
+    );
+    for id in (10..=200).step_by(10) {
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10; COMMIT");
+        run(&a, &format!("BEGIN; UPDATE x SET n=1 WHERE id={id}"));
+        run(&scene.serial, &format!("UPDATE x SET n=2 WHERE id={id}"));
+        assert_eq!(commit(&a), SNAPSHOT);
+    }
+    assert_eq!(number(&a, "SELECT json_array_length(pwal_status(), '$.concurrent.contended_pages')"), 16);
+}
