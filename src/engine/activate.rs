@@ -100,7 +100,7 @@ impl Activation {
         let segment = self.make_first_segment(&first, &begin, pages)?;
 
         let mapping = self.log.marks.member().mapping();
-        mapping.allocate_rings().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        mapping.allocate_epochs().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
 
         // If another process holds EXCLUSIVE, it may have died since, or either may have lost it: stock SQLite may have
         // opened the file, and its commits would be lost under the stamp.

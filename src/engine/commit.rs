@@ -20,7 +20,7 @@ use super::segments::Segments;
 use super::tail::LogTail;
 use super::tail::{AppendGuard, Begun, Place, Record};
 use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
-use crate::shared::{CommitEntry, PAGES_INLINE, commit_ring};
+use crate::shared::{CONTROL_NAME, CommitEntry, PAGES_INLINE, commit_ring};
 use crate::view::{Image, Lane};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -199,6 +199,8 @@ impl Committer {
                 self.log.dir.sync().map_err(|e| EngineError::sync("the log directory", e))?;
             }
         }
+        let mapping = self.log.marks.member().mapping();
+        mapping.allocate_commit(self.log.marks.published() + 1).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
         let batch_bytes = batch_bytes(lane, self.log.page_bytes);
         let ready = || {
             if !crate::drops("r6-room-in-prepare") {

@@ -19,14 +19,15 @@
 //! | 1536 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1600 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1664 | 64 | process slots that have ever been acquired |
-//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed; when what the log had in use last faded (us) |
+//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed; when what the log had in use last faded (us); entries of the commit ring that are allocated |
 //! | 1792 | 64 | `visible_wake` |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 18240 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
 //! | 149312 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197888 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
-//! The rings are allocated at activation, the rest when the control block is made: until then nothing is stored in them.
+//! The epoch ring is allocated at activation, the commit ring piece by piece ahead of the commits that first use it, the rest when
+//! the control block is made: until then nothing is stored in them. So a short life pays for a piece, and not for a ring.
 //!
 //! What several processors store all the time lies on a 64-byte line of its own.
 
@@ -63,6 +64,10 @@ pub const SETTINGS: usize = 8;
 
 /// What the control block take before the rings.
 pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
+/// Where the epoch ring begins.
+pub(super) const EPOCH_RING_AT: usize = offset_of!(ControlView, epoch_ring);
+/// An entry of the commit ring.
+pub(super) const COMMIT_BYTES: usize = size_of::<CommitLine>();
 
 /// On a cache line of its own.
 #[repr(C, align(64))]
@@ -130,8 +135,9 @@ struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
     slots_used: AtomicU64,
-    /// Not of readers: rarely stored, and with room for it.
+    /// Not of readers, as the next one: rarely stored, and with room for it.
     faded_us: AtomicU64,
+    commits_allocated: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -555,6 +561,17 @@ impl ControlBlock {
                 Err(other) => before = other,
             }
         }
+    }
+
+    /// The entries of the commit ring that are allocated, the first ones.
+    pub(super) fn commits_allocated(&self) -> u64 {
+        self.readers.commits_allocated.load(SeqCst)
+    }
+
+    /// As [`commits_allocated`](ControlBlock::commits_allocated). By the owner of WRITE, after the space is allocated.
+    pub(super) fn set_commits_allocated(&self, entries: u64) {
+        step("before commits_allocated");
+        self.readers.commits_allocated.store(entries, SeqCst);
     }
 
     /// Whether `every_us` have passed since any process was last answered with true; `now_us` as [`now_us`](super::now_us).

@@ -6,7 +6,10 @@
 
 use super::SharedError;
 use super::clock::{boot_id, clock_offset_us};
-use super::control_block::{CONTROL_BYTES, ControlBlock, ControlView, HEAD_BYTES, LAYOUT_VERSION, MAGIC, State};
+use super::control_block::{
+    COMMIT_BYTES, COMMIT_RING, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION,
+    MAGIC, State,
+};
 use crate::disk::{Access, Directory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -21,6 +24,9 @@ pub const CONTROL_NAME: &str = "control";
 
 /// What a log may have (rule S3), in bytes.
 const BLOCKS: RangeInclusive<u64> = 4096..=65536;
+
+/// Entries of the commit ring that are allocated at once: 16 KiB, a few microseconds.
+const COMMITS_AT_ONCE: u64 = 128;
 
 /// A mapping of `CONTROL_BYTES`.
 #[derive(Debug)]
@@ -94,8 +100,8 @@ impl ControlMapping {
     }
 
     /// Creates the file in this directory with exactly the permission bits `mode` (an existing one is unlinked;
-    /// processes that have mapped it keep it) and maps it shared, all zero, its state BUILDING. Allocated except for
-    /// the rings, which [`allocate_rings`](ControlMapping::allocate_rings) does. Under INIT.
+    /// processes that have mapped it keep it) and maps it shared, all zero, its state BUILDING. Allocated except for the rings:
+    /// [`allocate_epochs`](ControlMapping::allocate_epochs), [`allocate_commit`](ControlMapping::allocate_commit). Under INIT.
     ///
     /// # Errors
     /// Any error of the file system; `StorageFull`: no file is left.
@@ -170,13 +176,35 @@ impl ControlMapping {
         Ok(mapping)
     }
 
-    /// Ensures that no store into the rings meets a full disk. Before anything is published: under APPEND, in an
+    /// Ensures that no store into the epoch ring meets a full disk. Before the first epoch record: under APPEND, in an
     /// activation.
     ///
     /// # Errors
     /// Any error of the file system.
-    pub fn allocate_rings(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| allocate(file, HEAD_BYTES..CONTROL_BYTES))
+    pub fn allocate_epochs(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| allocate(file, EPOCH_RING_AT..CONTROL_BYTES))
+    }
+
+    /// Ensures that the store of the commit `sequence` into its ring meets no full disk: allocates the pieces of the ring up to
+    /// its entry that are not yet. By the owner of WRITE, for the next commit: no store has gone there, so that zeros may be
+    /// written, also once more after an owner that died in between.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn allocate_commit(&self, sequence: u64) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let control = self.control();
+        // Its place in the ring, and in the first round also that of each commit before it.
+        let needed = sequence.saturating_add(1).min(COMMIT_RING);
+        let mut allocated = control.commits_allocated();
+        while allocated < needed {
+            let until = (allocated + COMMITS_AT_ONCE).min(COMMIT_RING);
+            let [from, to] = [allocated, until].map(|entries| HEAD_BYTES + entries as usize * COMMIT_BYTES);
+            allocate(file, from..to)?;
+            control.set_commits_allocated(until);
+            allocated = until;
+        }
+        Ok(())
     }
 
     /// Whether other processes can share these words.

@@ -67,9 +67,19 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     assert!(control.take_snapshot(slot, 3, 9));
     assert!(control.write().try_acquire(me, true));
     control.set_mode(2);
-    mapping.allocate_rings().unwrap();
-    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= CONTROL_BYTES as u64, "allocated, not sparse");
+    let allocated = || std::fs::metadata(&path).unwrap().blocks() * 512;
+    let head = allocated();
+    mapping.allocate_epochs().unwrap();
     for sequence in 1..=COMMIT_RING + 3 {
+        let before = allocated();
+        mapping.allocate_commit(sequence).unwrap();
+        match sequence {
+            1 => assert!(before < allocated() && allocated() < head + 128 * 1024, "a piece, and the epoch ring"),
+            // Its entry is the 101st of a piece of 128.
+            100 => assert_eq!(before, allocated(), "nothing for each commit"),
+            COMMIT_RING => assert!(allocated() >= CONTROL_BYTES as u64, "allocated, not sparse"),
+            _ => {}
+        }
         control.publish(&commit(sequence, false)).unwrap();
         if sequence == 100 {
             control.store_epoch(&cut(control, sequence)).unwrap();
