@@ -179,6 +179,8 @@ impl Activation {
     }
 
     /// A0: takes away, durably, what an activation left that failed after its stamp. `first` is the beginning of the file.
+    ///
+    /// What other programs wrote before is as durable as they made it, until the sync of the stamp: no commit is in the log before.
     fn undo_earlier_try(
         &self,
         database_handle: &mut dyn DatabaseHandle,
@@ -198,11 +200,9 @@ impl Activation {
             if !crate::drops("a0-clear-stamp") {
                 database_handle.write_at(&first[..STAMP_WRITE_BYTES], 0).map_err(io("write"))?;
             }
-        }
-        if !crate::drops("a0-sync-database") {
-            database_handle.sync().map_err(io("sync"))?;
-        }
-        if control.may_be_stamped() {
+            if !crate::drops("a0-sync-database") {
+                database_handle.sync().map_err(io("sync"))?;
+            }
             let file = std::fs::metadata(&self.log.path).map_err(io("look at"))?;
             control.set_at_claim(checksums(first, &file), control.at_claim().1);
             control.set_may_be_stamped(false);
@@ -236,14 +236,23 @@ impl Activation {
             chain: begin.chain,
         };
         let copy = self.page_one.of(first.to_vec(), begin.last);
-        let file =
-            create_first_segment(&*self.log.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc)?;
         // Its name becomes durable with that of the log directory. Where a file has the name (an empty WAL of stock SQLite) the
-        // stamp has to do alone.
+        // stamp has to do alone. Before the segment: a file system with one journal for all names writes it once, with the sync
+        // of the segment.
         self.log
             .dir
             .create_placeholder()
             .map_err(|e| EngineError::write("the directory in place of stock's -wal", e))?;
+        let made =
+            create_first_segment(&*self.log.dir, &name, &header, begin.epoch, pages, &copy.bytes, copy.next_block_crc);
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // The file is plain, and no log will be there. If this fails the next open does it.
+                let _ = retire::remove_placeholder(&*self.log.dir);
+                return Err(error.into());
+            }
+        };
         if !crate::drops("a1-sync-parent") {
             self.log.dir.sync_parent().map_err(|e| EngineError::sync("the directory of the database", e))?;
         }

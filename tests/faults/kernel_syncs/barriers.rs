@@ -16,7 +16,10 @@ const HEADER_BYTES: usize = 100;
 
 /// Rules, and what each demands.
 pub const RULES: &[(&str, &str)] = &[
-    ("A0 file", "before the stamp of a new log is written, the database file is synced"),
+    (
+        "A0 file",
+        "before the stamp of a new log is written, the database file is synced: by those that wrote it, stock SQLite under FULL or pwal",
+    ),
     ("A0 journal", "and a journal that stays beside it"),
     ("A1 segment", "and the first segment, with header and doubled certificate"),
     ("A1 names", "and the names in the log directory"),
