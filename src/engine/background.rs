@@ -1,26 +1,25 @@
-//! The engine's own threads. One prepares segments ahead of need: no sync of a checkpoint delays it. The other runs the
-//! checkpoints that commits only request, one when no commit has come for a while, and a flush where much is not
+//! What an engine does beside the calls of its connections: it prepares segments ahead of need, which no sync of a checkpoint delays,
+//! runs the checkpoints that commits only request, one when no commit has come for a while, and a flush where much is not
 //! durable; and it retires the log of a database without commits.
 //!
-//! Each starts with the first request and ends with the engine, which it does not keep alive.
+//! Two workers, each with requests of its own, on the threads of the process ([`pool`](super::pool)): a worker runs on one of them at a
+//! time, or waits there for its time, or is free. None keeps its engine alive.
 
 use super::context::LogContext;
 use super::error::EngineError;
-use super::stopping::Stopping;
+use super::pool::{Job, Pool, Ticket};
 use crate::interleave::{self, Instant};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 /// A log without a commit for this time is idle.
 const IDLE: Duration = Duration::from_millis(500);
-/// A thread without a request for this time ends: a process may have many databases.
-const LINGERS: Duration = Duration::from_secs(3);
 
-/// What a thread can be asked for.
-#[derive(Clone, Copy, Debug)]
+/// What a worker can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
     /// The next segment.
     Segment,
@@ -30,17 +29,50 @@ enum Request {
     Watch,
 }
 
+/// Where a worker is.
+#[derive(Debug, Default)]
+enum Stage {
+    /// Nothing is to be done.
+    #[default]
+    Free,
+    /// The pool has it: it is next, or it is not its time.
+    Waits(Ticket),
+    /// This thread runs it.
+    Runs(ThreadId),
+}
+
+/// What is waited for beside requests.
+#[derive(Debug, Default)]
+struct Idle {
+    /// The last commit when it was last looked whether the log is idle, and when to look again.
+    watched: Option<(u64, Instant)>,
+    /// The last commit of an idle log, and when the log is retired if no other commit follows.
+    retires: Option<(u64, Instant)>,
+}
+
+impl Idle {
+    fn from_commit(last: u64) -> Idle {
+        Idle { watched: Some((last, Instant::now() + IDLE)), retires: None }
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.watched.or(self.retires).map(|(_, at)| at)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Requests {
     /// By [`Request`].
     open: [bool; 4],
     stop: bool,
-    thread: Option<JoinHandle<()>>,
+    stage: Stage,
+    /// Not changed by others while the worker runs.
+    idle: Idle,
 }
 
 impl Requests {
     fn is_empty(&self) -> bool {
-        self.open == [false; 4] && !self.stop
+        self.open == [false; 4]
     }
 
     fn take(&mut self, request: Request) -> bool {
@@ -53,7 +85,8 @@ struct Shared {
     /// By [`Request`]: it is open, or under way. Until it is done every commit may make the same one, and a notice is a system call.
     pending: [AtomicBool; 4],
     requests: Mutex<Requests>,
-    wake: Condvar,
+    /// The worker is free.
+    freed: Condvar,
 }
 
 impl Shared {
@@ -67,27 +100,34 @@ impl Shared {
             pending.store(false, SeqCst);
         }
     }
+
+    fn free(&self, mut requests: MutexGuard<'_, Requests>) {
+        requests.stage = Stage::Free;
+        drop(requests);
+        self.freed.notify_all();
+    }
 }
 
-/// A thread that ends by a panic has nothing pending: the next request starts another thread.
+/// A worker that panics has nothing pending: the next request starts it again.
 struct ForgetsAtPanic<'a>(&'a Shared);
 
 impl Drop for ForgetsAtPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Under the lock, and with the thread: a request that came before the thread has ended would wait for it for ever.
+            // Under the lock: a request that came before the worker is free would wait for it for ever.
             let mut requests = self.0.requests.lock();
-            (requests.open, requests.thread) = ([false; 4], None);
+            (requests.open, requests.idle) = ([false; 4], Idle::default());
             self.0.forget_pending();
+            self.0.free(requests);
         }
     }
 }
 
-/// A thread and its requests.
+/// A worker of one engine.
 #[derive(Debug, Default)]
 struct Worker(Arc<Shared>);
 
-/// What the threads are asked for.
+/// What the workers are asked for.
 pub(super) trait Work: Send + Sync + 'static {
     fn prepare_segment(&self);
     fn flush(&self) -> Result<(), EngineError>;
@@ -129,24 +169,24 @@ impl Background {
         self.checkpoints.request(&self.log, work, Request::Watch);
     }
 
-    /// They may start again after [`Background::stop`].
+    /// They may run again after [`Background::stop`].
     pub(super) fn allow(&self) {
         self.log.stopping.allow();
         self.segments.allow();
         self.checkpoints.allow();
     }
 
-    /// Ends the threads and waits for them. A segment that is being made is given up; so is a checkpoint, if `leaves`: other
+    /// Ends the workers and waits for them. A segment that is being made is given up; so is a checkpoint, if `leaves`: other
     /// processes do it.
     pub(super) fn stop(&self, leaves: bool) {
         self.log.stopping.stop(leaves);
-        let threads = [self.segments.end(), self.checkpoints.end()];
-        for thread in threads.into_iter().flatten() {
-            if thread.thread().id() != std::thread::current().id() {
-                // The panic hook has reported a panic there; the engine ends anyway.
-                drop(thread.join());
-            }
+        if !self.log.is_of_this_process() {
+            // A forked child has none of the threads.
+            return;
         }
+        let workers = [&self.segments, &self.checkpoints];
+        workers.iter().for_each(|worker| worker.end());
+        workers.iter().for_each(|worker| worker.wait_until_free());
     }
 }
 
@@ -163,54 +203,81 @@ impl Worker {
         }
     }
 
-    /// False: there is no thread for it.
+    /// False: there is no thread for it. Then the request waits for the next one, writers make their segments themselves, and
+    /// checkpoints run when SQLite requests one that waits.
     fn open(&self, log: &Arc<LogContext>, work: &Arc<impl Work>, request: Request) -> bool {
+        if interleave::is_simulated() {
+            // The simulation does the work itself, at moments of its choice.
+            return false;
+        }
         let mut requests = self.0.requests.lock();
         if requests.stop {
             return false;
         }
-        // It ends without a stop only by a panic, which was reported.
-        if requests.thread.as_ref().is_none_or(JoinHandle::is_finished) {
-            requests.thread = self.start(log, work);
-            if requests.thread.is_none() {
-                return false;
+        let pool = Pool::of_process();
+        match &requests.stage {
+            Stage::Runs(_) => {
+                // It looks again before it is free.
+                requests.open[request as usize] = true;
+                return true;
             }
+            // Else it is about to run, as above.
+            Stage::Waits(ticket) if !pool.withdraw(ticket) => {
+                requests.open[request as usize] = true;
+                return true;
+            }
+            Stage::Waits(_) | Stage::Free => {}
         }
-        requests.open[request as usize] = true;
-        drop(requests);
-        // Without the lock, or the thread would wake only to wait for it.
-        self.0.wake.notify_one();
+        if request == Request::Watch {
+            requests.idle = Idle::from_commit(log.marks.published());
+        } else {
+            requests.open[request as usize] = true;
+        }
+        let duty = Arc::new(Duty { shared: Arc::clone(&self.0), log: Arc::clone(log), work: Arc::downgrade(work) });
+        let ticket = match requests.idle.next_look() {
+            Some(at) if requests.is_empty() => pool.begin_at(duty, at),
+            _ => pool.begin(duty),
+        };
+        let Some(ticket) = ticket else {
+            *requests = Requests::default();
+            self.0.forget_pending();
+            return false;
+        };
+        requests.stage = Stage::Waits(ticket);
         true
-    }
-
-    /// Starts the thread. `None` (the system refuses one): the request waits for the next one, writers make their
-    /// segments themselves, and checkpoints run when SQLite requests one that waits.
-    fn start(&self, log: &Arc<LogContext>, work: &Arc<impl Work>) -> Option<JoinHandle<()>> {
-        if interleave::is_simulated() {
-            // The simulation does the work itself, at moments of its choice.
-            return None;
-        }
-        let (shared, log, work) = (Arc::clone(&self.0), Arc::clone(log), Arc::downgrade(work));
-        crate::shared::spawn_without_signals("pwal", move || run(&shared, &log, &work)).ok()
     }
 
     fn allow(&self) {
         let mut requests = self.0.requests.lock();
-        let thread = requests.thread.take();
-        *requests = Requests { thread, ..Requests::default() };
+        (requests.open, requests.stop) = ([false; 4], false);
         self.0.forget_pending();
     }
 
-    /// No more wishes; the thread, to be waited for.
-    fn end(&self) -> Option<JoinHandle<()>> {
+    /// No more requests.
+    fn end(&self) {
         let mut requests = self.0.requests.lock();
         requests.stop = true;
-        self.0.wake.notify_one();
-        requests.thread.take()
+        if matches!(&requests.stage, Stage::Waits(ticket) if Pool::of_process().withdraw(ticket)) {
+            requests.idle = Idle::default();
+            self.0.free(requests);
+        }
+    }
+
+    /// After [`Worker::end`]. Not for the thread that runs it: that ends with what it is at.
+    fn wait_until_free(&self) {
+        let mut requests = self.0.requests.lock();
+        loop {
+            match requests.stage {
+                Stage::Free => return,
+                Stage::Runs(thread) if thread == std::thread::current().id() => return,
+                // Each time it is freed it is said; so no time is too long.
+                _ => drop(self.0.freed.wait_for(&mut requests, IDLE)),
+            }
+        }
     }
 }
 
-/// What the thread is to do now.
+/// What is to be done now.
 #[derive(Default)]
 struct Due {
     segment: bool,
@@ -218,73 +285,86 @@ struct Due {
     flush: bool,
 }
 
-/// What is waited for beside requests.
-#[derive(Default)]
-struct Idle {
-    /// The last commit when it was last looked whether the log is idle.
-    watched: Option<u64>,
-    /// The last commit of an idle log, and when the log is retired if no other commit follows.
-    retires: Option<(u64, Instant)>,
+/// A worker, as a thread runs it.
+struct Duty<W> {
+    shared: Arc<Shared>,
+    log: Arc<LogContext>,
+    work: Weak<W>,
 }
 
-/// Waits for requests, or until it is time to look whether the log is idle; `None`: the thread ends.
-fn wait_for_requests(shared: &Shared, idle: &mut Idle) -> Option<Due> {
-    let mut requests = shared.requests.lock();
-    while requests.is_empty() {
-        let at_most = match idle.retires {
-            _ if idle.watched.is_some() => IDLE,
-            Some((_, at)) => at.saturating_duration_since(Instant::now()),
-            None => LINGERS,
-        };
-        let timed_out = shared.wake.wait_for(&mut requests, at_most);
-        if timed_out && idle.watched.is_none() && idle.retires.is_none() && requests.is_empty() {
-            // The next request starts another thread.
-            requests.thread = None;
+impl<W: Work> Job for Duty<W> {
+    fn run(self: Arc<Self>) {
+        let _forgets = ForgetsAtPanic(&self.shared);
+        while let Some(due) = self.next() {
+            let Some(work) = self.work.upgrade() else { return self.shared.free(self.shared.requests.lock()) };
+            self.act(&due, &work);
+        }
+    }
+}
+
+impl<W: Work> Duty<W> {
+    /// What is to be done now; `None`: nothing, and the worker waits for its time or is free.
+    fn next(self: &Arc<Self>) -> Option<Due> {
+        let mut requests = self.shared.requests.lock();
+        requests.stage = Stage::Runs(std::thread::current().id());
+        if requests.stop {
+            requests.idle = Idle::default();
+            self.shared.free(requests);
             return None;
         }
-        if timed_out {
-            break;
+        if requests.take(Request::Watch) {
+            requests.idle = Idle::from_commit(self.log.marks.published());
         }
+        if requests.is_empty() {
+            match requests.idle.next_look() {
+                None => {
+                    self.shared.free(requests);
+                    return None;
+                }
+                Some(at) if at > Instant::now() => {
+                    let duty: Arc<Duty<W>> = Arc::clone(self);
+                    requests.stage = Stage::Waits(Pool::of_process().go_on_at(duty, at));
+                    return None;
+                }
+                Some(_) => {}
+            }
+        }
+        Some(Due {
+            segment: requests.take(Request::Segment),
+            checkpoint: requests.take(Request::Checkpoint),
+            flush: requests.take(Request::Flush),
+        })
     }
-    if requests.stop {
-        return None;
-    }
-    if requests.take(Request::Watch) {
-        *idle = Idle { watched: Some(0), retires: None };
-    }
-    Some(Due {
-        segment: requests.take(Request::Segment),
-        checkpoint: requests.take(Request::Checkpoint),
-        flush: requests.take(Request::Flush),
-    })
-}
 
-fn run(shared: &Shared, log: &LogContext, work: &Weak<impl Work>) {
-    Stopping::enter_background();
-    let _forgets = ForgetsAtPanic(shared);
-    let mut idle = Idle::default();
-    loop {
-        let Some(Due { segment, checkpoint, flush }) = wait_for_requests(shared, &mut idle) else { return };
-        let Some(work) = work.upgrade() else { return };
-        if segment {
+    fn act(&self, due: &Due, work: &Arc<W>) {
+        let (shared, log) = (&self.shared, &*self.log);
+        if due.segment {
             work.prepare_segment();
             shared.done(Request::Segment);
         }
-        if flush {
+        if due.flush {
             log_failure(log, "flush", work.flush());
             shared.done(Request::Flush);
         }
-        if checkpoint {
+        if due.checkpoint {
             log_failure(log, "checkpoint", work.checkpoint());
             shared.done(Request::Checkpoint);
         }
-        if segment || checkpoint || flush {
-            continue;
+        let mut idle = std::mem::take(&mut shared.requests.lock().idle);
+        if due.segment || due.checkpoint || due.flush {
+            idle.watched = idle.watched.map(|(last, _)| (last, Instant::now() + IDLE));
+        } else {
+            self.look(&mut idle, work);
         }
+        shared.requests.lock().idle = idle;
+    }
+
+    /// It is time to look whether the log is idle.
+    fn look(&self, idle: &mut Idle, work: &Arc<W>) {
+        let log = &*self.log;
         let published = log.marks.published();
         let retires_at = || Some((published, Instant::now() + log.settings.idle_retire()?));
-        if idle.watched.is_none() {
-            // It is time, or a notice came for nothing.
+        let Some((watched, _)) = idle.watched else {
             idle.retires = match idle.retires {
                 Some((last, at)) if last == published && Instant::now() >= at => {
                     if log_failure(log, "retirement of the log", work.rest()) { None } else { retires_at() }
@@ -292,18 +372,18 @@ fn run(shared: &Shared, log: &LogContext, work: &Weak<impl Work>) {
                 Some((last, at)) if last == published => Some((last, at)),
                 _ => None,
             };
-            continue;
+            return;
+        };
+        if watched != published {
+            *idle = Idle::from_commit(published);
+            return;
         }
-        if idle.watched == Some(published) {
-            // A commit from here on wakes the thread again.
-            shared.done(Request::Watch);
-            if !log_failure(log, "checkpoint", work.checkpoint_when_idle()) {
-                idle.watched = None;
-                idle.retires = retires_at();
-            }
-        } else {
-            idle.watched = idle.watched.map(|_| published);
-        }
+        // A commit from here on is watched for anew.
+        self.shared.done(Request::Watch);
+        *idle = match log_failure(log, "checkpoint", work.checkpoint_when_idle()) {
+            true => Idle::from_commit(published),
+            false => Idle { watched: None, retires: retires_at() },
+        };
     }
 }
 

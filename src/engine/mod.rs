@@ -36,6 +36,7 @@ mod page_one;
 mod pair_tests;
 mod parts;
 mod poison;
+mod pool;
 mod queue;
 mod reader;
 mod recent;
