@@ -38,8 +38,8 @@ impl Scene {
             block_bytes: 4096,
         });
         control.set_state(State::Ready);
-        let me = control.acquire_process_slot(0, 70, "a program").unwrap();
-        let slot = control.claim_snapshot_slot(me).unwrap();
+        let me = control.process_slots().acquire(0, 70, "a program").unwrap();
+        let slot = control.snapshot_slots().claim(me).unwrap();
         assert!(control.take_snapshot(slot, 0, 9));
         let path = root.path().join(pwal::internal::shared::CONTROL_NAME);
         let mut whole = std::fs::read(&path).unwrap();
@@ -145,16 +145,16 @@ fn read(control: &ControlView) {
 fn take_part(control: &ControlBlock) {
     let _ = control.advance_visible();
     let _ = control.oldest_snapshot(|owner| owner.slot == 0);
-    control.free_idle_snapshot_slots(|owner| owner.slot == 0);
+    control.snapshot_slots().free_idle(|owner| owner.slot == 0);
     let _ = control.choose_checkpoint_target(|owner| owner.slot == 0);
-    if let Some(me) = control.acquire_process_slot(1, 71, "another program") {
-        if let Some(slot) = control.claim_snapshot_slot(me) {
+    if let Some(me) = control.process_slots().acquire(1, 71, "another program") {
+        if let Some(slot) = control.snapshot_slots().claim(me) {
             let _ = control.take_snapshot(slot, control.visible(), 9);
-            control.free_snapshot_slot(slot);
+            control.snapshot_slots().free(slot);
         }
-        control.set_process_waiting(me, 3);
+        control.process_slots().set_waiting(me, 3);
         let _ = control.write().try_acquire(me, true);
         let _ = control.write().release(me);
-        control.release_process_slot(me);
+        control.process_slots().release(me);
     }
 }

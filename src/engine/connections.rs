@@ -68,7 +68,7 @@ impl Connections {
             let _resting = self.membership.one_thread.lock();
             let member = self.log.marks.member();
             if member.wait_init(INIT_WAIT).ok()? {
-                member.control().free_idle_snapshot_slots(|owner| member.is_alive(owner));
+                member.control().snapshot_slots().free_idle(|owner| member.is_alive(owner));
                 member.end_init().ok()?;
             }
             self.log.marks.claim_snapshot_slot()

@@ -282,7 +282,7 @@ impl Engine {
                 self.log.set_over();
                 self.exclusive.release();
                 let member = self.log.marks.member();
-                member.control().release_process_slot(member.me());
+                member.control().process_slots().release(member.me());
                 Ok(())
             }
         };

@@ -145,11 +145,11 @@ impl Marks {
 
     /// A snapshot slot for a connection; `None`: all are taken.
     pub(crate) fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.control().claim_snapshot_slot(self.0.me())
+        self.control().snapshot_slots().claim(self.0.me())
     }
 
     pub(crate) fn free_snapshot_slot(&self, slot: SnapshotSlot) {
-        self.control().free_snapshot_slot(slot);
+        self.control().snapshot_slots().free(slot);
     }
 
     /// Registers a snapshot that no checkpoint overtakes. `newest`: what is published, else what is visible.
@@ -170,7 +170,7 @@ impl Marks {
     }
 
     pub(crate) fn end_snapshot(&self, slot: SnapshotSlot) {
-        self.control().end_snapshot(slot);
+        self.control().snapshot_slots().end(slot);
     }
 
     /// The joined processes, this one too.

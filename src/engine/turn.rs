@@ -68,18 +68,18 @@ impl Turn {
         let control = self.member.control();
         loop {
             let mut all = 0;
-            let waiting = control.waiting(self.member.me()).inspect(|_| all += 1);
+            let waiting = control.process_slots().waiting(self.member.me()).inspect(|_| all += 1);
             let (since_us, process) = waiting.min_by_key(|(since_us, _)| *since_us)?;
             if self.member.is_alive(process) {
                 return Some(Longest { since_us, process, more: all > 1 });
             }
-            control.discount_waiting(process, since_us);
+            control.process_slots().discount_waiting(process, since_us);
         }
     }
 
     /// How many other processes wait.
     pub(super) fn waiting_processes(&self) -> usize {
-        self.member.control().waiting(self.member.me()).count()
+        self.member.control().process_slots().waiting(self.member.me()).count()
     }
 
     /// Until when the next grant counts. Only while the word is this process's and not granted.
@@ -99,19 +99,19 @@ impl Turn {
 
     /// Wakes the waiter of that process that waits for its turn.
     pub(super) fn tell(&self, longest: Longest) {
-        if let Some(turn) = self.member.control().turn(longest.process.slot) {
+        if let Some(turn) = self.member.control().process_slots().turn(longest.process.slot) {
             turn.notify();
         }
     }
 
     /// Every process looks again, whether WRITE was granted to it or not.
     pub(super) fn tell_all(&self) {
-        self.member.control().notify_turns();
+        self.member.control().process_slots().notify_turns();
     }
 
     /// Notified when WRITE may have been granted to this process.
     pub(super) fn mine(&self) -> Option<&Event> {
-        self.member.control().turn(self.member.me().slot)
+        self.member.control().process_slots().turn(self.member.me().slot)
     }
 
     /// Waits until that event is notified, for at most `at_most_us` microseconds.
@@ -125,14 +125,14 @@ impl Turn {
 
     /// Since when this process waits; 0: it does not.
     pub(super) fn show_waiting(&self, since_us: u64) {
-        self.member.control().set_process_waiting(self.member.me(), since_us);
+        self.member.control().process_slots().set_waiting(self.member.me(), since_us);
     }
 
     /// Whether the process that has the lock is dead or did not use its grant in time. `suspect`: it may be dead.
     pub(super) fn abandoned(&self, word: OwnerState, suspect: bool) -> Option<Abandoned> {
         let process = word.owner()?;
         let control = self.member.control();
-        let (since_us, until_us) = (control.waiting_since_us(process), control.grant_until_us());
+        let (since_us, until_us) = (control.process_slots().waiting_since_us(process), control.grant_until_us());
         // Read between two looks at the same word: the grant's own time, but for one that was accepted, given
         // back and granted anew in between. Then one connection asks twice.
         let is_late = word.is_granted() && until_us <= now_us() && self.look() == word;
@@ -147,7 +147,7 @@ impl Turn {
         let is_of_grant = |until_us| abandoned.since_us.saturating_add(grant_us) <= until_us;
         // A waiter that got a grant and did not use it would be next again and again.
         if taken && abandoned.since_us != 0 && abandoned.late.is_none_or(is_of_grant) {
-            self.member.control().discount_waiting(abandoned.process, abandoned.since_us);
+            self.member.control().process_slots().discount_waiting(abandoned.process, abandoned.since_us);
         }
         taken
     }

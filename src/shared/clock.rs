@@ -92,12 +92,12 @@ mod tests {
     fn a_clock_near_zero_is_no_never() {
         let mapping = ControlMapping::anonymous().unwrap();
         let control: &ControlBlock = mapping.control();
-        let waiter = control.acquire_process_slot(0, 1, "a program").unwrap();
-        let other = control.acquire_process_slot(1, 2, "another").unwrap();
+        let waiter = control.process_slots().acquire(0, 1, "a program").unwrap();
+        let other = control.process_slots().acquire(1, 2, "another").unwrap();
         for now in [at(0, 0), at(0, 999), at(0, 1000), at(1, 0)] {
-            control.set_process_waiting(waiter, now);
-            assert_eq!(control.waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
-            control.set_process_waiting(waiter, now - HOUR_US);
+            control.process_slots().set_waiting(waiter, now);
+            assert_eq!(control.process_slots().waiting(other).collect::<Vec<_>>(), [(now, waiter)]);
+            control.process_slots().set_waiting(waiter, now - HOUR_US);
             let seen = control.process_infos(|_| true);
             assert_eq!(seen[0].status(now).waiting_for_us, Some(HOUR_US));
         }

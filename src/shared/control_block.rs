@@ -18,13 +18,14 @@
 //! | 1472 | 64 | `gathered` |
 //! | 1536 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1600 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
-//! | 1664 | 64 | process slots that have ever been acquired |
-//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended, snapshot slots that have ever been claimed; when what the log had in use last faded (us); entries of the commit ring that are allocated |
-//! | 1792 | 64 | `visible_wake` |
+//! | 1664 | 64 | `visible_wake` |
+//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended; when what the log had in use last faded (us); entries of the commit ring that are allocated |
+//! | 1792 | 64 | process slots that have ever been acquired |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
-//! | 18240 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
-//! | 149312 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
-//! | 1197888 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
+//! | 18240 | 64 | snapshot slots that have ever been claimed |
+//! | 18304 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 149376 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
+//! | 1197952 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
 //! The epoch ring is allocated at activation, the commit ring piece by piece ahead of the commits that first use it, the rest when
 //! the control block is made: until then nothing is stored in them. So a short life pays for a piece, and not for a ring.
@@ -33,11 +34,12 @@
 
 use super::event::Event;
 use super::flush_events::FlushEvents;
+use super::line::{Line, OwnLine};
 use super::owner::{Owner, OwnerLock};
-use super::process_slots::ProcessLine;
+use super::process_slots::{Process, ProcessTable};
 use super::reservations::Reservations;
-use super::ring::{CommitLine, EpochLine};
-use super::snapshots::SnapshotLine;
+use super::ring::{CommitRing, EpochRing};
+use super::snapshots::{Snapshot, SnapshotTable};
 use crate::interleave::step;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::SeqCst;
@@ -48,14 +50,6 @@ use std::ops::Deref;
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
 pub const LAYOUT_VERSION: u64 = 11;
-/// Processes that may share a database.
-pub const PROCESS_SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
-/// Connections that may read at the same time.
-pub const SNAPSHOT_SLOTS: usize = if cfg!(loom) { 2 } else { 2048 };
-/// Entries of the commit ring.
-pub const COMMIT_RING: u64 = if cfg!(loom) { 4 } else { 8192 };
-/// Entries of the epoch ring.
-pub const EPOCH_RING: u64 = if cfg!(loom) { 4 } else { 1024 };
 /// The size of the control block, and of the file `control`.
 pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 
@@ -67,17 +61,7 @@ pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
 /// Where the epoch ring begins.
 pub(super) const EPOCH_RING_AT: usize = offset_of!(ControlView, epoch_ring);
 /// An entry of the commit ring.
-pub(super) const COMMIT_BYTES: usize = size_of::<CommitLine>();
-
-/// On a cache line of its own.
-#[repr(C, align(64))]
-#[cfg_attr(loom, derive(Default))]
-pub(super) struct OwnLine<T>(pub(super) T);
-
-/// A word on a line of its own.
-#[repr(C, align(64))]
-#[cfg_attr(loom, derive(Default))]
-pub(super) struct Line(pub(super) AtomicU64);
+pub(super) const COMMIT_BYTES: usize = CommitRing::ENTRY_BYTES;
 
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
@@ -128,13 +112,12 @@ struct LogLine {
     segments_deleted: AtomicU64,
 }
 
-/// Why readers have to stop, looked at with each page; and how many there have been at once.
+/// Why readers have to stop, looked at with each page.
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
-    slots_used: AtomicU64,
     /// Not of readers, as the next one: rarely stored, and with room for it.
     faded_us: AtomicU64,
     commits_allocated: AtomicU64,
@@ -181,13 +164,12 @@ pub struct ControlView {
     gathered: OwnLine<Event>,
     log: LogLine,
     flush: FlushLine,
-    pub(super) slots_used: Line,
-    readers: ReadersLine,
     visible_wake: OwnLine<Event>,
-    pub(super) processes: [ProcessLine; PROCESS_SLOTS],
-    pub(super) snapshots: [SnapshotLine; SNAPSHOT_SLOTS],
-    pub(super) commit_ring: [CommitLine; COMMIT_RING as usize],
-    pub(super) epoch_ring: [EpochLine; EPOCH_RING as usize],
+    readers: ReadersLine,
+    processes: ProcessTable,
+    pub(super) snapshots: SnapshotTable,
+    pub(super) commit_ring: CommitRing,
+    pub(super) epoch_ring: EpochRing,
 }
 
 /// The control block. Only ever used by a reference into a mapping ([`ControlMapping`](super::ControlMapping)).
@@ -219,19 +201,14 @@ const _: () = {
     assert!(offset_of!(ControlView, gathered) == 1472);
     assert!(offset_of!(ControlView, log) == 1536);
     assert!(offset_of!(ControlView, flush) == 1600);
-    assert!(offset_of!(ControlView, slots_used) == 1664);
-    assert!(offset_of!(ControlView, visible_wake) == 1792);
-    assert!(offset_of!(ControlView, processes) == 1856);
+    assert!(offset_of!(ControlView, visible_wake) == 1664);
+    assert!(offset_of!(ControlView, readers) == 1728);
+    assert!(offset_of!(ControlView, processes) == 1792);
     assert!(offset_of!(ControlView, snapshots) == 18_240);
-    assert!(offset_of!(ControlView, commit_ring) == 149_312);
-    assert!(offset_of!(ControlView, epoch_ring) == 1_197_888);
-    assert!(CONTROL_BYTES == 1_263_424);
+    assert!(offset_of!(ControlView, commit_ring) == 149_376);
+    assert!(offset_of!(ControlView, epoch_ring) == 1_197_952);
+    assert!(CONTROL_BYTES == 1_263_488);
     assert!(size_of::<Line>() == 64 && size_of::<OwnerLock>() == 64 && size_of::<FlushEvents>() == 64);
-    assert!(size_of::<ProcessLine>() == 128 && size_of::<SnapshotLine>() == 64);
-    assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
-    // A slot index and an owner fit 16 bits, a ring index its mask.
-    assert!(SNAPSHOT_SLOTS <= 1 << 16 && PROCESS_SLOTS <= 1 << 15);
-    assert!(COMMIT_RING.is_power_of_two() && EPOCH_RING.is_power_of_two());
 };
 
 /// The stages of poisoning.
@@ -341,12 +318,6 @@ impl ControlView {
         self.readers.ended_below.load(SeqCst)
     }
 
-    /// How many snapshot slots have ever been claimed, the lowest first: reading the later ones would only touch their
-    /// memory.
-    pub(super) fn snapshot_slots_used(&self) -> usize {
-        usize::try_from(self.readers.slots_used.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
-    }
-
     /// The mode of the database, as the engine numbers it.
     #[must_use]
     pub fn mode(&self) -> u64 {
@@ -387,6 +358,21 @@ impl ControlView {
     #[must_use]
     pub fn recycled_below(&self) -> u64 {
         self.recycled_below.0.load(SeqCst)
+    }
+
+    /// The joined processes.
+    pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
+        self.processes.joined()
+    }
+
+    /// The incarnation that the process slot `slot` has now.
+    pub(crate) fn incarnation(&self, slot: u16) -> Option<u32> {
+        self.processes.incarnation(slot)
+    }
+
+    /// The registered snapshots.
+    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
+        self.snapshots.registered()
     }
 
     /// The owners of WRITE, APPEND, LEADER and CKPT, in this order.
@@ -467,6 +453,18 @@ impl ControlBlock {
         &self.checkpoint
     }
 
+    /// The process slots.
+    #[must_use]
+    pub fn process_slots(&self) -> &ProcessTable {
+        &self.processes
+    }
+
+    /// The snapshot slots.
+    #[must_use]
+    pub fn snapshot_slots(&self) -> &SnapshotTable {
+        &self.snapshots
+    }
+
     /// Commits that are to become durable wait here.
     #[must_use]
     pub fn flush_events(&self) -> &FlushEvents {
@@ -532,11 +530,6 @@ impl ControlBlock {
     pub fn set_recycled_below(&self, sequence: u64) {
         step("before recycled_below");
         self.recycled_below.0.fetch_max(sequence, SeqCst);
-    }
-
-    /// The snapshot slot `index` is claimed; before a snapshot is stored in it.
-    pub(super) fn note_snapshot_slot(&self, index: u16) {
-        self.readers.slots_used.fetch_max(u64::from(index) + 1, SeqCst);
     }
 
     /// Ends every snapshot below this commit, which is not beyond `visible`.

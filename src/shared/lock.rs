@@ -11,8 +11,8 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 //! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |
 
-use super::control_block::PROCESS_SLOTS;
 use super::process::between_forks;
+use super::process_slots::PROCESS_SLOTS;
 use crate::disk::{Access, Directory};
 use crate::interleave::{self, Instant};
 use crate::sync::Mutex;

@@ -7,9 +7,9 @@
 use super::SharedError;
 use super::clock::{boot_id, clock_offset_us};
 use super::control_block::{
-    COMMIT_BYTES, COMMIT_RING, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION,
-    MAGIC, State,
+    COMMIT_BYTES, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION, MAGIC, State,
 };
+use super::ring::COMMIT_RING;
 use crate::disk::{Access, Directory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;

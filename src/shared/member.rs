@@ -3,10 +3,11 @@
 //! A process is alive as long as the kernel holds its ALIVE byte and no process has acquired its slot since. Nothing
 //! else decides: neither a pid nor a time.
 
-use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
+use super::control_block::{ControlBlock, ControlView};
 use super::lock::{ALIVE_BYTE, INIT, LockFile, WHOLE_LOCK};
 use super::mapping::ControlMapping;
 use super::owner::Owner;
+use super::process_slots::PROCESS_SLOTS;
 use super::process_slots::Process;
 use super::reservations::RESERVATIONS;
 use std::io;
@@ -76,7 +77,7 @@ impl Member {
                 }
             }
         }
-        let me = slot.and_then(|slot| mapping.control().acquire_process_slot(slot, std::process::id(), command));
+        let me = slot.and_then(|slot| mapping.control().process_slots().acquire(slot, std::process::id(), command));
         Ok(me.map(|me| {
             let member = Member { mapping, lock, me };
             crate::fault_point("attaching");
@@ -102,8 +103,8 @@ impl Member {
                 word.release(self.me);
             }
         }
-        control.notify_turns();
-        self.control().free_idle_snapshot_slots(|owner| self.is_alive(owner));
+        control.process_slots().notify_turns();
+        self.control().snapshot_slots().free_idle(|owner| self.is_alive(owner));
     }
 
     /// The lock file.
@@ -171,7 +172,7 @@ impl Member {
 
     /// Leaves the process slot and closes the lock file: all its locks are free.
     pub fn leave(&self) {
-        self.control().release_process_slot(self.me);
+        self.control().process_slots().release(self.me);
         self.lock.close();
     }
 }

@@ -16,6 +16,7 @@ mod event;
 mod fault_point;
 mod flush_events;
 mod futex;
+mod line;
 mod lock;
 mod mapping;
 mod member;
@@ -27,13 +28,11 @@ mod reservations;
 mod ring;
 mod snapshots;
 mod threads;
+mod watermarks;
 
 pub(crate) use clock::now_coarse_us;
 pub use clock::{boot_id, now_us};
-pub use control_block::{
-    COMMIT_RING, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING, Identity, LAYOUT_VERSION, MAGIC, PROCESS_SLOTS,
-    SETTINGS, SNAPSHOT_SLOTS, State,
-};
+pub use control_block::{CONTROL_BYTES, ControlBlock, ControlView, Identity, LAYOUT_VERSION, MAGIC, SETTINGS, State};
 pub use error::SharedError;
 pub use event::Event;
 #[doc(hidden)]
@@ -50,12 +49,12 @@ pub use owner::{Owner, OwnerLock, TIMED_WAIT};
 pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
 pub use process_info::ProcessInfo;
-pub use process_slots::Process;
+pub use process_slots::{PROCESS_SLOTS, Process, ProcessTable};
 pub(crate) use reservations::Making;
 pub use reservations::{RESERVATIONS, Reservations};
 pub(crate) use ring::commit_ring;
-pub use ring::{CommitEntry, EpochRecord, PAGES_INLINE, RecordAddress};
-pub use snapshots::{Snapshot, SnapshotSlot};
+pub use ring::{COMMIT_RING, CommitEntry, EPOCH_RING, EpochRecord, PAGES_INLINE, RecordAddress};
+pub use snapshots::{SNAPSHOT_SLOTS, Snapshot, SnapshotSlot, SnapshotTable};
 pub use threads::spawn_without_signals;
 
 /// A simulated process ([`crate::interleave`]) is killed: its words and its locks.

@@ -112,7 +112,7 @@ mod tests {
     use crate::shared::{ControlBlock, ControlMapping};
 
     fn join(control: &ControlBlock, slot: u16, pid: u32) -> Owner {
-        control.acquire_process_slot(slot, pid, "a program").unwrap()
+        control.process_slots().acquire(slot, pid, "a program").unwrap()
     }
 
     #[test]
@@ -123,15 +123,15 @@ mod tests {
         let one = join(control, 0, 70);
         let other = join(control, 3, 80);
         for (owner, sequence, now) in [(one, 9, 5), (one, 4, 7), (one, 6, 8), (other, 5, 6)] {
-            let slot = control.claim_snapshot_slot(owner).unwrap();
+            let slot = control.snapshot_slots().claim(owner).unwrap();
             assert!(control.take_snapshot(slot, sequence, now));
         }
-        let idle = control.claim_snapshot_slot(other);
+        let idle = control.snapshot_slots().claim(other);
         assert!(idle.is_some());
         assert!(control.write().try_acquire(other, false) && control.checkpoint().try_acquire(other, false));
         assert!(control.leader().try_acquire(one, false));
         assert!(control.exclusive().try_acquire(one, false));
-        control.set_process_waiting(one, 11);
+        control.process_slots().set_waiting(one, 11);
 
         let seen = control.process_infos(|owner| owner == one);
         assert_eq!(seen.len(), 2);
@@ -159,7 +159,7 @@ mod tests {
         let mapping = ControlMapping::anonymous().unwrap();
         let control = mapping.control();
         let dead = join(control, 2, 70);
-        let slot = control.claim_snapshot_slot(dead).unwrap();
+        let slot = control.snapshot_slots().claim(dead).unwrap();
         assert!(control.take_snapshot(slot, 3, 1) && control.write().try_acquire(dead, false));
         let next = join(control, 2, 71);
         let seen = control.process_infos(|_| true);

@@ -4,19 +4,33 @@
 //! ([`Member`](super::Member)).
 
 use super::clock::now_us;
-use super::control_block::{ControlBlock, ControlView, PROCESS_SLOTS};
 use super::event::Event;
+use super::line::Line;
 use super::owner::Owner;
 use crate::interleave::step;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::fmt;
 
+/// Processes that may share a database.
+pub const PROCESS_SLOTS: usize = if cfg!(loom) { 3 } else { 128 };
 const COMMAND_WORDS: usize = 4;
+
+/// The process slots.
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+pub struct ProcessTable {
+    /// Those that have ever been acquired, the lowest first: reading the later ones would only touch their memory.
+    used: Line,
+    slots: [ProcessLine; PROCESS_SLOTS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<ProcessLine>() == 128 && PROCESS_SLOTS <= 1 << 15, "an owner fits 16 bits");
 
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
-pub(super) struct ProcessLine {
+struct ProcessLine {
     incarnation: AtomicU64,
     pid: AtomicU64,
     joined_us: AtomicU64,
@@ -48,15 +62,15 @@ impl fmt::Display for Process {
     }
 }
 
-impl ControlView {
+impl ProcessTable {
     /// The incarnation that the process slot `slot` has now.
-    pub(crate) fn incarnation(&self, slot: u16) -> Option<u32> {
-        self.processes.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
+    pub(super) fn incarnation(&self, slot: u16) -> Option<u32> {
+        self.slots.get(usize::from(slot)).map(|line| line.incarnation.load(SeqCst) as u32)
     }
 
     /// The joined processes.
-    pub fn processes(&self) -> impl Iterator<Item = Process> + '_ {
-        self.processes.iter().zip(0u16..).filter_map(|(line, slot)| {
+    pub(super) fn joined(&self) -> impl Iterator<Item = Process> + '_ {
+        self.slots.iter().zip(0u16..).filter_map(|(line, slot)| {
             let joined_us = line.joined_us.load(SeqCst);
             if joined_us == 0 {
                 return None;
@@ -72,17 +86,15 @@ impl ControlView {
             })
         })
     }
-}
 
-impl ControlBlock {
     /// Acquires the process slot `slot`, whose ALIVE byte the caller holds: raises its incarnation first, then stores
     /// the identity of the process. `None` if there is no such slot. The caller must next take over what the
     /// predecessor left in the owner locks.
     #[must_use]
-    pub fn acquire_process_slot(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
-        let line = self.processes.get(usize::from(slot))?;
+    pub fn acquire(&self, slot: u16, pid: u32, command: &str) -> Option<Owner> {
+        let line = self.slots.get(usize::from(slot))?;
         step("before an incarnation");
-        self.slots_used.0.fetch_max(u64::from(slot) + 1, SeqCst);
+        self.used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
         step("behind an incarnation");
         // Not shown before it is whole: what a predecessor that was killed left is not this one's.
@@ -102,8 +114,8 @@ impl ControlBlock {
     /// Sets since when the longest waiter for WRITE of the process `me` waits (microseconds, as [`now_us`]; 0: there is
     /// none). A release of WRITE hands it to the process that waits longest. No effect if the slot has another
     /// incarnation.
-    pub fn set_process_waiting(&self, me: Owner, since_us: u64) {
-        if let Some(line) = self.process_line(me) {
+    pub fn set_waiting(&self, me: Owner, since_us: u64) {
+        if let Some(line) = self.line(me) {
             line.waiting_since_us.store(since_us, SeqCst);
         }
     }
@@ -111,8 +123,8 @@ impl ControlBlock {
     /// The processes other than `me` that wait for WRITE: since when (microseconds, as [`now_us`]), and which. They may be
     /// dead.
     pub(crate) fn waiting(&self, me: Owner) -> impl Iterator<Item = (u64, Owner)> + '_ {
-        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        let lines = self.processes.iter().zip(0u16..).take(used).filter(move |(_, slot)| *slot != me.slot);
+        let used = usize::try_from(self.used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        let lines = self.slots.iter().zip(0u16..).take(used).filter(move |(_, slot)| *slot != me.slot);
         lines.filter_map(|(line, slot)| {
             let incarnation = line.incarnation.load(SeqCst);
             let since_us = line.waiting_since_us.load(SeqCst);
@@ -125,30 +137,30 @@ impl ControlBlock {
     /// `other`, which was found to wait since `since_us`, does not count any more: it is dead, or did not come for what it
     /// was granted. If it does wait, it says so again.
     pub(crate) fn discount_waiting(&self, other: Owner, since_us: u64) {
-        if let Some(line) = self.process_line(other) {
+        if let Some(line) = self.line(other) {
             let _ = line.waiting_since_us.compare_exchange(since_us, 0, SeqCst, SeqCst);
         }
     }
 
-    /// Since when `other` waits, as [`waiting`](ControlBlock::waiting) finds it; 0: it does not.
+    /// Since when `other` waits, as [`waiting`](ProcessTable::waiting) finds it; 0: it does not.
     pub(crate) fn waiting_since_us(&self, other: Owner) -> u64 {
-        self.process_line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
+        self.line(other).map_or(0, |line| line.waiting_since_us.load(SeqCst))
     }
 
     /// All processes check whether it is their turn: after poison, or when WRITE was freed without reading the waiters.
     pub(crate) fn notify_turns(&self) {
-        let used = usize::try_from(self.slots_used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
-        self.processes.iter().take(used).for_each(|line| line.turn.notify());
+        let used = usize::try_from(self.used.0.load(SeqCst)).unwrap_or(PROCESS_SLOTS);
+        self.slots.iter().take(used).for_each(|line| line.turn.notify());
     }
 
     /// Notified when WRITE is granted to the process in `slot`, and on poison.
     pub(crate) fn turn(&self, slot: u16) -> Option<&Event> {
-        self.processes.get(usize::from(slot)).map(|line| &line.turn)
+        self.slots.get(usize::from(slot)).map(|line| &line.turn)
     }
 
     /// Leaves the process slot.
-    pub fn release_process_slot(&self, me: Owner) {
-        if let Some(line) = self.process_line(me) {
+    pub fn release(&self, me: Owner) {
+        if let Some(line) = self.line(me) {
             line.waiting_since_us.store(0, SeqCst);
             line.joined_us.store(0, SeqCst);
         }
@@ -156,8 +168,8 @@ impl ControlBlock {
 
     /// The line of a process that is a member or was, if no other got its slot since. A live process holds its ALIVE
     /// byte, so that no other gets the slot between this check and a store of its own.
-    fn process_line(&self, me: Owner) -> Option<&ProcessLine> {
-        let line = self.processes.get(usize::from(me.slot))?;
+    fn line(&self, me: Owner) -> Option<&ProcessLine> {
+        let line = self.slots.get(usize::from(me.slot))?;
         (line.incarnation.load(SeqCst) as u32 == me.incarnation).then_some(line)
     }
 }

@@ -1,14 +1,22 @@
-//! The two rings, what is published and durable by them, and what is visible.
+//! The two rings, by which it is known what is published and what is durable.
 //!
 //! Commit ring, 128 bytes for each commit; epoch ring, 64 bytes for each epoch. One writer at a time (the
 //! holder of APPEND) fills an entry and then stores the watermark that makes it count; an entry whose
 //! first word is not what the reader looks for is of another round, or being written over.
 
-use super::SharedError;
-use super::control_block::{COMMIT_RING, ControlBlock, ControlView, EPOCH_RING};
-use crate::interleave::{ring_entries, step};
+use crate::interleave::ring_entries;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU64, fence};
+
+/// Entries of the commit ring.
+pub const COMMIT_RING: u64 = if cfg!(loom) { 4 } else { 8192 };
+/// Entries of the epoch ring.
+pub const EPOCH_RING: u64 = if cfg!(loom) { 4 } else { 1024 };
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<CommitLine>() == 128 && size_of::<EpochLine>() == 64);
+    assert!(COMMIT_RING.is_power_of_two() && EPOCH_RING.is_power_of_two());
+};
 
 /// The unit of an epoch record's offset, in bytes: records begin on sectors.
 const OFFSET_UNIT: u64 = 512;
@@ -22,7 +30,7 @@ pub(crate) fn commit_ring() -> u64 {
     ring_entries(COMMIT_RING, 16)
 }
 
-fn epoch_ring() -> u64 {
+pub(super) fn epoch_ring() -> u64 {
     ring_entries(EPOCH_RING, 8)
 }
 
@@ -33,7 +41,7 @@ const HAS_MASKS: u64 = 4;
 /// One entry of the commit ring.
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
-pub(super) struct CommitLine {
+struct CommitLine {
     /// Sequence x 2 + "wants durability": one word, so that the walk over undurable commits is one load each.
     tag: AtomicU64,
     ordinal: AtomicU64,
@@ -53,7 +61,7 @@ pub(super) struct CommitLine {
 /// One entry of the epoch ring.
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
-pub(super) struct EpochLine {
+struct EpochLine {
     epoch: AtomicU64,
     lo: AtomicU64,
     hi: AtomicU64,
@@ -65,6 +73,16 @@ pub(super) struct EpochLine {
     backfilled: AtomicU64,
     chain: AtomicU64,
 }
+
+/// The entry of commit n at n mod [`COMMIT_RING`].
+#[repr(transparent)]
+#[cfg_attr(loom, derive(Default))]
+pub(super) struct CommitRing([CommitLine; COMMIT_RING as usize]);
+
+/// The entry of epoch e at e mod [`EPOCH_RING`].
+#[repr(transparent)]
+#[cfg_attr(loom, derive(Default))]
+pub(super) struct EpochRing([EpochLine; EPOCH_RING as usize]);
 
 /// A published commit: where its batch lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +173,11 @@ impl EpochRecord {
         self.lo.saturating_sub(1)
     }
 
+    /// The offset in sectors; `None`: it cannot be stored.
+    pub(super) fn offset_units(&self) -> Option<u32> {
+        u32::try_from(self.offset / OFFSET_UNIT).ok().filter(|_| self.offset.is_multiple_of(OFFSET_UNIT))
+    }
+
     /// The end of its certificate, if that does not lie in a batch: on a block of this size.
     #[must_use]
     pub fn end(&self, block_bytes: u64) -> u64 {
@@ -163,6 +186,47 @@ impl EpochRecord {
             return self.offset + OFFSET_UNIT;
         }
         (self.offset / block_bytes).saturating_add(blocks).saturating_mul(block_bytes)
+    }
+}
+
+impl CommitRing {
+    /// The size of an entry.
+    pub(super) const ENTRY_BYTES: usize = size_of::<CommitLine>();
+
+    fn line(&self, sequence: u64) -> &CommitLine {
+        &self.0[(sequence % commit_ring()) as usize]
+    }
+
+    /// Stores an entry. Under APPEND.
+    pub(super) fn store(&self, entry: &CommitEntry) {
+        self.line(entry.sequence).store(entry);
+    }
+
+    /// The entry of `sequence`, if the ring has not moved on; without its pages they read as zeros.
+    pub(super) fn load(&self, sequence: u64, with_pages: bool) -> Option<CommitEntry> {
+        self.line(sequence).load(sequence, with_pages)
+    }
+
+    /// Whether the commit `sequence` wants durability; `None`: the entry is of another round.
+    pub(super) fn wants_durable(&self, sequence: u64) -> Option<bool> {
+        let tag = self.line(sequence).tag.load(SeqCst);
+        (tag >> 1 == sequence).then_some(tag & 1 != 0)
+    }
+}
+
+impl EpochRing {
+    fn line(&self, epoch: u64) -> &EpochLine {
+        &self.0[(epoch % epoch_ring()) as usize]
+    }
+
+    /// Stores a record, whose offset [fits](EpochRecord::offset_units). Under LEADER and APPEND.
+    pub(super) fn store(&self, record: &EpochRecord, units: u32) {
+        self.line(record.epoch).store(record, u64::from(record.segment) << 32 | u64::from(units));
+    }
+
+    /// The record of `epoch`, if the ring has not moved on.
+    pub(super) fn load(&self, epoch: u64) -> Option<EpochRecord> {
+        self.line(epoch).load(epoch)
     }
 }
 
@@ -265,211 +329,5 @@ impl EpochLine {
         };
         fence(Acquire);
         (self.epoch.load(Relaxed) == epoch).then_some(record)
-    }
-}
-
-/// The entry of a watermark. The ring may wrap between the two loads.
-fn entry_of<T>(watermark: impl Fn() -> u64, load: impl Fn(u64) -> Option<T>) -> Option<T> {
-    let mut mark = watermark();
-    loop {
-        let entry = load(mark);
-        let now = watermark();
-        // An entry of another round while the watermark stands still is damage: as if there were none.
-        if entry.is_some() || now == mark || crate::drops("ring-last-looked-for-again") {
-            return entry;
-        }
-        mark = now;
-    }
-}
-
-impl ControlView {
-    fn commit_line(&self, sequence: u64) -> &CommitLine {
-        &self.commit_ring[(sequence % commit_ring()) as usize]
-    }
-
-    fn epoch_line(&self, epoch: u64) -> &EpochLine {
-        &self.epoch_ring[(epoch % epoch_ring()) as usize]
-    }
-
-    /// The published commit `sequence`; `None` if it is not published, or the ring has moved on (read
-    /// the segments then).
-    #[must_use]
-    pub fn commit(&self, sequence: u64) -> Option<CommitEntry> {
-        // A writer that died before it published may have left an entry after `published`.
-        if sequence > self.published() { None } else { self.commit_line(sequence).load(sequence, true) }
-    }
-
-    /// The last published commit, but for its pages: they read as zeros.
-    #[must_use]
-    pub fn last_commit(&self) -> Option<CommitEntry> {
-        entry_of(|| self.published(), |published| self.commit_line(published).load(published, false))
-    }
-
-    /// The record of `epoch`; `None` if it is not stored, or the ring has moved on.
-    #[must_use]
-    pub fn epoch(&self, epoch: u64) -> Option<EpochRecord> {
-        if epoch > self.last_written_epoch() { None } else { self.epoch_line(epoch).load(epoch) }
-    }
-
-    /// The record of the last certified epoch; `None` before the first.
-    #[must_use]
-    pub fn certified_epoch(&self) -> Option<EpochRecord> {
-        entry_of(|| self.certified(), |certified| self.epoch_line(certified).load(certified))
-    }
-
-    /// The last epoch record, certified or not.
-    #[must_use]
-    pub fn last_epoch(&self) -> Option<EpochRecord> {
-        entry_of(|| self.last_written_epoch(), |last_epoch| self.epoch_line(last_epoch).load(last_epoch))
-    }
-
-    /// Commits up to here are durable: `hi` of the last certified epoch.
-    #[must_use]
-    pub fn durable(&self) -> u64 {
-        self.certified_epoch().map_or(0, |record| record.hi)
-    }
-
-    /// Commits up to here are what readers may see. On a poisoned engine: what is durable.
-    #[must_use]
-    pub fn visible(&self) -> u64 {
-        let visible = self.visible.0.load(SeqCst);
-        if self.poisoned() == 0 || crate::drops("r5-hides-undurable") { visible } else { visible.min(self.durable()) }
-    }
-
-    /// The last commit that was ever visible: all that was acknowledged without being durable is at or below it, also
-    /// on a poisoned engine. A commit that becomes visible after [`poison`](ControlBlock::poison) is not acknowledged
-    /// by that.
-    pub(crate) fn was_visible(&self) -> u64 {
-        self.visible.0.load(SeqCst).max(self.durable())
-    }
-
-    /// Whether `published` - durable or `last_written_epoch` - `certified` has reached half its ring: then prepare
-    /// leads or waits.
-    #[must_use]
-    pub fn ring_is_half_full(&self) -> bool {
-        // The lower watermarks first: the answer may be too low, never wrong by a wrap.
-        let (durable, certified) = (self.durable(), self.certified());
-        if crate::drops("r9-ring-half-full") {
-            return false;
-        }
-        self.published().saturating_sub(durable) >= commit_ring() / 2
-            || self.last_written_epoch().saturating_sub(certified) >= epoch_ring() / 2
-    }
-
-    /// The address of the next batch or certificate: after the last published batch and the last epoch record. Under
-    /// APPEND. `None` in a log that has neither.
-    #[must_use]
-    pub fn tail(&self) -> Option<RecordAddress> {
-        let behind_commit =
-            self.last_commit().map(|e| RecordAddress { ordinal: e.ordinal, offset: e.end, segment: e.segment });
-        let block = self.identity().block_bytes;
-        // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut =
-            self.last_epoch().map(|c| RecordAddress { ordinal: c.ordinal, offset: c.end(block), segment: c.segment });
-        behind_commit.max(behind_cut)
-    }
-}
-
-impl ControlBlock {
-    /// Publishes the next commit, whose batch is written: the ring entry, then `published`. Under APPEND.
-    /// The caller then calls [`advance_visible`](ControlBlock::advance_visible).
-    ///
-    /// # Errors
-    /// It is not the next commit; the ring is full of commits that are not durable; a value does not fit.
-    /// Nothing has changed then.
-    pub fn publish(&self, entry: &CommitEntry) -> Result<(), SharedError> {
-        let published = self.published();
-        if entry.sequence != published.wrapping_add(1) && !crate::drops("r1-dense") {
-            return Err(SharedError::NotTheNextCommit { offered: entry.sequence, published });
-        }
-        if entry.sequence > u64::MAX >> 1 {
-            return Err(SharedError::TooLarge { what: "commit sequence", value: entry.sequence });
-        }
-        if published.saturating_sub(self.durable()) >= commit_ring() - 1 && !crate::drops("r9-ring-full") {
-            return Err(SharedError::RingFull { ring: "commits" });
-        }
-        if crate::drops("r9-entry-first") {
-            self.published.0.store(entry.sequence, SeqCst);
-            step("before published");
-        }
-        if entry.sequence.is_multiple_of(commit_ring()) {
-            step("the commit ring laps");
-        }
-        self.commit_line(entry.sequence).store(entry);
-        step("before published");
-        self.published.0.store(entry.sequence, SeqCst);
-        step("behind published");
-        Ok(())
-    }
-
-    /// Stores the record of the next epoch, whose certificate is *written* already: the ring entry, then
-    /// `last_written_epoch`. Under LEADER and APPEND.
-    ///
-    /// # Errors
-    /// As [`publish`](ControlBlock::publish).
-    pub fn store_epoch(&self, record: &EpochRecord) -> Result<(), SharedError> {
-        let last_epoch = self.last_written_epoch();
-        if record.epoch != last_epoch.wrapping_add(1) {
-            return Err(SharedError::NotTheNextEpoch { offered: record.epoch, last_epoch });
-        }
-        if last_epoch.saturating_sub(self.certified()) >= epoch_ring() - 1 {
-            return Err(SharedError::RingFull { ring: "epochs" });
-        }
-        let units =
-            u32::try_from(record.offset / OFFSET_UNIT).ok().filter(|_| record.offset.is_multiple_of(OFFSET_UNIT));
-        let Some(units) = units else {
-            return Err(SharedError::TooLarge { what: "offset of a certificate", value: record.offset });
-        };
-        if crate::drops("r9-cut-first") {
-            self.last_written_epoch.0.store(record.epoch, SeqCst);
-            step("before cuts");
-        }
-        self.epoch_line(record.epoch).store(record, u64::from(record.segment) << 32 | u64::from(units));
-        step("before cuts");
-        self.last_written_epoch.0.store(record.epoch, SeqCst);
-        step("behind cuts");
-        Ok(())
-    }
-
-    /// Every file of the epoch is synced: its commits are durable. Under LEADER; never goes back, nor beyond
-    /// `last_written_epoch`. The caller then calls [`advance_visible`](ControlBlock::advance_visible) and notifies
-    /// the epoch's event ([`flush_events`](ControlBlock::flush_events)).
-    pub fn certify(&self, epoch: u64) {
-        step("before certified");
-        self.certified.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);
-        step("behind certified");
-    }
-
-    /// Moves `visible` to the last commit before the first undurable one that wants durability, and returns it. Runs
-    /// after each publish, after each [`certify`](ControlBlock::certify), and in each snapshot: the last to store
-    /// `published` or `certified` sees the other store and does what is left.
-    pub fn advance_visible(&self) -> u64 {
-        loop {
-            let certified = self.certified();
-            let published = self.published();
-            let durable = self.durable();
-            let visible = self.visible.0.load(SeqCst);
-            let mut candidate = durable.max(visible);
-            // Poisoned: nothing above the durable prefix becomes visible any more.
-            if self.poisoned() == 0 || crate::drops("r5-visible-stops") {
-                while candidate < published {
-                    let tag = self.commit_line(candidate + 1).tag.load(SeqCst);
-                    // Of another round: the watermarks moved, and the walk begins again below.
-                    if tag >> 1 != candidate + 1 || (tag & 1 != 0 && !crate::drops("r3-visible-prefix")) {
-                        break;
-                    }
-                    candidate += 1;
-                }
-            }
-            if candidate > visible {
-                self.visible.0.fetch_max(candidate, SeqCst);
-                if !crate::drops("visible-notifies") {
-                    self.visible_wake().notify_awaited();
-                }
-            }
-            if (certified, published) == (self.certified(), self.published()) {
-                return self.visible();
-            }
-        }
     }
 }

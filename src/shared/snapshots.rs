@@ -4,18 +4,33 @@
 //! announced target; the checkpointer announces, and then looks at the snapshots. All of it is
 //! sequentially consistent, so at least one of them sees the other.
 
-use super::control_block::{ControlBlock, ControlView, SNAPSHOT_SLOTS};
+use super::line::Line;
 use super::owner::Owner;
 use crate::interleave::step;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+/// Connections that may read at the same time.
+pub const SNAPSHOT_SLOTS: usize = if cfg!(loom) { 2 } else { 2048 };
+
+/// The snapshot slots.
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+pub struct SnapshotTable {
+    /// Those that have ever been claimed, the lowest first: reading the later ones would only touch their memory.
+    used: Line,
+    slots: [SnapshotLine; SNAPSHOT_SLOTS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<SnapshotLine>() == 64 && SNAPSHOT_SLOTS <= 1 << 16, "the index of a slot fits 16 bits");
 
 /// The complement of "no snapshot" (all ones): zeroed memory is idle.
 const IDLE: u64 = 0;
 
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
-pub(super) struct SnapshotLine {
+struct SnapshotLine {
     /// As in the owner locks; 0: free.
     owner: AtomicU64,
     /// The complement of the commit sequence.
@@ -40,10 +55,10 @@ pub struct Snapshot {
     pub since_us: u64,
 }
 
-impl ControlView {
+impl SnapshotTable {
     /// The registered snapshots.
-    pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> + '_ {
-        self.snapshots.iter().take(self.snapshot_slots_used()).zip(0u16..).filter_map(|(line, index)| {
+    pub(super) fn registered(&self) -> impl Iterator<Item = Snapshot> + '_ {
+        self.slots.iter().take(self.used()).zip(0u16..).filter_map(|(line, index)| {
             let complement = line.complement.load(SeqCst);
             let owner = Owner::unpack(line.owner.load(SeqCst))?;
             (complement != IDLE).then(|| Snapshot {
@@ -54,37 +69,40 @@ impl ControlView {
             })
         })
     }
-}
 
-impl ControlBlock {
+    fn used(&self) -> usize {
+        usize::try_from(self.used.0.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
+    }
+
     fn line(&self, slot: SnapshotSlot) -> &SnapshotLine {
-        // Slots come from `claim_snapshot_slot` only.
-        &self.snapshots[usize::from(slot.0) % SNAPSHOT_SLOTS]
+        // Slots come from `claim` only.
+        &self.slots[usize::from(slot.0) % SNAPSHOT_SLOTS]
     }
 
     /// A slot for a connection, for as long as it lives; `None`: all are taken.
     #[must_use]
-    pub fn claim_snapshot_slot(&self, me: Owner) -> Option<SnapshotSlot> {
+    pub fn claim(&self, me: Owner) -> Option<SnapshotSlot> {
         let claim = |line: &SnapshotLine| {
             line.owner.load(Relaxed) == 0 && line.owner.compare_exchange(0, me.pack(), SeqCst, SeqCst).is_ok()
         };
-        let index = self.snapshots.iter().zip(0u16..).find_map(|(line, index)| claim(line).then_some(index))?;
-        self.note_snapshot_slot(index);
+        let index = self.slots.iter().zip(0u16..).find_map(|(line, index)| claim(line).then_some(index))?;
+        // Before a snapshot is stored in it.
+        self.used.0.fetch_max(u64::from(index) + 1, SeqCst);
         Some(SnapshotSlot(index))
     }
 
     /// Gives the slot back.
-    pub fn free_snapshot_slot(&self, slot: SnapshotSlot) {
+    pub fn free(&self, slot: SnapshotSlot) {
         let line = self.line(slot);
         line.complement.store(IDLE, SeqCst);
         line.owner.store(0, SeqCst);
     }
 
     /// Frees the slots of dead processes (`alive` says so) that hold no snapshot. Those that do are cleared by
-    /// [`oldest_snapshot`](ControlBlock::oldest_snapshot) first, so that the two never store into the same slot. Under INIT.
-    pub fn free_idle_snapshot_slots(&self, mut alive: impl FnMut(Owner) -> bool) {
+    /// [`oldest`](SnapshotTable::oldest) first, so that the two never store into the same slot. Under INIT.
+    pub fn free_idle(&self, mut alive: impl FnMut(Owner) -> bool) {
         let mut known: Option<(Owner, bool)> = None;
-        for line in self.snapshots.iter().take(self.snapshot_slots_used()) {
+        for line in self.slots.iter().take(self.used()) {
             let word = line.owner.load(SeqCst);
             let Some(owner) = Owner::unpack(word) else { continue };
             let lives = match known {
@@ -99,35 +117,31 @@ impl ControlBlock {
         }
     }
 
-    /// Registers the snapshot `sequence`. False: a checkpoint has announced a target beyond it, and
-    /// nothing is registered; take a newer one (visible is never below an announced target).
-    /// `now_us` as [`now_us`](super::now_us).
-    #[must_use]
-    pub fn take_snapshot(&self, slot: SnapshotSlot, sequence: u64, now_us: u64) -> bool {
+    /// Stores the snapshot `sequence`; `holds`, asked after that, says whether it counts. False: it does not, and nothing is
+    /// registered. `now_us` as [`now_us`](super::now_us).
+    pub(super) fn take(&self, slot: SnapshotSlot, sequence: u64, now_us: u64, holds: impl FnOnce() -> bool) -> bool {
         let line = self.line(slot);
         line.since_us.store(now_us, Relaxed);
         step("before a snapshot");
         line.complement.store(!sequence, SeqCst);
         step("behind a snapshot");
-        let is_held = (self.checkpoint_target() <= sequence || crate::drops("snapshot-looks-at-target"))
-            && self.recycled_below() <= sequence.saturating_add(1);
-        if is_held && self.ended_below() <= sequence {
-            return true;
+        let is_held = holds();
+        if !is_held {
+            line.complement.store(IDLE, SeqCst);
         }
-        line.complement.store(IDLE, SeqCst);
-        false
+        is_held
     }
 
     /// Ends the snapshot of this slot.
-    pub fn end_snapshot(&self, slot: SnapshotSlot) {
+    pub fn end(&self, slot: SnapshotSlot) {
         self.line(slot).complement.store(IDLE, SeqCst);
     }
 
-    /// The lowest registered snapshot that was not ended; `None` if there is no reader. Slots whose process is dead (by
+    /// The lowest registered snapshot from `ended_below` on; `None` if there is no reader. Slots whose process is dead (by
     /// `alive`) are cleared: under CKPT.
-    pub fn oldest_snapshot(&self, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
+    pub(super) fn oldest(&self, ended_below: impl Fn() -> u64, mut alive: impl FnMut(Owner) -> bool) -> Option<u64> {
         let mut oldest = None;
-        for line in self.snapshots.iter().take(self.snapshot_slots_used()) {
+        for line in self.slots.iter().take(self.used()) {
             let complement = line.complement.load(SeqCst);
             if complement == IDLE {
                 continue;
@@ -138,35 +152,15 @@ impl ControlBlock {
                 && !crate::drops("dead-snapshot-cleared")
             {
                 // No process can claim the slot before its owner is 0, so the first store meets the dead one's value.
-                // From then on `free_idle_snapshot_slots` may be quicker.
+                // From then on `free_idle` may be quicker.
                 line.complement.store(IDLE, SeqCst);
                 let _ = line.owner.compare_exchange(word, 0, SeqCst, SeqCst);
                 continue;
             }
-            if !complement >= self.ended_below() {
+            if !complement >= ended_below() {
                 oldest = Some(oldest.unwrap_or(u64::MAX).min(!complement));
             }
         }
         oldest
-    }
-
-    /// Chooses the target of a checkpoint and announces it: the lowest of D of the last durable
-    /// certificate, visible, and every registered snapshot; not below `backfilled`, which it equals
-    /// if there is nothing to do. Under CKPT.
-    pub fn choose_checkpoint_target(&self, alive: impl FnMut(Owner) -> bool) -> u64 {
-        let backfilled = self.backfilled();
-        let proven = self.certified_epoch().map_or(0, |record| record.durable());
-        let proven = if crate::drops("r4-certified") { self.published() } else { proven };
-        let limit = backfilled.max(if crate::drops("r4-visible") { proven } else { proven.min(self.visible()) });
-        step("before a target");
-        if !crate::drops("snapshot-target-announced") {
-            self.checkpoint_target.0.store(limit, SeqCst);
-        }
-        step("behind a target");
-        let oldest = self.oldest_snapshot(alive).filter(|_| !crate::drops("snapshot-holds-target"));
-        let target = limit.min(backfilled.max(oldest.unwrap_or(u64::MAX)));
-        step("behind the snapshots");
-        self.checkpoint_target.0.store(target, SeqCst);
-        target
     }
 }

@@ -28,7 +28,7 @@ fn write(queue: &WriteQueue, connection: u64, inside: &Inside) {
 fn goes_round(name: &str, preemptions: usize, here: u64) {
     check(name, preemptions, false, move || {
         let control = Arc::new(ControlBlock::default());
-        let owners = [0, 1].map(|slot| control.acquire_process_slot(slot, 1, "").expect("a slot"));
+        let owners = [0, 1].map(|slot| control.process_slots().acquire(slot, 1, "").expect("a slot"));
         let [queue, there] = owners.map(|owner| Arc::new(WriteQueue::new(Arc::new(Member::new(&control, owner)))));
         let inside = Arc::new(Inside::default());
         let mut threads = Vec::new();

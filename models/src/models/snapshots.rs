@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub fn no_target_passes_a_snapshot() {
     check("no_target_passes_a_snapshot", 3, true, || {
         let control = control_with(3);
-        let slot = control.claim_snapshot_slot(process(0)).expect("one is free");
+        let slot = control.snapshot_slots().claim(process(0)).expect("one is free");
         let of_reader = Arc::clone(&control);
         let reader = thread::spawn(move || of_reader.take_snapshot(slot, 1, 1));
         let target = control.choose_checkpoint_target(|_| true);
@@ -25,7 +25,7 @@ pub fn no_target_passes_a_snapshot() {
 pub fn recycled_slots_are_known() {
     check("recycled_slots_are_known", 3, true, || {
         let control = control_with(3);
-        let slot = control.claim_snapshot_slot(process(0)).expect("one is free");
+        let slot = control.snapshot_slots().claim(process(0)).expect("one is free");
         let of_reader = Arc::clone(&control);
         let reader = thread::spawn(move || of_reader.take_snapshot(slot, 1, 1));
         let target = control.choose_checkpoint_target(|_| true);
@@ -42,13 +42,13 @@ pub fn a_dead_snapshot_is_cleared_once() {
     check("a_dead_snapshot_is_cleared_once", 2, true, || {
         let control = control_with(3);
         let dead = process(2);
-        let slot = control.claim_snapshot_slot(dead).expect("one is free");
+        let slot = control.snapshot_slots().claim(dead).expect("one is free");
         assert!(control.take_snapshot(slot, 1, 1));
-        assert!(control.claim_snapshot_slot(process(1)).is_some());
+        assert!(control.snapshot_slots().claim(process(1)).is_some());
         let of_joining = Arc::clone(&control);
         let joining = thread::spawn(move || {
-            of_joining.free_idle_snapshot_slots(|owner| owner != dead);
-            let slot = of_joining.claim_snapshot_slot(process(0))?;
+            of_joining.snapshot_slots().free_idle(|owner| owner != dead);
+            let slot = of_joining.snapshot_slots().claim(process(0))?;
             of_joining.take_snapshot(slot, 3, 1).then_some(slot)
         });
         control.oldest_snapshot(|owner| owner != dead);
@@ -69,7 +69,7 @@ pub fn an_ended_snapshot_reads_no_later_page() {
         // The commit that the page in the database file is of.
         let page = Arc::new(AtomicU64::default());
         page.store(1, SeqCst);
-        let slot = control.claim_snapshot_slot(process(0)).expect("one is free");
+        let slot = control.snapshot_slots().claim(process(0)).expect("one is free");
         let (of_reader, page_read) = (Arc::clone(&control), Arc::clone(&page));
         let reader = thread::spawn(move || {
             if !of_reader.take_snapshot(slot, 1, 1) {

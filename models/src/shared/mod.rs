@@ -10,6 +10,8 @@ mod event;
 #[path = "../../../src/shared/flush_events.rs"]
 mod flush_events;
 pub(crate) mod futex;
+#[path = "../../../src/shared/line.rs"]
+mod line;
 mod member;
 #[path = "../../../src/shared/owner.rs"]
 mod owner;
@@ -21,6 +23,8 @@ mod reservations;
 mod ring;
 #[path = "../../../src/shared/snapshots.rs"]
 mod snapshots;
+#[path = "../../../src/shared/watermarks.rs"]
+mod watermarks;
 
 pub(crate) use clock::{now_us, this_thread};
 pub use control_block::ControlBlock;

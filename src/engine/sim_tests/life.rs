@@ -222,7 +222,7 @@ fn start(world: &mut World) -> Option<Arc<Engine>> {
     std::fs::create_dir_all(&dir.path).unwrap();
     let lock = LockFile::open(&crate::disk::Directory::open(&dir.path).unwrap(), 0o644).unwrap();
     let mapping = ControlMapping::anonymous().unwrap();
-    let me = mapping.control().acquire_process_slot(0, 1, "simulated").unwrap();
+    let me = mapping.control().process_slots().acquire(0, 1, "simulated").unwrap();
     let claimed = ClaimedDatabase {
         member: Member::new(mapping, lock, me),
         path,

@@ -9,20 +9,20 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 fn a_process_slot_raises_its_incarnation_at_each_attach() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
-    let first = control.acquire_process_slot(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
+    let first = control.process_slots().acquire(5, 77, "a command of more than 32 bytes, which is cut").unwrap();
     assert_eq!(control.processes().next().unwrap().command, "a command of more than 32 bytes,");
-    let second = control.acquire_process_slot(5, 78, "second").unwrap();
+    let second = control.process_slots().acquire(5, 78, "second").unwrap();
     assert_eq!((first.slot, second.slot, second.incarnation), (5, 5, first.incarnation + 1));
-    assert_eq!(control.acquire_process_slot(128, 1, ""), None);
+    assert_eq!(control.process_slots().acquire(128, 1, ""), None);
     let seen: Vec<_> = control.processes().collect();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].owner, seen[0].pid, seen[0].command.as_str()), (second, 78, "second"));
-    control.release_process_slot(first);
+    control.process_slots().release(first);
     assert_eq!(control.processes().count(), 1, "not the predecessor's to leave");
-    control.release_process_slot(second);
+    control.process_slots().release(second);
     assert_eq!(control.processes().count(), 0);
     // 31 bytes and a letter of two: no half letter is kept.
-    assert!(control.acquire_process_slot(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
+    assert!(control.process_slots().acquire(5, 79, &format!("{}\u{e9}", "x".repeat(31))).is_some());
     assert_eq!(control.processes().next().unwrap().command, "x".repeat(31));
 }
 
@@ -31,21 +31,21 @@ fn a_process_says_since_when_it_waits_and_its_successor_begins_anew() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
     let waiting = || control.processes().map(|process| process.waiting_since_us).collect::<Vec<_>>();
-    let other = control.acquire_process_slot(0, 1, "other").unwrap();
-    let first = control.acquire_process_slot(5, 77, "killed while it waits").unwrap();
+    let other = control.process_slots().acquire(0, 1, "other").unwrap();
+    let first = control.process_slots().acquire(5, 77, "killed while it waits").unwrap();
     assert_eq!(waiting(), [0, 0]);
-    control.set_process_waiting(first, 123);
+    control.process_slots().set_waiting(first, 123);
     assert_eq!(waiting(), [0, 123]);
-    let second = control.acquire_process_slot(5, 78, "its successor").unwrap();
+    let second = control.process_slots().acquire(5, 78, "its successor").unwrap();
     assert_eq!(waiting(), [0, 0]);
-    control.set_process_waiting(first, 124);
+    control.process_slots().set_waiting(first, 124);
     assert_eq!(waiting(), [0, 0], "not the predecessor's to say");
-    control.set_process_waiting(second, 125);
-    control.set_process_waiting(other, 126);
+    control.process_slots().set_waiting(second, 125);
+    control.process_slots().set_waiting(other, 126);
     assert_eq!(waiting(), [126, 125]);
-    control.set_process_waiting(second, 0);
+    control.process_slots().set_waiting(second, 0);
     assert_eq!(waiting(), [126, 0]);
-    control.set_process_waiting(pwal::internal::shared::Owner { slot: 128, incarnation: 0 }, 1);
+    control.process_slots().set_waiting(pwal::internal::shared::Owner { slot: 128, incarnation: 0 }, 1);
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     assert_eq!((control.state(), control.backfilled_pages()), (State::Building, None));
     control.set_identity(&identity());
     control.set_state(State::Ready);
-    let me = control.acquire_process_slot(0, 1, "it").unwrap();
-    let slot = control.claim_snapshot_slot(me).unwrap();
+    let me = control.process_slots().acquire(0, 1, "it").unwrap();
+    let slot = control.snapshot_slots().claim(me).unwrap();
     assert!(control.take_snapshot(slot, 3, 9));
     assert!(control.write().try_acquire(me, true));
     control.set_mode(2);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 fn a_snapshot_and_a_target_do_not_pass_each_other() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
-    let slot = control.claim_snapshot_slot(ME).unwrap();
+    let slot = control.snapshot_slots().claim(ME).unwrap();
     let (taken, target) = (AtomicBool::new(false), AtomicU64::new(0));
     let make_visible = |sequence| {
         control.publish(&commit(sequence, true)).unwrap();
@@ -32,7 +32,7 @@ fn a_snapshot_and_a_target_do_not_pass_each_other() {
             let (taken, target) = (taken.load(SeqCst), target.load(SeqCst));
             assert!(!taken || target < round, "snapshot {} is registered, the target is {target}", round - 1);
             both[usize::from(taken)] += 1;
-            control.end_snapshot(slot);
+            control.snapshot_slots().end(slot);
             control.set_backfilled(round);
             make_visible(round + 1);
             taken
@@ -57,7 +57,7 @@ fn a_registered_snapshot_and_a_checkpoint_target_exclude_each_other() {
             .map(|thread| {
                 threads.spawn(move || {
                     let mut random = StdRng::seed_from_u64(seed ^ thread);
-                    let slot = control.claim_snapshot_slot(ME).unwrap();
+                    let slot = control.snapshot_slots().claim(ME).unwrap();
                     while passes.load(SeqCst) < PASSES {
                         // Readers that never rest leave no gap for a target above their snapshots.
                         if random.random_bool(0.3) {
@@ -72,9 +72,9 @@ fn a_registered_snapshot_and_a_checkpoint_target_exclude_each_other() {
                             let now = file.load(SeqCst);
                             assert!(now <= sequence, "the database file is at {now}, a snapshot at {sequence}");
                         }
-                        control.end_snapshot(slot);
+                        control.snapshot_slots().end(slot);
                     }
-                    control.free_snapshot_slot(slot);
+                    control.snapshot_slots().free(slot);
                 })
             })
             .collect();
@@ -127,7 +127,7 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
     control.store_epoch(&cut(control, 9)).unwrap();
     control.certify(2);
     let dead = Owner { slot: 3, incarnation: 8 };
-    let (mine, theirs) = (control.claim_snapshot_slot(ME).unwrap(), control.claim_snapshot_slot(dead).unwrap());
+    let (mine, theirs) = (control.snapshot_slots().claim(ME).unwrap(), control.snapshot_slots().claim(dead).unwrap());
     assert_ne!(mine, theirs);
     assert!(control.take_snapshot(mine, 7, 11));
     assert!(control.take_snapshot(theirs, 4, 12));
@@ -138,8 +138,8 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
     assert_eq!(control.choose_checkpoint_target(|_| true), 4);
     assert_eq!(control.choose_checkpoint_target(|owner| owner != dead), 7);
     assert_eq!(control.snapshots().count(), 1);
-    assert!(!control.take_snapshot(control.claim_snapshot_slot(ME).unwrap(), 6, 13), "below the announced target");
-    assert!(control.take_snapshot(control.claim_snapshot_slot(ME).unwrap(), 7, 13));
+    assert!(!control.take_snapshot(control.snapshot_slots().claim(ME).unwrap(), 6, 13), "below the announced target");
+    assert!(control.take_snapshot(control.snapshot_slots().claim(ME).unwrap(), 7, 13));
     control.set_backfilled(7);
     control.set_recycled_below(8);
     assert!(control.take_snapshot(mine, 7, 14));
@@ -147,7 +147,7 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
     control.set_recycled_below(9);
     assert!(!control.take_snapshot(mine, 7, 15), "its frames may be gone, and commit 8 is in the database file");
     assert!(control.take_snapshot(mine, 8, 15));
-    control.end_snapshot(mine);
+    control.snapshot_slots().end(mine);
     assert_eq!(control.oldest_snapshot(|_| true), Some(7));
 }
 
@@ -155,12 +155,12 @@ fn snapshots_hold_the_target_and_those_of_the_dead_do_not() {
 fn every_snapshot_slot_is_given_once() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
-    let mut slots: Vec<_> = (0..SNAPSHOT_SLOTS).map(|_| control.claim_snapshot_slot(ME).unwrap()).collect();
-    assert_eq!(control.claim_snapshot_slot(ME), None);
+    let mut slots: Vec<_> = (0..SNAPSHOT_SLOTS).map(|_| control.snapshot_slots().claim(ME).unwrap()).collect();
+    assert_eq!(control.snapshot_slots().claim(ME), None);
     assert!(control.take_snapshot(slots[2047], 5, 1));
-    control.free_snapshot_slot(slots[2047]);
+    control.snapshot_slots().free(slots[2047]);
     assert_eq!(control.oldest_snapshot(|_| true), None);
-    assert_eq!(control.claim_snapshot_slot(ME), Some(slots[2047]));
+    assert_eq!(control.snapshot_slots().claim(ME), Some(slots[2047]));
     slots.sort();
     slots.dedup();
     assert_eq!(slots.len(), SNAPSHOT_SLOTS);

@@ -45,7 +45,7 @@ fn a_process_that_finds_no_place_is_told_so_by_name() {
 }
 
 /// Where the lines of the snapshot slots begin, and how long one is; its first word names its owner (0: free).
-const SNAPSHOTS: (u64, u64) = (18_240, 64);
+const SNAPSHOTS: (u64, u64) = (18_304, 64);
 
 #[test]
 fn a_reader_that_finds_no_place_is_told_so_by_name() {

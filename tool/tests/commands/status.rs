@@ -185,13 +185,13 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     control.set_state(State::Ready);
     let lock = LockFile::open(&directory, 0o600).expect("a lock");
     assert!(lock.try_lock(ALIVE_BYTE..ALIVE_BYTE + 2).expect("locks"));
-    let writer = control.acquire_process_slot(0, 4_000_001, "gunicorn app").expect("a slot");
-    let waiter = control.acquire_process_slot(1, 4_000_002, "python3 worker.py").expect("a slot");
-    let killed = control.acquire_process_slot(7, 4_000_003, "sqlite3").expect("a slot");
+    let writer = control.process_slots().acquire(0, 4_000_001, "gunicorn app").expect("a slot");
+    let waiter = control.process_slots().acquire(1, 4_000_002, "python3 worker.py").expect("a slot");
+    let killed = control.process_slots().acquire(7, 4_000_003, "sqlite3").expect("a slot");
     assert!(control.write().try_acquire(writer, false) && control.leader().try_acquire(waiter, false));
-    control.set_process_waiting(waiter, now_us() - 200_000_000);
+    control.process_slots().set_waiting(waiter, now_us() - 200_000_000);
     for (owner, sequence) in [(waiter, 8), (waiter, 5), (killed, 3)] {
-        let slot = control.claim_snapshot_slot(owner).expect("a slot");
+        let slot = control.snapshot_slots().claim(owner).expect("a slot");
         assert!(control.take_snapshot(slot, sequence, now_us() - 300_000_000));
     }
     let before = contents(scratch.path());

@@ -84,25 +84,25 @@ fn the_words_of_a_live_engine_are_read() {
     doctor(&scratch, &path).says("processes", "note", &["has not joined"]).only(&[]);
 
     let ago = |seconds: u64| now_us() - seconds * 1_000_000;
-    let writer = control.acquire_process_slot(0, 4_000_001, "writer").expect("a slot");
-    let waiter = control.acquire_process_slot(1, 4_000_002, "waiter").expect("a slot");
-    let killed = control.acquire_process_slot(2, 4_000_003, "killed").expect("a slot");
+    let writer = control.process_slots().acquire(0, 4_000_001, "writer").expect("a slot");
+    let waiter = control.process_slots().acquire(1, 4_000_002, "waiter").expect("a slot");
+    let killed = control.process_slots().acquire(2, 4_000_003, "killed").expect("a slot");
     doctor(&scratch, &path)
         .says("processes", "ok", &["2 are attached", "4000001 (writer)", "4000002 (waiter)"])
         .says("processes", "note", &["4000003 (killed) was killed"])
         .only(&[]);
     assert!(control.write().try_acquire(writer, false));
-    control.set_process_waiting(waiter, ago(30));
-    let slot = control.claim_snapshot_slot(waiter).expect("a slot");
+    control.process_slots().set_waiting(waiter, ago(30));
+    let slot = control.snapshot_slots().claim(waiter).expect("a slot");
     assert!(control.take_snapshot(slot, 1, ago(600)));
-    let slot = control.claim_snapshot_slot(killed).expect("a slot");
+    let slot = control.snapshot_slots().claim(killed).expect("a slot");
     assert!(control.take_snapshot(slot, 1, ago(20)));
     doctor(&scratch, &path)
         .says("processes", "warn", &["4000002 (waiter) waits to write", "4000001 (writer) writes"])
         .says("processes", "warn", &["4000002 (waiter) reads since 10 min", "the oldest reader: it sees commit 1"])
         .only(&["processes", "processes"]);
-    control.set_process_waiting(waiter, ago(1));
-    control.end_snapshot(slot);
+    control.process_slots().set_waiting(waiter, ago(1));
+    control.snapshot_slots().end(slot);
 
     control.set_mode(1);
     doctor(&scratch, &path).says("engine", "ok", &["conservative"]);
@@ -118,7 +118,7 @@ fn a_stopped_process_is_told_and_worse_if_it_holds_what_others_need() {
     let (_lock, control) = by_hand(&path, 1);
     let process = Open::new(&path);
     let control: &ControlBlock = control.control();
-    let me = control.acquire_process_slot(0, process.pid(), "sleeper").expect("a slot");
+    let me = control.process_slots().acquire(0, process.pid(), "sleeper").expect("a slot");
     let pid = process.pid().to_string();
     process.signal(Signal::STOP);
     let stopped = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") T "));
@@ -136,7 +136,7 @@ fn a_control_of_another_version_or_file_is_told() {
     let scratch = Scratch::new();
     let path = closed(&scratch, "app.db");
     let (lock, control) = by_hand(&path, 1);
-    assert!(control.control().acquire_process_slot(0, 4_000_001, "it").is_some());
+    assert!(control.control().process_slots().acquire(0, 4_000_001, "it").is_some());
     control.control().set_identity(&Identity { inode: 1, ..identity(&path) });
     doctor(&scratch, &path).says("control", "problem", &["another file"]).only(&["control"]);
     let file = File::options().write(true).open(log_of(&path).join(CONTROL_NAME)).expect("open");
