@@ -2,9 +2,10 @@
 
 use super::root;
 
-const FACE: [&str; 20] = [
+const FACE: [&str; 21] = [
     "ApiError",
     "ConcurrentStatus",
+    "ContendedPage",
     "LogStatus",
     "ProcessStatus",
     "ReaderStatus",
