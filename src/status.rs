@@ -118,6 +118,8 @@ pub struct ConcurrentStatus {
     pub commits: u64,
     /// Those that conflicted with others: `SQLITE_BUSY_SNAPSHOT`.
     pub conflicts: u64,
+    /// Those that have committed pages which they allocated or freed beside others.
+    pub composed: u64,
     /// Those whose lane was full, so that they took the write lock before COMMIT.
     pub full_lanes: u64,
     /// The pages of the last conflicts, at most 16, the last one first.

@@ -6,7 +6,7 @@ use super::log_frames::LogFrames;
 use super::membership::{INIT_WAIT, Membership};
 use super::owner_lock::OwnerLocks;
 use super::queue::{ConnectionId, WriteQueue};
-use crate::shared::{SNAPSHOT_SLOTS, SnapshotSlot};
+use crate::shared::{PageLeases, SNAPSHOT_SLOTS, Sharing, SnapshotSlot, now_us};
 use crate::sync::Mutex;
 use std::sync::Arc;
 
@@ -23,6 +23,31 @@ pub(crate) struct Connection {
     /// Its snapshot slot.
     slot: SnapshotSlot,
 }
+
+/// What a connection that allocates pages beside others may take without meeting them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leased(Sharing);
+
+impl Leased {
+    /// Whether a page was leased to it beyond the end, when it was the end.
+    pub(crate) fn is_own(&self, page: u32) -> bool {
+        self.0.own.contains(&u64::from(page))
+    }
+
+    /// Whether a page of the freelist is its share.
+    pub(crate) fn has(&self, page: u32) -> bool {
+        let Leased(Sharing { place, sharers, others, .. }) = self;
+        let is_of_others = || others.iter().any(|leased| leased.contains(&u64::from(page)));
+        self.is_own(page) || ((page / SHARED_PAGES) % sharers.max(&1) == *place && !is_of_others())
+    }
+}
+
+/// Neighbours on the freelist that one connection gets: what it takes lies close together in the file.
+const SHARED_PAGES: u32 = 8;
+/// How long one is remembered that has allocated beside others. Also a process that is stopped or dead.
+const LEASE_US: u64 = 1_000_000;
+/// How often that is stored, at most.
+const NOTE_US: u64 = 50_000;
 
 /// The connections of this process to the log, and their snapshots.
 pub(crate) struct Connections {
@@ -104,6 +129,34 @@ impl Connections {
     /// The transaction is over.
     pub(crate) fn drop_snapshot(&self, connection: Connection) {
         self.log.marks.end_snapshot(connection.slot);
+    }
+
+    fn leases(&self) -> PageLeases<'_> {
+        PageLeases::of(self.log.marks.control())
+    }
+
+    /// Whether transactions have allocated pages beside each other of late, in any process.
+    pub(crate) fn allocate_beside_others(&self) -> bool {
+        let last_us = self.leases().allocated_us();
+        last_us != 0 && now_us().saturating_sub(last_us) < LEASE_US
+    }
+
+    /// One has just done so, or has tried.
+    pub(crate) fn note_allocation(&self) {
+        let (leases, now_us) = (self.leases(), now_us());
+        if now_us.saturating_sub(leases.allocated_us()) > NOTE_US {
+            leases.set_allocated_us(now_us);
+        }
+    }
+
+    /// The share of the freelist of this connection, among those that allocate.
+    pub(crate) fn lease(&self, connection: Connection) -> Leased {
+        Leased(self.leases().share_pages(connection.slot, now_us(), LEASE_US))
+    }
+
+    /// `count` pages beyond the end of the database, which has `database_pages`, that no other connection has leased: the first.
+    pub(crate) fn lease_beyond(&self, connection: Connection, database_pages: u32, count: u32) -> u32 {
+        self.leases().lease_beyond(connection.slot, (database_pages, count), now_us(), LEASE_US)
     }
 
     /// After a busy timeout that ended without the write lock: `sqlite3_log` says which process has it.

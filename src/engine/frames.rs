@@ -4,6 +4,7 @@
 //! number below its base says that the database file holds that image.
 
 use super::epoch_counts::EpochCounts;
+use super::page_index::PageIndex;
 use crate::disk::LogFile;
 use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask, batch_head_bytes};
 use crate::view;
@@ -133,6 +134,8 @@ pub(crate) struct Frames {
     base_pages: u32,
     commits: VecDeque<Commit>,
     frames: VecDeque<Frame>,
+    /// Once a connection writes beside others.
+    by_page: Option<PageIndex>,
     files: BTreeMap<FileId, Arc<dyn LogFile>>,
     /// It is in there.
     added_last: Option<FileId>,
@@ -153,6 +156,7 @@ impl Frames {
             base_pages: database_pages,
             commits: VecDeque::new(),
             frames: VecDeque::new(),
+            by_page: None,
             files: BTreeMap::new(),
             added_last: None,
             spills: Vec::new(),
@@ -208,6 +212,9 @@ impl Frames {
         self.skipped_to = sequence;
         self.commits.clear();
         self.frames.clear();
+        if self.by_page.is_some() {
+            self.by_page = Some(PageIndex::default());
+        }
         shrink(&mut self.commits);
         shrink(&mut self.frames);
     }
@@ -241,9 +248,35 @@ impl Frames {
             Frame { page, crc, file_number, is_spilled, mask, offset, sequence: commit.sequence }
         }));
         let last = self.base_number + self.frames.len() as u64;
+        if let Some(by_page) = &mut self.by_page {
+            let index = usize::try_from(first - self.base_number - 1).unwrap_or(usize::MAX);
+            for (number, frame) in (first..).zip(self.frames.range(index..)) {
+                by_page.push(number, frame.page);
+            }
+        }
         self.commits.push_back(Commit { last, database_pages: commit.database_pages, lane: commit.lane });
         self.end = Some((commit.ordinal, commit.end));
         first
+    }
+
+    /// Whether [`Frames::newest_of`] knows.
+    pub(crate) fn has_page_index(&self) -> bool {
+        self.by_page.is_some()
+    }
+
+    /// Indexes the frames by page, from now on.
+    pub(crate) fn index_pages(&mut self) {
+        let mut by_page = PageIndex::default();
+        for (number, frame) in (self.base_number + 1..).zip(&self.frames) {
+            by_page.push(number, frame.page);
+        }
+        self.by_page = Some(by_page);
+    }
+
+    /// The number of the newest frame of a page in the commits up to `sequence`; `None`: the database file has the page.
+    pub(crate) fn newest_of(&self, page: u32, sequence: u64) -> Option<u64> {
+        let number = self.by_page.as_ref()?.newest(page, self.last_number(sequence))?;
+        (number > self.base_number).then_some(number)
     }
 
     /// Where frame `number` lies; `None`: the database file holds it. Without a file: that is not open any more.
@@ -332,7 +365,10 @@ impl Frames {
             let Some(commit) = self.commits.pop_front() else { break };
             let drop = commit.last - self.base_number;
             for _ in 0..drop {
-                self.frames.pop_front();
+                let dropped = self.frames.pop_front();
+                if let (Some(by_page), Some(frame)) = (&mut self.by_page, dropped) {
+                    by_page.drop_first(frame.page);
+                }
             }
             self.base_sequence += 1;
             self.base_number = commit.last;

@@ -8,6 +8,7 @@ use super::durability::Durability;
 use super::error::EngineError;
 use super::follow::Follower;
 use super::frames::Frame;
+use super::freelist::FreelistCache;
 use super::log_frames::LogFrames;
 use crate::disk::{LogFile, is_out_of_descriptors};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub(crate) struct FrameReader {
     pub(super) durability: Arc<Durability>,
     pub(super) follower: Arc<Follower>,
     frames: Arc<LogFrames>,
+    pub(crate) freelist: FreelistCache,
 }
 
 /// What a view needs to know of its snapshot beside the frames.
@@ -31,7 +33,7 @@ impl FrameReader {
     pub(super) fn new(log: &Arc<LogContext>, durability: &Arc<Durability>, follower: &Arc<Follower>) -> FrameReader {
         let (log, durability, follower) = (Arc::clone(log), Arc::clone(durability), Arc::clone(follower));
         let frames = Arc::clone(&follower.frames);
-        FrameReader { log, durability, follower, frames }
+        FrameReader { log, durability, follower, frames, freelist: FreelistCache::default() }
     }
 
     /// Reads `buffer.len()` bytes at `offset` of the image of frame `number`. False: it is in the
@@ -96,6 +98,28 @@ impl FrameReader {
     /// The number of the last frame of the commits up to `sequence`; at least that, where it has been dropped from the table.
     pub(crate) fn last_number(&self, sequence: u64) -> u64 {
         self.frames.read().last_number(sequence)
+    }
+
+    /// A connection of this process is to write beside others: the frames are found by their pages from now on.
+    pub(crate) fn index_pages(&self) {
+        let is_indexed = self.frames.read().has_page_index();
+        if !is_indexed {
+            self.frames.write().index_pages();
+        }
+    }
+
+    /// The number of the newest frame of a page in the commits up to `sequence`; `None`: the database file has the page.
+    ///
+    /// # Errors
+    /// What other processes wrote cannot be read.
+    pub(crate) fn newest_of(&self, page: u32, sequence: u64) -> Result<Option<u64>, EngineError> {
+        self.durability.with_descriptors(|| self.follower.follow(sequence))?;
+        Ok(self.frames.read().newest_of(page, sequence))
+    }
+
+    /// The size of the database after commit `sequence`, which the table knows or has dropped, in pages.
+    pub(crate) fn database_pages(&self, sequence: u64) -> u32 {
+        self.frames.read().database_pages(sequence)
     }
 
     /// The frame table, which knows the commits up to `sequence`, for a view.

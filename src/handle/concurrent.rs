@@ -11,20 +11,22 @@
 //! (`sqlite3WalBeginReadTransaction`, `pager_reset`), and so the set is emptied there, and nowhere else. Until the first such snapshot
 //! after the setting the set is not complete, and the connection writes serially.
 //!
-//! Page 1 is in every read set. Of it only what is no counter counts: the schema, `user_version` and so on ([`PageOne`]). A transaction
-//! that writes it, as one that allocates or frees pages does, conflicts with every other that does.
+//! Page 1 is in every read set. Of it only what is no counter counts: the schema, `user_version` and so on ([`PageOne`]). Of one that
+//! allocates or frees pages it is made anew, with the freelist: [`growth`].
 //!
 //! So transactions are serializable, in the order of their commits. All else is serial as without the setting: BEGIN IMMEDIATE and
 //! EXCLUSIVE, statements outside of BEGIN, VACUUM. A transaction whose lane is full takes WRITE there and then, if it can be had.
 
 use super::file::OpenFile;
+use super::growth::{self, Growth};
+use super::reader::ReadFailure;
 use super::wal_connection::WalConnection;
 use super::{BaseFile, siblings};
-use crate::engine::{ConcurrentCounters, EngineError, WrittenPage};
+use crate::engine::{ConcurrentCounters, WrittenPage};
 use crate::pages::{Kind, PageOne};
 use crate::sqlite::Code;
 use crate::status::ConcurrentStatus;
-use crate::view::PageSet;
+use crate::view::{self, Composition, PageSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -55,6 +57,8 @@ pub(super) struct Concurrent {
     spill_refused: bool,
     /// Its transactions that lost since one has committed.
     lost: u32,
+    /// The pages that it allocates.
+    pub(super) growth: Growth,
 }
 
 /// What the connection has of WRITE.
@@ -70,13 +74,17 @@ enum Write {
 }
 
 /// Why a transaction cannot commit after the others.
-enum Conflict {
+pub(super) enum Conflict {
     /// This page was read, or written (true).
     Page(WrittenPage, bool),
     /// The schema, or another field of page 1, has changed.
     Schema(WrittenPage),
-    /// Both allocate or free pages.
+    /// Both allocate or free pages of a database with pointer maps.
     Allocation(WrittenPage),
+    /// It has taken this page, which is not free any more.
+    Taken(u32),
+    /// It has allocated more than it was shown, or the freelist is not what SQLite would have left.
+    Freelist,
     /// The database has become smaller, or is not of the size that this transaction saw and changed.
     Size,
     /// The snapshot has ended: what was committed after it is not known any more.
@@ -98,6 +106,13 @@ impl Concurrent {
         self.reads.extend(page(offset)..=page(offset + (bytes as u64).max(1) - 1));
     }
 
+    /// The connection has committed these pages, which are in SQLite's cache.
+    pub(super) fn note_written(&mut self, pages: impl Iterator<Item = u32>) {
+        if !crate::drops("concurrent-own-pages") {
+            self.reads.extend(pages);
+        }
+    }
+
     /// A snapshot comes with another header: SQLite empties its cache before it reads anything.
     fn forget_reads(&mut self) {
         self.reads.clear();
@@ -110,6 +125,7 @@ pub(super) fn set(wal: &mut WalConnection, wanted: bool) {
     // What a VFS above has read of its own is not known.
     let wanted = wanted && !wal.is_below;
     if wanted && wal.writer.concurrent.is_none() {
+        wal.engine.reader.index_pages();
         wal.writer.concurrent = Some(Box::default());
     } else if !wanted {
         wal.writer.concurrent = None;
@@ -174,10 +190,7 @@ pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<
     wal.reader.wrote = true;
     let (snapshot, published) = (wal.view.sequence().unwrap_or(0), wal.engine.log.marks.published());
     if published > snapshot {
-        let conflict = validate(wal, base, (snapshot, published), &PageSet::default());
-        if let Some(conflict) = conflict.map_err(|error| wal.failed(&error))? {
-            return Err(conflicts(wal, &conflict));
-        }
+        validate_up_to(wal, base, (snapshot, published), &PageSet::default())?;
     }
     set_write(wal, Write::Virtual);
     counters(wal).open.fetch_add(1, SeqCst);
@@ -255,8 +268,10 @@ pub(super) fn validate_commit(
     let snapshot = wal.view.sequence().unwrap_or(0);
     let mut written = PageSet::default();
     let mut validated = wal.engine.log.marks.published();
-    if validated > snapshot {
+    if validated > snapshot || view::is_private(&wal.view) {
         written.extend(wal.view.lane().pages());
+    }
+    if validated > snapshot {
         validate_up_to(wal, base, (snapshot, validated), &written)?;
     }
     if write(wal) == Write::Virtual {
@@ -264,7 +279,7 @@ pub(super) fn validate_commit(
     }
     let published = wal.engine.log.marks.published();
     if published > validated {
-        if validated == snapshot {
+        if validated == snapshot && !view::is_private(&wal.view) {
             written.extend(wal.view.lane().pages());
         }
         if crate::drops("concurrent-validate-under-write") {
@@ -272,11 +287,11 @@ pub(super) fn validate_commit(
         }
         validate_up_to(wal, base, (validated, published), &written)?;
     }
-    let database_pages = match published > snapshot {
-        true => size_after(wal, snapshot, published, &written, database_pages)?,
+    stamp(wal, published + 1)?;
+    let database_pages = match published > snapshot || view::is_private(&wal.view) {
+        true => size_after(wal, base, (snapshot, published), &written, database_pages)?,
         false => database_pages,
     };
-    stamp(wal, published + 1)?;
     Ok((published + 1, database_pages))
 }
 
@@ -289,68 +304,113 @@ fn validate_up_to(
     match validate(wal, base, commits, written) {
         Ok(None) => wal.check_lost(),
         Ok(Some(conflict)) => Err(conflicts(wal, &conflict)),
-        Err(error) => Err(wal.failed(&error)),
+        Err(failure) => Err(code_of(wal, failure)),
     }
 }
 
-/// The size of the database after a commit that is the next after `published`.
+/// Logs why a page could not be read.
+pub(super) fn code_of(wal: &WalConnection, failure: ReadFailure) -> Code {
+    match failure {
+        ReadFailure::Base(code) => code,
+        ReadFailure::Engine(error) => wal.failed(&error),
+        ReadFailure::Spill(error) => {
+            wal.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
+            Code::IOERR_READ
+        }
+    }
+}
+
+/// The size of the database after a commit that is the next after `published`; where others have committed since the snapshot, or the
+/// freelist that SQLite has seen is its own, the transaction's page 1 is that of what is published.
 fn size_after(
     wal: &mut WalConnection,
-    snapshot: u64,
-    published: u64,
+    base: &mut dyn BaseFile,
+    (snapshot, published): (u64, u64),
     written: &PageSet,
     database_pages: u32,
 ) -> Result<u32, Code> {
-    let since = wal.engine.reader.written_since(snapshot, published, |_| false).map_err(|error| wal.failed(&error))?;
-    let seen = wal.view.database_pages_at_write();
-    let is_same = written.contains(1) || database_pages != seen;
-    let may = since.database_pages_min >= seen && (!is_same || since.database_pages == seen) && !since.is_incomplete;
-    match (may || crate::drops("concurrent-size-seen"), is_same) {
-        (false, _) => Err(conflicts(wal, &Conflict::Size)),
-        (true, true) => Ok(database_pages),
-        (true, false) => Ok(since.database_pages),
+    let reader = &wal.engine.reader;
+    let since = reader.written_since(snapshot, published, |_| false).map_err(|error| wal.failed(&error))?;
+    let (seen, is_private) = (wal.view.database_pages_at_write(), view::is_private(&wal.view));
+    let is_smaller = since.is_incomplete || since.database_pages_min < reader.database_pages(snapshot);
+    if is_smaller && !crate::drops("concurrent-size-seen") {
+        return Err(conflicts(wal, &Conflict::Size));
     }
+    if !written.contains(1) {
+        let is_same = database_pages == seen;
+        return if is_same { Ok(since.database_pages) } else { Err(conflicts(wal, &Conflict::Size)) };
+    }
+    if !is_private && (since.page_one.is_none() || crate::drops("growth-composed")) {
+        // No other has allocated or freed: what SQLite has made of the freelist is right.
+        return Ok(database_pages);
+    }
+    if let Some(page_one) = since.page_one
+        && has_pointer_maps(wal)
+    {
+        return Err(conflicts(wal, &Conflict::Allocation(page_one)));
+    }
+    if published > snapshot {
+        wal.engine.connections.note_allocation();
+    }
+    growth::put_composed(wal, base, published, written, database_pages)?.map_err(|conflict| conflicts(wal, &conflict))
+}
+
+/// Whether the page 1 that is staged says so.
+fn has_pointer_maps(wal: &mut WalConnection) -> bool {
+    let image = Composition::of(&mut wal.view).and_then(|staged| staged.image(1).ok().flatten());
+    image.is_some_and(|image| PageOne::parse(&image).is_some_and(|page_one| page_one.has_pointer_maps()))
 }
 
 /// Whether the commits of this range have written what the transaction depends on.
 fn validate(
-    wal: &WalConnection,
+    wal: &mut WalConnection,
     base: &mut dyn BaseFile,
-    (from, to): (u64, u64),
+    range: (u64, u64),
     written: &PageSet,
-) -> Result<Option<Conflict>, EngineError> {
-    let Some(concurrent) = &wal.writer.concurrent else { return Ok(Some(Conflict::Ended)) };
-    let reads = |page| concurrent.reads.contains(page) && !crate::drops("concurrent-reads");
-    let writes = |page| written.contains(page) && !crate::drops("concurrent-writes");
+) -> Result<Option<Conflict>, ReadFailure> {
+    let mut conflict = find_conflict(wal, range, written)?;
+    // Perhaps a page of the freelist: it is composed.
+    if matches!(conflict, Found::Conflict(Conflict::Page(..))) && growth::look_at_truth(wal, base)? {
+        conflict = find_conflict(wal, range, written)?;
+    }
+    match conflict {
+        Found::Conflict(conflict) => Ok(Some(conflict)),
+        Found::Nothing => Ok(None),
+        Found::PageOne(page_one) => {
+            let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
+            Ok((!is_same).then_some(Conflict::Schema(page_one)))
+        }
+    }
+}
+
+/// What others have written of what a transaction depends on.
+enum Found {
+    Nothing,
+    /// Page 1 alone.
+    PageOne(WrittenPage),
+    Conflict(Conflict),
+}
+
+fn find_conflict(wal: &WalConnection, (from, to): (u64, u64), written: &PageSet) -> Result<Found, ReadFailure> {
+    let Some(concurrent) = &wal.writer.concurrent else { return Ok(Found::Conflict(Conflict::Ended)) };
+    let shown = concurrent.growth.shown(view::is_private(&wal.view), wal.view.sequence().unwrap_or(0));
+    let is_trunk = |page| shown.is_some_and(|shown| shown.is_trunk(page));
+    let is_free = |page| shown.is_some_and(|shown| shown.is_free(page));
+    let reads = |page| concurrent.reads.contains(page) && !is_trunk(page) && !crate::drops("concurrent-reads");
+    let writes = |page| written.contains(page) && !is_free(page) && !crate::drops("concurrent-writes");
     let since = wal.engine.reader.written_since(from, to, |page| reads(page) || writes(page))?;
-    if since.is_incomplete {
-        return Ok(Some(Conflict::Ended));
-    }
-    if let Some(touched) = since.touched {
-        return Ok(Some(Conflict::Page(touched, writes(touched.page))));
-    }
-    let Some(page_one) = since.page_one else { return Ok(None) };
-    if written.contains(1) && !crate::drops("concurrent-allocation") {
-        return Ok(Some(Conflict::Allocation(page_one)));
-    }
-    let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
-    Ok((!is_same).then_some(Conflict::Schema(page_one)))
+    Ok(match since.touched {
+        _ if since.is_incomplete => Found::Conflict(Conflict::Ended),
+        Some(touched) => Found::Conflict(Conflict::Page(touched, writes(touched.page))),
+        None => since.page_one.map_or(Found::Nothing, Found::PageOne),
+    })
 }
 
 /// Whether page 1 is in this frame what it is in the snapshot, but for its counters.
-fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenPage) -> Result<bool, EngineError> {
-    let page_bytes = wal.engine.log.page_bytes as usize;
-    let (mut seen, mut now) = (vec![0; page_bytes], vec![0; page_bytes]);
-    let number = wal.view.newest_number(1);
-    if number == 0 || !wal.engine.reader.read_frame(number, 0, &mut seen)? {
-        if base.read(&mut seen, 0).is_err() {
-            return Ok(false);
-        }
-        super::calls::mask(&mut seen, 0);
-    }
-    if !wal.engine.reader.read_frame(newer.number, 0, &mut now)? {
-        return Ok(false);
-    }
+fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenPage) -> Result<bool, ReadFailure> {
+    let (engine, sequence) = (&wal.engine, wal.view.sequence().unwrap_or(0));
+    let seen = growth::true_page(engine, base, 1, sequence)?;
+    let now = growth::true_page(engine, base, 1, newer.sequence)?;
     let (seen, now) = (PageOne::parse(&seen), PageOne::parse(&now));
     Ok(seen.zip(now).is_some_and(|(seen, now)| seen.is_same_but_counters(&now)))
 }
@@ -379,6 +439,12 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
         Conflict::Allocation(written) => {
             note(written, "allocation of pages");
             format!("{} allocated or freed pages (page 1), and this transaction has written page 1", by(written))
+        }
+        Conflict::Taken(page) => {
+            format!("page {page}, which this transaction has taken from the freelist or the end, is not free any more")
+        }
+        Conflict::Freelist => {
+            "this transaction has allocated or freed more pages beside others than it had leased".to_owned()
         }
         Conflict::Size => "the size of the database has changed beside this transaction".to_owned(),
         Conflict::Ended => "the snapshot of this transaction has ended".to_owned(),
@@ -450,22 +516,27 @@ fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code>
 
 /// The transaction is not prepared any more: WRITE is free, unless its spill file needs it.
 pub(super) fn unprepared(wal: &mut WalConnection, spill: Option<u32>) {
+    if let Some(Err(error)) = Composition::of(&mut wal.view).map(Composition::take_back) {
+        // The lane takes no more, and says so with the next page.
+        wal.log(Code::IOERR_WRITE, &error.to_string());
+    }
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.growth.forget_composed();
+    }
     if write(wal) == Write::Taken && spill.is_none() {
         wal.engine.queue.release(wal.me.id, false);
         set_write(wal, Write::Virtual);
     }
 }
 
-/// The transaction is published, with what is in the lane still.
-pub(super) fn note_published(wal: &mut WalConnection) {
+/// The transaction is published, its frames from `first_number` on, with what is in the lane still.
+pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
     if is_open(wal) {
         counters(wal).commits.fetch_add(1, SeqCst);
     }
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.lost = 0;
-        if !crate::drops("concurrent-own-pages") {
-            concurrent.reads.extend(wal.view.lane().pages());
-        }
+        growth::note_published(concurrent, wal.view.lane(), (&wal.engine, first_number));
     }
 }
 
@@ -474,6 +545,7 @@ pub(super) fn end(wal: &mut WalConnection) -> bool {
     let Some(concurrent) = &mut wal.writer.concurrent else { return true };
     let write = std::mem::take(&mut concurrent.write);
     concurrent.spill_refused = false;
+    concurrent.growth.forget_composed();
     if write != Write::AsSqlite {
         let staged = std::mem::take(&mut concurrent.staged_bytes);
         counters(wal).staged_bytes.fetch_sub(staged, SeqCst);
@@ -484,13 +556,14 @@ pub(super) fn end(wal: &mut WalConnection) -> bool {
 
 /// For `parallel_wal_status`.
 pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
-    let ConcurrentCounters { open, staged_bytes, commits, conflicts, full_lanes, .. } = counters(wal);
+    let ConcurrentCounters { open, staged_bytes, commits, conflicts, composed, full_lanes, .. } = counters(wal);
     let status = ConcurrentStatus {
         on: wal.writer.concurrent.is_some(),
         open: open.load(SeqCst),
         staged_bytes: staged_bytes.load(SeqCst),
         commits: commits.load(SeqCst),
         conflicts: conflicts.load(SeqCst),
+        composed: composed.load(SeqCst),
         full_lanes: full_lanes.load(SeqCst),
         contended_pages: counters(wal).contended_pages(),
     };

@@ -19,6 +19,7 @@ mod claim;
 mod concurrent;
 mod exit;
 mod file;
+mod growth;
 mod init_lock;
 mod join;
 mod leftovers;

@@ -105,6 +105,15 @@ fn set_writers(file: &OpenFile, state: &mut State, value: Option<&str>) -> Pragm
     PragmaAnswer::Row(if is_concurrent { CONCURRENT } else { SERIAL }.to_owned())
 }
 
+/// SQLite's own.
+const MAX_PAGE_COUNT: &str = "max_page_count";
+
+fn apply_page_limit(state: &mut State) {
+    if let HandleState::Wal(wal) = &mut state.kind {
+        wal.writer.limits_pages = state.pending_settings.iter().any(|(name, _)| name == MAX_PAGE_COUNT);
+    }
+}
+
 /// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
 ///
 /// # Errors
@@ -168,6 +177,11 @@ pub(super) fn pragma(
     }
     if let ("locking_mode", Some(value), HandleState::Wal(wal)) = (name.as_str(), value, &mut state.kind) {
         wal.wants_alone = value.trim_matches(|c| c == '\'' || c == '"').eq_ignore_ascii_case("exclusive");
+    }
+    if name == MAX_PAGE_COUNT && value.is_some() {
+        state.pending_settings.push((MAX_PAGE_COUNT.to_owned(), String::new()));
+        state.pending_settings.dedup();
+        apply_page_limit(state);
     }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
@@ -323,8 +337,9 @@ pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
         wal.checkpointer.autocheckpoint = state.autocheckpoint;
         apply(file, &wal.engine.log.settings, &state.pending_settings);
         // The next time that this connection has no engine.
-        state.pending_settings.retain(|(name, _)| matches!(name.as_str(), BESIDE_STOCK | WRITERS));
+        state.pending_settings.retain(|(name, _)| matches!(name.as_str(), BESIDE_STOCK | WRITERS | MAX_PAGE_COUNT));
     }
+    apply_page_limit(state);
 }
 
 /// The state at a glance, as JSON.

@@ -8,7 +8,7 @@ use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
-use super::{BaseFile, Running, concurrent, siblings};
+use super::{BaseFile, Running, concurrent, growth, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl WalConnection {
     }
 
     /// The moment of the snapshot (`walTryBeginRead`).
-    pub(super) fn begin_read(&mut self, file: &OpenFile, at_zero: bool) -> Result<(), Code> {
+    pub(super) fn begin_read(&mut self, file: &OpenFile, base: &mut dyn BaseFile, at_zero: bool) -> Result<(), Code> {
         self.reader.at_zero = at_zero;
         self.reader.was_locked = true;
         if self.reader.lock == ReadLock::Pinned {
@@ -90,12 +90,15 @@ impl WalConnection {
         let newest = self.wants_newest(file);
         let alone = self.shows_backfilled();
         concurrent::before_snapshot(self);
-        let changed = match self.refresh_to_snapshot(newest) {
+        let is_private = growth::before_snapshot(self, file);
+        let refreshed = self.refresh_to_snapshot(newest).map_err(ReadFailure::Engine);
+        let shown = refreshed.and_then(|changed| Ok(changed | (is_private && growth::show(self, base)?)));
+        let changed = match shown {
             Ok(changed) => changed,
-            Err(error) => {
+            Err(failure) => {
                 self.engine.connections.drop_snapshot(self.me);
                 self.engine.queue.give_up_grant(self.me.id);
-                return Err(self.failed(&error));
+                return Err(concurrent::code_of(self, failure));
             }
         };
         let sequence = self.view.sequence().unwrap_or(0);
@@ -296,8 +299,7 @@ impl WalConnection {
         // What was read may have been erased meanwhile.
         self.check_lost()?;
         read.map_err(|error| match error {
-            crate::view::ReadError::Image(ReadFailure::Base(code)) => code,
-            crate::view::ReadError::Image(ReadFailure::Engine(error)) => self.failed(&error),
+            crate::view::ReadError::Image(failure) => concurrent::code_of(self, failure),
             crate::view::ReadError::BehindEnd { .. } if self.reader.shows_rolled_back => Code::ABORT_ROLLBACK,
             crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
             other => {
@@ -315,6 +317,8 @@ pub(super) enum ReadFailure {
     Base(Code),
     #[error(transparent)]
     Engine(EngineError),
+    #[error("the spill file of the transaction: {0}")]
+    Spill(std::io::Error),
 }
 
 impl From<EngineError> for ReadFailure {

@@ -12,7 +12,7 @@ use super::state::HandleState;
 use super::wal_connection::WalConnection;
 use crate::engine::{CommitFacts, Engine, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
-use crate::view::{LaneMemory, ViewError, Written};
+use crate::view::{self, LaneMemory, ViewError, Written};
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -89,6 +89,8 @@ pub(super) struct Writer {
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
     /// was not.
     undone_at_unlock: bool,
+    /// `PRAGMA max_page_count` was set: pages beyond the end of the database count.
+    pub(super) limits_pages: bool,
     /// `parallel_wal_writers=concurrent`.
     pub(super) concurrent: Option<Box<Concurrent>>,
 }
@@ -133,6 +135,10 @@ impl WalConnection {
         }
         if concurrent::applies(self, file) {
             return concurrent::begin(self, base);
+        }
+        if view::is_private(&self.view) && self.is_reading() && !crate::drops("growth-own-list") {
+            // A statement outside of BEGIN, while a cursor is open that was opened inside of it: its freelist is this connection's own.
+            return Err(Code::BUSY_SNAPSHOT);
         }
         if !self.engine.queue.try_acquire(self.me.id)
             && !self.engine.acquire_write_after_rest(self.me.id)
@@ -461,7 +467,7 @@ impl WalConnection {
                 return Err(code);
             }
         };
-        concurrent::note_published(self);
+        concurrent::note_published(self, published.first_number);
         self.view.published(published.first_number, facts.sequence);
         self.reader.seen = facts.sequence;
         self.writer.last_commit = Some(facts.sequence);

@@ -177,7 +177,7 @@ impl WalConnection {
                     // lane, its spill file and WRITE.
                     self.roll_back(file);
                 }
-                self.begin_read(file, first == READ)
+                self.begin_read(file, base, first == READ)
             }
             (ShmAction::UnlockShared, READ..) => {
                 if self.checkpointer.previous == AfterCommit::Committed {

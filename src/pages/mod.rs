@@ -6,10 +6,12 @@
 //! for it. Source of the format: <https://www.sqlite.org/fileformat2.html>; numbers are big-endian.
 
 mod btree;
+mod freelist;
 mod page_one;
 mod trunk;
 
 pub use btree::{BtreePage, Cell, Kind};
+pub use freelist::{Composed, Head, Images, ReadPage, Refusal, Shown, Staged, Truth, compose, lock_page};
 pub use page_one::{Counters, PageOne};
 pub use trunk::Trunk;
 

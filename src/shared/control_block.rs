@@ -22,8 +22,8 @@
 //! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended; when what the log had in use last faded (us); entries of the commit ring that are allocated |
 //! | 1792 | 64 | process slots that have ever been acquired |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
-//! | 18240 | 64 | snapshot slots that have ever been claimed |
-//! | 18304 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us) |
+//! | 18240 | 64 | snapshot slots that have ever been claimed; of leases of pages: when transactions last allocated beside each other (us), leases given |
+//! | 18304 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us); leased pages when (us), the first and the last of those beyond the end |
 //! | 149376 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197952 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
@@ -49,7 +49,7 @@ use std::ops::Deref;
 /// "pwalctl" and a byte that shows the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 11;
+pub const LAYOUT_VERSION: u64 = 12;
 /// The size of the control block, and of the file `control`.
 pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 

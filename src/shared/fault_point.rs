@@ -11,6 +11,8 @@
 /// |---|---|
 /// | `reading` | holding a registered snapshot, before it reads by it |
 /// | `staging` | holding WRITE, with a frame in its lane |
+/// | `leased` | in BEGIN beside others, pages leased that it has not taken |
+/// | `composed` | holding WRITE, page 1 and the freelist that it publishes made, no byte written |
 /// | `publish_before_store` | holding WRITE and APPEND, the batch written, `published` not stored |
 /// | `after_publish` | holding WRITE, APPEND released, its batch published |
 /// | `leading_before_cut` | holding LEADER and APPEND, the certificate written, its epoch record not stored |
@@ -32,9 +34,11 @@
 /// | `backfilled_alone` | holding EXCLUSIVE, all of its own `-wal` in the database file and synced, the `-wal` there |
 /// | `sharing_again` | holding EXCLUSIVE and INIT, its own `-wal` removed, no engine yet |
 #[cfg(debug_assertions)]
-const POINTS: [&str; 22] = [
+const POINTS: [&str; 24] = [
     "reading",
     "staging",
+    "leased",
+    "composed",
     "publish_before_store",
     "after_publish",
     "leading_before_cut",

@@ -21,6 +21,7 @@ mod lock;
 mod mapping;
 mod member;
 mod owner;
+mod page_leases;
 mod process;
 mod process_info;
 mod process_slots;
@@ -45,6 +46,7 @@ pub use mapping::{CONTROL_NAME, ControlMapping, Observed};
 pub use member::{ALIVE_BYTES, Member, living, names};
 pub(crate) use owner::OwnerState;
 pub use owner::{Owner, OwnerLock, TIMED_WAIT};
+pub use page_leases::{PageLeases, Sharing};
 #[cfg(test)]
 pub(crate) use process::usage;
 pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};

@@ -4,7 +4,6 @@
 //! announced target; the checkpointer announces, and then looks at the snapshots. All of it is
 //! sequentially consistent, so at least one of them sees the other.
 
-use super::line::Line;
 use super::owner::Owner;
 use crate::interleave::step;
 use crate::sync::atomic::AtomicU64;
@@ -17,11 +16,23 @@ pub const SNAPSHOT_SLOTS: usize = if cfg!(loom) { 2 } else { 2048 };
 #[repr(C)]
 #[cfg_attr(loom, derive(Default))]
 pub struct SnapshotTable {
-    /// Those that have ever been claimed, the lowest first: reading the later ones would only touch their memory.
-    used: Line,
-    slots: [SnapshotLine; SNAPSHOT_SLOTS],
+    pub(super) counts: Counts,
+    pub(super) slots: [SnapshotLine; SNAPSHOT_SLOTS],
 }
 
+/// Rarely stored.
+#[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
+pub(super) struct Counts {
+    /// The slots that have ever been claimed, the lowest first: reading the later ones would only touch their memory.
+    used: AtomicU64,
+    /// Of [`PageLeases`](super::PageLeases).
+    pub(super) allocated_us: AtomicU64,
+    pub(super) leases_given: AtomicU64,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Counts>() == 64);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<SnapshotLine>() == 64 && SNAPSHOT_SLOTS <= 1 << 16, "the index of a slot fits 16 bits");
 
@@ -30,17 +41,30 @@ const IDLE: u64 = 0;
 
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
-struct SnapshotLine {
+pub(super) struct SnapshotLine {
     /// As in the owner locks; 0: free.
-    owner: AtomicU64,
+    pub(super) owner: AtomicU64,
     /// The complement of the commit sequence.
     complement: AtomicU64,
     since_us: AtomicU64,
+    /// When the connection last leased pages; 0: never.
+    pub(super) leased_us: AtomicU64,
+    /// The first and the last page of what it has leased beyond the end of the database.
+    pub(super) leased_from: AtomicU64,
+    pub(super) leased_to: AtomicU64,
+}
+
+impl SnapshotLine {
+    /// The pages beyond the end that its connection has leased; of two stores at once a mixture, which is a hint as good.
+    pub(super) fn leased(&self) -> std::ops::RangeInclusive<u64> {
+        // Page 1 is never leased.
+        self.leased_from.load(SeqCst).max(2)..=self.leased_to.load(SeqCst)
+    }
 }
 
 /// The snapshot slot of one connection.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
-pub struct SnapshotSlot(u16);
+pub struct SnapshotSlot(pub(super) u16);
 
 /// A registered snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +94,11 @@ impl SnapshotTable {
         })
     }
 
-    fn used(&self) -> usize {
-        usize::try_from(self.used.0.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
+    pub(super) fn used(&self) -> usize {
+        usize::try_from(self.counts.used.load(SeqCst)).map_or(SNAPSHOT_SLOTS, |used| used.min(SNAPSHOT_SLOTS))
     }
 
-    fn line(&self, slot: SnapshotSlot) -> &SnapshotLine {
+    pub(super) fn line(&self, slot: SnapshotSlot) -> &SnapshotLine {
         // Slots come from `claim` only.
         &self.slots[usize::from(slot.0) % SNAPSHOT_SLOTS]
     }
@@ -87,13 +111,15 @@ impl SnapshotTable {
         };
         let index = self.slots.iter().zip(0u16..).find_map(|(line, index)| claim(line).then_some(index))?;
         // Before a snapshot is stored in it.
-        self.used.0.fetch_max(u64::from(index) + 1, SeqCst);
+        self.counts.used.fetch_max(u64::from(index) + 1, SeqCst);
         Some(SnapshotSlot(index))
     }
 
     /// Gives the slot back.
     pub fn free(&self, slot: SnapshotSlot) {
         let line = self.line(slot);
+        line.leased_us.store(0, SeqCst);
+        line.leased_to.store(0, SeqCst);
         line.complement.store(IDLE, SeqCst);
         line.owner.store(0, SeqCst);
     }

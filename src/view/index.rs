@@ -160,6 +160,28 @@ impl Index {
     }
 }
 
+impl Index {
+    /// The opposite of [`Index::append`]: takes the frames after `from` up to `to` out, the last one first, so that each leaves its
+    /// table as it was before it. What is not found is left for the next append.
+    pub fn take_out(&self, from: u32, to: u32) {
+        for frame in (from + 1..=to).rev() {
+            let (number, idx) = place(frame);
+            let Some(region) = self.regions.get(number) else { continue };
+            let page = region.word(page_word(number, idx));
+            let first = page.wrapping_mul(HASH_FACTOR) & (SLOTS - 1);
+            for step in 0..=idx {
+                let (word, shift) = slot_word((first + step) & (SLOTS - 1));
+                let old = region.word(word);
+                if (old >> shift) & 0xffff == idx {
+                    region.set_word(word, old & !(0xffff << shift));
+                    region.set_word(page_word(number, idx), 0);
+                    break;
+                }
+            }
+        }
+    }
+}
+
 /// `walCleanupHash`: removes what a transaction that ended left after the first `limit` frames of the region.
 fn clean(region: &Region, number: usize, limit: u32) {
     for slot in 0..SLOTS {

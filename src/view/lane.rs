@@ -94,6 +94,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
     /// The number of frames staged.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -192,7 +196,7 @@ impl Lane {
     }
 
     /// Drops the frames from `index` on.
-    fn truncate(&mut self, index: usize) {
+    pub(super) fn truncate(&mut self, index: usize) {
         let chunks_now = self.memory_frames().div_ceil(self.frames_per_chunk);
         self.entries.truncate(index);
         let frames = self.memory_frames();
@@ -258,6 +262,36 @@ impl Lane {
         let entry = &mut self.entries[index];
         entry.crc = image_crc(log_id, entry.page, sequence, image);
         Ok(())
+    }
+
+    /// The last frame of a page.
+    pub(super) fn last_of(&self, page: u32) -> Option<usize> {
+        self.entries.iter().rposition(|entry| entry.page == page)
+    }
+
+    /// Makes the frame at `index`, which is there, one of this page.
+    pub(super) fn replace(
+        &mut self,
+        index: usize,
+        (page, image): (u32, &[u8]),
+        log_id: u64,
+        sequence: u64,
+    ) -> Result<(), ViewError> {
+        self.entries[index].page = page;
+        self.overwrite(index, image, log_id, sequence)
+    }
+
+    /// Adds a frame that SQLite has not staged: in memory, unless the spill file has begun.
+    pub(super) fn append(&mut self, (page, image): (u32, &[u8]), log_id: u64, sequence: u64) -> Result<(), ViewError> {
+        let index = self.len();
+        if self.spill.is_none() {
+            self.memory_frames_max = self.memory_frames_max.max(index + 1);
+        }
+        let commit = self.commit;
+        let frame = Staging { page, database_pages: 0, salt: [0; 8], sums: [0; 8], image, log_id, sequence };
+        let staged = self.stage(index, &frame, &mut || Err(io::ErrorKind::NotFound.into()));
+        self.commit = commit;
+        staged
     }
 
     fn write_spill(&mut self, index: usize, image: &[u8]) -> Result<(), ViewError> {

@@ -25,6 +25,7 @@ mod index;
 mod lane;
 mod page_set;
 mod refresh;
+mod tail;
 mod wal_file;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use error::{ReadError, ViewError};
 pub use lane::{Image, Lane, LaneMemory, StagedFrame};
 pub use page_set::PageSet;
 pub use refresh::{FrameTable, Snapshot};
+pub use tail::{Composition, end_private, is_private, show_private};
 pub use wal_file::{ReadImage, Written};
 
 use header::Copies;
@@ -41,6 +43,7 @@ use index::Index;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tail::Tail;
 
 /// The size of one region of the wal-index, in bytes (`WALINDEX_PGSZ` of `wal.c`).
 pub const REGION_BYTES: usize = 32768;
@@ -90,20 +93,12 @@ struct Writing {
     pending: Option<wal_file::FrameHeader>,
 }
 
-/// A commit that the view shows on its snapshot, without those in between: its frames are the last ones.
-#[derive(Clone, Copy, Debug)]
-struct Apart {
-    sequence: u64,
-    /// Of the snapshot, without those of the commit.
-    frames: usize,
-}
-
 /// The synthesised wal-index and virtual WAL file of one connection, and its lane.
 #[derive(Debug)]
 pub struct View {
     page_bytes: u32,
     index: Index,
-    /// The number in the log of each virtual frame of the snapshot (virtual frame 1 first), rising;
+    /// The number in the log of each virtual frame of the snapshot (virtual frame 1 first), rising as far as the tail;
     /// 0: the image is the database file's.
     numbers: Vec<u64>,
     /// What the live header stands for.
@@ -116,8 +111,7 @@ pub struct View {
     own_frames: u32,
     /// The next refresh builds it anew.
     renumber: bool,
-    /// The last commit of this connection, where others lie between the snapshot and it.
-    apart: Option<Apart>,
+    tail: Tail,
     writing: Option<Writing>,
     lane: Lane,
 }
@@ -138,7 +132,7 @@ impl View {
             bound_floor: 0,
             own_frames: 0,
             renumber: false,
-            apart: None,
+            tail: Tail::default(),
             writing: None,
             lane: Lane::new(page_bytes, lane_bytes_max),
         }
@@ -160,20 +154,13 @@ impl View {
     /// connection after it, without those in between.
     #[must_use]
     pub fn newest_shown(&self) -> u64 {
-        self.apart.map_or(self.sequence.unwrap_or(0), |apart| apart.sequence)
+        self.sequence.unwrap_or(0).max(self.tail.shown)
     }
 
     /// The size of the database that SQLite saw at WRITE, in pages.
     #[must_use]
     pub fn database_pages_at_write(&self) -> u32 {
         self.writing.as_ref().map_or(0, |writing| writing.saved.first().database_pages)
-    }
-
-    /// The number in the log of the newest frame of `page` in the snapshot; 0: its image is the database file's.
-    #[must_use]
-    pub fn newest_number(&self, page: u32) -> u64 {
-        let frames = (1..=self.snapshot_frames()).rev().zip(self.numbers.iter().rev());
-        frames.into_iter().find(|(frame, _)| self.index.page(*frame) == page).map_or(0, |(_, number)| *number)
     }
 
     /// `mxFrame` of the live header.
@@ -216,9 +203,10 @@ impl View {
     #[must_use]
     pub fn frames_up_to(&mut self, number: u64) -> u32 {
         // Mostly the same as the last time: asked with each commit, while it changes with a checkpoint.
-        let (before, behind) = self.numbers.split_at(self.prefix.min(self.numbers.len()));
+        let numbers = &self.numbers[..self.tail.before(self.numbers.len())];
+        let (before, behind) = numbers.split_at(self.prefix.min(numbers.len()));
         if before.last().is_some_and(|&last| last > number) || behind.first().is_some_and(|&first| first <= number) {
-            self.prefix = self.numbers.partition_point(|&n| n <= number);
+            self.prefix = numbers.partition_point(|&n| n <= number);
         } else {
             self.prefix = before.len();
         }
@@ -276,7 +264,7 @@ impl View {
         self.numbers.resize(self.max_frame() as usize, 0);
         self.own_frames = self.max_frame();
         self.bound_floor = 0;
-        self.apart = None;
+        self.tail = Tail::default();
         self.renumber = self.live_max_frame_is_zero();
         self.sequence = (!self.renumber).then_some(sequence);
         self.reset_checkpoint_info();
@@ -303,13 +291,8 @@ impl View {
     /// snapshot, and the next refresh takes these frames away and appends all that was committed.
     pub fn published(&mut self, first_frame_number: u64, sequence: u64) {
         self.restore_advance();
-        let is_next = self.sequence.is_none_or(|snapshot| snapshot + 1 == sequence);
-        self.apart = (!is_next).then_some(Apart { sequence, frames: self.numbers.len() });
-        self.numbers.extend((first_frame_number..).take(self.lane.len()));
+        tail::append_published(self, first_frame_number, sequence);
         self.own_frames = self.own_frames.saturating_add(u32::try_from(self.lane.len()).unwrap_or(u32::MAX));
-        if is_next {
-            self.sequence = Some(sequence);
-        }
         self.lane.clear();
         self.writing = None;
         debug_assert_eq!(self.snapshot_frames(), self.max_frame(), "SQLite counts other frames than the lane");
@@ -333,6 +316,7 @@ impl View {
     /// header. To be called when SQLite has rolled back (its unlock of WRITE), or is done with the frames anyway.
     pub fn rolled_back(&mut self) -> bool {
         let advanced = self.reset_header();
+        self.tail.forget_originals();
         self.lane.clear();
         self.writing = None;
         advanced

@@ -58,6 +58,14 @@ impl Extend<u32> for PageSet {
     }
 }
 
+impl FromIterator<u32> for PageSet {
+    fn from_iter<T: IntoIterator<Item = u32>>(pages: T) -> PageSet {
+        let mut set = PageSet::default();
+        set.extend(pages);
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 //! from the newest frame of each page.
 
 use super::View;
-use super::header::Header;
+use super::tail::{change_header, drop_tail};
 
 /// A place in the order of commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,37 +54,25 @@ impl View {
             return false;
         }
         let goes_on = self.goes_on();
-        if let Some(apart) = self.apart.take() {
-            self.numbers.truncate(apart.frames);
-        }
+        drop_tail(self);
         let bound_met = bound.max(self.bound_floor);
         let appended = match self.sequence {
-            Some(at) if goes_on && at < to.sequence => self.append_between(table, at, to.sequence, bound_met),
+            Some(at) if goes_on && at <= to.sequence => self.append_between(table, at, to.sequence, bound_met),
             _ => false,
         };
         if !appended {
             self.rebuild(table, to.sequence, bound);
         }
         self.sequence = Some(to.sequence);
-        self.index.set_header(&Header {
-            change: self.index.header().change.wrapping_add(1),
-            page_bytes: self.page_bytes,
-            max_frame: self.snapshot_frames(),
-            // 0 would make SQLite take the size of the database file.
-            database_pages: to.database_pages.max(1),
-        });
-        self.reset_checkpoint_info();
-        // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
-        if let Some(writing) = &mut self.writing {
-            writing.saved = self.index.copies();
-        }
+        // 0 would make SQLite take the size of the database file.
+        change_header(self, to.database_pages.max(1));
         true
     }
 
     /// Whether [`View::refresh`] to commit `sequence` would change nothing, and needs no table.
     #[must_use]
     pub fn stands_for(&self, sequence: u64) -> bool {
-        self.sequence == Some(sequence) && self.apart.is_none() && self.goes_on()
+        self.sequence == Some(sequence) && !self.tail.is_stale() && !self.tail.is_apart(self.sequence) && self.goes_on()
     }
 
     /// Whether its frames stay as they are numbered.
@@ -128,7 +116,7 @@ impl View {
         self.bound_floor = if frames > bound { frames.saturating_add(REBUILD_EVERY) } else { 0 };
     }
 
-    fn push(&mut self, number: u64, page: u32) -> bool {
+    pub(super) fn push(&mut self, number: u64, page: u32) -> bool {
         let pushed = self.index.append(self.snapshot_frames() + 1, page).is_ok();
         if pushed {
             self.numbers.push(number);

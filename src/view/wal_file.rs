@@ -202,13 +202,23 @@ impl View {
         image: &mut ReadImage<'_, E>,
     ) -> Result<(), ReadError<E>> {
         match self.lane_index(frame) {
-            Some(index) if index < self.lane.len() => self.lane.read_image(index, at, buffer).map_err(ReadError::Spill),
+            Some(index) if index < self.lane.len() => match self.tail.original(index) {
+                Some(original) => {
+                    buffer.copy_from_slice(&original[at..at + buffer.len()]);
+                    Ok(())
+                }
+                None => self.lane.read_image(index, at, buffer).map_err(ReadError::Spill),
+            },
             Some(_) => {
                 buffer.fill(0);
                 Err(ReadError::BehindEnd { frame })
             }
             None => {
                 let (page, number) = self.committed(frame)?;
+                if let Some(private) = u32::try_from(frame).ok().and_then(|frame| self.tail.image(frame, page)) {
+                    buffer.copy_from_slice(&private[at..at + buffer.len()]);
+                    return Ok(());
+                }
                 image(number, page, at as u64, buffer).map_err(ReadError::Image)
             }
         }

@@ -2,6 +2,7 @@
 
 mod control_block;
 mod decode_arbitrary;
+mod freelist;
 mod golden;
 mod mutants;
 mod pages;

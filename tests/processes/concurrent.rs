@@ -110,6 +110,73 @@ fn one_that_dies_in_its_commit_leaves_a_commit_or_nothing() {
     }
 }
 
+const TABLES: &str = "CREATE TABLE x(id INTEGER PRIMARY KEY, v); CREATE TABLE y(id INTEGER PRIMARY KEY, v)";
+
+/// Transactions of one process that are open together and allocate: until they have pages of their own, in all processes.
+fn grow_together(a: &Connection, b: &Connection) {
+    let inserts = ["x", "y"].map(|table| format!("BEGIN; INSERT INTO {table}(v) VALUES(zeroblob(20000))"));
+    for _ in 0..50 {
+        run(a, &inserts[0]);
+        run(b, &inserts[1]);
+        let codes = (code_of(a, "COMMIT"), code_of(b, "COMMIT"));
+        assert!(matches!(codes, (0, 0 | SNAPSHOT)), "{codes:?}");
+        if codes.1 == 0 {
+            return;
+        }
+    }
+    panic!("two transactions that allocate conflict each time");
+}
+
+/// What processes allocate beside each other are different pages; and what one of them has leased as it dies, at each step in which
+/// it can, is lost to none.
+#[cfg(debug_assertions)]
+#[test]
+fn pages_that_a_dead_process_had_leased_are_used_by_others() {
+    let _watchdog = watchdog("a death with leased pages");
+    for point in ["", "leased", "staging", "composed", "publish_before_store", "after_publish"] {
+        let scratch = Scratch::new();
+        let path = scratch.file("app.db");
+        let serial = create(&path);
+        run(&serial, TABLES);
+        let (a, b) = (concurrent(&path), concurrent(&path));
+        grow_together(&a, &b);
+        let settings = [("PWAL_TEST_DIE_AT", point.to_owned())];
+        let mut other = agent(&path, if point.is_empty() { &[] } else { &settings });
+        run(&a, "BEGIN; INSERT INTO x(v) VALUES(zeroblob(20000))");
+        let steps = ["c BEGIN", "c INSERT INTO y(v) VALUES(zeroblob(50000))", "c COMMIT"];
+        if point.is_empty() {
+            for step in steps {
+                other.ask(step);
+            }
+            other.kill();
+        } else {
+            other.tell_all(&[steps[0], steps[1], steps[2], "c .exit"]);
+            other.end_killed();
+        }
+        let code = code_of(&a, "COMMIT");
+        assert!(matches!(code, 0 | SNAPSHOT), "{point}: {code}");
+        // It sees also what is published and not durable yet.
+        run(&serial, "BEGIN IMMEDIATE");
+        let rows = number(&serial, "SELECT count(*) FROM y WHERE length(v)=50000");
+        run(&serial, "COMMIT");
+        let may_be_there = if point.is_empty() { 0..2 } else { i64::from(point == "after_publish")..2 };
+        assert!(may_be_there.contains(&rows), "{point}: {rows}");
+        for _ in 0..10 {
+            grow_together(&a, &b);
+            run(&serial, "DELETE FROM x; DELETE FROM y");
+        }
+        for connection in [&a, &b, &serial] {
+            support::assert_integrity(connection);
+        }
+        let pages = number(&serial, "PRAGMA page_count");
+        assert!(pages < 400, "{point}: {pages} pages");
+        for connection in [a, b, serial] {
+            support::close(connection);
+        }
+        support::assert_plain(&path);
+    }
+}
+
 fn spill_files(path: &Path) -> usize {
     let entries = std::fs::read_dir(format!("{}-pwal", path.display())).expect("the log directory");
     entries

@@ -55,7 +55,7 @@ impl LogFile for MemoryFile {
     }
 }
 
-fn open_memory() -> io::Result<Arc<dyn LogFile>> {
+pub(super) fn open_memory() -> io::Result<Arc<dyn LogFile>> {
     Ok(Arc::new(MemoryFile::default()))
 }
 

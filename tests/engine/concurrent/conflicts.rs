@@ -184,39 +184,6 @@ fn a_schema_change_conflicts_with_all_others() {
     support::assert_integrity(&scene.serial);
 }
 
-/// Two that allocate or free pages write page 1; one that does not is not concerned.
-#[test]
-fn growth_conflicts_with_growth_only() {
-    let scene = scene(ROWS);
-    let (a, b) = scene.pair();
-    for connection in [&a, &b] {
-        run(connection, "BEGIN");
-    }
-    run(&a, "INSERT INTO u(pad) VALUES(zeroblob(20000))");
-    run(&b, "UPDATE t SET n=1 WHERE id=10");
-    assert_eq!((commit(&a), commit(&b)), (0, 0));
-    assert_eq!(number(&scene.serial, "SELECT n FROM t WHERE id=10"), 1);
-    support::assert_integrity(&scene.serial);
-    run(&scene.serial, "CREATE TABLE x(v); CREATE TABLE y(v)");
-    run(&a, "BEGIN; INSERT INTO x VALUES(zeroblob(20000))");
-    run(&b, "BEGIN; INSERT INTO y VALUES(zeroblob(20000))");
-    assert_eq!((commit(&a), commit(&b)), (0, SNAPSHOT));
-    // One that frees pages, and one that takes pages at the end: no page is written by both but page 1.
-    run(&a, "BEGIN; DELETE FROM x");
-    run(&b, "BEGIN; INSERT INTO y VALUES(zeroblob(20000))");
-    assert_eq!((commit(&a), commit(&b)), (0, SNAPSHOT));
-    support::assert_integrity(&scene.serial);
-    // The size that a commit without growth publishes is that of those before it, also in the file.
-    run(&a, "BEGIN; INSERT INTO x VALUES(zeroblob(90000))");
-    run(&b, "BEGIN; UPDATE t SET n=2 WHERE id=10");
-    assert_eq!((commit(&a), commit(&b)), (0, 0));
-    support::assert_integrity(&b);
-    for connection in [a, b, scene.serial] {
-        support::close(connection);
-    }
-    support::assert_plain(&scene.path);
-}
-
 #[test]
 fn a_database_that_becomes_smaller_conflicts() {
     let scene = scene(&format!(

@@ -81,6 +81,8 @@ impl Maker {
     pub fn reading(&mut self) -> String {
         let (id, n) = (self.id(), self.below(50));
         match self.below(8) {
+            // Of what the transaction sees, whichever pages it allocates.
+            0 if self.is_one_of(12) => String::from("PRAGMA integrity_check"),
             0 => {
                 let (from, to) = self.span(10);
                 format!("SELECT count(*), sum(n), sum(length(pad)) FROM a WHERE id BETWEEN {from} AND {to}")
