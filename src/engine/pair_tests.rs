@@ -473,7 +473,7 @@ fn a_segment_with_needed_commits_is_not_free_because_a_header_has_rotted() {
 fn leave_a_segment(engine: &Arc<Engine>) {
     commit(engine, 3, 1, false).unwrap();
     let (segment, ordinal) = (engine.files.segment(engine.log.tail().segment).unwrap(), engine.log.tail().ordinal);
-    // Four blocks each; the last eight are for certificates.
+    // At most four blocks each; the last eight are for certificates.
     while engine.log.tail().offset + 12 * BLOCK <= segment.bytes {
         commit(engine, 3, engine.log.marks.published() + 1, false).unwrap();
     }
