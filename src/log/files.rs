@@ -17,11 +17,8 @@ use std::sync::Arc;
 
 /// Files that are open at the same time.
 const OPEN_MAX: usize = 16;
-/// What is read ahead of a file, in bytes: past the page cache nothing else is under way meanwhile, and a disk gives a third more
-/// in pieces of this size than in those of a quarter of it.
-const WINDOW_BYTES: usize = 1 << 20;
-/// A read that begins so near to the end of the last one goes on there.
-const GOES_ON_BYTES: u64 = 64 << 10;
+/// What is read ahead of a file, in bytes.
+const WINDOW_BYTES: usize = 256 << 10;
 
 /// The open files of a log.
 #[derive(Debug)]
@@ -186,7 +183,7 @@ struct ReadAhead<'a> {
     /// Where the last read ended: only a read that continues there fills the window. The first is that of a header,
     /// alone.
     last_end: u64,
-    /// The bytes that the file was asked for, and has.
+    /// The bytes that the file was asked for.
     asked: u64,
 }
 
@@ -196,10 +193,8 @@ impl<'a> ReadAhead<'a> {
     }
 
     fn ask(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, offset);
-        // A window may be longer than the file.
-        self.asked += *read.as_ref().unwrap_or(&buffer.len()) as u64;
-        read
+        self.asked += buffer.len() as u64;
+        self.file.read_at(buffer, offset)
     }
 
     fn inside(&self, length: usize, offset: u64) -> Option<usize> {
@@ -208,7 +203,7 @@ impl<'a> ReadAhead<'a> {
     }
 
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let goes_on = offset.abs_diff(self.last_end) <= GOES_ON_BYTES;
+        let goes_on = offset.abs_diff(self.last_end) <= WINDOW_BYTES as u64 / 4;
         self.last_end = offset.saturating_add(buffer.len() as u64);
         if self.inside(buffer.len(), offset).is_none() {
             if !goes_on || buffer.len() > WINDOW_BYTES / 2 {
