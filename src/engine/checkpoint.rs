@@ -355,7 +355,7 @@ impl Checkpointer {
             let newest = frames.with_files(newest).ok_or_else(|| self.log.no_commit(target))?;
             (newest, frames.unread_batches(target), frames.database_pages(target))
         };
-        let images = Images::prove(&self.log, &self.files, newest, &unread, database_pages)?;
+        let mut images = Images::prove(&self.log, &self.files, newest, &unread, database_pages)?;
         let mut database_handle = self.exclusive.database_handle.lock();
         let database_handle = database_handle.as_mut().ok_or(EngineError::NoLog)?;
         let stamp = Stamp { log_id: self.log.log_id, backfill_target: target };

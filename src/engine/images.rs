@@ -2,7 +2,7 @@
 //!
 //! All are proven before the first byte of the pass is written: with some of them in the file and one that cannot be proven,
 //! neither the file nor the log would be a state of the database. A pass of usual size keeps what it has proven in memory; a
-//! larger one reads and proves each image again when it is written.
+//! larger one reads and proves each image again when it is written. Images that lie side by side are read at once.
 //!
 //! The CRC of an image lies in the frame table where this process has seen the head of its batch: of its own commits, and of
 //! large ones of others. Of the others' small commits, which are followed by the commit ring alone, the head is read here.
@@ -17,8 +17,10 @@ use crate::log::format::image_crc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a pass keeps in memory at most.
-const KEPT_BYTES_MAX: usize = 8 << 20;
+/// What a pass keeps in memory at most. Simulations have passes on both sides of it.
+const KEPT_BYTES_MAX: usize = if cfg!(test) { 16 << 10 } else { 8 << 20 };
+/// Images that lie one after the other, those of neighbouring pages of one commit for example, are read at once, up to this.
+const RUN_BYTES_MAX: usize = if cfg!(test) { 12 << 10 } else { 256 << 10 };
 
 /// The images of a pass: those of the pages that the database has after it.
 pub(super) struct Images<'a> {
@@ -28,6 +30,8 @@ pub(super) struct Images<'a> {
     frames: Vec<(Frame, Arc<dyn LogFile>)>,
     /// The images, concatenated, if they are few.
     kept: Option<Vec<u8>>,
+    /// Else the last run that was read: the place of its first frame, and its images.
+    run: (usize, Vec<u8>),
 }
 
 impl<'a> Images<'a> {
@@ -43,36 +47,54 @@ impl<'a> Images<'a> {
         database_pages: u32,
     ) -> Result<Images<'a>, EngineError> {
         let frames = newest.into_iter().filter(|(page, _)| *page <= database_pages).map(|(_, found)| found);
-        let mut images = Images { log, files, frames: frames.collect(), kept: None };
+        let mut images = Images { log, files, frames: frames.collect(), kept: None, run: (0, Vec::new()) };
         images.learn(batches)?;
         let page_bytes = log.page_bytes as usize;
         let is_small = images.frames.len() * page_bytes <= KEPT_BYTES_MAX;
-        let mut space = vec![0; if is_small { images.frames.len() } else { 1 } * page_bytes];
-        for (at, (frame, file)) in images.frames.iter().enumerate() {
-            let at = if is_small { at * page_bytes } else { 0 };
-            images.read_proven(frame, file, &mut space[at..at + page_bytes])?;
+        let mut space =
+            vec![0; if is_small { images.frames.len() * page_bytes } else { RUN_BYTES_MAX.max(page_bytes) }];
+        let mut at = 0;
+        while at < images.frames.len() {
+            let (run, place) = (images.run_at(at), if is_small { at * page_bytes } else { 0 });
+            images.read_proven(at, &mut space[place..place + run * page_bytes])?;
+            at += run;
         }
         images.kept = is_small.then_some(space);
         Ok(images)
     }
 
     /// The pages, ascending.
-    pub(super) fn pages(&self) -> impl Iterator<Item = u32> {
-        self.frames.iter().map(|(frame, _)| frame.page)
+    pub(super) fn pages(&self) -> Vec<u32> {
+        self.frames.iter().map(|(frame, _)| frame.page).collect()
     }
 
     /// Puts the image of `page` into `buffer`.
     ///
     /// # Errors
     /// As [`Images::prove`].
-    pub(super) fn read(&self, page: u32, buffer: &mut [u8]) -> Result<(), EngineError> {
+    pub(super) fn read(&mut self, page: u32, buffer: &mut [u8]) -> Result<(), EngineError> {
         let at = self.frames.binary_search_by_key(&page, |(frame, _)| frame.page).map_err(|_| EngineError::NoLog)?;
-        let Some(kept) = &self.kept else {
-            let (frame, file) = &self.frames[at];
-            return self.read_proven(frame, file, buffer);
-        };
-        buffer.copy_from_slice(&kept[at * buffer.len()..(at + 1) * buffer.len()]);
+        let page_bytes = buffer.len();
+        if self.kept.is_none() && !(self.run.0..self.run.0 + self.run.1.len() / page_bytes).contains(&at) {
+            let mut space = std::mem::take(&mut self.run.1);
+            space.resize(self.run_at(at) * page_bytes, 0);
+            self.read_proven(at, &mut space)?;
+            self.run = (at, space);
+        }
+        let (first, images) = self.kept.as_ref().map_or((self.run.0, &self.run.1), |kept| (0, kept));
+        buffer.copy_from_slice(&images[(at - first) * page_bytes..(at - first + 1) * page_bytes]);
         Ok(())
+    }
+
+    /// How many frames from this one on have images that lie one after the other.
+    fn run_at(&self, at: usize) -> usize {
+        let page_bytes = u64::from(self.log.page_bytes);
+        let first = &self.frames[at].0;
+        let most = (RUN_BYTES_MAX / self.log.page_bytes as usize).max(1);
+        let follows = |(nth, (frame, _)): &(u64, &(Frame, Arc<dyn LogFile>))| {
+            frame.file() == first.file() && frame.offset == first.offset + nth * page_bytes
+        };
+        (0..).zip(&self.frames[at..]).take(most).take_while(follows).count()
     }
 
     /// The CRCs of the frames that have none yet, from the heads of their batches.
@@ -99,13 +121,24 @@ impl<'a> Images<'a> {
         Ok(())
     }
 
-    fn read_proven(&self, frame: &Frame, file: &Arc<dyn LogFile>, buffer: &mut [u8]) -> Result<(), EngineError> {
-        let read = file.read_at(buffer, frame.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
-        if read < buffer.len() {
-            return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
+    /// Reads the images of the run of frames that begins with this one, as many as fit, and proves each.
+    fn read_proven(&self, at: usize, images: &mut [u8]) -> Result<(), EngineError> {
+        let page_bytes = self.log.page_bytes as usize;
+        let (first, file) = &self.frames[at];
+        let read = file.read_at(images, first.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
+        for (nth, image) in images.chunks_exact_mut(page_bytes).enumerate() {
+            let frame = &self.frames[at + nth].0;
+            if read < (nth + 1) * page_bytes {
+                return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
+            }
+            self.prove_one(frame, image)?;
         }
-        frame.unmask(buffer, 0);
-        if frame.crc == image_crc(self.log.log_id, frame.page, frame.sequence, buffer)
+        Ok(())
+    }
+
+    fn prove_one(&self, frame: &Frame, image: &mut [u8]) -> Result<(), EngineError> {
+        frame.unmask(image, 0);
+        if frame.crc == image_crc(self.log.log_id, frame.page, frame.sequence, image)
             || crate::drops("r8-images-proven")
         {
             return Ok(());
