@@ -29,9 +29,10 @@ impl Disk for RealDisk {
 
     fn sector_bytes(&self, database: &Path) -> u32 {
         // The log may lie on another device than the file.
-        let places = [database.to_path_buf(), place_of_log(database)];
-        let sectors = places.map(|path| physical_sector(&path).filter(is_sector).unwrap_or(4096));
-        sectors[0].max(sectors[1]).min(65536)
+        let mut devices = [database.to_path_buf(), place_of_log(database)].map(|path| device_of(&path)).to_vec();
+        devices.dedup();
+        let sector = |device: &Option<u64>| device.and_then(physical_sector).filter(is_sector).unwrap_or(4096);
+        devices.iter().map(sector).max().unwrap_or(4096).min(65536)
     }
 }
 
@@ -39,13 +40,17 @@ fn is_sector(bytes: &u32) -> bool {
     bytes.is_power_of_two() && *bytes >= 512
 }
 
-/// The physical sector of the block device that holds `path`, as Linux reports it.
-fn physical_sector(path: &Path) -> Option<u32> {
+/// The device that holds `path`, or the directory that it will lie in.
+fn device_of(path: &Path) -> Option<u64> {
+    let metadata = fs::metadata(path).or_else(|_| fs::metadata(path.parent().unwrap_or(path))).ok()?;
+    Some(metadata.dev())
+}
+
+/// The physical sector of a block device, as Linux reports it.
+fn physical_sector(device: u64) -> Option<u32> {
     if cfg!(not(target_os = "linux")) {
         return None;
     }
-    let metadata = fs::metadata(path).or_else(|_| fs::metadata(path.parent().unwrap_or(path))).ok()?;
-    let device = metadata.dev();
     let name = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
     // A partition has no queue of its own; its disk is the directory above it.
     ["queue/physical_block_size", "../queue/physical_block_size"]
