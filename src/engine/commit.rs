@@ -456,7 +456,7 @@ impl Committer {
         let certificate = written.header.certificate.clone();
         let first_number = self.finish(&mut append, written)?;
         if let Some(certificate) = certificate {
-            self.flusher.sealed(certificate.epoch, self.log.marks.syncs_requested());
+            drop(self.flusher.sealed(certificate.epoch, self.log.marks.syncs_requested()));
         }
         let (low, tail) = (self.segments.is_low(&append), append.end.as_ref().map_or(0, |end| end.tail.ordinal));
         drop(append);

@@ -21,6 +21,7 @@ use super::owner_lock::{OwnerLocks, Wait};
 use super::poison::{Failed, Poison};
 use super::segment_files::SegmentFiles;
 use super::shortage::Shortage;
+use super::wakes::NextWake;
 use crate::interleave::Instant;
 use crate::shared::{Event, TIMED_WAIT};
 use crate::sqlite::Code;
@@ -31,26 +32,34 @@ use std::time::Duration;
 /// How long a flush that could not be begun here is tried again, while another process may lead.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often the waiters look at most that are not the [`Watcher`].
-const OTHERS_LOOK: Duration = Duration::from_millis(50);
+/// When the waiters look that are not the [`Watcher`]: first so soon, in case that the one that is to wake them does not,
+const OTHERS_LOOK: Duration = Duration::from_millis(2);
+
+/// then each time twice as late, at most so.
+const OTHERS_LOOK_MAX: Duration = Duration::from_millis(50);
 
 /// One of a process's waiters for a flush checks every [`TIMED_WAIT`] whether the leader is alive and makes progress.
 /// The others are woken one by another, and check rarely.
-struct Watcher<'a>(Option<&'a AtomicBool>);
+struct Watcher<'a> {
+    watched: Option<&'a AtomicBool>,
+    others_look: Duration,
+}
 
 impl<'a> Watcher<'a> {
     /// The time after which this waiter checks again. It becomes the watcher if there is none.
     fn looks_after(&mut self, watched: &'a AtomicBool, sync_nanos: u64) -> Duration {
-        if self.0.is_none() && !watched.swap(true, SeqCst) {
-            self.0 = Some(watched);
+        if self.watched.is_none() && !watched.swap(true, SeqCst) {
+            self.watched = Some(watched);
         }
-        if self.0.is_some() { TIMED_WAIT } else { OTHERS_LOOK.max(Duration::from_nanos(sync_nanos) * 4) }
+        let others_look = self.others_look;
+        self.others_look = (others_look * 2).min(OTHERS_LOOK_MAX);
+        if self.watched.is_some() { TIMED_WAIT } else { others_look.max(Duration::from_nanos(sync_nanos) * 4) }
     }
 }
 
 impl Drop for Watcher<'_> {
     fn drop(&mut self) {
-        if let Some(watched) = self.0 {
+        if let Some(watched) = self.watched {
             watched.store(false, SeqCst);
         }
     }
@@ -66,6 +75,9 @@ impl Drop for Elected<'_> {
         }
     }
 }
+
+/// This thread led a flush, and sealed an epoch, of which a waiter is to be woken, or none.
+struct Led(Option<NextWake>);
 
 /// Waits until commits are durable, or visible.
 pub(crate) struct Durability {
@@ -117,19 +129,19 @@ impl Durability {
         sequence: u64,
         wants_durable: bool,
         self_sealed: Option<SelfSealed>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<NextWake>, EngineError> {
         // Its failure is the log's, or the next leader does it.
-        let _flushed = self_sealed.map(|self_sealed| self.flusher.flush_self_sealed(&self_sealed));
+        let flushed = self_sealed.map(|self_sealed| self.flusher.flush_self_sealed(&self_sealed));
         let wants_durable = wants_durable && !crate::drops("r2-durable");
         let reached = || if wants_durable { self.log.marks.durable() >= sequence } else { self.is_visible(sequence) };
         if reached() {
-            return Ok(());
+            return Ok(flushed.and_then(Result::ok).flatten());
         }
         self.wait_until(&reached, Some(sequence), Some(sequence), self.locks.unbounded_wait()).or_else(|error| {
             let append = self.append.lock_unrepaired();
             // By another process meanwhile.
             if reached() {
-                return Ok(());
+                return Ok(None);
             }
             self.poison.poison(
                 &append,
@@ -147,6 +159,7 @@ impl Durability {
     /// kept a lock that the flush needs for too long.
     pub(crate) fn wait_durable(&self, sequence: u64) -> Result<(), EngineError> {
         self.wait_until(&|| self.log.marks.durable() >= sequence, Some(sequence), None, self.locks.bounded_wait())
+            .map(drop)
     }
 
     /// Waits until the rings have room again, leading if no other committer does: a flush in progress may be enough,
@@ -156,6 +169,7 @@ impl Durability {
     /// As [`Durability::wait_durable`].
     pub(super) fn wait_for_backlog(&self) -> Result<(), EngineError> {
         self.wait_until(&|| !self.log.marks.undurable_backlog_is_full(), None, None, self.locks.bounded_wait())
+            .map(drop)
     }
 
     /// Waits until everything up to `sequence` is visible, leading if no other committer does.
@@ -163,7 +177,7 @@ impl Durability {
     /// # Errors
     /// As [`Durability::wait_durable`].
     pub(super) fn wait_visible(&self, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.bounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.bounded_wait()).map(drop)
     }
 
     /// Like [`Durability::wait_visible`], for a transaction that has read the commit and cannot return before.
@@ -171,7 +185,7 @@ impl Durability {
     /// # Errors
     /// The flush failed.
     pub(crate) fn wait_visible_of_seen(&self, sequence: u64) -> Result<(), EngineError> {
-        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.unbounded_wait())
+        self.wait_until(&|| self.is_visible(sequence), Some(sequence), None, self.locks.unbounded_wait()).map(drop)
     }
 
     fn is_visible(&self, sequence: u64) -> bool {
@@ -206,11 +220,12 @@ impl Durability {
         sequence: Option<u64>,
         answers: Option<u64>,
         mut wait: Wait,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<NextWake>, EngineError> {
         let control = self.log.marks.control();
         let me = self.log.marks.member().me();
-        let mut elected = Elected(None);
-        let (mut waited, mut stall, mut watcher) = (Duration::ZERO, Stall::new(), Watcher(None));
+        let (mut elected, mut next_wake) = (Elected(None), None);
+        let (mut waited, mut stall, mut watcher) =
+            (Duration::ZERO, Stall::new(), Watcher { watched: None, others_look: OTHERS_LOOK });
         let (mut first_failure, mut is_told) = (None, false);
         loop {
             let epoch = self.epoch_of(sequence);
@@ -220,16 +235,16 @@ impl Durability {
                 if first_failure.is_some() {
                     self.shortage.ends();
                 }
-                return Ok(());
+                return Ok(next_wake);
             }
             self.log.check_poison()?;
             match self.try_to_flush(reached, answers, (waited >= TIMED_WAIT).then_some(&mut stall)) {
-                Ok(true) => {
-                    elected.0 = None;
+                Ok(Some(Led(wake))) => {
+                    (elected.0, next_wake) = (None, wake);
                     continue;
                 }
                 // The owner of the lock continues, or the wait ends.
-                Ok(false) | Err(EngineError::LockHeld { .. }) => {}
+                Ok(None) | Err(EngineError::LockHeld { .. }) => {}
                 // It could not be begun (too many open files, say), and nothing has failed: another process may lead, or
                 // this one a moment later.
                 Err(error) => {
@@ -255,44 +270,46 @@ impl Durability {
             let began = Instant::now();
             let look = watcher.looks_after(&self.watched, control.sync_nanos());
             // The present leader notifies another one when it ends.
-            elected.0 = None;
-            if wake.wait(ticket, look.min(wait.left())) {
-                if control.certified() >= epoch {
-                    wake.pass_on();
-                } else {
-                    elected.0 = Some(wake);
-                }
+            (elected.0, next_wake) = (None, None);
+            let is_notified = wake.wait(ticket, look.min(wait.left()));
+            if control.certified() < epoch {
+                elected.0 = is_notified.then_some(wake);
+            } else if is_notified {
+                next_wake = Some(NextWake::next(&self.log, epoch));
+            } else {
+                // The one before it keeps the wake-up for too long.
+                drop(NextWake::next(&self.log, epoch));
             }
             waited = began.elapsed();
         }
     }
 
-    /// Leads, if no other committer does, or, with `stall`, if the leader is dead or makes no progress. False: there is
+    /// Leads, if no other committer does, or, with `stall`, if the leader is dead or makes no progress. `None`: there is
     /// a leader.
     fn try_to_flush(
         &self,
         reached: &dyn Fn() -> bool,
         answers: Option<u64>,
         stall: Option<&mut Stall>,
-    ) -> Result<bool, EngineError> {
+    ) -> Result<Option<Led>, EngineError> {
         let leader = match (self.lease.lead_if_free()?, stall) {
             (None, Some(stall)) => self.lease.lead_for_other(stall)?,
             (leader, _) => leader,
         };
-        let Some(leader) = leader else { return Ok(false) };
-        if !reached() {
-            let leader = leader.answering(answers);
-            self.flusher.gather();
-            self.flusher.flush(&leader, false)?;
+        let Some(leader) = leader else { return Ok(None) };
+        if reached() {
+            return Ok(Some(Led(None)));
         }
-        Ok(true)
+        let leader = leader.answering(answers);
+        self.flusher.gather();
+        self.flusher.flush(&leader, false).map(|wake| Some(Led(wake)))
     }
 
     /// LEADER, with everything that is published made durable.
     pub(crate) fn lead_before_all(&self) -> Result<Leader, EngineError> {
         let leader = self.lease.lead_waiting()?;
         self.log.check_poison()?;
-        self.flusher.flush(&leader, false)?;
+        drop(self.flusher.flush(&leader, false)?);
         Ok(leader)
     }
 

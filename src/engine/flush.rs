@@ -16,6 +16,7 @@ use super::segment_files::SegmentFiles;
 use super::segments::Segments;
 use super::tail::{Begun, LogTail, Place, Record};
 use super::undurable::Undurable;
+use super::wakes::NextWake;
 use crate::interleave::Instant;
 use crate::log::format::Certificate;
 use crate::shared::EpochRecord;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
 const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
-/// The share of the measured sync time that a leader waits for committers that were just woken, in per cent.
+/// The share of the measured sync time that a leader waits for the next of the committers that were just woken, in per cent.
 const GATHER_SHARE_PERCENT: u32 = 40;
 
 /// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
@@ -88,21 +89,36 @@ impl Flusher {
         }
     }
 
-    /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not
-    /// wait for two syncs; for as many as the last flush released or left, within a share of the sync time.
+    /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not wait
+    /// for two syncs; for as many as the last flushes released or left. They come one after the other: it waits for the next
+    /// one as long as that costs those that are there less than their share of the time since the last flush, and no longer
+    /// than a part of a sync.
     pub(super) fn gather(&self) {
-        let goal = self.log.marks.control().flush_group();
-        let sync = Duration::from_nanos(self.log.marks.control().sync_nanos());
-        let at_most = (sync * GATHER_SHARE_PERCENT / 100).min(self.log.settings.flush_delay_max());
-        if goal <= 1 || sync < GATHER_SYNC_MIN || self.log.marks.syncs_pending() >= goal {
+        let (marks, control) = (&self.log.marks, self.log.marks.control());
+        let goal = control.flush_group();
+        let sync = Duration::from_nanos(control.sync_nanos());
+        let mut pending = marks.syncs_pending();
+        if goal <= 1 || sync < GATHER_SYNC_MIN || pending >= goal {
             return;
         }
-        let (control, deadline) = (self.log.marks.control(), Instant::now() + at_most);
+        let began = Instant::now();
+        let (at_most, mut last) = (self.log.settings.flush_delay_max(), began);
         control.set_gather_goal(goal);
         loop {
             let ticket = control.gathered().ticket();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.log.marks.syncs_pending() >= goal || left.is_zero() {
+            let (now, then) = (Instant::now(), pending);
+            pending = marks.syncs_pending();
+            if pending >= goal {
+                break;
+            }
+            if pending > then {
+                last = now;
+            }
+            let gathered_for = now.saturating_duration_since(began);
+            let share = (sync + gathered_for) / u32::try_from(pending.max(1)).unwrap_or(u32::MAX);
+            let gap = share.min(sync * GATHER_SHARE_PERCENT / 100);
+            let left = (last + gap).saturating_duration_since(now).min(at_most.saturating_sub(gathered_for));
+            if left.is_zero() {
                 break;
             }
             let _notified_or_late = control.gathered().wait(ticket, left);
@@ -129,10 +145,10 @@ impl Flusher {
     ///
     /// # Errors
     /// The write or the sync failed: the engine is poisoned.
-    pub(crate) fn flush(&self, leader: &Leader, mark: bool) -> Result<(), EngineError> {
+    pub(crate) fn flush(&self, leader: &Leader, mark: bool) -> Result<Option<NextWake>, EngineError> {
         match self.write_epoch(leader, mark)? {
             Some(epoch) => self.sync_and_seal(leader, epoch),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 
@@ -215,20 +231,20 @@ impl Flusher {
     ///
     /// # Errors
     /// As [`Flusher::flush`].
-    pub(super) fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<(), EngineError> {
+    pub(super) fn flush_self_sealed(&self, self_sealed: &SelfSealed) -> Result<Option<NextWake>, EngineError> {
         self.log.check_poison()?;
         self.sync_and_seal(&self_sealed.leader, self_sealed.certificate.epoch)
     }
 
     /// Syncs every file that holds part of what was written since the last certificate, up to the record of this epoch,
     /// without APPEND. Does nothing if another process has taken LEADER meanwhile: that one finishes the flush.
-    pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<(), EngineError> {
+    pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<Option<NextWake>, EngineError> {
         let control = self.log.marks.control();
         let wanted = self.log.marks.syncs_requested();
         let mut written_again = false;
         loop {
             if control.certified() >= epoch {
-                return Ok(());
+                return Ok(None);
             }
             let began = Instant::now();
             let synced = control.epoch(epoch).ok_or(EngineError::NoLog).and_then(|record| self.sync_to_epoch(&record));
@@ -237,12 +253,12 @@ impl Flusher {
             // that takes LEADER.
             let append = match &synced {
                 // Nothing was synced then, and nothing failed: the next leader does it.
-                Err(error) if error.is_open_failure() => return synced.map(drop),
+                Err(error) if error.is_open_failure() => return synced.map(|_| None),
                 Err(_) => self.append.lock_unrepaired(),
                 Ok(_) => self.append.lock_to_seal()?,
             };
             if !leader.leads(&append) && !crate::drops("lease-seal") {
-                return Ok(());
+                return Ok(None);
             }
             self.log.check_poison()?;
             let is_young = match synced {
@@ -255,8 +271,7 @@ impl Flusher {
             let in_doubt = control.is_sync_in_doubt() && !crate::drops("sync-in-doubt");
             if !in_doubt && (written_again || !is_young || crate::drops("lease-young-descriptor")) {
                 self.leading.note_lease(began.elapsed());
-                self.sealed(epoch, wanted);
-                return Ok(());
+                return Ok(Some(self.sealed(epoch, wanted)));
             }
             // A process that got an error of a sync may be dead or stopped, and this sync proves nothing.
             self.undurable.prove(&append)?;
@@ -284,12 +299,14 @@ impl Flusher {
     }
 
     /// The epoch is durable, and with it what its certificate says of D and B.
-    pub(crate) fn sealed(&self, epoch: u64, wanted: u64) {
+    pub(super) fn sealed(&self, epoch: u64, wanted: u64) -> NextWake {
+        let control = self.log.marks.control();
         let group = self.log.marks.syncs_pending();
         self.log.marks.certify(epoch, wanted);
-        self.log.marks.control().flush_events().of(epoch).notify();
-        self.log.marks.control().set_flush_group(group);
+        // Committers that are not woken yet are of the next group, too.
+        control.set_flush_group(group.max(control.flush_group() * 7 / 8));
         self.log.counters.flushes.fetch_add(1, SeqCst);
+        NextWake::first(&self.log, epoch)
     }
 
     /// Syncs what was written since the last certificate, to the record at `place`, under APPEND (the conservative path).

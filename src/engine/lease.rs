@@ -163,7 +163,7 @@ impl Lease {
     /// As [`Lease::lead_waiting`] and [`Flusher::flush`].
     pub(super) fn flush_unless(&self, done: impl FnOnce() -> bool, mark: bool) -> Result<(), EngineError> {
         let leader = self.lead_waiting()?;
-        if done() { Ok(()) } else { self.flusher.flush(&leader, mark) }
+        if done() { Ok(()) } else { self.flusher.flush(&leader, mark).map(drop) }
     }
 
     /// Finishes the flush of a leader that died in it, or makes no progress. Its sync may have failed: Linux reports a
@@ -177,6 +177,6 @@ impl Lease {
             (self.log.marks.control().last_written_epoch(), self.log.marks.control().certified());
         drop(append);
         // No epoch record was stored: the next leader syncs the batches.
-        if last_epoch > certified { self.flusher.sync_and_seal(leader, last_epoch) } else { Ok(()) }
+        if last_epoch > certified { self.flusher.sync_and_seal(leader, last_epoch).map(drop) } else { Ok(()) }
     }
 }

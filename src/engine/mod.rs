@@ -59,6 +59,7 @@ mod tail;
 mod turn;
 mod undurable;
 mod validation;
+mod wakes;
 
 pub(crate) use activate::has_stock_wal;
 #[cfg(all(test, feature = "linked"))]
@@ -75,3 +76,4 @@ pub(crate) use parts::Engine;
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 pub(crate) use validation::WrittenPage;
+pub(crate) use wakes::KeptWake;

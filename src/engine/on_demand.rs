@@ -45,7 +45,7 @@ impl OnDemand {
         let deadline = Instant::now() + timeout;
         match self.durability.wait_until(&reached, Some(sequence), None, self.locks.wait_until_deadline(deadline)) {
             Err(EngineError::LockHeld { .. }) if Instant::now() >= deadline => Ok(reached()),
-            waited => waited.map(|()| true),
+            waited => waited.map(|_woken_at_once| true),
         }
     }
 

@@ -6,6 +6,7 @@ mod packed;
 mod requests;
 mod reservations;
 mod rules;
+mod wakes;
 
 use super::reservation::NextMaker;
 use super::tail::Record;
@@ -338,7 +339,7 @@ fn commit(engine: &Arc<Engine>, frames: usize, value: u64, wants_durable: bool) 
     engine.committer.prepare(view.lane())?;
     let facts = facts(engine, wants_durable);
     let published = engine.publish(view.lane(), facts, true)?;
-    engine.durability.acknowledge(facts.sequence, wants_durable, published.self_sealed)
+    engine.durability.acknowledge(facts.sequence, wants_durable, published.self_sealed).map(drop)
 }
 
 #[test]

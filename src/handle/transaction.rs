@@ -10,7 +10,7 @@ use super::file::OpenFile;
 use super::siblings::{self, Unacknowledged};
 use super::state::HandleState;
 use super::wal_connection::WalConnection;
-use crate::engine::{CommitFacts, Engine, EngineError, Mode, PreparedBatch, SelfSealed};
+use crate::engine::{CommitFacts, Engine, EngineError, KeptWake, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{self, LaneMemory, ViewError, Written};
 use std::sync::Arc;
@@ -84,6 +84,8 @@ pub(super) struct Writer {
     committing: Option<u64>,
     /// The last commit of this connection.
     pub(super) last_commit: Option<u64>,
+    /// The next waiter for a flush, which this connection wakes after its next commit.
+    next_wake: KeptWake,
     /// The lane that the transaction is bound to.
     lane: Option<u16>,
     /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
@@ -169,6 +171,7 @@ impl WalConnection {
 
     fn refuse(&mut self, file: &OpenFile, code: Code) -> Code {
         self.reader.was_refused = true;
+        self.writer.next_wake.let_go();
         if self.is_reading() {
             self.reader.refused = true;
             if file.pager.get().is_some_and(|pager| pager.in_transaction()) {
@@ -520,13 +523,14 @@ impl WalConnection {
 
     /// R2, for this commit and those of the siblings that were published before it: durable if that was wanted; else what it was
     /// based on is visible.
-    fn acknowledge(&self, connection: usize, own: Option<(CommitFacts, Option<SelfSealed>)>) -> Result<(), Code> {
+    fn acknowledge(&mut self, connection: usize, own: Option<(CommitFacts, Option<SelfSealed>)>) -> Result<(), Code> {
         let mut result = Ok(());
         if let Some((facts, self_sealed)) = own {
-            result = self.engine.durability.acknowledge(facts.sequence, facts.wants_durable, self_sealed);
+            let answer = self.engine.durability.acknowledge(facts.sequence, facts.wants_durable, self_sealed);
+            result = answer.map(|wake| self.writer.next_wake.answered(wake));
         }
         for Unacknowledged { engine, sequence, wants_durable } in siblings::take_unacknowledged(connection) {
-            result = result.and(engine.durability.acknowledge(sequence, wants_durable, None));
+            result = result.and(engine.durability.acknowledge(sequence, wants_durable, None).map(drop));
         }
         result.map_err(|error| self.failed(&error))
     }
@@ -539,6 +543,7 @@ impl WalConnection {
         if concurrent::end(self) {
             self.engine.queue.release(self.me.id, keep_lease);
         }
+        self.writer.next_wake.released();
     }
 
     /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.

@@ -478,7 +478,7 @@ impl Client {
         let result = engine.durability.acknowledge(sequence, wants_durable, self_sealed);
         scene.say(format!("client {} commit {sequence}: {result:?}", self.me.id));
         match result {
-            Ok(()) => scene.seen(sequence),
+            Ok(_wakes_at_once) => scene.seen(sequence),
             Err(error) => scene.check_error(&error),
         }
         engine.connections.drop_snapshot(self.me);

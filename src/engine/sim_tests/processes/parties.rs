@@ -152,7 +152,7 @@ impl Party {
         else {
             panic!("nothing is published");
         };
-        let result = self.engine().durability.acknowledge(sequence, wants_durable, self_sealed);
+        let result = self.engine().durability.acknowledge(sequence, wants_durable, self_sealed).map(drop);
         self.engine().connections.drop_snapshot(self.client.me);
         result
     }
