@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::Error;
-use crate::case::{Case, Load};
+use crate::case::{Case, Load, serial};
 use crate::machine;
 use std::path::PathBuf;
 
@@ -26,6 +26,9 @@ pub struct Arguments {
     /// PRAGMA parallel_wal_mode (default: auto)
     #[arg(long, value_delimiter = ',', value_parser = ["auto", "conservative", "off"])]
     mode: Vec<String>,
+    /// PRAGMA parallel_wal_writers (default: serial; both, for loads with time inside their transactions)
+    #[arg(long, value_delimiter = ',', value_parser = ["serial", "concurrent"])]
+    writers: Vec<String>,
     /// What each fsync and fdatasync takes longer, on both sides: 100us, 1ms (default: 0)
     #[arg(long, value_delimiter = ',', value_parser = delay)]
     sync_delay: Vec<u64>,
@@ -42,7 +45,7 @@ pub struct Arguments {
     #[arg(long, default_value = "pwal", value_parser = ["pwal", "unix"])]
     vfs: String,
     /// Print the table of targets: measured as the disk is, and with syncs that take 100 us and 1 ms longer. Half an hour
-    #[arg(long, conflicts_with_all = ["load", "threads", "processes", "synchronous", "mode", "sync_delay"])]
+    #[arg(long, conflicts_with_all = ["load", "threads", "processes", "synchronous", "mode", "writers", "sync_delay"])]
     pub targets: bool,
     /// With --targets: end with status 1 if one is missed
     #[arg(long, requires = "targets")]
@@ -77,6 +80,8 @@ pub struct Choice {
     pub processes: Vec<usize>,
     pub synchronous: Vec<String>,
     pub modes: Vec<String>,
+    /// What is chosen of it: perhaps nothing.
+    pub writers: Vec<String>,
     pub delays_us: Vec<u64>,
     pub mib: Vec<u64>,
     pub pairs: usize,
@@ -108,6 +113,7 @@ impl Arguments {
             && self.processes.is_empty()
             && self.synchronous.is_empty()
             && self.mode.is_empty()
+            && self.writers.is_empty()
             && self.sync_delay.is_empty();
         let numbers = |chosen: &[u16], default: usize| match chosen {
             [] => vec![default],
@@ -120,6 +126,7 @@ impl Arguments {
             processes: numbers(&self.processes, 1),
             synchronous: or(&self.synchronous, "FULL".into()).iter().map(|text| text.to_uppercase()).collect(),
             modes: or(&self.mode, "auto".into()),
+            writers: self.writers.clone(),
             delays_us: or(&self.sync_delay, 0),
             mib: if self.quick { vec![1] } else { self.mib.clone() },
             pairs: if self.quick { 1 } else { self.pairs.into() },
@@ -142,6 +149,7 @@ impl Choice {
             load,
             vfs: self.vfs.clone(),
             mode: "auto".into(),
+            writers: serial(),
             synchronous: synchronous.into(),
             processes: 1,
             threads: 1,

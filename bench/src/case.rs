@@ -16,6 +16,14 @@ pub enum Load {
     TenRows,
     /// BEGIN, read a row, update it, COMMIT; again as long as it is refused
     ReadModifyWrite,
+    /// BEGIN, update a row of a table that no other thread has, 2 ms, COMMIT
+    OwnTables,
+    /// BEGIN, update one of 20,000 rows by its key, 2 ms, COMMIT
+    RandomKeys,
+    /// BEGIN, read one of 20,000 rows, 2 ms, update it, COMMIT
+    ReadThinkUpdate,
+    /// BEGIN, read one of 20,000 rows, 2 ms, insert a row with a generated key, COMMIT
+    LateAppend,
     /// 5 of 100 operations insert a row, the others read one
     Mixed,
     /// Reads of a row by its key
@@ -74,6 +82,11 @@ impl Load {
         )
     }
 
+    /// Whether time passes inside its transactions, which begin again as long as they are refused.
+    pub fn thinks(self) -> bool {
+        matches!(self, Load::OwnTables | Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend)
+    }
+
     /// As on the command line.
     pub fn name(self) -> String {
         use clap::ValueEnum;
@@ -99,6 +112,9 @@ pub struct Case {
     pub vfs: String,
     /// `PRAGMA parallel_wal_mode`; stock has none.
     pub mode: String,
+    /// `PRAGMA parallel_wal_writers`; stock has none.
+    #[serde(default = "serial")]
+    pub writers: String,
     /// `PRAGMA synchronous`.
     pub synchronous: String,
     pub processes: usize,
@@ -120,6 +136,11 @@ impl Case {
     }
 }
 
+/// What `parallel_wal_writers` is without the pragma.
+pub fn serial() -> String {
+    "serial".into()
+}
+
 /// SQLite's own VFS.
 pub const STOCK: &str = "unix";
 
@@ -132,6 +153,9 @@ impl fmt::Display for Case {
         }
         if self.mode != "auto" {
             write!(f, ", {}", self.mode)?;
+        }
+        if self.writers != serial() {
+            write!(f, ", {}", self.writers)?;
         }
         if self.processes > 1 {
             write!(f, ", {} processes", self.processes)?;

@@ -18,6 +18,10 @@ const FILL: &str = "
 
 /// Rows of loads that read or update by the key.
 pub const ROWS: u64 = 10_000;
+/// The same, of loads with time inside their transactions.
+const ROWS_THINKING: u64 = 20_000;
+/// And of each thread's own table.
+pub const ROWS_OWN: u64 = 1000;
 /// A row of 100 bytes of text takes about this number of bytes of the database.
 const ROW_BYTES: u64 = 112;
 
@@ -25,6 +29,7 @@ const ROW_BYTES: u64 = 112;
 pub fn rows(load: Load, mib: u64) -> u64 {
     match load {
         Load::Update | Load::ReadModifyWrite | Load::Mixed | Load::Read | Load::ReadBesideWriters => ROWS,
+        Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend => ROWS_THINKING,
         Load::LogBytes | Load::OpenReadClose | Load::ShellRead => 1,
         Load::BesideCheckpoint | Load::Vacuum => (mib << 20) / ROW_BYTES,
         _ => 0,
@@ -62,16 +67,31 @@ pub fn connect(path: &Path, vfs: &str) -> rusqlite::Result<Connection> {
 pub fn open(path: &Path, case: &Case) -> rusqlite::Result<Connection> {
     let connection = connect(path, &case.vfs)?;
     if case.is_pwal() {
-        connection.execute_batch(&format!("PRAGMA parallel_wal_mode={}", case.mode))?;
+        let Case { mode, writers, .. } = case;
+        connection.execute_batch(&format!("PRAGMA parallel_wal_mode={mode}; PRAGMA parallel_wal_writers={writers}"))?;
     }
     connection.execute_batch(&format!("PRAGMA synchronous={}", case.synchronous))?;
     Ok(connection)
 }
 
-/// What stock SQLite finds of the operations that wrote.
+/// Makes the table of a thread.
+pub fn make_own(connection: &Connection, name: &str) -> rusqlite::Result<()> {
+    let create = format!("BEGIN IMMEDIATE; CREATE TABLE {name}(id INTEGER PRIMARY KEY, thread, n, value)");
+    connection.execute_batch(&create)?;
+    connection.execute(&FILL.replace("INTO t(", &format!("INTO {name}(")), [ROWS_OWN as i64])?;
+    connection.execute_batch("COMMIT")
+}
+
+/// What stock SQLite finds of the operations that wrote, in all tables.
 pub fn written(path: &Path) -> Result<u64, Error> {
-    let sum = connect(path, STOCK)
-        .and_then(|stock| stock.query_row("SELECT coalesce(sum(n), 0) FROM t", [], |row| row.get::<_, i64>(0)));
+    let sum = connect(path, STOCK).and_then(|stock| {
+        let mut names = stock.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+        let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let sum = |name: &String| -> rusqlite::Result<i64> {
+            stock.query_row(&format!("SELECT coalesce(sum(n), 0) FROM {name}"), [], |row| row.get(0))
+        };
+        names.iter().map(sum).sum::<rusqlite::Result<i64>>()
+    });
     sum.map(i64::unsigned_abs).map_err(Error::sqlite(path))
 }
 

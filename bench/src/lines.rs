@@ -1,7 +1,7 @@
 //! The lines of a table.
 
 use crate::arguments::Choice;
-use crate::case::{Case, Load, STOCK};
+use crate::case::{Case, Load, STOCK, serial};
 use crate::pairs::{Line, Side};
 
 /// What the command line chooses.
@@ -11,7 +11,10 @@ pub fn chosen(choice: &Choice) -> Vec<Line> {
         (true, false) => everything(choice),
         (false, _) => product(choice),
     };
-    let lines = cases.into_iter().map(Line::beside_stock);
+    let lines = cases.into_iter().flat_map(|case| {
+        let serial = (case.writers != serial() && case.is_pwal()).then(|| against_serial(case.clone()));
+        [Some(Line::beside_stock(case)), serial].into_iter().flatten()
+    });
     lines.filter(|line| choice.wants(&line.name)).collect()
 }
 
@@ -24,19 +27,23 @@ fn product(choice: &Choice) -> Vec<Case> {
             default => vec![default.unwrap_or(0)],
         };
         let one = |values: &[usize]| if load.is_timed() { values.to_vec() } else { vec![1] };
+        let writers = writers(choice, load);
         for synchronous in &choice.synchronous {
             for mode in &choice.modes {
                 for delay_us in choice.delays_us.iter().copied() {
                     for processes in one(&choice.processes) {
                         for threads in one(&choice.threads) {
-                            cases.extend(sizes.iter().map(|mib| Case {
+                            let of_size = sizes.iter().map(|mib| Case {
                                 mode: mode.clone(),
                                 delay_us,
                                 processes,
                                 threads,
                                 mib: *mib,
                                 ..choice.case(load, synchronous)
-                            }));
+                            });
+                            let of_size =
+                                of_size.flat_map(|case| writers.iter().map(move |writers| (case.clone(), writers)));
+                            cases.extend(of_size.map(|(case, writers)| Case { writers: writers.clone(), ..case }));
                         }
                     }
                 }
@@ -44,6 +51,37 @@ fn product(choice: &Choice) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// With which settings of `parallel_wal_writers` a load runs.
+fn writers(choice: &Choice, load: Load) -> Vec<String> {
+    match (&choice.writers[..], load.thinks() && choice.vfs != STOCK) {
+        ([], true) => vec![serial(), CONCURRENT.into()],
+        ([], false) => vec![serial()],
+        (chosen, _) => chosen.to_vec(),
+    }
+}
+
+const CONCURRENT: &str = "concurrent";
+const THINKING: [Load; 4] = [Load::OwnTables, Load::RandomKeys, Load::ReadThinkUpdate, Load::LateAppend];
+
+/// The loads with time inside their transactions, by this number of threads; both settings.
+fn thinking(choice: &Choice, threads: usize) -> Vec<Case> {
+    let cases = THINKING.iter().flat_map(|load| {
+        let case = Case { threads, ..choice.case(*load, "FULL") };
+        writers(choice, *load).into_iter().map(move |writers| Case { writers, ..case.clone() })
+    });
+    cases.collect()
+}
+
+/// Transactions beside each other against the same one at a time.
+pub fn against_serial(case: Case) -> Line {
+    let sides = [
+        Side { name: serial(), case: Case { writers: serial(), ..case.clone() } },
+        Side { name: case.writers.clone(), case: Case { writers: CONCURRENT.into(), ..case.clone() } },
+    ];
+    let name = Case { writers: serial(), ..case };
+    Line { name: format!("{name}: concurrent against serial"), sides }
 }
 
 const TIMED: [Load; 8] = [
@@ -88,6 +126,7 @@ fn everything(choice: &Choice) -> Vec<Case> {
     for load in TIMED {
         cases.extend(["FULL", "NORMAL"].map(|synchronous| Case { threads: 8, ..choice.case(load, synchronous) }));
     }
+    cases.extend([8, 32].into_iter().flat_map(|threads| thinking(choice, threads)));
     cases.extend(single(choice, 8));
     let crash = choice.case(Load::OpenAfterCrash, "NORMAL");
     if choice.mib.is_empty() {
@@ -101,6 +140,7 @@ fn quick(choice: &Choice) -> Vec<Case> {
     let mut cases = vec![Case { threads: 2, ..choice.case(Load::Insert, "FULL") }];
     cases.push(Case { processes: 2, delay_us: 100, ..choice.case(Load::Insert, "NORMAL") });
     cases.extend(TIMED.map(|load| Case { threads: 2, ..choice.case(load, "NORMAL") }));
+    cases.extend(thinking(choice, 2));
     cases.extend(single(choice, 2));
     cases
 }

@@ -1,7 +1,7 @@
 //! Two cases in pairs of runs, in turns.
 
 use crate::Error;
-use crate::case::{Case, STOCK};
+use crate::case::{Case, STOCK, serial};
 use crate::parent;
 use crate::seen::{Seen, median};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,7 +24,8 @@ impl Line {
     /// The case beside the same one, or what comes nearest to it, on stock SQLite.
     pub fn beside_stock(case: Case) -> Line {
         let (load, synchronous) = case.without_functions();
-        let stock = Case { load, synchronous, vfs: STOCK.into(), mode: "auto".into(), ..case.clone() };
+        let stock =
+            Case { load, synchronous, vfs: STOCK.into(), mode: "auto".into(), writers: serial(), ..case.clone() };
         let name = case.to_string();
         let side = |name: &str, case| Side { name: name.into(), case };
         Line { name, sides: [side("stock", stock), side(if case.is_pwal() { "pwal" } else { "stock again" }, case)] }

@@ -140,7 +140,7 @@ fn summary(case: &Case, outcomes: &[Outcome]) -> Seen {
     let flushes = outcomes.iter().map(|outcome| outcome.flushes).sum::<Option<u64>>();
     let mut more =
         outcomes.iter().flat_map(|outcome| outcome.more.clone()).collect::<std::collections::BTreeMap<_, _>>();
-    if case.load == Load::ReadModifyWrite {
+    if case.load == Load::ReadModifyWrite || case.load.thinks() {
         more.insert(shows::RETRIES.to_owned(), sum(|outcome| outcome.retries) / (all.max(1) as f64));
     }
     if !alone.is_empty() && !latencies.is_empty() {
@@ -170,7 +170,19 @@ mod tests {
     fn case() -> Case {
         let (vfs, mode, synchronous) = (STOCK.into(), "auto".into(), "FULL".into());
         let (load, processes, threads, library) = (Load::Update, 1, 1, None);
-        Case { load, vfs, mode, synchronous, processes, threads, delay_us: 0, run_ms: 1, mib: 0, library }
+        Case {
+            load,
+            vfs,
+            mode,
+            writers: crate::case::serial(),
+            synchronous,
+            processes,
+            threads,
+            delay_us: 0,
+            run_ms: 1,
+            mib: 0,
+            library,
+        }
     }
 
     #[test]

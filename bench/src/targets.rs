@@ -2,7 +2,7 @@
 
 use crate::arguments::Choice;
 use crate::case::{Case, Load};
-use crate::lines::against_threads;
+use crate::lines::{against_serial, against_threads};
 use crate::pairs::{Line, Metric};
 use crate::report::{Session, number, target};
 use crate::seen::shows;
@@ -109,6 +109,28 @@ fn rows(choice: &Choice) -> Vec<Row<'_>> {
     let mut rows = full(choice);
     rows.extend(normal(choice));
     rows.extend(others(choice));
+    rows.extend(concurrent(choice));
+    rows
+}
+
+/// Transactions beside each other, of those with 2 ms inside, against the same one at a time.
+fn concurrent(choice: &Choice) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for (load, at_32_threads) in
+        [(Load::OwnTables, 12.0), (Load::RandomKeys, 12.0), (Load::ReadThinkUpdate, 15.0), (Load::LateAppend, 5.0)]
+    {
+        let case = Case { writers: "concurrent".into(), ..choice.case(load, "FULL") };
+        let by_threads = [2, 8, 32].map(|threads| Case { threads, ..case.clone() });
+        let by_processes = [2, 4, 8].map(|processes| Case { processes, threads: 2, ..case.clone() });
+        for case in by_threads.into_iter().chain(by_processes) {
+            let mut targets = vec![Target::ratio([if case.threads == 32 { at_32_threads } else { 1.0 }; 3])];
+            if load == Load::ReadThinkUpdate {
+                targets.push(Target::new("refused tries", Metric::More(shows::RETRIES), 0.1));
+            }
+            let line = move |delay_us| against_serial(Case { delay_us, ..case.clone() });
+            rows.push(Row { line: Box::new(line), columns: 1, targets });
+        }
+    }
     rows
 }
 

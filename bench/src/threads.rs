@@ -17,6 +17,8 @@ const WRITERS: usize = 4;
 const MIXED_WRITES: u64 = 5;
 /// Commits before each `pwal_sync()`.
 const COMMITS_A_SYNC: u64 = 100;
+/// What the application does inside a transaction of loads that think.
+const THINKS: Duration = Duration::from_millis(2);
 /// Before each checkpoint, while commits go on alone; less in short runs.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -107,12 +109,12 @@ struct Statements<'a> {
 }
 
 impl<'a> Statements<'a> {
-    fn prepare(connection: &'a Connection, load: Load) -> Result<Statements<'a>> {
+    fn prepare(connection: &'a Connection, load: Load, table: &str) -> Result<Statements<'a>> {
         Ok(Statements {
-            insert: connection.prepare("INSERT INTO t(thread, n, value) VALUES(?1, 1, ?2)")?,
-            update: connection.prepare("UPDATE t SET n = n + 1, value = ?1 WHERE id = ?2")?,
-            set: connection.prepare("UPDATE t SET n = ?1 WHERE id = ?2")?,
-            select: connection.prepare("SELECT n FROM t WHERE id = ?1")?,
+            insert: connection.prepare(&format!("INSERT INTO {table}(thread, n, value) VALUES(?1, 1, ?2)"))?,
+            update: connection.prepare(&format!("UPDATE {table} SET n = n + 1, value = ?1 WHERE id = ?2"))?,
+            set: connection.prepare(&format!("UPDATE {table} SET n = ?1 WHERE id = ?2"))?,
+            select: connection.prepare(&format!("SELECT n FROM {table} WHERE id = ?1"))?,
             begin: connection.prepare("BEGIN")?,
             begin_immediate: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
@@ -139,16 +141,24 @@ impl<'a> Worker<'a> {
         if load == Load::BesideCheckpoint {
             connection.execute_batch("PRAGMA wal_autocheckpoint=0").expect("a pragma");
         }
+        let own = format!("own_{}_{index}", std::process::id());
+        let (table, rows) = match load {
+            Load::OwnTables => (own.as_str(), database::ROWS_OWN),
+            _ => ("t", rows(case.load, case.mib)),
+        };
+        if load == Load::OwnTables {
+            database::make_own(connection, table).expect("a table");
+        }
         // Attached, read, cached: the first operation is as the others.
         connection.query_row("SELECT max(id) FROM t", [], |_| Ok(())).expect("read");
         Worker {
             connection,
             load,
             index: index as i64,
-            rows: rows(case.load, case.mib),
+            rows,
             payload: payload(),
             random: Random::new(index as u64 ^ u64::from(std::process::id()) << 32),
-            statements: Statements::prepare(connection, load).expect("prepare"),
+            statements: Statements::prepare(connection, load, table).expect("prepare"),
             checkpoints,
             done: Done::default(),
         }
@@ -201,8 +211,8 @@ impl<'a> Worker<'a> {
             }
             Load::TenRows => return self.insert_rows(10),
             Load::TenThousandRows => return self.insert_rows(10_000),
-            Load::ReadModifyWrite => {
-                while let Err(error) = self.read_modify_write() {
+            load if load == Load::ReadModifyWrite || load.thinks() => {
+                while let Err(error) = self.transaction() {
                     if !is_locked(&error) {
                         return Err(error);
                     }
@@ -231,12 +241,29 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// An update that is lost shows: `n` is what was read, plus 1.
-    fn read_modify_write(&mut self) -> Result<()> {
-        let key = self.random.key(database::ROWS);
+    /// One attempt.
+    fn transaction(&mut self) -> Result<()> {
+        let key = self.random.key(self.rows);
         self.statements.begin.execute([])?;
-        let n: i64 = self.statements.select.query_row([key], |row| row.get(0))?;
-        self.statements.set.execute((n + 1, key))?;
+        match self.load {
+            Load::OwnTables | Load::RandomKeys => {
+                self.statements.update.execute((self.payload.as_str(), key))?;
+                std::thread::sleep(THINKS);
+            }
+            Load::LateAppend => {
+                self.statements.select.query_row([key], |row| row.get_ref(0).map(|_| ()))?;
+                std::thread::sleep(THINKS);
+                self.statements.insert.execute((self.index, self.payload.as_str()))?;
+            }
+            load => {
+                // An update that is lost shows: `n` is what was read, plus 1.
+                let n: i64 = self.statements.select.query_row([key], |row| row.get(0))?;
+                if load.thinks() {
+                    std::thread::sleep(THINKS);
+                }
+                self.statements.set.execute((n + 1, key))?;
+            }
+        }
         self.statements.commit.execute([])?;
         Ok(())
     }

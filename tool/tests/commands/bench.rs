@@ -6,11 +6,15 @@ use std::path::Path;
 use support::{Scratch, library};
 
 /// The loads that the short form has, by the beginnings of their lines.
-const LOADS: [&str; 22] = [
+const LOADS: [&str; 26] = [
     "insert, FULL, 2 threads",
     "update",
     "ten-rows",
     "read-modify-write",
+    "own-tables, FULL, concurrent",
+    "random-keys, FULL, 2 threads: concurrent against serial",
+    "read-think-update, FULL, 2 threads",
+    "late-append, FULL, concurrent",
     "mixed",
     "read,",
     "read-beside-writers",
