@@ -53,9 +53,11 @@ fn assert_lines_of(text: &str, file: &str) {
 fn python_package(place: &Path, library: &Path) {
     let package = place.join("pwal");
     std::fs::create_dir(&package).expect("a directory");
-    for name in ["__init__.py", "_host.py", "_log.py"] {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/pwal").join(name);
-        symlink(source, package.join(name)).expect("a symlink");
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("python/pwal")).expect("the package") {
+        let source = entry.expect("an entry").path();
+        if source.extension().is_some_and(|suffix| suffix == "py") {
+            symlink(&source, package.join(source.file_name().expect("a name"))).expect("a symlink");
+        }
     }
     symlink(library, package.join("libpwal.so")).expect("a symlink");
 }
@@ -84,12 +86,13 @@ fn the_examples_run() {
             other => panic!("a block of README.md that is not run: {other}"),
         }
     }
-    assert_eq!(printed.len(), 5, "{printed:?}");
+    assert_eq!(printed.len(), 6, "{printed:?}");
     assert_eq!(printed[0], "wal\nauto\nfrom the shell\n");
     assert_eq!(printed[1], "");
     assert_eq!(printed[2], "('auto',)\n(3,)\n");
-    assert_eq!(printed[3], "4 notes\n");
-    assert!(printed[4].contains("plain, WAL mode") && printed[4].contains("plain, rollback mode"), "{printed:?}");
+    assert_eq!(printed[3], "('FROM THE SHELL',)\n");
+    assert_eq!(printed[4], "4 notes\n");
+    assert!(printed[5].contains("plain, WAL mode") && printed[5].contains("plain, rollback mode"), "{printed:?}");
     assert_plain_header(&scratch.file("app.db"), 1);
     assert_eq!(number(&open_stock(&scratch.file("app.db")), "SELECT count(*) FROM note"), 4);
 }
