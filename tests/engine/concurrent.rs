@@ -1,6 +1,7 @@
 //! Transactions that write beside each other (`parallel_wal_writers=concurrent`): what conflicts, with which code, and what goes on.
 
 mod conflicts;
+mod features;
 mod growth;
 mod lifecycle;
 mod reads;
