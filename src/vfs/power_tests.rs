@@ -86,6 +86,8 @@ struct World {
     tears_header: HeaderTear,
     /// A sector of the log has rotted, or cannot be read.
     spoils: bool,
+    /// Transactions write beside each other.
+    beside: bool,
     /// What has to happen in it, beside [`EVENTS`].
     events: &'static [&'static str],
 }
@@ -99,6 +101,7 @@ const CALM: World = World {
     tears_same_bytes: false,
     tears_header: HeaderTear::Never,
     spoils: false,
+    beside: false,
     events: &[],
 };
 
@@ -144,6 +147,7 @@ const WORLDS: &[World] = &[
         ],
         ..CALM
     },
+    World { name: "beside", beside: true, events: &["commits beside others", "transactions that lost"], ..CALM },
     World { name: "full", fills: true, events: &["refusals of a full disk"], ..CALM },
 ];
 
@@ -159,6 +163,7 @@ struct Character {
     stock: bool,
     switches: bool,
     fills: bool,
+    beside: bool,
     /// Nobody checkpoints, and the connection of one process does nothing for long.
     falls_behind: bool,
 }
@@ -250,6 +255,11 @@ fn every_promise_holds_where_the_disk_fails() {
 #[test]
 fn every_promise_holds_of_several_databases() {
     every_promise_holds("attached");
+}
+
+#[test]
+fn every_promise_holds_of_transactions_beside_each_other() {
+    every_promise_holds("beside");
 }
 
 #[test]

@@ -44,6 +44,11 @@ impl Client {
         schema(&self.files, file)
     }
 
+    /// Whether its open transaction has written.
+    fn has_written(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|statements| statements.iter().any(|statement| statement.file.is_some()))
+    }
+
     fn text(&self, statement: &Statement) -> String {
         statement
             .file
@@ -183,6 +188,14 @@ impl Life {
         };
         for file in &files {
             self.joins(process, *file, &files, &connection)?;
+        }
+        if self.character.beside {
+            for file in &files {
+                let sql = format!("PRAGMA {}.parallel_wal_writers=concurrent", schema(&files, *file));
+                if let Err(error) = connection.query_row(&sql, [], |_| Ok(())) {
+                    return self.fails(&sql, &error);
+                }
+            }
         }
         self.clients.push(Client { process, connection, files, transaction: None, levels: [0; NAMES.len()] });
         self.processes.extend(process);
@@ -407,7 +420,9 @@ impl Life {
         }
         let file = self.clients[at].any_file(dice);
         let reads = format!("BEGIN; SELECT count(*) FROM {}.n", self.clients[at].schema(file));
-        let sql = dice.pick(&["BEGIN IMMEDIATE", "BEGIN IMMEDIATE", &reads]);
+        // Transactions that write beside others begin with BEGIN.
+        let often = if self.character.beside { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        let sql = dice.pick(&["BEGIN IMMEDIATE", often, &reads]);
         self.say(format!("{at}: {sql}"));
         match self.clients[at].connection.execute_batch(sql) {
             Ok(()) => {
@@ -525,6 +540,9 @@ impl Life {
             writes.push(Write { file, then, changes, has_journal: mode != "wal" });
         }
         let set = self.expect(&writes);
+        // Others that have written since its BEGIN are open, or committed.
+        let is_beside =
+            self.character.beside && sql == "COMMIT" && self.clients.iter().any(|client| client.has_written());
         let done = self.clients[at].connection.execute_batch(sql);
         let shown = |at: usize, write: &Write| {
             let level = LEVELS[self.clients[at].levels[write.file]].0;
@@ -536,6 +554,9 @@ impl Life {
             Ok(()) => {
                 self.twin.execute_batch("COMMIT").expect("the twin commits");
                 self.machine.count("commits");
+                if is_beside {
+                    self.machine.count("commits beside others");
+                }
                 if let Some(set) = &set {
                     self.machine.count("commits of several databases");
                     if set.has_super_journal() {
@@ -548,6 +569,11 @@ impl Life {
             }
             Err(error) => {
                 self.twin.execute_batch("ROLLBACK").expect("the twin rolls back");
+                if self.character.beside
+                    && error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_BUSY_SNAPSHOT)
+                {
+                    self.machine.count("transactions that lost");
+                }
                 let mut is_unknown = false;
                 for write in &writes {
                     if self.is_unknown(write.file) {

@@ -451,6 +451,7 @@ impl Run {
             stock: self.world.stock && dice.percent(30),
             switches: self.world.stock,
             fills: self.world.fills,
+            beside: self.world.beside,
             falls_behind: dice.percent(30),
         };
         let mut life = Life::new(Arc::clone(&machine), character, twin);
