@@ -1,5 +1,5 @@
 //! Time, and the places where another thread or process may come between, as the simulation of several processes
-//! (`engine/sim_tests`) takes hold of them: it lets one thread run at a time, and decides at these places which.
+//! (`sim_tests`) takes hold of them: it lets one thread run at a time, and decides at these places which.
 //!
 //! On a thread that is not simulated, and in every build but that of the unit tests, time is the system's and [`step`] is
 //! nothing.

@@ -94,6 +94,8 @@ mod interleave;
 mod log;
 #[forbid(unsafe_code)]
 mod mutants;
+#[allow(unsafe_code)]
+mod os;
 #[forbid(unsafe_code)]
 mod pages;
 #[cfg(feature = "linked")]
@@ -103,6 +105,9 @@ mod recovery;
 mod retry;
 #[allow(unsafe_code)]
 mod shared;
+#[cfg(test)]
+#[forbid(unsafe_code)]
+mod sim_tests;
 #[allow(unsafe_code)]
 mod sqlite;
 #[forbid(unsafe_code)]
@@ -131,6 +136,7 @@ pub mod internal {
         pub use crate::pages::*;
     }
     pub mod shared {
+        pub use crate::os::*;
         pub use crate::shared::*;
     }
     pub mod sqlite {
@@ -148,11 +154,11 @@ pub mod internal {
 pub const VFS_NAME: &str = "pwal";
 
 pub(crate) use mutants::drops;
+#[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
+pub(crate) use os::fault_point;
 #[cfg(feature = "linked")]
 pub use recovery::{RecoverError, Recovery, Unrecovered, discard_log, recover, salvage};
 pub use retry::retry;
-#[allow(unused_imports, reason = "the rooms call it as `crate::fault_point`")]
-pub(crate) use shared::fault_point;
 pub use sqlite::ApiError;
 pub use status::{ConcurrentStatus, ContendedPage, LogStatus, ProcessStatus, ReaderStatus, Status};
 pub use vfs::{RegisterError, version};

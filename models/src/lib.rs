@@ -3,7 +3,7 @@
 //! preemptions. A thread of a model stands for a process, or for a thread of one.
 //!
 //! * `seqcst.rs`: the atomics. Loom takes sequentially consistent accesses for acquire and release; here they are exact.
-//! * `shared/futex.rs`: a wait that only a wake ends, so that a lost wake is a deadlock, which loom reports.
+//! * `os/futex.rs`: a wait that only a wake ends, so that a lost wake is a deadlock, which loom reports.
 //! * `models/*`: each model says in its head what it shows.
 //!
 //! A model is only worth something if it can fail. So each is run with a rule dropped (`PWAL_MUTANT`, `docs/mutants.md`), which it has to
@@ -17,6 +17,8 @@ mod interleave;
 pub mod models;
 #[path = "../../src/mutants.rs"]
 mod mutants;
+#[allow(dead_code, reason = "a model uses a part of the room")]
+mod os;
 mod seqcst;
 #[allow(dead_code, reason = "a model uses a part of the room")]
 mod shared;

@@ -40,7 +40,7 @@ impl Append {
     ///
     /// # Errors
     /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
-    pub(super) fn lock(&self) -> Result<AppendGuard, EngineError> {
+    pub(crate) fn lock(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.lock_to_seal()?;
         append.end = self.tail.with_end(|end| end.cloned());
         if append.end.is_none() && self.log.is_active() {

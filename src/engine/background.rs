@@ -138,7 +138,7 @@ pub(super) trait Work: Send + Sync + 'static {
     fn rest(self: &Arc<Self>) -> Result<bool, EngineError>;
 }
 
-pub(super) struct Background {
+pub(crate) struct Background {
     log: Arc<LogContext>,
     segments: Worker,
     checkpoints: Worker,
@@ -178,7 +178,7 @@ impl Background {
 
     /// Ends the workers and waits for them. A segment that is being made is given up; so is a checkpoint, if `leaves`: other
     /// processes do it.
-    pub(super) fn stop(&self, leaves: bool) {
+    pub(crate) fn stop(&self, leaves: bool) {
         self.log.stopping.stop(leaves);
         if !self.log.is_of_this_process() {
             // A forked child has none of the threads.

@@ -127,7 +127,7 @@ impl Checkpointer {
 
     /// The background thread's pass: as far as the last durable certificate allows, which is free; with a flush and
     /// a mark if that is not past what is backfilled.
-    pub(super) fn checkpoint_in_background(&self) -> Result<(), EngineError> {
+    pub(crate) fn checkpoint_in_background(&self) -> Result<(), EngineError> {
         // The holder of CKPT does what is requested here.
         let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
         self.log.check_poison()?;
@@ -143,7 +143,7 @@ impl Checkpointer {
 
     /// The database is idle: everything goes to the database file. True: another call may shrink the log further,
     /// though nothing is committed.
-    pub(super) fn checkpoint_when_idle(&self) -> Result<bool, EngineError> {
+    pub(crate) fn checkpoint_when_idle(&self) -> Result<bool, EngineError> {
         self.checkpoint_visible(&|| self.log.stopping.gives_up_checkpoint())?;
         self.certify_backfilled()?;
         Ok(self.space.warn_kept_space(self.space.give_back(Keep::Idle)))

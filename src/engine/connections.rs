@@ -6,7 +6,8 @@ use super::log_frames::LogFrames;
 use super::membership::{INIT_WAIT, Membership};
 use super::owner_lock::OwnerLocks;
 use super::queue::{ConnectionId, WriteQueue};
-use crate::shared::{PageLeases, SNAPSHOT_SLOTS, Sharing, SnapshotSlot, now_us};
+use crate::os::now_us;
+use crate::shared::{PageLeases, SNAPSHOT_SLOTS, Sharing, SnapshotSlot};
 use crate::sync::Mutex;
 use std::sync::Arc;
 

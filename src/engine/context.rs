@@ -8,7 +8,8 @@ use super::stopping::Stopping;
 use crate::disk::LogDirectory;
 use crate::host::Environment;
 use crate::log::format::{self, LogId};
-use crate::shared::{Member, Owner, RecordAddress, generation};
+use crate::os::generation;
+use crate::shared::{Member, Owner, RecordAddress};
 use crate::sqlite::Code;
 use crate::status::ContendedPage;
 use crate::sync::Mutex;
@@ -187,7 +188,7 @@ impl LogContext {
     }
 
     /// Where the log ends. Under APPEND.
-    pub(super) fn tail(&self) -> RecordAddress {
+    pub(crate) fn tail(&self) -> RecordAddress {
         let begin = RecordAddress { ordinal: 1, offset: u64::from(self.block_bytes), segment: 0 };
         self.marks.control().tail().unwrap_or(begin)
     }

@@ -8,7 +8,7 @@
 use super::context::LogContext;
 use crate::host::{DatabaseHandle, LockLevel};
 use crate::interleave::{self, Instant};
-use crate::shared::now_coarse_us;
+use crate::os::now_coarse_us;
 use crate::sqlite::Code;
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const STOCK_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct ExclusiveLock {
     log: Arc<LogContext>,
     /// `None`: this process has left. Held while the database file is read or written.
-    pub(super) database_handle: Mutex<Option<Box<dyn DatabaseHandle>>>,
+    pub(crate) database_handle: Mutex<Option<Box<dyn DatabaseHandle>>>,
     /// The database handle of this process holds EXCLUSIVE. Stored under the database handle's mutex.
     held: AtomicBool,
     next_look_us: AtomicU64,

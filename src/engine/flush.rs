@@ -167,7 +167,7 @@ impl Flusher {
     ///
     /// # Errors
     /// As [`Flusher::flush`].
-    pub(super) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
+    pub(crate) fn write_epoch(&self, leader: &Leader, mark: bool) -> Result<Option<u64>, EngineError> {
         let copy = self.page_one.to_carry();
         let mut counts = self.count_ahead()?;
         let (mut append, place) = loop {
@@ -238,7 +238,7 @@ impl Flusher {
 
     /// Syncs every file that holds part of what was written since the last certificate, up to the record of this epoch,
     /// without APPEND. Does nothing if another process has taken LEADER meanwhile: that one finishes the flush.
-    pub(super) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<Option<NextWake>, EngineError> {
+    pub(crate) fn sync_and_seal(&self, leader: &Leader, epoch: u64) -> Result<Option<NextWake>, EngineError> {
         let control = self.log.marks.control();
         let wanted = self.log.marks.syncs_requested();
         let mut written_again = false;

@@ -7,7 +7,8 @@ use super::append::Append;
 use super::context::LogContext;
 use super::owner_lock::{LEASE_SYNCS, least_lease};
 use super::tail::AppendGuard;
-use crate::shared::{Owner, OwnerLock, generation};
+use crate::os::generation;
+use crate::shared::{Owner, OwnerLock};
 use crate::sync::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ impl Leader {
     }
 
     /// Whether it still leads. Under APPEND this stays true: LEADER is taken from a live owner under APPEND only.
-    pub(super) fn leads(&self, _append: &AppendGuard) -> bool {
+    pub(crate) fn leads(&self, _append: &AppendGuard) -> bool {
         let tickets = self.leading.tickets.lock();
         let member = self.leading.log.marks.member();
         tickets.present == self.ticket && member.control().leader().holder() == Some(member.me())

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// What a waiter has seen of the flush of another process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stall {
+pub(crate) struct Stall {
     leader: Option<Owner>,
     certified: u64,
     last_epoch: u64,
@@ -39,7 +39,7 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    pub(super) fn new() -> Stall {
+    pub(crate) fn new() -> Stall {
         Stall { leader: None, certified: 0, last_epoch: 0, since: Instant::now() }
     }
 
@@ -60,7 +60,7 @@ impl Stall {
 }
 
 /// Takes LEADER, from a free lock or from an owner that is dead or makes no progress.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     log: Arc<LogContext>,
     locks: Arc<OwnerLocks>,
     append: Arc<Append>,
@@ -106,7 +106,7 @@ impl Lease {
     }
 
     /// Takes LEADER from its owner, if that is dead, or makes no progress.
-    pub(super) fn lead_for_other(&self, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
+    pub(crate) fn lead_for_other(&self, stall: &mut Stall) -> Result<Option<Leader>, EngineError> {
         let member = self.log.marks.member();
         let control = member.control();
         let Some((owner, stands_still)) = stall.look(control).filter(|(owner, _)| *owner != member.me()) else {

@@ -11,7 +11,8 @@ use crate::host::{DatabaseHandle, Environment};
 use crate::log::format::{self, LogId};
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::retire;
-use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, Member, State, boot_id};
+use crate::os::boot_id;
+use crate::shared::{CONTROL_NAME, Identity, LOCK_NAME, Member, State};
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -56,7 +57,7 @@ impl Engine {
     }
 
     /// As [`Engine::start`], with the id that the log gets.
-    pub(super) fn start_log(
+    pub(crate) fn start_log(
         environment: &Arc<Environment>,
         claimed: ClaimedDatabase,
         settings: Settings,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 #[derive(Debug)]
-pub(super) struct LogFrames {
+pub(crate) struct LogFrames {
     table: RwLock<Frames>,
     /// The last commit in the table.
     followed: AtomicU64,
@@ -30,7 +30,7 @@ impl LogFrames {
     }
 
     #[cfg(test)]
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.table.try_write().is_some()
     }
 

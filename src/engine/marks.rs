@@ -2,9 +2,8 @@
 //!
 //! `published >= visible`, `durable >= backfilled`; each only grows, but `visible` when a flush fails.
 
-use crate::shared::{
-    CommitEntry, ControlBlock, EpochRecord, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot, now_coarse_us,
-};
+use crate::os::now_coarse_us;
+use crate::shared::{CommitEntry, ControlBlock, EpochRecord, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot};
 use std::sync::Arc;
 
 /// No announced target is beyond what is visible: a reader that meets one has read `visible` before it moved.

@@ -16,7 +16,7 @@ pub(crate) const INIT_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Membership {
     log: Arc<LogContext>,
     /// One thread of the process at a time waits for INIT: to the kernel they are one holder of it.
-    pub(super) one_thread: Mutex<()>,
+    pub(crate) one_thread: Mutex<()>,
 }
 
 impl Membership {

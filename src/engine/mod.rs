@@ -49,8 +49,6 @@ mod segment_files;
 mod segments;
 mod settings;
 mod shortage;
-#[cfg(test)]
-mod sim_tests;
 mod space;
 mod spills;
 mod status;
@@ -70,7 +68,11 @@ pub(crate) use context::ConcurrentCounters;
 pub(crate) use error::EngineError;
 pub(crate) use flush::SelfSealed;
 pub(crate) use freelist::Freelist;
+#[cfg(test)]
+pub(crate) use lease::Stall;
 pub(crate) use lifecycle::{ClaimedDatabase, SharedDatabase};
+#[cfg(test)]
+pub(crate) use marks::Marks;
 pub(crate) use membership::INIT_WAIT;
 pub(crate) use parts::Engine;
 pub(crate) use rest::Rest;

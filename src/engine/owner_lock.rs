@@ -6,7 +6,8 @@
 use super::context::LogContext;
 use super::error::EngineError;
 use crate::interleave::{self, Instant};
-use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT, generation};
+use crate::os::generation;
+use crate::shared::{ControlBlock, Member, Owner, OwnerLock, TIMED_WAIT};
 use crate::sqlite::Code;
 use std::sync::Arc;
 use std::time::Duration;

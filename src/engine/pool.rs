@@ -6,7 +6,7 @@
 
 use super::stopping::Stopping;
 use crate::interleave::Instant;
-use crate::shared::{between_forks, generation, spawn_without_signals};
+use crate::os::{between_forks, generation, spawn_without_signals};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

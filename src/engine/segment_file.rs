@@ -52,7 +52,7 @@ impl SegmentFile {
         self.file.write_at(&[IoSlice::new(data)], offset).map_err(|error| EngineError::write(&self.name, error))
     }
 
-    pub(super) fn sync(&self) -> Result<(), EngineError> {
+    pub(crate) fn sync(&self) -> Result<(), EngineError> {
         self.file.sync().map_err(|error| EngineError::sync(&self.name, error))
     }
 }

@@ -71,7 +71,7 @@ impl SegmentFiles {
     }
 
     /// The segment file of this number, which is complete: a record of it counts, or it is the next one.
-    pub(super) fn segment(&self, number: u32) -> Result<Segment, EngineError> {
+    pub(crate) fn segment(&self, number: u32) -> Result<Segment, EngineError> {
         if let Some(segment) = self.known.lock().open.get(&number) {
             return Ok(segment.clone());
         }
@@ -117,7 +117,7 @@ impl SegmentFiles {
     }
 
     /// The segment file in which the segment `ordinal` lies.
-    pub(super) fn segment_with_ordinal(&self, ordinal: u64) -> Result<Option<Segment>, EngineError> {
+    pub(crate) fn segment_with_ordinal(&self, ordinal: u64) -> Result<Option<Segment>, EngineError> {
         let known = self.known.lock().by_ordinal.get(&ordinal).copied();
         if let Some(number) = known
             && let Some(segment) = self.segment_if_there(number)?
@@ -267,7 +267,7 @@ impl SegmentFiles {
     }
 
     /// The segment files between the segments `first` and `last`, in log order.
-    pub(super) fn segments_between(&self, first: u64, last: u64) -> Result<Vec<Segment>, EngineError> {
+    pub(crate) fn segments_between(&self, first: u64, last: u64) -> Result<Vec<Segment>, EngineError> {
         let known = |ordinal: u64| {
             let number = self.known.lock().by_ordinal.get(&ordinal).copied();
             number.map_or(Ok(None), |number| self.segment_if_there(number))

@@ -40,7 +40,7 @@ fn is_low(tail: RecordAddress, segment: &SegmentFile) -> bool {
 }
 
 /// Chooses and makes segments.
-pub(super) struct Segments {
+pub(crate) struct Segments {
     log: Arc<LogContext>,
     locks: Arc<OwnerLocks>,
     files: Arc<SegmentFiles>,

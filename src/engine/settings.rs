@@ -122,7 +122,7 @@ impl Settings {
 
     /// Segments of `segment_bytes`, below the user-visible minimum, and no waiting for other commits.
     #[cfg(test)]
-    pub(super) fn for_simulation(segment_bytes: u64) -> Settings {
+    pub(crate) fn for_simulation(segment_bytes: u64) -> Settings {
         let settings = Settings::default();
         settings.store(2, 0);
         settings.store(3, segment_bytes);
@@ -131,7 +131,7 @@ impl Settings {
     }
 
     /// Puts them all into `other`.
-    pub(super) fn copy_to(&self, other: &Settings) {
+    pub(crate) fn copy_to(&self, other: &Settings) {
         other.set_mode(self.mode());
         for index in 0..NUMBERS.len() {
             other.store_code(index, self.code(index));

@@ -16,7 +16,7 @@ use super::segment_files::SegmentFiles;
 use super::segments::Segments;
 use crate::log::format::FileName;
 use crate::log::kept::bytes_kept;
-use crate::shared::now_us;
+use crate::os::now_us;
 use crate::sqlite::Code;
 use std::sync::Arc;
 

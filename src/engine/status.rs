@@ -1,7 +1,7 @@
 //! The state of an engine at a glance.
 
 use super::parts::Engine;
-use crate::shared::now_us;
+use crate::os::now_us;
 use crate::status::{LogStatus, ProcessStatus, ReaderStatus};
 use std::sync::atomic::Ordering::SeqCst;
 

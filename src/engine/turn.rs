@@ -10,7 +10,8 @@
 //! and sleeps only if it saw the lock with the bit set. A release first clears the bit, then reads the waiters, and its
 //! next change of the lock fails if the bit is set again: so it has seen every process that sleeps.
 
-use crate::shared::{Event, Member, Owner, OwnerState, now_us};
+use crate::os::now_us;
+use crate::shared::{Event, Member, Owner, OwnerState};
 use std::sync::Arc;
 use std::time::Duration;
 

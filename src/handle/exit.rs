@@ -1,7 +1,7 @@
 //! What a process owes its databases when it exits: the engines of all registrations are closed.
 
 use super::Context;
-use crate::shared::{between_forks, watch};
+use crate::os::{between_forks, watch};
 use crate::sync::Mutex;
 use std::sync::{Arc, Weak};
 

@@ -7,8 +7,9 @@ use super::refusal::Refused;
 use crate::disk::not_local;
 use crate::engine::{Engine, EngineError, SharedDatabase};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
+use crate::os::command;
 use crate::shared::{
-    BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, Member, PROCESS_SLOTS, SharedError, command, living, names,
+    BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, Member, PROCESS_SLOTS, SharedError, living, names,
 };
 use crate::sqlite::Code;
 use std::io;

@@ -168,13 +168,13 @@ impl WalConnection {
         if self.writer.last_commit.is_some_and(|own| own < published) {
             self.entry.upgrades.note_contended();
         }
-        let begin = crate::shared::now_us();
+        let begin = crate::os::now_us();
         loop {
             if self.engine.queue.take_turn(self.me.id, valid) {
                 return true;
             }
             let newer = self.engine.log.marks.published();
-            if newer == published || crate::shared::now_us() > begin + TURN_MAX {
+            if newer == published || crate::os::now_us() > begin + TURN_MAX {
                 return false;
             }
             published = newer;

@@ -2,7 +2,7 @@
 
 use super::upgrades::Upgrades;
 use crate::engine::Engine;
-use crate::shared::{between_forks, generation};
+use crate::os::{between_forks, generation};
 use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::fmt;

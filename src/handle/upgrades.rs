@@ -9,7 +9,7 @@
 //! of memory: texts that meet in one word forget each other, and a transaction that is expected wrongly reads a newer snapshot, or
 //! waits a little, no more.
 
-use crate::shared::now_us;
+use crate::os::now_us;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

@@ -12,7 +12,7 @@
 
 use super::Running;
 use super::upgrades::{Expected, Upgrades};
-use crate::shared::now_us;
+use crate::os::now_us;
 
 /// What is known of the transaction that has the snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -481,7 +481,7 @@ impl ControlBlock {
         i.inode.store(identity.inode, SeqCst);
         i.generation.store(identity.generation, SeqCst);
         i.block_bytes.store(identity.block_bytes, SeqCst);
-        i.clock_offset_us.store(super::clock::clock_offset_us() as u64, SeqCst);
+        i.clock_offset_us.store(crate::os::clock_offset_us() as u64, SeqCst);
         i.layout_version.store(LAYOUT_VERSION, SeqCst);
         i.magic.store(MAGIC, SeqCst);
     }

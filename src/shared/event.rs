@@ -7,7 +7,7 @@
 //! Bit 0: there are waiters. The rest counts the notifications; the futex is on the low half. A process that died while
 //! it waited leaves the bit set, which costs one needless wake-up.
 
-use super::futex;
+use crate::os::futex;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

@@ -11,10 +11,10 @@
 //! | 16 + i | ALIVE(i): process slot i, i < 128 |
 //! | 144 | STOCK: shared by connections that work as stock SQLite does, with its own `-wal` |
 
-use super::process::between_forks;
 use super::process_slots::PROCESS_SLOTS;
 use crate::disk::{Access, Directory};
 use crate::interleave::{self, Instant};
+use crate::os::{between_forks, close_in_child};
 use crate::sync::Mutex;
 use std::fs::File;
 use std::io;
@@ -64,7 +64,7 @@ pub struct LockFile {
 static OPEN: Mutex<Vec<Weak<AtomicI32>>> = Mutex::new(Vec::new());
 
 /// In a forked child: closes every inherited lock file, as [`LockFile::close_inherited`].
-pub(super) fn close_all_inherited() {
+fn close_all_inherited() {
     // Held only where the fork came from inside a call that holds it (`between_forks`): then its descriptors stay, and the
     // child's own attempts to open those databases are BUSY while the child lives.
     if let Some(open) = OPEN.try_lock() {
@@ -88,6 +88,7 @@ impl LockFile {
     /// # Errors
     /// Any error of the file system; `NotFound` if the directory was removed.
     pub fn open(directory: &Directory, mode: u32) -> io::Result<LockFile> {
+        close_in_child(close_all_inherited);
         loop {
             // Across the open: a child that is forked meanwhile would have a descriptor that is not in the list.
             let _no_fork = between_forks();

@@ -5,12 +5,12 @@
 //! crashed machine leaves is worthless: the identity holds the boot id.
 
 use super::SharedError;
-use super::clock::{boot_id, clock_offset_us};
 use super::control_block::{
     COMMIT_BYTES, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION, MAGIC, State,
 };
 use super::ring::COMMIT_RING;
 use crate::disk::{Access, Directory};
+use crate::os::{boot_id, clock_offset_us};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::File;

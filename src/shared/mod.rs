@@ -9,35 +9,26 @@
 //! the tail) is derived; an owner is a process slot and its incarnation, never a pointer, a pid or a thread; no value
 //! read from the control block can cause a panic or an endless loop.
 
-mod clock;
 mod control_block;
 mod error;
 mod event;
-mod fault_point;
 mod flush_events;
-mod futex;
 mod line;
 mod lock;
 mod mapping;
 mod member;
 mod owner;
 mod page_leases;
-mod process;
 mod process_info;
 mod process_slots;
 mod reservations;
 mod ring;
 mod snapshots;
-mod threads;
 mod watermarks;
 
-pub(crate) use clock::now_coarse_us;
-pub use clock::{boot_id, now_us};
 pub use control_block::{CONTROL_BYTES, ControlBlock, ControlView, Identity, LAYOUT_VERSION, MAGIC, SETTINGS, State};
 pub use error::SharedError;
 pub use event::Event;
-#[doc(hidden)]
-pub use fault_point::fault_point;
 pub use lock::{
     ALIVE_BYTE, ALONE, BYTE_RANGES, INIT, INIT_BYTE, LOCK_NAME, LockFile, LockProbe, OnStockWal, STOCK, WHOLE_LOCK,
     lock_is_held, on_stock_wal,
@@ -47,9 +38,6 @@ pub use member::{ALIVE_BYTES, Member, living, names};
 pub(crate) use owner::OwnerState;
 pub use owner::{Owner, OwnerLock, TIMED_WAIT};
 pub use page_leases::{PageLeases, Sharing};
-#[cfg(test)]
-pub(crate) use process::usage;
-pub use process::{Inside, between_forks, command, generation, inside, this_thread, watch, watch_forks};
 pub use process_info::ProcessInfo;
 pub use process_slots::{PROCESS_SLOTS, Process, ProcessTable};
 pub(crate) use reservations::Making;
@@ -57,7 +45,6 @@ pub use reservations::{RESERVATIONS, Reservations};
 pub(crate) use ring::commit_ring;
 pub use ring::{COMMIT_RING, CommitEntry, EPOCH_RING, EpochRecord, PAGES_INLINE, RecordAddress};
 pub use snapshots::{SNAPSHOT_SLOTS, Snapshot, SnapshotSlot, SnapshotTable};
-pub use threads::spawn_without_signals;
 
 /// A simulated process ([`crate::interleave`]) is killed: its words and its locks.
 #[cfg(test)]

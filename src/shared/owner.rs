@@ -5,8 +5,8 @@
 //! each other by the same word, since it is held whichever thread took it. Only WRITE is ever granted: its steps are
 //! the engine's, by [`OwnerLock::look`] and [`OwnerLock::swap`].
 
-use super::futex;
 use crate::interleave::step;
+use crate::os::futex;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;

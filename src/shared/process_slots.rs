@@ -3,11 +3,11 @@
 //! The values are for display, and order the queue. Whether a process is alive is decided by the kernel's locks
 //! ([`Member`](super::Member)).
 
-use super::clock::now_us;
 use super::event::Event;
 use super::line::Line;
 use super::owner::Owner;
 use crate::interleave::step;
+use crate::os::now_us;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::fmt;

@@ -20,7 +20,7 @@ pub(super) fn callback(on_panic: Code, body: impl FnOnce() -> Result<(), Code>) 
 /// Runs the body of a callback that answers something else; a panic answers `on_panic`.
 /// Does not call [`handle::entered`].
 pub(super) fn callback_value<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
-    let _inside = crate::shared::inside();
+    let _inside = crate::os::inside();
     // The state that a panic leaves half done is in `Handle`, and ended there.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         // Dropping a foreign payload may panic again.

@@ -11,7 +11,7 @@ use crate::VFS_NAME;
 use crate::disk::{Disk, RealDisk};
 use crate::handle::{Context, Registry};
 use crate::host::Environment;
-use crate::shared::{between_forks, watch_forks};
+use crate::os::{between_forks, watch_forks};
 use crate::sqlite::ffi::{self, RawVfs};
 use crate::sqlite::{Api, Code};
 use std::cell::UnsafeCell;

@@ -1,6 +1,6 @@
 //! A process dies at each step at which it holds something of what all share, one by one.
 //!
-//! The steps are the fault points of `src/shared/fault_point.rs` (builds with debug assertions only). For each, under FULL
+//! The steps are the fault points of `src/os/fault_point.rs` (builds with debug assertions only). For each, under FULL
 //! and NORMAL: a process dies there alone, and the log that it leaves is valid; it dies there beside two that
 //! work; and it stops there, so that the others run into what it holds, and dies then. Who is left goes on at
 //! once, and nothing that was acknowledged is missing.

@@ -1,7 +1,7 @@
 //! A process that is stopped (SIGSTOP, a frozen container, a debugger) at each step at which it holds something of what all
 //! share: the others go on, or get `SQLITE_BUSY`, in bounded time; and when it goes on, nothing that was acknowledged is missing.
 //!
-//! Steps are the fault points of `src/shared/fault_point.rs` (builds with debug assertions only). What a process holds for
+//! Steps are the fault points of `src/os/fault_point.rs` (builds with debug assertions only). What a process holds for
 //! microseconds only is taken for it by the test, in the control block.
 #![cfg(debug_assertions)]
 

@@ -5,7 +5,7 @@ use crate::{files, report};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms and the files beside them, from the top. One uses those after it.
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "",
     "recovery",
     "vfs",
@@ -18,6 +18,7 @@ const ROOMS: [&str; 16] = [
     "log",
     "pages",
     "disk",
+    "os",
     "sync",
     "interleave",
     "mutants",

@@ -22,7 +22,8 @@ pub use snapshots::{
 };
 pub use visible::{visible_arrives, visible_waits_for_durable};
 
-use crate::shared::{CommitEntry, ControlBlock, EpochRecord, Owner, PAGES_INLINE, futex};
+use crate::os::futex;
+use crate::shared::{CommitEntry, ControlBlock, EpochRecord, Owner, PAGES_INLINE};
 use loom::model::Builder;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -1,6 +1,5 @@
 //! The room of the control block, without the file that it lies in, the locks of the kernel, and forks.
 
-mod clock;
 #[path = "../../../src/shared/control_block.rs"]
 mod control_block;
 #[path = "../../../src/shared/error.rs"]
@@ -9,7 +8,6 @@ mod error;
 mod event;
 #[path = "../../../src/shared/flush_events.rs"]
 mod flush_events;
-pub(crate) mod futex;
 #[path = "../../../src/shared/line.rs"]
 mod line;
 mod member;
@@ -26,7 +24,6 @@ mod snapshots;
 #[path = "../../../src/shared/watermarks.rs"]
 mod watermarks;
 
-pub(crate) use clock::{now_us, this_thread};
 pub use control_block::ControlBlock;
 pub use error::SharedError;
 pub use event::Event;

@@ -25,7 +25,8 @@ mod table;
 
 use super::turn::{Abandoned, Turn};
 use crate::interleave::Instant;
-use crate::shared::{Member, Owner, OwnerState, now_us, this_thread};
+use crate::os::{now_us, this_thread};
+use crate::shared::{Member, Owner, OwnerState};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use state::{
     LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, TURN, Times, Waiter,

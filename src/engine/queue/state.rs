@@ -3,7 +3,8 @@
 
 use super::ConnectionId;
 use super::table::WriteState;
-use crate::shared::{Owner, TIMED_WAIT, this_thread};
+use crate::os::this_thread;
+use crate::shared::{Owner, TIMED_WAIT};
 use crate::sync::Condvar;
 use std::collections::BTreeMap;
 use std::sync::Arc;

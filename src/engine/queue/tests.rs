@@ -4,7 +4,8 @@ mod processes;
 mod table;
 
 use super::*;
-use crate::shared::{ControlMapping, INIT_BYTE, Identity, LockFile, State as Complete, boot_id};
+use crate::os::boot_id;
+use crate::shared::{ControlMapping, INIT_BYTE, Identity, LockFile, State as Complete};
 use std::path::Path;
 
 /// Longer than anything here takes: a wait of that long is a failure.

@@ -4,7 +4,7 @@ mod deaths;
 mod turns;
 
 use super::*;
-use crate::shared::usage;
+use crate::os::usage;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use support::child::{Role, command, report, role, setting};

@@ -4,7 +4,7 @@
 use super::parties::{FULL, Party, Scenery};
 use super::takeover::check_durable;
 use crate::disk::fault::Operation;
-use crate::engine::lease::Stall;
+use crate::engine::Stall;
 use crate::shared::Owner;
 use std::time::{Duration, Instant};
 

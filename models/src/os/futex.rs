@@ -27,7 +27,7 @@ pub(crate) fn waits_end(end: bool) {
     WAITS_END.set(end);
 }
 
-pub(super) fn wait(word: &AtomicU64, expected: u32, _timeout: Duration) {
+pub(crate) fn wait(word: &AtomicU64, expected: u32, _timeout: Duration) {
     if WAITS_END.get() {
         loom::thread::yield_now();
         return;
@@ -43,7 +43,7 @@ pub(super) fn wait(word: &AtomicU64, expected: u32, _timeout: Duration) {
     }
 }
 
-pub(super) fn wake_one(word: &AtomicU64) {
+pub(crate) fn wake_one(word: &AtomicU64) {
     let mut sleepers = SLEEPERS.lock().expect("nobody panics while holding it");
     if let Some(first) = sleepers.iter().position(|sleeper| sleeper.address == word.address()) {
         let sleeper = sleepers.remove(first);
@@ -52,7 +52,7 @@ pub(super) fn wake_one(word: &AtomicU64) {
     }
 }
 
-pub(super) fn wake_all(word: &AtomicU64) {
+pub(crate) fn wake_all(word: &AtomicU64) {
     let mut sleepers = SLEEPERS.lock().expect("nobody panics while holding it");
     for sleeper in sleepers.extract_if(.., |sleeper| sleeper.address == word.address()) {
         sleeper.is_woken.set(true);

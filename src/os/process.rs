@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 static GENERATION: AtomicU32 = AtomicU32::new(1);
 static AT_EXIT: OnceLock<fn()> = OnceLock::new();
+static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
 /// Shared while a lock of the whole process (a `static`, or the registry of a VFS) is held or a lock file is opened;
 /// exclusive during a fork. So a child inherits none of those locks from a thread that it does not have, and knows
@@ -119,6 +120,13 @@ pub fn watch_forks() {
     });
 }
 
+/// From now on `close` runs in each forked child, before anything else of pwal's: it closes what the child must not have. Only the
+/// first call counts.
+pub fn close_in_child(close: fn()) {
+    // Set only here.
+    let _ = IN_CHILD.set(close);
+}
+
 /// Notices forks and the exit from now on; `at_exit` runs at a normal exit (`exit`, return from `main`), not for
 /// signals, after all handlers of `atexit` and all destructors of the program: they may use databases. Only the first
 /// call counts.
@@ -160,7 +168,9 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, SeqCst);
     FORKERS.store(0, SeqCst);
-    super::lock::close_all_inherited();
+    if let Some(close) = IN_CHILD.get() {
+        close();
+    }
     let _ended = FORKING.try_with(|forking| forking.borrow_mut().take());
 }
 

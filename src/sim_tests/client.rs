@@ -463,7 +463,7 @@ impl Client {
     fn acknowledge(&mut self, scene: &Scene, sequence: u64, wants_durable: bool, self_sealed: Option<SelfSealed>) {
         let engine = &scene.engine;
         let free = scene.free();
-        let ready = |marks: &crate::engine::marks::Marks| {
+        let ready = |marks: &crate::engine::Marks| {
             if wants_durable { marks.durable() >= sequence } else { marks.visible() >= sequence }
         };
         let can = if self_sealed.is_some() {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// Waits until the low 32 bits of `word` are not `expected`, another thread wakes it, or `timeout` is over.
-pub(super) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
+pub(crate) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
     if interleave::is_simulated() {
         if word.load(SeqCst) as u32 == expected {
             interleave::sleep(timeout);
@@ -21,12 +21,12 @@ pub(super) fn wait(word: &AtomicU64, expected: u32, timeout: Duration) {
 }
 
 /// Wakes one that waits on `word`.
-pub(super) fn wake_one(word: &AtomicU64) {
+pub(crate) fn wake_one(word: &AtomicU64) {
     os::wake(word);
 }
 
 /// Wakes all that wait on `word`.
-pub(super) fn wake_all(word: &AtomicU64) {
+pub(crate) fn wake_all(word: &AtomicU64) {
     os::wake_all(word);
 }
 

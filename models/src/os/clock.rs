@@ -4,7 +4,7 @@ pub(crate) fn now_us() -> u64 {
     1_000_000
 }
 
-pub(super) fn clock_offset_us() -> i64 {
+pub(crate) fn clock_offset_us() -> i64 {
     0
 }
 
