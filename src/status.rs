@@ -118,6 +118,8 @@ pub struct ConcurrentStatus {
     pub commits: u64,
     /// Those that conflicted with others: `SQLITE_BUSY_SNAPSHOT`.
     pub conflicts: u64,
+    /// How often the snapshot of one has moved to a later commit.
+    pub moved: u64,
     /// Those that have committed pages which they allocated or freed beside others.
     pub composed: u64,
     /// Those whose lane was full, so that they took the write lock before COMMIT.

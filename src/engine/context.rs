@@ -39,6 +39,8 @@ pub(crate) struct ConcurrentCounters {
     pub(crate) staged_bytes: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
+    /// How often a snapshot has moved.
+    pub(crate) moved: AtomicU64,
     /// Commits whose page 1 and freelist were made anew.
     pub(crate) composed: AtomicU64,
     /// Those that have taken WRITE before COMMIT, since their lane was full.

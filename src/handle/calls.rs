@@ -206,7 +206,10 @@ impl Handle {
     /// What the base returns; a poisoned engine's `IOERR_READ`.
     pub fn read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
-        let result = base.read(buffer, offset);
+        let result = match &mut state.kind {
+            HandleState::Wal(wal) => super::reader::read_file(wal, base, buffer, offset),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => base.read(buffer, offset),
+        };
         let is_unlocked = state.level == LockLevel::None && !self.0.facts.no_lock;
         if is_unlocked && (offset, buffer.len()) != (0, FILE_HEADER_BYTES) {
             self.0.read_unlocked.store(true, SeqCst);
@@ -214,9 +217,6 @@ impl Handle {
         match &mut state.kind {
             HandleState::Wal(wal) => {
                 wal.check_lost()?;
-                if let Some(concurrent) = &mut wal.writer.concurrent {
-                    concurrent.note_file_read(offset, buffer.len(), wal.engine.log.page_bytes);
-                }
                 mask(buffer, offset);
             }
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.

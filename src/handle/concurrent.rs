@@ -19,6 +19,7 @@
 
 use super::file::OpenFile;
 use super::growth::{self, Growth};
+use super::moving::Moved;
 use super::reader::ReadFailure;
 use super::wal_connection::WalConnection;
 use super::{BaseFile, siblings};
@@ -59,6 +60,8 @@ pub(super) struct Concurrent {
     lost: u32,
     /// The pages that it allocates.
     pub(super) growth: Growth,
+    /// How far the snapshot of its present transaction has moved.
+    pub(super) moved: Moved,
 }
 
 /// What the connection has of WRITE.
@@ -111,6 +114,16 @@ impl Concurrent {
         if !crate::drops("concurrent-own-pages") {
             self.reads.extend(pages);
         }
+    }
+
+    /// Whether SQLite may have the page in its cache.
+    pub(super) fn has_read(&self, page: u32) -> bool {
+        self.reads.contains(page)
+    }
+
+    /// Whether the snapshot of the present transaction may move: others may commit still.
+    pub(super) fn may_move(&self) -> bool {
+        self.write == Write::Virtual
     }
 
     /// A snapshot comes with another header: SQLite empties its cache before it reads anything.
@@ -188,7 +201,7 @@ pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<
     wal.reader.give_up_grant(&wal.engine, wal.me.id);
     // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
     wal.reader.wrote = true;
-    let (snapshot, published) = (wal.view.sequence().unwrap_or(0), wal.engine.log.marks.published());
+    let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
     if published > snapshot {
         validate_up_to(wal, base, (snapshot, published), &PageSet::default())?;
     }
@@ -210,6 +223,19 @@ fn write(wal: &WalConnection) -> Write {
 fn set_write(wal: &mut WalConnection, write: Write) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.write = write;
+    }
+}
+
+/// The commit that the connection sees: that of its view, or a later one to which it has moved.
+pub(super) fn snapshot(wal: &WalConnection) -> u64 {
+    let of_view = wal.view.sequence().unwrap_or(0);
+    wal.writer.concurrent.as_ref().map_or(of_view, |concurrent| concurrent.moved.at(of_view))
+}
+
+/// The read transaction is over.
+pub(super) fn end_read(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.moved.end();
     }
 }
 
@@ -265,7 +291,7 @@ pub(super) fn validate_commit(
 ) -> Result<(u64, u32), Code> {
     // What is published then may be taken back: no conflict, and no reason to try again.
     wal.engine.log.check_poison().map_err(|error| wal.failed(&error))?;
-    let snapshot = wal.view.sequence().unwrap_or(0);
+    let snapshot = self::snapshot(wal);
     let mut written = PageSet::default();
     let mut validated = wal.engine.log.marks.published();
     if validated > snapshot || view::is_private(&wal.view) {
@@ -393,7 +419,7 @@ enum Found {
 
 fn find_conflict(wal: &WalConnection, (from, to): (u64, u64), written: &PageSet) -> Result<Found, ReadFailure> {
     let Some(concurrent) = &wal.writer.concurrent else { return Ok(Found::Conflict(Conflict::Ended)) };
-    let shown = concurrent.growth.shown(view::is_private(&wal.view), wal.view.sequence().unwrap_or(0));
+    let shown = concurrent.growth.shown(view::is_private(&wal.view), snapshot(wal));
     let is_trunk = |page| shown.is_some_and(|shown| shown.is_trunk(page));
     let is_free = |page| shown.is_some_and(|shown| shown.is_free(page));
     let reads = |page| concurrent.reads.contains(page) && !is_trunk(page) && !crate::drops("concurrent-reads");
@@ -408,7 +434,7 @@ fn find_conflict(wal: &WalConnection, (from, to): (u64, u64), written: &PageSet)
 
 /// Whether page 1 is in this frame what it is in the snapshot, but for its counters.
 fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenPage) -> Result<bool, ReadFailure> {
-    let (engine, sequence) = (&wal.engine, wal.view.sequence().unwrap_or(0));
+    let (engine, sequence) = (&wal.engine, snapshot(wal));
     let seen = growth::true_page(engine, base, 1, sequence)?;
     let now = growth::true_page(engine, base, 1, newer.sequence)?;
     let (seen, now) = (PageOne::parse(&seen), PageOne::parse(&now));
@@ -565,6 +591,7 @@ pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
         conflicts: conflicts.load(SeqCst),
         composed: composed.load(SeqCst),
         full_lanes: full_lanes.load(SeqCst),
+        moved: counters(wal).moved.load(SeqCst),
         contended_pages: counters(wal).contended_pages(),
     };
     (status.on || status.open + status.commits + status.conflicts > 0).then_some(status)

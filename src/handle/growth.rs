@@ -50,6 +50,8 @@ pub(super) struct Growth {
     private: Option<Shown>,
     /// What it is shown else: of the commit of this sequence.
     truth: Option<(u64, Shown)>,
+    /// SQLite has come to the pages that are not leased to this connection: it may have taken any.
+    uses_others: bool,
     /// Of the transaction that is prepared.
     composed: Option<Box<Composed>>,
 }
@@ -71,6 +73,44 @@ impl Growth {
     fn note_taken(&mut self, taken: usize) {
         let taken = u32::try_from(taken).unwrap_or(LEASE_MAX).min(LEASE_MAX);
         self.needs = taken.max(self.needs - self.needs.div_ceil(16));
+    }
+
+    /// Whether a page is free, and SQLite cannot have taken it.
+    pub(super) fn is_of_others(&self, page: u32) -> bool {
+        !self.uses_others && self.private.as_ref().is_some_and(|shown| shown.is_of_others(page))
+    }
+
+    /// Whether a page is free in what SQLite is shown.
+    pub(super) fn may_have_taken(&self, page: u32) -> bool {
+        self.private.as_ref().is_some_and(|shown| shown.is_free(page))
+    }
+
+    /// Others have taken these pages, and the snapshot has moved past that.
+    pub(super) fn leave(&mut self, pages: &[u32]) {
+        if let Some(shown) = self.private.as_mut().filter(|_| !crate::drops("moving-gone")) {
+            shown.leave(pages);
+        }
+    }
+
+    /// Whether SQLite's freelist has pages that others have taken by the snapshot.
+    pub(super) fn has_left(&self) -> bool {
+        self.private.as_ref().is_some_and(Shown::has_left)
+    }
+
+    /// SQLite reads a page that only it is shown.
+    ///
+    /// # Errors
+    /// `BUSY_SNAPSHOT`: it has used up what is leased to it, and of what comes next others have taken pages by its snapshot.
+    pub(super) fn note_private_read(&mut self, page: u32) -> Result<(), Code> {
+        if !self.private.as_ref().is_some_and(|shown| shown.is_trunk_of_others(page)) {
+            return Ok(());
+        }
+        self.uses_others = true;
+        if self.has_left() && !crate::drops("moving-trunk") {
+            self.note_taken(2 * self.own.len());
+            return Err(Code::BUSY_SNAPSHOT);
+        }
+        Ok(())
     }
 
     /// Nothing is prepared any more.
@@ -134,6 +174,7 @@ pub(super) fn show(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<b
     };
     let database_pages = shown.database_pages();
     growth.private = Some(shown);
+    growth.uses_others = false;
     view::show_private(&mut wal.view, images, database_pages);
     Ok(true)
 }
@@ -169,7 +210,7 @@ fn lease(wal: &mut WalConnection, size: u32, head: &Head) {
 
 /// What is known of the freelist in the snapshot, where SQLite is shown what is.
 pub(super) fn look_at_truth(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<bool, ReadFailure> {
-    let (engine, sequence) = (Arc::clone(&wal.engine), wal.view.sequence().unwrap_or(0));
+    let (engine, sequence) = (Arc::clone(&wal.engine), concurrent::snapshot(wal));
     let is_private = view::is_private(&wal.view);
     let Some(growth) = growth(wal) else { return Ok(false) };
     if is_private || growth.shown(false, sequence).is_some() {
@@ -201,6 +242,23 @@ pub(super) fn true_page(
     }
     super::calls::mask(&mut image, offset);
     Ok(image)
+}
+
+/// Which of these pages, which were free and are written by commits up to `to`, are in use after it. `None`: one is a trunk that SQLite
+/// is shown.
+pub(super) fn gone(
+    engine: &Engine,
+    base: &mut dyn BaseFile,
+    to: u64,
+    growth: &Growth,
+    mut written: Vec<u32>,
+) -> Result<Option<Vec<u32>>, ReadFailure> {
+    let Some(freelist) = freelist_of(engine, base, to)? else { return Ok(None) };
+    written.sort_unstable();
+    written.dedup();
+    written.retain(|page| !freelist.head.contains(*page));
+    let is_shown = written.iter().any(|page| growth.private.as_ref().is_some_and(|shown| shown.is_trunk(*page)));
+    Ok((!is_shown).then_some(written))
 }
 
 /// Page 1 after commit `sequence`, and the beginning of the freelist. `None`: they are not what SQLite writes.
@@ -262,7 +320,7 @@ pub(super) fn put_composed(
 }
 
 fn growth_taken(wal: &WalConnection, written: &PageSet) -> usize {
-    let sequence = wal.view.sequence().unwrap_or(0);
+    let sequence = concurrent::snapshot(wal);
     let shown = wal
         .writer
         .concurrent
@@ -279,7 +337,7 @@ fn compose_commit(
     database_pages: u32,
 ) -> Result<Result<Composed, Refusal>, ReadFailure> {
     look_at_truth(wal, base)?;
-    let (engine, snapshot) = (Arc::clone(&wal.engine), wal.view.sequence().unwrap_or(0));
+    let (engine, snapshot) = (Arc::clone(&wal.engine), concurrent::snapshot(wal));
     let is_private = view::is_private(&wal.view);
     let Some(truth) = freelist_of(&engine, base, published)? else { return Ok(Err(Refusal::Structure)) };
     let size = PageOne::parse(&truth.page_one).map(|page_one| page_one.counters().database_pages);
@@ -305,7 +363,7 @@ fn compose_commit(
 
 /// What is published goes to the lane: in the place of the pages that SQLite was shown as free and has not taken, which are not.
 fn stage_composed(wal: &mut WalConnection, composed: &Composed) -> Result<(), crate::view::ViewError> {
-    let sequence = wal.view.sequence().unwrap_or(0);
+    let sequence = concurrent::snapshot(wal);
     let is_private = view::is_private(&wal.view);
     let WalConnection { view, writer, .. } = wal;
     let Some(shown) = writer.concurrent.as_ref().and_then(|concurrent| concurrent.growth.shown(is_private, sequence))

@@ -23,6 +23,7 @@ mod growth;
 mod init_lock;
 mod join;
 mod leftovers;
+mod moving;
 mod on_demand;
 mod opening;
 mod pragma;

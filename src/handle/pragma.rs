@@ -183,6 +183,14 @@ pub(super) fn pragma(
         state.pending_settings.dedup();
         apply_page_limit(state);
     }
+    if let ("integrity_check" | "quick_check", HandleState::Wal(wal)) = (name.as_str(), &state.kind)
+        && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.has_left())
+        && wal.is_reading()
+    {
+        return PragmaAnswer::Error(format!(
+            "{name}: not in a transaction that sees what others have allocated since it began"
+        ));
+    }
     if !name.starts_with(PREFIX) {
         return PragmaAnswer::NotMine;
     }

@@ -8,7 +8,7 @@ use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
-use super::{BaseFile, Running, concurrent, growth, siblings};
+use super::{BaseFile, Running, concurrent, growth, moving, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;
@@ -79,6 +79,7 @@ impl WalConnection {
             self.reader.lock = ReadLock::Held;
             return Ok(());
         }
+        concurrent::end_read(self);
         self.check_replaced().inspect_err(|_| {
             self.engine.queue.give_up_grant(self.me.id);
             self.log(Code::IOERR_READ, &self.lost().to_string());
@@ -221,6 +222,7 @@ impl WalConnection {
             // fails, the next snapshot reports it.
             let _reported_by_the_next_snapshot = self.engine.durability.wait_visible_of_seen(self.reader.seen);
         }
+        concurrent::end_read(self);
         self.engine.connections.drop_snapshot(self.me);
         if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {
             self.engine.queue.give_up_grant(self.me.id);
@@ -251,7 +253,7 @@ impl WalConnection {
             // As a snapshot that has become too old to write by.
             return Err(Code::BUSY_SNAPSHOT);
         }
-        if self.engine.log.shows_lost(self.view.newest_shown()) {
+        if self.engine.log.shows_lost(self.view.newest_shown().max(concurrent::snapshot(self))) {
             return Err(Code::IOERR_READ);
         }
         Ok(())
@@ -277,10 +279,20 @@ impl WalConnection {
         if self.is_below && !self.is_reading() {
             return Err(self.distrust_reads(file));
         }
+        if let Some(concurrent) = &mut self.writer.concurrent
+            && let Some(page) = crate::view::private_page_at(&self.view, offset)
+        {
+            concurrent.growth.note_private_read(page)?;
+        }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.log.page_bytes));
-        let mut concurrent = self.writer.concurrent.as_deref_mut();
-        let read = self.view.read(buffer, offset, &mut |number, page, within, part| {
+        let (mut concurrent, view) = (self.writer.concurrent.as_deref_mut(), &self.view);
+        let read = view.read(buffer, offset, &mut |number, page, within, part| {
+            let mut number = number;
             if let Some(concurrent) = &mut concurrent {
+                if let Some(at) = moving::before_page(engine, (concurrent, view), base, page)? {
+                    // A frame of its own commit is after that.
+                    number = number.max(engine.reader.newest_of(page, at)?.unwrap_or(0));
+                }
                 concurrent.note_read(page);
             }
             if number != 0 && engine.reader.read_frame(number, within, part)? {
@@ -296,6 +308,7 @@ impl WalConnection {
             super::calls::mask(part, at);
             Ok(())
         });
+        self.reader.seen = self.reader.seen.max(concurrent::snapshot(self));
         // What was read may have been erased meanwhile.
         self.check_lost()?;
         read.map_err(|error| match error {
@@ -325,4 +338,32 @@ impl From<EngineError> for ReadFailure {
     fn from(error: EngineError) -> ReadFailure {
         ReadFailure::Engine(error)
     }
+}
+
+/// SQLite reads the database file, for pages that its snapshot has in no frame; where the snapshot has moved, a frame may have them.
+pub(super) fn read_file(
+    wal: &mut WalConnection,
+    base: &mut dyn BaseFile,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<(), Code> {
+    let Some(concurrent) = &mut wal.writer.concurrent else { return base.read(buffer, offset) };
+    let (engine, page_bytes) = (&wal.engine, wal.engine.log.page_bytes);
+    let frames = moving::frames_of_file(engine, (concurrent, &wal.view), base, (offset, buffer.len()));
+    concurrent.note_file_read(offset, buffer.len(), page_bytes);
+    let frames = frames.map_err(|failure| concurrent::code_of(wal, failure))?;
+    let mut result = base.read(buffer, offset);
+    for (at, number) in frames {
+        let within = (offset + at as u64) % u64::from(page_bytes);
+        let end = buffer.len().min(at + page_bytes as usize - usize::try_from(within).unwrap_or(0));
+        let is_read = wal.engine.reader.read_frame(number, within, &mut buffer[at..end]);
+        match is_read.map_err(|error| wal.failed(&error))? {
+            true if result == Err(Code::IOERR_SHORT_READ) => result = Ok(()),
+            true => {}
+            // In the database file by now.
+            false => result = result.and(base.read(&mut buffer[at..end], offset + at as u64)),
+        }
+    }
+    wal.reader.seen = wal.reader.seen.max(concurrent::snapshot(wal));
+    result
 }

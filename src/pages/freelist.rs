@@ -68,6 +68,10 @@ impl Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     head: Head,
+    /// What of it is leased to no connection, or to others, rising: it comes after all that is this one's.
+    others: Vec<u32>,
+    /// What others have taken of it, where the snapshot has moved past that.
+    gone: Vec<u32>,
     /// Pages of the whole list, as page 1 says.
     free_pages: u32,
     /// The size of the database, in pages, as page 1 says.
@@ -83,7 +87,7 @@ impl Shown {
     pub fn truth(page_one: &PageOne<'_>, head: &Head) -> Option<Shown> {
         let Counters { free_pages, database_pages, .. } = page_one.counters();
         let is_valid = head.pages.len() as u64 <= u64::from(free_pages) && free_pages < database_pages;
-        is_valid.then(|| Shown { head: head.clone(), free_pages, database_pages })
+        is_valid.then(|| Shown { head: head.clone(), others: Vec::new(), gone: Vec::new(), free_pages, database_pages })
     }
 
     /// A list that begins with `own` (rising), and has all the others after them: first those of `head`, then `spare` pages beyond the
@@ -125,7 +129,9 @@ impl Shown {
             return None;
         }
         images.push((1, image));
-        Some((Shown { head: Head { trunks, pages, rest: head.rest }, free_pages, database_pages }, images))
+        let others = [in_file, beyond].concat();
+        let head = Head { trunks, pages, rest: head.rest };
+        Some((Shown { head, others, gone: Vec::new(), free_pages, database_pages }, images))
     }
 
     /// The size of the database that is shown, in pages.
@@ -137,7 +143,30 @@ impl Shown {
     /// Whether the page is shown as free, or lies beyond the end: a transaction that writes it has taken it.
     #[must_use]
     pub fn is_free(&self, page: u32) -> bool {
-        page > self.database_pages || self.head.contains(page)
+        page > self.database_pages || (self.head.contains(page) && !self.gone.contains(&page))
+    }
+
+    /// Whether it is free, and comes after all that is this connection's own: taken only after [`Shown::is_trunk_of_others`].
+    #[must_use]
+    pub fn is_of_others(&self, page: u32) -> bool {
+        self.others.binary_search(&page).is_ok() && !self.gone.contains(&page)
+    }
+
+    /// Whether it is a trunk of those that come after.
+    #[must_use]
+    pub fn is_trunk_of_others(&self, page: u32) -> bool {
+        self.is_trunk(page) && self.others.binary_search(&page).is_ok()
+    }
+
+    /// Others have taken these pages; the snapshot is after that.
+    pub fn leave(&mut self, pages: &[u32]) {
+        self.gone.extend(pages);
+    }
+
+    /// Whether others have taken pages of it by the snapshot: SQLite's list is not what is free.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        !self.gone.is_empty()
     }
 
     /// Whether it is a trunk of the beginning.
@@ -286,7 +315,8 @@ fn walk<E>(staged: &Staged<'_>, own: &PageOne<'_>, page: ReadPage<'_, E>) -> Res
     }
     let is_whole = head.pages.len() as u64 + rest_pages == u64::from(counters.free_pages)
         && head.pages.last().is_none_or(|page| *page <= database_pages);
-    Ok(is_whole.then_some(Shown { head, free_pages: counters.free_pages, database_pages }))
+    let (others, gone) = (shown.others.clone(), shown.gone.clone());
+    Ok(is_whole.then_some(Shown { head, others, gone, free_pages: counters.free_pages, database_pages }))
 }
 
 /// What a transaction has made of the list.
@@ -301,7 +331,8 @@ impl Changes {
         let grown = (shown.database_pages + 1..=seen.database_pages).filter(|page| *page != lock_page);
         let was_free = shown.head.pages.iter().copied().chain(grown);
         let taken = was_free.filter(|page| !seen.head.contains(*page)).collect();
-        let given = seen.head.pages.iter().copied().filter(|page| !shown.is_free(*page)).collect();
+        let was_used = |page: &u32| !shown.is_free(*page) && !shown.gone.contains(page);
+        let given = seen.head.pages.iter().copied().filter(was_used).collect();
         Changes { taken, given }
     }
 }

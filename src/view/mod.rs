@@ -35,7 +35,7 @@ pub use error::{ReadError, ViewError};
 pub use lane::{Image, Lane, LaneMemory, StagedFrame};
 pub use page_set::PageSet;
 pub use refresh::{FrameTable, Snapshot};
-pub use tail::{Composition, end_private, is_private, show_private};
+pub use tail::{Composition, end_private, is_private, private_page_at, show_private};
 pub use wal_file::{ReadImage, Written};
 
 use header::Copies;

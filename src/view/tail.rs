@@ -105,6 +105,14 @@ pub fn is_private(view: &View) -> bool {
     !view.tail.private.is_empty()
 }
 
+/// The page whose image lies at this offset of the virtual WAL, in bytes, if only this connection sees that image.
+#[must_use]
+pub fn private_page_at(view: &View, offset: u64) -> Option<u32> {
+    let frame = u32::try_from(offset.checked_sub(32)? / (u64::from(view.page_bytes) + 24) + 1).ok()?;
+    let page = view.index.page(frame);
+    view.tail.image(frame, page).map(|_| page)
+}
+
 /// The next refresh changes the header where SQLite is shown anything but what is in the log.
 pub fn end_private(view: &mut View) {
     view.tail.is_stale = view.tail.is_there();

@@ -4,6 +4,7 @@ mod conflicts;
 mod features;
 mod growth;
 mod lifecycle;
+mod moving;
 mod reads;
 mod turns;
 

@@ -3,11 +3,11 @@
 use super::*;
 use rusqlite::backup::{Backup, StepResult};
 
-const TABLES: &str = "CREATE TABLE x(id INTEGER PRIMARY KEY, v); CREATE TABLE y(id INTEGER PRIMARY KEY, v);
+pub(super) const TABLES: &str = "CREATE TABLE x(id INTEGER PRIMARY KEY, v); CREATE TABLE y(id INTEGER PRIMARY KEY, v);
     CREATE TABLE z(id INTEGER PRIMARY KEY, v); INSERT INTO x VALUES(1, 1); INSERT INTO y VALUES(1, 1)";
 
 /// Both allocate beside each other until they get pages of their own: leases are for a second.
-fn warm(a: &Connection, b: &Connection) {
+pub(super) fn warm(a: &Connection, b: &Connection) {
     for _ in 0..50 {
         if round(
             a,

@@ -1,0 +1,141 @@
+//! A snapshot that moves forward, of a transaction that writes beside others (`parallel_wal_writers=concurrent`).
+//!
+//! SQLite asks for a page when it is not in its cache. If others have written it since the snapshot, and nothing that this
+//! connection's cache may hold, the page is given as it is now: the transaction is one that began later. So a page conflicts
+//! only when it is written after it was first read, not after BEGIN. All that is read from then on is read as of the commit that the snapshot has moved
+//! to. The snapshot slot stays where it is, and so what checkpoints may do.
+//!
+//! It moves when nothing in between has written a page that was read, or that the transaction has written or may have taken; the schema is
+//! the same; and the database is not larger than SQLite knows. With a freelist of its own, pages that were taken by others meanwhile are free no more
+//! ([`Shown::leave`](crate::pages::Shown::leave)), though SQLite's list has them still, after those that are leased to the connection: if it comes so far, the
+//! statement is `SQLITE_BUSY_SNAPSHOT`.
+//!
+//! Only a transaction that has WRITE virtually moves. One that only reads stays at its snapshot.
+
+use super::BaseFile;
+use super::concurrent::Concurrent;
+use super::growth;
+use super::reader::ReadFailure;
+use crate::engine::Engine;
+use crate::pages::PageOne;
+use crate::view::{PageSet, View};
+use std::cell::RefCell;
+
+/// How far the snapshot of the present transaction has moved.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// All that was read is what it is after this commit.
+    at: Option<u64>,
+}
+
+impl Moved {
+    /// The commit that the transaction sees, whose view shows `snapshot`.
+    pub(super) fn at(&self, snapshot: u64) -> u64 {
+        self.at.unwrap_or(snapshot)
+    }
+
+    /// The transaction is over.
+    pub(super) fn end(&mut self) {
+        self.at = None;
+    }
+}
+
+/// Before SQLite is given a page, other than page 1: the commit as of which it is read, if that is not the view's.
+pub(super) fn before_page(
+    engine: &Engine,
+    (concurrent, view): (&mut Concurrent, &View),
+    base: &mut dyn BaseFile,
+    page: u32,
+) -> Result<Option<u64>, ReadFailure> {
+    if page > 1 && concurrent.may_move() {
+        move_for(engine, (concurrent, view), base, page)?;
+    }
+    Ok(concurrent.moved.at)
+}
+
+fn move_for(
+    engine: &Engine,
+    (concurrent, view): (&mut Concurrent, &View),
+    base: &mut dyn BaseFile,
+    page: u32,
+) -> Result<(), ReadFailure> {
+    let from = concurrent.moved.at(view.sequence().unwrap_or(0));
+    let to = engine.log.marks.published();
+    if to <= from || engine.reader.newest_of(page, to)? == engine.reader.newest_of(page, from)? {
+        return Ok(());
+    }
+    let Some(gone) = may_move(engine, (concurrent, view), base, (from, to))? else { return Ok(()) };
+    concurrent.growth.leave(&gone);
+    concurrent.moved.at = Some(to);
+    engine.log.counters.concurrent.moved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    Ok(())
+}
+
+/// Whether all that SQLite may have in its cache is the same after commit `to`: the pages that were free and are not.
+fn may_move(
+    engine: &Engine,
+    (concurrent, view): (&Concurrent, &View),
+    base: &mut dyn BaseFile,
+    (from, to): (u64, u64),
+) -> Result<Option<Vec<u32>>, ReadFailure> {
+    let is_private = crate::view::is_private(view);
+    let staged: PageSet = view.lane().pages().collect();
+    let written = RefCell::new(Vec::new());
+    let depends = |page| {
+        if is_private && concurrent.growth.is_of_others(page) {
+            written.borrow_mut().push(page);
+            return false;
+        }
+        let is_read = concurrent.has_read(page) && !crate::drops("moving-reads");
+        let is_taken = is_private && concurrent.growth.may_have_taken(page) && !crate::drops("moving-taken");
+        page != 1 && (is_read || is_taken || staged.contains(page))
+    };
+    let since = engine.reader.written_since(from, to, depends)?;
+    let size = engine.reader.database_pages(from);
+    let is_known = since.touched.is_none() && !since.is_incomplete && since.database_pages_min >= size;
+    let fits = since.database_pages <= view.database_pages_at_write() || crate::drops("moving-size");
+    if !is_known || !fits || engine.log.check_poison().is_err() {
+        return Ok(None);
+    }
+    if since.page_one.is_none() {
+        return Ok(Some(Vec::new()));
+    }
+    if !is_private {
+        return Ok(None);
+    }
+    let (before, after) = (growth::true_page(engine, base, 1, from)?, growth::true_page(engine, base, 1, to)?);
+    let parsed = PageOne::parse(&before).zip(PageOne::parse(&after));
+    let is_same = parsed.is_some_and(|(before, after)| before.is_same_but_counters(&after));
+    if !is_same && !crate::drops("moving-schema") {
+        return Ok(None);
+    }
+    growth::gone(engine, base, to, &concurrent.growth, written.into_inner())
+}
+
+/// Before SQLite reads bytes of the database file: moves as [`before_page`] does, and finds the frames that have the bytes, by the offset in the buffer. Before
+/// the file is read, which has what is in no frame.
+pub(super) fn frames_of_file(
+    engine: &Engine,
+    (concurrent, view): (&mut Concurrent, &View),
+    base: &mut dyn BaseFile,
+    (offset, bytes): (u64, usize),
+) -> Result<Vec<(usize, u64)>, ReadFailure> {
+    let page_bytes = u64::from(engine.log.page_bytes);
+    let end = offset + bytes as u64;
+    let pages = offset / page_bytes..end.div_ceil(page_bytes);
+    for page in pages.clone() {
+        before_page(engine, (concurrent, view), base, page_number(page))?;
+    }
+    let Some(at) = concurrent.moved.at else { return Ok(Vec::new()) };
+    let mut frames = Vec::new();
+    for page in pages.filter(|page| *page > 0) {
+        if let Some(number) = engine.reader.newest_of(page_number(page), at)? {
+            frames.push((usize::try_from((page * page_bytes).saturating_sub(offset)).unwrap_or(0), number));
+        }
+    }
+    Ok(frames)
+}
+
+fn page_number(index: u64) -> u32 {
+    u32::try_from(index + 1).unwrap_or(u32::MAX)
+}

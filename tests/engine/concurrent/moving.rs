@@ -1,0 +1,131 @@
+//! Snapshots that move forward: a page conflicts only if it is written after it was first read.
+
+use super::*;
+
+const TABLES: &str =
+    "CREATE TABLE log(id INTEGER PRIMARY KEY, v); CREATE TABLE mark(id INTEGER PRIMARY KEY AUTOINCREMENT, v);
+    CREATE INDEX log_v ON log(v); INSERT INTO log(v) SELECT hex(n) FROM t LIMIT 30; INSERT INTO mark(v) VALUES(1)";
+
+fn moved_scene() -> (Scene, Connection, Connection) {
+    let scene = scene(ROWS);
+    run(&scene.serial, TABLES);
+    let (a, b) = scene.pair();
+    (scene, a, b)
+}
+
+/// What is appended late is appended after what others have appended since BEGIN.
+#[test]
+fn a_late_append_does_not_conflict() {
+    let (scene, a, b) = moved_scene();
+    for table in ["log", "mark"] {
+        for turn in 0..5 {
+            run(&a, "BEGIN");
+            number(&a, "SELECT n FROM t WHERE id=10");
+            run(&a, "UPDATE t SET n=n+1 WHERE id=10");
+            run(&b, &format!("BEGIN; INSERT INTO {table}(v) VALUES('b'); COMMIT"));
+            let moved = counted(&a, "moved");
+            run(&a, &format!("INSERT INTO {table}(v) VALUES('a')"));
+            assert_eq!(number(&a, &format!("SELECT count(*) FROM {table} WHERE v='b'")), turn + 1, "it sees the other");
+            assert!(counted(&a, "moved") > moved);
+            assert_eq!(commit(&a), 0, "{table}, {turn}");
+        }
+    }
+    for connection in [&a, &b, &scene.serial] {
+        assert_eq!(number(connection, "SELECT count(*) FROM log"), 40);
+        assert_eq!(number(connection, "SELECT sum(n) FROM t"), 10);
+        support::assert_integrity(connection);
+    }
+}
+
+/// What was read stays, and so does the snapshot; also of the cache.
+#[test]
+fn what_was_read_does_not_move() {
+    let (_scene, a, b) = moved_scene();
+    run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+    let last = number(&a, "SELECT max(id) FROM log");
+    run(&b, "BEGIN; INSERT INTO log(v) VALUES('b'); UPDATE mark SET v=5; COMMIT");
+    assert_eq!(number(&a, "SELECT max(id) FROM log"), last);
+    // Not read yet: but the other page of the same commit was.
+    assert_eq!(number(&a, "SELECT v FROM mark"), 1);
+    assert_eq!(commit(&a), SNAPSHOT);
+    // One that only reads stays at its snapshot.
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT v FROM mark"), 5);
+    run(&b, "UPDATE t SET n=77 WHERE id=20000");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=20000"), 0);
+    run(&a, "COMMIT");
+    // And a schema that has changed.
+    run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+    run(&b, "CREATE TABLE other(x); INSERT INTO log(v) VALUES('c')");
+    assert_eq!(number(&a, "SELECT count(*) FROM log WHERE v='c'"), 0);
+    assert_eq!(commit(&a), SNAPSHOT);
+}
+
+/// A freelist of its own does not hide a schema that has changed.
+#[test]
+fn it_does_not_move_past_a_schema_change() {
+    let (scene, a, b) = moved_scene();
+    run(&scene.serial, super::growth::TABLES);
+    for turn in 0..6 {
+        super::growth::warm(&a, &b);
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        run(&b, &format!("BEGIN; CREATE TABLE other{turn}(x); INSERT INTO log(v) VALUES('c{turn}'); COMMIT"));
+        assert_eq!(number(&a, &format!("SELECT count(*) FROM log WHERE v='c{turn}'")), 0);
+        assert_eq!(commit(&a), SNAPSHOT);
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+    }
+}
+
+/// Others allocate and free pages meanwhile: what they have taken is no free page of this one any more.
+#[test]
+fn it_moves_past_growth() {
+    let (scene, a, b) = moved_scene();
+    let (fill, both) = ("INSERT INTO log(v) VALUES(hex(zeroblob(4000)))", "UPDATE t SET n=n+1 WHERE id=10");
+    run(&scene.serial, super::growth::TABLES);
+    let mut moved = 0;
+    for turn in 0..30 {
+        super::growth::warm(&a, &b);
+        run(&a, &format!("BEGIN; {both}"));
+        run(&b, &format!("BEGIN; {fill}; {fill}"));
+        if turn % 3 == 2 {
+            run(&b, &format!("DELETE FROM log WHERE id % 5 = {}", turn % 5));
+        }
+        run(&b, "COMMIT");
+        let before = counted(&a, "moved");
+        let code = code_of(&a, &format!("INSERT INTO log(v) VALUES(hex(zeroblob({})))", 100 * turn));
+        assert!(matches!(code, 0 | SNAPSHOT), "{code}");
+        moved += i32::from(counted(&a, "moved") > before);
+        if code == 0 {
+            // What others have just written changes in this one, too.
+            run(&a, "UPDATE log SET v=v||'x' WHERE id=(SELECT max(id) FROM log) - 1");
+            let code = commit(&a);
+            assert!(matches!(code, 0 | SNAPSHOT), "{code}");
+        } else {
+            run(&a, "ROLLBACK");
+        }
+        // After four that lose in a row one takes its turn before the others.
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+        for connection in [&a, &b, &scene.serial] {
+            support::assert_integrity(connection);
+        }
+    }
+    assert!(moved > 3, "{moved} of 30");
+}
+
+/// Pages of the database file, which are in no frame of the view.
+#[test]
+fn it_moves_over_a_checkpoint() {
+    let (scene, a, b) = moved_scene();
+    for kind in ["PASSIVE", "TRUNCATE"] {
+        run(&scene.serial, "PRAGMA wal_checkpoint(TRUNCATE)");
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        run(&b, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+        assert!(number(&a, "SELECT n FROM t WHERE id=20000") > 0);
+        patient(&scene.serial, 0);
+        let _busy_or_not = code_of(&scene.serial, &format!("PRAGMA wal_checkpoint({kind})"));
+        run(&b, "BEGIN; UPDATE t SET n=n+1 WHERE id=15000; COMMIT");
+        assert!(number(&a, "SELECT n FROM t WHERE id=15000") > 0);
+        assert_eq!(commit(&a), 0, "{kind}");
+        support::assert_integrity(&scene.serial);
+    }
+}
