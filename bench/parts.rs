@@ -80,9 +80,7 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
         has_certificate: true,
         has_spill: false,
         has_masks: false,
-        writer: 0,
         chain: sequence,
-        crc: 1,
         lane: 3,
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };

@@ -34,7 +34,6 @@ impl Scene {
             log_id: 7,
             device: DEVICE,
             inode: INODE,
-            generation: 1,
             block_bytes: 4096,
         });
         control.set_state(State::Ready);

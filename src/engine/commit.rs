@@ -38,8 +38,6 @@ pub(crate) struct Written {
     descriptors: Vec<Descriptor>,
     place: Place,
     chain: u64,
-    /// Of its head.
-    crc: u32,
     spill: Option<u32>,
 }
 
@@ -298,12 +296,12 @@ impl Committer {
             let erased = self.append.erase_unpublished(&append, &place);
             return Err(if erased { error } else { self.log.poisoned_as(error) });
         }
-        Ok((append, Written { header, descriptors, place, chain, crc: format::head_crc(&head), spill: facts.spill }))
+        Ok((append, Written { header, descriptors, place, chain, spill: facts.spill }))
     }
 
     /// Publishes the batch: one atomic store of `published`, after its ring entry is complete.
     fn finish(&self, append: &mut AppendGuard, written: Written) -> Result<u64, EngineError> {
-        let Written { header, descriptors, place, chain, crc, spill } = written;
+        let Written { header, descriptors, place, chain, spill } = written;
         let segment = &place.segment;
         let commit = LogCommit {
             sequence: header.sequence,
@@ -326,9 +324,7 @@ impl Committer {
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
             has_masks: descriptors.iter().any(|descriptor| descriptor.mask != 0),
-            writer: self.log.marks.member().me().slot,
             chain,
-            crc,
             lane: header.lane,
             pages: inline_pages(&descriptors),
         };

@@ -73,7 +73,6 @@ impl Engine {
             log_id,
             device: file.dev(),
             inode: file.ino(),
-            generation: 1,
             block_bytes: u64::from(block_bytes),
         };
         let member = Arc::new(member);

@@ -336,7 +336,7 @@ impl Handle {
     ///
     /// # Errors
     /// `BUSY`, `BUSY_SNAPSHOT`, what a checkpoint met.
-    pub fn shm_lock(&self, base: &mut dyn BaseFile, first: u32, _count: u32, action: ShmAction) -> Result<(), Code> {
+    pub fn shm_lock(&self, base: &mut dyn BaseFile, first: u32, action: ShmAction) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
             HandleState::Wal(wal) => wal.shm_lock(&self.0, base, first, action),
@@ -412,19 +412,11 @@ impl Handle {
         }
     }
 
-    /// `xTruncate` of the virtual WAL: it has no size of its own.
-    ///
-    /// # Errors
-    /// None.
-    pub fn wal_truncate(&self, _bytes: u64) -> Result<(), Code> {
-        Ok(())
-    }
-
     /// `xSync` of the virtual WAL.
     ///
     /// # Errors
     /// The conservative path's write or sync failed.
-    pub fn wal_sync(&self, _flags: i32) -> Result<(), Code> {
+    pub fn wal_sync(&self) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
             HandleState::Wal(wal) => wal.wal_sync(&self.0),
@@ -521,7 +513,7 @@ impl Handle {
     }
 
     /// `xClose`, before the base is closed.
-    pub fn close(&self, _base: &mut dyn BaseFile) {
+    pub fn close(&self) {
         let mut state = self.enter();
         // `Alone` lets go of EXCLUSIVE first, then of STOCK.
         if let HandleState::Wal(wal) = std::mem::replace(&mut state.kind, HandleState::Plain) {

@@ -17,7 +17,7 @@ mod segment;
 pub use batch::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, ClaimedBatch, DESCRIPTOR_BYTES, HeadDecoder, POSITION_END, SPILL_NUMBER_END,
     batch_head_bytes, batch_place, chain_after, decode_batch, decode_batch_header, embedded_certificate, encode_batch,
-    encode_batch_sealed, head_crc, image_crc,
+    encode_batch_sealed, image_crc,
 };
 pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};

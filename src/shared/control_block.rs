@@ -6,7 +6,7 @@
 //!
 //! | offset | size | what |
 //! |---|---|---|
-//! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, generation, block bytes, offset of the clock (us) |
+//! | 0 | 128 | identity: magic, layout version, boot id (2), log id, device, inode, block bytes, offset of the clock (us) |
 //! | 128 | 64 | state, poison, mode, last commit that poisoning leaves, activation (2), change counter and bytes of the database at the claim |
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
 //! | 448 | 64 | `flush_events`: that of epoch e at e mod 4 |
@@ -72,7 +72,6 @@ struct IdentityLines {
     log_id: AtomicU64,
     device: AtomicU64,
     inode: AtomicU64,
-    generation: AtomicU64,
     block_bytes: AtomicU64,
     clock_offset_us: AtomicU64,
 }
@@ -241,8 +240,6 @@ pub struct Identity {
     pub device: u64,
     /// Its inode.
     pub inode: u64,
-    /// Counts the logs of this database since the first of the processes opened it.
-    pub generation: u64,
     /// The block of the log, in bytes.
     pub block_bytes: u64,
 }
@@ -257,7 +254,6 @@ impl ControlView {
             log_id: i.log_id.load(SeqCst),
             device: i.device.load(SeqCst),
             inode: i.inode.load(SeqCst),
-            generation: i.generation.load(SeqCst),
             block_bytes: i.block_bytes.load(SeqCst),
         }
     }
@@ -479,7 +475,6 @@ impl ControlBlock {
         i.log_id.store(identity.log_id, SeqCst);
         i.device.store(identity.device, SeqCst);
         i.inode.store(identity.inode, SeqCst);
-        i.generation.store(identity.generation, SeqCst);
         i.block_bytes.store(identity.block_bytes, SeqCst);
         i.clock_offset_us.store(crate::os::clock_offset_us() as u64, SeqCst);
         i.layout_version.store(LAYOUT_VERSION, SeqCst);

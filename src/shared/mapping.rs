@@ -331,7 +331,6 @@ mod tests {
             log_id: 7,
             device: DEVICE,
             inode: INODE,
-            generation: 1,
             block_bytes: 4096,
         });
         mapping.control().set_state(State::Ready);

@@ -49,11 +49,10 @@ struct CommitLine {
     end: AtomicU64,
     /// Segment file in the high half, frames in the low.
     file_frames: AtomicU64,
-    /// Database pages in the high half, then flags and writer, 16 bits each.
-    pages_flags_writer: AtomicU64,
+    /// Database pages in the high half, then flags from bit 16 on.
+    pages_flags: AtomicU64,
     chain: AtomicU64,
-    /// CRC in the low half, lane above it.
-    crc_lane: AtomicU64,
+    lane: AtomicU64,
     /// Two in a word, for a commit of at most [`PAGES_INLINE`] frames.
     pages: [AtomicU64; PAGES_INLINE / 2],
 }
@@ -109,12 +108,8 @@ pub struct CommitEntry {
     pub has_spill: bool,
     /// Images in the batch are masked, as its descriptors say.
     pub has_masks: bool,
-    /// The process slot of its writer.
-    pub writer: u16,
     /// The chain value after it.
     pub chain: u64,
-    /// The CRC of the batch's header.
-    pub crc: u32,
     /// The lane that it was staged in.
     pub lane: u16,
     /// The pages of its frames, as far as they fit.
@@ -242,9 +237,9 @@ impl CommitLine {
         self.offset.store(e.offset, Relaxed);
         self.end.store(e.end, Relaxed);
         self.file_frames.store(u64::from(e.segment) << 32 | u64::from(e.frames), Relaxed);
-        self.pages_flags_writer.store(u64::from(e.database_pages) << 32 | flags << 16 | u64::from(e.writer), Relaxed);
+        self.pages_flags.store(u64::from(e.database_pages) << 32 | flags << 16, Relaxed);
         self.chain.store(e.chain, Relaxed);
-        self.crc_lane.store(u64::from(e.crc) | u64::from(e.lane) << 32, Relaxed);
+        self.lane.store(u64::from(e.lane), Relaxed);
         for (word, pair) in self.pages.iter().zip(e.pages.as_chunks::<2>().0) {
             if pair[0] == 0 {
                 // No page: after the last one.
@@ -261,7 +256,6 @@ impl CommitLine {
             return None;
         }
         let file_frames = self.file_frames.load(Relaxed);
-        let crc_lane = self.crc_lane.load(Relaxed);
         let mut pages = [0; PAGES_INLINE];
         let count = if with_pages { (file_frames as u32 as usize).min(PAGES_INLINE) } else { 0 };
         let control = &self.pages[..count.div_ceil(2)];
@@ -271,7 +265,7 @@ impl CommitLine {
             pair[0] = if at < file_frames as u32 { (both >> 32) as u32 } else { 0 };
             pair[1] = if at + 1 < file_frames as u32 { both as u32 } else { 0 };
         }
-        let pages_flags_writer = self.pages_flags_writer.load(Relaxed);
+        let pages_flags = self.pages_flags.load(Relaxed);
         let entry = CommitEntry {
             sequence,
             wants_durable: tag & 1 != 0,
@@ -280,14 +274,12 @@ impl CommitLine {
             offset: self.offset.load(Relaxed),
             end: self.end.load(Relaxed),
             frames: file_frames as u32,
-            database_pages: (pages_flags_writer >> 32) as u32,
-            has_certificate: pages_flags_writer >> 16 & HAS_CERTIFICATE != 0,
-            has_spill: pages_flags_writer >> 16 & HAS_SPILL != 0,
-            has_masks: pages_flags_writer >> 16 & HAS_MASKS != 0,
-            writer: pages_flags_writer as u16,
+            database_pages: (pages_flags >> 32) as u32,
+            has_certificate: pages_flags >> 16 & HAS_CERTIFICATE != 0,
+            has_spill: pages_flags >> 16 & HAS_SPILL != 0,
+            has_masks: pages_flags >> 16 & HAS_MASKS != 0,
             chain: self.chain.load(Relaxed),
-            crc: crc_lane as u32,
-            lane: (crc_lane >> 32) as u16,
+            lane: self.lane.load(Relaxed) as u16,
             pages,
         };
         fence(Acquire);

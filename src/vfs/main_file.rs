@@ -168,7 +168,7 @@ unsafe extern "C" fn x_close(file: *mut RawFile) -> c_int {
         let main = unsafe { opened(file) }?;
         main.registration.names.remove(main.wal_name);
         let closed = callback_value(Err(Code::IOERR), || {
-            main.handle.close(&mut main.base());
+            main.handle.close();
             Ok(())
         });
         let base = main.base.close();
@@ -446,10 +446,8 @@ unsafe extern "C" fn x_shm_lock(file: *mut RawFile, first: c_int, count: c_int, 
             UNLOCK_EXCLUSIVE => ShmAction::UnlockExclusive,
             _ => return Err(Code::MISUSE),
         };
-        let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(count)) else {
-            return Err(Code::MISUSE);
-        };
-        main.handle.shm_lock(&mut main.base(), first, count, action)
+        let first = u32::try_from(first).map_err(|_| Code::MISUSE)?;
+        main.handle.shm_lock(&mut main.base(), first, action)
     })
 }
 

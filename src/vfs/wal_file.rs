@@ -153,7 +153,8 @@ unsafe extern "C" fn x_truncate(file: *mut RawFile, bytes: i64) -> c_int {
         let bytes = u64::try_from(bytes).map_err(|_| Code::IOERR_TRUNCATE)?;
         match wal.real()? {
             Some(mut real) => real.truncate(bytes),
-            None => wal.handle.wal_truncate(bytes),
+            // The virtual WAL has no size of its own.
+            None => Ok(()),
         }
     })
 }
@@ -164,7 +165,7 @@ unsafe extern "C" fn x_sync(file: *mut RawFile, flags: c_int) -> c_int {
         let wal = unsafe { opened(file) }?;
         match wal.real()? {
             Some(mut real) => real.sync(flags),
-            None => wal.handle.wal_sync(flags),
+            None => wal.handle.wal_sync(),
         }
     })
 }

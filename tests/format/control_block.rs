@@ -17,7 +17,7 @@ const ME: Owner = Owner { slot: 0, incarnation: 1 };
 const BLOCK: u64 = 4096;
 
 fn identity() -> Identity {
-    Identity { boot_id: boot_id().unwrap(), log_id: 7, device: 1, inode: 2, generation: 1, block_bytes: BLOCK }
+    Identity { boot_id: boot_id().unwrap(), log_id: 7, device: 1, inode: 2, block_bytes: BLOCK }
 }
 
 fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
@@ -33,9 +33,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         has_certificate: false,
         has_spill: false,
         has_masks: false,
-        writer: 0,
         chain: sequence,
-        crc: 5,
         lane: 3,
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     }
@@ -98,15 +96,13 @@ fn an_entry_comes_back_as_it_was_published() {
         has_certificate: true,
         has_spill: false,
         has_masks: false,
-        writer: 127,
         chain: u64::MAX - 5,
-        crc: u32::MAX - 6,
         lane: u16::MAX - 7,
         pages: std::array::from_fn(|at| u32::MAX - 8 - at as u32),
     };
     control.publish(&entry).unwrap();
     assert_eq!(control.commit(1), Some(entry));
-    let other = CommitEntry { has_certificate: false, has_spill: true, has_masks: true, writer: 0, ..commit(2, false) };
+    let other = CommitEntry { has_certificate: false, has_spill: true, has_masks: true, ..commit(2, false) };
     control.publish(&other).unwrap();
     assert_eq!(control.commit(2), Some(other));
     let cut = EpochRecord {

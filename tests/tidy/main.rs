@@ -6,6 +6,7 @@ mod face;
 mod links;
 mod structure;
 mod text;
+mod unused;
 mod variables;
 mod workspace;
 

@@ -69,9 +69,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         has_certificate: false,
         has_spill: false,
         has_masks: false,
-        writer: sequence as u16,
         chain: sequence + 1000,
-        crc: sequence as u32 + 2000,
         lane: sequence as u16 + 3,
         pages,
     }

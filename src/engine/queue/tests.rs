@@ -29,7 +29,7 @@ impl Directory {
         let directory = tempfile::tempdir().unwrap();
         let mapping = ControlMapping::create(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         let boot_id = boot_id().unwrap();
-        let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, generation: 1, block_bytes: 4096 };
+        let identity = Identity { boot_id, log_id: 3, device: DEVICE, inode: INODE, block_bytes: 4096 };
         mapping.control().set_identity(&identity);
         mapping.control().set_state(Complete::Ready);
         Directory(directory)

@@ -232,12 +232,6 @@ impl BatchPlace {
     }
 }
 
-/// The CRC in an encoded head ([`encode_batch`]); 0 if it is too short for one.
-#[must_use]
-pub fn head_crc(head: &[u8]) -> u32 {
-    if head.len() < BATCH_HEADER_BYTES { 0 } else { u32_at(head, CRC) }
-}
-
 /// What the first bytes at a place claim of a batch there. Nothing of it is verified yet: no CRC was checked, but the
 /// lengths fit the segment, and so bound what must be read to verify it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -137,7 +137,7 @@ fn by_hand(path: &Path, alive: u64) -> (LockFile, ControlMapping) {
 
 fn identity(path: &Path) -> Identity {
     let file = fs::metadata(path).expect("a database");
-    Identity { boot_id: 1, log_id: 2, device: file.dev(), inode: file.ino(), generation: 1, block_bytes: 4096 }
+    Identity { boot_id: 1, log_id: 2, device: file.dev(), inode: file.ino(), block_bytes: 4096 }
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn several_processes_have_a_row_each_and_a_killed_one_is_told() {
     let log = scratch.file("app.db-pwal");
     std::fs::create_dir(&log).expect("a directory");
     let directory = Directory::open(&log).expect("the log");
-    let identity = Identity { boot_id: 1, log_id: 2, device: 3, inode: 4, generation: 1, block_bytes: 4096 };
+    let identity = Identity { boot_id: 1, log_id: 2, device: 3, inode: 4, block_bytes: 4096 };
     let mapping = ControlMapping::create(&directory, 0o600).expect("a control");
     let control = mapping.control();
     control.set_identity(&identity);
