@@ -52,9 +52,9 @@ impl Set {
         self.with_journal().count() > 1
     }
 
-    /// Whether a database has it.
+    /// Whether a database with a rollback journal has it, and all of them keep it.
     pub fn is_there(&self, states: &[usize]) -> bool {
-        self.0.iter().any(|member| states[member.file] >= member.number)
+        self.with_journal().any(|member| states[member.file] >= member.number)
     }
 
     /// Whether some have it and others not, where the files have these states: of all, and of those with a journal.
