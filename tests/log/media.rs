@@ -115,7 +115,7 @@ fn what_cannot_be_read_may_be_what_says_that_a_torn_commit_was_durable() {
 #[test]
 fn also_where_no_commit_is_looked_for() {
     let (mut log, _) = sample();
-    log.commits(4);
+    log.commits(8);
     let behind = log.offset;
     log.certify(8, 6);
     let (bytes, at) = log.place(9);
