@@ -373,7 +373,8 @@ fn stage_composed(wal: &mut WalConnection, composed: &Composed) -> Result<(), cr
     let is_composed = |page: u32| page == 1 || composed.trunks.iter().any(|(trunk, _)| *trunk == page);
     let is_taken = |page: u32| composed.taken.binary_search(&page).is_ok();
     let is_over = |page: &u32| shown.is_free(*page) && !is_taken(*page) && !is_composed(*page);
-    let mut over: Vec<u32> = view.lane().pages().filter(is_over).collect();
+    let over = view.lane().pages().filter(is_over).filter(|_| !crate::drops("growth-superseded"));
+    let mut over: Vec<u32> = over.collect();
     over.sort_unstable();
     over.dedup();
     let staged: PageSet = view.lane().pages().collect();
@@ -389,7 +390,7 @@ fn stage_composed(wal: &mut WalConnection, composed: &Composed) -> Result<(), cr
             (false, None) => composition.add(now)?,
         }
     }
-    for page in over.into_iter().filter(|_| !crate::drops("growth-superseded")) {
+    for page in over {
         composition.replace(page, (1, &composed.page_one))?;
     }
     composition.replace(1, (1, &composed.page_one))

@@ -10,6 +10,7 @@ mod controls;
 mod errors;
 mod exclusive;
 mod frames;
+mod growth;
 mod locking;
 mod opening;
 mod read_only;

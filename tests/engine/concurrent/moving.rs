@@ -112,6 +112,37 @@ fn it_moves_past_growth() {
     assert!(moved > 3, "{moved} of 30");
 }
 
+/// Pages that others have taken since BEGIN, which SQLite has on its freelist still, are changed as any other.
+#[test]
+fn what_others_have_just_allocated_is_changed() {
+    let (scene, a, b) = moved_scene();
+    run(&scene.serial, super::growth::TABLES);
+    run(&scene.serial, "CREATE TABLE wide(id INTEGER PRIMARY KEY, n, pad)");
+    let mut expected = 0;
+    for turn in 0..12 {
+        super::growth::warm(&a, &b);
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        run(&b, "BEGIN; INSERT INTO wide(n, pad) SELECT 2, zeroblob(1500) FROM t LIMIT 8; COMMIT");
+        let changed = "UPDATE wide SET n=n+1 WHERE id=(SELECT max(id) FROM wide)";
+        let code = code_of(&a, changed);
+        assert!(matches!(code, 0 | SNAPSHOT), "{code}");
+        // It is not too much to take some, too.
+        let code =
+            if code == 0 && turn % 2 == 0 { code_of(&a, "INSERT INTO x(v) VALUES(zeroblob(9000))") } else { code };
+        if code == 0 && commit(&a) == 0 {
+            expected += 1;
+        } else if !a.is_autocommit() {
+            run(&a, "ROLLBACK");
+        }
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+        for connection in [&a, &b, &scene.serial] {
+            assert_eq!(number(connection, "SELECT sum(n % 2) FROM wide"), expected, "turn {turn}");
+            support::assert_integrity(connection);
+        }
+    }
+    assert!(expected > 2, "{expected} of 12");
+}
+
 /// Pages of the database file, which are in no frame of the view.
 #[test]
 fn it_moves_over_a_checkpoint() {
