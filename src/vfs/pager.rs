@@ -141,8 +141,10 @@ fn hash_of(sql: &[u8], autocommit: bool) -> u64 {
     autocommit.hash(&mut hasher);
     let mut in_string = false;
     for byte in sql {
-        in_string ^= *byte == b'\'';
-        if !in_string && !byte.is_ascii_digit() {
+        if *byte == b'\'' {
+            // A quote inside of a string is two: the string ends, and begins again.
+            in_string = !in_string;
+        } else if !in_string && !byte.is_ascii_digit() {
             hasher.write_u8(*byte);
         }
     }
