@@ -44,8 +44,8 @@ fn batch(criterion: &mut Criterion) {
 fn control(criterion: &mut Criterion) {
     let mapping = ControlMapping::anonymous().expect("memory");
     let control = mapping.control();
-    let me = control.acquire_process_slot(0, 1, "bench").expect("a process slot");
-    let slot = control.claim_snapshot_slot(me).expect("a snapshot slot");
+    let me = control.process_slots().acquire(0, 1, "bench").expect("a process slot");
+    let slot = control.snapshot_slots().claim(me).expect("a snapshot slot");
     let mut group = criterion.benchmark_group("shared words");
     group.bench_function("commit: WRITE, APPEND, publish, cut, certify, visible", |bencher| {
         bencher.iter(|| publish_one(&mapping, me));
@@ -54,7 +54,7 @@ fn control(criterion: &mut Criterion) {
         bencher.iter(|| {
             let visible = control.advance_visible();
             assert!(control.take_snapshot(slot, visible, 1));
-            control.end_snapshot(slot);
+            control.snapshot_slots().end(slot);
         });
     });
     group.bench_function("checkpoint target over all snapshots", |bencher| {

@@ -373,8 +373,8 @@ mod tests {
             (16, 1, "another boot or another machine"),
             (40, DEVICE + 1, "another database file"),
             (48, INODE + 1, "another database file"),
-            (64, 0, "blocks of 0 bytes"),
-            (64, 4097, "blocks of 4097 bytes"),
+            (56, 0, "blocks of 0 bytes"),
+            (56, 4097, "blocks of 4097 bytes"),
             (128, 0, "never completed"),
         ];
         for (offset, word, told) in cases {
