@@ -192,7 +192,7 @@ fn has_turn(wal: &WalConnection) -> bool {
 }
 
 /// Between BEGIN and COMMIT: `OP_AutoCommit` and `OP_Savepoint` end it before they commit.
-fn is_in_transaction(file: &OpenFile) -> bool {
+pub(super) fn is_in_transaction(file: &OpenFile) -> bool {
     file.pager.get().is_some_and(|pager| pager.in_transaction())
 }
 

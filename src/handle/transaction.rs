@@ -144,7 +144,7 @@ impl WalConnection {
         }
         if !self.engine.queue.try_acquire(self.me.id)
             && !self.engine.acquire_write_after_rest(self.me.id)
-            && !self.engine.queue.acquire_after_grant(self.me.id)
+            && !self.engine.queue.acquire_after_grant(self.me.id, concurrent::is_in_transaction(file))
         {
             return Err(self.refuse(file, Code::BUSY));
         }
@@ -174,7 +174,7 @@ impl WalConnection {
         self.writer.next_wake.let_go();
         if self.is_reading() {
             self.reader.refused = true;
-            if file.pager.get().is_some_and(|pager| pager.in_transaction()) {
+            if concurrent::is_in_transaction(file) {
                 self.entry.upgrades.note_contended();
             }
         } else {

@@ -196,6 +196,11 @@ impl WriteQueue {
     /// connection does not write.
     pub(crate) fn line_up(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
+        let is_granted = self.wait_in_line_before_snapshot(&mut state, connection);
+        state.reads_with_grant(connection, is_granted)
+    }
+
+    fn wait_in_line_before_snapshot(&self, state: &mut MutexGuard<'_, State>, connection: ConnectionId) -> bool {
         let now = now_us();
         if state.has_grant(connection, now) {
             return true;
@@ -208,7 +213,7 @@ impl WriteQueue {
         } else {
             return false;
         };
-        self.wait_with(&mut state, connection, ticket, now + at_most)
+        self.wait_with(state, connection, ticket, now + at_most)
     }
 
     /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
@@ -216,41 +221,52 @@ impl WriteQueue {
     /// longer than that of other grants.
     pub(crate) fn take_turn(&self, connection: ConnectionId, valid: Duration) -> bool {
         let mut state = self.state.lock();
+        let is_granted = self.wait_for_turn(&mut state, connection, valid);
+        state.reads_with_grant(connection, is_granted)
+    }
+
+    fn wait_for_turn(&self, state: &mut MutexGuard<'_, State>, connection: ConnectionId, valid: Duration) -> bool {
         let now = now_us();
         let valid = self.times.grant.max(u64::try_from(valid.as_micros()).unwrap_or(u64::MAX));
         if state.has_grant(connection, now) {
             return true;
         }
-        if !self.try_take(&mut state, connection, now) {
+        if !self.try_take(state, connection, now) {
             let ticket = state.ticket(connection, now);
-            if !self.wait_with(&mut state, connection, ticket, now + TURN) {
+            if !self.wait_with(state, connection, ticket, now + TURN) {
                 return false;
             }
             if valid == self.times.grant {
                 return true;
             }
             let now = now_us();
-            if !self.try_take(&mut state, connection, now) {
+            if !self.try_take(state, connection, now) {
                 return false;
             }
         }
-        self.grant_to_owner(&mut state, now_us() + valid)
+        self.grant_to_owner(state, now_us() + valid)
     }
 
-    /// WRITE, for a connection that was refused it while no connection writes, but one has a grant: perhaps for its turn, and so far it
-    /// only reads. Stock SQLite knows no such state, so it waits for the end of that grant, whatever its busy handler.
-    pub(crate) fn acquire_after_grant(&self, connection: ConnectionId) -> bool {
+    /// WRITE, for a connection that was refused it while no connection writes, but one has a grant and reads first, so that it may never
+    /// write. Stock SQLite knows no such state, so it waits for the end of that grant, whatever its busy handler. `upgrades`: SQLite calls
+    /// no busy handler for it. Then it also waits for the grant of another process, which may be one for a waiter that comes at once: one
+    /// with a busy handler has a snapshot that is too old after that, and would wait a second time.
+    pub(crate) fn acquire_after_grant(&self, connection: ConnectionId, upgrades: bool) -> bool {
         let mut state = self.state.lock();
         let now = now_us();
         let word = self.turn.look();
         let ends = match state.grant {
             _ if state.owner.is_some() || state.closed => return false,
-            Some((_, until)) => until,
-            None if word.is_granted() && !self.turn.is_mine(word) => self.turn.grant_until(),
-            None => return false,
+            Some((holder, until)) if upgrades || state.reads_with_grant == Some(holder) => until,
+            None if upgrades && word.is_granted() && !self.turn.is_mine(word) => self.turn.grant_until(),
+            _ => return false,
         };
         let ticket = state.ticket(connection, now);
         self.wait_with(&mut state, connection, ticket, ends.min(now + self.times.grant));
+        // As in `wait`: it did not poll.
+        if let Some(place) = state.places.get_mut(&connection) {
+            (place.waited, place.polls) = (now_us(), false);
+        }
         drop(state);
         self.try_acquire(connection)
     }
@@ -559,6 +575,7 @@ impl WriteQueue {
         let mut state = self.state.lock();
         if state.grant.is_some_and(|(holder, _)| holder == connection) {
             state.grant = None;
+            state.reads_with_grant(connection, false);
             if state.has_lease(connection) {
                 state.lease = None;
             }

@@ -120,6 +120,8 @@ pub(super) struct State {
     /// The process that waits for the end of the lease knows that time.
     pub(super) lease_announced: bool,
     pub(super) grant: Option<(ConnectionId, u64)>,
+    /// The connection that was granted WRITE last before it reads.
+    pub(super) reads_with_grant: Option<ConnectionId>,
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
     /// The connections that were refused and have not written since.
@@ -177,8 +179,19 @@ impl State {
             self.lease_announced = false;
         }
         self.grant = None;
+        self.reads_with_grant(connection, false);
         self.owner = Some(connection);
         self.owner_thread = this_thread();
+    }
+
+    /// `connection` reads now, with a grant or without one, which is answered.
+    pub(super) fn reads_with_grant(&mut self, connection: ConnectionId, is_granted: bool) -> bool {
+        if is_granted {
+            self.reads_with_grant = Some(connection);
+        } else if self.reads_with_grant == Some(connection) {
+            self.reads_with_grant = None;
+        }
+        is_granted
     }
 
     /// The owner, `connection`, leaves WRITE while others wait. True: it has a lease, and is expected to come again soon.

@@ -80,6 +80,35 @@ fn write(queue: &WriteQueue, connection: ConnectionId, slice: Duration) -> usize
     unreachable!()
 }
 
+/// A waiter comes for its grant at once, and its commit makes the snapshot of a writer without a transaction too old: that one
+/// waits in its busy handler, with a new snapshot afterwards. A connection that reads with its grant may never write.
+#[test]
+fn only_the_grant_of_a_connection_that_reads_is_waited_for() {
+    let queue = Arc::new(alone());
+    assert!(queue.try_acquire(1));
+    let waits = {
+        let queue = Arc::clone(&queue);
+        std::thread::spawn(move || queue.wait(2, LONG))
+    };
+    wait_until("it waits", || queue.waiting() == 1);
+    queue.release(1, false);
+    assert!(waits.join().unwrap(), "granted");
+    assert!(!queue.try_acquire(1));
+    let began = Instant::now();
+    assert!(!queue.acquire_after_grant(1, false));
+    assert!(began.elapsed() < Duration::from_micros(TIMES.grant), "it is refused at once");
+    queue.give_up_grant(2);
+    assert!(queue.take_turn(2, Duration::ZERO), "it reads");
+    assert!(!queue.try_acquire(1));
+    let waits = {
+        let queue = Arc::clone(&queue);
+        std::thread::spawn(move || queue.acquire_after_grant(1, false))
+    };
+    wait_until("it waits for the end of the grant", || queue.waiting() == 1);
+    queue.give_up_grant(2);
+    assert!(waits.join().unwrap());
+}
+
 #[test]
 fn one_owner_and_the_longest_waiter_next() {
     let queue = Arc::new(alone());
