@@ -282,7 +282,7 @@ fn every_bit_of_segment_headers_and_certificates_counts() {
     let certificate = certificate.encode();
     for at in 0..SEGMENT_HEADER_BYTES.max(CERTIFICATE_BYTES) {
         for bit in 0..8 {
-            let (mut segment, mut sealed) = (header.clone(), certificate.clone());
+            let (mut segment, mut sealed) = (header.clone(), certificate);
             segment[at] ^= 1 << bit;
             sealed[at] ^= 1 << bit;
             assert!(Certificate::decode(&sealed, &place).is_err(), "certificate, byte {at}");

@@ -257,7 +257,11 @@ impl WriteQueue {
         let word = self.turn.look();
         let ends = match state.grant {
             _ if state.owner.is_some() || state.closed => return false,
-            Some((holder, until)) if upgrades || state.reads_with_grant == Some(holder) => until,
+            Some((holder, until))
+                if upgrades || state.histories.get(&holder).is_some_and(|history| history.reads_with_grant) =>
+            {
+                until
+            }
             None if upgrades && word.is_granted() && !self.turn.is_mine(word) => self.turn.grant_until(),
             _ => return false,
         };

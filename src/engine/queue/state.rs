@@ -67,11 +67,13 @@ pub(super) struct ReacquireHistory {
     pub(super) reacquires_quickly: bool,
     /// It got WRITE after it had polled.
     pub(super) credit: Option<Credit>,
+    /// It was granted WRITE before it reads, and has not come for it.
+    pub(super) reads_with_grant: bool,
 }
 
 impl Default for ReacquireHistory {
     fn default() -> ReacquireHistory {
-        ReacquireHistory { left: None, reacquires_quickly: true, credit: None }
+        ReacquireHistory { left: None, reacquires_quickly: true, credit: None, reads_with_grant: false }
     }
 }
 
@@ -120,8 +122,6 @@ pub(super) struct State {
     /// The process that waits for the end of the lease knows that time.
     pub(super) lease_announced: bool,
     pub(super) grant: Option<(ConnectionId, u64)>,
-    /// The connection that was granted WRITE last before it reads.
-    pub(super) reads_with_grant: Option<ConnectionId>,
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
     /// The connections that were refused and have not written since.
@@ -187,9 +187,9 @@ impl State {
     /// `connection` reads now, with a grant or without one, which is answered.
     pub(super) fn reads_with_grant(&mut self, connection: ConnectionId, is_granted: bool) -> bool {
         if is_granted {
-            self.reads_with_grant = Some(connection);
-        } else if self.reads_with_grant == Some(connection) {
-            self.reads_with_grant = None;
+            self.histories.entry(connection).or_default().reads_with_grant = true;
+        } else if let Some(history) = self.histories.get_mut(&connection) {
+            history.reads_with_grant = false;
         }
         is_granted
     }

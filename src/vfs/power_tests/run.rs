@@ -408,12 +408,12 @@ impl Run {
 
     /// The database files, the journals that stay, and their names.
     fn sync_all(&self, machine: &Machine) {
-        for file in 0..self.world.files {
+        for (file, name) in NAMES.iter().enumerate().take(self.world.files) {
             let beside = machine.beside(file);
-            if let Ok(journal) = beside.open(&format!("{}-journal", NAMES[file]), false) {
+            if let Ok(journal) = beside.open(&format!("{name}-journal"), false) {
                 journal.sync().expect("a sync");
             }
-            let file = beside.open(NAMES[file], false).expect("the file");
+            let file = beside.open(name, false).expect("the file");
             file.sync().and_then(|()| beside.sync()).expect("a sync");
         }
     }
