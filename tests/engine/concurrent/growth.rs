@@ -298,7 +298,7 @@ fn a_new_schema_grows_beside_others() {
     let ddl = "CREATE TABLE new(x); CREATE INDEX of_new ON new(x); INSERT INTO new VALUES(zeroblob(20000))";
     // The one that changes the schema commits last: page 1 is its own, with the counters of both.
     let both = (0..20).any(|_| {
-        run(&a, &format!("BEGIN; INSERT INTO x(v) VALUES(zeroblob(20000))"));
+        run(&a, "BEGIN; INSERT INTO x(v) VALUES(zeroblob(20000))");
         run(&b, &format!("BEGIN; {ddl}"));
         (commit(&a), commit(&b)) == (0, 0)
     });
