@@ -64,7 +64,7 @@ impl Head {
     }
 }
 
-/// What a transaction sees of the freelist, up to [`Shown::rest`].
+/// What a transaction sees of the freelist, up to the trunk of all other free pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     head: Head,

@@ -232,7 +232,7 @@ pub enum State {
 /// What the control block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The boot of the machine ([`boot_id`](super::boot_id)): words of another one say nothing.
+    /// The boot of the machine ([`boot_id`](crate::os::boot_id)): words of another one say nothing.
     pub boot_id: u128,
     /// The log.
     pub log_id: u64,
@@ -377,7 +377,7 @@ impl ControlView {
         [&self.write, &self.append, &self.leader, &self.checkpoint].map(OwnerLock::holder)
     }
 
-    /// Until when the grant in WRITE counts: microseconds, as [`now_us`](super::now_us).
+    /// Until when the grant in WRITE counts: microseconds, as [`now_us`](crate::os::now_us).
     #[must_use]
     pub fn grant_until_us(&self) -> u64 {
         self.grant_until_us.0.load(SeqCst)
@@ -562,7 +562,7 @@ impl ControlBlock {
         self.readers.commits_allocated.store(entries, SeqCst);
     }
 
-    /// Whether `every_us` have passed since any process was last answered with true; `now_us` as [`now_us`](super::now_us).
+    /// Whether `every_us` have passed since any process was last answered with true; `now_us` as [`now_us`](crate::os::now_us).
     pub(crate) fn fades_again(&self, now_us: u64, every_us: u64) -> bool {
         let (faded, before) = (&self.readers.faded_us, self.readers.faded_us.load(SeqCst));
         now_us.saturating_sub(before) >= every_us && faded.compare_exchange(before, now_us, SeqCst, SeqCst).is_ok()
@@ -580,7 +580,7 @@ impl ControlBlock {
         self.log.segments_deleted.fetch_add(1, SeqCst);
     }
 
-    /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`](super::now_us)); by the owner of WRITE, before it grants.
+    /// Sets until when the next grant in WRITE counts (microseconds, as [`now_us`](crate::os::now_us)); by the owner of WRITE, before it grants.
     pub fn set_grant_until_us(&self, until_us: u64) {
         self.grant_until_us.0.store(until_us, SeqCst);
     }

@@ -50,7 +50,7 @@ impl<'a> PageLeases<'a> {
         })
     }
 
-    /// When transactions last allocated pages beside each other (us, as [`now_us`](super::now_us)); 0: never.
+    /// When transactions last allocated pages beside each other (us, as [`now_us`](crate::os::now_us)); 0: never.
     pub(crate) fn allocated_us(&self) -> u64 {
         self.0.counts.allocated_us.load(SeqCst)
     }

@@ -21,13 +21,13 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// The beginning of its command, at most 32 bytes.
     pub command: String,
-    /// When it joined: microseconds, as [`now_us`](super::now_us).
+    /// When it joined: microseconds, as [`now_us`](crate::os::now_us).
     pub joined_us: u64,
     /// Its registered snapshots: transactions that read.
     pub transactions: usize,
     /// The lowest of them.
     pub oldest_snapshot: Option<Snapshot>,
-    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](super::now_us).
+    /// Since when the longest of its waiters for WRITE waits: microseconds, as [`now_us`](crate::os::now_us).
     pub waiting_since_us: Option<u64>,
     /// Which of WRITE, APPEND, LEADER, CKPT, CREATE and EXCL (SQLite's EXCLUSIVE on the database file) it owns, in this order.
     pub holding: Vec<&'static str>,
@@ -61,7 +61,7 @@ impl ControlView {
 }
 
 impl Snapshot {
-    /// For people: its process (`None`: it has ended meanwhile), its age at `now_us` ([`now_us`](super::now_us)), and the bytes of the
+    /// For people: its process (`None`: it has ended meanwhile), its age at `now_us` ([`now_us`](crate::os::now_us)), and the bytes of the
     /// log that stay for it (`None`: the log cannot be read).
     #[must_use]
     pub fn status(&self, process: Option<(u32, String)>, now_us: u64, kept_bytes: Option<u64>) -> ReaderStatus {
@@ -87,7 +87,7 @@ impl ProcessInfo {
         }
     }
 
-    /// For people: times as microseconds from then to `now_us` ([`now_us`](super::now_us)).
+    /// For people: times as microseconds from then to `now_us` ([`now_us`](crate::os::now_us)).
     #[must_use]
     pub fn status(&self, now_us: u64) -> ProcessStatus {
         let ago = |since_us: u64| now_us.saturating_sub(since_us);

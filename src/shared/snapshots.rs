@@ -75,7 +75,7 @@ pub struct Snapshot {
     pub owner: Owner,
     /// The commit sequence up to which it sees the log.
     pub sequence: u64,
-    /// When it was taken: microseconds, as [`now_us`](super::now_us).
+    /// When it was taken: microseconds, as [`now_us`](crate::os::now_us).
     pub since_us: u64,
 }
 
@@ -144,7 +144,7 @@ impl SnapshotTable {
     }
 
     /// Stores the snapshot `sequence`; `holds`, asked after that, says whether it counts. False: it does not, and nothing is
-    /// registered. `now_us` as [`now_us`](super::now_us).
+    /// registered. `now_us` as [`now_us`](crate::os::now_us).
     pub(super) fn take(&self, slot: SnapshotSlot, sequence: u64, now_us: u64, holds: impl FnOnce() -> bool) -> bool {
         let line = self.line(slot);
         line.since_us.store(now_us, Relaxed);

@@ -210,7 +210,7 @@ impl ControlBlock {
 
     /// Registers the snapshot `sequence`. False: a checkpoint has announced a target beyond it, and
     /// nothing is registered; take a newer one (visible is never below an announced target).
-    /// `now_us` as [`now_us`](super::now_us).
+    /// `now_us` as [`now_us`](crate::os::now_us).
     #[must_use]
     pub fn take_snapshot(&self, slot: SnapshotSlot, sequence: u64, now_us: u64) -> bool {
         self.snapshots.take(slot, sequence, now_us, || {
