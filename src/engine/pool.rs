@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A thread without a job for this time ends.
+/// How long a thread of the process's pool waits for its next job.
 const LINGERS: Duration = Duration::from_secs(3);
 /// More jobs than this at once wait for each other: of disks that are stuck.
 const THREADS_MAX: usize = 64;
@@ -84,14 +84,16 @@ impl Queue {
 pub(super) struct Pool {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// A thread without a job for this time ends.
+    lingers: Duration,
 }
 
 /// That of this process: a forked child has none of its parent's threads.
 static OF_PROCESS: Mutex<Option<(u32, Arc<Pool>)>> = Mutex::new(None);
 
 impl Pool {
-    fn new() -> Arc<Pool> {
-        Arc::new(Pool { queue: Mutex::default(), wake: Condvar::new() })
+    fn new(lingers: Duration) -> Arc<Pool> {
+        Arc::new(Pool { queue: Mutex::default(), wake: Condvar::new(), lingers })
     }
 
     /// The pool of this process.
@@ -104,7 +106,7 @@ impl Pool {
         {
             return Arc::clone(pool);
         }
-        let pool = Pool::new();
+        let pool = Pool::new(LINGERS);
         // What a child inherited is its parent's, and may have been in use at the fork: left as it is.
         std::mem::forget(held.replace((generation, Arc::clone(&pool))));
         pool
@@ -180,16 +182,20 @@ impl Pool {
             let first = queue.first_time();
             let may_end = first.is_none() || queue.waiting > 0;
             let now = Instant::now();
-            let lingers = LINGERS.saturating_sub(now.saturating_duration_since(idle_since));
+            let lingers = self.lingers.saturating_sub(now.saturating_duration_since(idle_since));
             if may_end && lingers.is_zero() {
                 queue.threads -= 1;
+                if first.is_some() {
+                    // One that stays may wait for a later time: this thread was the one that knew of the first.
+                    self.wake.notify_one();
+                }
                 return;
             }
             let until_first = first.map(|at| at.saturating_duration_since(now));
             let at_most = if may_end {
                 until_first.map_or(lingers, |first| first.min(lingers))
             } else {
-                until_first.unwrap_or(LINGERS)
+                until_first.unwrap_or(self.lingers)
             };
             queue.waiting += 1;
             self.wake.wait_for(&mut queue, at_most);
@@ -229,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_long_job_holds_up_no_other() {
-        let (pool, (names, ran), (ends, end)) = (Pool::new(), channel(), channel());
+        let (pool, (names, ran), (ends, end)) = (Pool::new(LINGERS), channel(), channel());
         pool.begin(job("long", &names, Some(end))).unwrap();
         assert_eq!(next(&ran), "long");
         pool.begin_at(job("timed", &names, None), Instant::now() + Duration::from_millis(20)).unwrap();
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_hundred_that_wait_for_their_time_need_one_thread() {
-        let (pool, (names, ran)) = (Pool::new(), channel());
+        let (pool, (names, ran)) = (Pool::new(LINGERS), channel());
         let far = Instant::now() + Duration::from_secs(3600);
         let waiting: Vec<Ticket> = (0..100).map(|_| pool.begin_at(job("far", &names, None), far).unwrap()).collect();
         pool.begin_at(job("near", &names, None), Instant::now()).unwrap();
@@ -263,15 +269,45 @@ mod tests {
                 panic!("as the test wants it");
             }
         }
-        let (pool, (names, ran)) = (Pool::new(), channel());
+        let (pool, (names, ran)) = (Pool::new(LINGERS), channel());
         pool.begin(Arc::new(Panics)).unwrap();
         pool.begin_at(job("later", &names, None), Instant::now() + Duration::from_millis(20)).unwrap();
         assert_eq!(next(&ran), "later");
     }
 
+    /// Of two threads that wait, the one that stays may have begun to wait when there was no earlier time than the far one.
+    #[test]
+    fn the_thread_that_stays_waits_for_the_first_time() {
+        /// Runs a job, and then has another one at a time of its own.
+        struct GoesOn(Arc<Pool>, Arc<Named>, Arc<Named>);
+        impl Job for GoesOn {
+            fn run(self: Arc<Self>) {
+                Arc::clone(&self.1).run();
+                let next: Arc<Named> = Arc::clone(&self.2);
+                self.0.go_on_at(next, Instant::now() + Duration::from_millis(300));
+            }
+        }
+        let (pool, (names, ran), (ends, end)) = (Pool::new(Duration::from_millis(20)), channel(), channel());
+        let far = Instant::now() + Duration::from_secs(3600);
+        let far = pool.begin_at(job("far", &names, None), far).unwrap();
+        let [first, later] = [("first", Some(end)), ("later", None)].map(|(name, end)| job(name, &names, end));
+        pool.begin(Arc::new(GoesOn(Arc::clone(&pool), first, later))).unwrap();
+        assert_eq!(next(&ran), "first");
+        pool.begin(job("short", &names, None)).unwrap();
+        assert_eq!(next(&ran), "short");
+        let began = std::time::Instant::now();
+        while threads(&pool) > 2 {
+            assert!(began.elapsed() < Duration::from_secs(30), "one runs a job, and one waits for the far time");
+            std::thread::yield_now();
+        }
+        ends.send(()).unwrap();
+        assert_eq!(next(&ran), "later");
+        assert!(pool.withdraw(&far));
+    }
+
     #[test]
     fn threads_end_when_nothing_is_left() {
-        let (pool, (names, ran)) = (Pool::new(), channel());
+        let (pool, (names, ran)) = (Pool::new(LINGERS), channel());
         pool.begin(job("only", &names, None)).unwrap();
         assert_eq!(next(&ran), "only");
         let began = std::time::Instant::now();
