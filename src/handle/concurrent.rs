@@ -58,6 +58,10 @@ pub(super) struct Concurrent {
     spill_refused: bool,
     /// Its transactions that lost since one has committed.
     lost: u32,
+    /// The number of its next transactions that take their turn before they read.
+    turns: u32,
+    /// The present one has waited for its turn.
+    has_waited: bool,
     /// The pages that it allocates.
     pub(super) growth: Growth,
     /// How far the snapshot of its present transaction has moved.
@@ -166,7 +170,7 @@ pub(super) fn is_coming(wal: &WalConnection, file: &OpenFile) -> bool {
 
 /// Whether the transaction whose snapshot is taken now takes its turn before, since the last ones of its connection have lost.
 pub(super) fn lost_often(wal: &WalConnection, file: &OpenFile) -> bool {
-    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.lost >= LOST_OFTEN)
+    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns > 0)
         && !wal.writer.holds_write
         && is_coming(wal, file)
         && !crate::drops("concurrent-turn")
@@ -186,9 +190,26 @@ pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
         && is_in_transaction(file)
 }
 
+/// The transaction whose snapshot is taken now waits for its turn, or not.
+pub(super) fn note_turn(wal: &mut WalConnection, has_waited: bool) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.has_waited = has_waited;
+    }
+}
+
+/// The read transaction is over, and has only read: if it has taken a turn, or waited for one, that is one less. Else a connection that
+/// loses and then only reads would keep all that write waiting, and each of its readers would wait for them.
+pub(super) fn only_read(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent
+        && std::mem::take(&mut concurrent.has_waited)
+    {
+        concurrent.turns = concurrent.turns.saturating_sub(1);
+    }
+}
+
 /// Whether the open transaction has taken its turn for a serial write.
 fn has_turn(wal: &WalConnection) -> bool {
-    wal.reader.granted && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.lost >= LOST_OFTEN)
+    wal.reader.granted && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.has_waited)
 }
 
 /// Between BEGIN and COMMIT: `OP_AutoCommit` and `OP_Savepoint` end it before they commit.
@@ -446,6 +467,8 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     counters(wal).conflicts.fetch_add(1, SeqCst);
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.lost += 1;
+        // One more with each: transactions that only read in between use some up.
+        concurrent.turns = (concurrent.lost + 1).saturating_sub(LOST_OFTEN);
     }
     let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
     let note = |written: &WrittenPage, kind: &str| {
@@ -561,7 +584,7 @@ pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
         counters(wal).commits.fetch_add(1, SeqCst);
     }
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.lost = 0;
+        (concurrent.lost, concurrent.turns) = (0, 0);
         growth::note_published(concurrent, wal.view.lane(), (&wal.engine, first_number));
     }
 }

@@ -138,7 +138,9 @@ impl WalConnection {
         let is_asked = self.reader.was_refused
             || self.engine.log.marks.published() != self.engine.log.marks.visible()
             || self.entry.upgrades.are_contended() && pager.is_some_and(|pager| pager.in_transaction());
-        if concurrent::lost_often(self, file) {
+        let takes_turn = concurrent::lost_often(self, file);
+        concurrent::note_turn(self, takes_turn);
+        if takes_turn {
             self.reader.writers.begun = Begun::Unasked;
             self.reader.granted = self.wait_for_turn(concurrent::TURN_VALID);
             return true;
@@ -226,6 +228,9 @@ impl WalConnection {
         self.engine.connections.drop_snapshot(self.me);
         if std::mem::take(&mut self.reader.granted) && !self.reader.wrote {
             self.engine.queue.give_up_grant(self.me.id);
+        }
+        if !self.reader.wrote && !refused {
+            concurrent::only_read(self);
         }
         self.reader.writers.end(self.reader.wrote || refused, &self.entry.upgrades);
         self.reader.was_refused &= self.reader.wrote || refused;

@@ -64,6 +64,32 @@ fn a_turn_that_is_not_used_ends() {
     run(&a, &format!("{ADD}; COMMIT"));
 }
 
+/// After four that have lost an application may only read: that must not keep the others waiting for ever.
+#[test]
+fn those_that_only_read_use_the_turns_up() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 0);
+    let read = || assert!(number(&a, "SELECT n FROM t WHERE id=10") >= 4);
+    lose(&a, &b, 4);
+    run(&a, "BEGIN");
+    read();
+    run(&a, "COMMIT; BEGIN");
+    read();
+    assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "it does not wait for one that only reads");
+    run(&a, "COMMIT");
+    // One more that loses gives two turns: one that only reads takes none away from one that writes.
+    lose(&a, &b, 1);
+    run(&a, "BEGIN");
+    read();
+    run(&a, "COMMIT; BEGIN");
+    read();
+    assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), ffi::SQLITE_BUSY, "it is the turn of the other one");
+    run(&a, ADD);
+    assert_eq!(commit(&a), 0);
+    assert_eq!(number(&b, "SELECT n FROM t WHERE id=10"), 7);
+}
+
 fn transaction<T>(
     connection: &mut Connection,
     work: impl FnMut(&mut Connection) -> Result<T, Error>,
