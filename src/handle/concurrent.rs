@@ -207,9 +207,12 @@ pub(super) fn only_read(wal: &mut WalConnection) {
     }
 }
 
-/// Whether the open transaction has taken its turn for a serial write.
+/// Whether the open transaction has its turn, still, for a serial write. Without it a serial write could only be refused for what was
+/// committed since its snapshot.
 fn has_turn(wal: &WalConnection) -> bool {
-    wal.reader.granted && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.has_waited)
+    wal.reader.granted
+        && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.has_waited)
+        && wal.engine.queue.granted(wal.me.id)
 }
 
 /// Between BEGIN and COMMIT: `OP_AutoCommit` and `OP_Savepoint` end it before they commit.

@@ -90,6 +90,22 @@ fn those_that_only_read_use_the_turns_up() {
     assert_eq!(number(&b, "SELECT n FROM t WHERE id=10"), 7);
 }
 
+/// It writes beside the others then, and loses only if they have written what it depends on.
+#[test]
+fn one_that_writes_after_its_turn_has_ended_is_no_worse_than_without() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 60_000);
+    lose(&a, &b, 4);
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    // When the turn has ended.
+    run(&b, "BEGIN; UPDATE t SET n=n+1 WHERE id=10000; COMMIT");
+    run(&a, ADD);
+    assert_eq!(commit(&a), 0);
+    assert_eq!(number(&b, "SELECT sum(n) FROM t"), 6);
+}
+
 fn transaction<T>(
     connection: &mut Connection,
     work: impl FnMut(&mut Connection) -> Result<T, Error>,
