@@ -19,6 +19,10 @@ use std::time::Duration;
 /// waiter that long.
 const AGAIN: Duration = Duration::from_micros(100);
 
+/// Where a sync takes as long, no wake-up is kept: what that saves is little beside the sync, and the waiters look for themselves
+/// rarely.
+const SLOW_SYNC: Duration = Duration::from_millis(2);
+
 /// The wake-up of the next waiter of an epoch that is durable. Its drop wakes it.
 #[must_use = "a drop at once wakes a waiter at once"]
 pub(crate) struct NextWake {
@@ -35,6 +39,13 @@ impl NextWake {
 
     pub(super) fn next(log: &Arc<LogContext>, epoch: u64) -> NextWake {
         NextWake { log: Arc::clone(log), epoch, is_first: false }
+    }
+}
+
+impl NextWake {
+    /// Whether the waiters that look for themselves, after four syncs at most, do so soon.
+    fn is_kept_shortly(&self) -> bool {
+        Duration::from_nanos(self.log.marks.control().sync_nanos()) < SLOW_SYNC
     }
 }
 
@@ -67,7 +78,7 @@ impl KeptWake {
 
     /// A commit of the connection is answered.
     pub(crate) fn answered(&mut self, wake: Option<NextWake>) {
-        self.wake = wake.filter(|_| self.commits_again);
+        self.wake = wake.filter(|wake| self.commits_again && wake.is_kept_shortly());
         self.answered = Some(Instant::now());
     }
 
