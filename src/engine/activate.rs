@@ -99,8 +99,11 @@ impl Activation {
         self.undo_earlier_try(database_handle.as_mut(), &mut first, &begin)?;
         let segment = self.make_first_segment(&first, &begin, pages)?;
 
-        let mapping = self.log.marks.member().mapping();
-        mapping.allocate_epochs().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        // After a rest the ring holds the last epoch, which says what is durable.
+        if begin.epoch == 1 {
+            let mapping = self.log.marks.member().mapping();
+            mapping.allocate_epochs().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        }
 
         // If another process holds EXCLUSIVE, it may have died since, or either may have lost it: stock SQLite may have
         // opened the file, and its commits would be lost under the stamp.

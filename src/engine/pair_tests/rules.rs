@@ -2,7 +2,7 @@
 
 use super::{BLOCK, PAGE_BYTES, Pair, SEGMENT_BYTES, commit, die, facts, image, leave_a_segment, staged, staged_in};
 use crate::disk::OpenMode;
-use crate::disk::fault::{DIRECTORY_NAME, Fault, Operation};
+use crate::disk::fault::{DATABASE_NAME, DIRECTORY_NAME, Fault, Operation};
 use crate::engine::leader::Leader;
 use crate::engine::lease::Stall;
 use crate::engine::tail::Record;
@@ -47,6 +47,24 @@ fn an_activation_that_is_tried_again_leaves_no_stamp_without_a_segment() {
             }
         }
     }
+}
+
+/// An activation after a rest fails at its stamp: what was durable is so still, and nothing waits for a flush that no log takes.
+#[test]
+fn an_activation_that_fails_after_a_rest_takes_back_no_certificate() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    assert_eq!(one.rest().unwrap(), Rest::Retired);
+    pair.disk.plan().add(pair.fault(Operation::Write, DATABASE_NAME));
+    commit(&one, 3, 2, true).unwrap_err();
+    assert_eq!(one.log.marks.durable(), 1);
+    assert_eq!(one.on_demand.sync_published().unwrap(), 1);
+    commit(&one, 3, 2, true).unwrap();
+    assert_eq!(one.log.marks.durable(), 2);
+    die(one);
+    pair.lose_power();
+    assert_eq!(pair.recovered(), [2; 3]);
 }
 
 /// R6. A dead process had made a segment, and its name was not durable yet.
