@@ -12,6 +12,7 @@ use super::ring::COMMIT_RING;
 use crate::disk::{Access, Directory};
 use crate::os::{boot_id, clock_offset_us};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::param::page_size;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
@@ -119,7 +120,7 @@ impl ControlMapping {
 
     fn make(file: File) -> io::Result<ControlMapping> {
         file.set_len(CONTROL_BYTES as u64)?;
-        allocate(&file, 0..HEAD_BYTES)?;
+        allocate(&file, space_of_head(page_size()))?;
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
         Ok(ControlMapping { mapping, file: Some(file) })
     }
@@ -176,13 +177,13 @@ impl ControlMapping {
         Ok(mapping)
     }
 
-    /// Ensures that no store into the epoch ring meets a full disk. Before the first epoch record: under APPEND, in an
-    /// activation.
+    /// Ensures that no store into the epoch ring meets a full disk. Before the first epoch record, and the first commit: under
+    /// APPEND, in the first activation. It writes zeros.
     ///
     /// # Errors
     /// Any error of the file system.
     pub fn allocate_epochs(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| allocate(file, EPOCH_RING_AT..CONTROL_BYTES))
+        self.file.as_ref().map_or(Ok(()), |file| allocate(file, space_of_epochs(page_size())))
     }
 
     /// Ensures that the store of the commit `sequence` into its ring meets no full disk: allocates the pieces of the ring up to
@@ -199,8 +200,7 @@ impl ControlMapping {
         let mut allocated = control.commits_allocated();
         while allocated < needed {
             let until = (allocated + COMMITS_AT_ONCE).min(COMMIT_RING);
-            let [from, to] = [allocated, until].map(|entries| HEAD_BYTES + entries as usize * COMMIT_BYTES);
-            allocate(file, from..to)?;
+            allocate(file, space_of_commits(allocated..until, page_size()))?;
             control.set_commits_allocated(until);
             allocated = until;
         }
@@ -254,6 +254,26 @@ impl Observed {
     pub fn control(&self) -> &ControlView {
         self.mapping.control()
     }
+}
+
+// A store into the mapping needs the space of its whole page of memory, which may have several blocks of the file system (ext4
+// of less than 512 MB has blocks of 1 KiB, and some kernels have pages of 64 KiB), or ends in SIGBUS where the disk is full. So
+// what is allocated ends with a page, or begins with one.
+
+/// What lies before the rings, in bytes of the file.
+fn space_of_head(page_bytes: usize) -> Range<usize> {
+    0..HEAD_BYTES.next_multiple_of(page_bytes)
+}
+
+/// The epoch ring, from the beginning of a page: with the last entries of the commit ring.
+fn space_of_epochs(page_bytes: usize) -> Range<usize> {
+    EPOCH_RING_AT - EPOCH_RING_AT % page_bytes..CONTROL_BYTES
+}
+
+/// These entries of the commit ring, if those before them are allocated, and what follows them in their last page.
+fn space_of_commits(entries: Range<u64>, page_bytes: usize) -> Range<usize> {
+    let [from, to] = [entries.start, entries.end].map(|entry| HEAD_BYTES + entry as usize * COMMIT_BYTES);
+    from..to.next_multiple_of(page_bytes).min(EPOCH_RING_AT)
 }
 
 /// Writes zeros to `range` (bytes) of the file, so that no store into the mapping meets a full disk. Not `fallocate`: the first
@@ -350,6 +370,38 @@ mod tests {
 
         fn error(&self) -> SharedError {
             self.open().unwrap_err()
+        }
+    }
+
+    /// Else a store would be SIGBUS on a full disk whose blocks are smaller than a page of memory.
+    #[test]
+    fn whole_pages_of_memory_are_allocated_before_anything_is_stored_in_them() {
+        for page in [4096, 16384, 65536] {
+            let mut allocated = vec![false; CONTROL_BYTES];
+            let mut allocate = |range: Range<usize>| allocated[range].fill(true);
+            allocate(space_of_head(page));
+            allocate(space_of_epochs(page));
+            let is_stored = |allocated: &[bool], bytes: Range<usize>| {
+                let pages = bytes.start / page * page..bytes.end.next_multiple_of(page).min(CONTROL_BYTES);
+                allocated[pages].iter().all(|byte| *byte)
+            };
+            assert!(is_stored(&allocated, 0..HEAD_BYTES), "{page}");
+            assert!(is_stored(&allocated, EPOCH_RING_AT..CONTROL_BYTES), "{page}");
+            for first in (0..COMMIT_RING).step_by(COMMITS_AT_ONCE as usize) {
+                let until = first + COMMITS_AT_ONCE;
+                let space = space_of_commits(first..until, page);
+                assert!(space.end <= EPOCH_RING_AT, "{page}: epochs are stored there");
+                assert_eq!(
+                    space.start,
+                    HEAD_BYTES + first as usize * COMMIT_BYTES,
+                    "{page}: commits are stored before"
+                );
+                allocated[space.clone()].fill(true);
+                assert!(
+                    is_stored(&allocated, space.start..HEAD_BYTES + until as usize * COMMIT_BYTES),
+                    "{page}, {first}"
+                );
+            }
         }
     }
 

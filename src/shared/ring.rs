@@ -65,7 +65,7 @@ struct EpochLine {
     lo: AtomicU64,
     hi: AtomicU64,
     ordinal: AtomicU64,
-    /// Segment file in the high half, offset in units of 4096 bytes in the low.
+    /// Segment file in the high half, offset in units of 512 bytes in the low.
     file_offset: AtomicU64,
     /// Ordinal of the newest doubled certificate x 2 + "it is this one".
     doubled: AtomicU64,
