@@ -146,7 +146,10 @@ pub(super) fn append_published(view: &mut View, first_number: u64, sequence: u64
                 tail.private.remove(&page);
             }
         }
-        for Original { index, page, image } in originals.into_iter().filter(|_| !crate::drops("growth-own-images")) {
+        // Of a page that is there twice the last one comes first (`Composition::replace`), and is what SQLite reads.
+        for Original { index, page, image } in
+            originals.into_iter().rev().filter(|_| !crate::drops("growth-own-images"))
+        {
             let frame = u32::try_from(frames + index + 1).unwrap_or(u32::MAX);
             tail.private.insert(page, (frame, image));
         }

@@ -1,9 +1,9 @@
 //! The header through the life of a write transaction, step by step.
 
 use super::client::Client;
-use super::log::Log;
+use super::log::{Log, image};
 use super::{header_words, no_spill};
-use crate::view::View;
+use crate::view::{Composition, View};
 
 fn commit(client: &mut Client, view: &mut View, page: u32, content: u64) {
     assert!(client.frames(view, &[(page, content)], Some(4), &mut no_spill).unwrap());
@@ -153,4 +153,25 @@ fn a_snapshot_that_went_back_is_rebuilt() {
     assert!(client.try_header(&mut view));
     assert_eq!(view.numbers, [1, 2]);
     assert_eq!(client.read(&mut view, &log, 3), log.in_database(3));
+}
+
+/// A page that was spilled comes again at the end of the commit: where both are published as something else, SQLite reads the later one.
+#[test]
+fn a_page_that_is_staged_twice_and_replaced_is_read_as_it_was_last() {
+    let mut log = Log::new(9);
+    log.commit([(1, 1), (2, 2)], 9);
+    let mut view = View::new(1024, 1 << 20);
+    view.refresh(&log, log.snapshot(1), 1000);
+    let mut client = Client::new(1024);
+    client.try_header(&mut view);
+    view.begin_write(9, 2);
+    assert!(client.frames(&mut view, &[(9, 91)], None, &mut no_spill).unwrap());
+    assert!(client.frames(&mut view, &[(1, 11), (9, 92)], Some(9), &mut no_spill).unwrap());
+    let mut composition = Composition::of(&mut view).unwrap();
+    composition.replace(9, (1, &image(12, 1024))).unwrap();
+    composition.replace(1, (1, &image(12, 1024))).unwrap();
+    log.commit([(1, 12), (1, 11), (1, 12)], 9);
+    view.published(3, 2);
+    assert_eq!(client.read(&mut view, &log, 9), 92);
+    assert_eq!(client.read(&mut view, &log, 1), 11);
 }
