@@ -260,6 +260,7 @@ pub(super) fn snapshot(wal: &WalConnection) -> u64 {
 pub(super) fn end_read(wal: &mut WalConnection) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.moved.end();
+        concurrent.growth.end();
     }
 }
 
@@ -315,6 +316,9 @@ pub(super) fn validate_commit(
 ) -> Result<(u64, u32), Code> {
     // What is published then may be taken back: no conflict, and no reason to try again.
     wal.engine.log.check_poison().map_err(|error| wal.failed(&error))?;
+    if wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.is_broken()) {
+        return Err(conflicts(wal, &Conflict::Freelist));
+    }
     let snapshot = self::snapshot(wal);
     let mut written = PageSet::default();
     let mut validated = wal.engine.log.marks.published();
@@ -597,7 +601,7 @@ pub(super) fn end(wal: &mut WalConnection) -> bool {
     let Some(concurrent) = &mut wal.writer.concurrent else { return true };
     let write = std::mem::take(&mut concurrent.write);
     concurrent.spill_refused = false;
-    concurrent.growth.forget_composed();
+    concurrent.growth.end();
     if write != Write::AsSqlite {
         let staged = std::mem::take(&mut concurrent.staged_bytes);
         counters(wal).staged_bytes.fetch_sub(staged, SeqCst);

@@ -52,6 +52,8 @@ pub(super) struct Growth {
     truth: Option<(u64, Shown)>,
     /// SQLite has come to the pages that are not leased to this connection: it may have taken any.
     uses_others: bool,
+    /// A statement of the present transaction has ended in its midst.
+    is_broken: bool,
     /// Of the transaction that is prepared.
     composed: Option<Box<Composed>>,
 }
@@ -100,7 +102,9 @@ impl Growth {
     /// SQLite reads a page that only it is shown.
     ///
     /// # Errors
-    /// `BUSY_SNAPSHOT`: it has used up what is leased to it, and of what comes next others have taken pages by its snapshot.
+    /// `BUSY_SNAPSHOT`: it has used up what is leased to it, and of what comes next others have taken pages by its snapshot. The
+    /// statement ends in its midst, and SQLite takes back only what has a statement journal (`sqlite3VdbeHalt`): the transaction
+    /// cannot commit.
     pub(super) fn note_private_read(&mut self, page: u32) -> Result<(), Code> {
         if !self.private.as_ref().is_some_and(|shown| shown.is_trunk_of_others(page)) {
             return Ok(());
@@ -108,9 +112,21 @@ impl Growth {
         self.uses_others = true;
         if self.has_left() && !crate::drops("moving-trunk") {
             self.note_taken(2 * self.own.len());
+            self.is_broken = true;
             return Err(Code::BUSY_SNAPSHOT);
         }
         Ok(())
+    }
+
+    /// Whether a statement of the transaction has ended in its midst, so that it cannot commit.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken && !crate::drops("growth-half-statement")
+    }
+
+    /// The transaction is over.
+    pub(super) fn end(&mut self) {
+        self.forget_composed();
+        self.is_broken = false;
     }
 
     /// Nothing is prepared any more.

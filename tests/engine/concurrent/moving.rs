@@ -143,6 +143,41 @@ fn what_others_have_just_allocated_is_changed() {
     assert!(expected > 2, "{expected} of 12");
 }
 
+/// A statement that comes to pages which others have taken ends in its midst, and SQLite keeps what it has done by then: the
+/// transaction cannot commit.
+#[test]
+fn a_statement_that_ended_in_its_midst_is_not_committed() {
+    let (scene, a, b) = moved_scene();
+    run(&scene.serial, super::growth::TABLES);
+    let mut refused = 0;
+    for turn in 0..3 {
+        super::growth::warm(&a, &b);
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        run(&b, "BEGIN; INSERT INTO log(v) VALUES(hex(zeroblob(4000))); COMMIT");
+        let moved = counted(&a, "moved");
+        number(&a, "SELECT max(id) FROM log");
+        if counted(&a, "moved") > moved {
+            // More pages than are leased, in one row.
+            let code = code_of(&a, &format!("INSERT INTO x(v) VALUES(zeroblob({}))", 2_000_000 << turn));
+            assert_eq!(code, SNAPSHOT);
+            assert!(!a.is_autocommit());
+            // SQLite counts a free page less before it reads the trunk (`allocateBtreePage`), here again one more (`freePage2`).
+            assert_eq!(code_of(&a, "DELETE FROM log WHERE id=(SELECT max(id) FROM log)"), SNAPSHOT);
+            refused += 1;
+            let code = commit(&a);
+            support::assert_integrity(&scene.serial);
+            assert_eq!(code, SNAPSHOT);
+        } else {
+            run(&a, "ROLLBACK");
+        }
+        for connection in [&a, &b, &scene.serial] {
+            support::assert_integrity(connection);
+        }
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+    }
+    assert!(refused > 0);
+}
+
 /// Pages of the database file, which are in no frame of the view.
 #[test]
 fn it_moves_over_a_checkpoint() {
