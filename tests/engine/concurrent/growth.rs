@@ -165,6 +165,37 @@ fn a_trunk_of_its_own_is_not_published() {
     assert!(committed > 0);
 }
 
+/// The same with pages of the file alone: what a connection has just leased.
+#[test]
+fn a_trunk_of_its_own_in_the_file_is_not_published() {
+    let many = |rows: u32, into: &str| {
+        format!(
+            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {rows}) INSERT INTO {into} SELECT zeroblob(3000) FROM c"
+        )
+    };
+    let mut committed = 0;
+    for rows in [20, 30, 40, 50, 60, 70] {
+        let scene = scene(&format!(
+            "{TABLES}; CREATE TABLE low(v); CREATE TABLE filler(v); CREATE TABLE high(v); INSERT INTO low VALUES(zeroblob(3000)), (zeroblob(3000))"
+        ));
+        run(&scene.serial, &many(90, "filler"));
+        let (a, b) = scene.pair();
+        warm(&a, &b);
+        run(&scene.serial, "DELETE FROM filler");
+        let c = scene.concurrent();
+        run(&c, "BEGIN; INSERT INTO low VALUES(zeroblob(3000))");
+        run(&scene.serial, &many(rows, "high"));
+        let code = commit(&c);
+        assert!(matches!(code, 0 | SNAPSHOT), "{code}");
+        committed += i32::from(code == 0);
+        for connection in [&b, &scene.serial] {
+            support::assert_integrity(connection);
+            assert_eq!(number(connection, "SELECT sum(length(v)) FROM high"), 3000 * i64::from(rows));
+        }
+    }
+    assert!(committed > 0);
+}
+
 /// SQLite goes on with its own freelist, as long as no others commit; a statement outside of BEGIN never has one.
 #[test]
 fn a_connection_goes_on_with_its_own_freelist() {

@@ -178,6 +178,29 @@ fn a_statement_that_ended_in_its_midst_is_not_committed() {
     assert!(refused > 0);
 }
 
+/// A serial writer takes what this one has leased, and has taken: SQLite has it in its cache as its own.
+#[test]
+fn it_does_not_move_past_one_that_took_its_pages() {
+    let (scene, a, b) = moved_scene();
+    run(&scene.serial, super::growth::TABLES);
+    for turn in 1..6 {
+        super::growth::warm(&a, &b);
+        while number(&scene.serial, "PRAGMA freelist_count") > 0 {
+            run(&scene.serial, "INSERT INTO z(v) VALUES(zeroblob(3000))");
+        }
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10; INSERT INTO x(v) VALUES(zeroblob(9000))");
+        // As many pages beyond the end as are leased, and more.
+        run(&scene.serial, &format!("UPDATE mark SET v=hex(zeroblob({})) WHERE id=1", 120_000 + turn));
+        let is_before = format!("length(v) IN (1, {}) AND ltrim(v, substr(v, 1, 1)) = ''", 2 * (120_000 + turn - 1));
+        assert_eq!(number(&a, &format!("SELECT {is_before} FROM mark WHERE id=1")), 1, "turn {turn}");
+        assert_eq!(commit(&a), SNAPSHOT);
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=20000; COMMIT");
+        for connection in [&a, &b, &scene.serial] {
+            support::assert_integrity(connection);
+        }
+    }
+}
+
 /// Pages of the database file, which are in no frame of the view.
 #[test]
 fn it_moves_over_a_checkpoint() {
