@@ -82,11 +82,12 @@ fn may_move(
     let staged: PageSet = view.lane().pages().collect();
     let written = RefCell::new(Vec::new());
     let depends = |page| {
-        if is_private && concurrent.growth.is_of_others(page) {
+        let is_read = concurrent.has_read(page) && !crate::drops("moving-reads");
+        // A backup reads free pages, too.
+        if is_private && !is_read && concurrent.growth.is_of_others(page) {
             written.borrow_mut().push(page);
             return false;
         }
-        let is_read = concurrent.has_read(page) && !crate::drops("moving-reads");
         let is_taken = is_private && concurrent.growth.may_have_taken(page) && !crate::drops("moving-taken");
         page != 1 && (is_read || is_taken || staged.contains(page))
     };
