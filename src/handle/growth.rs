@@ -82,6 +82,11 @@ impl Growth {
         !self.uses_others && self.private.as_ref().is_some_and(|shown| shown.is_of_others(page))
     }
 
+    /// Whether SQLite has come to the pages that are not leased to this connection, after which the list goes on as it was in the snapshot.
+    pub(super) fn uses_others(&self) -> bool {
+        self.uses_others
+    }
+
     /// Whether a page is free in what SQLite is shown.
     pub(super) fn may_have_taken(&self, page: u32) -> bool {
         self.private.as_ref().is_some_and(|shown| shown.is_free(page))

@@ -64,20 +64,31 @@ fn move_for(
     if to <= from || engine.reader.newest_of(page, to)? == engine.reader.newest_of(page, from)? {
         return Ok(());
     }
-    let Some(gone) = may_move(engine, (concurrent, view), base, (from, to))? else { return Ok(()) };
-    concurrent.growth.leave(&gone);
+    match may_move(engine, (concurrent, view), base, (from, to))? {
+        Verdict::Stays => return Ok(()),
+        Verdict::Moves => {}
+        Verdict::MovesPastAllocations(gone) => concurrent.growth.leave(&gone),
+    }
     concurrent.moved.at = Some(to);
     engine.log.counters.concurrent.moved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     Ok(())
 }
 
-/// Whether all that SQLite may have in its cache is the same after commit `to`: the pages that were free and are not.
+/// Whether a snapshot moves.
+enum Verdict {
+    Stays,
+    Moves,
+    /// Past commits that have changed page 1: these pages were free and are not.
+    MovesPastAllocations(Vec<u32>),
+}
+
+/// Whether all that SQLite may have in its cache is the same after commit `to`.
 fn may_move(
     engine: &Engine,
     (concurrent, view): (&Concurrent, &View),
     base: &mut dyn BaseFile,
     (from, to): (u64, u64),
-) -> Result<Option<Vec<u32>>, ReadFailure> {
+) -> Result<Verdict, ReadFailure> {
     let is_private = crate::view::is_private(view);
     let staged: PageSet = view.lane().pages().collect();
     let written = RefCell::new(Vec::new());
@@ -96,21 +107,22 @@ fn may_move(
     let is_known = since.touched.is_none() && !since.is_incomplete && since.database_pages_min >= size;
     let fits = since.database_pages <= view.database_pages_at_write() || crate::drops("moving-size");
     if !is_known || !fits || engine.log.check_poison().is_err() {
-        return Ok(None);
+        return Ok(Verdict::Stays);
     }
     if since.page_one.is_none() {
-        return Ok(Some(Vec::new()));
+        return Ok(Verdict::Moves);
     }
-    if !is_private {
-        return Ok(None);
+    if !is_private || concurrent.growth.uses_others() {
+        return Ok(Verdict::Stays);
     }
     let (before, after) = (growth::true_page(engine, base, 1, from)?, growth::true_page(engine, base, 1, to)?);
     let parsed = PageOne::parse(&before).zip(PageOne::parse(&after));
     let is_same = parsed.is_some_and(|(before, after)| before.is_same_but_counters(&after));
     if !is_same && !crate::drops("moving-schema") {
-        return Ok(None);
+        return Ok(Verdict::Stays);
     }
-    growth::gone(engine, base, to, &concurrent.growth, written.into_inner())
+    let gone = growth::gone(engine, base, to, &concurrent.growth, written.into_inner())?;
+    Ok(gone.map_or(Verdict::Stays, Verdict::MovesPastAllocations))
 }
 
 /// Before SQLite reads bytes of the database file: moves as [`before_page`] does, and finds the frames that have the bytes, by the offset in the buffer. Before

@@ -72,6 +72,8 @@ pub struct Shown {
     others: Vec<u32>,
     /// What others have taken of it, where the snapshot has moved past that.
     gone: Vec<u32>,
+    /// It has moved past allocations: what the list is after this beginning is not known.
+    is_past: bool,
     /// Pages of the whole list, as page 1 says.
     free_pages: u32,
     /// The size of the database, in pages, as page 1 says.
@@ -87,7 +89,14 @@ impl Shown {
     pub fn truth(page_one: &PageOne<'_>, head: &Head) -> Option<Shown> {
         let Counters { free_pages, database_pages, .. } = page_one.counters();
         let is_valid = head.pages.len() as u64 <= u64::from(free_pages) && free_pages < database_pages;
-        is_valid.then(|| Shown { head: head.clone(), others: Vec::new(), gone: Vec::new(), free_pages, database_pages })
+        is_valid.then(|| Shown {
+            head: head.clone(),
+            others: Vec::new(),
+            gone: Vec::new(),
+            is_past: false,
+            free_pages,
+            database_pages,
+        })
     }
 
     /// A list that begins with `own` (rising), and has all the others after them: first those of `head`, then `spare` pages beyond the
@@ -131,7 +140,7 @@ impl Shown {
         images.push((1, image));
         let others = [in_file, beyond].concat();
         let head = Head { trunks, pages, rest: head.rest };
-        Some((Shown { head, others, gone: Vec::new(), free_pages, database_pages }, images))
+        Some((Shown { head, others, gone: Vec::new(), is_past: false, free_pages, database_pages }, images))
     }
 
     /// The size of the database that is shown, in pages.
@@ -158,15 +167,17 @@ impl Shown {
         self.is_trunk(page) && self.others.binary_search(&page).is_ok()
     }
 
-    /// Others have taken these pages; the snapshot is after that.
+    /// Others have allocated or freed, and have taken these pages; the snapshot is after that.
     pub fn leave(&mut self, pages: &[u32]) {
         self.gone.extend(pages);
+        self.is_past = true;
     }
 
-    /// Whether others have taken pages of it by the snapshot: SQLite's list is not what is free.
+    /// Whether others have allocated or freed by the snapshot: SQLite's list is not what is free, nor need it end where the list of the
+    /// snapshot does.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        !self.gone.is_empty()
+        self.is_past
     }
 
     /// Whether it is a trunk of the beginning.
@@ -315,8 +326,8 @@ fn walk<E>(staged: &Staged<'_>, own: &PageOne<'_>, page: ReadPage<'_, E>) -> Res
     }
     let is_whole = head.pages.len() as u64 + rest_pages == u64::from(counters.free_pages)
         && head.pages.last().is_none_or(|page| *page <= database_pages);
-    let (others, gone) = (shown.others.clone(), shown.gone.clone());
-    Ok(is_whole.then_some(Shown { head, others, gone, free_pages: counters.free_pages, database_pages }))
+    let (others, gone, is_past) = (shown.others.clone(), shown.gone.clone(), shown.is_past);
+    Ok(is_whole.then_some(Shown { head, others, gone, is_past, free_pages: counters.free_pages, database_pages }))
 }
 
 /// What a transaction has made of the list.
