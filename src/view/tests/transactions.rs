@@ -155,7 +155,7 @@ fn a_snapshot_that_went_back_is_rebuilt() {
     assert_eq!(client.read(&mut view, &log, 3), log.in_database(3));
 }
 
-/// A page that was spilled comes again at the end of the commit: where both are published as something else, SQLite reads the later one.
+/// A page that was spilled is written again at the end of the commit: where both are published as something else, SQLite reads the later one.
 #[test]
 fn a_page_that_is_staged_twice_and_replaced_is_read_as_it_was_last() {
     let mut log = Log::new(9);
