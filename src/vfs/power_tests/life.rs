@@ -444,7 +444,12 @@ impl Life {
     fn read(&mut self, at: usize, dice: &mut Dice) -> Checked {
         let file = self.clients[at].any_file(dice);
         let sql = script::in_schema(&script::read(dice), &self.clients[at].schema(file));
-        self.pragma(at, &sql)
+        let done = self.pragma(at, &sql);
+        if self.clients[at].connection.is_autocommit() {
+            // As SQLite rolls back where a read fails: what follows is not in the transaction.
+            self.clients[at].transaction = None;
+        }
+        done
     }
 
     fn go_on(&mut self, at: usize, dice: &mut Dice) -> Checked {
