@@ -507,7 +507,8 @@ impl Life {
 
     fn commit(&mut self, at: usize, dice: &mut Dice) -> Checked {
         let written = written(self.clients[at].transaction.as_deref().unwrap_or_default());
-        if written.len() > 1 {
+        // Beside others one that writes nothing after all comes before those that were committed meanwhile.
+        if written.len() > 1 || self.character.beside {
             // No state before the commit is one after it.
             let sql = format!("REPLACE INTO $n VALUES(2, {})", dice.next() >> 2);
             for file in written {
