@@ -1,7 +1,7 @@
 //! APPEND: one writer at a time at the tail of the log, of all threads of all processes.
 //!
-//! Its owner may die or fail anywhere. The next one ends a poisoning that its process did not survive before the log is
-//! written to again. A record that was written and does not count is erased, by its writer or, after a panic, by
+//! Its owner may die or fail anywhere. The next one ends a poisoning that its process did not survive, and erases a doubled
+//! certificate that does not count, before the log is written to again. A record that was written and does not count is erased, by its writer or, after a panic, by
 //! the connection that ends; where that fails the log is poisoned, since recovery would take the record for valid.
 
 use super::context::LogContext;
@@ -36,15 +36,20 @@ impl Append {
         Append { log, locks, files, tail: Arc::clone(tail), poison: Arc::clone(poison) }
     }
 
-    /// Takes APPEND, and erases what a failed flush left whose process died meanwhile.
+    /// Takes APPEND, and erases what a failed flush left whose process died meanwhile, and a doubled certificate that was
+    /// abandoned.
     ///
     /// # Errors
-    /// The log cannot be read. `LockHeld`: the owner of APPEND keeps it for too long.
+    /// The log cannot be read or written. `LockHeld`: the owner of APPEND keeps it for too long.
     pub(crate) fn lock(&self) -> Result<AppendGuard, EngineError> {
         let mut append = self.lock_to_seal()?;
         append.end = self.tail.with_end(|end| end.cloned());
         if append.end.is_none() && self.log.is_active() {
             append.end = Some(self.tail.find()?);
+        }
+        let is_abandoned = append.end.is_some() && self.log.marks.control().is_doubled_begun();
+        if is_abandoned && !self.log.is_poisoned() && !crate::drops("doubled-abandoned") {
+            self.tail.erase_abandoned_doubled(&append)?;
         }
         Ok(append)
     }

@@ -265,6 +265,9 @@ impl LogTail {
     /// begins, after the block at the tail of the segment that ends was zeroed: a record that was abandoned there shall not be
     /// taken for the next one.
     pub(super) fn write_record(&self, append: &AppendGuard, place: &Place, parts: &[&[u8]]) -> Result<(), EngineError> {
+        if place.is_doubled {
+            self.log.marks.control().set_doubled_begun(true);
+        }
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let end = place.offset + place.bytes;
         let last = if crate::drops("whole-pages") { end } else { end.next_multiple_of(PAGE_BYTES as u64) };
@@ -324,12 +327,30 @@ impl LogTail {
         Ok(())
     }
 
-    /// The record at `place` counts, by a store that was just made: the segment that it begins is no longer the next one.
+    /// The record at `place` counts, by a store that was just made: it is no longer begun, and the segment that it begins is not
+    /// the next one.
     pub(super) fn mark_in_use(&self, _append: &AppendGuard, place: &Place) {
+        if place.is_doubled {
+            self.log.marks.control().set_doubled_begun(false);
+        }
         if place.begins.is_some() {
             self.files.note_ordinal(place.ordinal, place.segment.id);
             self.log.marks.control().set_next_segment(None);
         }
+    }
+
+    /// A doubled certificate was begun, by a writer that died or panicked: zeros over both halves, synced, before the next record
+    /// is written. That may cover the first half only, and the second says that nothing lies before it: where the
+    /// medium does not give the block of the next commit, recovery would not look for it there.
+    pub(super) fn erase_abandoned_doubled(&self, append: &AppendGuard) -> Result<(), EngineError> {
+        let next = self.log.marks.published() + 1;
+        // Nothing has changed at the tail since: it is the same place.
+        if let Some(place) = self.place(append, Record::Doubled, next)? {
+            Begun::at(&place).write_zeros(&self.log, &place.segment)?;
+            self.sync_beside(append, &place.segment)?;
+        }
+        self.log.marks.control().set_doubled_begun(false);
+        Ok(())
     }
 
     /// Makes what was written at `place` and does not count unprovable: zeros, synced.

@@ -19,7 +19,7 @@
 //! | 1536 | 64 | of the log: next segment, segment ids given, spill numbers given, database pages at `backfilled` (2), spill of WRITE's owner, sync in doubt, segments deleted |
 //! | 1600 | 64 | of the flushes: commits that wanted durability, those that have it, gather goal, group, sync (ns), lease of LEADER (us), whether it was ever taken from a live process, bytes of the log in use of late |
 //! | 1664 | 64 | `visible_wake` |
-//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended; when what the log had in use last faded (us); entries of the commit ring that are allocated |
+//! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended; when what the log had in use last faded (us); entries of the commit ring that are allocated; whether a doubled certificate was begun |
 //! | 1792 | 64 | process slots that have ever been acquired |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
 //! | 18240 | 64 | snapshot slots that have ever been claimed; of leases of pages: when transactions last allocated beside each other (us), leases given |
@@ -117,9 +117,10 @@ struct LogLine {
 struct ReadersLine {
     replaced: AtomicU64,
     ended_below: AtomicU64,
-    /// Not of readers, as the next one: rarely stored, and with room for it.
+    /// Not of readers, as those after it: rarely stored, and with room for them.
     faded_us: AtomicU64,
     commits_allocated: AtomicU64,
+    doubled_begun: AtomicU64,
 }
 
 /// What a leader guesses by; nothing is decided by it that could be wrong.
@@ -695,6 +696,17 @@ impl ControlBlock {
     /// clearing the flag, and may have got an error that no other process gets.
     pub(crate) fn is_sync_in_doubt(&self) -> bool {
         self.log.sync_in_doubt.load(SeqCst) != 0
+    }
+
+    /// Whether the write of a doubled certificate was begun that does not count yet. Read under APPEND: it was abandoned.
+    pub(crate) fn is_doubled_begun(&self) -> bool {
+        self.readers.doubled_begun.load(SeqCst) != 0
+    }
+
+    /// Sets [`is_doubled_begun`](ControlBlock::is_doubled_begun), under APPEND.
+    pub(crate) fn set_doubled_begun(&self, begun: bool) {
+        step("before doubled_begun");
+        self.readers.doubled_begun.store(u64::from(begun), SeqCst);
     }
 
     /// Sets [`is_sync_in_doubt`](ControlBlock::is_sync_in_doubt). Cleared by the process that knows the result, or by a

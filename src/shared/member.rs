@@ -90,8 +90,8 @@ impl Member {
     /// ALIVE byte: without this all others would wait for the dead one for ever.
     fn free_leftovers(&self) {
         let control = self.control();
-        // Nothing has to be repaired: the tail and what is sealed are derived, and the next leader checks whether the
-        // last epoch record is.
+        // Nothing has to be repaired here: the tail and what is sealed are derived, the next leader checks whether the
+        // last epoch record is, and a word says whether a doubled certificate was begun.
         let locks = [control.write(), control.append(), control.leader(), control.checkpoint(), control.exclusive()];
         for word in locks.into_iter().chain((0..RESERVATIONS).map(|index| control.reservations().lock(index))) {
             if let Some(holder) = word.holder()

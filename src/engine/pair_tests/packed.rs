@@ -1,9 +1,13 @@
 //! Batches lie packed between cuts: what that asks of whoever writes at the tail.
 
-use super::{BLOCK, PAGES, Pair, commit, die, facts, sim_path, staged};
+use super::{BLOCK, PAGES, Pair, SEGMENT_BYTES, commit, die, facts, image_of, sim_path, staged};
 use crate::disk::fault::Operation;
 use crate::disk::sim::{HeaderTear, PowerCut};
 use crate::engine::Engine;
+use crate::engine::epoch_counts::EpochCounts;
+use crate::engine::tail::{AppendGuard, Place, Record};
+use crate::log::LogError;
+use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::scan::survey;
 use std::path::Path;
 use std::sync::Arc;
@@ -196,4 +200,54 @@ fn the_certificate_of_an_epoch_that_failed_stays() {
     assert!(certificates.into_iter().any(|certificate| (certificate.durable, certificate.hi) == (1, 2)));
     assert_eq!(survey.logs[0].last, 1);
     assert_eq!(pair.recovered(), [1, 0, 0]);
+}
+
+/// A doubled certificate, as a leader writes it that does not come to store its epoch record.
+fn abandon_a_doubled_certificate(engine: &Engine) -> (AppendGuard, Place) {
+    let (append, last) = (engine.append.lock().unwrap(), engine.log.marks.published());
+    let place = engine.tail.place(&append, Record::Doubled, last + 1).unwrap().unwrap();
+    let (counts, chain) = (EpochCounts::after(last), append.end().unwrap().chain);
+    let mut certificate = engine.flusher.certificate(&counts, &place, last, chain, PAGES, None);
+    certificate.backfilled = last;
+    let bytes = certificate.encode_doubled(BLOCK as u32, &image_of(512, 1, last), 0);
+    engine.tail.write_record(&append, &place, &[&bytes]).unwrap();
+    (append, place)
+}
+
+/// The next commit lies in the first block of a doubled certificate that was abandoned, with its own certificate, and that block
+/// cannot be read: the second half, which would say that no commit lies before it, is not there.
+#[test]
+fn a_commit_over_an_abandoned_doubled_certificate_is_missed_where_it_cannot_be_read() {
+    for (panics, begins_segment) in [(false, false), (true, false), (false, true)] {
+        let pair = Pair::with_pages(512, 1);
+        let (one, other) = (pair.claim(), pair.join());
+        commit(&one, PAGES as usize, 1, true).unwrap();
+        while begins_segment && one.log.tail().offset + BLOCK < SEGMENT_BYTES {
+            let leader = one.lease.lead_waiting().unwrap();
+            drop(one.flusher.flush(&leader, true).unwrap());
+        }
+        one.segments.make_room(0).unwrap();
+        one.checkpointer.checkpoint_on_request().unwrap();
+        let (append, place) = abandon_a_doubled_certificate(&one);
+        assert_eq!(place.begins_segment(), begins_segment);
+        if panics {
+            drop(append);
+            one.append.take_back_after_panic(None);
+        } else {
+            std::mem::forget(append);
+            die(one);
+        }
+        commit(&other, 1, 2, true).unwrap();
+        let tail = other.log.tail();
+        assert_eq!((tail.segment, tail.offset), (place.segment.id, place.offset + BLOCK));
+        die(other);
+        pair.disk.kill();
+        let path = Path::new("/sim/a.db-pwal").join(&place.segment.name);
+        (place.offset / SECTOR..tail.offset / SECTOR).for_each(|sector| pair.disk.make_unreadable(&path, sector));
+        let refused = open_database(&*pair.directory(), &mut *pair.database_handle(), OpenFacts::default());
+        assert!(
+            matches!(refused, Err(LogError::Unreadable { .. })),
+            "panics {panics}, begins a segment {begins_segment}: {refused:?}"
+        );
+    }
 }
