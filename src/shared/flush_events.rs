@@ -1,7 +1,8 @@
 //! What commits wait for that are to become durable: an event for each epoch, so that the end of a flush wakes those that it made
 //! durable, and the release of LEADER one of those that the next flush is for.
 //!
-//! An epoch uses the event of the fourth epoch before it: the waiters of that one have gone long before.
+//! An epoch uses the event of the fourth epoch before it, whose waiters have mostly gone by then. One that has not may be
+//! woken instead of one of the later epoch: it passes that on.
 
 use super::event::Event;
 

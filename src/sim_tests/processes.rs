@@ -19,7 +19,7 @@ mod turns;
 mod unacknowledged;
 
 use super::scene::Habits;
-use super::world::{CALM, Conditions, NAME, World};
+use super::world::{BLOCKS, CALM, Conditions, NAME, World};
 use super::{check_met, real_directory, rounds};
 use crate::disk::sim::HeaderTear;
 use crate::interleave::Watchdog;
@@ -42,14 +42,14 @@ const PROCESSES_MAX: usize = 3;
 const PROCESSES_MAX_LARGE: usize = 6;
 
 const WORLDS: &[Conditions] = &[
-    Conditions { name: "processes", ..CALM },
+    Conditions { name: "processes", blocks: BLOCKS, ..CALM },
     Conditions { name: "processes-faults", faults: true, ..CALM },
     Conditions { name: "processes-torn", tears_header: HeaderTear::Mixed, met_percent: 20, ..CALM },
     Conditions { name: "processes-lazy", lazy: true, ..CALM },
     Conditions { name: "processes-ecc", tears_same_bytes: true, met_percent: 25, ..CALM },
     Conditions { name: "processes-stopped", stops: true, tears_same_bytes: true, met_percent: 33, ..CALM },
     Conditions { name: "processes-stopped-faults", stops: true, faults: true, met_percent: 33, ..CALM },
-    Conditions { name: "processes-large", large: true, met_percent: 15, ..CALM },
+    Conditions { name: "processes-large", large: true, blocks: BLOCKS, met_percent: 15, ..CALM },
     Conditions { name: "processes-garbage", tears_header: HeaderTear::Garbage, met_percent: 25, ..CALM },
 ];
 

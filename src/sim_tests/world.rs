@@ -39,6 +39,8 @@ pub struct Conditions {
     pub stops: bool,
     /// Large pages, spills of many blocks, twice as many processes.
     pub large: bool,
+    /// What the blocks of the log may be, in bytes.
+    pub blocks: &'static [u32],
     /// In so many per cent of the runs what the world exists for has to happen ([`World::met`]).
     pub met_percent: u64,
 }
@@ -52,16 +54,20 @@ pub const CALM: Conditions = Conditions {
     lazy: false,
     stops: false,
     large: false,
+    blocks: &[4096],
     met_percent: 40,
 };
 
+/// Those of a disk with sectors of usual size, and of one with larger ones.
+pub const BLOCKS: &[u32] = &[4096, 16_384];
+
 pub const WORLDS: &[Conditions] = &[
     CALM,
-    Conditions { name: "faults", faults: true, met_percent: 20, ..CALM },
+    Conditions { name: "faults", faults: true, blocks: BLOCKS, met_percent: 20, ..CALM },
     Conditions { name: "full", fills: true, met_percent: 20, ..CALM },
     Conditions { name: "torn", tears_header: HeaderTear::Mixed, met_percent: 15, ..CALM },
     Conditions { name: "ecc", faults: true, tears_same_bytes: true, met_percent: 10, ..CALM },
-    Conditions { name: "lazy", lazy: true, met_percent: 20, ..CALM },
+    Conditions { name: "lazy", lazy: true, blocks: BLOCKS, met_percent: 20, ..CALM },
     Conditions { name: "garbage", tears_header: HeaderTear::Garbage, met_percent: 25, ..CALM },
 ];
 
@@ -121,10 +127,12 @@ impl World {
             // Who is stopped in a sync is told of its failure, and cannot say so: then only this helps the others.
             disk.tell_each();
         }
+        let block_bytes = dice.pick(conditions.blocks);
+        disk.set_sector_bytes(block_bytes);
         let mut world = World {
             conditions,
             page_bytes: dice.pick(if conditions.large { &[8192, 16_384, 65_536] } else { &[512, 1024, 4096] }),
-            segment_bytes: 4096 * (17 + dice.below(8)),
+            segment_bytes: u64::from(block_bytes) * (17 + dice.below(8)),
             disk,
             medium: Medium::default(),
             real: real.to_path_buf(),

@@ -119,6 +119,8 @@ struct State {
     tells_each: bool,
     /// The bytes that all files together may have.
     capacity: Option<u64>,
+    /// What [`Disk::sector_bytes`] says.
+    sector_bytes: u32,
 }
 
 /// The simulated disk; clones share it.
@@ -148,6 +150,7 @@ impl SimDisk {
             incarnation: 0,
             tells_each: false,
             capacity: None,
+            sector_bytes: SECTOR_BYTES as u32,
         };
         SimDisk { state: Arc::new(Mutex::new(state)), plan: Plan::default() }
     }
@@ -189,6 +192,11 @@ impl SimDisk {
     /// fails, until [`SimDisk::kill`] or [`SimDisk::power_cut`].
     pub fn stop_after(&self, operations: u64) {
         self.state.lock().fuse = Some(operations);
+    }
+
+    /// The disk says that its sectors have this size in bytes, so that a log that begins has blocks of it.
+    pub fn set_sector_bytes(&self, bytes: u32) {
+        self.state.lock().sector_bytes = bytes;
     }
 
     /// From here on a failed sync is reported to each file that is open then, at its next sync; else only to the one
@@ -380,7 +388,7 @@ impl Disk for SimDisk {
     }
 
     fn sector_bytes(&self, _database: &Path) -> u32 {
-        SECTOR_BYTES as u32
+        self.state.lock().sector_bytes
     }
 }
 

@@ -239,8 +239,8 @@ impl Disk for PowerDisk {
         Arc::new(Directory { inner: machine.disk.directory(&sim_path(file)), path, file, machine })
     }
 
-    fn sector_bytes(&self, _database: &Path) -> u32 {
-        512
+    fn sector_bytes(&self, database: &Path) -> u32 {
+        Machine::of(database).expect("a database of a simulated machine").disk.sector_bytes(database)
     }
 }
 

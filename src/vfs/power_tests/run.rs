@@ -388,6 +388,7 @@ impl Run {
 
     fn create(&self, dice: &mut Dice) -> SimDisk {
         let disk = SimDisk::new(dice.next());
+        disk.set_sector_bytes(dice.pick(&[512, 512, 4096, 16_384]));
         let machine = Machine::start(disk.clone(), self.watch(dice, 0, 0));
         for file in 0..self.world.files {
             let connection = open(&machine, None, &[file]).expect("a database");
