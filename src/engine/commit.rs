@@ -301,6 +301,7 @@ impl Committer {
 
     /// Publishes the batch: one atomic store of `published`, after its ring entry is complete.
     fn finish(&self, append: &mut AppendGuard, written: Written) -> Result<u64, EngineError> {
+        let begun = written.begun();
         let Written { header, descriptors, place, chain, spill } = written;
         let segment = &place.segment;
         let commit = LogCommit {
@@ -360,9 +361,10 @@ impl Committer {
             self.tail.advance(append, place, chain);
         }
         counts.map_err(|error| {
-            // Against what prepare made sure of: the control block is not what they were.
-            // The commit may be published.
-            self.append.poison.poison(append, &error.to_string(), Failed::Commit(header.sequence));
+            // Against what prepare made sure of: the control block is not what it was.
+            let is_published = self.log.marks.published() >= header.sequence || crate::drops("r5-erase-refused");
+            let failed = if is_published { Failed::Commit(header.sequence) } else { Failed::Write(begun) };
+            self.append.poison.poison(append, &error.to_string(), failed);
             self.log.poisoned_as(error)
         })
     }

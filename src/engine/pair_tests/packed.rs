@@ -1,14 +1,16 @@
 //! Batches lie packed between cuts: what that asks of whoever writes at the tail.
 
-use super::{BLOCK, PAGES, Pair, SEGMENT_BYTES, commit, die, facts, image_of, sim_path, staged};
+use super::{BLOCK, EngineError, PAGES, Pair, SEGMENT_BYTES, commit, die, facts, image_of, sim_path, staged};
 use crate::disk::fault::Operation;
 use crate::disk::sim::{HeaderTear, PowerCut};
 use crate::engine::Engine;
 use crate::engine::epoch_counts::EpochCounts;
 use crate::engine::tail::{AppendGuard, Place, Record};
 use crate::log::LogError;
+use crate::log::format::BATCH_HEADER_BYTES;
 use crate::log::recovery::{OpenFacts, open_database};
 use crate::log::scan::survey;
+use crate::shared::{COMMIT_RING, CommitEntry};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -174,6 +176,24 @@ fn what_is_erased_takes_nothing_of_its_block_with_it() {
     die(one);
     pair.disk.kill();
     assert_eq!(pair.recovered(), [2, 0, 0]);
+}
+
+/// The control block refuses what prepare had made sure of: the batch that is not published is whole by then.
+#[test]
+fn a_batch_that_the_control_block_refuses_is_erased() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 1, 1, false).unwrap();
+    let control = one.log.marks.control();
+    let entry = control.commit(1).unwrap();
+    (2..COMMIT_RING).for_each(|sequence| control.publish(&CommitEntry { sequence, ..entry }).unwrap());
+    let view = staged(&one, 1, 66);
+    let facts = facts(&one, false);
+    let refused = one.publish(view.lane(), facts, false).err();
+    assert!(matches!(refused, Some(EngineError::Poisoned { unknown: false, .. })), "{refused:?}");
+    assert!(control.published() < facts.sequence);
+    let (bytes, tail) = segment(&pair, &one);
+    assert!(bytes[usize::try_from(tail).unwrap()..].iter().take(BATCH_HEADER_BYTES).all(|&byte| byte == 0));
 }
 
 /// Nor does the certificate go that lies after it in its block: what it says of D is true.
