@@ -86,7 +86,7 @@ impl Follower {
             let next = frames.last_sequence() + 1;
             let walks = self.log.marks.control().commit(next).is_none();
             if walks {
-                step("behind the commit ring");
+                step("the commit ring has moved on");
             }
             let added = if walks { self.walk(frames, to)? } else { self.add_published(frames, next)? };
             // Else it is backfilled, and written over or deleted meanwhile.

@@ -99,14 +99,14 @@ impl Turn {
     }
 
     /// Wakes the waiter of that process that waits for its turn.
-    pub(super) fn tell(&self, longest: Longest) {
+    pub(super) fn notify(&self, longest: Longest) {
         if let Some(turn) = self.member.control().process_slots().turn(longest.process.slot) {
             turn.notify();
         }
     }
 
     /// Every process looks again, whether WRITE was granted to it or not.
-    pub(super) fn tell_all(&self) {
+    pub(super) fn notify_all(&self) {
         self.member.control().process_slots().notify_turns();
     }
 

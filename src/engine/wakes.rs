@@ -3,8 +3,8 @@
 //! The end of a flush wakes one waiter of its epoch, which wakes the next one, and so on: all of them at once would collide
 //! on WRITE. Where the applications commit again at once, a waiter that is woken while the one before it has WRITE sleeps a
 //! second time, for WRITE, and a processor changes from one to the other for nothing. So a connection that is about to commit
-//! again keeps the wake-up of the next waiter until it has released WRITE. Whether it is, its last commit tells: the time
-//! from an answer to the next release of WRITE was short.
+//! again keeps the wake-up of the next waiter until it has released WRITE. Its last commit shows whether it is:
+//! the time from an answer to the next release of WRITE was short.
 //!
 //! A connection that does not commit again, against that, makes the waiters after it late, not wrong: each looks for itself
 //! after a while (`durability`), and what it finds goes on from there.

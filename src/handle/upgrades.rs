@@ -21,7 +21,7 @@ const TIME_BITS: u32 = 24;
 const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
 /// A transaction that takes longer from its snapshot to its first write takes no turn: the others would wait that long.
 const SOON: Duration = Duration::from_millis(10);
-/// How long it is asked who begins a transaction after one was refused.
+/// How long the statement that begins a transaction is asked for after one was refused, in microseconds.
 const CONTENDED: u64 = 1_000_000;
 
 /// What is known of a transaction by the statement that begins it.

@@ -49,7 +49,7 @@ impl FoundLog<'_> {
         let (segment, offset, _) = self.resume(0)?;
         let header = &self.segments.get(segment)?.reader.as_ref()?.header;
         let is_first = header.first_sequence == 1 && header.chain == self.log_id;
-        is_first.then(|| (segment, self.behind_certificates(segment, offset)))
+        is_first.then(|| (segment, self.after_certificates(segment, offset)))
     }
 
     /// Commit 1 lies there, or at the beginning of a later segment whose header says so. It was never whole if in each of these
@@ -60,7 +60,7 @@ impl FoundLog<'_> {
         for (segment, found) in self.segments.iter().enumerate().filter(|(segment, _)| *segment != first.0) {
             let Some(header) = found.reader.as_ref().map(|reader| &reader.header) else { continue };
             if header.first_sequence == 1 && header.chain == self.log_id {
-                places.insert((segment, self.behind_certificates(segment, u64::from(header.block_bytes))));
+                places.insert((segment, self.after_certificates(segment, u64::from(header.block_bytes))));
             }
         }
         let whole = self.candidates.iter().map(|it| (it.sequence, it.segment, it.offset));

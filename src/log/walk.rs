@@ -265,7 +265,7 @@ impl FoundLog<'_> {
     }
 
     /// `offset`, or the first block after it and the certificates that follow there.
-    pub(super) fn behind_certificates(&self, segment: usize, mut offset: u64) -> u64 {
+    pub(super) fn after_certificates(&self, segment: usize, mut offset: u64) -> u64 {
         let block_bytes = self.block_bytes().unwrap_or(BLOCK_BYTES_MIN);
         while self.is_certificate(segment, offset) {
             offset = block_after(offset, block_bytes);

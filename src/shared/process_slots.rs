@@ -96,7 +96,7 @@ impl ProcessTable {
         step("before an incarnation");
         self.used.0.fetch_max(u64::from(slot) + 1, SeqCst);
         let incarnation = line.incarnation.fetch_add(1, SeqCst).wrapping_add(1);
-        step("behind an incarnation");
+        step("after an incarnation");
         // Not shown before it is whole: what a predecessor that was killed left is not this one's.
         line.joined_us.store(0, SeqCst);
         line.waiting_since_us.store(0, SeqCst);

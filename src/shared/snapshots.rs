@@ -150,7 +150,7 @@ impl SnapshotTable {
         line.since_us.store(now_us, Relaxed);
         step("before a snapshot");
         line.complement.store(!sequence, SeqCst);
-        step("behind a snapshot");
+        step("after a snapshot");
         let is_held = holds();
         if !is_held {
             line.complement.store(IDLE, SeqCst);

@@ -97,13 +97,13 @@ impl ControlView {
     /// APPEND. `None` in a log that has neither.
     #[must_use]
     pub fn tail(&self) -> Option<RecordAddress> {
-        let behind_commit =
+        let after_commit =
             self.last_commit().map(|e| RecordAddress { ordinal: e.ordinal, offset: e.end, segment: e.segment });
         let block = self.identity().block_bytes;
         // A certificate in a batch header begins where the batch does and is no longer than it: its end never counts.
-        let behind_cut =
+        let after_cut =
             self.last_epoch().map(|c| RecordAddress { ordinal: c.ordinal, offset: c.end(block), segment: c.segment });
-        behind_commit.max(behind_cut)
+        after_commit.max(after_cut)
     }
 }
 
@@ -135,7 +135,7 @@ impl ControlBlock {
         self.commit_ring.store(entry);
         step("before published");
         self.published.0.store(entry.sequence, SeqCst);
-        step("behind published");
+        step("after published");
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl ControlBlock {
         self.epoch_ring.store(record, units);
         step("before cuts");
         self.last_written_epoch.0.store(record.epoch, SeqCst);
-        step("behind cuts");
+        step("after cuts");
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl ControlBlock {
     pub fn certify(&self, epoch: u64) {
         step("before certified");
         self.certified.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);
-        step("behind certified");
+        step("after certified");
     }
 
     /// Moves `visible` to the last commit before the first undurable one that wants durability, and returns it. Runs
@@ -238,10 +238,10 @@ impl ControlBlock {
         if !crate::drops("snapshot-target-announced") {
             self.checkpoint_target.0.store(limit, SeqCst);
         }
-        step("behind a target");
+        step("after a target");
         let oldest = self.oldest_snapshot(alive).filter(|_| !crate::drops("snapshot-holds-target"));
         let target = limit.min(backfilled.max(oldest.unwrap_or(u64::MAX)));
-        step("behind the snapshots");
+        step("after the snapshots");
         self.checkpoint_target.0.store(target, SeqCst);
         target
     }

@@ -276,7 +276,7 @@ impl Run {
             let mut power_goes_at = None;
             if tears_same_bytes {
                 // Where a leader's death makes the next one write again; then the power goes before that is synced.
-                sniped = Some(dice.pick(&["behind cuts", "leading_uncertified", "before certified"]));
+                sniped = Some(dice.pick(&["after cuts", "leading_uncertified", "before certified"]));
                 power_goes_at = Some(("written again", 50));
             }
             if has_stops && dice.percent(70) {
@@ -375,7 +375,7 @@ fn run(seed: u64, conditions: Conditions, real: &Path) -> Outcome {
         "processes-large" => run.turns.times("frame gone"),
         _ => world.met(),
     };
-    let laps = ["the commit ring laps", "behind the commit ring"].map(|place| run.turns.times(place));
+    let laps = ["the commit ring laps", "the commit ring has moved on"].map(|place| run.turns.times(place));
     Outcome { events: std::mem::take(&mut world.events), violation: world.violation.take(), met, laps }
 }
 
@@ -387,7 +387,7 @@ fn first_seed() -> u64 {
 fn every_promise_holds(worlds: &[Conditions]) {
     let real = real_directory();
     for &conditions in worlds {
-        let (mut met_in, mut laps, mut behind_ring) = (0, 0, 0);
+        let (mut met_in, mut laps, mut ring_moved_on) = (0, 0, 0);
         for seed in first_seed()..first_seed() + rounds(12) {
             let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", conditions.name));
             let outcome = run(seed, conditions, real.path());
@@ -396,10 +396,10 @@ fn every_promise_holds(worlds: &[Conditions]) {
             }
             met_in += u64::from(outcome.met > 0);
             laps += outcome.laps[0];
-            behind_ring += outcome.laps[1];
+            ring_moved_on += outcome.laps[1];
         }
         println!(
-            "{}: {laps} laps of the commit ring, {behind_ring} reads of the log since it had moved on",
+            "{}: {laps} laps of the commit ring, {ring_moved_on} reads of the log where it had moved on",
             conditions.name
         );
         let has_to_lap = matches!(conditions.name, "processes" | "processes-lazy") && rounds(12) >= 12;

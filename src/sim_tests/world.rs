@@ -125,7 +125,7 @@ impl World {
         let disk = SimDisk::new(dice.next());
         if conditions.stops {
             // Who is stopped in a sync is told of its failure, and cannot say so: then only this helps the others.
-            disk.tell_each();
+            disk.report_each();
         }
         let block_bytes = dice.pick(conditions.blocks);
         disk.set_sector_bytes(block_bytes);

@@ -121,7 +121,7 @@ const EVENTS: &[&str] = &[
 ];
 
 /// And in each that has one database: where there are more, rollback journals leave little for the log.
-const RING_EVENTS: &[&str] = &["laps of the commit ring", "reads of the log behind the commit ring"];
+const RING_EVENTS: &[&str] = &["laps of the commit ring", "reads of the log where the commit ring had moved on"];
 
 const WORLDS: &[World] = &[
     CALM,

@@ -204,8 +204,8 @@ impl View {
     pub fn frames_up_to(&mut self, number: u64) -> u32 {
         // Mostly the same as the last time: asked with each commit, while it changes with a checkpoint.
         let numbers = &self.numbers[..self.tail.before(self.numbers.len())];
-        let (before, behind) = numbers.split_at(self.prefix.min(numbers.len()));
-        if before.last().is_some_and(|&last| last > number) || behind.first().is_some_and(|&first| first <= number) {
+        let (before, after) = numbers.split_at(self.prefix.min(numbers.len()));
+        if before.last().is_some_and(|&last| last > number) || after.first().is_some_and(|&first| first <= number) {
             self.prefix = numbers.partition_point(|&n| n <= number);
         } else {
             self.prefix = before.len();

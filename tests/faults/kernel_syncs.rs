@@ -48,7 +48,7 @@ impl Place {
         Place { before: Medium::of(&root), _scratch: scratch, root, records }
     }
 
-    /// One life behind the other. `life@point` dies at that point (`src/os/fault_point.rs`).
+    /// One life after the other. `life@point` dies at that point (`src/os/fault_point.rs`).
     fn live(&self, lives: &[&str]) {
         for life in lives {
             self.end(life, &mut self.start(life));

@@ -212,7 +212,7 @@ fn the_tail_is_behind_the_last_batch_and_the_last_cut() {
     // A certificate in the header of that batch.
     control.store_epoch(&EpochRecord { segment: 4, offset: BLOCK, ..cut(control, 1) }).unwrap();
     assert_eq!(control.tail(), Some(RecordAddress { ordinal: 1, offset: 3 * BLOCK, segment: 4 }));
-    // A certificate outside of a batch behind it, then one in the next segment.
+    // A certificate outside of a batch after it, then one in the next segment.
     control.store_epoch(&EpochRecord { segment: 4, offset: 3 * BLOCK, ..cut(control, 1) }).unwrap();
     assert_eq!(control.tail(), Some(RecordAddress { ordinal: 1, offset: 4 * BLOCK, segment: 4 }));
     control.store_epoch(&EpochRecord { ordinal: 2, segment: 2, offset: BLOCK, ..cut(control, 1) }).unwrap();

@@ -116,7 +116,7 @@ struct State {
     /// Handles of an earlier one belong to a dead process.
     incarnation: u64,
     /// A failed sync is reported to each file that was open then, as by Linux; else only to the one that requested it.
-    tells_each: bool,
+    reports_each: bool,
     /// The bytes that all files together may have.
     capacity: Option<u64>,
     /// What [`Disk::sector_bytes`] says.
@@ -148,7 +148,7 @@ impl SimDisk {
             header_fuse: None,
             is_off: false,
             incarnation: 0,
-            tells_each: false,
+            reports_each: false,
             capacity: None,
             sector_bytes: SECTOR_BYTES as u32,
         };
@@ -201,8 +201,8 @@ impl SimDisk {
 
     /// From here on a failed sync is reported to each file that is open then, at its next sync; else only to the one
     /// that requested it.
-    pub fn tell_each(&self) {
-        self.state.lock().tells_each = true;
+    pub fn report_each(&self) {
+        self.state.lock().reports_each = true;
     }
 
     /// The machine stops after the next write to the first sector of a database file but `writes`.

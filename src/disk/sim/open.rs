@@ -15,7 +15,7 @@ pub(super) struct SimHandle {
     file: FileId,
     incarnation: u64,
     /// The failed syncs that were reported to this file, or are older than it.
-    told: Arc<AtomicU64>,
+    reported: Arc<AtomicU64>,
     /// Once closed and deleted, it is empty.
     gone: Arc<AtomicBool>,
 }
@@ -23,14 +23,14 @@ pub(super) struct SimHandle {
 impl SimHandle {
     /// Opened in life `incarnation` of the disk.
     pub(super) fn new(disk: &SimDisk, state: &mut State, file: FileId, incarnation: u64) -> SimHandle {
-        let told = Arc::new(AtomicU64::new(state.file(file).failed_syncs()));
-        SimHandle { disk: disk.clone(), file, incarnation, told, gone: Arc::default() }
+        let reported = Arc::new(AtomicU64::new(state.file(file).failed_syncs()));
+        SimHandle { disk: disk.clone(), file, incarnation, reported, gone: Arc::default() }
     }
 
     /// Whether a failed sync is still to be reported to this file.
-    fn has_to_be_told(&self, state: &mut State) -> bool {
+    fn is_to_be_reported(&self, state: &mut State) -> bool {
         let failed = state.file(self.file).failed_syncs();
-        self.told.swap(failed, SeqCst) < failed && state.tells_each
+        self.reported.swap(failed, SeqCst) < failed && state.reports_each
     }
 
     /// Whether the file may have been closed to save descriptors and its name is gone, as the dice say; from then on for good.
@@ -100,12 +100,12 @@ impl SimHandle {
             let mut dice = state.dice.clone();
             state.file(self.file).sync_failed(token.0, &mut dice);
             state.dice = dice;
-            self.has_to_be_told(&mut state);
+            self.is_to_be_reported(&mut state);
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         if runs {
             state.file(self.file).sync(token.0);
-            match self.has_to_be_told(&mut state) {
+            match self.is_to_be_reported(&mut state) {
                 true => Err(io::Error::from_raw_os_error(libc::EIO)),
                 false => Ok(()),
             }

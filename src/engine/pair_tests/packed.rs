@@ -1,4 +1,4 @@
-//! Batches lie packed between cuts: what that asks of whoever writes at the tail.
+//! Batches lie packed between cuts: what holds then of each write at the tail.
 
 use super::{BLOCK, EngineError, PAGES, Pair, SEGMENT_BYTES, commit, die, facts, image_of, sim_path, staged};
 use crate::disk::fault::Operation;

@@ -1,4 +1,4 @@
-//! Who of those that wait for a flush is woken, and when.
+//! Which of the threads that wait for a flush are woken, and when.
 
 use super::*;
 use crate::engine::KeptWake;

@@ -473,7 +473,7 @@ impl WriteQueue {
             Some(first) => self.wake(first),
             None if word.is_waited_for() => {
                 if let Some(longest) = self.turn.longest() {
-                    self.turn.tell(longest);
+                    self.turn.notify(longest);
                 }
             }
             None => {}
@@ -513,7 +513,7 @@ impl WriteQueue {
                     if !self.turn.hand_to(inside, other, own.is_some()) {
                         continue;
                     }
-                    self.turn.tell(other);
+                    self.turn.notify(other);
                     // To wait for the process's turn from now on.
                     own.filter(|own| !own.is_remote).inspect(|own| self.wake(own));
                     state.lose_word();
@@ -591,7 +591,7 @@ impl WriteQueue {
     pub(crate) fn close(&self) {
         self.end_waits(&mut self.state.lock());
         if self.turn.is_poisoned() {
-            self.turn.tell_all();
+            self.turn.notify_all();
         }
     }
 

@@ -126,7 +126,7 @@ fn the_lease_grows_with_each_taking_and_goes_back() {
 fn what_the_sync_of_a_stopped_leader_lost_is_written_again_by_who_came_later() {
     for seed in 0..12 {
         let scenery = Scenery::new(seed);
-        scenery.world.lock().disk.tell_each();
+        scenery.world.lock().disk.report_each();
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
         first.commits();
         second.publishes();

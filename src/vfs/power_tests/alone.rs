@@ -13,7 +13,7 @@ pub struct Alone {
     has_small_rings: bool,
     laps: AtomicU64,
     /// How often a process had to read the log since the commit ring had moved on.
-    behind_ring: AtomicU64,
+    ring_moved_on: AtomicU64,
 }
 
 /// Simulated time after which a wait is one without end.
@@ -27,7 +27,7 @@ impl Turns for Alone {
     fn step(&self, place: &str) {
         match place {
             "the commit ring laps" => drop(self.laps.fetch_add(1, SeqCst)),
-            "behind the commit ring" => drop(self.behind_ring.fetch_add(1, SeqCst)),
+            "the commit ring has moved on" => drop(self.ring_moved_on.fetch_add(1, SeqCst)),
             _ => {}
         }
         self.pass(1);
@@ -61,7 +61,7 @@ impl Alone {
             has_small_rings,
             time: Mutex::new((1_000_000, dice)),
             laps: AtomicU64::new(0),
-            behind_ring: AtomicU64::new(0),
+            ring_moved_on: AtomicU64::new(0),
         }
     }
 
@@ -69,8 +69,8 @@ impl Alone {
         self.laps.load(SeqCst)
     }
 
-    pub fn behind_ring(&self) -> u64 {
-        self.behind_ring.load(SeqCst)
+    pub fn ring_moved_on(&self) -> u64 {
+        self.ring_moved_on.load(SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, (u64, Dice)> {

@@ -147,8 +147,7 @@ impl Run {
         self.count("bad sectors", 1);
     }
 
-    /// Whether an open was refused as the user is told: nothing but the lost sector said whose file it is. Then he does what the
-    /// refusal says.
+    /// Whether an open was refused since nothing but the lost sector said whose file it is. Then what the refusal says is done.
     fn salvages(&mut self, disk: &SimDisk) -> bool {
         let copy = disk.deep_clone(0);
         let path = sim_path(0);
@@ -221,7 +220,7 @@ impl Run {
         self.count("cuts while opening", u64::from(depth > 0));
         self.count("cuts while opening after such a cut", u64::from(depth > 1));
         self.count_leftovers(&disk);
-        let told = |what: String| {
+        let failed_at = |what: String| {
             format!("{what}\n  stopped before: {place} (killed {is_killed}, {promises:?}, depth {depth})")
         };
         if std::env::var_os("PWAL_TEST_TALK").is_some() {
@@ -244,7 +243,7 @@ impl Run {
         let opened = self.open_all(&machine, dice);
         if let (Err(error), Some(before)) = (&opened, &before) {
             if files(&disk) != *before {
-                return Err(told(format!("a refused database was changed: {error:?}")));
+                return Err(failed_at(format!("a refused database was changed: {error:?}")));
             }
             self.count("bad sectors, and refused", 1);
             return Ok(None);
@@ -257,13 +256,13 @@ impl Run {
             }
         }
         let (mut opened, found) = opened.map_err(|error| {
-            told(format!("a healthy database is not opened: {error:?}: {:?}", files(&machine.disk).keys()))
+            failed_at(format!("a healthy database is not opened: {error:?}: {:?}", files(&machine.disk).keys()))
         })?;
         self.count("bad sectors, and all is there", u64::from(before.is_some()));
         let mut states = Vec::new();
         for (file, found) in found.into_iter().enumerate() {
             let placed = self.place(found, promises.files[file], &histories[file], is_killed);
-            let (at, known) = placed.map_err(|what| told(format!("{}: {what}", NAMES[file])))?;
+            let (at, known) = placed.map_err(|what| failed_at(format!("{}: {what}", NAMES[file])))?;
             states.push(at);
             opened.known.push(known);
         }
@@ -271,12 +270,12 @@ impl Run {
             let (is_split, is_split_with_journal) = set.is_split(&states);
             self.count("commits that some databases have", u64::from(is_split));
             if is_split_with_journal {
-                return Err(told(format!("only some have the commit {set:?}: {states:?}")));
+                return Err(failed_at(format!("only some have the commit {set:?}: {states:?}")));
             }
         }
-        let order = opened.in_order().map_err(|error| told(format!("integrity_check: {error:?}")))?;
+        let order = opened.in_order().map_err(|error| failed_at(format!("integrity_check: {error:?}")))?;
         if order != "ok" {
-            return Err(told(format!("integrity_check: {order}")));
+            return Err(failed_at(format!("integrity_check: {order}")));
         }
         // The next commits take the numbers of those that are gone.
         machine.sets(|sets| sets.retain(|set| set.is_there(&states)));
@@ -304,20 +303,20 @@ impl Run {
         let Some(mut opened) = self.start_again(moment, histories, depth, dice)? else {
             return Ok(());
         };
-        let told = |what: String| format!("{what}\n  stopped before: {place} (depth {depth})");
-        let modes = opened.journal_modes().map_err(|error| told(format!("the modes: {error:?}")))?;
+        let failed_at = |what: String| format!("{what}\n  stopped before: {place} (depth {depth})");
+        let modes = opened.journal_modes().map_err(|error| failed_at(format!("the modes: {error:?}")))?;
         if dice.percent(20) {
             let file = dice.index(self.world.files);
             if self.world.stock {
-                // Behind a kill the end of a journal (its deletion, or zeros in its header) is in the cache only. SQLite writes the
+                // After a kill the end of a journal (its deletion, or zeros in its header) is in the cache only. SQLite writes the
                 // next one over it, and a power cut then may leave the old header before new records.
                 self.sync_all(&opened.machine);
             }
-            self.commit_next(&mut opened, file, dice).map_err(told)?;
+            self.commit_next(&mut opened, file, dice).map_err(failed_at)?;
         }
         let Opened { machine, connection, known, .. } = opened;
-        connection.close().map_err(|(_, error)| told(format!("close: {error:?}")))?;
-        self.check_closed(&machine, &known, &modes, dice).map_err(told)?;
+        connection.close().map_err(|(_, error)| failed_at(format!("close: {error:?}")))?;
+        self.check_closed(&machine, &known, &modes, dice).map_err(failed_at)?;
         let moments = machine.take_moments();
         drop(machine);
         for moment in moments {
@@ -443,7 +442,7 @@ impl Run {
         let twin = copy(&connection, &files);
         connection.close().map_err(|(_, error)| format!("close: {error:?}"))?;
         if self.world.stock {
-            // Behind a kill the deletion of a journal is in the cache only, and would undo what this life begins with.
+            // After a kill the deletion of a journal is in the cache only, and would undo what this life begins with.
             self.sync_all(&before);
         }
         let disk = before.disk.clone();
@@ -517,7 +516,7 @@ impl Run {
         let played = self.play_alone();
         self.count("runs", 1);
         self.count("laps of the commit ring", alone.laps());
-        self.count("reads of the log behind the commit ring", alone.behind_ring());
+        self.count("reads of the log where the commit ring had moved on", alone.ring_moved_on());
         played
     }
 

@@ -82,7 +82,7 @@ fn the_longest_waiter_is_next_and_within_the_tenure_one_of_this_process() {
     assert_eq!(next(Some(7), Some(6), true), Next::Own);
 }
 
-/// Who waits beside the connection of the event.
+/// What waits beside the connection of the event.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Others {
     None,
@@ -269,7 +269,7 @@ const LONG_US: u64 = LONG.as_micros() as u64;
 /// What follows a call in a state; `None`: the call cannot come there.
 fn specified(state: WriteState, call: Call, others: Others) -> Option<Then> {
     use WriteState::{Abandoned, Free, Granted, Inside, Kept, Leased, Received, Remote, Unclaimed};
-    // Whom a lock goes to that no connection of this process has.
+    // Where a lock goes that no connection of this process has.
     let passed_on = match others {
         Others::None => Free,
         Others::Here => Granted,

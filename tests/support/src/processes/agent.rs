@@ -207,7 +207,7 @@ impl Agent {
         self.role.send(&line.replace('\n', " "));
     }
 
-    /// Tells it several things by one write, since it may die of each.
+    /// Sends it several lines by one write, since it may die of each.
     pub fn tell_all(&mut self, lines: &[&str]) {
         let text = format!("{}\n", lines.join("\n"));
         std::io::Write::write_all(self.role.stdin(), text.as_bytes()).expect("send commands");
