@@ -4,23 +4,22 @@
 use super::check;
 use crate::engine::queue::WriteQueue;
 use crate::shared::{ControlBlock, Member};
-use loom::cell::Cell;
+use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What WRITE protects.
+/// What WRITE protects, read and stored without any order of its own: an owner that is not ordered after the one before may read an
+/// older value, and then a step is missing at the end.
 #[derive(Default)]
-struct Inside(Cell<u64>);
-
-// SAFETY: only the owner of WRITE accesses it, and loom ends the model at an access that is not ordered after the one before.
-unsafe impl Sync for Inside {}
+struct Inside(AtomicU64);
 
 fn write(queue: &WriteQueue, connection: u64, inside: &Inside) {
     while !queue.try_acquire(connection) {
         queue.wait(connection, Duration::from_secs(1));
     }
-    inside.0.set(inside.0.get() + 1);
+    inside.0.store(inside.0.load(Relaxed) + 1, Relaxed);
     queue.release(connection, false);
 }
 
@@ -40,7 +39,7 @@ fn goes_round(name: &str, preemptions: usize, here: u64) {
         for thread in threads {
             thread.join().expect("it ends");
         }
-        assert_eq!(inside.0.get(), here + 1);
+        assert_eq!(inside.0.load(Relaxed), here + 1);
         assert!(control.write().holder().is_none(), "it stays with a process that has nobody for it");
     });
 }
