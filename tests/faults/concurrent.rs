@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use support::lab::{Call, Gate, Lab, Once, eio, status};
+use support::lab::{Call, Lab, Once, eio, status};
 use support::{code_of, number, run, text};
 
 fn concurrent(lab: &Lab) -> Connection {
@@ -24,15 +24,7 @@ fn a_retry_sees_what_it_lost_against() {
         "CREATE TABLE rows(id INTEGER PRIMARY KEY, n); INSERT INTO rows VALUES(10, 0); PRAGMA wal_autocheckpoint=0",
     );
     let (a, b) = (concurrent(&lab), concurrent(&lab));
-    let (syncs, go_on, once) = (Gate::default(), Gate::default(), Once::default());
-    let (reached, wait) = (syncs.clone(), go_on.clone());
-    lab.hook(move |moment| {
-        if moment.call == Call::Sync && moment.name.ends_with(".seg") && !moment.done && once.first() {
-            reached.open();
-            wait.pass();
-        }
-        Ok(())
-    });
+    let (syncs, go_on) = lab.hold_a_sync(false);
     std::thread::scope(|scope| {
         let flushes = scope.spawn(move || run(&b, "BEGIN; UPDATE rows SET n=1 WHERE id=10; COMMIT"));
         syncs.pass();

@@ -16,15 +16,7 @@ fn a_flush_does_not_acknowledge_what_poison_has_erased() {
     assert_ne!(support::code_of(&other, "PRAGMA wal_checkpoint"), 0);
 
     // The next flush has synced and is not over.
-    let (synced, go_on, once) = (Gate::default(), Gate::default(), Once::default());
-    let (tell, wait) = (synced.clone(), go_on.clone());
-    lab.hook(move |moment| {
-        if moment.call == Call::Sync && moment.name.ends_with(".seg") && moment.done && once.first() {
-            tell.open();
-            wait.pass();
-        }
-        Ok(())
-    });
+    let (synced, go_on) = lab.hold_a_sync(true);
     let code = std::thread::scope(|scope| {
         let commit = scope.spawn(|| {
             let code = support::code_of(&connection, "PRAGMA wal_autocheckpoint=1000; INSERT INTO t VALUES(1)");

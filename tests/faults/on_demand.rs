@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, ffi};
 use std::time::{Duration, Instant};
-use support::lab::{Call, Gate, Lab, Once, eio, status};
+use support::lab::{Call, Lab, eio, status};
 use support::{code_of, number, run};
 
 /// A connection under NORMAL with a commit that is not durable.
@@ -42,15 +42,7 @@ fn a_wait_ends_in_time_beside_a_flush_that_does_not() {
     let commit = number(&connection, "SELECT pwal_commit()");
     let other = lab.open("a.db");
     run(&other, "PRAGMA synchronous=FULL");
-    let (syncs, go_on, once) = (Gate::default(), Gate::default(), Once::default());
-    let (reached, wait) = (syncs.clone(), go_on.clone());
-    lab.hook(move |moment| {
-        if moment.call == Call::Sync && moment.name.ends_with(".seg") && !moment.done && once.first() {
-            reached.open();
-            wait.pass();
-        }
-        Ok(())
-    });
+    let (syncs, go_on) = lab.hold_a_sync(false);
     std::thread::scope(|scope| {
         let leader = scope.spawn(move || run(&other, "INSERT INTO t VALUES(2)"));
         syncs.pass();

@@ -150,30 +150,35 @@ fn a_record_of_a_dead_writer_behind_a_segment_does_not_count() {
     leaves_a_segment_with_a_record_behind_it(false);
 }
 
+/// `first` nearly fills its segment. `third` writes a batch at the tail, syncs it, and is killed before it publishes it. The ordinal
+/// of that segment; `None`: `third` has written none.
+fn dies_with_a_written_batch(scenery: &Scenery, first: &mut Party, third: &mut Party) -> Option<u64> {
+    while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
+        first.commits();
+    }
+    let ordinal = first.ordinal();
+    for _ in 0..20 {
+        if !matches!(third.client.phase, Phase::PreparedBatch { .. }) {
+            third.client.step(&third.scene);
+        }
+    }
+    let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
+        return None;
+    };
+    third.is_killed(scenery);
+    std::mem::forget(early);
+    Some(ordinal)
+}
+
 fn leaves_a_segment_with_a_record_behind_it(sync_fails: bool) {
     let rotates = |seed: u64| {
         let scenery = Scenery::new(seed);
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, FULL));
         let mut third = scenery.party(3, EARLY);
-        // Nearly full.
-        while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
-            first.commits();
-        }
-        let before = first.ordinal();
-        // Written and synced at the tail, and never published.
-        for _ in 0..20 {
-            if !matches!(third.client.phase, Phase::PreparedBatch { .. }) {
-                third.client.step(&third.scene);
-            }
-        }
-        let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
-            return false;
-        };
+        let Some(before) = dies_with_a_written_batch(&scenery, &mut first, &mut third) else { return false };
         let (tail, mut there) = (first.engine().log.tail(), [0; 64]);
         let segment = first.engine().files.segment(tail.segment).expect("open");
         segment.file.read_at(&mut there, tail.offset).expect("readable");
-        third.is_killed(&scenery);
-        std::mem::forget(early);
         let sequence = second.publishes();
         if there == [0; 64] || second.ordinal() == before {
             return false;
@@ -202,20 +207,7 @@ fn so_are_they_where_the_certificate_is_in_the_batch() {
         let scenery = Scenery::new(seed);
         let (mut first, mut second) = (scenery.party(1, FULL), scenery.party(2, SELF_SEALED));
         let mut third = scenery.party(3, EARLY);
-        while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
-            first.commits();
-        }
-        let before = first.ordinal();
-        for _ in 0..20 {
-            if !matches!(third.client.phase, Phase::PreparedBatch { .. }) {
-                third.client.step(&third.scene);
-            }
-        }
-        let Phase::PreparedBatch { early, .. } = std::mem::replace(&mut third.client.phase, Phase::Idle) else {
-            return false;
-        };
-        third.is_killed(&scenery);
-        std::mem::forget(early);
+        let Some(before) = dies_with_a_written_batch(&scenery, &mut first, &mut third) else { return false };
         let leader = second.engine().log.marks.control().leader();
         leader.take_over(me(&third), me(&second));
         leader.release(me(&second));

@@ -17,6 +17,16 @@ fn lose(connection: &Connection, other: &Connection, times: usize) {
     }
 }
 
+/// A connection that has lost often enough to take its turn, in a transaction that has read, and another one with this busy timeout.
+fn pair_with_a_turn(scene: &Scene, for_ms: u64) -> (Connection, Connection) {
+    let (a, b) = scene.pair();
+    patient(&b, for_ms);
+    lose(&a, &b, 4);
+    run(&a, "BEGIN");
+    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    (a, b)
+}
+
 #[test]
 fn one_that_has_lost_often_does_not_lose() {
     let scene = scene(ROWS);
@@ -43,11 +53,7 @@ fn one_that_has_lost_often_does_not_lose() {
 #[test]
 fn a_turn_that_is_not_used_ends() {
     let scene = scene(ROWS);
-    let (a, b) = scene.pair();
-    patient(&b, 60_000);
-    lose(&a, &b, 4);
-    run(&a, "BEGIN");
-    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    let (a, b) = pair_with_a_turn(&scene, 60_000);
     run(&b, &format!("BEGIN; {ADD}; COMMIT"));
     assert_eq!(code_of(&a, ADD), SNAPSHOT, "it did not write in time");
     run(&a, "ROLLBACK; BEGIN");
@@ -68,12 +74,8 @@ fn a_turn_that_is_not_used_ends() {
 #[test]
 fn those_that_only_read_use_the_turns_up() {
     let scene = scene(ROWS);
-    let (a, b) = scene.pair();
-    patient(&b, 0);
+    let (a, b) = pair_with_a_turn(&scene, 0);
     let read = || assert!(number(&a, "SELECT n FROM t WHERE id=10") >= 4);
-    lose(&a, &b, 4);
-    run(&a, "BEGIN");
-    read();
     run(&a, "COMMIT; BEGIN");
     read();
     assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "it does not wait for one that only reads");
@@ -94,11 +96,7 @@ fn those_that_only_read_use_the_turns_up() {
 #[test]
 fn one_that_writes_after_its_turn_has_ended_is_no_worse_than_without() {
     let scene = scene(ROWS);
-    let (a, b) = scene.pair();
-    patient(&b, 60_000);
-    lose(&a, &b, 4);
-    run(&a, "BEGIN");
-    assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 4);
+    let (a, b) = pair_with_a_turn(&scene, 60_000);
     // When the turn has ended.
     run(&b, "BEGIN; UPDATE t SET n=n+1 WHERE id=10000; COMMIT");
     run(&a, ADD);

@@ -24,7 +24,7 @@ pub enum Call {
     Remove,
 }
 
-/// Before the call: an error is its result, and nothing is done. Behind it (`done`): an error replaces its result.
+/// Before the call: an error is its result, and nothing is done. After it (`done`): an error replaces its result.
 pub struct Moment<'a> {
     pub call: Call,
     /// The file's name; `(directory)`, `(parent)`.
@@ -137,6 +137,21 @@ impl Lab {
 
     pub fn hook(&self, hook: impl Fn(&Moment<'_>) -> io::Result<()> + Send + Sync + 'static) {
         *self.hooks.hook.write().unwrap() = Some(Arc::new(hook));
+    }
+
+    /// Holds one sync of a segment: `after` it, or before it is begun. The first gate is open once a thread is there; it goes on when
+    /// the second one is opened.
+    pub fn hold_a_sync(&self, after: bool) -> (Gate, Gate) {
+        let (there, go_on, once) = (Gate::default(), Gate::default(), Once::default());
+        let (reached, wait) = (there.clone(), go_on.clone());
+        self.hook(move |moment| {
+            if moment.call == Call::Sync && moment.name.ends_with(".seg") && moment.done == after && once.first() {
+                reached.open();
+                wait.pass();
+            }
+            Ok(())
+        });
+        (there, go_on)
     }
 
     pub fn hook_base(&self, hook: impl Fn(&str) -> Option<i32> + Send + Sync + 'static) {
