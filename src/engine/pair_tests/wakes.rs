@@ -28,7 +28,10 @@ fn the_next_waiter_is_woken_once_write_is_released() {
         let sequence = published(&one, value);
         let event = one.log.marks.control().flush_events().of(one.log.marks.control().certified() + 1);
         let before = event.ticket();
-        kept.answered(one.durability.acknowledge(sequence, true, None).unwrap());
+        let wake = one.durability.acknowledge(sequence, true, None).unwrap();
+        // As fast as the simulated disk is, also where the thread had to wait for a processor in that sync.
+        one.log.marks.control().set_sync_nanos(1000);
+        kept.answered(wake);
         let answered = event.ticket();
         after(kept);
         (answered != before, event.ticket() != answered)
