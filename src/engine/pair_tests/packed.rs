@@ -186,7 +186,9 @@ fn a_batch_that_the_control_block_refuses_is_erased() {
     commit(&one, 1, 1, false).unwrap();
     let control = one.log.marks.control();
     let entry = control.commit(1).unwrap();
-    (2..COMMIT_RING).for_each(|sequence| control.publish(&CommitEntry { sequence, ..entry }).unwrap());
+    for sequence in 2..COMMIT_RING {
+        control.publish(&CommitEntry { sequence, ..entry }).unwrap();
+    }
     let view = staged(&one, 1, 66);
     let facts = facts(&one, false);
     let refused = one.publish(view.lane(), facts, false).err();
