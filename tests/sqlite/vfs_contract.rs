@@ -7,11 +7,13 @@ mod joined;
 mod open;
 mod recorder;
 
-use recorder::{FCNTL_OWN, Recorder, Shape};
+use recorder::{FCNTL_OWN, Recorder};
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
 use rusqlite::{Connection, OpenFlags};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use support::test_vfs::Shape;
 
 /// A recorder, and the shim on top of it.
 struct Pair {
@@ -22,7 +24,7 @@ struct Pair {
 
 fn pair(name: &str, shape: Shape) -> Pair {
     let (direct, shim) = (format!("recorder-{name}"), format!("pwal-{name}"));
-    let recorder = Recorder::register(&direct, shape);
+    let recorder = Recorder::register(&direct, support::STOCK, shape);
     pwal::Vfs::builder().name(&shim).base(&direct).register().unwrap();
     Pair { recorder, direct, shim }
 }
@@ -77,7 +79,7 @@ fn text(connection: &Connection, sql: &str) -> String {
 /// What the shim may ask of the base on its own account before it knows that a database is not
 /// a WAL database: looking, never changing.
 fn only_looks(event: &str) -> bool {
-    ["main.read ", "main.file_size", "vfs.access "].iter().any(|look| event.starts_with(look))
+    ["main: read ", "main: size", "vfs: access "].iter().any(|look| event.starts_with(look))
 }
 
 /// Everything that arrives directly arrives through the shim, in this order, with the same arguments.
@@ -173,7 +175,7 @@ fn attached_databases_commit_together_by_a_super_journal() {
     connection.execute_batch("BEGIN; INSERT INTO a VALUES(1); INSERT INTO b VALUES(2); COMMIT").unwrap();
     let create = ffi::SQLITE_OPEN_SUPER_JOURNAL | ffi::SQLITE_OPEN_CREATE;
     let opened = |event: &String| {
-        let flags = event.strip_prefix("vfs.open super-journal (random) flags=0x")?;
+        let flags = event.strip_prefix("super-journal: open super flags=0x")?;
         c_int::from_str_radix(flags, 16).ok()
     };
     let flags: Vec<c_int> = pair.recorder.take().iter().filter_map(opened).collect();
@@ -234,7 +236,7 @@ fn memory_mapped_reads_reach_the_base() {
     let _ = text(&connection, "SELECT sum(length(x)) FROM t NOT INDEXED");
     let _ = text(&open(directory.path().join("mapped.db"), &pair.shim), "PRAGMA integrity_check");
     let events = pair.recorder.take();
-    assert!(events.iter().any(|event| event.starts_with("main.fetch")), "no page came by xFetch");
+    assert!(events.iter().any(|event| event.starts_with("main: fetch")), "no page came by xFetch");
 }
 
 #[test]
@@ -263,7 +265,7 @@ fn parameters_of_uris_reach_the_base() {
         drop(connection);
         let events = pair.recorder.take();
         assert!(events.iter().any(|event| event.ends_with("probe=seen")), "{events:?}");
-        assert!(!events.iter().any(|event| event.starts_with("main.lock")), "{rest} locks: {events:?}");
+        assert!(!events.iter().any(|event| event.starts_with("main: lock")), "{rest} locks: {events:?}");
     }
 }
 
@@ -289,7 +291,7 @@ fn only_main_files_are_ours_all_others_are_the_bases_own_objects() {
 fn versions_and_sizes_are_the_bases() {
     for version in 1..=3 {
         for shm in [true, false] {
-            let pair = pair(&format!("version-{version}-{shm}"), Shape { version, shm, ..Shape::default() });
+            let pair = pair(&format!("version-{version}-{shm}"), Shape { version, shm });
             // SAFETY: registered VFSes.
             let (base, shim) = unsafe { (&*find(&pair.direct), &*find(&pair.shim)) };
             assert_eq!(shim.iVersion, version);
@@ -322,7 +324,8 @@ fn versions_and_sizes_are_the_bases() {
 fn characteristics_and_sectors_are_the_bases() {
     // Some that no unix file claims.
     let characteristics = ffi::SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN | ffi::SQLITE_IOCAP_SAFE_APPEND;
-    let pair = pair("characteristics", Shape { characteristics, ..Shape::default() });
+    let pair = pair("characteristics", Shape::default());
+    pair.recorder.characteristics.store(characteristics, Ordering::SeqCst);
     let directory = tempfile::tempdir().unwrap();
     let ask = |vfs: &str| {
         let connection = open(directory.path().join("test.db"), vfs);
@@ -371,7 +374,7 @@ fn every_file_control_reaches_the_base() {
         ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), FCNTL_OWN, argument.cast_mut().cast())
     };
     assert_eq!(code, 0);
-    assert!(pair.recorder.take().contains(&String::from("main.file_control own hello")));
+    assert!(pair.recorder.take().contains(&String::from("main: control 987654 hello")));
 }
 
 #[test]
@@ -388,7 +391,7 @@ fn the_name_of_the_vfs_says_what_lies_below() {
         ffi::sqlite3_free(name.cast());
     }
     // A base that does not say its name.
-    pair.recorder.fail("file_control", ffi::SQLITE_NOTFOUND);
+    pair.recorder.fail("control", ffi::SQLITE_NOTFOUND);
     // SAFETY: as above.
     unsafe {
         let out: *mut c_void = (&raw mut name).cast();
@@ -420,10 +423,10 @@ fn errors_of_the_base_keep_their_codes() {
         fail("write", 13 | 77 << 8, &mut || methods.xWrite.unwrap()(file, buffer.as_ptr().cast(), 512, 0));
         fail("truncate", 10 | 78 << 8, &mut || methods.xTruncate.unwrap()(file, 512));
         fail("sync", 10 | 79 << 8, &mut || methods.xSync.unwrap()(file, 2));
-        fail("file_size", 10 | 80 << 8, &mut || methods.xFileSize.unwrap()(file, &raw mut size));
+        fail("size", 10 | 80 << 8, &mut || methods.xFileSize.unwrap()(file, &raw mut size));
         fail("lock", 5 | 77 << 8, &mut || methods.xLock.unwrap()(file, ffi::SQLITE_LOCK_SHARED));
-        fail("check_reserved_lock", 10 | 82 << 8, &mut || methods.xCheckReservedLock.unwrap()(file, &raw mut number));
-        fail("file_control", 1 | 77 << 8, &mut || methods.xFileControl.unwrap()(file, 6, (&raw mut number).cast()));
+        fail("check reserved", 10 | 82 << 8, &mut || methods.xCheckReservedLock.unwrap()(file, &raw mut number));
+        fail("control", 1 | 77 << 8, &mut || methods.xFileControl.unwrap()(file, 6, (&raw mut number).cast()));
         fail("fetch", 10 | 84 << 8, &mut || {
             let mut page = std::ptr::null_mut();
             methods.xFetch.unwrap()(file, 0, 512, &raw mut page)

@@ -69,7 +69,7 @@ fn no_real_wal_and_no_shared_memory_of_the_base() {
         connection.execute_batch("INSERT INTO t(x) VALUES(2); SELECT * FROM t; PRAGMA wal_checkpoint").unwrap();
     }
     let events = pair.recorder.take();
-    let of_wal = |event: &&String| event.starts_with("wal.") || event.contains("open wal") || event.contains(".shm_");
+    let of_wal = |event: &&String| event.starts_with("wal: ") || event.contains(": shm ");
     assert_eq!(events.iter().find(of_wal), None);
     assert!(!directory.path().join("test.db-wal").is_file());
     assert!(!directory.path().join("test.db-shm").exists());
@@ -87,12 +87,12 @@ fn nothing_is_read_from_a_mapping() {
     connection.execute_batch(WORK).unwrap();
     pair.recorder.take();
     let _ = text(&connection, "SELECT sum(length(x)) FROM t NOT INDEXED");
-    assert!(pair.recorder.take().iter().any(|event| event.starts_with("main.fetch")), "it was not mapped before");
+    assert!(pair.recorder.take().iter().any(|event| event.starts_with("main: fetch")), "it was not mapped before");
 
     assert_eq!(text(&connection, "PRAGMA journal_mode = wal"), "wal");
     let _ = text(&connection, "SELECT count(*) FROM t");
     let events = pair.recorder.take();
-    assert!(events.iter().any(|event| event.starts_with("main.unfetch all")), "{events:?}");
+    assert!(events.iter().any(|event| event.starts_with("main: unfetch") && event.ends_with(" all")), "{events:?}");
     for _ in 0..3 {
         connection.execute_batch("DELETE FROM t WHERE id > 5; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         assert_eq!(text(&connection, "PRAGMA integrity_check"), "ok");
@@ -102,8 +102,8 @@ fn nothing_is_read_from_a_mapping() {
         assert_eq!(text(&other, "PRAGMA integrity_check"), "ok");
     }
     let events = pair.recorder.take();
-    assert_eq!(events.iter().find(|event| event.starts_with("main.fetch")), None);
-    assert!(events.iter().any(|event| event.starts_with("main.file_control 18")), "the limit itself arrives");
+    assert_eq!(events.iter().find(|event| event.starts_with("main: fetch")), None);
+    assert!(events.iter().any(|event| event.starts_with("main: control 18")), "the limit itself arrives");
 }
 
 /// What the base says to a commit that is published already must not become the result of COMMIT.
@@ -111,10 +111,10 @@ fn nothing_is_read_from_a_mapping() {
 fn a_published_commit_does_not_depend_on_the_base() {
     let (pair, _directory, _path, connection) = joined("published");
     pair.recorder.take();
-    pair.recorder.fail("file_control", ffi::SQLITE_IOERR);
+    pair.recorder.fail("control", ffi::SQLITE_IOERR);
     connection.execute_batch("INSERT INTO t(x) VALUES(2)").unwrap();
     pair.recorder.fail("", 0);
-    assert!(!pair.recorder.take().contains(&String::from("main.file_control 22")));
+    assert!(!pair.recorder.take().contains(&String::from("main: control 22")));
     assert_eq!(text(&connection, "SELECT count(*) FROM t"), "Integer(2)");
 }
 
@@ -139,7 +139,7 @@ fn a_connection_does_not_change_the_database_file() {
     }
     assert_eq!(std::fs::metadata(&path).unwrap().len(), before.len() as u64);
     assert_eq!(text(&connection, "PRAGMA integrity_check"), "ok");
-    assert_eq!(pair.recorder.take().iter().find(|event| event.starts_with("main.file_control 5")), None);
+    assert_eq!(pair.recorder.take().iter().find(|event| event.starts_with("main: control 5")), None);
 }
 
 /// The methods of the virtual WAL's own file object.

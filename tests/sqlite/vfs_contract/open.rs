@@ -20,7 +20,7 @@ fn a_failed_open_leaves_no_methods_and_no_open_file() {
         let none = std::ptr::null_mut();
         let name = ffi::sqlite3_create_filename(path.as_ptr(), c"".as_ptr(), c"".as_ptr(), 0, none);
         let words = usize::try_from((*vfs).szOsFile).unwrap().div_ceil(8);
-        for methods_after_failed_open in [0, 1] {
+        for methods_after_failed_open in [false, true] {
             pair.recorder.methods_after_failed_open.store(methods_after_failed_open, Ordering::SeqCst);
             let mut memory = vec![u64::MAX; words];
             let file: *mut ffi::sqlite3_file = memory.as_mut_ptr().cast();
@@ -31,7 +31,7 @@ fn a_failed_open_leaves_no_methods_and_no_open_file() {
             assert!((*file).pMethods.is_null());
             assert_eq!(pair.recorder.open_files.load(Ordering::SeqCst), 0);
         }
-        pair.recorder.methods_after_failed_open.store(0, Ordering::SeqCst);
+        pair.recorder.methods_after_failed_open.store(false, Ordering::SeqCst);
         ffi::sqlite3_free_filename(name);
     }
 }
@@ -84,7 +84,7 @@ fn a_wal_database_goes_back_to_a_rollback_journal_and_forth() {
 #[test]
 fn below_another_shim_it_works_or_refuses() {
     let pair = pair("below", Shape::default());
-    Recorder::register_on("above-below", Shape::default(), Some(&pair.shim));
+    Recorder::register("above-below", &pair.shim, Shape::default());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("test.db");
     let connection = open(&path, "above-below");
@@ -144,7 +144,7 @@ fn a_file_that_the_base_could_only_open_for_reading_is_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("test.db");
     open(&path, &pair.shim).execute_batch("CREATE TABLE t(x)").unwrap();
-    pair.recorder.opens_read_only.store(1, Ordering::SeqCst);
+    pair.recorder.opens_read_only.store(true, Ordering::SeqCst);
     let connection = open(&path, &pair.shim);
     assert!(connection.is_readonly("main").unwrap());
     let error = connection.execute_batch("INSERT INTO t VALUES(2)").unwrap_err();
@@ -167,7 +167,7 @@ fn immutable_wal_databases_are_read_without_locks() {
     assert_eq!(text(&connection, "SELECT x FROM t"), "Integer(1)");
     drop(connection);
     let events = pair.recorder.take();
-    assert!(!events.iter().any(|event| event.starts_with("main.lock") || event.contains("wal")), "{events:?}");
+    assert!(!events.iter().any(|event| event.starts_with("main: lock") || event.contains("wal")), "{events:?}");
 }
 
 #[test]

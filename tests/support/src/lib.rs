@@ -25,6 +25,8 @@ pub mod shim;
 pub mod small_disk;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+pub mod test_vfs;
 
 #[cfg(feature = "sqlite")]
 pub use sqlite::*;
