@@ -101,6 +101,9 @@ pub trait Pager: Send + Sync {
     /// Whether BEGIN or SAVEPOINT began the transaction that the connection is in; not that of VACUUM. False, too, where it cannot be
     /// known (`sqlite3_get_autocommit`).
     fn in_transaction(&self) -> bool;
+    /// Whether the transaction of this database begins with this call (`sqlite3BtreeBeginTrans`, which notes only then that there is one):
+    /// nothing was read in it. False, too, where SQLite does not say (before 3.34).
+    fn is_beginning(&self) -> bool;
     /// Calls the application's busy handler, which may wait. False: there is none, or it gives up.
     fn wait_busy(&self) -> bool;
     /// Whether a commit of this database may still fail in another one after its prepare.

@@ -42,7 +42,9 @@ pub(super) struct Reader {
     pub(super) granted: bool,
     /// WRITE was refused in this read transaction.
     pub(super) refused: bool,
-    /// WRITE was refused, and no transaction that only read has come since.
+    /// It was refused in the call of SQLite that took the snapshot, of which nothing has come to the application.
+    pub(super) shows_nothing: bool,
+    /// WRITE or COMMIT was refused, and no transaction that only read has come since.
     pub(super) was_refused: bool,
     /// The newest commit that this connection has shown to the application.
     pub(super) seen: u64,
@@ -215,9 +217,8 @@ impl WalConnection {
             return;
         }
         let refused = std::mem::take(&mut self.reader.refused);
-        if refused && self.reader.writers.begun == Begun::Writes {
-            // WRITE was refused to the statement that took the snapshot, in the same `sqlite3BtreeBeginTrans`: nothing has come
-            // to the application, so the next snapshot may be an older one.
+        if std::mem::take(&mut self.reader.shows_nothing) {
+            // So the next snapshot may be an older one.
             self.reader.seen = self.reader.seen_before;
         } else if self.reader.seen > self.engine.log.marks.visible() {
             // R3: a transaction that saw more than is durable waits here, where nothing can be reported: if the flush

@@ -10,6 +10,7 @@ use super::file::OpenFile;
 use super::siblings::{self, Unacknowledged};
 use super::state::HandleState;
 use super::wal_connection::WalConnection;
+use super::writers::Begun;
 use crate::engine::{CommitFacts, Engine, EngineError, KeptWake, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{self, LaneMemory, ViewError, Written};
@@ -174,6 +175,9 @@ impl WalConnection {
         self.writer.next_wake.let_go();
         if self.is_reading() {
             self.reader.refused = true;
+            let is_beginning = || file.pager.get().is_some_and(|pager| pager.is_beginning());
+            self.reader.shows_nothing = self.reader.writers.begun == Begun::Writes
+                && (!self.reader.wrote && is_beginning() || crate::drops("r3-refused-after-read"));
             if concurrent::is_in_transaction(file) {
                 self.entry.upgrades.note_contended();
             }

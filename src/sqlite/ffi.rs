@@ -149,6 +149,7 @@ constants! {
     FCNTL_DATA_VERSION = 35;
     FCNTL_EXTERNAL_READER = 40;
 
+    TXN_NONE = 0;
     TXN_WRITE = 2;
 
     MUTEX_FAST = 0;

@@ -219,6 +219,13 @@ impl Pager for PagerOfFile {
         }
     }
 
+    fn is_beginning(&self) -> bool {
+        let Some(connection) = self.open_connection() else { return false };
+        let Some(txn_state) = self.api.txn_state else { return false };
+        // SAFETY: the connection is in use by this thread.
+        self.schema(connection).is_some_and(|name| unsafe { txn_state(connection, name.as_ptr()) } == ffi::TXN_NONE)
+    }
+
     fn wait_busy(&self) -> bool {
         // SAFETY: the pager has the file open; SQLite fills both at once, before its first lock.
         let Some(handler) = (unsafe { self.busy_handler.as_ref() }) else { return false };

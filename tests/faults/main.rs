@@ -17,6 +17,7 @@ mod no_memory;
 mod on_demand;
 mod panics;
 mod proven_images;
+mod refused_writers;
 mod strange_directories;
 mod unacknowledged;
 mod unreadable_header;
