@@ -170,7 +170,7 @@ impl Shown {
     /// Others have allocated or freed, and have taken these pages; the snapshot is after that.
     pub fn leave(&mut self, pages: &[u32]) {
         self.gone.extend(pages);
-        self.is_past = true;
+        self.is_past = !self.gone.is_empty() || !crate::drops("moving-past");
     }
 
     /// Whether others have allocated or freed by the snapshot: SQLite's list is not what is free, nor need it end where the list of the

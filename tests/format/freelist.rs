@@ -274,3 +274,21 @@ fn the_page_of_the_locks_is_never_free() {
     assert_eq!(composed.database_pages, page + 2);
     assert_eq!(composed.head.pages(), [page - 4, page - 2, page - 1, page + 1]);
 }
+
+/// Others have allocated and freed, and all that is shown is free still: the rest of the list may be another one all the same.
+#[test]
+fn a_list_that_others_have_changed_has_left_what_was_shown() {
+    let mut truth = List::new(40);
+    for page in [7, 12, 31] {
+        truth.free(page);
+    }
+    let (mut list, mut shown, own) = begin(&truth, 1, true, 8);
+    assert!(!shown.has_left());
+    shown.leave(&[]);
+    assert!(shown.has_left() && shown.is_free(12));
+    // SQLite goes on with the list after the commit.
+    let used = vec![list.allocate(0)];
+    let client = Client { list, shown, is_private: true, used, own };
+    let composed = try_compose(&client, &truth).expect("composed");
+    assert!(composed.seen.has_left());
+}
