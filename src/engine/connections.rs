@@ -35,6 +35,11 @@ impl Leased {
         self.0.own.contains(&u64::from(page))
     }
 
+    /// Whether what was leased to it beyond the end is of a time when the database was far larger than `pages` pages.
+    pub(crate) fn is_far(&self, pages: u32) -> bool {
+        self.0.is_far(pages)
+    }
+
     /// Whether a page of the freelist is its share.
     pub(crate) fn has(&self, page: u32) -> bool {
         let Leased(Sharing { place, sharers, others, .. }) = self;

@@ -207,9 +207,12 @@ fn lease(wal: &mut WalConnection, size: u32, head: &Head) {
     let leased = engine.connections.lease(me);
     let Some(growth) = growth(wal) else { return };
     let wanted = growth.lease_pages() as usize;
-    growth
-        .own
-        .retain(|page| if *page > size { leased.is_own(*page) } else { head.contains(*page) && leased.has(*page) });
+    // Else the file would grow back, after a VACUUM.
+    let is_far = leased.is_far(size) && !crate::drops("growth-far-leases");
+    growth.own.retain(|page| match *page > size {
+        true => leased.is_own(*page) && !is_far,
+        false => head.contains(*page) && leased.has(*page),
+    });
     if growth.own.len() >= wanted / LEASE_SHARE as usize {
         return;
     }

@@ -3,7 +3,8 @@
 //! A connection notes in its snapshot slot when it last leased, and as far as which page beyond the end of the database. Those that have
 //! leased within a time share the freelist by the numbers of its pages, each in its place among them; and a stretch beyond the end
 //! begins after those of all others. It is all a hint: what is published is checked. So there is no lock, and the lease of a process that
-//! is dead or stopped needs no end but its time.
+//! is dead or stopped needs no end but its time. A stretch that lies far after the end was leased when the database was larger, before a
+//! VACUUM: it does not count, or the file would grow back to it.
 
 use super::control_block::ControlView;
 use super::snapshots::{SnapshotSlot, SnapshotTable};
@@ -23,6 +24,26 @@ pub struct Sharing {
     /// and each of the others, which may lie in the database by now.
     pub others: Vec<RangeInclusive<u64>>,
 }
+
+impl Sharing {
+    /// Whether its lease beyond the end lies farther after a database of `pages` pages than leases do: it was larger then.
+    #[must_use]
+    pub fn is_far(&self, pages: u32) -> bool {
+        let leased = self.others.iter().chain([&self.own]);
+        *self.own.start() > reach(pages, 0, leased)
+    }
+}
+
+/// The last page that the next lease beyond the end may begin at: after those that there are, and what was left of earlier ones as they
+/// were used up.
+fn reach<'l>(pages: u32, count: u32, leased: impl Iterator<Item = &'l RangeInclusive<u64>>) -> u64 {
+    let length = |range: &RangeInclusive<u64>| range.end().saturating_add(1).saturating_sub(*range.start());
+    let all = leased.map(length).fold(u64::from(count), u64::saturating_add);
+    u64::from(pages).saturating_add(LEFT.saturating_mul(all))
+}
+
+/// How often what is leased may have been left, and leased anew.
+const LEFT: u64 = 4;
 
 /// The leases of a database.
 #[derive(Clone, Copy)]
@@ -91,14 +112,17 @@ impl<'a> PageLeases<'a> {
         sharing
     }
 
-    /// The first of `count` pages that no other connection has leased beyond the end of a database of `pages` pages.
+    /// The first of `count` pages that no other connection has leased beyond the end of a database of `pages` pages. Leases of a time
+    /// when it was far larger do not count.
     pub fn lease_beyond(&self, slot: SnapshotSlot, (pages, count): (u32, u32), now_us: u64, lease_us: u64) -> u32 {
         self.renew_lease(slot, now_us, lease_us);
         let line = self.0.line(slot);
         loop {
             let leases = self.leases_given();
-            let others = self.leases(slot, now_us, lease_us).map(|(_, leased)| *leased.end()).max().unwrap_or(0);
-            let last = others.max(u64::from(pages));
+            let others: Vec<_> = self.leases(slot, now_us, lease_us).map(|(_, leased)| leased).collect();
+            let reach = reach(pages, count, others.iter());
+            let near = others.iter().filter(|leased| *leased.start() <= reach);
+            let last = near.map(|leased| *leased.end()).max().unwrap_or(0).max(u64::from(pages));
             step("before a lease");
             line.leased_from.store(last + 1, SeqCst);
             line.leased_to.store(last + u64::from(count), SeqCst);

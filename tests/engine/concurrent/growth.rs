@@ -400,3 +400,24 @@ fn data_version_changes_with_the_commits_of_others() {
     let of_serial = version(&scene.serial);
     assert_eq!(version(&scene.serial), of_serial);
 }
+
+/// What is leased lies beyond the end as it was: the file does not grow back.
+#[test]
+fn a_database_that_became_smaller_stays_small() {
+    let scene = scene(TABLES);
+    let many = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 3000) INSERT INTO z(v) SELECT zeroblob(3000) FROM c";
+    run(&scene.serial, many);
+    let (a, b) = scene.pair();
+    warm(&a, &b);
+    let before = pages(&scene.serial);
+    run(&scene.serial, "DELETE FROM z; VACUUM");
+    let small = pages(&scene.serial);
+    assert!(small < 100 && before > 3000, "{before}, {small}");
+    let insert = |table: &str| format!("INSERT INTO {table}(v) VALUES(zeroblob(20000))");
+    for _ in 0..8 {
+        let _either = round(&a, &b, &insert("x"), &insert("y"));
+    }
+    let after = pages(&scene.serial);
+    assert!(after < 600, "{small} pages after VACUUM, {after} after some inserts");
+    support::assert_integrity(&scene.serial);
+}
