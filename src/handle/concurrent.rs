@@ -472,6 +472,7 @@ fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenP
 /// Logs the conflict, and returns its code.
 fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     counters(wal).conflicts.fetch_add(1, SeqCst);
+    wal.reader.was_refused = true;
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.lost += 1;
         // One more with each: transactions that only read in between use some up.

@@ -152,7 +152,7 @@ impl WalConnection {
             return self.writer.holds_write;
         }
         let running = pager.map_or(Running::Unknown, |pager| pager.running());
-        let needs = self.reader.writers.begin(running, &self.entry.upgrades);
+        let needs = self.reader.writers.begin(running, &self.entry.upgrades, self.reader.was_refused);
         let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
         self.reader.granted = match needs {
             Needs::Turn if needs_turn => self.wait_for_turn(Duration::ZERO),

@@ -7,7 +7,8 @@
 //!
 //! The connections of the process share what is known, since many applications open one for each request. It is a hint in a few words
 //! of memory: texts that meet in one word forget each other, and a transaction that is expected wrongly reads a newer snapshot, or
-//! waits a little, no more.
+//! waits a little, no more. Where one that began with a text has only read, the next ones are expected to read, until some have
+//! written: so readers wait seldom. One that is tried again is expected to write in any case.
 
 use crate::os::now_us;
 use std::sync::atomic::AtomicU64;
@@ -16,9 +17,14 @@ use std::time::Duration;
 
 /// Texts that are known at a time.
 const TEXTS: usize = 64;
-/// Of a word: the average time from snapshot to WRITE, in microseconds; above it the text's hash.
-const TIME_BITS: u32 = 24;
+/// Of a word: the average time from snapshot to WRITE, in microseconds; above it the doubt: how many that write are to come until one
+/// is expected again; above it the text's hash.
+const TIME_BITS: u32 = 20;
 const TIME_MAX: u64 = (1 << TIME_BITS) - 1;
+const DOUBT_BITS: u32 = 4;
+const VALUE_BITS: u32 = TIME_BITS + DOUBT_BITS;
+/// The doubt after a transaction that only read.
+const DOUBT: u64 = 8;
 /// A transaction that takes longer from its snapshot to its first write takes no turn: the others would wait that long.
 const SOON: Duration = Duration::from_millis(10);
 /// How long the statement that begins a transaction is asked for after one was refused, in microseconds.
@@ -53,33 +59,32 @@ impl Upgrades {
         &self.texts[text as usize % TEXTS]
     }
 
-    /// The time, if the text is known.
-    fn time(&self, text: u64) -> Option<u64> {
+    /// The time and the doubt, if the text is known.
+    fn known(&self, text: u64) -> Option<(u64, u64)> {
         let word = self.word(text).load(Relaxed);
-        (word != 0 && word >> TIME_BITS == text >> TIME_BITS).then_some(word & TIME_MAX)
+        let is_known = word != 0 && word >> VALUE_BITS == text >> VALUE_BITS;
+        is_known.then_some((word & TIME_MAX, word >> TIME_BITS & ((1 << DOUBT_BITS) - 1)))
     }
 
-    pub(super) fn expected(&self, text: u64) -> Expected {
-        match self.time(text) {
+    /// `again`: the last transaction of the connection that wanted to write was refused.
+    pub(super) fn expected(&self, text: u64, again: bool) -> Expected {
+        match self.known(text) {
             None => Expected::Reads,
-            Some(time) if time <= SOON.as_micros() as u64 => Expected::WritesSoon,
+            Some((_, doubt)) if doubt > 0 && !again => Expected::Reads,
+            Some((time, _)) if time <= SOON.as_micros() as u64 => Expected::WritesSoon,
             Some(_) => Expected::Writes,
         }
     }
 
     /// A transaction that began with this text is over; it wrote, or was refused, so long after its snapshot.
     pub(super) fn ended(&self, text: u64, wrote_after_us: Option<u64>) {
-        let known = self.time(text);
-        let now = match (known, wrote_after_us) {
+        let (time, doubt) = match (self.known(text), wrote_after_us.map(|us| us.min(TIME_MAX))) {
             (None, None) => return,
-            (Some(_), None) => 0,
-            (known, Some(us)) => {
-                let us = us.min(TIME_MAX);
-                let average = known.map_or(us, |average| (3 * average + us) / 4);
-                text >> TIME_BITS << TIME_BITS | average.max(1)
-            }
+            (Some((average, _)), None) => (average, DOUBT),
+            (None, Some(us)) => (us, 0),
+            (Some((average, doubt)), Some(us)) => ((3 * average + us) / 4, doubt.saturating_sub(1)),
         };
-        self.word(text).store(now, Relaxed);
+        self.word(text).store(text >> VALUE_BITS << VALUE_BITS | doubt << TIME_BITS | time.max(1), Relaxed);
     }
 
     /// A transaction that had read was refused WRITE, or took its turn among others.
@@ -115,16 +120,17 @@ mod tests {
     #[test]
     fn what_the_last_one_did_is_expected() {
         let upgrades = Upgrades::default();
-        assert_eq!(upgrades.expected(A), Expected::Reads);
+        assert_eq!(upgrades.expected(A, false), Expected::Reads);
         upgrades.ended(A, Some(0));
-        assert_eq!((upgrades.expected(A), upgrades.expected(B)), (Expected::WritesSoon, Expected::Reads));
+        assert_eq!((upgrades.expected(A, false), upgrades.expected(B, false)), (Expected::WritesSoon, Expected::Reads));
         upgrades.ended(B, None);
-        assert_eq!(upgrades.expected(A), Expected::WritesSoon, "another text has only read");
+        assert_eq!(upgrades.expected(A, false), Expected::WritesSoon, "another text has only read");
         upgrades.ended(A, None);
-        assert_eq!(upgrades.expected(A), Expected::Reads);
+        assert_eq!(upgrades.expected(A, false), Expected::Reads);
+        assert_eq!(upgrades.expected(A, true), Expected::WritesSoon, "it is tried again");
         upgrades.ended(A, Some(5));
         upgrades.ended(B, Some(5));
-        assert_eq!((upgrades.expected(A), upgrades.expected(B)), (Expected::Reads, Expected::WritesSoon));
+        assert_eq!((upgrades.expected(A, false), upgrades.expected(B, false)), (Expected::Reads, Expected::WritesSoon));
     }
 
     #[test]
@@ -132,14 +138,14 @@ mod tests {
         let upgrades = Upgrades::default();
         upgrades.ended(A, Some(100));
         upgrades.ended(A, Some(30_000));
-        assert_eq!(upgrades.expected(A), Expected::WritesSoon);
+        assert_eq!(upgrades.expected(A, false), Expected::WritesSoon);
         upgrades.ended(A, Some(30_000));
-        assert_eq!(upgrades.expected(A), Expected::Writes);
+        assert_eq!(upgrades.expected(A, false), Expected::Writes);
         for _ in 0..10 {
             upgrades.ended(A, Some(100));
         }
-        assert_eq!(upgrades.expected(A), Expected::WritesSoon);
+        assert_eq!(upgrades.expected(A, false), Expected::WritesSoon);
         upgrades.ended(B, Some(u64::MAX));
-        assert_eq!(upgrades.expected(B), Expected::Writes);
+        assert_eq!(upgrades.expected(B, false), Expected::Writes);
     }
 }
