@@ -2,23 +2,27 @@
 //! answer is compared with that of the same transactions one after the other, in the order of their commits, on stock SQLite.
 //!
 //! `random_schedules_are_serializable`: several connections in one thread; a seed is a schedule, which can be repeated.
-//! `processes_and_threads_are_serializable`: a seed chooses what they do, not how they meet.
-//! `kills`: processes are killed meanwhile.
+//! `processes_and_threads_are_serializable`: a seed chooses what they do, not how they meet; one process or all are killed in two of
+//! three rounds. `kills`: what a killed process leaves, again and again on one database.
 //!
-//! `PWAL_TEST_ROUNDS` (schedules, default 16; rounds of processes, an eighth), `PWAL_TEST_STEPS` (default 600 of a schedule),
-//! `PWAL_TEST_SEED`. The long form: `PWAL_TEST_ROUNDS=20000 cargo test --test load concurrent::`.
+//! `PWAL_TEST_ROUNDS` (schedules, default 16; rounds of processes, a fifth) or `PWAL_TEST_SECONDS`, `PWAL_TEST_STEPS` (default 600 of
+//! a schedule), `PWAL_TEST_SEED`. The long form, which says every ten seconds how far it is:
+//! `PWAL_TEST_SECONDS=3600 PWAL_TEST_STEPS=6000 cargo test --release --test load concurrent:: -- --nocapture serializable`.
 
+mod journal;
 mod kills;
 mod replay;
+mod rounds;
 mod statements;
 
-use crate::serializable::history::{self, Item, Recorder};
+use crate::serializable::history::Item;
+use journal::Journal;
 use replay::{Replay, UP_TO, assert_same};
 use rusqlite::{Connection, ffi};
 use statements::{Maker, SCHEMA};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use support::{Scratch, Watchdog, child, code_of, env_number, number, run, text};
+use std::time::{Duration, Instant};
+use support::{Scratch, Watchdog, code_of, env_number, number, run, text};
 
 const RANGES: [u32; 4] = [60, 300, 3000, 20000];
 
@@ -76,11 +80,13 @@ struct Client {
     done: Vec<Item>,
     commits: u64,
     conflicts: u64,
+    /// Of one that may be killed.
+    journal: Option<Journal>,
 }
 
 impl Client {
     fn new(connection: Connection) -> Client {
-        Client { connection, open: None, done: Vec::new(), commits: 0, conflicts: 0 }
+        Client { connection, open: None, done: Vec::new(), commits: 0, conflicts: 0, journal: None }
     }
 
     /// Runs a statement of the open transaction; one that is refused ends it.
@@ -112,6 +118,14 @@ impl Client {
 
     /// COMMIT; false: it was refused, and the transaction is open still.
     fn commit(&mut self) -> bool {
+        if let Some(mark) = self.journal.as_mut().zip(self.open.as_ref()).and_then(|(journal, item)| journal.mark(item))
+        {
+            self.step(&mark);
+        }
+        let Some(item) = &self.open else { return true };
+        if let Some(journal) = &mut self.journal {
+            journal.is_pending(item);
+        }
         let before = last_commit(&self.connection);
         match code_of(&self.connection, "COMMIT") {
             0 => self.ended(before),
@@ -139,12 +153,22 @@ impl Client {
             (item.order, item.commits) = (last, true);
             self.commits += 1;
         }
-        self.done.push(item);
+        match &mut self.journal {
+            Some(journal) => journal.is_done(&item),
+            None => self.done.push(item),
+        }
     }
 
     fn autocommit(&mut self, sql: &str) {
         let (before, low) = (last_commit(&self.connection), newest(&self.connection));
         let mut item = Item::new(low, false);
+        item.autocommit = true;
+        if let Some(journal) = &mut self.journal {
+            let mut pending = item.clone();
+            // As an UPDATE of one row answers.
+            pending.note(sql, String::from("; 1 changed"));
+            journal.is_pending(&pending);
+        }
         item.run(&self.connection, sql);
         if item.steps[0].answer.strip_prefix("code ").and_then(|code| code.parse().ok()).is_some_and(is_busy) {
             return;
@@ -170,12 +194,58 @@ struct World {
     seed: String,
 }
 
+/// The length of a test.
+struct Length {
+    begin: Instant,
+    seconds: u64,
+    rounds: u64,
+    /// When something was printed last.
+    said: Instant,
+    /// That were compared.
+    transactions: u64,
+    /// Of them.
+    commits: u64,
+    kills: u64,
+}
+
+impl Length {
+    /// By `PWAL_TEST_SECONDS`; else so many rounds.
+    fn new(rounds: u64) -> Length {
+        let begin = Instant::now();
+        Length {
+            begin,
+            seconds: env_number("PWAL_TEST_SECONDS", 0),
+            rounds,
+            said: begin,
+            transactions: 0,
+            commits: 0,
+            kills: 0,
+        }
+    }
+
+    /// The seeds of its rounds, from `PWAL_TEST_SEED` on.
+    fn next_seed(&mut self, round: u64) -> Option<u64> {
+        let goes_on = match self.seconds {
+            0 => round < self.rounds,
+            seconds => self.begin.elapsed() < Duration::from_secs(seconds),
+        };
+        if !goes_on || self.said.elapsed() >= Duration::from_secs(10) {
+            self.said = Instant::now();
+            let Length { transactions, commits, kills, .. } = self;
+            let rate = *transactions as f64 / self.begin.elapsed().as_secs_f64();
+            println!("{round} rounds: {transactions} transactions, {rate:.0} a second, {commits} wrote; {kills} kills");
+        }
+        goes_on.then(|| env_number("PWAL_TEST_SEED", 1) + round)
+    }
+}
+
 impl World {
     fn new(seed: u64) -> World {
         let scratch = Scratch::in_memory();
         let path = scratch.file("app.db");
         let range = RANGES[seed as usize % RANGES.len()];
-        let (settings, fill) = (settings(seed), fill(seed, range));
+        let (settings, mut fill) = (settings(seed), fill(seed, range));
+        fill.extend(journal::tables(rounds::PROCESSES, rounds::THREADS));
         let serial = support::open(&path);
         prepare(&serial, &settings, &fill);
         let first = newest(&serial);
@@ -184,29 +254,33 @@ impl World {
 
     /// What is there is what the same transactions one after the other leave on stock SQLite.
     fn check(self, items: Vec<Item>) {
-        let replay = Replay::new(&self.scratch.file("replayed.db"), &self.settings, &self.fill, &self.seed);
-        let replayed = replay.play(items, self.first);
+        let replayed = self.replay(items, 0).unwrap_or_else(|difference| panic!("{difference}"));
         assert_same(&self.serial, &replayed, &self.seed);
         support::close(self.serial);
         assert_same(&support::open_stock(&self.path), &replayed, &self.seed);
+    }
+
+    /// `nth`: of several attempts.
+    fn replay(&self, items: Vec<Item>, nth: usize) -> Result<Connection, String> {
+        let path = self.scratch.file(&format!("replayed-{nth}.db"));
+        Replay::new(&path, &self.settings, &self.fill, &self.seed).play(items, self.first)
     }
 }
 
 #[test]
 fn random_schedules_are_serializable() {
-    let first = env_number("PWAL_TEST_SEED", 1);
-    let (mut commits, mut conflicts) = (0, 0);
-    for seed in first..first + env_number("PWAL_TEST_ROUNDS", 16) {
+    let mut length = Length::new(env_number("PWAL_TEST_ROUNDS", 16));
+    let mut conflicts = 0;
+    for round in 0.. {
+        let Some(seed) = length.next_seed(round) else { break };
         let _watchdog = Watchdog::new(&format!("the schedule of seed {seed}"), Duration::from_secs(120));
-        let (committed, refused) = schedule(seed, env_number("PWAL_TEST_STEPS", 600));
-        commits += committed;
-        conflicts += refused;
+        conflicts += schedule(seed, env_number("PWAL_TEST_STEPS", 600), &mut length);
     }
-    println!("{commits} transactions, {conflicts} conflicts");
+    println!("{conflicts} conflicts");
 }
 
-/// One thread: whichever connection is next makes its next step.
-fn schedule(seed: u64, steps: u64) -> (u64, u64) {
+/// One thread: whichever connection is next makes its next step. The number of conflicts.
+fn schedule(seed: u64, steps: u64, length: &mut Length) -> u64 {
     let world = World::new(seed);
     let path = &world.path;
     let mut maker = Maker::new(seed.wrapping_mul(31) + 7, world.range);
@@ -247,109 +321,25 @@ fn schedule(seed: u64, steps: u64) -> (u64, u64) {
         }
     }
     let mut items = Vec::new();
-    let (mut commits, mut conflicts) = (0, 0);
+    let mut conflicts = 0;
     for mut client in clients {
         client.roll_back();
         support::assert_integrity(&client.connection);
         items.append(&mut client.done);
-        (commits, conflicts) = (commits + client.commits, conflicts + client.conflicts);
+        (length.commits, conflicts) = (length.commits + client.commits, conflicts + client.conflicts);
         support::close(client.connection);
     }
+    length.transactions += items.len() as u64;
     world.check(items);
-    (commits, conflicts)
+    conflicts
 }
 
 #[test]
 fn processes_and_threads_are_serializable() {
-    let first = env_number("PWAL_TEST_SEED", 1);
-    let mut commits = 0;
-    for seed in first..first + env_number("PWAL_TEST_ROUNDS", 16).div_ceil(8) {
+    let mut length = Length::new(env_number("PWAL_TEST_ROUNDS", 16).div_ceil(5));
+    for round in 0.. {
+        let Some(seed) = length.next_seed(round) else { break };
         let _watchdog = Watchdog::new(&format!("the round of seed {seed}"), Duration::from_secs(120));
-        commits += round(seed);
+        rounds::round(seed, &mut length);
     }
-    println!("{commits} transactions");
-}
-
-const PROCESSES: u64 = 3;
-const THREADS: u64 = 2;
-
-fn round(seed: u64) -> usize {
-    let world = World::new(seed);
-    let path = &world.path;
-    let mut players: Vec<child::Role> = (0..PROCESSES)
-        .map(|place| {
-            let settings = [
-                ("PWAL_TEST_DATABASE", path.to_str().expect("a name in UTF-8").to_owned()),
-                ("PWAL_TEST_SEED", seed.to_string()),
-                ("PWAL_TEST_PLACE", place.to_string()),
-                ("PWAL_TEST_STEPS", env_number("PWAL_TEST_STEPS", 600).to_string()),
-            ];
-            child::start("concurrent::child_plays", &settings)
-        })
-        .collect();
-    for player in &mut players {
-        assert!(player.wait().success(), "{}: a process has failed, see above", world.seed);
-    }
-    let mut items = Vec::new();
-    for place in 0..PROCESSES {
-        for thread in 0..THREADS {
-            items.extend(history::read(&history::file(path, place, thread)));
-        }
-    }
-    let commits = items.iter().filter(|item| item.commits).count();
-    world.check(items);
-    commits
-}
-
-/// A role of its own process; nothing in a normal run.
-#[test]
-fn child_plays() {
-    if !child::role("concurrent::child_plays") {
-        return;
-    }
-    let number = |name: &str| child::setting(name).parse::<u64>().expect("a number");
-    let (seed, place, steps) = (number("PWAL_TEST_SEED"), number("PWAL_TEST_PLACE"), number("PWAL_TEST_STEPS"));
-    let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
-    let _watchdog = Watchdog::new("a process that plays", Duration::from_secs(110));
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let path = &path;
-            scope.spawn(move || play(path, (seed, place, thread), steps));
-        }
-    });
-}
-
-fn play(path: &Path, (seed, place, thread): (u64, u64, u64), steps: u64) {
-    let mut maker = Maker::new(seed * 1000 + place * THREADS + thread, RANGES[seed as usize % RANGES.len()]);
-    let mut client = Client::new(open(path, seed, Duration::from_secs(20)));
-    for _ in 0..steps / 12 {
-        match maker.below(8) {
-            0..=1 => client.autocommit(&maker.statement()),
-            kind => {
-                client.begin(if kind == 2 { "BEGIN IMMEDIATE" } else { "BEGIN" });
-                for _ in 0..1 + maker.below(8) {
-                    let sql = if maker.is_one_of(9) { maker.savepoint().to_owned() } else { maker.statement() };
-                    client.step(&sql);
-                    if maker.is_one_of(3) {
-                        std::thread::yield_now();
-                    }
-                }
-                if client.open.is_none() {
-                    continue;
-                }
-                if maker.is_one_of(40) {
-                    client.roll_back();
-                } else {
-                    assert!(client.commit(), "BUSY within the busy timeout");
-                }
-            }
-        }
-    }
-    client.roll_back();
-    let mut recorder = Recorder::create(&history::file(path, place, thread));
-    for item in client.done {
-        recorder.add(item);
-    }
-    recorder.finish();
-    support::close(client.connection);
 }

@@ -1,7 +1,7 @@
 //! The transactions of a history, one after the other in the order of their commits, on stock SQLite: each statement must answer the
 //! same.
 
-use crate::serializable::history::{Item, answer};
+use crate::serializable::history::{Item, Step, answer};
 use rusqlite::Connection;
 use std::path::Path;
 use support::number;
@@ -24,8 +24,8 @@ impl Replay {
         Replay { connection, what: what.to_owned() }
     }
 
-    /// Plays them all; returns the connection.
-    pub fn play(self, mut items: Vec<Item>, first: i64) -> Connection {
+    /// Plays them all; returns the connection, or what is not as it is serially.
+    pub fn play(self, mut items: Vec<Item>, first: i64) -> Result<Connection, String> {
         let (mut readers, mut writers): (Vec<Item>, Vec<Item>) = (Vec::new(), Vec::new());
         for item in items.drain(..) {
             if item.commits { writers.push(item) } else { readers.push(item) }
@@ -38,47 +38,48 @@ impl Replay {
             while let Some(reader) = readers.next_if(|reader| reader.order <= state) {
                 open.push(reader);
             }
-            open.retain(|reader| !self.is_answered_here(reader, state));
+            let mut left = Vec::new();
+            for reader in open {
+                if !self.is_answered_here(&reader, state)? {
+                    left.push(reader);
+                }
+            }
+            open = left;
             let Some(writer) = writers.get(usize::try_from(state - first).expect("a place")) else { continue };
-            assert_eq!(
-                writer.order,
-                state + 1,
-                "{}: a commit that no connection made, or one twice: {writer:#?}",
-                self.what
-            );
+            let Item { order, steps, .. } = writer;
+            if *order != state + 1 {
+                return Err(format!("{}: a commit that no connection made, or one twice: {writer:#?}", self.what));
+            }
             self.run("BEGIN IMMEDIATE");
-            for (index, step) in writer.steps.iter().enumerate() {
-                let expected = answer(&self.connection, &step.sql);
-                let Item { order, steps, .. } = writer;
-                assert!(
-                    step.answer == expected,
-                    "{}: commit {order}, step {index}, saw {:?}; serially it is {expected:?}: {steps:#?}",
-                    self.what,
-                    step.answer
-                );
+            for (index, Step { sql, answer: saw }) in steps.iter().enumerate() {
+                let serially = answer(&self.connection, sql);
+                if *saw != serially {
+                    let of = format!("{}: commit {order}, step {index}", self.what);
+                    return Err(format!("{of}, saw {saw:?}; serially it is {serially:?}: {steps:#?}"));
+                }
             }
             self.run("COMMIT");
         }
         let left: Vec<Item> = open.into_iter().chain(readers).collect();
-        assert!(left.is_empty(), "{}: transactions that only read, at no state there was: {left:#?}", self.what);
-        self.connection
+        match left.is_empty() {
+            true => Ok(self.connection),
+            false => Err(format!("{}: transactions that only read, at no state there was: {left:#?}", self.what)),
+        }
     }
 
-    /// Whether a transaction that only read fits this state; panics if it was the last that may.
-    fn is_answered_here(&self, reader: &Item, state: i64) -> bool {
+    /// Whether a transaction that only read fits this state; an error if it was the last that may.
+    fn is_answered_here(&self, reader: &Item, state: i64) -> Result<bool, String> {
         let (last, steps) = reader.steps.split_last().expect("the last state");
         assert_eq!(last.sql, UP_TO);
         let last: i64 = last.answer.parse().expect("a number");
         self.run("BEGIN IMMEDIATE");
         let other = steps.iter().find(|step| answer(&self.connection, &step.sql) != step.answer);
         self.run("ROLLBACK");
-        assert!(
-            other.is_none() || state < last,
-            "{}: a transaction that wrote nothing saw no state from {} to {last}: {other:?} of {steps:#?}",
-            self.what,
-            reader.order
-        );
-        other.is_none()
+        if other.is_some() && state >= last {
+            let from = format!("{}: a transaction that wrote nothing saw no state from {}", self.what, reader.order);
+            return Err(format!("{from} to {last}: {other:?} of {steps:#?}"));
+        }
+        Ok(other.is_none())
     }
 
     fn run(&self, sql: &str) {

@@ -97,6 +97,15 @@ impl Maker {
         }
     }
 
+    /// A query of one value.
+    pub fn scalar(&mut self) -> String {
+        match self.below(3) {
+            0 => format!("SELECT count(*) FROM a WHERE n={}", self.below(50)),
+            1 => format!("SELECT length(pad) FROM a WHERE id={}", self.id()),
+            _ => format!("SELECT sum(v) FROM b WHERE k BETWEEN {} AND 'f'", self.key()),
+        }
+    }
+
     /// One that moves a running transaction about: names and numbers as they come.
     pub fn savepoint(&mut self) -> &'static str {
         ["SAVEPOINT s", "ROLLBACK TO s", "RELEASE s"][self.below(3) as usize]

@@ -33,7 +33,7 @@ pub fn answer(connection: &Connection, sql: &str) -> String {
     }
 }
 
-fn changes(sql: &str) -> bool {
+pub fn changes(sql: &str) -> bool {
     ["INSERT", "REPLACE", "UPDATE", "DELETE"].iter().any(|word| sql.starts_with(word))
 }
 
@@ -50,6 +50,22 @@ impl Item {
     pub fn note(&mut self, sql: &str, answer: String) {
         self.steps.push(Step { sql: sql.to_owned(), answer });
     }
+
+    pub fn to_json(&self) -> Value {
+        let steps: Vec<Value> = self.steps.iter().map(|step| json!([step.sql, step.answer])).collect();
+        json!([self.order, self.commits, self.autocommit, steps])
+    }
+
+    pub fn from_json(item: &Value) -> Item {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let steps = item[3].as_array().expect("steps");
+        Item {
+            order: item[0].as_i64().expect("an order"),
+            commits: item[1].as_bool().expect("a flag"),
+            autocommit: item[2].as_bool().expect("a flag"),
+            steps: steps.iter().map(|step| Step { sql: text(&step[0]), answer: text(&step[1]) }).collect(),
+        }
+    }
 }
 
 pub struct Recorder(BufWriter<File>);
@@ -60,9 +76,7 @@ impl Recorder {
     }
 
     pub fn add(&mut self, item: Item) {
-        let steps: Vec<Value> = item.steps.iter().map(|step| json!([step.sql, step.answer])).collect();
-        let line = json!([item.order, item.commits, item.autocommit, steps]);
-        writeln!(self.0, "{line}").expect("write a history");
+        writeln!(self.0, "{}", item.to_json()).expect("write a history");
     }
 
     pub fn finish(&mut self) {
@@ -77,17 +91,6 @@ pub fn file(database: &Path, place: u64, thread: u64) -> PathBuf {
 
 pub fn read(path: &Path) -> Vec<Item> {
     let lines = BufReader::new(File::open(path).expect("open a history")).lines();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    lines
-        .map(|line| {
-            let line: Value = serde_json::from_str(&line.expect("read a history")).expect("JSON");
-            let steps = line[3].as_array().expect("steps");
-            Item {
-                order: line[0].as_i64().expect("an order"),
-                commits: line[1].as_bool().expect("a flag"),
-                autocommit: line[2].as_bool().expect("a flag"),
-                steps: steps.iter().map(|step| Step { sql: text(&step[0]), answer: text(&step[1]) }).collect(),
-            }
-        })
-        .collect()
+    let item = |line: &str| Item::from_json(&serde_json::from_str(line).expect("JSON"));
+    lines.map(|line| item(&line.expect("read a history"))).collect()
 }
