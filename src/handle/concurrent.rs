@@ -329,6 +329,7 @@ pub(super) fn validate_commit(
         validate_up_to(wal, base, (snapshot, validated), &written)?;
     }
     if write(wal) == Write::Virtual {
+        crate::interleave::step("before WRITE of a commit");
         take_write(wal, file)?;
     }
     let published = wal.engine.log.marks.published();

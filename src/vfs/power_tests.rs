@@ -147,7 +147,12 @@ const WORLDS: &[World] = &[
         ],
         ..CALM
     },
-    World { name: "beside", beside: true, events: &["commits beside others", "transactions that lost"], ..CALM },
+    World {
+        name: "beside",
+        beside: true,
+        events: &["commits beside others", "transactions that lost", "commits in the midst of another's"],
+        ..CALM
+    },
     World { name: "full", fills: true, events: &["refusals of a full disk"], ..CALM },
 ];
 

@@ -1,5 +1,6 @@
 //! The only thread of a simulated machine, and its time.
 
+use super::life::meanwhile;
 use crate::disk::sim::Dice;
 use crate::interleave::Turns;
 use crate::sync::{Mutex, MutexGuard};
@@ -26,6 +27,7 @@ impl Turns for Alone {
 
     fn step(&self, place: &str) {
         match place {
+            meanwhile::PLACE => meanwhile::is_there(),
             "the commit ring laps" => drop(self.laps.fetch_add(1, SeqCst)),
             "the commit ring has moved on" => drop(self.ring_moved_on.fetch_add(1, SeqCst)),
             _ => {}

@@ -1,6 +1,8 @@
 //! One life of a machine: connections of up to four processes work in turn, and plain databases in memory do what was
 //! committed, commit by commit.
 
+pub mod meanwhile;
+
 use super::machine::{Machine, Member, Moment, Promise, Set};
 use super::state::state;
 use super::{Character, NAMES, medium, process_vfs, registration, script};
@@ -33,6 +35,8 @@ struct Client {
     connection: Connection,
     /// The databases, the first one as `main`.
     files: Vec<usize>,
+    /// The number of its own table ([`script::derive`]).
+    place: usize,
     /// The statements of its transaction that worked.
     transaction: Option<Vec<Statement>>,
     /// By the number of the database.
@@ -197,7 +201,8 @@ impl Life {
                 }
             }
         }
-        self.clients.push(Client { process, connection, files, transaction: None, levels: [0; NAMES.len()] });
+        let place = (0..).find(|place| self.clients.iter().all(|client| client.place != *place)).unwrap_or(0);
+        self.clients.push(Client { process, connection, files, place, transaction: None, levels: [0; NAMES.len()] });
         self.processes.extend(process);
         if self.processes.len() == 4 {
             self.machine.count("lives of more than three processes");
@@ -354,6 +359,7 @@ impl Life {
         match dice.below(100) {
             0..30 | 64..74 if self.character.falls_behind => self.autocommit(at, dice),
             0..30 => self.begin(at, dice),
+            30..50 if self.character.beside => self.begin(at, dice),
             30..58 => self.autocommit(at, dice),
             58..64 => self.begin_read(at, dice),
             64..74 => self.checkpoint(at, dice),
@@ -456,7 +462,11 @@ impl Life {
         match dice.below(10) {
             0..5 => {
                 let file = self.clients[at].any_file(dice);
-                self.write(at, &Statement { file: Some(file), sql: script::write(dice) })
+                let sql = match self.character.beside && dice.percent(60) {
+                    true => script::derive(dice, self.clients[at].place),
+                    false => script::write(dice),
+                };
+                self.write(at, &Statement { file: Some(file), sql })
             }
             5 => {
                 let sql = dice.pick(&["SAVEPOINT s", "ROLLBACK TO s", "RELEASE s"]);
@@ -509,15 +519,30 @@ impl Life {
         let written = written(self.clients[at].transaction.as_deref().unwrap_or_default());
         // Beside others one that writes nothing after all comes before those that were committed meanwhile.
         if written.len() > 1 || self.character.beside {
-            // No state before the commit is one after it.
-            let sql = format!("REPLACE INTO $n VALUES(2, {})", dice.next() >> 2);
-            for file in written {
-                self.write(at, &Statement { file: Some(file), sql: sql.clone() })?;
-            }
+            self.mark(at, &written, dice)?;
+        }
+        let other = self.other_writer(at).filter(|_| self.character.beside && dice.percent(40));
+        if let Some(other) = other {
+            self.mark(other, &[0], dice)?;
         }
         let Some(statements) = self.clients[at].transaction.take() else { return Ok(()) };
+        if let Some(other) = other.filter(|_| !statements.is_empty())
+            && let Some(others) = self.clients[other].transaction.take()
+        {
+            return self.commit_with((at, &statements), (other, others));
+        }
         self.answered(at, &statements, "COMMIT")?;
         self.roll_back(at)
+    }
+
+    /// No state before its commit is one after it.
+    fn mark(&mut self, at: usize, files: &[usize], dice: &mut Dice) -> Checked {
+        let value = dice.next() >> 2;
+        let sql = match self.character.beside {
+            true => format!("REPLACE INTO $m{} VALUES(9, {value})", self.clients[at].place),
+            false => format!("REPLACE INTO $n VALUES(2, {value})"),
+        };
+        files.iter().try_for_each(|file| self.write(at, &Statement { file: Some(*file), sql: sql.clone() }))
     }
 
     fn autocommit(&mut self, at: usize, dice: &mut Dice) -> Checked {

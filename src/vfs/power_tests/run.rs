@@ -397,7 +397,7 @@ impl Run {
             let mode = if self.world.files > 1 && dice.percent(70) { "DELETE" } else { "WAL" };
             let sql = format!(
                 "PRAGMA page_size={page}; PRAGMA auto_vacuum={vacuum}; PRAGMA journal_mode={mode}; {}",
-                script::SCHEMA
+                if self.world.beside { script::schema_beside() } else { script::SCHEMA.to_owned() }
             );
             connection.execute_batch(&sql).expect("a schema");
             connection.close().expect("a close");
@@ -452,7 +452,10 @@ impl Run {
         let character = Character {
             files: self.world.files,
             // Rollback journals let few work beside each other.
-            connections: 1 + dice.index(if self.world.files > 1 { 4 } else { 6 }),
+            connections: match self.world.beside {
+                true => 3 + dice.index(script::OF_EACH - 2),
+                false => 1 + dice.index(if self.world.files > 1 { 4 } else { 6 }),
+            },
             processes: dice.pick(&[1, 2, 3, PROCESSES, PROCESSES]),
             segment_bytes: 4096 * (17 + dice.below(8)),
             batch_bytes: dice.pick(&[4096, 20_000, 4 << 20]),

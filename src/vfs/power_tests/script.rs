@@ -6,6 +6,29 @@ use crate::disk::sim::Dice;
 pub const SCHEMA: &str = "CREATE TABLE a(id INTEGER PRIMARY KEY, x, y); CREATE INDEX ax ON a(x);
     CREATE TABLE b(k TEXT PRIMARY KEY, v) WITHOUT ROWID; CREATE TABLE n(id INTEGER PRIMARY KEY, v); INSERT INTO n VALUES(0, 0)";
 
+/// The tables of those that write beside each other, one for each connection: what two transactions have read, not what they write,
+/// makes them conflict.
+pub const OF_EACH: usize = 8;
+
+/// [`SCHEMA`], and those tables.
+pub fn schema_beside() -> String {
+    let table = |place| format!("CREATE TABLE m{place}(id INTEGER PRIMARY KEY, v); INSERT INTO m{place} VALUES(0, 0)");
+    let tables: Vec<String> = (0..OF_EACH).map(table).collect();
+    format!("{SCHEMA}; {}", tables.join("; "))
+}
+
+/// A statement that writes to the table of the connection with this place what it has read of others.
+pub fn derive(dice: &mut Dice, place: usize) -> String {
+    let (id, other) = (dice.below(4), dice.index(OF_EACH));
+    let source = match dice.below(4) {
+        0 => String::from("count(*) || ' ' || coalesce(sum(x), 0) || ' ' || coalesce(sum(length(y)), 0) FROM $a"),
+        1 => String::from("count(*) || ' ' || coalesce(sum(length(v)), 0) FROM $b"),
+        2 => String::from("coalesce(sum(v), 0) + 1 FROM $n"),
+        _ => format!("count(*) || ' ' || coalesce(sum(v), 0) % 1000003 FROM $m{other}"),
+    };
+    format!("REPLACE INTO $m{place} SELECT {id}, {source}")
+}
+
 fn value(dice: &mut Dice) -> String {
     let number = dice.below(2000);
     match dice.below(10) {
