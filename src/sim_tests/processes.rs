@@ -49,7 +49,7 @@ const WORLDS: &[Conditions] = &[
     Conditions { name: "processes-ecc", tears_same_bytes: true, met_percent: 25, ..CALM },
     Conditions { name: "processes-stopped", stops: true, tears_same_bytes: true, met_percent: 33, ..CALM },
     Conditions { name: "processes-stopped-faults", stops: true, faults: true, met_percent: 33, ..CALM },
-    Conditions { name: "processes-large", large: true, blocks: BLOCKS, met_percent: 15, ..CALM },
+    Conditions { name: "processes-large", large: true, met_percent: 15, ..CALM },
     Conditions { name: "processes-garbage", tears_header: HeaderTear::Garbage, met_percent: 25, ..CALM },
 ];
 
@@ -266,7 +266,7 @@ impl Run {
     fn storm(self: &Arc<Run>) {
         let (weather, steps, events, sniped, power_goes_at) = {
             let mut world = self.world.lock();
-            let Conditions { tears_same_bytes, stops: has_stops, .. } = world.conditions;
+            let Conditions { tears_same_bytes, stops: has_stops, large: is_large, .. } = world.conditions;
             let tears_headers = world.conditions.tears_header != HeaderTear::Never;
             let faults = if world.conditions.faults { 30 } else { 0 };
             let stops = if world.conditions.stops { 60 } else { 0 };
@@ -287,7 +287,11 @@ impl Run {
             if tears_headers {
                 power_goes_at = Some(("header written", 50));
             }
-            let storms = if has_stops { &STORM_STEPS[2..] } else { &STORM_STEPS };
+            let storms = match () {
+                () if is_large => &STORM_STEPS[3..],
+                () if has_stops => &STORM_STEPS[2..],
+                () => &STORM_STEPS[..],
+            };
             let (steps, events) = (dice.pick(storms), dice.pick(&[10, 30, 100]));
             (Weather { kills, power_cuts, comers, faults, stops }, steps, events, sniped, power_goes_at)
         };

@@ -16,6 +16,7 @@ use std::time::Duration;
 const STUCK: Duration = Duration::from_secs(60);
 /// Places where others come between more often: a step of the protocol is half done.
 pub const HOT: &[&str] = &[
+    "frame located",
     "publish_before_store",
     "after_publish",
     "leading_before_cut",
