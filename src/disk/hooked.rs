@@ -229,8 +229,8 @@ impl LogDirectory for HookedDirectory {
         self.hooked.around(Operation::Sync, PARENT_NAME, Some(()), || self.inner.sync_parent())
     }
 
-    fn sync_journal(&self) -> io::Result<()> {
-        self.inner.sync_journal()
+    fn sync_beside(&self, suffix: &str) -> io::Result<()> {
+        self.inner.sync_beside(suffix)
     }
 
     fn remove_directory(&self) -> io::Result<bool> {

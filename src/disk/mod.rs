@@ -162,15 +162,20 @@ pub trait LogDirectory: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium.
     fn sync_parent(&self) -> io::Result<()>;
-    /// Makes what the journal beside the database is now durable, if there is one.
+    /// Makes what the file beside the database, with this at the end of its name, is now durable, if there is one: `-journal` or
+    /// `-wal`. A directory there is left alone.
     ///
     /// # Errors
     /// Any error of the medium; not for "is not there".
-    fn sync_journal(&self) -> io::Result<()> {
+    fn sync_beside(&self, suffix: &str) -> io::Result<()> {
         let path = self.path().as_os_str().as_encoded_bytes();
         let database = path.strip_suffix(b"-pwal").unwrap_or(path);
-        let journal = [database, b"-journal"].concat();
-        match open_to_read(Path::new(OsStr::from_bytes(&journal))).and_then(|journal| journal.sync_all()) {
+        let name = [database, suffix.as_bytes()].concat();
+        let file = Path::new(OsStr::from_bytes(&name));
+        if std::fs::symlink_metadata(file).is_ok_and(|there| there.is_dir()) {
+            return Ok(());
+        }
+        match open_to_read(file).and_then(|file| file.sync_all()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

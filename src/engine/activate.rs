@@ -210,10 +210,14 @@ impl Activation {
             control.set_at_claim(checksums(first, &file), control.at_claim().1);
             control.set_may_be_stamped(false);
         }
-        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut:
-        // beside a stamp it is refused.
+        // A journal that stays (`journal_mode` was PERSIST or TRUNCATE) must not become hot again after a power cut, nor an empty
+        // WAL have frames again (SQLite does not sync what `sqlite3WalClose` and `walLimitSize` truncate): beside a stamp they are
+        // refused, and beside a file that is plain again SQLite would copy old pages over newer ones.
         if !crate::drops("a0-sync-journal") {
-            self.log.dir.sync_journal().map_err(|e| EngineError::sync("the journal", e))?;
+            self.log.dir.sync_beside("-journal").map_err(|e| EngineError::sync("the journal", e))?;
+        }
+        if !crate::drops("a0-sync-wal") {
+            self.log.dir.sync_beside("-wal").map_err(|e| EngineError::sync("stock SQLite's -wal", e))?;
         }
         Ok(())
     }

@@ -163,8 +163,10 @@ fn beside_stock_and_its_journals() {
         "opened",
         "stock's journal",
         "opened",
+        "stock's empty log",
+        "opened",
     ];
-    play(&lives, &["A0 file", "A0 journal", "A1 segment", "A1 names", "A1 parent", "A2"], 200);
+    play(&lives, &["A0 file", "A0 journal", "A0 -wal", "A1 segment", "A1 names", "A1 parent", "A2"], 200);
 }
 
 #[test]

@@ -320,11 +320,11 @@ impl LogDirectory for Directory {
         self.inner.sync_parent()
     }
 
-    fn sync_journal(&self) -> io::Result<()> {
-        match self.machine.beside(self.file).open(&format!("{}-journal", NAMES[self.file]), false) {
-            Ok(journal) => {
-                self.machine.tick("sync", "the journal for the log");
-                journal.sync()
+    fn sync_beside(&self, suffix: &str) -> io::Result<()> {
+        match self.machine.beside(self.file).open(&format!("{}{suffix}", NAMES[self.file]), false) {
+            Ok(file) => {
+                self.machine.tick("sync", &format!("{suffix} for the log"));
+                file.sync()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

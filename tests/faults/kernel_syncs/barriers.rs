@@ -21,6 +21,7 @@ pub const RULES: &[(&str, &str)] = &[
         "before the stamp of a new log is written, the database file is synced: by those that wrote it, stock SQLite under FULL or pwal",
     ),
     ("A0 journal", "and a journal that stays beside it"),
+    ("A0 -wal", "and an empty WAL of stock SQLite"),
     ("A1 segment", "and the first segment, with header and doubled certificate"),
     ("A1 names", "and the names in the log directory"),
     ("A1 parent", "and the names of the log directory and the placeholder, beside the database"),
@@ -458,9 +459,14 @@ impl Walk {
     fn activation(&mut self, at: usize, database: Node) {
         let is_synced = self.is_synced(database);
         self.demand("A0 file", at, is_synced, "it is not");
-        if let Some(journal) = self.medium.names(ROOT).into_iter().find(|(name, _)| name.ends_with("-journal")) {
-            let is_synced = self.is_synced(journal.1);
-            self.demand("A0 journal", at, is_synced, "it is not");
+        for (name, file) in self.medium.names(ROOT) {
+            let rule = match Role::of(ROOT, &name) {
+                Role::Journal => "A0 journal",
+                Role::Placeholder => "A0 -wal",
+                _ => continue,
+            };
+            let is_synced = self.is_synced(file);
+            self.demand(rule, at, is_synced, "it is not");
         }
         for segment in self.nodes(|role| role.segment().is_some()) {
             if self.medium.names(self.directory()).values().any(|node| *node == segment) {

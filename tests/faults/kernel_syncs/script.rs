@@ -55,6 +55,7 @@ pub fn play() {
         "journal begun" => journal_begun(&path),
         "stock's log" => stock(&path, false),
         "stock's journal" => stock(&path, true),
+        "stock's empty log" => emptied(&path),
         "failed sync" => failed(&path, Failure::BatchSync),
         "failed write" => failed(&path, Failure::BatchWrite),
         other => panic!("no life is called {other}"),
@@ -115,9 +116,10 @@ impl Life {
         support::close(self.connection);
         recorder::mark("durable");
         let mut beside = support::beside(&self.path);
-        // A journal that stock SQLite had begun stays until it writes the next, and a log that was salvaged until somebody
-        // deletes it.
-        beside.retain(|name| !name.ends_with("-journal") && !name.contains("-pwal.salvaged-"));
+        // The shared memory of a stock SQLite that was killed stays until its next close, a journal that it had begun until it
+        // writes the next, and a log that was salvaged until somebody deletes it.
+        beside
+            .retain(|name| !name.ends_with("-shm") && !name.ends_with("-journal") && !name.contains("-pwal.salvaged-"));
         assert_eq!(beside, Vec::<String>::new());
     }
 }
@@ -316,6 +318,15 @@ fn stock(path: &Path, in_rollback_mode: bool) {
         life.run("PRAGMA synchronous=NORMAL");
         life.commits(2, 2);
     }
+    recorder::kill();
+}
+
+/// Stock SQLite is killed with an empty log, which had pages before.
+fn emptied(path: &Path) {
+    let life = Life::on(path, support::open_stock(path));
+    life.run("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL");
+    life.commits(2, 2);
+    life.run("PRAGMA wal_checkpoint(TRUNCATE)");
     recorder::kill();
 }
 
