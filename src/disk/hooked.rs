@@ -230,7 +230,7 @@ impl LogDirectory for HookedDirectory {
     }
 
     fn sync_beside(&self, suffix: &str) -> io::Result<()> {
-        self.inner.sync_beside(suffix)
+        self.hooked.around(Operation::Sync, suffix, Some(()), || self.inner.sync_beside(suffix))
     }
 
     fn remove_directory(&self) -> io::Result<bool> {

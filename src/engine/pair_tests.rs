@@ -2,6 +2,7 @@
 //! another makes of it. Each has an engine of its own; the disk is simulated, the control block and locks are real.
 
 mod descriptors;
+mod errors;
 mod packed;
 mod requests;
 mod reservations;

@@ -207,6 +207,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::without_new_threads;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Sends its name, and then waits until it may end.
@@ -259,6 +260,19 @@ mod tests {
         assert!(waiting.iter().all(|ticket| pool.withdraw(ticket)));
         assert!(!pool.withdraw(&waiting[0]), "withdrawn before");
         assert!(ran.try_recv().is_err());
+    }
+
+    /// What is asked for then is done otherwise, or not at all: it must not be done later as well.
+    #[test]
+    fn a_job_for_which_there_is_no_thread_is_not_kept() {
+        let (pool, (names, ran)) = (Pool::new(LINGERS), channel());
+        without_new_threads(|| {
+            assert!(pool.begin(job("refused", &names, None)).is_none());
+            assert!(pool.begin_at(job("refused, too", &names, None), Instant::now()).is_none());
+        });
+        assert!(pool.queue.lock().is_empty());
+        pool.begin(job("next", &names, None)).unwrap();
+        assert_eq!(next(&ran), "next");
     }
 
     #[test]

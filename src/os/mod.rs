@@ -17,3 +17,5 @@ pub use process::{
     Inside, between_forks, close_in_child, command, generation, inside, this_thread, watch, watch_forks,
 };
 pub use threads::spawn_without_signals;
+#[cfg(test)]
+pub(crate) use threads::tests::without_new_threads;

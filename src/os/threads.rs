@@ -10,6 +10,10 @@ use std::thread::{Builder, JoinHandle};
 /// # Errors
 /// The system makes no more threads.
 pub fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    #[cfg(test)]
+    if tests::IS_REFUSED.get() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are ours, large enough, and filled by the calls before they are read; a mask that
@@ -27,4 +31,22 @@ pub fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) ->
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     }
     thread
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// The system makes no more threads for this one.
+        pub(super) static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Runs `act`, which gets no new thread.
+    pub(crate) fn without_new_threads<T>(act: impl FnOnce() -> T) -> T {
+        IS_REFUSED.set(true);
+        let done = act();
+        IS_REFUSED.set(false);
+        done
+    }
 }

@@ -61,6 +61,21 @@ fn nothing_is_committed_behind_a_retirement_that_failed() {
     }
 }
 
+/// What stock SQLite leaves beside the file (a journal of PERSIST, an empty WAL) must not be another one after a power cut, beside a
+/// stamp: so the log begins when it is synced.
+#[test]
+fn a_log_does_not_begin_beside_what_cannot_be_synced() {
+    for suffix in ["-journal", "-wal"] {
+        let lab = Lab::new();
+        let connection = lab.wal();
+        lab.hook(move |moment| if moment.call == Call::Sync && moment.name == suffix { Err(eio()) } else { Ok(()) });
+        assert_eq!(support::code_of(&connection, "CREATE TABLE t(x)"), ffi::SQLITE_IOERR_FSYNC, "{suffix}");
+        lab.unhook();
+        assert_eq!(std::fs::read(lab.path()).unwrap()[18..20], [2, 2], "{suffix}: it has no stamp");
+        support::run(&connection, "CREATE TABLE t(x); INSERT INTO t VALUES(0)");
+    }
+}
+
 /// The size of a segment is rounded to blocks: one that is not would not be valid.
 #[test]
 fn odd_segment_sizes_survive_a_kill() {

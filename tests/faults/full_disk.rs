@@ -21,6 +21,15 @@ fn what_does_not_fit_is_full_and_nothing_else() {
             an_open_database(&disk, left * 1024);
             a_log_that_is_recovered(&disk, left * 1024);
         }
+        // What the control block takes with the first commits is between these.
+        for left in (0..1_600).step_by(40) {
+            let _watchdog = watchdog("a full disk");
+            a_log_that_begins(&disk, left * 1024);
+        }
+        for left in (480..640).step_by(8) {
+            let _watchdog = watchdog("a full disk");
+            a_log_that_goes_on(&disk, left * 1024);
+        }
         child::report("done");
         return;
     }
@@ -44,14 +53,14 @@ fn state(connection: &Connection) -> String {
     connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap_or_default()
 }
 
-/// A database of 100 rows on the disk, which goes with the directory.
-fn database(disk: &Path) -> (tempfile::TempDir, PathBuf, i64) {
+/// A database of so many rows on the disk, which goes with the directory.
+fn database(disk: &Path, count: u32) -> (tempfile::TempDir, PathBuf, i64) {
     let directory = tempfile::tempdir_in(disk).expect("a directory");
     let path = directory.path().join("a.db");
     support::scene::create(&path);
     let connection = support::open(&path);
     let mut rows = 0;
-    (0..100).for_each(|_| assert!(insert(&connection, &mut rows)));
+    (0..count).for_each(|_| assert!(insert(&connection, &mut rows)));
     support::close(connection);
     (directory, path, rows)
 }
@@ -77,7 +86,7 @@ fn works(path: &Path, rows: &mut i64) {
 
 /// It is read as on stock SQLite, however little is left.
 fn a_closed_database(disk: &Path, left: u64) {
-    let (_directory, path, mut rows) = database(disk);
+    let (_directory, path, mut rows) = database(disk, 100);
     let neighbour = fill(disk, left);
     let connection = support::open(&path);
     if left > 0 || support::on_pwal() {
@@ -94,9 +103,39 @@ fn a_closed_database(disk: &Path, left: u64) {
     works(&path, &mut rows);
 }
 
+/// The first commit takes a control block and a segment, or leaves nothing.
+fn a_log_that_begins(disk: &Path, left: u64) {
+    let (_directory, path, mut rows) = database(disk, 1);
+    let connection = support::open(&path);
+    assert_eq!(number(&connection, COUNT), rows, "{left} bytes left");
+    let neighbour = fill(disk, left);
+    insert(&connection, &mut rows);
+    assert_eq!(number(&connection, COUNT), rows, "{left} bytes left");
+    std::fs::remove_file(neighbour).expect("make room");
+    assert!(insert(&connection, &mut rows), "{left} bytes left: {}", state(&connection));
+    support::close(connection);
+    works(&path, &mut rows);
+}
+
+/// The commits after that take the rest of the control block, piece by piece.
+fn a_log_that_goes_on(disk: &Path, left: u64) {
+    let (_directory, path, mut rows) = database(disk, 1);
+    let connection = support::open(&path);
+    run(&connection, "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE small(x)");
+    let neighbour = fill(disk, left);
+    let codes: Vec<i32> = (0..200).map(|_| code_of(&connection, "INSERT INTO small VALUES(1)")).collect();
+    assert!(codes.iter().all(|code| [0, ffi::SQLITE_FULL].contains(code)), "{left} bytes left: {codes:?}");
+    let done = codes.iter().filter(|code| **code == 0).count();
+    assert_eq!(number(&connection, "SELECT count(*) FROM small"), i64::try_from(done).unwrap(), "{left} bytes left");
+    std::fs::remove_file(neighbour).expect("make room");
+    assert!(insert(&connection, &mut rows), "{left} bytes left: {}", state(&connection));
+    support::close(connection);
+    works(&path, &mut rows);
+}
+
 /// Open connections read, and write until it is full; nothing stays of what did not fit.
 fn an_open_database(disk: &Path, left: u64) {
-    let (_directory, path, mut rows) = database(disk);
+    let (_directory, path, mut rows) = database(disk, 100);
     let (one, other) = (support::open(&path), support::open(&path));
     assert!(insert(&one, &mut rows) && insert(&other, &mut rows));
     let neighbour = fill(disk, left);
@@ -128,7 +167,7 @@ fn an_open_database(disk: &Path, left: u64) {
 
 /// The first open of a killed log writes: without room it is refused, and finds everything later.
 fn a_log_that_is_recovered(disk: &Path, left: u64) {
-    let (_directory, path, mut rows) = database(disk);
+    let (_directory, path, mut rows) = database(disk, 100);
     let connection = support::open(&path);
     run(&connection, "PRAGMA wal_autocheckpoint=0");
     (0..100).for_each(|_| assert!(insert(&connection, &mut rows)));

@@ -2,6 +2,7 @@
 
 use super::{AnyDatabaseHandle, Pair, commit, die, sim_path};
 use crate::engine::Engine;
+use crate::os::without_new_threads;
 use crate::shared::COMMIT_RING;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +44,21 @@ fn what_was_done_once_can_be_requested_again() {
             next();
         }
     }
+    engine.background.stop(false);
+    die(engine);
+}
+
+/// A request for which the system makes no thread is none, and the next one is: it is not pending for ever. (A thread that another
+/// test's engine has left may do the first one.)
+#[test]
+fn a_request_for_which_there_is_no_thread_can_be_made_again() {
+    let pair = Pair::new();
+    let engine = pair.claim();
+    engine.background.allow();
+    commit(&engine, 3, 1, false).unwrap();
+    without_new_threads(|| engine.background.request_flush(&engine));
+    let is_durable = |engine: &Arc<Engine>| engine.log.marks.durable() == 1;
+    until(&engine, "a flush", || engine.background.request_flush(&engine), is_durable);
     engine.background.stop(false);
     die(engine);
 }

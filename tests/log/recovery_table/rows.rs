@@ -1,7 +1,7 @@
 //! Each row made by hand from real bytes, on the simulated disk and on real files.
 
 use super::{FACTS, OTHER, OWN};
-use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation, PARENT_NAME};
 use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::log::format::marker_name;
 use pwal::internal::log::recovery::{Done, Next, OpenFacts, Opened, Recovered, open_database};
@@ -136,6 +136,25 @@ fn plain_with_the_log_of_another_file_moves_it_away() {
             assert_eq!(open(place, FACTS).unwrap(), Opened { done: vec![], next: Next::Ready });
         });
     }
+}
+
+/// Until it is known that the directory does not come back with its old name, nothing is claimed there.
+#[test]
+fn an_orphan_is_moved_away_durably_or_not_at_all() {
+    let files = plain().with(&log_of(1).files);
+    let mut failed = 0;
+    for nth in 1..4 {
+        let place = SimPlace::new(&files);
+        let name_contains = PARENT_NAME.to_owned();
+        let fault = Fault { operation: Operation::Sync, name_contains, nth, effect: Effect::Error, goes_on: false };
+        place.disk.plan().add(fault);
+        let opened = open(&place, FACTS);
+        assert_eq!(opened.is_err(), place.disk.plan().fired() > 0, "sync {nth}: {opened:?}");
+        failed += place.disk.plan().fired();
+        assert!(open(&place, FACTS).is_ok(), "sync {nth}");
+        assert_eq!(place.moved_away(), [format!("orphan-{OWN:016x}")], "sync {nth}");
+    }
+    assert_eq!(failed, 2);
 }
 
 #[test]
