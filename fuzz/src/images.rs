@@ -42,6 +42,7 @@ impl Image {
                 read_only: facts & 15 == 1,
                 hot_journal: facts & 15 == 2,
                 real_wal_not_empty: facts & 15 == 3,
+                cache_bytes: usize::from(facts & 16 != 0) << 20,
             },
         };
         let stamps = input.u8();

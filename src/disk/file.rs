@@ -10,6 +10,7 @@
 //! to write it back is reported to the descriptors that were open then; and, except for another directory, what the
 //! engine keeps open ([`LogFile::keep_open`]).
 
+use super::aligned::DIRECT_ALIGN;
 use super::descriptor;
 use super::directory::{Access, Directory, FileIdentity};
 use super::size_limit::SizeLimit;
@@ -26,10 +27,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
-/// What direct reads are aligned to, in bytes: a multiple of every usual logical sector.
-const DIRECT_ALIGN: usize = 4096;
 /// One direct read at most, in bytes.
-const DIRECT_PIECE: usize = 1 << 20;
+const DIRECT_PIECE: usize = 4 << 20;
 /// One buffered write of zeros at most, in bytes (see `write_zeros`).
 #[cfg(target_os = "linux")]
 const ZEROS_BUFFERED: usize = 16384;
@@ -304,6 +303,10 @@ impl LogFile for RealFile {
         }
     }
 
+    fn reads_past_cache(&self) -> bool {
+        self.open.read().as_ref().is_some_and(|opened| opened.is_direct)
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
         self.write_with(offset, bytes, |file| write_all(file, parts, offset))
@@ -467,7 +470,7 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Reads with `O_DIRECT`, through aligned buffers.
+/// Reads with `O_DIRECT`: into the buffer itself where it is aligned, or else through one that is.
 #[cfg(target_os = "linux")]
 fn read_direct(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let align = DIRECT_ALIGN as u64;
@@ -481,6 +484,22 @@ fn read_direct(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>
         let start = from - from % align;
         let skip = usize::try_from(from - start).unwrap_or(0);
         let there = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+        let left = &mut buffer[filled..];
+        if skip == 0 && left.len() >= DIRECT_ALIGN && left.as_ptr().align_offset(DIRECT_ALIGN) == 0 {
+            let wanted = (left.len() - left.len() % DIRECT_ALIGN).min(DIRECT_PIECE).min(there);
+            if wanted == 0 {
+                break;
+            }
+            let read = match file.read_at(&mut left[..wanted], from) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            filled += read;
+            if read == 0 || read % DIRECT_ALIGN != 0 {
+                break;
+            }
+            continue;
+        }
         let wanted = (skip + buffer.len() - filled).next_multiple_of(DIRECT_ALIGN).min(DIRECT_PIECE).min(there);
         if wanted == 0 {
             break;

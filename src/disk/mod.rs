@@ -1,6 +1,7 @@
 //! Access to the medium: the files of the log, and the database file as replay and checkpoint see it. A real
 //! implementation, and a simulated one with a page cache, power cuts and injected faults.
 
+mod aligned;
 mod descriptor;
 mod directory;
 pub mod fault;
@@ -13,6 +14,7 @@ mod real;
 pub mod sim;
 mod size_limit;
 
+pub use aligned::AlignedBytes;
 pub use descriptor::{advice, is_out_of_descriptors};
 pub(crate) use descriptor::{open_to_append, open_to_read};
 pub use directory::{Access, Directory};
@@ -37,6 +39,12 @@ pub trait LogFile: Send + Sync + Debug {
     /// # Errors
     /// Any error of the medium; never for the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Whether reads wait for the medium, and take memory as it is ([`AlignedBytes`]): then it pays to have another thread read what
+    /// comes next.
+    fn reads_past_cache(&self) -> bool {
+        false
+    }
 
     /// Writes all `parts`, concatenated, from `offset` (bytes) on.
     ///

@@ -9,7 +9,7 @@ use super::refusal::Refused;
 use crate::disk::{LogDirectory, open_to_read};
 use crate::engine::{EngineError, has_stock_wal};
 use crate::log::LogError;
-use crate::log::recovery::{Done, Next, OpenFacts, Opened};
+use crate::log::recovery::{Done, IMAGE_CACHE_BYTES, Next, OpenFacts, Opened};
 use crate::shared::LockFile;
 use std::io;
 use std::path::Path;
@@ -37,6 +37,7 @@ impl Opening<'_> {
             read_only: database_handle.read_only(),
             hot_journal: has_hot_journal(self.path),
             real_wal_not_empty: has_stock_wal(self.path),
+            cache_bytes: IMAGE_CACHE_BYTES,
         };
         match settle(&*self.dir, database_handle.as_mut(), facts) {
             Ok(opened) => match opened.next {

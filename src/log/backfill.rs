@@ -44,35 +44,101 @@ impl<'a> Backfill<'a> {
         database_pages: u32,
         mut read: impl FnMut(u32, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut piece = Piece { bytes: Vec::new(), first: 0, next: 0 };
+        let mut pass = self.begin();
         let mut has_page_one = false;
         for page in pages {
             if page == 1 {
                 has_page_one = true;
-                continue;
+            } else if page > 0 && page <= database_pages {
+                pass.write(page, |image| read(page, image))?;
             }
-            if page == 0 || page > database_pages {
-                continue;
-            }
-            if page != piece.next || piece.bytes.len() + self.page_bytes > PIECE_BYTES_MAX.max(self.page_bytes) {
-                piece.write(self.database, self.page_bytes)?;
-                piece.first = page;
-            }
-            let at = piece.bytes.len();
-            piece.bytes.resize(at + self.page_bytes, 0);
-            read(page, &mut piece.bytes[at..])?;
-            piece.next = page.saturating_add(1);
         }
-        piece.write(self.database, self.page_bytes)?;
-        if has_page_one && database_pages > 0 {
-            let mut image = vec![0; self.page_bytes];
-            read(1, &mut image)?;
-            if !crate::drops("r7-page-one-stamped") {
-                self.marks.apply(&mut image);
+        pass.end(has_page_one.then_some(|image: &mut [u8]| read(1, image)), database_pages)
+    }
+
+    /// The same step by step.
+    pub(crate) fn begin(self) -> Pass<'a> {
+        let Backfill { database, page_bytes, marks } = self;
+        let piece = Piece { bytes: Vec::new(), first: 0, next: 0 };
+        Pass { database, page_bytes, marks, piece, written: 0, pieces: 0 }
+    }
+}
+
+/// A pass that has begun.
+pub(crate) struct Pass<'a> {
+    database: &'a mut dyn Database,
+    page_bytes: usize,
+    marks: Marks,
+    piece: Piece,
+    /// Since the last sync, in bytes, and in how many pieces.
+    written: usize,
+    pieces: usize,
+}
+
+impl Pass<'_> {
+    /// Writes a page, not the first, whose image `read` puts into a buffer. It may stay in memory until the next one.
+    pub(crate) fn write<E: From<LogError>>(
+        &mut self,
+        page: u32,
+        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let is_full = self.piece.bytes.len() + self.page_bytes > PIECE_BYTES_MAX.max(self.page_bytes);
+        if page != self.piece.next || is_full || self.piece.bytes.is_empty() {
+            self.flush()?;
+            self.piece.first = page;
+        }
+        let at = self.piece.bytes.len();
+        self.piece.bytes.resize(at + self.page_bytes, 0);
+        read(&mut self.piece.bytes[at..])?;
+        self.piece.next = page.saturating_add(1);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        if !self.piece.bytes.is_empty() {
+            self.written += self.piece.bytes.len();
+            self.pieces += 1;
+            let offset = u64::from(self.piece.first - 1) * self.page_bytes as u64;
+            self.database.write_at(&self.piece.bytes, offset).map_err(|error| LogError::database("write", error))?;
+            self.piece.bytes.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether it is time for a [`sync`](Pass::sync): something was written, in pieces of at least `piece_bytes` bytes on average.
+    /// Smaller ones stay in the cache, where later ones may join them.
+    pub(crate) fn has_written(&mut self, piece_bytes: usize) -> Result<bool, LogError> {
+        self.flush()?;
+        Ok(self.pieces > 0 && self.written >= self.pieces.saturating_mul(piece_bytes))
+    }
+
+    /// Syncs what was written, so that less is to be synced at the end.
+    pub(crate) fn sync(&mut self) -> Result<(), LogError> {
+        (self.written, self.pieces) = (0, 0);
+        self.database.sync().map_err(|error| LogError::database("sync", error))
+    }
+
+    /// Page 1 with its marks, or the stamp alone; the size; a sync.
+    pub(crate) fn end<E: From<LogError>>(
+        mut self,
+        page_one: Option<impl FnOnce(&mut [u8]) -> Result<(), E>>,
+        database_pages: u32,
+    ) -> Result<(), E> {
+        self.flush()?;
+        match page_one {
+            Some(read) if database_pages > 0 => {
+                let mut image = vec![0; self.page_bytes];
+                read(&mut image)?;
+                if !crate::drops("r7-page-one-stamped") {
+                    self.marks.apply(&mut image);
+                }
+                self.database.write_at(&image, 0).map_err(|error| LogError::database("write", error))?;
             }
-            self.database.write_at(&image, 0).map_err(|error| LogError::database("write", error))?;
-        } else if let Marks::Stamp(_) = self.marks {
-            write_marks(self.database, self.marks)?;
+            _ => {
+                if let Marks::Stamp(_) = self.marks {
+                    write_marks(self.database, self.marks)?;
+                }
+            }
         }
         let bytes = u64::from(database_pages) * self.page_bytes as u64;
         let current = self.database.bytes().map_err(|error| LogError::database("look at the size of", error))?;
@@ -86,21 +152,11 @@ impl<'a> Backfill<'a> {
     }
 }
 
+/// Neighbouring pages that are not written yet.
 struct Piece {
     bytes: Vec<u8>,
     first: u32,
     next: u32,
-}
-
-impl Piece {
-    fn write(&mut self, database: &mut dyn Database, page_bytes: usize) -> Result<(), LogError> {
-        if !self.bytes.is_empty() {
-            let offset = u64::from(self.first - 1) * page_bytes as u64;
-            database.write_at(&self.bytes, offset).map_err(|error| LogError::database("write", error))?;
-            self.bytes.clear();
-        }
-        Ok(())
-    }
 }
 
 /// Puts `marks` on page 1 as it lies in the database file, within one sector. Not synced.

@@ -7,6 +7,7 @@
 use super::error::{LogError, ReadsTooMuch};
 use super::format::BLOCK_BYTES_MIN;
 use super::open_file::OpenFile;
+use super::read_ahead::{AheadBytes, ReadAhead};
 use crate::disk::{LogDirectory, LogFile, OpenMode, is_out_of_descriptors};
 use crate::sync::Mutex;
 use std::fmt;
@@ -26,12 +27,13 @@ pub(crate) struct Files<'a> {
     dir: &'a dyn LogDirectory,
     how: OpenMode,
     state: Mutex<State>,
+    ahead: ReadAhead,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// By the time of their last use, the newest last.
-    open: Vec<(String, ReadAhead<'static>)>,
+    open: Vec<(String, Window<'static>)>,
     /// The bytes that have been asked for.
     read: u64,
     /// The bytes that may still be read.
@@ -40,13 +42,29 @@ struct State {
 
 impl<'a> Files<'a> {
     pub(crate) fn new(dir: &'a dyn LogDirectory, how: OpenMode) -> Arc<Files<'a>> {
-        Arc::new(Files { dir, how, state: Mutex::new(State::default()) })
+        Arc::new(Files { dir, how, state: Mutex::new(State::default()), ahead: ReadAhead::default() })
     }
 
     /// The file `name`; it is opened when something of it is read.
     pub(crate) fn file(self: &Arc<Files<'a>>, name: &str) -> OpenFile<'a> {
         let file = OnDemand { files: Arc::clone(self), name: name.to_owned() };
         OpenFile { path: self.dir.path().join(name), file: Arc::new(file) }
+    }
+
+    /// Begins to read `bytes` bytes from `offset` on, for a [`take_begun`](Files::take_begun) with the same bounds; false: they are not
+    /// read before they are asked for.
+    pub(crate) fn begin(&self, file: &OpenFile<'_>, bytes: usize, offset: u64) -> bool {
+        let Some(name) = file.path.file_name().and_then(|name| name.to_str()) else { return false };
+        // What cannot be opened now is an error when it is read.
+        let opened = self.with(name, |opened, _| Ok(Arc::clone(&opened.file)));
+        opened.is_ok_and(|opened| self.ahead.begin(&opened, &file.path, bytes, offset))
+    }
+
+    /// What was begun, and did not fail: fewer bytes where the file ends.
+    pub(super) fn take_begun(&self, file: &OpenFile<'_>, bytes: usize, offset: u64) -> Option<AheadBytes> {
+        let taken = self.ahead.take(&file.path, bytes, offset)?;
+        self.state.lock().read += bytes as u64;
+        Some(taken)
     }
 
     /// Runs `read` with a limit of `allowance` bytes, and subtracts what it read.
@@ -66,7 +84,7 @@ impl<'a> Files<'a> {
     fn with<T>(
         &self,
         name: &str,
-        use_it: impl FnOnce(&mut ReadAhead<'static>, &mut State) -> io::Result<T>,
+        use_it: impl FnOnce(&mut Window<'static>, &mut State) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.state.lock();
         let known = state.open.iter().position(|(known, _)| known == name);
@@ -76,7 +94,7 @@ impl<'a> Files<'a> {
                 if state.open.len() >= OPEN_MAX {
                     state.open.remove(0);
                 }
-                (name.to_owned(), ReadAhead::new(self.open(name, &mut state)?))
+                (name.to_owned(), Window::new(self.open(name, &mut state)?))
             }
         };
         let used = use_it(&mut file.1, &mut state);
@@ -148,11 +166,11 @@ impl LogFile for OnDemand<'_> {
 
 /// A file that is read ahead.
 #[derive(Debug)]
-pub(super) struct Ahead<'a>(Mutex<ReadAhead<'a>>);
+pub(super) struct Ahead<'a>(Mutex<Window<'a>>);
 
 impl<'a> Ahead<'a> {
     pub(super) fn new(file: Arc<dyn LogFile + 'a>) -> Ahead<'a> {
-        Ahead(Mutex::new(ReadAhead::new(file)))
+        Ahead(Mutex::new(Window::new(file)))
     }
 }
 
@@ -176,7 +194,7 @@ impl LogFile for Ahead<'_> {
 
 /// Reads ahead: a walk takes many small steps through a file, and each read past the page cache is one of the disk.
 #[derive(Debug)]
-struct ReadAhead<'a> {
+struct Window<'a> {
     file: Arc<dyn LogFile + 'a>,
     start: u64,
     window: Vec<u8>,
@@ -187,9 +205,9 @@ struct ReadAhead<'a> {
     asked: u64,
 }
 
-impl<'a> ReadAhead<'a> {
-    fn new(file: Arc<dyn LogFile + 'a>) -> ReadAhead<'a> {
-        ReadAhead { file, start: 0, window: Vec::new(), last_end: u64::MAX, asked: 0 }
+impl<'a> Window<'a> {
+    fn new(file: Arc<dyn LogFile + 'a>) -> Window<'a> {
+        Window { file, start: 0, window: Vec::new(), last_end: u64::MAX, asked: 0 }
     }
 
     fn ask(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

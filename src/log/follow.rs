@@ -182,7 +182,7 @@ impl<'a> SegmentReader<'a> {
 }
 
 /// A frame in the log, with all that proves its image. A [`ImagePlace::Batch`] is an offset in the segment here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ImageRef {
     pub(crate) place: ImagePlace,
     pub(crate) page: u32,
@@ -195,6 +195,11 @@ impl ImageRef {
     /// Whether these bytes, as they are stored at `offset`, are its image (rule B8); without their mask after that.
     pub(crate) fn is_whole(&self, log_id: LogId, offset: u64, image: &mut [u8]) -> bool {
         apply_mask(image, offset, self.mask);
+        self.is_of(log_id, image)
+    }
+
+    /// Whether these bytes, without a mask, are its image.
+    pub(crate) fn is_of(&self, log_id: LogId, image: &[u8]) -> bool {
         image_crc(log_id, self.page, self.sequence, image) == self.crc
     }
 

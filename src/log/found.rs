@@ -8,6 +8,7 @@ use super::error::LogError;
 use super::files::{Files, Unreadable};
 use super::follow::{OpenFile, SegmentReader, Spills};
 use super::format::{Batch, Certificate, FileName, FormatError, LogId, PageCopy, Rule};
+use super::image_cache::ImageCache;
 use crate::disk::{LogDirectory, OpenMode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -180,17 +181,17 @@ pub(crate) fn log_ids(names: &[String]) -> BTreeSet<LogId> {
 
 impl<'a> FoundLog<'a> {
     /// Reads the headers of the files of `log_id` among `names`, and probes every block. `page_bytes`: those of the
-    /// database, for segments without a header. `observe` is shown what is met.
+    /// database, for segments without a header. `observe` is shown what is met, and `cache` gets the images.
     pub(crate) fn read(
         dir: &'a dyn LogDirectory,
         names: &[String],
         log_id: LogId,
-        how: OpenMode,
-        page_bytes: Option<u32>,
+        (how, page_bytes): (OpenMode, Option<u32>),
+        cache: &mut ImageCache,
         observe: &mut dyn FnMut(Probed<'_>),
     ) -> Result<FoundLog<'a>, LogError> {
         let mut log = FoundLog::open(dir, names, log_id, how)?;
-        log.probe_all(page_bytes, observe)?;
+        log.probe_all(page_bytes, cache, observe)?;
         Ok(log)
     }
 

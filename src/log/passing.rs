@@ -56,13 +56,20 @@ impl Passing {
         }
     }
 
-    /// The bytes of the segment from `start` on. `whole` gets each batch whose last image ends in them, if all are valid.
-    pub(super) fn pass(&mut self, start: u64, piece: &[u8], mut whole: impl FnMut(usize, Batch)) {
+    /// The bytes of the segment from `start` on. `valid` gets each valid image that ends in them, without its mask, and `whole`
+    /// each batch whose last image does, if all are valid.
+    pub(super) fn pass(
+        &mut self,
+        start: u64,
+        piece: &[u8],
+        mut valid: impl FnMut(ImageRef, &[u8]),
+        mut whole: impl FnMut(usize, Batch),
+    ) {
         if start != self.end {
             self.tail.clear();
         }
         while let Some(mut open) = self.open.pop_front() {
-            match self.verify(&mut open, start, piece) {
+            match self.verify(&mut open, start, piece, &mut valid) {
                 Passed::Whole => whole(open.candidate, open.batch),
                 Passed::Unknown => {}
                 Passed::Later => {
@@ -79,7 +86,7 @@ impl Passing {
         self.end = start + piece.len() as u64;
     }
 
-    fn verify(&mut self, open: &mut Open, start: u64, piece: &[u8]) -> Passed {
+    fn verify(&mut self, open: &mut Open, start: u64, piece: &[u8], valid: &mut impl FnMut(ImageRef, &[u8])) -> Passed {
         while let Some(descriptor) = open.batch.descriptors.get(open.verified) {
             let frame = ImageRef::of(&open.batch, descriptor);
             let ImagePlace::Batch(at) = frame.place else { return Passed::Unknown };
@@ -87,8 +94,15 @@ impl Passing {
             if end > start + piece.len() as u64 {
                 return Passed::Later;
             }
-            if !self.copy(at, start, piece) || !frame.is_whole(self.log_id, at, &mut self.image) {
-                return Passed::Unknown;
+            // Most lie in one piece, and have no mask.
+            let stored = at.checked_sub(start).map(|within| &piece[within as usize..(end - start) as usize]);
+            match stored.filter(|_| frame.mask == 0) {
+                Some(image) if frame.is_of(self.log_id, image) => valid(frame, image),
+                Some(_) => return Passed::Unknown,
+                None if self.copy(at, start, piece) && frame.is_whole(self.log_id, at, &mut self.image) => {
+                    valid(frame, &self.image);
+                }
+                None => return Passed::Unknown,
             }
             open.verified += 1;
         }
@@ -154,7 +168,7 @@ mod tests {
                 passing.enter(candidate, batch);
             }
             if Some(index) != left_out {
-                passing.pass(start as u64, piece, |candidate, _| whole.push(candidate));
+                passing.pass(start as u64, piece, |_, _| {}, |candidate, _| whole.push(candidate));
             }
         }
         whole

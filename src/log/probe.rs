@@ -14,13 +14,16 @@ use super::format::{
 };
 use super::found::FoundCopy;
 use super::found::{Broken, Candidate, Epoch, Flaw, FoundLog, FoundSegment, HeaderState, Probed, Seal};
+use super::image_cache::ImageCache;
 use super::passing::Passing;
 use std::ops::Range;
 use std::sync::Arc;
 
 const BLOCK: u64 = BLOCK_BYTES_MIN as u64;
 /// Segments are probed in pieces of this size: a multiple of every block.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 2 << 20;
+/// Less than this need not be read beside other work.
+const AHEAD_BYTES_MIN: u64 = 512 << 10;
 /// Holes are looked for in larger files only: up to here nothing depends on whether the file system knows them rightly.
 const WHOLE_BYTES: u64 = 64 << 20;
 /// This multiple of the bytes of a segment (without its holes) is read at most for what its records claim. The heads of
@@ -42,6 +45,7 @@ struct Probe<'o> {
     page_bytes: Option<u32>,
     /// `None` without a header.
     passing: Option<Passing>,
+    cache: &'o mut ImageCache,
     observe: &'o mut dyn FnMut(Probed<'_>),
 }
 
@@ -49,14 +53,16 @@ impl<'a> FoundLog<'a> {
     pub(super) fn probe_all(
         &mut self,
         page_bytes: Option<u32>,
+        cache: &mut ImageCache,
         observe: &mut dyn FnMut(Probed<'_>),
     ) -> Result<(), LogError> {
         let page_bytes = self.page_bytes().or(page_bytes);
         for segment in 0..self.segments.len() {
             let passing = self.segments[segment].reader.as_ref().map(|reader| &reader.header);
             let passing = passing.map(|header| Passing::new(header.log_id, header.page_bytes));
+            let without_header = Vec::new();
             let mut probe =
-                Probe { segment, head_end: 0, allowance: 0, without_header: Vec::new(), page_bytes, passing, observe };
+                Probe { segment, head_end: 0, allowance: 0, without_header, page_bytes, passing, cache, observe };
             self.probe(&mut probe)?;
             let without_header = probe.without_header;
             self.infer(segment, page_bytes, without_header);
@@ -92,20 +98,19 @@ impl<'a> FoundLog<'a> {
     fn probe_data(&mut self, probe: &mut Probe<'_>, data: Range<u64>) -> Result<(), LogError> {
         let open = self.segments[probe.segment].open.clone();
         let piece_bytes = usize::try_from(data.end - data.start).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let mut piece = vec![0; piece_bytes];
+        let mut piece = Vec::new();
         let mut start = data.start;
         while start < data.end {
             let wanted = usize::try_from(data.end - start).unwrap_or(usize::MAX).min(piece_bytes);
+            begin_after(self, probe.segment, start + wanted as u64, data.end);
+            if let Some(read) = self.files.take_begun(&open, wanted, start) {
+                self.probe_whole(probe, start, &read)?;
+                start += wanted as u64;
+                continue;
+            }
+            piece.resize(piece_bytes, 0);
             match open.read(&mut piece[..wanted], start) {
-                Ok(read) => {
-                    self.probe_piece(probe, start, &piece[..read])?;
-                    if let Some(passing) = &mut probe.passing {
-                        let candidates = &mut self.candidates;
-                        passing.pass(start, &piece[..read], |candidate, batch| {
-                            candidates[candidate].whole = Some(Arc::new(batch));
-                        });
-                    }
-                }
+                Ok(read) => self.probe_whole(probe, start, &piece[..read])?,
                 Err(error) if error.unreadable().is_some() => {
                     for at in (0..wanted as u64).step_by(BLOCK as usize) {
                         let block = &mut piece[..BLOCK as usize];
@@ -119,6 +124,21 @@ impl<'a> FoundLog<'a> {
             }
             start += wanted as u64;
         }
+        Ok(())
+    }
+
+    /// A piece that the medium gave at once.
+    fn probe_whole(&mut self, probe: &mut Probe<'_>, start: u64, piece: &[u8]) -> Result<(), LogError> {
+        self.probe_piece(probe, start, piece)?;
+        let Some(passing) = &mut probe.passing else { return Ok(()) };
+        let (segment, cache, backfilled) = (probe.segment, &mut *probe.cache, self.backfilled);
+        let candidates = &mut self.candidates;
+        passing.pass(
+            start,
+            piece,
+            |frame, image| cache.keep(segment, frame, image, backfilled),
+            |candidate, batch| candidates[candidate].whole = Some(Arc::new(batch)),
+        );
         Ok(())
     }
 
@@ -318,6 +338,21 @@ impl<'a> FoundLog<'a> {
         found.inferred = Some(SegmentReader { open: found.open.clone(), header });
         let newest: Vec<Candidate> = newest().cloned().collect();
         self.candidates.extend(newest);
+    }
+}
+
+/// Begins to read what is probed next: the piece of this segment file at `offset`, or the first one of the next file.
+fn begin_after(log: &FoundLog<'_>, segment: usize, offset: u64, end: u64) {
+    let (segment, offset, end) = match offset < end {
+        true => (segment, offset, end),
+        false => match log.segments.get(segment + 1).map(|next| next.bytes.next_multiple_of(BLOCK)) {
+            Some(end) if end <= WHOLE_BYTES => (segment + 1, 0, end),
+            _ => return,
+        },
+    };
+    let bytes = (end - offset).min(PIECE_BYTES as u64);
+    if bytes >= AHEAD_BYTES_MIN {
+        log.files.begin(&log.segments[segment].open, bytes as usize, offset);
     }
 }
 

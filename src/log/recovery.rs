@@ -4,18 +4,23 @@
 //! Promises: everything is synced before it is read, and read past the page cache, so that no decision rests on bytes
 //! that a power cut could still take; each step may be repeated from the start; a refusal has touched nothing.
 
-use super::backfill::{Backfill, write_marks};
+use super::backfill::write_marks;
 use super::decide::{Action, LogFacts, Refusal, Situation, decide};
 use super::error::LogError;
 use super::files::Unreadable;
 use super::format::{FileName, LogId};
 use super::found::{FoundLog, HeaderState, Probed, TornTail, log_ids};
+use super::image_cache::ImageCache;
+use super::replay::replay;
 use super::retire::{delete_log, make_plain, remove_placeholder, retire_keeping_lock};
 use super::stamp::{self, DATABASE_HEADER_BYTES, Marks, Stamp, StampState};
 use super::walk::{Through, Walk};
 use crate::disk::{Database, LogDirectory, OpenMode};
 use std::io;
 use std::path::PathBuf;
+
+/// [`OpenFacts::cache_bytes`] of an open: what a process may need for a moment.
+pub const IMAGE_CACHE_BYTES: usize = 64 << 20;
 
 /// What the opener knows beside the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub struct OpenFacts {
     pub hot_journal: bool,
     /// A real `-wal` file lies beside the database file and is not empty.
     pub real_wal_not_empty: bool,
+    /// Images that may be kept in memory between their verification and their replay, in bytes; the others are read again.
+    pub cache_bytes: usize,
 }
 
 /// What the opener does next.
@@ -158,6 +165,7 @@ pub fn open_database(
 pub(crate) struct Chained<'a> {
     pub(crate) log: FoundLog<'a>,
     pub(crate) walk: Walk,
+    images: ImageCache,
 }
 
 /// The first bytes of the database file, as far as SQLite's header goes.
@@ -236,11 +244,15 @@ impl<'a> Inspection<'a> {
         };
         for log_id in ids {
             let page_bytes = stamp::page_bytes(&look.header);
-            let log = FoundLog::read(dir, names, log_id, how, page_bytes, &mut |probed| observe(log_id, probed))?;
+            let is_own = matches!(look.situation.header, StampState::Stamped(stamp) if stamp.log_id == log_id);
+            let cache_bytes = if is_own { facts.cache_bytes } else { 0 };
+            let mut images = ImageCache::new(cache_bytes);
+            let how = (how, page_bytes);
+            let log = FoundLog::read(dir, names, log_id, how, &mut images, &mut |probed| observe(log_id, probed))?;
             let walk = log.walk(log.backfilled, Through::Headers)?;
             let facts = look.facts_of(&log, &walk, database.as_deref_mut())?;
             look.situation.logs.push(facts);
-            look.logs.push(Chained { log, walk });
+            look.logs.push(Chained { log, walk, images });
         }
         Ok(look)
     }
@@ -305,7 +317,7 @@ impl<'a> Inspection<'a> {
         let (log, walk) = (&found.log, &found.walk);
         let page_bytes = log.page_bytes().or_else(|| stamp::page_bytes(&self.header)).unwrap_or(0);
         let (marks, restored_header) = self.raise_target(database, log, walk)?;
-        let pages = replay(database, log, walk, page_bytes, marks)?;
+        let pages = replay(database, log, walk, &found.images, page_bytes, marks)?;
         crate::fault_point("recovering");
         retire_keeping_lock(dir, database, log_id, walk.last(), page_bytes)?;
         Ok(Recovered {
@@ -476,35 +488,6 @@ impl Chained<'_> {
         let LogFacts { log_id, last, durable, .. } = facts;
         LogError::Damaged { file, offset, reason, log_id, last, durable, target }
     }
-}
-
-/// Step 7: the newest image of each page up to the final size, page 1 with the marks that it has; the size; a
-/// sync. Returns the pages written.
-pub(crate) fn replay(
-    database: &mut dyn Database,
-    log: &FoundLog<'_>,
-    walk: &Walk,
-    page_bytes: u32,
-    marks: Marks,
-) -> Result<u64, LogError> {
-    if walk.batches.is_empty() {
-        // A certificate says that everything is in the database file, and was synced there.
-        return Ok(0);
-    }
-    let newest = || walk.newest.range(..=walk.database_pages);
-    Backfill::with_marks(database, page_bytes, marks).run(
-        newest().map(|(page, _)| *page),
-        walk.database_pages,
-        |page, image| match walk
-            .newest
-            .get(&page)
-            .and_then(|(segment, frame)| Some((log.reader(*segment, walk.through)?, frame)))
-        {
-            Some((reader, frame)) => reader.image_of(frame, &log.spills, image),
-            None => Err(LogError::database("replay", io::ErrorKind::NotFound.into())),
-        },
-    )?;
-    Ok(newest().count() as u64)
 }
 
 pub(crate) fn list(dir: &dyn LogDirectory) -> Result<Vec<String>, LogError> {

@@ -11,7 +11,9 @@ use super::error::LogError;
 use super::files::Unreadable;
 use super::format::LogId;
 use super::found::{FoundLog, log_ids};
-use super::recovery::{Beginning, Inspection, OpenFacts, beginning_of, list, move_away, replay, sync_everything};
+use super::image_cache::ImageCache;
+use super::recovery::{Beginning, Inspection, OpenFacts, beginning_of, list, move_away, sync_everything};
+use super::replay::replay;
 use super::retire::make_plain;
 use super::stamp::{self, StampState};
 use super::undo;
@@ -153,7 +155,7 @@ pub fn salvage(dir: &dyn LogDirectory, database: &mut dyn Database) -> Result<Op
     if plan.replays && !walk.batches.is_empty() {
         let overwritten = walk.newest.keys().copied().filter(|page| *page <= walk.database_pages);
         undo::keep(dir, database, page_bytes, overwritten, walk.database_pages)?;
-        pages = replay(database, log, &walk, page_bytes, marks)?;
+        pages = replay(database, log, &walk, &ImageCache::default(), page_bytes, marks)?;
     }
     make_plain(database)?;
     let moved_to = move_away(dir, "salvaged", plan.log_id)?;
@@ -199,7 +201,8 @@ fn given_up(dir: &dyn LogDirectory, database: &mut dyn Database, names: &[String
     }
     for log_id in log_ids {
         // What cannot be read any more is given up all the same.
-        match FoundLog::read(dir, names, log_id, OpenMode::ReadOnly, page_bytes, &mut |_| {}) {
+        let how = (OpenMode::ReadOnly, page_bytes);
+        match FoundLog::read(dir, names, log_id, how, &mut ImageCache::default(), &mut |_| {}) {
             Ok(log) => {
                 // What a finished log holds is in the database file.
                 if log.markers.is_empty() {

@@ -16,6 +16,6 @@ pub(crate) use process::usage;
 pub use process::{
     Inside, between_forks, close_in_child, command, generation, inside, this_thread, watch, watch_forks,
 };
-pub use threads::spawn_without_signals;
 #[cfg(test)]
 pub(crate) use threads::tests::without_new_threads;
+pub use threads::{spawn_scoped_without_signals, spawn_without_signals};

@@ -392,7 +392,13 @@ fn every_promise_holds(worlds: &[Conditions]) {
     let real = real_directory();
     for &conditions in worlds {
         let (mut met_in, mut laps, mut ring_moved_on) = (0, 0, 0);
-        for seed in first_seed()..first_seed() + rounds(12) {
+        let has_to_lap = matches!(conditions.name, "processes" | "processes-lazy") && rounds(12) >= 12;
+        let mut seeds = first_seed()..first_seed() + rounds(12);
+        while let Some(seed) = seeds.next() {
+            if seeds.is_empty() && laps == 0 && has_to_lap && seeds.end < first_seed() + 4 * rounds(12) {
+                // Twelve runs have no lap in one of four cases.
+                seeds.end += 1;
+            }
             let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", conditions.name));
             let outcome = run(seed, conditions, real.path());
             if let Some(what) = outcome.violation {
@@ -406,9 +412,8 @@ fn every_promise_holds(worlds: &[Conditions]) {
             "{}: {laps} laps of the commit ring, {ring_moved_on} reads of the log where it had moved on",
             conditions.name
         );
-        let has_to_lap = matches!(conditions.name, "processes" | "processes-lazy") && rounds(12) >= 12;
         assert!(laps > 0 || !has_to_lap, "{}: the commit ring never laps", conditions.name);
-        check_met(conditions, met_in, rounds(12));
+        check_met(conditions, met_in, seeds.end - first_seed());
     }
 }
 

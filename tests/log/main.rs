@@ -8,5 +8,6 @@ mod media;
 mod model;
 mod recovery_table;
 mod recovery_walk;
+mod replay;
 mod retire;
 mod salvage;

@@ -13,7 +13,7 @@ use pwal::internal::log::stamp::{Stamp, StampState};
 
 const OWN: u64 = 0x1122_3344_5566_7788;
 const OTHER: u64 = 0x99;
-const FACTS: OpenFacts = OpenFacts { read_only: false, hot_journal: false, real_wal_not_empty: false };
+const FACTS: OpenFacts = OpenFacts { read_only: false, hot_journal: false, real_wal_not_empty: false, cache_bytes: 0 };
 
 /// The table of the specification, written down a second time and in another way.
 #[expect(clippy::too_many_lines, reason = "a table")]

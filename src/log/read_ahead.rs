@@ -1,0 +1,137 @@
+//! Reads past the page cache that are begun before they are asked for: the kernel itself reads ahead only into its cache.
+//!
+//! One thread reads what was begun, in this order. A read that fails, or that no thread can be made for, is made again by the
+//! one who asks: so nothing depends on what is begun. Files that do not read past the cache, those of simulations too, are
+//! not read beside other work.
+
+use crate::disk::{AlignedBytes, LogFile};
+use crate::os::spawn_without_signals;
+use crate::sync::Mutex;
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// The reads of the files of a log.
+#[derive(Debug, Default)]
+pub(super) struct ReadAhead {
+    state: Mutex<State>,
+    /// What has been read is not asked for any more.
+    is_over: Arc<AtomicBool>,
+    spare: Spare,
+}
+
+/// Memory that the next read can use.
+type Spare = Arc<Mutex<Vec<AlignedBytes>>>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// To the thread, if there is one.
+    jobs: Option<Sender<Job>>,
+    /// In the order in which they were begun.
+    reads: VecDeque<Read>,
+}
+
+/// A read that was begun.
+#[derive(Debug)]
+struct Read {
+    path: PathBuf,
+    offset: u64,
+    bytes: usize,
+    done: Receiver<Option<AheadBytes>>,
+}
+
+/// A read for the thread.
+struct Job {
+    file: Arc<dyn LogFile>,
+    offset: u64,
+    bytes: usize,
+    done: Sender<Option<AheadBytes>>,
+}
+
+/// What a read has given. Its memory goes back to the reads of the log.
+#[derive(Debug)]
+pub(super) struct AheadBytes {
+    bytes: AlignedBytes,
+    spare: Spare,
+}
+
+impl Deref for AheadBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for AheadBytes {
+    fn drop(&mut self) {
+        self.spare.lock().push(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl AheadBytes {
+    /// `None`: no memory, or an error of the medium.
+    fn read(job: &Job, spare: &Spare) -> Option<AheadBytes> {
+        let mut bytes = spare.lock().pop().unwrap_or_default();
+        if !bytes.set_len(job.bytes) {
+            bytes = AlignedBytes::new(job.bytes)?;
+        }
+        let read = job.file.read_at(&mut bytes, job.offset).ok()?;
+        bytes.set_len(read);
+        Some(AheadBytes { bytes, spare: Arc::clone(spare) })
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        // Without waiting: a forked child has no such thread.
+        self.is_over.store(true, SeqCst);
+    }
+}
+
+impl ReadAhead {
+    /// Begins to read `bytes` bytes of the file at `path` from `offset` on; false: it is not read before it is asked for.
+    pub(super) fn begin(&self, file: &Arc<dyn LogFile>, path: &Path, bytes: usize, offset: u64) -> bool {
+        if !file.reads_past_cache() {
+            return false;
+        }
+        let mut state = self.state.lock();
+        if state.jobs.is_none() {
+            let (jobs, mine) = channel::<Job>();
+            let (is_over, spare) = (Arc::clone(&self.is_over), Arc::clone(&self.spare));
+            let run = move || {
+                while let Ok(job) = mine.recv() {
+                    if !is_over.load(SeqCst) {
+                        // An error: it was given up.
+                        let _ = job.done.send(AheadBytes::read(&job, &spare));
+                    }
+                }
+            };
+            if spawn_without_signals("pwal-read", run).is_err() {
+                return false;
+            }
+            state.jobs = Some(jobs);
+        }
+        let (done, read) = channel();
+        let job = Job { file: Arc::clone(file), offset, bytes, done };
+        let is_sent = state.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        if is_sent {
+            state.reads.push_back(Read { path: path.to_path_buf(), offset, bytes, done: read });
+        }
+        is_sent
+    }
+
+    /// What was begun with just these bounds, of fewer bytes where the file ends; those that were begun before it are given up.
+    /// `None`: to be read now.
+    pub(super) fn take(&self, path: &Path, bytes: usize, offset: u64) -> Option<AheadBytes> {
+        let mut state = self.state.lock();
+        let is_it = |read: &Read| read.offset == offset && read.bytes == bytes && read.path == path;
+        let at = state.reads.iter().position(is_it)?;
+        let read = state.reads.drain(..=at).next_back()?;
+        drop(state);
+        read.done.recv().ok()?
+    }
+}
