@@ -25,9 +25,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 /// Below this sync time waiting for more commits costs more than it gains (`docs/measurements.md`).
-const GATHER_SYNC_MIN: Duration = Duration::from_micros(80);
-/// The share of the measured sync time that a leader waits for the next of the committers that were just woken, in per cent.
-const GATHER_SHARE_PERCENT: u32 = 40;
+const GATHER_SYNC_MIN: Duration = Duration::from_micros(20);
 
 /// A sync that costs less is no wait for the disk: to hand WRITE to another thread or process costs as much.
 const SYNC_FREE: Duration = Duration::from_micros(10);
@@ -89,10 +87,10 @@ impl Flusher {
         }
     }
 
-    /// Holding LEADER only: where a sync is slow, waits for the committers that were just woken, so that they need not wait
-    /// for two syncs; for as many as the last flushes released or left. They come one after the other: it waits for the next
-    /// one as long as that costs those that are there less than their share of the time since the last flush, and no longer
-    /// than a part of a sync.
+    /// Holding LEADER only: unless a sync is very fast, waits for the committers that were just woken, so that they need not
+    /// wait for two syncs; for as many as the last flushes released or left. They come one after the other: it waits for the
+    /// next one as long as that costs those that are there less than their share of the time since the last flush, and no
+    /// longer than a sync takes.
     pub(super) fn gather(&self) {
         let (marks, control) = (&self.log.marks, self.log.marks.control());
         let goal = control.flush_group();
@@ -116,7 +114,7 @@ impl Flusher {
             }
             let gathered_for = now.saturating_duration_since(began);
             let share = (sync + gathered_for) / u32::try_from(pending.max(1)).unwrap_or(u32::MAX);
-            let gap = share.min(sync * GATHER_SHARE_PERCENT / 100);
+            let gap = share.min(sync);
             let left = (last + gap).saturating_duration_since(now).min(at_most.saturating_sub(gathered_for));
             if left.is_zero() {
                 break;

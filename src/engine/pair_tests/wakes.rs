@@ -16,6 +16,28 @@ fn published(engine: &Arc<Engine>, value: u64) -> u64 {
     facts.sequence
 }
 
+/// A leader that expects another committer waits for it, but no longer than a sync takes.
+#[test]
+fn a_leader_waits_for_the_next_committer_as_long_as_a_sync_takes() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    let sync = Duration::from_millis(50);
+    one.log.settings.set_number("parallel_wal_max_flush_delay_ms", "100").unwrap().unwrap();
+    one.log.marks.control().set_flush_group(2);
+    one.log.marks.control().set_sync_nanos(u64::try_from(sync.as_nanos()).unwrap());
+    published(&one, 1);
+    let began = Instant::now();
+    one.flusher.gather();
+    assert!((sync..LONG).contains(&began.elapsed()), "{:?}", began.elapsed());
+    // Another one: all are there.
+    let next = published(&one, 2);
+    one.log.marks.control().set_sync_nanos(u64::try_from(LONG.as_nanos()).unwrap());
+    one.flusher.gather();
+    assert!(began.elapsed() < LONG);
+    one.log.marks.control().set_sync_nanos(1000);
+    one.durability.wait_durable(next).unwrap();
+}
+
 /// A connection that commits again at once keeps the wake-up until it has released WRITE.
 #[test]
 fn the_next_waiter_is_woken_once_write_is_released() {
