@@ -59,14 +59,22 @@ fn slot_word(slot: u32) -> (usize, u32) {
     (HASH_WORD + (slot / 2) as usize, if high { 16 } else { 0 })
 }
 
+/// The frame in a slot, as its place in the region; 0: the slot is free.
+fn in_slot(region: &Region, slot: u32) -> u32 {
+    let (word, shift) = slot_word(slot);
+    (region.word(word) >> shift) & 0xffff
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     regions: Vec<Arc<Region>>,
+    /// The slot of the frame that was appended last: a hint.
+    last_slot: u32,
 }
 
 impl Index {
     pub fn new() -> Index {
-        Index { regions: vec![Region::zeroed()] }
+        Index { regions: vec![Region::zeroed()], last_slot: 0 }
     }
 
     pub fn region(&mut self, index: usize, extend: bool) -> Option<Arc<Region>> {
@@ -142,6 +150,11 @@ impl Index {
             clean(region, number, idx - 1);
         }
         let mut slot = page.wrapping_mul(HASH_FACTOR) & (SLOTS - 1);
+        if idx > 1 && region.word(page_word(number, idx - 1)) == page && in_slot(region, self.last_slot) == idx - 1 {
+            // The frame before it has the same page, as where many commits change one leaf: the slots from the hash to that
+            // frame's are taken.
+            slot = (self.last_slot + 1) & (SLOTS - 1);
+        }
         let mut collisions = idx;
         loop {
             let (word, shift) = slot_word(slot);
@@ -149,6 +162,7 @@ impl Index {
             if (old >> shift) & 0xffff == 0 {
                 region.set_word(page_word(number, idx), page);
                 region.set_word(word, old | (idx << shift));
+                self.last_slot = slot;
                 return Ok(());
             }
             if collisions == 0 {

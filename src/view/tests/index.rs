@@ -30,10 +30,17 @@ fn at(sequence: u32) -> Snapshot {
     Snapshot { sequence: u64::from(sequence), database_pages: 9 }
 }
 
-/// Pages of which many fall on the same slots of the hash.
+/// Pages of which many fall on the same slots of the hash, and many are the one before.
 fn colliding_pages(count: usize, seed: u64) -> Vec<u32> {
     let mut random = StdRng::seed_from_u64(seed);
-    (0..count).map(|_| random.random_range(1..60) + 8192 * random.random_range(0..40)).collect()
+    let mut page = 1;
+    let next = |_| {
+        if random.random_bool(0.5) {
+            page = random.random_range(1..60) + 8192 * random.random_range(0..40);
+        }
+        page
+    };
+    (0..count).map(next).collect()
 }
 
 /// All words behind the header copies.
