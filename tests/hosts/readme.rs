@@ -12,6 +12,7 @@ use support::{Scratch, assert_plain_header, library, number, open_stock};
 
 const README: &str = include_str!("../../README.md");
 const HOSTS: &str = include_str!("../../docs/hosts.md");
+const CONCURRENT: &str = include_str!("../../docs/concurrent.md");
 
 /// The fenced blocks of a page: the words after the fence, and the text.
 fn blocks(page: &'static str) -> Vec<(&'static str, &'static str)> {
@@ -136,6 +137,14 @@ fn the_examples_of_other_hosts_are_lines_of_their_programs() {
         shown.push(kind);
     }
     assert_eq!(shown, ["js", "rust", "go", "ruby"]);
+    let of_languages = blocks(CONCURRENT).into_iter().filter(|(kind, _)| ["js", "ruby"].contains(kind));
+    let programs = [
+        include_str!("../../examples/hosts/beside.js"),
+        include_str!("../../examples/hosts/beside.rb"),
+        include_str!("../../examples/hosts/beside_rails.rb"),
+    ];
+    assert_eq!(of_languages.clone().count(), programs.len());
+    of_languages.zip(programs).for_each(|((_, text), program)| assert_lines_of(text, program));
 }
 
 /// The Python package's page shows Django's settings as they are tested.
