@@ -194,6 +194,16 @@ struct World {
     seed: String,
 }
 
+/// Steps of a schedule; a thread takes a twelfth as many transactions.
+fn steps() -> u64 {
+    env_number("PWAL_TEST_STEPS", 600)
+}
+
+/// How long a round may take, on a machine that is busy.
+fn patience() -> Duration {
+    Duration::from_secs(120 * steps().div_ceil(600))
+}
+
 /// The length of a test.
 struct Length {
     begin: Instant,
@@ -273,8 +283,8 @@ fn random_schedules_are_serializable() {
     let mut conflicts = 0;
     for round in 0.. {
         let Some(seed) = length.next_seed(round) else { break };
-        let _watchdog = Watchdog::new(&format!("the schedule of seed {seed}"), Duration::from_secs(120));
-        conflicts += schedule(seed, env_number("PWAL_TEST_STEPS", 600), &mut length);
+        let _watchdog = Watchdog::new(&format!("the schedule of seed {seed}"), patience());
+        conflicts += schedule(seed, steps(), &mut length);
     }
     println!("{conflicts} conflicts");
 }
@@ -339,7 +349,7 @@ fn processes_and_threads_are_serializable() {
     let mut length = Length::new(env_number("PWAL_TEST_ROUNDS", 16).div_ceil(5));
     for round in 0.. {
         let Some(seed) = length.next_seed(round) else { break };
-        let _watchdog = Watchdog::new(&format!("the round of seed {seed}"), Duration::from_secs(120));
+        let _watchdog = Watchdog::new(&format!("the round of seed {seed}"), patience());
         rounds::round(seed, &mut length);
     }
 }

@@ -11,10 +11,15 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
-use support::{Watchdog, child, env_number};
+use support::{Watchdog, child};
 
 pub const PROCESSES: u64 = 3;
 pub const THREADS: u64 = 2;
+
+/// Of a process; its round has a little more ([`super::patience`]).
+const PATIENCE: Duration = Duration::from_secs(110);
+/// A busy timeout.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// How many of the processes are killed.
 fn killed(seed: u64) -> u64 {
@@ -23,14 +28,14 @@ fn killed(seed: u64) -> u64 {
 
 pub fn round(seed: u64, length: &mut Length) {
     let mut world = World::new(seed);
-    let (killed, steps) = (killed(seed), env_number("PWAL_TEST_STEPS", 600));
+    let (killed, steps) = (killed(seed), super::steps());
     let mut players: Vec<child::Role> = (0..PROCESSES)
         .map(|place| {
             let settings = [
                 ("PWAL_TEST_DATABASE", world.path.to_str().expect("a name in UTF-8").to_owned()),
                 ("PWAL_TEST_SEED", seed.to_string()),
                 ("PWAL_TEST_PLACE", place.to_string()),
-                ("PWAL_TEST_STEPS", if place < killed { u64::MAX } else { steps }.to_string()),
+                ("PWAL_TEST_STEPS", steps.to_string()),
             ];
             child::start("concurrent::rounds::child_plays", &settings)
         })
@@ -113,10 +118,13 @@ fn child_plays() {
     let number = |name: &str| child::setting(name).parse::<u64>().expect("a number");
     let (seed, place, steps) = (number("PWAL_TEST_SEED"), number("PWAL_TEST_PLACE"), number("PWAL_TEST_STEPS"));
     let path = PathBuf::from(child::setting("PWAL_TEST_DATABASE"));
-    let _watchdog = Watchdog::new("a process that plays", Duration::from_secs(110));
+    let patience = PATIENCE * u32::try_from(steps.div_ceil(600)).expect("a few");
+    let _watchdog = Watchdog::new("a process that plays", patience);
+    // Those that are killed go on until then.
+    let steps = if place < killed(seed) { u64::MAX } else { steps };
     let clients: Vec<Client> = (0..THREADS)
         .map(|thread| {
-            let mut client = Client::new(open(&path, seed, Duration::from_secs(20)));
+            let mut client = Client::new(open(&path, seed, WAIT));
             client.journal = Some(Journal::create(&path, (place, thread), killed(seed) > 0));
             client
         })
