@@ -24,6 +24,8 @@ pub enum Load {
     ReadThinkUpdate,
     /// BEGIN, read one of 20,000 rows, 2 ms, insert a row with a generated key, COMMIT
     LateAppend,
+    /// BEGIN, insert a row with a generated key, 2 ms, COMMIT
+    EarlyAppend,
     /// 5 of 100 operations insert a row, the others read one
     Mixed,
     /// Reads of a row by its key
@@ -84,7 +86,10 @@ impl Load {
 
     /// Whether time passes inside its transactions, which begin again as long as they are refused.
     pub fn thinks(self) -> bool {
-        matches!(self, Load::OwnTables | Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend)
+        matches!(
+            self,
+            Load::OwnTables | Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend | Load::EarlyAppend
+        )
     }
 
     /// As on the command line.

@@ -29,7 +29,7 @@ const ROW_BYTES: u64 = 112;
 pub fn rows(load: Load, mib: u64) -> u64 {
     match load {
         Load::Update | Load::ReadModifyWrite | Load::Mixed | Load::Read | Load::ReadBesideWriters => ROWS,
-        Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend => ROWS_THINKING,
+        Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend | Load::EarlyAppend => ROWS_THINKING,
         Load::LogBytes | Load::OpenReadClose | Load::ShellRead => 1,
         Load::BesideCheckpoint | Load::Vacuum => (mib << 20) / ROW_BYTES,
         _ => 0,

@@ -250,6 +250,10 @@ impl<'a> Worker<'a> {
                 self.statements.update.execute((self.payload.as_str(), key))?;
                 std::thread::sleep(THINKS);
             }
+            Load::EarlyAppend => {
+                self.statements.insert.execute((self.index, self.payload.as_str()))?;
+                std::thread::sleep(THINKS);
+            }
             Load::LateAppend => {
                 self.statements.select.query_row([key], |row| row.get_ref(0).map(|_| ()))?;
                 std::thread::sleep(THINKS);

@@ -6,7 +6,7 @@ use std::path::Path;
 use support::{Scratch, library};
 
 /// The loads that the short form has, by the beginnings of their lines.
-const LOADS: [&str; 26] = [
+const LOADS: [&str; 27] = [
     "insert, FULL, 2 threads",
     "update",
     "ten-rows",
@@ -15,6 +15,7 @@ const LOADS: [&str; 26] = [
     "random-keys, FULL, 2 threads: concurrent against serial",
     "read-think-update, FULL, 2 threads",
     "late-append, FULL, concurrent",
+    "early-append, FULL, concurrent",
     "mixed",
     "read,",
     "read-beside-writers",
