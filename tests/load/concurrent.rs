@@ -7,7 +7,7 @@
 //!
 //! `PWAL_TEST_ROUNDS` (schedules, default 16; rounds of processes, a fifth) or `PWAL_TEST_SECONDS`, `PWAL_TEST_STEPS` (default 600 of
 //! a schedule), `PWAL_TEST_SEED`. The long form, which says every ten seconds how far it is:
-//! `PWAL_TEST_SECONDS=3600 PWAL_TEST_STEPS=6000 cargo test --release --test load concurrent:: -- --nocapture serializable`.
+//! `PWAL_TEST_SECONDS=3600 PWAL_TEST_STEPS=6000 cargo test --release --test load concurrent:: -- --nocapture`.
 
 mod journal;
 mod kills;
