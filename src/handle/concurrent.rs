@@ -39,7 +39,8 @@ const COMMIT_WAIT: Duration = Duration::from_millis(10);
 const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
 /// After this number of transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
-/// serially.
+/// serially. Half as many, down to one, if the last one that has committed needed its turn: where nearly all lose, as those that insert a
+/// row with a generated key first and think then, fewer tries are in vain.
 const LOST_OFTEN: u32 = 4;
 /// How long others that write wait for the first write of such a transaction: until then it cannot lose, and after it neither.
 pub(super) const TURN_VALID: Duration = Duration::from_secs(1);
@@ -58,6 +59,8 @@ pub(super) struct Concurrent {
     spill_refused: bool,
     /// Its transactions that lost since one has committed.
     lost: u32,
+    /// How often the number that takes a turn is halved.
+    halved: u32,
     /// The number of its next transactions that take their turn before they read.
     turns: u32,
     /// The present one has waited for its turn.
@@ -134,6 +137,23 @@ impl Concurrent {
     fn forget_reads(&mut self) {
         self.reads.clear();
         self.is_complete = true;
+    }
+
+    /// After so many in a row that lost a transaction takes its turn.
+    fn lost_often(&self) -> u32 {
+        (LOST_OFTEN >> self.halved).max(1)
+    }
+
+    fn note_lost(&mut self) {
+        self.lost += 1;
+        // One more with each: transactions that only read in between use some up.
+        self.turns = (self.lost + 1).saturating_sub(self.lost_often());
+    }
+
+    fn note_committed(&mut self) {
+        let halves = self.lost >= self.lost_often() && !crate::drops("concurrent-turn-sooner");
+        self.halved = if halves { (self.halved + 1).min(LOST_OFTEN.ilog2()) } else { 0 };
+        (self.lost, self.turns) = (0, 0);
     }
 }
 
@@ -475,9 +495,7 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     counters(wal).conflicts.fetch_add(1, SeqCst);
     wal.reader.was_refused = true;
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.lost += 1;
-        // One more with each: transactions that only read in between use some up.
-        concurrent.turns = (concurrent.lost + 1).saturating_sub(LOST_OFTEN);
+        concurrent.note_lost();
     }
     let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
     let note = |written: &WrittenPage, kind: &str| {
@@ -593,7 +611,7 @@ pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
         counters(wal).commits.fetch_add(1, SeqCst);
     }
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        (concurrent.lost, concurrent.turns) = (0, 0);
+        concurrent.note_committed();
         growth::note_published(concurrent, wal.view.lane(), (&wal.engine, first_number));
     }
 }
