@@ -135,3 +135,89 @@ impl ReadAhead {
         read.done.recv().ok()?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::without_new_threads;
+    use std::io::{self, IoSlice};
+
+    /// A file of 10,000 bytes.
+    #[derive(Debug)]
+    struct File {
+        past_cache: bool,
+        fails_from: u64,
+    }
+
+    fn byte(at: u64) -> u8 {
+        (at % 251) as u8
+    }
+
+    impl LogFile for File {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset >= self.fails_from {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            let there = buffer.len().min((10_000 - offset) as usize);
+            buffer[..there].iter_mut().zip(offset..).for_each(|(to, at)| *to = byte(at));
+            Ok(there)
+        }
+
+        fn write_at(&self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn bytes(&self) -> io::Result<u64> {
+            Ok(10_000)
+        }
+
+        fn reads_past_cache(&self) -> bool {
+            self.past_cache
+        }
+    }
+
+    fn file(past_cache: bool, fails_from: u64) -> Arc<dyn LogFile> {
+        Arc::new(File { past_cache, fails_from })
+    }
+
+    fn is_right(given: Option<AheadBytes>, offset: u64, bytes: usize) -> bool {
+        given.is_some_and(|given| {
+            given.len() == bytes && given.iter().zip(offset..).all(|(value, at)| *value == byte(at))
+        })
+    }
+
+    #[test]
+    fn what_was_begun_is_given_once_and_for_its_bounds_alone() {
+        let (ahead, one, other) = (ReadAhead::default(), file(true, u64::MAX), Path::new("other"));
+        let path = Path::new("one");
+        for offset in [0, 2000, 4000, 9000] {
+            assert!(ahead.begin(&one, path, 2000, offset));
+        }
+        assert!(is_right(ahead.take(path, 2000, 0), 0, 2000));
+        assert!(ahead.take(path, 2000, 0).is_none());
+        for (path, bytes, offset) in [(other, 2000, 2000), (path, 1999, 2000), (path, 2000, 2001)] {
+            assert!(ahead.take(path, bytes, offset).is_none(), "{path:?} {bytes} {offset}");
+        }
+        // Those before it are given up; the file ends in it, and its memory has been used before, by a longer one.
+        assert!(is_right(ahead.take(path, 2000, 9000), 9000, 1000));
+        assert!(ahead.take(path, 2000, 4000).is_none());
+        assert!(ahead.begin(&one, path, 3000, 10));
+        assert!(is_right(ahead.take(path, 3000, 10), 10, 3000));
+    }
+
+    #[test]
+    fn what_cannot_be_read_ahead_is_left_to_the_one_who_asks() {
+        let (ahead, path) = (ReadAhead::default(), Path::new("one"));
+        assert!(!ahead.begin(&file(false, u64::MAX), path, 512, 0));
+        assert!(!without_new_threads(|| ahead.begin(&file(true, u64::MAX), path, 512, 0)));
+        assert!(ahead.take(path, 512, 0).is_none());
+        let fails = file(true, 512);
+        assert!(ahead.begin(&fails, path, 512, 0) && ahead.begin(&fails, path, 512, 512));
+        assert!(is_right(ahead.take(path, 512, 0), 0, 512));
+        assert!(ahead.take(path, 512, 512).is_none());
+    }
+}

@@ -1,8 +1,9 @@
 //! The replay of logs that are larger than what is held at once: scattered over the database, with images that are kept in memory
 //! and others that are read again.
 
-use pwal::internal::disk::fault::Operation;
+use pwal::internal::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
 use pwal::internal::disk::hooked::{Call, Hook, HookedDirectory, Verdict};
+use pwal::internal::disk::sim::{HeaderTear, PowerCut};
 use pwal::internal::log::recovery::{Done, OpenFacts, open_database};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -10,7 +11,7 @@ use rand::seq::SliceRandom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use support::log::history::{History, Seen};
-use support::log::{Place, RealPlace};
+use support::log::{Place, RealPlace, SimPlace};
 
 const ID: u64 = 0xabcd;
 const PAGE: u32 = 4096;
@@ -61,6 +62,36 @@ fn recover(history: &History, cache_bytes: usize) -> f64 {
     open_database(&directory, &mut *place.database(), facts).unwrap();
     assert!(place.files().database == *expected, "{cache_bytes} bytes in memory");
     counter.0.load(SeqCst) as f64 / log_bytes as f64
+}
+
+/// Two commits of neighbouring pages: two parts, and the first one is synced before the second is written.
+#[test]
+fn a_sync_in_the_midst_may_fail_and_the_next_open_writes_everything() {
+    let mut history = History::new(ID, PAGE, PAGES, 4096);
+    let half = PAGES / 2;
+    history.fill(&(1..=half).collect::<Vec<u32>>(), PAGES, true, usize::MAX);
+    history.fill(&(half + 1..=PAGES).collect::<Vec<u32>>(), PAGES, true, usize::MAX);
+    let expected = history.states.last().unwrap();
+    let place = SimPlace::new(&history.files(Seen { target: 0, pages: u64::MAX }));
+    // That of T is the first; the third, at the end, is for the pages of the second part.
+    for nth in [2, 3] {
+        let place = SimPlace { disk: place.disk.deep_clone(SEED), path: place.path.clone() };
+        let (name_contains, effect) = (DATABASE_NAME.to_owned(), Effect::Error);
+        place.disk.plan().add(Fault { operation: Operation::Sync, name_contains, nth, effect, goes_on: false });
+        open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap_err();
+        assert_eq!(place.disk.plan().fired(), 1, "sync {nth}");
+        let (cache, _) = place.disk.contents(&place.path).unwrap();
+        let last = (PAGES as usize - 1) * PAGE as usize..;
+        assert_eq!(cache[last.clone()] == expected[last], nth == 3, "sync {nth}");
+        place.disk.power_cut(&PowerCut {
+            keep_percent: 50,
+            tears_sectors: false,
+            tears_same_bytes: false,
+            tears_header: HeaderTear::Never,
+        });
+        open_database(&*place.directory(), &mut *place.database(), OpenFacts::default()).unwrap();
+        assert!(place.files().database == *expected, "sync {nth}");
+    }
 }
 
 #[test]
