@@ -139,7 +139,7 @@ impl Concurrent {
         self.is_complete = true;
     }
 
-    /// After so many in a row that lost a transaction takes its turn.
+    /// The number of lost transactions in a row after which one takes its turn.
     fn lost_often(&self) -> u32 {
         (LOST_OFTEN >> self.halved).max(1)
     }
