@@ -39,8 +39,9 @@ const COMMIT_WAIT: Duration = Duration::from_millis(10);
 const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
 /// After this number of transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
-/// serially. Half as many, down to one, if the last one that has committed needed its turn: where nearly all lose, as those that insert a
-/// row with a generated key first and think then, fewer tries are in vain.
+/// serially. Half as many, down to one, if the last one that has committed needed its turn, and begins with a write: where nearly all lose,
+/// as those that insert a row with a generated key first and think then, fewer tries are in vain. One that reads first could have seen
+/// what others have committed; turns would only make it lose more often.
 const LOST_OFTEN: u32 = 4;
 /// How long others that write wait for the first write of such a transaction: until then it cannot lose, and after it neither.
 pub(super) const TURN_VALID: Duration = Duration::from_secs(1);
@@ -61,6 +62,8 @@ pub(super) struct Concurrent {
     lost: u32,
     /// How often the number that takes a turn is halved.
     halved: u32,
+    /// The last one that began virtually wrote by its first statement.
+    writes_first: bool,
     /// The number of its next transactions that take their turn before they read.
     turns: u32,
     /// The present one has waited for its turn.
@@ -151,7 +154,8 @@ impl Concurrent {
     }
 
     fn note_committed(&mut self) {
-        let halves = self.lost >= self.lost_often() && !crate::drops("concurrent-turn-sooner");
+        let needed_turn = self.lost >= self.lost_often() && !crate::drops("concurrent-turn-sooner");
+        let halves = needed_turn && (self.writes_first || crate::drops("concurrent-turn-of-readers"));
         self.halved = if halves { (self.halved + 1).min(LOST_OFTEN.ilog2()) } else { 0 };
         (self.lost, self.turns) = (0, 0);
     }
@@ -241,8 +245,11 @@ pub(super) fn is_in_transaction(file: &OpenFile) -> bool {
 }
 
 /// Grants WRITE virtually. What was read by now must be as it was, since it is cheaper to say so now.
-pub(super) fn begin(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<(), Code> {
+pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn BaseFile) -> Result<(), Code> {
     wal.reader.give_up_grant(&wal.engine, wal.me.id);
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.writes_first = file.pager.get().is_some_and(|pager| pager.is_beginning());
+    }
     // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
     wal.reader.wrote = true;
     let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());

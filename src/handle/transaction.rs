@@ -137,7 +137,7 @@ impl WalConnection {
             return Err(Code::BUSY_SNAPSHOT);
         }
         if concurrent::applies(self, file) {
-            return concurrent::begin(self, base);
+            return concurrent::begin(self, file, base);
         }
         if view::is_private(&self.view) && self.is_reading() && !crate::drops("growth-own-list") {
             // A statement outside of BEGIN, while a cursor is open that was opened inside of it: its freelist is this connection's own.

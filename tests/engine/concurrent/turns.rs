@@ -86,6 +86,24 @@ fn one_that_needed_its_turn_gets_the_next_one_sooner() {
     assert!(takes_turn(&a, &b));
 }
 
+/// What it reads first it could have read later; others that wait for it would lose for that.
+#[test]
+fn one_that_reads_first_gets_its_turn_no_sooner() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 0);
+    for _ in 0..3 {
+        for lost in 0..4 {
+            run(&a, "BEGIN");
+            number(&a, "SELECT n FROM t WHERE id=10");
+            assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "after {lost}");
+            assert_eq!(code_of(&a, ADD), SNAPSHOT);
+            run(&a, "ROLLBACK");
+        }
+        assert!(takes_turn(&a, &b));
+    }
+}
+
 /// All connections in one thread: nothing waits for what only this thread could end, but for a while.
 #[test]
 fn a_turn_that_is_not_used_ends() {
