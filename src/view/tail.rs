@@ -249,7 +249,7 @@ impl Composition<'_> {
 mod tests {
     use super::*;
     use crate::view::Image;
-    use crate::view::tests::open_memory;
+    use crate::view::tests::open_spill;
 
     const PAGE_BYTES: u32 = 512;
 
@@ -260,8 +260,8 @@ mod tests {
         for (page, value) in pages {
             let mut header = [0; 24];
             header[..4].copy_from_slice(&page.to_be_bytes());
-            view.write(&header, at, &mut open_memory).unwrap();
-            view.write(&[*value; PAGE_BYTES as usize], at + 24, &mut open_memory).unwrap();
+            view.write(&header, at, &mut open_spill).unwrap();
+            view.write(&[*value; PAGE_BYTES as usize], at + 24, &mut open_spill).unwrap();
             at += 24 + u64::from(PAGE_BYTES);
         }
         view

@@ -1,7 +1,7 @@
 //! The virtual WAL file: reads at any place, and the writes that are refused.
 
 use super::log::{Log, image};
-use super::{header_words, no_spill, open_memory};
+use super::{header_words, no_spill, open_spill};
 use crate::view::{ReadError, View, ViewError, Written};
 
 const PAGE: usize = 512;
@@ -32,8 +32,8 @@ fn sample() -> (View, Log) {
     assert_eq!(view.max_frame(), 4);
     view.begin_write(1, 2);
     for (frame, page, content) in [(5, 7, 0x77), (6, 8, 0x88)] {
-        view.write(&header(page, 0), frame_at(frame), &mut open_memory).unwrap();
-        assert_eq!(view.write(&image(content, 512), page_at(frame), &mut open_memory).unwrap(), Written::Staged);
+        view.write(&header(page, 0), frame_at(frame), &mut open_spill).unwrap();
+        assert_eq!(view.write(&image(content, 512), page_at(frame), &mut open_spill).unwrap(), Written::Staged);
     }
     (view, log)
 }
@@ -103,7 +103,7 @@ fn errors_of_the_image_are_passed_on() {
 fn what_is_no_frame_is_refused() {
     let (mut view, _) = sample();
     let lane = view.lane().len();
-    let mut write = |data: &[u8], offset| view.write(data, offset, &mut open_memory);
+    let mut write = |data: &[u8], offset| view.write(data, offset, &mut open_spill);
     assert!(matches!(write(&[0; 32], 0), Err(ViewError::Misplaced { .. })), "the WAL header");
     assert!(matches!(write(&[1; 23], frame_at(7)), Err(ViewError::Misplaced { .. })));
     assert!(matches!(write(&[1; 24], frame_at(7) + 1), Err(ViewError::Misplaced { .. })));

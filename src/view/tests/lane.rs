@@ -1,17 +1,18 @@
 //! The lane: where images lie, what stays for the next transaction, and a spill file that fails.
 
 use super::log::{Log, content, image};
-use super::{MemoryFile, no_spill};
+use super::{no_spill, spill_on};
 use crate::disk::LogFile;
+use crate::disk::sim::SimDisk;
 use crate::log::format::image_crc;
 use crate::view::{Image, View, ViewError, Written};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 struct Writer {
     view: View,
-    file: Arc<MemoryFile>,
+    disk: SimDisk,
+    file: Arc<dyn LogFile>,
     opened: u32,
     page_bytes: u32,
 }
@@ -22,7 +23,9 @@ impl Writer {
         let mut view = View::new(page_bytes, lane_bytes);
         view.refresh(&log, log.snapshot(0), 1000);
         view.begin_write(5, 1);
-        Writer { view, file: Arc::default(), opened: 0, page_bytes }
+        let disk = SimDisk::new(1);
+        let file = spill_on(&disk).unwrap();
+        Writer { view, disk, file, opened: 0, page_bytes }
     }
 
     fn offset(&self, index: u64) -> u64 {
@@ -41,7 +44,7 @@ impl Writer {
         let (file, opened) = (&self.file, &mut self.opened);
         self.view.write(&image(content, self.page_bytes), offset, &mut || {
             *opened += 1;
-            Ok(Arc::clone(file) as Arc<dyn LogFile>)
+            Ok(Arc::clone(file))
         })
     }
 
@@ -219,10 +222,10 @@ fn a_full_disk_ends_the_transaction() {
     for i in 0..3 {
         writer.frame(i, 1, i).unwrap();
     }
-    writer.file.full.store(true, Ordering::Relaxed);
+    writer.disk.set_capacity(Some(0));
     let full = writer.frame(3, 1, 3);
     assert!(matches!(&full, Err(ViewError::Spill(error)) if error.kind() == io::ErrorKind::StorageFull));
-    writer.file.full.store(false, Ordering::Relaxed);
+    writer.disk.set_capacity(None);
     // What is in the file is not known any more: nothing may be committed from it.
     assert!(matches!(writer.frame(3, 1, 3), Err(ViewError::SpillFailedBefore)));
     assert!(matches!(writer.image(0, 3), Err(ViewError::SpillFailedBefore)));

@@ -9,54 +9,21 @@ mod model;
 mod transactions;
 
 use super::View;
-use crate::disk::LogFile;
-use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use crate::disk::sim::SimDisk;
+use crate::disk::{LogDirectory, LogFile, OpenMode};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
-/// A spill file in memory.
-#[derive(Debug, Default)]
-struct MemoryFile {
-    bytes: Mutex<Vec<u8>>,
-    full: AtomicBool,
+/// A spill file on this disk.
+fn spill_on(disk: &SimDisk) -> io::Result<Arc<dyn LogFile>> {
+    let directory = disk.directory(Path::new("/view/a.db"));
+    directory.create()?;
+    directory.open("a.spill", OpenMode::CreateNew)
 }
 
-impl LogFile for MemoryFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let bytes = self.bytes.lock().unwrap();
-        let from = (offset as usize).min(bytes.len());
-        let count = buffer.len().min(bytes.len() - from);
-        buffer[..count].copy_from_slice(&bytes[from..from + count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let mut bytes = self.bytes.lock().unwrap();
-        let mut at = offset as usize;
-        for part in parts {
-            if bytes.len() < at + part.len() {
-                bytes.resize(at + part.len(), 0xee);
-            }
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().len() as u64)
-    }
-}
-
-pub(super) fn open_memory() -> io::Result<Arc<dyn LogFile>> {
-    Ok(Arc::new(MemoryFile::default()))
+pub(super) fn open_spill() -> io::Result<Arc<dyn LogFile>> {
+    spill_on(&SimDisk::new(1))
 }
 
 fn no_spill() -> io::Result<Arc<dyn LogFile>> {

@@ -3,7 +3,7 @@
 
 use super::client::{Client, Savepoint};
 use super::log::{Content, Log, image};
-use super::{header_words, open_memory};
+use super::{header_words, open_spill};
 use crate::log::format::image_crc;
 use crate::view::{Image, View};
 use rand::rngs::StdRng;
@@ -218,7 +218,7 @@ impl World {
         }
         let list: Vec<(u32, Content)> = spilled.iter().map(|page| (*page, pages.content[page])).collect();
         let Connection { view, client, .. } = &mut self.connections[who];
-        assert!(client.frames(view, &list, None, &mut open_memory).unwrap());
+        assert!(client.frames(view, &list, None, &mut open_spill).unwrap());
         for page in spilled {
             pages.dirty.remove(&page);
         }
@@ -264,14 +264,14 @@ impl World {
         let Connection { view, client, .. } = connection;
         let saved = header_words(view, 0);
         client.refuse = refuse;
-        if !client.frames(view, &list, Some(database_pages), &mut open_memory).unwrap() {
+        if !client.frames(view, &list, Some(database_pages), &mut open_spill).unwrap() {
             assert_eq!(saved, header_words(view, 0));
             if kind < 4 {
                 client.undo(view);
                 assert!(!view.rolled_back());
                 return;
             }
-            assert!(client.frames(view, &list, Some(database_pages), &mut open_memory).unwrap());
+            assert!(client.frames(view, &list, Some(database_pages), &mut open_spill).unwrap());
         }
         let advanced = header_words(view, 0);
         assert!(view.header_advanced() && advanced != saved);

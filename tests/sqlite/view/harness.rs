@@ -7,12 +7,14 @@ mod vfs;
 pub use vfs::Database;
 
 use libsqlite3_sys as ffi;
-use pwal::internal::disk::LogFile;
+use pwal::internal::disk::sim::SimDisk;
+use pwal::internal::disk::{LogDirectory, LogFile, OpenMode};
 use pwal::internal::view::{FrameTable, Image, ReadError, Region, Snapshot, View, ViewError, Written};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::io::{self, IoSlice};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 const LOG_ID: u64 = 77;
@@ -257,7 +259,7 @@ impl Connected {
     fn write_wal(self: &Arc<Connected>, data: &[u8], offset: u64) -> c_int {
         let mut world = self.world.lock().unwrap();
         let mut state = self.state.lock().unwrap();
-        let written = state.view.write(data, offset, &mut || Ok(Arc::new(MemoryFile::default())));
+        let written = state.view.write(data, offset, &mut spill_file);
         match written {
             Ok(Written::Staged) => ffi::SQLITE_OK,
             Ok(Written::Commit { database_pages }) => match world.fail_prepare.take() {
@@ -343,37 +345,8 @@ impl Connected {
     }
 }
 
-#[derive(Debug, Default)]
-struct MemoryFile(Mutex<Vec<u8>>);
-
-impl LogFile for MemoryFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let bytes = self.0.lock().unwrap();
-        let rest = bytes.get(offset as usize..).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        Ok(count)
-    }
-
-    fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes = self.0.lock().unwrap();
-        for part in parts {
-            let end = offset as usize + part.len();
-            let length = bytes.len().max(end);
-            bytes.resize(length, 0);
-            bytes[offset as usize..end].copy_from_slice(part);
-        }
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().len() as u64)
-    }
+fn spill_file() -> io::Result<Arc<dyn LogFile>> {
+    let directory = SimDisk::new(1).directory(Path::new("/view/a.db"));
+    directory.create()?;
+    directory.open("a.spill", OpenMode::CreateNew)
 }
-
-// ---------------------------------------------------------------------------------------------
-// The VFS
