@@ -27,13 +27,15 @@ pub enum Effect {
     ShortNoSpace(usize),
     /// The process has no descriptor left (`EMFILE`), nothing done.
     NoDescriptor,
+    /// All of it done, and an error of the medium. On a [`HookedDisk`](super::hooked::HookedDisk) alone.
+    Done,
 }
 
 impl Effect {
     pub(super) fn error(self) -> io::Error {
         match self {
             // As from the kernel: an error that says its number.
-            Effect::Error | Effect::Short(_) => io::Error::from_raw_os_error(libc::EIO),
+            Effect::Error | Effect::Short(_) | Effect::Done => io::Error::from_raw_os_error(libc::EIO),
             Effect::NoSpace | Effect::ShortNoSpace(_) => io::Error::from_raw_os_error(libc::ENOSPC),
             Effect::NoDescriptor => io::Error::from_raw_os_error(libc::EMFILE),
         }
@@ -138,6 +140,7 @@ impl Hook for Plan {
             Some(effect @ (Effect::Short(bytes) | Effect::ShortNoSpace(bytes))) => {
                 Verdict::Short(bytes, effect.error())
             }
+            Some(effect @ Effect::Done) => Verdict::Done(effect.error()),
             Some(effect) => Verdict::Fail(effect.error()),
         }
     }

@@ -3,7 +3,6 @@
 //! For tests, and for what only watches. All else is passed on.
 
 use super::{Directory, Disk, LogDirectory, LogFile, OpenMode};
-use std::borrow::Cow;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -64,6 +63,8 @@ pub enum Verdict {
     Fail(io::Error),
     /// A write: this number of bytes of it is written, and it fails.
     Short(usize, io::Error),
+    /// The operation is done, and fails.
+    Done(io::Error),
     /// It is not done, and succeeds. Not for what has a value.
     Skip,
 }
@@ -93,11 +94,6 @@ pub trait Hook: Debug + Send + Sync {
     /// Changes what a list of the directory returns.
     fn listed(&self, names: &mut Vec<String>) {
         let _all_are_there = names;
-    }
-
-    /// Opens another file, or in another way.
-    fn opens<'a>(&self, name: &'a str, how: OpenMode) -> (Cow<'a, str>, OpenMode) {
-        (Cow::Borrowed(name), how)
     }
 
     /// How often a file was opened that its disk says was opened so often.
@@ -166,6 +162,7 @@ impl Hooked {
         match (self.hook.before(&call), skipped) {
             (Verdict::Skip, Some(value)) => Ok(value),
             (Verdict::Fail(error) | Verdict::Short(_, error), _) => Err(error),
+            (Verdict::Done(error), _) => act().and(Err(error)),
             (Verdict::Pass | Verdict::Skip, _) => {
                 let value = act()?;
                 self.hook.after(&call)?;
@@ -211,10 +208,9 @@ impl LogDirectory for HookedDirectory {
     }
 
     fn open(&self, name: &str, how: OpenMode) -> io::Result<Arc<dyn LogFile>> {
-        let (name, how) = self.hooked.hook.opens(name, how);
         let operation = if how == OpenMode::CreateNew { Operation::Create } else { Operation::Open };
-        let inner = self.hooked.around(operation, &name, None, || self.inner.open(&name, how))?;
-        Ok(Arc::new(HookedFile { inner, name: name.into_owned(), hooked: self.hooked.clone() }))
+        let inner = self.hooked.around(operation, name, None, || self.inner.open(name, how))?;
+        Ok(Arc::new(HookedFile { inner, name: name.to_owned(), hooked: self.hooked.clone() }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -235,10 +231,11 @@ impl LogDirectory for HookedDirectory {
 
     fn remove_directory(&self) -> io::Result<bool> {
         let call = self.hooked.call(Operation::Remove, DIRECTORY_NAME);
-        if let Verdict::Fail(error) | Verdict::Short(_, error) = self.hooked.hook.before(&call) {
-            return Err(error);
-        }
-        let is_removed = self.inner.remove_directory()?;
+        let is_removed = match self.hooked.hook.before(&call) {
+            Verdict::Fail(error) | Verdict::Short(_, error) => return Err(error),
+            Verdict::Done(error) => return self.inner.remove_directory().and(Err(error)),
+            Verdict::Pass | Verdict::Skip => self.inner.remove_directory()?,
+        };
         if is_removed {
             self.hooked.hook.after(&call)?;
         }
@@ -274,7 +271,7 @@ impl Drop for HookedFile {
 impl LogFile for HookedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let call = Call { offset, bytes: buffer.len(), ..self.hooked.call(Operation::Read, &self.name) };
-        if let Verdict::Fail(error) | Verdict::Short(_, error) = self.hooked.hook.before(&call) {
+        if let Verdict::Fail(error) | Verdict::Short(_, error) | Verdict::Done(error) = self.hooked.hook.before(&call) {
             return Err(error);
         }
         let bytes = self.inner.read_at(buffer, offset)?;
@@ -289,6 +286,7 @@ impl LogFile for HookedFile {
             Verdict::Pass => self.inner.write_at(parts, offset)?,
             Verdict::Skip => return Ok(()),
             Verdict::Fail(error) => return Err(error),
+            Verdict::Done(error) => return self.inner.write_at(parts, offset).and(Err(error)),
             Verdict::Short(bytes, error) => {
                 let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(bytes).collect();
                 self.inner.write_at(&[IoSlice::new(&all)], offset)?;

@@ -1,6 +1,6 @@
 //! A failed write, a short write, a failed sync, a full disk, at every place where pwal touches the medium: what the
 //! statement answers, what the next ones answer here and on other connections, and what is there
-//! after the database is opened again.
+//! after a kill, and after the database is opened again.
 //!
 //! Each case plans one failure of the n-th operation of a kind ([`pwal::internal::disk::fault`] for the log's files,
 //! [`support::shim`] below pwal for the database file), plays a scene, and compares: nothing acknowledged is
@@ -21,20 +21,20 @@ use world::{Case, Target, World};
 
 /// What fails, and where.
 const LOG: [(Operation, &str, &[Effect]); 8] = [
-    (Operation::Write, ".seg", &[Effect::Error, Effect::NoSpace, Effect::Short(600), Effect::Short(usize::MAX)]),
+    (Operation::Write, ".seg", &[Effect::Error, Effect::NoSpace, Effect::Short(600), Effect::Done]),
     (Operation::Write, ".spill", &[Effect::Error, Effect::NoSpace, Effect::Short(600)]),
-    (Operation::Sync, ".seg", &[Effect::Error]),
-    (Operation::Sync, ".spill", &[Effect::Error]),
-    (Operation::Sync, "(", &[Effect::Error]),
-    (Operation::Create, "", &[Effect::Error, Effect::NoSpace]),
-    (Operation::Open, "", &[Effect::Error]),
-    (Operation::Remove, "", &[Effect::Error]),
+    (Operation::Sync, ".seg", &[Effect::Error, Effect::Done]),
+    (Operation::Sync, ".spill", &[Effect::Error, Effect::Done]),
+    (Operation::Sync, "(", &[Effect::Error, Effect::Done]),
+    (Operation::Create, "", &[Effect::Error, Effect::NoSpace, Effect::Done]),
+    (Operation::Open, "", &[Effect::Error, Effect::Done]),
+    (Operation::Remove, "", &[Effect::Error, Effect::Done]),
 ];
 
 const DATABASE: [(Operation, &[Effect]); 3] = [
-    (Operation::Write, &[Effect::Error, Effect::NoSpace, Effect::Short(100), Effect::Short(usize::MAX)]),
-    (Operation::Sync, &[Effect::Error]),
-    (Operation::SetBytes, &[Effect::Error]),
+    (Operation::Write, &[Effect::Error, Effect::NoSpace, Effect::Short(100), Effect::Done]),
+    (Operation::Sync, &[Effect::Error, Effect::Done]),
+    (Operation::SetBytes, &[Effect::Error, Effect::Done]),
 ];
 
 fn play_all(target: Target, operation: Operation, name: &str, effects: &[Effect]) {

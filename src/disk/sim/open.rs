@@ -61,7 +61,7 @@ impl SimHandle {
         let clock = state.clock;
         let length = match effect {
             Some(Effect::Short(bytes) | Effect::ShortNoSpace(bytes)) => bytes.min(data.len()),
-            Some(Effect::Error | Effect::NoSpace | Effect::NoDescriptor) => 0,
+            Some(Effect::Error | Effect::NoSpace | Effect::NoDescriptor | Effect::Done) => 0,
             None if runs => data.len(),
             // The process died in it, or the power went: whole sectors of it are there.
             None => (state.dice.index(data.len() / SECTOR_BYTES + 2) * SECTOR_BYTES).min(data.len()),

@@ -10,7 +10,7 @@ pub struct Scene {
     pub play: Play,
 }
 
-pub const SCENES: [Scene; 12] = [
+pub const SCENES: [Scene; 13] = [
     Scene { name: "activation and first commits", play: activation },
     Scene { name: "commits under FULL", play: commits_full },
     Scene { name: "commits under NORMAL", play: commits_normal },
@@ -21,6 +21,7 @@ pub const SCENES: [Scene; 12] = [
     Scene { name: "a large transaction", play: large },
     Scene { name: "checkpoints", play: checkpoints },
     Scene { name: "a checkpoint that cuts the file", play: cut },
+    Scene { name: "a kill", play: killed },
     Scene { name: "the last close", play: last_close },
     Scene { name: "away from WAL", play: away_from_wal },
 ];
@@ -184,6 +185,26 @@ fn cut(books: &mut Books<'_>, strike: &dyn Fn()) {
     books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
     go_on(books, &cast, 3, 5000);
     books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
+    leave(cast);
+}
+
+/// Only these connections run checkpoints: what a copy finds is what a kill would leave.
+fn killed(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    for connection in &cast {
+        support::run(connection, "PRAGMA wal_autocheckpoint=0");
+    }
+    strike();
+    for synchronous in ["FULL", "NORMAL"] {
+        support::run(&cast[0], &format!("PRAGMA synchronous={synchronous}"));
+        go_on(books, &cast, 3, 5000);
+        books.try_run(
+            &cast[0],
+            "BEGIN; INSERT INTO other VALUES(zeroblob(9000)); SAVEPOINT s; DELETE FROM other; ROLLBACK TO s; ROLLBACK",
+        );
+        books.try_run(&cast[1], "PRAGMA wal_checkpoint");
+    }
+    books.look_after_kill();
     leave(cast);
 }
 

@@ -139,6 +139,7 @@ impl Base {
             Effect::Error => Verdict::Answer(code),
             Effect::NoSpace => Verdict::Answer(ffi::SQLITE_FULL),
             Effect::NoDescriptor => Verdict::Answer(ffi::SQLITE_CANTOPEN),
+            Effect::Done => Verdict::Behind(code),
             Effect::Short(bytes) => Verdict::Short(bytes.min(65536), code),
             Effect::ShortNoSpace(bytes) => Verdict::Short(bytes.min(65536), ffi::SQLITE_FULL),
         }
@@ -287,6 +288,20 @@ impl Books<'_> {
     pub fn must_see(&mut self, reader: &Connection) {
         support::rows(reader, "SELECT n FROM t").expect("a read that must work");
         self.look(reader);
+    }
+
+    /// A kill now: what must be there is there, what must not is not.
+    pub fn look_after_kill(&self) {
+        let killed = support::lab::copy_crashed(&self.path());
+        let connection = killed.open();
+        let rows = support::rows(&connection, "SELECT n FROM t").expect("open after a kill");
+        let found: BTreeSet<i64> = rows.iter().map(|n| n.parse().expect("a number")).collect();
+        self.check_lost(&found);
+        let phantoms: Vec<_> = found.intersection(&self.failed).collect();
+        assert!(self.unknown || phantoms.is_empty(), "reported as failed, and there after a kill: {phantoms:?}");
+        support::assert_integrity(&connection);
+        support::close(connection);
+        support::assert_plain(killed.path());
     }
 
     /// Opens without failures, twice: what must be there is there, what must not is not.
