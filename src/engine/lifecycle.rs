@@ -308,7 +308,7 @@ fn new_log_id() -> Result<LogId, EngineError> {
     loop {
         let id = getrandom::u64().map_err(|e| EngineError::write("a log id", std::io::Error::other(e.to_string())))?;
         if id != 0 {
-            return Ok(id);
+            return Ok(if crate::drops("new-log-id") { 1 } else { id });
         }
     }
 }

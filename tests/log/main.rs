@@ -5,7 +5,6 @@ mod damage;
 mod descriptors;
 mod hostile;
 mod media;
-mod model;
 mod recovery_table;
 mod recovery_walk;
 mod replay;
