@@ -90,9 +90,9 @@ fn the_examples_run() {
     assert_eq!(printed.len(), 6, "{printed:?}");
     assert_eq!(printed[0], "wal\nauto\nfrom the shell\n");
     assert_eq!(printed[1], "");
-    assert_eq!(printed[2], "('auto',)\n(3,)\n");
-    assert_eq!(printed[3], "('FROM THE SHELL',)\n");
-    assert_eq!(printed[4], "4 notes\n");
+    assert_eq!(printed[2], "('auto',)\n");
+    assert_eq!(printed[3], "4 notes\n");
+    assert_eq!(printed[4], "('FROM THE SHELL',)\n");
     assert!(printed[5].contains("plain, WAL mode") && printed[5].contains("plain, rollback mode"), "{printed:?}");
     assert_plain_header(&scratch.file("app.db"), 1);
     assert_eq!(number(&open_stock(&scratch.file("app.db")), "SELECT count(*) FROM note"), 4);
