@@ -62,17 +62,20 @@ fn a_prepared_transaction_that_sqlite_has_undone_holds_nothing() {
 /// Two databases of pwal in one transaction: what fails in either, a write or a sync, takes both back, for everybody.
 #[test]
 fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
-    for (synchronous, call, failing, done) in [
-        ("FULL", Call::Sync, "a", false),
-        ("FULL", Call::Sync, "b", false),
-        ("FULL", Call::Write, "a", false),
-        ("FULL", Call::Write, "b", false),
-        ("FULL", Call::Write, "b", true),
-        ("NORMAL", Call::Write, "a", true),
-        ("NORMAL", Call::Write, "b", false),
-        ("NORMAL", Call::Write, "b", true),
+    for (mode, synchronous, call, failing, done) in [
+        ("auto", "FULL", Call::Sync, "a", false),
+        ("auto", "FULL", Call::Sync, "b", false),
+        ("auto", "FULL", Call::Write, "a", false),
+        ("auto", "FULL", Call::Write, "b", false),
+        ("auto", "FULL", Call::Write, "b", true),
+        ("auto", "NORMAL", Call::Write, "a", true),
+        ("auto", "NORMAL", Call::Write, "b", false),
+        ("auto", "NORMAL", Call::Write, "b", true),
+        // The first is written and synced when the second one is prepared.
+        ("conservative", "FULL", Call::Write, "b", false),
+        ("conservative", "FULL", Call::Sync, "b", false),
     ] {
-        let what = format!("{synchronous}, {call:?} of {failing}, {done}");
+        let what = format!("{mode}, {synchronous}, {call:?} of {failing}, {done}");
         let lab = Lab::new();
         let connection = lab.wal();
         support::run(
@@ -85,7 +88,10 @@ fn a_commit_of_two_databases_that_fails_in_one_is_in_none() {
         );
         support::run(
             &connection,
-            &format!("PRAGMA main.synchronous={synchronous}; PRAGMA b.synchronous={synchronous}"),
+            &format!(
+                "PRAGMA main.synchronous={synchronous}; PRAGMA b.synchronous={synchronous};
+                 PRAGMA main.parallel_wal_mode={mode}; PRAGMA b.parallel_wal_mode={mode}"
+            ),
         );
         let others = ["a.db", "b.db"].map(|name| lab.open(name));
         let read = |connections: &[Connection; 2]| {

@@ -22,7 +22,7 @@ fn what_does_not_fit_is_full_and_nothing_else() {
             a_log_that_is_recovered(&disk, left * 1024);
         }
         // What the control block takes with the first commits is between these.
-        for left in (0..1_600).step_by(40) {
+        for left in (0..1_600).step_by(40).chain((240..300).step_by(4)) {
             let _watchdog = watchdog("a full disk");
             a_log_that_begins(&disk, left * 1024);
         }

@@ -43,8 +43,9 @@ fn fill(engine: &Arc<Engine>, frames: u64) {
 fn prepare_follows_the_others_before_anything_is_promised() {
     let pair = Pair::new();
     let (one, other) = (pair.claim(), pair.join());
-    // Its batch has to be read.
+    // Its batch has to be read; there is room after the next one.
     commit(&one, 20, 1, true).unwrap();
+    commit(&one, 1, 1, true).unwrap();
     let view = staged(&other, 3, 2);
     pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Read, ".seg") });
     let refused = other.committer.prepare(view.lane()).unwrap_err();
@@ -75,7 +76,7 @@ fn a_commit_that_waits_for_a_flush_that_cannot_begin_is_refused() {
     let missing = Fault { effect: Effect::NoDescriptor, goes_on: true, ..pair.fault(Operation::Write, ".seg") };
     pair.disk.plan().add(missing);
     for _ in 0..2 {
-        let refused = commit(&one, 1, 7, false).unwrap_err();
+        let refused = one.committer.prepare(staged(&one, 1, 7).lane()).unwrap_err();
         assert!(refused.is_out_of_descriptors(), "{refused}");
     }
     assert_eq!((one.log.marks.published(), one.log.marks.durable()), (published, durable));
