@@ -125,7 +125,8 @@ fn by_force(
     report: &mut Report,
 ) -> Result<Option<Opened>, LogError> {
     // With a journal of stock's beside it nothing is decided here: an open says what is to be done.
-    if report.salvaged.is_some() || report.discarded.is_some() || facts != recovery::OpenFacts::default() {
+    let is_opens = facts.read_only || facts.hot_journal || facts.real_wal_not_empty;
+    if report.salvaged.is_some() || report.discarded.is_some() || is_opens {
         return Ok(None);
     }
     let moved = match how {
