@@ -16,15 +16,16 @@
 //! process's, see [`super::beside`]).
 
 use super::beside::BesideStock;
+use super::claim;
 use super::file::{OpenFile, beside};
 use super::init_lock::{INIT_WAIT, take_init};
 use super::leftovers::ExclusiveDatabase;
 use super::opening::Opening;
 use super::refusal::Refused;
 use super::wal_connection::WalConnection;
-use super::{DatabaseHandle, claim};
 use crate::disk::open_to_read;
 use crate::engine::EngineError;
+use crate::host::DatabaseHandle;
 use crate::log::backfill::Backfill;
 use crate::log::stamp::Marks;
 use crate::sqlite::Code;

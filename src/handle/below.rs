@@ -6,7 +6,7 @@
 //! or a commit ends without `COMMIT_PHASETWO`. Then no call returns anything untrue, the connection is given up, and
 //! later ones work beside stock.
 
-use super::Above;
+use super::base::Above;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use crate::sqlite::Code;

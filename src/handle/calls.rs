@@ -1,13 +1,13 @@
 //! A handle: each of SQLite's calls on a main database file, its wal-index and its WAL, by the state that the file is in.
 
 use super::alone::{self, Alone};
+use super::base::{Above, BaseFile, OpenFacts, Pager, PragmaAnswer, ShmAction};
 use super::claim::{self, Locked};
 use super::file::OpenFile;
-use super::registry::FileIdentity;
+use super::registry::{Context, FileIdentity};
 use super::state::{HandleState, State, StateGuard};
-use super::{
-    Above, BaseFile, Context, DatabaseHandle, LockLevel, OpenFacts, Pager, PragmaAnswer, ShmAction, pragma, siblings,
-};
+use super::{pragma, siblings};
+use crate::host::{DatabaseHandle, LockLevel};
 use crate::log::stamp;
 use crate::sqlite::Code;
 use crate::sync::Mutex;

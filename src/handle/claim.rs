@@ -3,6 +3,7 @@
 //! through the database handle, settle what stock SQLite or a crash left, start the engine.
 //! [`super::settle`] goes the same way, up to the engine.
 
+use super::base::{Above, BaseFile};
 use super::beside::{BesideStock, give_up_lock, is_held_alone};
 use super::exit::watch_process;
 use super::file::{ONLY_READS, OpenFile, read_header, why_bases};
@@ -12,9 +13,10 @@ use super::opening::Opening;
 use super::refusal::{Refused, STOCK_IS_THERE, lock_failed};
 use super::registry::{Entry, FileIdentity};
 use super::wal_connection::WalConnection;
-use super::{Above, BaseFile, LockLevel, below, join, pragma};
+use super::{below, join, pragma};
 use crate::disk::LogDirectory;
 use crate::engine::Engine;
+use crate::host::LockLevel;
 use crate::interleave::Instant;
 use crate::log::recovery::open_database;
 use crate::log::stamp::{self, StampState};

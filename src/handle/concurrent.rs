@@ -17,12 +17,13 @@
 //! So transactions are serializable, in the order of their commits. All else is serial as without the setting: BEGIN IMMEDIATE and
 //! EXCLUSIVE, statements outside of BEGIN, VACUUM. A transaction whose lane is full takes WRITE there and then, if it can be had.
 
+use super::base::BaseFile;
 use super::file::OpenFile;
 use super::growth::{self, Growth};
 use super::moving::Moved;
 use super::reader::ReadFailure;
+use super::siblings;
 use super::wal_connection::WalConnection;
-use super::{BaseFile, siblings};
 use crate::engine::{ConcurrentCounters, WrittenPage};
 use crate::pages::{Kind, PageOne};
 use crate::sqlite::Code;

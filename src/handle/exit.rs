@@ -1,6 +1,6 @@
 //! What a process owes its databases when it exits: the engines of all registrations are closed.
 
-use super::Context;
+use super::registry::Context;
 use crate::os::{between_forks, watch};
 use crate::sync::Mutex;
 use std::sync::{Arc, Weak};

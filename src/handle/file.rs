@@ -1,11 +1,13 @@
 //! An open main file, as its connection sees it: its facts, how it is served, and why it is refused.
 
+use super::base::{BaseFile, OpenFacts, Pager};
+use super::pragma;
 use super::refusal::Refused;
-use super::registry::FileIdentity;
+use super::registry::{Context, FileIdentity};
 use super::state::{State, StateGuard};
-use super::{BaseFile, Context, LockLevel, OpenFacts, Pager, pragma};
 use crate::disk::not_local;
 use crate::engine::EngineError;
+use crate::host::LockLevel;
 use crate::interleave::Instant;
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::shared::lock_is_held;

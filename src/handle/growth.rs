@@ -14,11 +14,12 @@
 //! then the next transaction goes on with them. A database with pointer maps (`auto_vacuum`) has no leases, nor has a connection with
 //! `PRAGMA max_page_count`: what is beyond the end would count.
 
+use super::base::BaseFile;
+use super::concurrent;
 use super::concurrent::{Concurrent, Conflict};
 use super::file::OpenFile;
 use super::reader::ReadFailure;
 use super::wal_connection::WalConnection;
-use super::{BaseFile, concurrent};
 use crate::engine::{Engine, Freelist};
 use crate::pages::{Composed, Head, PageOne, Refusal, Shown, Staged, Truth, compose, lock_page};
 use crate::sqlite::Code;

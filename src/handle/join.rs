@@ -1,11 +1,11 @@
 //! A database that other processes have open: a place in their words. And whether a database can be shared at all.
 
-use super::DatabaseHandle;
 use super::init_lock::file_mode;
 use super::opening::Opening;
 use super::refusal::Refused;
 use crate::disk::not_local;
 use crate::engine::{Engine, EngineError, SharedDatabase};
+use crate::host::DatabaseHandle;
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::os::command;
 use crate::shared::{

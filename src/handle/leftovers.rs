@@ -1,13 +1,13 @@
 //! The leftovers beside a database without members: a log, a `-wal` or a journal of stock SQLite. Under INIT and
 //! EXCLUSIVE they are recovered, and the database file is plain afterwards.
 
-use super::DatabaseHandle;
 use super::beside::give_up_lock;
 use super::file::beside;
 use super::opening::Opening;
 use super::refusal::Refused;
 use crate::disk::{LogDirectory, open_to_read};
 use crate::engine::{EngineError, has_stock_wal};
+use crate::host::DatabaseHandle;
 use crate::log::LogError;
 use crate::log::recovery::{Done, IMAGE_CACHE_BYTES, Next, OpenFacts, Opened};
 use crate::shared::LockFile;

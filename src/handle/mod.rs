@@ -44,21 +44,10 @@ pub use calls::Handle;
 #[cfg(test)]
 pub(crate) use claim::open_engine;
 pub(crate) use pragma::check_setting;
-pub use registry::Registry;
+pub use registry::{Context, Registry};
 
-use crate::host::Environment;
 use state::HandleState;
-use std::sync::Arc;
 use std::time::Duration;
-
-/// What all handles of one registration of the VFS share.
-#[derive(Debug)]
-pub struct Context {
-    /// What their engines share.
-    pub environment: Arc<Environment>,
-    /// The databases that are open.
-    pub registry: Registry,
-}
 
 /// `xOpen` of a super-journal on this thread (`SQLITE_OPEN_SUPER_JOURNAL`).
 pub fn super_journal_opened() {

@@ -12,7 +12,7 @@
 //!
 //! Only a transaction that has WRITE virtually moves. One that only reads stays at its snapshot.
 
-use super::BaseFile;
+use super::base::BaseFile;
 use super::concurrent::Concurrent;
 use super::growth;
 use super::reader::ReadFailure;

@@ -1,11 +1,14 @@
 //! The control surface: pragmas, URI parameters, environment, status.
 
 use super::alone::WHY_INACTIVE;
+use super::base::{BaseFile, OpenFacts, PragmaAnswer};
+use super::concurrent;
 use super::file::{OpenFile, read_header, why_bases};
+use super::registry::Context;
 use super::state::{HandleState, State};
-use super::{BaseFile, Context, LockLevel, OpenFacts, PragmaAnswer, concurrent};
 use crate::VFS_NAME;
 use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
+use crate::host::LockLevel;
 use crate::sqlite::Code;
 use crate::status::Status;
 use std::sync::Arc;

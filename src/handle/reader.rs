@@ -4,11 +4,12 @@
 //! brought to it. If that changed the header, SQLite notices, unlocks, and takes the lock again (`WAL_RETRY`): the snapshot is
 //! kept in between, and used then. Unlock ends it, after a wait for the commits that it showed before they were durable (R3).
 
+use super::base::{BaseFile, Running};
 use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
-use super::{BaseFile, Running, concurrent, growth, moving, siblings};
+use super::{concurrent, growth, moving, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use super::upgrades::Upgrades;
 use crate::engine::Engine;
+use crate::host::Environment;
 use crate::os::{between_forks, generation};
 use crate::sync::Mutex;
 use std::collections::HashMap;
@@ -32,6 +33,15 @@ pub(super) struct Entry {
     /// Held for every join, claim, leave and retirement.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
     pub(super) upgrades: Upgrades,
+}
+
+/// What all handles of one registration of the VFS share.
+#[derive(Debug)]
+pub struct Context {
+    /// What their engines share.
+    pub environment: Arc<Environment>,
+    /// The databases that are open.
+    pub registry: Registry,
 }
 
 /// The database files that handles of one registration have open. A forked child finds none of its parent's.

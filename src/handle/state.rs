@@ -3,8 +3,9 @@
 use super::alone::Alone;
 use super::beside::BesideStock;
 use super::file::OpenFile;
+use super::siblings;
 use super::wal_connection::WalConnection;
-use super::{DatabaseHandle, LockLevel, siblings};
+use crate::host::{DatabaseHandle, LockLevel};
 use crate::sync::MutexGuard;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! Prepare comes with the image of the commit frame; then SQLite may still fail, in this database or in a sibling. Only
 //! `COMMIT_PHASETWO` means commit; any other call after UNLOCK(WRITE) means rollback.
 
-use super::BaseFile;
+use super::base::BaseFile;
 use super::checkpointer::{AfterCommit, Checkpointing};
 use super::concurrent::{self, Concurrent};
 use super::file::OpenFile;

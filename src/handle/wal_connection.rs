@@ -1,12 +1,13 @@
 //! A connection on pwal: SQLite's locks of the wal-index become snapshots, the write lock and checkpoints of the engine.
 
+use super::base::{BaseFile, ShmAction};
 use super::checkpointer::{AfterCommit, Checkpointer, FRAMES_BEYOND_LOG};
 use super::file::OpenFile;
 use super::reader::{ReadLock, Reader};
 use super::registry::Entry;
 use super::transaction::{Writer, lane_bytes};
-use super::{BaseFile, DatabaseHandle, ShmAction};
 use crate::engine::{Connection, Engine, EngineError, Rest};
+use crate::host::DatabaseHandle;
 use crate::sqlite::Code;
 use crate::view::{Region, Snapshot, View};
 use std::sync::Arc;

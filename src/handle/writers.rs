@@ -10,7 +10,7 @@
 //! transactions that began with the same text, and contended with others, wanted to write; and it takes its turn in the write
 //! queue before.
 
-use super::Running;
+use super::base::Running;
 use super::upgrades::{Expected, Upgrades};
 use crate::os::now_us;
 

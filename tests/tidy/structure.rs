@@ -50,8 +50,27 @@ const LARGE: [(&str, usize, usize, &str); 14] = [
 const FIELDS: usize = 12;
 const METHODS: usize = 40;
 
-/// Files that use each other, by the beginnings of their paths: what is left to be opened.
-const CIRCLES: [&[&str]; 1] = [&["src/handle/"]];
+/// Files that use each other. docs/architecture.md says why; none may join them.
+const CIRCLES: [&[&str]; 1] = [&[
+    "src/handle/alone.rs",
+    "src/handle/below.rs",
+    "src/handle/checkpointer.rs",
+    "src/handle/claim.rs",
+    "src/handle/concurrent.rs",
+    "src/handle/file.rs",
+    "src/handle/growth.rs",
+    "src/handle/init_lock.rs",
+    "src/handle/join.rs",
+    "src/handle/leftovers.rs",
+    "src/handle/moving.rs",
+    "src/handle/opening.rs",
+    "src/handle/pragma.rs",
+    "src/handle/reader.rs",
+    "src/handle/siblings.rs",
+    "src/handle/state.rs",
+    "src/handle/transaction.rs",
+    "src/handle/wal_connection.rs",
+]];
 
 /// The text before the tests that stand in the file itself; a module of tests in another file ends nothing.
 fn without_tests(text: &str) -> &str {
@@ -187,19 +206,19 @@ fn reached<'a>(tree: &'a Tree, file: &'a str) -> BTreeSet<&'a str> {
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let tree = tree();
-    let circle_of = |file: &str| CIRCLES.iter().position(|files| files.iter().any(|start| file.starts_with(start)));
+    let circle_of = |file: &str| CIRCLES.iter().position(|files| files.contains(&file));
     let (mut faults, mut met) = (Vec::new(), BTreeSet::new());
     for file in tree.modules.values() {
         let used = reached(&tree, file);
         for other in used.into_iter().filter(|other| other != file && reached(&tree, other).contains(file.as_str())) {
             match (circle_of(file), circle_of(other)) {
-                (Some(one), Some(same)) if one == same => _ = met.insert(one),
+                (Some(one), Some(same)) if one == same => _ = met.insert(file.as_str()),
                 _ => faults.push(format!("{file} and {other}")),
             }
         }
     }
-    let open = CIRCLES.iter().enumerate().filter(|(at, _)| !met.contains(at));
-    faults.extend(open.map(|(_, files)| format!("{files:?} is no circle any more: take it from the list")));
+    let open = CIRCLES.iter().flat_map(|files| files.iter()).filter(|file| !met.contains(**file));
+    faults.extend(open.map(|file| format!("{file} is in no circle any more: take it from the list")));
     report(&faults);
 }
 
