@@ -103,7 +103,7 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
     control.write().release(me);
     control.certify(epoch);
     control.advance_visible();
-    control.flush_events().of(control.certified()).notify();
+    control.flush_events().of(control.last_certified_epoch()).notify();
 }
 
 /// One frame for each commit; 1000 pages in turns.

@@ -113,7 +113,7 @@ fn read(control: &ControlView) {
     );
     let _ = (
         control.last_written_epoch(),
-        control.certified(),
+        control.last_certified_epoch(),
         control.backfilled(),
         control.checkpoint_target(),
         control.recycled_below(),

@@ -131,7 +131,7 @@ impl Checkpointer {
         // The holder of CKPT does what is requested here.
         let Ok(ckpt) = self.checkpoint_lock(Duration::ZERO) else { return Ok(()) };
         self.log.check_poison()?;
-        let target = self.log.marks.certified().0.min(self.log.marks.visible());
+        let target = self.log.marks.certified().durable.min(self.log.marks.visible());
         if target <= self.log.marks.backfilled() {
             self.certify()?;
         }
@@ -192,7 +192,7 @@ impl Checkpointer {
 
     /// Whether the log says what is backfilled, or this process's next certificate will.
     fn carries_backfilled(&self) -> bool {
-        self.log.marks.certified().1 >= self.log.marks.backfilled() || self.page_one.to_carry().is_some()
+        self.log.marks.certified().backfilled >= self.log.marks.backfilled() || self.page_one.to_carry().is_some()
     }
 
     /// Before a clean close: to the last commit. No connection reads or writes.
@@ -213,8 +213,8 @@ impl Checkpointer {
         }
         let goal = self.log.marks.visible();
         self.durability.wait_durable(goal)?;
-        if self.log.marks.certified().0 < goal {
-            self.lease.flush_unless(|| self.log.marks.certified().0 >= goal, true)?;
+        if self.log.marks.certified().durable < goal {
+            self.lease.flush_unless(|| self.log.marks.certified().durable >= goal, true)?;
         }
         Ok(())
     }

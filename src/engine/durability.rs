@@ -204,7 +204,7 @@ impl Durability {
     /// the next one, which takes all that is published. Without a commit: the epoch that is certified next.
     fn epoch_of(&self, sequence: Option<u64>) -> u64 {
         let control = self.log.marks.control();
-        let next_certified = control.certified() + 1;
+        let next_certified = control.last_certified_epoch() + 1;
         match (control.last_epoch(), sequence) {
             (Some(last), Some(sequence)) if last.hi < sequence => (last.epoch + 1).max(next_certified),
             (Some(last), _) => last.epoch.max(next_certified),
@@ -272,7 +272,7 @@ impl Durability {
             // The present leader notifies another one when it ends.
             (elected.0, next_wake) = (None, None);
             let is_notified = wake.wait(ticket, look.min(wait.left()));
-            if control.certified() < epoch {
+            if control.last_certified_epoch() < epoch {
                 elected.0 = is_notified.then_some(wake);
             } else if is_notified {
                 next_wake = Some(NextWake::next(&self.log, epoch));

@@ -241,7 +241,7 @@ impl Flusher {
         let wanted = self.log.marks.syncs_requested();
         let mut written_again = false;
         loop {
-            if control.certified() >= epoch {
+            if control.last_certified_epoch() >= epoch {
                 return Ok(None);
             }
             let began = Instant::now();
@@ -358,7 +358,7 @@ impl Flusher {
             lo: durable + 1,
             hi,
             durable,
-            backfilled: copy.map_or(self.log.marks.certified().1, |copy| copy.sequence),
+            backfilled: copy.map_or(self.log.marks.certified().backfilled, |copy| copy.sequence),
             chain,
             batches: counts.batches,
             frames: counts.frames,

@@ -75,7 +75,7 @@ impl Drop for Leader {
         // One of those that wait for the next epoch leads; where an epoch record is left without its certificate, its waiters are
         // others, and there may be no more of the next one.
         let control = self.leading.log.marks.control();
-        let (left, next) = (control.certified() + 1, control.last_written_epoch() + 1);
+        let (left, next) = (control.last_certified_epoch() + 1, control.last_written_epoch() + 1);
         control.flush_events().of(next).notify_one();
         if left < next && !crate::drops("leader-left-epoch") {
             control.flush_events().of(left).notify_one();

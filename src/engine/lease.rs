@@ -47,7 +47,7 @@ impl Stall {
     fn look(&mut self, control: &ControlBlock) -> Option<(Owner, Duration)> {
         let leader = control.leader().holder();
         if leader.is_none() || !self.is_unchanged(control) {
-            let (certified, last_epoch) = (control.certified(), control.last_written_epoch());
+            let (certified, last_epoch) = (control.last_certified_epoch(), control.last_written_epoch());
             *self = Stall { leader, certified, last_epoch, since: Instant::now() };
         }
         Some((leader?, self.since.elapsed()))
@@ -55,7 +55,7 @@ impl Stall {
 
     fn is_unchanged(&self, control: &ControlBlock) -> bool {
         (self.leader, self.certified, self.last_epoch)
-            == (control.leader().holder(), control.certified(), control.last_written_epoch())
+            == (control.leader().holder(), control.last_certified_epoch(), control.last_written_epoch())
     }
 }
 
@@ -95,7 +95,7 @@ impl Lease {
         let Some(leader) = self.leading.take(|lock, me| lock.try_acquire(me, false)) else { return Ok(None) };
         let control = self.log.marks.control();
         // The previous leader may have failed, or died and had its process slot reused.
-        if control.last_written_epoch() > control.certified()
+        if control.last_written_epoch() > control.last_certified_epoch()
             && !self.log.is_poisoned()
             && !crate::drops("leader-finishes-cut")
         {
@@ -174,7 +174,7 @@ impl Lease {
             self.undurable.prove(&append)?;
         }
         let (last_epoch, certified) =
-            (self.log.marks.control().last_written_epoch(), self.log.marks.control().certified());
+            (self.log.marks.control().last_written_epoch(), self.log.marks.control().last_certified_epoch());
         drop(append);
         // No epoch record was stored: the next leader syncs the batches.
         if last_epoch > certified { self.flusher.sync_and_seal(leader, last_epoch).map(drop) } else { Ok(()) }

@@ -9,6 +9,15 @@ use std::sync::Arc;
 /// No announced target is beyond what is visible: a reader that meets one has read `visible` before it moved.
 const SNAPSHOT_TRIES: u32 = 100_000;
 
+/// What a certificate says, in commits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Certified {
+    /// D: all up to here are durable.
+    pub(crate) durable: u64,
+    /// B: all up to here are in the database file.
+    pub(crate) backfilled: u64,
+}
+
 /// Which segments may be overwritten: those whose commits are all at or below `backfilled`, which a durable doubled
 /// certificate carries, and which lie in a segment before that certificate's. It may be the last record of its own, and
 /// without it the log says less than the stamp, and has no copy of page 1 as the commits at or below B left it.
@@ -64,8 +73,11 @@ impl Marks {
     }
 
     /// D and B of the last durable certificate.
-    pub(crate) fn certified(&self) -> (u64, u64) {
-        self.control().certified_epoch().map_or((0, 0), |record| (record.durable(), record.backfilled))
+    pub(crate) fn certified(&self) -> Certified {
+        self.control().certified_epoch().map_or_else(Certified::default, |record| Certified {
+            durable: record.durable(),
+            backfilled: record.backfilled,
+        })
     }
 
     /// What may be written over.

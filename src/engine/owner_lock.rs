@@ -144,7 +144,7 @@ impl OwnerLocks {
     /// The numbers that move while a process works on the log.
     fn progress(&self) -> [u64; 3] {
         let control = self.log.marks.control();
-        [control.published(), control.last_written_epoch(), control.certified()]
+        [control.published(), control.last_written_epoch(), control.last_certified_epoch()]
     }
 
     /// Between two looks at what is waited for. `name` is what, `owner` the process that has it.

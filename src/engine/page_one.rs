@@ -77,6 +77,6 @@ impl PageOneCopy {
     /// The copy with which the next certificate moves B, if there is one.
     pub(super) fn to_carry(&self) -> Option<Arc<PageOne>> {
         let copy = self.copy.lock().clone()?;
-        (copy.sequence > self.log.marks.certified().1).then_some(copy)
+        (copy.sequence > self.log.marks.certified().backfilled).then_some(copy)
     }
 }

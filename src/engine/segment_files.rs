@@ -220,7 +220,7 @@ impl SegmentFiles {
         let control = self.log.marks.control();
         let mut needed = kept.clone();
         let is_all_durable =
-            control.published() <= control.durable() && control.last_written_epoch() == control.certified();
+            control.published() <= control.durable() && control.last_written_epoch() == control.last_certified_epoch();
         let segments = self.known.lock();
         if !is_all_durable {
             needed.extend(segments.by_ordinal.range(self.log.first_unsynced_segment()..).map(|(_, number)| *number));

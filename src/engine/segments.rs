@@ -299,7 +299,7 @@ impl Segments {
         // What the ring has no more is not looked for.
         let first_kept = (backfilled + 1).max((published + 1).saturating_sub(commit_ring()));
         let entries = (first_kept..=published).map(|sequence| control.commit(sequence).map(|entry| entry.segment));
-        let last_epoch = (control.certified().max(1)..=control.last_written_epoch())
+        let last_epoch = (control.last_certified_epoch().max(1)..=control.last_written_epoch())
             .map(|epoch| control.epoch(epoch).map(|record| record.segment));
         let mut are_all = first_kept == backfilled + 1;
         for file in entries.chain(last_epoch) {

@@ -62,7 +62,7 @@ impl Shortage {
         let mut failed_at: Option<Instant> = None;
         loop {
             let control = self.log.marks.control();
-            let wake = control.flush_events().of(control.certified() + 1);
+            let wake = control.flush_events().of(control.last_certified_epoch() + 1);
             let ticket = wake.ticket();
             let result = act();
             if !result.as_ref().is_err_and(EngineError::is_out_of_descriptors) {

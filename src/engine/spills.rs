@@ -62,8 +62,11 @@ impl Spills {
 
     /// A spill file goes when a durable certificate carries B beyond it. A failure leaves it to the next pass. Under CKPT.
     pub(super) fn delete_unneeded(&self) {
-        let carried =
-            if crate::drops("spill-kept") { self.log.marks.backfilled() } else { self.log.marks.certified().1 };
+        let carried = if crate::drops("spill-kept") {
+            self.log.marks.backfilled()
+        } else {
+            self.log.marks.certified().backfilled
+        };
         let over = self.frames.write().take_spills(carried);
         for (sequence, number) in over {
             if self.log.dir.remove(&format::spill_name(self.log.log_id, number)).is_err() {
@@ -97,6 +100,6 @@ impl Spills {
         self.follower.follow(self.log.marks.published()).ok()?;
         let frames = self.frames.read();
         there.retain(|number| !frames.has_spill(*number));
-        frames.knows_spills_behind(self.log.marks.certified().1).then_some(there)
+        frames.knows_spills_behind(self.log.marks.certified().backfilled).then_some(there)
     }
 }

@@ -75,7 +75,7 @@ impl Undurable {
                 self.prove_batch(&entry)?;
             }
         }
-        for epoch in control.certified() + 1..=control.last_written_epoch() {
+        for epoch in control.last_certified_epoch() + 1..=control.last_written_epoch() {
             let record = control.epoch(epoch).ok_or(EngineError::NoLog)?;
             lies(record.ordinal, record.segment, record.offset, record.end(block));
             let in_batch = control.commit(record.hi).is_some_and(|entry| {

@@ -11,7 +11,7 @@
 //! | 192 | 4 x 64 | WRITE, APPEND, LEADER, CKPT: owner locks |
 //! | 448 | 64 | `flush_events`: that of epoch e at e mod 4 |
 //! | 512 | 64 | until when the grant in WRITE is valid (us) |
-//! | 576 | 7 x 64 | `published`, `last_written_epoch`, `certified`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
+//! | 576 | 7 x 64 | `published`, `last_written_epoch`, `last_certified_epoch`, `visible`, `backfilled`, `checkpoint_target`, `recycled_below` |
 //! | 1024 | 64 | settings: 0 is the default |
 //! | 1088 | 4 x 64 + 64 | CREATE: four owner locks; their segments (4), their steps (4) |
 //! | 1408 | 64 | EXCL: an owner lock |
@@ -153,7 +153,7 @@ pub struct ControlView {
     pub(super) grant_until_us: Line,
     pub(super) published: Line,
     pub(super) last_written_epoch: Line,
-    pub(super) certified: Line,
+    pub(super) last_certified_epoch: Line,
     pub(super) visible: Line,
     pub(super) backfilled: Line,
     pub(super) checkpoint_target: Line,
@@ -191,7 +191,7 @@ const _: () = {
     assert!(offset_of!(ControlView, grant_until_us) == 512);
     assert!(offset_of!(ControlView, published) == 576);
     assert!(offset_of!(ControlView, last_written_epoch) == 640);
-    assert!(offset_of!(ControlView, certified) == 704);
+    assert!(offset_of!(ControlView, last_certified_epoch) == 704);
     assert!(offset_of!(ControlView, visible) == 768);
     assert!(offset_of!(ControlView, backfilled) == 832);
     assert!(offset_of!(ControlView, checkpoint_target) == 896);
@@ -335,8 +335,8 @@ impl ControlView {
 
     /// The last epoch whose certificate is durable; 0: none.
     #[must_use]
-    pub fn certified(&self) -> u64 {
-        self.certified.0.load(SeqCst)
+    pub fn last_certified_epoch(&self) -> u64 {
+        self.last_certified_epoch.0.load(SeqCst)
     }
 
     /// Commits up to here are in the database file and synced there.

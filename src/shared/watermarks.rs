@@ -51,7 +51,7 @@ impl ControlView {
     /// The record of the last certified epoch; `None` before the first.
     #[must_use]
     pub fn certified_epoch(&self) -> Option<EpochRecord> {
-        entry_of(|| self.certified(), |certified| self.epoch_ring.load(certified))
+        entry_of(|| self.last_certified_epoch(), |certified| self.epoch_ring.load(certified))
     }
 
     /// The last epoch record, certified or not.
@@ -80,12 +80,12 @@ impl ControlView {
         self.visible.0.load(SeqCst).max(self.durable())
     }
 
-    /// Whether `published` - durable or `last_written_epoch` - `certified` has reached half its ring: then prepare
+    /// Whether `published` - durable or `last_written_epoch` - `last_certified_epoch` has reached half its ring: then prepare
     /// leads or waits.
     #[must_use]
     pub fn ring_is_half_full(&self) -> bool {
         // The lower watermarks first: the answer may be too low, never wrong by a wrap.
-        let (durable, certified) = (self.durable(), self.certified());
+        let (durable, certified) = (self.durable(), self.last_certified_epoch());
         if crate::drops("r9-ring-half-full") {
             return false;
         }
@@ -149,7 +149,7 @@ impl ControlBlock {
         if record.epoch != last_epoch.wrapping_add(1) {
             return Err(SharedError::NotTheNextEpoch { offered: record.epoch, last_epoch });
         }
-        if last_epoch.saturating_sub(self.certified()) >= epoch_ring() - 1 {
+        if last_epoch.saturating_sub(self.last_certified_epoch()) >= epoch_ring() - 1 {
             return Err(SharedError::RingFull { ring: "epochs" });
         }
         let Some(units) = record.offset_units() else {
@@ -171,16 +171,16 @@ impl ControlBlock {
     /// the epoch's event ([`flush_events`](ControlBlock::flush_events)).
     pub fn certify(&self, epoch: u64) {
         step("before certified");
-        self.certified.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);
+        self.last_certified_epoch.0.fetch_max(epoch.min(self.last_written_epoch()), SeqCst);
         step("after certified");
     }
 
     /// Moves `visible` to the last commit before the first undurable one that wants durability, and returns it. Runs
     /// after each publish, after each [`certify`](ControlBlock::certify), and in each snapshot: the last to store
-    /// `published` or `certified` sees the other store and does what is left.
+    /// `published` or `last_certified_epoch` sees the other store and does what is left.
     pub fn advance_visible(&self) -> u64 {
         loop {
-            let certified = self.certified();
+            let certified = self.last_certified_epoch();
             let published = self.published();
             let durable = self.durable();
             let visible = self.visible.0.load(SeqCst);
@@ -202,7 +202,7 @@ impl ControlBlock {
                     self.visible_wake().notify_awaited();
                 }
             }
-            if (certified, published) == (self.certified(), self.published()) {
+            if (certified, published) == (self.last_certified_epoch(), self.published()) {
                 return self.visible();
             }
         }

@@ -174,8 +174,12 @@ impl Scene {
         if result.is_ok() && visible_first && shrinks {
             self.rest();
         }
-        let marks = &self.engine.log.marks;
-        self.say(format!("  backfilled {} certified {:?}: {result:?}", marks.backfilled(), marks.certified()));
+        let (marks, certified) = (&self.engine.log.marks, self.engine.log.marks.certified());
+        self.say(format!(
+            "  backfilled {} certified {:?}: {result:?}",
+            marks.backfilled(),
+            (certified.durable, certified.backfilled)
+        ));
         if let Err(error) = result {
             self.check_error(&error);
         }
@@ -185,7 +189,7 @@ impl Scene {
     /// stand still.
     fn rest(&self) {
         let (engine, marks) = (&self.engine, &self.engine.log.marks);
-        let is_quiet = marks.backfilled() == marks.published() && marks.certified().0 >= marks.visible();
+        let is_quiet = marks.backfilled() == marks.published() && marks.certified().durable >= marks.visible();
         if !is_quiet || !self.free().can_checkpoint() || engine.membership.one_thread.try_lock().is_none() {
             return;
         }

@@ -66,7 +66,7 @@ fn fresh_words_are_an_empty_log() {
     let mapping = ControlMapping::anonymous().unwrap();
     let control = mapping.control();
     assert_eq!(
-        (control.published(), control.last_written_epoch(), control.certified(), control.durable()),
+        (control.published(), control.last_written_epoch(), control.last_certified_epoch(), control.durable()),
         (0, 0, 0, 0)
     );
     assert_eq!((control.visible(), control.advance_visible(), control.poisoned()), (0, 0, 0));
@@ -163,7 +163,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert!(matches!(control.store_epoch(&EpochRecord { epoch: 2, ..good }), Err(SharedError::NotTheNextEpoch { .. })));
     assert_eq!((control.published(), control.last_written_epoch()), (1, 0));
     control.certify(5);
-    assert_eq!(control.certified(), 0, "certified never passes the cuts");
+    assert_eq!(control.last_certified_epoch(), 0, "certified never passes the cuts");
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn visible_only_grows_and_never_shows_an_undurable_commit_that_wants_durability(
                 announced.fetch_max(hi, SeqCst);
                 control.certify(control.last_written_epoch());
                 control.advance_visible();
-                control.flush_events().of(control.certified()).notify();
+                control.flush_events().of(control.last_certified_epoch()).notify();
             }
             assert!(control.leader().release(ME));
         };

@@ -48,7 +48,7 @@ fn the_next_waiter_is_woken_once_write_is_released() {
     let mut notified = |kept: &mut KeptWake, after: fn(&mut KeptWake)| {
         value += 1;
         let sequence = published(&one, value);
-        let event = one.log.marks.control().flush_events().of(one.log.marks.control().certified() + 1);
+        let event = one.log.marks.control().flush_events().of(one.log.marks.control().last_certified_epoch() + 1);
         let before = event.ticket();
         let wake = one.durability.acknowledge(sequence, true, None).unwrap();
         // As fast as the simulated disk is, also where the thread had to wait for a processor in that sync.
