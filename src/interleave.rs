@@ -35,7 +35,7 @@ mod real {
 mod simulated {
     use std::cell::RefCell;
     use std::ops::Add;
-    use std::sync::{Arc, LazyLock, mpsc};
+    use std::sync::{Arc, LazyLock};
     use std::time::Duration;
 
     /// What decides on a simulated thread.
@@ -108,6 +108,9 @@ mod simulated {
         turns().and_then(|turns| turns.split(bytes))
     }
 
+    /// No run of a simulation takes nearly as long.
+    pub(crate) const RUN_MAX: Duration = Duration::from_secs(60);
+
     static BEGAN: LazyLock<std::time::Instant> = LazyLock::new(std::time::Instant::now);
 
     /// As that of the standard library.
@@ -133,34 +136,6 @@ mod simulated {
 
         fn add(self, longer: Duration) -> Instant {
             Instant(self.0 + longer)
-        }
-    }
-
-    /// Ends the tests with the name of a run that does not end by itself.
-    pub(crate) struct Watchdog(Option<mpsc::Sender<()>>);
-
-    /// No run takes nearly as long. Counted in seconds that this process was not stopped in.
-    const RUN_MAX_SECONDS: u32 = 60;
-
-    impl Watchdog {
-        pub(crate) fn new(name: String) -> Watchdog {
-            let (over, ends) = mpsc::channel();
-            std::thread::spawn(move || {
-                for _ in 0..RUN_MAX_SECONDS {
-                    if ends.recv_timeout(Duration::from_secs(1)) != Err(mpsc::RecvTimeoutError::Timeout) {
-                        return;
-                    }
-                }
-                eprintln!("{name}: does not end");
-                std::process::abort();
-            });
-            Watchdog(Some(over))
-        }
-    }
-
-    impl Drop for Watchdog {
-        fn drop(&mut self) {
-            self.0.take();
         }
     }
 }

@@ -13,7 +13,6 @@ mod processes;
 mod scene;
 mod world;
 
-use crate::interleave::Watchdog;
 use life::Life;
 use std::path::Path;
 use world::{Conditions, WORLDS, World};
@@ -63,7 +62,10 @@ fn every_promise_holds_after_a_crash() {
         // What the lazy world is for happens seldom.
         let runs = rounds(60) * if conditions.lazy { 5 } else { 1 };
         for seed in 0..runs {
-            let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", conditions.name));
+            let _watchdog = support::Watchdog::new(
+                &format!("PWAL_TEST_ONE={}:{seed}", conditions.name),
+                crate::interleave::RUN_MAX,
+            );
             let (events, violation, met) = run(seed, conditions, real.path());
             if let Some(what) = violation {
                 panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, events.join("\n  "));

@@ -22,7 +22,6 @@ use super::scene::Habits;
 use super::world::{BLOCKS, CALM, Conditions, NAME, World};
 use super::{check_met, real_directory, rounds};
 use crate::disk::sim::HeaderTear;
-use crate::interleave::Watchdog;
 use crate::sync::Mutex;
 use process::{Character, Process, live};
 use std::path::Path;
@@ -399,7 +398,10 @@ fn every_promise_holds(worlds: &[Conditions]) {
                 // Twelve runs have no lap in one of four cases.
                 seeds.end += 1;
             }
-            let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", conditions.name));
+            let _watchdog = support::Watchdog::new(
+                &format!("PWAL_TEST_ONE={}:{seed}", conditions.name),
+                crate::interleave::RUN_MAX,
+            );
             let outcome = run(seed, conditions, real.path());
             if let Some(what) = outcome.violation {
                 panic!("PWAL_TEST_ONE={}:{seed}: {what}\n  {}", conditions.name, outcome.events.join("\n  "));

@@ -24,7 +24,6 @@ mod state;
 use super::register::{Options, register_api};
 use super::registration::Registration;
 use crate::disk::sim::HeaderTear;
-use crate::interleave::Watchdog;
 use crate::sqlite::Api;
 use life::Checked;
 use machine::{Counts, PowerDisk};
@@ -175,7 +174,7 @@ struct Character {
 
 /// What came of a run: counts, events, and what it violates.
 fn run_one(world: World, seed: u64, skips: Option<&BTreeSet<u64>>) -> (Counts, Vec<String>, Checked) {
-    let _watchdog = Watchdog::new(format!("PWAL_TEST_ONE={}:{seed}", world.name));
+    let _watchdog = support::Watchdog::new(&format!("PWAL_TEST_ONE={}:{seed}", world.name), crate::interleave::RUN_MAX);
     let mut run = Run::new(world, seed, skips);
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.play()));
     let played = played.unwrap_or_else(|payload| {
