@@ -43,16 +43,16 @@ fn fill(engine: &Arc<Engine>, frames: u64) {
 fn prepare_follows_the_others_before_anything_is_promised() {
     let pair = Pair::new();
     let (one, other) = (pair.claim(), pair.join());
-    // Its batch has to be read; there is room after the next one.
+    // Its batch has to be read; the next one begins a segment, which has room.
     commit(&one, 20, 1, true).unwrap();
-    commit(&one, 1, 1, true).unwrap();
-    let view = staged(&other, 3, 2);
+    commit(&one, 5, 1, true).unwrap();
+    let view = staged(&other, 1, 2);
     pair.disk.plan().add(Fault { goes_on: true, ..pair.fault(Operation::Read, ".seg") });
     let refused = other.committer.prepare(view.lane()).unwrap_err();
     assert_eq!(refused.code(), Code::IOERR, "{refused}");
     pair.disk.plan().clear();
     assert!(!one.log.is_poisoned());
-    commit(&other, 3, 2, true).unwrap();
+    commit(&other, 1, 2, true).unwrap();
 }
 
 /// A commit for which the ring of commits has no room waits for a flush. If none can be begun it is refused, and nothing is
