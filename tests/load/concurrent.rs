@@ -100,6 +100,10 @@ impl Client {
             self.roll_back();
         } else {
             assert!(matches!(code & 0xff, 0 | 1 | ffi::SQLITE_CONSTRAINT), "{sql}: {code}");
+            if code == ffi::SQLITE_ERROR && sql == statements::INTEGRITY {
+                // Not in one that sees what others have allocated since it began: no answer, and nothing done.
+                item.steps.pop();
+            }
         }
     }
 

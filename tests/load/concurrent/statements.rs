@@ -11,6 +11,8 @@ pub const SCHEMA: &str = "
     CREATE INDEX c_r ON c(r);
     CREATE TABLE d(id INTEGER PRIMARY KEY AUTOINCREMENT, n);";
 
+pub const INTEGRITY: &str = "PRAGMA integrity_check";
+
 /// A source of statements, and of the decisions of a schedule.
 pub struct Maker {
     random: StdRng,
@@ -82,7 +84,7 @@ impl Maker {
         let (id, n) = (self.id(), self.below(50));
         match self.below(8) {
             // Of what the transaction sees, whichever pages it allocates.
-            0 if self.is_one_of(12) => String::from("PRAGMA integrity_check"),
+            0 if self.is_one_of(12) => String::from(INTEGRITY),
             0 => {
                 let (from, to) = self.span(10);
                 format!("SELECT count(*), sum(n), sum(length(pad)) FROM a WHERE id BETWEEN {from} AND {to}")
