@@ -4,11 +4,13 @@
 //! - [`words`]: a `control` file with other words in it;
 //! - [`images`]: any database file with any log directory beside it;
 //! - [`pages`]: pages of a database file;
+//! - [`interiors`]: an interior page that two transactions have changed;
 //! - [`histories`]: a log of which every state is known, and damage to it.
 
 pub mod histories;
 pub mod images;
 pub mod input;
+pub mod interiors;
 pub mod memory;
 pub mod pages;
 pub mod records;

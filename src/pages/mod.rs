@@ -7,11 +7,13 @@
 
 mod btree;
 mod freelist;
+mod interior;
 mod page_one;
 mod trunk;
 
 pub use btree::{BtreePage, Cell, Kind};
 pub use freelist::{Composed, Head, Images, ReadPage, Refusal, Shown, Staged, Truth, compose, lock_page};
+pub use interior::{Interior, leads_the_same_way, merge};
 pub use page_one::{Counters, PageOne};
 pub use trunk::Trunk;
 

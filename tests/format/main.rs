@@ -4,5 +4,6 @@ mod control_block;
 mod decode_arbitrary;
 mod freelist;
 mod golden;
+mod interior;
 mod mutants;
 mod pages;
