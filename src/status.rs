@@ -122,6 +122,10 @@ pub struct ConcurrentStatus {
     pub moved: u64,
     /// Those that have committed pages which they allocated or freed beside others.
     pub composed: u64,
+    /// Interior b-tree pages that others had changed, and that such a commit had read: it came after theirs without a conflict.
+    pub excused: u64,
+    /// Interior b-tree pages that both others and such a commit had changed, published with both changes.
+    pub merged: u64,
     /// Those whose lane was full, so that they took the write lock before COMMIT.
     pub full_lanes: u64,
     /// The pages of the last conflicts, at most 16, the last one first.

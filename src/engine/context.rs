@@ -43,6 +43,9 @@ pub(crate) struct ConcurrentCounters {
     pub(crate) moved: AtomicU64,
     /// Commits whose page 1 and freelist were made anew.
     pub(crate) composed: AtomicU64,
+    /// Interior pages that others had changed, of those that have committed: read, and written.
+    pub(crate) excused: AtomicU64,
+    pub(crate) merged: AtomicU64,
     /// Those that have taken WRITE before COMMIT, since their lane was full.
     pub(crate) full_lanes: AtomicU64,
     contended: Mutex<VecDeque<ContendedPage>>,

@@ -32,7 +32,8 @@ pub(crate) struct Since {
 }
 
 impl FrameReader {
-    /// Looks through the commits after `from` up to `to`, which is published; until one has written a page that `depends_on` names.
+    /// Looks through the commits after `from` up to `to`, which is published; until one has written a page for which `depends_on` is
+    /// true, which is not asked for page 1.
     ///
     /// # Errors
     /// What other processes wrote cannot be read.
@@ -40,7 +41,7 @@ impl FrameReader {
         &self,
         from: u64,
         to: u64,
-        depends_on: impl Fn(u32) -> bool,
+        mut depends_on: impl FnMut(WrittenPage) -> bool,
     ) -> Result<Since, EngineError> {
         self.durability.with_descriptors(|| self.follower.follow(to))?;
         let (mut next, database_pages) = {
@@ -75,7 +76,7 @@ impl FrameReader {
                 let written = WrittenPage { page: frame.page, sequence: frame.sequence, number };
                 if frame.page == 1 {
                     since.page_one = Some(written);
-                } else if depends_on(frame.page) {
+                } else if depends_on(written) {
                     since.touched = Some(written);
                     return Ok(since);
                 }

@@ -20,6 +20,7 @@
 use super::base::BaseFile;
 use super::file::OpenFile;
 use super::growth::{self, Growth};
+use super::interior::{Interiors, Structure};
 use super::moving::Moved;
 use super::reader::ReadFailure;
 use super::siblings;
@@ -255,7 +256,7 @@ pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn Bas
     wal.reader.wrote = true;
     let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
     if published > snapshot {
-        validate_up_to(wal, base, (snapshot, published), &PageSet::default())?;
+        validate_up_to(wal, base, (snapshot, published), &PageSet::default(), &mut Interiors::default())?;
     }
     set_write(wal, Write::Virtual);
     counters(wal).open.fetch_add(1, SeqCst);
@@ -348,13 +349,13 @@ pub(super) fn validate_commit(
         return Err(conflicts(wal, &Conflict::Freelist));
     }
     let snapshot = self::snapshot(wal);
-    let mut written = PageSet::default();
+    let (mut written, mut interiors) = (PageSet::default(), Interiors::default());
     let mut validated = wal.engine.log.marks.published();
     if validated > snapshot || view::is_private(&wal.view) {
         written.extend(wal.view.lane().pages());
     }
     if validated > snapshot {
-        validate_up_to(wal, base, (snapshot, validated), &written)?;
+        validate_up_to(wal, base, (snapshot, validated), &written, &mut interiors)?;
     }
     if write(wal) == Write::Virtual {
         crate::interleave::step("before WRITE of a commit");
@@ -368,13 +369,17 @@ pub(super) fn validate_commit(
         if crate::drops("concurrent-validate-under-write") {
             validated = published;
         }
-        validate_up_to(wal, base, (validated, published), &written)?;
+        validate_up_to(wal, base, (validated, published), &written, &mut interiors)?;
     }
     stamp(wal, published + 1)?;
     let database_pages = match published > snapshot || view::is_private(&wal.view) {
         true => size_after(wal, base, (snapshot, published), &written, database_pages)?,
         false => database_pages,
     };
+    interiors.stage(wal).map_err(|error| {
+        wal.log(Code::IOERR_WRITE, &error.to_string());
+        Code::IOERR_WRITE
+    })?;
     Ok((published + 1, database_pages))
 }
 
@@ -383,8 +388,9 @@ fn validate_up_to(
     base: &mut dyn BaseFile,
     commits: (u64, u64),
     written: &PageSet,
+    interiors: &mut Interiors,
 ) -> Result<(), Code> {
-    match validate(wal, base, commits, written) {
+    match validate(wal, base, commits, written, interiors) {
         Ok(None) => wal.check_lost(),
         Ok(Some(conflict)) => Err(conflicts(wal, &conflict)),
         Err(failure) => Err(code_of(wal, failure)),
@@ -444,49 +450,92 @@ fn has_pointer_maps(wal: &mut WalConnection) -> bool {
     image.is_some_and(|image| PageOne::parse(&image).is_some_and(|page_one| page_one.has_pointer_maps()))
 }
 
-/// Whether the commits of this range have written what the transaction depends on.
+/// Whether the commits of this range have written what the transaction depends on. `interiors` is of the end of the range before, which
+/// this one continues, and then of the end of this one.
 fn validate(
     wal: &mut WalConnection,
     base: &mut dyn BaseFile,
     range: (u64, u64),
     written: &PageSet,
+    interiors: &mut Interiors,
 ) -> Result<Option<Conflict>, ReadFailure> {
-    let mut conflict = find_conflict(wal, range, written)?;
+    let mut found = look_for(wal, range, written, interiors)?;
     // Perhaps a page of the freelist: it is composed.
-    if matches!(conflict, Found::Conflict(Conflict::Page(..))) && growth::look_at_truth(wal, base)? {
-        conflict = find_conflict(wal, range, written)?;
+    if !found.pages.is_empty() && growth::look_at_truth(wal, base)? {
+        found = look_for(wal, range, written, interiors)?;
     }
-    match conflict {
-        Found::Conflict(conflict) => Ok(Some(conflict)),
-        Found::Nothing => Ok(None),
-        Found::PageOne(page_one) => {
-            let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
-            Ok((!is_same).then_some(Conflict::Schema(page_one)))
+    if found.is_incomplete {
+        return Ok(Some(Conflict::Ended));
+    }
+    if let Some(conflict) = look_at(wal, base, (range.1, &found.pages), written, interiors)? {
+        return Ok(Some(conflict));
+    }
+    let Some(page_one) = found.page_one else { return Ok(None) };
+    let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
+    Ok((!is_same).then_some(Conflict::Schema(page_one)))
+}
+
+/// The first of these pages that is a conflict.
+fn look_at(
+    wal: &mut WalConnection,
+    base: &mut dyn BaseFile,
+    (to, pages): (u64, &[WrittenPage]),
+    written: &PageSet,
+    interiors: &mut Interiors,
+) -> Result<Option<Conflict>, ReadFailure> {
+    if pages.is_empty() {
+        return Ok(None);
+    }
+    let structure = Structure::of(wal, base, to)?.filter(|_| pages.len() < PAGES_MAX);
+    for page in pages {
+        let is_same = match &structure {
+            Some(structure) => structure.look_at(wal, base, *page, written, interiors)?,
+            None => false,
+        };
+        if !is_same {
+            return Ok(Some(Conflict::Page(*page, written.contains(page.page))));
         }
     }
+    Ok(None)
 }
 
 /// What others have written of what a transaction depends on.
-enum Found {
-    Nothing,
-    /// Page 1 alone.
-    PageOne(WrittenPage),
-    Conflict(Conflict),
+struct Found {
+    /// Not page 1; each once, at most [`PAGES_MAX`].
+    pages: Vec<WrittenPage>,
+    page_one: Option<WrittenPage>,
+    is_incomplete: bool,
 }
 
-fn find_conflict(wal: &WalConnection, (from, to): (u64, u64), written: &PageSet) -> Result<Found, ReadFailure> {
-    let Some(concurrent) = &wal.writer.concurrent else { return Ok(Found::Conflict(Conflict::Ended)) };
+/// Written pages that are looked at: if there are more, one of them is a leaf most likely, and what is compared has its bounds.
+const PAGES_MAX: usize = 64;
+
+fn look_for(
+    wal: &WalConnection,
+    (from, to): (u64, u64),
+    written: &PageSet,
+    interiors: &Interiors,
+) -> Result<Found, ReadFailure> {
+    let mut pages: Vec<WrittenPage> = Vec::new();
+    let Some(concurrent) = &wal.writer.concurrent else {
+        return Ok(Found { pages, page_one: None, is_incomplete: true });
+    };
     let shown = concurrent.growth.shown(view::is_private(&wal.view), snapshot(wal));
     let is_trunk = |page| shown.is_some_and(|shown| shown.is_trunk(page));
     let is_free = |page| shown.is_some_and(|shown| shown.is_free(page));
     let reads = |page| concurrent.reads.contains(page) && !is_trunk(page) && !crate::drops("concurrent-reads");
     let writes = |page| written.contains(page) && !is_free(page) && !crate::drops("concurrent-writes");
-    let since = wal.engine.reader.written_since(from, to, |page| reads(page) || writes(page))?;
-    Ok(match since.touched {
-        _ if since.is_incomplete => Found::Conflict(Conflict::Ended),
-        Some(touched) => Found::Conflict(Conflict::Page(touched, writes(touched.page))),
-        None => since.page_one.map_or(Found::Nothing, Found::PageOne),
-    })
+    let mut note = |page: WrittenPage| {
+        if pages.iter().all(|known| known.page != page.page) {
+            pages.push(page);
+        }
+        pages.len() >= PAGES_MAX
+    };
+    let since = wal.engine.reader.written_since(from, to, |now| {
+        let is_over = (reads(now.page) || writes(now.page)) && note(now);
+        interiors.resting_on(now.page).fold(is_over, |is_over, page| note(page) || is_over)
+    })?;
+    Ok(Found { pages, page_one: since.page_one, is_incomplete: since.is_incomplete })
 }
 
 /// Whether page 1 is in this frame what it is in the snapshot, but for its counters.
@@ -640,7 +689,8 @@ pub(super) fn end(wal: &mut WalConnection) -> bool {
 
 /// For `parallel_wal_status`.
 pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
-    let ConcurrentCounters { open, staged_bytes, commits, conflicts, composed, full_lanes, .. } = counters(wal);
+    let ConcurrentCounters { open, staged_bytes, commits, conflicts, composed, excused, merged, full_lanes, .. } =
+        counters(wal);
     let status = ConcurrentStatus {
         on: wal.writer.concurrent.is_some(),
         open: open.load(SeqCst),
@@ -648,6 +698,8 @@ pub(super) fn status(wal: &WalConnection) -> Option<ConcurrentStatus> {
         commits: commits.load(SeqCst),
         conflicts: conflicts.load(SeqCst),
         composed: composed.load(SeqCst),
+        excused: excused.load(SeqCst),
+        merged: merged.load(SeqCst),
         full_lanes: full_lanes.load(SeqCst),
         moved: counters(wal).moved.load(SeqCst),
         contended_pages: counters(wal).contended_pages(),

@@ -21,6 +21,7 @@ mod exit;
 mod file;
 mod growth;
 mod init_lock;
+mod interior;
 mod join;
 mod leftovers;
 mod moving;

@@ -16,7 +16,7 @@ use super::base::BaseFile;
 use super::concurrent::Concurrent;
 use super::growth;
 use super::reader::ReadFailure;
-use crate::engine::Engine;
+use crate::engine::{Engine, WrittenPage};
 use crate::pages::PageOne;
 use crate::view::{PageSet, View};
 use std::cell::RefCell;
@@ -92,7 +92,7 @@ fn may_move(
     let is_private = crate::view::is_private(view);
     let staged: PageSet = view.lane().pages().collect();
     let written = RefCell::new(Vec::new());
-    let depends = |page| {
+    let depends = |WrittenPage { page, .. }| {
         let is_read = concurrent.has_read(page) && !crate::drops("moving-reads");
         // A backup reads free pages, too.
         if is_private && !is_read && concurrent.growth.is_of_others(page) {

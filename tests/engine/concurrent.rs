@@ -3,6 +3,7 @@
 mod conflicts;
 mod features;
 mod growth;
+mod interior;
 mod lifecycle;
 mod moving;
 mod reads;

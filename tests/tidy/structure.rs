@@ -60,6 +60,7 @@ const CIRCLES: [&[&str]; 1] = [&[
     "src/handle/file.rs",
     "src/handle/growth.rs",
     "src/handle/init_lock.rs",
+    "src/handle/interior.rs",
     "src/handle/join.rs",
     "src/handle/leftovers.rs",
     "src/handle/moving.rs",
