@@ -204,7 +204,7 @@ fn a_begun_segment_whose_zeros_are_not_durable_is_not_deleted() {
     pair.disk.plan().add(pair.fault(Operation::Sync, &begun));
     one.checkpointer.shrink();
     assert_eq!(pair.disk.plan().fired(), 1);
-    assert_eq!(names(&pair, &begun), [begun.clone()]);
+    assert_eq!(names(&pair, &begun), std::slice::from_ref(&begun));
     one.checkpointer.shrink();
     assert!(names(&pair, &begun).is_empty());
     commit(&one, 3, 3, true).unwrap();

@@ -502,11 +502,9 @@ impl Run {
         drop(machine);
         for (moments, histories) in moments {
             for moment in moments {
-                if done.is_err() {
-                    break;
+                if done.is_ok() {
+                    done = self.examine(moment, &histories, 0, &mut Dice::new(dice.next()));
                 }
-                let mut dice = Dice::new(dice.next());
-                done = self.examine(moment, &histories, 0, &mut dice);
             }
         }
         done.map(|()| (last, histories))
