@@ -20,6 +20,8 @@ pub enum Load {
     OwnTables,
     /// BEGIN, update one of 20,000 rows by its key, 2 ms, COMMIT
     RandomKeys,
+    /// BEGIN, insert a row with a random key between 20,000 others, 2 ms, COMMIT
+    RandomInserts,
     /// BEGIN, read one of 20,000 rows, 2 ms, update it, COMMIT
     ReadThinkUpdate,
     /// BEGIN, read one of 20,000 rows, 2 ms, insert a row with a generated key, COMMIT
@@ -88,7 +90,12 @@ impl Load {
     pub fn thinks(self) -> bool {
         matches!(
             self,
-            Load::OwnTables | Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend | Load::EarlyAppend
+            Load::OwnTables
+                | Load::RandomKeys
+                | Load::RandomInserts
+                | Load::ReadThinkUpdate
+                | Load::LateAppend
+                | Load::EarlyAppend
         )
     }
 

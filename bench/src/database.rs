@@ -20,6 +20,8 @@ const FILL: &str = "
 pub const ROWS: u64 = 10_000;
 /// The same, of loads with time inside their transactions.
 const ROWS_THINKING: u64 = 20_000;
+/// The keys from one of these rows to the next, where rows are inserted between them.
+const KEYS_BETWEEN: i64 = 1 << 40;
 /// And of each thread's own table.
 pub const ROWS_OWN: u64 = 1000;
 /// A row of 100 bytes of text takes about this number of bytes of the database.
@@ -29,7 +31,9 @@ const ROW_BYTES: u64 = 112;
 pub fn rows(load: Load, mib: u64) -> u64 {
     match load {
         Load::Update | Load::ReadModifyWrite | Load::Mixed | Load::Read | Load::ReadBesideWriters => ROWS,
-        Load::RandomKeys | Load::ReadThinkUpdate | Load::LateAppend | Load::EarlyAppend => ROWS_THINKING,
+        Load::RandomKeys | Load::RandomInserts | Load::ReadThinkUpdate | Load::LateAppend | Load::EarlyAppend => {
+            ROWS_THINKING
+        }
         Load::LogBytes | Load::OpenReadClose | Load::ShellRead => 1,
         Load::BesideCheckpoint | Load::Vacuum => (mib << 20) / ROW_BYTES,
         _ => 0,
@@ -43,6 +47,9 @@ pub fn make(path: &Path, case: &Case) -> Result<(), Error> {
         match rows(case.load, case.mib) {
             0 => {}
             rows => drop(connection.execute(FILL, [rows as i64])?),
+        }
+        if case.load == Load::RandomInserts {
+            connection.execute("UPDATE t SET id = id * ?1", [KEYS_BETWEEN])?;
         }
         if case.load == Load::Bulk {
             connection.execute_batch("CREATE INDEX by_value ON t(value)")?;
@@ -118,6 +125,11 @@ impl Random {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33) % end
+    }
+
+    /// A key between those of `rows` rows, which hardly comes twice.
+    pub fn key_between(&mut self, rows: u64) -> i64 {
+        self.key(rows) * KEYS_BETWEEN + self.key(1 << 31)
     }
 
     /// The id of one of `rows` rows.

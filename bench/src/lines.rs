@@ -63,8 +63,14 @@ fn writers(choice: &Choice, load: Load) -> Vec<String> {
 }
 
 const CONCURRENT: &str = "concurrent";
-const THINKING: [Load; 5] =
-    [Load::OwnTables, Load::RandomKeys, Load::ReadThinkUpdate, Load::LateAppend, Load::EarlyAppend];
+const THINKING: [Load; 6] = [
+    Load::OwnTables,
+    Load::RandomKeys,
+    Load::RandomInserts,
+    Load::ReadThinkUpdate,
+    Load::LateAppend,
+    Load::EarlyAppend,
+];
 
 /// The loads with time inside their transactions, by this number of threads; both settings.
 fn thinking(choice: &Choice, threads: usize) -> Vec<Case> {

@@ -99,6 +99,7 @@ struct Done {
 
 struct Statements<'a> {
     insert: Statement<'a>,
+    insert_at: Statement<'a>,
     update: Statement<'a>,
     set: Statement<'a>,
     select: Statement<'a>,
@@ -112,6 +113,8 @@ impl<'a> Statements<'a> {
     fn prepare(connection: &'a Connection, load: Load, table: &str) -> Result<Statements<'a>> {
         Ok(Statements {
             insert: connection.prepare(&format!("INSERT INTO {table}(thread, n, value) VALUES(?1, 1, ?2)"))?,
+            insert_at: connection
+                .prepare(&format!("INSERT INTO {table}(id, thread, n, value) VALUES(?1, ?2, 1, ?3)"))?,
             update: connection.prepare(&format!("UPDATE {table} SET n = n + 1, value = ?1 WHERE id = ?2"))?,
             set: connection.prepare(&format!("UPDATE {table} SET n = ?1 WHERE id = ?2"))?,
             select: connection.prepare(&format!("SELECT n FROM {table} WHERE id = ?1"))?,
@@ -252,6 +255,11 @@ impl<'a> Worker<'a> {
             }
             Load::EarlyAppend => {
                 self.statements.insert.execute((self.index, self.payload.as_str()))?;
+                std::thread::sleep(THINKS);
+            }
+            Load::RandomInserts => {
+                let key = self.random.key_between(self.rows);
+                self.statements.insert_at.execute((key, self.index, self.payload.as_str()))?;
                 std::thread::sleep(THINKS);
             }
             Load::LateAppend => {
