@@ -79,14 +79,13 @@ struct Client {
     open: Option<Item>,
     done: Vec<Item>,
     commits: u64,
-    conflicts: u64,
     /// Of one that may be killed.
     journal: Option<Journal>,
 }
 
 impl Client {
     fn new(connection: Connection) -> Client {
-        Client { connection, open: None, done: Vec::new(), commits: 0, conflicts: 0, journal: None }
+        Client { connection, open: None, done: Vec::new(), commits: 0, journal: None }
     }
 
     /// Runs a statement of the open transaction; one that is refused ends it.
@@ -96,7 +95,6 @@ impl Client {
         let answer = &item.steps.last().expect("a step").answer;
         let code = answer.strip_prefix("code ").and_then(|code| code.parse().ok()).unwrap_or(0);
         if is_busy(code) {
-            self.conflicts += 1;
             self.roll_back();
         } else {
             assert!(matches!(code & 0xff, 0 | 1 | ffi::SQLITE_CONSTRAINT), "{sql}: {code}");
@@ -140,7 +138,6 @@ impl Client {
             code if is_busy(code) => {
                 assert!(self.connection.is_autocommit(), "{code} ends it");
                 assert_eq!(last_commit(&self.connection), before, "refused, and published");
-                self.conflicts += 1;
                 self.open = None;
             }
             code => panic!("COMMIT: {code}"),
@@ -284,17 +281,21 @@ impl World {
 #[test]
 fn random_schedules_are_serializable() {
     let mut length = Length::new(env_number("PWAL_TEST_ROUNDS", 16));
-    let mut conflicts = 0;
+    let mut met = [0; 4];
     for round in 0.. {
         let Some(seed) = length.next_seed(round) else { break };
         let _watchdog = Watchdog::new(&format!("the schedule of seed {seed}"), patience());
-        conflicts += schedule(seed, steps(), &mut length);
+        let met_here = schedule(seed, steps(), &mut length);
+        met = std::array::from_fn(|at| met[at] + met_here[at]);
     }
-    println!("{conflicts} conflicts");
+    println!("{}", MET.iter().zip(met).map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "));
 }
 
-/// One thread: whichever connection is next makes its next step. The number of conflicts.
-fn schedule(seed: u64, steps: u64, length: &mut Length) -> u64 {
+/// What is counted of a schedule, as the status names it.
+const MET: [&str; 4] = ["conflicts", "moved", "excused", "merged"];
+
+/// One thread: whichever connection is next makes its next step. How often it met what is counted.
+fn schedule(seed: u64, steps: u64, length: &mut Length) -> [u64; 4] {
     let world = World::new(seed);
     let path = &world.path;
     let mut maker = Maker::new(seed.wrapping_mul(31) + 7, world.range);
@@ -335,17 +336,17 @@ fn schedule(seed: u64, steps: u64, length: &mut Length) -> u64 {
         }
     }
     let mut items = Vec::new();
-    let mut conflicts = 0;
     for mut client in clients {
         client.roll_back();
         support::assert_integrity(&client.connection);
         items.append(&mut client.done);
-        (length.commits, conflicts) = (length.commits + client.commits, conflicts + client.conflicts);
+        length.commits += client.commits;
         support::close(client.connection);
     }
     length.transactions += items.len() as u64;
+    let status = support::lab::status(&world.serial, "concurrent");
     world.check(items);
-    conflicts
+    MET.map(|name| status[name].as_u64().unwrap_or(0))
 }
 
 #[test]
