@@ -371,11 +371,13 @@ fn compose_commit(
     }
     let WalConnection { view, writer, .. } = wal;
     let shown = writer.concurrent.as_ref().and_then(|concurrent| concurrent.growth.shown(is_private, snapshot));
-    let (Some(shown), Some(composition)) = (shown, Composition::of(view)) else { return Ok(Err(Refusal::Structure)) };
+    let Some(shown) = shown else { return Ok(Err(Refusal::Structure)) };
+    let rest_is_written = view.lane().pages().any(|page| page == shown.rest());
+    let Some(composition) = Composition::of(view) else { return Ok(Err(Refusal::Structure)) };
     let Some(page_one) = composition.image(1).map_err(ReadFailure::Spill)? else {
         return Ok(Err(Refusal::Structure));
     };
-    let staged = Staged { page_one: &page_one, shown, database_pages };
+    let staged = Staged { page_one: &page_one, shown, rest_is_written, database_pages };
     let truth = Truth { page_one: &truth.page_one, head: truth.head.clone() };
     let base = RefCell::new(base);
     let mut staged_page = |page: u32| match composition.image(page).map_err(ReadFailure::Spill)? {

@@ -112,6 +112,15 @@ struct Client {
     is_private: bool,
     used: Vec<u32>,
     own: Vec<u32>,
+    /// The first trunk after those that it is shown, as it was.
+    rest: Option<Vec<u8>>,
+}
+
+impl Client {
+    fn new((list, shown, own): (List, Shown, Vec<u32>), is_private: bool, used: Vec<u32>) -> Client {
+        let rest = list.trunks.get(&shown.rest()).cloned();
+        Client { list, shown, is_private, used, own, rest }
+    }
 }
 
 fn begin(truth: &List, client: u32, is_private: bool, beyond: u32) -> (List, Shown, Vec<u32>) {
@@ -147,9 +156,11 @@ fn begin(truth: &List, client: u32, is_private: bool, beyond: u32) -> (List, Sho
 }
 
 fn try_compose(client: &Client, truth: &List) -> Result<Composed, Refusal> {
+    let rest = client.shown.rest();
     let staged = Staged {
         page_one: &client.list.page_one,
         shown: &client.shown,
+        rest_is_written: client.list.trunks.get(&rest) != client.rest.as_ref(),
         database_pages: client.list.counters().database_pages,
     };
     let of_truth = Truth { page_one: &truth.page_one, head: truth.head() };
@@ -188,9 +199,9 @@ proptest! {
         let mut truth = List::new(40);
         let mut used: BTreeSet<u32> = (1..=40).collect();
         let mut clients: Vec<Client> = (0..3).map(|client| {
-            let (list, shown, own) = begin(&truth, client, false, 8);
             // Each has used a part of the database.
-            Client { list, shown, is_private: false, used: (5 + client * 10..15 + client * 10).collect(), own }
+            let used = (5 + client * 10..15 + client * 10).collect();
+            Client::new(begin(&truth, client, false, 8), false, used)
         }).collect();
         for Step { client: number, private, allocations, frees, commits } in steps {
             let client = &mut clients[number as usize];
@@ -232,16 +243,14 @@ proptest! {
                     }
                 }
             }
-            let (list, shown, own) = begin(&truth, number, private, 8);
-            (client.list, client.shown, client.own, client.is_private) = (list, shown, own, private);
+            *client = Client::new(begin(&truth, number, private, 8), private, client.used.clone());
         }
     }
 
     #[test]
     fn arbitrary_images_are_refused_or_composed(bytes in prop::collection::vec(any::<u8>(), 512), at in 24_usize..40, page in 1_u32..60) {
         let truth = List::new(40);
-        let (list, shown, own) = begin(&truth, 1, true, 8);
-        let mut client = Client { list, shown, is_private: true, used: Vec::new(), own };
+        let mut client = Client::new(begin(&truth, 1, true, 8), true, Vec::new());
         client.list.page_one[at] = bytes[0];
         client.list.trunks.insert(page, bytes);
         if let Ok(composed) = try_compose(&client, &truth) {
@@ -269,7 +278,7 @@ fn the_page_of_the_locks_is_never_free() {
     let mut taken: Vec<u32> = (0..2).map(|_| list.allocate(0)).collect();
     taken.sort_unstable();
     assert_eq!(taken, own);
-    let client = Client { list, shown, is_private: true, used: taken, own: own.to_vec() };
+    let client = Client::new((list, shown, own.to_vec()), true, taken);
     let composed = try_compose(&client, &truth).expect("composed");
     assert_eq!(composed.database_pages, page + 2);
     assert_eq!(composed.head.pages(), [page - 4, page - 2, page - 1, page + 1]);
@@ -288,7 +297,22 @@ fn a_list_that_others_have_changed_has_left_what_was_shown() {
     assert!(shown.has_left() && shown.is_free(12));
     // SQLite goes on with the list after the commit.
     let used = vec![list.allocate(0)];
-    let client = Client { list, shown, is_private: true, used, own };
+    let client = Client::new((list, shown, own), true, used);
     let composed = try_compose(&client, &truth).expect("composed");
     assert!(composed.seen.has_left());
+}
+
+/// SQLite may go on to the trunk after those that are shown, take a page of it, and put another one there: as many as before, and not
+/// the same.
+#[test]
+fn what_has_changed_after_what_is_shown_is_not_published() {
+    let mut truth = List::new(300);
+    (10..=128).for_each(|page| truth.free(page));
+    let mut client = Client::new(begin(&truth, 1, false, 0), false, vec![200]);
+    assert_eq!((client.list.counters().first_trunk, client.shown.rest()), (128, 10), "full, and then a new one");
+    assert_eq!(client.list.allocate(0), 128);
+    assert!((11..=127).contains(&client.list.allocate(0)));
+    client.list.free(200);
+    assert_eq!(client.list.counters().free_pages, truth.counters().free_pages - 1);
+    assert_eq!(try_compose(&client, &truth).err(), Some(Refusal::Structure));
 }
