@@ -171,7 +171,7 @@ pub trait LogDirectory: Send + Sync + Debug {
     /// Any error of the medium.
     fn sync_parent(&self) -> io::Result<()>;
     /// Makes what the file beside the database, with this at the end of its name, is now durable, if there is one: `-journal` or
-    /// `-wal`. A directory there is left alone.
+    /// `-wal`. A link is followed, as SQLite does; what is no regular file is left alone.
     ///
     /// # Errors
     /// Any error of the medium; not for "is not there".
@@ -179,14 +179,11 @@ pub trait LogDirectory: Send + Sync + Debug {
         let path = self.path().as_os_str().as_encoded_bytes();
         let database = path.strip_suffix(b"-pwal").unwrap_or(path);
         let name = [database, suffix.as_bytes()].concat();
-        let file = Path::new(OsStr::from_bytes(&name));
-        if std::fs::symlink_metadata(file).is_ok_and(|there| there.is_dir()) {
-            return Ok(());
-        }
-        match open_to_read(file).and_then(|file| file.sync_all()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let sync = || {
+            let path = std::fs::canonicalize(OsStr::from_bytes(&name))?;
+            if std::fs::metadata(&path)?.is_file() { open_to_read(&path)?.sync_all() } else { Ok(()) }
+        };
+        sync().or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
     }
     /// Removes the directory; `Ok(false)` and untouched if it is not empty, or not this process's to remove.
     ///
