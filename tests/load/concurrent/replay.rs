@@ -107,6 +107,10 @@ pub fn assert_same(database: &Connection, replayed: &Connection, same_trees: boo
     if same_trees {
         assert_eq!(used(database), used(replayed), "{what}: pages in use");
     }
-    let (one, other) = (logical(database), logical(replayed));
-    assert_eq!(support::dump::first_difference(&one, &other), None, "{what}");
+    assert_eq!(difference(database, replayed), None, "{what}");
+}
+
+/// The first difference of what is in the two.
+pub fn difference(database: &Connection, replayed: &Connection) -> Option<String> {
+    support::dump::first_difference(&logical(database), &logical(replayed))
 }
