@@ -1,7 +1,7 @@
 //! Reads past the page cache that are begun before they are asked for: the kernel itself reads ahead only into its cache.
 //!
-//! One thread reads what was begun, in this order. A read that fails, or that no thread can be made for, is made again by the
-//! one who asks: so nothing depends on what is begun. Files that do not read past the cache, those of simulations too, are
+//! One thread reads what was begun, in this order. The caller makes a read again that failed, or that no thread could be made
+//! for: so nothing depends on what is begun. Files that do not read past the cache, those of simulations too, are
 //! not read beside other work.
 
 use crate::disk::{AlignedBytes, LogFile};

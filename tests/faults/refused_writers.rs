@@ -21,7 +21,7 @@ fn with_a_cursor(connection: &Connection, other: &Connection, ends: &Sender<()>)
     let read = rows.next().expect("a row").expect("a row").get(0).expect("a number");
     run(connection, "ROLLBACK");
     is_refused(connection, other);
-    ends.send(()).expect("somebody listens");
+    ends.send(()).expect("a thread that receives");
     drop(rows);
     read
 }
@@ -32,7 +32,7 @@ fn into_another_database(connection: &Connection, other: &Connection, ends: &Sen
     run(connection, "BEGIN; INSERT INTO other.copy SELECT n FROM main.rows WHERE id=10");
     let read = number(connection, "SELECT n FROM copy");
     is_refused(connection, other);
-    ends.send(()).expect("somebody listens");
+    ends.send(()).expect("a thread that receives");
     run(connection, "ROLLBACK");
     read
 }

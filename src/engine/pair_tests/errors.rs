@@ -342,7 +342,7 @@ fn the_next_segment_need_not_be_open_before_it_begins() {
     assert!(before.elapsed() < std::time::Duration::from_millis(400), "it is waited for: {:?}", before.elapsed());
 }
 
-/// A thread of the engine's own that runs `act`, and that is told to end if `stops`.
+/// A thread of the engine's own that runs `act`; with `stops` it shall end.
 fn in_background<T: Send>(engine: &Engine, stops: bool, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|threads| {
         let thread = threads.spawn(|| {

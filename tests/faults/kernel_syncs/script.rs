@@ -117,7 +117,7 @@ impl Life {
         recorder::mark("durable");
         let mut beside = support::beside(&self.path);
         // The shared memory of a stock SQLite that was killed stays until its next close, a journal that it had begun until it
-        // writes the next, and a log that was salvaged until somebody deletes it.
+        // writes the next, and a log that was salvaged until it is deleted.
         beside
             .retain(|name| !name.ends_with("-shm") && !name.ends_with("-journal") && !name.contains("-pwal.salvaged-"));
         assert_eq!(beside, Vec::<String>::new());

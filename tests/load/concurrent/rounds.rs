@@ -44,7 +44,7 @@ pub fn round(seed: u64, length: &mut Length) {
     if killed > 0 {
         players.iter_mut().for_each(|player| player.expect("open"));
         if killed == PROCESSES {
-            // So that nobody has the log when they are dead: it is recovered.
+            // So that no process has the log when they are dead: it is recovered.
             let nothing = Connection::open_in_memory().expect("a connection");
             support::close(std::mem::replace(&mut world.serial, nothing));
         }
