@@ -234,17 +234,23 @@ fn a_checkpoint_without_the_head_of_a_batch_writes_nothing() {
     assert_eq!(pair.recovered(), [1; 3]);
 }
 
+/// A log that rests after a commit; this sync of its directory will fail.
+fn rested(nth: u64) -> (Pair, Arc<Engine>) {
+    let pair = Pair::new();
+    let one = pair.claim();
+    commit(&one, 3, 1, true).unwrap();
+    assert_eq!(one.rest().unwrap(), Rest::Retired);
+    pair.disk.plan().add(Fault { nth, ..pair.fault(Operation::Sync, DIRECTORY_NAME) });
+    (pair, one)
+}
+
 /// After a rest a failed activation has taken the marker away, durably or not. The next one makes it again before anything else; if
 /// that fails, nothing is deleted.
 #[test]
 fn an_activation_that_cannot_mark_the_log_again_changes_nothing() {
     let mut tried = 0;
     for nth in 1..8 {
-        let pair = Pair::new();
-        let one = pair.claim();
-        commit(&one, 3, 1, true).unwrap();
-        assert_eq!(one.rest().unwrap(), Rest::Retired);
-        pair.disk.plan().add(Fault { nth, ..pair.fault(Operation::Sync, DIRECTORY_NAME) });
+        let (pair, one) = rested(nth);
         if commit(&one, 3, 2, true).is_ok() || !names(&pair, "retired-").is_empty() {
             continue;
         }
@@ -460,11 +466,7 @@ fn an_activation_that_cannot_take_back_a_stamp_changes_nothing() {
 fn a_marker_of_a_rest_that_may_come_back_ends_the_activation() {
     let mut failed = 0;
     for nth in 1..8 {
-        let pair = Pair::new();
-        let one = pair.claim();
-        commit(&one, 3, 1, true).unwrap();
-        assert_eq!(one.rest().unwrap(), Rest::Retired);
-        pair.disk.plan().add(Fault { nth, ..pair.fault(Operation::Sync, DIRECTORY_NAME) });
+        let (pair, one) = rested(nth);
         let committed = commit(&one, 3, 2, true);
         assert_eq!(committed.is_err(), pair.disk.plan().fired() > 0, "sync {nth}");
         failed += pair.disk.plan().fired();
