@@ -1,6 +1,7 @@
 //! A process that has no descriptor left.
 
 use super::*;
+use std::time::Instant;
 
 /// A process that has no descriptor left can lead no flush: it tries again, and another process may do it. Nothing has
 /// failed of what is written, and nobody else is to suffer for it.
@@ -67,6 +68,30 @@ fn an_operation_for_which_a_descriptor_is_missing_is_tried_again() {
         heard.recv_timeout(Duration::from_secs(20)).expect("who waits hangs").unwrap();
         commit(&one, 3, 1001, true).unwrap();
         assert!(!one.log.is_poisoned());
+    }
+}
+
+/// The time for which operations are tried again is that of one shortage: it ends when the flush that a commit waited for has been made.
+#[test]
+fn a_shortage_that_a_flush_has_met_ends_with_it() {
+    let pair = Pair::new();
+    let one = pair.claim();
+    leave_a_segment(&one);
+    let other = pair.join();
+    // A commit that is not published waits for 2 s in one shortage.
+    for (operation, seconds, sequence) in [(Operation::Sync, 3, 1000), (Operation::Write, 0, 1001)] {
+        let fault = pair.fault(operation, ".seg");
+        pair.disk.plan().add(Fault { goes_on: true, effect: Effect::NoDescriptor, ..fault });
+        let (before, began) = (pair.disk.plan().fired(), Instant::now());
+        let (answers, answer) = std::sync::mpsc::channel();
+        let commits = Arc::clone(&other);
+        std::thread::spawn(move || answers.send(commit(&commits, 3, sequence, true)));
+        while pair.disk.plan().fired() < before + 20 || began.elapsed() < Duration::from_secs(seconds) {
+            let early = answer.recv_timeout(Duration::from_millis(1));
+            assert!(early.is_err(), "{operation:?}: {early:?}");
+        }
+        pair.disk.plan().clear();
+        answer.recv_timeout(Duration::from_secs(20)).expect("an answer").unwrap();
     }
 }
 
