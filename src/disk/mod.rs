@@ -179,11 +179,17 @@ pub trait LogDirectory: Send + Sync + Debug {
         let path = self.path().as_os_str().as_encoded_bytes();
         let database = path.strip_suffix(b"-pwal").unwrap_or(path);
         let name = [database, suffix.as_bytes()].concat();
-        let sync = || {
-            let path = std::fs::canonicalize(OsStr::from_bytes(&name))?;
-            if std::fs::metadata(&path)?.is_file() { open_to_read(&path)?.sync_all() } else { Ok(()) }
-        };
-        sync().or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        let file = Path::new(OsStr::from_bytes(&name));
+        let sync = |file: &Path| open_to_read(file)?.sync_all();
+        match sync(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // It is a link, or no regular file.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => match std::fs::canonicalize(file) {
+                Ok(there) if there.is_file() => sync(&there),
+                _ => Ok(()),
+            },
+            result => result,
+        }
     }
     /// Removes the directory; `Ok(false)` and untouched if it is not empty, or not this process's to remove.
     ///

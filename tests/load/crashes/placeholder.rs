@@ -158,7 +158,8 @@ fn what_somebody_else_put_there_stays() {
     if !support::on_pwal() {
         return;
     }
-    for what in ["an empty file", "a directory with a file", "a dangling link", "a link to a directory"] {
+    let (to_file, to_directory) = ("a link to an empty file", "a link to a directory");
+    for what in ["an empty file", "a directory with a file", "a dangling link", to_file, to_directory] {
         let scratch = Scratch::new();
         let path = closed(&scratch);
         let elsewhere = scratch.file("elsewhere");
@@ -169,6 +170,10 @@ fn what_somebody_else_put_there_stays() {
                 std::fs::write(wal(&path).join("notes"), "").unwrap();
             }
             "a dangling link" => symlink(scratch.file("nowhere"), wal(&path)).unwrap(),
+            _ if what == to_file => {
+                std::fs::write(&elsewhere, "").unwrap();
+                symlink(&elsewhere, wal(&path)).unwrap();
+            }
             _ => {
                 std::fs::create_dir(&elsewhere).unwrap();
                 symlink(&elsewhere, wal(&path)).unwrap();
@@ -184,7 +189,7 @@ fn what_somebody_else_put_there_stays() {
         support::close(connection);
         assert_eq!(wal(&path).join("notes").exists(), what == "a directory with a file");
         assert!(!scratch.file("nowhere").exists());
-        assert_eq!(elsewhere.exists(), what == "a link to a directory");
+        assert_eq!(elsewhere.exists(), what == to_file || what == to_directory);
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes[18..20], [2, 2], "{what}: retired");
     }
