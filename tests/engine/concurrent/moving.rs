@@ -2,6 +2,7 @@
 
 use super::*;
 use rusqlite::backup::Backup;
+use std::time::Instant;
 
 const TABLES: &str =
     "CREATE TABLE log(id INTEGER PRIMARY KEY, v); CREATE TABLE mark(id INTEGER PRIMARY KEY AUTOINCREMENT, v);
@@ -249,5 +250,26 @@ fn it_moves_over_a_checkpoint() {
         assert!(number(&a, "SELECT n FROM t WHERE id=15000") > 0);
         assert_eq!(commit(&a), 0, "{kind}");
         support::assert_integrity(&scene.serial);
+    }
+}
+
+/// One that cannot move past what another one has allocated shows that both write beside each other: the next ones, for a second, have
+/// freelists of their own.
+#[test]
+fn one_that_could_not_move_past_allocations_is_the_last() {
+    loop {
+        let (scene, a, b) = moved_scene();
+        run(&a, "BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        assert_eq!(number(&a, "PRAGMA freelist_count"), 0);
+        run(&b, "BEGIN; INSERT INTO log(v) VALUES(zeroblob(9000)); COMMIT");
+        let begin = Instant::now();
+        assert_eq!(number(&a, "SELECT count(*) FROM log WHERE length(v)=9000"), 0, "it does not see the other");
+        run(&a, "ROLLBACK; BEGIN; UPDATE t SET n=n+1 WHERE id=10");
+        let own = number(&a, "PRAGMA freelist_count");
+        if begin.elapsed() < Duration::from_millis(900) {
+            assert!(own > 0);
+            assert_eq!(number(&scene.serial, "PRAGMA freelist_count"), 0);
+            return;
+        }
     }
 }
