@@ -24,6 +24,7 @@ use super::interior::{Interiors, Structure};
 use super::moving::Moved;
 use super::reader::ReadFailure;
 use super::siblings;
+use super::turns::{Database, Turns};
 use super::wal_connection::WalConnection;
 use crate::engine::{ConcurrentCounters, WrittenPage};
 use crate::pages::{Kind, PageOne};
@@ -40,12 +41,7 @@ const COMMIT_WAIT: Duration = Duration::from_millis(10);
 /// wait for each other.
 const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
-/// After this number of transactions in a row that lost, the next one takes its turn in the write queue before its snapshot, and writes
-/// serially. Half as many, down to one, if the last one that has committed needed its turn, and begins with a write: where nearly all lose,
-/// as those that insert a row with a generated key first and think then, fewer tries are in vain. One that reads first could have seen
-/// what others have committed; turns would only make it lose more often.
-const LOST_OFTEN: u32 = 4;
-/// How long others that write wait for the first write of such a transaction: until then it cannot lose, and after it neither.
+/// How long others that write wait for the first write of a transaction that has its turn: until then it cannot lose, and after it neither.
 pub(super) const TURN_VALID: Duration = Duration::from_secs(1);
 
 /// Of a connection with `parallel_wal_writers=concurrent`.
@@ -60,16 +56,8 @@ pub(super) struct Concurrent {
     staged_bytes: u64,
     /// Its open transaction was refused WRITE for a page that SQLite wanted to spill.
     spill_refused: bool,
-    /// Its transactions that lost since one has committed.
-    lost: u32,
-    /// How often the number that takes a turn is halved.
-    halved: u32,
-    /// The last one that began virtually wrote by its first statement.
-    writes_first: bool,
-    /// The number of its next transactions that take their turn before they read.
-    turns: u32,
-    /// The present one has waited for its turn.
-    has_waited: bool,
+    /// Whether it takes WRITE sooner than at COMMIT.
+    turns: Turns,
     /// The pages that it allocates.
     pub(super) growth: Growth,
     /// How far the snapshot of its present transaction has moved.
@@ -86,6 +74,8 @@ enum Write {
     Virtual,
     /// A transaction that began virtually has it: it is prepared, or its lane was full.
     Taken,
+    /// It has it since its first write.
+    TakenAtFirst,
 }
 
 /// Why a transaction cannot commit after the others.
@@ -133,33 +123,15 @@ impl Concurrent {
         self.reads.contains(page)
     }
 
-    /// Whether the snapshot of the present transaction may move: others may commit still.
+    /// Whether the snapshot of the present transaction may move: it began virtually, or with WRITE at its first write.
     pub(super) fn may_move(&self) -> bool {
-        self.write == Write::Virtual
+        matches!(self.write, Write::Virtual | Write::TakenAtFirst)
     }
 
     /// A snapshot comes with another header: SQLite empties its cache before it reads anything.
     fn forget_reads(&mut self) {
         self.reads.clear();
         self.is_complete = true;
-    }
-
-    /// The number of lost transactions in a row after which one takes its turn.
-    fn lost_often(&self) -> u32 {
-        (LOST_OFTEN >> self.halved).max(1)
-    }
-
-    fn note_lost(&mut self) {
-        self.lost += 1;
-        // One more with each: transactions that only read in between use some up.
-        self.turns = (self.lost + 1).saturating_sub(self.lost_often());
-    }
-
-    fn note_committed(&mut self) {
-        let needed_turn = self.lost >= self.lost_often() && !crate::drops("concurrent-turn-sooner");
-        let halves = needed_turn && (self.writes_first || crate::drops("concurrent-turn-of-readers"));
-        self.halved = if halves { (self.halved + 1).min(LOST_OFTEN.ilog2()) } else { 0 };
-        (self.lost, self.turns) = (0, 0);
     }
 }
 
@@ -196,7 +168,8 @@ pub(super) fn is_coming(wal: &WalConnection, file: &OpenFile) -> bool {
 
 /// Whether the transaction whose snapshot is taken now takes its turn before, since the last ones of its connection have lost.
 pub(super) fn lost_often(wal: &WalConnection, file: &OpenFile) -> bool {
-    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns > 0)
+    let database = Database::of(&*wal.engine);
+    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns.is_due(database))
         && !wal.writer.holds_write
         && is_coming(wal, file)
         && !crate::drops("concurrent-turn")
@@ -219,17 +192,15 @@ pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
 /// The transaction whose snapshot is taken now waits for its turn, or not.
 pub(super) fn note_turn(wal: &mut WalConnection, has_waited: bool) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.has_waited = has_waited;
+        concurrent.turns.note_snapshot(has_waited, crate::os::now_us());
     }
 }
 
-/// The read transaction is over, and has only read: if it has taken a turn, or waited for one, that is one less. Else a connection that
-/// loses and then only reads would keep all that write waiting, and each of its readers would wait for them.
+/// The read transaction is over, and has only read.
 pub(super) fn only_read(wal: &mut WalConnection) {
-    if let Some(concurrent) = &mut wal.writer.concurrent
-        && std::mem::take(&mut concurrent.has_waited)
-    {
-        concurrent.turns = concurrent.turns.saturating_sub(1);
+    let database = Database::of(&*wal.engine);
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.only_read(database);
     }
 }
 
@@ -237,7 +208,7 @@ pub(super) fn only_read(wal: &mut WalConnection) {
 /// committed since its snapshot.
 fn has_turn(wal: &WalConnection) -> bool {
     wal.reader.granted
-        && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.has_waited)
+        && wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns.has_waited())
         && wal.engine.queue.granted(wal.me.id)
 }
 
@@ -246,23 +217,37 @@ pub(super) fn is_in_transaction(file: &OpenFile) -> bool {
     file.pager.get().is_some_and(|pager| pager.in_transaction())
 }
 
-/// Grants WRITE virtually. What was read by now must be as it was, since it is cheaper to say so now.
+/// Grants WRITE virtually, or, to one of a connection that takes it with the first write, really, if it can be had while others only
+/// commit. What was read by now must be as it was, since it is cheaper to say so now.
 pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn BaseFile) -> Result<(), Code> {
     wal.reader.give_up_grant(&wal.engine, wal.me.id);
+    let mut takes_write = false;
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.writes_first = file.pager.get().is_some_and(|pager| pager.is_beginning());
+        let is_first = file.pager.get().is_some_and(|pager| pager.is_beginning());
+        concurrent.turns.note_first_write(is_first, crate::os::now_us());
+        takes_write = concurrent.turns.takes_write();
     }
     // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
     wal.reader.wrote = true;
+    if takes_write && !wait_for_write(wal, COMMIT_WAIT) {
+        wal.engine.queue.give_up_grant(wal.me.id);
+        takes_write = false;
+    }
     let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
     if published > snapshot {
-        validate_up_to(wal, base, (snapshot, published), &PageSet::default(), &mut Interiors::default())?;
+        let (written, mut interiors) = (PageSet::default(), Interiors::default());
+        let is_same = validate_up_to(wal, base, (snapshot, published), &written, &mut interiors);
+        if let (Err(_), true) = (is_same, takes_write) {
+            wal.engine.queue.release(wal.me.id, false);
+        }
+        is_same?;
     }
-    set_write(wal, Write::Virtual);
+    set_write(wal, if takes_write { Write::TakenAtFirst } else { Write::Virtual });
     counters(wal).open.fetch_add(1, SeqCst);
     wal.writer.holds_write = true;
     wal.start_transaction(snapshot);
-    Ok(())
+    // Nothing is published by others from now on.
+    if takes_write { stamp(wal, published + 1) } else { Ok(()) }
 }
 
 fn counters(wal: &WalConnection) -> &ConcurrentCounters {
@@ -347,6 +332,10 @@ pub(super) fn validate_commit(
     wal.engine.log.check_poison().map_err(|error| wal.failed(&error))?;
     if wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.is_broken()) {
         return Err(conflicts(wal, &Conflict::Freelist));
+    }
+    let has_write = write(wal) == Write::TakenAtFirst;
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.note_commit_begins(has_write, crate::os::now_us());
     }
     let snapshot = self::snapshot(wal);
     let (mut written, mut interiors) = (PageSet::default(), Interiors::default());
@@ -551,8 +540,9 @@ fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenP
 fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     counters(wal).conflicts.fetch_add(1, SeqCst);
     wal.reader.was_refused = true;
+    let database = Database::of(&*wal.engine);
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.note_lost();
+        concurrent.turns.note_lost(database);
     }
     let by = |written: &WrittenPage| format!("commit {} of another connection", written.sequence);
     let note = |written: &WrittenPage, kind: &str| {
@@ -608,6 +598,14 @@ fn stamp(wal: &mut WalConnection, sequence: u64) -> Result<(), Code> {
     })
 }
 
+/// Waits for WRITE as long as others that commit keep it; true: it is this connection's.
+fn wait_for_write(wal: &WalConnection, at_most: Duration) -> bool {
+    let (engine, me) = (&wal.engine, wal.me.id);
+    engine.queue.try_acquire(me)
+        || engine.acquire_write_after_rest(me)
+        || (!at_most.is_zero() && engine.queue.wait(me, at_most) && engine.queue.try_acquire(me))
+}
+
 /// Waits for WRITE: first for others that commit, then, at COMMIT, for serial writers by the application's busy handler. A statement
 /// whose page is spilled waits for others that commit once in its transaction: the page stays in memory.
 fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code> {
@@ -617,9 +615,7 @@ fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code>
     let is_spill = is_in_transaction(file);
     let wait = if has_siblings { SIBLING_WAIT } else { COMMIT_WAIT };
     let waits = !is_spill || wal.writer.concurrent.as_ref().is_some_and(|concurrent| !concurrent.spill_refused);
-    let mut taken = queue.try_acquire(me)
-        || engine.acquire_write_after_rest(me)
-        || (waits && queue.wait(me, wait) && queue.try_acquire(me));
+    let mut taken = wait_for_write(wal, if waits { wait } else { Duration::ZERO });
     while !taken && !has_siblings && !is_spill {
         // The handler of `busy_timeout` waits in `xSleep`, which waits in the queue.
         siblings::arm_refused(&wal.engine, me);
@@ -656,7 +652,7 @@ pub(super) fn unprepared(wal: &mut WalConnection, spill: Option<u32>) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.growth.forget_composed();
     }
-    if write(wal) == Write::Taken && spill.is_none() {
+    if matches!(write(wal), Write::Taken | Write::TakenAtFirst) && spill.is_none() {
         wal.engine.queue.release(wal.me.id, false);
         set_write(wal, Write::Virtual);
     }
@@ -667,8 +663,9 @@ pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
     if is_open(wal) {
         counters(wal).commits.fetch_add(1, SeqCst);
     }
+    let database = Database::of(&*wal.engine);
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.note_committed();
+        concurrent.turns.note_committed(database);
         growth::note_published(concurrent, wal.view.lane(), (&wal.engine, first_number));
     }
 }

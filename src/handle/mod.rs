@@ -35,6 +35,7 @@ pub mod settle;
 mod siblings;
 mod state;
 mod transaction;
+mod turns;
 mod upgrades;
 mod wal_connection;
 mod writers;

@@ -5,6 +5,7 @@ use rusqlite::Error;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 const ADD: &str = "UPDATE t SET n=n+1 WHERE id=10";
 
@@ -228,4 +229,114 @@ fn what_is_tried_again_is_a_refusal_only() {
     }));
     assert!(panicked.is_err() && a.is_autocommit());
     assert_eq!(number(&a, "SELECT n FROM t WHERE id=10"), 5);
+}
+
+/// A connection whose only transaction has lost at COMMIT, after it had thought for long and written for a short time; and another one.
+fn pair_that_lost_after_thinking(scene: &Scene) -> (Connection, Connection) {
+    loop {
+        let (a, b) = scene.pair();
+        patient(&b, 0);
+        let begin = Instant::now();
+        run(&a, "BEGIN");
+        number(&a, "SELECT n FROM t WHERE id=10000");
+        std::thread::sleep(Duration::from_millis(50));
+        let thought = begin.elapsed();
+        run(&a, ADD);
+        run(&b, &format!("BEGIN; {ADD}; COMMIT"));
+        assert_eq!(commit(&a), SNAPSHOT);
+        // A machine that stops this thread in between makes it a long time.
+        if (begin.elapsed() - thought) * 8 < thought {
+            return (a, b);
+        }
+    }
+}
+
+/// The code of a COMMIT of `b` that changes the row beside, after the first write of `a`, which then commits.
+fn beside_a_write_after_thinking(a: &Connection, b: &Connection) -> i32 {
+    run(a, "BEGIN");
+    number(a, "SELECT n FROM t WHERE id=10000");
+    run(b, &format!("BEGIN; {ADD}; COMMIT"));
+    run(a, ADD);
+    let beside = tried(b, "BEGIN; UPDATE t SET n=n+1 WHERE id=5000; COMMIT");
+    assert_eq!(commit(a), 0, "it sees what is committed by its first write");
+    beside
+}
+
+/// It may have been before it lost; then it has WRITE with its first write, which is for a short time.
+#[test]
+fn one_that_lost_with_its_last_statement_takes_the_write_lock_with_it() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    patient(&b, 0);
+    assert_eq!(beside_a_write_after_thinking(&a, &b), 0);
+    let (a, b) = pair_that_lost_after_thinking(&scene);
+    let before = number(&b, "SELECT sum(n) FROM t");
+    assert_eq!(beside_a_write_after_thinking(&a, &b), ffi::SQLITE_BUSY);
+    assert_eq!(number(&b, "SELECT sum(n) FROM t"), before + 2);
+    // It has kept WRITE for a longer time than it had thought: no more.
+    assert_eq!(beside_a_write_after_thinking(&a, &b), 0);
+}
+
+/// It gives the lock back with its transaction, however it ends, and if it is refused.
+#[test]
+fn the_write_lock_of_a_first_write_ends_with_the_transaction() {
+    for end in ["ROLLBACK", "COMMIT"] {
+        let scene = scene(ROWS);
+        let (a, b) = pair_that_lost_after_thinking(&scene);
+        run(&a, "BEGIN");
+        number(&a, "SELECT n FROM t WHERE id=10");
+        run(&b, &format!("BEGIN; {ADD}; COMMIT"));
+        assert_eq!(code_of(&a, ADD), SNAPSHOT, "it has read what has changed");
+        assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "and does not keep the write lock");
+        run(&a, "ROLLBACK; BEGIN");
+        number(&a, "SELECT n FROM t WHERE id=10000");
+        run(&a, ADD);
+        assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), ffi::SQLITE_BUSY);
+        run(&a, end);
+        assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "{end}");
+    }
+}
+
+/// While another one writes serially, it waits for a while, and writes beside it.
+#[test]
+fn a_first_write_beside_a_serial_transaction_needs_no_lock() {
+    let scene = scene(ROWS);
+    let (a, b) = pair_that_lost_after_thinking(&scene);
+    run(&b, "BEGIN IMMEDIATE");
+    run(&a, "BEGIN");
+    number(&a, "SELECT n FROM t WHERE id=10000");
+    run(&a, ADD);
+    run(&b, "UPDATE t SET n=n+1 WHERE id=5000; COMMIT");
+    assert_eq!(commit(&a), 0);
+}
+
+/// As that of an application with a pool of connections.
+#[test]
+fn one_that_begins_again_on_another_connection_gets_its_turn() {
+    let scene = scene(ROWS);
+    let pool: [Connection; 2] = scene.pair().into();
+    // What this thread commits would begin the count anew.
+    let path = &scene.path;
+    let elsewhere = |sql: &str| {
+        let other = || {
+            let other = concurrent(path);
+            patient(&other, 0);
+            tried(&other, sql)
+        };
+        std::thread::scope(|threads| threads.spawn(other).join().unwrap())
+    };
+    for lost in 0..4 {
+        let a = &pool[lost % 2];
+        run(a, &format!("BEGIN; {ADD}"));
+        assert_eq!(elsewhere(&format!("BEGIN; {ADD}; COMMIT")), 0, "after {lost}");
+        assert_eq!(commit(a), SNAPSHOT);
+    }
+    run(&pool[0], "BEGIN");
+    assert_eq!(number(&pool[0], "SELECT n FROM t WHERE id=10"), 4);
+    assert_eq!(elsewhere(&format!("BEGIN; {ADD}; COMMIT")), ffi::SQLITE_BUSY, "it is the turn of the other one");
+    run(&pool[0], ADD);
+    assert_eq!(commit(&pool[0]), 0);
+    run(&pool[1], "BEGIN");
+    assert_eq!(number(&pool[1], "SELECT n FROM t WHERE id=10"), 5);
+    assert_eq!(elsewhere(&format!("BEGIN; {ADD}; COMMIT")), 0, "the turn of both is over");
 }
