@@ -275,9 +275,15 @@ impl Pair {
         bytes.chunks(self.page_bytes as usize).map(|page| u64::from_le_bytes(*page.last_chunk().unwrap())).collect()
     }
 
+    /// Nothing stays that was not synced.
     fn lose_power(&self) {
+        self.lose_power_but(0);
+    }
+
+    /// Of what was not synced so many percent stay, by the dice.
+    fn lose_power_but(&self, keep_percent: u32) {
         self.disk.power_cut(&PowerCut {
-            keep_percent: 0,
+            keep_percent,
             tears_sectors: false,
             tears_same_bytes: false,
             tears_header: HeaderTear::Never,
