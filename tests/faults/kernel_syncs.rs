@@ -145,8 +145,19 @@ fn commits_in_every_mode() {
 
 #[test]
 fn killed_and_recovered() {
-    let rules = ["A3", "recovery files", "recovery names", "recovery parent", "Z1", "Z2", "Z3", "Z4", "spill end"];
-    play(&["created", "written and killed", "opened", "rested", "opened", "idle"], &rules, 200);
+    let rules = [
+        "A3",
+        "recovery files",
+        "recovery names",
+        "recovery parent",
+        "recovery T",
+        "Z1",
+        "Z2",
+        "Z3",
+        "Z4",
+        "spill end",
+    ];
+    play(&["created", "written and killed", "log moved", "opened", "rested", "opened", "idle"], &rules, 200);
 }
 
 #[test]
@@ -176,7 +187,7 @@ fn failures_are_answered() {
 
 /// The points at which a process that is alone dies.
 #[cfg(debug_assertions)]
-const POINTS: [&str; 15] = [
+const POINTS: [&str; 16] = [
     "publish_before_store",
     "after_publish",
     "leading_before_cut",
@@ -186,6 +197,7 @@ const POINTS: [&str; 15] = [
     "checkpointing",
     "deleting",
     "truncated",
+    "making",
     "rotating",
     "activating",
     "activating_again",
@@ -210,6 +222,13 @@ fn dead_at_some_point() {
         }
         play(&lives, &[], 60);
     }
+}
+
+/// A segment is being made ahead of need: of all that a process leaves whose name no commit waited for.
+#[cfg(debug_assertions)]
+#[test]
+fn dead_when_it_makes_a_segment() {
+    play(&["created", "everything@making", "opened"], &["recovery names", "recovery T"], 60);
 }
 
 /// One process of two dies, and the other goes on with what it left.

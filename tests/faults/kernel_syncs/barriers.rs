@@ -52,6 +52,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("recovery files", "before a recovery writes to the database file, all segments and spill files are synced"),
     ("recovery names", "and the log directory"),
     ("recovery parent", "and the directory that it lies in"),
+    ("recovery T", "before a recovery writes a page of a commit up to T, that T is in the stamp, durably"),
     (
         "Z1",
         "before the marker of a retirement is made, the database file is synced, but for the change counter: the log brings the first sector back",
@@ -513,6 +514,9 @@ impl Walk {
                     self.demand("undo", at, is_kept, "it is not");
                 }
             }
+            if offset > 0 && !self.salvages {
+                self.target_of_recovery(at, log_id, offset, bytes);
+            }
             return;
         }
         let durable = self.records.iter().filter(|record| record.log_id == log_id && record.is_durable(&self.medium));
@@ -531,6 +535,20 @@ impl Walk {
             let commit = self.commit_of(log_id, u32::try_from(page).expect("a page number"), image);
             let holds = commit.is_some_and(|commit| commit <= certified);
             self.demand("R4", at, holds, &format!("page {page} is of commit {commit:?}, D is {certified}"));
+        }
+    }
+
+    /// Pages of a recovery. Where it is cut short and the last commits rot, T says that the file has seen them.
+    fn target_of_recovery(&mut self, at: usize, log_id: LogId, offset: u64, bytes: &[u8]) {
+        let durable = self.named(|role| role == Role::Database).map(|database| self.medium.bytes(database, true));
+        let target = match durable.map(|bytes| stamp::read(&bytes[..bytes.len().min(HEADER_BYTES)])) {
+            Some(StampState::Stamped(stamp)) => stamp.backfill_target,
+            _ => 0,
+        };
+        for (image, page) in bytes.chunks_exact(BLOCK_BYTES).zip(offset / BLOCK_BYTES as u64 + 1..) {
+            let commit = self.commit_of(log_id, u32::try_from(page).expect("a page number"), image);
+            let holds = commit.is_some_and(|commit| commit <= target);
+            self.demand("recovery T", at, holds, &format!("page {page} is of commit {commit:?}, T is {target}"));
         }
     }
 

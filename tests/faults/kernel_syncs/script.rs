@@ -42,6 +42,7 @@ pub fn play() {
         "created" => created(&path),
         "written and killed" => written_and_killed(&path),
         "opened" => opened(&path),
+        "log moved" => log_moved(&path),
         "rested" => rested(&path),
         "idle" => idle(&path),
         "everything" => everything(&path),
@@ -257,6 +258,14 @@ fn opened(path: &Path) {
     life.run("PRAGMA journal_mode=WAL");
     life.commit(1);
     life.close();
+}
+
+/// Somebody takes the log directory away, and puts it back before anybody opens the database.
+fn log_moved(path: &Path) {
+    let log = PathBuf::from(format!("{}-pwal", path.display()));
+    let away = path.with_file_name("away");
+    std::fs::rename(&log, &away).expect("move the log directory");
+    std::fs::rename(&away, &log).expect("move it back");
 }
 
 /// The log is retired with the connection open, twice, and made anew.
