@@ -9,7 +9,6 @@ use super::trace::Call;
 use pwal::internal::log::format::{LogId, image_crc};
 use pwal::internal::log::stamp::{self, StampState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 
 /// The header of a database file.
 const HEADER_BYTES: usize = 100;
@@ -32,7 +31,11 @@ pub const RULES: &[(&str, &str)] = &[
     ("R5", "when a commit is answered with an error, its record is gone, durably"),
     ("R6 space", "before a segment begins in a segment file, the segment file's space is synced"),
     ("R6 name", "and its name"),
-    ("cut", "no block is written again in which a commit ends, or its certificate, that is durable"),
+    (
+        "cut",
+        "no block is written again in which a commit ends, or its certificate, that is durable; but the same bytes are, by a process \
+         that finishes the flush of one that died when it had synced them and had answered nobody",
+    ),
     ("D", "before a certificate is written, all commits up to its D are synced"),
     ("B", "before a doubled certificate is written, the database file with all commits up to its B is synced"),
     (
@@ -97,6 +100,8 @@ struct Walk {
     wants_durable: bool,
     /// What was written since it began.
     written: Vec<Record>,
+    /// The last commit that was there when one was acknowledged that wants durability.
+    promised: BTreeMap<LogId, u64>,
     met: BTreeMap<&'static str, usize>,
     broken: Vec<(usize, String)>,
 }
@@ -113,6 +118,7 @@ impl Walk {
             salvages: false,
             wants_durable: false,
             written: Vec::new(),
+            promised: BTreeMap::new(),
             met: BTreeMap::new(),
             broken: Vec::new(),
             medium,
@@ -185,7 +191,7 @@ impl Walk {
                 let role = self.role(node);
                 if let Some(log_id) = role.segment() {
                     self.writers.insert(pid);
-                    self.cut(at, log_id, node, *offset..*offset + bytes.len() as u64);
+                    self.cut(at, log_id, node, *offset, bytes);
                     for record in records::read(log_id, node, at, *offset, bytes) {
                         self.record(at, &record);
                     }
@@ -265,6 +271,7 @@ impl Walk {
                 let batches = batches(&self.records, log_id);
                 let unsynced: Vec<u64> =
                     batches.iter().filter(|(_, batch)| !batch.is_durable(&self.medium)).map(|(n, _)| *n).collect();
+                self.promised.insert(log_id, batches.keys().next_back().copied().unwrap_or(0));
                 self.demand("R2", at, unsynced.is_empty(), &format!("not synced: {unsynced:?}"));
             }
             "failed" => {
@@ -278,9 +285,11 @@ impl Walk {
     }
 
     /// These bytes of a segment are about to be written, and with them all of the blocks in which they lie.
-    fn cut(&mut self, at: usize, log_id: LogId, segment: Node, bytes: Range<u64>) {
+    fn cut(&mut self, at: usize, log_id: LogId, segment: Node, offset: u64, new: &[u8]) {
         let block = BLOCK_BYTES as u64;
-        let bytes = bytes.start / block * block..bytes.end.next_multiple_of(block);
+        let bytes = offset / block * block..(offset + new.len() as u64).next_multiple_of(block);
+        let is_same = self.medium.bytes(segment, false).get(offset as usize..).is_some_and(|old| old.starts_with(new));
+        let finishes = |last: u64| is_same && last > self.promised.get(&log_id).copied().unwrap_or(0);
         let durable = self.records.iter().filter_map(|record| match record.kind {
             Kind::Certificate { last, .. } if record.log_id == log_id && record.is_durable(&self.medium) => Some(last),
             _ => None,
@@ -295,7 +304,11 @@ impl Walk {
                 Kind::Batch { sequence, .. } => sequence,
                 Kind::Certificate { last, .. } => last,
             };
-            last <= durable && record.is_durable(&self.medium) && record.offset < bytes.end && bytes.start < record.end
+            last <= durable
+                && !finishes(last)
+                && record.is_durable(&self.medium)
+                && record.offset < bytes.end
+                && bytes.start < record.end
         });
         let what = torn.map_or(String::new(), |record| format!("{:?} at {}", record.kind, record.offset));
         self.demand("cut", at, what.is_empty(), &what);
