@@ -19,8 +19,7 @@ use super::beside::BesideStock;
 use super::claim;
 use super::file::{OpenFile, beside};
 use super::init_lock::{INIT_WAIT, take_init};
-use super::leftovers::ExclusiveDatabase;
-use super::opening::Opening;
+use super::opening::{ExclusiveDatabase, Opening};
 use super::refusal::Refused;
 use super::wal_connection::WalConnection;
 use crate::disk::open_to_read;
@@ -34,7 +33,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// `WAL_HDRSIZE`
@@ -90,7 +88,7 @@ impl Alone {
     ///
     /// # Errors
     /// The connection stays alone: what could not be read, written or locked.
-    pub(super) fn share(&mut self, file: &Arc<OpenFile>) -> Result<WalConnection, Code> {
+    pub(super) fn share(&mut self, file: &OpenFile) -> Result<WalConnection, Code> {
         self.check()?;
         let Some(view) = &self.view else { return Err(Code::BUSY) };
         let refused = |refused: Refused| {

@@ -10,7 +10,6 @@ use super::base::Above;
 use super::file::OpenFile;
 use super::wal_connection::WalConnection;
 use crate::sqlite::Code;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// Whether another VFS calls this handle, not SQLite, and does not pass on all that a log needs, as far as is known: it
@@ -36,14 +35,14 @@ impl WalConnection {
     }
 
     /// UNLOCK(WRITE), with a header of SQLite's for frames that have not come.
-    pub(super) fn end_withheld(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn end_withheld(&mut self, file: &OpenFile) {
         self.distrust(file, Code::IOERR_WRITE, "keeps frames of the WAL back, or writes them later");
         self.roll_back(file);
         self.give_up(file);
     }
 
     /// SQLite has committed, and COMMIT_PHASETWO has not come: COMMIT is answered OK, whatever the commit comes to.
-    pub(super) fn commit_without_phase_two(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn commit_without_phase_two(&mut self, file: &OpenFile) {
         self.distrust(file, Code::IOERR_WRITE, "keeps SQLITE_FCNTL_COMMIT_PHASETWO back, which ends a commit");
         if self.commit_phase_two(file).is_err() {
             self.give_up(file);

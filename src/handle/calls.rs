@@ -3,20 +3,16 @@
 use super::alone::{self, Alone};
 use super::base::{Above, BaseFile, OpenFacts, Pager, PragmaAnswer, ShmAction};
 use super::claim::{self, Locked};
-use super::file::OpenFile;
-use super::registry::{Context, FileIdentity};
-use super::state::{HandleState, State, StateGuard};
+use super::header::mask;
+use super::registry::Context;
+use super::state::{HandleState, ServedFile, StateGuard};
 use super::{pragma, siblings};
 use crate::host::{DatabaseHandle, LockLevel};
 use crate::log::stamp;
 use crate::sqlite::Code;
-use crate::sync::Mutex;
 use crate::view::Region;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
-
-/// What SQLite reads at byte 18 of a database in WAL mode: both versions.
-const VERSION_BYTES: std::ops::Range<u64> = 18..20;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// What `sqlite3PagerSharedLock` compares with the version of its cache, with a rollback journal: change counter, size
 /// and free pages in the header of the database file. Commits in WAL mode need not move the counter. A connection that
@@ -30,38 +26,18 @@ const FILE_VERSION_BYTES: usize = 16;
 const FILE_HEADER_BYTES: usize = 100;
 
 /// One open main database file. SQLite calls it from one thread at a time, not always the same.
-pub struct Handle(pub(super) Arc<OpenFile>);
+pub struct Handle(pub(super) Arc<ServedFile>);
 
 impl Handle {
     /// A handle that is not on pwal to an engine. Called in `xOpen(MAIN_DB)`, after the base opened the file.
     #[must_use]
     pub fn open(context: &Arc<Context>, facts: OpenFacts) -> Handle {
-        let identity = FileIdentity::of(&facts.path).ok();
-        let off = pragma::opens_off(context, &facts);
-        let state = Mutex::new(State::new(off));
-        let (pager, real_path) = (OnceLock::new(), OnceLock::new());
-        let (refused, bases, waited) = (Mutex::new(None), Mutex::new(None), Mutex::new(None));
-        let context = Arc::clone(context);
-        let (was_alone, read_unlocked) = (AtomicBool::new(false), AtomicBool::new(false));
-        let file = OpenFile {
-            context,
-            facts,
-            identity,
-            pager,
-            real_path,
-            state,
-            refused,
-            bases,
-            waited,
-            was_alone,
-            read_unlocked,
-        };
-        Handle(Arc::new(file))
+        Handle(ServedFile::open(context, facts))
     }
 
     /// `SQLITE_FCNTL_PDB`, which comes once.
     pub fn set_pager(&self, pager: Box<dyn Pager>) {
-        let _only_the_first_counts = self.0.pager.set(pager);
+        let _only_the_first_counts = self.0.file.pager.set(pager);
     }
 
     /// The begin of every call: prepared siblings hide their commit, and a commit whose PHASETWO did not come is rolled
@@ -70,19 +46,17 @@ impl Handle {
         self.hide_siblings();
         let mut state = self.0.state();
         if let HandleState::Wal(wal) = &mut state.kind {
-            wal.called(&self.0);
+            wal.called(&self.0.file);
         }
         state
     }
 
     fn hide_siblings(&self) {
-        if !siblings::any_prepared_beside(&self.0) {
+        if !siblings::any_prepared_beside(&self.0.file) {
             return;
         }
-        for sibling in siblings::prepared_siblings(self.0.connection(), &self.0) {
-            if let HandleState::Wal(wal) = &mut sibling.state().kind {
-                wal.hide_advance();
-            }
+        for sibling in siblings::prepared_siblings(self.0.file.connection(), &self.0.file) {
+            sibling.hide_advance();
         }
     }
 
@@ -98,11 +72,11 @@ impl Handle {
         let (off, leaves_wal) = (state.off, state.leaves_wal);
         match &mut state.kind {
             HandleState::Plain if level == LockLevel::Shared && !off => {
-                let shares = pragma::shares_with_stock(&self.0, &state.pending_settings);
-                match claim::lock_shared(&self.0, base, shares)? {
+                let shares = self.0.file.options().shares_with_stock(&state.pending_settings);
+                match claim::lock_shared(&self.0.file, base, shares)? {
                     Locked::Wal(wal) => {
                         state.kind = HandleState::Wal(wal);
-                        pragma::apply_pending_settings(&self.0, &mut state);
+                        pragma::apply_pending_settings(&self.0.file, &mut state);
                     }
                     Locked::Base(beside) => state.beside = beside,
                 }
@@ -128,7 +102,7 @@ impl Handle {
                 LockLevel::Reserved | LockLevel::Exclusive => {
                     let by_the_wal = level == LockLevel::Exclusive;
                     let for_itself = by_the_wal && wal.asks_for_itself();
-                    if for_itself && self.0.facts.read_only {
+                    if for_itself && self.0.file.facts.read_only {
                         // As the base says it of a file that is open for reading.
                         return Err(Code::IOERR_LOCK);
                     }
@@ -139,8 +113,8 @@ impl Handle {
                     state.drops_cache |= !for_itself;
                     state.kind = if for_itself {
                         let view = wal.wal_is_open().then(|| wal.into_view());
-                        self.0.was_alone.store(true, SeqCst);
-                        HandleState::Alone(Box::new(Alone::new(&self.0, database_handle, view)))
+                        self.0.file.was_alone.store(true, SeqCst);
+                        HandleState::Alone(Box::new(Alone::new(&self.0.file, database_handle, view)))
                     } else {
                         HandleState::Retired { database_handle, view: Some(wal.into_view()) }
                     };
@@ -210,9 +184,9 @@ impl Handle {
             HandleState::Wal(wal) => super::reader::read_file(wal, base, buffer, offset),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => base.read(buffer, offset),
         };
-        let is_unlocked = state.level == LockLevel::None && !self.0.facts.no_lock;
+        let is_unlocked = state.level == LockLevel::None && !self.0.file.facts.no_lock;
         if is_unlocked && (offset, buffer.len()) != (0, FILE_HEADER_BYTES) {
-            self.0.read_unlocked.store(true, SeqCst);
+            self.0.file.read_unlocked.store(true, SeqCst);
         }
         match &mut state.kind {
             HandleState::Wal(wal) => {
@@ -220,14 +194,17 @@ impl Handle {
                 mask(buffer, offset);
             }
             // A database in WAL mode, which SQLite cannot open without locks: the code for that, not that of a damaged file.
-            HandleState::Plain if self.0.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => {
+            HandleState::Plain if self.0.file.facts.no_lock && offset == 0 && stamp::is_stamped(buffer) => {
                 mask(buffer, offset)
             }
             HandleState::Alone(alone) => alone.check()?,
             // Before its first lock SQLite looks at the header (`sqlite3PagerReadFileheader`), and an error ends the open. The lock
             // brings the header back where a log has it.
             HandleState::Plain
-                if is_unlocked && offset == 0 && result.is_err_and(Code::is_unreadable) && self.0.has_directory() =>
+                if is_unlocked
+                    && offset == 0
+                    && result.is_err_and(Code::is_unreadable)
+                    && self.0.file.has_directory() =>
             {
                 buffer.fill(0);
                 return Err(Code::IOERR_SHORT_READ);
@@ -281,7 +258,7 @@ impl Handle {
     /// What the base says.
     pub fn bytes(&self, base: &mut dyn BaseFile) -> Result<u64, Code> {
         if self.enter().level == LockLevel::None {
-            self.0.read_unlocked.store(true, SeqCst);
+            self.0.file.read_unlocked.store(true, SeqCst);
         }
         base.bytes()
     }
@@ -300,7 +277,7 @@ impl Handle {
     /// Whether [`Handle::real_wal`] has had an answer, or may have one: asked by each call on the WAL.
     #[must_use]
     pub fn may_have_real_wal(&self) -> bool {
-        self.0.was_alone.load(SeqCst)
+        self.0.file.was_alone.load(SeqCst)
     }
 
     /// The number of the real `-wal` that SQLite's virtual one stands for now, where the connection has the database for itself
@@ -339,11 +316,11 @@ impl Handle {
     pub fn shm_lock(&self, base: &mut dyn BaseFile, first: u32, action: ShmAction) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            HandleState::Wal(wal) => wal.shm_lock(&self.0, base, first, action),
+            HandleState::Wal(wal) => wal.shm_lock(&self.0.file, base, first, action),
             HandleState::Alone(alone) if action == ShmAction::LockShared => {
-                let wal = alone.share(&self.0)?;
+                let wal = alone.share(&self.0.file)?;
                 state.kind = HandleState::Wal(Box::new(wal));
-                pragma::apply_pending_settings(&self.0, &mut state);
+                pragma::apply_pending_settings(&self.0.file, &mut state);
                 Ok(())
             }
             HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),
@@ -365,8 +342,8 @@ impl Handle {
     pub fn real_wal_opens(&self) {
         let mut state = self.enter();
         if state.level == LockLevel::Exclusive && state.beside.is_none() && matches!(state.kind, HandleState::Plain) {
-            *self.0.bases.lock() = Some(alone::WHY_INACTIVE);
-            state.beside = alone::hold(&self.0);
+            *self.0.file.bases.lock() = Some(alone::WHY_INACTIVE);
+            state.beside = alone::hold(&self.0.file);
         }
     }
 
@@ -395,7 +372,7 @@ impl Handle {
     /// What the medium says; a poisoned engine's `IOERR_READ`.
     pub fn wal_read(&self, base: &mut dyn BaseFile, buffer: &mut [u8], offset: u64) -> Result<(), Code> {
         match &mut self.0.state().kind {
-            HandleState::Wal(wal) => wal.wal_read(&self.0, base, buffer, offset),
+            HandleState::Wal(wal) => wal.wal_read(&self.0.file, base, buffer, offset),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_READ),
         }
     }
@@ -407,7 +384,7 @@ impl Handle {
     pub fn wal_write(&self, base: &mut dyn BaseFile, data: &[u8], offset: u64) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            HandleState::Wal(wal) => wal.wal_write(&self.0, base, data, offset),
+            HandleState::Wal(wal) => wal.wal_write(&self.0.file, base, data, offset),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Err(Code::IOERR_WRITE),
         }
     }
@@ -419,7 +396,7 @@ impl Handle {
     pub fn wal_sync(&self) -> Result<(), Code> {
         let mut state = self.enter();
         match &mut state.kind {
-            HandleState::Wal(wal) => wal.wal_sync(&self.0),
+            HandleState::Wal(wal) => wal.wal_sync(&self.0.file),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),
         }
     }
@@ -430,7 +407,7 @@ impl Handle {
     /// `CANTOPEN`: not by SQLite.
     pub fn wal_bytes(&self) -> Result<u64, Code> {
         match &self.0.state.lock().kind {
-            HandleState::Wal(wal) => wal.wal_bytes(&self.0),
+            HandleState::Wal(wal) => wal.wal_bytes(&self.0.file),
             HandleState::Retired { view: Some(view), .. } => Ok(view.wal_bytes()),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(0),
         }
@@ -443,7 +420,7 @@ impl Handle {
     pub fn commit_phase_two(&self) -> Result<(), Code> {
         self.hide_siblings();
         match &mut self.0.state().kind {
-            HandleState::Wal(wal) => wal.commit_phase_two(&self.0),
+            HandleState::Wal(wal) => wal.commit_phase_two(&self.0.file),
             HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => {
                 siblings::set_super_journal(false);
                 Ok(())
@@ -454,13 +431,13 @@ impl Handle {
     /// `SQLITE_FCNTL_PRAGMA`: name in any case, value if there is one.
     pub fn pragma(&self, base: &mut dyn BaseFile, name: &str, value: Option<&str>) -> PragmaAnswer {
         let mut state = self.enter();
-        pragma::pragma(&self.0, &mut state, base, name, value)
+        pragma::pragma(&self.0.file, &mut state, base, name, value)
     }
 
     /// As [`Pager::above`].
     #[must_use]
     pub fn above(&self) -> Option<Above> {
-        self.0.pager.get().and_then(|pager| pager.above())
+        self.0.file.pager.get().and_then(|pager| pager.above())
     }
 
     /// `SQLITE_FCNTL_LOCKSTATE` of a handle on pwal: the level that SQLite believes to have.
@@ -517,7 +494,7 @@ impl Handle {
         let mut state = self.enter();
         // `Alone` lets go of EXCLUSIVE first, then of STOCK.
         if let HandleState::Wal(wal) = std::mem::replace(&mut state.kind, HandleState::Plain) {
-            wal.leave(&self.0);
+            wal.leave(&self.0.file);
         }
         state.beside = None;
         state.level = LockLevel::None;
@@ -533,19 +510,4 @@ fn hand_over(database_handle: &mut dyn DatabaseHandle, base: &mut dyn BaseFile, 
         database_handle.unlock(LockLevel::None)?;
     }
     Ok(())
-}
-
-/// Makes page 1 of the database file, read at `offset`, look as a plain WAL database does: 2,2 at byte 18, zeros in the
-/// reserved bytes.
-pub(super) fn mask(buffer: &mut [u8], offset: u64) {
-    const RESERVED: std::ops::Range<u64> = 72..92;
-    for (range, value) in [(VERSION_BYTES, 2), (RESERVED, 0)] {
-        let end = offset + buffer.len() as u64;
-        let (from, to) = (range.start.max(offset), range.end.min(end));
-        if from < to
-            && let (Ok(from), Ok(to)) = (usize::try_from(from - offset), usize::try_from(to - offset))
-        {
-            buffer[from..to].fill(value);
-        }
-    }
 }

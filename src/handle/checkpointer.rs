@@ -14,6 +14,9 @@ pub(super) const FRAMES_BEYOND_LOG: u32 = 1000;
 /// a commit, where a `wal_hook` may request a checkpoint, which would do so for each commit from there on.
 const FRAMES_BEHIND_HOOK: u32 = 64;
 
+/// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
+pub(super) const AUTOCHECKPOINT: i32 = 1000;
+
 /// A checkpoint of this connection, between lock and unlock of CKPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checkpointing {
@@ -52,7 +55,7 @@ impl Default for Checkpointer {
             after: AfterCommit::No,
             previous: AfterCommit::No,
             backfilled: (0, 0),
-            autocheckpoint: super::state::AUTOCHECKPOINT,
+            autocheckpoint: AUTOCHECKPOINT,
             hook_is_sqlites: false,
         }
     }

@@ -6,14 +6,15 @@
 use super::base::{Above, BaseFile};
 use super::beside::{BesideStock, give_up_lock, is_held_alone};
 use super::exit::watch_process;
-use super::file::{ONLY_READS, OpenFile, read_header, why_bases};
-use super::init_lock::{INIT_WAIT, is_shared, take_init};
-use super::leftovers::{ExclusiveDatabase, describe};
-use super::opening::Opening;
+use super::file::OpenFile;
+use super::header::{ONLY_READS, read_header, why_bases};
+use super::init_lock::{INIT_WAIT, cannot_be_shared, is_shared, take_init};
+use super::leftovers::describe;
+use super::opening::{ExclusiveDatabase, Opening};
 use super::refusal::{Refused, STOCK_IS_THERE, lock_failed};
 use super::registry::{Entry, FileIdentity};
 use super::wal_connection::WalConnection;
-use super::{below, join, pragma};
+use super::{below, join};
 use crate::disk::LogDirectory;
 use crate::engine::Engine;
 use crate::host::LockLevel;
@@ -44,7 +45,7 @@ pub(super) enum Locked {
 ///
 /// # Errors
 /// `BUSY`, for the busy handler: a process has the database that does not share it. What the claim met.
-pub(super) fn lock_shared(file: &Arc<OpenFile>, base: &mut dyn BaseFile, shares: bool) -> Result<Locked, Code> {
+pub(super) fn lock_shared(file: &OpenFile, base: &mut dyn BaseFile, shares: bool) -> Result<Locked, Code> {
     let Some(identity) = file.identity else {
         base.lock(LockLevel::Shared)?;
         return Ok(Locked::Base(None));
@@ -111,12 +112,7 @@ enum Begun {
     Base(Option<BesideStock>),
 }
 
-fn begin(
-    file: &Arc<OpenFile>,
-    base: &mut dyn BaseFile,
-    identity: FileIdentity,
-    shares: bool,
-) -> Result<Begun, Refused> {
+fn begin(file: &OpenFile, base: &mut dyn BaseFile, identity: FileIdentity, shares: bool) -> Result<Begun, Refused> {
     match start_or_join(file, identity, below::is_refused(file))? {
         Started::Engine(engine) => Ok(Begun::Engine(engine)),
         Started::Base => {
@@ -135,7 +131,7 @@ fn share_with_stock(
     shares: bool,
 ) -> Result<Option<BesideStock>, Refused> {
     let StockIsThere { lock, dir, refused } = stock;
-    let can_share = BYTE_RANGES && join::cannot_be_shared(file.real_path()).is_none();
+    let can_share = BYTE_RANGES && cannot_be_shared(file.real_path()).is_none();
     let lock_path = dir.path().join(LOCK_NAME);
     let failed = |error| lock_failed(&lock_path, &error);
     if !shares || !can_share || is_held_alone(&lock).map_err(failed)? {
@@ -167,8 +163,8 @@ fn share_with_stock(
     }
 }
 
-fn connect(file: &Arc<OpenFile>, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<WalConnection, Code> {
-    pragma::apply_parameters(file, engine);
+fn connect(file: &OpenFile, engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<WalConnection, Code> {
+    file.options().apply_parameters(&engine.log.settings);
     *file.refused.lock() = None;
     *file.bases.lock() = None;
     let is_below = file.pager.get().and_then(|pager| pager.above()) == Some(Above::PassesOn);
@@ -191,7 +187,7 @@ struct StockIsThere {
     refused: Refused,
 }
 
-fn start_or_join(file: &Arc<OpenFile>, identity: FileIdentity, is_refused: bool) -> Result<Started, Refused> {
+fn start_or_join(file: &OpenFile, identity: FileIdentity, is_refused: bool) -> Result<Started, Refused> {
     let path = file.database_path(identity)?;
     for _ in 0..ATTEMPTS {
         let opening = Opening::new(file, &path);
@@ -238,7 +234,7 @@ pub(crate) fn open_engine(
     context: &Arc<super::Context>,
     facts: super::OpenFacts,
 ) -> Result<Option<Arc<Engine>>, (Code, Option<String>)> {
-    let file = super::Handle::open(context, facts).0;
+    let file = OpenFile::open(context, facts);
     let Some(identity) = file.identity else { return Ok(None) };
     match start_or_join(&file, identity, false) {
         Ok(Started::Engine(engine)) => Ok(Some(engine)),
@@ -257,7 +253,7 @@ pub(crate) fn open_engine(
 /// `BUSY`; any error of the file system.
 pub(super) fn hold_alone(file: &OpenFile) -> Result<Option<BesideStock>, Refused> {
     let path = file.real_path();
-    if !BYTE_RANGES || join::cannot_be_shared(path).is_some() {
+    if !BYTE_RANGES || cannot_be_shared(path).is_some() {
         return Ok(None);
     }
     for _ in 0..ATTEMPTS {
@@ -278,7 +274,7 @@ pub(super) fn hold_alone(file: &OpenFile) -> Result<Option<BesideStock>, Refused
 /// # Errors
 /// The engine could not be started: the lock is gone.
 pub(super) fn resume(
-    file: &Arc<OpenFile>,
+    file: &OpenFile,
     entry: &Arc<Entry>,
     opening: &Opening<'_>,
     settled: ExclusiveDatabase,

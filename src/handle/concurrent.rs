@@ -293,12 +293,7 @@ pub(super) fn is_virtual(wal: &WalConnection) -> bool {
 /// # Errors
 /// `BUSY`: SQLite keeps the page in memory (`sqlite3PcacheFetchStress`), or COMMIT may be repeated. `BUSY_SNAPSHOT`: with a sibling that
 /// is prepared.
-pub(super) fn before_staging(
-    wal: &mut WalConnection,
-    file: &Arc<OpenFile>,
-    bytes: usize,
-    offset: u64,
-) -> Result<(), Code> {
+pub(super) fn before_staging(wal: &mut WalConnection, file: &OpenFile, bytes: usize, offset: u64) -> Result<(), Code> {
     if write(wal) != Write::Virtual || !wal.view.spills(bytes, offset) {
         return Ok(());
     }
@@ -324,7 +319,7 @@ pub(super) fn count_staged(wal: &mut WalConnection) {
 /// `BUSY_SNAPSHOT`: it conflicts with others. `BUSY`: WRITE was not to be had.
 pub(super) fn validate_commit(
     wal: &mut WalConnection,
-    file: &Arc<OpenFile>,
+    file: &OpenFile,
     base: &mut dyn BaseFile,
     database_pages: u32,
 ) -> Result<(u64, u32), Code> {
@@ -608,7 +603,7 @@ fn wait_for_write(wal: &WalConnection, at_most: Duration) -> bool {
 
 /// Waits for WRITE: first for others that commit, then, at COMMIT, for serial writers by the application's busy handler. A statement
 /// whose page is spilled waits for others that commit once in its transaction: the page stays in memory.
-fn take_write(wal: &mut WalConnection, file: &Arc<OpenFile>) -> Result<(), Code> {
+fn take_write(wal: &mut WalConnection, file: &OpenFile) -> Result<(), Code> {
     let (engine, me) = (Arc::clone(&wal.engine), wal.me.id);
     let queue = &engine.queue;
     let has_siblings = !siblings::prepared_siblings(file.connection(), file).is_empty();

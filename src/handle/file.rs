@@ -1,10 +1,10 @@
-//! An open main file, as its connection sees it: its facts, how it is served, and why it is refused.
+//! An open main file, as its connection sees it: its facts, whether pwal serves it, and why it is refused.
 
 use super::base::{BaseFile, OpenFacts, Pager};
-use super::pragma;
+use super::header::{Header, MAGIC, read_header};
+use super::options::Options;
 use super::refusal::Refused;
 use super::registry::{Context, FileIdentity};
-use super::state::{State, StateGuard};
 use crate::disk::not_local;
 use crate::engine::EngineError;
 use crate::host::LockLevel;
@@ -15,7 +15,7 @@ use crate::sqlite::Code;
 use crate::sync::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// A retry within this time of a BUSY means that the caller has a busy handler. SQLite's own counts what it sleeps, not
@@ -23,17 +23,12 @@ use std::time::Duration;
 /// the busy timeout has no meaning.
 const AGAIN: Duration = Duration::from_millis(500);
 
-pub(super) type Header = [u8; DATABASE_HEADER_BYTES];
-
-/// What every database file begins with.
-const MAGIC: &[u8] = b"SQLite format 3\0";
-
-/// An open main file: what it was opened with, what is known of it, and its state. A [`Handle`](super::Handle) is one; the handles of
-/// the other databases of its connection share it.
+/// An open main file: what it was opened with, and what is known of it. It knows no state: that is of the
+/// [`ServedFile`](super::state::ServedFile) that has it.
 ///
 /// It answers what a claim asks before it takes a lock of the log: whether the log or the base serves the file, by its header and by
 /// what is beside it ([`OpenFile::is_ours`]), and where its log is ([`OpenFile::database_path`]). It takes no lock but that of the
-/// base, and reports to `sqlite3_log` why the database cannot be had. Only `state` has a lock that is held over a call of SQLite.
+/// base, and reports to `sqlite3_log` why the database cannot be had. None of its own locks is held over a call of SQLite.
 pub(super) struct OpenFile {
     pub(super) context: Arc<Context>,
     pub(super) facts: OpenFacts,
@@ -43,28 +38,62 @@ pub(super) struct OpenFile {
     pub(super) pager: OnceLock<Box<dyn Pager>>,
     /// The path without symlinks, once it was needed.
     pub(super) real_path: OnceLock<PathBuf>,
-    pub(super) state: Mutex<State>,
     /// The last refusal reported to `sqlite3_log`; `None` once on pwal.
     pub(super) refused: Mutex<Option<String>>,
     /// Why the file is the base's, as of the last SHARED.
     pub(super) bases: Mutex<Option<&'static str>>,
     /// When it was last answered BUSY, after a wait of its own.
     pub(super) waited: Mutex<Option<Instant>>,
-    /// It has been [`HandleState::Alone`](super::state::HandleState::Alone).
+    /// It has been [`Alone`](super::alone).
     pub(super) was_alone: AtomicBool,
     /// It was read or measured while SQLite had no lock, otherwise than SQLite does before its first one.
     pub(super) read_unlocked: AtomicBool,
+    /// It, as the other databases of a transaction reach it; `None`: it is in none.
+    pub(super) sibling: Option<Weak<dyn Sibling>>,
+}
+
+/// A database that is prepared in a transaction of several, as the commit of another one finds it in the list of the thread
+/// ([`super::siblings`]). The commit has the facts of its own file only; [`ServedFile`](super::state::ServedFile) implements this, with
+/// the state of the other. Nothing happens where that is not on pwal any more.
+pub(super) trait Sibling: Send + Sync {
+    /// Another file of the connection is called: SQLite may still roll back, and must find the header before this commit.
+    fn hide_advance(self: Arc<Self>);
+    /// Writes what is prepared, durably if that is wanted; it can be taken back.
+    ///
+    /// # Errors
+    /// As of any prepare.
+    fn write_prepared(self: Arc<Self>) -> Result<(), EngineError>;
+    /// Takes back what was written early: the transaction stays open, for as long as the application likes.
+    fn free_prepared(self: Arc<Self>);
+    /// The transaction is over without a commit.
+    fn reset_prepared(self: Arc<Self>);
 }
 
 impl OpenFile {
+    /// A file that SQLite, or a tool, has opened; no sibling of others.
+    pub(super) fn open(context: &Arc<Context>, facts: OpenFacts) -> OpenFile {
+        OpenFile {
+            context: Arc::clone(context),
+            identity: FileIdentity::of(&facts.path).ok(),
+            facts,
+            pager: OnceLock::new(),
+            real_path: OnceLock::new(),
+            refused: Mutex::new(None),
+            bases: Mutex::new(None),
+            waited: Mutex::new(None),
+            was_alone: AtomicBool::new(false),
+            read_unlocked: AtomicBool::new(false),
+            sibling: None,
+        }
+    }
+
+    pub(super) fn options(&self) -> Options<'_> {
+        Options { context: &self.context, facts: &self.facts }
+    }
+
     /// The `sqlite3*` that uses the file now, as a number; 0: not known.
     pub(super) fn connection(&self) -> usize {
         self.pager.get().map_or(0, |pager| pager.connection())
-    }
-
-    /// The state, for a call of SQLite.
-    pub(super) fn state(self: &Arc<OpenFile>) -> StateGuard<'_> {
-        StateGuard { file: self, state: self.state.lock(), panicking: std::thread::panicking() }
     }
 
     /// Whether a busy handler asks for the database, again.
@@ -162,7 +191,7 @@ impl OpenFile {
             return Err(Refused::new(Code::READONLY_DBMOVED, text));
         }
         if let Some(name) = not_local(&path)
-            && !pragma::any_file_system(self)
+            && !self.options().any_file_system()
         {
             let text = format!(
                 "is on {name}, whose locks or syncs do not keep what a log relies on; move it to a local file system, open it \
@@ -171,28 +200,6 @@ impl OpenFile {
             return Err(Refused::new(Code::CANTOPEN, text));
         }
         Ok(path)
-    }
-}
-
-pub(super) const ONLY_READS: &str =
-    "opened for reading where it cannot be had through pwal: it is read as stock SQLite does";
-
-/// Why a file with this header is the base's.
-pub(super) fn why_bases(header: &Header) -> &'static str {
-    match stamp::read(header) {
-        StampState::Plain { .. } if header.starts_with(MAGIC) && stamp::is_read_only(header) => {
-            "its write version is one of a newer SQLite: it is read as on stock SQLite, and no connection here writes it"
-        }
-        // A file without a byte is a new one.
-        StampState::Plain { wal: false } if header.starts_with(MAGIC) || header.iter().all(|byte| *byte == 0) => {
-            "not in WAL mode: PRAGMA journal_mode=WAL"
-        }
-        StampState::Plain { wal: true } if header.starts_with(MAGIC) => ONLY_READS,
-        StampState::BadStamp { .. } | StampState::Leftover if header.starts_with(MAGIC) => {
-            "something is in bytes 72 to 91 of the database header, which SQLite reserves, or its version is a newer one: it works as \
-             on stock SQLite"
-        }
-        _ => "its header is not SQLite's: the database is encrypted (it works as on stock SQLite), or no database",
     }
 }
 
@@ -206,14 +213,6 @@ fn may_write(path: &Path) -> bool {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let may = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
     may(path) && (beside(path, "-pwal").exists() || path.parent().is_some_and(may))
-}
-
-pub(super) fn read_header(base: &mut dyn BaseFile) -> Result<Header, Code> {
-    let mut header = [0; DATABASE_HEADER_BYTES];
-    match base.read(&mut header, 0) {
-        Ok(()) | Err(Code::IOERR_SHORT_READ) => Ok(header),
-        Err(code) => Err(code),
-    }
 }
 
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -18,6 +18,7 @@ use super::base::BaseFile;
 use super::concurrent;
 use super::concurrent::{Concurrent, Conflict};
 use super::file::OpenFile;
+use super::header::mask;
 use super::reader::ReadFailure;
 use super::wal_connection::WalConnection;
 use crate::engine::{Engine, Freelist};
@@ -265,7 +266,7 @@ pub(super) fn true_page(
         Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
         Err(code) => return Err(ReadFailure::Base(code)),
     }
-    super::calls::mask(&mut image, offset);
+    mask(&mut image, offset);
     Ok(image)
 }
 

@@ -5,9 +5,8 @@
 //! claim, a join or a recovery, is over before the next process gets INIT. The file may be deleted with its directory by the last
 //! process that closes: a lock on a file that is not in the directory any more counts for nothing.
 
-use super::join;
 use super::refusal::{Refused, lock_failed};
-use crate::disk::LogDirectory;
+use crate::disk::{LogDirectory, not_local};
 pub(super) use crate::engine::INIT_WAIT;
 use crate::interleave;
 use crate::shared::{
@@ -36,7 +35,7 @@ pub(super) fn take_init(path: &Path, dir: &dyn LogDirectory, at_most: Duration) 
     if !lock.lock_within(INIT, at_most, is_alone).map_err(failed)? {
         let who = who_has(&lock, dir);
         let text = if is_alone().map_err(failed)? {
-            let why = join::cannot_be_shared(path);
+            let why = cannot_be_shared(path);
             let why =
                 why.unwrap_or_else(|| String::from("its control file could not be made, or its pwal is an older one"));
             format!("another process has the database open for itself alone (one process at a time): {why}")
@@ -104,4 +103,32 @@ pub(super) fn take_lock(path: &Path, dir: &dyn LogDirectory) -> Result<Option<Lo
         return Err(Refused::new(Code::BUSY, text));
     }
     Ok(Some(lock))
+}
+
+/// Why only one process at a time may have the database at `path`.
+pub(super) fn cannot_be_shared(path: &Path) -> Option<String> {
+    why_not_shared(not_local(path), BYTE_RANGES)
+}
+
+fn why_not_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
+    match not_local {
+        Some(name) => {
+            Some(format!("it lies on a file system ({name}) where locks and memory need not hold between machines"))
+        }
+        None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_file_system_or_a_system_without_byte_locks_is_for_one_process() {
+        assert_eq!(why_not_shared(None, true), None);
+        assert!(why_not_shared(Some("NFS"), true).unwrap().contains("NFS"));
+        assert!(why_not_shared(Some("NFS"), false).unwrap().contains("NFS"));
+        assert!(why_not_shared(None, false).unwrap().contains("byte ranges"));
+    }
 }

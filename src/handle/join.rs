@@ -1,18 +1,13 @@
-//! A database that other processes have open: a place in their words. And whether a database can be shared at all.
+//! A database that other processes have open: a place in their words.
 
-use super::init_lock::file_mode;
 use super::opening::Opening;
 use super::refusal::Refused;
-use crate::disk::not_local;
 use crate::engine::{Engine, EngineError, SharedDatabase};
 use crate::host::DatabaseHandle;
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::os::command;
-use crate::shared::{
-    BYTE_RANGES, CONTROL_NAME, ControlMapping, LockFile, Member, PROCESS_SLOTS, SharedError, living, names,
-};
+use crate::shared::{CONTROL_NAME, ControlMapping, LockFile, Member, PROCESS_SLOTS, SharedError, living, names};
 use crate::sqlite::Code;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -88,52 +83,4 @@ fn page_bytes(path: &Path, database_handle: &mut dyn DatabaseHandle, log_id: Opt
         std::thread::yield_now();
     }
     Err(EngineError::Changed { file: path.to_path_buf() }.into())
-}
-
-/// A control block for a database without members: a file that others can map, or memory of this process alone.
-pub(super) fn new_control(opening: &Opening<'_>) -> Result<ControlMapping, Refused> {
-    let Opening { file, path, dir } = opening;
-    let control = dir.path().join(CONTROL_NAME);
-    let shared = match cannot_be_shared(path) {
-        Some(why) => Err(why),
-        None => dir
-            .directory()
-            .and_then(|directory| ControlMapping::create(&directory, file_mode(path)))
-            .map_err(|error| format!("{} cannot be made ({error})", control.display())),
-    };
-    match shared {
-        Ok(mapping) => Ok(mapping),
-        Err(why) => {
-            file.log_message(Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
-            ControlMapping::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
-        }
-    }
-}
-
-/// Why only one process at a time may have the database at `path`.
-pub(super) fn cannot_be_shared(path: &Path) -> Option<String> {
-    why_not_shared(not_local(path), BYTE_RANGES)
-}
-
-fn why_not_shared(not_local: Option<&str>, byte_locks: bool) -> Option<String> {
-    match not_local {
-        Some(name) => {
-            Some(format!("it lies on a file system ({name}) where locks and memory need not hold between machines"))
-        }
-        None if !byte_locks => Some(String::from("this system has no locks of byte ranges by open file")),
-        None => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_file_system_or_a_system_without_byte_locks_is_for_one_process() {
-        assert_eq!(why_not_shared(None, true), None);
-        assert!(why_not_shared(Some("NFS"), true).unwrap().contains("NFS"));
-        assert!(why_not_shared(Some("NFS"), false).unwrap().contains("NFS"));
-        assert!(why_not_shared(None, false).unwrap().contains("byte ranges"));
-    }
 }

@@ -3,23 +3,15 @@
 
 use super::beside::give_up_lock;
 use super::file::beside;
-use super::opening::Opening;
+use super::opening::{ExclusiveDatabase, Opening};
 use super::refusal::Refused;
 use crate::disk::{LogDirectory, open_to_read};
 use crate::engine::{EngineError, has_stock_wal};
 use crate::host::DatabaseHandle;
 use crate::log::LogError;
 use crate::log::recovery::{Done, IMAGE_CACHE_BYTES, Next, OpenFacts, Opened};
-use crate::shared::LockFile;
 use std::io;
 use std::path::Path;
-
-/// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
-pub(super) struct ExclusiveDatabase {
-    // Dropped in this order: the next holder of INIT must be able to get EXCLUSIVE, too.
-    pub(super) database_handle: Box<dyn DatabaseHandle>,
-    pub(super) lock: LockFile,
-}
 
 /// How what lies beside the database file is settled.
 pub(super) type RecoverBy<'a> =

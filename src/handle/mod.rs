@@ -2,12 +2,14 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 //!
-//! A [`Handle`] (`calls`) is an `OpenFile` (`file`) with a state (`state`). Its first SHARED gets the database (`claim`): by INIT
-//! (`init_lock`), each attempt an `Opening` (`opening`) that joins the log of other processes (`join`) or recovers what is there
-//! (`leftovers`) and starts an engine; or it refuses (`refusal`), or works beside stock SQLite (`beside`, `below`). From there on the
-//! handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`, `upgrades`), a writer (`transaction`, `siblings`) and a
-//! checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection;
-//! `on_demand` is what a connection asks of the log beside its transactions.
+//! From the top; each file uses those below it:
+//!
+//! A [`Handle`] (`calls`, `pragma`, `on_demand`) is an open file with its state (`state`): plain, on pwal, retired, or alone (`alone`). Its
+//! first SHARED gets the database (`claim`): by INIT (`init_lock`), each attempt an `Opening` (`opening`) that joins the log of other
+//! processes (`join`) or recovers what is there (`leftovers`) and starts an engine; or it refuses (`refusal`), or works beside stock SQLite
+//! (`beside`, `below`). From there on the handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`, `upgrades`), a
+//! writer (`transaction`, `siblings`) and a checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection. Below
+//! all of it are the facts of the open file (`file`, `header`, `options`).
 
 mod alone;
 mod base;
@@ -20,6 +22,7 @@ mod concurrent;
 mod exit;
 mod file;
 mod growth;
+mod header;
 mod init_lock;
 mod interior;
 mod join;
@@ -27,6 +30,7 @@ mod leftovers;
 mod moving;
 mod on_demand;
 mod opening;
+mod options;
 mod pragma;
 mod reader;
 mod refusal;
@@ -45,7 +49,7 @@ pub use base::{Above, BaseFile, OpenFacts, Pager, PragmaAnswer, Running, ShmActi
 pub use calls::Handle;
 #[cfg(test)]
 pub(crate) use claim::open_engine;
-pub(crate) use pragma::check_setting;
+pub(crate) use options::check_setting;
 pub use registry::{Context, Registry};
 
 use state::HandleState;
@@ -64,9 +68,9 @@ pub fn entered() {
 
 /// A call of SQLite ended in a panic, which was caught: what it left half done on this thread's handles is ended.
 pub fn after_panic() {
-    for file in siblings::take_panicked() {
-        if let HandleState::Wal(wal) = &mut file.state.lock().kind {
-            wal.after_panic(&file);
+    for served in state::take_panicked() {
+        if let HandleState::Wal(wal) = &mut served.state.lock().kind {
+            wal.after_panic(&served.file);
         }
     }
 }
@@ -81,5 +85,5 @@ pub fn sleep(microseconds: u32) -> Option<u32> {
 /// `pwal_status()`'s text (JSON) for a handle of this library.
 #[must_use]
 pub fn status_json(handle: &Handle) -> String {
-    pragma::status_json(&handle.0, &handle.0.state.lock())
+    pragma::status_json(&handle.0.file, &handle.0.state.lock())
 }

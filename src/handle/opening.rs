@@ -3,17 +3,17 @@
 
 use super::beside::{give_up_lock, is_beside_stock, is_held_alone};
 use super::file::{OpenFile, beside};
-use super::leftovers::ExclusiveDatabase;
+use super::init_lock::{cannot_be_shared, file_mode};
 use super::refusal::{ALONE_IS_THERE, Refused, STOCK_IS_THERE, lock_failed};
-use super::{join, pragma};
 use crate::disk::LogDirectory;
 use crate::engine::{ClaimedDatabase, Engine, EngineError, Settings};
 use crate::host::{DatabaseHandle, LockLevel};
 use crate::interleave::{self, Instant};
 use crate::log::stamp::{self, DATABASE_HEADER_BYTES, StampState};
 use crate::os::command;
-use crate::shared::{LOCK_NAME, LockFile, Member};
+use crate::shared::{CONTROL_NAME, ControlMapping, LOCK_NAME, LockFile, Member};
 use crate::sqlite::Code;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +28,20 @@ const EXCLUSIVE_WAIT_AGAIN: Duration = Duration::from_millis(5);
 /// may have been removed or moved away.
 ///
 /// Its steps, under INIT ([`super::init_lock`]): [`exclusive_handle`](Opening::exclusive_handle),
-/// [`recover_under_exclusive`](Opening::recover_under_exclusive), [`start`](Opening::start); or [`join::join`] where other processes have
+/// [`recover_under_exclusive`](super::leftovers), [`start`](Opening::start); or [`join`](super::join::join) where other processes have
 /// the database. A step that fails releases INIT and EXCLUSIVE, so that the next process gets the database.
 pub(super) struct Opening<'a> {
     pub(super) file: &'a OpenFile,
     /// The real path of the database file.
     pub(super) path: &'a Path,
     pub(super) dir: Arc<dyn LogDirectory>,
+}
+
+/// `lock` and EXCLUSIVE are held; once its leftovers are settled, the file is plain.
+pub(super) struct ExclusiveDatabase {
+    // Dropped in this order: the next holder of INIT must be able to get EXCLUSIVE, too.
+    pub(super) database_handle: Box<dyn DatabaseHandle>,
+    pub(super) lock: LockFile,
 }
 
 impl<'a> Opening<'a> {
@@ -93,7 +100,7 @@ impl<'a> Opening<'a> {
             return Ok(None);
         };
         let settings = Settings::default();
-        pragma::apply_defaults(self.file, &settings);
+        self.file.options().apply_defaults(&settings);
         let member = self.join_first(lock)?;
         let claimed = ClaimedDatabase {
             path: self.path.to_path_buf(),
@@ -112,9 +119,29 @@ impl<'a> Opening<'a> {
     /// A control block for a database without members, and the first process slot in it.
     fn join_first(&self, lock: LockFile) -> Result<Member, Refused> {
         let lock_path = self.dir.path().join(LOCK_NAME);
-        let mapping = join::new_control(self)?;
+        let mapping = self.new_control()?;
         let member = Member::acquire(mapping, lock, &command());
         let member = member.map_err(|error| lock_failed(&lock_path, &error))?;
         member.ok_or_else(|| Refused::new(Code::BUSY, "others hold locks of the log directory without sharing it"))
+    }
+
+    /// A control block for a database without members: a file that others can map, or memory of this process alone.
+    fn new_control(&self) -> Result<ControlMapping, Refused> {
+        let Opening { file, path, dir } = self;
+        let control = dir.path().join(CONTROL_NAME);
+        let shared = match cannot_be_shared(path) {
+            Some(why) => Err(why),
+            None => dir
+                .directory()
+                .and_then(|directory| ControlMapping::create(&directory, file_mode(path)))
+                .map_err(|error| format!("{} cannot be made ({error})", control.display())),
+        };
+        match shared {
+            Ok(mapping) => Ok(mapping),
+            Err(why) => {
+                file.log_message(Code::NOTICE, &format!("open for this process alone, others are refused: {why}"));
+                ControlMapping::anonymous().map_err(|error: io::Error| EngineError::memory(&error).into())
+            }
+        }
     }
 }

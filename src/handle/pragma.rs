@@ -1,57 +1,18 @@
-//! The control surface: pragmas, URI parameters, environment, status.
+//! The control surface of a connection: its pragmas, and its status.
 
 use super::alone::WHY_INACTIVE;
-use super::base::{BaseFile, OpenFacts, PragmaAnswer};
+use super::base::{BaseFile, PragmaAnswer};
 use super::concurrent;
-use super::file::{OpenFile, read_header, why_bases};
-use super::registry::Context;
+use super::file::OpenFile;
+use super::header::{read_header, why_bases};
+use super::options::{BESIDE_STOCK, CONCURRENT, REFUSE, SERIAL, SHARE, WRITERS, beside_stock, writers};
 use super::state::{HandleState, State};
 use crate::VFS_NAME;
-use crate::engine::{Engine, JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
+use crate::engine::{JOURNAL_SIZE_LIMIT, Mode, UNLIMITED};
 use crate::host::LockLevel;
-use crate::sqlite::Code;
 use crate::status::Status;
-use std::sync::Arc;
 
 const PREFIX: &str = "parallel_wal_";
-
-/// Whether URI or environment say `parallel_wal_mode=off` for this connection; the URI counts more.
-pub(super) fn opens_off(context: &Context, facts: &OpenFacts) -> bool {
-    let of = |pairs: &[(String, String)]| {
-        let value = pairs.iter().rev().find(|(name, _)| name == "parallel_wal_mode").map(|(_, value)| value.clone());
-        value.and_then(|value| Mode::parse(&value).ok())
-    };
-    of(&facts.parameters).or_else(|| of(&context.environment.defaults)) == Some(Mode::Off)
-}
-
-const FILE_SYSTEM: &str = "parallel_wal_file_system";
-
-/// Whether URI or environment take a file system on which the log's promises may not hold.
-pub(super) fn any_file_system(file: &OpenFile) -> bool {
-    let mut pairs = file.context.environment.defaults.iter().chain(&file.facts.parameters);
-    pairs.rfind(|(name, _)| name == FILE_SYSTEM).is_some_and(|(_, value)| value == "any")
-}
-
-const BESIDE_STOCK: &str = "parallel_wal_beside_stock";
-/// What it takes: work as stock SQLite does beside a connection of it, or BUSY.
-const SHARE: &str = "share";
-const REFUSE: &str = "refuse";
-
-/// Whether this connection works as stock SQLite does where one that is not on pwal has the database open.
-pub(super) fn shares_with_stock(file: &OpenFile, pending_settings: &[(String, String)]) -> bool {
-    let mut settings = file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
-    settings
-        .rfind(|(name, value)| name == BESIDE_STOCK && beside_stock(value).is_ok())
-        .is_none_or(|(_, value)| beside_stock(value) == Ok(SHARE))
-}
-
-fn beside_stock(value: &str) -> Result<&'static str, String> {
-    let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
-    [SHARE, REFUSE]
-        .into_iter()
-        .find(|word| word.eq_ignore_ascii_case(text))
-        .ok_or_else(|| format!("{BESIDE_STOCK}: '{value}' is not accepted; accepted: {SHARE}, {REFUSE}"))
-}
 
 /// The pragma of the connection; it counts where the database is first read.
 fn set_beside_stock(file: &OpenFile, state: &mut State, value: Option<&str>) -> PragmaAnswer {
@@ -62,27 +23,7 @@ fn set_beside_stock(file: &OpenFile, state: &mut State, value: Option<&str>) -> 
         state.pending_settings.retain(|(name, _)| name != BESIDE_STOCK);
         state.pending_settings.push((BESIDE_STOCK.to_owned(), value.to_owned()));
     }
-    PragmaAnswer::Row(if shares_with_stock(file, &state.pending_settings) { SHARE } else { REFUSE }.to_owned())
-}
-
-const WRITERS: &str = "parallel_wal_writers";
-/// What it takes: one transaction writes at a time, or those after BEGIN write beside each other.
-const SERIAL: &str = "serial";
-const CONCURRENT: &str = "concurrent";
-
-fn writers(value: &str) -> Result<&'static str, String> {
-    let text = value.trim().trim_matches(|c| c == '\'' || c == '"');
-    [SERIAL, CONCURRENT]
-        .into_iter()
-        .find(|word| word.eq_ignore_ascii_case(text))
-        .ok_or_else(|| format!("{WRITERS}: '{value}' is not accepted; accepted: {SERIAL}, {CONCURRENT}"))
-}
-
-/// Whether this connection wants its transactions to write beside others.
-fn wants_concurrent(file: &OpenFile, pending_settings: &[(String, String)]) -> bool {
-    let mut settings = file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(pending_settings);
-    let last = settings.rfind(|(name, value)| name == WRITERS && writers(value).is_ok());
-    last.is_some_and(|(_, value)| writers(value) == Ok(CONCURRENT))
+    PragmaAnswer::Row(if file.options().shares_with_stock(&state.pending_settings) { SHARE } else { REFUSE }.to_owned())
 }
 
 /// The pragma of the connection; it counts from the next snapshot on.
@@ -102,7 +43,7 @@ fn set_writers(file: &OpenFile, state: &mut State, value: Option<&str>) -> Pragm
         HandleState::Wal(wal) => wal.writer.concurrent.is_some(),
         HandleState::Alone(_) => false,
         HandleState::Plain | HandleState::Retired { .. } => {
-            !state.off && wants_concurrent(file, &state.pending_settings)
+            !state.off && file.options().wants_concurrent(&state.pending_settings)
         }
     };
     PragmaAnswer::Row(if is_concurrent { CONCURRENT } else { SERIAL }.to_owned())
@@ -117,51 +58,10 @@ fn apply_page_limit(state: &mut State) {
     }
 }
 
-/// Whether `name` is a setting that takes `value`, of a URI or of the environment; false: there is no such setting.
-///
-/// # Errors
-/// What is accepted.
-pub(crate) fn check_setting(name: &str, value: &str) -> Result<bool, String> {
-    match (name, value) {
-        (FILE_SYSTEM, "any") => Ok(true),
-        (BESIDE_STOCK, value) => beside_stock(value).map(|_| true),
-        (WRITERS, value) => writers(value).map(|_| true),
-        (FILE_SYSTEM, _) => Err(format!("{FILE_SYSTEM}: '{value}' is not accepted; accepted: any")),
-        _ => Settings::default().set(name, value),
-    }
-}
-
-/// The environment's settings, for a database that is claimed. A process that joins finds the settings made: another
-/// environment (a console, a job) must not change what the servers run with.
-pub(super) fn apply_defaults(file: &OpenFile, settings: &Settings) {
-    apply(file, settings, &file.context.environment.defaults);
-}
-
-/// The URI parameters of a connection that joins.
-pub(super) fn apply_parameters(file: &OpenFile, engine: &Engine) {
-    apply(file, &engine.log.settings, &file.facts.parameters);
-}
-
-fn apply(file: &OpenFile, settings: &Settings, pairs: &[(String, String)]) {
-    for (name, value) in pairs {
-        if matches!(name.as_str(), FILE_SYSTEM | BESIDE_STOCK | WRITERS)
-            || (name == "parallel_wal_mode" && Mode::parse(value) == Ok(Mode::Off))
-        {
-            continue;
-        }
-        let told = match settings.set(name, value) {
-            Ok(true) => continue,
-            Ok(false) => format!("{name} is not a setting of pwal"),
-            Err(error) => error,
-        };
-        file.context.environment.host.log(Code::ERROR.number(), &format!("pwal: {told}; ignored"));
-    }
-}
-
 /// `SQLITE_FCNTL_PRAGMA`. It comes when the statement is prepared, before the file was read, in a transaction, under
 /// the connection's mutexes.
 pub(super) fn pragma(
-    file: &Arc<OpenFile>,
+    file: &OpenFile,
     state: &mut State,
     base: &mut dyn BaseFile,
     name: &str,
@@ -297,29 +197,12 @@ fn actual_mode(file: &OpenFile, state: &State) -> Mode {
     match &state.kind {
         HandleState::Wal(wal) => wal.engine.log.settings.mode(),
         _ if state.off => Mode::Off,
-        _ => preview(file, state).mode(),
+        _ => file.options().preview(&state.pending_settings).mode(),
     }
-}
-
-/// What the settings would be if this connection's claim were the first.
-fn preview(file: &OpenFile, state: &State) -> Settings {
-    let settings = Settings::default();
-    for (name, value) in
-        file.context.environment.defaults.iter().chain(&file.facts.parameters).chain(&state.pending_settings)
-    {
-        // Bad values were reported when they were first applied, or will be.
-        let _ = Mode::parse(value).map_or_else(
-            |_| settings.set(name, value),
-            |mode| {
-                if mode == Mode::Off { Ok(false) } else { settings.set(name, value) }
-            },
-        );
-    }
-    settings
 }
 
 fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -> PragmaAnswer {
-    let scratch = preview(file, state);
+    let scratch = file.options().preview(&state.pending_settings);
     let settings = match &state.kind {
         HandleState::Wal(wal) => &wal.engine.log.settings,
         _ => &scratch,
@@ -343,10 +226,10 @@ fn number(file: &OpenFile, state: &mut State, name: &str, value: Option<&str>) -
 pub(super) fn apply_pending_settings(file: &OpenFile, state: &mut State) {
     if let HandleState::Wal(wal) = &mut state.kind {
         if !wal.writer.has_transaction() {
-            concurrent::set(wal, wants_concurrent(file, &state.pending_settings));
+            concurrent::set(wal, file.options().wants_concurrent(&state.pending_settings));
         }
         wal.checkpointer.autocheckpoint = state.autocheckpoint;
-        apply(file, &wal.engine.log.settings, &state.pending_settings);
+        file.options().apply(&wal.engine.log.settings, &state.pending_settings);
         // The next time that this connection has no engine.
         state.pending_settings.retain(|(name, _)| matches!(name.as_str(), BESIDE_STOCK | WRITERS | MAX_PAGE_COUNT));
     }

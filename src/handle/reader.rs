@@ -7,6 +7,7 @@
 use super::base::{BaseFile, Running};
 use super::checkpointer::AfterCommit;
 use super::file::OpenFile;
+use super::header::mask;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
 use super::{concurrent, growth, moving, siblings};
@@ -312,7 +313,7 @@ impl WalConnection {
                 Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
                 Err(code) => return Err(ReadFailure::Base(code)),
             }
-            super::calls::mask(part, at);
+            mask(part, at);
             Ok(())
         });
         self.reader.seen = self.reader.seen.max(concurrent::snapshot(self));

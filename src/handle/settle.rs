@@ -4,14 +4,15 @@
 //! The claim is the same: `lock`, then EXCLUSIVE through a database handle. So no other process has the database meanwhile, and a
 //! database that is in use is left alone.
 
-use super::DatabaseHandle;
+use super::base::OpenFacts;
 use super::beside::give_up_lock;
+use super::file::OpenFile;
 use super::init_lock::take_lock;
-use super::leftovers::ExclusiveDatabase;
-use super::opening::Opening;
+use super::opening::{ExclusiveDatabase, Opening};
 use super::refusal::Refused;
-use super::{Context, Handle, OpenFacts};
+use super::registry::Context;
 use crate::disk::LogDirectory;
+use crate::host::DatabaseHandle;
 use crate::log::LogError;
 use crate::log::recovery::{self, Done, Next, Opened, open_database};
 use crate::log::salvage::{Discarded, Salvaged, discard_log, salvage};
@@ -80,7 +81,7 @@ fn try_settle(context: &Arc<Context>, path: &Path, how: How, report: &mut Report
         no_lock: false,
         foreign_name: false,
     };
-    let file = Handle::open(context, facts).0;
+    let file = OpenFile::open(context, facts);
     let Some(identity) = file.identity else {
         return Err(Refused::new(Code::CANTOPEN, "there is no such file, or it may not be looked at"));
     };

@@ -3,7 +3,7 @@
 //!
 //! A commit runs on one thread from its first prepare to its last PHASETWO, so thread-locals hold all of it.
 
-use super::file::OpenFile;
+use super::file::{OpenFile, Sibling};
 use crate::engine::Engine;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
@@ -26,10 +26,9 @@ thread_local! {
     /// The handle that is prepared, by its address, which the list keeps from being used again; `SEVERAL`; or `NONE`.
     static PREPARED_ONE: Cell<usize> = const { Cell::new(NONE) };
     static IS_REFUSED: Cell<bool> = const { Cell::new(false) };
-    static PREPARED: RefCell<Vec<(usize, Weak<OpenFile>)>> = const { RefCell::new(Vec::new()) };
+    static PREPARED: RefCell<Vec<(usize, Weak<dyn Sibling>)>> = const { RefCell::new(Vec::new()) };
     static UNACKNOWLEDGED: RefCell<Vec<(usize, Unacknowledged)>> = const { RefCell::new(Vec::new()) };
     static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
-    static PANICKED: RefCell<Vec<Weak<OpenFile>>> = const { RefCell::new(Vec::new()) };
     static SUPER_JOURNAL: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -38,19 +37,28 @@ const NONE: usize = 0;
 /// As this.
 const SEVERAL: usize = 1;
 
-fn note_prepared(prepared: &[(usize, Weak<OpenFile>)]) {
+fn note_prepared(prepared: &[(usize, Weak<dyn Sibling>)]) {
     PREPARED_ONE.set(match prepared {
         [] => NONE,
-        [(_, only)] => only.as_ptr().addr(),
+        [(_, only)] => address(only),
         _ => SEVERAL,
     });
 }
 
-/// This handle of connection `connection` is prepared.
-pub(super) fn add_prepared(connection: usize, file: &Arc<OpenFile>) {
+fn address(sibling: &Weak<dyn Sibling>) -> usize {
+    sibling.as_ptr().addr()
+}
+
+fn is_of(sibling: &Weak<dyn Sibling>, file: &OpenFile) -> bool {
+    file.sibling.as_ref().is_some_and(|own| Weak::ptr_eq(own, sibling))
+}
+
+/// This file of connection `connection` is prepared.
+pub(super) fn add_prepared(connection: usize, file: &OpenFile) {
+    let Some(sibling) = &file.sibling else { return };
     let _ = PREPARED.try_with(|prepared| {
         let mut prepared = prepared.borrow_mut();
-        prepared.push((connection, Arc::downgrade(file)));
+        prepared.push((connection, Weak::clone(sibling)));
         note_prepared(&prepared);
     });
 }
@@ -59,7 +67,7 @@ pub(super) fn add_prepared(connection: usize, file: &Arc<OpenFile>) {
 pub(super) fn remove_prepared(file: &OpenFile) {
     let _ = PREPARED.try_with(|prepared| {
         let mut prepared = prepared.borrow_mut();
-        prepared.retain(|(_, other)| !std::ptr::eq(other.as_ptr(), file));
+        prepared.retain(|(_, other)| !is_of(other, file));
         note_prepared(&prepared);
     });
 }
@@ -67,18 +75,18 @@ pub(super) fn remove_prepared(file: &OpenFile) {
 /// Whether any other handle than this one is prepared on this thread.
 pub(super) fn any_prepared_beside(file: &OpenFile) -> bool {
     let one = PREPARED_ONE.get();
-    one != NONE && one != std::ptr::from_ref(file).addr()
+    one != NONE && file.sibling.as_ref().is_none_or(|own| one != address(own))
 }
 
 /// The other handles of this connection that are prepared and not published.
-pub(super) fn prepared_siblings(connection: usize, file: &OpenFile) -> Vec<Arc<OpenFile>> {
+pub(super) fn prepared_siblings(connection: usize, file: &OpenFile) -> Vec<Arc<dyn Sibling>> {
     if !any_prepared_beside(file) {
         return Vec::new();
     }
     PREPARED
         .try_with(|prepared| {
             let prepared = prepared.borrow();
-            let others = prepared.iter().filter(|(of, other)| *of == connection && !std::ptr::eq(other.as_ptr(), file));
+            let others = prepared.iter().filter(|(of, other)| *of == connection && !is_of(other, file));
             others.filter_map(|(_, other)| other.upgrade()).collect()
         })
         .unwrap_or_default()
@@ -150,15 +158,4 @@ pub(super) fn set_super_journal(open: bool) {
 /// Whether a super-journal is open.
 pub(super) fn super_journal() -> bool {
     SUPER_JOURNAL.try_with(Cell::get).unwrap_or(false)
-}
-
-/// A panic came out of a call on this handle.
-pub(super) fn note_panic(file: &Arc<OpenFile>) {
-    let _ = PANICKED.try_with(|panicked| panicked.borrow_mut().push(Arc::downgrade(file)));
-}
-
-/// The handles on which a panic came out of a call.
-pub(super) fn take_panicked() -> Vec<Arc<OpenFile>> {
-    let taken = PANICKED.try_with(|panicked| panicked.take()).unwrap_or_default();
-    taken.iter().filter_map(Weak::upgrade).collect()
 }

@@ -1,17 +1,19 @@
 //! The state of an open main file: what a call of SQLite finds and leaves.
 
 use super::alone::Alone;
+use super::base::OpenFacts;
 use super::beside::BesideStock;
-use super::file::OpenFile;
-use super::siblings;
+use super::checkpointer::AUTOCHECKPOINT;
+use super::file::{OpenFile, Sibling};
+use super::registry::Context;
+use super::transaction;
 use super::wal_connection::WalConnection;
+use crate::engine::EngineError;
 use crate::host::{DatabaseHandle, LockLevel};
-use crate::sync::MutexGuard;
+use crate::sync::{Mutex, MutexGuard};
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-
-/// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
-pub(super) const AUTOCHECKPOINT: i32 = 1000;
+use std::sync::{Arc, Weak};
 
 /// How the file is served.
 pub(super) enum HandleState {
@@ -44,18 +46,80 @@ pub(super) struct State {
     pub(super) beside: Option<BesideStock>,
 }
 
+/// An open main file with its state. A [`Handle`](super::Handle) has one; the handles of the other databases of its connection reach it
+/// as a [`Sibling`]. Its lock is held over a call of SQLite; only the steps of a call on this file take it, and those of a commit of
+/// several databases, one after the other.
+pub(super) struct ServedFile {
+    pub(super) file: OpenFile,
+    pub(super) state: Mutex<State>,
+}
+
+impl ServedFile {
+    /// Not on pwal yet.
+    pub(super) fn open(context: &Arc<Context>, facts: OpenFacts) -> Arc<ServedFile> {
+        let file = OpenFile::open(context, facts);
+        let state = Mutex::new(State::new(file.options().opens_off()));
+        Arc::new_cyclic(|served: &Weak<ServedFile>| {
+            let sibling: Weak<dyn Sibling> = Weak::<ServedFile>::clone(served);
+            ServedFile { file: OpenFile { sibling: Some(sibling), ..file }, state }
+        })
+    }
+
+    /// The state, for a call of SQLite.
+    pub(super) fn state(self: &Arc<ServedFile>) -> StateGuard<'_> {
+        StateGuard { served: self, state: self.state.lock(), panicking: std::thread::panicking() }
+    }
+}
+
+impl Sibling for ServedFile {
+    fn hide_advance(self: Arc<Self>) {
+        if let HandleState::Wal(wal) = &mut self.state().kind {
+            wal.hide_advance();
+        }
+    }
+
+    fn write_prepared(self: Arc<Self>) -> Result<(), EngineError> {
+        match &mut self.state().kind {
+            HandleState::Wal(wal) => wal.write_prepared(),
+            HandleState::Plain | HandleState::Retired { .. } | HandleState::Alone(_) => Ok(()),
+        }
+    }
+
+    fn free_prepared(self: Arc<Self>) {
+        if let HandleState::Wal(wal) = &mut self.state().kind {
+            transaction::free_prepared(wal, &self.file);
+        }
+    }
+
+    fn reset_prepared(self: Arc<Self>) {
+        if let HandleState::Wal(wal) = &mut self.state().kind {
+            wal.reset_prepared(&self.file);
+        }
+    }
+}
+
+thread_local! {
+    static PANICKED: RefCell<Vec<Weak<ServedFile>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The files on which a panic came out of a call of this thread.
+pub(super) fn take_panicked() -> Vec<Arc<ServedFile>> {
+    let taken = PANICKED.try_with(|panicked| panicked.take()).unwrap_or_default();
+    taken.iter().filter_map(Weak::upgrade).collect()
+}
+
 /// The state of a handle; a panic while it is held is noted, for [`super::after_panic`].
 pub(super) struct StateGuard<'a> {
-    pub(super) file: &'a Arc<OpenFile>,
-    pub(super) state: MutexGuard<'a, State>,
+    served: &'a Arc<ServedFile>,
+    state: MutexGuard<'a, State>,
     /// The application's own panic, in which it closes connections.
-    pub(super) panicking: bool,
+    panicking: bool,
 }
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && !self.panicking {
-            siblings::note_panic(self.file);
+            let _ = PANICKED.try_with(|panicked| panicked.borrow_mut().push(Arc::downgrade(self.served)));
         }
     }
 }

@@ -6,9 +6,8 @@
 use super::base::BaseFile;
 use super::checkpointer::{AfterCommit, Checkpointing};
 use super::concurrent::{self, Concurrent};
-use super::file::OpenFile;
+use super::file::{OpenFile, Sibling};
 use super::siblings::{self, Unacknowledged};
-use super::state::HandleState;
 use super::wal_connection::WalConnection;
 use super::writers::Begun;
 use crate::engine::{CommitFacts, Engine, EngineError, KeptWake, Mode, PreparedBatch, SelfSealed};
@@ -125,7 +124,7 @@ pub(super) fn lane_bytes(engine: &Engine) -> usize {
 }
 
 impl WalConnection {
-    pub(super) fn begin_write(&mut self, file: &Arc<OpenFile>, base: &mut dyn BaseFile) -> Result<(), Code> {
+    pub(super) fn begin_write(&mut self, file: &OpenFile, base: &mut dyn BaseFile) -> Result<(), Code> {
         if self.writer.holds_write {
             // A VFS above has taken it and reported a failure. `unixShmLock` grants it again.
             self.roll_back(file);
@@ -203,7 +202,7 @@ impl WalConnection {
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
     pub(super) fn wal_write(
         &mut self,
-        file: &Arc<OpenFile>,
+        file: &OpenFile,
         base: &mut dyn BaseFile,
         data: &[u8],
         offset: u64,
@@ -246,7 +245,7 @@ impl WalConnection {
     }
 
     /// A sibling returned BUSY, so that the transaction is still open, and it continues.
-    fn unprepare(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
+    fn unprepare(&mut self, file: &OpenFile) -> Result<(), Code> {
         let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
         let (spill, prepared_batch) = (prepared.facts.spill, prepared.prepared_batch.take());
         self.writer.transaction = Transaction::Staging { spill };
@@ -261,7 +260,7 @@ impl WalConnection {
 
     fn prepare(
         &mut self,
-        file: &Arc<OpenFile>,
+        file: &OpenFile,
         base: &mut dyn BaseFile,
         database_pages: u32,
         spill: Option<u32>,
@@ -302,7 +301,7 @@ impl WalConnection {
     }
 
     /// `xSync` of the virtual WAL after prepare: this commit wants durability.
-    pub(super) fn wal_sync(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
+    pub(super) fn wal_sync(&mut self, file: &OpenFile) -> Result<(), Code> {
         self.check_mine()?;
         let Transaction::Prepared(prepared) = &mut self.writer.transaction else { return Ok(()) };
         prepared.facts.wants_durable = true;
@@ -323,7 +322,7 @@ impl WalConnection {
 
     /// What COMMIT returns before anything is published. BUSY leaves the transaction open (`sqlite3VdbeHalt`), and
     /// COMMIT may be repeated: SQLite writes its frames again then. With any other code SQLite rolls back.
-    fn not_prepared(&mut self, file: &Arc<OpenFile>, error: &EngineError, spill: Option<u32>) -> Code {
+    fn not_prepared(&mut self, file: &OpenFile, error: &EngineError, spill: Option<u32>) -> Code {
         let connection = file.connection();
         let mut code = self.failed(error);
         if concurrent::is_open(self) {
@@ -375,7 +374,7 @@ impl WalConnection {
     /// have failed, the pager knows which it is: then nothing is held for a PHASETWO that will not come, though an open cursor
     /// may keep this connection from ever calling again. Else a rollback shows by the index that `sqlite3WalUndo` has
     /// cleaned.
-    pub(super) fn end_write(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn end_write(&mut self, file: &OpenFile) {
         if self.writer.holds_write
             && self.is_below
             && !self.writer.transaction.is_prepared()
@@ -413,7 +412,7 @@ impl WalConnection {
     }
 
     /// The last word: publish, free WRITE, acknowledge.
-    pub(super) fn commit_phase_two(&mut self, file: &Arc<OpenFile>) -> Result<(), Code> {
+    pub(super) fn commit_phase_two(&mut self, file: &OpenFile) -> Result<(), Code> {
         if let Err(code) = self.check_mine() {
             if self.engine.log.is_of_this_process() {
                 self.fail_transaction(file);
@@ -443,7 +442,7 @@ impl WalConnection {
 
     fn publish_and_acknowledge(
         &mut self,
-        file: &Arc<OpenFile>,
+        file: &OpenFile,
         facts: CommitFacts,
         prepared_batch: Option<PreparedBatch>,
         hidden: bool,
@@ -496,7 +495,7 @@ impl WalConnection {
         &self,
         own: Option<PreparedBatch>,
         facts: CommitFacts,
-        siblings: &[Arc<OpenFile>],
+        siblings: &[Arc<dyn Sibling>],
     ) -> Result<Option<PreparedBatch>, EngineError> {
         if siblings.is_empty() {
             return Ok(own);
@@ -506,9 +505,7 @@ impl WalConnection {
             None => self.engine.committer.write_prepared(self.view.lane(), facts)?,
         };
         for sibling in siblings {
-            if let HandleState::Wal(wal) = &mut sibling.state().kind
-                && let Err(error) = wal.write_prepared()
-            {
+            if let Err(error) = Arc::clone(sibling).write_prepared() {
                 self.engine.committer.rollback_prepared(own)?;
                 return Err(error);
             }
@@ -516,7 +513,8 @@ impl WalConnection {
         Ok(Some(own))
     }
 
-    fn write_prepared(&mut self) -> Result<(), EngineError> {
+    /// A sibling is about to publish: nothing may fail here after it.
+    pub(super) fn write_prepared(&mut self) -> Result<(), EngineError> {
         if let Transaction::Prepared(prepared) = &mut self.writer.transaction
             && prepared.prepared_batch.is_none()
         {
@@ -551,7 +549,7 @@ impl WalConnection {
     }
 
     /// Unprepares, and puts the header back as it was at WRITE; a batch that is written already is erased.
-    fn fail_transaction(&mut self, file: &Arc<OpenFile>) {
+    fn fail_transaction(&mut self, file: &OpenFile) {
         let spill = match std::mem::replace(&mut self.writer.transaction, Transaction::None) {
             Transaction::None => return,
             Transaction::Staging { spill } | Transaction::Failed { spill } => spill,
@@ -574,7 +572,7 @@ impl WalConnection {
     }
 
     /// The transaction is over without a commit: nothing of it is in the log, or it is erased there.
-    pub(super) fn roll_back(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn roll_back(&mut self, file: &OpenFile) {
         self.fail_transaction(file);
         self.view.rolled_back();
         if let Transaction::Failed { spill: Some(number) } =
@@ -588,7 +586,7 @@ impl WalConnection {
     }
 
     /// The connection is given up: a commit of it is answered with an error.
-    pub(super) fn end_given_up(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn end_given_up(&mut self, file: &OpenFile) {
         if self.writer.holds_write || self.writer.committing.is_some() {
             // First what holds APPEND.
             self.fail_transaction(file);
@@ -598,7 +596,7 @@ impl WalConnection {
     }
 
     /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.
-    fn reset_prepared(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn reset_prepared(&mut self, file: &OpenFile) {
         if self.writer.transaction.waits_for_phase_two() {
             self.roll_back(file);
         } else {
@@ -607,8 +605,17 @@ impl WalConnection {
     }
 }
 
+/// A sibling returned BUSY: what is written already is taken back.
+pub(super) fn free_prepared(wal: &mut WalConnection, file: &OpenFile) {
+    if matches!(&wal.writer.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
+        && let Err(code) = wal.unprepare(file)
+    {
+        wal.log(code, "a batch that was written early could not be taken back");
+    }
+}
+
 /// The transaction cannot be committed, or not now: after BUSY it stays open.
-fn not_validated(wal: &mut WalConnection, file: &Arc<OpenFile>, code: Code) -> Code {
+fn not_validated(wal: &mut WalConnection, file: &OpenFile, code: Code) -> Code {
     if code != Code::BUSY {
         wal.fail_transaction(file);
         reset_siblings(file.connection(), file);
@@ -629,12 +636,7 @@ fn at_phase_two(code: Code) -> Code {
 /// The transaction stays open, for as long as the application likes: no sibling keeps APPEND meanwhile.
 fn free_siblings(connection: usize, file: &OpenFile) {
     for sibling in siblings::prepared_siblings(connection, file) {
-        if let HandleState::Wal(wal) = &mut sibling.state().kind
-            && matches!(&wal.writer.transaction, Transaction::Prepared(prepared) if prepared.prepared_batch.is_some())
-            && let Err(code) = wal.unprepare(&sibling)
-        {
-            wal.log(code, "a batch that was written early could not be taken back");
-        }
+        sibling.free_prepared();
     }
 }
 
@@ -642,8 +644,6 @@ fn free_siblings(connection: usize, file: &OpenFile) {
 /// once, before SQLite copies its header (`sqlite3WalUndo`).
 fn reset_siblings(connection: usize, file: &OpenFile) {
     for sibling in siblings::prepared_siblings(connection, file) {
-        if let HandleState::Wal(wal) = &mut sibling.state().kind {
-            wal.reset_prepared(&sibling);
-        }
+        sibling.reset_prepared();
     }
 }

@@ -76,7 +76,7 @@ impl WalConnection {
 
     /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
     /// come is rolled back.
-    pub(super) fn called(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn called(&mut self, file: &OpenFile) {
         self.checkpointer.called();
         if self.writer.called() && self.engine.log.is_of_this_process() {
             if self.is_below && self.is_committed(file) {
@@ -95,7 +95,7 @@ impl WalConnection {
 
     /// A call panicked: this view is unusable, what it returned may be half true, and no process may wait for what it
     /// held.
-    pub(super) fn after_panic(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn after_panic(&mut self, file: &OpenFile) {
         if self.broken || !self.engine.log.is_mine() {
             self.broken = true;
             return;
@@ -105,7 +105,7 @@ impl WalConnection {
     }
 
     /// What SQLite believes of this connection and what is true of it differ: only `xClose` is left.
-    pub(super) fn give_up(&mut self, file: &Arc<OpenFile>) {
+    pub(super) fn give_up(&mut self, file: &OpenFile) {
         self.broken = true;
         self.end_given_up(file);
         self.checkpointer.end();
@@ -165,7 +165,7 @@ impl WalConnection {
     /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
     pub(super) fn shm_lock(
         &mut self,
-        file: &Arc<OpenFile>,
+        file: &OpenFile,
         base: &mut dyn BaseFile,
         first: u32,
         action: ShmAction,
@@ -333,7 +333,7 @@ impl WalConnection {
     }
 
     /// The handle closes.
-    pub(super) fn leave(mut self, file: &Arc<OpenFile>) {
+    pub(super) fn leave(mut self, file: &OpenFile) {
         if !self.engine.log.is_of_this_process() {
             return;
         }
