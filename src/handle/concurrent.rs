@@ -6,31 +6,29 @@
 //! any other: WRITE is held from the second half of the validation to its publication, so that nothing is published in between. The
 //! first validation, up to what is published by then, is done before WRITE is taken, where most of the pages are looked at.
 //!
-//! What it has read is every page that SQLite was given since its page cache was last emptied ([`PageSet`]), not since BEGIN: what is in
+//! What it has read is every page that SQLite was given since its page cache was last emptied ([`PageSet`](crate::view::PageSet)), not since BEGIN: what is in
 //! the cache is read without a call. SQLite empties it exactly when a snapshot comes with another header
 //! (`sqlite3WalBeginReadTransaction`, `pager_reset`), and so the set is emptied there, and nowhere else. Until the first such snapshot
 //! after the setting the set is not complete, and the connection writes serially.
 //!
-//! Page 1 is in every read set. Of it only what is no counter counts: the schema, `user_version` and so on ([`PageOne`]). Of one that
-//! allocates or frees pages it is made anew, with the freelist: [`growth`].
+//! Page 1 is in every read set. Of it only what is no counter counts: the schema, `user_version` and so on ([`PageOne`](crate::pages::PageOne)). Of one that
+//! allocates or frees pages it is made anew, with the freelist: [`super::growth`].
 //!
 //! So transactions are serializable, in the order of their commits. All else is serial as without the setting: BEGIN IMMEDIATE and
 //! EXCLUSIVE, statements outside of BEGIN, VACUUM. A transaction whose lane is full takes WRITE there and then, if it can be had.
 
 use super::base::BaseFile;
+use super::committed::{Committed, PageFailure};
+use super::concurrent_state::Write;
 use super::file::OpenFile;
-use super::growth::{self, Growth};
-use super::interior::{Interiors, Structure};
-use super::moving::Moved;
-use super::reader::ReadFailure;
 use super::siblings;
-use super::turns::{Database, Turns};
+use super::turns::Database;
+use super::validation::{Conflict, Sight, Validation, kind};
 use super::wal_connection::WalConnection;
 use crate::engine::{ConcurrentCounters, WrittenPage};
-use crate::pages::{Kind, PageOne};
 use crate::sqlite::Code;
 use crate::status::ConcurrentStatus;
-use crate::view::{self, Composition, PageSet};
+use crate::view::{self, Composition};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -43,97 +41,6 @@ const SIBLING_WAIT: Duration = Duration::from_millis(20);
 
 /// How long others that write wait for the first write of a transaction that has its turn: until then it cannot lose, and after it neither.
 pub(super) const TURN_VALID: Duration = Duration::from_secs(1);
-
-/// Of a connection with `parallel_wal_writers=concurrent`.
-#[derive(Debug, Default)]
-pub(super) struct Concurrent {
-    /// The pages that SQLite may have in its cache.
-    reads: PageSet,
-    /// Nothing is in its cache that is not in `reads`.
-    is_complete: bool,
-    write: Write,
-    /// What its open transaction has staged, in bytes, as it is counted.
-    staged_bytes: u64,
-    /// Its open transaction was refused WRITE for a page that SQLite wanted to spill.
-    spill_refused: bool,
-    /// Whether it takes WRITE sooner than at COMMIT.
-    turns: Turns,
-    /// The pages that it allocates.
-    pub(super) growth: Growth,
-    /// How far the snapshot of its present transaction has moved.
-    pub(super) moved: Moved,
-}
-
-/// What the connection has of WRITE.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Write {
-    /// What SQLite believes.
-    #[default]
-    AsSqlite,
-    /// Only SQLite believes that it has it.
-    Virtual,
-    /// A transaction that began virtually has it: it is prepared, or its lane was full.
-    Taken,
-    /// It has it since its first write.
-    TakenAtFirst,
-}
-
-/// Why a transaction cannot commit after the others.
-pub(super) enum Conflict {
-    /// This page was read, or written (true).
-    Page(WrittenPage, bool),
-    /// The schema, or another field of page 1, has changed.
-    Schema(WrittenPage),
-    /// Both allocate or free pages of a database with pointer maps.
-    Allocation(WrittenPage),
-    /// It has taken this page, which is not free any more.
-    Taken(u32),
-    /// It has allocated more than it was shown, or the freelist is not what SQLite would have left.
-    Freelist,
-    /// The database has become smaller, or is not of the size that this transaction saw and changed.
-    Size,
-    /// The snapshot has ended: what was committed after it is not known any more.
-    Ended,
-}
-
-impl Concurrent {
-    /// SQLite was given this page.
-    pub(super) fn note_read(&mut self, page: u32) {
-        self.reads.insert(page);
-    }
-
-    /// SQLite was given these bytes of the database file.
-    pub(super) fn note_file_read(&mut self, offset: u64, bytes: usize, page_bytes: u32) {
-        if crate::drops("concurrent-file-reads") {
-            return;
-        }
-        let page = |at: u64| u32::try_from(at / u64::from(page_bytes) + 1).unwrap_or(u32::MAX);
-        self.reads.extend(page(offset)..=page(offset + (bytes as u64).max(1) - 1));
-    }
-
-    /// The connection has committed these pages, which are in SQLite's cache.
-    pub(super) fn note_written(&mut self, pages: impl Iterator<Item = u32>) {
-        if !crate::drops("concurrent-own-pages") {
-            self.reads.extend(pages);
-        }
-    }
-
-    /// Whether SQLite may have the page in its cache.
-    pub(super) fn has_read(&self, page: u32) -> bool {
-        self.reads.contains(page)
-    }
-
-    /// Whether the snapshot of the present transaction may move: it began virtually, or with WRITE at its first write.
-    pub(super) fn may_move(&self) -> bool {
-        matches!(self.write, Write::Virtual | Write::TakenAtFirst)
-    }
-
-    /// A snapshot comes with another header: SQLite empties its cache before it reads anything.
-    fn forget_reads(&mut self) {
-        self.reads.clear();
-        self.is_complete = true;
-    }
-}
 
 /// Switches the connection; not in a write transaction.
 pub(super) fn set(wal: &mut WalConnection, wanted: bool) {
@@ -235,8 +142,7 @@ pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn Bas
     }
     let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
     if published > snapshot {
-        let (written, mut interiors) = (PageSet::default(), Interiors::default());
-        let is_same = validate_up_to(wal, base, (snapshot, published), &written, &mut interiors);
+        let is_same = validate_up_to(wal, base, (snapshot, published), &mut Validation::default());
         if let (Err(_), true) = (is_same, takes_write) {
             wal.engine.queue.release(wal.me.id, false);
         }
@@ -267,13 +173,13 @@ fn set_write(wal: &mut WalConnection, write: Write) {
 /// The commit that the connection sees: that of its view, or a later one to which it has moved.
 pub(super) fn snapshot(wal: &WalConnection) -> u64 {
     let of_view = wal.view.sequence().unwrap_or(0);
-    wal.writer.concurrent.as_ref().map_or(of_view, |concurrent| concurrent.moved.at(of_view))
+    wal.writer.concurrent.as_ref().map_or(of_view, |concurrent| concurrent.snapshot(of_view))
 }
 
 /// The read transaction is over.
 pub(super) fn end_read(wal: &mut WalConnection) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.moved.end();
+        concurrent.moved_to = None;
         concurrent.growth.end();
     }
 }
@@ -333,13 +239,13 @@ pub(super) fn validate_commit(
         concurrent.turns.note_commit_begins(has_write, crate::os::now_us());
     }
     let snapshot = self::snapshot(wal);
-    let (mut written, mut interiors) = (PageSet::default(), Interiors::default());
+    let mut validation = Validation::default();
     let mut validated = wal.engine.log.marks.published();
     if validated > snapshot || view::is_private(&wal.view) {
-        written.extend(wal.view.lane().pages());
+        validation.note_written(&wal.view);
     }
     if validated > snapshot {
-        validate_up_to(wal, base, (snapshot, validated), &written, &mut interiors)?;
+        validate_up_to(wal, base, (snapshot, validated), &mut validation)?;
     }
     if write(wal) == Write::Virtual {
         crate::interleave::step("before WRITE of a commit");
@@ -348,187 +254,100 @@ pub(super) fn validate_commit(
     let published = wal.engine.log.marks.published();
     if published > validated {
         if validated == snapshot && !view::is_private(&wal.view) {
-            written.extend(wal.view.lane().pages());
+            validation.note_written(&wal.view);
         }
         if crate::drops("concurrent-validate-under-write") {
             validated = published;
         }
-        validate_up_to(wal, base, (validated, published), &written, &mut interiors)?;
+        validate_up_to(wal, base, (validated, published), &mut validation)?;
     }
     stamp(wal, published + 1)?;
     let database_pages = match published > snapshot || view::is_private(&wal.view) {
-        true => size_after(wal, base, (snapshot, published), &written, database_pages)?,
+        true => size_after(wal, base, &validation, (snapshot, published), database_pages)?,
         false => database_pages,
     };
-    interiors.stage(wal).map_err(|error| {
-        wal.log(Code::IOERR_WRITE, &error.to_string());
-        Code::IOERR_WRITE
-    })?;
+    let staged = sight(wal, base).map_or(Ok(()), |mut sight| validation.stage(&mut sight));
+    staged.map_err(|failure| code_of(wal, failure))?;
     Ok((published + 1, database_pages))
+}
+
+/// The connection's transaction beside others; `None`: it has none.
+fn sight<'a>(wal: &'a mut WalConnection, base: &'a mut dyn BaseFile) -> Option<Sight<'a>> {
+    let WalConnection { engine, view, writer, .. } = wal;
+    let concurrent = writer.concurrent.as_deref_mut()?;
+    Some(Sight { committed: Committed { engine, base }, concurrent, view })
 }
 
 fn validate_up_to(
     wal: &mut WalConnection,
     base: &mut dyn BaseFile,
     commits: (u64, u64),
-    written: &PageSet,
-    interiors: &mut Interiors,
+    validation: &mut Validation,
 ) -> Result<(), Code> {
-    match validate(wal, base, commits, written, interiors) {
+    let found =
+        sight(wal, base).map_or(Ok(Some(Conflict::Ended)), |mut sight| validation.validate(&mut sight, commits));
+    match found {
         Ok(None) => wal.check_lost(),
         Ok(Some(conflict)) => Err(conflicts(wal, &conflict)),
         Err(failure) => Err(code_of(wal, failure)),
     }
 }
 
-/// Logs why a page could not be read.
-pub(super) fn code_of(wal: &WalConnection, failure: ReadFailure) -> Code {
-    match failure {
-        ReadFailure::Base(code) => code,
-        ReadFailure::Engine(error) => wal.failed(&error),
-        ReadFailure::Spill(error) => {
-            wal.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
-            Code::IOERR_READ
-        }
-    }
-}
-
-/// The size of the database after a commit that is the next after `published`; where others have committed since the snapshot, or the
-/// freelist that SQLite has seen is its own, the transaction's page 1 is that of what is published.
+/// As [`Validation::size_after`].
 fn size_after(
     wal: &mut WalConnection,
     base: &mut dyn BaseFile,
-    (snapshot, published): (u64, u64),
-    written: &PageSet,
+    validation: &Validation,
+    commits: (u64, u64),
     database_pages: u32,
 ) -> Result<u32, Code> {
-    let reader = &wal.engine.reader;
-    let since = reader.written_since(snapshot, published, |_| false).map_err(|error| wal.failed(&error))?;
-    let (seen, is_private) = (wal.view.database_pages_at_write(), view::is_private(&wal.view));
-    let is_smaller = since.is_incomplete || since.database_pages_min < reader.database_pages(snapshot);
-    if is_smaller && !crate::drops("concurrent-size-seen") {
-        return Err(conflicts(wal, &Conflict::Size));
+    let size = sight(wal, base)
+        .map_or(Ok(Err(Conflict::Ended)), |mut sight| validation.size_after(&mut sight, commits, database_pages));
+    match size {
+        Ok(Ok(database_pages)) => Ok(database_pages),
+        Ok(Err(conflict)) => Err(conflicts(wal, &conflict)),
+        Err(failure) => Err(code_of(wal, failure)),
     }
-    if !written.contains(1) {
-        let is_same = database_pages == seen;
-        return if is_same { Ok(since.database_pages) } else { Err(conflicts(wal, &Conflict::Size)) };
-    }
-    if !is_private && (since.page_one.is_none() || crate::drops("growth-composed")) {
-        // No other has allocated or freed: what SQLite has made of the freelist is right.
-        return Ok(database_pages);
-    }
-    if let Some(page_one) = since.page_one
-        && has_pointer_maps(wal)
-    {
-        return Err(conflicts(wal, &Conflict::Allocation(page_one)));
-    }
-    if published > snapshot {
-        wal.engine.connections.note_allocation();
-    }
-    growth::put_composed(wal, base, published, written, database_pages)?.map_err(|conflict| conflicts(wal, &conflict))
 }
 
-/// Whether the page 1 that is staged says so.
-fn has_pointer_maps(wal: &mut WalConnection) -> bool {
-    let image = Composition::of(&mut wal.view).and_then(|staged| staged.image(1).ok().flatten());
-    image.is_some_and(|image| PageOne::parse(&image).is_some_and(|page_one| page_one.has_pointer_maps()))
+/// Before a snapshot: whether it is to have a freelist of its own (`growth`). Where SQLite is shown one that this snapshot cannot have,
+/// or that is used up, the header changes.
+pub(super) fn wants_own_freelist(wal: &mut WalConnection, file: &OpenFile) -> bool {
+    let wants = is_coming(wal, file)
+        && !wal.writer.holds_write
+        && !lost_often(wal, file)
+        && (!wal.writer.limits_pages || crate::drops("growth-page-limit"))
+        && !wal.reader.at_zero
+        && wal.engine.connections.allocate_beside_others();
+    let goes_on = wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.goes_on());
+    let ends = !wants || !goes_on;
+    if ends && !crate::drops("growth-outside-of-begin") {
+        view::end_private(&mut wal.view);
+    }
+    wants
 }
 
-/// Whether the commits of this range have written what the transaction depends on. `interiors` is of the end of the range before, which
-/// this one continues, and then of the end of this one.
-fn validate(
-    wal: &mut WalConnection,
-    base: &mut dyn BaseFile,
-    range: (u64, u64),
-    written: &PageSet,
-    interiors: &mut Interiors,
-) -> Result<Option<Conflict>, ReadFailure> {
-    let mut found = look_for(wal, range, written, interiors)?;
-    // Perhaps a page of the freelist: it is composed.
-    if !found.pages.is_empty() && growth::look_at_truth(wal, base)? {
-        found = look_for(wal, range, written, interiors)?;
-    }
-    if found.is_incomplete {
-        return Ok(Some(Conflict::Ended));
-    }
-    if let Some(conflict) = look_at(wal, base, (range.1, &found.pages), written, interiors)? {
-        return Ok(Some(conflict));
-    }
-    let Some(page_one) = found.page_one else { return Ok(None) };
-    let is_same = has_same_schema(wal, base, page_one)? || crate::drops("concurrent-schema");
-    Ok((!is_same).then_some(Conflict::Schema(page_one)))
+/// After a snapshot that [`wants_own_freelist`]; true: the header has changed.
+pub(super) fn show_own_freelist(wal: &mut WalConnection, base: &mut dyn BaseFile) -> Result<bool, PageFailure> {
+    let me = wal.me;
+    let Some(Sight { mut committed, concurrent, view }) = sight(wal, base) else { return Ok(false) };
+    concurrent.growth.show(&mut committed, view, me)
 }
 
-/// The first of these pages that is a conflict.
-fn look_at(
-    wal: &mut WalConnection,
-    base: &mut dyn BaseFile,
-    (to, pages): (u64, &[WrittenPage]),
-    written: &PageSet,
-    interiors: &mut Interiors,
-) -> Result<Option<Conflict>, ReadFailure> {
-    if pages.is_empty() {
-        return Ok(None);
-    }
-    let structure = Structure::of(wal, base, to)?.filter(|_| pages.len() < PAGES_MAX);
-    for page in pages {
-        let is_same = match &structure {
-            Some(structure) => structure.look_at(wal, base, *page, written, interiors)?,
-            None => false,
-        };
-        if !is_same {
-            return Ok(Some(Conflict::Page(*page, written.contains(page.page))));
+/// Logs why a page could not be read, or not put into the lane.
+pub(super) fn code_of(wal: &WalConnection, failure: PageFailure) -> Code {
+    match failure {
+        PageFailure::Base(code) => code,
+        PageFailure::Engine(error) => wal.failed(&error),
+        PageFailure::Spill(error) => {
+            wal.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
+            Code::IOERR_READ
+        }
+        PageFailure::Lane(error) => {
+            wal.log(Code::IOERR_WRITE, &error.to_string());
+            Code::IOERR_WRITE
         }
     }
-    Ok(None)
-}
-
-/// What others have written of what a transaction depends on.
-struct Found {
-    /// Not page 1; each once, at most [`PAGES_MAX`].
-    pages: Vec<WrittenPage>,
-    page_one: Option<WrittenPage>,
-    is_incomplete: bool,
-}
-
-/// Written pages that are looked at: if there are more, one of them is a leaf most likely, and what is compared has its bounds.
-const PAGES_MAX: usize = 64;
-
-fn look_for(
-    wal: &WalConnection,
-    (from, to): (u64, u64),
-    written: &PageSet,
-    interiors: &Interiors,
-) -> Result<Found, ReadFailure> {
-    let mut pages: Vec<WrittenPage> = Vec::new();
-    let Some(concurrent) = &wal.writer.concurrent else {
-        return Ok(Found { pages, page_one: None, is_incomplete: true });
-    };
-    let shown = concurrent.growth.shown(view::is_private(&wal.view), snapshot(wal));
-    let is_trunk = |page| shown.is_some_and(|shown| shown.is_trunk(page));
-    let is_free = |page| shown.is_some_and(|shown| shown.is_free(page));
-    let reads = |page| concurrent.reads.contains(page) && !is_trunk(page) && !crate::drops("concurrent-reads");
-    let writes = |page| written.contains(page) && !is_free(page) && !crate::drops("concurrent-writes");
-    let mut note = |page: WrittenPage| {
-        if pages.iter().all(|known| known.page != page.page) {
-            pages.push(page);
-        }
-        pages.len() >= PAGES_MAX
-    };
-    let since = wal.engine.reader.written_since(from, to, |now| {
-        let is_over = (reads(now.page) || writes(now.page)) && note(now);
-        interiors.resting_on(now.page).fold(is_over, |is_over, page| note(page) || is_over)
-    })?;
-    Ok(Found { pages, page_one: since.page_one, is_incomplete: since.is_incomplete })
-}
-
-/// Whether page 1 is in this frame what it is in the snapshot, but for its counters.
-fn has_same_schema(wal: &WalConnection, base: &mut dyn BaseFile, newer: WrittenPage) -> Result<bool, ReadFailure> {
-    let (engine, sequence) = (&wal.engine, snapshot(wal));
-    let seen = growth::true_page(engine, base, 1, sequence)?;
-    let now = growth::true_page(engine, base, 1, newer.sequence)?;
-    let (seen, now) = (PageOne::parse(&seen), PageOne::parse(&now));
-    Ok(seen.zip(now).is_some_and(|(seen, now)| seen.is_same_but_counters(&now)))
 }
 
 /// Logs the conflict, and returns its code.
@@ -546,7 +365,7 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     let text = match conflict {
         Conflict::Page(written, own) => {
             let done = if *own { "written" } else { "read" };
-            let (page, kind) = (written.page, kind(wal, written));
+            let (page, kind) = (written.page, kind(&wal.engine, written));
             note(written, kind);
             format!("{} wrote page {page} ({kind}), which this transaction has {done}", by(written))
         }
@@ -569,21 +388,6 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
     };
     wal.log(Code::BUSY_SNAPSHOT, &text);
     Code::BUSY_SNAPSHOT
-}
-
-/// What a page is, in a word.
-fn kind(wal: &WalConnection, written: &WrittenPage) -> &'static str {
-    let mut image = vec![0; wal.engine.log.page_bytes as usize];
-    if !wal.engine.reader.read_frame(written.number, 0, &mut image).is_ok_and(|is_read| is_read) {
-        return "unknown";
-    }
-    match Kind::of(&image, written.page) {
-        Some(Kind::TableLeaf) => "leaf of a table",
-        Some(Kind::IndexLeaf) => "leaf of an index",
-        Some(Kind::TableInterior) => "interior page of a table",
-        Some(Kind::IndexInterior) => "interior page of an index",
-        None => "overflow, free or pointer-map page",
-    }
 }
 
 fn stamp(wal: &mut WalConnection, sequence: u64) -> Result<(), Code> {
@@ -661,7 +465,7 @@ pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
     let database = Database::of(&*wal.engine);
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.turns.note_committed(database);
-        growth::note_published(concurrent, wal.view.lane(), (&wal.engine, first_number));
+        concurrent.note_published(wal.view.lane(), (&wal.engine, first_number));
     }
 }
 

@@ -9,15 +9,11 @@
 //! In a database of less than 2^25 pages without pointer maps a page that is in use and begins as an interior page is one: an
 //! overflow page and a trunk of the freelist begin with a page number (`PAGES_MAX`). Elsewhere every page conflicts.
 
-use super::BaseFile;
-use super::concurrent::{self, Concurrent};
-use super::growth::true_page;
-use super::reader::ReadFailure;
-use super::wal_connection::WalConnection;
+use super::committed::{Committed, PageFailure};
+use super::concurrent_state::Concurrent;
 use crate::engine::{Engine, WrittenPage};
 use crate::pages::{Interior, PageOne, leads_the_same_way, merge};
-use crate::view::{self, Composition, PageSet, ViewError};
-use std::sync::Arc;
+use crate::view::{self, Composition, PageSet, View, ViewError};
 use std::sync::atomic::Ordering::SeqCst;
 
 /// The first byte of a page number below it is 0 or 1; of an interior page it is 2 or 5.
@@ -45,12 +41,12 @@ impl Interiors {
     }
 
     /// Puts what is merged into the lane, which is stamped, and counts.
-    pub(super) fn stage(self, wal: &mut WalConnection) -> Result<(), ViewError> {
-        let counters = &wal.engine.log.counters.concurrent;
+    pub(super) fn stage(self, engine: &Engine, view: &mut View) -> Result<(), ViewError> {
+        let counters = &engine.log.counters.concurrent;
         let merged = self.0.iter().filter(|excused| excused.merged.is_some()).count() as u64;
         counters.merged.fetch_add(merged, SeqCst);
         counters.excused.fetch_add(self.0.len() as u64 - merged, SeqCst);
-        let Some(mut composition) = Composition::of(&mut wal.view) else { return Ok(()) };
+        let Some(mut composition) = Composition::of(view) else { return Ok(()) };
         for Excused { written, merged, .. } in self.0 {
             if let Some(image) = merged.filter(|_| !crate::drops("interior-staged")) {
                 composition.replace(written.page, (written.page, &image))?;
@@ -62,7 +58,6 @@ impl Interiors {
 
 /// A database in which interior pages are known by their images.
 pub(super) struct Structure {
-    engine: Arc<Engine>,
     usable: usize,
     snapshot: u64,
     to: u64,
@@ -70,39 +65,37 @@ pub(super) struct Structure {
 
 impl Structure {
     /// Between the snapshot and commit `to`. `None`: it is no such database.
-    pub(super) fn of(wal: &WalConnection, base: &mut dyn BaseFile, to: u64) -> Result<Option<Structure>, ReadFailure> {
-        let (engine, snapshot) = (Arc::clone(&wal.engine), concurrent::snapshot(wal));
-        let page_one = true_page(&engine, base, 1, snapshot)?;
+    pub(super) fn of(committed: &mut Committed<'_>, snapshot: u64, to: u64) -> Result<Option<Structure>, PageFailure> {
+        let page_one = committed.page(1, snapshot)?;
         let usable = PageOne::parse(&page_one).filter(|page_one| !page_one.has_pointer_maps());
         let usable = usable.map(|page_one| page_one.usable());
-        let is_small = [snapshot, to].iter().all(|at| engine.reader.database_pages(*at) < PAGES_MAX);
-        Ok(usable.filter(|_| is_small).map(|usable| Structure { engine, usable, snapshot, to }))
+        let is_small = [snapshot, to].iter().all(|at| committed.engine.reader.database_pages(*at) < PAGES_MAX);
+        Ok(usable.filter(|_| is_small).map(|usable| Structure { usable, snapshot, to }))
     }
 
     /// Looks at a page that others have written and this transaction has read or written. False: it is a conflict.
     pub(super) fn look_at(
         &self,
-        wal: &mut WalConnection,
-        base: &mut dyn BaseFile,
+        committed: &mut Committed<'_>,
+        (concurrent, view): (&Concurrent, &mut View),
         written: WrittenPage,
         own: &PageSet,
         excused: &mut Interiors,
-    ) -> Result<bool, ReadFailure> {
+    ) -> Result<bool, PageFailure> {
         let page = written.page;
-        let Some(concurrent) = &wal.writer.concurrent else { return Ok(false) };
-        let Some(shown) = concurrent.growth.shown(view::is_private(&wal.view), self.snapshot) else { return Ok(false) };
+        let Some(shown) = concurrent.growth.shown(view::is_private(view), self.snapshot) else { return Ok(false) };
         let is_own = own.contains(page);
         if is_own && shown.is_free(page) {
             return Ok(false);
         }
-        let now = true_page(&self.engine, base, page, self.to)?;
-        let holders = match self.holders(concurrent, base, (page, &now), own)? {
+        let now = committed.page(page, self.to)?;
+        let holders = match self.holders(concurrent, committed, (page, &now), own)? {
             None if is_own && crate::drops("interior-merged-way") => Vec::new(),
             None => return Ok(false),
             Some(holders) => holders,
         };
         let merged = match is_own {
-            true => self.merge(wal, base, (page, &now))?,
+            true => self.merge(view, committed, (page, &now))?,
             false => None,
         };
         if is_own && merged.is_none() {
@@ -117,31 +110,31 @@ impl Structure {
     fn holders(
         &self,
         concurrent: &Concurrent,
-        base: &mut dyn BaseFile,
+        committed: &mut Committed<'_>,
         (page, now): (u32, &[u8]),
         own: &PageSet,
-    ) -> Result<Option<Vec<u32>>, ReadFailure> {
+    ) -> Result<Option<Vec<u32>>, PageFailure> {
         let Some(now) = Interior::parse(now, page, self.usable) else { return Ok(None) };
-        let seen = true_page(&self.engine, base, page, self.snapshot)?;
+        let seen = committed.page(page, self.snapshot)?;
         let Some(seen) = Interior::parse(&seen, page, self.usable) else { return Ok(None) };
         let is_touched = |child| concurrent.has_read(child) || own.contains(child);
-        let reader = &self.engine.reader;
         let changed = |child| {
+            let reader = &committed.engine.reader;
             let is_changed = reader.newest_of(child, self.to)? != reader.newest_of(child, self.snapshot)?;
-            if is_changed { true_page(&self.engine, base, child, self.to).map(Some) } else { Ok(None) }
+            if is_changed { committed.page(child, self.to).map(Some) } else { Ok(None) }
         };
         leads_the_same_way(&seen, &now, self.usable, is_touched, changed)
     }
 
     fn merge(
         &self,
-        wal: &mut WalConnection,
-        base: &mut dyn BaseFile,
+        view: &mut View,
+        committed: &mut Committed<'_>,
         (page, now): (u32, &[u8]),
-    ) -> Result<Option<Vec<u8>>, ReadFailure> {
-        let Some(staged) = Composition::of(&mut wal.view) else { return Ok(None) };
-        let Some(mine) = staged.image(page).map_err(ReadFailure::Spill)? else { return Ok(None) };
-        let seen = true_page(&self.engine, base, page, self.snapshot)?;
+    ) -> Result<Option<Vec<u8>>, PageFailure> {
+        let Some(staged) = Composition::of(view) else { return Ok(None) };
+        let Some(mine) = staged.image(page).map_err(PageFailure::Spill)? else { return Ok(None) };
+        let seen = committed.page(page, self.snapshot)?;
         Ok(merge(&seen, &mine, now, page, self.usable))
     }
 }

@@ -18,7 +18,9 @@ mod beside;
 mod calls;
 mod checkpointer;
 mod claim;
+mod committed;
 mod concurrent;
+mod concurrent_state;
 mod exit;
 mod file;
 mod growth;
@@ -41,6 +43,7 @@ mod state;
 mod transaction;
 mod turns;
 mod upgrades;
+mod validation;
 mod wal_connection;
 mod writers;
 

@@ -12,64 +12,42 @@
 //!
 //! Only a transaction that has WRITE virtually moves. One that only reads stays at its snapshot.
 
-use super::base::BaseFile;
-use super::concurrent::Concurrent;
-use super::growth;
-use super::reader::ReadFailure;
-use crate::engine::{Engine, WrittenPage};
+use super::committed::{Committed, PageFailure};
+use super::concurrent_state::Concurrent;
+use crate::engine::WrittenPage;
 use crate::pages::PageOne;
 use crate::view::{PageSet, View};
 use std::cell::RefCell;
 
-/// How far the snapshot of the present transaction has moved.
-#[derive(Debug, Default)]
-pub(super) struct Moved {
-    /// All that was read is what it is after this commit.
-    at: Option<u64>,
-}
-
-impl Moved {
-    /// The commit that the transaction sees, whose view shows `snapshot`.
-    pub(super) fn at(&self, snapshot: u64) -> u64 {
-        self.at.unwrap_or(snapshot)
-    }
-
-    /// The transaction is over.
-    pub(super) fn end(&mut self) {
-        self.at = None;
-    }
-}
-
 /// Before SQLite is given a page, other than page 1: the commit as of which it is read, if that is not the view's.
 pub(super) fn before_page(
-    engine: &Engine,
+    committed: &mut Committed<'_>,
     (concurrent, view): (&mut Concurrent, &View),
-    base: &mut dyn BaseFile,
     page: u32,
-) -> Result<Option<u64>, ReadFailure> {
+) -> Result<Option<u64>, PageFailure> {
     if page > 1 && concurrent.may_move() {
-        move_for(engine, (concurrent, view), base, page)?;
+        move_for(committed, (concurrent, view), page)?;
     }
-    Ok(concurrent.moved.at)
+    Ok(concurrent.moved_to)
 }
 
 fn move_for(
-    engine: &Engine,
+    committed: &mut Committed<'_>,
     (concurrent, view): (&mut Concurrent, &View),
-    base: &mut dyn BaseFile,
     page: u32,
-) -> Result<(), ReadFailure> {
-    let from = concurrent.moved.at(view.sequence().unwrap_or(0));
+) -> Result<(), PageFailure> {
+    let engine = committed.engine;
+    let from = concurrent.snapshot(view.sequence().unwrap_or(0));
     let to = engine.log.marks.published();
     if to <= from || engine.reader.newest_of(page, to)? == engine.reader.newest_of(page, from)? {
         return Ok(());
     }
-    match may_move(engine, (concurrent, view), base, (from, to))? {
+    match may_move(committed, (concurrent, view), (from, to))? {
         Verdict::Stays => return Ok(()),
         Verdict::Moves => {}
         Verdict::MovesPastAllocations(gone) => concurrent.growth.leave(&gone),
     }
-    concurrent.moved.at = Some(to);
+    concurrent.moved_to = Some(to);
     engine.log.counters.concurrent.moved.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     Ok(())
 }
@@ -84,11 +62,11 @@ enum Verdict {
 
 /// Whether all that SQLite may have in its cache is the same after commit `to`.
 fn may_move(
-    engine: &Engine,
+    committed: &mut Committed<'_>,
     (concurrent, view): (&Concurrent, &View),
-    base: &mut dyn BaseFile,
     (from, to): (u64, u64),
-) -> Result<Verdict, ReadFailure> {
+) -> Result<Verdict, PageFailure> {
+    let engine = committed.engine;
     let is_private = crate::view::is_private(view);
     let staged: PageSet = view.lane().pages().collect();
     let written = RefCell::new(Vec::new());
@@ -119,31 +97,31 @@ fn may_move(
     if !is_private || concurrent.growth.uses_others() {
         return Ok(Verdict::Stays);
     }
-    let (before, after) = (growth::true_page(engine, base, 1, from)?, growth::true_page(engine, base, 1, to)?);
+    let (before, after) = (committed.page(1, from)?, committed.page(1, to)?);
     let parsed = PageOne::parse(&before).zip(PageOne::parse(&after));
     let is_same = parsed.is_some_and(|(before, after)| before.is_same_but_counters(&after));
     if !is_same && !crate::drops("moving-schema") {
         return Ok(Verdict::Stays);
     }
-    let gone = growth::gone(engine, base, to, &concurrent.growth, written.into_inner())?;
+    let gone = concurrent.growth.gone(committed, to, written.into_inner())?;
     Ok(gone.map_or(Verdict::Stays, Verdict::MovesPastAllocations))
 }
 
 /// Before SQLite reads bytes of the database file: moves as [`before_page`] does, and finds the frames that have the bytes, by the offset in the buffer. Before
 /// the file is read, which has what is in no frame.
 pub(super) fn frames_of_file(
-    engine: &Engine,
+    committed: &mut Committed<'_>,
     (concurrent, view): (&mut Concurrent, &View),
-    base: &mut dyn BaseFile,
     (offset, bytes): (u64, usize),
-) -> Result<Vec<(usize, u64)>, ReadFailure> {
+) -> Result<Vec<(usize, u64)>, PageFailure> {
+    let engine = committed.engine;
     let page_bytes = u64::from(engine.log.page_bytes);
     let end = offset + bytes as u64;
     let pages = offset / page_bytes..end.div_ceil(page_bytes);
     for page in pages.clone() {
-        before_page(engine, (concurrent, view), base, page_number(page))?;
+        before_page(committed, (concurrent, view), page_number(page))?;
     }
-    let Some(at) = concurrent.moved.at else { return Ok(Vec::new()) };
+    let Some(at) = concurrent.moved_to else { return Ok(Vec::new()) };
     let mut frames = Vec::new();
     for page in pages.filter(|page| *page > 0) {
         if let Some(number) = engine.reader.newest_of(page_number(page), at)? {

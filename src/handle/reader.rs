@@ -6,11 +6,12 @@
 
 use super::base::{BaseFile, Running};
 use super::checkpointer::AfterCommit;
+use super::committed::{Committed, PageFailure};
 use super::file::OpenFile;
 use super::header::mask;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
-use super::{concurrent, growth, moving, siblings};
+use super::{concurrent, moving, siblings};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;
@@ -95,9 +96,10 @@ impl WalConnection {
         let newest = self.wants_newest(file);
         let alone = self.shows_backfilled();
         concurrent::before_snapshot(self);
-        let is_private = growth::before_snapshot(self, file);
-        let refreshed = self.refresh_to_snapshot(newest).map_err(ReadFailure::Engine);
-        let shown = refreshed.and_then(|changed| Ok(changed | (is_private && growth::show(self, base)?)));
+        let is_private = concurrent::wants_own_freelist(self, file);
+        let refreshed = self.refresh_to_snapshot(newest).map_err(PageFailure::Engine);
+        let shown =
+            refreshed.and_then(|changed| Ok(changed | (is_private && concurrent::show_own_freelist(self, base)?)));
         let changed = match shown {
             Ok(changed) => changed,
             Err(failure) => {
@@ -294,10 +296,11 @@ impl WalConnection {
         }
         let (engine, page_bytes) = (&self.engine, u64::from(self.engine.log.page_bytes));
         let (mut concurrent, view) = (self.writer.concurrent.as_deref_mut(), &self.view);
+        let mut committed = Committed { engine, base };
         let read = view.read(buffer, offset, &mut |number, page, within, part| {
             let mut number = number;
             if let Some(concurrent) = &mut concurrent {
-                if let Some(at) = moving::before_page(engine, (concurrent, view), base, page)? {
+                if let Some(at) = moving::before_page(&mut committed, (concurrent, view), page)? {
                     // A frame of its own commit is after that.
                     number = number.max(engine.reader.newest_of(page, at)?.unwrap_or(0));
                 }
@@ -307,11 +310,11 @@ impl WalConnection {
                 return Ok(());
             }
             let at = u64::from(page.saturating_sub(1)) * page_bytes + within;
-            match base.read(part, at) {
+            match committed.base.read(part, at) {
                 // The file was truncated to the size at the checkpoint's target: a page after it is in no later commit
                 // of the snapshot. It reads as zeros, as a page after the end of the database file does.
                 Ok(()) | Err(Code::IOERR_SHORT_READ) => {}
-                Err(code) => return Err(ReadFailure::Base(code)),
+                Err(code) => return Err(PageFailure::Base(code)),
             }
             mask(part, at);
             Ok(())
@@ -331,23 +334,6 @@ impl WalConnection {
     }
 }
 
-/// Why a frame could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadFailure {
-    #[error("{0}")]
-    Base(Code),
-    #[error(transparent)]
-    Engine(EngineError),
-    #[error("the spill file of the transaction: {0}")]
-    Spill(std::io::Error),
-}
-
-impl From<EngineError> for ReadFailure {
-    fn from(error: EngineError) -> ReadFailure {
-        ReadFailure::Engine(error)
-    }
-}
-
 /// SQLite reads the database file, for pages that its snapshot has in no frame; where the snapshot has moved, a frame may have them.
 pub(super) fn read_file(
     wal: &mut WalConnection,
@@ -357,7 +343,8 @@ pub(super) fn read_file(
 ) -> Result<(), Code> {
     let Some(concurrent) = &mut wal.writer.concurrent else { return base.read(buffer, offset) };
     let (engine, page_bytes) = (&wal.engine, wal.engine.log.page_bytes);
-    let frames = moving::frames_of_file(engine, (concurrent, &wal.view), base, (offset, buffer.len()));
+    let frames =
+        moving::frames_of_file(&mut Committed { engine, base }, (concurrent, &wal.view), (offset, buffer.len()));
     concurrent.note_file_read(offset, buffer.len(), page_bytes);
     let frames = frames.map_err(|failure| concurrent::code_of(wal, failure))?;
     let mut result = base.read(buffer, offset);

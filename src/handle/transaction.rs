@@ -5,7 +5,8 @@
 
 use super::base::BaseFile;
 use super::checkpointer::{AfterCommit, Checkpointing};
-use super::concurrent::{self, Concurrent};
+use super::concurrent;
+use super::concurrent_state::Concurrent;
 use super::file::{OpenFile, Sibling};
 use super::siblings::{self, Unacknowledged};
 use super::wal_connection::WalConnection;

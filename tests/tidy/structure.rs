@@ -53,9 +53,6 @@ const METHODS: usize = 40;
 const CIRCLES: [&[&str]; 1] = [&[
     "src/handle/checkpointer.rs",
     "src/handle/concurrent.rs",
-    "src/handle/growth.rs",
-    "src/handle/interior.rs",
-    "src/handle/moving.rs",
     "src/handle/reader.rs",
     "src/handle/transaction.rs",
     "src/handle/wal_connection.rs",
