@@ -6,7 +6,6 @@ mod clock_jumps;
 mod concurrent;
 mod descriptors;
 mod disk;
-mod every_fault;
 mod file_size_limit;
 mod first_commit;
 mod full_disk;

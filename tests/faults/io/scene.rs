@@ -75,6 +75,7 @@ fn started(books: &mut Books<'_>) -> [Connection; 3] {
 
 fn commits_full(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
+    books.kill_at_failure();
     strike();
     go_on(books, &cast, 9, 5000);
     leave(cast);
@@ -86,6 +87,7 @@ fn commits_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
     for connection in &cast {
         support::run(connection, "PRAGMA synchronous=NORMAL");
     }
+    books.kill_at_failure();
     strike();
     go_on(books, &cast, 9, 5000);
     leave(cast);
@@ -94,6 +96,7 @@ fn commits_normal(books: &mut Books<'_>, strike: &dyn Fn()) {
 fn commits_conservative(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
     support::run(&cast[0], "PRAGMA parallel_wal_mode=conservative");
+    books.kill_at_failure();
     strike();
     go_on(books, &cast, 6, 5000);
     leave(cast);
@@ -188,16 +191,21 @@ fn cut(books: &mut Books<'_>, strike: &dyn Fn()) {
     leave(cast);
 }
 
-/// Only these connections run checkpoints: what a copy finds is what a kill would leave.
+/// Only these connections run checkpoints: what a copy finds is what a kill would leave. Small segments and batches: segments are
+/// changed, and large transactions have their images in files of their own.
 fn killed(books: &mut Books<'_>, strike: &dyn Fn()) {
     let cast = started(books);
     for connection in &cast {
         support::run(connection, "PRAGMA wal_autocheckpoint=0");
     }
+    support::run(&cast[0], "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA parallel_wal_max_batch_bytes=65536");
+    books.kill_at_failure();
     strike();
-    for synchronous in ["FULL", "NORMAL"] {
-        support::run(&cast[0], &format!("PRAGMA synchronous={synchronous}"));
-        go_on(books, &cast, 3, 5000);
+    for (mode, synchronous, bytes) in
+        [("auto", "FULL", 5000), ("auto", "NORMAL", 80_000), ("conservative", "FULL", 80_000)]
+    {
+        support::run(&cast[0], &format!("PRAGMA parallel_wal_mode={mode}; PRAGMA synchronous={synchronous}"));
+        go_on(books, &cast, 3, bytes);
         books.try_run(
             &cast[0],
             "BEGIN; INSERT INTO other VALUES(zeroblob(9000)); SAVEPOINT s; DELETE FROM other; ROLLBACK TO s; ROLLBACK",

@@ -88,6 +88,7 @@ impl World {
             half_seen: BTreeSet::new(),
             next: 1,
             unknown: false,
+            kills_at_failure: false,
         };
         (scene.play)(&mut books, &|| self.strike(case));
         let fired = self.calm();
@@ -161,6 +162,8 @@ pub struct Books<'a> {
     next: i64,
     /// pwal says that it could not take back what failed.
     unknown: bool,
+    /// The first commit that fails is looked at as a kill would leave it, before another one is written over it.
+    kills_at_failure: bool,
 }
 
 impl Books<'_> {
@@ -228,6 +231,9 @@ impl Books<'_> {
                 }
                 self.note_status(connection);
                 self.failed.insert(n);
+                if std::mem::take(&mut self.kills_at_failure) {
+                    self.look_after_kill();
+                }
                 false
             }
         }
@@ -288,6 +294,11 @@ impl Books<'_> {
     pub fn must_see(&mut self, reader: &Connection) {
         support::rows(reader, "SELECT n FROM t").expect("a read that must work");
         self.look(reader);
+    }
+
+    /// Looks at the first commit that fails as a kill would leave it. For scenes in which no checkpoint runs meanwhile.
+    pub fn kill_at_failure(&mut self) {
+        self.kills_at_failure = true;
     }
 
     /// A kill now: what must be there is there, what must not is not.
