@@ -18,6 +18,8 @@ pub enum Load {
     ReadModifyWrite,
     /// BEGIN, update a row of a table that no other thread has, 2 ms, COMMIT
     OwnTables,
+    /// BEGIN, insert a row into a table that no other thread has, COMMIT
+    OwnInserts,
     /// BEGIN, update one of 20,000 rows by its key, 2 ms, COMMIT
     RandomKeys,
     /// BEGIN, insert a row with a random key between 20,000 others, 2 ms, COMMIT
@@ -86,11 +88,12 @@ impl Load {
         )
     }
 
-    /// Whether time passes inside its transactions, which begin again as long as they are refused.
-    pub fn thinks(self) -> bool {
+    /// Whether its transactions may run beside each other, and begin again as long as they are refused.
+    pub fn is_for_both_writers(self) -> bool {
         matches!(
             self,
             Load::OwnTables
+                | Load::OwnInserts
                 | Load::RandomKeys
                 | Load::RandomInserts
                 | Load::ReadThinkUpdate

@@ -55,7 +55,7 @@ fn product(choice: &Choice) -> Vec<Case> {
 
 /// With which settings of `parallel_wal_writers` a load runs.
 fn writers(choice: &Choice, load: Load) -> Vec<String> {
-    match (&choice.writers[..], load.thinks() && choice.vfs != STOCK) {
+    match (&choice.writers[..], load.is_for_both_writers() && choice.vfs != STOCK) {
         ([], true) => vec![serial(), CONCURRENT.into()],
         ([], false) => vec![serial()],
         (chosen, _) => chosen.to_vec(),
@@ -63,8 +63,9 @@ fn writers(choice: &Choice, load: Load) -> Vec<String> {
 }
 
 const CONCURRENT: &str = "concurrent";
-const THINKING: [Load; 6] = [
+const BOTH_WRITERS: [Load; 7] = [
     Load::OwnTables,
+    Load::OwnInserts,
     Load::RandomKeys,
     Load::RandomInserts,
     Load::ReadThinkUpdate,
@@ -72,9 +73,9 @@ const THINKING: [Load; 6] = [
     Load::EarlyAppend,
 ];
 
-/// The loads with time inside their transactions, by this number of threads; both settings.
-fn thinking(choice: &Choice, threads: usize) -> Vec<Case> {
-    let cases = THINKING.iter().flat_map(|load| {
+/// The loads whose transactions may run beside each other, by this number of threads; both settings.
+fn for_both_writers(choice: &Choice, threads: usize) -> Vec<Case> {
+    let cases = BOTH_WRITERS.iter().flat_map(|load| {
         let case = Case { threads, ..choice.case(*load, "FULL") };
         writers(choice, *load).into_iter().map(move |writers| Case { writers, ..case.clone() })
     });
@@ -133,7 +134,7 @@ fn everything(choice: &Choice) -> Vec<Case> {
     for load in TIMED {
         cases.extend(["FULL", "NORMAL"].map(|synchronous| Case { threads: 8, ..choice.case(load, synchronous) }));
     }
-    cases.extend([8, 32].into_iter().flat_map(|threads| thinking(choice, threads)));
+    cases.extend([8, 32].into_iter().flat_map(|threads| for_both_writers(choice, threads)));
     cases.extend(single(choice, 8));
     let crash = choice.case(Load::OpenAfterCrash, "NORMAL");
     if choice.mib.is_empty() {
@@ -147,7 +148,7 @@ fn quick(choice: &Choice) -> Vec<Case> {
     let mut cases = vec![Case { threads: 2, ..choice.case(Load::Insert, "FULL") }];
     cases.push(Case { processes: 2, delay_us: 100, ..choice.case(Load::Insert, "NORMAL") });
     cases.extend(TIMED.map(|load| Case { threads: 2, ..choice.case(load, "NORMAL") }));
-    cases.extend(thinking(choice, 2));
+    cases.extend(for_both_writers(choice, 2));
     cases.extend(single(choice, 2));
     cases
 }

@@ -140,7 +140,7 @@ fn summary(case: &Case, outcomes: &[Outcome]) -> Seen {
     let flushes = outcomes.iter().map(|outcome| outcome.flushes).sum::<Option<u64>>();
     let mut more =
         outcomes.iter().flat_map(|outcome| outcome.more.clone()).collect::<std::collections::BTreeMap<_, _>>();
-    if case.load == Load::ReadModifyWrite || case.load.thinks() {
+    if case.load == Load::ReadModifyWrite || case.load.is_for_both_writers() {
         more.insert(shows::RETRIES.to_owned(), sum(|outcome| outcome.retries) / (all.max(1) as f64));
     }
     if !alone.is_empty() && !latencies.is_empty() {

@@ -146,10 +146,10 @@ impl<'a> Worker<'a> {
         }
         let own = format!("own_{}_{index}", std::process::id());
         let (table, rows) = match load {
-            Load::OwnTables => (own.as_str(), database::ROWS_OWN),
+            Load::OwnTables | Load::OwnInserts => (own.as_str(), database::ROWS_OWN),
             _ => ("t", rows(case.load, case.mib)),
         };
-        if load == Load::OwnTables {
+        if matches!(load, Load::OwnTables | Load::OwnInserts) {
             database::make_own(connection, table).expect("a table");
         }
         // Attached, read, cached: the first operation is as the others.
@@ -214,7 +214,7 @@ impl<'a> Worker<'a> {
             }
             Load::TenRows => return self.insert_rows(10),
             Load::TenThousandRows => return self.insert_rows(10_000),
-            load if load == Load::ReadModifyWrite || load.thinks() => {
+            load if load == Load::ReadModifyWrite || load.is_for_both_writers() => {
                 while let Err(error) = self.transaction() {
                     if !is_locked(&error) {
                         return Err(error);
@@ -253,6 +253,7 @@ impl<'a> Worker<'a> {
                 self.statements.update.execute((self.payload.as_str(), key))?;
                 std::thread::sleep(THINKS);
             }
+            Load::OwnInserts => drop(self.statements.insert.execute((self.index, self.payload.as_str()))?),
             Load::EarlyAppend => {
                 self.statements.insert.execute((self.index, self.payload.as_str()))?;
                 std::thread::sleep(THINKS);
@@ -270,7 +271,7 @@ impl<'a> Worker<'a> {
             load => {
                 // An update that is lost shows: `n` is what was read, plus 1.
                 let n: i64 = self.statements.select.query_row([key], |row| row.get(0))?;
-                if load.thinks() {
+                if load == Load::ReadThinkUpdate {
                     std::thread::sleep(THINKS);
                 }
                 self.statements.set.execute((n + 1, key))?;

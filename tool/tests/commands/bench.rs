@@ -6,12 +6,13 @@ use std::path::Path;
 use support::{Scratch, library};
 
 /// The loads that the short form has, by the beginnings of their lines.
-const LOADS: [&str; 27] = [
+const LOADS: [&str; 28] = [
     "insert, FULL, 2 threads",
     "update",
     "ten-rows",
     "read-modify-write",
     "own-tables, FULL, concurrent",
+    "own-inserts, FULL, concurrent",
     "random-keys, FULL, 2 threads: concurrent against serial",
     "read-think-update, FULL, 2 threads",
     "late-append, FULL, concurrent",
