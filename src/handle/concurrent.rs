@@ -22,7 +22,7 @@ use super::committed::{Committed, PageFailure};
 use super::concurrent_state::Write;
 use super::file::OpenFile;
 use super::siblings;
-use super::turns::Database;
+use super::turns::{Database, GRANT};
 use super::validation::{Conflict, Sight, Validation, kind};
 use super::wal_connection::WalConnection;
 use crate::engine::{ConcurrentCounters, WrittenPage};
@@ -56,6 +56,9 @@ pub(super) fn set(wal: &mut WalConnection, wanted: bool) {
 
 /// Before a snapshot: the next one changes the header, if SQLite may have pages in its cache that it was given before the setting.
 pub(super) fn before_snapshot(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.note_snapshot(crate::os::now_us());
+    }
     if wal.writer.concurrent.as_ref().is_some_and(|concurrent| !concurrent.is_complete) {
         wal.view.renumber();
     }
@@ -99,7 +102,7 @@ pub(super) fn applies(wal: &WalConnection, file: &OpenFile) -> bool {
 /// The transaction whose snapshot is taken now waits for its turn, or not.
 pub(super) fn note_turn(wal: &mut WalConnection, has_waited: bool) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.turns.note_snapshot(has_waited, crate::os::now_us());
+        concurrent.turns.note_turn(has_waited);
     }
 }
 
@@ -124,36 +127,72 @@ pub(super) fn is_in_transaction(file: &OpenFile) -> bool {
     file.pager.get().is_some_and(|pager| pager.in_transaction())
 }
 
-/// Grants WRITE virtually, or, to one of a connection that takes it with the first write, really, if it can be had while others only
-/// commit. What was read by now must be as it was, since it is cheaper to say so now.
+/// Grants WRITE virtually. What was read by now must be as it was, since it is cheaper to say so now.
 pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn BaseFile) -> Result<(), Code> {
-    wal.reader.give_up_grant(&wal.engine, wal.me.id);
-    let mut takes_write = false;
-    if let Some(concurrent) = &mut wal.writer.concurrent {
+    let turns = wal.writer.concurrent.as_mut().map(|concurrent| &mut concurrent.turns);
+    if turns.as_ref().is_none_or(|turns| !turns.has_grant()) {
+        wal.reader.give_up_grant(&wal.engine, wal.me.id);
+    }
+    if let Some(turns) = turns {
         let is_first = file.pager.get().is_some_and(|pager| pager.is_beginning());
-        concurrent.turns.note_first_write(is_first, crate::os::now_us());
-        takes_write = concurrent.turns.takes_write();
+        turns.note_first_write(is_first, crate::os::now_us());
+        if turns.takes_grant_to_write() {
+            let has_grant = wal.engine.queue.take_turn(wal.me.id, GRANT);
+            turns.note_grant(has_grant, has_grant);
+            turns.note_waited(crate::os::now_us());
+        }
     }
     // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
     wal.reader.wrote = true;
-    if takes_write && !wait_for_write(wal, COMMIT_WAIT) {
-        wal.engine.queue.give_up_grant(wal.me.id);
-        takes_write = false;
-    }
     let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
     if published > snapshot {
         let is_same = validate_up_to(wal, base, (snapshot, published), &mut Validation::default());
-        if let (Err(_), true) = (is_same, takes_write) {
-            wal.engine.queue.release(wal.me.id, false);
-        }
-        is_same?;
+        is_same.inspect_err(|_| give_up_grant(wal))?;
     }
-    set_write(wal, if takes_write { Write::TakenAtFirst } else { Write::Virtual });
+    set_write(wal, Write::Virtual);
     counters(wal).open.fetch_add(1, SeqCst);
     wal.writer.holds_write = true;
     wal.start_transaction(snapshot);
-    // Nothing is published by others from now on.
-    if takes_write { stamp(wal, published + 1) } else { Ok(()) }
+    Ok(())
+}
+
+/// The transaction does not come for WRITE, if it has it as a grant.
+fn give_up_grant(wal: &mut WalConnection) {
+    if wal.writer.concurrent.as_mut().is_some_and(|concurrent| concurrent.turns.end()) {
+        wal.reader.granted = false;
+        wal.engine.queue.give_up_grant(wal.me.id);
+    }
+}
+
+/// COMMIT of a transaction after BEGIN comes, beside others or not.
+pub(super) fn note_commit_begins(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.note_commit_begins(crate::os::now_us());
+    }
+}
+
+/// Whether the transaction whose snapshot is taken now, if it writes, takes WRITE as a grant before that, since it is expected to be brief.
+pub(super) fn is_brief(wal: &WalConnection, file: &OpenFile) -> bool {
+    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns.is_brief())
+        && !wal.writer.holds_write
+        && is_coming(wal, file)
+}
+
+/// The transaction whose snapshot is taken now has WRITE as a grant, or not; `is_next`: or needs none.
+pub(super) fn note_grant(wal: &mut WalConnection, has_grant: bool, is_next: bool) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.note_grant(has_grant, is_next);
+    }
+}
+
+/// Whether it is expected that no other transaction commits before this one.
+pub(super) fn is_next(wal: &WalConnection) -> bool {
+    wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns.is_next())
+}
+
+/// Whether the connection may commit several times before the next one gets WRITE.
+pub(super) fn keeps_lease(wal: &WalConnection) -> bool {
+    !is_open(wal) || wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.turns.is_brief())
 }
 
 fn counters(wal: &WalConnection) -> &ConcurrentCounters {
@@ -181,6 +220,7 @@ pub(super) fn end_read(wal: &mut WalConnection) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.moved_to = None;
         concurrent.growth.end();
+        concurrent.turns.end();
     }
 }
 
@@ -233,10 +273,6 @@ pub(super) fn validate_commit(
     wal.engine.log.check_poison().map_err(|error| wal.failed(&error))?;
     if wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.is_broken()) {
         return Err(conflicts(wal, &Conflict::Freelist));
-    }
-    let has_write = write(wal) == Write::TakenAtFirst;
-    if let Some(concurrent) = &mut wal.writer.concurrent {
-        concurrent.turns.note_commit_begins(has_write, crate::os::now_us());
     }
     let snapshot = self::snapshot(wal);
     let mut validation = Validation::default();
@@ -316,6 +352,7 @@ pub(super) fn wants_own_freelist(wal: &mut WalConnection, file: &OpenFile) -> bo
     let wants = is_coming(wal, file)
         && !wal.writer.holds_write
         && !lost_often(wal, file)
+        && !is_next(wal)
         && (!wal.writer.limits_pages || crate::drops("growth-page-limit"))
         && !wal.reader.at_zero
         && wal.engine.connections.allocate_beside_others();
@@ -397,14 +434,6 @@ fn stamp(wal: &mut WalConnection, sequence: u64) -> Result<(), Code> {
     })
 }
 
-/// Waits for WRITE as long as others that commit keep it; true: it is this connection's.
-fn wait_for_write(wal: &WalConnection, at_most: Duration) -> bool {
-    let (engine, me) = (&wal.engine, wal.me.id);
-    engine.queue.try_acquire(me)
-        || engine.acquire_write_after_rest(me)
-        || (!at_most.is_zero() && engine.queue.wait(me, at_most) && engine.queue.try_acquire(me))
-}
-
 /// Waits for WRITE: first for others that commit, then, at COMMIT, for serial writers by the application's busy handler. A statement
 /// whose page is spilled waits for others that commit once in its transaction: the page stays in memory.
 fn take_write(wal: &mut WalConnection, file: &OpenFile) -> Result<(), Code> {
@@ -414,7 +443,9 @@ fn take_write(wal: &mut WalConnection, file: &OpenFile) -> Result<(), Code> {
     let is_spill = is_in_transaction(file);
     let wait = if has_siblings { SIBLING_WAIT } else { COMMIT_WAIT };
     let waits = !is_spill || wal.writer.concurrent.as_ref().is_some_and(|concurrent| !concurrent.spill_refused);
-    let mut taken = wait_for_write(wal, if waits { wait } else { Duration::ZERO });
+    let mut taken = queue.try_acquire(me)
+        || engine.acquire_write_after_rest(me)
+        || (waits && queue.wait(me, wait) && queue.try_acquire(me));
     while !taken && !has_siblings && !is_spill {
         // The handler of `busy_timeout` waits in `xSleep`, which waits in the queue.
         siblings::arm_refused(&wal.engine, me);
@@ -451,7 +482,7 @@ pub(super) fn unprepared(wal: &mut WalConnection, spill: Option<u32>) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
         concurrent.growth.forget_composed();
     }
-    if matches!(write(wal), Write::Taken | Write::TakenAtFirst) && spill.is_none() {
+    if write(wal) == Write::Taken && spill.is_none() {
         wal.engine.queue.release(wal.me.id, false);
         set_write(wal, Write::Virtual);
     }
@@ -471,6 +502,9 @@ pub(super) fn note_published(wal: &mut WalConnection, first_number: u64) {
 
 /// The transaction is over; true: WRITE is to be released.
 pub(super) fn end(wal: &mut WalConnection) -> bool {
+    if write(wal) == Write::Virtual {
+        give_up_grant(wal);
+    }
     let Some(concurrent) = &mut wal.writer.concurrent else { return true };
     let write = std::mem::take(&mut concurrent.write);
     concurrent.spill_refused = false;

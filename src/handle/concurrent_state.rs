@@ -36,8 +36,6 @@ pub(super) enum Write {
     Virtual,
     /// A transaction that began virtually has it: it is prepared, or its lane was full.
     Taken,
-    /// It has it since its first write.
-    TakenAtFirst,
 }
 
 impl Concurrent {
@@ -78,9 +76,9 @@ impl Concurrent {
         self.moved_to.unwrap_or(of_view)
     }
 
-    /// Whether the snapshot of the present transaction may move: it began virtually, or with WRITE at its first write.
+    /// Whether the snapshot of the present transaction may move: others may commit still.
     pub(super) fn may_move(&self) -> bool {
-        matches!(self.write, Write::Virtual | Write::TakenAtFirst)
+        self.write == Write::Virtual
     }
 
     /// A snapshot comes with another header: SQLite empties its cache before it reads anything.

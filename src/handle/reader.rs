@@ -11,7 +11,7 @@ use super::file::OpenFile;
 use super::header::mask;
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs, Writers};
-use super::{concurrent, moving, siblings};
+use super::{concurrent, moving, siblings, turns};
 use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;
@@ -151,7 +151,8 @@ impl WalConnection {
             self.reader.granted = self.wait_for_turn(concurrent::TURN_VALID);
             return true;
         }
-        if !is_asked {
+        let is_brief = concurrent::is_brief(self, file);
+        if !is_asked && !is_brief {
             self.reader.writers.begun = Begun::Unasked;
             return self.writer.holds_write;
         }
@@ -159,6 +160,13 @@ impl WalConnection {
         let needs = self.reader.writers.begin(running, &self.entry.upgrades, self.reader.was_refused);
         let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
         self.reader.granted = match needs {
+            // If it is the last one that has committed, it has the lease, or has no need of it.
+            Needs::Turn | Needs::Newest if is_brief => {
+                let is_alone = self.writer.last_commit == Some(self.engine.log.marks.published());
+                let is_granted = !is_alone && self.wait_for_turn(turns::GRANT);
+                concurrent::note_grant(self, is_granted, is_granted || is_alone);
+                is_granted
+            }
             Needs::Turn if needs_turn => self.wait_for_turn(Duration::ZERO),
             Needs::Newest if needs_turn => self.engine.queue.line_up(self.me.id),
             _ => self.engine.queue.granted(self.me.id),

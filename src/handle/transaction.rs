@@ -267,6 +267,7 @@ impl WalConnection {
         spill: Option<u32>,
     ) -> Result<(), Code> {
         let connection = file.connection();
+        concurrent::note_commit_begins(self);
         let (sequence, database_pages) = match concurrent::is_open(self) {
             false => (self.view.sequence().unwrap_or(0) + 1, database_pages),
             true => {
@@ -478,7 +479,7 @@ impl WalConnection {
         self.view.published(published.first_number, facts.sequence);
         self.reader.seen = facts.sequence;
         self.writer.last_commit = Some(facts.sequence);
-        let keep_lease = !concurrent::is_open(self) && (!facts.wants_durable || self.engine.flusher.sync_is_free());
+        let keep_lease = concurrent::keeps_lease(self) && (!facts.wants_durable || self.engine.flusher.sync_is_free());
         self.free_write(keep_lease);
         self.checkpointer.after = AfterCommit::Committed;
         let CommitFacts { sequence, wants_durable, .. } = facts;

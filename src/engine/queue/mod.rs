@@ -217,8 +217,8 @@ impl WriteQueue {
     }
 
     /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
-    /// for its turn, for at most 10 ms. True: with a grant, as of [`line_up`](Self::line_up), which is valid for that time if it is
-    /// longer than that of other grants.
+    /// for its turn, for at most 10 ms. True: with a grant, as of [`line_up`](Self::line_up), which is valid for that time, or, if it is
+    /// zero, as long as other grants.
     pub(crate) fn take_turn(&self, connection: ConnectionId, valid: Duration) -> bool {
         let mut state = self.state.lock();
         let is_granted = self.wait_for_turn(&mut state, connection, valid);
@@ -227,7 +227,10 @@ impl WriteQueue {
 
     fn wait_for_turn(&self, state: &mut MutexGuard<'_, State>, connection: ConnectionId, valid: Duration) -> bool {
         let now = now_us();
-        let valid = self.times.grant.max(u64::try_from(valid.as_micros()).unwrap_or(u64::MAX));
+        let valid = match u64::try_from(valid.as_micros()).unwrap_or(u64::MAX) {
+            0 => self.times.grant,
+            valid => valid,
+        };
         if state.has_grant(connection, now) {
             return true;
         }

@@ -251,35 +251,44 @@ fn pair_that_lost_after_thinking(scene: &Scene) -> (Connection, Connection) {
     }
 }
 
-/// The code of a COMMIT of `b` that changes the row beside, after the first write of `a`, which then commits.
-fn beside_a_write_after_thinking(a: &Connection, b: &Connection) -> i32 {
+/// How long a COMMIT of `b` that changes the row beside takes after the first write of `a`, which then commits: both, and how long that write
+/// had been thought about.
+fn beside_a_write_after_thinking(a: &Connection, b: &Connection) -> (Duration, Duration, Duration) {
+    let begin = Instant::now();
     run(a, "BEGIN");
     number(a, "SELECT n FROM t WHERE id=10000");
+    std::thread::sleep(Duration::from_millis(50));
     run(b, &format!("BEGIN; {ADD}; COMMIT"));
+    let thought = begin.elapsed();
     run(a, ADD);
-    let beside = tried(b, "BEGIN; UPDATE t SET n=n+1 WHERE id=5000; COMMIT");
+    run(b, "BEGIN; UPDATE t SET n=n+1 WHERE id=5000; COMMIT");
+    let beside = begin.elapsed() - thought;
     assert_eq!(commit(a), 0, "it sees what is committed by its first write");
-    beside
+    (beside, begin.elapsed() - thought, thought)
 }
 
-/// It may have been before it lost; then it has WRITE with its first write, which is for a short time.
+/// Its first write may have been before it lost; then nothing is committed beside it from its first write on, for a millisecond.
 #[test]
-fn one_that_lost_with_its_last_statement_takes_the_write_lock_with_it() {
+fn one_that_lost_with_its_last_statement_is_granted_the_write_lock_with_it() {
     let scene = scene(ROWS);
-    let (a, b) = scene.pair();
-    patient(&b, 0);
-    assert_eq!(beside_a_write_after_thinking(&a, &b), 0);
-    let (a, b) = pair_that_lost_after_thinking(&scene);
-    let before = number(&b, "SELECT sum(n) FROM t");
-    assert_eq!(beside_a_write_after_thinking(&a, &b), ffi::SQLITE_BUSY);
-    assert_eq!(number(&b, "SELECT sum(n) FROM t"), before + 2);
-    // It has kept WRITE for a longer time than it had thought: no more.
-    assert_eq!(beside_a_write_after_thinking(&a, &b), 0);
+    for _ in 0..100 {
+        let (a, b) = pair_that_lost_after_thinking(&scene);
+        let before = number(&b, "SELECT sum(n) FROM t");
+        let times = [(); 4].map(|()| beside_a_write_after_thinking(&a, &b));
+        assert_eq!(number(&b, "SELECT sum(n) FROM t"), before + 12);
+        // A machine that stops this thread makes one of them a long one.
+        if times.iter().all(|(_, wrote, thought)| *wrote * 8 < *thought) {
+            let beside = times.map(|(beside, ..)| beside);
+            assert!(beside.iter().all(|beside| *beside >= Duration::from_millis(1)), "{beside:?}");
+            return;
+        }
+    }
+    panic!("this machine is too slow");
 }
 
-/// It gives the lock back with its transaction, however it ends, and if it is refused.
+/// It is in nobody's way when its transaction has ended, and if it is refused.
 #[test]
-fn the_write_lock_of_a_first_write_ends_with_the_transaction() {
+fn others_go_on_after_one_that_was_granted_the_write_lock() {
     for end in ["ROLLBACK", "COMMIT"] {
         let scene = scene(ROWS);
         let (a, b) = pair_that_lost_after_thinking(&scene);
@@ -291,7 +300,6 @@ fn the_write_lock_of_a_first_write_ends_with_the_transaction() {
         run(&a, "ROLLBACK; BEGIN");
         number(&a, "SELECT n FROM t WHERE id=10000");
         run(&a, ADD);
-        assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), ffi::SQLITE_BUSY);
         run(&a, end);
         assert_eq!(tried(&b, &format!("BEGIN; {ADD}; COMMIT")), 0, "{end}");
     }
