@@ -28,31 +28,28 @@ pub(super) fn is_refused(file: &OpenFile) -> bool {
 pub(super) const WHY_REFUSED: &str = "another VFS lies above pwal in this connection, and does not pass on all of SQLite's calls, or has not been \
                           seen to; register that one below pwal, and open databases on pwal itself";
 
+/// What another VFS has not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// The locks of SQLite: it reads the WAL without them, or will answer SQLite from what it has read.
+    Locks,
+    /// Frames that SQLite's header names.
+    Frames,
+    /// The end of a commit. COMMIT is answered OK, whatever the commit comes to.
+    PhaseTwo,
+}
+
 impl WalConnection {
-    /// The VFS above reads the WAL without the locks of SQLite: it keeps them back, or it will answer SQLite from what it has read.
-    pub(super) fn distrust_reads(&self, file: &OpenFile) -> Code {
-        self.distrust(file, Code::CANTOPEN, "reads the WAL on its own, or does not pass on SQLite's locks of it")
-    }
-
-    /// UNLOCK(WRITE), with a header of SQLite's for frames that have not come.
-    pub(super) fn end_withheld(&mut self, file: &OpenFile) {
-        self.distrust(file, Code::IOERR_WRITE, "keeps frames of the WAL back, or writes them later");
-        self.roll_back(file);
-        self.give_up(file);
-    }
-
-    /// SQLite has committed, and COMMIT_PHASETWO has not come: COMMIT is answered OK, whatever the commit comes to.
-    pub(super) fn commit_without_phase_two(&mut self, file: &OpenFile) {
-        self.distrust(file, Code::IOERR_WRITE, "keeps SQLITE_FCNTL_COMMIT_PHASETWO back, which ends a commit");
-        if self.commit_phase_two(file).is_err() {
-            self.give_up(file);
-        }
-    }
-
-    fn distrust(&self, file: &OpenFile, code: Code, what: &str) -> Code {
+    /// The VFS above is not relied on any more, for any connection; what this one answers.
+    pub(super) fn distrust(&self, file: &OpenFile, withheld: Withheld) -> Code {
         if let Some(pager) = file.pager.get() {
             pager.distrust_above();
         }
+        let (code, what) = match withheld {
+            Withheld::Locks => (Code::CANTOPEN, "reads the WAL on its own, or does not pass on SQLite's locks of it"),
+            Withheld::Frames => (Code::IOERR_WRITE, "keeps frames of the WAL back, or writes them later"),
+            Withheld::PhaseTwo => (Code::IOERR_WRITE, "keeps SQLITE_FCNTL_COMMIT_PHASETWO back, which ends a commit"),
+        };
         let text = format!(
             "another VFS lies above pwal in this connection, and {what}: close the connection; opened anew it works as on stock \
              SQLite, if no process has the database open through pwal"

@@ -112,11 +112,11 @@ impl Handle {
                     };
                     state.drops_cache |= !for_itself;
                     state.kind = if for_itself {
-                        let view = wal.wal_is_open().then(|| wal.into_view());
+                        let view = wal.wal_is_open().then(|| Box::new(wal.view));
                         self.0.file.was_alone.store(true, SeqCst);
                         HandleState::Alone(Box::new(Alone::new(&self.0.file, database_handle, view)))
                     } else {
-                        HandleState::Retired { database_handle, view: Some(wal.into_view()) }
+                        HandleState::Retired { database_handle, view: Some(Box::new(wal.view)) }
                     };
                 }
             },

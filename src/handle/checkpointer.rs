@@ -4,77 +4,13 @@
 //! checkpoint is made between lock and unlock; an autocheckpoint, inside COMMIT, only wakes the background thread. The
 //! calls of the two are the same, so the place after a commit and the number of frames distinguish them.
 
-use super::wal_connection::WalConnection;
+use super::roles::{AfterCommit, Checkpointing};
+use super::wal_connection::{FRAMES_BEYOND_LOG, WalConnection};
 use crate::sqlite::Code;
 
-/// A view that gets commits of others is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook`
-/// and autocheckpoint get that number.
-pub(super) const FRAMES_BEYOND_LOG: u32 = 1000;
-/// The same for a view whose commits were all brought to the database file at this connection's request; directly after
+/// As [`FRAMES_BEYOND_LOG`], for a view whose commits were all brought to the database file at this connection's request; directly after
 /// a commit, where a `wal_hook` may request a checkpoint, which would do so for each commit from there on.
 const FRAMES_BEHIND_HOOK: u32 = 64;
-
-/// `SQLITE_DEFAULT_WAL_AUTOCHECKPOINT`, in frames.
-pub(super) const AUTOCHECKPOINT: i32 = 1000;
-
-/// A checkpoint of this connection, between lock and unlock of CKPT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Checkpointing {
-    No,
-    /// An autocheckpoint inside COMMIT: the background thread works. Work starts here only if SQLite asks for more.
-    Automatic,
-    Requested,
-}
-
-/// Where the connection is after its last commit: a checkpoint that follows at once is an autocheckpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterCommit {
-    No,
-    Committed,
-    ReadReleased,
-}
-
-/// What a connection checkpoints, and what SQLite knows of it.
-pub(super) struct Checkpointer {
-    pub(super) running: Checkpointing,
-    pub(super) after: AfterCommit,
-    /// What `after` was before this call.
-    pub(super) previous: AfterCommit,
-    /// A backfilled commit, and the number of its last frame.
-    backfilled: (u64, u64),
-    /// `PRAGMA wal_autocheckpoint` of the handle, in frames.
-    pub(super) autocheckpoint: i32,
-    /// A checkpoint came directly after the last commit after which SQLite's own hook asks for one, and none where it does not.
-    pub(super) hook_is_sqlites: bool,
-}
-
-impl Default for Checkpointer {
-    fn default() -> Checkpointer {
-        Checkpointer {
-            running: Checkpointing::No,
-            after: AfterCommit::No,
-            previous: AfterCommit::No,
-            backfilled: (0, 0),
-            autocheckpoint: AUTOCHECKPOINT,
-            hook_is_sqlites: false,
-        }
-    }
-}
-
-impl Checkpointer {
-    /// A call of SQLite comes.
-    pub(super) fn called(&mut self) {
-        self.previous = std::mem::replace(&mut self.after, AfterCommit::No);
-    }
-
-    pub(super) fn end(&mut self) {
-        self.running = Checkpointing::No;
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.running != Checkpointing::No
-    }
-}
 
 impl WalConnection {
     /// CKPT (`sqlite3WalCheckpoint`).

@@ -144,7 +144,7 @@ pub(super) fn begin(wal: &mut WalConnection, file: &OpenFile, base: &mut dyn Bas
     }
     // Also if it is refused: the next one that begins with the same text gets the newest snapshot.
     wal.reader.wrote = true;
-    let (snapshot, published) = (self::snapshot(wal), wal.engine.log.marks.published());
+    let (snapshot, published) = (wal.snapshot(), wal.engine.log.marks.published());
     if published > snapshot {
         let is_same = validate_up_to(wal, base, (snapshot, published), &mut Validation::default());
         is_same.inspect_err(|_| give_up_grant(wal))?;
@@ -209,12 +209,6 @@ fn set_write(wal: &mut WalConnection, write: Write) {
     }
 }
 
-/// The commit that the connection sees: that of its view, or a later one to which it has moved.
-pub(super) fn snapshot(wal: &WalConnection) -> u64 {
-    let of_view = wal.view.sequence().unwrap_or(0);
-    wal.writer.concurrent.as_ref().map_or(of_view, |concurrent| concurrent.snapshot(of_view))
-}
-
 /// The read transaction is over.
 pub(super) fn end_read(wal: &mut WalConnection) {
     if let Some(concurrent) = &mut wal.writer.concurrent {
@@ -227,11 +221,6 @@ pub(super) fn end_read(wal: &mut WalConnection) {
 /// Whether the present transaction began with a virtual WRITE.
 pub(super) fn is_open(wal: &WalConnection) -> bool {
     write(wal) != Write::AsSqlite
-}
-
-/// Whether SQLite has WRITE virtually only.
-pub(super) fn is_virtual(wal: &WalConnection) -> bool {
-    write(wal) == Write::Virtual
 }
 
 /// Before a frame is staged: one that goes to a spill file needs WRITE.
@@ -274,7 +263,7 @@ pub(super) fn validate_commit(
     if wal.writer.concurrent.as_ref().is_some_and(|concurrent| concurrent.growth.is_broken()) {
         return Err(conflicts(wal, &Conflict::Freelist));
     }
-    let snapshot = self::snapshot(wal);
+    let snapshot = wal.snapshot();
     let mut validation = Validation::default();
     let mut validated = wal.engine.log.marks.published();
     if validated > snapshot || view::is_private(&wal.view) {
@@ -303,7 +292,7 @@ pub(super) fn validate_commit(
         false => database_pages,
     };
     let staged = sight(wal, base).map_or(Ok(()), |mut sight| validation.stage(&mut sight));
-    staged.map_err(|failure| code_of(wal, failure))?;
+    staged.map_err(|failure| wal.page_failed(failure))?;
     Ok((published + 1, database_pages))
 }
 
@@ -325,7 +314,7 @@ fn validate_up_to(
     match found {
         Ok(None) => wal.check_lost(),
         Ok(Some(conflict)) => Err(conflicts(wal, &conflict)),
-        Err(failure) => Err(code_of(wal, failure)),
+        Err(failure) => Err(wal.page_failed(failure)),
     }
 }
 
@@ -342,7 +331,7 @@ fn size_after(
     match size {
         Ok(Ok(database_pages)) => Ok(database_pages),
         Ok(Err(conflict)) => Err(conflicts(wal, &conflict)),
-        Err(failure) => Err(code_of(wal, failure)),
+        Err(failure) => Err(wal.page_failed(failure)),
     }
 }
 
@@ -369,22 +358,6 @@ pub(super) fn show_own_freelist(wal: &mut WalConnection, base: &mut dyn BaseFile
     let me = wal.me;
     let Some(Sight { mut committed, concurrent, view }) = sight(wal, base) else { return Ok(false) };
     concurrent.growth.show(&mut committed, view, me)
-}
-
-/// Logs why a page could not be read, or not put into the lane.
-pub(super) fn code_of(wal: &WalConnection, failure: PageFailure) -> Code {
-    match failure {
-        PageFailure::Base(code) => code,
-        PageFailure::Engine(error) => wal.failed(&error),
-        PageFailure::Spill(error) => {
-            wal.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
-            Code::IOERR_READ
-        }
-        PageFailure::Lane(error) => {
-            wal.log(Code::IOERR_WRITE, &error.to_string());
-            Code::IOERR_WRITE
-        }
-    }
 }
 
 /// Logs the conflict, and returns its code.

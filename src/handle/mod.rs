@@ -2,14 +2,20 @@
 //!
 //! `vfs` translates each of SQLite's calls into one call here and makes no decision of its own.
 //!
-//! From the top; each file uses those below it:
+//! From the top; each file uses those below it only:
 //!
 //! A [`Handle`] (`calls`, `pragma`, `on_demand`) is an open file with its state (`state`): plain, on pwal, retired, or alone (`alone`). Its
 //! first SHARED gets the database (`claim`): by INIT (`init_lock`), each attempt an `Opening` (`opening`) that joins the log of other
 //! processes (`join`) or recovers what is there (`leftovers`) and starts an engine; or it refuses (`refusal`), or works beside stock SQLite
-//! (`beside`, `below`). From there on the handle has a `WalConnection` (`wal_connection`): a reader (`reader`, `writers`, `upgrades`), a
-//! writer (`transaction`, `siblings`) and a checkpointer (`checkpointer`). `settle` and `exit` are the ways without a connection. Below
-//! all of it are the facts of the open file (`file`, `header`, `options`).
+//! (`beside`, `below`). `settle` and `exit` are the ways without a connection.
+//!
+//! From there on the handle has a `WalConnection` (`wal_connection`) with three roles, whose data are in `roles`: a reader, a writer and a
+//! checkpointer. `wal_index` knows which of them a call of SQLite is for, `ending` how the connection ends. The steps of the roles are in
+//! `transaction` (with `siblings`), `reader` (`writers`, `upgrades`), `concurrent` and `checkpointer`. A transaction that writes beside others
+//! (`concurrent_state`) is validated (`validation`, `interior`), moves (`moving`), grows (`growth`) and takes turns (`turns`) without the
+//! connection.
+//!
+//! Below all of it are the facts of the open file (`file`, `header`, `options`).
 
 mod alone;
 mod base;
@@ -21,6 +27,7 @@ mod claim;
 mod committed;
 mod concurrent;
 mod concurrent_state;
+mod ending;
 mod exit;
 mod file;
 mod growth;
@@ -37,6 +44,7 @@ mod pragma;
 mod reader;
 mod refusal;
 mod registry;
+mod roles;
 pub mod settle;
 mod siblings;
 mod state;
@@ -45,6 +53,7 @@ mod turns;
 mod upgrades;
 mod validation;
 mod wal_connection;
+mod wal_index;
 mod writers;
 
 pub use crate::host::{DatabaseHandle, Host, LockLevel};

@@ -5,77 +5,21 @@
 //! kept in between, and used then. Unlock ends it, after a wait for the commits that it showed before they were durable (R3).
 
 use super::base::{BaseFile, Running};
-use super::checkpointer::AfterCommit;
+use super::below::Withheld;
 use super::committed::{Committed, PageFailure};
 use super::file::OpenFile;
 use super::header::mask;
+use super::roles::{AfterCommit, ReadLock};
 use super::wal_connection::WalConnection;
-use super::writers::{Begun, Needs, Writers};
+use super::writers::{Begun, Needs};
 use super::{concurrent, moving, siblings, turns};
-use crate::engine::{Engine, EngineError};
 use crate::sqlite::Code;
 use std::time::Duration;
 
 /// How long a transaction that reads first waits for its turn to write, however many are before it; in microseconds.
 const TURN_MAX: u64 = 1_000_000;
 
-/// SQLite's read lock of the wal-index, and the snapshot that stands for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ReadLock {
-    /// No lock, no snapshot.
-    #[default]
-    None,
-    /// A snapshot is read.
-    Held,
-    /// Like `Held`, and the snapshot changed the header: SQLite unlocks and retries (`WAL_RETRY`).
-    Retries,
-    /// No lock; the snapshot is kept for the lock that follows.
-    Pinned,
-}
-
-/// What a connection reads, and what it has shown to the application.
-#[derive(Default)]
-pub(super) struct Reader {
-    pub(super) lock: ReadLock,
-    /// The present snapshot is read by `READ_LOCK(0)`: all of it from the database file.
-    pub(super) at_zero: bool,
-    /// WRITE was taken in this read transaction, or refused to it for what others have committed beside it.
-    pub(super) wrote: bool,
-    /// The present snapshot began with a grant of WRITE.
-    pub(super) granted: bool,
-    /// WRITE was refused in this read transaction.
-    pub(super) refused: bool,
-    /// It was refused in the call of SQLite that took the snapshot, of which nothing has come to the application.
-    pub(super) shows_nothing: bool,
-    /// WRITE or COMMIT was refused, and no transaction that only read has come since.
-    pub(super) was_refused: bool,
-    /// The newest commit that this connection has shown to the application.
-    pub(super) seen: u64,
-    /// What `seen` was before the present read transaction.
-    seen_before: u64,
-    /// SQLite's own header stands for a commit that is rolled back, until its next snapshot.
-    pub(super) shows_rolled_back: bool,
-    /// A read lock has come.
-    pub(super) was_locked: bool,
-    /// Which transactions get the newest published state as their snapshot.
-    pub(super) writers: Writers,
-}
-
-impl Reader {
-    /// The present transaction does not need the grant of WRITE that it began with.
-    pub(super) fn give_up_grant(&mut self, engine: &Engine, connection: u64) {
-        if std::mem::take(&mut self.granted) {
-            engine.queue.give_up_grant(connection);
-        }
-    }
-}
-
 impl WalConnection {
-    /// Whether SQLite has a read lock.
-    pub(super) fn is_reading(&self) -> bool {
-        matches!(self.reader.lock, ReadLock::Held | ReadLock::Retries)
-    }
-
     /// The moment of the snapshot (`walTryBeginRead`).
     pub(super) fn begin_read(&mut self, file: &OpenFile, base: &mut dyn BaseFile, at_zero: bool) -> Result<(), Code> {
         self.reader.at_zero = at_zero;
@@ -105,7 +49,7 @@ impl WalConnection {
             Err(failure) => {
                 self.engine.connections.drop_snapshot(self.me);
                 self.engine.queue.give_up_grant(self.me.id);
-                return Err(concurrent::code_of(self, failure));
+                return Err(self.page_failed(failure));
             }
         };
         let sequence = self.view.sequence().unwrap_or(0);
@@ -261,31 +205,6 @@ impl WalConnection {
         }
     }
 
-    /// R5.3: a view that shows what was rolled back shows nothing. Nor does one over a file that was replaced.
-    pub(super) fn check_lost(&self) -> Result<(), Code> {
-        self.check_mine()?;
-        self.check_replaced()?;
-        if self.is_reading()
-            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.log.marks.control().ended_below())
-        {
-            // As a snapshot that has become too old to write by.
-            return Err(Code::BUSY_SNAPSHOT);
-        }
-        if self.engine.log.shows_lost(self.view.newest_shown().max(concurrent::snapshot(self))) {
-            return Err(Code::IOERR_READ);
-        }
-        Ok(())
-    }
-
-    fn check_replaced(&self) -> Result<(), Code> {
-        if self.engine.log.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
-    }
-
-    fn lost(&self) -> EngineError {
-        let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
-        self.engine.log.check_poison().err().unwrap_or(gone)
-    }
-
     pub(super) fn wal_read(
         &mut self,
         file: &OpenFile,
@@ -295,7 +214,7 @@ impl WalConnection {
     ) -> Result<(), Code> {
         self.check_lost()?;
         if self.is_below && !self.is_reading() {
-            return Err(self.distrust_reads(file));
+            return Err(self.distrust(file, Withheld::Locks));
         }
         if let Some(concurrent) = &mut self.writer.concurrent
             && let Some(page) = crate::view::private_page_at(&self.view, offset)
@@ -327,11 +246,11 @@ impl WalConnection {
             mask(part, at);
             Ok(())
         });
-        self.reader.seen = self.reader.seen.max(concurrent::snapshot(self));
+        self.reader.seen = self.reader.seen.max(self.snapshot());
         // What was read may have been erased meanwhile.
         self.check_lost()?;
         read.map_err(|error| match error {
-            crate::view::ReadError::Image(failure) => concurrent::code_of(self, failure),
+            crate::view::ReadError::Image(failure) => self.page_failed(failure),
             crate::view::ReadError::BehindEnd { .. } if self.reader.shows_rolled_back => Code::ABORT_ROLLBACK,
             crate::view::ReadError::BehindEnd { .. } => Code::IOERR_SHORT_READ,
             other => {
@@ -354,7 +273,7 @@ pub(super) fn read_file(
     let frames =
         moving::frames_of_file(&mut Committed { engine, base }, (concurrent, &wal.view), (offset, buffer.len()));
     concurrent.note_file_read(offset, buffer.len(), page_bytes);
-    let frames = frames.map_err(|failure| concurrent::code_of(wal, failure))?;
+    let frames = frames.map_err(|failure| wal.page_failed(failure))?;
     let mut result = base.read(buffer, offset);
     for (at, number) in frames {
         let within = (offset + at as u64) % u64::from(page_bytes);
@@ -367,6 +286,6 @@ pub(super) fn read_file(
             false => result = result.and(base.read(&mut buffer[at..end], offset + at as u64)),
         }
     }
-    wal.reader.seen = wal.reader.seen.max(concurrent::snapshot(wal));
+    wal.reader.seen = wal.reader.seen.max(wal.snapshot());
     result
 }

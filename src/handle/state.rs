@@ -3,9 +3,9 @@
 use super::alone::Alone;
 use super::base::OpenFacts;
 use super::beside::BesideStock;
-use super::checkpointer::AUTOCHECKPOINT;
 use super::file::{OpenFile, Sibling};
 use super::registry::Context;
+use super::roles::AUTOCHECKPOINT;
 use super::transaction;
 use super::wal_connection::WalConnection;
 use crate::engine::EngineError;

@@ -4,47 +4,17 @@
 //! `COMMIT_PHASETWO` means commit; any other call after UNLOCK(WRITE) means rollback.
 
 use super::base::BaseFile;
-use super::checkpointer::{AfterCommit, Checkpointing};
+use super::below::Withheld;
 use super::concurrent;
-use super::concurrent_state::Concurrent;
 use super::file::{OpenFile, Sibling};
+use super::roles::{AfterCommit, Checkpointing, Prepared, ReadLock, Transaction};
 use super::siblings::{self, Unacknowledged};
 use super::wal_connection::WalConnection;
 use super::writers::Begun;
-use crate::engine::{CommitFacts, Engine, EngineError, KeptWake, Mode, PreparedBatch, SelfSealed};
+use crate::engine::{CommitFacts, EngineError, Mode, PreparedBatch, SelfSealed};
 use crate::sqlite::Code;
 use crate::view::{self, LaneMemory, ViewError, Written};
 use std::sync::Arc;
-
-#[derive(Default)]
-pub(super) enum Transaction {
-    #[default]
-    None,
-    Staging {
-        /// The number of its spill file.
-        spill: Option<u32>,
-    },
-    Prepared(Box<Prepared>),
-    /// Reported as failed. The lane stays until UNLOCK(WRITE): SQLite saves open cursors before `sqlite3WalUndo`, and
-    /// reads spilled pages for that.
-    Failed {
-        /// The number of its spill file.
-        spill: Option<u32>,
-    },
-}
-
-pub(super) struct Prepared {
-    facts: CommitFacts,
-    /// Written and synced before its last word: the conservative path, or a super-journal.
-    two_phase: bool,
-    prepared_batch: Option<PreparedBatch>,
-    /// UNLOCK(WRITE) came: the next call is PHASETWO, or it is a rollback.
-    unlocked: bool,
-    /// A sibling is being called: the view's header shows the state before this commit.
-    hidden: bool,
-    /// The pager's data version, where the commit may still fail in a database that is not ours.
-    version: Option<u32>,
-}
 
 /// What UNLOCK(WRITE) says of a prepared transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,61 +25,6 @@ enum Word {
     Unknown,
 }
 
-impl Transaction {
-    pub(super) fn waits_for_phase_two(&self) -> bool {
-        matches!(self, Transaction::Prepared(prepared) if prepared.unlocked)
-    }
-
-    fn is_prepared(&self) -> bool {
-        matches!(self, Transaction::Prepared(_))
-    }
-
-    /// UNLOCK(WRITE): true if something is prepared, and PHASETWO may come.
-    pub(super) fn write_unlocked(&mut self) -> bool {
-        match self {
-            Transaction::Prepared(prepared) => {
-                prepared.unlocked = true;
-                true
-            }
-            Transaction::None | Transaction::Staging { .. } | Transaction::Failed { .. } => false,
-        }
-    }
-}
-
-/// What a connection writes, from WRITE to the last word.
-#[derive(Default)]
-pub(super) struct Writer {
-    pub(super) holds_write: bool,
-    transaction: Transaction,
-    /// PHASETWO runs for this commit.
-    committing: Option<u64>,
-    /// The last commit of this connection.
-    pub(super) last_commit: Option<u64>,
-    /// The next waiter for a flush, which this connection wakes after its next commit.
-    next_wake: KeptWake,
-    /// The lane that the transaction is bound to.
-    lane: Option<u16>,
-    /// UNLOCK(WRITE) was the last call, and took a prepared transaction for rolled back: a PHASETWO now would say that it
-    /// was not.
-    undone_at_unlock: bool,
-    /// `PRAGMA max_page_count` was set: pages beyond the end of the database count.
-    pub(super) limits_pages: bool,
-    /// `parallel_wal_writers=concurrent`.
-    pub(super) concurrent: Option<Box<Concurrent>>,
-}
-
-impl Writer {
-    pub(super) fn has_transaction(&self) -> bool {
-        !matches!(self.transaction, Transaction::None)
-    }
-
-    /// A call of SQLite comes; true: PHASETWO should have come.
-    pub(super) fn called(&mut self) -> bool {
-        self.undone_at_unlock = false;
-        self.transaction.waits_for_phase_two()
-    }
-}
-
 /// What SQLite gets where a frame could not be staged.
 fn staging_code(error: &ViewError) -> Code {
     match error {
@@ -117,11 +32,6 @@ fn staging_code(error: &ViewError) -> Code {
         ViewError::ImageBytes { .. } => Code::CORRUPT,
         _ => Code::IOERR_WRITE,
     }
-}
-
-/// What a transaction may stage in memory.
-pub(super) fn lane_bytes(engine: &Engine) -> usize {
-    usize::try_from(engine.log.settings.batch_bytes_max()).unwrap_or(usize::MAX)
 }
 
 impl WalConnection {
@@ -185,19 +95,6 @@ impl WalConnection {
             siblings::arm_refused(&self.engine, self.me.id);
         }
         code
-    }
-
-    pub(super) fn start_transaction(&mut self, published: u64) {
-        let (number, memory) = self.engine.lanes.bind(self.engine.log.settings.lanes());
-        self.writer.lane = Some(number);
-        self.view.swap_lane_memory(memory);
-        self.reader.wrote = true;
-        self.view.begin_write(self.engine.log.log_id, published + 1);
-        if !concurrent::is_virtual(self) {
-            self.engine.log.marks.forget_staged_spill();
-        }
-        self.view.set_lane_bytes_max(lane_bytes(&self.engine));
-        self.writer.transaction = Transaction::Staging { spill: None };
     }
 
     /// `xWrite` of the virtual WAL: stages; the image of a commit frame prepares.
@@ -383,7 +280,9 @@ impl WalConnection {
             && self.view.header_advanced()
         {
             // SQLite advances it after the last frame of a commit (`sqlite3WalFrames`).
-            self.end_withheld(file);
+            self.distrust(file, Withheld::Frames);
+            self.roll_back(file);
+            self.give_up(file);
             return;
         }
         match self.word_at_unlock(file) {
@@ -587,14 +486,19 @@ impl WalConnection {
         }
     }
 
-    /// The connection is given up: a commit of it is answered with an error.
-    pub(super) fn end_given_up(&mut self, file: &OpenFile) {
+    /// What SQLite believes of this connection and what is true of it differ: only `xClose` is left. A commit of it is answered with an
+    /// error.
+    pub(super) fn give_up(&mut self, file: &OpenFile) {
+        self.broken = true;
         if self.writer.holds_write || self.writer.committing.is_some() {
             // First what holds APPEND.
             self.fail_transaction(file);
             self.engine.append.take_back_after_panic(self.writer.committing.take());
         }
         self.roll_back(file);
+        self.checkpointer.end();
+        self.reader.lock = ReadLock::None;
+        self.engine.connections.drop_snapshot(self.me);
     }
 
     /// A sibling failed: unprepared, its header as before; WRITE and the lane go with SQLite's own unlock.

@@ -1,27 +1,19 @@
 //! A connection on pwal: SQLite's locks of the wal-index become snapshots, the write lock and checkpoints of the engine.
 
-use super::base::{BaseFile, ShmAction};
-use super::checkpointer::{AfterCommit, Checkpointer, FRAMES_BEYOND_LOG};
-use super::file::OpenFile;
-use super::reader::{ReadLock, Reader};
+use super::committed::PageFailure;
 use super::registry::Entry;
-use super::transaction::{Writer, lane_bytes};
-use crate::engine::{Connection, Engine, EngineError, Rest};
-use crate::host::DatabaseHandle;
+use super::roles::{Checkpointer, ReadLock, Reader, Transaction, Writer};
+use crate::engine::{Connection, Engine, EngineError};
 use crate::sqlite::Code;
-use crate::view::{Region, Snapshot, View};
+use crate::view::{Snapshot, View};
 use std::sync::Arc;
 
-/// `WAL_WRITE_LOCK`
-const WRITE: u32 = 0;
-/// `WAL_CKPT_LOCK`
-const CHECKPOINT: u32 = 1;
-/// `WAL_READ_LOCK(0)`
-const READ: u32 = 3;
-
+/// A view that gets commits of others is built anew when its `mxFrame` passes this and the frames that are not backfilled: `wal_hook`
+/// and autocheckpoint get that number.
+pub(super) const FRAMES_BEYOND_LOG: u32 = 1000;
 /// SQLite's handle on the virtual WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WalFile {
+pub(super) enum WalFile {
     NotOpen,
     Open,
     /// `xLock(EXCLUSIVE)` came: SQLite closes the connection's WAL and wants it checkpointed.
@@ -31,9 +23,12 @@ enum WalFile {
 /// A connection on pwal: what SQLite's calls on the wal-index and the WAL of one database mean for its engine.
 ///
 /// It has three roles, each with the state of one of SQLite's locks: a [`Reader`] (`READ_LOCK`, [`super::reader`]), a
-/// [`Writer`] (WRITE, [`super::transaction`]) and a [`Checkpointer`] (CKPT, [`super::checkpointer`]). They share the
-/// view, through which every commit goes that one of them shows or publishes. Here is what belongs to none of them
-/// alone: which role a call of SQLite is for, and the beginning and the end of the connection.
+/// [`Writer`] (WRITE, [`super::transaction`], [`super::concurrent`]) and a [`Checkpointer`] (CKPT, [`super::checkpointer`]). They share
+/// the view, through which every commit goes that one of them shows or publishes.
+///
+/// Here is what the steps of all of them use: whether the connection may go on, its snapshot, its lane. The steps stand above, in this
+/// order: checkpointer, concurrent, reader, transaction; above them [`super::wal_index`] knows which of them a call of SQLite is for,
+/// and [`super::ending`] how the connection ends.
 pub(super) struct WalConnection {
     pub(super) engine: Arc<Engine>,
     pub(super) entry: Arc<Entry>,
@@ -42,7 +37,7 @@ pub(super) struct WalConnection {
     pub(super) reader: Reader,
     pub(super) writer: Writer,
     pub(super) checkpointer: Checkpointer,
-    wal: WalFile,
+    pub(super) wal: WalFile,
     /// This connection will ask to have the database for itself (`locking_mode=EXCLUSIVE`, [`super::alone`]).
     pub(super) wants_alone: bool,
     /// The base promises `SQLITE_IOCAP_POWERSAFE_OVERWRITE`, too.
@@ -50,7 +45,7 @@ pub(super) struct WalConnection {
     /// Another VFS lies above, which passes on what it was tried with ([`super::Above::PassesOn`]).
     pub(super) is_below: bool,
     /// A panic came out of a call, or what SQLite believes and what is true differ: only `xClose` is left.
-    broken: bool,
+    pub(super) broken: bool,
 }
 
 impl WalConnection {
@@ -74,53 +69,10 @@ impl WalConnection {
         })
     }
 
-    /// Any call of SQLite on this handle but PHASETWO: a transaction whose WRITE is released and whose PHASETWO did not
-    /// come is rolled back.
-    pub(super) fn called(&mut self, file: &OpenFile) {
-        self.checkpointer.called();
-        if self.writer.called() && self.engine.log.is_of_this_process() {
-            if self.is_below && self.is_committed(file) {
-                self.commit_without_phase_two(file);
-            } else {
-                self.roll_back(file);
-            }
-        }
-    }
-
     /// # Errors
     /// `IOERR`: the engine is a parent process's, the process is exiting, or a call panicked. Only `xClose` is left.
     pub(super) fn check_mine(&self) -> Result<(), Code> {
         if self.engine.log.is_mine() && !self.broken { Ok(()) } else { Err(Code::IOERR) }
-    }
-
-    /// A call panicked: this view is unusable, what it returned may be half true, and no process may wait for what it
-    /// held.
-    pub(super) fn after_panic(&mut self, file: &OpenFile) {
-        if self.broken || !self.engine.log.is_mine() {
-            self.broken = true;
-            return;
-        }
-        self.log(Code::INTERNAL, "a call of SQLite panicked; the connection has to be closed");
-        self.give_up(file);
-    }
-
-    /// What SQLite believes of this connection and what is true of it differ: only `xClose` is left.
-    pub(super) fn give_up(&mut self, file: &OpenFile) {
-        self.broken = true;
-        self.end_given_up(file);
-        self.checkpointer.end();
-        self.reader.lock = ReadLock::None;
-        self.engine.connections.drop_snapshot(self.me);
-    }
-
-    pub(super) fn region(&mut self, index: u32, extend: bool) -> Result<Option<Arc<Region>>, Code> {
-        if self.view.sequence().is_none() {
-            // Valid from the start, so that SQLite never runs its own recovery.
-            let refreshed = self.refresh_to_snapshot(false);
-            self.engine.connections.drop_snapshot(self.me);
-            refreshed.map_err(|error| self.failed(&error))?;
-        }
-        Ok(self.view.region(index, extend))
     }
 
     pub(super) fn wal_opened(&mut self) {
@@ -133,13 +85,43 @@ impl WalConnection {
         self.wal != WalFile::NotOpen
     }
 
-    /// # Errors
-    /// `CANTOPEN`: a VFS above asks by itself (`walIndexRecover` does not, since the view's header is always valid).
-    pub(super) fn wal_bytes(&self, file: &OpenFile) -> Result<u64, Code> {
-        if self.is_below && !self.reader.was_locked {
-            return Err(self.distrust_reads(file));
+    /// Whether SQLite has a read lock.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.reader.lock, ReadLock::Held | ReadLock::Retries)
+    }
+
+    /// The commit that the connection sees: that of its view, or a later one to which it has moved.
+    pub(super) fn snapshot(&self) -> u64 {
+        let of_view = self.view.sequence().unwrap_or(0);
+        self.writer.concurrent.as_ref().map_or(of_view, |concurrent| concurrent.snapshot(of_view))
+    }
+
+    /// R5.3: a view that shows what was rolled back shows nothing. Nor does one over a file that was replaced.
+    pub(super) fn check_lost(&self) -> Result<(), Code> {
+        self.check_mine()?;
+        self.check_replaced()?;
+        if self.is_reading()
+            && self.view.sequence().is_some_and(|sequence| sequence < self.engine.log.marks.control().ended_below())
+        {
+            // As a snapshot that has become too old to write by.
+            return Err(Code::BUSY_SNAPSHOT);
         }
-        Ok(self.view.wal_bytes())
+        if self.engine.log.shows_lost(self.view.newest_shown().max(self.snapshot())) {
+            return Err(Code::IOERR_READ);
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `IOERR_READ`: another file has the name of the database.
+    pub(super) fn check_replaced(&self) -> Result<(), Code> {
+        if self.engine.log.marks.control().is_replaced() { Err(Code::IOERR_READ) } else { Ok(()) }
+    }
+
+    /// Why what was seen is lost.
+    pub(super) fn lost(&self) -> EngineError {
+        let gone = EngineError::Poisoned { reason: "a flush failed".to_owned(), unknown: true };
+        self.engine.log.check_poison().err().unwrap_or(gone)
     }
 
     /// Registers a snapshot and brings the view to it; true: the header changed.
@@ -160,52 +142,6 @@ impl WalConnection {
             },
             sequence,
         )
-    }
-
-    /// `xShmLock`. Source of the lock's numbers: <https://www.sqlite.org/walformat.html>.
-    pub(super) fn shm_lock(
-        &mut self,
-        file: &OpenFile,
-        base: &mut dyn BaseFile,
-        first: u32,
-        action: ShmAction,
-    ) -> Result<(), Code> {
-        self.check_mine()?;
-        match (action, first) {
-            (ShmAction::LockShared, READ..) => {
-                if self.reader.lock == ReadLock::None && self.writer.has_transaction() {
-                    // A snapshot begins, so no transaction writes: a VFS above has kept UNLOCK(WRITE) back. Frees its
-                    // lane, its spill file and WRITE.
-                    self.roll_back(file);
-                }
-                self.begin_read(file, base, first == READ)
-            }
-            (ShmAction::UnlockShared, READ..) => {
-                if self.checkpointer.previous == AfterCommit::Committed {
-                    self.checkpointer.after = AfterCommit::ReadReleased;
-                }
-                self.end_read();
-                Ok(())
-            }
-            (ShmAction::LockExclusive, WRITE) => self.begin_write(file, base),
-            (ShmAction::UnlockExclusive, WRITE) => {
-                self.end_write(file);
-                Ok(())
-            }
-            // `sqlite3_snapshot_recover`: SQLite checkpoints in no read transaction (`sqlite3BtreeCheckpoint`).
-            (ShmAction::LockExclusive, CHECKPOINT) if self.is_reading() => Err(Code::ERROR),
-            (ShmAction::LockExclusive, CHECKPOINT) => self.begin_checkpoint(),
-            // `sqlite3_snapshot_open` and its check only: the headers of two views may be equal, and stand for
-            // different commits.
-            (ShmAction::LockShared, CHECKPOINT) => Err(Code::ERROR_SNAPSHOT),
-            (ShmAction::UnlockExclusive, CHECKPOINT) => {
-                self.end_checkpoint();
-                Ok(())
-            }
-            (ShmAction::LockExclusive, READ..) => self.exclude_readers(),
-            // RECOVER never comes, since the header is always valid; unlocks of what was granted.
-            _ => Ok(()),
-        }
     }
 
     /// What SQLite knows of the log and of its `-wal`, which it had for itself, is in the database file: it continues
@@ -235,62 +171,39 @@ impl WalConnection {
         code
     }
 
+    /// As [`WalConnection::failed`], for a page that could not be read, or not put into the lane.
+    pub(super) fn page_failed(&self, failure: PageFailure) -> Code {
+        match failure {
+            PageFailure::Base(code) => code,
+            PageFailure::Engine(error) => self.failed(&error),
+            PageFailure::Spill(error) => {
+                self.log(Code::IOERR_READ, &format!("spill file of the transaction: {error}"));
+                Code::IOERR_READ
+            }
+            PageFailure::Lane(error) => {
+                self.log(Code::IOERR_WRITE, &error.to_string());
+                Code::IOERR_WRITE
+            }
+        }
+    }
+
     pub(super) fn log(&self, code: Code, text: &str) {
         let text = format!("pwal: {}: {text}", self.engine.log.path.display());
         self.engine.log.environment.host.log(code.number(), &text);
     }
 
-    /// `xLock(EXCLUSIVE)`, `by_the_wal`: only the last handle of all processes gets it, with its WAL open and no read lock. The log is
-    /// retired then. `xLock(RESERVED)`, not `by_the_wal`: `journal_mode` leaves WAL before this connection has opened
-    /// it (`sqlite3PagerCloseWal` finds no file then), and `sqlite3BtreeSetVersion` writes as in rollback mode: what it has
-    /// read of the file by then must be all there is.
-    /// `for_itself`: [`WalConnection::asks_for_itself`]. `leaves_wal`: the user asked for it, so a refusal is logged.
-    ///
-    /// # Errors
-    /// `BUSY`; what the retirement met: stamp and log stay.
-    pub(super) fn retire_for_exclusive(
-        &mut self,
-        by_the_wal: bool,
-        for_itself: bool,
-        leaves_wal: bool,
-    ) -> Result<Box<dyn DatabaseHandle>, Code> {
-        if by_the_wal && !for_itself {
-            self.wal = WalFile::Closing;
+    /// WRITE is held, or virtual: binds a lane, for a commit after `published`.
+    pub(super) fn start_transaction(&mut self, published: u64) {
+        let (number, memory) = self.engine.lanes.bind(self.engine.log.settings.lanes());
+        self.writer.lane = Some(number);
+        self.view.swap_lane_memory(memory);
+        self.reader.wrote = true;
+        self.view.begin_write(self.engine.log.log_id, published + 1);
+        if !self.writer.is_virtual() {
+            self.engine.log.marks.forget_staged_spill();
         }
-        self.check_mine()?;
-        if self.writer.holds_write || !for_itself && (self.is_reading() || by_the_wal != self.wal_is_open()) {
-            return Err(Code::BUSY);
-        }
-        if self.is_reading() && !self.is_all_backfilled() {
-            self.wants_alone = true;
-            let why = match self.is_powersafe {
-                true => {
-                    "locking_mode=EXCLUSIVE is had by the next transaction that finds the database unused by others"
-                }
-                false => {
-                    "locking_mode=EXCLUSIVE can be had before the database is first read only: its disk has no powersafe overwrite"
-                }
-            };
-            self.log(Code::BUSY, why);
-            return Err(Code::BUSY);
-        }
-        self.unpin();
-        let mut of_entry = self.entry.engine.lock();
-        if self.engine.connections.count() > 1 {
-            return Err(Code::BUSY);
-        }
-        let retired = self.engine.retire_alone(!for_itself && !by_the_wal);
-        if self.engine.log.is_retired() {
-            *of_entry = None;
-        }
-        retired.map_err(|error| match error {
-            // SQLite asks this at each close, too.
-            EngineError::OtherMembers { .. } if !leaves_wal && !for_itself => Code::BUSY,
-            error => self.failed(&error),
-        })?;
-        self.engine.connections.remove(self.me);
-        self.view.set_checkpoint_info(self.view.max_frame(), true);
-        self.engine.exclusive.take_database_handle().ok_or(Code::IOERR_LOCK)
+        self.view.set_lane_bytes_max(lane_bytes(&self.engine));
+        self.writer.transaction = Transaction::Staging { spill: None };
     }
 
     /// Whether `xLock(EXCLUSIVE)` now is that of `locking_mode=EXCLUSIVE`: before the WAL is opened, or with a read lock.
@@ -298,58 +211,14 @@ impl WalConnection {
         self.is_reading() || !self.wal_is_open()
     }
 
-    /// Whether the present snapshot is the newest state, and SQLite reads all of it from the database file.
-    fn is_all_backfilled(&self) -> bool {
-        let published = self.engine.log.marks.published();
-        self.reader.at_zero
-            && self.view.sequence() == Some(published)
-            && self.engine.log.marks.backfilled() == published
-    }
-
-    /// The log is retired, and the next commit makes it anew.
-    ///
-    /// # Errors
-    /// Why not; it is there still, but for a failure that poisons.
-    pub(super) fn retire_log(&mut self) -> Result<&'static str, (Code, String)> {
-        self.engine_of_this_process()?;
-        // No process joins, leaves or retires meanwhile.
-        let _entry = self.entry.engine.lock();
-        match self.engine.rest() {
-            Ok(Rest::Retired) => Ok("retired"),
-            Ok(Rest::NoLog) => Ok("no log"),
-            Err(error) => Err((error.code(), error.to_string())),
-        }
-    }
-
     /// The engine, for a wait of this connection.
     pub(super) fn engine_of_this_process(&mut self) -> Result<Arc<Engine>, (Code, String)> {
         self.check_mine().map_err(|code| (code, String::from("the database has to be opened anew")))?;
         Ok(Arc::clone(&self.engine))
     }
+}
 
-    /// The view of a handle whose engine is retired.
-    pub(super) fn into_view(self) -> Box<View> {
-        Box::new(self.view)
-    }
-
-    /// The handle closes.
-    pub(super) fn leave(mut self, file: &OpenFile) {
-        if !self.engine.log.is_of_this_process() {
-            return;
-        }
-        self.roll_back(file);
-        if !self.engine.log.is_mine() {
-            return;
-        }
-        let mut of_entry = self.entry.engine.lock();
-        if !self.engine.connections.remove(self.me) {
-            return;
-        }
-        // `SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`: a WAL that is closed without the question for EXCLUSIVE stays.
-        let keep_log = self.wal == WalFile::Open;
-        if let Err(error) = self.engine.close(keep_log) {
-            self.failed(&error);
-        }
-        *of_entry = None;
-    }
+/// What a transaction may stage in memory.
+pub(super) fn lane_bytes(engine: &Engine) -> usize {
+    usize::try_from(engine.log.settings.batch_bytes_max()).unwrap_or(usize::MAX)
 }

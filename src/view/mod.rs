@@ -199,6 +199,15 @@ impl View {
         u32::try_from(self.numbers.len()).unwrap_or(u32::MAX)
     }
 
+    /// One more frame of the snapshot, with this number in the log; false: it cannot be indexed.
+    fn push(&mut self, number: u64, page: u32) -> bool {
+        let pushed = self.index.append(self.snapshot_frames() + 1, page).is_ok();
+        if pushed {
+            self.numbers.push(number);
+        }
+        pushed
+    }
+
     /// How many virtual frames (a prefix) have a number in the log that is at most `number`.
     #[must_use]
     pub fn frames_up_to(&mut self, number: u64) -> u32 {

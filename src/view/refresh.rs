@@ -115,12 +115,4 @@ impl View {
         let frames = self.snapshot_frames();
         self.bound_floor = if frames > bound { frames.saturating_add(REBUILD_EVERY) } else { 0 };
     }
-
-    pub(super) fn push(&mut self, number: u64, page: u32) -> bool {
-        let pushed = self.index.append(self.snapshot_frames() + 1, page).is_ok();
-        if pushed {
-            self.numbers.push(number);
-        }
-        pushed
-    }
 }
