@@ -15,11 +15,13 @@ use crate::shared::{Event, Member, Owner, OwnerState};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The process that waits longest, of all but this one.
+/// The process whose turn is next, of all but this one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Longest {
-    /// Since when (microseconds, as [`now_us`]).
+    /// Since when it waits (microseconds, as [`now_us`]).
     pub(super) since_us: u64,
+    /// At the place of a credit.
+    pub(super) on_credit: bool,
     process: Owner,
     /// It is not the only one.
     more: bool,
@@ -39,6 +41,11 @@ pub(super) struct Abandoned {
 #[derive(Debug)]
 pub(super) struct Turn {
     member: Arc<Member>,
+}
+
+/// A process says so in the last bit of the time since when it waits, which so has a resolution of two microseconds.
+fn is_on_credit(since_us: u64) -> bool {
+    since_us & 1 == 1
 }
 
 impl Turn {
@@ -66,13 +73,19 @@ impl Turn {
 
     /// The process that waits longest, of those that live.
     pub(super) fn longest(&self) -> Option<Longest> {
+        self.next(|since_us, _| since_us)
+    }
+
+    /// The process that is first by its place, which follows from since when it waits, and whether on credit; of those that
+    /// live.
+    pub(super) fn next<P: Ord>(&self, place: impl Fn(u64, bool) -> P) -> Option<Longest> {
         let control = self.member.control();
         loop {
             let mut all = 0;
             let waiting = control.process_slots().waiting(self.member.me()).inspect(|_| all += 1);
-            let (since_us, process) = waiting.min_by_key(|(since_us, _)| *since_us)?;
+            let (since_us, process) = waiting.min_by_key(|(since_us, _)| place(*since_us, is_on_credit(*since_us)))?;
             if self.member.is_alive(process) {
-                return Some(Longest { since_us, process, more: all > 1 });
+                return Some(Longest { since_us, on_credit: is_on_credit(since_us), process, more: all > 1 });
             }
             control.process_slots().discount_waiting(process, since_us);
         }
@@ -124,8 +137,10 @@ impl Turn {
         }
     }
 
-    /// Since when this process waits; 0: it does not.
-    pub(super) fn show_waiting(&self, since_us: u64) {
+    /// Since when this process waits, and whether at the place of a credit; 0: it does not.
+    pub(super) fn show_waiting(&self, since_us: u64, on_credit: bool) {
+        // The last bit of the time; see `is_on_credit`.
+        let since_us = if since_us == 0 { 0 } else { since_us.max(2) & !1 | u64::from(on_credit) };
         self.member.control().process_slots().set_waiting(self.member.me(), since_us);
     }
 

@@ -1,5 +1,6 @@
 //! Writers that do not wait in SQLite's own busy handler, beside some that do: a handler of the application's that sleeps and
 //! tries again (Rails, .NET), no handler at all, and a write inside a transaction that has read, for which SQLite asks none.
+//! And one with a busy timeout beside several that poll.
 
 use rusqlite::{Connection, ErrorCode};
 use std::cell::Cell;
@@ -9,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 use support::Watchdog;
 
-/// Writers with a busy timeout.
+/// Writers beside the one under test.
 const OTHERS: u64 = 4;
 /// What a busy machine takes from one thread in one round it does not take in all: in one of so many it has its share.
 const ROUNDS: usize = 20;
@@ -90,37 +91,64 @@ impl Done {
     }
 }
 
-fn round(path: &Path, synchronous: &str, polls: Polls) -> Done {
+/// `polls`: the connection under test; `others`: each of the others.
+fn round(path: &Path, synchronous: &str, polls: Option<Polls>, others: Option<Polls>) -> Done {
     let stop = AtomicBool::new(false);
-    let ((mine, refused), others): (_, u64) = std::thread::scope(|threads| {
-        let others: Vec<_> = (0..OTHERS).map(|_| threads.spawn(|| commits(path, synchronous, None, &stop))).collect();
-        let mine = threads.spawn(|| commits(path, synchronous, Some(polls), &stop));
+    let ((mine, refused), of_others): (_, u64) = std::thread::scope(|threads| {
+        let others: Vec<_> = (0..OTHERS).map(|_| threads.spawn(|| commits(path, synchronous, others, &stop))).collect();
+        let mine = threads.spawn(|| commits(path, synchronous, polls, &stop));
         std::thread::sleep(Duration::from_millis(700));
         stop.store(true, SeqCst);
         (mine.join().unwrap(), others.into_iter().map(|other| other.join().unwrap().0).sum())
     });
-    let done = Done { mine, refused, others };
-    println!("{synchronous} {polls:?}: {done:?}: {:.2} of its share", done.share());
+    let done = Done { mine, refused, others: of_others };
+    println!("{synchronous}, {polls:?} beside {others:?}: {done:?}: {:.2} of its share", done.share());
     done
+}
+
+/// Rounds until the connection under test had half of its share in one.
+fn rounds(path: &Path, synchronous: &str, polls: Option<Polls>, others: Option<Polls>) -> Vec<Done> {
+    let mut rounds: Vec<Done> = Vec::new();
+    while rounds.len() < ROUNDS && rounds.last().is_none_or(|done| done.share() < 0.5) {
+        rounds.push(round(path, synchronous, polls, others));
+    }
+    assert!(
+        rounds.last().is_some_and(|done| done.share() >= 0.5),
+        "{synchronous}, {polls:?} beside {others:?}: {rounds:?}"
+    );
+    rounds
+}
+
+fn scene() -> (support::Scratch, std::path::PathBuf) {
+    let scratch = support::Scratch::new();
+    let path = scratch.file("app.db");
+    let first = support::open_wal(&path);
+    support::run(&first, "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 0)");
+    (scratch, path)
 }
 
 #[test]
 fn a_writer_that_polls_gets_half_of_its_share_at_least() {
     let _watchdog = Watchdog::new("polling", Duration::from_secs(200));
-    let scratch = support::Scratch::new();
-    let path = scratch.file("app.db");
-    let first = support::open_wal(&path);
-    support::run(&first, "CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 0)");
+    let (_scratch, path) = scene();
     for synchronous in ["FULL", "NORMAL"] {
         for polls in [Polls::Handler(1), Polls::Handler(20), Polls::Handler(50), Polls::Application, Polls::Upgrade] {
-            let mut rounds: Vec<Done> = Vec::new();
-            while rounds.len() < ROUNDS && rounds.last().is_none_or(|done| done.share() < 0.5) {
-                rounds.push(round(&path, synchronous, polls));
-            }
-            assert!(rounds.last().is_some_and(|done| done.share() >= 0.5), "{synchronous} {polls:?}: {rounds:?}");
+            let rounds = rounds(&path, synchronous, Some(polls), None);
             // Its turn comes: however busy the machine is, hardly any commit takes a second try.
             let (mine, refused) = rounds.iter().fold((0, 0), |all, done| (all.0 + done.mine, all.1 + done.refused));
             assert!(refused <= mine, "{synchronous} {polls:?}: {rounds:?}");
+        }
+    }
+}
+
+/// Those that poll have credits, with older places than that of a connection that waits now.
+#[test]
+fn so_does_one_that_waits_beside_four_that_poll() {
+    let _watchdog = Watchdog::new("waiting beside those that poll", Duration::from_secs(100));
+    let (_scratch, path) = scene();
+    for synchronous in ["FULL", "NORMAL"] {
+        for others in [Polls::Handler(1), Polls::Application] {
+            rounds(&path, synchronous, None, Some(others));
         }
     }
 }

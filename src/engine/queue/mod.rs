@@ -10,7 +10,7 @@
 //! and such a connection, which polls, would never find it free. So a refused attempt has a place in the queue, too:
 //! before its next snapshot the connection waits for its turn there for a bounded time (`line_up`), and continues with
 //! a grant. One that is expected to write after it has read does so at once (`take_turn`). And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
-//! its share of the time that it had waited (its credit).
+//! its share of the time that it had waited (its credit). Turns on credit alternate with those of connections that wait.
 //!
 //! What is done at each event in each state is a table, in `table`: a call sees the state, looks up the step, and takes it
 //! by a compare-and-swap of the lock as it was seen; if that fails it sees the state again.
@@ -139,6 +139,9 @@ impl WriteQueue {
                 Step::Stay => return true,
                 Step::Enter => {
                     if self.turn.swap(seen.word, self.turn.inside().waited_for(seen.word.is_waited_for())) {
+                        if event == Event::Ask {
+                            state.turn_on_credit = false;
+                        }
                         state.enter(connection, now, self.times.lease);
                         return true;
                     }
@@ -205,7 +208,14 @@ impl WriteQueue {
         if state.has_grant(connection, now) {
             return true;
         }
-        let Some(ticket) = state.ticket_of_polling(connection, now) else { return false };
+        let Some((ticket, on_credit)) = state.ticket_of_polling(connection, now) else { return false };
+        // Before it waits: whether it has come back soon.
+        state.came(connection, now, self.times.quick);
+        if self.see(state, now, false).state == WriteState::Kept && state.has_lease(connection) {
+            // It goes on with what is left of its lease: in the line it would be given a whole one.
+            state.grant = state.lease;
+            return true;
+        }
         let at_most = if !state.waiters.is_empty() || self.turn.look().is_waited_for() {
             LINE_UP
         } else if state.has_credit(connection, now) {
@@ -213,7 +223,7 @@ impl WriteQueue {
         } else {
             return false;
         };
-        self.wait_with(state, connection, ticket, now + at_most)
+        self.wait_with(state, connection, (ticket, on_credit), now + at_most)
     }
 
     /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
@@ -236,7 +246,7 @@ impl WriteQueue {
         }
         if !self.try_take(state, connection, now) {
             let ticket = state.ticket(connection, now);
-            if !self.wait_with(state, connection, ticket, now + TURN) {
+            if !self.wait_with(state, connection, (ticket, false), now + TURN) {
                 return false;
             }
             if valid == self.times.grant {
@@ -269,7 +279,7 @@ impl WriteQueue {
             _ => return false,
         };
         let ticket = state.ticket(connection, now);
-        self.wait_with(&mut state, connection, ticket, ends.min(now + self.times.grant));
+        self.wait_with(&mut state, connection, (ticket, false), ends.min(now + self.times.grant));
         // As in `wait`: it did not poll.
         if let Some(place) = state.places.get_mut(&connection) {
             (place.waited, place.polls) = (now_us(), false);
@@ -318,7 +328,7 @@ impl WriteQueue {
         let deadline = now.saturating_add(u64::try_from(at_most.as_micros()).unwrap_or(u64::MAX));
         let mut state = self.state.lock();
         let ticket = state.ticket(connection, now);
-        let granted = self.wait_with(&mut state, connection, ticket, deadline);
+        let granted = self.wait_with(&mut state, connection, (ticket, false), deadline);
         let word = self.turn.look();
         if let Some(place) = state.places.get_mut(&connection) {
             place.waited = now_us();
@@ -328,16 +338,17 @@ impl WriteQueue {
         granted
     }
 
+    /// Waits in the line with this ticket, which may be that of its credit.
     fn wait_with(
         &self,
         state: &mut MutexGuard<'_, State>,
         connection: ConnectionId,
-        ticket: u64,
+        (ticket, on_credit): (u64, bool),
         deadline: u64,
     ) -> bool {
         let wake = Arc::new(Condvar::new());
         let place = state.waiters.partition_point(|other| other.ticket < ticket);
-        let waiter = Waiter { connection, ticket, wake: Arc::clone(&wake), is_remote: false, until: 0 };
+        let waiter = Waiter { connection, ticket, on_credit, wake: Arc::clone(&wake), is_remote: false, until: 0 };
         state.waiters.insert(place, waiter);
         self.show_waiting(state);
         let granted = self.wait_in_line(state, connection, &wake, deadline);
@@ -412,6 +423,7 @@ impl WriteQueue {
             Step::Accept => {
                 // No step on the lock is needed: the grant is this process's.
                 state.grant = Some((connection, self.turn.grant_until()));
+                state.turn_on_credit = state.waiter(connection).is_some_and(|waiter| waiter.on_credit);
                 Sleep::No
             }
             Step::PassOn | Step::TakeOver => {
@@ -497,19 +509,23 @@ impl WriteQueue {
             if is_asked && !self.turn.swap(word, inside) {
                 continue;
             }
-            let own = state.waiters.first().filter(|_| !state.closed);
-            let other = self.turn.longest();
+            let own = state.next().filter(|_| !state.closed);
+            let other = self.turn.next(|ticket, on_credit| state.place(ticket, on_credit));
             let until = now + self.times.grant;
             self.turn.set_grant_until(until);
             let within_tenure = state.tenure.is_some_and(|until| now < until);
-            let next = table::next(own.map(|own| own.ticket), other.map(|other| other.since_us), within_tenure);
+            let next = table::next(
+                own.map(|own| state.place(own.ticket, own.on_credit)),
+                other.map(|other| state.place(other.since_us, other.on_credit)),
+                within_tenure,
+            );
             match (next, own, other) {
                 (Next::Own, Some(own), _) => {
                     if !self.turn.swap(inside, inside.granted().waited_for(other.is_some())) {
                         continue;
                     }
                     self.wake(own);
-                    state.grant = Some((own.connection, until));
+                    (state.grant, state.turn_on_credit) = (Some((own.connection, until)), own.on_credit);
                     state.lease = None;
                 }
                 (Next::Other, _, Some(other)) => {
@@ -518,7 +534,7 @@ impl WriteQueue {
                     }
                     self.turn.notify(other);
                     // To wait for the process's turn from now on.
-                    own.filter(|own| !own.is_remote).inspect(|own| self.wake(own));
+                    state.waiters.first().filter(|first| !first.is_remote).inspect(|first| self.wake(first));
                     state.lose_word();
                 }
                 _ => {
@@ -555,7 +571,8 @@ impl WriteQueue {
     }
 
     fn show_waiting(&self, state: &State) {
-        self.turn.show_waiting(state.waiters.first().map_or(0, |first| first.ticket));
+        let first = state.waiters.first();
+        self.turn.show_waiting(first.map_or(0, |first| first.ticket), first.is_some_and(|first| first.on_credit));
     }
 
     /// The connection goes: whatever it holds here is free.
@@ -615,7 +632,7 @@ impl WriteQueue {
         self.end_waits(&mut state);
         while state.owner.is_some() {
             // Its transaction ends with the process.
-            if state.owner_thread == this_thread() {
+            if state.taken.by == this_thread() {
                 return false;
             }
             if self.left.wait_until(&mut state, deadline) {

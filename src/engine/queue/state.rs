@@ -52,6 +52,8 @@ pub(super) struct Waiter {
     pub(super) connection: ConnectionId,
     /// Since when it waits; no two are the same.
     pub(super) ticket: u64,
+    /// It waits at the place of its credit.
+    pub(super) on_credit: bool,
     pub(super) wake: Arc<Condvar>,
     /// It waits for the process's turn.
     pub(super) is_remote: bool,
@@ -111,17 +113,24 @@ pub(super) struct Place {
     pub(super) told: bool,
 }
 
+/// How the owner got WRITE.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// The thread that took it for the owner.
+    pub(super) by: usize,
+    pub(super) at: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) owner: Option<ConnectionId>,
-    /// The thread that took WRITE for it.
-    pub(super) owner_thread: usize,
-    /// When the owner got WRITE.
-    pub(super) taken_at: u64,
+    pub(super) taken: Taken,
     pub(super) lease: Option<(ConnectionId, u64)>,
     /// The process that waits for the end of the lease knows that time.
     pub(super) lease_announced: bool,
     pub(super) grant: Option<(ConnectionId, u64)>,
+    /// The connection that has WRITE, or had it last in this process, was granted it at the place of its credit.
+    pub(super) turn_on_credit: bool,
     /// In `xSleep` now, the longest waiter first.
     pub(super) waiters: Vec<Waiter>,
     /// The connections that were refused and have not written since.
@@ -181,7 +190,7 @@ impl State {
         self.grant = None;
         self.reads_with_grant(connection, false);
         self.owner = Some(connection);
-        self.owner_thread = this_thread();
+        self.taken.by = this_thread();
     }
 
     /// `connection` reads now, with a grant or without one, which is answered.
@@ -197,7 +206,7 @@ impl State {
     /// The owner, `connection`, leaves WRITE while others wait. True: it has a lease, and is expected to come again soon.
     pub(super) fn leave_to_others(&mut self, connection: ConnectionId, now: u64) -> bool {
         self.expire(now);
-        let write_us = now.saturating_sub(self.taken_at);
+        let write_us = now.saturating_sub(self.taken.at);
         let history = self.histories.entry(connection).or_default();
         history.left = Some(now);
         history.pay(write_us);
@@ -229,7 +238,7 @@ impl State {
 
     /// `connection` has WRITE, and its place in the queue is free. It shares WRITE with `others` connections.
     pub(super) fn served(&mut self, connection: ConnectionId, others: usize, now: u64) {
-        self.taken_at = now;
+        self.taken.at = now;
         let Some(place) = self.places.remove(&connection).filter(|place| place.polls) else { return };
         let history = self.histories.entry(connection).or_default();
         if history.credit.is_none_or(|credit| credit.until <= now) {
@@ -245,11 +254,11 @@ impl State {
         history.and_then(|history| history.credit).is_some_and(|credit| now < credit.until)
     }
 
-    /// The ticket of a connection that polls, or has a credit.
-    pub(super) fn ticket_of_polling(&self, connection: ConnectionId, now: u64) -> Option<u64> {
+    /// The ticket of a connection that polls, or has a credit: true.
+    pub(super) fn ticket_of_polling(&self, connection: ConnectionId, now: u64) -> Option<(u64, bool)> {
         let place = self.places.get(&connection).filter(|place| place.polls && now < place.waited + PAUSE);
         let credit = || self.histories.get(&connection)?.credit.filter(|credit| now < credit.until);
-        place.map(|place| place.ticket).or_else(|| credit().map(|credit| credit.ticket))
+        place.map(|place| (place.ticket, false)).or_else(|| credit().map(|credit| (credit.ticket, true)))
     }
 
     /// The word is another process's, or free: whatever this one thought that it had is over.
@@ -257,6 +266,7 @@ impl State {
         self.grant = None;
         self.lease = None;
         self.tenure = None;
+        self.turn_on_credit = false;
     }
 
     pub(super) fn has_grant(&self, connection: ConnectionId, now: u64) -> bool {
@@ -270,6 +280,17 @@ impl State {
     /// Whether this connection came back soon when it last left WRITE to others.
     pub(super) fn reacquires_quickly(&self, connection: ConnectionId) -> bool {
         self.histories.get(&connection).is_some_and(|history| history.reacquires_quickly)
+    }
+
+    /// The waiter whose turn is next, of this process.
+    pub(super) fn next(&self) -> Option<&Waiter> {
+        self.waiters.iter().min_by_key(|waiter| self.place(waiter.ticket, waiter.on_credit))
+    }
+
+    /// The place in the queue, the lowest first: by time; but of two turns in a row only one is on credit, while a connection
+    /// waits that has none. So those that poll and those that wait each have half of the time at least.
+    pub(super) fn place(&self, ticket: u64, on_credit: bool) -> (bool, u64) {
+        (on_credit && self.turn_on_credit && !crate::drops("queue-credit-alternates"), ticket)
     }
 
     pub(super) fn is_first(&self, connection: ConnectionId) -> bool {

@@ -142,9 +142,9 @@ pub(super) enum Next {
     Free,
 }
 
-/// Which waiter gets WRITE: since when the first one of this process waits, since when that of another process, and
-/// whether this process is within its tenure.
-pub(super) fn next(own: Option<u64>, other: Option<u64>, within_tenure: bool) -> Next {
+/// Which waiter gets WRITE: the [place](super::state::State::place) of the next one of this process, that of another process,
+/// and whether this process is within its tenure.
+pub(super) fn next<P: Ord>(own: Option<P>, other: Option<P>, within_tenure: bool) -> Next {
     match (own, other) {
         (None, None) => Next::Free,
         (Some(own), Some(other)) if !within_tenure && other < own => Next::Other,

@@ -235,3 +235,29 @@ fn a_wait_in_the_line_is_bounded_and_only_for_those_that_poll() {
     assert!(!queue.line_up(3), "and is no connection that polls any more");
     queue.give_up_grant(2);
 }
+
+/// A connection that polls keeps its place while it has a credit, before all that wait. Of two turns in a row only one is such a
+/// one.
+#[test]
+fn turns_on_credit_alternate_with_those_of_connections_that_wait() {
+    let mut queue = alone();
+    // No grant ends by itself, however busy the machine is.
+    queue.times.grant = LONG.as_micros() as u64;
+    assert!(queue.try_acquire(1));
+    let order = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for (ticket, (connection, on_credit)) in (1..).zip([(2, true), (3, true), (4, false), (5, false), (6, true)]) {
+            let (queue, order) = (&queue, &order);
+            threads.spawn(move || {
+                let deadline = now_us() + LONG.as_micros() as u64;
+                assert!(queue.wait_with(&mut queue.state.lock(), connection, (ticket, on_credit), deadline));
+                order.lock().push(connection);
+                assert!(queue.try_acquire(connection));
+                queue.release(connection, false);
+            });
+            wait_until("it waits", || queue.waiting() == ticket as usize);
+        }
+        queue.release(1, false);
+    });
+    assert_eq!(*order.lock(), [2, 4, 3, 5, 6]);
+}

@@ -72,7 +72,7 @@ fn a_closed_queue_refuses_and_keeps_nothing() {
 #[test]
 fn the_longest_waiter_is_next_and_within_the_tenure_one_of_this_process() {
     for within_tenure in [false, true] {
-        assert_eq!(next(None, None, within_tenure), Next::Free);
+        assert_eq!(next(None::<u64>, None, within_tenure), Next::Free);
         assert_eq!(next(Some(7), None, within_tenure), Next::Own);
         assert_eq!(next(None, Some(7), within_tenure), Next::Other);
         assert_eq!(next(Some(6), Some(7), within_tenure), Next::Own);
@@ -180,17 +180,17 @@ impl Scene {
                 assert!(here.try_acquire(HOLDER));
                 self.let_wait(Others::There);
                 here.release(HOLDER, true);
-                self.third.turn.show_waiting(0);
+                self.third.turn.show_waiting(0, false);
                 let word = here.turn.look();
                 assert!(here.turn.swap(word, word.waited_for(false)));
             }
             WriteState::Received => {
                 assert!(self.there.try_acquire(HOLDER));
-                here.turn.show_waiting(LONG_AGO);
+                here.turn.show_waiting(LONG_AGO, false);
                 let word = here.turn.look();
                 assert!(here.turn.swap(word, word.waited_for(true)));
                 self.there.release(HOLDER, false);
-                here.turn.show_waiting(0);
+                here.turn.show_waiting(0, false);
             }
             WriteState::Unclaimed => {
                 assert!(here.wait(HOLDER, LONG));
@@ -212,13 +212,20 @@ impl Scene {
             Others::None => {}
             Others::Here => {
                 let wake = Arc::new(Condvar::new());
-                let waiter = Waiter { connection: WAITER, ticket: LONG_AGO, wake, is_remote: false, until: u64::MAX };
+                let waiter = Waiter {
+                    connection: WAITER,
+                    ticket: LONG_AGO,
+                    on_credit: false,
+                    wake,
+                    is_remote: false,
+                    until: u64::MAX,
+                };
                 let mut state = self.here.state.lock();
                 state.waiters.push(waiter);
                 self.here.show_waiting(&state);
             }
             Others::There => {
-                self.third.turn.show_waiting(LONG_AGO);
+                self.third.turn.show_waiting(LONG_AGO, false);
                 let word = self.here.turn.look();
                 // A process that finds the lock free takes it, and sleeps only with the bit set.
                 assert!(word == OwnerState::FREE || self.here.turn.swap(word, word.waited_for(true)));

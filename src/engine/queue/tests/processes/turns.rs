@@ -240,3 +240,31 @@ fn no_wake_is_lost_between_processes() {
 fn number_or(name: &str, number: u64) -> u64 {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(number)
 }
+
+#[test]
+fn turns_on_credit_alternate_with_those_of_other_processes_too() {
+    let directory = Directory::new();
+    let queues = [(); 3].map(|()| patient(&directory));
+    assert!(queues[0].try_acquire(1));
+    queues[0].state.lock().turn_on_credit = true;
+    std::thread::scope(|threads| {
+        let waits = [(10, true), (20, false)].map(|(ticket, on_credit)| {
+            let queue = &queues[ticket / 10];
+            let wait = threads.spawn(move || {
+                let deadline = now_us() + LONG.as_micros() as u64;
+                queue.wait_with(&mut queue.state.lock(), 1, (ticket as u64, on_credit), deadline)
+            });
+            wait_until("it waits", || queue.waiting() == 1 && queues[0].contended());
+            wait
+        });
+        let [on_credit, other] = waits;
+        queues[0].release(1, false);
+        assert!(other.join().unwrap(), "not the longest waiter, whose turn is on credit");
+        assert!(queues[2].try_acquire(1));
+        assert!(!queues[2].state.lock().turn_on_credit);
+        queues[2].release(1, false);
+        assert!(on_credit.join().unwrap());
+        assert!(queues[1].try_acquire(1));
+        assert!(queues[1].state.lock().turn_on_credit);
+    });
+}
