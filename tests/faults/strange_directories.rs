@@ -177,6 +177,50 @@ fn a_race_for_the_new_directory_gives_nobody_anything() {
     place.works();
 }
 
+/// Or a directory of somebody else's that lies beside it: it is not the one that was made.
+#[test]
+fn nor_does_a_race_with_a_directory_that_is_there() {
+    if !is_root() {
+        return;
+    }
+    let _watchdog = watchdog("a race for the log directory, with another one");
+    let place = Place::new(0o666);
+    let (target, kept) = (place.scratch.file("target"), place.scratch.file("target/kept"));
+    fs::create_dir(&target).expect("a directory");
+    fs::write(&kept, "of root").expect("a file");
+    fs::set_permissions(&target, PermissionsExt::from_mode(0o700)).expect("set its mode");
+    fs::set_permissions(&kept, PermissionsExt::from_mode(0o600)).expect("set its mode");
+    let before = (facts(&target), facts(&kept));
+    let (stop, exchanged) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let away = place.log.with_extension("away");
+            while !stop.load(SeqCst) {
+                let _a_directory = fs::remove_dir_all(&away);
+                if fs::rename(&place.log, &away).is_ok() {
+                    let is_there = fs::rename(&target, &place.log).is_ok();
+                    exchanged.fetch_add(usize::from(is_there), SeqCst);
+                    std::thread::yield_now();
+                    if is_there {
+                        fs::rename(&place.log, &target).expect("it is not deleted: there is a file in it");
+                    }
+                }
+            }
+        });
+        let mut opens = 0;
+        while opens < 400 || exchanged.load(SeqCst) < 60 {
+            opens += 1;
+            let connection = open(&place.database);
+            // Any answer is right.
+            let _any = code_of(&connection, "SELECT * FROM t");
+        }
+        stop.store(true, SeqCst);
+    });
+    assert_eq!((facts(&target), facts(&kept)), before);
+    let _left = fs::remove_dir_all(&place.log);
+    place.works();
+}
+
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
     if !is_root() {
