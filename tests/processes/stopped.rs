@@ -235,6 +235,49 @@ fn so_it_is_in_conservative_mode() {
     is_busy_before_publication("conservative", "APPEND", &[ControlBlock::append], [1000, 1000]);
 }
 
+/// Of a transaction in two databases under `conservative` the first one's batch is written, under its APPEND, when the second
+/// one is refused. The transaction stays open, for as long as the application likes: nothing of the first database is kept
+/// meanwhile that others need.
+#[test]
+fn a_commit_that_is_busy_in_one_of_two_databases_keeps_nothing_of_the_other() {
+    if !support::on_pwal() {
+        return;
+    }
+    let (scene, path) = scene("APPEND of a stopped process, in the second of two databases");
+    let directory = scene.scratch.file("second");
+    std::fs::create_dir(&directory).expect("a directory");
+    let second = directory.join("app.db");
+    support::scene::create(&second);
+    let (mut beside_first, mut beside_second) = (Agent::on(&path), Agent::on(&second));
+    for agent in [&mut beside_first, &mut beside_second] {
+        agent.run(COUNT);
+    }
+    let connection = support::open(&path);
+    support::run(&connection, &format!("ATTACH '{}' AS b", second.display()));
+    for schema in ["main", "b"] {
+        support::run(&connection, &format!("PRAGMA {schema}.parallel_wal_mode=conservative"));
+        support::run(&connection, &format!("PRAGMA {schema}.synchronous=FULL; INSERT INTO {schema}.t VALUES(0)"));
+    }
+    let first = Stopped::new(&path, &beside_first);
+    let stopped = Stopped::new(&second, &beside_second);
+
+    stopped.takes(&[ControlBlock::append]);
+    commit_is_busy(&connection, "INSERT INTO t VALUES(1); INSERT INTO b.t VALUES(1)", || {
+        let control = first.mapping.control();
+        assert_eq!((control.append().holder(), control.leader().holder()), (None, None), "of the first database");
+        within(FINISHED, "a checkpoint", || beside_first.run("PRAGMA wal_checkpoint"));
+        assert_eq!(within(FINISHED, "SELECT", || beside_first.run(COUNT)), "1");
+        stopped.goes_on(&[ControlBlock::append]);
+    });
+    assert_eq!((beside_first.run(COUNT), beside_second.run(COUNT)), ("2".to_owned(), "2".to_owned()));
+
+    support::close(connection);
+    beside_first.end();
+    beside_second.end();
+    assert_left(&path, 2);
+    assert_left(&second, 2);
+}
+
 /// More than any segment has room for that is there, while stopped processes have all reservations.
 #[test]
 fn a_commit_that_needs_create_of_stopped_processes_is_busy_and_can_be_repeated() {
