@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 /// Lines of the board: threads that may work at once.
 pub const LINES: usize = 256;
@@ -14,12 +15,19 @@ pub const LINES: usize = 256;
 /// Kinds of trouble: bits of [`super::worker::Trouble`].
 const TROUBLES: usize = 3;
 
-/// The troubles up to a moment ([`Board::troubles`]).
-#[derive(Clone, Copy, Debug, Default)]
+/// The troubles up to a moment ([`Board::troubles`]), and that moment.
+#[derive(Clone, Copy, Debug)]
 pub struct Troubles {
     now: u64,
     counts: [u64; TROUBLES],
+    at: Instant,
+    ran_us: u64,
 }
+
+/// How often the clock of a board is looked after, and how much of the time in between counts: what the machine takes beyond that
+/// from the test it takes from its processes, too.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+const TICK_MAX: Duration = Duration::from_millis(100);
 
 /// What stands on the board; mapped for ever.
 #[derive(Clone)]
@@ -38,6 +46,8 @@ pub struct Sheet {
     pub trouble: AtomicU64,
     /// How often each bit was set: a statement may begin before a trouble and end after it.
     pub troubles: [AtomicU64; TROUBLES],
+    /// For how long the machine has let the test run, in microseconds.
+    ran_us: AtomicU64,
     pub lines: [Line; LINES],
 }
 
@@ -53,7 +63,7 @@ pub struct Line {
     pub busy: AtomicU64,
     /// The longest statement or transaction, in microseconds.
     pub longest_us: AtomicU64,
-    /// Since when it is in what it does now, in microseconds of the machine's clock; 0: in nothing.
+    /// Since when it is in what it does now, in microseconds of the [board's clock](Board::clock_us); 0: in nothing.
     pub since_us: AtomicU64,
     /// What it does: an index of [`DOING`].
     pub doing: AtomicU64,
@@ -134,7 +144,41 @@ impl Board {
 
     pub fn troubles(&self) -> Troubles {
         let now = self.sheet.trouble.load(SeqCst);
-        Troubles { now, counts: std::array::from_fn(|bit| self.sheet.troubles[bit].load(SeqCst)) }
+        Troubles {
+            now,
+            counts: std::array::from_fn(|bit| self.sheet.troubles[bit].load(SeqCst)),
+            at: Instant::now(),
+            ran_us: self.clock_us(),
+        }
+    }
+
+    /// Whether so much time has passed since that moment, most of which the machine kept the test from running: a virtual machine
+    /// that stands still, or many other programs.
+    pub fn stood_still(&self, moment: &Troubles, at_least: Duration) -> bool {
+        let ran = Duration::from_micros(self.clock_us() - moment.ran_us);
+        moment.at.elapsed() >= at_least && ran < at_least / 2
+    }
+
+    /// A clock that stands while the machine does, in microseconds; from 1 on.
+    pub fn clock_us(&self) -> u64 {
+        1 + self.sheet.ran_us.load(SeqCst)
+    }
+
+    /// So much time has passed since the last call.
+    pub(super) fn tick(&self, passed: Duration) {
+        self.sheet.ran_us.fetch_add(passed.min(TICK_MAX).as_micros() as u64, SeqCst);
+    }
+
+    /// Runs `work`, noting in the line what it is and how long it takes.
+    pub fn during<T>(&self, line: &Line, doing: &str, work: impl FnOnce() -> T) -> T {
+        let number = DOING.iter().position(|known| *known == doing).expect("one of what is listed");
+        let start = self.clock_us();
+        line.doing.store(number as u64, SeqCst);
+        line.since_us.store(start, SeqCst);
+        let result = work();
+        line.longest_us.fetch_max(self.clock_us() - start, SeqCst);
+        line.since_us.store(0, SeqCst);
+        result
     }
 
     /// The bits that were set at that moment, or at any time since.
@@ -161,7 +205,7 @@ impl Board {
 
     /// Who of the first lines is in one thing for longer than so many microseconds, in words.
     pub fn hanging(&self, lines: usize, longest_us: u64) -> Vec<String> {
-        let now = pwal::internal::shared::now_us();
+        let now = self.clock_us();
         let hangs = |line: &&Line| {
             let since = line.since_us.load(SeqCst);
             since != 0 && now.saturating_sub(since) > longest_us
@@ -179,17 +223,5 @@ impl Line {
     pub fn clear(&self) {
         self.since_us.store(0, SeqCst);
         self.ready.store(0, SeqCst);
-    }
-
-    /// Runs `work`, noting what it is and how long it takes.
-    pub fn during<T>(&self, doing: &str, work: impl FnOnce() -> T) -> T {
-        let number = DOING.iter().position(|known| *known == doing).expect("one of what is listed");
-        let start = pwal::internal::shared::now_us();
-        self.doing.store(number as u64, SeqCst);
-        self.since_us.store(start, SeqCst);
-        let result = work();
-        self.longest_us.fetch_max(pwal::internal::shared::now_us() - start, SeqCst);
-        self.since_us.store(0, SeqCst);
-        result
     }
 }

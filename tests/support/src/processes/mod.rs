@@ -8,9 +8,9 @@ pub mod log;
 pub mod network_disk;
 pub mod worker;
 
-use board::Board;
+use board::{Board, TICK};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nobody may be longer than this in one statement or transaction, or in a checkpoint or a close.
 const HANG: Duration = Duration::from_secs(40);
@@ -18,13 +18,16 @@ const HANG: Duration = Duration::from_secs(40);
 /// Ends the test with a message when a thread of a process hangs: see [`watch_progress`].
 pub struct Progress(#[allow(dead_code, reason = "it is dropped")] Sender<()>);
 
-/// Looks at the board until dropped: a thread that is in one thing for too long hangs, and that is a failure, not a job
+/// Keeps the clock of the board, and looks at it until dropped: a thread that is in one thing for too long hangs, and that is a failure, not a job
 /// that somebody must cancel. `PWAL_TEST_HOLD=1` keeps everything as it is then, for a debugger.
 pub fn watch_progress(board: &Board, lines: usize) -> Progress {
     let (alive, gone): (_, Receiver<()>) = channel();
     let board = board.clone();
     std::thread::spawn(move || {
-        while gone.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout) {
+        let mut last = Instant::now();
+        while gone.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            let now = Instant::now();
+            board.tick(now - std::mem::replace(&mut last, now));
             let hanging = board.hanging(lines, HANG.as_micros() as u64);
             if hanging.is_empty() {
                 continue;

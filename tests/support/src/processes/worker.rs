@@ -190,6 +190,7 @@ impl<'a> Worker<'a> {
         let line = board.line(number);
         line.pid.store(u64::from(std::process::id()), SeqCst);
         line.clear();
+        let before = board.troubles();
         Worker {
             board,
             line,
@@ -202,7 +203,7 @@ impl<'a> Worker<'a> {
             synchronous: child::setting("PWAL_TEST_SYNCHRONOUS").split(' ').map(str::to_owned).collect(),
             checkpoints: self::number("PWAL_TEST_CHECKPOINTS") != 0,
             nemesis: std::env::var_os("PWAL_TEST_NEMESIS").is_some(),
-            before: Troubles::default(),
+            before,
             life: self::number("PWAL_TEST_LIFE"),
             done: 0,
         }
@@ -216,8 +217,8 @@ impl<'a> Worker<'a> {
     fn work(&mut self) {
         let mut first = true;
         while self.goes_on() {
-            let line = self.line;
-            let connection = line.during("opening", || self.open(first));
+            let (board, line) = (self.board, self.line);
+            let connection = board.during(line, "opening", || self.open(first));
             let part = match self.rng.random_range(0..10) {
                 // Nobody lives without writing.
                 _ if first => Part::Writes,
@@ -241,10 +242,10 @@ impl<'a> Worker<'a> {
                 }
                 // Who writes looks now and then: snapshots of one connection never go back, whatever it did.
                 if part == Part::Reads || self.rng.random_range(0..10) == 0 {
-                    line.during("reading", || self.read(&connection, &mut before));
+                    board.during(line, "reading", || self.read(&connection, &mut before));
                 }
             }
-            line.during("closing", || crate::close(connection));
+            board.during(line, "closing", || crate::close(connection));
         }
     }
 
@@ -316,33 +317,36 @@ impl<'a> Worker<'a> {
     fn excuse(&self, error: &rusqlite::Error, what: &str) {
         let busy = crate::code(error) & 0xff == ffi::SQLITE_BUSY;
         let opens = what == "opening" || what.starts_with(FIRST_READ);
-        let excused = Trouble::excuses(self.board.trouble_since(&self.before), crate::code(error), opens);
+        let stood_still = busy && self.board.stood_still(&self.before, BUSY_TIMEOUT);
+        let excused =
+            stood_still || Trouble::excuses(self.board.trouble_since(&self.before), crate::code(error), opens);
         assert!(excused || busy && !crate::on_pwal(), "writer {}, {what}: {error:?}", self.number);
         self.line.busy.fetch_add(1, SeqCst);
     }
 
     fn write(&mut self, connection: &Connection) {
         let entry = Entry::random(&mut self.rng, self.number as i64, self.done as i64 + 1);
-        let line = self.line;
+        let (board, line) = (self.board, self.line);
         let start = Instant::now();
         let (what, result) = match self.rng.random_range(0..10) {
             0..4 => {
                 let what = "an autocommit statement";
-                (what, line.during(what, || entry.insert(connection).map(|()| true)))
+                (what, board.during(line, what, || entry.insert(connection).map(|()| true)))
             }
             4..7 => {
                 let what = "a transaction that writes at once";
-                (what, line.during(what, || transaction(connection, "BEGIN IMMEDIATE", "COMMIT", &entry)))
+                (what, board.during(line, what, || transaction(connection, "BEGIN IMMEDIATE", "COMMIT", &entry)))
             }
             7..9 => {
                 let what = "a transaction that reads first";
-                let result = line.during(what, || transaction(connection, "BEGIN", "COMMIT", &entry));
+                let result = board.during(line, what, || transaction(connection, "BEGIN", "COMMIT", &entry));
                 (what, self.forgive_stale(result))
             }
             _ => {
                 let what = "a transaction that rolls back";
-                let result =
-                    line.during(what, || transaction(connection, "BEGIN IMMEDIATE", "ROLLBACK", &entry).map(|_| false));
+                let result = board.during(line, what, || {
+                    transaction(connection, "BEGIN IMMEDIATE", "ROLLBACK", &entry).map(|_| false)
+                });
                 (what, result)
             }
         };
@@ -424,8 +428,8 @@ impl<'a> Worker<'a> {
 
     fn checkpoint(&mut self, connection: &Connection) {
         let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][self.rng.random_range(0..4)];
-        let line = self.line;
-        let result = line.during("a checkpoint", || {
+        let (board, line) = (self.board, self.line);
+        let result = board.during(line, "a checkpoint", || {
             connection.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| row.get::<_, i64>(2))
         });
         if let Err(error) = result {
