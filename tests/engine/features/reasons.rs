@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use support::Scratch;
+use support::processes::agent::Agent;
 
 fn status(connection: &Connection) -> (bool, String) {
     let json: String = connection.query_row("PRAGMA parallel_wal_status", [], |row| row.get(0)).unwrap();
@@ -117,6 +118,13 @@ fn file_controls_tell_of_the_locks_that_sqlite_has() {
     support::run(&other, "BEGIN; SELECT * FROM t");
     assert_eq!(control(&other, ffi::SQLITE_FCNTL_LOCKSTATE), ffi::SQLITE_LOCK_SHARED);
     assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 0, "of this process");
+    let mut elsewhere = Agent::on(&path);
+    elsewhere.run("BEGIN");
+    elsewhere.run("SELECT * FROM t");
+    assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 1, "of another one");
+    elsewhere.run("COMMIT");
+    assert_eq!(control(&connection, ffi::SQLITE_FCNTL_EXTERNAL_READER), 0);
+    elsewhere.end();
 }
 
 #[test]
