@@ -1,5 +1,5 @@
 //! Pictures of a file with results: commits a second by the number of threads, and latencies by percentile, stock SQLite beside
-//! pwal, a panel for each kind of sync.
+//! pwal, a panel for each kind of sync; and transactions beside each other beside those one at a time, a panel for each load.
 
 use crate::Error;
 use crate::case::{Case, Load, delay};
@@ -13,6 +13,13 @@ use std::path::Path;
 
 const STOCK: RGBColor = RGBColor(150, 150, 150);
 const PWAL: RGBColor = RGBColor(31, 97, 171);
+const CONCURRENT: RGBColor = RGBColor(214, 118, 26);
+/// Of the bars of a column, with their names.
+type Legend = &'static [(RGBColor, &'static str)];
+const SIDES: Legend = &[(STOCK, "stock SQLite"), (PWAL, "pwal")];
+const WRITERS: Legend = &[(STOCK, "stock SQLite"), (PWAL, "pwal, serial"), (CONCURRENT, "pwal, concurrent")];
+/// The part of a column that its bars have together.
+const BARS: f64 = 0.72;
 /// Of a panel, and of what is above and below the panels.
 const PANEL: (u32, u32) = (320, 278);
 const HEAD: u32 = 28;
@@ -24,13 +31,10 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Draws `X.json` as `X.svg` and `X-latency.svg`. Results without inserts by threads on stock and on pwal have no pictures.
+/// Draws `X.json` as `X.svg` and `X-latency.svg`, if it has inserts by threads on stock and on pwal, and as `X-writers.svg`, if it has loads
+/// with both settings of `parallel_wal_writers`.
 pub fn draw_beside(results: &Path) -> Result<(), Error> {
     let Results { machine, lines } = Results::read(results)?;
-    let panels = panels(&lines);
-    if panels.is_empty() {
-        return Ok(());
-    }
     let machine = machine.to_string();
     let named = |suffix: &str| {
         let stem = results.file_stem().unwrap_or_default().to_string_lossy();
@@ -38,13 +42,22 @@ pub fn draw_beside(results: &Path) -> Result<(), Error> {
     };
     let failed =
         |error: Box<dyn std::error::Error>| Error::Results { path: results.to_owned(), what: error.to_string() };
-    let head = "autocommit inserts a second, one database:";
-    picture(&named(""), head, &machine, &panels, throughput).map_err(failed)?;
-    let head = "latency of autocommit inserts:";
-    picture(&named("-latency"), head, &machine, &panels, latency).map_err(failed)
+    let inserts = panels(&lines);
+    if !inserts.is_empty() {
+        let head = "autocommit inserts a second, one database:";
+        picture(&named(""), (head, SIDES), &machine, &inserts, throughput).map_err(failed)?;
+        let head = "latency of autocommit inserts:";
+        picture(&named("-latency"), (head, SIDES), &machine, &inserts, latency).map_err(failed)?;
+    }
+    let loads = panels_of_writers(&lines);
+    if !loads.is_empty() {
+        let head = "commits a second, one database:";
+        picture(&named("-writers"), (head, WRITERS), &machine, &loads, writers).map_err(failed)?;
+    }
+    Ok(())
 }
 
-/// Inserts of one process by numbers of threads, with one kind of sync.
+/// One load of one process by numbers of threads.
 struct Panel<'a> {
     title: String,
     lines: Vec<&'a LineResults>,
@@ -69,14 +82,41 @@ fn panels(lines: &[LineResults]) -> Vec<Panel<'_>> {
     panels
 }
 
-fn picture(path: &Path, head: &str, machine: &str, panels: &[Panel], draw: fn(&Area, &Panel) -> Drawn) -> Drawn {
+/// A panel for each load, with the lines that compare its transactions beside each other with stock, and with those one at a time.
+fn panels_of_writers(lines: &[LineResults]) -> Vec<Panel<'_>> {
+    let mut panels: Vec<Panel> = Vec::new();
+    let is_beside = |line: &&LineResults| line.case.processes == 1 && line.case.delay_us == 0;
+    let compared = |line: &&LineResults| line.sides == ["serial", "concurrent"];
+    for line in lines.iter().filter(is_beside).filter(compared) {
+        let title = format!("{}, {}", line.case.load.name(), line.case.synchronous);
+        match panels.iter_mut().find(|panel| panel.title == title) {
+            Some(panel) => panel.lines.push(line),
+            None => panels.push(Panel { title, lines: vec![line] }),
+        }
+    }
+    let is_with_stock = |line: &&LineResults| line.sides == ["stock", "pwal"] && line.case.writers == "concurrent";
+    for panel in &mut panels {
+        let case = &panel.lines[0].case;
+        let is_of = |line: &&LineResults| line.case.load == case.load && line.case.synchronous == case.synchronous;
+        panel.lines.extend(lines.iter().filter(is_beside).filter(is_with_stock).filter(is_of));
+    }
+    panels
+}
+
+fn picture(
+    path: &Path,
+    (head, legend): (&str, Legend),
+    machine: &str,
+    panels: &[Panel],
+    draw: fn(&Area, &Panel) -> Drawn,
+) -> Drawn {
     let size = (PANEL.0 * panels.len().max(2) as u32, HEAD + PANEL.1 + FOOT);
     let picture = SVGBackend::new(path, size).into_drawing_area();
     picture.fill(&WHITE)?;
     let (above, rest) = picture.split_vertically(HEAD);
     let style = ("sans-serif", 14).into_text_style(&above);
     above.draw_text(head, &style, (12, 9))?;
-    for (x, color, name) in [(330, STOCK, "stock SQLite"), (450, PWAL, "pwal")] {
+    for (x, (color, name)) in (330..).step_by(130).zip(legend) {
         above.draw(&Rectangle::new([(x, 9), (x + 12, 21)], color.filled()))?;
         above.draw_text(name, &style, (x + 18, 9))?;
     }
@@ -116,32 +156,50 @@ where
     Ok(mesh.draw()?)
 }
 
-/// A pair of bars for each number of threads, with the spread of the runs and the ratio of the medians.
+/// The rates of a side: lowest, median, highest.
+fn rates(line: &LineResults, side: usize) -> Option<[f64; 3]> {
+    three(&line.runs[side], |seen| Some(seen.rate))
+}
+
+/// Stock and pwal, by the number of threads.
 fn throughput(area: &Area, panel: &Panel) -> Drawn {
-    let columns: Vec<_> = panel
-        .lines
-        .iter()
-        .filter_map(|line| {
-            let side = |side: usize| three(&line.runs[side], |seen| Some(seen.rate));
-            Some((line.case.threads, side(0)?, side(1)?))
-        })
-        .collect();
-    let top = columns.iter().flat_map(|(_, stock, pwal)| [stock[2], pwal[2]]).fold(0.0, f64::max) * 1.15;
+    let column = |line: &&LineResults| Some((line.case.threads, vec![rates(line, 0)?, rates(line, 1)?]));
+    bars(area, &panel.title, SIDES, &panel.lines.iter().filter_map(column).collect::<Vec<_>>())
+}
+
+/// Stock, serial and concurrent, by the number of threads.
+fn writers(area: &Area, panel: &Panel) -> Drawn {
+    let (beside, stock): (Vec<&LineResults>, Vec<&LineResults>) =
+        panel.lines.iter().partition(|line| line.sides == ["serial", "concurrent"]);
+    let column = |line: &&LineResults| {
+        let stock = stock.iter().find(|stock| stock.case.threads == line.case.threads)?;
+        Some((line.case.threads, vec![rates(stock, 0)?, rates(line, 0)?, rates(line, 1)?]))
+    };
+    bars(area, &panel.title, WRITERS, &beside.iter().filter_map(column).collect::<Vec<_>>())
+}
+
+/// Bars for each number of threads, with the spread of the runs and the ratio of the medians of the last two.
+fn bars(area: &Area, title: &str, legend: Legend, columns: &[(usize, Vec<[f64; 3]>)]) -> Drawn {
+    let highest = |bars: &[[f64; 3]]| bars.iter().map(|rates| rates[2]).fold(0.0, f64::max);
+    let top = columns.iter().map(|(_, bars)| highest(bars)).fold(0.0, f64::max) * 1.15;
+    let width = BARS / legend.len() as f64;
     let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 16))
+        .caption(title, ("sans-serif", 16))
         .margin(10)
         .x_label_area_size(36)
         .y_label_area_size(52)
         .build_cartesian_2d(0.0..columns.len() as f64, 0.0..top)?;
     draw_mesh(&mut chart, "threads", &|rate| format!("{:.0}k", rate / 1000.0))?;
-    for (column, (_, stock, pwal)) in columns.iter().enumerate() {
-        for (from, color, rates) in [(0.14, STOCK, stock), (0.5, PWAL, pwal)] {
-            let left = column as f64 + from;
-            chart.draw_series([Rectangle::new([(left, 0.0), (left + 0.36, rates[1])], color.filled())])?;
-            chart.draw_series([PathElement::new([(left + 0.18, rates[0]), (left + 0.18, rates[2])], BLACK)])?;
+    for (column, (_, bars)) in columns.iter().enumerate() {
+        for (bar, (rates, (color, _))) in bars.iter().zip(legend).enumerate() {
+            let left = column as f64 + (1.0 - BARS) / 2.0 + bar as f64 * width;
+            chart.draw_series([Rectangle::new([(left, 0.0), (left + width, rates[1])], color.filled())])?;
+            let middle = left + width / 2.0;
+            chart.draw_series([PathElement::new([(middle, rates[0]), (middle, rates[2])], BLACK)])?;
         }
-        let ratio = format!("{:.1}x", pwal[1] / stock[1]);
-        let place = (column as f64 + 0.36, stock[2].max(pwal[2]) + top * 0.06);
+        let Some([.., before, last]) = bars.get(..) else { continue };
+        let ratio = format!("{:.1}x", last[1] / before[1]);
+        let place = (column as f64 + 0.36, highest(bars) + top * 0.06);
         chart.draw_series([Text::new(ratio, place, ("sans-serif", 13))])?;
     }
     let at = |column: usize| chart.backend_coord(&(column as f64 + 0.42, 0.0));

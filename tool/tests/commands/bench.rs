@@ -88,7 +88,7 @@ fn every_load_runs_on_both_sides_and_nothing_is_lost() {
     assert!(more("read-modify-write", 1, "retries") >= 0.0);
     let slower = lines.iter().find(|line| line["case"]["delay_us"] == 100).expect("a line with slower syncs");
     assert!(number(&slower["runs"][1][0]["delay_us"]) >= 50.0, "{slower}");
-    for picture in ["results.svg", "results-latency.svg"] {
+    for picture in ["results.svg", "results-latency.svg", "results-writers.svg"] {
         let text = std::fs::read_to_string(scratch.file(picture)).expect("a picture");
         assert!(text.starts_with("<svg") && text.contains("stock SQLite"), "{text}");
     }
@@ -115,16 +115,18 @@ fn the_table_of_targets_names_what_is_wanted_and_seen() {
 fn the_committed_pictures_are_drawn_from_the_committed_results() {
     let scratch = Scratch::new();
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/measurements");
-    let copy = scratch.file("commits.json");
-    std::fs::copy(committed.join("commits.json"), &copy).expect("copy the results");
-    let arguments: [&Path; 3] = ["bench".as_ref(), "--draw".as_ref(), &copy];
-    assert_eq!(tool(arguments).printed(), "");
-    for picture in ["commits.svg", "commits-latency.svg"] {
+    for results in ["commits.json", "concurrent.json"] {
+        let copy = scratch.file(results);
+        std::fs::copy(committed.join(results), &copy).expect("copy the results");
+        let arguments: [&Path; 3] = ["bench".as_ref(), "--draw".as_ref(), &copy];
+        assert_eq!(tool(arguments).printed(), "");
+    }
+    for picture in ["commits.svg", "commits-latency.svg", "concurrent-writers.svg"] {
         let [drawn, committed] = [scratch.file(picture), committed.join(picture)]
             .map(|path| std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
         assert!(
             drawn == committed,
-            "{picture} is older than commits.json: pwal bench --draw docs/measurements/commits.json"
+            "{picture} is not that of its results: pwal bench --draw docs/measurements/{{commits,concurrent}}.json"
         );
     }
 }
