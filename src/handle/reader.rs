@@ -39,7 +39,7 @@ impl WalConnection {
         }
         let newest = self.wants_newest(file);
         let alone = self.shows_backfilled();
-        concurrent::before_snapshot(self);
+        concurrent::before_snapshot(self, file);
         let is_private = concurrent::wants_own_freelist(self, file);
         let refreshed = self.refresh_to_snapshot(newest).map_err(PageFailure::Engine);
         let shown =

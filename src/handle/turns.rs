@@ -7,9 +7,9 @@
 //! - Brief ones take a grant before their snapshot. What takes less time than a thread needs to wake up gains nothing by running
 //!   beside others, and each commit of another connection empties SQLite's page cache. With the grant goes the lease: a connection that
 //!   begins again at once commits several times before the next one.
-//! - After one that lost at COMMIT, and had read or computed for long and written for a short time only, as one that inserts a
+//! - After one that lost with its first write or at COMMIT, and had read or computed for long and written for a short time only, as one that inserts a
 //!   row at the end of a table as its last statement, the next ones of its connection take a grant with their first write, which costs the others that
-//!   short time, and see what is committed by then. Their number grows, from [`PERIOD_MIN`] to [`PERIOD_MAX`], where another one
+//!   short time, and see what is committed by then: also of pages that the one before has left in SQLite's cache, since they begin with an empty one. Their number grows, from [`PERIOD_MIN`] to [`PERIOD_MAX`], where another one
 //!   loses soon after them, and ends where one of them writes for long.
 //!
 //! *Before it reads* (its turn): after [`LOST_OFTEN`] in a row that lost, the next one waits in the write queue before its snapshot, and writes
@@ -72,7 +72,7 @@ pub(super) struct Turns {
     /// The present one has waited for its turn.
     has_waited: bool,
     times: Times,
-    /// COMMIT has come, and it had written for a short time only.
+    /// It has written for a short time only, so far, or when COMMIT came.
     wrote_briefly: bool,
     /// The present one has WRITE as a grant.
     has_grant: bool,
@@ -145,6 +145,11 @@ impl Turns {
         self.brief >= BRIEF_OFTEN && !crate::drops("concurrent-brief")
     }
 
+    /// Whether the next transaction begins with an empty page cache: else it depends on what an earlier one has read or written last.
+    pub(super) fn begins_afresh(&self) -> bool {
+        self.late.left > 0 && !crate::drops("concurrent-afresh")
+    }
+
     /// Whether the present one takes a grant with its first write.
     pub(super) fn takes_grant_to_write(&self) -> bool {
         !self.has_grant && self.late.left > 0 && !crate::drops("concurrent-write-at-first")
@@ -182,8 +187,9 @@ impl Turns {
 
     /// Its first write comes now; `is_first`: in its first statement.
     pub(super) fn note_first_write(&mut self, is_first: bool, now: u64) {
-        (self.writes_first, self.wrote_briefly) = (is_first, false);
+        self.writes_first = is_first;
         self.times.first_write = now;
+        self.wrote_briefly = now.saturating_sub(self.times.begun) > BRIEF_US;
     }
 
     /// It has waited since its first write came.

@@ -286,6 +286,22 @@ fn one_that_lost_with_its_last_statement_is_granted_the_write_lock_with_it() {
     panic!("this machine is too slow");
 }
 
+/// The page that it writes last is in its cache, of its transaction before, and has changed since. SQLite would use what it has.
+#[test]
+fn what_is_in_the_cache_is_read_again_after_a_loss_for_it() {
+    let scene = scene(ROWS);
+    let (a, b) = scene.pair();
+    for code in [SNAPSHOT, 0, 0] {
+        run(&a, &format!("BEGIN; {ADD}; COMMIT; BEGIN"));
+        number(&a, "SELECT n FROM t WHERE id=10000");
+        std::thread::sleep(Duration::from_millis(1));
+        run(&b, &format!("BEGIN; {ADD}; COMMIT"));
+        assert_eq!(code_of(&a, ADD), code);
+        run(&a, "ROLLBACK");
+    }
+    assert_eq!(number(&b, "SELECT n FROM t WHERE id=10"), 6);
+}
+
 /// It is in nobody's way when its transaction has ended, and if it is refused.
 #[test]
 fn others_go_on_after_one_that_was_granted_the_write_lock() {
