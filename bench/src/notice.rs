@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How often `data_version` is asked.
 const POLL: Duration = Duration::from_millis(1);
-/// What the last commit says.
-const OVER: i64 = -1;
 
 pub fn run(path: &Path, case: &Case, run: Run) -> Outcome {
     let base = Instant::now();
@@ -40,18 +38,21 @@ pub fn run(path: &Path, case: &Case, run: Run) -> Outcome {
     })
 }
 
-/// A commit each 1 to 3 ms, which says when it began.
+/// A commit each 1 to 3 ms, which says when it began; the last one with a minus.
 fn write(connection: &Connection, base: Instant, length: Duration) -> Result<u64> {
     let mut insert = connection.prepare("INSERT INTO t(thread, n, value) VALUES(0, 1, ?1)")?;
     let mut random = Random::new(1);
     let (begin, mut commits) = (Instant::now(), 0);
-    while begin.elapsed() < length {
+    loop {
         std::thread::sleep(Duration::from_micros(1000 + random.below(2000)));
-        insert.execute([base.elapsed().as_nanos() as i64])?;
+        let is_over = begin.elapsed() >= length;
+        let now = base.elapsed().as_nanos() as i64;
+        insert.execute([if is_over { -now } else { now }])?;
         commits += 1;
+        if is_over {
+            return Ok(commits);
+        }
     }
-    insert.execute([OVER])?;
-    Ok(commits + 1)
 }
 
 fn wait(waiter: &mut Waiter<'_>, base: Instant) -> Result<Latencies> {
@@ -60,10 +61,10 @@ fn wait(waiter: &mut Waiter<'_>, base: Instant) -> Result<Latencies> {
     loop {
         waiter.wait()?;
         let value: i64 = newest.query_row([], |row| row.get(0))?;
-        if value == OVER {
+        latencies.record(base.elapsed().saturating_sub(Duration::from_nanos(value.unsigned_abs())));
+        if value < 0 {
             return Ok(latencies);
         }
-        latencies.record(base.elapsed().saturating_sub(Duration::from_nanos(value.unsigned_abs())));
     }
 }
 
