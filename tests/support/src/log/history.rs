@@ -20,6 +20,7 @@ use std::ops::Range;
 /// What the database file is called among the files.
 pub const DATABASE: &str = "(database)";
 const SECTOR: usize = 512;
+const BLOCK: usize = 4096;
 
 /// What lies in a piece of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -460,7 +461,14 @@ impl History {
     /// Whether what is harmed is not needed, or has another copy: then nothing may be lost, and nothing is refused.
     pub fn is_spared(&self, harmed: &Harmed) -> bool {
         let [(name, bytes)] = harmed.touched.as_slice() else { return harmed.touched.is_empty() };
-        let touched = self.records.iter().filter(|record| harmed.touches(&record.file, &record.bytes));
+        // A block is read or is not.
+        let block = match harmed.bad.is_empty() {
+            true => bytes.clone(),
+            false => bytes.start / BLOCK * BLOCK..bytes.end.next_multiple_of(BLOCK),
+        };
+        let lies =
+            |record: &&Record| record.file == *name && record.bytes.start < block.end && block.start < record.bytes.end;
+        let touched = self.records.iter().filter(lies);
         let (needed, others): (Vec<&Record>, Vec<&Record>) = touched.partition(|record| self.is_needed(record));
         let halves = others.iter().filter(|record| matches!(record.kind, Kind::Half { .. })).count();
         needed.is_empty() && halves <= 1 && (harmed.bad.is_empty() || !self.may_be_next(name, bytes))
