@@ -5,7 +5,9 @@
 //! words it is published through, and bringing a reader's view up to date.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use pwal::internal::log::format::{BatchHeader, Descriptor, ImagePlace, encode_batch_sealed, image_crc};
+use pwal::internal::log::format::{
+    BatchHeader, Descriptor, ImageForm, ImagePlace, OmittedZeros, encode_batch_sealed, image_crc,
+};
 use pwal::internal::shared::{CommitEntry, ControlMapping, EpochRecord, Owner};
 use pwal::internal::view::{FrameTable, Snapshot, View};
 use std::hint::black_box;
@@ -17,7 +19,12 @@ fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one-page batch");
     group.throughput(Throughput::Bytes(u64::from(PAGE_BYTES)));
     group.bench_function("image CRC", |bencher| bencher.iter(|| image_crc(9, 2, 5, black_box(&image))));
-    let descriptor = [Descriptor { page: 2, place: ImagePlace::Batch(1024), mask: 0, crc: 3 }];
+    let mut half = image.clone();
+    half[1024..3072].fill(0);
+    for (name, image) in [("longest run of zeros, none", &image), ("longest run of zeros, half of the page", &half)] {
+        group.bench_function(name, |bencher| bencher.iter(|| OmittedZeros::longest_in(black_box(image))));
+    }
+    let descriptor = [Descriptor { page: 2, place: ImagePlace::Batch(1024), form: ImageForm::PLAIN, crc: 3 }];
     let header = BatchHeader {
         log_id: 9,
         sequence: 5,
@@ -79,7 +86,7 @@ fn publish_one(mapping: &ControlMapping, me: Owner) {
         database_pages: 3,
         has_certificate: true,
         has_spill: false,
-        has_masks: false,
+        has_forms: false,
         chain: sequence,
         lane: 3,
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],

@@ -4,8 +4,8 @@ use crate::input::Input;
 use crate::memory;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES, FileName,
-    HeadDecoder, ImagePlace, PageCopy, RECORD_PLACE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, apply_mask,
-    decode_batch, embedded_certificate, encode_batch, mask_of,
+    HeadDecoder, ImageForm, ImagePlace, OmittedZeros, PageCopy, RECORD_PLACE_BYTES, SEGMENT_HEADER_BYTES,
+    SegmentHeader, apply_mask, decode_batch, embedded_certificate, encode_batch, mask_of,
 };
 use pwal::internal::log::stamp::{self, StampState};
 use twox_hash::XxHash3_64;
@@ -73,7 +73,10 @@ pub fn check(data: &[u8]) {
         2 | 3 => batch(&bytes, &place, 1 + usize::from(flags >> 5)),
         4 => header_of_database(&bytes),
         5 => name(&bytes),
-        6 => mask(&bytes, 8 * u64::from(flags)),
+        6 => {
+            mask(&bytes, 8 * u64::from(flags));
+            form(&bytes, 8 * u64::from(flags));
+        }
         _ => copy(&bytes, place.block_bytes, flags),
     });
 }
@@ -168,6 +171,21 @@ fn mask(bytes: &[u8], position: u64) {
     }
     apply_mask(&mut masked, position, mask);
     assert_eq!(masked, bytes);
+}
+
+/// An image of these bytes is stored without its zeros, and comes back, as do its halves.
+fn form(bytes: &[u8], position: u64) {
+    let image = &bytes[..bytes.len() / 8 * 8];
+    let (form, stored) = ImageForm::of(image, OmittedZeros::longest_in(image), position, mask_of);
+    for at in (0..stored.len()).filter(|at| (position + *at as u64).is_multiple_of(RECORD_PLACE_BYTES as u64)) {
+        assert!(!stored[at..].starts_with(b"pwal"), "byte {at}");
+    }
+    for range in [0..image.len(), 0..image.len() / 2, image.len() / 2..image.len()] {
+        let (of, mut read) = (form.stored(range.clone()), vec![0xee; range.len()]);
+        read[..of.len()].copy_from_slice(&stored[of]);
+        form.restore(&mut read, range.start, position);
+        assert_eq!(read, image[range]);
+    }
 }
 
 /// A doubled certificate with these bytes as the beginning of page 1.

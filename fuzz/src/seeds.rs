@@ -1,7 +1,7 @@
 //! The inputs that a target begins with: the goldens, and logs with every kind of record.
 
 use crate::images;
-use pwal::internal::log::format::marker_name;
+use pwal::internal::log::format::{OmittedZeros, marker_name};
 use std::path::Path;
 use support::log::{Commit, Files, LogBuilder, image, stamped};
 
@@ -76,16 +76,27 @@ pub fn images() -> Vec<Vec<u8>> {
         log.commits(2);
         let frames = [(1, 7), (2, 8), (3, 9)];
         log.commit(&Commit { frames: &frames, spill_from: 2, certificate: Some((1, 0)), ..Commit::default() });
-        log.certify(3, 1);
+        let mut without_zeros = image(2, 9, page_bytes);
+        without_zeros[64..256].fill(0);
+        let omitted = [OmittedZeros::longest_in(&without_zeros)];
+        let frames = [(2, 9)];
+        log.commit(&Commit {
+            frames: &frames,
+            images: &[&without_zeros],
+            omitted: &omitted,
+            certificate: Some((3, 0)),
+            ..Commit::default()
+        });
+        log.certify(4, 1);
         log.rotate(1);
         log.commits(2);
-        log.certify_doubled(3, target, &image(1, 7, page_bytes), 0);
+        log.certify_doubled(4, target, &image(1, 7, page_bytes), 0);
         let files = Files::new(stamped(&[0; 3], page_bytes, 0x77, target)).with(&log.files);
         seeds.push(images::write(&files, 0));
         let mut other = LogBuilder::with_blocks(0xfeed, page_bytes, 4096, 4);
         other.commits(1);
         seeds.push(images::write(&files.clone().with(&other.files), 7));
-        seeds.push(images::write(&files.with_file(marker_name(0x77, 5), b"").with_file("lock", b""), 0));
+        seeds.push(images::write(&files.with_file(marker_name(0x77, 6), b"").with_file("lock", b""), 0));
     }
     seeds
 }

@@ -2,6 +2,7 @@
 
 use super::activate::Activation;
 use super::append::Append;
+use super::batch_images::BatchImages;
 use super::context::LogContext;
 use super::durability::Durability;
 use super::epoch_counts::EpochCounts;
@@ -19,10 +20,9 @@ use super::segment_files::SegmentFiles;
 use super::segments::Segments;
 use super::tail::LogTail;
 use super::tail::{AppendGuard, Begun, Place, Record};
-use crate::log::format::{self, BatchHeader, Descriptor, ImagePlace};
+use crate::log::format::{self, BatchHeader, Descriptor};
 use crate::shared::{CONTROL_NAME, CommitEntry, PAGES_INLINE, commit_ring};
-use crate::view::{Image, Lane};
-use std::borrow::Cow;
+use crate::view::Lane;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
@@ -96,29 +96,6 @@ fn inline_pages(descriptors: &[Descriptor]) -> [u32; PAGES_INLINE] {
         }
     }
     pages
-}
-
-fn batch_bytes(lane: &Lane, page_bytes: u32) -> u64 {
-    format::batch_head_bytes(lane.len()) + lane.memory_frames() as u64 * u64::from(page_bytes)
-}
-
-/// The images in memory one by one, masked; none at all where none has a mask, so that none is copied.
-fn masked_images<'a>(lane: &'a Lane, descriptors: &[Descriptor]) -> Vec<Cow<'a, [u8]>> {
-    if descriptors.iter().all(|descriptor| descriptor.mask == 0) {
-        return Vec::new();
-    }
-    let frames = lane.frames().zip(descriptors);
-    let images = frames.filter_map(|(frame, descriptor)| match (frame.image, descriptor.place) {
-        (Image::Memory(image), ImagePlace::Batch(position)) => {
-            let mut image = Cow::Borrowed(image);
-            if descriptor.mask != 0 {
-                format::apply_mask(image.to_mut(), position, descriptor.mask);
-            }
-            Some(image)
-        }
-        _ => None,
-    });
-    images.collect()
 }
 
 /// Microseconds since 1970 began, by the clock of the machine; 0 before that.
@@ -199,7 +176,7 @@ impl Committer {
         }
         let mapping = self.log.marks.member().mapping();
         mapping.allocate_commit(self.log.marks.published() + 1).map_err(|e| EngineError::write(CONTROL_NAME, e))?;
-        let batch_bytes = batch_bytes(lane, self.log.page_bytes);
+        let batch_bytes = BatchImages::whole(lane, self.log.page_bytes).bytes;
         let ready = || {
             if !crate::drops("r6-room-in-prepare") {
                 self.segments.make_room(batch_bytes)?;
@@ -230,36 +207,25 @@ impl Committer {
         facts: CommitFacts,
         leader: Option<&Leader>,
     ) -> Result<(AppendGuard, Written), EngineError> {
-        let bytes = batch_bytes(lane, self.log.page_bytes);
-        let (place, leads) = loop {
+        let whole = BatchImages::whole(lane, self.log.page_bytes);
+        let (place, leads, images) = loop {
             self.log.check_poison()?;
             let leads = leader.is_some_and(|leader| leader.leads(&append) || crate::drops("lease-batch"));
-            let batch = Record::Batch { bytes, is_sealed: leads };
+            let images = if leads { self.in_fewest_blocks(&append, lane)? } else { whole.clone() };
+            let batch = Record::Batch { bytes: images.bytes, is_sealed: leads };
             if let Some(place) = self.tail.place(&append, batch, facts.sequence)? {
-                break (place, leads);
+                break (place, leads, images);
             }
             // Other processes' certificates took what prepare had found.
             drop(append);
-            self.segments.make_room(bytes)?;
+            self.segments.make_room(whole.bytes)?;
             append = self.append.lock()?;
         };
         self.follower.follow(facts.sequence - 1)?;
         let chain = append.end()?.chain;
         // Of commit 1 recovery must know what was never written.
         let mask_of = if facts.sequence == 1 { format::mask_of_first } else { format::mask_of };
-        let mut in_batch = format::batch_head_bytes(lane.len());
-        let mut descriptors = Vec::with_capacity(lane.len());
-        for frame in lane.frames() {
-            let (place, mask) = match frame.image {
-                Image::Memory(image) => {
-                    let here = in_batch;
-                    in_batch += image.len() as u64;
-                    (ImagePlace::Batch(here), mask_of(image, here))
-                }
-                Image::Spill(offset) => (ImagePlace::Spill { file: facts.spill.unwrap_or(u32::MAX), offset }, 0),
-            };
-            descriptors.push(Descriptor { page: frame.page, place, mask, crc: frame.crc });
-        }
+        let (descriptors, stored) = images.store(lane, facts.spill, mask_of);
         let mut header = BatchHeader {
             log_id: self.log.log_id,
             sequence: facts.sequence,
@@ -281,11 +247,9 @@ impl Committer {
             self.flusher.certificate(&counts, &place, facts.sequence, chain, facts.database_pages, None)
         };
         let (head, chain) = format::encode_batch_sealed(&mut header, &descriptors, |chain| leads.then(|| seal(chain)))?;
-        let masked = masked_images(lane, &descriptors);
-        let images = masked.iter().map(|image| &**image);
-        let parts: Vec<&[u8]> = match masked.is_empty() {
+        let parts: Vec<&[u8]> = match stored.is_empty() {
             true => std::iter::once(head.as_slice()).chain(lane.memory_pieces()).collect(),
-            false => std::iter::once(head.as_slice()).chain(images).collect(),
+            false => std::iter::once(head.as_slice()).chain(stored.iter().map(|image| &**image)).collect(),
         };
         let cleared = if facts.sequence == 1 { self.tail.clear_begun(&append, &place) } else { Ok(()) };
         if let Err(error) = cleared.and_then(|()| self.tail.write_record(&append, &place, &parts)) {
@@ -297,6 +261,12 @@ impl Committer {
             return Err(if erased { error } else { self.log.poisoned_as(error) });
         }
         Ok((append, Written { header, descriptors, place, chain, spill: facts.spill }))
+    }
+
+    /// The images of this lane in a batch that carries its certificate.
+    fn in_fewest_blocks(&self, append: &AppendGuard, lane: &Lane) -> Result<BatchImages, EngineError> {
+        let tail = append.end()?.tail.offset;
+        Ok(BatchImages::in_fewest_blocks(lane, self.log.page_bytes, tail, |offset| self.log.round_up(offset)))
     }
 
     /// Publishes the batch: one atomic store of `published`, after its ring entry is complete.
@@ -324,7 +294,7 @@ impl Committer {
             database_pages: header.database_pages,
             has_certificate: header.certificate.is_some(),
             has_spill: spill.is_some(),
-            has_masks: descriptors.iter().any(|descriptor| descriptor.mask != 0),
+            has_forms: descriptors.iter().any(|descriptor| !descriptor.form.is_plain()) && !crate::drops("ring-forms"),
             chain,
             lane: header.lane,
             pages: inline_pages(&descriptors),

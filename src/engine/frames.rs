@@ -6,7 +6,7 @@
 use super::epoch_counts::EpochCounts;
 use super::page_index::PageIndex;
 use crate::disk::LogFile;
-use crate::log::format::{Batch, Descriptor, ImagePlace, apply_mask, batch_head_bytes};
+use crate::log::format::{Batch, Descriptor, ImageForm, ImagePlace, OmittedZeros, POSITION_END, batch_head_bytes};
 use crate::view;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -27,11 +27,12 @@ pub(crate) struct Frame {
     /// Of its descriptor; [`UNREAD`]: the head of its batch was not read.
     pub(crate) crc: u32,
     file_number: u32,
+    omitted: OmittedZeros,
+    /// Bytes from the start of the file, below 2^48.
+    offset_low: u32,
+    offset_high: u16,
     is_spilled: bool,
-    /// Of the image in its file.
     mask: u8,
-    /// Bytes from the start of the file.
-    pub(crate) offset: u64,
     pub(crate) sequence: u64,
 }
 
@@ -47,9 +48,14 @@ impl Frame {
         if self.is_spilled { FileId::Spill(self.file_number) } else { FileId::Segment(self.file_number) }
     }
 
-    /// Makes what was read of the file at `offset` (bytes) in the image the image's own bytes.
-    pub(crate) fn unmask(&self, buffer: &mut [u8], offset: u64) {
-        apply_mask(buffer, self.offset + offset, self.mask);
+    /// Where it begins in its file, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        u64::from(self.offset_high) << 32 | u64::from(self.offset_low)
+    }
+
+    /// How it is stored there.
+    pub(crate) fn form(&self) -> ImageForm {
+        ImageForm { mask: self.mask, omitted: self.omitted }
     }
 }
 
@@ -58,21 +64,21 @@ impl Frame {
 pub(crate) struct NewFrame {
     page: u32,
     place: ImagePlace,
-    mask: u8,
+    form: ImageForm,
     crc: u32,
 }
 
 impl NewFrame {
-    /// A frame of a small batch whose head was not read: its images follow the head, packed, without masks.
+    /// A frame of a small batch whose head was not read: its images follow the head, packed, as they are.
     pub(crate) fn unread(page: u32, offset: u64) -> NewFrame {
-        NewFrame { page, place: ImagePlace::Batch(offset), mask: 0, crc: UNREAD }
+        NewFrame { page, place: ImagePlace::Batch(offset), form: ImageForm::PLAIN, crc: UNREAD }
     }
 }
 
 impl From<&Descriptor> for NewFrame {
     fn from(descriptor: &Descriptor) -> NewFrame {
-        let Descriptor { page, place, mask, crc, .. } = *descriptor;
-        NewFrame { page, place, mask, crc }
+        let Descriptor { page, place, form, crc } = *descriptor;
+        NewFrame { page, place, form, crc }
     }
 }
 
@@ -240,12 +246,16 @@ impl Frames {
     pub(crate) fn append(&mut self, commit: &LogCommit, frames: impl Iterator<Item = NewFrame>) -> u64 {
         debug_assert_eq!(commit.sequence, self.last_sequence() + 1, "commits come in their order");
         let first = self.base_number + self.frames.len() as u64 + 1;
-        self.frames.extend(frames.map(|NewFrame { page, place, mask, crc }| {
+        self.frames.extend(frames.map(|NewFrame { page, place, form, crc }| {
             let (file_number, is_spilled, offset) = match place {
                 ImagePlace::Batch(offset) => (commit.segment, false, commit.offset + offset),
                 ImagePlace::Spill { file, offset } => (file, true, offset),
             };
-            Frame { page, crc, file_number, is_spilled, mask, offset, sequence: commit.sequence }
+            debug_assert!(offset < POSITION_END);
+            let (offset_low, offset_high) = (offset as u32, (offset >> 32) as u16);
+            let ImageForm { mask, omitted } = form;
+            let sequence = commit.sequence;
+            Frame { page, crc, file_number, omitted, offset_low, offset_high, is_spilled, mask, sequence }
         }));
         let last = self.base_number + self.frames.len() as u64;
         if let Some(by_page) = &mut self.by_page {
@@ -313,9 +323,9 @@ impl Frames {
             let index = usize::try_from(first - self.base_number).unwrap_or(usize::MAX);
             first = commit.last;
             let frame = self.frames.get(index).filter(|frame| frame.crc == UNREAD && !frame.is_spilled);
-            if let Some(Frame { file_number, offset, .. }) = frame {
-                let offset = offset.saturating_sub(batch_head_bytes(count));
-                unread.push(BatchAt { sequence: at, segment: *file_number, offset });
+            if let Some(frame) = frame {
+                let offset = frame.offset().saturating_sub(batch_head_bytes(count));
+                unread.push(BatchAt { sequence: at, segment: frame.file_number, offset });
             }
         }
         unread

@@ -88,13 +88,16 @@ impl<'a> Images<'a> {
 
     /// How many frames from this one on have images that lie one after the other.
     fn run_at(&self, at: usize) -> usize {
-        let page_bytes = u64::from(self.log.page_bytes);
+        let page_bytes = self.log.page_bytes as usize;
         let first = &self.frames[at].0;
-        let most = (RUN_BYTES_MAX / self.log.page_bytes as usize).max(1);
-        let follows = |(nth, (frame, _)): &(u64, &(Frame, Arc<dyn LogFile>))| {
-            frame.file() == first.file() && frame.offset == first.offset + nth * page_bytes
+        let most = (RUN_BYTES_MAX / page_bytes).max(1);
+        let mut end = first.offset();
+        let follows = |(frame, _): &&(Frame, Arc<dyn LogFile>)| {
+            let is_next = frame.file() == first.file() && frame.offset() == end;
+            end += frame.form().stored_bytes(page_bytes) as u64;
+            is_next
         };
-        (0..).zip(&self.frames[at..]).take(most).take_while(follows).count()
+        self.frames[at..].iter().take(most).take_while(follows).count()
     }
 
     /// The CRCs of the frames that have none yet, from the heads of their batches.
@@ -125,19 +128,26 @@ impl<'a> Images<'a> {
     fn read_proven(&self, at: usize, images: &mut [u8]) -> Result<(), EngineError> {
         let page_bytes = self.log.page_bytes as usize;
         let (first, file) = &self.frames[at];
-        let read = file.read_at(images, first.offset).map_err(|e| EngineError::read(&self.log.path, e))?;
-        for (nth, image) in images.chunks_exact_mut(page_bytes).enumerate() {
-            let frame = &self.frames[at + nth].0;
-            if read < (nth + 1) * page_bytes {
+        let run = &self.frames[at..at + images.len() / page_bytes];
+        let mut end: usize = run.iter().map(|(frame, _)| frame.form().stored_bytes(page_bytes)).sum();
+        let read =
+            file.read_at(&mut images[..end], first.offset()).map_err(|e| EngineError::read(&self.log.path, e))?;
+        // What is stored is shorter than the images: the last one is moved to its place first.
+        for (nth, (frame, _)) in run.iter().enumerate().rev() {
+            if read < end {
                 return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
             }
-            self.prove_one(frame, image)?;
+            let start = end - frame.form().stored_bytes(page_bytes);
+            images.copy_within(start..end, nth * page_bytes);
+            self.prove_one(frame, &mut images[nth * page_bytes..(nth + 1) * page_bytes])?;
+            end = start;
         }
         Ok(())
     }
 
+    /// Whether `image`, which begins with what is stored of it, is that of the frame; it is the image after that.
     fn prove_one(&self, frame: &Frame, image: &mut [u8]) -> Result<(), EngineError> {
-        frame.unmask(image, 0);
+        frame.form().restore(image, 0, frame.offset());
         if frame.crc == image_crc(self.log.log_id, frame.page, frame.sequence, image)
             || crate::drops("r8-images-proven")
         {
@@ -151,7 +161,7 @@ impl<'a> Images<'a> {
             file: self.log.dir.path().join(file),
             page: frame.page,
             sequence: frame.sequence,
-            offset: frame.offset,
+            offset: frame.offset(),
         })
     }
 }

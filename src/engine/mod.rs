@@ -7,6 +7,7 @@
 mod activate;
 mod append;
 mod background;
+mod batch_images;
 #[cfg(test)]
 mod by_hand;
 mod checkpoint;

@@ -8,6 +8,7 @@ mod requests;
 mod reservations;
 mod rules;
 mod wakes;
+mod zeros;
 
 use super::reservation::NextMaker;
 use super::tail::Record;
@@ -135,12 +136,18 @@ impl Host for Talks {
     }
 }
 
+/// A value of pages that have zeros in their middle.
+const WITH_ZEROS: u64 = 1 << 40;
+
 fn image(page: u32, value: u64) -> Vec<u8> {
     image_of(PAGE_BYTES, page, value)
 }
 
 fn image_of(page_bytes: u32, page: u32, value: u64) -> Vec<u8> {
     let mut image = value.to_le_bytes().repeat(page_bytes as usize / 8);
+    if value & WITH_ZEROS != 0 {
+        image[page_bytes as usize / 4..page_bytes as usize / 8 * 7].fill(0);
+    }
     if page == 1 {
         image[..100].fill(0);
         image[..16].copy_from_slice(b"SQLite format 3\0");

@@ -64,24 +64,27 @@ impl FrameReader {
             let is_there = frame.sequence <= self.log.marks.backfilled();
             return if is_there { Ok(false) } else { Err(self.log.no_commit(frame.sequence)) };
         };
+        let (form, begin) = (frame.form(), usize::try_from(offset).unwrap_or(usize::MAX));
+        let stored = form.stored(begin..begin.saturating_add(buffer.len()));
+        let wanted = stored.len();
         let read = self.durability.with_descriptors(|| {
-            Ok(match file.read_at(buffer, frame.offset + offset) {
+            Ok(match file.read_at(&mut buffer[..wanted], frame.offset() + stored.start as u64) {
                 Err(error) if is_out_of_descriptors(&error) => return Err(EngineError::read(&self.log.path, error)),
                 read => read,
             })
         })?;
         // The segment may have been used again meanwhile, or the file deleted, which is empty then: the database file has the image.
-        let is_cut = read.as_ref().is_ok_and(|read| *read < buffer.len());
+        let is_cut = read.as_ref().is_ok_and(|read| *read < wanted);
         if self.log.marks.recycled(frame.sequence) || (is_cut && frame.sequence <= self.log.marks.backfilled()) {
             crate::interleave::step("frame gone");
             return Ok(false);
         }
         let read = read.map_err(|e| EngineError::read(&self.log.path, e))?;
         self.check_kept(frame.sequence)?;
-        if read < buffer.len() {
+        if read < wanted {
             return Err(EngineError::ShortLog { file: self.log.dir.path().to_path_buf(), page: frame.page });
         }
-        frame.unmask(buffer, offset);
+        form.restore(buffer, begin, frame.offset());
         Ok(true)
     }
 

@@ -11,7 +11,7 @@ use super::error::EngineError;
 use super::poison::{Failed, Poison};
 use super::segment_files::SegmentFiles;
 use super::tail::AppendGuard;
-use crate::log::format::{Certificate, CertificatePlace, ImagePlace, apply_mask, encode_batch, image_crc};
+use crate::log::format::{Certificate, CertificatePlace, ImagePlace, encode_batch, image_crc};
 use crate::shared::{CommitEntry, EpochRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,14 +135,15 @@ impl Undurable {
             if entry.offset + at != start + piece.len() as u64 {
                 return Err(missing());
             }
+            let stored = descriptor.form.stored_bytes(image.len());
             let read = segment
                 .file
-                .read_at(&mut image, entry.offset + at)
+                .read_at(&mut image[..stored], entry.offset + at)
                 .map_err(|e| EngineError::read(&self.log.path, e))?;
             piece.extend(&image[..read]);
-            apply_mask(&mut image, at, descriptor.mask);
-            let is_whole = read == image.len()
-                && image_crc(self.log.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
+            descriptor.form.restore(&mut image, 0, at);
+            let is_whole =
+                read == stored && image_crc(self.log.log_id, descriptor.page, entry.sequence, &image) == descriptor.crc;
             if !is_whole {
                 return Err(missing());
             }

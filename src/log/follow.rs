@@ -8,7 +8,7 @@ use super::error::LogError;
 use super::files::Ahead;
 use super::format::{
     BATCH_HEADER_BYTES, Batch, BatchPlace, CERTIFICATE_BYTES, Certificate, ClaimedBatch, DESCRIPTOR_BYTES, Descriptor,
-    FormatError, HeadDecoder, ImagePlace, LogId, Rule, SegmentHeader, apply_mask, block_after, decode_batch_header,
+    FormatError, HeadDecoder, ImageForm, ImagePlace, LogId, Rule, SegmentHeader, block_after, decode_batch_header,
     image_crc,
 };
 use std::collections::BTreeMap;
@@ -156,9 +156,10 @@ impl<'a> SegmentReader<'a> {
                 }
             },
         };
-        let read = open.read(image, offset)?;
+        let stored = frame.form.stored_bytes(image.len());
+        let read = open.read(&mut image[..stored], offset)?;
         let is_whole = frame.is_whole(self.header.log_id, offset, image);
-        if read == image.len() && (is_whole || crate::drops("b8")) {
+        if read == stored && (is_whole || crate::drops("b8")) {
             Ok(())
         } else {
             Err(LogError::record(&open.path, offset, Rule::ImageCrc.into()))
@@ -187,18 +188,18 @@ pub(crate) struct ImageRef {
     pub(crate) place: ImagePlace,
     pub(crate) page: u32,
     pub(crate) sequence: u64,
-    pub(crate) mask: u8,
+    pub(crate) form: ImageForm,
     pub(crate) crc: u32,
 }
 
 impl ImageRef {
-    /// Whether these bytes, as they are stored at `offset`, are its image (rule B8); without their mask after that.
+    /// Whether what `image` begins with, as it is stored at `offset`, is its image (rule B8), which is there after that.
     pub(crate) fn is_whole(&self, log_id: LogId, offset: u64, image: &mut [u8]) -> bool {
-        apply_mask(image, offset, self.mask);
+        self.form.restore(image, 0, offset);
         self.is_of(log_id, image)
     }
 
-    /// Whether these bytes, without a mask, are its image.
+    /// Whether these bytes are its image.
     pub(crate) fn is_of(&self, log_id: LogId, image: &[u8]) -> bool {
         image_crc(log_id, self.page, self.sequence, image) == self.crc
     }
@@ -212,7 +213,7 @@ impl ImageRef {
             },
             page: descriptor.page,
             sequence: batch.header.sequence,
-            mask: descriptor.mask,
+            form: descriptor.form,
             crc: descriptor.crc,
         }
     }

@@ -9,6 +9,7 @@ mod batch;
 mod bytes;
 mod certificate;
 mod error;
+mod image_form;
 mod magic;
 mod mask;
 mod name;
@@ -21,6 +22,7 @@ pub use batch::{
 };
 pub use certificate::{CERTIFICATE_BYTES, CertificatePlace, LANES_MAX};
 pub use error::{FormatError, Rule};
+pub use image_form::{ImageForm, OmittedZeros, ZEROS_UNIT};
 pub use mask::{RECORD_PLACE_BYTES, apply_mask, begins_record, block_after, mask_of, mask_of_first};
 pub use name::{CONTROL_NAME, FileName, LOCK_NAME, marker_name, segment_name, spill_name};
 pub use segment::{SEGMENT_HEADER_BYTES, is_block_size, is_page_size};
@@ -80,9 +82,9 @@ pub struct Descriptor {
     pub page: u32,
     /// Where the image is.
     pub place: ImagePlace,
-    /// What the image is masked with where records could begin ([`apply_mask`]); 0 for none, and in a spill file.
-    pub mask: u8,
-    /// `image_crc` of it.
+    /// How it is stored there; in a spill file plain.
+    pub form: ImageForm,
+    /// `image_crc` of the image.
     pub crc: u32,
 }
 

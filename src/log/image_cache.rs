@@ -10,7 +10,7 @@ use std::collections::HashMap;
 /// ImageCache are allocated in pieces of this size in bytes: a multiple of every page size.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Verified images, without masks.
+/// Verified images, as they are in the database file.
 #[derive(Debug, Default)]
 pub(crate) struct ImageCache {
     /// Bytes of images that there may be.
@@ -127,14 +127,14 @@ impl ImageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::format::{ImagePlace, image_crc};
+    use crate::log::format::{ImageForm, ImagePlace, image_crc};
 
     const PAGE: u32 = 512;
     const LOG: LogId = 7;
 
     fn frame(page: u32, sequence: u64, image: &[u8]) -> ImageRef {
         let place = ImagePlace::Batch(sequence * 8192 + u64::from(page) * 512);
-        ImageRef { place, page, sequence, mask: 0, crc: image_crc(LOG, page, sequence, image) }
+        ImageRef { place, page, sequence, form: ImageForm::PLAIN, crc: image_crc(LOG, page, sequence, image) }
     }
 
     fn image(byte: u8) -> Vec<u8> {

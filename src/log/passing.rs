@@ -7,6 +7,7 @@
 use super::follow::ImageRef;
 use super::format::{Batch, ImagePlace, LogId};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The batches of one segment whose images are still to come.
 #[derive(Debug)]
@@ -90,16 +91,17 @@ impl Passing {
         while let Some(descriptor) = open.batch.descriptors.get(open.verified) {
             let frame = ImageRef::of(&open.batch, descriptor);
             let ImagePlace::Batch(at) = frame.place else { return Passed::Unknown };
-            let Some(end) = at.checked_add(self.page_bytes as u64) else { return Passed::Unknown };
+            let bytes = frame.form.stored_bytes(self.page_bytes);
+            let Some(end) = at.checked_add(bytes as u64) else { return Passed::Unknown };
             if end > start + piece.len() as u64 {
                 return Passed::Later;
             }
-            // Most lie in one piece, and have no mask.
+            // Most lie in one piece, and are stored as they are.
             let stored = at.checked_sub(start).map(|within| &piece[within as usize..(end - start) as usize]);
-            match stored.filter(|_| frame.mask == 0) {
+            match stored.filter(|_| frame.form.is_plain()) {
                 Some(image) if frame.is_of(self.log_id, image) => valid(frame, image),
                 Some(_) => return Passed::Unknown,
-                None if self.copy(at, start, piece) && frame.is_whole(self.log_id, at, &mut self.image) => {
+                None if self.copy(at..end, start, piece) && frame.is_whole(self.log_id, at, &mut self.image) => {
                     valid(frame, &self.image);
                 }
                 None => return Passed::Unknown,
@@ -109,14 +111,16 @@ impl Passing {
         Passed::Whole
     }
 
-    /// Copies the page at `at`, which ends in the piece, to `image`; false: its beginning is not there any more.
-    fn copy(&mut self, at: u64, start: u64, piece: &[u8]) -> bool {
-        let before = start.saturating_sub(at);
-        if before > self.tail.len().min(self.page_bytes) as u64 {
+    /// Copies these bytes of the segment, at most a page, which end in the piece, to `image`; false: the first of them are not
+    /// there any more.
+    fn copy(&mut self, bytes: Range<u64>, start: u64, piece: &[u8]) -> bool {
+        let (count, before) = ((bytes.end - bytes.start) as usize, start.saturating_sub(bytes.start));
+        // What ends before the piece was passed with an earlier one.
+        if before > self.tail.len() as u64 || bytes.end < start {
             return false;
         }
-        let (before, offset) = (before as usize, at.saturating_sub(start) as usize);
-        let (first, rest) = self.image.split_at_mut(before);
+        let (before, offset) = (before as usize, bytes.start.saturating_sub(start) as usize);
+        let (first, rest) = self.image[..count].split_at_mut(before);
         first.copy_from_slice(&self.tail[self.tail.len() - before..]);
         rest.copy_from_slice(&piece[offset..offset + rest.len()]);
         true
@@ -126,7 +130,7 @@ impl Passing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::format::{BatchHeader, Descriptor, image_crc};
+    use crate::log::format::{BatchHeader, Descriptor, ImageForm, OmittedZeros, image_crc};
 
     const PAGE: u64 = 1024;
 
@@ -137,7 +141,7 @@ mod tests {
             let position = 368 + u64::from(index) * PAGE;
             let at = (offset + position) as usize;
             let crc = image_crc(7, index + 1, 5, &bytes[at..at + PAGE as usize]);
-            Descriptor { page: index + 1, place: ImagePlace::Batch(position), mask: 0, crc }
+            Descriptor { page: index + 1, place: ImagePlace::Batch(position), form: ImageForm::PLAIN, crc }
         });
         let descriptors: Vec<Descriptor> = descriptors.collect();
         let header = BatchHeader {
@@ -155,6 +159,21 @@ mod tests {
             certificate: None,
         };
         (bytes, Batch { header, descriptors, chain_after: 2 })
+    }
+
+    /// The same where the middle one of the images lacks 40 words of zeros, 16 before its end.
+    fn sample_without_zeros(offset: u64) -> (Vec<u8>, Batch) {
+        let (bytes, mut batch) = sample(offset);
+        let omitted = OmittedZeros::new(72, 40, PAGE as u32).unwrap();
+        let at = (offset + 368 + PAGE) as usize;
+        let mut image = bytes[at..at + PAGE as usize - 320].to_vec();
+        image.splice(576..576, [0; 320]);
+        batch.descriptors[1].form.omitted = omitted;
+        batch.descriptors[1].crc = image_crc(7, 2, 5, &image);
+        let last = (at + PAGE as usize - 320) as u64 - offset;
+        batch.descriptors[2].place = ImagePlace::Batch(last);
+        batch.descriptors[2].crc = image_crc(7, 3, 5, &bytes[(offset + last) as usize..][..PAGE as usize]);
+        (bytes, batch)
     }
 
     /// The candidates that are whole if the bytes are passed in pieces of this size, without the `left_out` one.
@@ -181,6 +200,24 @@ mod tests {
         for piece_bytes in [512, 1024, 1536, 4096, 5000, 8192, 12_288, 65_536] {
             assert_eq!(whole(&bytes, vec![one.clone(), other.clone()], piece_bytes, None), [0, 1], "{piece_bytes}");
         }
+    }
+
+    #[test]
+    fn images_without_their_zeros_are_verified_wherever_the_pieces_end() {
+        let (mut bytes, one) = sample_without_zeros(4096);
+        let (_, other) = sample(8192);
+        for piece_bytes in (8..3000).step_by(8).chain([4096, 8192, 65_536]) {
+            assert_eq!(whole(&bytes, vec![one.clone(), other.clone()], piece_bytes, None), [0, 1], "{piece_bytes}");
+        }
+        // The last byte before the zeros, and the first one after them.
+        for at in [575, 576] {
+            bytes[4096 + 368 + PAGE as usize + at] ^= 1;
+            assert_eq!(whole(&bytes, vec![one.clone(), other.clone()], 1024, None), [1]);
+            bytes[4096 + 368 + PAGE as usize + at] ^= 1;
+        }
+        let mut elsewhere = one.clone();
+        elsewhere.descriptors[1].form.omitted = OmittedZeros::new(71, 40, PAGE as u32).unwrap();
+        assert_eq!(whole(&bytes, vec![elsewhere, other], 1024, None), [1]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use super::backfill::{Backfill, Pass};
 use super::error::LogError;
 use super::follow::{ImageRef, SegmentReader};
-use super::format::ImagePlace;
+use super::format::{ImageForm, ImagePlace};
 use super::found::FoundLog;
 use super::image_cache::ImageCache;
 use super::read_ahead::AheadBytes;
@@ -150,7 +150,8 @@ impl Replay<'_, '_> {
         for (index, wanted) in self.wanted.iter().enumerate() {
             let (spill, segment, offset) = wanted.place();
             let start = offset - offset % ALIGN;
-            let end = offset.saturating_add(page_bytes).next_multiple_of(ALIGN);
+            let stored = wanted.frame.form.stored_bytes(self.page_bytes) as u64;
+            let end = offset.saturating_add(stored).next_multiple_of(ALIGN);
             match reads.last_mut() {
                 Some(last)
                     if spill.is_none()
@@ -205,18 +206,18 @@ enum Given {
 
 /// A verified image.
 enum Image {
-    /// In what this read has given, from here on.
-    In(usize, usize),
-    /// By itself: it has a mask, or lies in a spill file, or could not be read with the others.
+    /// In what this read has given: from here on, and in which form.
+    In { read: usize, within: usize, form: ImageForm },
+    /// By itself: it lies in a spill file, or could not be read with the others.
     Apart(Vec<u8>),
 }
 
 /// What some reads give.
 struct Part {
-    given: Vec<Given>,
+    /// Of each read, and where it begins in its segment.
+    given: Vec<(u64, Given)>,
     /// In page order.
     images: Vec<(u32, Image)>,
-    page_bytes: usize,
 }
 
 impl Given {
@@ -225,6 +226,11 @@ impl Given {
             Given::Ahead(bytes) => bytes,
             Given::Own(bytes) => bytes,
         }
+    }
+
+    /// What is stored of an image from `within` on, if it is all there.
+    fn stored(&self, within: usize, form: &ImageForm, page_bytes: usize) -> Option<&[u8]> {
+        self.bytes().get(within..within + form.stored_bytes(page_bytes))
     }
 
     /// Nothing where it cannot be read at once: then each image says what is wrong.
@@ -246,17 +252,27 @@ impl Given {
 impl Part {
     /// Reads and verifies.
     fn read(replay: &Replay<'_, '_>, reads: &[Read]) -> Result<Part, LogError> {
-        let mut part = Part { given: Vec::new(), images: Vec::new(), page_bytes: replay.page_bytes };
+        let mut part = Part { given: Vec::new(), images: Vec::new() };
+        let mut space = vec![0; replay.page_bytes];
         for (number, read) in reads.iter().enumerate() {
             let given = Given::of(replay, read)?;
             for wanted in &replay.wanted[read.images.clone()] {
                 let Wanted { segment, frame } = wanted;
                 let within = (wanted.place().2 - read.start) as usize;
-                let stored = given.bytes().get(within..within + replay.page_bytes);
-                let is_valid = |image: &[u8]| frame.is_of(replay.log.log_id, image) || crate::drops("replay-verifies");
-                let image = match stored.filter(|stored| frame.mask == 0 && is_valid(stored)) {
-                    Some(_) => Image::In(number, within),
-                    None => {
+                let stored = given.stored(within, &frame.form, replay.page_bytes);
+                let is_valid = |stored: &[u8]| {
+                    let is_whole = match frame.form.is_plain() {
+                        true => frame.is_of(replay.log.log_id, stored),
+                        false => {
+                            space[..stored.len()].copy_from_slice(stored);
+                            frame.is_whole(replay.log.log_id, read.start + within as u64, &mut space)
+                        }
+                    };
+                    is_whole || crate::drops("replay-verifies")
+                };
+                let image = match stored.is_some_and(is_valid) {
+                    true => Image::In { read: number, within, form: frame.form },
+                    false => {
                         let mut image = vec![0; replay.page_bytes];
                         replay.image(*segment, frame, &mut image)?;
                         Image::Apart(image)
@@ -264,7 +280,7 @@ impl Part {
                 };
                 part.images.push((frame.page, image));
             }
-            part.given.push(given);
+            part.given.push((read.start, given));
         }
         part.images.sort_unstable_by_key(|(page, _)| *page);
         Ok(part)
@@ -272,12 +288,16 @@ impl Part {
 
     fn write(&self, pass: &mut Pass<'_>) -> Result<(), LogError> {
         for (page, image) in &self.images {
-            let image = match image {
-                Image::In(number, within) => &self.given[*number].bytes()[*within..*within + self.page_bytes],
-                Image::Apart(image) => image,
-            };
             pass.write(*page, |buffer| {
-                buffer.copy_from_slice(image);
+                match image {
+                    Image::In { read, within, form } => {
+                        let (start, given) = &self.given[*read];
+                        let stored = given.stored(*within, form, buffer.len()).unwrap_or_default();
+                        buffer[..stored.len()].copy_from_slice(stored);
+                        form.restore(buffer, 0, start + *within as u64);
+                    }
+                    Image::Apart(image) => buffer.copy_from_slice(image),
+                }
                 Ok::<_, LogError>(())
             })?;
         }

@@ -92,7 +92,9 @@ impl FoundSegment<'_> {
         }
         let Some(batch) = proven(reader.head_at(offset))? else { return Ok(false) };
         let ends = batch.descriptors.iter().filter_map(|descriptor| match descriptor.place {
-            ImagePlace::Batch(position) => Some(position + u64::from(reader.header.page_bytes)),
+            ImagePlace::Batch(position) => {
+                Some(position + descriptor.form.stored_bytes(reader.header.page_bytes as usize) as u64)
+            }
             ImagePlace::Spill { .. } => None,
         });
         self.has_zero_sector(offset, ends.max().unwrap_or(0))

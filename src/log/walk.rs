@@ -6,7 +6,7 @@
 use super::error::LogError;
 use super::files::Unreadable;
 use super::follow::{ImageRef, SegmentReader};
-use super::format::{BLOCK_BYTES_MIN, Batch, ImagePlace, block_after};
+use super::format::{BLOCK_BYTES_MIN, Batch, block_after};
 use super::found::{Candidate, Contradiction, Flaw, FoundLog, FoundSegment, HeaderState, TornTail};
 use super::seals::Counts;
 use std::collections::BTreeMap;
@@ -72,16 +72,12 @@ impl Walk {
     }
 
     fn take(&mut self, segment: usize, batch: &Batch) {
-        let (offset, sequence) = (batch.header.offset, batch.header.sequence);
+        let offset = batch.header.offset;
         self.batches.push((segment, offset));
         self.database_pages = batch.header.database_pages;
         self.end = Some((segment, offset + batch.header.bytes));
         for descriptor in &batch.descriptors {
-            let place = match descriptor.place {
-                ImagePlace::Batch(position) => ImagePlace::Batch(offset + position),
-                spilled @ ImagePlace::Spill { .. } => spilled,
-            };
-            let image = ImageRef { place, page: descriptor.page, sequence, mask: descriptor.mask, crc: descriptor.crc };
+            let image = ImageRef::of(batch, descriptor);
             self.newest.insert(descriptor.page, (segment, image));
         }
     }

@@ -36,7 +36,7 @@ pub(super) fn epoch_ring() -> u64 {
 
 const HAS_CERTIFICATE: u64 = 1;
 const HAS_SPILL: u64 = 2;
-const HAS_MASKS: u64 = 4;
+const HAS_FORMS: u64 = 4;
 
 /// One entry of the commit ring.
 #[repr(C, align(64))]
@@ -106,8 +106,8 @@ pub struct CommitEntry {
     pub has_certificate: bool,
     /// Descriptors point into a spill file.
     pub has_spill: bool,
-    /// Images in the batch are masked, as its descriptors say.
-    pub has_masks: bool,
+    /// Images in the batch are masked, or lack zeros, as its descriptors state.
+    pub has_forms: bool,
     /// The chain value after it.
     pub chain: u64,
     /// The lane that it was staged in.
@@ -117,10 +117,10 @@ pub struct CommitEntry {
 }
 
 impl CommitEntry {
-    /// The pages of its frames, whose images follow the head of the batch, packed; `None`: the batch must be read.
+    /// The pages of its frames, whose images follow the head of the batch, packed, as they are; `None`: the batch must be read.
     #[must_use]
     pub fn inline_pages(&self) -> Option<&[u32]> {
-        if self.has_spill || self.has_masks { None } else { self.pages.get(..self.frames as usize) }
+        if self.has_spill || self.has_forms { None } else { self.pages.get(..self.frames as usize) }
     }
 }
 
@@ -227,7 +227,7 @@ impl EpochRing {
 
 impl CommitLine {
     fn store(&self, e: &CommitEntry) {
-        let flags = [(e.has_certificate, HAS_CERTIFICATE), (e.has_spill, HAS_SPILL), (e.has_masks, HAS_MASKS)];
+        let flags = [(e.has_certificate, HAS_CERTIFICATE), (e.has_spill, HAS_SPILL), (e.has_forms, HAS_FORMS)];
         let flags = flags.iter().map(|(is_set, flag)| if *is_set { *flag } else { 0 }).sum::<u64>();
         if !crate::drops("ring-entry-void-first") {
             self.tag.store(0, Relaxed);
@@ -277,7 +277,7 @@ impl CommitLine {
             database_pages: (pages_flags >> 32) as u32,
             has_certificate: pages_flags >> 16 & HAS_CERTIFICATE != 0,
             has_spill: pages_flags >> 16 & HAS_SPILL != 0,
-            has_masks: pages_flags >> 16 & HAS_MASKS != 0,
+            has_forms: pages_flags >> 16 & HAS_FORMS != 0,
             chain: self.chain.load(Relaxed),
             lane: self.lane.load(Relaxed) as u16,
             pages,

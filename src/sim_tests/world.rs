@@ -230,9 +230,13 @@ impl World {
         1000 + self.counter
     }
 
-    /// A page filled with `value`, as SQLite would hand it to the log.
+    /// A page filled with `value`, as SQLite would hand it to the log; if that is odd, zeros are in its middle.
     pub fn image(&self, page: u32, value: u64) -> Vec<u8> {
-        let mut image = value.to_le_bytes().repeat(self.page_bytes as usize / 8);
+        let page_bytes = self.page_bytes as usize;
+        let mut image = value.to_le_bytes().repeat(page_bytes / 8);
+        if value % 2 == 1 {
+            image[page_bytes / 4 + 8..page_bytes - page_bytes / 8].fill(0);
+        }
         if page == 1 {
             image[..100].fill(0);
             image[..16].copy_from_slice(b"SQLite format 3\0");

@@ -102,6 +102,68 @@ fn records_in_a_blob_are_none() {
     assert_eq!(read(&support::open_stock(&path)), (30, true));
 }
 
+/// Zeros that are not stored come back, wherever they lie in a page, with whatever around them, by every way to read them.
+#[test]
+fn zeros_of_any_length_come_back() {
+    if !support::on_pwal() {
+        return;
+    }
+    for page_bytes in [4096, 8192, 65536] {
+        let lab = Lab::new();
+        let path = lab.path();
+        let connection = lab.open("a.db");
+        support::run(
+            &connection,
+            &format!(
+                "PRAGMA page_size={page_bytes}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB)"
+            ),
+        );
+        let row = |number: usize| {
+            // What begins a record, at every word; zeros among it.
+            let mut row = b"pwalbtch".repeat(1 + number * 37 % 60);
+            let at = number * 53 % row.len();
+            row.splice(at..at, vec![0; number * 97 % 900]);
+            row
+        };
+        for number in 0..60 {
+            let insert = "INSERT INTO t VALUES(?1, ?2)";
+            connection.execute(insert, rusqlite::params![number as i64, row(number)]).unwrap();
+            if number % 7 == 6 {
+                support::run(&connection, &format!("DELETE FROM t WHERE id={}", number - 3));
+            }
+        }
+        let dumped = segments(&path).into_iter().map(|(name, ..)| {
+            let text = dump_segment(&*RealDisk.log_directory(&path), &name).unwrap();
+            assert!(!text.contains("is not valid"), "{text}");
+            text.matches(", without the zeros from ").count()
+        });
+        let left_out = dumped.sum::<usize>();
+        assert!(left_out > 5, "{left_out} images without zeros, pages of {page_bytes} bytes");
+        let check = |connection: &Connection, whence: &str| {
+            let mut statement = connection.prepare("SELECT id, x FROM t").unwrap();
+            let rows: Vec<(usize, Vec<u8>)> = statement
+                .query_map([], |row| Ok((row.get::<_, i64>(0)? as usize, row.get(1)?)))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            assert_eq!(rows.len(), 52, "{whence}");
+            assert!(rows.iter().all(|(number, stored)| *stored == row(*number)), "{whence}, {page_bytes}");
+            support::assert_integrity(connection);
+        };
+        check(&connection, "by the writer");
+        let reader = lab.open("a.db");
+        check(&reader, "by a connection that has cached nothing");
+        let killed = lab.crash();
+        let again = killed.open();
+        check(&again, "after a kill");
+        support::run(&reader, "PRAGMA wal_checkpoint(TRUNCATE)");
+        drop(reader);
+        support::close(connection);
+        support::assert_plain(&path);
+        check(&support::open_stock(&path), "from the database file");
+    }
+}
+
 /// Who knows nothing of the log: any phase of any kind of record.
 #[test]
 fn records_at_every_phase_are_none() {

@@ -12,7 +12,7 @@ const SECTOR: u64 = 512;
 struct First {
     segment: PathBuf,
     batch: Batch,
-    page_bytes: u64,
+    page_bytes: usize,
 }
 
 impl First {
@@ -29,7 +29,7 @@ impl First {
                 let place = BatchPlace { log_id, ordinal, offset, block_bytes, page_bytes, segment_bytes };
                 match decode_batch(&bytes[offset as usize..], &place) {
                     Ok(batch) if batch.header.sequence == 1 => {
-                        return First { segment, batch, page_bytes: u64::from(page_bytes) };
+                        return First { segment, batch, page_bytes: page_bytes as usize };
                     }
                     _ => {}
                 }
@@ -41,7 +41,7 @@ impl First {
     /// What it holds of headers and images, in bytes.
     fn used(&self) -> u64 {
         let ends = self.batch.descriptors.iter().map(|descriptor| match descriptor.place {
-            ImagePlace::Batch(position) => position + self.page_bytes,
+            ImagePlace::Batch(position) => position + descriptor.form.stored_bytes(self.page_bytes) as u64,
             ImagePlace::Spill { .. } => 344 + 24 * self.batch.descriptors.len() as u64,
         });
         ends.max().unwrap()
@@ -155,7 +155,8 @@ fn the_next_writer_finds_zeros_where_one_has_died_in_the_first_commit() {
             segment.write_all_at(&[0x70; 5 * 4096], place)?;
         }
         if moment.call == Call::Write && moment.name.ends_with(".seg") && !moment.done && left.happened() {
-            let mut there = vec![1; 2 * 4096];
+            // The batch has one block: its page is mostly zeros.
+            let mut there = vec![1; 4096];
             std::fs::File::open(&segments(&path)[0])?.read_exact_at(&mut there, place)?;
             if there.iter().all(|&byte| byte == 0) {
                 seen.first();

@@ -32,7 +32,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         database_pages: 9,
         has_certificate: false,
         has_spill: false,
-        has_masks: false,
+        has_forms: false,
         chain: sequence,
         lane: 3,
         pages: [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -95,14 +95,14 @@ fn an_entry_comes_back_as_it_was_published() {
         database_pages: u32::MAX - 4,
         has_certificate: true,
         has_spill: false,
-        has_masks: false,
+        has_forms: false,
         chain: u64::MAX - 5,
         lane: u16::MAX - 7,
         pages: std::array::from_fn(|at| u32::MAX - 8 - at as u32),
     };
     control.publish(&entry).unwrap();
     assert_eq!(control.commit(1), Some(entry));
-    let other = CommitEntry { has_certificate: false, has_spill: true, has_masks: true, ..commit(2, false) };
+    let other = CommitEntry { has_certificate: false, has_spill: true, has_forms: true, ..commit(2, false) };
     control.publish(&other).unwrap();
     assert_eq!(control.commit(2), Some(other));
     let cut = EpochRecord {
@@ -132,7 +132,7 @@ fn the_pages_of_a_small_commit_are_in_its_entry() {
     let all = CommitEntry { frames: PAGES_INLINE as u32, pages, ..commit(1, false) };
     assert_eq!(all.inline_pages(), Some(&pages[..]));
     assert_eq!(CommitEntry { has_spill: true, ..all }.inline_pages(), None);
-    assert_eq!(CommitEntry { has_masks: true, ..all }.inline_pages(), None);
+    assert_eq!(CommitEntry { has_forms: true, ..all }.inline_pages(), None);
     assert_eq!(CommitEntry { frames: PAGES_INLINE as u32 + 1, ..all }.inline_pages(), None);
     for sequence in 1..=COMMIT_RING {
         control.publish(&CommitEntry { sequence, ..all }).unwrap();

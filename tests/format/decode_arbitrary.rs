@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use pwal::internal::log::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchPlace, CERTIFICATE_BYTES, Certificate, CertificatePlace, DESCRIPTOR_BYTES,
-    Descriptor, FileName, HeadDecoder, ImagePlace, LANES_MAX, Rule, SEGMENT_HEADER_BYTES, SPILL_NUMBER_END,
-    SegmentHeader, batch_head_bytes, chain_after, decode_batch, decode_batch_header, embedded_certificate,
-    encode_batch, encode_batch_sealed, image_crc,
+    Descriptor, FileName, HeadDecoder, ImageForm, ImagePlace, LANES_MAX, OmittedZeros, Rule, SEGMENT_HEADER_BYTES,
+    SPILL_NUMBER_END, SegmentHeader, batch_head_bytes, chain_after, decode_batch, decode_batch_header,
+    embedded_certificate, encode_batch, encode_batch_sealed, image_crc,
 };
 use pwal::internal::log::recovery::{OpenFacts, open_database};
 use pwal::internal::log::salvage;
@@ -71,10 +71,31 @@ fn certificates() -> impl Strategy<Value = Certificate> {
     )
 }
 
+/// The page, CRC and spill file of a frame; the mask and the zeros of its image, if it is in the batch.
+type Given = (u32, u32, Option<u32>, (u8, Option<(u16, u16)>));
+
+/// The descriptors of frames whose images are packed from this position on, and where they end.
+fn packed(frames: &[Given], page_bytes: u32, start: u64) -> (Vec<Descriptor>, u64) {
+    let mut end = start;
+    let descriptor = |&(page, crc, spill, (mask, zeros)): &Given| {
+        if let Some(file) = spill {
+            let place = ImagePlace::Spill { file, offset: u64::from(crc) };
+            return Descriptor { page, place, form: ImageForm::PLAIN, crc };
+        }
+        let omitted = zeros.and_then(|(start, words)| OmittedZeros::new(start, words, page_bytes)).unwrap_or_default();
+        let form = ImageForm { mask, omitted };
+        let place = ImagePlace::Batch(end);
+        end += form.stored_bytes(page_bytes as usize) as u64;
+        Descriptor { page, place, form, crc }
+    };
+    (frames.iter().map(descriptor).collect(), end)
+}
+
 /// A batch, with a certificate in it or not, and the place where it lies.
 fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)> {
-    let frames =
-        prop::collection::vec((1..=u32::MAX, any::<u32>(), prop::option::of(0..SPILL_NUMBER_END), any::<u8>()), 1..40);
+    let zeros = prop::option::of((0..64_u16, 1..64_u16));
+    let frame = (1..=u32::MAX, any::<u32>(), prop::option::of(0..SPILL_NUMBER_END), (any::<u8>(), zeros));
+    let frames = prop::collection::vec(frame, 1..40);
     let times = any::<u64>();
     let words =
         (1..=u64::MAX, 1..=u64::MAX, 1..=u64::MAX, 1..1000_u64, any::<u64>(), 1..=u32::MAX, any::<u16>(), times);
@@ -88,22 +109,8 @@ fn batches() -> impl Strategy<Value = (BatchHeader, Vec<Descriptor>, BatchPlace)
         )| {
             let page_bytes = 1_u64 << page;
             let head_bytes = batch_head_bytes(frames.len());
-            let mut inline = 0;
-            let descriptors: Vec<Descriptor> = frames
-                .iter()
-                .map(|&(page, crc, spill, mask)| {
-                    let place = match spill {
-                        Some(file) => ImagePlace::Spill { file, offset: u64::from(crc) },
-                        None => {
-                            inline += 1;
-                            ImagePlace::Batch(head_bytes + (inline - 1) * page_bytes)
-                        }
-                    };
-                    let mask = if spill.is_some() { 0 } else { mask };
-                    Descriptor { page, place, mask, crc }
-                })
-                .collect();
-            let bytes = (head_bytes + inline * page_bytes).next_multiple_of(4096);
+            let (descriptors, end) = packed(&frames, page_bytes as u32, head_bytes);
+            let bytes = end.next_multiple_of(4096);
             let mut header = BatchHeader {
                 log_id,
                 sequence,

@@ -2,7 +2,7 @@
 //!
 //! `PWAL_GOLDEN=write cargo test --test format golden::` writes them anew.
 
-use pwal::internal::log::format::{Rule, segment_name};
+use pwal::internal::log::format::{OmittedZeros, Rule, segment_name};
 use pwal::internal::log::scan::{self, dump_segment};
 use pwal::internal::log::stamp::Stamp;
 use std::fmt::Write;
@@ -50,8 +50,12 @@ fn hex(bytes: &[u8]) -> String {
 fn sample() -> (LogBuilder, [usize; 2]) {
     let mut log = LogBuilder::with_blocks(ID, 1024, 4096, 12);
     log.commits(1);
+    let mut images = [image(1, 7, 1024), image(4, 8, 1024)];
+    images[1][256..768].fill(0);
     log.commit(&Commit {
         frames: &[(1, 7), (4, 8)],
+        images: &[&images[0], &images[1]],
+        omitted: &[OmittedZeros::NONE, OmittedZeros::longest_in(&images[1])],
         database_pages: 4,
         certificate: Some((0, 0)),
         ..Commit::default()

@@ -2,7 +2,7 @@
 //! salvage and verify: the same last commit, the same bytes.
 
 use proptest::prelude::*;
-use pwal::internal::log::format::batch_head_bytes;
+use pwal::internal::log::format::{OmittedZeros, batch_head_bytes};
 use pwal::internal::log::recovery::{Done, OpenFacts, Recovered, open_database};
 use pwal::internal::log::salvage::{Salvage, plan, salvage};
 use pwal::internal::log::scan;
@@ -41,22 +41,32 @@ struct Written {
     spills: bool,
     certified: bool,
     rotates: bool,
+    /// Zeros in each image, and where: a run of them that is not stored.
+    zeros: Option<(prop::sample::Index, prop::sample::Index)>,
 }
 
 fn written() -> impl Strategy<Value = Written> {
     let fill = prop_oneof![Just(0), Just(b'p'), any::<u8>()];
-    let rest = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.2));
+    let zeros = prop::option::of(any::<(prop::sample::Index, prop::sample::Index)>());
+    let rest = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.2), zeros);
     (prop::collection::vec(2..=PAGES, 1..4), fill, prop::collection::vec(stored(), 0..6), rest).prop_map(
-        |(mut pages, fill, stored, (spills, certified, rotates))| {
+        |(mut pages, fill, stored, (spills, certified, rotates, zeros))| {
             pages.sort_unstable();
             pages.dedup();
-            Written { pages, fill, stored, spills: spills && fill % 4 == 1, certified, rotates }
+            Written { pages, fill, stored, spills: spills && fill % 4 == 1, certified, rotates, zeros }
         },
     )
 }
 
-/// The images of a commit at the tail of `log`, with what is stored in them.
-fn images(log: &LogBuilder, written: &Written, page_bytes: usize) -> Vec<Vec<u8>> {
+/// The images of a commit at the tail of `log`, with what is stored in them, and the zeros that each is stored without. Records lie
+/// where they count in what is stored.
+fn images(log: &LogBuilder, written: &Written, page_bytes: usize) -> (Vec<Vec<u8>>, OmittedZeros) {
+    let omitted = written.zeros.map_or(OmittedZeros::NONE, |(start, words)| {
+        let words = 1 + words.index(page_bytes / 8 - 1);
+        let start = start.index(page_bytes / 8 - words + 1);
+        OmittedZeros::new(start as u16, words as u16, page_bytes as u32).expect("zeros in the page")
+    });
+    let (page_bytes, zeros) = (page_bytes - omitted.range().len(), omitted.range());
     let start = log.offset + batch_head_bytes(written.pages.len());
     let mut images = vec![vec![written.fill; page_bytes]; written.pages.len()];
     for Stored { frame, kind, place, beside, ordinal, next } in &written.stored {
@@ -73,7 +83,10 @@ fn images(log: &LogBuilder, written: &Written, page_bytes: usize) -> Vec<Vec<u8>
             image[from..end].copy_from_slice(&record[..end - from]);
         }
     }
-    images
+    for image in &mut images {
+        image.splice(zeros.start..zeros.start, vec![0; zeros.len()]);
+    }
+    (images, omitted)
 }
 
 struct Built {
@@ -91,7 +104,7 @@ fn build(history: &[Written], page_bytes: u32) -> Built {
         if written.rotates {
             log.rotate(nth as u32 + 1);
         }
-        let images = images(&log, written, page_bytes as usize);
+        let (images, omitted) = images(&log, written, page_bytes as usize);
         let mut state = states.last().unwrap().clone();
         for (page, image) in written.pages.iter().zip(&images) {
             let at = (*page as usize - 1) * page_bytes as usize;
@@ -100,8 +113,15 @@ fn build(history: &[Written], page_bytes: u32) -> Built {
         let frames: Vec<(u32, u64)> = written.pages.iter().map(|page| (*page, 0)).collect();
         let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
         let spill_from = if written.spills { frames.len() / 2 } else { usize::MAX };
-        let commit =
-            Commit { frames: &frames, images: &images, spill_from, database_pages: PAGES, ..Commit::default() };
+        let omitted = vec![omitted; images.len()];
+        let commit = Commit {
+            frames: &frames,
+            images: &images,
+            omitted: &omitted,
+            spill_from,
+            database_pages: PAGES,
+            ..Commit::default()
+        };
         log.commit(&commit);
         if written.certified {
             log.certify(log.durable, 0);

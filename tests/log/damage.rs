@@ -10,7 +10,7 @@ use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
 use pwal::internal::disk::{Database, OpenMode};
 use pwal::internal::log::ErrorKind;
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, batch_head_bytes, chain_after, encode_batch,
+    BatchHeader, Certificate, Descriptor, ImageForm, ImagePlace, batch_head_bytes, chain_after, encode_batch,
 };
 use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use std::collections::BTreeMap;
@@ -128,7 +128,8 @@ fn records_as_page(history: &History) -> Vec<u8> {
         copy: None,
     };
     let batch = |offset: u64| {
-        let descriptors = [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), mask: 0, crc: 9 }];
+        let descriptors =
+            [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), form: ImageForm::PLAIN, crc: 9 }];
         let mut header = BatchHeader {
             log_id: ID,
             sequence: next + 1,
@@ -182,7 +183,7 @@ const SEGMENT_HEADER: [usize; 12] = [8, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 4];
 const CERTIFICATE: [usize; 26] = [8, 2, 2, 4, 8, 8, 8, 8, 8, 8, 8, 4, 2, 2, 8, 8, 4, 4, 120, 8, 8, 2, 1, 1, 4, 8];
 const BATCH: [usize; 4] = [8, 2, 2, 4];
 const CHAINED: [usize; 12] = [8, 8, 8, 8, 8, 8, 4, 4, 2, 2, 4, 8];
-const DESCRIPTOR: [usize; 7] = [4, 2, 1, 1, 8, 4, 4];
+const DESCRIPTOR: [usize; 8] = [4, 2, 1, 1, 8, 4, 2, 2];
 /// Magic, page size, versions, what SQLite keeps, log id, T, CRC, what SQLite keeps, the page.
 const DATABASE_HEADER: [usize; 10] = [16, 2, 2, 4, 4, 44, 8, 8, 4, 420];
 

@@ -68,7 +68,7 @@ fn commit(sequence: u64, wants_durable: bool) -> CommitEntry {
         database_pages: sequence as u32 + 7,
         has_certificate: false,
         has_spill: false,
-        has_masks: false,
+        has_forms: false,
         chain: sequence + 1000,
         lane: sequence as u16 + 3,
         pages,

@@ -5,7 +5,10 @@ use super::certificate::CERTIFICATE_BYTES;
 use super::error::{FormatError, Rule, require};
 use super::magic::{BATCH as MAGIC, MAGICS};
 use super::mask::RECORD_PLACE_BYTES;
-use super::{BatchHeader, Certificate, CertificatePlace, Descriptor, FORMAT_VERSION, ImagePlace, LogId};
+use super::{
+    BatchHeader, Certificate, CertificatePlace, Descriptor, FORMAT_VERSION, ImageForm, ImagePlace, LogId, OmittedZeros,
+    PAGE_BYTES_MAX, ZEROS_UNIT,
+};
 use std::collections::TryReserveError;
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
@@ -42,7 +45,8 @@ pub const SPILL_NUMBER_END: u32 = 1 << 30;
 
 // No descriptor reads as a magic at a place where a record could begin. Header and descriptors are multiples
 // of 8, so such a place is at byte 0, 8 or 16 of a descriptor: there the last of the 8 bytes is the reserved one, the
-// highest of a position, or the highest of the number of a spill file, and each is below that of every magic.
+// highest of a position, or the highest of the number of a spill file or of the length of the zeros that are left out, and each
+// is below that of every magic.
 const _: () = {
     assert!(RECORD_PLACE_BYTES.is_multiple_of(8) && BATCH_HEADER_BYTES.is_multiple_of(8));
     assert!(DESCRIPTOR_BYTES == 24);
@@ -50,6 +54,7 @@ const _: () = {
     while magic < MAGICS.len() {
         let last = MAGICS[magic][7] as u64;
         assert!(last > 0 && POSITION_END <= last << 56 && (SPILL_NUMBER_END as u64) <= last << 24);
+        assert!(PAGE_BYTES_MAX as u64 / (ZEROS_UNIT as u64) < last << 8);
         magic += 1;
     }
 };
@@ -113,19 +118,24 @@ fn chained(header: &BatchHeader, descriptors: &[Descriptor]) -> Vec<u8> {
     all.extend_from_slice(head);
     for descriptor in descriptors {
         let bytes = &mut [0; DESCRIPTOR_BYTES];
-        let (flags, file, position) = match descriptor.place {
-            ImagePlace::Batch(position) => (0, 0, position),
-            ImagePlace::Spill { file, offset } => (DESCRIPTOR_FLAG_SPILL, file, offset),
+        let (flags, position, last) = match descriptor.place {
+            ImagePlace::Batch(position) => (0, position, encode_zeros(descriptor.form.omitted)),
+            ImagePlace::Spill { file, offset } => (DESCRIPTOR_FLAG_SPILL, offset, file.to_le_bytes()),
         };
         put(bytes, 0, descriptor.page.to_le_bytes());
         put(bytes, 4, flags.to_le_bytes());
-        put(bytes, 6, [descriptor.mask, 0]);
+        put(bytes, 6, [descriptor.form.mask, 0]);
         put(bytes, 8, position.to_le_bytes());
         put(bytes, 16, descriptor.crc.to_le_bytes());
-        put(bytes, 20, file.to_le_bytes());
+        put(bytes, 20, last);
         all.extend_from_slice(bytes);
     }
     all
+}
+
+fn encode_zeros(omitted: OmittedZeros) -> [u8; 4] {
+    let ([s0, s1], [w0, w1]) = (omitted.words().0.to_le_bytes(), omitted.words().1.to_le_bytes());
+    [s0, s1, w0, w1]
 }
 
 /// Header, certificate and descriptors of a batch, unpadded, [`batch_head_bytes`] long. The images follow
@@ -174,7 +184,7 @@ fn begin_batch(header: &BatchHeader, descriptors: &[Descriptor]) -> Result<Vec<u
                 require(lies, Rule::BatchDescriptor)?;
             }
             ImagePlace::Spill { file, offset } => {
-                let lies = file < SPILL_NUMBER_END && offset < POSITION_END && descriptor.mask == 0;
+                let lies = file < SPILL_NUMBER_END && offset < POSITION_END && descriptor.form.is_plain();
                 require(lies, Rule::BatchDescriptor)?;
                 flags |= FLAG_SPILL;
             }
@@ -468,16 +478,19 @@ fn decode_descriptor(
         return Err(FormatError::UnknownFlags(flags));
     }
     let is_spilled = flags & DESCRIPTOR_FLAG_SPILL != 0;
-    let end = position.checked_add(u64::from(place.page_bytes));
+    let zeros = OmittedZeros::new(u16_at(bytes, 20), u16_at(bytes, 22), place.page_bytes);
+    let omitted = zeros.filter(|_| !is_spilled).unwrap_or_default();
+    let form = ImageForm { mask, omitted };
+    let end = position.checked_add(form.stored_bytes(place.page_bytes as usize) as u64);
     let lies = if is_spilled {
         may_spill && mask == 0 && file < SPILL_NUMBER_END
     } else {
-        file == 0 && position >= batch.head_bytes as u64 && end.is_some_and(|end| end <= batch.bytes)
+        zeros.is_some() && position >= batch.head_bytes as u64 && end.is_some_and(|end| end <= batch.bytes)
     };
     let possible = lies && position < POSITION_END && page != 0 && reserved == 0;
     require(possible || crate::drops("b6"), Rule::BatchDescriptor)?;
     let image = if is_spilled { ImagePlace::Spill { file, offset: position } } else { ImagePlace::Batch(position) };
-    Ok(Descriptor { page, place: image, mask, crc: u32_at(bytes, 16) })
+    Ok(Descriptor { page, place: image, form, crc: u32_at(bytes, 16) })
 }
 
 /// The certificate in the head of a batch at these bytes, by its own CRC alone: what it says of D and B

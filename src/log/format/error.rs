@@ -35,14 +35,14 @@ macro_rules! rules {
 rules! {
     SegmentMagic = "S1", "a segment header begins with \"pwalslot\"";
     SegmentCrc = "S2", "the CRC of a segment header covers its bytes 0 to 63";
-    SegmentFields = "S3", "the fields of a segment header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, segment a multiple of the block and at least two, log id, ordinal and first commit not 0, reserved bytes 0";
+    SegmentFields = "S3", "the fields of a segment header are possible: block a power of two from 4096 to 65536, page a power of two from 512 to 65536, segment a multiple of the block, at least two and at most 2^48 bytes, log id, ordinal and first commit not 0, reserved bytes 0";
     SegmentPlace = "S4", "a segment header names the log of its file name, a segment no longer than its file, and the page size of the log's other segments";
     BatchMagic = "B1", "a batch begins with \"pwalbtch\"";
     BatchLengths = "B2", "the lengths of a batch fit each other and the segment: at least one frame, head the bytes of header and descriptors and not longer than the batch, batch a multiple of the block that ends in the segment";
     BatchCrc = "B3", "the CRC of a batch covers its header, its certificate and its descriptors";
     BatchPlace = "B4", "a batch names the log, the segment and the offset where it lies";
     BatchFields = "B5", "the fields of a batch are possible: commit and database size not 0, reserved bytes 0, no certificate's bytes without the flag";
-    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies after the descriptors and ends in the batch, or without a mask in a spill file if the batch's flag says so; positions are below 2^48, numbers of spill files below 2^30";
+    BatchDescriptor = "B6", "a descriptor has a page number from 1 on and an image that lies after the descriptors and ends in the batch, without zeros that lie in it and are not all of it, or plain in a spill file if the batch's flag says so; positions are below 2^48, numbers of spill files below 2^30";
     BatchCertificate = "B7", "the certificate in a batch names the log, the place and the commit of the batch, and the chain value after it";
     ImageCrc = "B8", "the CRC of an image covers log id, page number, commit and image";
     CertificateMagic = "C1", "a certificate begins with \"pwalcert\"";

@@ -3,7 +3,10 @@
 use super::bytes::{put, u16_at, u32_at, u64_at};
 use super::error::{FormatError, Rule, require};
 use super::magic::SEGMENT as MAGIC;
-use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, SegmentHeader};
+use super::{
+    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FORMAT_VERSION, LogId, PAGE_BYTES_MAX, PAGE_BYTES_MIN, POSITION_END,
+    SegmentHeader,
+};
 
 const VERSION: usize = 8;
 const RESERVED_2: usize = 10;
@@ -67,7 +70,7 @@ impl SegmentHeader {
             && is_page_size(header.page_bytes)
             && header.segment_bytes.is_multiple_of(u64::from(header.block_bytes))
             && header.segment_bytes >= 2 * u64::from(header.block_bytes)
-            && header.segment_bytes <= i64::MAX as u64
+            && header.segment_bytes <= POSITION_END
             && header.log_id != 0
             && header.ordinal != 0
             && header.first_sequence != 0;

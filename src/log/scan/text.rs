@@ -3,7 +3,7 @@
 use crate::disk::{LogDirectory, OpenMode};
 use crate::log::error::LogError;
 use crate::log::follow::{SegmentReader, Spills, proven};
-use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImagePlace};
+use crate::log::format::{Batch, Certificate, FORMAT_VERSION, FileName, ImageForm, ImagePlace};
 use crate::log::found::FoundLog;
 use std::fmt::Write;
 use std::io;
@@ -131,10 +131,20 @@ fn show_batch(
         };
         let is_whole = proven(reader.image(batch, descriptor, spills, &mut image))?.is_some();
         let state = if is_whole { "" } else { ", is not valid" };
-        let mask = if descriptor.mask == 0 { String::new() } else { format!(", mask {:02x}", descriptor.mask) };
-        let _ = writeln!(out, "{:12}page {} {place}{mask}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
+        let form = form(&descriptor.form);
+        let _ = writeln!(out, "{:12}page {} {place}{form}, crc {:08x}{state}", "", descriptor.page, descriptor.crc);
     }
     Ok(())
+}
+
+/// How an image is stored, if it is not as it is.
+fn form(form: &ImageForm) -> String {
+    let mut text = if form.mask == 0 { String::new() } else { format!(", mask {:02x}", form.mask) };
+    if !form.omitted.is_empty() {
+        let zeros = form.omitted.range();
+        let _ = write!(text, ", without the zeros from {} to {}", zeros.start, zeros.end - 1);
+    }
+    text
 }
 
 fn show_certificate(out: &mut String, certificate: &Certificate) {

@@ -153,7 +153,7 @@ fn a_record_of_a_dead_writer_behind_a_segment_does_not_count() {
 /// `first` nearly fills its segment. `third` writes a batch at the tail, syncs it, and is killed before it publishes it. The ordinal
 /// of that segment; `None`: `third` has written none.
 fn dies_with_a_written_batch(scenery: &Scenery, first: &mut Party, third: &mut Party) -> Option<u64> {
-    while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 6 * 4096 {
+    while first.ordinal() == 1 && first.engine().log.tail().offset < BATCHES_END - 4 * 4096 {
         first.commits();
     }
     let ordinal = first.ordinal();

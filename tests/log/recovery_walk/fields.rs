@@ -2,14 +2,15 @@
 
 use super::ID;
 use pwal::internal::log::format::{
-    BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, SegmentHeader, decode_batch, segment_name,
+    BATCH_HEADER_BYTES, BatchPlace, Certificate, CertificatePlace, OmittedZeros, SegmentHeader, decode_batch,
+    segment_name,
 };
 use support::log::{Commit, LogBuilder};
 
 const CERTIFICATE: usize = 16;
 
 /// A change of a record before its CRC is made anew.
-type Change = (usize, &'static [u8]);
+type Change<'a> = (usize, &'a [u8]);
 
 fn log() -> LogBuilder {
     let mut log = LogBuilder::new(ID, 1024);
@@ -18,7 +19,7 @@ fn log() -> LogBuilder {
     log
 }
 
-fn put(bytes: &mut [u8], (at, new): Change) {
+fn put(bytes: &mut [u8], (at, new): Change<'_>) {
     bytes[at..at + new.len()].copy_from_slice(new);
 }
 
@@ -56,7 +57,7 @@ fn a_certificate() {
     }
 }
 
-fn expect_no_batch(certificate: Option<(u64, u64)>, changes: &[Change]) {
+fn expect_no_batch(certificate: Option<(u64, u64)>, changes: &[Change<'_>]) {
     let mut log = LogBuilder::new(ID, 1024);
     log.commit(&Commit { frames: &[(2, 5)], certificate, ..Commit::default() });
     let segment_bytes = log.segment_bytes;
@@ -83,9 +84,42 @@ fn the_head_of_a_batch() {
 
 #[test]
 fn a_descriptor() {
-    // The page, a place in the head, and one behind the batch, a file of an image in the batch.
+    // The page, a place in the head, and one behind the batch.
     let at = BATCH_HEADER_BYTES;
-    expect_no_batch(None, &[(at, &[0]), (at + 8, &[8, 0]), (at + 8, &[0, 64]), (at + 20, &[1])]);
+    expect_no_batch(None, &[(at, &[0]), (at + 8, &[8, 0]), (at + 8, &[0, 64])]);
+}
+
+#[test]
+fn zeros_that_are_left_out() {
+    // They begin somewhere and are none; are the whole page; end after it; begin after it.
+    let at = BATCH_HEADER_BYTES + 20;
+    expect_no_batch(
+        None,
+        &[(at, &[1]), (at, &[0, 0, 128]), (at, &[126, 0, 3]), (at, &[255, 255, 1]), (at, &[0, 0, 255, 255])],
+    );
+}
+
+/// What is stored of an image ends in the batch, wherever the page would.
+#[test]
+fn an_image_without_zeros_may_lie_at_the_end_of_a_batch() {
+    let mut image = support::log::image(2, 5, 4096);
+    image[1024..3072].fill(0);
+    let omitted = OmittedZeros::longest_in(&image);
+    let mut log = LogBuilder::new(ID, 4096);
+    log.commit(&Commit { frames: &[(2, 5)], images: &[&image], omitted: &[omitted], ..Commit::default() });
+    assert_eq!((omitted.range(), log.offset), (1024..3072, 4096 + 2560));
+    let segment_bytes = log.segment_bytes;
+    let place = BatchPlace { log_id: ID, ordinal: 1, offset: 4096, block_bytes: 4096, page_bytes: 4096, segment_bytes };
+    let head = &log.files[&segment_name(ID, 0)][4096..4096 + BATCH_HEADER_BYTES + 24];
+    assert_eq!(decode_batch(head, &place).unwrap().descriptors[0].form.omitted, omitted);
+    // One word fewer, and it ends after the batch: 2560 - 368 - 2048 = 144 bytes are free there.
+    for (words, is_valid) in [(256 - 18, true), (256 - 19, false)] {
+        let mut head = head.to_vec();
+        put(&mut head, (BATCH_HEADER_BYTES + 22, &u16::to_le_bytes(words)));
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..12]), &head[16..]);
+        head[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode_batch(&head, &place).is_ok(), is_valid, "{words}");
+    }
 }
 
 #[test]

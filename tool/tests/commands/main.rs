@@ -140,7 +140,7 @@ fn segment(path: &Path, index: u32) -> PathBuf {
     Path::new(&directory).join(format!("{}-{index:04}.seg", log_id(path)))
 }
 
-/// Damages the image of commit `sequence`, the first block behind its head, as a medium that rots.
+/// Damages the image of commit `sequence`, which follows the head of its batch, as a medium that rots.
 fn rot(path: &Path, sequence: usize) {
     use std::os::unix::fs::FileExt;
     let file = segment(path, 0);
@@ -148,7 +148,8 @@ fn rot(path: &Path, sequence: usize) {
     let is_batch = |block: &usize| bytes[block * 4096..].starts_with(b"pwalbtch");
     let batch = (0..bytes.len() / 4096).filter(is_batch).nth(sequence - 1).expect("a batch");
     let file = std::fs::OpenOptions::new().write(true).open(&file).expect("open a segment");
-    file.write_at(&[0xee; 700], (batch + 1) as u64 * 4096).expect("write");
+    // A head with one descriptor and a certificate has 368 bytes.
+    file.write_at(&[0xee; 64], batch as u64 * 4096 + 400).expect("write");
 }
 
 #[test]

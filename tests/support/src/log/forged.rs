@@ -1,7 +1,8 @@
 //! Records that are valid in any place of a log: what a user could store who knows all of it.
 
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, SegmentHeader, batch_head_bytes, chain_after, encode_batch,
+    BatchHeader, Certificate, Descriptor, ImageForm, ImagePlace, SegmentHeader, batch_head_bytes, chain_after,
+    encode_batch,
 };
 
 const BLOCK: u64 = 4096;
@@ -43,7 +44,8 @@ pub fn forged(kind: usize, log_id: u64, ordinal: u64, offset: u64, next: u64) ->
         record
     };
     let batch = || {
-        let descriptors = [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), mask: 0, crc: 9 }];
+        let descriptors =
+            [Descriptor { page: 1, place: ImagePlace::Batch(batch_head_bytes(1)), form: ImageForm::PLAIN, crc: 9 }];
         let mut header = BatchHeader {
             log_id,
             sequence: next,

@@ -9,7 +9,7 @@ use super::{Commit, Files, LogBuilder, Place, SimPlace, image};
 use pwal::internal::disk::Disk;
 use pwal::internal::disk::hooked::HookedDirectory;
 use pwal::internal::log::LogError;
-use pwal::internal::log::format::{FileName, LogId, marker_name};
+use pwal::internal::log::format::{FileName, LogId, OmittedZeros, marker_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, Opened, open_database};
 use pwal::internal::log::salvage::{Plan, Salvage, discard_log, plan, salvage};
 use pwal::internal::log::stamp::{self, Stamp};
@@ -67,6 +67,11 @@ pub struct Seen {
     pub target: u64,
     /// Of the pages that the pass writes, those whose bit is set are there.
     pub pages: u64,
+}
+
+/// The zeros in the images of commits that have their certificate in the batch.
+fn zeros(page_bytes: u32) -> OmittedZeros {
+    OmittedZeros::new(16, 21, page_bytes).expect("a page of 512 bytes at least")
 }
 
 /// A log as it grows.
@@ -160,6 +165,10 @@ impl History {
         let (offset, spill) = (self.log.offset, self.log.spills);
         let frames: Vec<(u32, u64)> = images.iter().map(|(page, _)| (*page, 0)).collect();
         let given: Vec<&[u8]> = images.iter().map(|(_, image)| image.as_slice()).collect();
+        let zeros = zeros(self.log.page_bytes);
+        let are_there = |(_, image): &(u32, Vec<u8>)| image[zeros.range()].iter().all(|&byte| byte == 0);
+        let omitted: Vec<OmittedZeros> =
+            images.iter().map(|image| if seals && are_there(image) { zeros } else { OmittedZeros::NONE }).collect();
         let marks = seals.then_some((self.log.durable, self.backfilled));
         self.log.commit(&Commit {
             frames: &frames,
@@ -167,6 +176,7 @@ impl History {
             certificate: marks,
             spill_from,
             images: &given,
+            omitted: &omitted,
             ..Commit::default()
         });
         let sequence = self.log.sequence;
@@ -193,11 +203,17 @@ impl History {
         self.states.push(state);
     }
 
-    /// A commit that fills these pages with a value of its own.
+    /// A commit that fills these pages with a value of its own, but for zeros that are not stored if it has its certificate.
     pub fn fill(&mut self, pages: &[u32], database_pages: u32, seals: bool, spill_from: usize) {
         let value = 100 * (self.log.sequence + 1);
         let page_bytes = self.log.page_bytes;
-        let image = |page: &u32| (*page, image(*page, value + u64::from(*page), page_bytes));
+        let image = |page: &u32| {
+            let mut image = image(*page, value + u64::from(*page), page_bytes);
+            if seals {
+                image[zeros(page_bytes).range()].fill(0);
+            }
+            (*page, image)
+        };
         let images: Vec<(u32, Vec<u8>)> = pages.iter().map(image).collect();
         self.commit(&images, database_pages, seals, spill_from);
     }

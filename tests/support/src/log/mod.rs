@@ -6,9 +6,9 @@ pub mod media;
 use pwal::internal::disk::sim::SimDisk;
 use pwal::internal::disk::{Database, Disk, LogDirectory, RealDisk};
 use pwal::internal::log::format::{
-    BatchHeader, Certificate, Descriptor, ImagePlace, LogId, RECORD_PLACE_BYTES, SegmentHeader, apply_mask,
-    batch_head_bytes, block_after, chain_after, encode_batch, image_crc, mask_of, mask_of_first, segment_name,
-    spill_name,
+    BatchHeader, Certificate, Descriptor, ImageForm, ImagePlace, LogId, OmittedZeros, RECORD_PLACE_BYTES,
+    SegmentHeader, batch_head_bytes, block_after, chain_after, encode_batch, image_crc, mask_of, mask_of_first,
+    segment_name, spill_name,
 };
 use pwal::internal::log::stamp::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +59,8 @@ pub struct Commit<'a> {
     pub miscounts: bool,
     /// The images, if they are others than pages filled with a value.
     pub images: &'a [&'a [u8]],
+    /// The zeros that they are stored without, in the batch.
+    pub omitted: &'a [OmittedZeros],
 }
 
 impl Default for Commit<'_> {
@@ -71,6 +73,7 @@ impl Default for Commit<'_> {
             wants_durable: true,
             miscounts: false,
             images: &[],
+            omitted: &[],
         }
     }
 }
@@ -176,21 +179,23 @@ impl LogBuilder {
         let (mut images, mut spilled, mut descriptors) = (Vec::<u8>::new(), Vec::<u8>::new(), Vec::new());
         for (index, &(page, value)) in commit.frames.iter().enumerate() {
             let given = commit.images.get(index).map(|image| image.to_vec());
-            let mut image = given.unwrap_or_else(|| image(page, value, self.page_bytes));
+            let image = given.unwrap_or_else(|| image(page, value, self.page_bytes));
             let crc = image_crc(self.log_id, page, self.sequence, &image);
-            let mut mask = 0;
+            let mut form = ImageForm::PLAIN;
             let place = if index >= commit.spill_from {
                 let offset = spilled.len() as u64;
                 spilled.extend(&image);
                 ImagePlace::Spill { file: self.spills, offset }
             } else {
                 let position = head_bytes + images.len() as u64;
-                mask = if self.sequence == 1 { mask_of_first } else { mask_of }(&image, position);
-                apply_mask(&mut image, position, mask);
-                images.extend(&image);
+                let omitted = commit.omitted.get(index).copied().unwrap_or_default();
+                let mask_of = if self.sequence == 1 { mask_of_first } else { mask_of };
+                let (stored_form, stored) = ImageForm::of(&image, omitted, position, mask_of);
+                form = stored_form;
+                images.extend(&*stored);
                 ImagePlace::Batch(position)
             };
-            descriptors.push(Descriptor { page, place, mask, crc });
+            descriptors.push(Descriptor { page, place, form, crc });
         }
         if !spilled.is_empty() {
             self.files.insert(spill_name(self.log_id, self.spills), spilled);
