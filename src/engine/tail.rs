@@ -17,7 +17,7 @@ use super::error::EngineError;
 use super::owner_lock::OwnerGuard;
 use super::segment_file::Segment;
 use super::segment_files::{Found, SegmentFiles};
-use crate::log::format::{self, RECORD_PLACE_BYTES, SegmentHeader};
+use crate::log::format::{RECORD_PLACE_BYTES, SegmentHeader};
 use crate::log::segments::ZERO_PIECE_BYTES;
 use crate::shared::RecordAddress;
 use crate::sync::Mutex;
@@ -309,22 +309,20 @@ impl LogTail {
         segment.write(&vec![0; bytes], offset)
     }
 
-    /// Overwrites with zeros what a writer has left at `place` that died there in writing commit 1: if the next writer
-    /// dies there, too, the sectors that it has not written must be known (`log/unwritten.rs`). A write that was cut
-    /// short left its beginning.
-    pub(super) fn clear_begun(&self, _append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
-        let mut beginning = [0; format::RECORD_PLACE_BYTES];
-        let segment = &place.segment;
-        segment.file.read_at(&mut beginning, place.offset).map_err(|error| EngineError::read(&self.log.path, error))?;
-        if beginning.iter().all(|&byte| byte == 0) {
-            return Ok(());
-        }
-        let end = place.offset + place.bytes;
+    /// Overwrites with zeros, durably, what attempts at commit 1 have left at `place` whose writers died there, or rolled back: if
+    /// this writer dies there, too, the sectors that it has not written must be known (`log/unwritten.rs`).
+    pub(super) fn clear_begun(&self, append: &AppendGuard, place: &Place) -> Result<(), EngineError> {
+        let (segment, end) = (&place.segment, place.offset + place.bytes);
+        let mut is_cleared = false;
         for offset in (place.offset..end).step_by(ZERO_PIECE_BYTES) {
-            let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-            segment.file.write_zeros(piece, offset).map_err(|error| EngineError::write(&segment.name, error))?;
+            let mut piece = vec![0; usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES)];
+            segment.file.read_at(&mut piece, offset).map_err(|error| EngineError::read(&self.log.path, error))?;
+            if piece.iter().any(|&byte| byte != 0) {
+                segment.file.write_zeros(piece.len(), offset).map_err(|e| EngineError::write(&segment.name, e))?;
+                is_cleared = true;
+            }
         }
-        Ok(())
+        if is_cleared { self.sync_beside(append, segment) } else { Ok(()) }
     }
 
     /// The record at `place` counts, by a store that was just made: it is no longer begun, and the segment that it begins is not

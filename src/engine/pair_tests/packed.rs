@@ -273,3 +273,29 @@ fn a_commit_over_an_abandoned_doubled_certificate_is_missed_where_it_cannot_be_r
         );
     }
 }
+
+/// Commit 1 was rolled back, and the writer of the next attempt dies in it. What the first one had left after its first block
+/// was taken for sectors of the second, and the log for one whose first commit had rotted.
+#[test]
+fn nothing_is_left_of_a_commit_1_that_was_rolled_back() {
+    for (seed, operations, keeps_cache) in (0..16).flat_map(|seed| (0..5).map(move |nth| (seed, nth, seed % 2 == 0))) {
+        let pair = Pair::with_dice(seed);
+        let one = pair.claim();
+        let (first, next) = (staged(&one, 9, 7), staged(&one, 3, 8));
+        one.committer.prepare(first.lane()).unwrap();
+        let prepared = one.committer.write_prepared(first.lane(), facts(&one, true)).unwrap();
+        one.committer.rollback_prepared(prepared).unwrap();
+        one.committer.prepare(next.lane()).unwrap();
+        pair.disk.stop_after(operations);
+        std::mem::forget(one.committer.write_prepared(next.lane(), facts(&one, false)));
+        die(one);
+        if keeps_cache {
+            pair.disk.kill()
+        } else {
+            pair.lose_power_but(50)
+        }
+        let found = pair.recovered();
+        // A batch that is whole counts, whether it was published or not.
+        assert!(found == [0; 3] || found == [8; 3], "seed {seed}, {operations} operations: {found:?}");
+    }
+}
