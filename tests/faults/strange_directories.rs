@@ -127,6 +127,35 @@ fn a_symbolic_link_in_the_place_of_the_log_is_refused_and_what_it_leads_to_untou
     place.works();
 }
 
+/// Root opens the database while its owner moves the log directory away again and again, as soon as it is there, and calls `exchange`, which
+/// answers whether it has put something in its place for a while. At least as many as it took to lose, several times over; it ends where
+/// `is_lost`.
+fn open_while_exchanged(place: &Place, exchange: impl Fn(&Path) -> bool + Sync, is_lost: impl Fn() -> bool) {
+    let (stop, exchanged) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let away = place.log.with_extension("away");
+            while !stop.load(SeqCst) {
+                // Whoever has it open may have put a file there since.
+                let _a_directory = fs::remove_dir_all(&away);
+                if fs::rename(&place.log, &away).is_ok() {
+                    exchanged.fetch_add(usize::from(exchange(&away)), SeqCst);
+                }
+            }
+        });
+        let mut opens = 0;
+        while (opens < 400 || exchanged.load(SeqCst) < 60) && !is_lost() {
+            opens += 1;
+            let connection = open(&place.database);
+            // Any answer is right; that nobody but the owner's own files change is not a question of luck.
+            let _any = code_of(&connection, "SELECT * FROM t");
+        }
+        stop.store(true, SeqCst);
+    });
+    let _left = fs::remove_file(&place.log);
+    let _left = fs::remove_dir_all(&place.log);
+}
+
 /// The owner of the database puts a link in the place of the directory that root has just made.
 #[test]
 fn a_race_for_the_new_directory_gives_nobody_anything() {
@@ -140,40 +169,16 @@ fn a_race_for_the_new_directory_gives_nobody_anything() {
     fs::create_dir(&target).expect("a directory");
     fs::set_permissions(&target, PermissionsExt::from_mode(0o700)).expect("set its mode");
     let before = facts(&target);
-    let (stop, exchanged) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            let away = place.log.with_extension("away");
-            while !stop.load(SeqCst) {
-                // Whoever has it open may have put a file there since.
-                let _a_directory = fs::remove_dir_all(&away);
-                if fs::rename(&place.log, &away).is_ok() {
-                    let linked = symlink(&target, &place.log).is_ok();
-                    exchanged.fetch_add(usize::from(linked), SeqCst);
-                    std::thread::yield_now();
-                    let _gone_already = fs::remove_file(&place.log);
-                    let _a_link = fs::remove_file(&away);
-                }
-            }
-        });
-        let mut opens = 0;
-        // At least as many as it took to lose, several times over.
-        while opens < 400 || exchanged.load(SeqCst) < 60 {
-            opens += 1;
-            let connection = open(&place.database);
-            // Any answer is right; that nobody but the owner's own files change is not a question of luck.
-            let _any = code_of(&connection, "SELECT * FROM t");
-            drop(connection);
-            if facts(&target) != before || fs::read_dir(&target).expect("it is there").count() != 0 {
-                break;
-            }
-        }
-        stop.store(true, SeqCst);
-    });
-    assert_eq!(facts(&target), before);
-    assert_eq!(fs::read_dir(&target).expect("it is there").count(), 0);
-    let _left = fs::remove_file(&place.log);
-    let _left = fs::remove_dir_all(&place.log);
+    let is_untouched = || facts(&target) == before && fs::read_dir(&target).expect("it is there").count() == 0;
+    let link = |away: &Path| {
+        let linked = symlink(&target, &place.log).is_ok();
+        std::thread::yield_now();
+        let _gone_already = fs::remove_file(&place.log);
+        let _a_link = fs::remove_file(away);
+        linked
+    };
+    open_while_exchanged(&place, link, || !is_untouched());
+    assert!(is_untouched(), "{:?}, and was {before:?}", facts(&target));
     place.works();
 }
 
@@ -191,33 +196,16 @@ fn nor_does_a_race_with_a_directory_that_is_there() {
     fs::set_permissions(&target, PermissionsExt::from_mode(0o700)).expect("set its mode");
     fs::set_permissions(&kept, PermissionsExt::from_mode(0o600)).expect("set its mode");
     let before = (facts(&target), facts(&kept));
-    let (stop, exchanged) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|threads| {
-        threads.spawn(|| {
-            let away = place.log.with_extension("away");
-            while !stop.load(SeqCst) {
-                let _a_directory = fs::remove_dir_all(&away);
-                if fs::rename(&place.log, &away).is_ok() {
-                    let is_there = fs::rename(&target, &place.log).is_ok();
-                    exchanged.fetch_add(usize::from(is_there), SeqCst);
-                    std::thread::yield_now();
-                    if is_there {
-                        fs::rename(&place.log, &target).expect("it is not deleted: there is a file in it");
-                    }
-                }
-            }
-        });
-        let mut opens = 0;
-        while opens < 400 || exchanged.load(SeqCst) < 60 {
-            opens += 1;
-            let connection = open(&place.database);
-            // Any answer is right.
-            let _any = code_of(&connection, "SELECT * FROM t");
+    let directory = |_: &Path| {
+        let is_there = fs::rename(&target, &place.log).is_ok();
+        std::thread::yield_now();
+        if is_there {
+            fs::rename(&place.log, &target).expect("it is not deleted: there is a file in it");
         }
-        stop.store(true, SeqCst);
-    });
+        is_there
+    };
+    open_while_exchanged(&place, directory, || false);
     assert_eq!((facts(&target), facts(&kept)), before);
-    let _left = fs::remove_dir_all(&place.log);
     place.works();
 }
 
