@@ -25,6 +25,17 @@ enum Word {
     Unknown,
 }
 
+/// The call of SQLite that wants WRITE has taken the snapshot, too: if it is refused, it calls the busy handler
+/// (`sqlite3BtreeBeginTrans`).
+fn is_beginning(file: &OpenFile) -> bool {
+    file.pager.get().is_some_and(|pager| pager.is_beginning())
+}
+
+/// A transaction that has read wants to write: SQLite calls no busy handler if it is refused.
+fn is_upgrade(file: &OpenFile) -> bool {
+    concurrent::is_in_transaction(file) && (!is_beginning(file) || crate::drops("queue-begin-is-no-upgrade"))
+}
+
 /// What SQLite gets where a frame could not be staged.
 fn staging_code(error: &ViewError) -> Code {
     match error {
@@ -55,7 +66,7 @@ impl WalConnection {
         }
         if !self.engine.queue.try_acquire(self.me.id)
             && !self.engine.acquire_write_after_rest(self.me.id)
-            && !self.engine.queue.acquire_after_grant(self.me.id, concurrent::is_in_transaction(file))
+            && !self.engine.queue.acquire_after_grant(self.me.id, is_upgrade(file))
         {
             return Err(self.refuse(file, Code::BUSY));
         }
@@ -85,10 +96,9 @@ impl WalConnection {
         self.writer.next_wake.let_go();
         if self.is_reading() {
             self.reader.refused = true;
-            let is_beginning = || file.pager.get().is_some_and(|pager| pager.is_beginning());
             self.reader.shows_nothing = self.reader.writers.begun == Begun::Writes
-                && (!self.reader.wrote && is_beginning() || crate::drops("r3-refused-after-read"));
-            if concurrent::is_in_transaction(file) {
+                && (!self.reader.wrote && is_beginning(file) || crate::drops("r3-refused-after-read"));
+            if is_upgrade(file) {
                 self.entry.upgrades.note_contended();
             }
         } else {

@@ -136,3 +136,51 @@ fn a_turn_is_kept_for_a_while_only() {
         support::run(&known, end);
     }
 }
+
+/// A wait in the busy handler of a connection that this thread has just tried.
+fn sleep(at_most: Duration) {
+    let name = std::ffi::CString::new(support::vfs()).unwrap();
+    // SAFETY: the VFS is registered for as long as the process lives.
+    unsafe {
+        let vfs = ffi::sqlite3_vfs_find(name.as_ptr());
+        (*vfs).xSleep.unwrap()(vfs, at_most.as_micros().try_into().unwrap());
+    }
+}
+
+/// It has shown nothing, and SQLite calls its busy handler, after which it has a new snapshot: waiting for the grant of a connection that
+/// has waited longer, it would find its snapshot too old then, and would wait a second time. One that has read has to wait.
+#[test]
+fn one_that_begins_with_a_write_does_not_wait_for_a_grant() {
+    const ADD: &str = "UPDATE t SET n = n + 1 WHERE id = 3";
+    if !support::on_pwal() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (path, mut writer) = scene(&scratch);
+    let (begins, waits) = (connect(&path, "NORMAL"), connect(&path, "NORMAL"));
+    for connection in [&begins, &waits] {
+        connection.busy_timeout(Duration::ZERO).unwrap();
+    }
+    let mut granted = || {
+        support::run(&writer, "BEGIN IMMEDIATE");
+        assert_eq!(support::code_of(&waits, "BEGIN IMMEDIATE"), ffi::SQLITE_BUSY);
+        // In another thread, so that the next sleep of this one is for the connection that waits.
+        let writer = &mut writer;
+        std::thread::scope(|threads| threads.spawn(move || support::run(writer, "COMMIT")).join().unwrap());
+        sleep(Duration::from_secs(20));
+    };
+    // A grant ends after 50 ms, for which this thread may have stood still.
+    let is_refused = (0..100).any(|_| {
+        granted();
+        let code = support::code_of(&begins, &format!("BEGIN; {ADD}; COMMIT"));
+        if !begins.is_autocommit() {
+            support::run(&begins, "ROLLBACK");
+        }
+        code == ffi::SQLITE_BUSY
+    });
+    assert!(is_refused, "it waits for the end of the grant");
+    granted();
+    support::run(&begins, "BEGIN");
+    support::number(&begins, "SELECT n FROM t WHERE id = 3");
+    support::run(&begins, &format!("{ADD}; COMMIT"));
+}
