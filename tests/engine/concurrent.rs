@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod features;
+mod grants;
 mod growth;
 mod interior;
 mod lifecycle;

@@ -3,7 +3,7 @@
 //! Each scene is played by agents (`support::processes::agent`): processes that do what the test tells them. A few need what a
 //! machine may not give (root, user namespaces): they say so, and are not played there.
 
-mod forks;
+pub(crate) mod forks;
 mod limits;
 mod stock;
 mod stopped;

@@ -7,6 +7,7 @@ mod exit_in_a_commit;
 mod exits;
 mod forks_and_exits;
 mod forks_while_opening;
+mod grants;
 mod late_exits;
 mod leaving;
 mod lives;

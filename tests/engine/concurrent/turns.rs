@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
-const ADD: &str = "UPDATE t SET n=n+1 WHERE id=10";
+pub(super) const ADD: &str = "UPDATE t SET n=n+1 WHERE id=10";
 
 /// Loses this often against `other`, each time at COMMIT.
 fn lose(connection: &Connection, other: &Connection, times: usize) {
@@ -22,7 +22,7 @@ fn lose(connection: &Connection, other: &Connection, times: usize) {
 }
 
 /// A connection that has lost often enough to take its turn, in a transaction that has read, and another one with this busy timeout.
-fn pair_with_a_turn(scene: &Scene, for_ms: u64) -> (Connection, Connection) {
+pub(super) fn pair_with_a_turn(scene: &Scene, for_ms: u64) -> (Connection, Connection) {
     let (a, b) = scene.pair();
     patient(&b, for_ms);
     lose(&a, &b, 4);
@@ -239,7 +239,7 @@ fn what_is_tried_again_is_a_refusal_only() {
 const THINKS_MS: [u64; 7] = [50, 50, 100, 200, 400, 800, 1600];
 
 /// A connection whose only transaction has lost at COMMIT, after it had thought for long and written for a short time; and another one.
-fn pair_that_lost_after_thinking(scene: &Scene) -> (Connection, Connection) {
+pub(super) fn pair_that_lost_after_thinking(scene: &Scene) -> (Connection, Connection) {
     for thinks_ms in THINKS_MS {
         let (a, b) = scene.pair();
         patient(&b, 0);
@@ -379,7 +379,7 @@ fn one_that_begins_again_on_another_connection_gets_its_turn() {
 }
 
 /// The words of the database, which say of the write lock whose it is, also while it is granted, though nobody asks.
-fn words(scene: &Scene) -> ControlMapping {
+pub(super) fn words(scene: &Scene) -> ControlMapping {
     let file = std::fs::metadata(&scene.path).expect("the database");
     let directory = Directory::open(&scene.path.with_file_name("a.db-pwal")).expect("the log directory");
     ControlMapping::open(&directory, file.dev(), file.ino()).expect("the words")

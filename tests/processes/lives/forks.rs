@@ -7,14 +7,14 @@ use support::processes::agent::{Agent, wait_for};
 use support::scene::{COUNT, scene};
 
 /// A forked child of an agent.
-struct Forked {
+pub(crate) struct Forked {
     pid: i32,
     pipe: PathBuf,
     answers: usize,
 }
 
 impl Forked {
-    fn of(parent: &mut Agent, directory: &Path) -> Forked {
+    pub(crate) fn of(parent: &mut Agent, directory: &Path) -> Forked {
         let pipe = directory.join("orders");
         let name = std::ffi::CString::new(pipe.to_str().expect("a name in UTF-8")).expect("a name");
         // SAFETY: a C string that lives through the call.
@@ -38,7 +38,7 @@ impl Forked {
     }
 
     #[track_caller]
-    fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.order(line);
         self.answers += 1;
         let said = PathBuf::from(format!("{}.said", self.pipe.display()));
@@ -48,7 +48,7 @@ impl Forked {
         lines().lines().nth(self.answers - 1).expect("an answer").to_owned()
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.order("end");
         // Not this process's child: nobody here can wait for it otherwise.
         wait_for("the forked child to end", || !alive(self.pid));
