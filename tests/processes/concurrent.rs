@@ -177,6 +177,46 @@ fn pages_that_a_dead_process_had_leased_are_used_by_others() {
     }
 }
 
+/// Pages that a process has freed are allocated in others before the file grows, also beside each other.
+#[test]
+fn pages_that_one_process_frees_are_used_by_others() {
+    if !support::on_pwal() {
+        return;
+    }
+    let _watchdog = watchdog("pages freed by another process");
+    let scratch = Scratch::new();
+    let path = scratch.file("app.db");
+    let serial = create(&path);
+    run(&serial, TABLES);
+    let (mut frees, mut other) = (agent(&path, &[]), agent(&path, &[]));
+    let here = concurrent(&path);
+    frees.run("INSERT INTO x(v) VALUES(zeroblob(1000000))");
+    let pages = number(&serial, "PRAGMA page_count");
+    frees.run("BEGIN");
+    frees.run("DELETE FROM x");
+    frees.run("COMMIT");
+    assert!(number(&serial, "PRAGMA freelist_count") > 200);
+    let mut committed = 0;
+    while committed < 20 {
+        other.run("BEGIN");
+        other.run("INSERT INTO y(v) VALUES(zeroblob(20000))");
+        run(&here, "BEGIN; INSERT INTO x(v) VALUES(zeroblob(20000))");
+        other.run("COMMIT");
+        let code = code_of(&here, "COMMIT");
+        assert!(matches!(code, 0 | SNAPSHOT), "{code}");
+        committed += 1 + i64::from(code == 0);
+    }
+    let rows = "SELECT (SELECT count(*) FROM x) + (SELECT count(*) FROM y)";
+    assert_eq!(number(&serial, rows), committed);
+    assert_eq!(number(&serial, "PRAGMA page_count"), pages);
+    support::assert_integrity(&serial);
+    frees.end();
+    other.end();
+    support::close(here);
+    support::close(serial);
+    support::assert_plain(&path);
+}
+
 fn spill_files(path: &Path) -> usize {
     let entries = std::fs::read_dir(format!("{}-pwal", path.display())).expect("the log directory");
     entries
