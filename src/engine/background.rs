@@ -130,7 +130,8 @@ struct Worker(Arc<Shared>);
 /// What the workers are asked for.
 pub(super) trait Work: Send + Sync + 'static {
     fn prepare_segment(&self);
-    fn flush(&self) -> Result<(), EngineError>;
+    /// True: much is not durable again, or still.
+    fn flush(&self) -> Result<bool, EngineError>;
     fn checkpoint(&self) -> Result<(), EngineError>;
     /// True: another call may shrink the log further, though nothing is committed.
     fn checkpoint_when_idle(&self) -> Result<bool, EngineError>;
@@ -343,8 +344,13 @@ impl<W: Work> Duty<W> {
             shared.done(Request::Segment);
         }
         if due.flush {
-            log_failure(log, "flush", work.flush());
+            let more = log_failure(log, "flush", work.flush());
             shared.done(Request::Flush);
+            // No commit may come that asks for it.
+            if more {
+                let mut requests = shared.requests.lock();
+                requests.open[Request::Flush as usize] = !requests.stop;
+            }
         }
         if due.checkpoint {
             log_failure(log, "checkpoint", work.checkpoint());

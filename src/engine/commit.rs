@@ -17,7 +17,7 @@ use super::log_frames::LogFrames;
 use super::poison::Failed;
 use super::queue::WriteQueue;
 use super::segment_files::SegmentFiles;
-use super::segments::Segments;
+use super::segments::{Segments, UNDURABLE_SEGMENTS};
 use super::tail::LogTail;
 use super::tail::{AppendGuard, Begun, Place, Record};
 use crate::log::format::{self, BatchHeader, Descriptor};
@@ -27,9 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Where no commit wants durability, this many segments may be written before a flush is due,
-const UNDURABLE_SEGMENTS: u64 = 2;
-/// or this part of the commit ring: long before a writer has to wait for one (`undurable_backlog_is_full`).
+/// Where no commit wants durability, this part of the commit ring may be written before a flush is due, or `UNDURABLE_SEGMENTS`: long
+/// before a writer has to wait for one (`undurable_backlog_is_full`).
 const UNDURABLE_PART: u64 = 8;
 
 /// A batch that is written and not published.
@@ -448,11 +447,13 @@ impl Committer {
 
     /// A commit is published, and the log ends in segment `tail`: what there is to do for the engine's own threads.
     fn due(&self, segment: bool, tail: u64, facts: CommitFacts) -> Due {
-        let undurable = || facts.sequence.saturating_sub(self.log.marks.durable());
-        let is_due = || {
-            tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS
-                || undurable() >= commit_ring() / UNDURABLE_PART
-        };
+        let is_due = || self.is_flush_due(tail, facts.sequence);
         Due { segment, watch: facts.checkpoint_when_idle, flush: !facts.wants_durable && is_due() }
+    }
+
+    /// Whether so much is not durable that a flush is due, where the log ends in segment `tail`, with commit `last`.
+    pub(super) fn is_flush_due(&self, tail: u64, last: u64) -> bool {
+        tail >= self.log.first_unsynced_segment() + UNDURABLE_SEGMENTS
+            || last.saturating_sub(self.log.marks.durable()) >= commit_ring() / UNDURABLE_PART
     }
 }

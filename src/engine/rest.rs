@@ -165,8 +165,9 @@ impl Work for Engine {
         self.segments.prepare_next_segment();
     }
 
-    fn flush(&self) -> Result<(), EngineError> {
-        self.checkpointer.flush_ahead()
+    fn flush(&self) -> Result<bool, EngineError> {
+        self.checkpointer.flush_ahead()?;
+        Ok(self.committer.is_flush_due(self.log.tail().ordinal, self.log.marks.published()))
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {

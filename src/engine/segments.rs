@@ -27,6 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// Blocks that a batch's room has to spare, for the certificates that come before it.
 const SPARE_BLOCKS: u64 = 4;
 
+/// Where no commit wants durability, this many segments may be written before a flush is due.
+pub(super) const UNDURABLE_SEGMENTS: u64 = 2;
+
 /// Segment files that are not free, whatever their headers say.
 struct Needed {
     segments: BTreeSet<u32>,

@@ -15,5 +15,6 @@ mod replaced_file;
 mod rest;
 mod siblings;
 mod space;
+mod undurable;
 
 support::roles!();
