@@ -132,6 +132,7 @@ impl Hook for Plan {
         // What is known of a list or a renaming is the directory's.
         let operation = match call.operation {
             Operation::List => Operation::Read,
+            Operation::Allocate => Operation::Write,
             Operation::Rename => Operation::Remove,
             other => other,
         };

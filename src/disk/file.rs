@@ -16,7 +16,11 @@ use super::directory::{Access, Directory, FileIdentity};
 use super::size_limit::SizeLimit;
 use super::{LogFile, OpenMode};
 use crate::sync::{Mutex, RwLock};
+#[cfg(target_os = "linux")]
+use rustix::fs::FallocateFlags;
 use rustix::fs::OFlags;
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -327,6 +331,17 @@ impl LogFile for RealFile {
                 }
             }
             zeros_to(file, bytes, offset, ZEROS_BUFFERED).map(|()| false)
+        })
+    }
+
+    /// `fallocate`: extents that are known to be unwritten.
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        self.write_with(0, bytes, |file| match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(true),
+            // Not this file system, not this kernel, or a filter of system calls.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => Ok(false),
+            Err(error) => Err(error.into()),
         })
     }
 

@@ -23,6 +23,8 @@ pub enum Operation {
     Read,
     /// A write to a file.
     Write,
+    /// Space for a file, which nothing is written to; to a planned fault a write.
+    Allocate,
     /// A sync of a file or a directory.
     Sync,
     /// A change of a file's size.
@@ -294,6 +296,19 @@ impl LogFile for HookedFile {
             }
         }
         self.hooked.hook.after(&call)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        let call =
+            Call { bytes: bytes.try_into().unwrap_or(usize::MAX), ..self.hooked.call(Operation::Allocate, &self.name) };
+        match self.hooked.hook.before(&call) {
+            Verdict::Pass => {}
+            Verdict::Skip => return Ok(true),
+            Verdict::Fail(error) | Verdict::Short(_, error) => return Err(error),
+            Verdict::Done(error) => return self.inner.allocate(bytes).and(Err(error)),
+        }
+        let is_allocated = self.inner.allocate(bytes)?;
+        self.hooked.hook.after(&call).map(|()| is_allocated)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -62,6 +62,16 @@ pub trait LogFile: Send + Sync + Debug {
         Ok(false)
     }
 
+    /// Gets the space of the first `bytes` of the file, which is empty, without writing to it: they read as zeros. False: the file
+    /// system cannot, and nothing is done.
+    ///
+    /// # Errors
+    /// As [`write_at`](LogFile::write_at).
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        let _by_writes_only = bytes;
+        Ok(false)
+    }
+
     /// Makes the writes that returned before this call durable (`fdatasync`).
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Two processes on one log, step by step on one thread: what one leaves where it dies, or where it stands still, and what
 //! another makes of it. Each has an engine of its own; the disk is simulated, the control block and locks are real.
 
+mod allocated;
 mod descriptors;
 mod errors;
 mod packed;
@@ -14,12 +15,13 @@ use super::reservation::NextMaker;
 use super::tail::Record;
 use super::{ClaimedDatabase, CommitFacts, Engine, EngineError, Rest, Settings, SharedDatabase};
 use crate::disk::fault::{DATABASE_NAME, Effect, Fault, Operation};
-use crate::disk::hooked::{Hook, HookedDirectory};
+use crate::disk::hooked::{Call, Hook, HookedDirectory};
 use crate::disk::sim::{HeaderTear, PowerCut, SimDatabase, SimDisk};
 use crate::disk::{Database, LogDirectory, LogFile, OpenMode};
 use crate::host::{DatabaseHandle, Environment, Host, LockLevel};
 use crate::log::format::segment_name;
 use crate::log::recovery::{Next, OpenFacts, open_database};
+use crate::log::segments::Space;
 use crate::shared::{ControlMapping, INIT, LockFile, Member};
 use crate::sqlite::Code;
 use crate::sync::Mutex;
@@ -46,6 +48,8 @@ struct Pair {
     reopened: Arc<AtomicU64>,
     /// How often the directory was listed.
     lists: Arc<AtomicU64>,
+    /// How many files got their space without a write.
+    allocations: Arc<AtomicU64>,
     /// A connection that is not on pwal has the database open.
     is_open_elsewhere: Arc<AtomicBool>,
 }
@@ -61,9 +65,15 @@ struct Watched {
     ghosts: Ghosts,
     reopened: Arc<AtomicU64>,
     lists: Arc<AtomicU64>,
+    allocations: Arc<AtomicU64>,
 }
 
 impl Hook for Watched {
+    fn after(&self, call: &Call<'_>) -> io::Result<()> {
+        self.allocations.fetch_add(u64::from(call.operation == Operation::Allocate), SeqCst);
+        Ok(())
+    }
+
     fn path(&self) -> Option<&Path> {
         Some(&self.real)
     }
@@ -184,6 +194,7 @@ impl Pair {
             ghosts: Ghosts::default(),
             reopened: Arc::default(),
             lists: Arc::default(),
+            allocations: Arc::default(),
             is_open_elsewhere: Arc::default(),
         }
     }
@@ -198,6 +209,7 @@ impl Pair {
             ghosts: Arc::clone(&self.ghosts),
             reopened: Arc::clone(&self.reopened),
             lists: Arc::clone(&self.lists),
+            allocations: Arc::clone(&self.allocations),
         };
         Arc::new(HookedDirectory::new(Arc::new(self.disk.directory(&sim_path())), Arc::new(watched)))
     }
@@ -626,7 +638,7 @@ fn a_segment_that_is_being_made_goes_with_the_log() {
         assert!(!rests.is_finished(), "it does not wait");
         std::thread::yield_now();
     }
-    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES, Space::Written).unwrap();
     control.set_next_segment(Some(made.id));
     drop(reservation);
     assert_eq!(rests.join().unwrap().unwrap(), Rest::Retired);

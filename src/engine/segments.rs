@@ -1,7 +1,7 @@
 //! The segments of the log: which one is next, and which are free.
 //!
 //! Nothing of this is stored: which segment is next stands in the control block, what is free is derived from headers
-//! and rings. A free one is used again, or else a new one is made: zero-written and synced (R6), ahead of need by a
+//! and rings. A free one is used again, or else a new one is made: with all of its space, and synced (R6), ahead of need by a
 //! thread of the engine, when a quarter of the present one is written, or by the writer that has filled the present one.
 //! The process has reserved it meanwhile (`reservation.rs`), and holds no lock that others need.
 
@@ -16,7 +16,7 @@ use super::segment_files::{Found, SegmentFiles};
 use super::tail::{AppendGuard, CERTIFICATE_BLOCKS, End, LogTail};
 use crate::log::LogError;
 use crate::log::format;
-use crate::log::segments::create_segment;
+use crate::log::segments::{Space, create_segment};
 use crate::shared::{RecordAddress, commit_ring};
 use crate::sqlite::Code;
 use std::collections::BTreeSet;
@@ -29,6 +29,9 @@ const SPARE_BLOCKS: u64 = 4;
 
 /// Where no commit wants durability, this many segments may be written before a flush is due.
 pub(super) const UNDURABLE_SEGMENTS: u64 = 2;
+
+/// Commits that show whether those to come will wait for a sync. Where fewer than one of this number does, it is not worth writing zeros.
+pub(super) const RECENT_COMMITS: u64 = 100;
 
 /// Segment files that are not free, whatever their headers say.
 struct Needed {
@@ -197,7 +200,7 @@ impl Segments {
                 }
                 // Another process was faster.
                 Some(_) => continue,
-                None => match self.make(reservation, &all, least) {
+                None => match self.make(reservation, &all, batch_bytes) {
                     Err(_) if self.is_chosen(least)? => return Ok(()),
                     made => made?,
                 },
@@ -312,15 +315,16 @@ impl Segments {
         Needed { segments, are_all }
     }
 
-    /// A new segment of at least `least` bytes: twice the largest so far, or less where the disk is nearly full.
-    fn make(&self, reservation: &Reservation, all: &[Found], least: u64) -> Result<Segment, EngineError> {
+    /// A new segment with room for a batch of this size: twice the largest so far, or less where the disk is nearly full.
+    fn make(&self, reservation: &Reservation, all: &[Found], batch_bytes: u64) -> Result<Segment, EngineError> {
+        let least = self.bytes_for(batch_bytes);
         self.limits.keep_within(all, least)?;
         let least = self.log.round_up(least);
         let largest = all.iter().map(|found| found.segment.bytes).max().unwrap_or(0);
         // Whole blocks: the header of another segment is not valid.
         let mut bytes = self.log.round_up((largest * 2).min(self.log.settings.segment_bytes())).max(least);
         let made = loop {
-            match self.create_segment(reservation, bytes) {
+            match self.create_segment(reservation, bytes, self.space_for(all, bytes, batch_bytes)) {
                 Err(error) if (error.code() == Code::FULL || error.is_too_large()) && bytes > least => {
                     bytes = (bytes / 2).next_multiple_of(u64::from(self.log.block_bytes)).max(least);
                 }
@@ -331,7 +335,27 @@ impl Segments {
         Ok(made)
     }
 
-    pub(super) fn create_segment(&self, reservation: &Reservation, bytes: u64) -> Result<Segment, EngineError> {
+    /// How a new segment of `bytes` gets its space: zeros are written where commits wait for their syncs, unless the batch that it is
+    /// made for fills half of it; and where more is undurable than what a flush is due for, so that writers that need no sync run no
+    /// further ahead of the disk, nor keep more files open.
+    fn space_for(&self, all: &[Found], bytes: u64, batch_bytes: u64) -> Space {
+        let unsynced = self.log.first_unsynced_segment()..=self.log.tail().ordinal;
+        let undurable: u64 = all
+            .iter()
+            .filter(|found| found.header.as_ref().is_some_and(|header| unsynced.contains(&header.ordinal)))
+            .map(|found| found.segment.bytes)
+            .sum();
+        let is_fast = || undurable <= UNDURABLE_SEGMENTS * self.log.settings.segment_bytes();
+        let waits = || self.log.marks.control().is_durability_wanted(RECENT_COMMITS);
+        if batch_bytes * 2 > bytes || is_fast() && !waits() { Space::Allocated } else { Space::Written }
+    }
+
+    pub(super) fn create_segment(
+        &self,
+        reservation: &Reservation,
+        bytes: u64,
+        space: Space,
+    ) -> Result<Segment, EngineError> {
         let number = self.log.marks.control().give_segment_id();
         let number =
             u32::try_from(number).map_err(|e| LogError::io("number", self.log.dir.path(), io::Error::other(e)))?;
@@ -343,7 +367,7 @@ impl Segments {
             // One that is made ahead of need is not finished for a process that closes the database.
             if self.log.stopping.stops_here() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
         };
-        let file = create_segment(&*self.log.dir, &name, bytes, &goes_on)?;
+        let file = create_segment(&*self.log.dir, &name, bytes, space, &goes_on)?;
         let segment = Arc::new(SegmentFile::new(number, name, file, bytes, || None));
         self.files.add_segment(segment.clone());
         Ok(segment)

@@ -15,9 +15,19 @@ pub const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// Zeros are written in pieces of at most this size, so that commits beside them are not stalled.
 pub const ZERO_PIECE_BYTES: usize = 1 << 20;
 
-/// Makes the segment file `name` of `bytes`: zero-written (space that is only allocated can still be refused, and is
-/// slower to overwrite), synced, and its name synced in the directory (rule R6). Each piece that the page cache holds
-/// is synced separately: a flush beside it would wait for all that is dirty.
+/// How a segment gets its space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Zeros are written to it. A commit that waits for its sync pays more in space that is only allocated, since
+    /// the file system has to note what is written by then.
+    Written,
+    /// It is allocated, in a hundredth of the time, or written where the file system cannot do that.
+    Allocated,
+}
+
+/// Makes the segment file `name` of `bytes`: with space that cannot be refused any more, synced, and its name synced in the
+/// directory (rule R6). Each piece of zeros that the page cache holds is synced separately: a flush beside it would wait for
+/// all that is dirty.
 ///
 /// `goes_on` is called before each piece: its error ends it.
 ///
@@ -27,9 +37,10 @@ pub fn create_segment(
     dir: &dyn LogDirectory,
     name: &str,
     bytes: u64,
+    space: Space,
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<Arc<dyn LogFile>, LogError> {
-    create(dir, name, bytes, &[], goes_on)
+    create(dir, name, (bytes, space), &[], goes_on)
 }
 
 /// Makes the segment file that a log begins with: as [`create_segment`], with its header in it from the first sync on, and a
@@ -51,7 +62,7 @@ pub fn create_first_segment(
     let mut start = header.encode();
     let certificate = first_certificate(header, epoch, database_pages);
     start.extend(certificate.encode_doubled(header.block_bytes, page_one, next_block_crc));
-    create(dir, name, header.segment_bytes, &start, &|| Ok(()))
+    create(dir, name, (header.segment_bytes, Space::Written), &start, &|| Ok(()))
 }
 
 fn first_certificate(header: &SegmentHeader, epoch: u64, database_pages: u32) -> Certificate {
@@ -81,13 +92,13 @@ fn first_certificate(header: &SegmentHeader, epoch: u64, database_pages: u32) ->
 fn create(
     dir: &dyn LogDirectory,
     name: &str,
-    bytes: u64,
+    (bytes, space): (u64, Space),
     start: &[u8],
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<Arc<dyn LogFile>, LogError> {
     let file =
         dir.open(name, OpenMode::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
-    match fill(dir, file.as_ref(), name, bytes, start, goes_on) {
+    match fill(dir, file.as_ref(), name, (bytes, space), start, goes_on) {
         Ok(()) => Ok(file),
         Err(error) => {
             // Only for the space: a segment without a header is free, so a failure to remove it harms nothing.
@@ -97,12 +108,12 @@ fn create(
     }
 }
 
-/// Zeros, but for what it starts with.
+/// Zeros, written or allocated, but for what it starts with.
 fn fill(
     dir: &dyn LogDirectory,
     file: &dyn LogFile,
     name: &str,
-    bytes: u64,
+    (bytes, space): (u64, Space),
     start: &[u8],
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), LogError> {
@@ -112,16 +123,22 @@ fn fill(
     let mut offset = 0;
     while offset < bytes {
         goes_on().map_err(|error| LogError::io("make", &path, error))?;
-        let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
-        let is_direct = file.write_zeros(piece, offset).map_err(|error| LogError::io("write", &path, error))?;
-        if offset == 0 && !start.is_empty() {
-            file.write_at(&[IoSlice::new(start)], 0).map_err(|error| LogError::io("write", &path, error))?;
+        let write_error = |error| LogError::io("write", &path, error);
+        let mut is_past_cache = true;
+        if offset == 0 && space == Space::Allocated && file.allocate(bytes).map_err(write_error)? {
+            offset = bytes;
+        } else {
+            let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
+            is_past_cache = file.write_zeros(piece, offset).map_err(write_error)?;
+            if offset == 0 && !start.is_empty() {
+                file.write_at(&[IoSlice::new(start)], 0).map_err(write_error)?;
+            }
+            offset += piece as u64;
         }
-        offset += piece as u64;
         if !is_first {
             crate::fault_point("making");
         }
-        if is_synced && (!is_direct || offset >= bytes) {
+        if is_synced && (!is_past_cache || offset >= bytes) {
             file.sync().map_err(|error| LogError::io("sync", &path, error))?;
         }
     }
@@ -129,4 +146,51 @@ fn fill(
         return Ok(());
     }
     dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Space, fill};
+    use crate::disk::sim::SimDisk;
+    use crate::disk::{LogDirectory, LogFile, OpenMode};
+    use std::io::{self, IoSlice};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// On a file system that allocates nothing.
+    #[derive(Debug)]
+    struct Plain(Arc<dyn LogFile>);
+
+    impl LogFile for Plain {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buffer, offset)
+        }
+
+        fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+            self.0.write_at(parts, offset)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn bytes(&self) -> io::Result<u64> {
+            self.0.bytes()
+        }
+    }
+
+    #[test]
+    fn zeros_are_written_where_nothing_can_be_allocated() {
+        let disk = SimDisk::new(1);
+        let dir = disk.directory(Path::new("/a.db"));
+        dir.create().unwrap();
+        let file = Plain(dir.open("1.seg", OpenMode::CreateNew).unwrap());
+        let asked = std::cell::Cell::new(0);
+        let goes_on = || {
+            asked.set(asked.get() + 1);
+            Ok(())
+        };
+        fill(&dir, &file, "1.seg", (5 << 19, Space::Allocated), &[], &goes_on).unwrap();
+        assert_eq!((file.bytes().unwrap(), asked.get()), (5 << 19, 3));
+    }
 }

@@ -42,6 +42,15 @@ impl ControlView {
         entry_of(|| self.published(), |published| self.commit_ring.load(published, false))
     }
 
+    /// Whether one of the last `commits` wants durability, as far back as the ring goes.
+    #[must_use]
+    pub fn is_durability_wanted(&self, commits: u64) -> bool {
+        let published = self.published();
+        let last = (published.saturating_sub(commits) + 1..=published).rev();
+        // Before the first commit of this log there are no entries.
+        last.map_while(|sequence| self.commit_ring.wants_durable(sequence)).any(|wants| wants)
+    }
+
     /// The record of `epoch`; `None` if it is not stored, or the ring has moved on.
     #[must_use]
     pub fn epoch(&self, epoch: u64) -> Option<EpochRecord> {

@@ -219,6 +219,14 @@ impl LogFile for File {
         Ok(())
     }
 
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        between();
+        self.medium.check(self.inner.bytes(), bytes)?;
+        let is_allocated = self.inner.allocate(bytes);
+        between();
+        is_allocated
+    }
+
     fn sync(&self) -> io::Result<()> {
         between();
         let token: SyncToken = self.inner.sync_begin();

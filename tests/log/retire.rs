@@ -1,18 +1,19 @@
 //! A checkpoint's pass over the database file, and the end of a log at a clean close.
 
-use pwal::internal::disk::Database;
 use pwal::internal::disk::sim::{Dice, HeaderTear, PowerCut};
+use pwal::internal::disk::{Database, Disk, RealDisk};
 use pwal::internal::log::LogError;
 use pwal::internal::log::backfill::Backfill;
 use pwal::internal::log::format::{Certificate, CertificatePlace, SegmentHeader, segment_name};
 use pwal::internal::log::recovery::{Next, OpenFacts, open_database};
 use pwal::internal::log::retire::{remove_directory, retire};
 use pwal::internal::log::scan;
-use pwal::internal::log::segments::{create_first_segment, create_segment};
+use pwal::internal::log::segments::{Space, create_first_segment, create_segment};
 use pwal::internal::log::stamp::{self, Stamp, StampState};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use support::log::{Files, LogBuilder, Place, RealPlace, SimPlace, database_of, image, stamped};
 
 const ID: u64 = 0x1234;
@@ -217,13 +218,13 @@ fn a_failed_close_may_be_repeated() {
 fn a_new_segment_is_zeroed_and_durable() {
     let place = SimPlace::new(&Files::new(database_of(&[0; 3], 1024)).with_file("lock", b""));
     let name = segment_name(ID, 0);
-    let segment = create_segment(&*place.directory(), &name, 3 << 20, &|| Ok(())).unwrap();
+    let segment = create_segment(&*place.directory(), &name, 3 << 20, Space::Written, &|| Ok(())).unwrap();
     assert_eq!(segment.bytes().unwrap(), 3 << 20);
     let nothing =
         PowerCut { keep_percent: 0, tears_sectors: false, tears_same_bytes: false, tears_header: HeaderTear::Never };
     place.disk.power_cut(&nothing);
     assert!(place.files().directory.unwrap()[&name] == vec![0; 3 << 20]);
-    assert!(create_segment(&*place.directory(), &name, 1 << 20, &|| Ok(())).is_err(), "it is there");
+    assert!(create_segment(&*place.directory(), &name, 1 << 20, Space::Written, &|| Ok(())).is_err(), "it is there");
     // The first one has its header from the first sync on.
     let header = SegmentHeader {
         log_id: ID,
@@ -253,9 +254,38 @@ fn a_new_segment_is_zeroed_and_durable() {
     let effect = Effect::ShortNoSpace(4096);
     let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth: 2, effect, goes_on: true };
     place.disk.plan().add(fault);
-    let error = create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, &|| Ok(())).unwrap_err();
+    let error =
+        create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, Space::Written, &|| Ok(())).unwrap_err();
     assert_eq!(error.kind(), pwal::internal::log::ErrorKind::Full);
     assert!(!place.files().directory.unwrap().contains_key(&segment_name(ID, 1)));
+}
+
+#[test]
+fn a_segment_is_allocated_where_the_file_system_can_do_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = dir.path().join("a.db");
+    std::fs::write(&database, b"").unwrap();
+    let place = RealDisk.log_directory(&database);
+    place.create().unwrap();
+    let asked = std::cell::Cell::new(0);
+    let goes_on = || {
+        asked.set(asked.get() + 1);
+        Ok(())
+    };
+    for (number, space) in [(0, Space::Written), (1, Space::Allocated)] {
+        asked.set(0);
+        let name = segment_name(ID, number);
+        let segment = create_segment(&*place, &name, 5 << 20, space, &goes_on).unwrap();
+        let metadata = std::fs::metadata(place.path().join(&name)).unwrap();
+        assert_eq!((segment.bytes().unwrap(), metadata.len()), (5 << 20, 5 << 20));
+        assert!(metadata.blocks() * 512 >= 5 << 20, "its space is its own");
+        let mut bytes = vec![1; 5 << 20];
+        assert_eq!(segment.read_at(&mut bytes, 0).unwrap(), 5 << 20);
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        if space == Space::Written {
+            assert_eq!(asked.get(), 5, "once before each piece");
+        }
+    }
 }
 
 /// Whoever closes the database waits for a piece of it at most.
@@ -268,7 +298,7 @@ fn a_new_segment_that_is_given_up_leaves_nothing_behind() {
         if asked.get() < 3 { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
     };
     let name = segment_name(ID, 1);
-    create_segment(&*place.directory(), &name, 16 << 20, &goes_on).unwrap_err();
+    create_segment(&*place.directory(), &name, 16 << 20, Space::Written, &goes_on).unwrap_err();
     assert_eq!(asked.get(), 3, "once before each piece");
     assert!(!place.files().directory.unwrap().contains_key(&name));
 }

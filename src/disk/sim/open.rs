@@ -176,6 +176,12 @@ impl LogFile for SimLogFile {
         self.handle.write(&self.name, &data, offset)
     }
 
+    /// What is not synced may be lost, and is zeros or beyond the end of the file then: as after a write of zeros.
+    fn allocate(&self, bytes: u64) -> io::Result<bool> {
+        let zeros = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        self.write_at(&[IoSlice::new(&zeros)], 0).map(|()| true)
+    }
+
     fn sync(&self) -> io::Result<()> {
         let token = self.sync_begin();
         self.sync_end(token, false)

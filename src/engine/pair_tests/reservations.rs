@@ -6,6 +6,7 @@ use crate::engine::reservation::Free;
 use crate::engine::reservation::{NextMaker, Reservation};
 use crate::engine::segment_file::Segment;
 use crate::log::format::segment_name;
+use crate::log::segments::Space;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ fn a_segment_that_a_stopped_process_makes_is_left_to_it() {
     commit(&one, 3, 1, true).unwrap();
     let reservation = reserve(&one);
     let (all, tail) = one.segments.survey().unwrap();
-    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES, Space::Written).unwrap();
 
     let start = Instant::now();
     rotate(&two);
@@ -79,7 +80,7 @@ fn a_segment_that_a_dead_process_was_making_is_free() {
     let (one, two) = (pair.claim(), pair.join());
     commit(&one, 3, 1, true).unwrap();
     let reservation = reserve(&one);
-    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+    let made = one.segments.create_segment(&reservation, SEGMENT_BYTES, Space::Written).unwrap();
     std::mem::forget(reservation);
     // As the kernel does.
     one.log.marks.member().lock().close();
@@ -120,7 +121,7 @@ fn a_segment_that_was_free_a_moment_ago_is_not_reserved() {
         // Two of them, so that one is deleted.
         for _ in 0..2 {
             let reservation = reserve(&one);
-            one.segments.create_segment(&reservation, SEGMENT_BYTES).unwrap();
+            one.segments.create_segment(&reservation, SEGMENT_BYTES, Space::Written).unwrap();
         }
         let (all, tail) = one.segments.survey().unwrap();
         let free = one.segments.free_segments(&all, tail).into_iter().next().expect("a free segment");
@@ -173,7 +174,7 @@ fn a_segment_that_is_chosen_ahead_of_need_has_room_for_the_batches_of_late() {
     let pair = Pair::new();
     let one = pair.claim();
     commit(&one, 3, 1, true).unwrap();
-    let small = one.segments.create_segment(&reserve(&one), SEGMENT_BYTES).unwrap();
+    let small = one.segments.create_segment(&reserve(&one), SEGMENT_BYTES, Space::Written).unwrap();
     let large = 2 * SEGMENT_BYTES;
     one.segments.make_room(large).unwrap();
     let (tail, next) = (one.log.tail(), one.log.marks.control().next_segment());

@@ -67,7 +67,7 @@ impl Hooks {
             Operation::Create => Some(Call::Create),
             Operation::Open => Some(Call::Open),
             Operation::Read => Some(Call::Read),
-            Operation::Write | Operation::SetBytes => Some(Call::Write),
+            Operation::Write | Operation::Allocate | Operation::SetBytes => Some(Call::Write),
             Operation::Sync => Some(Call::Sync),
             Operation::Remove => Some(Call::Remove),
             Operation::List | Operation::Rename => None,
