@@ -7,6 +7,7 @@
 use super::roles::{AfterCommit, Checkpointing};
 use super::wal_connection::{FRAMES_BEYOND_LOG, WalConnection};
 use crate::sqlite::Code;
+use std::sync::Arc;
 
 /// As [`FRAMES_BEYOND_LOG`], for a view whose commits were all brought to the database file at this connection's request; directly after
 /// a commit, where a `wal_hook` may request a checkpoint, which would do so for each commit from there on.
@@ -16,7 +17,14 @@ impl WalConnection {
     /// CKPT (`sqlite3WalCheckpoint`).
     pub(super) fn begin_checkpoint(&mut self) -> Result<(), Code> {
         self.engine.log.check_poison().map_err(|error| self.failed(&error))?;
-        if self.is_automatic() {
+        let entry = Arc::clone(&self.entry);
+        // Where SQLite's own hook makes one, inside COMMIT's own step. `sqlite3_wal_checkpoint` after a commit, by the application, makes the
+        // same calls; and SQLite cannot be asked whether its hook is installed. While such a call of another connection runs this one is
+        // taken for the hook's: stock SQLite waits for no other checkpoint (`sqlite3WalCheckpoint`), and where many connections begin to
+        // write together, each would wait for those of all the others.
+        let may_be_hooks = self.checkpointer.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due();
+        let only_one = may_be_hooks.then(|| entry.behind_commit.try_lock()).flatten();
+        if self.is_automatic() || may_be_hooks && only_one.is_none() {
             self.checkpointer.running = Checkpointing::Automatic;
             let waiting = self.view.max_frame() - self.backfilled_frames();
             if i64::from(waiting) >= i64::from(self.checkpointer.autocheckpoint) {
@@ -43,10 +51,8 @@ impl WalConnection {
             .is_ok_and(|frames| frames > 0 && self.view.max_frame() >= frames)
     }
 
-    /// Whether this CKPT is an autocheckpoint, inside COMMIT's own step, which must not wait. `sqlite3_wal_checkpoint`
-    /// after a commit, by the application, makes the same calls; and SQLite cannot be asked whether its hook is
-    /// installed. So the first call that might be the hook's is taken for the application's, and later ones as long as
-    /// the hook would make exactly these.
+    /// Whether this CKPT is an autocheckpoint, which must not wait. The first call that might be the hook's is taken for the
+    /// application's, and later ones as long as the hook would make exactly these.
     fn is_automatic(&mut self) -> bool {
         if self.checkpointer.previous != AfterCommit::ReadReleased {
             return false;

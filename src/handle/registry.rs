@@ -33,6 +33,8 @@ pub(super) struct Entry {
     /// Held for every join, claim, leave and retirement.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
     pub(super) upgrades: Upgrades,
+    /// Held while a connection that has just committed makes a checkpoint which SQLite's own hook may have asked for; tried only.
+    pub(super) behind_commit: Mutex<()>,
 }
 
 /// What all handles of one registration of the VFS share.
