@@ -142,7 +142,7 @@ impl WriteQueue {
                         if event == Event::Ask {
                             state.turn_on_credit = false;
                         }
-                        state.enter(connection, now, self.times.lease);
+                        state.enter(connection, now, &self.times);
                         return true;
                     }
                 }
@@ -456,12 +456,13 @@ impl WriteQueue {
             if !self.turn.take_abandoned(seen.word, abandoned, self.times.grant) {
                 return None;
             }
-            state.tenure = Some(now + self.times.lease);
+            state.tenure = Some(now + state.lease_us(&self.times));
         } else {
             if !self.turn.swap(seen.word, self.turn.inside().waited_for(seen.word.is_waited_for())) {
                 return None;
             }
-            state.tenure.get_or_insert(now + self.times.lease);
+            let lease = state.lease_us(&self.times);
+            state.tenure.get_or_insert(now + lease);
         }
         self.pass_on(state, now)
     }

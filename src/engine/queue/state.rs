@@ -12,8 +12,10 @@ use std::sync::Arc;
 /// Microseconds, as all times here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters.
+    /// How long a writer may take WRITE again and again while others wait, and a process serve its own waiters: at least, and
+    /// at most.
     pub(super) lease: u64,
+    pub(super) longest_lease: u64,
     /// How long a grant is valid for the retry of the connection that was woken with it.
     pub(super) grant: u64,
     /// How long the longest waiter of all sleeps before it looks whether the owner lives. The others look more rarely, but
@@ -23,7 +25,11 @@ pub(super) struct Times {
     pub(super) quick: u64,
 }
 
-pub(super) const TIMES: Times = Times { lease: 500, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, quick: 100 };
+pub(super) const TIMES: Times =
+    Times { lease: 500, longest_lease: 1_000, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, quick: 100 };
+/// A lease is at least this many times as long as it takes until a waiter that is woken writes: on machines where a thread on another core
+/// wakes late WRITE would lie idle for much of the time.
+const HANDOVERS: u64 = 10;
 /// Poll interval of later waiters, as a multiple of the first one's.
 pub(super) const LATER_WAITER_FACTOR: u64 = 5;
 /// And those that wait for a connection of their own process.
@@ -31,7 +37,7 @@ pub(super) const LOCAL_WAIT_FACTOR: u64 = 10;
 /// A connection that has neither waited nor written for this time has given up.
 pub(super) const PAUSE: u64 = 1_000_000;
 /// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up),
-/// while others wait, too. A lease and a tenure of another process end within 1 ms; a long write transaction must not
+/// while others wait, too. A lease and a tenure of another process end within 2 ms; a long write transaction must not
 /// delay a caller that sleeps on its own.
 pub(super) const LINE_UP: u64 = 5_000;
 /// The same, while no other connection waits: for the end of one short write.
@@ -119,6 +125,8 @@ pub(super) struct Taken {
     /// The thread that took it for the owner.
     pub(super) by: usize,
     pub(super) at: u64,
+    /// How long it takes until a waiter that is woken has WRITE, on average.
+    pub(super) handover: u64,
 }
 
 #[derive(Debug, Default)]
@@ -180,8 +188,21 @@ impl State {
         }
     }
 
+    /// The length of a lease, and of a tenure.
+    pub(super) fn lease_us(&self, times: &Times) -> u64 {
+        (HANDOVERS * self.taken.handover).clamp(times.lease, times.longest_lease)
+    }
+
     /// `connection` has WRITE from now on, and a lease, unless it has one already.
-    pub(super) fn enter(&mut self, connection: ConnectionId, now: u64, lease: u64) {
+    pub(super) fn enter(&mut self, connection: ConnectionId, now: u64, times: &Times) {
+        if let Some((_, until)) = self.grant
+            && self.places.get(&connection).is_some_and(|place| !place.polls)
+            && !self.histories.get(&connection).is_some_and(|history| history.reads_with_grant)
+        {
+            let took = (now + times.grant).saturating_sub(until).min(times.longest_lease);
+            self.taken.handover = (7 * self.taken.handover + took) / 8;
+        }
+        let lease = self.lease_us(times);
         self.tenure.get_or_insert(now + lease);
         if !self.has_lease(connection) {
             self.lease = Some((connection, now + lease));

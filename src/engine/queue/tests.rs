@@ -148,11 +148,41 @@ fn a_lease_ends() {
     assert!(thread.join().unwrap(), "granted after the lease, though nobody released again");
 }
 
+#[test]
+fn a_lease_is_longer_where_waiters_come_late() {
+    let mut queue = alone();
+    queue.times.grant = 5_000_000;
+    assert!(queue.try_acquire(1));
+    let length = |queue: &WriteQueue| queue.state.lock().lease_us(&queue.times);
+    assert_eq!(length(&queue), TIMES.lease);
+    for _ in 0..20 {
+        let until = now_us() + 10_000_000;
+        let ticket = queue.state.lock().ticket(2, now_us());
+        queue.release(1, false);
+        let granted = queue.wait_with(&mut queue.state.lock(), 2, (ticket, false), until);
+        assert!(granted);
+        let late = now_us() + 200;
+        wait_until("it comes late", || now_us() >= late);
+        assert!(queue.try_acquire(2));
+        queue.release(2, false);
+        assert!(queue.try_acquire(1));
+    }
+    assert_eq!(length(&queue), TIMES.longest_lease);
+    // One that reads first says nothing of how late threads are woken.
+    queue.state.lock().taken.handover = 0;
+    queue.release(1, false);
+    assert!(queue.take_turn(1, Duration::ZERO));
+    let late = now_us() + 1000;
+    wait_until("it reads", || now_us() >= late);
+    assert!(queue.try_acquire(1));
+    assert_eq!(queue.state.lock().taken.handover, 0);
+}
+
 /// The owner released while nobody waited, and whoever comes then is awake already.
 #[test]
 fn a_free_word_is_kept_only_for_a_connection_that_comes_soon() {
     let mut queue = alone();
-    queue.times.lease = 10 * LONG.as_micros() as u64;
+    (queue.times.lease, queue.times.longest_lease) = (10 * LONG.as_micros() as u64, 10 * LONG.as_micros() as u64);
     assert!(queue.try_acquire(1));
     queue.release(1, true);
     assert!(queue.wait(2, LONG), "it waits for the end of a lease that nobody uses");
