@@ -347,7 +347,7 @@ impl<W: Work> Duty<W> {
             let more = log_failure(log, "flush", work.flush());
             shared.done(Request::Flush);
             // No commit may come that asks for it.
-            if more {
+            if more && !crate::drops("flush-again") {
                 let mut requests = shared.requests.lock();
                 requests.open[Request::Flush as usize] = !requests.stop;
             }

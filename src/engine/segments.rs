@@ -345,8 +345,10 @@ impl Segments {
             .filter(|found| found.header.as_ref().is_some_and(|header| unsynced.contains(&header.ordinal)))
             .map(|found| found.segment.bytes)
             .sum();
-        let is_fast = || undurable <= UNDURABLE_SEGMENTS * self.log.settings.segment_bytes();
-        let waits = || self.log.marks.control().is_durability_wanted(RECENT_COMMITS);
+        let bound = UNDURABLE_SEGMENTS * self.log.settings.segment_bytes();
+        let is_fast = || undurable <= bound || crate::drops("allocated-bounded");
+        let is_wanted = || self.log.marks.control().is_durability_wanted(RECENT_COMMITS);
+        let waits = || is_wanted() && !crate::drops("allocated-without-waits");
         if batch_bytes * 2 > bytes || is_fast() && !waits() { Space::Allocated } else { Space::Written }
     }
 

@@ -24,7 +24,7 @@ impl WalConnection {
         // write together, each would wait for those of all the others.
         let may_be_hooks = self.checkpointer.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due();
         let only_one = may_be_hooks.then(|| entry.behind_commit.try_lock()).flatten();
-        if self.is_automatic() || may_be_hooks && only_one.is_none() {
+        if self.is_automatic() || may_be_hooks && only_one.is_none() && !crate::drops("hook-one-at-a-time") {
             self.checkpointer.running = Checkpointing::Automatic;
             let waiting = self.view.max_frame() - self.backfilled_frames();
             if i64::from(waiting) >= i64::from(self.checkpointer.autocheckpoint) {
