@@ -181,6 +181,11 @@ fn beside_stock_and_its_journals() {
 }
 
 #[test]
+fn alone_and_back() {
+    play(&["created", "alone", "opened"], &["alone", "A0 file"], 100);
+}
+
+#[test]
 fn failures_are_answered() {
     play(&["created", "failed sync", "opened", "failed write", "opened"], &["R5"], 200);
 }

@@ -64,6 +64,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("Z3", "before the segments of a log are deleted, the plain page 1 is synced"),
     ("Z4", "before a marker is deleted, the deletion of the segments and spill files of its log is durable"),
     ("moved", "before a log directory is made, the renaming of another one is durable"),
+    ("alone", "before a page is written to a plain database file beside frames of stock SQLite's -wal, that is synced"),
     ("undo whole", "before the header of the journal that undoes a salvage is written, its records are synced"),
     ("undo", "before a salvage overwrites a page, the journal that undoes it is durable"),
 ];
@@ -466,7 +467,17 @@ impl Walk {
             (None, Some(_)) => self.activation(at, database),
             (Some(log_id), None) => self.retirement(at, database, log_id),
             (Some(log_id), Some(_)) => self.page(at, pid, log_id, offset, bytes),
-            (None, None) => {}
+            (None, None) => self.plain(at),
+        }
+    }
+
+    /// `walCheckpoint`, of SQLite or where a connection ends to be alone.
+    fn plain(&mut self, at: usize) {
+        let beside = |(name, file): (String, Node)| (Role::of(ROOT, &name) == Role::Placeholder).then_some(file);
+        let wal = self.medium.names(ROOT).into_iter().find_map(beside);
+        if let Some(wal) = wal.filter(|wal| !self.medium.bytes(*wal, false).is_empty()) {
+            let is_synced = self.is_synced(wal);
+            self.demand("alone", at, is_synced, "it is not");
         }
     }
 

@@ -45,6 +45,7 @@ pub fn play() {
         "log moved" => log_moved(&path),
         "rested" => rested(&path),
         "idle" => idle(&path),
+        "alone" => alone(&path),
         "everything" => everything(&path),
         "survives" => survives(&path),
         "dies beside" => dies_beside(&path, false),
@@ -297,6 +298,29 @@ fn idle(path: &Path) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     life.commit(1);
+    life.close();
+}
+
+fn is_on_log(life: &Life) -> bool {
+    support::lab::status(&life.connection, "active") == true
+}
+
+/// In `locking_mode=EXCLUSIVE`, with a WAL that was open before, and back: what SQLite has put into its own `-wal` goes to the
+/// database file.
+fn alone(path: &Path) {
+    let life = Life::open(path);
+    for synchronous in ["NORMAL", "FULL"] {
+        life.commits(2, 2);
+        life.run(&format!("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous={synchronous}"));
+        life.commits(3, 4);
+        assert!(!is_on_log(&life), "not alone");
+        life.run("PRAGMA synchronous=NORMAL");
+        life.commits(2, 2);
+        // With the end of the next transaction.
+        life.run("PRAGMA locking_mode=NORMAL");
+        life.commit(1);
+        assert!(is_on_log(&life), "still alone");
+    }
     life.close();
 }
 
