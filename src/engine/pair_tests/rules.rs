@@ -295,29 +295,57 @@ fn leader_is_not_taken_from_a_process_that_has_gone_on() {
 /// The process lost LEADER while it waited for APPEND: the epoch is not its to seal.
 #[test]
 fn no_certificate_is_in_the_batch_of_a_process_that_has_lost_leader() {
-    let pair = Pair::new();
-    let (one, other) = (pair.claim(), pair.join());
-    commit(&one, 3, 1, true).unwrap();
-    let view = staged(&one, 3, 2);
-    one.committer.prepare(view.lane()).unwrap();
-    let (me, taker) = (one.log.marks.member().me(), other.log.marks.member().me());
-    let control = one.log.marks.control();
-    let prepared = while_it_waits_for_append(
-        &other,
-        || {
-            one.committer
-                .write_prepared(view.lane(), facts(&one, true))
-                .map(|prepared| one.committer.rollback_prepared(prepared).unwrap())
-        },
-        || assert!(control.leader().take_over(me, taker)),
-    );
-    assert!(matches!(prepared, Err(EngineError::LockHeld { .. })), "{prepared:?}");
-    assert!(control.leader().release(taker));
-    commit(&one, 3, 3, true).unwrap();
-    die(one);
-    die(other);
-    pair.lose_power();
-    assert_eq!(pair.recovered(), [3; 3]);
+    for goes_on in [true, false] {
+        let pair = Pair::new();
+        let (one, other) = (pair.claim(), pair.join());
+        commit(&one, 3, 1, true).unwrap();
+        let view = staged(&one, 3, 2);
+        one.committer.prepare(view.lane()).unwrap();
+        let (me, taker) = (one.log.marks.member().me(), other.log.marks.member().me());
+        let control = one.log.marks.control();
+        let prepared = while_it_waits_for_append(
+            &other,
+            || {
+                one.committer
+                    .write_prepared(view.lane(), facts(&one, true))
+                    .map(|prepared| one.committer.rollback_prepared(prepared).unwrap())
+            },
+            || assert!(control.leader().take_over(me, taker)),
+        );
+        assert!(matches!(prepared, Err(EngineError::LockHeld { .. })), "{prepared:?}");
+        assert!(control.leader().release(taker));
+        if goes_on {
+            commit(&one, 3, 3, true).unwrap();
+        }
+        die(one);
+        die(other);
+        // Where nothing follows the batch is whole on the medium unless it was erased.
+        if goes_on {
+            pair.lose_power()
+        } else {
+            pair.disk.kill()
+        }
+        assert_eq!(pair.recovered(), if goes_on { [3; 3] } else { [1; 3] });
+    }
+}
+
+/// R5. What could not be erased is erased again, with all that is not durable, and nothing is committed after it.
+#[test]
+fn a_batch_that_cannot_be_erased_at_once_ends_the_engine() {
+    for operation in [Operation::Write, Operation::Sync] {
+        let pair = Pair::new();
+        let one = pair.claim();
+        commit(&one, 3, 1, true).unwrap();
+        let view = staged(&one, 3, 2);
+        one.committer.prepare(view.lane()).unwrap();
+        let prepared = one.committer.write_prepared(view.lane(), facts(&one, true)).unwrap();
+        pair.disk.plan().add(pair.fault(operation, ".seg"));
+        one.committer.rollback_prepared(prepared).unwrap_err();
+        assert!(commit(&one, 3, 3, true).is_err(), "{operation:?}");
+        die(one);
+        pair.lose_power();
+        assert_eq!(pair.recovered(), [1; 3], "{operation:?}");
+    }
 }
 
 /// A process died holding APPEND, and another one has its process slot: the lock is free, and nobody takes it for the new process's.
