@@ -337,7 +337,8 @@ impl LogFile for RealFile {
     /// `fallocate`: extents that are known to be unwritten.
     #[cfg(target_os = "linux")]
     fn allocate(&self, bytes: u64) -> io::Result<bool> {
-        self.write_with(0, bytes, |file| match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        let allocate = |file: &File| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes);
+        self.write_with(0, bytes, |file| match rustix::io::retry_on_intr(|| allocate(file)) {
             Ok(()) => Ok(true),
             // Not this file system, not this kernel, or a filter of system calls.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => Ok(false),
