@@ -167,7 +167,9 @@ impl Work for Engine {
 
     fn flush(&self) -> Result<bool, EngineError> {
         self.checkpointer.flush_ahead()?;
-        Ok(self.committer.is_flush_due(self.log.tail().ordinal, self.log.marks.published()))
+        let published = self.log.marks.published();
+        // Where all is durable a flush does nothing, and the worker would not end.
+        Ok(published > self.log.marks.durable() && self.committer.is_flush_due(self.log.tail().ordinal, published))
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {
