@@ -109,6 +109,7 @@ const EVENTS: &[&str] = &[
     "commits",
     "logs left",
     "segments made",
+    "segments allocated",
     "logs retired",
     "processes that attached",
     "lives of more than three processes",

@@ -144,6 +144,11 @@ fn commits_in_every_mode() {
 }
 
 #[test]
+fn segments_that_are_allocated() {
+    play(&["seldom synced"], &["R2", "R6 allocated", "R6 name"], 100);
+}
+
+#[test]
 fn killed_and_recovered() {
     let rules = [
         "A3",

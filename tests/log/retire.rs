@@ -251,13 +251,18 @@ fn a_new_segment_is_zeroed_and_durable() {
     assert!(bytes[3 * 4096..].iter().all(|&byte| byte == 0));
     // A full disk leaves nothing behind.
     use pwal::internal::disk::fault::{Effect, Fault, Operation};
-    let effect = Effect::ShortNoSpace(4096);
-    let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth: 2, effect, goes_on: true };
-    place.disk.plan().add(fault);
-    let error =
-        create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, Space::Written, &|| Ok(())).unwrap_err();
-    assert_eq!(error.kind(), pwal::internal::log::ErrorKind::Full);
-    assert!(!place.files().directory.unwrap().contains_key(&segment_name(ID, 1)));
+    for (space, nth) in [(Space::Written, 2), (Space::Allocated, 1)] {
+        let effect = Effect::ShortNoSpace(4096);
+        let fault = Fault { operation: Operation::Write, name_contains: "seg".to_owned(), nth, effect, goes_on: false };
+        place.disk.plan().add(fault);
+        let create = || create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, space, &|| Ok(()));
+        assert_eq!(create().unwrap_err().kind(), pwal::internal::log::ErrorKind::Full, "{space:?}");
+        assert!(!place.files().directory.unwrap().contains_key(&segment_name(ID, 1)), "{space:?}");
+    }
+    // It is durable when it is made.
+    create_segment(&*place.directory(), &segment_name(ID, 1), 3 << 20, Space::Allocated, &|| Ok(())).unwrap();
+    place.disk.power_cut(&nothing);
+    assert!(place.files().directory.unwrap()[&segment_name(ID, 1)] == vec![0; 3 << 20]);
 }
 
 #[test]

@@ -392,7 +392,7 @@ impl LogFile for File {
 
     fn allocate(&self, bytes: u64) -> io::Result<bool> {
         self.machine.tick("write", &self.name);
-        self.machine.count("segments without zeros written");
+        self.machine.count("segments allocated");
         self.inner.allocate(bytes)
     }
 

@@ -30,6 +30,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("R4", "before a checkpoint writes a page of commits up to T, a durable certificate says D >= T"),
     ("R5", "when a commit is answered with an error, its record is gone, durably"),
     ("R6 space", "before a segment begins in a segment file, the segment file's space is synced"),
+    ("R6 allocated", "also where it was allocated, not written"),
     ("R6 name", "and its name"),
     (
         "cut",
@@ -95,6 +96,8 @@ struct Walk {
     recovering: bool,
     /// The processes that have written to the log, and so do not recover it.
     writers: BTreeSet<u32>,
+    /// Segment files that have got their space without a write.
+    allocated: BTreeSet<Node>,
     /// The process of a salvage.
     salvages: bool,
     /// The commit that is not answered yet wants durability.
@@ -116,6 +119,7 @@ impl Walk {
             stamped: None,
             recovering: false,
             writers: BTreeSet::new(),
+            allocated: BTreeSet::new(),
             salvages: false,
             wants_durable: false,
             written: Vec::new(),
@@ -214,6 +218,9 @@ impl Walk {
                 let is_moved = |change: &Change| matches!(change, Change::Move { .. });
                 let moved = self.medium.pending_of(directory).any(|pending| is_moved(&pending.change));
                 self.demand("moved", at, !moved, "it is not");
+            }
+            Call::Resize { node, bytes: 1.. } => {
+                self.allocated.insert(self.medium.node(*node));
             }
             Call::Resize { node, bytes: 0 } => {
                 let node = self.medium.node(*node);
@@ -326,7 +333,8 @@ impl Walk {
                     let size = self.medium.bytes(record.segment, true).len();
                     let has_space =
                         size == self.medium.bytes(record.segment, false).len() && !self.grows(record.segment);
-                    self.demand("R6 space", at, has_space, "it is not");
+                    let rule = if self.allocated.contains(&record.segment) { "R6 allocated" } else { "R6 space" };
+                    self.demand(rule, at, has_space, "it is not");
                     let has_name = self.name_is_synced(record.segment);
                     self.demand("R6 name", at, has_name, "it is not");
                     self.only_one(at, record);

@@ -39,6 +39,7 @@ pub fn play() {
     let path = root.join(DATABASE);
     match name.as_str() {
         "modes" => modes(&path),
+        "seldom synced" => seldom_synced(&path),
         "created" => created(&path),
         "written and killed" => written_and_killed(&path),
         "opened" => opened(&path),
@@ -157,6 +158,21 @@ fn modes(path: &Path) {
     life.commits(2, 2);
     life.checkpoint("TRUNCATE");
     life.commits(2, 2);
+    life.close();
+}
+
+/// Segments are allocated, and then commits wait for their syncs.
+fn seldom_synced(path: &Path) {
+    let life = Life::on(path, support::open(path));
+    life.run("PRAGMA journal_mode=WAL");
+    life.run(SETTINGS);
+    life.run("PRAGMA synchronous=NORMAL");
+    life.commit(0);
+    life.commits(16, 12);
+    life.run("PRAGMA synchronous=FULL");
+    life.commits(4, 12);
+    life.checkpoint("FULL");
+    life.commits(2, 12);
     life.close();
 }
 
