@@ -23,7 +23,7 @@ impl WalConnection {
         // taken for the hook's: stock SQLite waits for no other checkpoint (`sqlite3WalCheckpoint`), and where many connections begin to
         // write together, each would wait for those of all the others.
         let may_be_hooks = self.checkpointer.previous == AfterCommit::ReadReleased && self.is_autocheckpoint_due();
-        let only_one = may_be_hooks.then(|| entry.behind_commit.try_lock()).flatten();
+        let only_one = may_be_hooks.then(|| entry.after_commit.try_lock()).flatten();
         if self.is_automatic() || may_be_hooks && only_one.is_none() && !crate::drops("hook-one-at-a-time") {
             self.checkpointer.running = Checkpointing::Automatic;
             let waiting = self.view.max_frame() - self.backfilled_frames();

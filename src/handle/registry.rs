@@ -34,7 +34,7 @@ pub(super) struct Entry {
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
     pub(super) upgrades: Upgrades,
     /// Held while a connection that has just committed makes a checkpoint which SQLite's own hook may have asked for; tried only.
-    pub(super) behind_commit: Mutex<()>,
+    pub(super) after_commit: Mutex<()>,
 }
 
 /// What all handles of one registration of the VFS share.

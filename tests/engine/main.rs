@@ -1,7 +1,7 @@
 //! What applications do with a database on pwal, in one process or a few.
 
 mod attached;
-mod checkpoints_behind_commits;
+mod checkpoints_after_commits;
 mod concurrent;
 mod content;
 mod features;
