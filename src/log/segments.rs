@@ -21,7 +21,7 @@ pub enum Space {
     /// Zeros are written to it. A commit that waits for its sync pays more in space that is only allocated, since
     /// the file system has to note what is written by then.
     Written,
-    /// It is allocated, in a hundredth of the time, or written where the file system cannot do that.
+    /// It is allocated, which needs no write, or zeros are written where the file system cannot do that.
     Allocated,
 }
 
