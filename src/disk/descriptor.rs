@@ -132,7 +132,8 @@ fn lift(opened: OwnedFd) -> io::Result<OwnedFd> {
 
 /// False: there is no reserve, or another thread is just using it.
 fn release() -> bool {
-    RESERVE.try_lock().and_then(|mut reserve| reserve.take_if(|reserve| is_below_limit(reserve))).is_some()
+    !crate::drops("descriptor-reserve")
+        && RESERVE.try_lock().and_then(|mut reserve| reserve.take_if(|reserve| is_below_limit(reserve))).is_some()
 }
 
 /// Whether another file may get the number of this descriptor: the limit may have been lowered since it was opened.

@@ -97,7 +97,8 @@ impl WalConnection {
         if self.is_reading() {
             self.reader.refused = true;
             self.reader.shows_nothing = self.reader.writers.begun == Begun::Writes
-                && (!self.reader.wrote && is_beginning(file) || crate::drops("r3-refused-after-read"));
+                && (is_beginning(file) || crate::drops("r3-refused-after-read"))
+                && (!self.reader.wrote || crate::drops("r3-refused-after-write"));
             if is_upgrade(file) {
                 self.entry.upgrades.note_contended();
             }

@@ -214,6 +214,26 @@ fn who_can_open_nothing_ends_nothing_for_others() {
     support::assert_integrity(&other);
 }
 
+/// The marker of a log that is retired takes a descriptor while a segment of it is open: the one in reserve.
+#[test]
+fn who_has_no_descriptor_left_retires_its_log() {
+    child::alone("no_descriptors::who_has_no_descriptor_left_retires_its_log", || {
+        soft_limit(64);
+        for sql in ["SELECT pwal_retire()", "PRAGMA journal_mode=DELETE", "SELECT count(*) FROM t"] {
+            let scratch = Scratch::new();
+            let path = scratch.file("a.db");
+            let connection = support::open_wal(&path);
+            run(&connection, "CREATE TABLE t(x)");
+            let hogs = take_all();
+            assert_eq!(support::code_of(&connection, sql), 0, "{sql}");
+            support::close(connection);
+            drop(hogs);
+            assert_eq!(support::beside(&path), Vec::<String>::new(), "{sql}");
+            support::assert_integrity(&support::open_stock(&path));
+        }
+    });
+}
+
 #[test]
 fn child_commits_to_many_databases() {
     if !child::role("no_descriptors::child_commits_to_many_databases") {
