@@ -13,6 +13,7 @@ use super::roles::{AfterCommit, ReadLock};
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs};
 use super::{concurrent, moving, siblings, turns};
+use crate::engine::GoesOn;
 use crate::sqlite::Code;
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ impl WalConnection {
         self.reader.shows_rolled_back = false;
         self.reader.wrote = false;
         self.reader.writers.began();
+        concurrent::note_snapshot(self);
         if self.writer.holds_write {
             // `SQLITE_ENABLE_SETLK_TIMEOUT` builds take WRITE before their snapshot.
             self.start_transaction(sequence);
@@ -104,11 +106,14 @@ impl WalConnection {
         let needs = self.reader.writers.begin(running, &self.entry.upgrades, self.reader.was_refused);
         let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
         self.reader.granted = match needs {
-            // If it is the last one that has committed, it has the lease, or has no need of it.
             Needs::Turn | Needs::Newest if is_brief => {
-                let is_alone = self.writer.last_commit == Some(self.engine.log.marks.published());
-                let is_granted = !is_alone && self.wait_for_turn(turns::GRANT);
-                concurrent::note_grant(self, is_granted, is_granted || is_alone);
+                let is_last = self.writer.last_commit == Some(self.engine.log.marks.published());
+                let goes_on = if is_last { self.engine.queue.go_on(self.me.id, turns::GRANT) } else { GoesOn::No };
+                let is_granted = match goes_on {
+                    GoesOn::No => self.wait_for_turn(turns::GRANT),
+                    goes_on => goes_on == GoesOn::WithGrant,
+                };
+                concurrent::note_grant(self, is_granted, is_granted || goes_on == GoesOn::Alone);
                 is_granted
             }
             Needs::Turn if needs_turn => self.wait_for_turn(Duration::ZERO),

@@ -57,6 +57,17 @@ enum Sleep {
     Remote(u64),
 }
 
+/// What a connection that was the last one to commit has of WRITE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GoesOn {
+    /// It is another one's turn.
+    No,
+    /// No other one waits.
+    Alone,
+    /// A grant.
+    WithGrant,
+}
+
 #[derive(Debug)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
@@ -192,6 +203,27 @@ impl WriteQueue {
     /// Whether this connection holds a grant.
     pub(crate) fn granted(&self, connection: ConnectionId) -> bool {
         self.state.lock().has_grant(connection, now_us())
+    }
+
+    /// Before the snapshot of a connection that is expected to write soon, and has committed last: what it has of WRITE still. With the lease it
+    /// has a grant from now on, as of [`take_turn`](Self::take_turn): the lease may end before it comes for WRITE, and others would commit first.
+    pub(crate) fn go_on(&self, connection: ConnectionId, valid: Duration) -> GoesOn {
+        let mut state = self.state.lock();
+        let now = now_us();
+        let seen = self.see(&mut state, now, false);
+        match seen.state {
+            WriteState::Free if !seen.others_wait => GoesOn::Alone,
+            WriteState::Leased if state.has_lease(connection) => GoesOn::Alone,
+            WriteState::Kept if state.has_lease(connection) && crate::drops("queue-go-on-with-grant") => GoesOn::Alone,
+            WriteState::Kept if state.has_lease(connection) => {
+                let until = now + u64::try_from(valid.as_micros()).unwrap_or(u64::MAX);
+                self.turn.set_grant_until(until);
+                state.grant = Some((connection, until));
+                state.reads_with_grant(connection, true);
+                GoesOn::WithGrant
+            }
+            _ => GoesOn::No,
+        }
     }
 
     /// Before the snapshot of a connection that is likely to write: if it polls, and others wait in the line, it waits there

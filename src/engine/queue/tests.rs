@@ -148,6 +148,34 @@ fn a_lease_ends() {
     assert!(thread.join().unwrap(), "granted after the lease, though nobody released again");
 }
 
+/// Its lease may end between its snapshot and its write: what others commit then it would not have seen.
+#[test]
+fn one_that_goes_on_within_its_lease_has_a_grant() {
+    let mut queue = alone();
+    (queue.times.lease, queue.times.longest_lease) = (100_000, 100_000);
+    let queue = Arc::new(queue);
+    assert_eq!(queue.go_on(1, LONG), GoesOn::Alone);
+    assert!(queue.try_acquire(1));
+    assert_eq!(queue.go_on(2, LONG), GoesOn::No, "another one writes");
+    let of_thread = Arc::clone(&queue);
+    let waits = std::thread::spawn(move || of_thread.wait(2, LONG));
+    wait_until("it waits", || queue.waiting() > 0);
+    queue.release(1, true);
+    let (_, lease_ends) = queue.state.lock().lease.expect("the lease is kept");
+    assert_eq!(queue.go_on(3, LONG), GoesOn::No, "it has no lease");
+    assert_eq!(queue.go_on(1, LONG), GoesOn::WithGrant, "within a tenth of a second");
+    wait_until("the lease ends", || now_us() > lease_ends);
+    // What the waiter does when it looks.
+    queue.settle(&mut queue.state.lock());
+    assert!(queue.granted(1) && queue.waiting() == 1);
+    assert!(queue.try_acquire(1));
+    queue.release(1, true);
+    assert!(waits.join().unwrap(), "the lease has ended, and goes on no more");
+    assert_eq!(queue.go_on(1, LONG), GoesOn::No);
+    queue.give_up_grant(2);
+    assert_eq!(queue.go_on(1, LONG), GoesOn::Alone);
+}
+
 #[test]
 fn a_lease_is_longer_where_waiters_come_late() {
     let mut queue = alone();
