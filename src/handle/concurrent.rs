@@ -57,10 +57,16 @@ pub(super) fn set(wal: &mut WalConnection, wanted: bool) {
 /// Before a snapshot: the next one changes the header, if SQLite may have pages in its cache that it was given before the setting, or if
 /// the transaction is to begin with an empty cache.
 pub(super) fn before_snapshot(wal: &mut WalConnection, file: &OpenFile) {
-    let Some(concurrent) = &mut wal.writer.concurrent else { return };
-    concurrent.turns.note_snapshot(crate::os::now_us());
+    let Some(concurrent) = &wal.writer.concurrent else { return };
     if !concurrent.is_complete || (concurrent.turns.begins_afresh() && is_in_transaction(file)) {
         wal.view.renumber();
+    }
+}
+
+/// After a snapshot: what it took to follow the commits of others is no time of its transaction.
+pub(super) fn note_snapshot(wal: &mut WalConnection) {
+    if let Some(concurrent) = &mut wal.writer.concurrent {
+        concurrent.turns.note_snapshot(crate::os::now_us());
     }
 }
 

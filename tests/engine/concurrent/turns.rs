@@ -468,6 +468,41 @@ fn brief_ones_begin_with_a_grant() {
     println!("{granted} of 1000 were expected to be brief: this machine is slow");
 }
 
+/// The more others have committed meanwhile, the longer it takes until a snapshot is taken: that is no time of the transaction.
+#[test]
+fn brief_ones_that_follow_large_commits_are_brief() {
+    if !support::on_pwal() {
+        return;
+    }
+    let scene = scene(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(10, 0); CREATE TABLE large(x);
+        WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM i WHERE i < 2000) INSERT INTO large SELECT zeroblob(3000) FROM i",
+    );
+    let (a, words) = (scene.concurrent(), words(&scene));
+    let is_taken = || words.control().write().holder().is_some();
+    for connection in [&a, &scene.serial] {
+        run(connection, "PRAGMA synchronous=NORMAL");
+    }
+    let step = |sql| a.prepare_cached(sql).unwrap().execute([]).unwrap();
+    // Whether it is granted WRITE after a commit of another one.
+    let is_granted = |others: &str| {
+        run(&scene.serial, others);
+        step("BEGIN");
+        step(ADD);
+        let is_granted = is_taken();
+        step("COMMIT");
+        is_granted
+    };
+    let of_small = (0..200).filter(|_| is_granted("UPDATE large SET x=randomblob(3000) WHERE rowid=1")).count();
+    // Without optimisation each takes about a tenth of a millisecond.
+    if of_small < 150 || cfg!(debug_assertions) {
+        println!("{of_small} of 200 were expected to be brief: this machine is slow, or the build is");
+        return;
+    }
+    let of_large = (0..100).filter(|_| is_granted("UPDATE large SET x=randomblob(3000)")).take(20).count();
+    assert!(of_large == 20, "{of_large} were expected to be brief");
+}
+
 /// What a thread has lost in one database is nothing in another one, and its turn is over with a transaction that only reads.
 #[test]
 fn the_turn_of_a_thread_is_of_one_database_and_is_used_up() {
