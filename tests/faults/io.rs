@@ -1,4 +1,4 @@
-//! A failed write, a short write, a failed sync, a full disk, at every place where pwal touches the medium: what the
+//! A failed read or write, a short write, a failed sync, a full disk, at every place where pwal touches the medium: what the
 //! statement answers, what the next ones answer here and on other connections, and what is there
 //! after a kill, and after the database is opened again.
 //!
@@ -20,7 +20,7 @@ use support::Watchdog;
 use world::{Case, Target, World};
 
 /// What fails, and where.
-const LOG: [(Operation, &str, &[Effect]); 8] = [
+const LOG: [(Operation, &str, &[Effect]); 10] = [
     (Operation::Write, ".seg", &[Effect::Error, Effect::NoSpace, Effect::Short(600), Effect::Done]),
     (Operation::Write, ".spill", &[Effect::Error, Effect::NoSpace, Effect::Short(600)]),
     (Operation::Sync, ".seg", &[Effect::Error, Effect::Done]),
@@ -29,12 +29,16 @@ const LOG: [(Operation, &str, &[Effect]); 8] = [
     (Operation::Create, "", &[Effect::Error, Effect::NoSpace, Effect::Done]),
     (Operation::Open, "", &[Effect::Error, Effect::Done]),
     (Operation::Remove, "", &[Effect::Error, Effect::Done]),
+    // And lists of the directory.
+    (Operation::Read, "", &[Effect::Error]),
+    (Operation::SetBytes, "", &[Effect::Error, Effect::Done]),
 ];
 
-const DATABASE: [(Operation, &[Effect]); 3] = [
+const DATABASE: [(Operation, &[Effect]); 4] = [
     (Operation::Write, &[Effect::Error, Effect::NoSpace, Effect::Short(100), Effect::Done]),
     (Operation::Sync, &[Effect::Error, Effect::Done]),
     (Operation::SetBytes, &[Effect::Error, Effect::Done]),
+    (Operation::Read, &[Effect::Error]),
 ];
 
 fn play_all(target: Target, operation: Operation, name: &str, effects: &[Effect]) {
@@ -104,6 +108,8 @@ log_faults! {
     creations 5;
     openings 6;
     deletions 7;
+    reads_of_the_log 8;
+    truncations_of_slots 9;
 }
 
 macro_rules! database_faults {
@@ -120,4 +126,5 @@ database_faults! {
     writes_to_the_database_file 0;
     syncs_of_the_database_file 1;
     truncations_of_the_database_file 2;
+    reads_of_the_database_file 3;
 }

@@ -10,7 +10,7 @@ pub struct Scene {
     pub play: Play,
 }
 
-pub const SCENES: [Scene; 13] = [
+pub const SCENES: [Scene; 15] = [
     Scene { name: "activation and first commits", play: activation },
     Scene { name: "commits under FULL", play: commits_full },
     Scene { name: "commits under NORMAL", play: commits_normal },
@@ -24,6 +24,8 @@ pub const SCENES: [Scene; 13] = [
     Scene { name: "a kill", play: killed },
     Scene { name: "the last close", play: last_close },
     Scene { name: "away from WAL", play: away_from_wal },
+    Scene { name: "two processes", play: two_processes },
+    Scene { name: "transactions beside each other", play: beside },
 ];
 
 /// Who writes, who also writes, who only reads.
@@ -239,4 +241,49 @@ fn away_from_wal(books: &mut Books<'_>, strike: &dyn Fn()) {
     books.commit(&one, 5000);
     books.look(&one);
     drop(one);
+}
+
+/// They follow each other's commits, in several segments, and take LEADER and checkpoints from each other.
+fn two_processes(books: &mut Books<'_>, strike: &dyn Fn()) {
+    books.create();
+    let one = books.open();
+    support::run(&one, "PRAGMA parallel_wal_segment_bytes=262144; PRAGMA wal_autocheckpoint=0");
+    assert!(books.commit(&one, 100));
+    let cast = [one, books.open_elsewhere(), books.open_elsewhere()];
+    assert!(books.commit(&cast[1], 100));
+    books.must_see(&cast[2]);
+    strike();
+    go_on(books, &cast, 6, 5000);
+    // More pages than an entry of the commit ring has.
+    go_on(books, &cast, 6, 150_000);
+    books.try_run(&cast[1], "PRAGMA wal_checkpoint(TRUNCATE)");
+    go_on(books, &cast, 3, 100);
+    books.try_run(&cast[0], "PRAGMA wal_checkpoint(TRUNCATE)");
+    leave(cast);
+}
+
+/// They allocate beside each other, and read what is in the log, in a spill file and in the database file.
+fn beside(books: &mut Books<'_>, strike: &dyn Fn()) {
+    let cast = started(books);
+    let [one, two, reader] = &cast;
+    for connection in [one, two] {
+        support::run(connection, "PRAGMA parallel_wal_writers=concurrent; PRAGMA cache_size=5");
+    }
+    for _ in 0..3 {
+        books.commit_beside([one, two], 20_000);
+    }
+    support::run(reader, "PRAGMA wal_checkpoint");
+    strike();
+    let mut failures = 0;
+    for bytes in [9000, 20_000, 9000, 100, 30_000] {
+        failures += u32::from(!books.commit_beside([one, two], bytes));
+        books.look(reader);
+        if failures >= 4 {
+            break;
+        }
+    }
+    for connection in &cast {
+        books.look(connection);
+    }
+    leave(cast);
 }

@@ -23,6 +23,9 @@ pub enum Target {
     Database,
 }
 
+/// The rows of one of two transactions beside each other are far from the other's.
+const FAR: i64 = 1_000_000;
+
 /// One planned failure.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -51,6 +54,8 @@ struct Base {
 
 pub struct World {
     vfs: String,
+    /// What stands for another process: the VFS once more, with engines of its own.
+    other: String,
     plan: Plan,
     base: Arc<Mutex<Base>>,
 }
@@ -69,10 +74,14 @@ impl World {
         let failing = Arc::clone(&base);
         shim.hook(move |moment| failing.lock().unwrap().verdict(moment.text));
         let plan = Plan::default();
-        let vfs = format!("pwal-failing-{number}");
-        let disk = Arc::new(HookedDisk::new(Arc::new(RealDisk), Arc::new(plan.clone())));
-        pwal::Vfs::builder().name(&vfs).base(below).disk(disk).register().expect("register");
-        World { vfs, plan, base }
+        let register = |vfs: &str| {
+            let disk = Arc::new(HookedDisk::new(Arc::new(RealDisk), Arc::new(plan.clone())));
+            pwal::Vfs::builder().name(vfs).base(&below).disk(disk).register().expect("register");
+        };
+        let (vfs, other) = (format!("pwal-failing-{number}"), format!("pwal-failing-{number}-other"));
+        register(&vfs);
+        register(&other);
+        World { vfs, other, plan, base }
     }
 
     /// Plays a scene with a failure in it; says whether it came to the failure.
@@ -125,6 +134,7 @@ impl Base {
             Operation::Write => ("write ", ffi::SQLITE_IOERR_WRITE),
             Operation::Sync => ("sync ", ffi::SQLITE_IOERR_FSYNC),
             Operation::SetBytes => ("truncate ", ffi::SQLITE_IOERR_TRUNCATE),
+            Operation::Read => ("read ", ffi::SQLITE_IOERR_READ),
             _ => return Verdict::Pass,
         };
         let Some((file, call)) = text.split_once(": ") else { return Verdict::Pass };
@@ -186,7 +196,24 @@ impl Books<'_> {
 
     /// A connection through what fails.
     pub fn open(&self) -> Connection {
-        let connection = support::try_open(&self.path(), support::flags(), &self.world.vfs).expect("open");
+        self.open_on(&self.world.vfs)
+    }
+
+    /// And from another process.
+    pub fn open_elsewhere(&self) -> Connection {
+        self.open_on(&self.world.other)
+    }
+
+    fn open_on(&self, vfs: &str) -> Connection {
+        let open = || support::try_open(&self.path(), support::flags(), vfs);
+        let connection = open().unwrap_or_else(|error| {
+            self.expected(&error, "open");
+            // It is opened without the failure: the scene goes on.
+            let case = self.world.base.lock().unwrap().case.take();
+            let connection = open().expect("open");
+            self.world.base.lock().unwrap().case = case;
+            connection
+        });
         connection.busy_timeout(Duration::from_millis(100)).expect("a busy timeout");
         connection
     }
@@ -219,13 +246,36 @@ impl Books<'_> {
         let n = self.next;
         self.next += 1;
         let sql = format!("BEGIN IMMEDIATE; INSERT INTO t VALUES({n}, zeroblob({bytes})); COMMIT");
-        match connection.execute_batch(&sql) {
+        let done = connection.execute_batch(&sql);
+        self.answered(connection, n, (&sql, done))
+    }
+
+    /// Commits a row on each of these, in transactions that are open together. `false` if one of them failed.
+    pub fn commit_beside(&mut self, connections: [&Connection; 2], bytes: u32) -> bool {
+        let n = self.next;
+        self.next += 1;
+        let rows = [n, FAR + n];
+        let begins = |connection: &Connection, row: i64| {
+            connection.execute_batch(&format!("BEGIN; INSERT INTO t VALUES({row}, zeroblob({bytes}))"))
+        };
+        let [first, second] = [0, 1].map(|at: usize| begins(connections[at], rows[at]));
+        let mut all = true;
+        for (at, begun) in [first, second].into_iter().enumerate() {
+            let done = begun.and_then(|()| connections[at].execute_batch("COMMIT"));
+            all &= self.answered(connections[at], rows[at], ("a transaction beside another", done));
+        }
+        all
+    }
+
+    /// What was answered to the commit of a row.
+    fn answered(&mut self, connection: &Connection, n: i64, (sql, done): (&str, rusqlite::Result<()>)) -> bool {
+        match done {
             Ok(()) => {
                 self.acknowledged.insert(n);
                 true
             }
             Err(error) => {
-                self.expected(&error, &sql);
+                self.expected(&error, sql);
                 if !connection.is_autocommit() {
                     let _ = connection.execute_batch("ROLLBACK");
                 }
