@@ -132,7 +132,14 @@ fn a_writer_that_polls_gets_half_of_its_share_at_least() {
     let _watchdog = Watchdog::new("polling", Duration::from_secs(200));
     let (_scratch, path) = scene();
     for synchronous in ["FULL", "NORMAL"] {
-        for polls in [Polls::Handler(1), Polls::Handler(20), Polls::Handler(50), Polls::Application, Polls::Upgrade] {
+        for polls in [
+            Polls::Handler(1),
+            Polls::Handler(20),
+            Polls::Handler(50),
+            Polls::Handler(150),
+            Polls::Application,
+            Polls::Upgrade,
+        ] {
             let rounds = rounds(&path, synchronous, Some(polls), None);
             // Its turn comes: however busy the machine is, hardly any commit takes a second try.
             let (mine, refused) = rounds.iter().fold((0, 0), |all, done| (all.0 + done.mine, all.1 + done.refused));
@@ -149,6 +156,46 @@ fn so_does_one_that_waits_beside_four_that_poll() {
     for synchronous in ["FULL", "NORMAL"] {
         for others in [Polls::Handler(1), Polls::Application] {
             rounds(&path, synchronous, None, Some(others));
+        }
+    }
+}
+
+/// Of those that poll `pollers`, sleeping `milliseconds` each time, beside `waiters`: what the one with the least had, divided by its
+/// fair share.
+fn least(path: &Path, synchronous: &str, (pollers, milliseconds): (usize, u64), waiters: usize) -> f64 {
+    let stop = AtomicBool::new(false);
+    let done: Vec<u64> = std::thread::scope(|threads| {
+        let start = |number| {
+            let polls = (number < pollers).then_some(Polls::Handler(milliseconds));
+            let stop = &stop;
+            threads.spawn(move || commits(path, synchronous, polls, stop).0)
+        };
+        let all: Vec<_> = (0..pollers + waiters).map(start).collect();
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, SeqCst);
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let share = done.iter().sum::<u64>() as f64 / done.len() as f64;
+    let least = done[..pollers].iter().min().map_or(0.0, |least| *least as f64 / share);
+    println!(
+        "{synchronous}, {pollers} that sleep {milliseconds} ms beside {waiters}: {done:?}: {least:.2} of its share at least"
+    );
+    least
+}
+
+/// They sleep for longer than all others write until it is their turn, so that each refusal costs them much.
+#[test]
+fn so_do_several_that_sleep_for_long_beside_one_that_waits() {
+    let _watchdog = Watchdog::new("several that poll", Duration::from_secs(400));
+    let (_scratch, path) = scene();
+    for synchronous in ["FULL", "NORMAL"] {
+        for (polls, waiters) in [((1, 150), 1), ((4, 150), 1), ((4, 150), 4), ((7, 15), 4)] {
+            let mut shares: Vec<f64> = Vec::new();
+            while shares.len() < ROUNDS / 2 && shares.last().is_none_or(|share| *share < 0.5) {
+                shares.push(least(&path, synchronous, polls, waiters));
+            }
+            let last = shares.last();
+            assert!(last.is_some_and(|share| *share >= 0.5), "{synchronous} {polls:?} {waiters}: {shares:?}");
         }
     }
 }

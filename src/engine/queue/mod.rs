@@ -9,8 +9,10 @@
 //! calls none for a write inside a transaction that has read. While others wait in the queue the lock is never free,
 //! and such a connection, which polls, would never find it free. So a refused attempt has a place in the queue, too:
 //! before its next snapshot the connection waits for its turn there for a bounded time (`line_up`), and continues with
-//! a grant. One that is expected to write after it has read does so at once (`take_turn`). And since it is not in the queue while it sleeps, it keeps its place afterwards, until it has had WRITE for
-//! its share of the time that it had waited (its credit). Turns on credit alternate with those of connections that wait.
+//! a grant. So does one that has polled before, rather than be refused again; and one that is expected to write after it has
+//! read (`take_turn`). And since a connection that polls is not in the queue while it sleeps, it keeps its place afterwards, until it
+//! has had WRITE for its share of the time that it had waited (its credit). Turns on credit alternate with those of connections that
+//! wait.
 //!
 //! What is done at each event in each state is a table, in `table`: a call sees the state, looks up the step, and takes it
 //! by a compare-and-swap of the lock as it was seen; if that fails it sees the state again.
@@ -28,9 +30,7 @@ use crate::interleave::Instant;
 use crate::os::{now_us, this_thread};
 use crate::shared::{Member, Owner, OwnerState};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use state::{
-    LATER_WAITER_FACTOR, LINE_UP, LINE_UP_ALONE, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, TURN, Times, Waiter,
-};
+use state::{LATER_WAITER_FACTOR, LOCAL_WAIT_FACTOR, LONG_WAIT, State, TIMES, TURN, Times, Waiter};
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Event, Next, Step, WriteState};
@@ -226,9 +226,9 @@ impl WriteQueue {
         }
     }
 
-    /// Before the snapshot of a connection that is likely to write: if it polls, and others wait in the line, it waits there
-    /// for its turn, for at most 5 ms. True: with a grant, which [`give_up_grant`](Self::give_up_grant) gives back if the
-    /// connection does not write.
+    /// Before the snapshot of a connection that is likely to write: if it polls, it waits in the line for its turn, for as long as it
+    /// slept when it was refused last, within bounds. True: with a grant, which [`give_up_grant`](Self::give_up_grant) gives back if
+    /// the connection does not write.
     pub(crate) fn line_up(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
         let is_granted = self.wait_in_line_before_snapshot(&mut state, connection);
@@ -240,22 +240,28 @@ impl WriteQueue {
         if state.has_grant(connection, now) {
             return true;
         }
-        let Some((ticket, on_credit)) = state.ticket_of_polling(connection, now) else { return false };
+        let Some(at_most) = state.lines_up_for(connection, now) else { return false };
         // Before it waits: whether it has come back soon.
         state.came(connection, now, self.times.quick);
-        if self.see(state, now, false).state == WriteState::Kept && state.has_lease(connection) {
-            // It goes on with what is left of its lease: in the line it would be given a whole one.
-            state.grant = state.lease;
-            return true;
+        let seen = self.see(state, now, false);
+        let place = state.ticket_of_polling(connection, now);
+        match seen.state {
+            WriteState::Kept if state.has_lease(connection) => {
+                let least = if crate::drops("queue-lease-left") { 0 } else { self.times.snapshot };
+                if state.lease.is_some_and(|(_, until)| until > now + least) {
+                    // It goes on with what is left of its lease: in the line it would be given a whole one.
+                    state.grant = state.lease;
+                    return true;
+                }
+                state.lease = None;
+                self.settle(state);
+            }
+            WriteState::Free | WriteState::Leased if place.is_none() && !seen.others_wait => return false,
+            _ if place.is_none() && crate::drops("queue-polls-again") => return false,
+            _ => {}
         }
-        let at_most = if !state.waiters.is_empty() || self.turn.look().is_waited_for() {
-            LINE_UP
-        } else if state.has_credit(connection, now) {
-            LINE_UP_ALONE
-        } else {
-            return false;
-        };
-        self.wait_with(state, connection, (ticket, on_credit), now + at_most)
+        let place = place.unwrap_or_else(|| (state.ticket(connection, now), false));
+        self.wait_with(state, connection, place, now + at_most)
     }
 
     /// Before the snapshot of a connection that is expected to write soon after it has read: gives it a grant if WRITE is free, or waits
@@ -367,6 +373,7 @@ impl WriteQueue {
             place.polls = false;
             place.kept_by = word.owner().filter(|_| !granted && !self.turn.is_mine(word));
         }
+        state.waits(connection);
         granted
     }
 

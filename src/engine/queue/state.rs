@@ -23,10 +23,18 @@ pub(super) struct Times {
     pub(super) look: u64,
     /// A connection that reacquired WRITE within this time gets a lease.
     pub(super) quick: u64,
+    /// A lease that lasts no longer than this may end before a connection that takes its snapshot now asks for WRITE, which refuses it.
+    pub(super) snapshot: u64,
 }
 
-pub(super) const TIMES: Times =
-    Times { lease: 500, longest_lease: 1_000, grant: 50_000, look: TIMED_WAIT.as_micros() as u64, quick: 100 };
+pub(super) const TIMES: Times = Times {
+    lease: 500,
+    longest_lease: 1_000,
+    grant: 50_000,
+    look: TIMED_WAIT.as_micros() as u64,
+    quick: 100,
+    snapshot: 100,
+};
 /// A lease is at least this many times as long as it takes until a waiter that is woken writes: on machines where a thread on another core
 /// wakes late WRITE would lie idle for much of the time.
 const HANDOVERS: u64 = 10;
@@ -36,12 +44,11 @@ pub(super) const LATER_WAITER_FACTOR: u64 = 5;
 pub(super) const LOCAL_WAIT_FACTOR: u64 = 10;
 /// A connection that has neither waited nor written for this time has given up.
 pub(super) const PAUSE: u64 = 1_000_000;
-/// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up),
-/// while others wait, too. A lease and a tenure of another process end within 2 ms; a long write transaction must not
-/// delay a caller that sleeps on its own.
-pub(super) const LINE_UP: u64 = 5_000;
-/// The same, while no other connection waits: for the end of one short write.
-pub(super) const LINE_UP_ALONE: u64 = 500;
+/// How long a connection that polls waits for its turn before its snapshot, in [`line_up`](super::WriteQueue::line_up), at least, and at
+/// most: in between for as long as it sleeps when it is refused. A lease and a tenure of another process end within 2 ms, but of those
+/// that poll several may be before it. A long write transaction must not delay a caller that sleeps on its own by more than that.
+const LINE_UP: u64 = 5_000;
+const LINE_UP_MAX: u64 = 50_000;
 /// How long a connection that is expected to write waits for its turn before its snapshot, in
 /// [`take_turn`](super::WriteQueue::take_turn), without a commit of another connection.
 pub(super) const TURN: u64 = 10_000;
@@ -77,11 +84,13 @@ pub(super) struct ReacquireHistory {
     pub(super) credit: Option<Credit>,
     /// It was granted WRITE before it reads, and has not come for it.
     pub(super) reads_with_grant: bool,
+    /// It polls: how long it slept when it was refused last.
+    pub(super) sleeps: Option<u64>,
 }
 
 impl Default for ReacquireHistory {
     fn default() -> ReacquireHistory {
-        ReacquireHistory { left: None, reacquires_quickly: true, credit: None, reads_with_grant: false }
+        ReacquireHistory { left: None, reacquires_quickly: true, credit: None, reads_with_grant: false, sleeps: None }
     }
 }
 
@@ -271,9 +280,21 @@ impl State {
         }
     }
 
-    pub(super) fn has_credit(&self, connection: ConnectionId, now: u64) -> bool {
-        let history = self.histories.get(&connection);
-        history.and_then(|history| history.credit).is_some_and(|credit| now < credit.until)
+    /// `connection` waits in `xSleep`: it does not poll.
+    pub(super) fn waits(&mut self, connection: ConnectionId) {
+        if let Some(history) = self.histories.get_mut(&connection) {
+            history.sleeps = None;
+        }
+    }
+
+    /// How long a connection that polls, or has done so, waits in the line before its snapshot.
+    pub(super) fn lines_up_for(&mut self, connection: ConnectionId, now: u64) -> Option<u64> {
+        let place = self.places.get(&connection).filter(|place| place.polls);
+        if let Some(slept) = place.map(|place| now.saturating_sub(place.waited)).filter(|slept| *slept < PAUSE) {
+            self.histories.entry(connection).or_default().sleeps = Some(slept);
+        }
+        let sleeps = self.histories.get(&connection)?.sleeps?;
+        Some(sleeps.clamp(LINE_UP, LINE_UP_MAX))
     }
 
     /// The ticket of a connection that polls, or has a credit: true.

@@ -294,6 +294,58 @@ fn a_wait_in_the_line_is_bounded_and_only_for_those_that_poll() {
     queue.give_up_grant(2);
 }
 
+/// It would sleep again, for as long as it pleases, each time that it meets a writer.
+#[test]
+fn one_that_has_polled_waits_in_the_line_when_it_comes_again() {
+    let mut queue = alone();
+    queue.times.grant = LONG.as_micros() as u64;
+    let queue = Arc::new(queue);
+    assert!(queue.try_acquire(1));
+    assert!(!queue.try_acquire(2), "it polls");
+    queue.release(1, false);
+    assert!(queue.line_up(2) && queue.try_acquire(2));
+    queue.release(2, false);
+    queue.state.lock().histories.get_mut(&2).expect("a history").credit = None;
+    assert!(!queue.line_up(2), "WRITE is free");
+    // It waits for some milliseconds, for which the machine may stand still.
+    let is_granted = (0..20).any(|_| {
+        assert!(queue.try_acquire(1));
+        let of_thread = Arc::clone(&queue);
+        let second = std::thread::spawn(move || of_thread.line_up(2));
+        wait_until("it waits", || queue.waiting() == 1 || second.is_finished());
+        queue.release(1, false);
+        second.join().expect("no panic")
+    });
+    assert!(is_granted && queue.try_acquire(2));
+    queue.release(2, false);
+    // Its busy timeout was set meanwhile.
+    assert!(queue.try_acquire(1));
+    assert!(!queue.try_acquire(2) && !queue.wait(2, Duration::from_millis(1)));
+    assert!(!queue.line_up(2), "it waits in xSleep");
+}
+
+/// WRITE would be refused to it when the lease has ended after its snapshot.
+#[test]
+fn one_whose_lease_is_about_to_end_waits_in_the_line() {
+    for (snapshot, is_about_to_end) in [(0, false), (LONG.as_micros() as u64, true)] {
+        let mut queue = alone();
+        (queue.times.lease, queue.times.longest_lease) = (LONG.as_micros() as u64, LONG.as_micros() as u64);
+        queue.times.snapshot = snapshot;
+        let queue = Arc::new(queue);
+        assert!(queue.try_acquire(1));
+        assert!(!queue.try_acquire(2), "it polls");
+        queue.release(1, false);
+        assert!(queue.line_up(2) && queue.try_acquire(2));
+        let of_thread = Arc::clone(&queue);
+        let waits = std::thread::spawn(move || of_thread.wait(3, LONG));
+        wait_until("it waits", || queue.waiting() == 1);
+        queue.release(2, true);
+        assert_eq!(queue.line_up(2), !is_about_to_end);
+        queue.close();
+        assert_eq!(waits.join().expect("no panic"), is_about_to_end);
+    }
+}
+
 /// A connection that polls keeps its place while it has a credit, before all that wait. Of two turns in a row only one is such a
 /// one.
 #[test]

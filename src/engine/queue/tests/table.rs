@@ -154,7 +154,7 @@ impl Scene {
     fn new(state: WriteState, others: Others) -> Scene {
         let directory = Directory::new();
         let queue = |grant| WriteQueue {
-            times: Times { lease: LONG_US, longest_lease: LONG_US, grant, look: LONG_US, quick: LONG_US },
+            times: Times { lease: LONG_US, longest_lease: LONG_US, grant, look: LONG_US, quick: LONG_US, snapshot: 0 },
             ..directory.queue()
         };
         // The other process comes for no grant in time where that is the state.
