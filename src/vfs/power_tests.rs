@@ -150,7 +150,12 @@ const WORLDS: &[World] = &[
     World {
         name: "beside",
         beside: true,
-        events: &["commits beside others", "transactions that lost", "commits in the midst of another's"],
+        events: &[
+            "commits beside others",
+            "transactions that lost",
+            "commits in the midst of another's",
+            "refused statements of transactions that went on",
+        ],
         ..CALM
     },
     World { name: "full", fills: true, events: &["refusals of a full disk"], ..CALM },

@@ -108,6 +108,11 @@ pub fn is_busy(error: &Error) -> bool {
     matches!(primary(error), ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED)
 }
 
+/// Others have committed since its snapshot what it cannot go on with.
+fn is_lost(error: &Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_BUSY_SNAPSHOT)
+}
+
 /// It fails in the same way wherever it is run.
 fn is_of_sql(error: &Error) -> bool {
     matches!(primary(error), ffi::SQLITE_ERROR | ffi::SQLITE_CONSTRAINT)
@@ -466,11 +471,12 @@ impl Life {
                     true => script::derive(dice, self.clients[at].place),
                     false => script::write(dice),
                 };
-                self.write(at, &Statement { file: Some(file), sql })
+                let ignores = self.character.beside && dice.percent(60);
+                self.write(at, &Statement { file: Some(file), sql }, ignores)
             }
             5 => {
                 let sql = dice.pick(&["SAVEPOINT s", "ROLLBACK TO s", "RELEASE s"]);
-                self.write(at, &Statement { file: None, sql: sql.to_owned() })
+                self.write(at, &Statement { file: None, sql: sql.to_owned() }, false)
             }
             6 => self.read(at, dice),
             7 => {
@@ -481,7 +487,9 @@ impl Life {
         }
     }
 
-    fn write(&mut self, at: usize, statement: &Statement) -> Checked {
+    /// `ignores`: as an application that ignores that the statement is refused. Its transaction is what has worked, though a statement
+    /// may have ended in its midst.
+    fn write(&mut self, at: usize, statement: &Statement, ignores: bool) -> Checked {
         let sql = self.clients[at].text(statement);
         self.say(format!("{at}: {sql}"));
         let done = self.clients[at].connection.execute_batch(&sql);
@@ -496,7 +504,9 @@ impl Life {
         }
         match done {
             Err(error) => {
-                if !is_of_sql(&error) && !is_over {
+                if ignores && is_lost(&error) && !is_over {
+                    self.machine.count("refused statements of transactions that went on");
+                } else if !is_of_sql(&error) && !is_over {
                     self.roll_back(at)?;
                 }
                 self.fails(&sql, &error)
@@ -532,7 +542,9 @@ impl Life {
             return self.commit_with((at, &statements), (other, others));
         }
         self.answered(at, &statements, "COMMIT")?;
-        self.roll_back(at)
+        self.roll_back(at)?;
+        // A single statement right after it: SQLite has in its cache what it was shown in the transaction.
+        if self.character.beside && dice.percent(30) { self.autocommit(at, dice) } else { Ok(()) }
     }
 
     /// No state before its commit is one after it.
@@ -542,7 +554,7 @@ impl Life {
             true => format!("REPLACE INTO $m{} VALUES(9, {value})", self.clients[at].place),
             false => format!("REPLACE INTO $n VALUES(2, {value})"),
         };
-        files.iter().try_for_each(|file| self.write(at, &Statement { file: Some(*file), sql: sql.clone() }))
+        files.iter().try_for_each(|file| self.write(at, &Statement { file: Some(*file), sql: sql.clone() }, false))
     }
 
     fn autocommit(&mut self, at: usize, dice: &mut Dice) -> Checked {
@@ -600,9 +612,7 @@ impl Life {
             }
             Err(error) => {
                 self.twin.execute_batch("ROLLBACK").expect("the twin rolls back");
-                if self.character.beside
-                    && error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_BUSY_SNAPSHOT)
-                {
+                if self.character.beside && is_lost(&error) {
                     self.machine.count("transactions that lost");
                 }
                 let mut is_unknown = false;

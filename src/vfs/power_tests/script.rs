@@ -20,7 +20,9 @@ pub fn schema_beside() -> String {
 /// A statement that writes to the table of the connection with this place what it has read of others.
 pub fn derive(dice: &mut Dice, place: usize) -> String {
     let (id, other) = (dice.below(4), dice.index(OF_EACH));
-    let source = match dice.below(4) {
+    let source = match dice.below(5) {
+        // Now and then more pages than are leased.
+        4 => format!("zeroblob({})", (1 << dice.below(20)) - 1),
         0 => String::from("count(*) || ' ' || coalesce(sum(x), 0) || ' ' || coalesce(sum(length(y)), 0) FROM $a"),
         1 => String::from("count(*) || ' ' || coalesce(sum(length(v)), 0) FROM $b"),
         2 => String::from("coalesce(sum(v), 0) + 1 FROM $n"),
