@@ -4,6 +4,7 @@ use super::error::LogError;
 use super::format::{Certificate, SegmentHeader};
 use crate::disk::{LogDirectory, LogFile, OpenMode};
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The first segment of a log in bytes.
@@ -40,7 +41,7 @@ pub fn create_segment(
     space: Space,
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<Arc<dyn LogFile>, LogError> {
-    create(dir, name, (bytes, space), &[], goes_on)
+    create(dir, name, |file, path| fill(file, path, (bytes, space), goes_on), false)
 }
 
 /// Makes the segment file that a log begins with: as [`create_segment`], with its header in it from the first sync on, and a
@@ -62,7 +63,9 @@ pub fn create_first_segment(
     let mut start = header.encode();
     let certificate = first_certificate(header, epoch, database_pages);
     start.extend(certificate.encode_doubled(header.block_bytes, page_one, next_block_crc));
-    create(dir, name, (header.segment_bytes, Space::Written), &start, &|| Ok(()))
+    let bytes = usize::try_from(header.segment_bytes).unwrap_or(usize::MAX);
+    start.resize(bytes.max(start.len()), 0);
+    create(dir, name, |file, path| write_first(file, path, &start), true)
 }
 
 fn first_certificate(header: &SegmentHeader, epoch: u64, database_pages: u32) -> Certificate {
@@ -89,16 +92,20 @@ fn first_certificate(header: &SegmentHeader, epoch: u64, database_pages: u32) ->
     }
 }
 
+/// Makes the file, and makes what `fill` has written and its name durable.
 fn create(
     dir: &dyn LogDirectory,
     name: &str,
-    (bytes, space): (u64, Space),
-    start: &[u8],
-    goes_on: &dyn Fn() -> io::Result<()>,
+    fill: impl FnOnce(&dyn LogFile, &Path) -> Result<(), LogError>,
+    is_first: bool,
 ) -> Result<Arc<dyn LogFile>, LogError> {
-    let file =
-        dir.open(name, OpenMode::CreateNew).map_err(|error| LogError::io("create", &dir.path().join(name), error))?;
-    match fill(dir, file.as_ref(), name, (bytes, space), start, goes_on) {
+    let path = dir.path().join(name);
+    let file = dir.open(name, OpenMode::CreateNew).map_err(|error| LogError::io("create", &path, error))?;
+    let is_name_synced = !(is_first && crate::drops("a1-sync-name") || !is_first && crate::drops("r6-sync-name"));
+    let filled = fill(file.as_ref(), &path).and_then(|()| {
+        if is_name_synced { dir.sync().map_err(|error| LogError::io("sync", dir.path(), error)) } else { Ok(()) }
+    });
+    match filled {
         Ok(()) => Ok(file),
         Err(error) => {
             // Only for the space: a segment without a header is free, so a failure to remove it harms nothing.
@@ -108,44 +115,42 @@ fn create(
     }
 }
 
-/// Zeros, written or allocated, but for what it starts with.
+/// All of a first segment by one write, through the page cache: it is written out with one sync, and what the first commit looks at
+/// before it writes is not read from the disk.
+fn write_first(file: &dyn LogFile, path: &Path, bytes: &[u8]) -> Result<(), LogError> {
+    file.write_at(&[IoSlice::new(bytes)], 0).map_err(|error| LogError::io("write", path, error))?;
+    if crate::drops("a1-sync-segment") {
+        return Ok(());
+    }
+    file.sync().map_err(|error| LogError::io("sync", path, error))
+}
+
+/// Zeros, written or allocated.
 fn fill(
-    dir: &dyn LogDirectory,
     file: &dyn LogFile,
-    name: &str,
+    path: &Path,
     (bytes, space): (u64, Space),
-    start: &[u8],
     goes_on: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), LogError> {
-    let path = dir.path().join(name);
-    let is_first = !start.is_empty();
-    let is_synced = !(is_first && crate::drops("a1-sync-segment") || !is_first && crate::drops("r6-sync-segment"));
+    let is_synced = !crate::drops("r6-sync-segment");
     let mut offset = 0;
     while offset < bytes {
-        goes_on().map_err(|error| LogError::io("make", &path, error))?;
-        let write_error = |error| LogError::io("write", &path, error);
+        goes_on().map_err(|error| LogError::io("make", path, error))?;
+        let write_error = |error| LogError::io("write", path, error);
         let mut is_past_cache = true;
         if offset == 0 && space == Space::Allocated && file.allocate(bytes).map_err(write_error)? {
             offset = bytes;
         } else {
             let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
             is_past_cache = file.write_zeros(piece, offset).map_err(write_error)?;
-            if offset == 0 && !start.is_empty() {
-                file.write_at(&[IoSlice::new(start)], 0).map_err(write_error)?;
-            }
             offset += piece as u64;
         }
-        if !is_first {
-            crate::fault_point("making");
-        }
+        crate::fault_point("making");
         if is_synced && (!is_past_cache || offset >= bytes) {
-            file.sync().map_err(|error| LogError::io("sync", &path, error))?;
+            file.sync().map_err(|error| LogError::io("sync", path, error))?;
         }
     }
-    if is_first && crate::drops("a1-sync-name") || !is_first && crate::drops("r6-sync-name") {
-        return Ok(());
-    }
-    dir.sync().map_err(|error| LogError::io("sync", dir.path(), error))
+    Ok(())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -190,7 +195,7 @@ mod tests {
             asked.set(asked.get() + 1);
             Ok(())
         };
-        fill(&dir, &file, "1.seg", (5 << 19, Space::Allocated), &[], &goes_on).unwrap();
+        fill(&file, Path::new("1.seg"), (5 << 19, Space::Allocated), &goes_on).unwrap();
         assert_eq!((file.bytes().unwrap(), asked.get()), (5 << 19, 3));
     }
 }
