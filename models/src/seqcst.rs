@@ -91,6 +91,12 @@ impl AtomicU64 {
     }
 
     #[track_caller]
+    pub(crate) fn fetch_min(&self, value: u64, order: Ordering) -> u64 {
+        before(order);
+        self.0.fetch_min(value, AcqRel)
+    }
+
+    #[track_caller]
     pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
         before(order);
         self.0.fetch_or(value, AcqRel)

@@ -7,8 +7,9 @@ use super::membership::{INIT_WAIT, Membership};
 use super::owner_lock::OwnerLocks;
 use super::queue::{ConnectionId, WriteQueue};
 use crate::os::now_us;
-use crate::shared::{PageLeases, SNAPSHOT_SLOTS, Sharing, SnapshotSlot};
+use crate::shared::{CONTROL_NAME, PageLeases, SNAPSHOT_SLOTS, Sharing, SnapshotSlot};
 use crate::sync::Mutex;
+use std::io;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
@@ -81,9 +82,10 @@ impl Connections {
     /// One more connection.
     ///
     /// # Errors
-    /// All snapshot slots are taken, by all processes together.
+    /// All snapshot slots are taken, by all processes together; or there is no space for one.
     pub(crate) fn add(&self) -> Result<Connection, EngineError> {
-        let Some(slot) = self.claim_snapshot_slot() else {
+        let claimed = self.claim_snapshot_slot().map_err(|e| EngineError::write(CONTROL_NAME, e))?;
+        let Some(slot) = claimed else {
             return Err(EngineError::TooManyConnections { connections: SNAPSHOT_SLOTS, file: self.log.path.clone() });
         };
         let mut connections = self.counted.lock();
@@ -93,17 +95,22 @@ impl Connections {
         Ok(Connection { id: connections.last_id, slot })
     }
 
-    fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.log.marks.claim_snapshot_slot().or_else(|| {
-            // Snapshots of killed processes stay until a checkpoint clears them.
-            let _resting = self.membership.one_thread.lock();
-            let member = self.log.marks.member();
-            if member.wait_init(INIT_WAIT).ok()? {
-                member.control().snapshot_slots().free_idle(|owner| member.is_alive(owner));
-                member.end_init().ok()?;
+    fn claim_snapshot_slot(&self) -> io::Result<Option<SnapshotSlot>> {
+        let claimed = self.log.marks.claim_snapshot_slot()?;
+        if claimed.is_some() {
+            return Ok(claimed);
+        }
+        // Snapshots of killed processes stay until a checkpoint clears them.
+        let _resting = self.membership.one_thread.lock();
+        let member = self.log.marks.member();
+        let Ok(has_init) = member.wait_init(INIT_WAIT) else { return Ok(None) };
+        if has_init {
+            member.control().snapshot_slots().free_idle(|owner| member.is_alive(owner));
+            if member.end_init().is_err() {
+                return Ok(None);
             }
-            self.log.marks.claim_snapshot_slot()
-        })
+        }
+        self.log.marks.claim_snapshot_slot()
     }
 
     /// The connection goes; true: it was the last one.

@@ -4,6 +4,7 @@
 
 use crate::os::now_coarse_us;
 use crate::shared::{CommitEntry, ControlBlock, EpochRecord, Member, ProcessInfo, SharedError, Snapshot, SnapshotSlot};
+use std::io;
 use std::sync::Arc;
 
 /// No announced target is beyond what is visible: a reader that meets one has read `visible` before it moved.
@@ -155,8 +156,16 @@ impl Marks {
     }
 
     /// A snapshot slot for a connection; `None`: all are taken.
-    pub(crate) fn claim_snapshot_slot(&self) -> Option<SnapshotSlot> {
-        self.control().snapshot_slots().claim(self.0.me())
+    ///
+    /// # Errors
+    /// No space for further ones.
+    pub(crate) fn claim_snapshot_slot(&self) -> io::Result<Option<SnapshotSlot>> {
+        loop {
+            let claimed = self.control().snapshot_slots().claim(self.0.me());
+            if claimed.is_some() || !self.0.mapping().allocate_snapshots()? {
+                return Ok(claimed);
+            }
+        }
     }
 
     pub(crate) fn free_snapshot_slot(&self, slot: SnapshotSlot) {
@@ -233,7 +242,7 @@ mod tests {
         let lock = LockFile::open(&crate::disk::Directory::open(directory.path()).unwrap(), 0o600).unwrap();
         let member = Member::acquire(ControlMapping::anonymous().unwrap(), lock, "a program").unwrap().unwrap();
         let marks = Marks::new(&Arc::new(member));
-        let slot = marks.claim_snapshot_slot().unwrap();
+        let slot = marks.claim_snapshot_slot().unwrap().unwrap();
         assert_eq!(marks.take_snapshot(slot, false).unwrap(), 0);
         // Never stored while nothing is backfilled.
         marks.control().set_recycled_below(9);

@@ -22,13 +22,14 @@
 //! | 1728 | 64 | of readers: whether the database file was found to be another one, snapshots below this have ended; when what the log had in use last faded (us); entries of the commit ring that are allocated; whether a doubled certificate was begun |
 //! | 1792 | 64 | process slots that have ever been acquired |
 //! | 1856 | 128 x 128 | process slots: incarnation, pid, joined (us), waiting since (us), command (32 bytes); `turn` on its own line |
-//! | 18240 | 64 | snapshot slots that have ever been claimed; of leases of pages: when transactions last allocated beside each other (us), leases given |
+//! | 18240 | 64 | snapshot slots that have ever been claimed; of leases of pages: when transactions last allocated beside each other (us), leases given; the last snapshot slots, that are not allocated |
 //! | 18304 | 2048 x 64 | snapshot slots: owner, complement of the sequence, since (us); leased pages when (us), the first and the last of those beyond the end |
 //! | 149376 | 8192 x 128 | commit ring, entry of commit n at n mod 8192 |
 //! | 1197952 | 1024 x 64 | epoch ring, entry of epoch e at e mod 1024 |
 //!
-//! The epoch ring is allocated at activation, the commit ring piece by piece ahead of the commits that first use it, the rest when
-//! the control block is made: until then nothing is stored in them. So a short life pays for a piece, and not for a ring.
+//! The epoch ring is allocated at activation, the commit ring and most snapshot slots piece by piece ahead of the commits and
+//! connections that first use them, the rest when the control block is made: until then nothing is stored in them. So a short life
+//! pays for a piece, and not for a ring.
 //!
 //! What several processors store all the time lies on a 64-byte line of its own.
 
@@ -49,7 +50,7 @@ use std::ops::Deref;
 /// "pwalctl" and a byte that shows the byte order.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"pwalctl\x01");
 /// Raised by each change of the layout or of what a word means.
-pub const LAYOUT_VERSION: u64 = 12;
+pub const LAYOUT_VERSION: u64 = 13;
 /// The size of the control block, and of the file `control`.
 pub const CONTROL_BYTES: usize = size_of::<ControlBlock>();
 
@@ -58,6 +59,8 @@ pub const SETTINGS: usize = 8;
 
 /// What the control block take before the rings.
 pub(super) const HEAD_BYTES: usize = offset_of!(ControlView, commit_ring);
+/// Where the snapshot slots begin.
+pub(super) const SNAPSHOTS_AT: usize = offset_of!(ControlView, snapshots) + offset_of!(SnapshotTable, slots);
 /// Where the epoch ring begins.
 pub(super) const EPOCH_RING_AT: usize = offset_of!(ControlView, epoch_ring);
 /// An entry of the commit ring.

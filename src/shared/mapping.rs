@@ -6,9 +6,11 @@
 
 use super::SharedError;
 use super::control_block::{
-    COMMIT_BYTES, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION, MAGIC, State,
+    COMMIT_BYTES, CONTROL_BYTES, ControlBlock, ControlView, EPOCH_RING_AT, HEAD_BYTES, LAYOUT_VERSION, MAGIC,
+    SNAPSHOTS_AT, State,
 };
 use super::ring::COMMIT_RING;
+use super::snapshots::{SNAPSHOT_BYTES, SNAPSHOT_SLOTS, SNAPSHOT_SPARE};
 use crate::disk::{Access, Directory};
 use crate::os::{boot_id, clock_offset_us};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -28,6 +30,15 @@ const BLOCKS: RangeInclusive<u64> = 4096..=65536;
 
 /// Entries of the commit ring that are allocated at once: 16 KiB, a few microseconds.
 const COMMITS_AT_ONCE: u64 = 128;
+
+/// Snapshot slots that are allocated when the control block is made: with what lies before them some pages.
+const SNAPSHOTS_AT_FIRST: usize = 32;
+
+/// Snapshot slots that are allocated at once later: 16 KiB.
+const SNAPSHOTS_AT_ONCE: usize = 256;
+
+/// No file system has smaller blocks.
+const BLOCK_MIN: usize = 512;
 
 /// A mapping of `CONTROL_BYTES`.
 #[derive(Debug)]
@@ -101,7 +112,8 @@ impl ControlMapping {
     }
 
     /// Creates the file in this directory with exactly the permission bits `mode` (an existing one is unlinked;
-    /// processes that have mapped it keep it) and maps it shared, all zero, its state BUILDING. Allocated except for the rings:
+    /// processes that have mapped it keep it) and maps it shared, all zero, its state BUILDING. Allocated except for most
+    /// snapshot slots and the rings: [`allocate_snapshots`](ControlMapping::allocate_snapshots),
     /// [`allocate_epochs`](ControlMapping::allocate_epochs), [`allocate_commit`](ControlMapping::allocate_commit). Under INIT.
     ///
     /// # Errors
@@ -120,9 +132,13 @@ impl ControlMapping {
 
     fn make(file: File) -> io::Result<ControlMapping> {
         file.set_len(CONTROL_BYTES as u64)?;
-        allocate(&file, space_of_head(page_size()))?;
+        let first = space_at_first(page_size());
+        allocate(&file, first.clone())?;
+        allocate(&file, space_before_commits(page_size()))?;
         let mapping = Mapping::shared(&file, ProtFlags::READ | ProtFlags::WRITE)?;
-        Ok(ControlMapping { mapping, file: Some(file) })
+        let made = ControlMapping { mapping, file: Some(file) };
+        made.control().snapshot_slots().begin_allocated(snapshots_before(first.end, page_size()));
+        Ok(made)
     }
 
     /// Maps the `control` that another process made, to share it: a complete control block of this layout, of this boot
@@ -175,6 +191,22 @@ impl ControlMapping {
             return Err(damaged(String::from("it was never completed")));
         }
         Ok(mapping)
+    }
+
+    /// Ensures that no store into further snapshot slots meets a full disk: allocates the next piece of them. False: there is none.
+    /// At any time, by any process, also by several at once: what is stored in the slots stays.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub fn allocate_snapshots(&self) -> io::Result<bool> {
+        let slots = self.control().snapshot_slots();
+        let Some((file, space)) = self.file.as_ref().zip(space_of_snapshots(slots.allocated(), page_size())) else {
+            return Ok(false);
+        };
+        let until = snapshots_before(space.end, page_size());
+        allocate_beside_stores(file, space)?;
+        slots.note_allocated(until);
+        Ok(true)
     }
 
     /// Ensures that no store into the epoch ring meets a full disk. Before the first epoch record, and the first commit: under
@@ -260,9 +292,28 @@ impl Observed {
 // of less than 512 MB has blocks of 1 KiB, and some kernels have pages of 64 KiB), or ends in SIGBUS where the disk is full. So
 // what is allocated ends with a page, or begins with one.
 
-/// What lies before the rings, in bytes of the file.
-fn space_of_head(page_bytes: usize) -> Range<usize> {
-    0..HEAD_BYTES.next_multiple_of(page_bytes)
+/// What the control block begins with, to the end of the page with the first snapshot slots.
+fn space_at_first(page_bytes: usize) -> Range<usize> {
+    0..(SNAPSHOTS_AT + SNAPSHOTS_AT_FIRST * SNAPSHOT_BYTES).next_multiple_of(page_bytes)
+}
+
+/// The page in which the commit ring begins, with the last snapshot slots.
+fn space_before_commits(page_bytes: usize) -> Range<usize> {
+    HEAD_BYTES - HEAD_BYTES % page_bytes..HEAD_BYTES.next_multiple_of(page_bytes)
+}
+
+/// The next piece after the first `allocated` snapshot slots, which end with a page; `None`: all are allocated.
+fn space_of_snapshots(allocated: usize, page_bytes: usize) -> Option<Range<usize>> {
+    let [from, until] = [allocated, allocated + SNAPSHOTS_AT_ONCE].map(|slots| SNAPSHOTS_AT + slots * SNAPSHOT_BYTES);
+    // From there on there is space, and commits are stored.
+    let end = space_before_commits(page_bytes).start;
+    (allocated < SNAPSHOT_SLOTS).then(|| from.min(end)..until.next_multiple_of(page_bytes).min(end))
+}
+
+/// The snapshot slots that have space if all before `end` has it.
+fn snapshots_before(end: usize, page_bytes: usize) -> usize {
+    let has_all = end >= space_before_commits(page_bytes).start;
+    if has_all { SNAPSHOT_SLOTS } else { end.saturating_sub(SNAPSHOTS_AT) / SNAPSHOT_BYTES }
 }
 
 /// The epoch ring, from the beginning of a page: with the last entries of the commit ring.
@@ -287,6 +338,18 @@ fn allocate(file: &File, range: Range<usize>) -> io::Result<()> {
         let part = zeros.len().min(range.end - offset);
         file.write_all_at(&zeros[..part], offset as u64)?;
         offset += part;
+    }
+    Ok(())
+}
+
+/// As [`allocate`], of snapshot slots that another process may use already: by words in which nothing is ever stored, one for each
+/// block that a file system could have.
+fn allocate_beside_stores(file: &File, slots: Range<usize>) -> io::Result<()> {
+    for block in slots.step_by(BLOCK_MIN) {
+        if crate::drops("snapshot-space-beside-stores") {
+            file.write_all_at(&[0; BLOCK_MIN], block as u64)?;
+        }
+        file.write_all_at(&[0; 8], (block + SNAPSHOT_SPARE) as u64)?;
     }
     Ok(())
 }
@@ -331,6 +394,7 @@ mod tests {
     use crate::shared::Identity;
     use std::fs::OpenOptions;
     use std::mem::discriminant;
+    use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
 
     const DEVICE: u64 = 5;
@@ -379,12 +443,26 @@ mod tests {
         for page in [4096, 16384, 65536] {
             let mut allocated = vec![false; CONTROL_BYTES];
             let mut allocate = |range: Range<usize>| allocated[range].fill(true);
-            allocate(space_of_head(page));
+            let first = space_at_first(page);
+            allocate(first.clone());
+            allocate(space_before_commits(page));
             allocate(space_of_epochs(page));
             let is_stored = |allocated: &[bool], bytes: Range<usize>| {
                 let pages = bytes.start / page * page..bytes.end.next_multiple_of(page).min(CONTROL_BYTES);
                 allocated[pages].iter().all(|byte| *byte)
             };
+            let mut slots = snapshots_before(first.end, page);
+            assert!(slots >= SNAPSHOTS_AT_FIRST, "{page}");
+            loop {
+                assert!(is_stored(&allocated, 0..SNAPSHOTS_AT + slots * SNAPSHOT_BYTES), "{page}, {slots}");
+                let Some(space) = space_of_snapshots(slots, page) else { break };
+                assert!(
+                    space.end > space.start && space.end <= HEAD_BYTES,
+                    "{page}, {slots}: commits are stored there"
+                );
+                slots = snapshots_before(space.end, page);
+                allocated[space].fill(true);
+            }
             assert!(is_stored(&allocated, 0..HEAD_BYTES), "{page}");
             assert!(is_stored(&allocated, EPOCH_RING_AT..CONTROL_BYTES), "{page}");
             for first in (0..COMMIT_RING).step_by(COMMITS_AT_ONCE as usize) {
@@ -403,6 +481,32 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Another process may have found the same piece missing, and be late.
+    #[test]
+    fn what_snapshot_slots_hold_stays_when_their_space_is_allocated() {
+        let made = made();
+        let blocks = || std::fs::metadata(&made.path).unwrap().blocks() * 512;
+        let mapping = made.open().unwrap();
+        let (control, at_first) = (mapping.control(), blocks());
+        let me = control.process_slots().acquire(0, 1, "").unwrap();
+        let slots = control.snapshot_slots();
+        let few = slots.allocated();
+        assert!((SNAPSHOTS_AT_FIRST..SNAPSHOT_SLOTS).contains(&few) || page_size() > 65536);
+        let late = space_of_snapshots(few, page_size()).unwrap();
+        let mut claimed = 0..0;
+        while mapping.allocate_snapshots().unwrap() {
+            while let Some(slot) = slots.claim(me) {
+                claimed.end += 1;
+                assert!(control.take_snapshot(slot, claimed.end, claimed.end));
+            }
+        }
+        assert_eq!((slots.claim(me), claimed.end), (None, SNAPSHOT_SLOTS as u64));
+        assert!(blocks() >= at_first + (SNAPSHOT_SLOTS - few) as u64 * 60, "space for all of them");
+        allocate_beside_stores(mapping.file.as_ref().unwrap(), late).unwrap();
+        let seen: Vec<(u64, u64)> = control.snapshots().map(|seen| (seen.sequence, seen.since_us)).collect();
+        assert_eq!(seen, (1..=claimed.end).map(|n| (n, n)).collect::<Vec<_>>());
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct Counts {
     /// Of [`PageLeases`](super::PageLeases).
     pub(super) allocated_us: AtomicU64,
     pub(super) leases_given: AtomicU64,
+    /// The last slots, that have no space on the disk yet: nothing is stored in them.
+    unallocated: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -52,7 +54,21 @@ pub(super) struct SnapshotLine {
     /// The first and the last page of what it has leased beyond the end of the database.
     pub(super) leased_from: AtomicU64,
     pub(super) leased_to: AtomicU64,
+    /// The last word of the line, never stored: see [`SNAPSHOT_SPARE`].
+    #[cfg(not(loom))]
+    _spare: [AtomicU64; 2],
 }
+
+/// A snapshot slot.
+#[cfg(not(loom))]
+pub(super) const SNAPSHOT_BYTES: usize = size_of::<SnapshotLine>();
+
+/// Where a line has 8 bytes in which nothing is ever stored: zeros may be written there at any time, to give the line its space on
+/// the disk.
+#[cfg(not(loom))]
+pub(super) const SNAPSHOT_SPARE: usize = 56;
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(SnapshotLine, _spare) + 8 == SNAPSHOT_SPARE);
 
 impl SnapshotLine {
     /// The pages beyond the end that its connection has leased; of two stores at once a mixture, which is a hint as good.
@@ -103,13 +119,32 @@ impl SnapshotTable {
         &self.slots[usize::from(slot.0) % SNAPSHOT_SLOTS]
     }
 
-    /// A slot for a connection, for as long as it lives; `None`: all are taken.
+    /// The slots that have their space on the disk, the lowest ones. All of them in memory without a file.
+    #[must_use]
+    pub fn allocated(&self) -> usize {
+        let unallocated = usize::try_from(self.counts.unallocated.load(SeqCst)).unwrap_or(SNAPSHOT_SLOTS);
+        SNAPSHOT_SLOTS - unallocated.min(SNAPSHOT_SLOTS)
+    }
+
+    /// The first slots have their space now; before another process has the memory.
+    pub(super) fn begin_allocated(&self, slots: usize) {
+        self.counts.unallocated.store((SNAPSHOT_SLOTS - slots.min(SNAPSHOT_SLOTS)) as u64, SeqCst);
+    }
+
+    /// As many slots as that have their space now, or more.
+    pub(super) fn note_allocated(&self, slots: usize) {
+        step("before snapshots are allocated");
+        self.counts.unallocated.fetch_min((SNAPSHOT_SLOTS - slots.min(SNAPSHOT_SLOTS)) as u64, SeqCst);
+    }
+
+    /// A slot for a connection, for as long as it lives; `None`: all that are allocated are taken.
     #[must_use]
     pub fn claim(&self, me: Owner) -> Option<SnapshotSlot> {
         let claim = |line: &SnapshotLine| {
             line.owner.load(Relaxed) == 0 && line.owner.compare_exchange(0, me.pack(), SeqCst, SeqCst).is_ok()
         };
-        let index = self.slots.iter().zip(0u16..).find_map(|(line, index)| claim(line).then_some(index))?;
+        let mut lines = self.slots.iter().take(self.allocated()).zip(0u16..);
+        let index = lines.find_map(|(line, index)| claim(line).then_some(index))?;
         // Before a snapshot is stored in it.
         self.counts.used.fetch_max(u64::from(index) + 1, SeqCst);
         Some(SnapshotSlot(index))

@@ -58,6 +58,7 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     let metadata = std::fs::metadata(&path).unwrap();
     assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (CONTROL_BYTES as u64, 0o640));
     assert!(metadata.blocks() * 512 < CONTROL_BYTES as u64 / 2, "the rings are not there yet");
+    assert!(metadata.blocks() * 512 < 64 * 1024 || rustix::param::page_size() > 4096, "nor are most snapshot slots");
     let control = mapping.control();
     assert_eq!((control.state(), control.backfilled_pages()), (State::Building, None));
     control.set_identity(&identity());
@@ -70,11 +71,18 @@ fn a_control_file_carries_on_what_the_anonymous_words_said() {
     let allocated = || std::fs::metadata(&path).unwrap().blocks() * 512;
     let head = allocated();
     mapping.allocate_epochs().unwrap();
+    let few = allocated();
+    assert!(few < head + 128 * 1024, "only the epoch ring");
+    while mapping.allocate_snapshots().unwrap() {}
+    let slots = allocated() - few;
+    assert!(slots > 100 * 1024, "most of the snapshot slots, {slots} bytes");
     for sequence in 1..=COMMIT_RING + 3 {
         let before = allocated();
         mapping.allocate_commit(sequence).unwrap();
         match sequence {
-            1 => assert!(before < allocated() && allocated() < head + 128 * 1024, "a piece, and the epoch ring"),
+            1 => {
+                assert!(before < allocated() && allocated() < head + slots + 128 * 1024, "a piece, and the epoch ring")
+            }
             // Its entry is the 101st of a piece of 128.
             100 => assert_eq!(before, allocated(), "nothing for each commit"),
             COMMIT_RING => assert!(allocated() >= CONTROL_BYTES as u64, "allocated, not sparse"),
