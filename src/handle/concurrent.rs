@@ -396,6 +396,9 @@ fn conflicts(wal: &mut WalConnection, conflict: &Conflict) -> Code {
         Conflict::Taken(page) => {
             format!("page {page}, which this transaction has taken from the freelist or the end, is not free any more")
         }
+        Conflict::Freed(page) => {
+            format!("page {page}, which this transaction has freed, was changed by a commit of another connection")
+        }
         Conflict::Freelist => {
             "this transaction has allocated or freed more pages beside others than it had leased".to_owned()
         }

@@ -35,6 +35,43 @@ const TRUNKS_MAX: usize = 16;
 /// The largest database with leases, in pages.
 const DATABASE_PAGES_MAX: u32 = 1 << 31;
 
+/// Why a transaction that has allocated or freed pages cannot commit after the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refused {
+    /// It has taken this page, which is not free any more.
+    Taken(u32),
+    /// It has freed this page, which another one has changed.
+    Freed(u32),
+    /// The freelist is not what SQLite would have made of the one it was shown, or all that it was shown is used.
+    Structure,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        match refusal {
+            Refusal::Page(page) => Refused::Taken(page),
+            Refusal::Structure => Refused::Structure,
+        }
+    }
+}
+
+/// Whether the pages that a transaction has freed are as they were in its snapshot. It has put elsewhere what was on them: what others
+/// have added to such a page since would be lost, also where the page is an interior one, of which a change is no conflict for those
+/// that have only come through it.
+fn still_in_use(
+    committed: &Committed<'_>,
+    (snapshot, published): (u64, u64),
+    composed: Composed,
+) -> Result<Result<Composed, Refused>, PageFailure> {
+    let reader = &committed.engine.reader;
+    for page in composed.given.iter().copied().filter(|_| !crate::drops("growth-freed-is-unchanged")) {
+        if reader.newest_of(page, published)? != reader.newest_of(page, snapshot)? {
+            return Ok(Err(Refused::Freed(page)));
+        }
+    }
+    Ok(Ok(composed))
+}
+
 /// Of a connection with `parallel_wal_writers=concurrent`.
 #[derive(Debug, Default)]
 pub(super) struct Growth {
@@ -249,14 +286,18 @@ impl Growth {
         (snapshot, published): (u64, u64),
         written: &PageSet,
         database_pages: u32,
-    ) -> Result<Result<u32, Refusal>, PageFailure> {
+    ) -> Result<Result<u32, Refused>, PageFailure> {
         let connections = &committed.engine.connections;
         let composed = match self.compose_commit(committed, view, (snapshot, published), database_pages)? {
+            Ok(composed) => still_in_use(committed, (snapshot, published), composed)?,
+            Err(refusal) => Err(refusal.into()),
+        };
+        let composed = match composed {
             Ok(composed) if composed.taken.iter().all(|page| written.contains(*page)) => composed,
             refused => {
                 self.note_taken(self.taken(view, snapshot, written));
                 connections.note_allocation();
-                return Ok(Err(refused.err().unwrap_or(Refusal::Structure)));
+                return Ok(Err(refused.err().unwrap_or(Refused::Structure)));
             }
         };
         self.stage_composed(view, snapshot, &composed).map_err(PageFailure::Lane)?;

@@ -40,6 +40,10 @@ impl Interiors {
         self.0.iter().filter(is_held).map(|excused| excused.written)
     }
 
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Puts what is merged into the lane, which is stamped, and counts.
     pub(super) fn stage(self, engine: &Engine, view: &mut View) -> Result<(), ViewError> {
         let counters = &engine.log.counters.concurrent;

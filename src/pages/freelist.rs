@@ -266,6 +266,8 @@ pub struct Composed {
     pub database_pages: u32,
     /// What was free and is in use now, rising.
     pub taken: Vec<u32>,
+    /// What was in use and is free now.
+    pub given: Vec<u32>,
     /// The beginning of the list after it.
     pub head: Head,
     /// What SQLite believes of the list.
@@ -408,5 +410,5 @@ fn publish(
         return Err(Refusal::Structure);
     }
     let head = Head { trunks: trunks.iter().map(|(page, _)| *page).collect(), pages, rest: head.rest };
-    Ok(Composed { page_one, trunks, database_pages, taken, head, seen })
+    Ok(Composed { page_one, trunks, database_pages, taken, given, head, seen })
 }

@@ -327,3 +327,54 @@ fn what_is_merged_is_taken_back_if_another_database_is_busy() {
     }
     assert!(merged > 1, "{merged}");
 }
+
+/// A transaction that deletes rows gives the children of one interior page to the one beside it, and frees a page, without reading what is
+/// below: another transaction has divided a leaf there, or moved entries from one leaf to the next.
+#[test]
+fn an_interior_page_that_is_freed_is_as_it_was() {
+    const WIDE: &str = "CREATE TABLE w(k PRIMARY KEY, n, pad) WITHOUT ROWID;
+        WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 999)
+        INSERT INTO w SELECT format('k%03d000', x), 0, zeroblob(20) FROM c";
+    let (mut conflicts, mut commits) = (0, 0);
+    for divides in [true, false] {
+        let scene = small(WIDE);
+        run(&scene.serial, TABLES);
+        let (a, b) = scene.pair();
+        patient(&b, 0);
+        for turn in 0..380 {
+            if divides {
+                warm(&a, &b);
+            }
+            let (from, at) = (1 + turn / 16 * 30, 1 + turn / 16 * 30 + 130 + turn % 16 * 6);
+            let of_b = match divides {
+                true => {
+                    format!("{} INSERT INTO w SELECT format('k%03d%03d', {at}, x), 0, zeroblob(20) FROM c", rows(1, 8))
+                }
+                false => format!("UPDATE w SET pad=zeroblob(26) WHERE k BETWEEN 'k{at:03}' AND 'k{:03}'", at + 8),
+            };
+            run(&a, &format!("BEGIN; DELETE FROM w WHERE k BETWEEN 'k{from:03}' AND 'k{:03}'", from + 120));
+            run(&b, &format!("BEGIN; {of_b}"));
+            let of_b = code_of(&b, "COMMIT");
+            if of_b == ffi::SQLITE_BUSY {
+                // The other one has its turn.
+                run(&b, "ROLLBACK");
+            }
+            let codes = (of_b, commit(&a));
+            support::assert_integrity(&scene.serial);
+            match codes {
+                (0, 0) => commits += 1,
+                (0, SNAPSHOT) => conflicts += 1,
+                (SNAPSHOT | ffi::SQLITE_BUSY, 0) => {}
+                _ => panic!("{codes:?}"),
+            }
+            // One that loses again and again would take its turn.
+            for connection in [&a, &b] {
+                run(connection, "BEGIN; UPDATE x SET v=1 WHERE id=1; COMMIT");
+            }
+            run(&scene.serial, &format!("DELETE FROM w WHERE k BETWEEN 'k{at:03}001' AND 'k{at:03}999'; UPDATE w SET pad=zeroblob(20) WHERE length(pad) > 20;
+                {} INSERT OR IGNORE INTO w SELECT format('k%03d000', x), 0, zeroblob(20) FROM c", rows(from, from + 121)));
+            assert_eq!(number(&scene.serial, "SELECT count(*) FROM w"), 999, "turn {turn}");
+        }
+    }
+    assert!(conflicts > 20 && commits > 20, "{conflicts} conflicts, {commits} commits");
+}
