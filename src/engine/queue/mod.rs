@@ -455,7 +455,8 @@ impl WriteQueue {
         let seen = self.see(state, now, suspect);
         match table::step(seen.state, Event::Look, seen.others_wait, state.closed) {
             Step::Wait => {
-                let ends = [state.lease, state.grant].into_iter().flatten().map(|(_, end)| end);
+                let ends =
+                    [state.lease, state.grant].into_iter().flatten().map(|(_, end)| end).filter(|end| *end > now);
                 Sleep::Local(ends.fold(now + LOCAL_WAIT_FACTOR * self.times.look, u64::min))
             }
             Step::WaitRemote => self.announce(state, seen.word, now),

@@ -161,12 +161,14 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Removes a grant or a lease that has expired.
+    /// Removes a grant or a lease that has expired. The lease of a connection with a grant stays until that is used: it would be given
+    /// another one.
     pub(super) fn expire(&mut self, now: u64) {
         if self.grant.is_some_and(|(_, until)| until <= now) {
             self.grant = None;
         }
-        if self.lease.is_some_and(|(_, until)| until <= now) {
+        let has_grant = |holder| self.grant.is_some_and(|(granted, _)| granted == holder);
+        if self.lease.is_some_and(|(holder, until)| until <= now && !has_grant(holder)) {
             self.lease = None;
         }
     }
