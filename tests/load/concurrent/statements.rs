@@ -69,6 +69,11 @@ impl Maker {
                 format!("DELETE FROM a WHERE id BETWEEN {from} AND {to}")
             }
             11..=12 => format!("INSERT INTO b VALUES({}, {n}, {})", self.key(), self.pad()),
+            // So many beside each other that interior pages are balanced, too.
+            13 if self.is_one_of(8) => {
+                let from = self.below(256);
+                format!("DELETE FROM b WHERE k BETWEEN '{from:02x}' AND '{:02x}'", (from + self.below(16)).min(255))
+            }
             13 => format!("DELETE FROM b WHERE k={}", self.key()),
             14..=15 => format!("UPDATE b SET v=v+1 WHERE k={}", self.key()),
             16..=17 => format!("INSERT INTO c VALUES({}, {id}, {})", self.id(), self.id()),
