@@ -104,6 +104,15 @@ fn an_error_while_reading_ends_the_pass() {
         .unwrap_err();
     assert!(error.to_string().contains('x'));
     assert!(place.files().database == stamped(&[0; 3], 1024, ID, 0));
+    // Page 1, which comes last, stays as it is.
+    let read = |page, buffer: &mut [u8]| {
+        buffer.copy_from_slice(&image(page, 7, 1024));
+        if page > 1 { Ok(()) } else { Err(LogError::io("read", "x".as_ref(), io::ErrorKind::Other.into())) }
+    };
+    Backfill::new(&mut *database, 1024, stamp).run([1, 2], 3, read).unwrap_err();
+    let mut expected = stamped(&[0; 3], 1024, ID, 0);
+    expected[1024..2048].copy_from_slice(&image(2, 7, 1024));
+    assert!(place.files().database == expected);
 }
 
 /// A database whose log is backfilled to its last commit.
