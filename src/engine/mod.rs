@@ -76,7 +76,6 @@ pub(crate) use lifecycle::{ClaimedDatabase, SharedDatabase};
 pub(crate) use marks::Marks;
 pub(crate) use membership::INIT_WAIT;
 pub(crate) use parts::Engine;
-pub(crate) use queue::GoesOn;
 pub(crate) use rest::Rest;
 pub(crate) use settings::{JOURNAL_SIZE_LIMIT, Mode, Settings, UNLIMITED};
 pub(crate) use validation::WrittenPage;

@@ -96,7 +96,7 @@ impl Turn {
         self.member.control().process_slots().waiting(self.member.me()).count()
     }
 
-    /// Until when the next grant counts. Only while the word is this process's and not granted; or the present one, which has not ended.
+    /// Until when the next grant counts. Only while the word is this process's and not granted.
     pub(super) fn set_grant_until(&self, until_us: u64) {
         self.member.control().set_grant_until_us(until_us);
     }

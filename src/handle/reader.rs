@@ -13,7 +13,6 @@ use super::roles::{AfterCommit, ReadLock};
 use super::wal_connection::WalConnection;
 use super::writers::{Begun, Needs};
 use super::{concurrent, moving, siblings, turns};
-use crate::engine::GoesOn;
 use crate::sqlite::Code;
 use std::time::Duration;
 
@@ -106,14 +105,12 @@ impl WalConnection {
         let needs = self.reader.writers.begin(running, &self.entry.upgrades, self.reader.was_refused);
         let needs_turn = !self.writer.holds_write && !concurrent::is_coming(self, file);
         self.reader.granted = match needs {
+            // With a grant also within its lease, which may end before COMMIT.
             Needs::Turn | Needs::Newest if is_brief => {
                 let is_last = self.writer.last_commit == Some(self.engine.log.marks.published());
-                let goes_on = if is_last { self.engine.queue.go_on(self.me.id, turns::GRANT) } else { GoesOn::No };
-                let is_granted = match goes_on {
-                    GoesOn::No => self.wait_for_turn(turns::GRANT),
-                    goes_on => goes_on == GoesOn::WithGrant,
-                };
-                concurrent::note_grant(self, is_granted, is_granted || goes_on == GoesOn::Alone);
+                let is_alone = is_last && self.engine.queue.is_alone(self.me.id);
+                let is_granted = !is_alone && self.wait_for_turn(turns::GRANT);
+                concurrent::note_grant(self, is_granted, is_granted || is_alone);
                 is_granted
             }
             Needs::Turn if needs_turn => self.wait_for_turn(Duration::ZERO),

@@ -57,17 +57,6 @@ enum Sleep {
     Remote(u64),
 }
 
-/// What a connection that was the last one to commit has of WRITE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GoesOn {
-    /// It is another one's turn.
-    No,
-    /// No other one waits.
-    Alone,
-    /// A grant.
-    WithGrant,
-}
-
 #[derive(Debug)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
@@ -205,24 +194,17 @@ impl WriteQueue {
         self.state.lock().has_grant(connection, now_us())
     }
 
-    /// Before the snapshot of a connection that is expected to write soon, and has committed last: what it has of WRITE still. With the lease it
-    /// has a grant from now on, as of [`take_turn`](Self::take_turn): the lease may end before it comes for WRITE, and others would commit first.
-    pub(crate) fn go_on(&self, connection: ConnectionId, valid: Duration) -> GoesOn {
+    /// Whether no other connection would get WRITE before this one, which is outside, however late it comes: it has the lease, or WRITE is
+    /// free, and none waits.
+    pub(crate) fn is_alone(&self, connection: ConnectionId) -> bool {
         let mut state = self.state.lock();
-        let now = now_us();
-        let seen = self.see(&mut state, now, false);
+        let seen = self.see(&mut state, now_us(), false);
         match seen.state {
-            WriteState::Free if !seen.others_wait => GoesOn::Alone,
-            WriteState::Leased if state.has_lease(connection) => GoesOn::Alone,
-            WriteState::Kept if state.has_lease(connection) && crate::drops("queue-go-on-with-grant") => GoesOn::Alone,
-            WriteState::Kept if state.has_lease(connection) => {
-                let until = now + u64::try_from(valid.as_micros()).unwrap_or(u64::MAX);
-                self.turn.set_grant_until(until);
-                state.grant = Some((connection, until));
-                state.reads_with_grant(connection, true);
-                GoesOn::WithGrant
-            }
-            _ => GoesOn::No,
+            WriteState::Free => !seen.others_wait,
+            WriteState::Leased => !seen.others_wait && state.has_lease(connection),
+            // Others wait for the end of the lease.
+            WriteState::Kept => state.has_lease(connection) && crate::drops("queue-alone-in-lease"),
+            _ => false,
         }
     }
 

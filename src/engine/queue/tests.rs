@@ -150,31 +150,32 @@ fn a_lease_ends() {
 
 /// Its lease may end between its snapshot and its write: what others commit then it would not have seen.
 #[test]
-fn one_that_goes_on_within_its_lease_has_a_grant() {
+fn one_that_takes_its_turn_within_its_lease_has_a_grant() {
     let mut queue = alone();
     // Neither ends by itself, however busy the machine is.
     let long = LONG.as_micros() as u64;
     (queue.times.lease, queue.times.longest_lease, queue.times.grant) = (long, long, long);
     let queue = Arc::new(queue);
-    assert_eq!(queue.go_on(1, LONG), GoesOn::Alone);
+    assert!(queue.is_alone(1));
     assert!(queue.try_acquire(1));
-    assert_eq!(queue.go_on(2, LONG), GoesOn::No, "another one writes");
+    assert!(!queue.is_alone(2), "another one writes");
     let of_thread = Arc::clone(&queue);
     let waits = std::thread::spawn(move || of_thread.wait(2, LONG));
     wait_until("it waits", || queue.waiting() > 0);
     queue.release(1, true);
-    assert_eq!(queue.go_on(3, LONG), GoesOn::No, "it has no lease");
-    assert_eq!(queue.go_on(1, LONG), GoesOn::WithGrant);
+    assert!(!queue.is_alone(3), "it has no lease");
+    assert!(!queue.is_alone(1), "another one waits for the end of the lease");
+    assert!(queue.take_turn(1, LONG), "at once");
     // The lease ends, and the waiter looks.
     queue.state.lock().lease = Some((1, now_us()));
     queue.settle(&mut queue.state.lock());
     assert!(queue.granted(1) && queue.waiting() == 1);
     assert!(queue.try_acquire(1));
     queue.release(1, true);
-    assert!(waits.join().unwrap(), "the lease has ended, and goes on no more");
-    assert_eq!(queue.go_on(1, LONG), GoesOn::No);
+    assert!(waits.join().unwrap(), "the lease has ended, and none has begun since");
+    assert!(!queue.is_alone(1));
     queue.give_up_grant(2);
-    assert_eq!(queue.go_on(1, LONG), GoesOn::Alone);
+    assert!(queue.is_alone(1));
 }
 
 #[test]
