@@ -216,8 +216,8 @@ fn who_can_open_nothing_ends_nothing_for_others() {
 
 /// The marker of a log that is retired takes a descriptor while a segment of it is open: the one in reserve.
 #[test]
-fn who_has_no_descriptor_left_retires_its_log() {
-    child::alone("no_descriptors::who_has_no_descriptor_left_retires_its_log", || {
+fn a_process_without_descriptors_retires_its_log() {
+    child::alone("no_descriptors::a_process_without_descriptors_retires_its_log", || {
         soft_limit(64);
         for sql in ["SELECT pwal_retire()", "PRAGMA journal_mode=DELETE", "SELECT count(*) FROM t"] {
             let scratch = Scratch::new();

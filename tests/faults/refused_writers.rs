@@ -17,7 +17,12 @@ type Act = fn(&Lab, &Connection, &Connection, &Sender<()>) -> i64;
 /// The first statement of its transaction writes, and a cursor stays open over the ROLLBACK.
 fn with_a_cursor(_: &Lab, connection: &Connection, other: &Connection, ends: &Sender<()>) -> i64 {
     run(connection, "BEGIN; UPDATE rows SET n=n+1 WHERE id=20");
-    let mut statement = connection.prepare("SELECT n FROM rows ORDER BY id").expect("a statement");
+    under_a_cursor(connection, connection, other, ends)
+}
+
+/// A cursor of `reads` is open while `connection` rolls back and is refused. What was read.
+fn under_a_cursor(reads: &Connection, connection: &Connection, other: &Connection, ends: &Sender<()>) -> i64 {
+    let mut statement = reads.prepare("SELECT n FROM rows ORDER BY id").expect("a statement");
     let mut rows = statement.query([]).expect("a query");
     let read = rows.next().expect("a row").expect("a row").get(0).expect("a number");
     run(connection, "ROLLBACK");
@@ -43,14 +48,7 @@ fn with_a_cursor_of_another_one(lab: &Lab, connection: &Connection, other: &Conn
     let shares = open(lab, CACHE);
     number(&shares, "SELECT count(*) FROM others");
     run(connection, "BEGIN; UPDATE others SET n=n+1");
-    let mut statement = shares.prepare("SELECT n FROM rows ORDER BY id").expect("a statement");
-    let mut rows = statement.query([]).expect("a query");
-    let read = rows.next().expect("a row").expect("a row").get(0).expect("a number");
-    run(connection, "ROLLBACK");
-    is_refused(connection, other);
-    ends.send(()).expect("a thread that receives");
-    drop(rows);
-    read
+    under_a_cursor(&shares, connection, other, ends)
 }
 
 fn is_refused(connection: &Connection, other: &Connection) {
